@@ -1,0 +1,85 @@
+"""The hardware-side model: an immutable graph of exact fixed-point operators and casts. No torch from here down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx.errors import ModelFileError
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
+from qfx.ir.ops import Input, Op
+
+RawArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is known of a value before it is computed.
+
+    ``shape`` leaves the batch out and follows PyTorch's layout: (features,), (channels, length) or (channels, height, width). ``type`` is the
+    type that stores it: the declared one after a cast, else the smallest that holds ``interval``. Both have the same frac_bits.
+    """
+
+    shape: tuple[int, ...]
+    type: FixedType
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator. Its single result bears the node's own name; ``inputs`` are the names of the nodes it reads."""
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order; the first is the one ``Input``; ``output`` names the node whose value leaves.
+
+    ``infos`` holds shape, type and interval of every node; it is derived on construction, so that a Graph that exists is consistent.
+    Raises ModelFileError (from the type rules: UnsupportedError) naming the node that is wrong.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    output: str
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    infos: Mapping[str, Info] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        infos: dict[str, Info] = {}
+        if not self.nodes or not isinstance(self.nodes[0].op, Input):
+            raise ModelFileError("the first node must be the input cast", where=self.name, remedy="export the model with qfx.export_onnx")
+        for node in self.nodes:
+            if node.name in infos:
+                raise ModelFileError(f"two nodes are called {node.name!r}", where=self.name, remedy="give every node a name of its own")
+            missing = [source for source in node.inputs if source not in infos]
+            if missing:
+                raise ModelFileError(f"reads {missing[0]!r} before it is computed", where=node.name, remedy="order the nodes topologically")
+            infos[node.name] = node.op.infer(node.name, tuple(infos[source] for source in node.inputs))
+        if self.output not in infos:
+            raise ModelFileError(f"the output {self.output!r} is not a node", where=self.name, remedy="name one of the nodes")
+        object.__setattr__(self, "infos", MappingProxyType(infos))
+
+    @property
+    def input(self) -> Node:
+        return self.nodes[0]
+
+    def node(self, name: str) -> Node:
+        """The node of that name; KeyError if there is none."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def consumers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that read the value, in order; one that reads it twice is listed once."""
+        return tuple(node for node in self.nodes if name in node.inputs)
+
+    def with_nodes(self, nodes: tuple[Node, ...], output: str | None = None) -> Graph:
+        """A new graph with other nodes (and output)."""
+        return replace(self, nodes=nodes, output=self.output if output is None else output)
