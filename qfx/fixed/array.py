@@ -127,16 +127,19 @@ def _increment(raw: Int64Array, floor: Int64Array, shift: Shift, q: QMode) -> In
         return round_bit
     below_mask = np.where(below > 63, np.int64(-1), ~(np.int64(-1) << np.minimum(below, 63)))
     sticky = ((raw & below_mask) != 0).astype(np.int64)
-    if q is QMode.RND_MIN_INF:
-        return round_bit & sticky
-    if q is QMode.RND_CONV:
-        return round_bit & (sticky | floor)
     negative = (raw < 0).astype(np.int64)
+    increment: Int64Array
     if q is QMode.RND_ZERO:
-        return round_bit & (sticky | negative)
-    if q is QMode.RND_INF:
-        return round_bit & (sticky | ~negative)
-    return negative & (round_bit | sticky)  # TRN_ZERO
+        increment = round_bit & (sticky | negative)
+    elif q is QMode.RND_MIN_INF:
+        increment = round_bit & sticky
+    elif q is QMode.RND_INF:
+        increment = round_bit & (sticky | ~negative)
+    elif q is QMode.RND_CONV:
+        increment = round_bit & (sticky | floor)
+    else:  # TRN_ZERO
+        increment = negative & (round_bit | sticky)
+    return increment
 
 
 def _cast_left(raw: Int64Array, shift: Shift, to: FixedType) -> Int64Array:
