@@ -1,0 +1,202 @@
+"""The differentiable Cast of torch tensors: exact forward in every mode, surrogate gradients for values, binary points and word lengths.
+
+The forward is ``overflow(round(v * 2**F)) * 2**-F``, equal to ``reference.py`` bit for bit, and never depends on training, tracing or grad mode. The
+backward recomputes the Cast from what is alive anyway, so that nothing but the inputs is kept. Two executors give the same bits: ``native.py`` (one
+fused C++ pass) and ``eager.py`` (torch operators).
+
+Gradients, with s = 2**-F the least significant bit, q = Cast(v), and "in range" decided on the rounded value (7.99 that rounds up into overflow is
+saturated):
+
+=======================================  =======  =====================  ===========================================
+case                                     dq/dv    dq/dF                  dq/dW
+=======================================  =======  =====================  ===========================================
+in range, any mode                       1        -ln2 * (q - v)         0
+saturated high (AP_SAT, AP_SAT_SYM)      0        -ln2 * q               ln2 * 2**(W - F - 1 if signed else W - F)
+saturated low                            0        -ln2 * q               -ln2 * 2**(W - F - 1) if signed else 0
+overflow, AP_SAT_ZERO                    0        0                      0
+overflow, AP_WRAP (any N)                1        -ln2 * (q - v)         0
+overflow, AP_WRAP_SM, bits not inverted  1        -ln2 * (q - v)         0
+overflow, AP_WRAP_SM, bits inverted      -1       -ln2 * (q + v)         0
+=======================================  =======  =====================  ===========================================
+
+They are the derivatives almost everywhere with rounding taken as the identity: q = d * v + M * s for an integer M and d = dq/dv, hence
+dq/dF = -ln2 * (q - d * v). F and W are rounded with a straight-through estimator. Sources: Jain et al., "Trained Quantization Thresholds for Accurate
+and Efficient Fixed-Point Inference of Deep Neural Networks", 2019 (thresholds in the log2 domain); Esser et al., "Learned Step Size Quantization",
+2019 (scaling the step's gradient, here ``frac_grad_scale``).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qfx.errors import DataError
+from qfx.fixed import eager
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, Plan, plan_of
+from qfx.fixed.type import FixedType, OMode  # noqa: F401 (OMode: for the doctests)
+
+__all__ = ["CastMode", "cast", "channel_moments", "quantize"]
+
+
+def cast(x: Tensor, to: FixedType) -> Tensor:
+    """Cast every element of ``x`` into the type ``to``; the result holds values (multiples of ``to.lsb``), in the shape of ``x``.
+
+    The result is float32 if ``x`` is (float16 and bfloat16 count as float32) and float32 holds every value of the type, else float64; integer
+    tensors count as float64. Exact for every input that the dtype of ``x`` can hold. Gradient: to ``x``, by the table above.
+
+    Raises ExactnessError for a type wider than 53 bits, DataError for NaN, infinity or a complex tensor.
+
+    >>> x = torch.tensor([0.30, 7.99, -9.0], requires_grad=True)
+    >>> cast(x, FixedType.parse("ap_fixed<8,4,AP_RND,AP_SAT>")).tolist()
+    [0.3125, 7.9375, -8.0]
+    >>> cast(x, FixedType.parse("ap_fixed<8,4,AP_RND,AP_SAT>")).sum().backward()
+    >>> x.grad.tolist()
+    [1.0, 0.0, 0.0]
+    """
+    mode, frac_bits = _of_type(to)
+    if x.dtype is not torch.float64 and not FLOAT32_FRAC_BITS[0] <= to.frac_bits <= FLOAT32_FRAC_BITS[1]:
+        x = x.double()
+    if frac_bits.device != x.device:
+        frac_bits = frac_bits.to(x.device)
+    return quantize(x, frac_bits, to.width, mode, check_finite=True)
+
+
+def quantize(
+    x: Tensor,
+    frac_bits: Tensor,
+    width: int | Tensor,
+    mode: CastMode,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    addend: Tensor | None = None,
+    negative_slope: float = 1.0,
+    upper: float | None = None,
+    frac_grad_scale: float = 1.0,
+    check_finite: bool = False,
+) -> Tensor:
+    """``Cast(min(leaky(x * scale + shift + addend), upper))`` with a learned binary point and, if wanted, a learned word length.
+
+    ``frac_bits`` broadcasts against ``x`` (shape () per tensor, (1, C, 1, 1) or (O, 1, 1, 1) per channel, the shape of ``x`` per element) and
+    ``width`` is an int or a tensor of one number; both are real and rounded to the nearest integer, ties to even. ``scale`` and ``shift`` are scalars
+    or vectors over axis 1, ``addend`` has the shape of ``x``, leaky(u) = u if u > 0 else u * negative_slope (1.0: no activation, 0.0: ReLU).
+
+    Before the Cast nothing is rounded: the caller guarantees that every intermediate needs at most 53 significand bits. The result, in the shape of
+    ``x``, is float32 if ``x`` and ``addend`` are and the word length is at most 24, else float64 (half types count as float32, integers as float64).
+
+    Gradients go to every tensor, by the table at the top of this module, chained through the affine part and the activation (0 at and above
+    ``upper``; ``negative_slope`` at and below 0). That of ``frac_bits`` is summed to its shape and multiplied by ``frac_grad_scale``.
+
+    Raises ExactnessError for a word length above 53 and for a binary point outside -100..120 (float32 result) or -512..566 (float64 result);
+    DataError for shapes that do not fit and, only if ``check_finite``, for NaN or infinity (unchecked they give unspecified numbers).
+
+    >>> x, f = torch.tensor([0.3, 9.0]), torch.tensor(4.2, requires_grad=True)
+    >>> q = quantize(x, f, 8, CastMode(o=OMode.SAT))
+    >>> q.tolist()
+    [0.25, 7.9375]
+    >>> q.sum().backward()
+    >>> expected = -math.log(2) * ((0.25 - float(x[0])) + 7.9375)  # in range: q - x; saturated: q
+    >>> math.isclose(f.grad.item(), expected, rel_tol=1e-6)
+    True
+    """
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        x = _as_float(x)
+    if addend is not None:
+        if addend.shape != x.shape:
+            raise DataError(f"addend has shape {tuple(addend.shape)}, x {tuple(x.shape)}", remedy="give both the same shape")
+        if addend.dtype is not x.dtype:
+            x, addend = x.double(), addend.double()
+    if isinstance(width, Tensor):
+        width_parameter: Tensor | None = width
+        width = round(float(width))
+    else:
+        width_parameter = None
+    plan = plan_of(mode, width, negative_slope, upper)
+    if check_finite:
+        for tensor in (x, scale, shift, addend):
+            if tensor is not None:
+                _refuse_nonfinite(tensor)
+    if frac_bits.dim() and torch.broadcast_shapes(frac_bits.shape, x.shape) != x.shape:
+        raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
+    result: Tensor = _Quantize.apply(x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale)
+    return result
+
+
+def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel (axis 1) over all other axes: two float64 vectors, accumulated in float64; no gradient.
+
+    >>> mean, variance = channel_moments(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    >>> mean.tolist(), variance.tolist()
+    ([2.0, 5.0], [1.0, 0.0])
+    """
+    return eager.channel_moments(x)
+
+
+class _Quantize(torch.autograd.Function):
+    """One fused forward, one fused backward; keeps the inputs only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        frac_bits: Tensor,
+        width: Tensor | None,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        addend: Tensor | None,
+        plan: Plan,
+        frac_grad_scale: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, frac_bits, width, scale, shift, addend)
+        ctx.plan, ctx.frac_grad_scale = plan, frac_grad_scale
+        return eager.forward(plan, x, frac_bits, scale, shift, addend)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
+        grads = eager.backward(ctx.plan, grad, x, frac_bits, scale, shift, addend)
+        grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend = grads
+        if width is not None:
+            grad_width = grad_width.to(width.dtype).reshape(width.shape)
+        needs = ctx.needs_input_grad
+        return (
+            grad_x if needs[0] else None,
+            grad_frac * ctx.frac_grad_scale if needs[1] else None,
+            grad_width if needs[2] else None,
+            grad_scale,
+            grad_shift,
+            grad_addend,
+            None,
+            None,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _of_type(to: FixedType) -> tuple[CastMode, Tensor]:
+    return CastMode.of(to), torch.tensor(float(to.frac_bits), dtype=torch.float64, device="cpu")
+
+
+def _as_float(x: Tensor) -> Tensor:
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return x.float()
+    if x.is_complex():
+        raise DataError("a complex tensor has no fixed-point value", remedy="cast its real and imaginary parts")
+    return x.double()
+
+
+def _refuse_nonfinite(x: Tensor) -> None:
+    """A sum is finite only if all of its terms are: one cheap pass decides almost always."""
+    if x.numel() == 0 or math.isfinite(float(x.detach().sum())):
+        return
+    finite = torch.isfinite(x.detach()).reshape(-1)
+    if not bool(finite.all()):
+        index = int((~finite).nonzero()[0])
+        raise DataError(
+            f"{float(x.detach().reshape(-1)[index])} at flat index {index} of {tuple(x.shape)}", remedy="remove NaN and infinity from the data"
+        )
