@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
-
 from qfx.errors import ModelFileError
-from qfx.fixed.arith import Interval
-from qfx.fixed.type import FixedType
 from qfx.ir.ops import Input, Op
+from qfx.ir.values import Info, RawArray
 
-RawArray = npt.NDArray[np.int64]
+__all__ = ["Graph", "Info", "Node", "RawArray", "check_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
-    """What is known of a value before it is computed.
-
-    ``shape`` leaves the batch out and follows PyTorch's layout: (features,), (channels, length) or (channels, height, width). ``type`` is the
-    type that stores it: the declared one after a cast, else the smallest that holds ``interval``. Both have the same frac_bits.
-    """
-
-    shape: tuple[int, ...]
-    type: FixedType
-    interval: Interval
+def check_name(name: str) -> None:
+    """Raises ModelFileError unless the name is ASCII letters, digits and ``_ . : / -`` and shows no way out of a folder: files are named after it."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("/") or ".." in name.split("/"):
+        raise ModelFileError(f"{name!r} is not a name", remedy="use letters, digits and _ . : / - without a leading / and without ..")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +36,7 @@ class Graph:
     """Nodes in topological order; the first is the one ``Input``; ``output`` names the node whose value leaves.
 
     ``infos`` holds shape, type and interval of every node; it is derived on construction, so that a Graph that exists is consistent.
-    Raises ModelFileError (from the type rules: UnsupportedError) naming the node that is wrong.
+    ``metadata`` is free text, kept in order. Raises ModelFileError naming the node that is wrong, and from the type rules ExactnessError likewise.
     """
 
     name: str
@@ -55,9 +47,13 @@ class Graph:
 
     def __post_init__(self) -> None:
         infos: dict[str, Info] = {}
+        check_name(self.name)
         if not self.nodes or not isinstance(self.nodes[0].op, Input):
             raise ModelFileError("the first node must be the input cast", where=self.name, remedy="export the model with qfx.export_onnx")
-        for node in self.nodes:
+        for position, node in enumerate(self.nodes):
+            check_name(node.name)
+            if position and isinstance(node.op, Input):
+                raise ModelFileError("a second input", where=node.name, remedy="qfx takes models of one input")
             if node.name in infos:
                 raise ModelFileError(f"two nodes are called {node.name!r}", where=self.name, remedy="give every node a name of its own")
             missing = [source for source in node.inputs if source not in infos]
@@ -66,6 +62,7 @@ class Graph:
             infos[node.name] = node.op.infer(node.name, tuple(infos[source] for source in node.inputs))
         if self.output not in infos:
             raise ModelFileError(f"the output {self.output!r} is not a node", where=self.name, remedy="name one of the nodes")
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
         object.__setattr__(self, "infos", MappingProxyType(infos))
 
     @property
@@ -74,7 +71,10 @@ class Graph:
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError if there is none."""
-        return next(node for node in self.nodes if node.name == name)
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
 
     def consumers(self, name: str) -> tuple[Node, ...]:
         """The nodes that read the value, in order; one that reads it twice is listed once."""

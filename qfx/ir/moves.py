@@ -1,0 +1,109 @@
+"""The operators that move elements without computing: see ``ops.py``, which lists the whole set, for the contract of ``infer`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from qfx.errors import ModelFileError
+from qfx.fixed.arith import hull
+from qfx.ir import rules
+from qfx.ir.rules import Infos, Raws
+from qfx.ir.values import Info, Pads, RawArray, Shape
+from qfx.ir.windows import check_pads
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Two or more values joined along the channels; the result's grid is the finest of theirs."""
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        if len(inputs) < 2:
+            raise ModelFileError(f"reads {len(inputs)} values", where=name, remedy="join two or more")
+        if len({info.shape[1:] for info in inputs}) > 1:
+            raise ModelFileError(
+                f"joins the shapes {', '.join(str(info.shape) for info in inputs)}", where=name, remedy="only the channels may differ"
+            )
+        channels = sum(info.shape[0] for info in inputs)
+        return rules.info(name, (channels, *inputs[0].shape[1:]), hull(info.interval for info in inputs))
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        return np.concatenate([rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same elements in PyTorch's (row-major) order under another shape (flatten included)."""
+
+    shape: Shape
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        rules.check_shape(name, self.shape)
+        if math.prod(self.shape) != x.size:
+            raise ModelFileError(f"{x.shape} holds {x.size} elements, {self.shape} {math.prod(self.shape)}", where=name, remedy="keep the number")
+        return rules.info(name, self.shape, x.interval)
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        return inputs[0].reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """Axes permuted: result axis i is source axis perm[i] (batch not counted)."""
+
+    perm: tuple[int, ...]
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        if sorted(self.perm) != list(range(len(x.shape))):
+            raise ModelFileError(f"perm is {self.perm} for a value of shape {x.shape}", where=name, remedy="list every axis once, without the batch")
+        return rules.info(name, tuple(x.shape[axis] for axis in self.perm), x.interval)
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        return np.transpose(inputs[0], (0, *(axis + 1 for axis in self.perm)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pad:
+    """Zeros around every axis, the channels included."""
+
+    pads: Pads  # one pair per axis
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        if len(self.pads) != len(x.shape):
+            raise ModelFileError(f"pads are {self.pads} for a value of shape {x.shape}", where=name, remedy="give one pair per axis")
+        check_pads(name, self.pads)
+        shape = tuple(size + before + after for size, (before, after) in zip(x.shape, self.pads, strict=True))
+        return rules.info(name, shape, x.interval.with_zero() if any(map(any, self.pads)) else x.interval)
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        return np.pad(inputs[0], ((0, 0), *self.pads))
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """x[start:stop:step] on every axis; 0 <= start < stop <= size and step >= 1."""
+
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        if not len(self.starts) == len(self.stops) == len(self.steps) == len(x.shape):
+            raise ModelFileError(
+                f"starts {self.starts}, stops {self.stops}, steps {self.steps} for a value of shape {x.shape}", where=name, remedy="give one per axis"
+            )
+        ranges = [range(*bounds) for bounds in zip(self.starts, self.stops, self.steps, strict=True) if bounds[2] >= 1]
+        if len(ranges) < len(x.shape) or not all(0 <= r.start < r.stop <= size for r, size in zip(ranges, x.shape, strict=True)):
+            raise ModelFileError(
+                f"takes {self.starts}:{self.stops}:{self.steps} of {x.shape}", where=name, remedy="use 0 <= start < stop <= size and step >= 1"
+            )
+        return rules.info(name, tuple(map(len, ranges)), x.interval)
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        return inputs[0][(slice(None), *map(slice, self.starts, self.stops, self.steps))]
