@@ -1,0 +1,293 @@
+"""``quantize()``: an ordinary float module becomes the same network in trainable fixed point."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.errors import DataError, QfxError, UnsupportedError
+from qfx.nn.functional import (
+    QAdd,
+    QConcat,
+    QDropout,
+    QInput,
+    QLeakyReLU,
+    QMaxPool,
+    QPad,
+    QPermute,
+    QReLU,
+    QReLU6,
+    QReshape,
+    QSlice,
+    QSub,
+)
+from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer
+from qfx.nn.rules import find
+from qfx.nn.trace import Traced, base_layer, trace
+from qfx.recipe import Recipe
+
+META_KEY = "qfx"
+"""Where a quantized module's ``meta`` keeps its recipe and input shape."""
+
+MAX_EXACT_BITS = 48
+"""A result that would need more bits than this is cast before it grows further, well below float64's 53."""
+
+_TAKES_EXACT = (QBatchNorm, QAdd, QSub, QReLU, QLeakyReLU, QReLU6, QDropout)
+"""Layers that may read a result which is not cast yet; every other layer reads cast values."""
+
+_KEEPS_GRID = (QReLU, QReLU6, QMaxPool, QConcat, QReshape, QPermute, QPad, QSlice, QDropout)
+"""Layers that give cast values for cast values; the result of every other layer is due for a Cast."""
+
+_ENDS_CHAIN = (QReLU, QLeakyReLU, QReLU6)
+"""Layers behind which a Cast that is due stands at once."""
+
+
+@dataclass
+class _Value:
+    """A tensor of the network under construction: its node, its data on the example, and whether a Cast is still due."""
+
+    node: fx.Node
+    data: QTensor
+    due: bool
+    path: str
+
+
+def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> fx.GraphModule:
+    """The same network in fixed point: trainable, and initialised from ``example_input``.
+
+    ``model`` is left as it is. The result is a ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus
+    one ``frac_bits`` per quantizer: the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; binary points start where the
+    squared error on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
+
+    Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at the input and at the output;
+    inside a chain the numbers are exact, however wide.
+
+    Raises UnsupportedError for a module or operator without a fixed-point form, or control flow that depends on data; DataError for NaN, infinity or a wrong
+    shape; RecipeError for a pattern that matches nothing.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(example_input, Tensor) or example_input.dim() < 2 or example_input.shape[0] < 1:
+        raise DataError("must be one tensor, batch first", where="example_input", remedy="give a batch of real inputs")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
+    was_training = model.training
+    source = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        builder = _Builder(trace(source, example_input), recipe)
+        result = builder.build(example_input)
+    recipe.check_patterns(dict(quantizers(result)))
+    if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
+        result.double()
+    return result.train(was_training)
+
+
+def calibrate(qmodel: nn.Module, example_input: Tensor) -> None:
+    """Start every binary point anew from data, layer by layer, as ``quantize`` does (after loading a float checkpoint, say).
+
+    Raises QfxError if ``qmodel`` did not come from ``quantize``, DataError for bad data.
+    """
+    module = graph_module(qmodel)
+    was_training = module.training
+    module.eval()
+    with torch.no_grad():
+        _Calibrator(module).run(example_input)
+    module.train(was_training)
+
+
+def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """(name, quantizer) of every quantizer in use, in the order of the network; the names are those that recipes match."""
+    seen: set[int] = set()
+    for node in graph_module(qmodel).graph.nodes:
+        if node.op != "call_module":
+            continue
+        for module in graph_module(qmodel).get_submodule(str(node.target)).modules():
+            if isinstance(module, Quantizer) and module.is_initialized and id(module) not in seen:
+                seen.add(id(module))
+                yield module.name, module
+
+
+def graph_module(qmodel: nn.Module) -> fx.GraphModule:
+    """``qmodel`` itself, if it came from ``quantize``; else QfxError."""
+    if not isinstance(qmodel, fx.GraphModule) or META_KEY not in qmodel.meta:
+        raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy="make one with qfx.quantize(model, example_input)")
+    return qmodel
+
+
+class _Calibrator(fx.Interpreter):
+    def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        module = self.submodules[str(target)] if hasattr(self, "submodules") else self.module.get_submodule(str(target))
+        _initialize(module, args)
+        return module(*args)
+
+
+def _initialize(module: nn.Module, args: tuple[object, ...]) -> None:
+    initialize = getattr(module, "initialize", None)
+    if initialize is not None:
+        initialize(*args)
+
+
+class _Builder:
+    """Builds the fixed-point network node by node, running it on the example as it grows: every binary point starts from the data that reaches it."""
+
+    def __init__(self, traced: Traced, recipe: Recipe) -> None:
+        self.traced, self.recipe = traced, recipe
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node, _Value] = {}
+        self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
+        self.used: set[str] = set()
+
+    def build(self, example: Tensor) -> fx.GraphModule:
+        shape: tuple[int, ...] = ()
+        for node in self.traced.module.graph.nodes:
+            if node.op == "placeholder" and node in self.traced.shapes:
+                shape = self.traced.shapes[node]
+                self._input(node, shape, example)
+            elif node.op == "output":
+                self._output(node)
+            elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
+                self._operation(node)
+        module = fx.GraphModule(self.root, self.graph, class_name="QuantizedModel")
+        module.meta[META_KEY] = {"recipe": self.recipe, "input_shape": shape}
+        return module
+
+    def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
+        placeholder = self.graph.placeholder(node.name)
+        layer = QInput(shape, self.recipe)
+        path = self._attach("input", layer)
+        layer.initialize(example)
+        self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path)
+
+    def _operation(self, node: fx.Node) -> None:
+        path = str(node.target) if node.op == "call_module" else self._functional_path(node)
+        rule, call = find(node, path, self.traced, self.recipe)
+        for source in call.inputs:
+            if source not in self.values:
+                raise call.refuse(f"reads {source.name!r}, which is not computed from the input", "use a supported layer that owns its parameters")
+        layers = rule(call)
+        sources = call.inputs
+        if not layers:
+            self.values[node] = self.values[sources[0]]
+            return
+        for index, layer in enumerate(layers):
+            inputs = [self._ready(source, layer, node) for source in sources] if index == 0 else [self._cast(self.values[node])]
+            self.values[node] = self._apply(layer, path if index == 0 else f"{path}_{index}", inputs, node)
+
+    def _apply(self, layer: nn.Module, path: str, inputs: list[_Value], node: fx.Node) -> _Value:
+        extra: tuple[fx.Node, ...] = ()
+        arguments: tuple[object, ...] = tuple(value.data for value in inputs)
+        shared = isinstance(layer, Weighted | Norm) and path in self.used
+        if shared:  # the same module called again keeps its one set of constants
+            layer = self.root.get_submodule(path)
+        else:
+            path = self._attach(path, layer)
+        norm = self._norm_to_fold(node) if isinstance(layer, Weighted) else None
+        if norm is not None:
+            arguments, extra = self._fold(layer, norm, arguments)
+        if not shared:
+            _initialize(layer, arguments)
+        data = layer(*arguments)
+        result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
+        due = not isinstance(layer, _KEEPS_GRID) or any(value.due for value in inputs)
+        value = _Value(result, data, due, path)
+        if norm is not None:
+            self.values[norm] = value
+        return self._cast(value, self._role(node)) if due and isinstance(layer, _ENDS_CHAIN) else value
+
+    def _fold(self, layer: nn.Module, norm: fx.Node, arguments: tuple[object, ...]) -> tuple[tuple[object, ...], tuple[fx.Node, ...]]:
+        """Make the BatchNorm of node ``norm`` a partner of the layer before it."""
+        source = self.traced.module.get_submodule(str(norm.target))
+        folded = QFoldedBatchNorm(source, str(norm.target))  # type: ignore[arg-type]
+        assert isinstance(layer, Weighted)
+        if folded.is_untrained:
+            folded.start_from(layer.in_float(arguments[0]))  # type: ignore[arg-type]
+        path = self._attach(str(norm.target), folded)
+        return (*arguments, folded.eval()()), (self.graph.call_module(path),)
+
+    def _norm_to_fold(self, node: fx.Node) -> fx.Node | None:
+        if self.recipe.batch_norm != "fold":
+            return None
+        users = self.traced.tensor_users(node)
+        if len(users) != 1 or users[0].op != "call_module":
+            return None
+        module = self.traced.module.get_submodule(str(users[0].target))
+        once = sum(other.target in (users[0].target, node.target) for other in self.traced.module.graph.nodes) == 2
+        is_norm = base_layer(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and getattr(module, "running_mean", None) is not None
+        return users[0] if once and is_norm else None
+
+    def _ready(self, source: fx.Node, layer: nn.Module, node: fx.Node) -> _Value:
+        """The value as the layer may read it: cast first where that is due."""
+        value = self.values[source]
+        if not value.due:
+            return value
+        alone = len(self.traced.tensor_users(source)) == 1
+        small = value.data.interval.magnitude_bits <= MAX_EXACT_BITS - (self.recipe.scale.width if isinstance(layer, QBatchNorm) else 1)
+        if alone and small and isinstance(layer, _TAKES_EXACT):
+            return value
+        cast = self._cast(value)
+        for other, known in self.values.items():
+            if known is value:
+                self.values[other] = cast
+        return cast
+
+    def _cast(self, value: _Value, role: str = "activation") -> _Value:
+        if not value.due:
+            return value
+        name = value.path
+        path, count = f"{name}.output_cast", 1
+        while path in self.used:
+            path, count = f"{name}.output_cast_{count}", count + 1
+        label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
+        quantizer = Quantizer(self.recipe.spec(label, role), name=label)
+        self._attach(path, quantizer)
+        quantizer.initialize(value.data)
+        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name)
+
+    def _role(self, node: fx.Node) -> str:
+        """"output" if nothing but the model's output reads the node's value, else "activation"."""
+        return "output" if all(user.op == "output" for user in self.traced.tensor_users(node)) else "activation"
+
+    def _output(self, node: fx.Node) -> None:
+        (source,) = node.args
+        if not isinstance(source, fx.Node) or source not in self.values:
+            raise UnsupportedError("the model returns something else than one tensor", where="output", remedy="return exactly one tensor")
+        role = "output" if len(self.traced.tensor_users(source)) == 1 else "activation"
+        value = self._cast(self.values[source], role)
+        self.graph.output(self.graph.call_method("tensor", (value.node,)))
+
+    def _functional_path(self, node: fx.Node) -> str:
+        """Where a functional call gets its place: below the module that makes it, under the operation's name."""
+        parent = self.traced.path(node)
+        base = getattr(node.target, "__name__", str(node.target)).strip("_")
+        path = f"{parent}.{base}" if parent else base
+        return self._free(path)
+
+    def _free(self, path: str) -> str:
+        candidate, count = path, 1
+        while candidate in self.paths or candidate in self.used:
+            candidate, count = f"{path}_{count}", count + 1
+        return candidate
+
+    def _attach(self, path: str, module: nn.Module) -> str:
+        """Put the module at a dotted path (or, if that is taken, one beside it) and return where it is."""
+        if path in self.used or (path == "input" and path in self.paths):
+            path = self._free(path)
+        *parents, leaf = path.split(".")
+        holder = self.root
+        for name in parents:
+            if not hasattr(holder, name):
+                holder.add_module(name, nn.Module())
+            holder = getattr(holder, name)
+        if hasattr(holder, leaf):
+            raise UnsupportedError(f"the name {path!r} is taken", where=path, remedy="rename the module")
+        holder.add_module(leaf, module)
+        self.used.add(path)
+        return path
+

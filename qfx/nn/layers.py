@@ -1,0 +1,253 @@
+"""Layers with weights: linear, convolution, and BatchNorm in both of its fixed-point forms. Each computes exactly; Quantizers do the casting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qfx.errors import DataError, ExactnessError
+from qfx.fixed.arith import Interval
+from qfx.fixed.kernel import channel_moments
+from qfx.nn.quantizer import Quantizer
+from qfx.nn.qtensor import QTensor, check_float64
+from qfx.recipe import Recipe, Spec
+
+
+class FoldedNorm(NamedTuple):
+    """What a folded BatchNorm hands to the layer before it: ``scale`` and ``shift`` per channel, and ``observe`` to tell it that layer's result (or None)."""
+
+    scale: Tensor
+    shift: Tensor
+    observe: Callable[[Tensor, Tensor | None], None] | None
+
+
+class Weighted(nn.Module):
+    """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d, recipe: Recipe, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = source.weight
+        self.bias = source.bias
+        self.weight_cast = Quantizer(_signed(recipe.spec(f"{name}.weight", "weight")), channel_axis=0, name=f"{name}.weight")
+        self.bias_cast = Quantizer(_signed(recipe.spec(f"{name}.bias", "bias")), channel_axis=0, name=f"{name}.bias")
+
+    def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
+        """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""
+        weight, bias = self._float_constants(norm)
+        self.weight_cast.initialize(weight)
+        if bias is None:
+            return
+        self.bias_cast.initialize(bias, most=x.interval.frac_bits + self.weight_cast.interval().frac_bits)
+
+    def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
+        """The weight and the bias as the hardware sees them."""
+        weight, bias = self._float_constants(norm)
+        return self.weight_cast(weight), None if bias is None else self.bias_cast(bias)
+
+    def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
+        weight, bias = self.constants(norm)
+        result = self._products(x.plain(), weight)
+        if bias is not None:
+            result = result.affine(None, bias.value, result.interval + bias.interval)
+        if norm is not None and norm.observe is not None:
+            norm.observe(result.value, None if bias is None else bias.value)
+        return result
+
+    def in_float(self, x: QTensor) -> Tensor:
+        """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""
+        result = self._operator(x.tensor(), self.weight)
+        return result if self.bias is None else result + self.bias.reshape(-1, *([1] * (result.dim() - 2)))
+
+    def _float_constants(self, norm: FoldedNorm | None) -> tuple[Tensor, Tensor | None]:
+        if norm is None:
+            return self.weight, self.bias
+        weight = self.weight * norm.scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
+        return weight, norm.shift if self.bias is None else norm.shift + self.bias * norm.scale
+
+    def _products(self, x: QTensor, weight: QTensor) -> QTensor:
+        """weight (*) x, exact: in float32 if no partial sum can need more than 24 bits, else in float64."""
+        terms = weight.value[0].numel()
+        interval = (x.interval.with_zero() * weight.interval).times(terms)
+        in_float32 = x.value.dtype == weight.value.dtype == torch.float32
+        if not (in_float32 and (interval.fits_float32() or _fits_float32(x.interval, weight))):
+            check_float64(interval)
+            in_float32 = False
+        dtype = torch.float32 if in_float32 else torch.float64
+        _refuse_inexact_backends(x.value, self.name)
+        return QTensor(self._operator(x.value.to(dtype), weight.value.to(dtype)), interval)
+
+    def _operator(self, x: Tensor, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class QLinear(Weighted):
+    """``torch.nn.Linear`` for values of shape (batch, in_features), exact before its result is cast."""
+
+    def __init__(self, source: nn.Linear, recipe: Recipe, name: str) -> None:
+        super().__init__(source, recipe, name)
+        self.in_features, self.out_features = source.in_features, source.out_features
+
+    def _operator(self, x: Tensor, weight: Tensor) -> Tensor:
+        if x.dim() != 2:
+            raise DataError(f"got a tensor of {x.dim()} axes", where=self.name, remedy="flatten to (batch, features) before a linear layer")
+        return F.linear(x, weight)
+
+
+class QConv(Weighted):
+    """``torch.nn.Conv1d`` or ``Conv2d`` (stride, zero padding, dilation, groups), exact before its result is cast."""
+
+    def __init__(self, source: nn.Conv1d | nn.Conv2d, recipe: Recipe, name: str) -> None:
+        super().__init__(source, recipe, name)
+        self.stride, self.dilation, self.groups = tuple(source.stride), tuple(source.dilation), source.groups
+        self.pads = conv_pads(source)
+
+    def _operator(self, x: Tensor, weight: Tensor) -> Tensor:
+        padding = tuple(before for before, _ in self.pads)
+        if any(before != after for before, after in self.pads):
+            x, padding = F.pad(x, [side for pair in reversed(self.pads) for side in pair]), (0,) * len(self.pads)
+        conv = F.conv1d if weight.dim() == 3 else F.conv2d
+        if x.is_cuda:  # cuDNN may pick TF32, Winograd or FFT: none is exact
+            with torch.backends.cudnn.flags(enabled=False):
+                return conv(x, weight, None, self.stride, padding, self.dilation, self.groups)
+        with torch.backends.nnpack.flags(enabled=False):  # NNPACK's is a Winograd convolution
+            return conv(x, weight, None, self.stride, padding, self.dilation, self.groups)
+
+
+def conv_pads(source: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
+    """(before, after) zeros for each spatial axis, with "same" and "valid" spelled out as PyTorch does."""
+    if source.padding == "valid":
+        return ((0, 0),) * len(source.kernel_size)
+    if source.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(source.dilation, source.kernel_size, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((int(p), int(p)) for p in source.padding)
+
+
+class Norm(nn.Module):
+    """BatchNorm's parameters and running statistics under their usual names."""
+
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.eps, self.momentum = source.eps, source.momentum
+        self.register_parameter("weight", source.weight)
+        self.register_parameter("bias", source.bias)
+        for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(buffer, getattr(source, buffer))
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(scale, shift) in float: y = x * scale + shift, from the running statistics."""
+        scale = torch.rsqrt(self.running_var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -self.running_mean * scale
+        return scale, shift if self.bias is None else shift + self.bias
+
+    def update(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Move the running statistics towards a batch's mean and biased variance over ``count`` numbers, as ``torch.nn.BatchNorm2d`` does."""
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            step = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean.to(self.running_mean), step)
+            self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), step)
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether no batch ever moved the statistics."""
+        return int(self.num_batches_tracked) == 0
+
+    def start_from(self, x: Tensor) -> None:
+        """Take the statistics of ``x``, so that the first forward of an untrained model is normalized."""
+        mean, variance = channel_moments(x)
+        self.running_mean.copy_(mean)
+        self.running_var.copy_(variance)
+
+
+class QBatchNorm(Norm):
+    """BatchNorm as a fixed-point affine step: ``x * scale + shift`` per channel, both cast, the arithmetic exact.
+
+    The scale and shift come from the running statistics in training too, so that the forward value never depends on the mode; training then moves
+    the statistics for the next step, as PyTorch's BatchNorm does (``eval()`` on this module freezes them). No gradient flows through the statistics.
+    """
+
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, recipe: Recipe, name: str) -> None:
+        super().__init__(source, name)
+        self.scale_cast = Quantizer(_signed(recipe.spec(f"{name}.scale", "scale")), channel_axis=0, name=f"{name}.scale")
+        self.shift_cast = Quantizer(_signed(recipe.spec(f"{name}.shift", "shift")), channel_axis=0, name=f"{name}.shift")
+
+    def initialize(self, x: QTensor) -> None:
+        if self.is_untrained:
+            self.start_from(x.tensor())
+        scale, shift = self.affine()
+        self.scale_cast.initialize(scale)
+        self.shift_cast.initialize(shift, most=x.interval.frac_bits + self.scale_cast.interval().frac_bits)
+
+    def constants(self) -> tuple[QTensor, QTensor]:
+        """The scale and the shift as the hardware sees them."""
+        scale, shift = self.affine()
+        return self.scale_cast(scale), self.shift_cast(shift)
+
+    def forward(self, x: QTensor) -> QTensor:
+        scale, shift = self.constants()
+        result = x.affine(scale.value, shift.value, x.interval * scale.interval + shift.interval)
+        if self.training:
+            value = x.tensor()
+            self.update(*channel_moments(value), value.numel() // value.shape[1])
+        return result
+
+
+class QFoldedBatchNorm(Norm):
+    """BatchNorm folded into the layer before it: that layer casts ``weight * scale`` and ``bias * scale + shift``.
+
+    In training the running statistics are moved by what the folded layer's result says about the unfolded one's.
+    """
+
+    def forward(self) -> FoldedNorm:
+        scale, shift = self.affine()
+        return FoldedNorm(scale, shift, self._observe if self.training else None)
+
+    def _observe(self, products: Tensor, bias: Tensor | None) -> None:
+        """``products``: the folded layer's result before its bias. Its moments are the unfolded layer's, times scale (bias not counted)."""
+        scale, shift = (part.detach().double() for part in self.affine())
+        scale = torch.where(scale.abs() < 1e-12, torch.full_like(scale, 1e-12), scale)
+        mean, variance = channel_moments(products.detach())
+        carried = shift if bias is None else bias.detach().double()
+        offset = (carried - shift) / scale  # the unfolded layer's own bias
+        self.update(mean / scale + offset, variance / scale.square(), products.numel() // products.shape[1])
+
+
+def _signed(spec: Spec) -> Spec:
+    """Constants are signed unless the recipe says otherwise."""
+    return spec if spec.signed is not None else replace(spec, signed=True)
+
+
+def _fits_float32(x: Interval, weight: QTensor) -> bool:
+    """Whether these very weights keep every partial sum within float32's 24 bits (the word lengths alone allow more)."""
+    with torch.no_grad():
+        largest = float(weight.value.detach().abs().flatten(1).sum(1).max())
+    grid = x.frac_bits + weight.interval.frac_bits
+    bound = largest * 1.001 * max(abs(x.lo), abs(x.hi)) * 2.0**weight.interval.frac_bits  # 1.001: the sum itself was rounded
+    return bound <= 2.0**24 and -100 <= grid <= 120
+
+
+def _refuse_inexact_backends(x: Tensor, name: str) -> None:
+    if torch.is_autocast_enabled(x.device.type):
+        raise ExactnessError("autocast is on", where=name, remedy="run fixed-point layers outside torch.autocast")
+    if x.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        raise ExactnessError("TF32 is on", where=name, remedy="set torch.backends.cuda.matmul.allow_tf32 = False")
+

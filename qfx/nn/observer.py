@@ -1,0 +1,42 @@
+"""Observers: from data to the position of a binary point."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qfx.fixed.kernel import CastMode, quantize
+
+SEARCH_DEPTH = 6
+"""How many positions beyond the one that just holds the largest value are tried: each trades one bit of range for one of resolution."""
+
+
+def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], *, most: int | None = None) -> Tensor:
+    """The number of fractional bits with the least squared error of Cast(x), for each binary point of ``shape``.
+
+    ``shape`` broadcasts against ``x`` (() for one binary point); the result is integral, of x's dtype and of that shape. The search runs from the position that just holds
+    the largest magnitude to SEARCH_DEPTH positions finer, so that rare large values may saturate; ties go to the wider range. ``most`` bounds the result from
+    above. A part of x that is all zeros gets ``width - 1`` (or ``width`` if unsigned). No gradient.
+    """
+    with torch.no_grad():
+        x = x.detach()
+        axes = _reduced_axes(x, shape)
+        largest = (x.abs().amax(axes, keepdim=True) if axes else x.abs()).reshape(shape).double()
+        magnitude_bits = torch.where(largest > 0, torch.frexp(largest).exponent, 0)  # largest < 2**magnitude_bits
+        first = (width - (1 if mode.signed else 0) - magnitude_bits).to(x.dtype)
+        if most is not None:
+            first = first.clamp(max=most)
+        best, best_error = first, torch.full(shape, torch.inf, dtype=torch.float64, device=x.device)
+        for step in range(SEARCH_DEPTH + 1):
+            candidate = first + step if most is None else (first + step).clamp(max=most)
+            error = (quantize(x, candidate, width, mode).double() - x).square()
+            error = (error.sum(axes, keepdim=True) if axes else error).reshape(shape)
+            better = error < best_error
+            best, best_error = torch.where(better, candidate, best), torch.where(better, error, best_error)
+        return best
+
+
+def _reduced_axes(x: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of x along which one binary point is shared."""
+    padded = (1,) * (x.dim() - len(shape)) + shape
+    return tuple(axis for axis in range(x.dim()) if padded[axis] == 1 and x.shape[axis] != 1) if shape else tuple(range(x.dim()))

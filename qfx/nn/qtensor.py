@@ -1,0 +1,125 @@
+"""``QTensor``: what flows between fixed-point layers - exact numbers, the interval that bounds them, and arithmetic that is not yet carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from qfx.errors import ExactnessError
+from qfx.fixed.arith import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class QTensor:
+    """The exact tensor ``min(act(value * scale + shift + addend), upper)``, batch first, channels on axis 1.
+
+    ``act(v)`` is v for v >= 0 and ``v * negative_slope`` otherwise (1.0: no activation). ``scale`` and ``shift`` have one entry per channel, or one for all. ``interval``
+    bounds the whole expression and names its grid. Keeping the expression lets the Cast that ends it run in one pass over memory, in registers wide
+    enough to be exact; ``tensor()`` carries it out where no Cast follows.
+    """
+
+    value: Tensor
+    interval: Interval
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    addend: Tensor | None = None
+    negative_slope: float = 1.0
+    upper: float | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value.shape
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether ``value`` is the tensor itself: nothing is left to do."""
+        return self.scale is None and self.shift is None and self.addend is None and not self._has_activation
+
+    @property
+    def _has_activation(self) -> bool:
+        return self.negative_slope != 1.0 or self.upper is not None
+
+    def tensor(self) -> Tensor:
+        """The values: float32 where that holds the interval exactly, else float64. Differentiable."""
+        if self.is_plain:
+            return self.value
+        result = self.value.double()
+        if self.scale is not None:
+            result = result * _per_channel(self.scale, result)
+        if self.shift is not None:
+            result = result + _per_channel(self.shift, result)
+        if self.addend is not None:
+            result = result + self.addend
+        if self.negative_slope != 1.0:
+            result = torch.where(result < 0, result * self.negative_slope, result)
+        if self.upper is not None:
+            result = result.clamp(max=self.upper)
+        return result.to(dtype_of(self.interval, self.value.dtype))
+
+    def plain(self) -> QTensor:
+        """The same numbers with nothing left to do."""
+        return self if self.is_plain else QTensor(self.tensor(), self.interval)
+
+    def affine(self, scale: Tensor | None, shift: Tensor | None, interval: Interval) -> QTensor:
+        """``self * scale + shift`` per channel (or for all), bounded by ``interval``. The constants are exact fixed-point values."""
+        check_float64(interval)
+        if self.addend is not None or self._has_activation:
+            return QTensor(self.tensor(), interval, scale, shift)
+        if scale is None or self.shift is None:
+            new_shift = _sum(self.shift, shift)
+        else:  # (x * a + b) * c + d = x * (a * c) + (b * c + d), exact in float64
+            new_shift = _sum(self.shift.double() * scale.double(), shift)
+        new_scale = scale if self.scale is None else self.scale if scale is None else self.scale.double() * scale.double()
+        return replace(self, interval=interval, scale=new_scale, shift=new_shift)
+
+    def add(self, other: QTensor) -> QTensor:
+        """``self + other``, elementwise, of one shape."""
+        interval = check_float64(self.interval + other.interval)
+        first, second = (other, self) if self.is_plain else (self, other)  # the one that still has work to do keeps it
+        if first.addend is not None or first._has_activation:
+            first = first.plain()
+        return replace(first, addend=second.tensor(), interval=interval)
+
+    def negated(self) -> QTensor:
+        return QTensor(-self.tensor(), -self.interval)
+
+    def relu(self, negative_slope: float, interval: Interval) -> QTensor:
+        """x for x >= 0, else ``x * negative_slope`` (0 or a power of two of at most 1)."""
+        source = self.plain() if self._has_activation else self
+        return replace(source, negative_slope=negative_slope, interval=check_float64(interval))
+
+    def clipped_relu(self, upper: float, interval: Interval) -> QTensor:
+        """min(max(x, 0), upper)."""
+        return replace(self.relu(0.0, interval), upper=upper)
+
+
+def dtype_of(interval: Interval, at_least: torch.dtype = torch.float32) -> torch.dtype:
+    """float32 where it holds the interval exactly and ``at_least`` is not wider, else float64. Raises ExactnessError beyond 53 bits."""
+    if at_least is not torch.float64 and interval.fits_float32():
+        return torch.float32
+    check_float64(interval)
+    return torch.float64
+
+
+def check_float64(interval: Interval) -> Interval:
+    """The interval itself; raises ExactnessError if float64 cannot hold it."""
+    if not interval.fits_float64():
+        raise ExactnessError(
+            f"a result needs {interval.magnitude_bits} bits; float64 holds 53 exactly", remedy="use shorter word lengths before this operation"
+        )
+    return interval
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a.double() + b.double()
+
+
+def _per_channel(constant: Tensor, like: Tensor) -> Tensor:
+    """A constant of one entry per channel, shaped to multiply a tensor with channels on axis 1."""
+    if constant.dim() == 0:
+        return constant
+    return constant.reshape(-1, *([1] * (like.dim() - 2)))

@@ -1,0 +1,154 @@
+"""``Quantizer``: a Cast whose binary point is a learned parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import DataError, QfxError
+from qfx.fixed.arith import Interval, hull
+from qfx.fixed.kernel import CastMode, quantize
+from qfx.fixed.type import FixedType
+from qfx.nn.observer import min_error_frac_bits
+from qfx.nn.qtensor import QTensor
+from qfx.recipe import Spec
+
+
+class Quantizer(nn.Module):
+    """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
+
+    ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a straight-through
+    estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. The gradients are those of ``qfx.fixed.kernel.quantize``, the binary
+    point's scaled by 1/sqrt(numel * 2**width) per binary point (Esser et al., "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
+
+    ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that "channel" means.
+    The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()`` changes it), else float64. The forward value
+    never depends on training or evaluation mode.
+    """
+
+    frac_bits: Tensor
+    width: Tensor | int
+
+    def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "") -> None:
+        super().__init__()
+        self.spec = spec
+        self.signed = spec.signed if spec.signed is not None else signed
+        self.channel_axis = channel_axis
+        self.name = name
+        self.frac_grad_scale = 1.0
+        if spec.learn_width:
+            self.width = nn.Parameter(torch.tensor(float(spec.width)))
+        else:
+            self.width = spec.width
+        self.register_parameter("frac_bits", None)
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.frac_bits is not None
+
+    @property
+    def mode(self) -> CastMode:
+        return CastMode(bool(self.signed), self.spec.q, self.spec.o, self.spec.n)
+
+    @property
+    def word_length(self) -> int:
+        """The width in use, an integer from 1 to 32."""
+        return self.width if isinstance(self.width, int) else min(max(_round(self.width), 1), 32)
+
+    def initialize(self, x: QTensor | Tensor, *, most: int | None = None) -> None:
+        """Set the binary points from data by minimum error, or from ``spec.frac_bits`` where that is given.
+
+        ``x``: the data to cast (batch first for activations). ``most``: an upper bound for the result. Raises DataError for NaN or infinity in x.
+        """
+        data = x.tensor() if isinstance(x, QTensor) else x
+        if not bool(torch.isfinite(data).all()):
+            raise DataError("NaN or infinity", where=self.name or "Quantizer", remedy="check the weights and the example input")
+        if self.signed is None:
+            self.signed = x.interval.signed if isinstance(x, QTensor) else True
+        shape = self._shape(data)
+        if self.spec.frac_bits is not None:
+            start = torch.full(shape, float(self.spec.frac_bits), device=data.device)
+        else:
+            start = min_error_frac_bits(data, self.word_length, self.mode, shape, most=most).float()
+        if self.frac_bits is None:
+            self.frac_bits = nn.Parameter(start, requires_grad=self.spec.learn)
+        else:
+            with torch.no_grad():
+                self.frac_bits.copy_(start)
+        per_point = max(data.numel() // max(start.numel(), 1), 1)
+        self.frac_grad_scale = float((per_point * 2.0**self.word_length) ** -0.5)
+
+    def forward(self, x: QTensor | Tensor) -> QTensor:
+        """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
+        if self.frac_bits is None:
+            raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
+        width = self.width if isinstance(self.width, int) else self.width.clamp(1, 32)
+        if isinstance(x, QTensor):
+            value = quantize(
+                x.value,
+                self.frac_bits,
+                width,
+                self.mode,
+                scale=x.scale,
+                shift=x.shift,
+                addend=x.addend,
+                negative_slope=x.negative_slope,
+                upper=x.upper,
+                frac_grad_scale=self.frac_grad_scale,
+            )
+        else:
+            value = quantize(x, self.frac_bits, width, self.mode, frac_grad_scale=self.frac_grad_scale)
+        interval = self.interval()
+        if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
+            value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
+        return QTensor(value, interval)
+
+    def interval(self) -> Interval:
+        """What the cast can give, on the finest of its grids."""
+        if self.frac_bits.dim() == 0:
+            return _interval(self.word_length, self.mode, _round(self.frac_bits))
+        least, most = (round(float(bound)) for bound in self.frac_bits.detach().aminmax())
+        return hull(_interval(self.word_length, self.mode, bits) for bits in (least, most))
+
+    def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
+        """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped."""
+        width = self.word_length
+        frac_bits = torch.round(self.frac_bits.detach()).to(torch.int64).cpu()
+        int_bits = tuple(width - int(bits) for bits in frac_bits.flatten().tolist())
+        mode = self.mode
+        return FixedType(width, max(int_bits), mode.signed, mode.q, mode.o, mode.n), int_bits, tuple(frac_bits.shape)
+
+    def extra_repr(self) -> str:
+        if self.frac_bits is None:
+            return f"{self.spec.width} bits, not initialized"
+        element, int_bits, shape = self.types()
+        return str(element) if not shape else f"{element}, {len(int_bits)} binary points"
+
+    def _shape(self, data: Tensor) -> tuple[int, ...]:
+        if self.spec.granularity == "tensor" or data.dim() == 0:
+            return ()
+        if self.spec.granularity == "channel":
+            return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
+        return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """A float model's checkpoint has no binary points: keep the present ones. (One that has some must have all.)"""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
+        missing_keys: list[str] = args[2]
+        if not any(key.endswith(".frac_bits") for key in state_dict):
+            for own in ("frac_bits", "width"):
+                if prefix + own in missing_keys:
+                    missing_keys.remove(prefix + own)
+
+
+def _round(parameter: Tensor) -> int:
+    return round(float(parameter.detach()))  # ties to even, as torch.round
+
+
+@lru_cache(maxsize=4096)
+def _interval(width: int, mode: CastMode, frac_bits: int) -> Interval:
+    return Interval.of(FixedType(width, width - frac_bits, mode.signed, mode.q, mode.o, mode.n))

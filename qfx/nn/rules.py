@@ -1,0 +1,408 @@
+"""What each float operation becomes: the table from torch modules, functions and methods to fixed-point layers. Whatever is not here is refused."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from qfx.errors import UnsupportedError
+from qfx.nn.functional import (
+    QAdd,
+    QAvgPool,
+    QConcat,
+    QDropout,
+    QLeakyReLU,
+    QMaxPool,
+    QMul,
+    QPad,
+    QPermute,
+    QReLU,
+    QReLU6,
+    QReshape,
+    QSlice,
+    QSub,
+)
+from qfx.nn.layers import QBatchNorm, QConv, QLinear
+from qfx.nn.trace import Traced, base_layer
+from qfx.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the float graph, ready for its rule: where it stands, its arguments by name, and what it reads and gives."""
+
+    node: fx.Node
+    path: str
+    traced: Traced
+    recipe: Recipe
+    module: nn.Module | None
+    arguments: dict[str, Any]
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        return self.traced.shapes[self.inputs[0]]
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self.traced.shapes[self.node]
+
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        """The nodes read, in order."""
+        found: list[fx.Node] = []
+        fx.map_arg(tuple(self.arguments.values()), lambda node: found.append(node) or node)
+        return tuple(found)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute of the module, or an argument of the function."""
+        value = getattr(self.module, name, default) if self.module is not None else self.arguments.get(name, default)
+        return default if value is None else value
+
+    def sizes(self, name: str, default: Any, rank: int) -> tuple[int, ...]:
+        """An argument that is one number, or one for each spatial axis."""
+        value = self.get(name, default)
+        return (int(value),) * rank if isinstance(value, int) else tuple(int(v) for v in value)
+
+    def refuse(self, what: str, remedy: str) -> UnsupportedError:
+        return UnsupportedError(what, where=self.path or self.node.name, remedy=remedy)
+
+
+Layers = list[nn.Module]
+Rule = Callable[[Call], Layers]
+
+
+def _no_layer(call: Call) -> Layers:
+    return []
+
+
+def _linear(call: Call) -> Layers:
+    assert isinstance(call.module, nn.Linear)
+    if len(call.in_shape) != 1:
+        raise call.refuse(f"Linear on a value of shape {call.in_shape}", "flatten to (batch, features) before a linear layer")
+    return [QLinear(call.module, call.recipe, call.path)]
+
+
+def _conv(call: Call) -> Layers:
+    assert isinstance(call.module, nn.Conv1d | nn.Conv2d)
+    if call.module.padding_mode != "zeros" and any(call.sizes("padding", 0, len(call.in_shape) - 1) if call.module.padding != "same" else (1,)):
+        raise call.refuse(f"padding_mode={call.module.padding_mode!r}", "use zero padding")
+    return [QConv(call.module, call.recipe, call.path)]
+
+
+def _batch_norm(call: Call) -> Layers:
+    assert isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d)
+    if call.module.running_mean is None:
+        raise call.refuse("BatchNorm without running statistics", "use track_running_stats=True")
+    return [QBatchNorm(call.module, call.recipe, call.path)]
+
+
+def _relu(call: Call) -> Layers:
+    return [QReLU()]
+
+
+def _relu6(call: Call) -> Layers:
+    return [QReLU6()]
+
+
+def _leaky_relu(call: Call) -> Layers:
+    slope = float(call.get("negative_slope", 0.01))
+    log2 = math.log2(slope) if slope > 0 else math.inf
+    if not log2.is_integer() or log2 > 0:
+        near = 2.0 ** min(round(log2), 0) if slope > 0 else 0.0
+        raise call.refuse(
+            f"LeakyReLU with negative_slope={slope}", f"use a power of two of at most 1, such as {near} (train with it), so that it is a shift"
+        )
+    return [QLeakyReLU(int(log2))]
+
+
+def _hardtanh(call: Call) -> Layers:
+    if (call.get("min_val", -1.0), call.get("max_val", 1.0)) != (0.0, 6.0):
+        raise call.refuse("Hardtanh", "use ReLU or ReLU6")
+    return [QReLU6()]
+
+
+def _pool_window(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    rank = len(call.in_shape) - 1
+    kernel = call.sizes("kernel_size", None, rank)
+    stride, padding = call.sizes("stride", kernel, rank) or kernel, call.sizes("padding", 0, rank)
+    dilation = call.sizes("dilation", 1, rank)
+    floor = tuple(
+        (size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in zip(call.in_shape[1:], kernel, stride, padding, dilation, strict=True)
+    )
+    if floor != call.out_shape[1:]:
+        raise call.refuse("ceil_mode with a partial last window", "choose sizes that divide, or pad explicitly")
+    return kernel, stride, padding, dilation
+
+
+def _max_pool(call: Call) -> Layers:
+    if call.get("return_indices", False):
+        raise call.refuse("max pooling that returns indices", "leave return_indices off")
+    return [QMaxPool(*_pool_window(call))]
+
+
+def _avg_pool(call: Call) -> Layers:
+    kernel, stride, padding, _ = _pool_window(call)
+    if any(padding) and not call.get("count_include_pad", True):
+        raise call.refuse("average pooling with padding and count_include_pad=False", "count the padding, or pad nothing")
+    divisor = int(call.get("divisor_override", math.prod(kernel)))
+    return [QAvgPool(kernel, stride, padding, divisor, call.recipe, call.path)]
+
+
+def _adaptive_window(call: Call) -> tuple[int, ...]:
+    kernel = tuple(size // out for size, out in zip(call.in_shape[1:], call.out_shape[1:], strict=True))
+    if any(size != k * out for size, k, out in zip(call.in_shape[1:], kernel, call.out_shape[1:], strict=True)):
+        raise call.refuse(f"adaptive pooling from {call.in_shape[1:]} to {call.out_shape[1:]}", "choose an output size that divides the input's")
+    return kernel
+
+
+def _adaptive_avg_pool(call: Call) -> Layers:
+    kernel = _adaptive_window(call)
+    return [QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path)]
+
+
+def _adaptive_max_pool(call: Call) -> Layers:
+    if call.get("return_indices", False):
+        raise call.refuse("max pooling that returns indices", "leave return_indices off")
+    kernel = _adaptive_window(call)
+    return [QMaxPool(kernel, kernel, (0,) * len(kernel), (1,) * len(kernel))]
+
+
+def _mean(call: Call) -> Layers:
+    rank = len(call.in_shape) + 1
+    dims = call.get("dim", tuple(range(rank)))
+    axes = {axis % rank for axis in ((dims,) if isinstance(dims, int) else dims)}
+    if rank < 3 or axes != set(range(2, rank)):
+        raise call.refuse(f"mean over axes {sorted(axes)} of {rank}", "average over all spatial axes, as in x.mean((2, 3))")
+    kernel = call.in_shape[1:]
+    pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path)
+    return [pool] if call.out_shape == (call.in_shape[0], *(1,) * len(kernel)) else [pool, QReshape(call.out_shape)]
+
+
+def _reshape(call: Call) -> Layers:
+    return [] if call.in_shape == call.out_shape else [QReshape(call.out_shape)]
+
+
+def _permute(call: Call) -> Layers:
+    dims = call.get("dims")
+    return _permutation(call, tuple(dims[0]) if len(dims) == 1 and not isinstance(dims[0], int) else tuple(dims))
+
+
+def _transpose(call: Call) -> Layers:
+    rank = len(call.in_shape) + 1
+    perm = list(range(rank))
+    a, b = call.get("dim0") % rank, call.get("dim1") % rank
+    perm[a], perm[b] = perm[b], perm[a]
+    return _permutation(call, tuple(perm))
+
+
+def _permutation(call: Call, perm: tuple[int, ...]) -> Layers:
+    perm = tuple(axis % len(perm) for axis in perm)
+    if perm[0] != 0:
+        raise call.refuse("moves the batch axis", "keep the batch first")
+    return [QPermute(tuple(axis - 1 for axis in perm[1:]))]
+
+
+def _concat(call: Call) -> Layers:
+    dim = call.get("dim", call.arguments.get("axis", 0))
+    if dim % (len(call.in_shape) + 1) != 1:
+        raise call.refuse(f"concatenation along axis {dim}", "concatenate along the channels (axis 1)")
+    return [QConcat()]
+
+
+def _pad(call: Call) -> Layers:
+    if call.get("mode", "constant") != "constant" or float(call.get("value", 0.0)) != 0.0:
+        raise call.refuse("padding with something else than zeros", "pad with zeros")
+    flat = call.get("pad") if call.module is None else call.module.padding
+    if isinstance(flat, int):
+        flat = (flat,) * (2 * (len(call.in_shape) - 1))
+    pairs = [(int(flat[i]), int(flat[i + 1])) for i in range(0, len(flat), 2)][::-1]
+    if len(pairs) > len(call.in_shape) or any(side < 0 for pair in pairs for side in pair):
+        raise call.refuse(f"padding {tuple(flat)}", "pad the axes behind the batch, with numbers of at least 0")
+    return [QPad((((0, 0),) * (len(call.in_shape) - len(pairs))) + tuple(pairs))]
+
+
+def _getitem(call: Call) -> Layers:
+    index = call.get("index")
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *([slice(None)] * (len(call.in_shape) + 2 - len(index))), *index[at + 1 :])
+    if not all(isinstance(part, slice | int) for part in index) or index[0] != slice(None):
+        raise call.refuse(f"indexing with {index}", "use slices with steps, and take the whole batch")
+    ranges = []
+    for axis, size in enumerate(call.in_shape):
+        part = index[axis + 1] if axis + 1 < len(index) else slice(None)
+        if isinstance(part, int):
+            part = slice(part % size, part % size + 1)
+        start, stop, step = part.indices(size)
+        ranges.append((start, stop, step))
+    starts, stops, steps = zip(*ranges, strict=True)
+    layer = QSlice(starts, stops, steps)
+    sliced = tuple(len(range(*r)) for r in ranges)
+    return [layer] if sliced == call.out_shape else [layer, QReshape(call.out_shape)]
+
+
+def _arithmetic(layer: type[nn.Module]) -> Rule:
+    def rule(call: Call) -> Layers:
+        a, b = call.arguments.get("input"), call.arguments.get("other")
+        if not (isinstance(a, fx.Node) and isinstance(b, fx.Node) and a.op != "get_attr" and b.op != "get_attr"):
+            raise call.refuse("arithmetic with a constant", "fold it into a neighbouring layer's weights (BatchNorm scales and shifts)")
+        if call.get("alpha", 1) != 1:
+            raise call.refuse(f"alpha={call.get('alpha')}", "leave alpha at 1")
+        if call.traced.shapes[a] != call.traced.shapes[b]:
+            raise call.refuse(f"operands of shapes {call.traced.shapes[a]} and {call.traced.shapes[b]}", "give both operands one shape")
+        return [layer()]
+
+    return rule
+
+
+def _dropout(channels: bool) -> Rule:
+    return lambda call: [QDropout(float(call.get("p", 0.5)), channels)]
+
+
+MODULES: dict[type[nn.Module], Rule] = {
+    nn.Linear: _linear,
+    nn.Conv1d: _conv,
+    nn.Conv2d: _conv,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    nn.ReLU: _relu,
+    nn.ReLU6: _relu6,
+    nn.Hardtanh: _hardtanh,
+    nn.LeakyReLU: _leaky_relu,
+    nn.MaxPool1d: _max_pool,
+    nn.MaxPool2d: _max_pool,
+    nn.AvgPool1d: _avg_pool,
+    nn.AvgPool2d: _avg_pool,
+    nn.AdaptiveAvgPool1d: _adaptive_avg_pool,
+    nn.AdaptiveAvgPool2d: _adaptive_avg_pool,
+    nn.AdaptiveMaxPool1d: _adaptive_max_pool,
+    nn.AdaptiveMaxPool2d: _adaptive_max_pool,
+    nn.Flatten: _reshape,
+    nn.Unflatten: _reshape,
+    nn.Identity: _no_layer,
+    nn.Dropout: _dropout(False),
+    nn.Dropout1d: _dropout(True),
+    nn.Dropout2d: _dropout(True),
+    nn.ZeroPad1d: _pad,
+    nn.ZeroPad2d: _pad,
+    nn.ConstantPad1d: _pad,
+    nn.ConstantPad2d: _pad,
+}
+"""By the class whose forward runs."""
+
+_POOL = "input kernel_size stride padding dilation ceil_mode return_indices"
+_AVG = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
+
+FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {
+    F.relu: ("input inplace", _relu),
+    torch.relu: ("input", _relu),
+    torch.relu_: ("input", _relu),
+    F.relu6: ("input inplace", _relu6),
+    F.hardtanh: ("input min_val max_val inplace", _hardtanh),
+    F.leaky_relu: ("input negative_slope inplace", _leaky_relu),
+    F.max_pool1d: (_POOL, _max_pool),
+    F.max_pool2d: (_POOL, _max_pool),
+    torch.max_pool1d: (_POOL, _max_pool),
+    torch.max_pool2d: (_POOL, _max_pool),
+    F.avg_pool1d: (_AVG, _avg_pool),
+    F.avg_pool2d: (_AVG, _avg_pool),
+    F.adaptive_avg_pool1d: ("input output_size", _adaptive_avg_pool),
+    F.adaptive_avg_pool2d: ("input output_size", _adaptive_avg_pool),
+    F.adaptive_max_pool1d: ("input output_size return_indices", _adaptive_max_pool),
+    F.adaptive_max_pool2d: ("input output_size return_indices", _adaptive_max_pool),
+    torch.mean: ("input dim keepdim", _mean),
+    operator.add: ("input other", _arithmetic(QAdd)),
+    operator.iadd: ("input other", _arithmetic(QAdd)),
+    torch.add: ("input other alpha", _arithmetic(QAdd)),
+    operator.sub: ("input other", _arithmetic(QSub)),
+    operator.isub: ("input other", _arithmetic(QSub)),
+    torch.sub: ("input other alpha", _arithmetic(QSub)),
+    operator.mul: ("input other", _arithmetic(QMul)),
+    operator.imul: ("input other", _arithmetic(QMul)),
+    torch.mul: ("input other", _arithmetic(QMul)),
+    torch.multiply: ("input other", _arithmetic(QMul)),
+    torch.cat: ("tensors dim", _concat),
+    torch.concat: ("tensors dim", _concat),
+    torch.concatenate: ("tensors dim", _concat),
+    torch.flatten: ("input", _reshape),
+    torch.reshape: ("input", _reshape),
+    torch.squeeze: ("input", _reshape),
+    torch.unsqueeze: ("input", _reshape),
+    torch.permute: ("input *dims", _permute),
+    torch.transpose: ("input dim0 dim1", _transpose),
+    F.pad: ("input pad mode value", _pad),
+    F.dropout: ("input p training inplace", _dropout(False)),
+    F.dropout1d: ("input p training inplace", _dropout(True)),
+    F.dropout2d: ("input p training inplace", _dropout(True)),
+    operator.getitem: ("input index", _getitem),
+}
+"""Argument names (a star gathers the rest) and the rule."""
+
+METHODS: dict[str, tuple[str, Rule]] = {
+    "relu": ("input", _relu),
+    "relu_": ("input", _relu),
+    "add": ("input other alpha", _arithmetic(QAdd)),
+    "add_": ("input other alpha", _arithmetic(QAdd)),
+    "sub": ("input other alpha", _arithmetic(QSub)),
+    "sub_": ("input other alpha", _arithmetic(QSub)),
+    "mul": ("input other", _arithmetic(QMul)),
+    "mul_": ("input other", _arithmetic(QMul)),
+    "mean": ("input dim keepdim", _mean),
+    "flatten": ("input", _reshape),
+    "unflatten": ("input", _reshape),
+    "view": ("input", _reshape),
+    "reshape": ("input", _reshape),
+    "squeeze": ("input", _reshape),
+    "unsqueeze": ("input", _reshape),
+    "permute": ("input *dims", _permute),
+    "transpose": ("input dim0 dim1", _transpose),
+    "contiguous": ("input", _no_layer),
+    "clone": ("input", _no_layer),
+}
+
+
+def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule, Call]:
+    """The rule for a node and its call. Raises UnsupportedError, naming the operator, its place and what to use instead."""
+    module = None
+    if node.op == "call_module":
+        module = traced.module.get_submodule(str(node.target))
+        rule = MODULES.get(base_layer(module))
+        names, what = "input", type(module).__name__
+    else:
+        table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS  # type: ignore[assignment]
+        names, rule = table.get(node.target, ("", None))  # type: ignore[assignment]
+        what = getattr(node.target, "__name__", str(node.target))
+    if rule is None:
+        raise UnsupportedError(f"{what} has no fixed-point form in qfx", where=path or node.name, remedy=_remedy(what))
+    return rule, Call(node, path, traced, recipe, module, _bind(names, node, traced))
+
+
+def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:
+    """Positional and keyword arguments by name. Arguments behind the last name are not needed: the shapes say what they do."""
+    bound: dict[str, Any] = {}
+    for position, name in enumerate(names.split()):
+        if name.startswith("*"):
+            bound[name[1:]] = node.args[position:] or (node.kwargs.get(name[1:]),)
+        elif position < len(node.args):
+            bound[name] = node.args[position]
+        elif name in node.kwargs:
+            bound[name] = node.kwargs[name]
+    if "dim" in names and "axis" in node.kwargs:
+        bound["dim"] = node.kwargs["axis"]
+    return {name: traced.resolve(value) for name, value in bound.items()}
+
+
+def _remedy(what: str) -> str:
+    if what.lower() in ("softmax", "logsoftmax", "log_softmax", "sigmoid", "softmin"):
+        return "leave it out of the deployed model: it does not change which score is greatest"
+    if what.lower() in ("gelu", "silu", "elu", "hardswish", "hardsigmoid", "tanh", "prelu", "mish", "selu", "softplus"):
+        return "use ReLU, ReLU6 or a LeakyReLU with a power-of-two slope"
+    return "replace it by a supported layer (docs/layers.md lists them), or keep it outside of the model that goes to the FPGA"

@@ -1,0 +1,240 @@
+"""``Recipe``: how a model is to be quantized, as data. Reads and writes TOML; imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from qfx.errors import QfxError, RecipeError
+from qfx.fixed.type import FixedType, OMode, QMode
+
+Granularity = Literal["tensor", "channel", "element"]
+BatchNormStyle = Literal["keep", "fold"]
+ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "activation", "output")
+"""The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
+
+_ModeT = TypeVar("_ModeT", bound=Enum)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How one kind of tensor becomes fixed point.
+
+    ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
+    ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose from what the
+    operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from data by minimum error.
+    ``learn``: whether the binary points are trained; ``learn_width``: whether the word length is too (it starts at ``width``).
+    """
+
+    width: int = 8
+    q: QMode = QMode.RND
+    o: OMode = OMode.SAT
+    n: int = 0
+    granularity: Granularity = "tensor"
+    signed: bool | None = None
+    frac_bits: int | None = None
+    learn: bool = True
+    learn_width: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
+        object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
+        for name in ("width", "n"):
+            _require(_is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
+        _require(1 <= self.width <= 32, "width", self.width, "use a word length from 1 to 32")
+        _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
+        _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
+        _require(self.signed in (None, True, False), "signed", self.signed, "use true or false, or leave it out")
+        for name in ("learn", "learn_width"):
+            _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
+        try:
+            self.type(signed=self.signed is not False)
+        except QfxError as error:
+            raise RecipeError(error.what, remedy=error.remedy) from None
+
+    def type(self, *, signed: bool, frac_bits: int = 0) -> FixedType:
+        """The FixedType with this spec's word length and modes."""
+        return FixedType(self.width, self.width - frac_bits, signed, self.q, self.o, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Changes to the spec of every quantizer whose name matches ``pattern``.
+
+    A quantizer is called by its layer and role: ``conv1.weight``, ``layer1.0.add.output``, ``input``. ``pattern`` is a shell pattern (``*``, ``?``, ``[...]``)
+    for such a name, or for a layer's name, which then means all quantizers of the layer. ``changes`` are fields of Spec. Later overrides win.
+    """
+
+    pattern: str
+    changes: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.pattern, str) and self.pattern != "", "pattern", self.pattern, "give a name or a pattern such as 'layer1.*'")
+        _check_names(self.changes, [f.name for f in dataclasses.fields(Spec)], f"override {self.pattern!r}")
+        object.__setattr__(self, "changes", dict(self.changes))
+        _build(Spec, self.changes, f"override {self.pattern!r}")  # a bad value is refused when it is written, not when it is used
+
+    def matches(self, quantizer: str) -> bool:
+        layer = quantizer.rpartition(".")[0]
+        return fnmatch.fnmatchcase(quantizer, self.pattern) or (layer != "" and fnmatch.fnmatchcase(layer, self.pattern))
+
+
+def _spec(width: int, **changes: Any) -> Any:
+    return field(default_factory=lambda: Spec(width, **changes))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model is to be quantized: a Spec for each kind of tensor, and exceptions by name.
+
+    ``input``: the cast of the model's float input. ``weight``, ``bias``: of convolutions and linear layers. ``scale``, ``shift``: of a BatchNorm that is kept as an
+    affine step. ``reciprocal``: the constant 1/n of an average pooling. ``activation``: the result of a layer (after the BatchNorm and activation that
+    follow it). ``output``: the model's result. ``batch_norm``: "keep" it as a fixed-point affine step, or "fold" it into the layer before it.
+
+    >>> Recipe.uniform(4).weight.width
+    4
+    """
+
+    input: Spec = _spec(8)
+    weight: Spec = _spec(8)
+    bias: Spec = _spec(16)
+    scale: Spec = _spec(16)
+    shift: Spec = _spec(16)
+    reciprocal: Spec = _spec(16, learn=False)
+    activation: Spec = _spec(8)
+    output: Spec = _spec(16)
+    batch_norm: BatchNormStyle = "keep"
+    overrides: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        for role in ROLES:
+            _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
+        _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
+        object.__setattr__(self, "overrides", tuple(self.overrides))
+        for override in self.overrides:
+            _require(isinstance(override, Override), "overrides", override, "give Override values")
+
+    @classmethod
+    def uniform(cls, bits: int, **changes: Any) -> Recipe:
+        """A recipe with ``bits`` for weights and activations, the defaults elsewhere; ``changes`` are fields of Recipe."""
+        return cls(**{"weight": Spec(bits), "activation": Spec(bits), **changes})
+
+    def spec(self, quantizer: str, role: str) -> Spec:
+        """The spec of one quantizer: its role's, with every matching override applied in order."""
+        spec: Spec = getattr(self, role)
+        for override in self.overrides:
+            if override.matches(quantizer):
+                spec = replace(spec, **override.changes)
+        return spec
+
+    def check_patterns(self, quantizers: Iterable[str]) -> None:
+        """Raise RecipeError for an override whose pattern matches none of the quantizers' names."""
+        names = list(quantizers)
+        for override in self.overrides:
+            if not any(override.matches(name) for name in names):
+                layers = [name.rpartition(".")[0] for name in names]
+                near = difflib.get_close_matches(override.pattern, [*names, *layers], n=1, cutoff=0.5)
+                remedy = f"did you mean {near[0]!r}?" if near else f"the names are: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+                raise RecipeError(f"the pattern {override.pattern!r} matches nothing", where="override", remedy=remedy)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML text; ``from_toml`` reads it back to an equal recipe."""
+        lines = [f'batch_norm = "{self.batch_norm}"']
+        for role in ROLES:
+            lines += ["", f"[{role}]", *_toml_fields(_as_dict(getattr(self, role)))]
+        for override in self.overrides:
+            lines += ["", "[[override]]", f"pattern = {_toml_value(override.pattern)}", *_toml_fields(override.changes)]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def from_toml(cls, text: str, *, where: str = "recipe") -> Recipe:
+        """Read a recipe; what is left out keeps its default. Raises RecipeError for anything it does not know."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"not TOML: {error}", where=where, remedy="see docs/recipe.md for an example") from None
+        _check_names(data, [*ROLES, "batch_norm", "override"], where)
+        defaults = cls()
+        fields: dict[str, Any] = {"batch_norm": data.get("batch_norm", defaults.batch_norm)}
+        for role in ROLES:
+            table = data.get(role, {})
+            _require(isinstance(table, dict), role, table, "write it as a table", where)
+            _check_names(table, [f.name for f in dataclasses.fields(Spec)], f"{where} [{role}]")
+            fields[role] = _build(Spec, {**_as_dict(getattr(defaults, role)), **table}, f"{where} [{role}]")
+        entries = data.get("override", [])
+        _require(isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries), "override", entries, "write [[override]]", where)
+        overrides = []
+        for entry in entries:
+            _require("pattern" in entry, "override", entry, "give it a pattern", where)
+            changes = {key: value for key, value in entry.items() if key != "pattern"}
+            overrides.append(Override(entry["pattern"], changes))
+        return cls(**fields, overrides=tuple(overrides))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as TOML."""
+        Path(path).write_text(self.to_toml(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe from a TOML file. Raises RecipeError, naming the file, if it is missing or wrong."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot be read: {error}", where=str(path), remedy="check the path") from None
+        return cls.from_toml(text, where=str(path))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(condition: bool, name: str, value: object, remedy: str, where: str = "") -> None:
+    if not condition:
+        raise RecipeError(f"{name} is {value!r}", where=where, remedy=remedy)
+
+
+def _mode(modes: type[_ModeT], value: object, name: str) -> _ModeT:
+    try:
+        return modes(value)
+    except ValueError:
+        raise RecipeError(f"{name} is {value!r}", remedy=f"use one of {', '.join(str(mode.value) for mode in modes)}") from None
+
+
+def _check_names(table: Mapping[str, Any], known: list[str], where: str) -> None:
+    for name in table:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(known)}"
+            raise RecipeError(f"unknown field {name!r}", where=where, remedy=remedy)
+
+
+def _build(kind: type[Spec], fields: Mapping[str, Any], where: str) -> Spec:
+    try:
+        return kind(**fields)
+    except RecipeError as error:
+        raise RecipeError(error.what, where=where, remedy=error.remedy) from None
+
+
+def _as_dict(spec: Spec) -> dict[str, Any]:
+    return {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+
+
+def _toml_fields(fields: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {_toml_value(value)}" for name, value in fields.items() if value is not None]
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    text = value.value if isinstance(value, Enum) else value
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
