@@ -52,7 +52,7 @@ class Interval:
     def magnitude_bits(self) -> int:
         """The significand bits that a float needs to hold every raw exactly (2**k needs k bits, not k + 1)."""
         largest = max(abs(self.lo), abs(self.hi))
-        return (largest - 1).bit_length() if largest else 0
+        return max((largest - 1).bit_length(), 1) if largest else 0
 
     def type(self) -> FixedType:
         """The smallest FixedType that holds the interval (modes AP_TRN, AP_WRAP: nothing is ever rounded into it)."""

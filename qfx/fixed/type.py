@@ -40,7 +40,7 @@ class OMode(Enum):
 
 
 _TYPE = re.compile(r"^\s*ap_(u?)fixed\s*<\s*([^<>]*?)\s*>\s*$")
-_INT = re.compile(r"^[+-]?\d+$")
+_INT = re.compile(r"^[+-]?[0-9]{1,9}$")
 _Mode = TypeVar("_Mode", QMode, OMode)
 
 
@@ -70,6 +70,10 @@ class FixedType:
         for field, value in (("width", self.width), ("int_bits", self.int_bits), ("n", self.n)):
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeSyntaxError(f"{field} must be an integer, got {value!r}", remedy="give Python ints")
+        choices: tuple[tuple[str, object, type], ...] = (("signed", self.signed, bool), ("q", self.q, QMode), ("o", self.o, OMode))
+        for field, choice, kind in choices:
+            if not isinstance(choice, kind):
+                raise TypeSyntaxError(f"{field} must be a {kind.__name__}, got {choice!r}", remedy="FixedType.parse reads the vendor's spelling")
         if not 1 <= self.width <= MAX_WIDTH:
             raise TypeSyntaxError(f"width is {self.width}", remedy=f"use a word length from 1 to {MAX_WIDTH}")
         if abs(self.int_bits) > MAX_ABS_INT_BITS:
