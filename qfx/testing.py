@@ -34,8 +34,8 @@ _ATTEMPTS = 40
 def assert_bit_exact(actual: npt.ArrayLike, expected: npt.ArrayLike, *, names: tuple[str, str] = ("actual", "expected")) -> None:
     """Raises AssertionError unless both arrays have one shape and equal numbers everywhere: no tolerance; +0 equals -0, NaN equals nothing.
 
-    Both hold integers (raws), or both hold floats (values; float32 may meet float64). The message names the first index that differs and what the two,
-    called by ``names``, have there.
+    Both hold integers (raws), or both hold floats (values; float32 may meet float64). The message names the first index that differs and what the
+    two, called by ``names``, have there.
 
     >>> assert_bit_exact(np.array([1, 2, 3]), np.array([1, 2, 4]), names=("C simulation", "interpreter"))
     Traceback (most recent call last):
@@ -65,8 +65,8 @@ def adversarial_inputs(graph: Graph, rng: np.random.Generator, n: int) -> npt.ND
     """``n`` samples (n, *input shape) that look for mistakes in the input cast and behind it.
 
     Each element is drawn from: multiples and half multiples (ties) of its type's least significant bit and their neighbouring floats, the type's
-    bounds and one bit beyond, +-0, subnormals, 2**24 and its neighbours, huge numbers, ordinary numbers in range. The first samples are all the least,
-    all the greatest and all zero: the ends of every range.
+    bounds and one bit beyond, +-0, subnormals, 2**24 and its neighbours, huge numbers, ordinary numbers in range. The first samples are all the
+    least, all the greatest and all zero: the ends of every range.
     """
     op = graph.input.op
     if not isinstance(op, Input):
@@ -99,7 +99,8 @@ def _pool(type_: FixedType, rng: np.random.Generator) -> npt.NDArray[np.float32]
 
 def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     bound = float(np.finfo(np.float32).max)
-    return np.array(np.clip(np.asarray(values, dtype=np.float64), -bound, bound), dtype=np.float32)
+    exact: npt.NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    return np.clip(exact, -bound, bound).astype(np.float32)
 
 
 def random_type(rng: np.random.Generator, *, int_bits: int | None = None, max_width: int = 10) -> FixedType:
@@ -113,8 +114,8 @@ def random_type(rng: np.random.Generator, *, int_bits: int | None = None, max_wi
 
 
 def random_graph(rng: np.random.Generator, *, max_nodes: int = 10, operators: Collection[type[Op]] = OPERATORS) -> Graph:
-    """A valid random model of at most ``max_nodes`` operators behind its input, tiny and varied: branches, residual sums, concatenations, every mode, a
-    binary point per channel or element, odd windows. No node is dead; no value or accumulator is wider than 45 bits.
+    """A valid random model of at most ``max_nodes`` operators behind its input, tiny and varied: branches, residual sums, concatenations, every mode,
+    a binary point per channel or element, odd windows. No node is dead; no value or accumulator is wider than 45 bits.
 
     ``operators`` limits the choice (Input is always there). Equal generators give equal graphs.
     """

@@ -1,0 +1,274 @@
+"""ONNX -> ``Graph``: the inverse of ``qfx.export.onnx_file``, for files that qfx wrote and for nothing else.
+
+Attributes and integer initializers say what the graph is; everything else in the file (function bodies, float initializers, dtypes, helper nodes)
+follows from the graph. So the graph that was read is written again, and the file must be that, byte for byte: a file that was changed to compute
+something else than its attributes say is refused. Nothing in a file is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped, unused-ignore]
+from onnx import numpy_helper
+
+from qfx.errors import ModelFileError, QfxError, TypeSyntaxError, UnsupportedError
+from qfx.export import opset
+from qfx.export.onnx_file import OPSET_KEY, VERSION_KEY, to_model
+from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph, Node
+from qfx.ir.ops import (
+    Add,
+    Affine,
+    Cast,
+    Clip,
+    Concat,
+    Conv,
+    Input,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Mul,
+    Op,
+    Pad,
+    Relu,
+    Reshape,
+    Slice,
+    Sub,
+    SumPool,
+    Transpose,
+)
+from qfx.ir.values import ArrayType, Const, Pads
+
+_REMEDY = "export the model again with qfx.export_onnx"
+_PLAIN: dict[str, Op] = {"Relu": Relu(), "Add": Add(), "Sub": Sub(), "Mul": Mul(), "Concat": Concat()}
+
+
+def load_graph(path: str | os.PathLike[str]) -> Graph:
+    """The graph in an ONNX file that qfx wrote. Raises what ``from_model`` raises, and ModelFileError for a file that cannot be read."""
+    source = Path(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(source.read_bytes())
+    except OSError as error:
+        raise ModelFileError(f"cannot be read: {error.strerror}", where=str(source), remedy="check the path") from error
+    except DecodeError as error:
+        raise ModelFileError("is not an ONNX file, or a damaged one", where=str(source), remedy=_REMEDY) from error
+    try:
+        return from_model(model)
+    except QfxError as error:
+        where = f"{source}: {error.where}" if error.where else str(source)
+        raise type(error)(error.what, where=where, remedy=error.remedy) from error
+
+
+def from_model(model: onnx.ModelProto) -> Graph:
+    """The graph that ``to_model`` made the model of, with its names and metadata.
+
+    Raises ModelFileError for a model that qfx did not write, that another version of the operator set wrote, or that was changed or damaged since;
+    UnsupportedError, naming the node, for an operator that qfx does not write.
+    """
+    _check_origin(model)
+    try:
+        graph = _read(model)
+        version = model.producer_version
+        expected = to_model(graph, producer_version=version)
+    except (ModelFileError, UnsupportedError):
+        raise
+    except QfxError as error:  # types, constants or sums that no graph that was written can hold
+        raise ModelFileError(error.what, where=error.where, remedy=_REMEDY) from error
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:  # numpy and protobuf on nonsense
+        raise ModelFileError(f"is damaged: {error}", where=model.graph.name, remedy=_REMEDY) from error
+    if _bytes(expected) != _bytes(model):
+        raise ModelFileError(f"{_difference(expected, model)} is not as qfx wrote it", where=graph.name, remedy=_REMEDY)
+    return graph
+
+
+def _check_origin(model: onnx.ModelProto) -> None:
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    where = model.graph.name
+    if opset.DOMAIN not in versions:
+        maker = f" (its producer is {model.producer_name!r})" if model.producer_name else ""
+        raise ModelFileError(f"not written by qfx{maker}", where=where, remedy="export the model with qfx.export_onnx")
+    if versions[opset.DOMAIN] != opset.VERSION:
+        raise ModelFileError(
+            f"has version {versions[opset.DOMAIN]} of {opset.DOMAIN}, this qfx reads version {opset.VERSION}",
+            where=where,
+            remedy="update qfx, or export the model again",
+        )
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelFileError(f"{tensor.name!r} lies in another file", where=where, remedy="qfx writes one file; " + _REMEDY)
+    for kind, count in (("inputs", len(model.graph.input)), ("outputs", len(model.graph.output))):
+        if count != 1:
+            raise ModelFileError(f"has {count} {kind}", where=where, remedy="give one model one input and one output")
+
+
+def _read(model: onnx.ModelProto) -> Graph:
+    reader = _Reader(model.graph)
+    nodes = tuple(node for proto in model.graph.node for node in reader.read(proto))
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key not in (VERSION_KEY, OPSET_KEY)}
+    return Graph(model.graph.name, nodes, model.graph.output[0].name, metadata)
+
+
+class _Reader:
+    """Turns ONNX nodes into graph nodes; remembers the constants and the float64 copies that it passes."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.source = graph.input[0]
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self.consts: dict[str, Const] = {}
+        self.copies: dict[str, str] = {}
+
+    def read(self, proto: onnx.NodeProto) -> list[Node]:
+        """No node for a helper, else one."""
+        if not proto.output:
+            raise ModelFileError("has no output", where=proto.name, remedy=_REMEDY)
+        if (proto.domain, proto.op_type) == ("", "Cast"):
+            self.copies[proto.output[0]] = _input(proto, 0)
+            return []
+        if (proto.domain, proto.op_type) == (opset.DOMAIN, "FromRaw"):
+            self.consts[proto.output[0]] = Const(numpy_helper.to_array(self._tensor(proto, 0)), _int(proto, "frac_bits"))
+            return []
+        op, count = self._op(proto)
+        names = tuple(self.copies.get(name, name) for name in proto.input[:count])
+        return [Node(proto.output[0], op, names)]
+
+    def _op(self, proto: onnx.NodeProto) -> tuple[Op, int]:
+        """The operator and how many values it reads (its other inputs are initializers)."""
+        kind = proto.op_type
+        if proto.domain == opset.DOMAIN:
+            if kind.startswith("Cast_"):
+                cast = _array_type(proto)
+                return (Input(self._shape(), cast), 0) if _input(proto, 0) == self.source.name else (Cast(cast), 1)
+            if kind.startswith("Conv"):
+                bias = self._const(proto, len(proto.input) - 1) if kind.startswith("ConvBias") else None
+                return self._conv(proto, None if bias is None else Const(bias.raw.reshape(-1), bias.frac_bits)), 1
+            if kind in ("Scale", "Affine"):
+                return Affine(_flat(self._const(proto, 1)), _flat(self._const(proto, 2)) if kind == "Affine" else None), 1
+            if kind.startswith("SumPool"):
+                return SumPool(_ints(proto, "window")[2:], _ints(proto, "strides"), _pads(_ints(proto, "pads"))), 1
+        elif proto.domain == "":
+            if kind in _PLAIN:
+                return _PLAIN[kind], len(proto.input)
+            if kind == "Conv":
+                return self._conv(proto, self._const(proto, 2) if len(proto.input) > 2 else None), 1
+            if kind == "Gemm":
+                return Linear(self._const(proto, 1), self._const(proto, 2) if len(proto.input) > 2 else None), 1
+            if kind == "Clip":
+                return Clip(self._const(proto, 1), self._const(proto, 2)), 1
+            if kind == "Reshape":
+                return Reshape(self._list(proto, 1)[1:]), 1
+            if kind == "Transpose":
+                return Transpose(tuple(axis - 1 for axis in _ints(proto, "perm")[1:])), 1
+            if kind == "Pad":
+                return Pad(_pads(self._list(proto, 1))[1:]), 1
+            if kind == "Slice":
+                return Slice(self._list(proto, 1), self._list(proto, 2), self._list(proto, 4)), 1
+        if kind == "LeakyRelu" and proto.domain in ("", opset.DOMAIN):
+            return LeakyRelu(math.frexp(_float(proto, "alpha"))[1] - 1), 1
+        if (proto.domain, kind) in (("", "MaxPool"), (opset.DOMAIN, "PaddedMaxPool")):
+            return MaxPool(_ints(proto, "kernel_shape"), _ints(proto, "strides"), _pads(_ints(proto, "pads")), _ints(proto, "dilations")), 1
+        raise UnsupportedError(
+            f"the operator {proto.domain or 'ai.onnx'}.{kind} is none that qfx writes", where=proto.name, remedy="export with qfx.export_onnx"
+        )
+
+    def _conv(self, proto: onnx.NodeProto, bias: Const | None) -> Conv:
+        pads = _pads(_ints(proto, "pads"))
+        return Conv(self._const(proto, 1), bias, _ints(proto, "strides"), pads, _ints(proto, "dilations"), _int(proto, "group"))
+
+    def _shape(self) -> tuple[int, ...]:
+        """The input's shape without the batch."""
+        sizes = self.source.type.tensor_type.shape.dim[1:]
+        if not all(size.HasField("dim_value") for size in sizes):
+            raise ModelFileError("only the batch may have no fixed size", where=self.source.name, remedy=_REMEDY)
+        return tuple(size.dim_value for size in sizes)
+
+    def _tensor(self, proto: onnx.NodeProto, index: int) -> onnx.TensorProto:
+        name = _input(proto, index)
+        if name not in self.tensors:
+            raise ModelFileError(f"reads {name!r}, which the file does not hold", where=proto.name, remedy=_REMEDY)
+        tensor: onnx.TensorProto = self.tensors[name]
+        return tensor
+
+    def _list(self, proto: onnx.NodeProto, index: int) -> tuple[int, ...]:
+        return tuple(int(value) for value in numpy_helper.to_array(self._tensor(proto, index)).reshape(-1))
+
+    def _const(self, proto: onnx.NodeProto, index: int) -> Const:
+        name = _input(proto, index)
+        if name not in self.consts:
+            raise ModelFileError(f"reads {name!r}, which is not a constant", where=proto.name, remedy=_REMEDY)
+        return self.consts[name]
+
+
+def _input(proto: onnx.NodeProto, index: int) -> str:
+    if not 0 <= index < len(proto.input):
+        raise ModelFileError(f"{proto.op_type} has {len(proto.input)} inputs", where=proto.name, remedy=_REMEDY)
+    return str(proto.input[index])
+
+
+def _attribute(proto: onnx.NodeProto, name: str, kind: int) -> onnx.AttributeProto:
+    attribute: onnx.AttributeProto
+    for attribute in proto.attribute:
+        if attribute.name == name and attribute.type == kind:
+            return attribute
+    raise ModelFileError(f"{proto.op_type} lacks the attribute {name!r}", where=proto.name, remedy=_REMEDY)
+
+
+def _int(proto: onnx.NodeProto, name: str) -> int:
+    return int(_attribute(proto, name, onnx.AttributeProto.INT).i)
+
+
+def _float(proto: onnx.NodeProto, name: str) -> float:
+    return float(_attribute(proto, name, onnx.AttributeProto.FLOAT).f)
+
+
+def _ints(proto: onnx.NodeProto, name: str) -> tuple[int, ...]:
+    return tuple(int(value) for value in _attribute(proto, name, onnx.AttributeProto.INTS).ints)
+
+
+def _pads(pads: tuple[int, ...]) -> Pads:
+    half = len(pads) // 2
+    return tuple(zip(pads[:half], pads[half:], strict=True))
+
+
+def _flat(const: Const) -> Const:
+    """Per channel, or for all: without the axes of length 1 that let it broadcast."""
+    return Const(const.raw.reshape(-1), const.frac_bits) if const.shape else const
+
+
+def _array_type(proto: onnx.NodeProto) -> ArrayType:
+    text = _attribute(proto, "type", onnx.AttributeProto.STRING).s.decode("utf-8", "replace")
+    try:
+        return ArrayType(FixedType.parse(text), _ints(proto, "int_bits"), _ints(proto, "shape"))
+    except TypeSyntaxError as error:
+        raise ModelFileError(error.what, where=proto.name, remedy=_REMEDY) from error
+
+
+def _bytes(message: Message) -> bytes:
+    content: bytes = message.SerializeToString(deterministic=True)
+    return content
+
+
+def _difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str:
+    """The first part of a model, in words, that differs."""
+    parts: list[tuple[str, Iterable[Message], Iterable[Message]]] = [
+        ("the function", expected.functions, found.functions),
+        ("the initializer", expected.graph.initializer, found.graph.initializer),
+        ("the node", expected.graph.node, found.graph.node),
+        ("the value", expected.graph.value_info, found.graph.value_info),
+        ("the input", expected.graph.input, found.graph.input),
+        ("the output", expected.graph.output, found.graph.output),
+    ]
+    for what, wanted, given in parts:
+        by_name = {part.name: _bytes(part) for part in wanted}
+        for part in given:
+            name = part.name
+            if by_name.pop(name, None) != _bytes(part):
+                return f"{what} {name!r}"
+        if by_name:
+            return f"{what} {next(iter(by_name))!r} is missing, the file"
+    return "its header"

@@ -1,0 +1,49 @@
+"""How a pass changes a graph: nodes are replaced or their readers pointed elsewhere, and only if the output keeps its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from qfx.ir.graph import Graph, Node
+from qfx.ir.verify import living
+
+Rule = Callable[[Graph, Node], Graph | None]
+"""What becomes of one node: the rewritten graph, or None where the rule does not apply."""
+
+
+def everywhere(graph: Graph, rule: Rule) -> Graph:
+    """The rule applied at every node until it applies nowhere. A rewrite that would change the type of the output is not made.
+
+    The rule must shrink the graph's work each time, so that this ends.
+    """
+    position = 0
+    while position < len(graph.nodes):
+        changed = rule(graph, graph.nodes[position])
+        if changed is not None and _keeps_output(graph, changed):
+            graph, position = drop_dead(changed), 0
+        else:
+            position += 1
+    return graph
+
+
+def bypass(graph: Graph, name: str, by: str) -> Graph:
+    """Every reader of ``name`` (and the output) reads ``by`` instead; the node itself stays."""
+    nodes = tuple(replace(node, inputs=tuple(by if source == name else source for source in node.inputs)) for node in graph.nodes)
+    return graph.with_nodes(nodes, output=by if graph.output == name else graph.output)
+
+
+def swap(graph: Graph, new: Mapping[str, Node]) -> Graph:
+    """The nodes of those names replaced, in place."""
+    return graph.with_nodes(tuple(new.get(node.name, node) for node in graph.nodes))
+
+
+def drop_dead(graph: Graph) -> Graph:
+    """A node that the output does not depend on cannot change it. The input stays."""
+    alive = living(graph)
+    return graph if len(alive) == len(graph.nodes) else graph.with_nodes(tuple(node for node in graph.nodes if node.name in alive))
+
+
+def _keeps_output(before: Graph, after: Graph) -> bool:
+    old, new = before.infos[before.output], after.infos[after.output]
+    return (old.shape, old.type) == (new.shape, new.type)

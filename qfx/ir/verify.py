@@ -1,0 +1,51 @@
+"""What must hold of a graph beyond what its construction checks, and of a pass beyond what its tests show."""
+
+from __future__ import annotations
+
+from qfx.errors import ModelFileError
+from qfx.fixed.arith import Interval
+from qfx.ir.graph import Graph
+from qfx.ir.values import RAW_MAX, RAW_MIN
+
+
+def living(graph: Graph) -> frozenset[str]:
+    """The names of the input and of every node that the output depends on."""
+    needed = {graph.output, graph.input.name}
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    return frozenset(needed)
+
+
+def verify(graph: Graph, *, where: str = "verify") -> None:
+    """Raises ModelFileError, naming ``where`` and the node, unless the graph is sound: types and ranges are those that its operators infer, every
+    range lies in its type and in int64 on the type's grid, no node is dead. (Names, order and arity are checked when a Graph is built.)
+    """
+    for node in graph.nodes:
+        info = graph.infos[node.name]
+        inferred = node.op.infer(node.name, tuple(graph.infos[source] for source in node.inputs))
+        if inferred != info:
+            raise _defect(where, f"{node.name}: holds {info} where {inferred} is inferred")
+        held = Interval.of(info.type)
+        if info.interval.frac_bits != info.type.frac_bits or info.interval.lo < held.lo or info.interval.hi > held.hi:
+            raise _defect(where, f"{node.name}: {info.interval} is not held by {info.type}")
+        if info.interval.lo < RAW_MIN or info.interval.hi > RAW_MAX:
+            raise _defect(where, f"{node.name}: {info.interval} leaves int64")
+    dead = [node.name for node in graph.nodes if node.name not in living(graph)]
+    if dead:
+        raise _defect(where, f"{dead[0]}: nothing reads it, and it is not the output")
+
+
+def verify_rewrite(before: Graph, after: Graph, *, where: str) -> None:
+    """Raises ModelFileError, naming ``where``, unless the input node, the output's shape and type, and the metadata are what they were."""
+    if before.input != after.input:
+        raise _defect(where, f"changed the input from {before.input} to {after.input}")
+    old, new = before.infos[before.output], after.infos[after.output]
+    if (old.shape, old.type) != (new.shape, new.type):
+        raise _defect(where, f"changed the output from {old.shape} of {old.type} to {new.shape} of {new.type}")
+    if (before.name, before.metadata) != (after.name, after.metadata):
+        raise _defect(where, "changed the name or the metadata")
+
+
+def _defect(where: str, what: str) -> ModelFileError:
+    return ModelFileError(what, where=where, remedy="this is a defect in qfx; please report it with the model")
