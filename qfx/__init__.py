@@ -1,0 +1,84 @@
+"""qfx: take a PyTorch network to an AMD/Xilinx FPGA in fixed point, bit-exact all the way.
+
+Names are imported on first use, so that the hardware side (``load_graph``, ``run``, the ``qfx`` command) never loads torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qfx.errors import (
+        DataError,
+        ExactnessError,
+        ModelFileError,
+        ProjectError,
+        QfxError,
+        RecipeError,
+        UnsupportedError,
+    )
+    from qfx.export.export import export_onnx, to_graph
+    from qfx.fixed.kernel import cast
+    from qfx.fixed.type import FixedType, OMode, QMode
+    from qfx.ir.from_onnx import load_graph
+    from qfx.ir.graph import Graph
+    from qfx.ir.interpret import run
+    from qfx.nn.convert import calibrate, quantize, quantizers
+    from qfx.nn.groups import parameter_groups
+    from qfx.recipe import Override, Recipe, Spec
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "qfx.errors": ("DataError", "ExactnessError", "ModelFileError", "ProjectError", "QfxError", "RecipeError", "UnsupportedError"),
+    "qfx.export.export": ("export_onnx", "to_graph"),
+    "qfx.fixed.kernel": ("cast",),
+    "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
+    "qfx.ir.from_onnx": ("load_graph",),
+    "qfx.ir.graph": ("Graph",),
+    "qfx.ir.interpret": ("run",),
+    "qfx.nn.convert": ("calibrate", "quantize", "quantizers"),
+    "qfx.nn.groups": ("parameter_groups",),
+    "qfx.recipe": ("Override", "Recipe", "Spec"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "DataError",
+    "ExactnessError",
+    "FixedType",
+    "Graph",
+    "ModelFileError",
+    "OMode",
+    "Override",
+    "ProjectError",
+    "QMode",
+    "QfxError",
+    "Recipe",
+    "RecipeError",
+    "Spec",
+    "UnsupportedError",
+    "calibrate",
+    "cast",
+    "export_onnx",
+    "load_graph",
+    "parameter_groups",
+    "quantize",
+    "quantizers",
+    "run",
+    "to_graph",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'qfx' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
