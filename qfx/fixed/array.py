@@ -145,7 +145,7 @@ def _increment(raw: Int64Array, floor: Int64Array, shift: Shift, q: QMode) -> In
 def _cast_left(raw: Int64Array, shift: Shift, to: FixedType) -> Int64Array:
     """The cast of ``raw * 2**shift`` measured in the target's least significant bits; shift >= 0. Nothing is rounded; high bits may be lost."""
     near: Int64Array = np.minimum(shift, 63)
-    kept = np.where(shift > 63, np.int64(0), raw << near)  # modulo 2**64
+    kept: Int64Array = raw << near  # modulo 2**64; by 63 or by more, the target's bits (63 at most) are all 0
     over = raw > np.int64(to.max_raw) >> near
     under = raw < -(np.int64(-to.min_raw) >> near)
     # Bit number `width` of raw << shift is bit number `width - shift` of raw.
