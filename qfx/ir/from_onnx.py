@@ -165,7 +165,7 @@ class _Reader:
             if kind == "Transpose":
                 return Transpose(tuple(axis - 1 for axis in _ints(proto, "perm")[1:])), 1
             if kind == "Pad":
-                return Pad(_pads(self._list(proto, 1))[1:]), 1
+                return Pad(_pads(self._list(proto, 1))), 1
             if kind == "Slice":
                 return Slice(self._list(proto, 1), self._list(proto, 2), self._list(proto, 4)), 1
         if kind == "LeakyRelu" and proto.domain in ("", opset.DOMAIN):

@@ -1,0 +1,440 @@
+"""``Graph`` -> ONNX: a file that a plain ONNX Runtime executes with exactly the numbers of the graph.
+
+Tensors hold values, not raws. An operator is a standard ONNX operator in float32 if float32 holds every partial sum in any order, in float64 if
+that does and ONNX Runtime has the kernel, else a function of ``ai.qfx`` (see ``opset.py``). Nodes and values bear the names of the graph; helpers of
+a node have its name, a ``#`` (which no name of a graph holds) and their role. Constants are stored as integer raws.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
+from qfx.export import opset
+from qfx.export.opset import DOUBLE, FLOAT
+from qfx.export.split import plan_split
+from qfx.fixed.arith import FLOAT32_BITS, FLOAT64_BITS, Interval
+from qfx.fixed.type import OMode
+from qfx.ir import ops
+from qfx.ir.graph import Graph, Node
+from qfx.ir.ops import Affine, Clip, Conv, LeakyRelu, Linear, MaxPool, SumPool
+from qfx.ir.values import ArrayType, Const, Pads
+
+PRODUCER = "qfx"
+VERSION_KEY, OPSET_KEY = "qfx.version", "qfx.opset"
+"""The metadata that the writer adds to the graph's own."""
+
+_MAX_FILE_BYTES = (1 << 31) - 1
+_MAX_EXPONENT = 400  # binary points further away would leave float64 in a cast; no network has them
+_NUMPY = {FLOAT: np.float32, DOUBLE: np.float64}
+_Attributes = Mapping[str, int | float | str | list[int]]
+
+
+def to_model(graph: Graph, *, producer_version: str | None = None) -> onnx.ModelProto:
+    """The graph as an ONNX model: input float32 of shape ("N", *shape) in PyTorch's layout, output float32 where that is exact, else float64.
+
+    The same graph gives the same bytes. ``producer_version`` is recorded; it is qfx's own if left out. ``from_onnx.from_model`` is the inverse.
+
+    Raises ExactnessError, naming the node, if a value needs more than float64's 53 bits; UnsupportedError for metadata under a key that
+    the writer needs and for a model too large for one file (2 GiB).
+    """
+    version = _own_version() if producer_version is None else producer_version
+    taken = sorted({VERSION_KEY, OPSET_KEY} & set(graph.metadata))
+    if taken:
+        raise UnsupportedError(f"the metadata has an entry {taken[0]!r}", where=graph.name, remedy="use another key; qfx writes this one itself")
+    writer = _Writer(graph)
+    for node in graph.nodes:
+        writer.write(node)
+    source = graph.nodes[0].name
+    body = helper.make_graph(
+        writer.nodes,
+        graph.name,
+        [helper.make_tensor_value_info(f"{source}#float", FLOAT, ["N", *graph.infos[source].shape])],
+        [writer.value_info(graph.output)],
+        writer.initializers,
+        value_info=[writer.value_info(node.name) for node in graph.nodes if node.name != graph.output],
+    )
+    model = helper.make_model(
+        body,
+        functions=[opset.function(name) for name in sorted(writer.functions)],
+        opset_imports=[helper.make_opsetid("", opset.ONNX_OPSET), helper.make_opsetid(opset.DOMAIN, opset.VERSION)],
+        ir_version=opset.IR_VERSION,
+        producer_name=PRODUCER,
+        producer_version=version,
+    )
+    for key, text in {VERSION_KEY: version, OPSET_KEY: f"{opset.DOMAIN} {opset.VERSION}", **graph.metadata}.items():
+        model.metadata_props.add(key=key, value=text)
+    if model.ByteSize() > _MAX_FILE_BYTES:
+        raise UnsupportedError("the model takes more than 2 GiB", where=graph.name, remedy="split it; ONNX files end there")
+    return model
+
+
+def save(graph: Graph, path: str | os.PathLike[str], *, force: bool = False, producer_version: str | None = None) -> None:
+    """Write ``to_model(graph)`` to ``path``, whole or not at all: a reader never sees half a file.
+
+    Raises what ``to_model`` raises, and ModelFileError if the file exists (unless ``force``) or cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not force:
+        raise ModelFileError("the file exists", where=str(target), remedy="pass force=True to replace it, or choose another name")
+    content = to_model(graph, producer_version=producer_version).SerializeToString(deterministic=True)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    except OSError as error:
+        raise ModelFileError(f"cannot be written: {error.strerror}", where=str(target), remedy="create the folder, or choose another") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the folder
+        os.replace(temporary, target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ModelFileError(f"cannot be written: {error.strerror}", where=str(target), remedy="free some space, or choose another name") from error
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version("qfx")
+    except importlib.metadata.PackageNotFoundError:  # a source tree that is not installed
+        return "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    """A tensor in the file: its dtype, and a bound: every element, and every partial sum behind it up to the last cast, is raw * 2**-frac with
+    |raw| <= mag. Partial sums count because a runtime may fuse a convolution with the affine map that follows it.
+    """
+
+    dtype: int
+    mag: int
+    frac: int
+
+
+class _Writer:
+    """Collects nodes, initializers and functions while the graph's nodes are written in order."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.functions: set[str] = set()
+        self.values: dict[str, _Value] = {}
+        self._doubled: set[str] = set()
+
+    def value_info(self, name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, self.values[name].dtype, ["N", *self.graph.infos[name].shape])
+
+    def write(self, node: Node) -> None:
+        value = self._write(node)
+        if abs(value.frac) > _MAX_EXPONENT + 100:
+            raise ExactnessError(f"its binary point lies {value.frac} bits right of 0", where=node.name, remedy="use less extreme binary points")
+        self.values[node.name] = value
+
+    def _write(self, node: Node) -> _Value:
+        op = node.op
+        match op:
+            case ops.Input():
+                return self._cast(node, f"{node.name}#float", op.cast)
+            case ops.Cast():
+                return self._cast(node, node.inputs[0], op.cast)
+            case Conv():
+                return self._conv(node, op)
+            case Linear():
+                return self._linear(node, op)
+            case Affine():
+                return self._affine(node, op)
+            case ops.Add() | ops.Sub() | ops.Mul():
+                return self._binary(node)
+            case Clip():
+                return self._clip(node, op)
+            case LeakyRelu():
+                return self._leaky_relu(node, op)
+            case SumPool():
+                return self._sum_pool(node, op)
+            case ops.Concat():
+                return self._concat(node)
+        # The others move or select numbers and change none of them.
+        x = self.values[node.inputs[0]]
+        match op:
+            case ops.Relu():
+                self._emit(node, "Relu")
+            case MaxPool():
+                self._max_pool(node, op)
+            case ops.Reshape():
+                self._emit(node, "Reshape", [node.inputs[0], self._ints(node, "shape", [0, *op.shape])])
+            case ops.Transpose():
+                self._emit(node, "Transpose", attributes={"perm": [0, *(axis + 1 for axis in op.perm)]})
+            case ops.Pad():
+                # ONNX Runtime fuses a Pad without axes into a MaxPool behind it, whose padding never wins, and so turns zeros into minus infinities.
+                pads, axes = self._ints(node, "pads", _onnx_pads(op.pads)), self._ints(node, "axes", [*range(1, len(op.pads) + 1)])
+                self._emit(node, "Pad", [node.inputs[0], pads, "", axes], {"mode": "constant"})
+            case ops.Slice():
+                bounds = {"starts": op.starts, "ends": op.stops, "axes": range(1, len(op.starts) + 1), "steps": op.steps}
+                self._emit(node, "Slice", [node.inputs[0], *(self._ints(node, role, [*ints]) for role, ints in bounds.items())])
+            case _:  # pragma: no cover
+                raise UnsupportedError(f"{type(op).__name__} has no ONNX form", where=node.name, remedy="this is a defect in qfx; please report it")
+        return x
+
+    # Pieces of a model
+
+    def _emit(
+        self, node: Node, op_type: str, inputs: list[str] | None = None, attributes: _Attributes = MappingProxyType({}), *, domain: str = ""
+    ) -> None:
+        """The ONNX node that stands for ``node``; its documentation is the type of the result."""
+        read = list(node.inputs) if inputs is None else inputs
+        doc = f"{self.graph.infos[node.name].type}"
+        proto = helper.make_node(op_type, read, [node.name], name=node.name, doc_string=doc, domain=domain)
+        for key in sorted(attributes):
+            value = attributes[key]
+            kind = onnx.AttributeProto.INTS if isinstance(value, list) else None  # an empty list does not tell its type
+            proto.attribute.append(helper.make_attribute(key, value, attr_type=kind))
+        if domain:
+            self.functions.add(op_type)
+        self.nodes.append(proto)
+
+    def _call(self, node: Node, function: str, inputs: list[str], attributes: _Attributes = MappingProxyType({})) -> None:
+        self._emit(node, function, inputs, attributes, domain=opset.DOMAIN)
+
+    def _as(self, name: str, dtype: int) -> str:
+        """The value in a dtype that is no narrower than its own."""
+        if self.values[name].dtype == dtype:
+            return name
+        double = f"{name}#double"
+        if name not in self._doubled:
+            self._doubled.add(name)
+            self.nodes.append(helper.make_node("Cast", [name], [double], name=double, to=DOUBLE))
+        return double
+
+    def _tensor(self, name: str, array: npt.NDArray[np.generic]) -> str:
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+        return name
+
+    def _ints(self, node: Node, role: str, ints: list[int]) -> str:
+        return self._tensor(f"{node.name}#{role}", np.array(ints, dtype=np.int64))
+
+    def _doubles(self, node: Node, role: str, values: float | npt.NDArray[np.float64]) -> str:
+        return self._tensor(f"{node.name}#{role}", np.asarray(values, dtype=np.float64))
+
+    def _const(self, node: Node, role: str, const: Const, dtype: int, shape: tuple[int, ...] | None = None) -> str:
+        """The constant: integers in the smallest type that holds them, and the node that scales them."""
+        raw = const.raw if shape is None else const.raw.reshape(shape)
+        name = f"{node.name}#{role}"
+        low, high = int(raw.min()), int(raw.max())
+        integer = next(t for t in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
+        lsb = np.array(math.ldexp(1.0, -const.frac_bits), dtype=_NUMPY[dtype])
+        read = [self._tensor(f"{name}.raw", raw.astype(integer)), self._tensor(f"{name}.lsb", lsb)]
+        self.functions.add("FromRaw")
+        self.nodes.append(helper.make_node("FromRaw", read, [name], name=name, domain=opset.DOMAIN, dtype=dtype, frac_bits=const.frac_bits))
+        return name
+
+    def _choose(self, node: Node, result: _Value, consts: list[Const | None]) -> _Value:
+        """``result`` in float32 if its inputs, the constants and the bound allow, else in float64; ExactnessError if that rounds too."""
+        parts = [_bound(const) for const in consts if const is not None]
+        inputs = [self.values[name] for name in node.inputs]
+        if all(x.dtype == FLOAT for x in inputs) and all(_fits(part.mag, part.frac, FLOAT32_BITS) for part in (*parts, result)):
+            return _Value(FLOAT, result.mag, result.frac)
+        for part in (*parts, result):
+            if not _fits(part.mag, part.frac, FLOAT64_BITS):
+                raise ExactnessError(
+                    f"its sums need {(part.mag - 1).bit_length()} bits and a sign, ONNX's double holds {FLOAT64_BITS}",
+                    where=node.name,
+                    remedy="cast its inputs or weights to narrower types",
+                )
+        return _Value(DOUBLE, result.mag, result.frac)
+
+    # Operators
+
+    def _cast(self, node: Node, x: str, cast: ArrayType) -> _Value:
+        info = self.graph.infos[node.name]
+        points = cast.frac_bits
+        if np.abs(points).max() > _MAX_EXPONENT:
+            raise ExactnessError(f"casts to {cast}, which float64 cannot reach", where=node.name, remedy="use less extreme binary points")
+        mag = max(abs(info.interval.lo), abs(info.interval.hi))
+        # Each element is on its own grid, which may be coarser than that of the whole: either proves that the dtype holds it.
+        own = [Interval.of(type_) for type_ in cast.distinct]
+        fits = {
+            dtype: _fits(mag, info.interval.frac_bits, bits) or all(_fits(max(-i.lo, i.hi), i.frac_bits, bits) for i in own)
+            for dtype, bits in ((FLOAT, FLOAT32_BITS), (DOUBLE, FLOAT64_BITS))
+        }
+        if not fits[DOUBLE]:
+            raise ExactnessError(
+                f"casts to {cast}, ONNX's double holds {FLOAT64_BITS} bits", where=node.name, remedy=f"use at most {FLOAT64_BITS} bits"
+            )
+        value = _Value(FLOAT if fits[FLOAT] else DOUBLE, mag, info.interval.frac_bits)
+        function, type_ = opset.cast_name(cast.element), cast.element
+        top = type_.width - (1 if type_.signed else 0)
+        wrapping = 0 if type_.o is OMode.WRAP_SM and type_.n == 1 else type_.n
+        scalars = {
+            "min": type_.min_raw,
+            "max": type_.max_raw,
+            "modulus": 1 << (type_.width - wrapping),
+            "base_under": -(1 << top) if type_.signed else (1 << top) - (1 << (top - type_.n)),
+            "base_over": (1 << top) - (1 << (type_.width - type_.n)),
+        }
+        inputs = [x, self._doubles(node, "scale", np.ldexp(1.0, points))]
+        inputs += [self._doubles(node, role, float(scalars[role])) for role in opset.cast_inputs(function)[1:]]
+        self._call(node, function, inputs, {"type": str(type_), "int_bits": list(cast.int_bits), "shape": list(cast.shape), "dtype": value.dtype})
+        return value
+
+    def _conv(self, node: Node, op: Conv) -> _Value:
+        x = self.values[node.inputs[0]]
+        value = self._choose(node, _weighted(x, op.weight, op.bias), [op.weight, op.bias])
+        geometry: _Attributes = {
+            "dilations": list(op.dilation), "group": op.groups, "pads": _onnx_pads(op.pads), "strides": list(op.stride),
+        }  # fmt: skip
+        weight = self._const(node, "weight", op.weight, value.dtype)
+        if value.dtype == FLOAT:
+            bias = [] if op.bias is None else [self._const(node, "bias", op.bias, FLOAT)]
+            self._emit(node, "Conv", [node.inputs[0], weight, *bias], {"kernel_shape": list(op.weight.shape[2:]), **geometry})
+            return value
+        w_steps, x_steps = self._split(node, op.weight, x, op.bias)
+        inputs = [node.inputs[0], weight, *w_steps, *x_steps]
+        if op.bias is not None:
+            inputs.append(self._const(node, "bias", op.bias, DOUBLE, (-1, *(1 for _ in op.stride))))
+        name = opset.conv_name(len(w_steps) + 1, len(x_steps) + 1, bias=op.bias is not None)
+        self._call(node, name, inputs, geometry)
+        return value
+
+    def _split(self, node: Node, weight: Const, x: _Value, bias: Const | None) -> tuple[list[str], list[str]]:
+        """The initializers that say where the operands of a convolution are cut."""
+        plan = plan_split(weight.raw, x.mag) if x.mag <= 1 << FLOAT64_BITS else None
+        grids = (weight.frac_bits, x.frac, weight.frac_bits + x.frac)
+        total = None if plan is None else _sum(_Value(DOUBLE, plan.total, grids[2]), *([] if bias is None else [_bound(bias)]))
+        if plan is None or total is None or not _fits(total.mag, total.frac, FLOAT64_BITS) or min(grids) < -70 or max(grids) > 120:
+            raise ExactnessError(
+                "ONNX Runtime convolves in float32 only, and its sums are too wide to be split into exact ones",
+                where=node.name,
+                remedy="cast its inputs or weights to narrower types",
+            )
+        roles = (("w", plan.w_cuts, weight.frac_bits), ("x", plan.x_cuts, x.frac))
+        w_steps, x_steps = (
+            [self._doubles(node, role, math.ldexp(1.0, cut - frac)) for role, cut in zip(opset.step_names(letter, len(cuts) + 1), cuts, strict=True)]
+            for letter, cuts, frac in roles
+        )
+        return w_steps, x_steps
+
+    def _linear(self, node: Node, op: Linear) -> _Value:
+        value = self._choose(node, _weighted(self.values[node.inputs[0]], op.weight, op.bias), [op.weight, op.bias])
+        inputs = [self._as(node.inputs[0], value.dtype), self._const(node, "weight", op.weight, value.dtype)]
+        if op.bias is not None:
+            inputs.append(self._const(node, "bias", op.bias, value.dtype))
+        self._emit(node, "Gemm", inputs, {"transB": 1})
+        return value
+
+    def _affine(self, node: Node, op: Affine) -> _Value:
+        x, scale = self.values[node.inputs[0]], _bound(op.scale)
+        shift = [] if op.shift is None else [op.shift]
+        result = _sum(_Value(x.dtype, x.mag * scale.mag, x.frac + scale.frac), *map(_bound, shift))
+        value = self._choose(node, result, [op.scale, op.shift])
+        ones = (1,) * (len(self.graph.infos[node.name].shape) - 1)
+        inputs = [self._as(node.inputs[0], value.dtype)]
+        for role, const in (("scale", op.scale), ("shift", op.shift)):
+            if const is not None:
+                inputs.append(self._const(node, role, const, value.dtype, (*const.shape, *ones) if const.shape else ()))
+        self._call(node, "Scale" if op.shift is None else "Affine", inputs)
+        return value
+
+    def _binary(self, node: Node) -> _Value:
+        a, b = (self.values[name] for name in node.inputs)
+        result = _Value(a.dtype, a.mag * b.mag, a.frac + b.frac) if isinstance(node.op, ops.Mul) else _sum(a, b)
+        value = self._choose(node, result, [])
+        self._emit(node, type(node.op).__name__, [self._as(name, value.dtype) for name in node.inputs])
+        return value
+
+    def _clip(self, node: Node, op: Clip) -> _Value:
+        x, interval = self.values[node.inputs[0]], self.graph.infos[node.name].interval
+        exact = all(_fits(bound.mag, bound.frac, FLOAT32_BITS) for bound in map(_bound, (op.low, op.high)))
+        dtype = FLOAT if x.dtype == FLOAT and exact else DOUBLE
+        value = _Value(dtype, max(abs(interval.lo), abs(interval.hi)), interval.frac_bits)
+        if dtype == DOUBLE:
+            self._choose(node, _Value(DOUBLE, 0, 0), [op.low, op.high])
+        bounds = [self._const(node, role, const, dtype) for role, const in (("low", op.low), ("high", op.high))]
+        self._emit(node, "Clip", [self._as(node.inputs[0], dtype), *bounds])
+        return value
+
+    def _leaky_relu(self, node: Node, op: LeakyRelu) -> _Value:
+        # A power of two scales a float exactly, however wide the common grid of both halves is.
+        x, slope = self.values[node.inputs[0]], math.ldexp(1.0, op.log2_slope)
+        fine = x.frac - op.log2_slope
+        dtype = FLOAT if x.dtype == FLOAT and fine <= 120 else DOUBLE
+        if dtype == FLOAT:
+            self._emit(node, "LeakyRelu", attributes={"alpha": slope})
+        else:
+            self._call(node, "LeakyRelu", [self._as(node.inputs[0], DOUBLE)], {"alpha": slope})
+        return _Value(dtype, x.mag << -op.log2_slope, fine)
+
+    def _max_pool(self, node: Node, op: MaxPool) -> None:
+        attributes: _Attributes = {
+            "dilations": list(op.dilation), "kernel_shape": list(op.kernel), "pads": _onnx_pads(op.pads), "strides": list(op.stride),
+        }  # fmt: skip
+        if all(max(pad) < size for pad, size in zip(op.pads, op.kernel, strict=True)):
+            self._emit(node, "MaxPool", attributes=attributes)
+            return
+        x = self.values[node.inputs[0]]
+        if x.mag.bit_length() - x.frac > 127:
+            raise ExactnessError("its padding is float32's lowest number, which would win", where=node.name, remedy="use less extreme binary points")
+        self._call(node, "PaddedMaxPool", [node.inputs[0]], {"axes": [*range(2, len(op.pads) + 2)], **attributes})
+
+    def _sum_pool(self, node: Node, op: SumPool) -> _Value:
+        x = self.values[node.inputs[0]]
+        channels = self.graph.infos[node.name].shape[0]
+        ones = Const(np.ones((1, 1, *op.kernel), dtype=np.int64), 0)
+        value = self._choose(node, _weighted(x, ones, None), [])
+        attributes: _Attributes = {
+            "group": channels, "pads": _onnx_pads(op.pads), "strides": list(op.stride), "window": [channels, 1, *op.kernel],
+        }  # fmt: skip
+        if value.dtype == FLOAT:
+            self._call(node, "SumPool", [node.inputs[0]], attributes)
+        else:
+            _, x_steps = self._split(node, ones, x, None)
+            self._call(node, opset.sum_pool_name(len(x_steps) + 1), [node.inputs[0], *x_steps], attributes)
+        return value
+
+    def _concat(self, node: Node) -> _Value:
+        inputs = [self.values[name] for name in node.inputs]
+        dtype = DOUBLE if any(x.dtype == DOUBLE for x in inputs) else FLOAT
+        grid = max(x.frac for x in inputs)
+        self._emit(node, "Concat", [self._as(name, dtype) for name in node.inputs], {"axis": 1})
+        return _Value(dtype, max(x.mag << (grid - x.frac) for x in inputs), grid)
+
+
+def _fits(mag: int, frac: int, bits: int) -> bool:
+    """Whether a float of so many significand bits holds all multiples of 2**-frac up to mag * 2**-frac, as normal numbers with room to spare."""
+    lowest, highest = (-100, 120) if bits == FLOAT32_BITS else (-_MAX_EXPONENT - 100, _MAX_EXPONENT + 100)
+    return mag <= 1 << bits and lowest <= frac <= highest
+
+
+def _bound(const: Const) -> _Value:
+    return _Value(DOUBLE, max(abs(const.interval.lo), abs(const.interval.hi)), const.frac_bits)
+
+
+def _sum(a: _Value, *others: _Value) -> _Value:
+    """The bound of a sum, on the finest grid of its terms."""
+    grid = max(value.frac for value in (a, *others))
+    return _Value(a.dtype, sum(value.mag << (grid - value.frac) for value in (a, *others)), grid)
+
+
+def _weighted(x: _Value, weight: Const, bias: Const | None) -> _Value:
+    """The bound of the greatest sum of |weight * x| over one output, and |bias|."""
+    greatest = max(positive - negative for negative, positive in weight.channel_sums)
+    product = _Value(x.dtype, greatest * x.mag, x.frac + weight.frac_bits)
+    return product if bias is None else _sum(product, _bound(bias))
+
+
+def _onnx_pads(pads: Pads) -> list[int]:
+    """ONNX lists what comes before each axis, then what comes after each."""
+    return [before for before, _ in pads] + [after for _, after in pads]
