@@ -1,0 +1,90 @@
+// Processes that map words one to one: pointwise operators on one stream, sums and products of two, and joining along the channels.
+#ifndef QFX_ELEMENTWISE_H
+#define QFX_ELEMENTWISE_H
+
+#include "qfx/types.h"
+
+namespace qfx {
+
+// Epilogue::apply(x, pixel, channel) on every number of the frame.
+template <class Epilogue, int PIXELS, int CHANNELS, class T, int P>
+void pointwise(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
+#pragma HLS INLINE
+pointwise_pixel:
+  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  pointwise_channel:
+    for (int channel = 0; channel < CHANNELS; channel += P) {
+#pragma HLS PIPELINE II=1
+      const vec<T, P> word = in.read();
+      vec<typename Epilogue::out, P> result;
+    pointwise_lane:
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        result[p] = Epilogue::apply(word[p], pixel, channel + p);
+      }
+      out.write(result);
+    }
+  }
+}
+
+// Epilogue::apply(a, b, pixel, channel) on every pair.
+template <class Epilogue, int PIXELS, int CHANNELS, class A, class B, int P>
+void binary(hls::stream<vec<A, P> >& a, hls::stream<vec<B, P> >& b, hls::stream<vec<typename Epilogue::out, P> >& out) {
+#pragma HLS INLINE
+binary_pixel:
+  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  binary_channel:
+    for (int channel = 0; channel < CHANNELS; channel += P) {
+#pragma HLS PIPELINE II=1
+      const vec<A, P> left = a.read();
+      const vec<B, P> right = b.read();
+      vec<typename Epilogue::out, P> result;
+    binary_lane:
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        result[p] = Epilogue::apply(left[p], right[p], pixel, channel + p);
+      }
+      out.write(result);
+    }
+  }
+}
+
+// For each pixel CHANNELS_A channels of a, then CHANNELS_B of b. SHIFT_A and SHIFT_B bring them onto the grid of Joined.
+template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, class A, class B, int P>
+void concat(hls::stream<vec<A, P> >& a, hls::stream<vec<B, P> >& b, hls::stream<vec<typename Epilogue::out, P> >& out) {
+#pragma HLS INLINE
+concat_pixel:
+  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  concat_channel:
+    for (int channel = 0; channel < CHANNELS_A + CHANNELS_B; channel += P) {
+#pragma HLS PIPELINE II=1
+      vec<Joined, P> joined;
+      if (channel < CHANNELS_A) {
+        const vec<A, P> word = a.read();
+      concat_a:
+        for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+          joined[p] = shl<Joined>(word[p], SHIFT_A);
+        }
+      } else {
+        const vec<B, P> word = b.read();
+      concat_b:
+        for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+          joined[p] = shl<Joined>(word[p], SHIFT_B);
+        }
+      }
+      vec<typename Epilogue::out, P> result;
+    concat_lane:
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        result[p] = Epilogue::apply(joined[p], pixel, channel + p);
+      }
+      out.write(result);
+    }
+  }
+}
+
+}  // namespace qfx
+
+#endif

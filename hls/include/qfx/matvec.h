@@ -1,0 +1,131 @@
+// Matrix-vector units: the arithmetic of convolutions and linear layers, folded by PE (outputs in parallel) and SIMD (inputs in parallel).
+//
+// An Epilogue is a generated struct with
+//   typedef ... out;                                                  the raw type that leaves
+//   static out apply(const Acc& acc, int pixel, int channel);         bias and the pointwise operators that follow
+// The accumulator has the width of the exact result. Sums in between may pass its bounds and come back: they are exact modulo 2**width.
+#ifndef QFX_MATVEC_H
+#define QFX_MATVEC_H
+
+#include "qfx/types.h"
+
+namespace qfx {
+
+// For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
+// outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds PE * SIMD raws, the PEs outermost.
+template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Weight_, int WEIGHT_WIDTH_, int LANES_PER_ELEMENT_, class Acc_>
+struct matvec_shape {
+  static const int PIXELS = PIXELS_;
+  static const int GROUPS = GROUPS_;
+  static const int OUTPUTS = OUTPUTS_;
+  static const int INPUTS = INPUTS_;
+  static const int PE = PE_;
+  static const int SIMD = SIMD_;
+  static const int OUTPUT_FOLD = OUTPUTS_ / PE_;
+  static const int INPUT_FOLD = INPUTS_ / SIMD_;
+  static const int WEIGHT_WIDTH = WEIGHT_WIDTH_;
+  static const int LANES_PER_ELEMENT = LANES_PER_ELEMENT_;
+  typedef Weight_ weight;
+  typedef Acc_ acc;
+};
+
+template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+#pragma HLS INLINE
+#pragma HLS ARRAY_PARTITION variable=weights complete dim=2
+  typedef typename S::acc acc_t;
+  T kept[S::INPUT_FOLD][S::SIMD];
+#pragma HLS ARRAY_PARTITION variable=kept complete dim=2
+  acc_t acc[S::PE];
+#pragma HLS ARRAY_PARTITION variable=acc complete dim=1
+
+matvec_pixel:
+  for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+    int row = 0;
+  matvec_group:
+    for (int group = 0; group < S::GROUPS; group++) {
+    matvec_output:
+      for (int output = 0; output < S::OUTPUT_FOLD; output++) {
+      matvec_input:
+        for (int input = 0; input < S::INPUT_FOLD; input++) {
+#pragma HLS PIPELINE II=1
+          if (output == 0) {
+            const vec<T, S::SIMD> word = in.read();
+          matvec_keep:
+            for (int s = 0; s < S::SIMD; s++) {
+#pragma HLS UNROLL
+              kept[input][s] = word[s];
+            }
+          }
+        matvec_pe:
+          for (int pe = 0; pe < S::PE; pe++) {
+#pragma HLS UNROLL
+            acc_t sum = input == 0 ? acc_t(0) : acc[pe];
+          matvec_simd:
+            for (int s = 0; s < S::SIMD; s++) {
+#pragma HLS UNROLL
+              const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], pe * S::SIMD + s);
+              sum += product<acc_t>(weight, kept[input][s]);
+            }
+            acc[pe] = sum;
+          }
+          row++;
+          if (input == S::INPUT_FOLD - 1) {
+            vec<typename Epilogue::out, S::PE> result;
+          matvec_epilogue:
+            for (int pe = 0; pe < S::PE; pe++) {
+#pragma HLS UNROLL
+              result[pe] = Epilogue::apply(acc[pe], pixel, group * S::OUTPUTS + output * S::PE + pe);
+            }
+            out.write(result);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Depthwise: one dot product of TAPS numbers for each pixel and channel, PE channels at a time. Words arrive as a pixel's chunks of PE channels, each
+// chunk with all its taps. Here GROUPS counts the channels, OUTPUTS is 1 and INPUTS counts the taps; row chunk * TAPS + tap of `weights` holds PE raws.
+template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+void depthwise(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+#pragma HLS INLINE
+#pragma HLS ARRAY_PARTITION variable=weights complete dim=2
+  typedef typename S::acc acc_t;
+  acc_t acc[S::PE];
+#pragma HLS ARRAY_PARTITION variable=acc complete dim=1
+
+depthwise_pixel:
+  for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+    int row = 0;
+  depthwise_chunk:
+    for (int chunk = 0; chunk < S::GROUPS / S::PE; chunk++) {
+    depthwise_tap:
+      for (int tap = 0; tap < S::INPUTS; tap++) {
+#pragma HLS PIPELINE II=1
+        const vec<T, S::PE> word = in.read();
+      depthwise_pe:
+        for (int pe = 0; pe < S::PE; pe++) {
+#pragma HLS UNROLL
+          const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], pe);
+          const acc_t sum = tap == 0 ? acc_t(0) : acc[pe];
+          acc[pe] = sum + product<acc_t>(weight, word[pe]);
+        }
+        row++;
+        if (tap == S::INPUTS - 1) {
+          vec<typename Epilogue::out, S::PE> result;
+        depthwise_epilogue:
+          for (int pe = 0; pe < S::PE; pe++) {
+#pragma HLS UNROLL
+            result[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);
+          }
+          out.write(result);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace qfx
+
+#endif

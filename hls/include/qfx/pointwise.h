@@ -1,0 +1,81 @@
+// Pointwise operators on raw integers. R is always the result's raw type; the shifts that bring operands onto the result's grid are constants that
+// the code generator derives from the binary points. Everything here is exact except cast.
+#ifndef QFX_POINTWISE_H
+#define QFX_POINTWISE_H
+
+#include "qfx/types.h"
+
+namespace qfx {
+
+template <class R, int SHIFT_X, class X>
+inline R align(const X& x) {
+#pragma HLS INLINE
+  return shl<R>(x, SHIFT_X);
+}
+
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R add(const A& a, const B& b) {
+#pragma HLS INLINE
+  return R(shl<R>(a, SHIFT_A) + shl<R>(b, SHIFT_B));
+}
+
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R sub(const A& a, const B& b) {
+#pragma HLS INLINE
+  return R(shl<R>(a, SHIFT_A) - shl<R>(b, SHIFT_B));
+}
+
+template <class R, int SHIFT, class A, class B>
+inline R mul(const A& a, const B& b) {
+#pragma HLS INLINE
+  return shl<R>(product<R>(a, b), SHIFT);
+}
+
+template <class R, int SHIFT, class X>
+inline R relu(const X& x) {
+#pragma HLS INLINE
+  return x < 0 ? R(0) : shl<R>(x, SHIFT);
+}
+
+// SHIFT_POS and SHIFT_NEG differ by -log2(slope).
+template <class R, int SHIFT_POS, int SHIFT_NEG, class X>
+inline R leaky_relu(const X& x) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(x, SHIFT_NEG) : shl<R>(x, SHIFT_POS);
+}
+
+// low and high lie on the result's grid already; Wide holds them and x on that grid.
+template <class R, class Wide, int SHIFT, class X, class C>
+inline R clip(const X& x, const C& low, const C& high) {
+#pragma HLS INLINE
+  const Wide wide = shl<Wide>(x, SHIFT);
+  const Wide lo = Wide(low);
+  const Wide hi = Wide(high);
+  return wide < lo ? R(lo) : (hi < wide ? R(hi) : R(wide));
+}
+
+// The one operator that loses bits: the vendor's own assignment between two fixed-point types. Src and Dst are qfx::fixed tags; the raw of
+// Src goes in, the raw of Dst comes out.
+template <class Src, class Dst, class X>
+inline typename Dst::raw cast(const X& x) {
+#pragma HLS INLINE
+  typename Src::vendor from;
+  from.range() = typename Src::raw(x);
+  const typename Dst::vendor to = from;
+  typename Dst::raw raw;
+  raw.range() = to.range();
+  return raw;
+}
+
+// A cast with a binary point of its own for every channel: F fractional bits, of which F0 = F - up is the least. It holds exactly that
+//   cast_F(x) = 2**-up * cast_F0(x * 2**up),
+// so x is moved up, cast at F0, and the result is read on the finest grid of all channels by moving it `fine` bits up. Src holds x moved up.
+template <class R, class Src, class Dst, class X>
+inline R cast_moved(const X& x, const int up, const int fine) {
+#pragma HLS INLINE
+  return shl<R>(cast<Src, Dst>(shl<typename Src::raw>(x, up)), fine);
+}
+
+}  // namespace qfx
+
+#endif

@@ -1,0 +1,70 @@
+// Number types of the template library.
+//
+// Every value travels as its raw integer. All integer types of the library go through the aliases of this header, and every product, shift and
+// conversion goes through its functions, so that the same layer code can run over another integer type: replace this header and pointwise.h's
+// cast, nothing else.
+#ifndef QFX_TYPES_H
+#define QFX_TYPES_H
+
+#include <stdint.h>
+
+#include <ap_fixed.h>
+#include <ap_int.h>
+#include <hls_stream.h>
+
+namespace qfx {
+
+// Signed and unsigned integers of exactly W bits.
+template <int W>
+using sint = ap_int<W>;
+template <int W>
+using uint = ap_uint<W>;
+
+// Tag that names a fixed-point type as the vendor does: W bits, I of them left of the binary point (sign included), modes and N.
+template <int W_, int I_, bool SIGNED_, ap_q_mode Q_ = AP_TRN, ap_o_mode O_ = AP_WRAP, int N_ = 0>
+struct fixed;
+
+template <int W_, int I_, ap_q_mode Q_, ap_o_mode O_, int N_>
+struct fixed<W_, I_, true, Q_, O_, N_> {
+  typedef ap_fixed<W_, I_, Q_, O_, N_> vendor;
+  typedef sint<W_> raw;
+};
+
+template <int W_, int I_, ap_q_mode Q_, ap_o_mode O_, int N_>
+struct fixed<W_, I_, false, Q_, O_, N_> {
+  typedef ap_ufixed<W_, I_, Q_, O_, N_> vendor;
+  typedef uint<W_> raw;
+};
+
+// One stream word: P neighbouring channels of one frame.
+template <class T, int P>
+struct vec {
+  T data[P];
+  T& operator[](int i) { return data[i]; }
+  const T& operator[](int i) const { return data[i]; }
+};
+
+// x * 2**n in R, which must hold the result (modulo 2**width of R otherwise).
+template <class R, class X>
+inline R shl(const X& x, const int n) {
+#pragma HLS INLINE
+  return R(x) << n;
+}
+
+// The exact product in R (modulo 2**width of R).
+template <class R, class A, class B>
+inline R product(const A& a, const B& b) {
+#pragma HLS INLINE
+  return R(a * b);
+}
+
+// Lane number `lane` of a packed word of LANES-bit-wide raws of type T; a lane never straddles two elements of the word.
+template <class T, int WIDTH, int LANES_PER_ELEMENT, class Element, int ELEMENTS>
+inline T lane(const Element (&word)[ELEMENTS], const int index) {
+#pragma HLS INLINE
+  return T(word[index / LANES_PER_ELEMENT] >> ((index % LANES_PER_ELEMENT) * WIDTH));
+}
+
+}  // namespace qfx
+
+#endif

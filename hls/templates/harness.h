@@ -1,0 +1,107 @@
+// Test bench support: raw integers from and to files, one frame through a design. Not synthesized.
+//
+// A frame is listed in the model's own order, channel by channel (row-major over the shape); a design reads and writes pixel by pixel.
+// Files ending in .bin hold 64-bit little-endian integers; all others decimal numbers, one frame a line.
+#ifndef QFX_HARNESS_H
+#define QFX_HARNESS_H
+
+#include <stdint.h>
+
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <ap_int.h>
+#include <hls_stream.h>
+
+namespace qfx_tb {
+
+typedef std::vector<int64_t> numbers;
+
+inline bool is_binary(const std::string& path) { return path.size() > 4 && path.substr(path.size() - 4) == ".bin"; }
+
+// All numbers of a file; false if it cannot be read to its end.
+inline bool load(const std::string& path, numbers& into) {
+  if (is_binary(path)) {
+    std::ifstream file(path.c_str(), std::ios::binary | std::ios::ate);
+    if (!file) return false;
+    into.resize(static_cast<size_t>(file.tellg()) / sizeof(int64_t));
+    file.seekg(0);
+    if (!into.empty()) file.read(reinterpret_cast<char*>(&into[0]), static_cast<std::streamsize>(into.size() * sizeof(int64_t)));
+    return !file.fail();
+  }
+  std::ifstream file(path.c_str());
+  if (!file) return false;
+  int64_t number;
+  while (file >> number) into.push_back(number);
+  return file.eof();
+}
+
+inline bool save(const std::string& path, const numbers& from, const size_t frame) {
+  std::ofstream file(path.c_str(), std::ios::binary);
+  if (is_binary(path)) {
+    if (!from.empty()) file.write(reinterpret_cast<const char*>(&from[0]), static_cast<std::streamsize>(from.size() * sizeof(int64_t)));
+  } else {
+    for (size_t i = 0; i < from.size(); i++) file << from[i] << ((i + 1) % frame ? ' ' : '\n');
+  }
+  file.flush();
+  return file.good();
+}
+
+// One call of the top function.
+template <class In, class Out>
+void call(void (*top)(hls::stream<ap_uint<In::slot * In::parallel> >&, hls::stream<ap_uint<Out::slot * Out::parallel> >&), const int64_t* x, int64_t* y) {
+  hls::stream<ap_uint<In::slot * In::parallel> > in("in");
+  hls::stream<ap_uint<Out::slot * Out::parallel> > out("out");
+  for (int pixel = 0; pixel < In::pixels; pixel++) {
+    for (int channel = 0; channel < In::channels; channel += In::parallel) {
+      ap_uint<In::slot * In::parallel> word = 0;
+      for (int p = 0; p < In::parallel; p++) {
+        word.range(p * In::slot + In::slot - 1, p * In::slot) = ap_uint<In::slot>(x[(channel + p) * In::pixels + pixel]);
+      }
+      in.write(word);
+    }
+  }
+  top(in, out);
+  for (int pixel = 0; pixel < Out::pixels; pixel++) {
+    for (int channel = 0; channel < Out::channels; channel += Out::parallel) {
+      const ap_uint<Out::slot* Out::parallel> word = out.read();
+      for (int p = 0; p < Out::parallel; p++) {
+        const ap_uint<Out::slot> slot = word.range(p * Out::slot + Out::slot - 1, p * Out::slot);
+        y[(channel + p) * Out::pixels + pixel] = Out::is_signed ? ap_int<Out::slot>(slot).to_int64() : slot.to_int64();
+      }
+    }
+  }
+}
+
+// All frames of `in`; false if its length is no multiple of a frame.
+template <class In, class Out>
+bool run(void (*top)(hls::stream<ap_uint<In::slot * In::parallel> >&, hls::stream<ap_uint<Out::slot * Out::parallel> >&), const numbers& in, numbers& out) {
+  const size_t in_frame = static_cast<size_t>(In::pixels) * In::channels;
+  const size_t out_frame = static_cast<size_t>(Out::pixels) * Out::channels;
+  if (in.size() % in_frame) {
+    std::cerr << "error: " << in.size() << " numbers are no multiple of a frame of " << in_frame << std::endl;
+    return false;
+  }
+  out.resize(in.size() / in_frame * out_frame);
+  for (size_t frame = 0; frame < in.size() / in_frame; frame++) call<In, Out>(top, &in[frame * in_frame], &out[frame * out_frame]);
+  return true;
+}
+
+// Prints the first difference and how many there are; returns how many.
+inline size_t compare(const numbers& want, const numbers& got, const size_t frame) {
+  size_t differing = 0;
+  for (size_t i = 0; i < want.size(); i++) {
+    if (want[i] == got[i]) continue;
+    if (differing == 0) {
+      std::cout << "first mismatch: sample " << i / frame << ", index " << i % frame << ": expected " << want[i] << ", got " << got[i] << std::endl;
+    }
+    differing++;
+  }
+  return differing;
+}
+
+}  // namespace qfx_tb
+
+#endif

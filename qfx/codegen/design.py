@@ -1,0 +1,248 @@
+"""What lowering makes of a graph: processes joined by streams. Values only; ``emit`` writes them out as C++."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx.fixed.type import FixedType
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel."""
+
+    name: str
+    type: FixedType
+    parallel: int
+    words: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Constants that an epilogue reads: one (``index`` is "scalar"), one per channel, or one per element of the frame in stream order."""
+
+    name: str
+    values: tuple[int, ...]
+    index: str  # "scalar", "channel", "element"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a pointwise template: ``out x = qfx::<function><out, *arguments>(x, *operands)``.
+
+    An argument is an int, a FixedType (its raw type) or a Tag (a fixed-point type with its modes).
+    """
+
+    function: str
+    out: FixedType
+    arguments: tuple[int | FixedType | Tag, ...]
+    operands: tuple[Operand, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A template argument ``qfx::fixed<...>``: the type with its modes, where FixedType alone stands for its raw."""
+
+    type: FixedType
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A constant operand: the entry of ``table`` at the present channel or element; ``type`` is its raw type, None for a plain C++ int."""
+
+    table: Table
+    type: FixedType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves."""
+
+    inputs: tuple[FixedType, ...]
+    steps: tuple[Step, ...]
+    out: FixedType
+    channels: int  # of the frame, to address tables per element
+
+
+@dataclass(frozen=True, slots=True)
+class FromPort:
+    name: str
+    output: Stream
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToPort:
+    name: str
+    input: Stream
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    name: str
+    input: Stream
+    outputs: tuple[Stream, Stream]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewidth:
+    """The same numbers with another ``parallel``; one of the two divides the other."""
+
+    name: str
+    input: Stream
+    output: Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame."""
+
+    name: str
+    input: Stream
+    output: Stream
+    shape: tuple[int, ...]
+    padding: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatVec:
+    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them."""
+
+    name: str
+    input: Stream
+    output: Stream
+    depthwise: bool
+    pixels: int
+    groups: int
+    outputs: int
+    inputs: int
+    pe: int
+    simd: int
+    weights: IntArray
+    weight_type: FixedType
+    acc: FixedType
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    name: str
+    input: Stream
+    output: Stream
+    join: str  # "sum", "max"
+    whole_frame: bool
+    pixels: int  # of the result; of the input if ``whole_frame``
+    channels: int
+    taps: int
+    acc: FixedType
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
+class Pointwise:
+    name: str
+    input: Stream
+    output: Stream
+    pixels: int
+    channels: int
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """The epilogue's first step joins the two numbers."""
+
+    name: str
+    inputs: tuple[Stream, Stream]
+    output: Stream
+    pixels: int
+    channels: int
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    name: str
+    inputs: tuple[Stream, Stream]
+    output: Stream
+    shifts: tuple[int, int]
+    joined: FixedType
+    pixels: int
+    channels: tuple[int, int]
+    epilogue: Epilogue
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Number i of the stream goes to ``write[i]``; the result reads the loop nest ``read`` of (size, stride) pairs, outermost first."""
+
+    name: str
+    input: Stream
+    output: Stream
+    write: tuple[tuple[int, int], ...] | Table
+    read: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PadFrame:
+    """``size``: H, W, C of the input; ``result``: of the result; ``before``: zeros before, per axis in that order."""
+
+    name: str
+    input: Stream
+    output: Stream
+    size: tuple[int, int, int]
+    result: tuple[int, int, int]
+    before: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceFrame:
+    """``spans``: (start, stop, step) for H, W, C."""
+
+    name: str
+    input: Stream
+    output: Stream
+    size: tuple[int, int, int]
+    spans: tuple[tuple[int, int, int], ...]
+
+
+Process = FromPort | ToPort | Fork | Rewidth | Window | MatVec | Pool | Pointwise | Binary | Concat | Permute | PadFrame | SliceFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One of the two AXI4-Stream ports: its number type, the bits of the slot that each number takes and the numbers per word."""
+
+    type: FixedType
+    shape: tuple[int, ...]
+    slot: int
+    parallel: int
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0]
+
+    @property
+    def pixels(self) -> int:
+        return int(np.prod(self.shape[1:], dtype=np.int64))
+
+    @property
+    def words(self) -> int:
+        return self.channels * self.pixels // self.parallel
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Processes in topological order, the streams between them, and the two ports."""
+
+    processes: tuple[Process, ...]
+    streams: tuple[Stream, ...]
+    input: Port
+    output: Port

@@ -1,0 +1,209 @@
+"""Lowering: Graph and Schedule -> Design.
+
+Every operator becomes a process; pointwise operators become the epilogue of the process that feeds them if they are its only reader. A value that
+has several readers is forked. Values travel in the canonical order (pixel by pixel, channels innermost); Reshape and Transpose only rename the order,
+and a permutation is spent where a reader needs the canonical one. Linear does not: its weight columns are permuted instead.
+
+FIFO depths are conservative: two words, but a whole frame behind every fork. A fork then never waits for room within a frame, so no circle of
+processes can wait for each other: one that waits for an input waits for something upstream, one that waits for room waits for something
+downstream, and both chains end before a fork. Smaller safe depths need the schedule to be simulated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from qfx.codegen import design as d
+from qfx.codegen.build import Builder, Value, plane
+from qfx.codegen.epilogue import POINTWISE, Frame, Steps, append_ops
+from qfx.codegen.matrix import lower_conv, lower_linear
+from qfx.codegen.schedule import Schedule
+from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph, Node
+from qfx.ir.ops import Add, Concat, Conv, Input, Linear, MaxPool, Mul, Pad, Reshape, Slice, Sub, SumPool, Transpose, accumulator
+
+
+def lower(graph: Graph, schedule: Schedule) -> d.Design:
+    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled."""
+    known = {node.name for node in graph.nodes}
+    for name, _ in schedule.foldings:
+        if name not in known:
+            raise ProjectError(f"the schedule folds {name!r}, which is no node", where=graph.name, remedy="name nodes of the graph")
+    return _Lowering(graph, schedule).run()
+
+
+class _Lowering(Builder):
+    def run(self) -> d.Design:
+        graph = self.graph
+        done: set[str] = set()
+        for node in graph.nodes:
+            if self.live(node.name) and node.name not in done:
+                chain = self.fused(node) if not isinstance(node.op, Input | Reshape | Transpose | Pad | Slice) else ()
+                done.update(member.name for member in chain)
+                self._node(node, chain)
+        out = graph.infos[graph.output]
+        value = self.take(graph.output)
+        channels = out.shape[0]
+        if channels % self.schedule.output_parallel:
+            raise ProjectError(
+                f"{self.schedule.output_parallel} numbers per output word", where=graph.output, remedy=f"use a divisor of its {channels} channels"
+            )
+        stream = self.rewidth(graph.output, value.stream, self.schedule.output_parallel)
+        port = d.Port(out.type, out.shape, _slot(out.type, graph.output), stream.parallel)
+        self.processes.append(d.ToPort(self.names.new("output", "port"), stream, port.slot))
+        return d.Design(tuple(self.processes), tuple(self.streams), self._input_port, port)
+
+    def _node(self, node: Node, chain: tuple[Node, ...]) -> None:
+        op = node.op
+        if isinstance(op, Input):
+            self._input(node)
+        elif isinstance(op, Conv):
+            lower_conv(self, node, chain)
+        elif isinstance(op, Linear):
+            lower_linear(self, node, chain)
+        elif isinstance(op, POINTWISE):
+            self._pointwise(node, chain)
+        elif isinstance(op, Add | Sub | Mul):
+            self._binary(node, chain)
+        elif isinstance(op, MaxPool | SumPool):
+            self._pool(node, chain)
+        elif isinstance(op, Concat):
+            self._concat(node, chain)
+        elif isinstance(op, Reshape | Transpose):
+            self._rename(node)
+        elif isinstance(op, Pad):
+            self._pad(node, op)
+        elif isinstance(op, Slice):
+            self._slice(node, op)
+        else:
+            raise ProjectError(f"{type(op).__name__} has no hardware form", where=node.name, remedy="this is a defect in qfx; please report it")
+
+    def _input(self, node: Node) -> None:
+        info, parallel = self.graph.infos[node.name], self.schedule.input_parallel
+        if info.shape[0] % parallel:
+            raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
+        self._input_port = d.Port(info.type, info.shape, _slot(info.type, node.name), parallel)
+        stream = self.stream(node.name, info.type, parallel, info.size)
+        self.processes.append(d.FromPort(self.names.new("input", "port"), stream, self._input_port.slot))
+        self.give(node.name, Value(stream, Frame.of(info.shape)))
+
+    def _pointwise(self, node: Node, chain: tuple[Node, ...]) -> None:
+        value = self.take(node.inputs[0])
+        frame = value.frame
+        pe = self.parallel(node, frame.channels)
+        source = self.rewidth(node.inputs[0], value.stream, pe)
+        steps = Steps(self.names, node.name, (source.type,), frame)
+        append_ops(steps, self.graph, (node,))
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+        self.processes.append(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
+        self.give(name, Value(out, frame))
+
+    def _binary(self, node: Node, chain: tuple[Node, ...]) -> None:
+        info = self.graph.infos[node.name]
+        frame = Frame.of(info.shape)
+        pe = self.parallel(node, frame.channels)
+        a, b = (self.take_stream(name, pe) for name in node.inputs)
+        steps = Steps(self.names, node.name, (a.type, b.type), frame)
+        shifts = tuple(info.type.frac_bits - stream.type.frac_bits for stream in (a, b))
+        if isinstance(node.op, Mul):
+            steps.add("mul", info.type, (info.type.frac_bits - a.type.frac_bits - b.type.frac_bits,))
+        else:
+            steps.add("add" if isinstance(node.op, Add) else "sub", info.type, shifts)
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+        self.processes.append(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
+        self.give(name, Value(out, frame))
+
+    def _concat(self, node: Node, chain: tuple[Node, ...]) -> None:
+        info = self.graph.infos[node.name]
+        frame = Frame.of(info.shape)
+        counts = [self.graph.infos[name].shape[0] for name in node.inputs]
+        pe = self.schedule.folding(node.name).pe
+        if any(count % pe for count in counts):
+            raise ProjectError(f"PE={pe} does not divide the channels {counts} that it joins", where=node.name, remedy="use a common divisor")
+        streams = [self.take_stream(name, pe) for name in node.inputs]
+        left, left_channels = streams[0], counts[0]
+        for i, (right, right_channels) in enumerate(zip(streams[1:], counts[1:], strict=True), start=2):
+            channels = left_channels + right_channels
+            last = i == len(streams)
+            steps = Steps(self.names, node.name, (info.type,), frame if last else Frame.of((channels, *info.shape[1:])))
+            shifts = (info.type.frac_bits - left.type.frac_bits, info.type.frac_bits - right.type.frac_bits)
+            if last:
+                epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+            else:
+                epilogue, out = steps.done(), self.stream(node.name, info.type, pe, frame.pixels * channels)
+            process = self.names.new(node.name, "concat")
+            self.processes.append(d.Concat(process, (left, right), out, shifts, info.type, frame.pixels, (left_channels, right_channels), epilogue))
+            left, left_channels = out, channels
+        self.give(name, Value(left, frame))
+
+    def _pool(self, node: Node, chain: tuple[Node, ...]) -> None:
+        op, info, source = node.op, self.graph.infos[node.name], self.graph.infos[node.inputs[0]]
+        assert isinstance(op, MaxPool | SumPool)
+        windows = op.windows(node.name, source.shape)
+        is_max = isinstance(op, MaxPool)
+        frame = Frame.of(info.shape)
+        pe = self.parallel(node, frame.channels)
+        stream = self.take_stream(node.inputs[0], pe)
+        acc = stream.type if is_max else accumulator(op, source)
+        steps = Steps(self.names, node.name, (acc,), frame)
+        steps.fit(info.type)
+        whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
+        taps = int(np.prod(windows.kernel))
+        if not whole:
+            padding = stream.type.min_raw if is_max else 0
+            stream = self.window(node.name, stream, frame.channels, windows, 0, padding)
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+        pixels = taps if whole else frame.pixels
+        process = self.names.new(node.name, "pool")
+        self.processes.append(d.Pool(process, stream, out, "max" if is_max else "sum", whole, pixels, frame.channels, taps, acc, epilogue))
+        self.give(name, Value(out, frame))
+
+    def _rename(self, node: Node) -> None:
+        value = self.take(node.inputs[0])
+        frame = value.frame
+        if isinstance(node.op, Reshape):
+            renamed = replace(frame, shape=node.op.shape)
+        else:
+            assert isinstance(node.op, Transpose)
+            shape = tuple(frame.shape[axis] for axis in node.op.perm)
+            # places[j] = where element j (row-major) of the source lies in the result
+            size = frame.order.size
+            places = np.empty(size, dtype=np.int64)
+            places[np.transpose(np.arange(size).reshape(frame.shape), node.op.perm).reshape(-1)] = np.arange(size)
+            renamed = replace(frame, shape=shape, order=places[frame.order])
+        self.give(node.name, replace(value, frame=renamed))
+
+    def _pad(self, node: Node, op: Pad) -> None:
+        stream = self.take_stream(node.inputs[0], 1)
+        info = self.graph.infos[node.name]
+        before = tuple(pair[0] for pair in op.pads)
+        size, result = _cube(self.graph.infos[node.inputs[0]].shape, 1), _cube(info.shape, 1)
+        out = self.stream(node.name, info.type, 1, info.size)
+        self.processes.append(d.PadFrame(self.names.new(node.name, "pad"), stream, out, size, result, _cube(before, 0)))
+        self.give(node.name, Value(out, Frame.of(info.shape)))
+
+    def _slice(self, node: Node, op: Slice) -> None:
+        stream = self.take_stream(node.inputs[0], 1)
+        info = self.graph.infos[node.name]
+        size = _cube(self.graph.infos[node.inputs[0]].shape, 1)
+        spans = tuple(zip(_cube(op.starts, 0), _cube(op.stops, 1), _cube(op.steps, 1), strict=True))
+        out = self.stream(node.name, stream.type, 1, info.size)
+        self.processes.append(d.SliceFrame(self.names.new(node.name, "slice"), stream, out, size, spans))
+        self.give(node.name, Value(out, Frame.of(info.shape)))
+
+
+def _cube(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
+    """(H, W, C) of per-axis numbers of a value whose axes are (C,), (C, L) or (C, H, W)."""
+    channels, *spatial = values
+    height, width = plane(tuple(spatial), fill) if spatial else (fill, fill)
+    return height, width, channels
+
+
+def _slot(type_: FixedType, name: str) -> int:
+    for slot in (8, 16, 32, 64):
+        if type_.width <= slot:
+            return slot
+    raise ProjectError(f"{type_} has {type_.width} bits", where=name, remedy="a port carries at most 64; cast it")

@@ -1,0 +1,57 @@
+"""C++ identifiers: from whatever a model calls its layers to names that are safe, unique and the same in every run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from qfx.errors import ProjectError
+
+_KEYWORDS = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl const const_cast constexpr continue decltype
+default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept
+not not_eq nullptr operator or or_eq private protected public register reinterpret_cast return short signed sizeof static static_assert static_cast
+struct switch template this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
+"""
+_GLOBALS = "main std hls qfx"
+
+KEYWORDS = frozenset(_KEYWORDS.split()) | frozenset(_GLOBALS.split())
+"""C++11's keywords, and the global names that a top function must not take."""
+
+_MAX_LENGTH = 48  # Vivado shortens longer RTL names and Windows' paths end at 260 characters
+
+
+def identifier(text: str) -> str:
+    """A C++ identifier in lower case that resembles ``text``; never a keyword, never with a leading or double underscore.
+
+    >>> identifier("features.0/conv-1"), identifier("class"), identifier("2d"), identifier("層")
+    ('features_0_conv_1', 'class_', 'n2d', 'n')
+    """
+    words = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:_MAX_LENGTH].strip("_")
+    name = words if words[:1].isalpha() else f"n{words}"
+    return f"{name}_" if name in KEYWORDS else name
+
+
+def checked_top(name: str) -> str:
+    """``name`` itself, if it can name the top function. Raises ProjectError otherwise."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name) is None or name in KEYWORDS or len(name) > _MAX_LENGTH:
+        raise ProjectError(
+            f"{name!r} cannot name the top function", remedy=f"use letters, digits and single underscores, at most {_MAX_LENGTH}, and no C++ keyword"
+        )
+    return name
+
+
+@dataclass
+class Names:
+    """Hands out each name once; a second layer of one name gets a number. A suffix (what the thing is) keeps names clear of macros and keywords."""
+
+    taken: set[str] = field(default_factory=set)
+
+    def new(self, text: str, suffix: str) -> str:
+        stem = identifier(text).rstrip("_")
+        name, count = f"{stem}_{suffix}", 1
+        while name in self.taken:
+            count += 1
+            name = f"{stem}_{count}_{suffix}"
+        self.taken.add(name)
+        return name

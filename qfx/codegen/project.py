@@ -1,0 +1,220 @@
+"""HLS projects on disk: written as a whole or not at all, and never over anything that is not ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qfx import __version__
+from qfx.codegen.assets import read_tree, vendor_headers
+from qfx.codegen.board import Board
+from qfx.codegen.board import board as find_board
+from qfx.codegen.emit import emit
+from qfx.codegen.names import identifier
+from qfx.codegen.schedule import Schedule
+from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import FloatArray, quantize_input, run_from_raw
+from qfx.ir.ops import Input, macs
+from qfx.ir.passes.pipeline import optimize
+from qfx.ir.values import ArrayType, RawArray
+from qfx.testing import adversarial_inputs
+
+MANIFEST = "qfx_project.json"
+FORMAT = 1
+
+_BUILT = ("build/tb",)
+_GOLDEN_SAMPLES = 8
+_GOLDEN_MACS = 200_000_000  # a few seconds of C simulation
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project folder, as its manifest tells it. ``input_cast`` is the cast that makes raws of the model's float input."""
+
+    path: Path
+    model: str
+    board: str
+    clock_ns: float
+    top: str
+    input_shape: tuple[int, ...]
+    input_cast: ArrayType
+    output_shape: tuple[int, ...]
+    output_type: FixedType
+    files: Mapping[str, str]
+    """SHA-256 of every file by its path in the folder."""
+
+
+def write_project(
+    graph: Graph,
+    out_dir: str | os.PathLike[str],
+    *,
+    board: str | Board,
+    clock_ns: float = 5.0,
+    top: str | None = None,
+    schedule: Schedule | None = None,
+    force: bool = False,
+    golden_inputs: FloatArray | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> Project:
+    """Write the HLS project of ``graph``, after ``optimize``, for ``board`` (a name or a Board) into ``out_dir``.
+
+    ``clock_ns`` is the clock period in nanoseconds; ``top`` names the top function (default: from the graph's name); ``schedule`` folds the layers
+    and names nodes of the optimized graph (default: one number at a time). ``golden_inputs``, floats of shape (N, *input shape), are the samples of
+    the test bench (default: a few adversarial ones); the interpreter gives the expected raws. ``extra_files`` are added as they are.
+
+    The folder appears complete or not at all. It must be absent or empty; ``force`` also replaces a qfx project, but keeps every file in it that qfx
+    did not write. Raises ProjectError otherwise, and DataError for golden inputs that the model does not take.
+    """
+    target = Path(out_dir)
+    old = _replaceable(target, force)
+    found = find_board(board) if isinstance(board, str) else board
+    name = identifier(graph.name) if top is None else top
+    graph = optimize(graph)
+    texts = emit(graph, schedule or Schedule(), found, clock_ns=clock_ns, top=name)
+    texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
+    texts.update(_golden(graph, golden_inputs))
+    files = {path: text.encode("utf-8") for path, text in texts.items()}
+    for path, data in (extra_files or {}).items():
+        if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")
+        files[path] = data
+    manifest = _manifest(graph, found, clock_ns, name, files)
+    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
+    _write(target, files, old)
+    return read_project(target)
+
+
+def read_project(folder: str | os.PathLike[str]) -> Project:
+    """The project in ``folder``. Raises ProjectError if its manifest is missing or cannot be read."""
+    path = Path(folder)
+    try:
+        data: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ProjectError(f"its format is {data['format']}, this qfx reads {FORMAT}", where=str(path), remedy="write the project again")
+        cast = ArrayType(FixedType.parse(data["input"]["type"]), tuple(data["input"]["int_bits"]), tuple(data["input"]["int_bits_shape"]))
+        return Project(
+            path=path,
+            model=str(data["model"]),
+            board=str(data["board"]),
+            clock_ns=float(data["clock_ns"]),
+            top=str(data["top"]),
+            input_shape=tuple(data["input"]["shape"]),
+            input_cast=cast,
+            output_shape=tuple(data["output"]["shape"]),
+            output_type=FixedType.parse(data["output"]["type"]),
+            files=dict(data["files"]),
+        )
+    except FileNotFoundError as error:
+        raise ProjectError(f"there is no {MANIFEST}", where=str(path), remedy="name a folder that qfx wrote") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(path), remedy="write the project again") from error
+
+
+def _golden(graph: Graph, inputs: FloatArray | None) -> dict[str, str]:
+    if inputs is None:
+        work = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
+        count = min(max(_GOLDEN_MACS // max(work, 1), 2), _GOLDEN_SAMPLES)
+        inputs = adversarial_inputs(graph, np.random.default_rng(0), count)
+    if len(inputs) == 0:
+        raise ProjectError("no golden inputs", where=graph.name, remedy="give at least one sample")
+    x_raw = quantize_input(graph, inputs)
+    return {"tb/golden_input.txt": _lines(x_raw), "tb/golden_output.txt": _lines(run_from_raw(graph, x_raw))}
+
+
+def _lines(raw: RawArray) -> str:
+    return "".join(" ".join(map(str, row)) + "\n" for row in raw.reshape(len(raw), -1).tolist())
+
+
+def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    op, out = graph.input.op, graph.infos[graph.output]
+    assert isinstance(op, Input)  # Graph has checked it
+    return {
+        "format": FORMAT,
+        "qfx": __version__,
+        "model": graph.name,
+        "board": board.name,
+        "part": board.part,
+        "clock_ns": clock_ns,
+        "top": top,
+        "input": {
+            "shape": list(op.shape),
+            "type": str(op.cast.element),
+            "int_bits": list(op.cast.int_bits),
+            "int_bits_shape": list(op.cast.shape),
+            "raw_type": str(graph.infos[graph.input.name].type),
+        },
+        "output": {"shape": list(out.shape), "type": str(out.type)},
+        "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+    }
+
+
+def _replaceable(target: Path, force: bool) -> Project | None:
+    """The project that may be replaced, None if there is nothing. Raises ProjectError if the folder must be left alone."""
+    if not target.exists() and not target.is_symlink():
+        return None
+    if not target.is_dir() or target.is_symlink():
+        raise ProjectError("is not a folder", where=str(target), remedy="name a folder that does not exist yet")
+    if not any(target.iterdir()):
+        return None
+    if not force:
+        raise ProjectError("the folder is not empty", where=str(target), remedy="name another folder, or use force to replace a qfx project")
+    if not (target / MANIFEST).is_file():
+        raise ProjectError("the folder is not a qfx project, so force does not replace it", where=str(target), remedy="name another folder")
+    return read_project(target)
+
+
+def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> None:
+    """Write into a sibling, then rename: a failure leaves the target as it was."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
+    try:
+        fresh = staging / "fresh"
+        for path, data in files.items():
+            place = fresh / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        if old is not None:
+            _keep_foreign(target, fresh, old)
+            os.rename(target, staging / "old")
+        elif target.exists():
+            target.rmdir()  # empty, or this fails
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            if old is not None:
+                os.rename(staging / "old", target)
+            raise
+    except OSError as error:
+        raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _keep_foreign(target: Path, fresh: Path, old: Project) -> None:
+    """Copy what qfx did not write from the old folder into the new one."""
+    ours = {*old.files, MANIFEST, *_BUILT}
+    for path in sorted(target.rglob("*")):
+        relative = path.relative_to(target)
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if relative.as_posix() in ours:
+            continue
+        place = fresh / relative
+        if place.exists():
+            raise ProjectError(f"{relative.as_posix()} is not a file that qfx wrote, and is in the way", where=str(target), remedy="move it away")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place, follow_symlinks=False)

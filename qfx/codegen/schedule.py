@@ -1,0 +1,40 @@
+"""The schedule: how far every layer is folded onto hardware. Numbers only; lowering turns them into processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qfx.errors import ProjectError
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel.
+
+    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd.
+    """
+
+    pe: int = 1
+    simd: int = 1
+
+    def __post_init__(self) -> None:
+        if self.pe < 1 or self.simd < 1:
+            raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}", remedy="use at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The folding of each node by name (nodes not listed: one number at a time) and of the two ports."""
+
+    foldings: tuple[tuple[str, Folding], ...] = ()
+    input_parallel: int = 1
+    output_parallel: int = 1
+
+    @classmethod
+    def of(cls, foldings: Mapping[str, Folding], *, input_parallel: int = 1, output_parallel: int = 1) -> Schedule:
+        return cls(tuple(sorted(foldings.items(), key=lambda item: item[0])), input_parallel, output_parallel)
+
+    def folding(self, name: str) -> Folding:
+        """That of the node ``name``."""
+        return dict(self.foldings).get(name, Folding())
