@@ -89,12 +89,14 @@ def _pool(type_: FixedType, rng: np.random.Generator) -> npt.NDArray[np.float32]
     raws += [float(raw) + half for raw in rng.integers(lo, hi, size=8, endpoint=True) for half in (0.0, 0.5)]
     grid = _finite([math.ldexp(raw, -type_.frac_bits) for raw in raws])
     infinity = np.float32(np.inf)
-    near = np.concatenate([grid, np.nextafter(grid, infinity), np.nextafter(grid, -infinity)])
+    with np.errstate(over="ignore"):  # the neighbour of the greatest float is infinite, and dropped below
+        near = np.concatenate([grid, np.nextafter(grid, infinity), np.nextafter(grid, -infinity)])
     fixed = _finite([0.0, -0.0, 1e-45, -1e-45, 1.1e-38, -1.1e-38, 2.0**24, 2.0**24 + 2, -(2.0**24) + 1, 1e30, -1e30, 3.4e38, -3.4e38])
     spread = math.ldexp(max(hi, -lo, 1), -type_.frac_bits)
     ordinary = _finite(rng.uniform(-1.5, 1.5, size=24) * spread)
-    pool = np.concatenate([near, near, fixed, ordinary])
-    return pool[np.isfinite(pool)]
+    pool: npt.NDArray[np.float32] = np.concatenate([near, near, fixed, ordinary])
+    kept: npt.NDArray[np.float32] = pool[np.isfinite(pool)]
+    return kept
 
 
 def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float32]:

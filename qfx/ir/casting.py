@@ -48,8 +48,9 @@ def _cast_interval(x: Interval, to: FixedType) -> Interval:
     in_range = to.min_raw <= lo and hi <= to.max_raw
     if in_range or to.o in _MONOTONE:
         return Interval(overflow_raw(lo, to), overflow_raw(hi, to), to.frac_bits)
-    if to.o is OMode.SAT_ZERO:  # what overflows is 0, the rest stays
-        return Interval(min(max(lo, to.min_raw), 0), max(min(hi, to.max_raw), 0), to.frac_bits)
+    if to.o is OMode.SAT_ZERO:  # what overflows is 0, the rest (if there is any) stays
+        kept_lo, kept_hi = max(lo, to.min_raw), min(hi, to.max_raw)
+        return Interval(kept_lo, kept_hi, to.frac_bits).with_zero() if kept_lo <= kept_hi else Interval(0, 0, to.frac_bits)
     return Interval.of(to)
 
 

@@ -44,8 +44,8 @@ def listing(graph: Graph) -> str:
     The columns: operator and attributes; inputs; shape without the batch; storage type; the exact range, as values (``~`` before a number that is cut
     to six digits) and as raws; the bits of the accumulator that holds every partial sum; the constants as ``count x bits``.
 
-    The rounding and overflow modes stand at the cast that applies them, not in the type. Attributes at their default are left out: ``s2`` is a stride,
-    ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
+    The rounding and overflow modes stand at the cast that applies them, not in the type. Attributes at their default are left out: ``s2`` is a
+    stride, ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
     """
     rows = [_row(graph, node) for node in graph.nodes]
     output = graph.infos[graph.output]
