@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ from qfx.nn.functional import (
 from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.nn.rules import find
+from qfx.nn.rules import MODULES, find
 from qfx.nn.trace import Traced, base_layer, trace
 from qfx.recipe import Recipe
 
@@ -66,7 +67,7 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     squared error on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
 
     Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at the input and at the output;
-    inside a chain the numbers are exact, however wide.
+    inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named "layer".
 
     Raises UnsupportedError for a module or operator without a fixed-point form, or control flow that depends on data; DataError for NaN, infinity or a wrong
     shape; RecipeError for a pattern that matches nothing.
@@ -79,6 +80,8 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
     was_training = model.training
     source = copy.deepcopy(model).eval()
+    if base_layer(model) in MODULES:  # a single layer: give it a name
+        source = nn.Sequential(OrderedDict(layer=source))
     with torch.no_grad():
         builder = _Builder(trace(source, example_input), recipe)
         result = builder.build(example_input)
@@ -251,7 +254,7 @@ class _Builder:
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name)
 
     def _role(self, node: fx.Node) -> str:
-        """"output" if nothing but the model's output reads the node's value, else "activation"."""
+        """ "output" if nothing but the model's output reads the node's value, else "activation"."""
         return "output" if all(user.op == "output" for user in self.traced.tensor_users(node)) else "activation"
 
     def _output(self, node: fx.Node) -> None:
@@ -290,4 +293,3 @@ class _Builder:
         holder.add_module(leaf, module)
         self.used.add(path)
         return path
-

@@ -1,0 +1,235 @@
+"""Random torch networks and recipes for hypothesis: shapes, branches, formats and modes of every kind that qfx takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qfx import OMode, QMode, Recipe, Spec
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a program: what, on which earlier values, with which numbers."""
+
+    kind: str
+    sources: tuple[int, ...]
+    options: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network as data, so that hypothesis can print and shrink it."""
+
+    in_shape: Shape
+    steps: tuple[Step, ...]
+    recipe: Recipe
+    seed: int
+
+
+class Network(nn.Module):
+    """Runs a program; layers with parameters are its children, functional operations are called as users call them."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.steps = program.steps
+        for number, step in enumerate(program.steps):
+            layer = _layer(step)
+            if layer is not None:
+                self.add_module(f"{step.kind}{number}", layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for number, step in enumerate(self.steps):
+            inputs = [values[source] for source in step.sources]
+            child = getattr(self, f"{step.kind}{number}", None)
+            values.append(child(*inputs) if child is not None else _FUNCTIONAL[step.kind](*inputs, *step.options))
+        return values[-1]
+
+
+def build(program: Program) -> tuple[nn.Module, Tensor]:
+    """The float network with random weights and statistics, and an example batch."""
+    generator = torch.Generator().manual_seed(program.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(program.seed)
+        network = Network(program)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator))
+            module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.1)
+            with torch.no_grad():
+                module.weight.copy_(torch.randn(module.weight.shape, generator=generator))
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator))
+            module.num_batches_tracked.fill_(1)
+    return network.eval(), 2 * torch.randn(5, *program.in_shape, generator=generator)
+
+
+def _layer(step: Step) -> nn.Module | None:
+    kind, o = step.kind, step.options
+    if kind == "conv2d":
+        return nn.Conv2d(o[0], o[1], o[2], stride=o[3], padding=o[4], dilation=o[5], groups=o[6], bias=o[7])
+    if kind == "conv1d":
+        return nn.Conv1d(o[0], o[1], o[2], stride=o[3], padding=o[4], dilation=o[5], groups=o[6], bias=o[7])
+    if kind == "linear":
+        return nn.Linear(o[0], o[1], bias=o[2])
+    if kind == "norm":
+        return (nn.BatchNorm2d if o[1] == 3 else nn.BatchNorm1d)(o[0])
+    if kind == "relu":
+        return nn.ReLU()
+    if kind == "relu6":
+        return nn.ReLU6()
+    return None
+
+
+_FUNCTIONAL = {
+    "frelu": F.relu,
+    "leaky": lambda x, slope: F.leaky_relu(x, slope),
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "cat": lambda *parts: torch.cat(parts, 1),
+    "maxpool": lambda x, k, s, p: (F.max_pool2d if len(k) == 2 else F.max_pool1d)(x, k, s, p),
+    "avgpool": lambda x, k, s, p: (F.avg_pool2d if len(k) == 2 else F.avg_pool1d)(x, k, s, p),
+    "gap": lambda x, axes: x.mean(axes),
+    "adaptive": lambda x, axes: (F.adaptive_avg_pool2d if len(axes) == 2 else F.adaptive_avg_pool1d)(x, 1),
+    "flatten": lambda x: torch.flatten(x, 1),
+    "pad": lambda x, flat: F.pad(x, flat),
+    "slice": lambda x, step: x[:, :, ::step],
+    "transpose": lambda x: x.transpose(-1, -2),
+}
+
+MAX_VALUES = 300
+"""Elements per sample at most, so that a thousand models stay quick."""
+
+
+@st.composite
+def programs(draw: st.DrawFn, max_steps: int = 7) -> Program:
+    """A network of up to ``max_steps`` operations that reads its input and gives one tensor."""
+    rank = draw(st.sampled_from([3, 3, 2, 1]))
+    channels = draw(st.integers(1, 4))
+    in_shape = (channels, *(draw(st.integers(2, 7)) for _ in range(rank - 1))) if rank > 1 else (draw(st.integers(1, 12)),)
+    shapes, steps = [in_shape], []
+    for _ in range(draw(st.integers(1, max_steps))):
+        source = len(shapes) - 1 if draw(st.integers(0, 3)) else draw(st.integers(0, len(shapes) - 1))
+        found = _draw_step(draw, shapes, source)
+        if found is not None:
+            step, shape = found
+            steps.append(step)
+            shapes.append(shape)
+    if not steps:
+        steps.append(Step("frelu", (0,)))
+    return Program(in_shape, _reachable(steps), draw(recipes()), draw(st.integers(0, 2**31 - 1)))
+
+
+def _reachable(steps: list[Step]) -> tuple[Step, ...]:
+    """The steps that the last one needs, renumbered."""
+    needed, pending = set(), [len(steps)]
+    while pending:
+        value = pending.pop()
+        if value and value not in needed:
+            needed.add(value)
+            pending += steps[value - 1].sources
+    number = {0: 0}
+    kept = []
+    for value in sorted(needed):
+        step = steps[value - 1]
+        kept.append(Step(step.kind, tuple(number[s] for s in step.sources), step.options))
+        number[value] = len(kept)
+    return tuple(kept)
+
+
+def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step, Shape] | None:
+    shape = shapes[source]
+    kinds = ["norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "cat", "pad"] if len(shape) > 1 else ["relu", "frelu", "leaky", "add", "mul", "cat"]
+    kinds += ["linear", "linear", "linear", "norm"] if len(shape) == 1 else ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice"]
+    kinds += ["transpose"] if len(shape) == 3 else []
+    kind = draw(st.sampled_from(kinds))
+    if kind == "norm":
+        return Step(kind, (source,), (shape[0], len(shape))), shape
+    if kind in ("relu", "frelu", "relu6"):
+        return Step(kind, (source,)), shape
+    if kind == "leaky":
+        return Step(kind, (source,), (2.0 ** -draw(st.integers(0, 5)),)), shape
+    if kind in ("add", "sub", "mul"):
+        return Step(kind, (source, draw(st.sampled_from([i for i, s in enumerate(shapes) if s == shape])))), shape
+    if kind == "cat":
+        alike = [i for i, s in enumerate(shapes) if s[1:] == shape[1:]]
+        others = draw(st.lists(st.sampled_from(alike), min_size=1, max_size=2))
+        out = (shape[0] + sum(shapes[i][0] for i in others), *shape[1:])
+        return (Step(kind, (source, *others)), out) if _size(out) <= MAX_VALUES else None
+    if kind == "linear":
+        outputs = draw(st.integers(1, 10))
+        return Step(kind, (source,), (shape[0], outputs, draw(st.booleans()))), (outputs,)
+    if kind == "flatten":
+        return Step(kind, (source,)), (_size(shape),)
+    if kind in ("gap", "adaptive"):
+        step = Step(kind, (source,), (tuple(range(2, len(shape) + 1)),))
+        return step, (shape[0],) if kind == "gap" else (shape[0], *(1,) * (len(shape) - 1))
+    if kind == "transpose":
+        return Step(kind, (source,)), (shape[0], shape[2], shape[1])
+    if kind == "slice":
+        step = draw(st.integers(1, 3))
+        return Step(kind, (source,), (step,)), (shape[0], -(-shape[1] // step), *shape[2:])
+    if kind == "pad":
+        sides = [draw(st.integers(0, 2)) for _ in range(2 * draw(st.integers(1, len(shape))))]
+        out = list(shape)
+        for position in range(0, len(sides), 2):
+            out[len(out) - 1 - position // 2] += sides[position] + sides[position + 1]
+        return (Step(kind, (source,), (sides,)), tuple(out)) if _size(tuple(out)) <= MAX_VALUES else None
+    return _draw_window(draw, kind, shape, source)
+
+
+def _draw_window(draw: st.DrawFn, kind: str, shape: Shape, source: int) -> tuple[Step, Shape] | None:
+    axes = range(len(shape) - 1)
+    kernel = tuple(draw(st.integers(1, 3)) for _ in axes)
+    stride = tuple(draw(st.integers(1, 3)) for _ in axes)
+    dilation = tuple(draw(st.integers(1, 2)) if kind == "conv" else 1 for _ in axes)
+    padding = tuple(draw(st.integers(0, k - 1 if kind == "conv" else k // 2)) for k in kernel)
+    out = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip(shape[1:], padding, dilation, kernel, stride, strict=True))
+    if min(out) < 1:
+        return None
+    if kind != "conv":
+        return Step(kind, (source,), (kernel, stride, padding)), (shape[0], *out)
+    groups = draw(st.sampled_from([g for g in range(1, shape[0] + 1) if shape[0] % g == 0]))
+    outputs = groups * draw(st.integers(1, max(4 // groups, 1)))
+    bias = draw(st.booleans())
+    step = Step(f"conv{len(shape) - 1}d", (source,), (shape[0], outputs, kernel, stride, padding, dilation, groups, bias))
+    return step, (outputs, *out)
+
+
+def _size(shape: Shape) -> int:
+    return int(torch.Size(shape).numel())
+
+
+@st.composite
+def specs(draw: st.DrawFn, least: int, most: int, *, constant: bool = False) -> Spec:
+    """A spec with any word length in the bounds, any pair of modes and any granularity."""
+    o = draw(st.sampled_from([OMode.SAT, OMode.SAT, OMode.SAT_SYM, OMode.SAT_ZERO, OMode.WRAP, OMode.WRAP_SM]))
+    width = draw(st.integers(least, most))
+    n = draw(st.integers(0, min(3, width))) if o in (OMode.WRAP, OMode.WRAP_SM) else 0
+    signed = True if o is OMode.WRAP_SM else draw(st.sampled_from([None, None, True] if constant else [None, None, None, True, False]))
+    granularity = draw(st.sampled_from(["tensor", "tensor", "channel", "element"]))
+    return Spec(width, draw(st.sampled_from(QMode)), o, n, granularity, signed)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    """Any recipe whose accumulators stay within float64's 53 bits."""
+    return Recipe(
+        input=draw(specs(2, 10)),
+        weight=draw(specs(1, 8, constant=True)),
+        bias=draw(specs(2, 12, constant=True)),
+        scale=draw(specs(2, 8, constant=True)),
+        shift=draw(specs(2, 12, constant=True)),
+        reciprocal=draw(specs(2, 10, constant=True)),
+        activation=draw(specs(1, 10)),
+        output=draw(specs(2, 16)),
+        batch_norm=draw(st.sampled_from(["keep", "fold"])),
+    )
