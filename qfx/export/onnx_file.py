@@ -45,7 +45,8 @@ _Attributes = Mapping[str, int | float | str | list[int]]
 def to_model(graph: Graph, *, producer_version: str | None = None) -> onnx.ModelProto:
     """The graph as an ONNX model: input float32 of shape ("N", *shape) in PyTorch's layout, output float32 where that is exact, else float64.
 
-    Exact on ONNX Runtime's CPU provider at every optimization level; TF32 on a GPU (``use_tf32``) is not. The same graph gives the same bytes. ``producer_version`` is recorded; it is qfx's own if left out. ``from_onnx.from_model`` is the inverse.
+    Exact on ONNX Runtime's CPU provider at every optimization level; TF32 on a GPU (``use_tf32``) is not. The same graph gives the same bytes.
+    ``producer_version`` is recorded; it is qfx's own if left out. ``qfx.ir.from_onnx.from_model`` is the inverse.
 
     Raises ExactnessError, naming the node, if a value needs more than float64's 53 bits; UnsupportedError for metadata under a key that
     the writer needs and for a model too large for one file (2 GiB).
