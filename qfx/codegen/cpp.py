@@ -115,7 +115,8 @@ def epilogue_struct(name: str, epilogue: d.Epilogue) -> str:
     ]
     current = ", ".join(names)
     for i, step in enumerate(epilogue.steps, start=1):
-        arguments = ", ".join([*_arguments(step)])
+        arguments = ", ".join(_arguments(step))
+        arguments += " " if arguments.endswith(">") else ""
         operands = ", ".join([current, *(_operand(operand, epilogue.channels) for operand in step.operands)])
         lines.append(f"    const {raw(step.out)} x{i} = qfx::{step.function}<{arguments}>({operands});")
         current = f"x{i}"

@@ -93,13 +93,13 @@ class Steps:
     def op(self, op: Op, source: Info, out: Info) -> None:
         """Append a pointwise operator; ``source`` is the Info of what it reads."""
         to = out.type
-        shift = _shift(to, self.type.frac_bits) if not isinstance(op, Cast) else 0
         if isinstance(op, Relu):
-            self.add("relu", to, (shift,))
+            self.add("relu", to, (_shift(to, self.type.frac_bits),))
         elif isinstance(op, LeakyRelu):
+            shift = _shift(to, self.type.frac_bits)
             self.add("leaky_relu", to, (shift, shift + op.log2_slope))
         elif isinstance(op, Clip):
-            self._clip(op, to, shift)
+            self._clip(op, to, _shift(to, self.type.frac_bits))
         elif isinstance(op, Affine):
             wide = accumulator(op, source)
             product = FixedType(wide.width, wide.width - self.type.frac_bits - op.scale.frac_bits, wide.signed)

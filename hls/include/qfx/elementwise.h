@@ -17,6 +17,7 @@ pointwise_pixel:
 #pragma HLS PIPELINE II=1
       const vec<T, P> word = in.read();
       vec<typename Epilogue::out, P> result;
+      QFX_PACK(result)
     pointwise_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
@@ -39,6 +40,7 @@ binary_pixel:
       const vec<A, P> left = a.read();
       const vec<B, P> right = b.read();
       vec<typename Epilogue::out, P> result;
+      QFX_PACK(result)
     binary_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
@@ -75,6 +77,7 @@ concat_pixel:
         }
       }
       vec<typename Epilogue::out, P> result;
+      QFX_PACK(result)
     concat_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL

@@ -38,10 +38,10 @@ void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue
 #pragma HLS ARRAY_PARTITION variable=kept complete dim=2
   acc_t acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
+  int row = 0;
 
 matvec_pixel:
   for (int pixel = 0; pixel < S::PIXELS; pixel++) {
-    int row = 0;
   matvec_group:
     for (int group = 0; group < S::GROUPS; group++) {
     matvec_output:
@@ -49,12 +49,19 @@ matvec_pixel:
       matvec_input:
         for (int input = 0; input < S::INPUT_FOLD; input++) {
 #pragma HLS PIPELINE II=1
+          vec<T, S::SIMD> word;
           if (output == 0) {
-            const vec<T, S::SIMD> word = in.read();
+            word = in.read();
           matvec_keep:
             for (int s = 0; s < S::SIMD; s++) {
 #pragma HLS UNROLL
               kept[input][s] = word[s];
+            }
+          } else {
+          matvec_recall:
+            for (int s = 0; s < S::SIMD; s++) {
+#pragma HLS UNROLL
+              word[s] = kept[input][s];
             }
           }
         matvec_pe:
@@ -65,13 +72,14 @@ matvec_pixel:
             for (int s = 0; s < S::SIMD; s++) {
 #pragma HLS UNROLL
               const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], pe * S::SIMD + s);
-              sum += product<acc_t>(weight, kept[input][s]);
+              sum += product<acc_t>(weight, word[s]);
             }
             acc[pe] = sum;
           }
-          row++;
+          row = row == ROWS - 1 ? 0 : row + 1;
           if (input == S::INPUT_FOLD - 1) {
             vec<typename Epilogue::out, S::PE> result;
+            QFX_PACK(result)
           matvec_epilogue:
             for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
@@ -94,10 +102,10 @@ void depthwise(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogu
   typedef typename S::acc acc_t;
   acc_t acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
+  int row = 0;
 
 depthwise_pixel:
   for (int pixel = 0; pixel < S::PIXELS; pixel++) {
-    int row = 0;
   depthwise_chunk:
     for (int chunk = 0; chunk < S::GROUPS / S::PE; chunk++) {
     depthwise_tap:
@@ -111,9 +119,10 @@ depthwise_pixel:
           const acc_t sum = tap == 0 ? acc_t(0) : acc[pe];
           acc[pe] = sum + product<acc_t>(weight, word[pe]);
         }
-        row++;
+        row = row == ROWS - 1 ? 0 : row + 1;
         if (tap == S::INPUTS - 1) {
           vec<typename Epilogue::out, S::PE> result;
+          QFX_PACK(result)
         depthwise_epilogue:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL

@@ -44,6 +44,7 @@ pool_pixel:
         }
         if (tap == TAPS - 1) {
           vec<typename Epilogue::out, P> result;
+          QFX_PACK(result)
         pool_epilogue:
           for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
@@ -68,14 +69,22 @@ pool_global_pixel:
     for (int chunk = 0; chunk < CHANNELS / P; chunk++) {
 #pragma HLS PIPELINE II=1
       const vec<T, P> word = in.read();
-      vec<typename Epilogue::out, P> result;
+      Acc joined[P];
+#pragma HLS ARRAY_PARTITION variable=joined complete dim=1
     pool_global_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        acc[chunk][p] = pixel == 0 ? Acc(word[p]) : Join::join(acc[chunk][p], word[p]);
-        result[p] = Epilogue::apply(acc[chunk][p], 0, chunk * P + p);
+        joined[p] = pixel == 0 ? Acc(word[p]) : Join::join(acc[chunk][p], word[p]);
+        acc[chunk][p] = joined[p];
       }
       if (pixel == PIXELS - 1) {
+        vec<typename Epilogue::out, P> result;
+        QFX_PACK(result)
+      pool_global_epilogue:
+        for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+          result[p] = Epilogue::apply(joined[p], 0, chunk * P + p);
+        }
         out.write(result);
       }
     }

@@ -13,7 +13,8 @@ void fork(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out0, hls::strea
 fork_word:
   for (int i = 0; i < WORDS; i++) {
 #pragma HLS PIPELINE II=1
-    const vec<T, P> word = in.read();
+    vec<T, P> word = in.read();
+    QFX_PACK(word)
     out0.write(word);
     out1.write(word);
   }

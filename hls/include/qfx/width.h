@@ -11,6 +11,7 @@ template <int WORDS, int FROM, int TO, class T>
 void widen(hls::stream<vec<T, FROM> >& in, hls::stream<vec<T, TO> >& out) {
 #pragma HLS INLINE
   vec<T, TO> wide;
+  QFX_PACK(wide)
 widen_word:
   for (int i = 0; i < WORDS; i++) {
   widen_part:
@@ -48,6 +49,7 @@ narrow_word:
         wide = in.read();
       }
       vec<T, TO> word;
+      QFX_PACK(word)
     narrow_lane:
       for (int p = 0; p < TO; p++) {
 #pragma HLS UNROLL
@@ -73,6 +75,7 @@ from_port_word:
 #pragma HLS PIPELINE II=1
     const ap_uint<SLOT * P> port = in.read();
     vec<T, P> word;
+    QFX_PACK(word)
   from_port_lane:
     for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL

@@ -83,6 +83,7 @@ window_turn:
       const int wrapped = slot >= S::ROWS ? slot - S::ROWS : slot;
       const int address = inside ? (wrapped * S::W + x) * S::CHUNKS + outer * S::INNER + inner : 0;
       vec<T, P> word;
+      QFX_PACK(word)
     window_load:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
