@@ -1,0 +1,65 @@
+# Everything starts from here: each target brings its own set-up. Needs Python 3.11 or newer, make and g++.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $(name))))
+JOBS ?= 2
+PYTEST_ARGS ?=
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+.PHONY: help venv demo test bench lint format wheel clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+venv: $(VENV)/ready  ## make .venv with everything that development needs
+
+demo: $(VENV)/ready  ## handwritten digits, from float training to bit-exact C++, into out/
+	$(PY) demo/digits.py --out out
+
+test: lint  ## format, lint and type checks, then all tests
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) $(PYTEST_ARGS)
+
+lint: $(VENV)/ready  ## the format, lint and type checks alone
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy qfx
+
+format: $(VENV)/ready  ## rewrite the sources in the project's format
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(VENV)/bench  ## the time of a training step, beside float and Brevitas
+	$(PY) -m benchmarks
+
+wheel: $(VENV)/ready  ## build the wheel into dist/
+	$(PY) -m build --wheel --no-isolation --outdir dist .
+
+clean:  ## remove what the other targets made, .venv included
+	rm -rf $(VENV) build dist out qfx.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Debian ships Python without the part that makes virtual environments; root can have it at once, everyone else is told.
+$(VENV)/bin/pip:
+	@test -n "$(PYTHON)" || { echo "qfx needs Python 3.11 or newer: install it, or name it with make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing python3-venv with apt-get" \
+			&& apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; \
+	} || { echo "$(PYTHON) cannot make virtual environments: install Debian's python3-venv and start again" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: its plain PyPI build for Linux is the one with CUDA, gigabytes that nothing here needs.
+$(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt
+	@echo "installing Python packages into $(VENV) (minutes, the first time)"
+	$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) --extra-index-url $(CPU_WHEELS) "torch==$(TORCH)"
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable ".[dev,demo]"
+	@touch $@
+
+$(VENV)/bench: $(VENV)/ready
+	$(PIP) --no-build-isolation --editable ".[bench]"
+	@touch $@
