@@ -1,0 +1,111 @@
+"""C simulation gives the raw integers of the interpreter: on directed graphs and on random ones, folded in every way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from codegen_models import DIRECTED, classifier, random_schedule
+
+from qfx.codegen import csim
+from qfx.codegen.csim import build_bundle
+from qfx.codegen.project import write_project
+from qfx.codegen.schedule import Schedule
+from qfx.errors import DataError, ProjectError
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import quantize_input, run, run_raw
+from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
+
+SAMPLES = 5
+
+
+def check(designs: list[tuple[Graph, Schedule]], folder: Path) -> None:
+    """One bundle, every design, several frames in a row."""
+    bundle = build_bundle(designs, folder, flags=("-Werror", "-O1"))
+    for index, (graph, schedule) in enumerate(designs):
+        x = adversarial_inputs(graph, np.random.default_rng(index), SAMPLES)
+        try:
+            assert_bit_exact(bundle.run_from_raw(index, quantize_input(graph, x)), run_raw(graph, x), names=("C simulation", "interpreter"))
+        except AssertionError as error:
+            raise AssertionError(f"{graph.name} with {schedule}: {error}") from error
+
+
+@pytest.mark.usefixtures("gxx")
+def test_directed_graphs(tmp_path: Path) -> None:
+    check([(make(), Schedule()) for make in DIRECTED], tmp_path)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_directed_graphs_folded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    check([(graph, random_schedule(graph, rng)) for graph in (make() for make in DIRECTED)], tmp_path)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_random_graphs(tmp_path: Path, thorough: bool) -> None:
+    seed = int(np.random.default_rng().integers(1 << 32))
+    print(f"seed {seed}")  # shown by pytest if the test fails
+    for batch in range(20 if thorough else 1):
+        rng = np.random.default_rng(seed + batch)
+        graphs = [random_graph(rng) for _ in range(30)]
+        designs = [(graph, random_schedule(graph, rng) if i % 2 else Schedule()) for i, graph in enumerate(graphs)]
+        check(designs, tmp_path / str(batch))
+
+
+@pytest.mark.usefixtures("gxx")
+def test_a_planted_error_is_found(tmp_path: Path) -> None:
+    graph = classifier()
+    bundle = build_bundle([(graph, Schedule())], tmp_path)
+    x_raw = quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(0), 2))
+    good = bundle.run_from_raw(0, x_raw)
+    weights = next((tmp_path / "design_0_classifier").rglob("linear4_matvec.h"))
+    text = weights.read_text()
+    at = text.index("{0x", text.index("= {\n")) + 3
+    flipped = f"{int(text[at], 16) ^ 1:x}"  # the lowest bit of the first weight
+    weights.write_text(text[:at] + flipped + text[at + 1 :])
+    csim._compile((tmp_path / "bundle.cpp",), ("-isystem", str(csim.vendor_headers()), f"-I{csim.hls_root() / 'include'}", f"-I{csim.hls_root() / 'templates'}"), tmp_path / "bundle")  # fmt: skip
+    with pytest.raises(AssertionError, match="numbers differ"):
+        assert_bit_exact(bundle.run_from_raw(0, x_raw), good)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_run_a_project(tmp_path: Path) -> None:
+    graph = classifier()
+    project = tmp_path / "project"
+    write_project(graph, project, board="zcu102")
+    x = np.random.default_rng(2).normal(size=(3, 3, 6, 5)).astype(np.float32)
+    values = csim.run(project, x)
+    assert values.shape == (3, 10)
+    assert_bit_exact(values, run(graph, x))
+    assert_bit_exact(csim.run_raw(project, x.astype(np.float64)), run_raw(graph, x))
+    assert csim.run_raw(project, x[:0]).shape == (0, 10)
+    built = (project / "build" / "tb").stat().st_mtime_ns
+    csim.build(project)
+    assert (project / "build" / "tb").stat().st_mtime_ns == built  # nothing changed, nothing is compiled
+    with pytest.raises(DataError, match="shape"):
+        csim.run(project, x[:, :2])
+    with pytest.raises(DataError, match="int64"):
+        csim.run(project, x.astype(np.int64))
+    with pytest.raises(DataError):
+        csim.run(project, np.full_like(x, np.nan))
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(classifier(), tmp_path / "project", board="zcu102")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProjectError, match=r"g\+\+ is missing"):
+        csim.build(tmp_path / "project")
+
+
+@pytest.mark.usefixtures("gxx")
+def test_broken_cpp_is_refused(tmp_path: Path) -> None:
+    project = write_project(classifier(), tmp_path / "project", board="zcu102")
+    source = project.path / "src" / f"{project.top}.cpp"
+    source.write_text(source.read_text() + "\n#error planted\n")
+    with pytest.raises(ProjectError, match="planted"):
+        csim.build(project.path)
+    assert not (project.path / "build" / "tb").exists()
+    source.unlink()
+    with pytest.raises(ProjectError, match="missing"):
+        csim.build(project.path)
