@@ -47,17 +47,14 @@ def main() -> None:
 @_guard
 def hls(model: Path, board_name: str, output: Path, clock_ns: float, top: str | None, golden: Path | None, force: bool) -> None:
     """Write a Vivado/Vitis HLS project for MODEL, an ONNX file from qfx.export_onnx."""
-    from qfx.codegen.board import board
     from qfx.codegen.project import write_project
-    from qfx.data import load_array
+    from qfx.data import load_inputs
     from qfx.ir.from_onnx import load_graph
 
     graph = load_graph(model)
-    inputs = None if golden is None else load_array(golden)
-    options: dict[str, Any] = {} if top is None else {"top": top}
-    write_project(
-        graph, output, board=board(board_name), clock_ns=clock_ns, force=force, golden_inputs=inputs, model_bytes=model.read_bytes(), **options
-    )
+    inputs = None if golden is None else load_inputs(golden)
+    extra = {"model.onnx": model.read_bytes()}
+    write_project(graph, output, board=board_name, clock_ns=clock_ns, top=top, force=force, golden_inputs=inputs, extra_files=extra)
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench")
 
 
@@ -70,12 +67,12 @@ def hls(model: Path, board_name: str, output: Path, clock_ns: float, top: str | 
 def csim(project: Path, input_path: Path, output_path: Path, force: bool) -> None:
     """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays."""
     from qfx.codegen.csim import run
-    from qfx.data import load_array, save_array
+    from qfx.data import load_inputs, save_array
     from qfx.errors import DataError
 
     if output_path.exists() and not force:
         raise DataError("the file exists", where=str(output_path), remedy="choose another name, or pass --force")
-    result = run(project, load_array(input_path))
+    result = run(project, load_inputs(input_path))
     save_array(output_path, result, force=force)
     click.echo(f"wrote {output_path}: {result.shape[0]} samples")
 
@@ -91,10 +88,10 @@ def verify(model: Path, project: Path, data: Path) -> None:
     Exits with 1 and names the first differing value if anything differs.
     """
     from qfx.codegen.csim import run_raw
-    from qfx.data import load_array
+    from qfx.data import load_inputs
     from qfx.verify import verify as compare_all
 
-    x = load_array(data)
+    x = load_inputs(data)
     comparisons = compare_all(model, x, {"C simulation": lambda batch: run_raw(project, batch)})
     table = Table(title=f"{x.shape[0]} samples against the integer interpreter", title_justify="left")
     for heading in ("executor", "values", "differing values", "differing bits"):

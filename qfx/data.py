@@ -13,6 +13,14 @@ import numpy.typing as npt
 from qfx.errors import DataError
 
 Array = npt.NDArray[np.generic]
+FloatArray = npt.NDArray[np.float32]
+
+
+def load_inputs(path: str | os.PathLike[str], key: str = "x") -> FloatArray:
+    """A batch of inputs as float32, the dtype that models take; wider numbers are rounded to it, as ``tensor.float()`` does. Raises as
+    ``load_array``."""
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinity, which every executor refuses
+        return load_array(path, key).astype(np.float32)
 
 
 def load_array(path: str | os.PathLike[str], key: str = "x") -> Array:

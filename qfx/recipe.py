@@ -8,7 +8,7 @@ import fnmatch
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -24,14 +24,31 @@ ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "activation"
 _ModeT = TypeVar("_ModeT", bound=Enum)
 
 
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(condition: bool, name: str, value: object, remedy: str, where: str = "") -> None:
+    if not condition:
+        raise RecipeError(f"{name} is {value!r}", where=where, remedy=remedy)
+
+
+def _mode(modes: type[_ModeT], value: object, name: str) -> _ModeT:
+    try:
+        return modes(value)
+    except ValueError:
+        raise RecipeError(f"{name} is {value!r}", remedy=f"use one of {', '.join(str(mode.value) for mode in modes)}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class Spec:
     """How one kind of tensor becomes fixed point.
 
     ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
-    ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose from what the
-    operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from data by minimum error.
-    ``learn``: whether the binary points are trained; ``learn_width``: whether the word length is too (it starts at ``width``).
+    ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose
+    from what the operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from
+    data by minimum error. ``learn``: whether the binary points are trained; ``learn_width``: whether the word length is too (it starts at
+    ``width``).
     """
 
     width: int = 8
@@ -69,8 +86,9 @@ class Spec:
 class Override:
     """Changes to the spec of every quantizer whose name matches ``pattern``.
 
-    A quantizer is called by its layer and role: ``conv1.weight``, ``layer1.0.add.output``, ``input``. ``pattern`` is a shell pattern (``*``, ``?``, ``[...]``)
-    for such a name, or for a layer's name, which then means all quantizers of the layer. ``changes`` are fields of Spec. Later overrides win.
+    A quantizer is called by its layer and role: ``conv1.weight``, ``layer1.0.add.output``, ``input``. ``pattern`` is a shell pattern
+    (``*``, ``?``, ``[...]``) for such a name, or for a layer's name, which then means all quantizers of the layer. ``changes`` are fields
+    of Spec. Later overrides win.
     """
 
     pattern: str
@@ -87,30 +105,31 @@ class Override:
         return fnmatch.fnmatchcase(quantizer, self.pattern) or (layer != "" and fnmatch.fnmatchcase(layer, self.pattern))
 
 
-def _spec(width: int, **changes: Any) -> Any:
-    return field(default_factory=lambda: Spec(width, **changes))
+_BITS_8, _BITS_16 = Spec(8), Spec(16)
+_RECIPROCAL = Spec(16, learn=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a model is to be quantized: a Spec for each kind of tensor, and exceptions by name.
 
-    ``input``: the cast of the model's float input. ``weight``, ``bias``: of convolutions and linear layers. ``scale``, ``shift``: of a BatchNorm that is kept as an
-    affine step. ``reciprocal``: the constant 1/n of an average pooling. ``activation``: the result of a layer (after the BatchNorm and activation that
-    follow it). ``output``: the model's result. ``batch_norm``: "keep" it as a fixed-point affine step, or "fold" it into the layer before it.
+    ``input``: the cast of the model's float input. ``weight``, ``bias``: of convolutions and linear layers. ``scale``, ``shift``: of a
+    BatchNorm that is kept as an affine step. ``reciprocal``: the constant 1/n of an average pooling. ``activation``: the result of a layer
+    (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``: "keep" it as a fixed-point affine
+    step, or "fold" it into the layer before it.
 
     >>> Recipe.uniform(4).weight.width
     4
     """
 
-    input: Spec = _spec(8)
-    weight: Spec = _spec(8)
-    bias: Spec = _spec(16)
-    scale: Spec = _spec(16)
-    shift: Spec = _spec(16)
-    reciprocal: Spec = _spec(16, learn=False)
-    activation: Spec = _spec(8)
-    output: Spec = _spec(16)
+    input: Spec = _BITS_8
+    weight: Spec = _BITS_8
+    bias: Spec = _BITS_16
+    scale: Spec = _BITS_16
+    shift: Spec = _BITS_16
+    reciprocal: Spec = _RECIPROCAL
+    activation: Spec = _BITS_8
+    output: Spec = _BITS_16
     batch_norm: BatchNormStyle = "keep"
     overrides: tuple[Override, ...] = ()
 
@@ -192,22 +211,6 @@ class Recipe:
         return cls.from_toml(text, where=str(path))
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _require(condition: bool, name: str, value: object, remedy: str, where: str = "") -> None:
-    if not condition:
-        raise RecipeError(f"{name} is {value!r}", where=where, remedy=remedy)
-
-
-def _mode(modes: type[_ModeT], value: object, name: str) -> _ModeT:
-    try:
-        return modes(value)
-    except ValueError:
-        raise RecipeError(f"{name} is {value!r}", remedy=f"use one of {', '.join(str(mode.value) for mode in modes)}") from None
-
-
 def _check_names(table: Mapping[str, Any], known: list[str], where: str) -> None:
     for name in table:
         if name not in known:
@@ -236,5 +239,5 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    text = value.value if isinstance(value, Enum) else value
+    text = str(value.value if isinstance(value, Enum) else value)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

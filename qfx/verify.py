@@ -16,8 +16,7 @@ from qfx.ir.graph import Graph
 from qfx.ir.interpret import run_raw
 
 RawArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.floating]
-Executor = Callable[[FloatArray], RawArray]
+Executor = Callable[[npt.NDArray[np.float32]], RawArray]
 REFERENCE = "integer interpreter"
 
 
@@ -71,15 +70,15 @@ def compare(graph: Graph, expected_raw: RawArray, actual_raw: RawArray, executor
 
 def onnx_runtime(path: str | os.PathLike[str], graph: Graph) -> Executor:
     """ONNX Runtime on the file, its float results read back as raw integers. A result off the output's grid raises QfxError."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
-    def execute(x: FloatArray) -> RawArray:
-        (result,) = session.run(None, {name: np.asarray(x, dtype=np.float32)})
+    def execute(x: npt.NDArray[np.float32]) -> RawArray:
+        (result,) = session.run(None, {name: x})
         return raw_of(result, graph, "ONNX Runtime")
 
     return execute
@@ -93,7 +92,7 @@ def raw_of(result: npt.NDArray[np.floating], graph: Graph, executor: str) -> Raw
     return scaled.astype(np.int64)
 
 
-def verify(model: str | os.PathLike[str], x: FloatArray, executors: Mapping[str, Executor] | None = None) -> list[Comparison]:
+def verify(model: str | os.PathLike[str], x: npt.NDArray[np.float32], executors: Mapping[str, Executor] | None = None) -> list[Comparison]:
     """Compare ONNX Runtime and every other executor with the integer interpreter on ``x`` (batch first, the model's input layout).
 
     ``executors``: more of them, such as C simulation, from inputs to raw outputs. Raises ModelFileError for a bad file, DataError for bad data.

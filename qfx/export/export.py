@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 from torch import nn
 
 from qfx.errors import ModelFileError
@@ -19,8 +19,8 @@ __all__ = ["export_onnx", "to_graph"]
 def export_onnx(qmodel: nn.Module, path: str | os.PathLike[str], *, force: bool = False) -> None:
     """Write the model as ONNX: plain onnxruntime executes it with the emulator's exact numbers.
 
-    The file takes float32 (batch, *shape) in PyTorch's layout; its first node is the input cast, and it returns float values. Its metadata carries
-    the qfx version and the recipe. A file that qfx wrote earlier is replaced in one step; nothing half-written is left.
+    The file takes float32 (batch, *shape) in PyTorch's layout; its first node is the input cast, and it returns float values. Its metadata
+    carries the qfx version and the recipe. A file that qfx wrote earlier is replaced in one step; nothing half-written is left.
 
     Raises ModelFileError for an existing file that qfx did not write (unless ``force``), ExactnessError for a result that needs more than
     float64's 53 bits, and what ``to_graph`` raises.

@@ -21,8 +21,8 @@ from qfx.nn.quantizer import Quantizer
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
-    ``name`` names the graph. Its metadata carries the recipe as TOML. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for NaN or
-    infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
+    ``name`` names the graph. Its metadata carries the recipe as TOML. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``,
+    DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
     recipe = module.meta[META_KEY]["recipe"]

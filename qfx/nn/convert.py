@@ -62,15 +62,17 @@ class _Value:
 def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> fx.GraphModule:
     """The same network in fixed point: trainable, and initialised from ``example_input``.
 
-    ``model`` is left as it is. The result is a ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus
-    one ``frac_bits`` per quantizer: the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; binary points start where the
-    squared error on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
+    ``model`` is left as it is. The result is a ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model``
+    loads into it), plus one ``frac_bits`` per quantizer: the binary points, which any optimizer learns. ``example_input``: a batch of real
+    inputs, batch first; binary points start where the squared error on it is least. ``recipe``: word lengths, modes, granularity; default
+    Recipe().
 
-    Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at the input and at the output;
-    inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named "layer".
+    Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at
+    the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named
+    "layer".
 
-    Raises UnsupportedError for a module or operator without a fixed-point form, or control flow that depends on data; DataError for NaN, infinity or a wrong
-    shape; RecipeError for a pattern that matches nothing.
+    Raises UnsupportedError for a module or operator without a fixed-point form, or control flow that depends on data; DataError for NaN,
+    infinity or a wrong shape; RecipeError for a pattern that matches nothing.
     """
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(example_input, Tensor) or example_input.dim() < 2 or example_input.shape[0] < 1:
@@ -137,7 +139,8 @@ def _initialize(module: nn.Module, args: tuple[object, ...]) -> None:
 
 
 class _Builder:
-    """Builds the fixed-point network node by node, running it on the example as it grows: every binary point starts from the data that reaches it."""
+    """Builds the fixed-point network node by node, running it on the example as it grows: every binary point starts from the data that
+    reaches it."""
 
     def __init__(self, traced: Traced, recipe: Recipe) -> None:
         self.traced, self.recipe = traced, recipe

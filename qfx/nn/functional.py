@@ -36,7 +36,9 @@ class QInput(nn.Module):
     def _checked(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != len(self.shape) + 1:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise DataError(f"got {got}, expected (batch, {', '.join(map(str, self.shape))})", where="input", remedy="give what the model was made for")
+            raise DataError(
+                f"got {got}, expected (batch, {', '.join(map(str, self.shape))})", where="input", remedy="give what the model was made for"
+            )
         if not x.is_floating_point():
             x = x.double() if x.dtype in (torch.int32, torch.int64) else x.float()
         if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow

@@ -13,8 +13,8 @@ from qfx.nn.quantizer import Quantizer
 def parameter_groups(qmodel: nn.Module, *, lr: float, binary_point_lr: float | None = None, weight_decay: float = 0.0) -> list[dict[str, Any]]:
     """Two groups for any torch optimizer: the network's own parameters, and the binary points (and learned word lengths).
 
-    Binary points live on the scale of bits and must move by 0.5 to change a type, hence a rate of their own: ``binary_point_lr``, default ``10 * lr``. They never
-    get weight decay. Every trainable parameter is in exactly one group.
+    Binary points live on the scale of bits and must move by 0.5 to change a type, hence a rate of their own: ``binary_point_lr``, default
+    ``10 * lr``. They never get weight decay. Every trainable parameter is in exactly one group.
 
     >>> import torch, qfx
     >>> q = qfx.quantize(torch.nn.Linear(4, 2), torch.randn(8, 4))

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from qfx.errors import DataError, ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.fixed.kernel import channel_moments
-from qfx.nn.quantizer import Quantizer
 from qfx.nn.qtensor import QTensor, check_float64
+from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe, Spec
 
 
 class FoldedNorm(NamedTuple):
-    """What a folded BatchNorm hands to the layer before it: ``scale`` and ``shift`` per channel, and ``observe`` to tell it that layer's result (or None)."""
+    """What a folded BatchNorm hands to the layer before it: ``scale`` and ``shift`` per channel, and ``observe`` to tell it that layer's
+    result (or None)."""
 
     scale: Tensor
     shift: Tensor
@@ -29,8 +30,8 @@ class FoldedNorm(NamedTuple):
 class Weighted(nn.Module):
     """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d, recipe: Recipe, name: str) -> None:
         super().__init__()
@@ -181,8 +182,9 @@ class Norm(nn.Module):
 class QBatchNorm(Norm):
     """BatchNorm as a fixed-point affine step: ``x * scale + shift`` per channel, both cast, the arithmetic exact.
 
-    The scale and shift come from the running statistics in training too, so that the forward value never depends on the mode; training then moves
-    the statistics for the next step, as PyTorch's BatchNorm does (``eval()`` on this module freezes them). No gradient flows through the statistics.
+    The scale and shift come from the running statistics in training too, so that the forward value never depends on the mode; training then
+    moves the statistics for the next step, as PyTorch's BatchNorm does (``eval()`` on this module freezes them). No gradient flows through
+    the statistics.
     """
 
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, recipe: Recipe, name: str) -> None:
@@ -250,4 +252,3 @@ def _refuse_inexact_backends(x: Tensor, name: str) -> None:
         raise ExactnessError("autocast is on", where=name, remedy="run fixed-point layers outside torch.autocast")
     if x.is_cuda and torch.backends.cuda.matmul.allow_tf32:
         raise ExactnessError("TF32 is on", where=name, remedy="set torch.backends.cuda.matmul.allow_tf32 = False")
-

@@ -14,9 +14,10 @@ SEARCH_DEPTH = 6
 def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], *, most: int | None = None) -> Tensor:
     """The number of fractional bits with the least squared error of Cast(x), for each binary point of ``shape``.
 
-    ``shape`` broadcasts against ``x`` (() for one binary point); the result is integral, of x's dtype and of that shape. The search runs from the position that just holds
-    the largest magnitude to SEARCH_DEPTH positions finer, so that rare large values may saturate; ties go to the wider range. ``most`` bounds the result from
-    above. A part of x that is all zeros gets ``width - 1`` (or ``width`` if unsigned). No gradient.
+    ``shape`` broadcasts against ``x`` (() for one binary point); the result is integral, of x's dtype and of that shape. The search runs
+    from the position that just holds the largest magnitude to SEARCH_DEPTH positions finer, so that rare large values may saturate; ties go
+    to the wider range. ``most`` bounds the result from above. A part of x that is all zeros gets ``width - 1`` (or ``width`` if unsigned).
+    No gradient.
     """
     with torch.no_grad():
         x = x.detach()

@@ -1,4 +1,5 @@
-"""``QTensor``: what flows between fixed-point layers - exact numbers, the interval that bounds them, and arithmetic that is not yet carried out."""
+"""``QTensor``: what flows between fixed-point layers - exact numbers, the interval that bounds them, and arithmetic that is not yet carried
+out."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from qfx.fixed.arith import Interval
 class QTensor:
     """The exact tensor ``min(act(value * scale + shift + addend), upper)``, batch first, channels on axis 1.
 
-    ``act(v)`` is v for v >= 0 and ``v * negative_slope`` otherwise (1.0: no activation). ``scale`` and ``shift`` have one entry per channel, or one for all. ``interval``
-    bounds the whole expression and names its grid. Keeping the expression lets the Cast that ends it run in one pass over memory, in registers wide
-    enough to be exact; ``tensor()`` carries it out where no Cast follows.
+    ``act(v)`` is v for v >= 0 and ``v * negative_slope`` otherwise (1.0: no activation). ``scale`` and ``shift`` have one entry per channel, or
+    one for all. ``interval`` bounds the whole expression and names its grid. Keeping the expression lets the Cast that ends it run in one pass
+    over memory, in registers wide enough to be exact; ``tensor()`` carries it out where no Cast follows.
     """
 
     value: Tensor
@@ -67,10 +68,9 @@ class QTensor:
         check_float64(interval)
         if self.addend is not None or self._has_activation:
             return QTensor(self.tensor(), interval, scale, shift)
-        if scale is None or self.shift is None:
-            new_shift = _sum(self.shift, shift)
-        else:  # (x * a + b) * c + d = x * (a * c) + (b * c + d), exact in float64
-            new_shift = _sum(self.shift.double() * scale.double(), shift)
+        # (x * a + b) * c + d = x * (a * c) + (b * c + d), exact in float64
+        carried = self.shift if self.shift is None or scale is None else self.shift.double() * scale.double()
+        new_shift = _sum(carried, shift)
         new_scale = scale if self.scale is None else self.scale if scale is None else self.scale.double() * scale.double()
         return replace(self, interval=interval, scale=new_scale, shift=new_shift)
 

@@ -21,13 +21,14 @@ from qfx.recipe import Spec
 class Quantizer(nn.Module):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
 
-    ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a straight-through
-    estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. The gradients are those of ``qfx.fixed.kernel.quantize``, the binary
-    point's scaled by 1/sqrt(numel * 2**width) per binary point (Esser et al., "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
+    ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
+    straight-through estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. The gradients are those of
+    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel * 2**width) per binary point (Esser et al., "Learned Step Size
+    Quantization", 2019), so that one learning rate suits layers of all sizes.
 
-    ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that "channel" means.
-    The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()`` changes it), else float64. The forward value
-    never depends on training or evaluation mode.
+    ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
+    "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it;
+    ``module.double()`` changes it), else float64. The forward value never depends on training or evaluation mode.
     """
 
     frac_bits: Tensor
@@ -62,7 +63,8 @@ class Quantizer(nn.Module):
     def initialize(self, x: QTensor | Tensor, *, most: int | None = None) -> None:
         """Set the binary points from data by minimum error, or from ``spec.frac_bits`` where that is given.
 
-        ``x``: the data to cast (batch first for activations). ``most``: an upper bound for the result. Raises DataError for NaN or infinity in x.
+        ``x``: the data to cast (batch first for activations). ``most``: an upper bound for the result. Raises DataError for NaN or infinity
+        in x.
         """
         data = x.tensor() if isinstance(x, QTensor) else x
         if not bool(torch.isfinite(data).all()):
@@ -137,7 +139,7 @@ class Quantizer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """A float model's checkpoint has no binary points: keep the present ones. (One that has some must have all.)"""
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         missing_keys: list[str] = args[2]
         if not any(key.endswith(".frac_bits") for key in state_dict):
             for own in ("frac_bits", "width"):

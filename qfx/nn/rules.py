@@ -1,4 +1,5 @@
-"""What each float operation becomes: the table from torch modules, functions and methods to fixed-point layers. Whatever is not here is refused."""
+"""What each float operation becomes: the table from torch modules, functions and methods to fixed-point layers. Whatever is not here is
+refused."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from qfx.nn.functional import (
     QSlice,
     QSub,
 )
-from qfx.nn.layers import QBatchNorm, QConv, QLinear
+from qfx.nn.layers import QBatchNorm, QConv, QLinear, conv_pads
 from qfx.nn.trace import Traced, base_layer
 from qfx.recipe import Recipe
 
@@ -43,6 +44,7 @@ class Call:
     traced: Traced
     recipe: Recipe
     module: nn.Module | None
+    name: str
     arguments: dict[str, Any]
 
     @property
@@ -56,9 +58,7 @@ class Call:
     @property
     def inputs(self) -> tuple[fx.Node, ...]:
         """The nodes read, in order."""
-        found: list[fx.Node] = []
-        fx.map_arg(tuple(self.arguments.values()), lambda node: found.append(node) or node)
-        return tuple(found)
+        return _nodes(tuple(self.arguments.values()))
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute of the module, or an argument of the function."""
@@ -68,10 +68,24 @@ class Call:
     def sizes(self, name: str, default: Any, rank: int) -> tuple[int, ...]:
         """An argument that is one number, or one for each spatial axis."""
         value = self.get(name, default)
-        return (int(value),) * rank if isinstance(value, int) else tuple(int(v) for v in value)
+        sizes = (int(value),) * rank if isinstance(value, int) else tuple(int(v) for v in value)
+        return sizes * rank if len(sizes) == 1 else sizes
+
+    def spatial_rank(self) -> int:
+        """The spatial axes that the operation works on, from its name; refuses a value that has others (PyTorch would take its batch for channels)."""
+        rank = int(self.name[-2])
+        if len(self.in_shape) != rank + 1:
+            raise self.refuse(f"{self.name} on a value of shape {self.in_shape}", f"give it (batch, channels, {'length' if rank == 1 else 'height, width'})")
+        return rank
 
     def refuse(self, what: str, remedy: str) -> UnsupportedError:
         return UnsupportedError(what, where=self.path or self.node.name, remedy=remedy)
+
+
+def _nodes(argument: Any) -> tuple[fx.Node, ...]:
+    if isinstance(argument, fx.Node):
+        return (argument,)
+    return tuple(node for part in argument for node in _nodes(part)) if isinstance(argument, tuple | list) else ()
 
 
 Layers = list[nn.Module]
@@ -91,7 +105,7 @@ def _linear(call: Call) -> Layers:
 
 def _conv(call: Call) -> Layers:
     assert isinstance(call.module, nn.Conv1d | nn.Conv2d)
-    if call.module.padding_mode != "zeros" and any(call.sizes("padding", 0, len(call.in_shape) - 1) if call.module.padding != "same" else (1,)):
+    if call.module.padding_mode != "zeros" and any(side for pair in conv_pads(call.module) for side in pair):
         raise call.refuse(f"padding_mode={call.module.padding_mode!r}", "use zero padding")
     return [QConv(call.module, call.recipe, call.path)]
 
@@ -115,10 +129,8 @@ def _leaky_relu(call: Call) -> Layers:
     slope = float(call.get("negative_slope", 0.01))
     log2 = math.log2(slope) if slope > 0 else math.inf
     if not log2.is_integer() or log2 > 0:
-        near = 2.0 ** min(round(log2), 0) if slope > 0 else 0.0
-        raise call.refuse(
-            f"LeakyReLU with negative_slope={slope}", f"use a power of two of at most 1, such as {near} (train with it), so that it is a shift"
-        )
+        near = f"such as {2.0 ** min(round(log2), 0)} (train with it), so that it is a shift" if 0 < slope < math.inf else "or ReLU"
+        raise call.refuse(f"LeakyReLU with negative_slope={slope}", f"use a power of two of at most 1, {near}")
     return [QLeakyReLU(int(log2))]
 
 
@@ -129,7 +141,7 @@ def _hardtanh(call: Call) -> Layers:
 
 
 def _pool_window(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    rank = len(call.in_shape) - 1
+    rank = call.spatial_rank()
     kernel = call.sizes("kernel_size", None, rank)
     stride, padding = call.sizes("stride", kernel, rank) or kernel, call.sizes("padding", 0, rank)
     dilation = call.sizes("dilation", 1, rank)
@@ -152,10 +164,13 @@ def _avg_pool(call: Call) -> Layers:
     if any(padding) and not call.get("count_include_pad", True):
         raise call.refuse("average pooling with padding and count_include_pad=False", "count the padding, or pad nothing")
     divisor = int(call.get("divisor_override", math.prod(kernel)))
+    if divisor < 1:
+        raise call.refuse(f"divisor_override={divisor}", "divide by a number of at least 1")
     return [QAvgPool(kernel, stride, padding, divisor, call.recipe, call.path)]
 
 
 def _adaptive_window(call: Call) -> tuple[int, ...]:
+    call.spatial_rank()
     kernel = tuple(size // out for size, out in zip(call.in_shape[1:], call.out_shape[1:], strict=True))
     if any(size != k * out for size, k, out in zip(call.in_shape[1:], kernel, call.out_shape[1:], strict=True)):
         raise call.refuse(f"adaptive pooling from {call.in_shape[1:]} to {call.out_shape[1:]}", "choose an output size that divides the input's")
@@ -186,6 +201,8 @@ def _mean(call: Call) -> Layers:
 
 
 def _reshape(call: Call) -> Layers:
+    if any(isinstance(argument, torch.dtype) for argument in (*call.node.args, *call.node.kwargs.values())):
+        raise call.refuse("a view of the bits as another dtype", "leave the dtype alone")
     return [] if call.in_shape == call.out_shape else [QReshape(call.out_shape)]
 
 
@@ -213,13 +230,13 @@ def _concat(call: Call) -> Layers:
     dim = call.get("dim", call.arguments.get("axis", 0))
     if dim % (len(call.in_shape) + 1) != 1:
         raise call.refuse(f"concatenation along axis {dim}", "concatenate along the channels (axis 1)")
-    return [QConcat()]
+    return [QConcat()] if len(call.inputs) > 1 else []
 
 
 def _pad(call: Call) -> Layers:
     if call.get("mode", "constant") != "constant" or float(call.get("value", 0.0)) != 0.0:
         raise call.refuse("padding with something else than zeros", "pad with zeros")
-    flat = call.get("pad") if call.module is None else call.module.padding
+    flat: Any = call.get("pad" if call.module is None else "padding")
     if isinstance(flat, int):
         flat = (flat,) * (2 * (len(call.in_shape) - 1))
     pairs = [(int(flat[i]), int(flat[i + 1])) for i in range(0, len(flat), 2)][::-1]
@@ -264,7 +281,12 @@ def _arithmetic(layer: type[nn.Module]) -> Rule:
 
 
 def _dropout(channels: bool) -> Rule:
-    return lambda call: [QDropout(float(call.get("p", 0.5)), channels)]
+    def rule(call: Call) -> Layers:
+        if call.module is None and call.get("training", True):  # the model is traced in evaluation mode
+            raise call.refuse("dropout at inference", "pass training=self.training, or use nn.Dropout")
+        return [QDropout(float(call.get("p", 0.5)), channels)]
+
+    return rule
 
 
 MODULES: dict[type[nn.Module], Rule] = {
@@ -375,14 +397,21 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
     if node.op == "call_module":
         module = traced.module.get_submodule(str(node.target))
         rule = MODULES.get(base_layer(module))
-        names, what = "input", type(module).__name__
+        names, what = "input", base_layer(module).__name__
+        _refuse_changed(module, what, path)
     else:
-        table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS  # type: ignore[assignment]
-        names, rule = table.get(node.target, ("", None))  # type: ignore[assignment]
+        table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
+        names, rule = table.get(node.target, ("", None))
         what = getattr(node.target, "__name__", str(node.target))
     if rule is None:
         raise UnsupportedError(f"{what} has no fixed-point form in qfx", where=path or node.name, remedy=_remedy(what))
-    return rule, Call(node, path, traced, recipe, module, _bind(names, node, traced))
+    return rule, Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
+
+
+def _refuse_changed(module: nn.Module, what: str, path: str) -> None:
+    """A layer of torch's that hooks make compute something else, as pruning and weight normalization do."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UnsupportedError(f"{what} with forward hooks", where=path, remedy="remove them first (torch.nn.utils.prune.remove, remove_weight_norm)")
 
 
 def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:

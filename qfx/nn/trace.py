@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from qfx.errors import DataError, UnsupportedError
 
@@ -29,8 +30,11 @@ class Traced:
 
     def path(self, node: fx.Node) -> str:
         """The dotted path of the module in whose forward the node was called."""
-        stack = node.meta.get("nn_module_stack") or {}
-        return str(list(stack.values())[-1][0]) if stack else ""
+        return _caller(node)
+
+
+MAX_AXES = 3
+"""Axes behind the batch: (features,), (channels, length) or (channels, height, width)."""
 
 
 class _Tracer(fx.Tracer):
@@ -40,25 +44,32 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name) or base_layer(m) is not type(m)
 
 
+_HARMLESS = ("__init__", "__module__", "__doc__", "__annotations__", "__repr__", "extra_repr", "reset_parameters")
+"""What a user's subclass may define without changing what the layer computes."""
+
+
 def base_layer(module: nn.Module) -> type[nn.Module]:
-    """The class whose forward the module runs: torch's, for a subclass that does not change it."""
-    definer = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    if not definer.__module__.startswith("torch.nn.") or definer is nn.Module:
+    """The class that says what the module computes: torch's, for a subclass that overrides none of its methods."""
+    mine = [base for base in type(module).__mro__ if not base.__module__.startswith("torch.nn.") and base is not object]
+    base = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
+    changed = {name for own in (module, *mine) for name in vars(own) if name not in _HARMLESS and callable(getattr(base, name, None))}
+    if base is nn.Module or changed:
         return type(module)
-    return next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
+    return base
 
 
 def trace(model: nn.Module, example: Tensor) -> Traced:
     """Trace ``model`` (in evaluation mode) and run it on ``example`` to learn shapes.
 
-    Raises UnsupportedError for control flow that depends on data, for several inputs, and for a batch axis that gets mixed with others; DataError for an
-    example that the model does not take.
+    Raises UnsupportedError for control flow that depends on data, for several inputs, for a batch axis that gets mixed with others, for a tensor that is
+    changed in place and read again; DataError for an example that the model does not take.
     """
     try:
         graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError) as error:
+    except Exception as error:  # whatever the user's forward raises on symbolic values
+        message = str(error).split("\n")[0]
         raise UnsupportedError(
-            f"cannot be traced: {error}",
+            f"cannot be traced: {message or type(error).__name__}",
             where=type(model).__name__,
             remedy="keep data-dependent control flow out of forward; branches on module attributes are fine",
         ) from error
@@ -72,18 +83,44 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     shapes: dict[fx.Node, tuple[int, ...]] = {}
     constants: dict[fx.Node, Any] = {}
     for node, value in small.items():
-        other = large[node]
-        if not isinstance(value, Tensor):
+        if node.op == "output":
+            continue
+        if isinstance(value, Tensor):
+            if node.op != "get_attr":
+                shapes[node] = _shape(node, value, large[node])
+        elif value == large[node]:  # what follows the batch size is no constant
             constants[node] = value
-        elif node.op != "get_attr":
-            if value.dim() < 2 or value.shape[0] != 2 or other.shape != (3, *value.shape[1:]):
-                raise UnsupportedError(
-                    f"gives shape {tuple(value.shape)} for a batch of 2 and {tuple(other.shape)} for a batch of 3",
-                    where=node.name,
-                    remedy="keep the batch as the first axis of every tensor, with at least one axis behind it",
-                )
-            shapes[node] = tuple(value.shape[1:])
     return Traced(module, shapes, constants)
+
+
+def _shape(node: fx.Node, value: Tensor, other: Any) -> tuple[int, ...]:
+    """The shape behind the batch of a tensor, for its values on batches of 2 and 3."""
+    if value.dim() < 2 or value.shape[0] != 2 or other.shape != (3, *value.shape[1:]):
+        raise UnsupportedError(
+            f"gives shape {tuple(value.shape)} for a batch of 2 and {tuple(other.shape)} for a batch of 3",
+            where=_place(node),
+            remedy="keep the batch as the first axis of every tensor, with at least one axis behind it",
+        )
+    if value.dim() > MAX_AXES + 1 or value.numel() == 0:
+        raise UnsupportedError(
+            f"gives shape {tuple(value.shape)} for a batch of 2",
+            where=_place(node),
+            remedy="use (batch, features), (batch, channels, length) or (batch, channels, height, width), and leave no axis empty",
+        )
+    return tuple(value.shape[1:])
+
+
+def _caller(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def _place(node: fx.Node) -> str:
+    """Where an error says that a node is: its module, or the operation below the module that calls it."""
+    if node.op == "call_module":
+        return str(node.target)
+    caller = _caller(node)
+    return f"{caller}.{node.name}" if caller else node.name
 
 
 def _rows(example: Tensor, count: int) -> Tensor:
@@ -92,10 +129,11 @@ def _rows(example: Tensor, count: int) -> Tensor:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the graph and keeps what every node gave."""
+    """Runs the graph and keeps what every node gave. The fixed-point network changes nothing in place: a model that can tell is refused."""
 
     def record(self, x: Tensor) -> dict[fx.Node, Any]:
         self.values: dict[fx.Node, Any] = {}
+        self.place = {node: index for index, node in enumerate(self.module.graph.nodes)}
         with torch.no_grad():
             try:
                 self.run(x)
@@ -109,6 +147,16 @@ class _Recorder(fx.Interpreter):
         return self.values
 
     def run_node(self, n: fx.Node) -> Any:
+        versions = {node: value._version for node, value in self.values.items() if isinstance(value, Tensor)}
         value = super().run_node(n)
-        self.values[n] = value.shape if isinstance(value, torch.Size) else value
+        for node, version in versions.items():  # a view shares its base's version
+            if self.values[node]._version != version and any(self.place[user] > self.place[n] for user in node.users):
+                raise UnsupportedError(
+                    f"changes the result of {node.name!r} in place, which is read again later",
+                    where=_place(n),
+                    remedy="use the form that is not in place (inplace=False, x = x + y), and its result",
+                )
+        if n.op != "output" and not isinstance(value, Tensor) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+            raise UnsupportedError(f"gives a {type(value).__name__} of tensors", where=_place(n), remedy="use operations that give one tensor each")
+        self.values[n] = value
         return value

@@ -145,11 +145,15 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
+_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "cat"]
+_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice"]
+_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "cat", "pad"]
+_IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
+
+
 def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step, Shape] | None:
     shape = shapes[source]
-    kinds = ["norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "cat", "pad"] if len(shape) > 1 else ["relu", "frelu", "leaky", "add", "mul", "cat"]
-    kinds += ["linear", "linear", "linear", "norm"] if len(shape) == 1 else ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice"]
-    kinds += ["transpose"] if len(shape) == 3 else []
+    kinds = _VECTOR_KINDS if len(shape) == 1 else _IMAGE_KINDS if len(shape) == 3 else _SEQUENCE_KINDS
     kind = draw(st.sampled_from(kinds))
     if kind == "norm":
         return Step(kind, (source,), (shape[0], len(shape))), shape
