@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Plan, along_channels, refuse_frac_bits, result_dtype
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, along_channels, refuse_frac_bits, result_dtype
 from qfx.fixed.type import OMode, QMode
 
 _LN2 = math.log(2.0)
@@ -24,16 +24,23 @@ def forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shif
 
 
 def backward(
-    plan: Plan, grad: Tensor, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients for x, frac_bits (its shape), the width (scalar), scale, shift and addend, each in its own dtype."""
+    plan: Plan,
+    grad: Tensor,
+    x: Tensor,
+    frac_bits: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    addend: Tensor | None,
+    frac_grad_scale: float = 1.0,
+) -> Gradients:
+    """Gradients by x, frac_bits (its shape), the width (a float64 scalar), scale, shift and addend, each in its own dtype."""
     f = _checked_frac_bits(frac_bits, result_dtype(x, addend, plan.width))
     lsb = _power_of_two(-f)
     u = _affine(x, scale, shift, addend)
     v = _activated(plan, u)
     raw, slope, side = _cast(plan, v, f)
     g = grad.double()
-    grad_frac = (g * (raw * lsb - slope * v) * -_LN2).sum_to_size(frac_bits.shape)
+    grad_frac = (g * (raw * lsb - slope * v) * (-_LN2 * frac_grad_scale)).sum_to_size(frac_bits.shape)
     grad_width = (g * side * lsb).sum() * (_LN2 * 2.0 ** (plan.width - int(plan.mode.signed)))
     gu = g * slope
     if plan.upper != math.inf:

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qfx.errors import DataError
-from qfx.fixed import eager
+from qfx.fixed import eager, native
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, Plan, plan_of
 from qfx.fixed.type import FixedType, OMode  # noqa: F401 (OMode: for the doctests)
 
@@ -59,11 +59,14 @@ def cast(x: Tensor, to: FixedType) -> Tensor:
     [1.0, 0.0, 0.0]
     """
     mode, frac_bits = _of_type(to)
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        x = _as_float(x)
+    _refuse_nonfinite(x)
     if x.dtype is not torch.float64 and not FLOAT32_FRAC_BITS[0] <= to.frac_bits <= FLOAT32_FRAC_BITS[1]:
         x = x.double()
     if frac_bits.device != x.device:
         frac_bits = frac_bits.to(x.device)
-    return quantize(x, frac_bits, to.width, mode, check_finite=True)
+    return quantize(x, frac_bits, to.width, mode)
 
 
 def quantize(
@@ -104,6 +107,13 @@ def quantize(
     >>> math.isclose(f.grad.item(), expected, rel_tol=1e-6)
     True
     """
+    if scale is None and shift is None and addend is None and type(width) is int and not check_finite and x.dtype is torch.float32:
+        plan = plan_of(mode, width, negative_slope, upper)
+        bound = native.flat(plan, x, frac_bits)
+        if bound is not None:  # the common case, with as little Python as possible
+            if torch.is_grad_enabled() and (x.requires_grad or frac_bits.requires_grad):
+                return _QuantizeFlat.apply(x, frac_bits, bound, frac_grad_scale)  # type: ignore[no-any-return, no-untyped-call]
+            return native.forward_flat(bound, x, frac_bits)
     if x.dtype is not torch.float32 and x.dtype is not torch.float64:
         x = _as_float(x)
     if addend is not None:
@@ -113,7 +123,7 @@ def quantize(
             x, addend = x.double(), addend.double()
     if isinstance(width, Tensor):
         width_parameter: Tensor | None = width
-        width = round(float(width))
+        width = round(width.detach().item())
     else:
         width_parameter = None
     plan = plan_of(mode, width, negative_slope, upper)
@@ -121,9 +131,9 @@ def quantize(
         for tensor in (x, scale, shift, addend):
             if tensor is not None:
                 _refuse_nonfinite(tensor)
-    if frac_bits.dim() and torch.broadcast_shapes(frac_bits.shape, x.shape) != x.shape:
+    if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
-    result: Tensor = _Quantize.apply(x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale)
+    result: Tensor = _Quantize.apply(x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -134,7 +144,12 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> mean.tolist(), variance.tolist()
     ([2.0, 5.0], [1.0, 0.0])
     """
-    return eager.channel_moments(x)
+    if x.dim() < 2 or x.numel() == 0:
+        raise DataError(f"no channels or no elements in shape {tuple(x.shape)}", remedy="give a tensor of shape (N, C, ...) that is not empty")
+    x = x.detach()
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        x = _as_float(x)
+    return native.channel_moments(x) or eager.channel_moments(x)
 
 
 class _Quantize(torch.autograd.Function):
@@ -154,32 +169,64 @@ class _Quantize(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, frac_bits, width, scale, shift, addend)
         ctx.plan, ctx.frac_grad_scale = plan, frac_grad_scale
-        return eager.forward(plan, x, frac_bits, scale, shift, addend)
+        return _forward(plan, x, frac_bits, scale, shift, addend)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
-        grads = eager.backward(ctx.plan, grad, x, frac_bits, scale, shift, addend)
-        grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend = grads
-        if width is not None:
-            grad_width = grad_width.to(width.dtype).reshape(width.shape)
-        needs = ctx.needs_input_grad
-        return (
-            grad_x if needs[0] else None,
-            grad_frac * ctx.frac_grad_scale if needs[1] else None,
-            grad_width if needs[2] else None,
-            grad_scale,
-            grad_shift,
-            grad_addend,
-            None,
-            None,
-        )
+        return _once_backward(ctx, grad) if torch.is_grad_enabled() else _backward(ctx, grad)
+
+
+class _QuantizeFlat(torch.autograd.Function):
+    """``_Quantize`` for what ``native.flat`` takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, frac_bits: Tensor, bound: native.Bound, frac_grad_scale: float) -> Tensor:
+        ctx.save_for_backward(x, frac_bits)
+        ctx.call = (bound, frac_grad_scale)
+        return native.forward_flat(bound, x, frac_bits)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _once_backward_flat(ctx, grad) if torch.is_grad_enabled() else _backward_flat(ctx, grad)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
+    plan, grad_scale, needs = ctx.plan, ctx.frac_grad_scale, ctx.needs_input_grad
+    parameters = needs[1] or needs[3] or needs[4]
+    grads = native.backward(plan, grad, x, frac_bits, scale, shift, addend, grad_scale, parameters, needs[2])
+    if grads is None:
+        grads = eager.backward(plan, grad, x, frac_bits, scale, shift, addend, grad_scale)
+    by_x, by_frac, by_width, by_scale, by_shift, by_addend = grads
+    by_width = by_width.to(width.dtype).reshape(width.shape) if needs[2] and by_width is not None else None
+    return by_x, by_frac, by_width, by_scale, by_shift, by_addend, None, None
+
+
+def _backward_flat(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, frac_bits = ctx.saved_tensors
+    bound, grad_scale = ctx.call
+    by_x, by_frac = native.backward_flat(bound, grad, x, frac_bits, grad_scale, ctx.needs_input_grad[1])
+    return by_x, by_frac, None, None
+
+
+_once_backward = once_differentiable(_backward)  # refuses a second derivative; costs time, so used only where one could be asked for
+_once_backward_flat = once_differentiable(_backward_flat)
+
+
+def _forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor:
+    result = native.forward(plan, x, frac_bits, scale, shift, addend)
+    return eager.forward(plan, x, frac_bits, scale, shift, addend) if result is None else result
 
 
 @lru_cache(maxsize=4096)
 def _of_type(to: FixedType) -> tuple[CastMode, Tensor]:
-    return CastMode.of(to), torch.tensor(float(to.frac_bits), dtype=torch.float64, device="cpu")
+    return CastMode.of(to), torch.tensor(float(to.frac_bits), dtype=torch.float32, device="cpu")
+
+
+@lru_cache(maxsize=4096)
+def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether ``shape`` broadcasts to exactly ``to``."""
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False))
 
 
 def _as_float(x: Tensor) -> Tensor:

@@ -20,6 +20,9 @@ FLOAT32_FRAC_BITS = (-100, 120)
 FLOAT64_FRAC_BITS = (-512, 566)
 """Binary points of every ``FixedType`` up to 53 bits wide: 2**F and 2**-F are then normal float64 numbers."""
 
+Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""By x, frac_bits, width, scale, shift, addend."""
+
 _Q_CODES = {q: code for code, q in enumerate(QMode)}
 _O_CODES = {o: code for code, o in enumerate(OMode)}
 
@@ -56,9 +59,9 @@ class CastMode:
         return FixedType(width, width - frac_bits, self.signed, self.q, self.o, self.n)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """One Cast call without its tensors: the mode, the word length and the activation before the Cast. Make it with ``plan_of``."""
+    """One Cast call without its tensors: the mode, the word length and the activation before the Cast. Made by ``plan_of``, equal if identical."""
 
     mode: CastMode
     width: int
@@ -70,7 +73,7 @@ class Plan:
 
 @lru_cache(maxsize=4096)
 def plan_of(mode: CastMode, width: int, negative_slope: float = 1.0, upper: float | None = None) -> Plan:
-    """Check and complete a call's constants. Raises ExactnessError if ``width`` exceeds what float64 holds, TypeSyntaxError for an impossible type."""
+    """Check and complete a call's constants. Raises ExactnessError for a width above 53, TypeSyntaxError for an impossible type."""
     if width > FLOAT64_BITS:
         raise ExactnessError(f"a word length of {width} bits does not fit float64", remedy=f"use at most {FLOAT64_BITS} bits in the torch emulator")
     if not math.isfinite(negative_slope) or (upper is not None and math.isnan(upper)):

@@ -1,0 +1,577 @@
+// One fused forward pass and one fused backward pass of Cast, for one mode and one set of element types. Compiled on demand by native.py with
+//   QFX_Q, QFX_O       rounding and overflow mode (the enums below; QFX_N is 0, 1 or 2 for N = 0, N = 1, N > 1)
+//   QFX_X, QFX_R       element type of x and the addend, and of the result: float or double
+//   QFX_ACTIVATION     1 if v passes a leaky ReLU and an upper bound before the Cast
+//   QFX_AFFINE         1 if v = x * scale + shift (implies QFX_ACTIVATION); QFX_ADDEND: 1 if v has an addend as well (implies QFX_AFFINE)
+// The forward is exact under IEEE rules: no -ffast-math, no flush to zero. Sums in the backward are taken over fixed blocks in a fixed order, so that
+// no result depends on the number of threads.
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+enum { RND, RND_ZERO, RND_MIN_INF, RND_INF, RND_CONV, TRN, TRN_ZERO };  // the order of QMode
+enum { SAT, SAT_ZERO, WRAP, WRAP_SM };                                   // AP_SAT_SYM is SAT with other bounds
+
+typedef QFX_X X;
+typedef QFX_R R;
+
+template <class A, class B> struct Same { static const bool value = false; };
+template <class A> struct Same<A, A> { static const bool value = true; };
+template <bool wide> struct Compute { typedef double type; };
+template <> struct Compute<false> { typedef float type; };
+typedef Compute<Same<X, double>::value || Same<R, double>::value || QFX_AFFINE>::type T;  // float only where float arithmetic is exact
+
+struct Plan {  // native.py mirrors it
+    double min_raw, max_raw, negative_slope, upper;
+    int32_t width, n, is_signed, least_frac_bits, greatest_frac_bits;
+};
+
+struct Shape {  // element (o, c, i) lies at (o * channels + c) * inner + i; parameters belong to c
+    int64_t outer, channels, inner;
+};
+
+enum { FRAC_DOUBLE = 1, FRAC_PER_CHANNEL = 2, SCALE_PER_CHANNEL = 4, SHIFT_PER_CHANNEL = 8, WANT_PARAMETERS = 16, WANT_WIDTH = 32, THREADS_SHIFT = 8 };
+enum { OK = 0, BAD_FRAC_BITS = 1, NO_MEMORY = 2 };
+
+static const int64_t BLOCK = 16384;   // elements that one thread takes at a time, at least
+static const int64_t MAX_BLOCKS = 64;
+
+// ---- the Cast of one number -----------------------------------------------------------------------------------------------------------------------
+
+static inline float to_even(float s) { return __builtin_rintf(s); }
+static inline double to_even(double s) { return __builtin_rint(s); }
+static inline float down(float s) { return __builtin_floorf(s); }
+static inline double down(double s) { return __builtin_floor(s); }
+static inline float to_zero(float s) { return __builtin_truncf(s); }
+static inline double to_zero(double s) { return __builtin_trunc(s); }
+static inline float away(float s) { return __builtin_copysignf(1.0f, s); }
+static inline double away(double s) { return __builtin_copysign(1.0, s); }
+static inline float magnitude(float s) { return __builtin_fabsf(s); }
+static inline double magnitude(double s) { return __builtin_fabs(s); }
+
+struct Constants {
+    T lo, hi, slope, upper;
+    T modulus, inverse, half;      // 2**W, 2**-W, 2**(W-1)
+    T kept, kept_inverse;          // 2**(W-N) and its inverse
+    T pin, pin_negative;           // what N saturated bits add above the kept ones
+    T fold;                        // from here on, a wrapped pattern stands for itself - 2**W
+    T huge;                        // every number as large is a multiple of 2**W, so a wrap sees no difference
+    T low_side;                    // dq/dW of a number saturated low, in units of that of a number saturated high
+    explicit Constants(const Plan& p)
+        : lo((T)p.min_raw), hi((T)p.max_raw), slope((T)p.negative_slope), upper((T)p.upper), modulus((T)ldexp(1, p.width)),
+          inverse((T)ldexp(1, -p.width)), half((T)ldexp(1, p.width - 1)), kept((T)ldexp(1, p.width - p.n)),
+          kept_inverse((T)ldexp(1, p.n - p.width)), pin((p.is_signed ? half : modulus) - kept), pin_negative(p.is_signed ? -half : pin), fold(p.is_signed ? half : modulus),
+          huge((T)ldexp(1, sizeof(T) == 4 ? 120 : 1000)),
+          low_side(p.is_signed ? T(-1) : T(0)) {}
+};
+
+static inline T floor_of(T s, T v) {  // v < 0 whose scaling underflowed to -0.0 is still below 0
+    T f = down(s);
+    T below = f < T(-1) ? f : T(-1);
+    return v < T(0) ? below : f;
+}
+
+// Differences from rint and trunc are exact; those from floor are not (s = -0.5 + tiny), and s + 0.5 is not.
+static inline T rounded(T s, T v) {
+#if QFX_Q == 0
+    T r = to_even(s);
+    return r + (s - r == T(0.5) ? T(1) : T(0));
+#elif QFX_Q == 1
+    T t = to_zero(s);
+    return t + (magnitude(s - t) > T(0.5) ? away(s) : T(0));
+#elif QFX_Q == 2
+    T r = to_even(s);
+    return r - (s - r == T(-0.5) ? T(1) : T(0));
+#elif QFX_Q == 3
+    T t = to_zero(s);
+    return t + (magnitude(s - t) >= T(0.5) ? away(s) : T(0));
+#elif QFX_Q == 4
+    return to_even(s);
+#elif QFX_Q == 5
+    return floor_of(s, v);
+#else
+    return to_zero(s);
+#endif
+}
+
+static inline T low_bits(T r, T power, T inverse) { return r - down(r * inverse) * power; }
+
+static inline T wrapped(const Constants& k, T r) {
+    T low = low_bits(r, k.modulus, k.inverse);
+    return low >= k.fold ? low - k.modulus : low;
+}
+
+static inline T pinned(const Constants& k, T r, T low) { return low + (r < T(0) ? k.pin_negative : k.pin); }
+
+struct Cast {
+    T raw;
+    T slope;  // dq/dv: 1, 0 or -1
+    T side;   // 1 saturated high, -1 saturated low (signed), else 0: the derivative by the width
+};
+
+static inline Cast cast(const Constants& k, T s, T v) {
+    T r = rounded(s, v);
+    Cast c;
+    c.slope = T(1);
+    c.side = T(0);
+    bool low = r < k.lo, high = r > k.hi;
+#if QFX_O == 0
+    T at_least = low ? k.lo : r;
+    c.raw = at_least > k.hi ? k.hi : at_least;
+    c.slope = c.raw == r ? T(1) : T(0);
+    T low_side = low ? k.low_side : T(0);
+    c.side = high ? T(1) : low_side;
+#elif QFX_O == 1
+    c.raw = low | high ? T(0) : r;
+    c.slope = low | high ? T(0) : T(1);
+#else
+    r = r > k.huge ? k.huge : r;
+    r = r < -k.huge ? -k.huge : r;
+#if QFX_O == 2 && QFX_N == 0
+    c.raw = wrapped(k, r);
+#elif QFX_O == 2
+    c.raw = low | high ? pinned(k, r, low_bits(r, k.kept, k.kept_inverse)) : r;
+#elif QFX_N < 2
+    T w = wrapped(k, r);
+#if QFX_N == 0
+    T f = floor_of(s, v);  // the lost bit is that of the unrounded source
+    f = f > k.huge ? k.huge : f;
+    f = f < -k.huge ? -k.huge : f;
+    bool sign = low_bits(down(f * k.inverse), T(2), T(0.5)) == T(1);
+#else
+    bool sign = low;
+#endif
+    bool flipped = (low | high) & ((w < T(0)) != sign);
+    c.raw = flipped ? T(-1) - w : w;
+    c.slope = flipped ? T(-1) : T(1);
+#else
+    T kept = low_bits(r, k.kept, k.kept_inverse);
+    bool bit = low_bits(r, T(2) * k.kept, T(0.5) * k.kept_inverse) >= k.kept;
+    bool flipped = (low | high) & (bit == low);
+    kept = flipped ? k.kept - T(1) - kept : kept;
+    c.raw = low | high ? pinned(k, r, kept) : r;
+    c.slope = flipped ? T(-1) : T(1);
+#endif
+#endif
+    return c;
+}
+
+// ---- one element: value, gradient -----------------------------------------------------------------------------------------------------------------
+
+static inline T before(X x, X addend, double scale, double shift) {
+#if QFX_AFFINE
+    T u = (T)x * scale + shift;
+#if QFX_ADDEND
+    u += (T)addend;
+#endif
+    return u;
+#else
+    return (T)x;
+#endif
+}
+
+static inline T activated(const Constants& k, T u) {
+#if QFX_ACTIVATION
+    T leaky = u < T(0) ? u * k.slope : u;
+    return leaky > k.upper ? k.upper : leaky;
+#else
+    return u;
+#endif
+}
+
+static inline R value(const Constants& k, X x, X addend, T up, T down, double scale, double shift) {
+    T v = activated(k, before(x, addend, scale, shift));
+    return (R)(cast(k, v * up, v).raw * down + T(0));  // + 0 turns -0.0 into +0.0
+}
+
+struct Gradient {
+    T input;  // by x * scale + shift + addend
+    T frac;   // by F, divided by -ln2 * FRAC_UNIT
+    T width;  // by W, divided by ln2 * 2**(W - F - signed)
+};
+
+// Where an overflow saturates the scaled number cannot be infinite in range, so the lsb can wait until the sum is complete.
+#if QFX_O <= 1
+#define FRAC_UNIT(lsb) (lsb)
+#else
+#define FRAC_UNIT(lsb) 1.0
+#endif
+
+static inline Gradient gradient(const Constants& k, R g, X x, X addend, T up, T down, double scale, double shift) {
+    T u = before(x, addend, scale, shift);
+    T v = activated(k, u);
+    Cast c = cast(k, v * up, v);
+    T grad = (T)g;
+    Gradient d;
+#if QFX_O <= 1
+    d.input = c.slope != T(0) ? grad : T(0);
+    d.frac = grad * (c.slope != T(0) ? c.raw - v * up : c.raw);
+#elif QFX_O == 2
+    d.input = grad;
+    d.frac = grad * (c.raw * down - v);
+#else
+    d.input = grad * c.slope;
+    d.frac = grad * (c.raw * down - v * c.slope);
+#endif
+    d.width = grad * c.side;
+#if QFX_ACTIVATION
+    T leaky = u < T(0) ? u * k.slope : u;
+    d.input = leaky < k.upper ? d.input : T(0);
+    T sloped = d.input * k.slope;
+    d.input = u > T(0) ? d.input : sloped;
+#endif
+    return d;
+}
+
+// ---- parameters of many channels --------------------------------------------------------------------------------------------------------------------
+
+static inline T power_of_two(double f) {  // f was checked, so the exponent is that of a normal number
+    union {
+        uint64_t bits;
+        double number;
+    } u;
+    u.bits = (uint64_t)((int64_t)f + 1023) << 52;
+    return (T)u.number;
+}
+
+static const int64_t TILE = 256;  // channels whose tables fit the stack
+
+struct Table {
+    T *up, *down;
+    double *scale, *shift;
+
+    Table from(int64_t c) const {
+        Table t = {up + c, down + c, scale + c, shift + c};
+        return t;
+    }
+    static int64_t bytes(int64_t channels) { return channels * (int64_t)(2 * sizeof(double) + 2 * sizeof(T)); }
+    static Table in(void* memory, int64_t channels) {
+        double* scale = (double*)memory;
+        T* up = (T*)(scale + 2 * channels);
+        Table t = {up, up + channels, scale, scale + channels};
+        return t;
+    }
+};
+
+struct Source {  // the parameter tensors
+    const void* frac;
+    const double *scale, *shift;
+    int flags;
+
+    template <class F> static bool fill_frac(const Plan& plan, const F* f, Table t, int64_t count) {
+        T *__restrict up = t.up, *__restrict lsb = t.down;
+        const double least = plan.least_frac_bits, greatest = plan.greatest_frac_bits;
+        int bad = 0;
+#pragma omp simd reduction(| : bad)
+        for (int64_t c = 0; c < count; c++) {
+            double to_int = __builtin_rint((double)f[c]);
+            bool good = (to_int >= least) & (to_int <= greatest);  // false for NaN
+            bad |= !good;
+            to_int = good ? to_int : 0.0;
+            up[c] = power_of_two(to_int);
+            lsb[c] = power_of_two(-to_int);
+        }
+        return !bad;
+    }
+    static void fill_affine(double* __restrict to, const double* from, bool per_channel, double otherwise, int64_t first, int64_t count) {
+        for (int64_t c = 0; c < count; c++) to[c] = !from ? otherwise : per_channel ? from[first + c] : *from;
+    }
+    bool fill(const Plan& plan, Table t, int64_t first, int64_t count) const {
+        if (QFX_AFFINE) {
+            fill_affine(t.scale, scale, flags & SCALE_PER_CHANNEL, 1.0, first, count);
+            fill_affine(t.shift, shift, flags & SHIFT_PER_CHANNEL, 0.0, first, count);
+        }
+        bool many = flags & FRAC_PER_CHANNEL;
+        int64_t offset = many ? first : 0, distinct = many ? count : 1;
+        bool good = flags & FRAC_DOUBLE ? fill_frac(plan, (const double*)frac + offset, t, distinct) : fill_frac(plan, (const float*)frac + offset, t, distinct);
+        for (int64_t c = distinct; c < count; c++) {
+            t.up[c] = t.up[0];
+            t.down[c] = t.down[0];
+        }
+        return good;
+    }
+};
+
+struct Sums {  // of each channel, without constant factors
+    double *frac, *width, *scale, *shift;
+
+    Sums from(int64_t c) const {
+        Sums s = {frac + c, width + c, scale + c, shift + c};
+        return s;
+    }
+    static Sums in(double* memory, int64_t channels) {
+        Sums s = {memory, memory + channels, memory + 2 * channels, memory + 3 * channels};
+        return s;
+    }
+};
+
+// ---- passes over one run of elements ----------------------------------------------------------------------------------------------------------------
+
+#define AT(pointer, index) (QFX_ADDEND ? (pointer)[index] : X(0))
+
+static __attribute__((noinline)) void forward_row(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend, int64_t count, const Table t) {
+    const T up = *t.up, down = *t.down;
+    const double scale = *t.scale, shift = *t.shift;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) out[i] = value(k, x[i], AT(addend, i), up, down, scale, shift);
+}
+
+static __attribute__((noinline)) void forward_columns(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend,
+                                                      int64_t rows, int64_t count, const Table t) {
+    const T *__restrict up = t.up, *__restrict down = t.down;
+    const double *__restrict scale = t.scale, *__restrict shift = t.shift;
+    for (int64_t r = 0; r < rows; r++, out += count, x += count, addend += QFX_ADDEND ? count : 0)
+#pragma omp simd
+        for (int64_t c = 0; c < count; c++)
+            out[c] = value(k, x[c], AT(addend, c), up[c], down[c], QFX_AFFINE ? scale[c] : 1.0, QFX_AFFINE ? shift[c] : 0.0);
+}
+
+template <bool parameters, bool width>
+static __attribute__((noinline)) void backward_row(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g, const X* __restrict x,
+                         const X* __restrict addend, int64_t count, const Table t, const Sums sums) {
+    const T up = *t.up, down = *t.down;
+    const double scale = *t.scale, shift = *t.shift;
+    double by_frac = 0, by_width = 0, by_scale = 0, by_shift = 0;
+#pragma omp simd reduction(+ : by_frac, by_width, by_scale, by_shift)
+    for (int64_t i = 0; i < count; i++) {
+        Gradient d = gradient(k, g[i], x[i], AT(addend, i), up, down, scale, shift);
+        grad_x[i] = (X)(QFX_AFFINE ? (T)(d.input * scale) : d.input);
+        if (QFX_ADDEND) grad_addend[i] = (X)d.input;
+        if (parameters) by_frac += (double)d.frac;
+        if (parameters && QFX_AFFINE) {
+            by_scale += (double)d.input * (double)x[i];
+            by_shift += (double)d.input;
+        }
+        if (width) by_width += (double)d.width;
+    }
+    *sums.frac += by_frac * FRAC_UNIT((double)down);
+    *sums.width += by_width * (double)down;
+    *sums.scale += by_scale;
+    *sums.shift += by_shift;
+}
+
+static __attribute__((noinline)) void backward_columns(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g,
+                                                       const X* __restrict x, const X* __restrict addend, int64_t rows, int64_t count, const Table t,
+                                                       const Sums sums) {
+    const T *__restrict up = t.up, *__restrict down = t.down;
+    const double *__restrict scale = t.scale, *__restrict shift = t.shift;
+    double *__restrict by_frac = sums.frac, *__restrict by_width = sums.width, *__restrict by_scale = sums.scale, *__restrict by_shift = sums.shift;
+    for (int64_t r = 0; r < rows; r++) {
+#pragma omp simd
+        for (int64_t c = 0; c < count; c++) {
+            Gradient d = gradient(k, g[c], x[c], AT(addend, c), up[c], down[c], QFX_AFFINE ? scale[c] : 1.0, QFX_AFFINE ? shift[c] : 0.0);
+            grad_x[c] = (X)(QFX_AFFINE ? (T)(d.input * scale[c]) : d.input);
+            if (QFX_ADDEND) grad_addend[c] = (X)d.input;
+            by_frac[c] += (double)d.frac * FRAC_UNIT((double)down[c]);
+            by_width[c] += (double)d.width * (double)down[c];
+            if (QFX_AFFINE) {
+                by_scale[c] += (double)d.input * (double)x[c];
+                by_shift[c] += (double)d.input;
+            }
+        }
+        grad_x += count, g += count, x += count;
+        if (QFX_ADDEND) grad_addend += count, addend += count;
+    }
+}
+
+// ---- whole tensors ------------------------------------------------------------------------------------------------------------------------------------
+
+struct Blocks {  // how a tensor is cut; depends on its shape alone
+    int64_t count, size, total;
+
+    Blocks(const Shape& s, bool sums_per_channel) : total(s.outer * s.channels * s.inner) {
+        count = total / BLOCK;
+        if (sums_per_channel && count > total / (8 * s.channels)) count = total / (8 * s.channels);  // keep the tables of sums small
+        if (count > MAX_BLOCKS) count = MAX_BLOCKS;
+        if (count < 1) count = 1;
+        size = (total / count + 63) / 64 * 64;
+        count = (total + size - 1) / size;
+    }
+};
+
+struct Tensors {
+    R* out;
+    X *grad_x, *grad_addend;
+    const R* g;
+    const X *x, *addend;
+
+    const X* addend_from(int64_t i) const { return QFX_ADDEND ? addend + i : 0; }
+    X* grad_addend_from(int64_t i) const { return QFX_ADDEND ? grad_addend + i : 0; }
+};
+
+struct Job {
+    const Plan& plan;
+    Constants k;
+    Shape shape;
+    Blocks blocks;
+    Tensors t;
+    Source source;
+    Table table;
+    Sums sums;  // one table for each block, `stride` apart
+    int64_t stride;
+    bool backward;
+
+    Job(const Plan& plan_, const Shape& shape_, const Tensors& t_, const Source& source_, bool backward_)
+        : plan(plan_), k(plan_), shape(shape_), blocks(shape_, backward_ && shape_.channels > 1), t(t_), source(source_), table(), sums(), stride(0),
+          backward(backward_) {}
+
+    void run(int64_t begin, int64_t end, const Table& p, const Sums& s) const {  // one row's run: inner > 1 or one channel
+        if (!backward)
+            forward_row(k, t.out + begin, t.x + begin, t.addend_from(begin), end - begin, p);
+        else if (source.flags & WANT_WIDTH)
+            backward_row<true, true>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
+        else if (source.flags & WANT_PARAMETERS)
+            backward_row<true, false>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
+        else
+            backward_row<false, false>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
+    }
+    void run_columns(int64_t begin, int64_t rows, int64_t count, const Table& p, const Sums& s) const {
+        if (!backward)
+            forward_columns(k, t.out + begin, t.x + begin, t.addend_from(begin), rows, count, p);
+        else
+            backward_columns(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), rows, count, p, s);
+    }
+    void block(int64_t b) const {
+        const bool columns = shape.inner == 1 && shape.channels > 1;
+        const int64_t row = columns ? shape.channels : shape.inner;
+        int64_t begin = b * blocks.size, end = b + 1 == blocks.count ? blocks.total : begin + blocks.size;
+        const Sums mine = backward ? sums.from(b * stride) : sums;
+        while (begin < end) {
+            int64_t offset = begin % row, rows = 1, count = row - offset < end - begin ? row - offset : end - begin;
+            if (columns) {
+                if (count == row) rows = (end - begin) / row;
+                run_columns(begin, rows, count, table.from(offset), backward ? mine.from(offset) : mine);
+            } else {
+                int64_t c = begin / row % shape.channels;
+                run(begin, begin + count, table.from(c), backward ? mine.from(c) : mine);
+            }
+            begin += rows * count;
+        }
+    }
+    void run_blocks(int threads) const {
+        if (threads <= 1 || blocks.count == 1) {
+            for (int64_t b = 0; b < blocks.count; b++) block(b);
+            return;
+        }
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t b = 0; b < blocks.count; b++) block(b);
+    }
+};
+
+struct Results {  // where the gradients of the parameters go; each may be null
+    void* frac;
+    double *width, *scale, *shift;
+    double frac_grad_scale, width_factor;
+    int flags;
+
+    void put_frac(const double* sums, int64_t first, int64_t count) const {
+        const double factor = -0.693147180559945309417232121458 * frac_grad_scale;
+        if (flags & FRAC_DOUBLE)
+            for (int64_t c = 0; c < count; c++) ((double*)frac)[first + c] = factor * sums[c];
+        else
+            for (int64_t c = 0; c < count; c++) ((float*)frac)[first + c] = (float)(factor * sums[c]);
+    }
+    // Sums of channels first .. first + count - 1; what belongs to no channel is added up in `all`.
+    void put(const Sums& s, int64_t first, int64_t count, double all[4]) const {
+        if (frac && flags & FRAC_PER_CHANNEL) put_frac(s.frac, first, count);
+        for (int64_t c = 0; scale && flags & SCALE_PER_CHANNEL && c < count; c++) scale[first + c] = s.scale[c];
+        for (int64_t c = 0; shift && flags & SHIFT_PER_CHANNEL && c < count; c++) shift[first + c] = s.shift[c];
+        if (!(flags & FRAC_PER_CHANNEL)) all[0] += total(s.frac, count);
+        if (width) all[1] += total(s.width, count);
+        if (scale) all[2] += total(s.scale, count);
+        if (shift) all[3] += total(s.shift, count);
+    }
+    static double total(const double* sums, int64_t count) {
+        double all = 0;
+        for (int64_t c = 0; c < count; c++) all += sums[c];
+        return all;
+    }
+    void put_all(const double all[4]) const {
+        if (frac && !(flags & FRAC_PER_CHANNEL)) put_frac(all, 0, 1);
+        if (width) *width = width_factor * all[1];
+        if (scale && !(flags & SCALE_PER_CHANNEL)) *scale = all[2];
+        if (shift && !(flags & SHIFT_PER_CHANNEL)) *shift = all[3];
+    }
+};
+
+// One element per channel: tile by tile, so that the tables stay in the cache however many channels there are. One thread.
+static int run_elements(const Job& job, const Results* results) {
+    double memory[TILE * 8];
+    int64_t channels = job.shape.channels;
+    double all[4] = {0, 0, 0, 0};
+    const Table table = Table::in(memory, TILE);
+    const Sums sums = Sums::in(memory + TILE * 4, TILE);
+    for (int64_t first = 0; first < channels; first += TILE) {
+        int64_t count = channels - first < TILE ? channels - first : TILE;
+        if (!job.source.fill(job.plan, table, first, count)) return BAD_FRAC_BITS;
+        if (results)
+            for (int64_t i = TILE * 4; i < TILE * 8; i++) memory[i] = 0;
+        job.run_columns(first, 1, count, table, sums);
+        if (results) results->put(sums, first, count, all);
+    }
+    if (results) results->put_all(all);
+    return OK;
+}
+
+static int run_channels(Job& job, const Results* results) {
+    int64_t channels = job.shape.channels, tables = results ? job.blocks.count : 0;
+    job.stride = 4 * channels;
+    int64_t bytes = Table::bytes(channels) + tables * job.stride * (int64_t)sizeof(double);
+    double small[512];
+    double* memory = bytes <= (int64_t)sizeof(small) ? small : (double*)malloc(bytes);
+    if (!memory) return NO_MEMORY;
+    job.sums = Sums::in(memory, channels);
+    for (int64_t i = 0; i < tables * job.stride; i++) memory[i] = 0;
+    job.table = Table::in(memory + tables * job.stride, channels);
+    int status = BAD_FRAC_BITS;
+    if (job.source.fill(job.plan, job.table, 0, channels)) {
+        status = OK;
+        job.run_blocks(job.source.flags >> THREADS_SHIFT);
+        if (results) {
+            for (int64_t i = job.stride; i < tables * job.stride; i++) memory[i % job.stride] += memory[i];
+            double all[4] = {0, 0, 0, 0};
+            results->put(job.sums, 0, channels, all);
+            results->put_all(all);
+        }
+    }
+    if (memory != small) free(memory);
+    return status;
+}
+
+static int run(Job& job, const Results* results) {
+    bool elements = job.shape.outer == 1 && job.shape.inner == 1 && job.shape.channels > 1;
+    return elements ? run_elements(job, results) : run_channels(job, results);
+}
+
+// ---- the two entries; every tensor has at least one element -----------------------------------------------------------------------------------------
+
+extern "C" int qfx_forward(const Plan* plan, void* out, const void* x, const void* addend, const void* frac, const double* scale, const double* shift,
+                           int64_t outer, int64_t channels, int64_t inner, int flags) {
+    Shape shape = {outer, channels, inner};
+    Tensors tensors = {(R*)out, 0, 0, 0, (const X*)x, (const X*)addend};
+    Source source = {frac, scale, shift, flags};
+    Job job(*plan, shape, tensors, source, false);
+    return run(job, 0);
+}
+
+// The same with one binary point and nothing before the Cast: fewer arguments, since a call on a small tensor costs no more than its arguments do.
+extern "C" int qfx_forward_flat(const Plan* plan, void* out, const void* x, const void* frac, int64_t count, int flags) {
+    return qfx_forward(plan, out, x, 0, frac, 0, 0, 1, 1, count, flags);
+}
+
+// grad_frac has the type and count of frac, grad_width is one double, grad_scale and grad_shift are doubles, as many as given; each may be null.
+extern "C" int qfx_backward(const Plan* plan, void* grad_x, void* grad_addend, const void* g, const void* x, const void* addend, const void* frac,
+                            const double* scale, const double* shift, int64_t outer, int64_t channels, int64_t inner, int flags, double frac_grad_scale,
+                            void* grad_frac, double* grad_width, double* grad_scale, double* grad_shift) {
+    Shape shape = {outer, channels, inner};
+    Tensors tensors = {0, (X*)grad_x, (X*)grad_addend, (const R*)g, (const X*)x, (const X*)addend};
+    Source source = {frac, scale, shift, flags};
+    Job job(*plan, shape, tensors, source, true);
+    Results results = {grad_frac, grad_width, grad_scale, grad_shift, frac_grad_scale, ldexp(0.693147180559945309417232121458, plan->width - plan->is_signed), flags};
+    return run(job, &results);
+}
+
+extern "C" int qfx_backward_flat(const Plan* plan, void* grad_x, const void* g, const void* x, const void* frac, int64_t count, int flags,
+                                 double frac_grad_scale, void* grad_frac) {
+    return qfx_backward(plan, grad_x, 0, g, x, 0, frac, 0, 0, 1, 1, count, flags, frac_grad_scale, grad_frac, 0, 0, 0);
+}

@@ -1,0 +1,435 @@
+"""Cast in one fused C++ pass each way: ``native.cpp``, built with g++ for one mode when first used and called through ctypes.
+
+Shared objects are kept in ``$XDG_CACHE_HOME/qfx`` (``~/.cache/qfx``), named by a hash of the source, the flags, the compiler and the processor, and
+are put there by an atomic rename, so that processes may build at the same time. The OpenMP runtime is the one that torch has loaded: a second one
+would bring a second set of spinning threads. Where there is no compiler or no cache folder ``available`` is false and callers use ``eager.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from qfx.fixed.arith import FLOAT32_BITS
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, refuse_frac_bits
+from qfx.fixed.type import OMode, QMode
+
+_SOURCES = Path(__file__).parent
+_FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-std=c++11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
+_COMPILE_SECONDS = 120
+_PARALLEL_FROM = 65536  # elements; below, waking other threads costs more than it gives
+
+_FRAC_DOUBLE, _FRAC_PER_CHANNEL, _SCALE_PER_CHANNEL, _SHIFT_PER_CHANNEL, _WANT_PARAMETERS, _WANT_WIDTH = 1, 2, 4, 8, 16, 32
+_THREADS_SHIFT = 8
+_ONE_THREAD = 1 << _THREADS_SHIFT
+_BAD_FRAC_BITS = 1
+_PLAIN = (Tensor, torch.nn.Parameter)
+_Q_CODES = {q: code for code, q in enumerate(QMode)}
+_O_CODES = {OMode.SAT: 0, OMode.SAT_SYM: 0, OMode.SAT_ZERO: 1, OMode.WRAP: 2, OMode.WRAP_SM: 3}
+
+
+class _Constants(ctypes.Structure):
+    """``struct Plan`` of native.cpp."""
+
+    _fields_ = (
+        ("min_raw", ctypes.c_double),
+        ("max_raw", ctypes.c_double),
+        ("negative_slope", ctypes.c_double),
+        ("upper", ctypes.c_double),
+        ("width", ctypes.c_int32),
+        ("n", ctypes.c_int32),
+        ("is_signed", ctypes.c_int32),
+        ("least_frac_bits", ctypes.c_int32),
+        ("greatest_frac_bits", ctypes.c_int32),
+    )
+
+
+class Layout(NamedTuple):
+    """Element (o, c, i) of a tensor lies at (o * channels + c) * inner + i; parameters belong to c. All tensors have the same memory ``format``."""
+
+    outer: int
+    channels: int
+    inner: int
+    flags: int
+    format: torch.memory_format
+
+
+class _Build(NamedTuple):
+    """What native.cpp is compiled for."""
+
+    q: int
+    o: int
+    n: int
+    x: str
+    result: str
+    activation: bool
+    affine: bool
+    addend: bool
+
+    def defines(self) -> tuple[str, ...]:
+        modes = f"-DQFX_Q={self.q}", f"-DQFX_O={self.o}", f"-DQFX_N={self.n}", f"-DQFX_X={self.x}", f"-DQFX_R={self.result}"
+        return (*modes, f"-DQFX_ACTIVATION={self.activation:d}", f"-DQFX_AFFINE={self.affine:d}", f"-DQFX_ADDEND={self.addend:d}")
+
+
+class Bound(NamedTuple):
+    """The entries for one plan, with its constants (kept alive here) and their address."""
+
+    forward: Callable[..., int]
+    backward: Callable[..., int]
+    forward_flat: Callable[..., int]
+    backward_flat: Callable[..., int]
+    constants: _Constants
+    address: int
+
+
+@lru_cache(maxsize=1)
+def available() -> bool:
+    """Whether a Cast can be built and run here (it builds one, the first time)."""
+    return _entries(_Build(0, 0, 0, "float", "float", False, False, False)) is not None
+
+
+def forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor | None:
+    """What ``eager.forward`` returns, or None if eager has to do it: no compiler, another device, a tensor subclass, an unusual broadcast."""
+    layout = _layout(x, frac_bits, scale, shift)
+    if layout is None:
+        return None
+    wide = plan.width > FLOAT32_BITS
+    bound = _bound(plan, x.dtype, wide, scale is not None or shift is not None, addend is not None)
+    if bound is None:
+        return None
+    x = x.contiguous(memory_format=layout.format)
+    out = torch.empty_like(x, dtype=torch.float64) if wide else torch.empty_like(x)
+    if addend is not None:
+        addend = addend.contiguous(memory_format=layout.format)
+    frac_bits, scale, shift = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
+    status = bound.forward(
+        bound.address,
+        out.data_ptr(),
+        x.data_ptr(),
+        None if addend is None else addend.data_ptr(),
+        frac_bits.data_ptr(),
+        None if scale is None else scale.data_ptr(),
+        None if shift is None else shift.data_ptr(),
+        layout.outer,
+        layout.channels,
+        layout.inner,
+        layout.flags | _threads(layout),
+    )
+    _check(status, frac_bits, out.dtype)
+    return out
+
+
+def backward(
+    plan: Plan,
+    grad: Tensor,
+    x: Tensor,
+    frac_bits: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    addend: Tensor | None,
+    frac_grad_scale: float,
+    parameters: bool,
+    width: bool,
+) -> Gradients | None:
+    """What ``eager.backward`` returns, or None where ``forward`` would. Without ``parameters`` or ``width`` those gradients are left out (None)."""
+    layout = _layout(x, frac_bits, scale, shift)
+    if layout is None:
+        return None
+    wide = plan.width > FLOAT32_BITS
+    bound = _bound(plan, x.dtype, wide, scale is not None or shift is not None, addend is not None)
+    if bound is None:
+        return None
+    grad, x = grad.contiguous(memory_format=layout.format), x.contiguous(memory_format=layout.format)
+    grad_x = torch.empty_like(x)
+    grad_addend: Tensor | None = None
+    if addend is not None:
+        addend = addend.contiguous(memory_format=layout.format)
+        grad_addend = torch.empty_like(x)
+    frac_bits, scale64, shift64 = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
+    grad_frac = torch.empty_like(frac_bits) if parameters else None
+    grad_width = torch.empty((), dtype=torch.float64) if width else None
+    grad_scale = torch.empty_like(scale64) if parameters and scale64 is not None else None
+    grad_shift = torch.empty_like(shift64) if parameters and shift64 is not None else None
+    status = bound.backward(
+        bound.address,
+        grad_x.data_ptr(),
+        None if grad_addend is None else grad_addend.data_ptr(),
+        grad.data_ptr(),
+        x.data_ptr(),
+        None if addend is None else addend.data_ptr(),
+        frac_bits.data_ptr(),
+        None if scale64 is None else scale64.data_ptr(),
+        None if shift64 is None else shift64.data_ptr(),
+        layout.outer,
+        layout.channels,
+        layout.inner,
+        layout.flags | _threads(layout) | (_WANT_PARAMETERS if parameters else 0) | (_WANT_WIDTH if width else 0),
+        frac_grad_scale,
+        None if grad_frac is None else grad_frac.data_ptr(),
+        None if grad_width is None else grad_width.data_ptr(),
+        None if grad_scale is None else grad_scale.data_ptr(),
+        None if grad_shift is None else grad_shift.data_ptr(),
+    )
+    _check(status, frac_bits, grad.dtype)
+    if grad_scale is not None and scale is not None:
+        grad_scale = grad_scale.to(scale.dtype)
+    if grad_shift is not None and shift is not None:
+        grad_shift = grad_shift.to(shift.dtype)
+    return grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
+
+
+def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What ``eager.channel_moments`` returns up to the order of its sums, or None if eager has to do it."""
+    if not x.is_cpu or type(x) not in _PLAIN or x.dtype not in (torch.float32, torch.float64) or not x.numel():
+        return None
+    entry = _moments_entry("float" if x.dtype is torch.float32 else "double")
+    if entry is None:
+        return None
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        outer, inner = x.numel() // x.shape[1], 1
+    else:
+        x = x.contiguous()
+        outer, inner = x.shape[0], math.prod(x.shape[2:])
+    mean, variance = torch.empty(x.shape[1], dtype=torch.float64), torch.empty(x.shape[1], dtype=torch.float64)
+    threads = 1 if x.numel() < _PARALLEL_FROM else torch.get_num_threads()
+    entry(x.data_ptr(), outer, x.shape[1], inner, mean.data_ptr(), variance.data_ptr(), threads)
+    return mean, variance
+
+
+def flat(plan: Plan, x: Tensor, frac_bits: Tensor) -> Bound | None:
+    """The entries for a plain Cast with one float32 binary point of a float32 tensor, if ``forward_flat`` and ``backward_flat`` can do it."""
+    if (
+        x.dtype is torch.float32
+        and frac_bits.dtype is torch.float32
+        and not frac_bits.dim()
+        and plan.width <= FLOAT32_BITS
+        and x.is_cpu
+        and frac_bits.is_cpu
+        and x.is_contiguous()
+        and type(x) in _PLAIN
+        and type(frac_bits) in _PLAIN
+        and x.numel()
+    ):
+        return _bound(plan, torch.float32, False, False, False)
+    return None
+
+
+def forward_flat(bound: Bound, x: Tensor, frac_bits: Tensor) -> Tensor:
+    """Cast ``x``; see ``flat``."""
+    out = torch.empty_like(x)
+    count = x.numel()
+    threads = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
+    status = bound.forward_flat(bound.address, out.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, threads)
+    if status:
+        _check(status, frac_bits, out.dtype)
+    return out
+
+
+def backward_flat(bound: Bound, grad: Tensor, x: Tensor, frac_bits: Tensor, frac_grad_scale: float, parameter: bool) -> tuple[Tensor, Tensor | None]:
+    """Gradients by ``x`` and, if ``parameter``, by ``frac_bits``; see ``flat``."""
+    if not grad.is_contiguous():
+        grad = grad.contiguous()
+    grad_x = torch.empty_like(x)
+    grad_frac = torch.empty_like(frac_bits) if parameter else None
+    count = x.numel()
+    flags = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
+    if grad_frac is None:
+        address = None
+    else:
+        address, flags = grad_frac.data_ptr(), flags | _WANT_PARAMETERS
+    status = bound.backward_flat(
+        bound.address, grad_x.data_ptr(), grad.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, flags, frac_grad_scale, address
+    )
+    if status:
+        _check(status, frac_bits, grad.dtype)
+    return grad_x, grad_frac
+
+
+def _as_double(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.double().contiguous()
+
+
+def _threads(layout: Layout) -> int:
+    if layout.outer * layout.channels * layout.inner < _PARALLEL_FROM:
+        return _ONE_THREAD
+    return torch.get_num_threads() << _THREADS_SHIFT
+
+
+def _check(status: int, frac_bits: Tensor, dtype: torch.dtype) -> None:
+    if status == _BAD_FRAC_BITS:
+        refuse_frac_bits(frac_bits, dtype)
+    if status:
+        raise MemoryError("no memory for the table of channels")
+
+
+# ---- layout ---------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _layout(x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None) -> Layout | None:
+    if not (x.is_cpu and frac_bits.is_cpu and type(x) in _PLAIN and type(frac_bits) in _PLAIN):
+        return None
+    if scale is None and shift is None and not frac_bits.dim() and x.is_contiguous():
+        return _flat(x.numel(), frac_bits.dtype)
+    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    scale_shape = None if scale is None else scale.shape
+    return _layout_of(x.shape, frac_bits.shape, frac_bits.dtype, scale_shape, None if shift is None else shift.shape, channels_last)
+
+
+@lru_cache(maxsize=4096)
+def _flat(count: int, frac_dtype: torch.dtype) -> Layout | None:
+    return _layout_of(torch.Size((count,)), torch.Size(()), frac_dtype, None, None, False)
+
+
+@lru_cache(maxsize=4096)
+def _layout_of(
+    shape: torch.Size, frac: torch.Size, frac_dtype: torch.dtype, scale: torch.Size | None, shift: torch.Size | None, channels_last: bool
+) -> Layout | None:
+    if frac_dtype not in (torch.float32, torch.float64) or shape.numel() == 0 or len(frac) > len(shape):
+        return None
+    flags = _FRAC_DOUBLE if frac_dtype is torch.float64 else 0
+    axes = [axis + len(shape) - len(frac) for axis, size in enumerate(frac) if size != 1]  # where frac_bits varies
+    if axes:
+        flags |= _FRAC_PER_CHANNEL
+    for vector, flag in ((scale, _SCALE_PER_CHANNEL), (shift, _SHIFT_PER_CHANNEL)):
+        if vector is not None and vector.numel() > 1:
+            if len(shape) < 2 or vector != shape[1:2] or axes not in ([], [1]):
+                return None
+            axes, flags = [1], flags | flag
+    if flags & _FRAC_PER_CHANNEL == 0 and axes and frac.numel() != 1:
+        return None
+    first, last = (axes[0], axes[-1] + 1) if axes else (0, 0)
+    if any(shape[axis] != 1 and axis not in axes for axis in range(first, last)):
+        return None
+    outer, channels, inner = (math.prod(shape[a:b]) for a, b in ((0, first), (first, last), (last, None)))
+    if channels_last and (first, last) == (1, 2):
+        outer, inner = outer * inner, 1
+    elif channels_last and last > 1:
+        return None
+    return Layout(outer, channels, inner, flags, torch.channels_last if channels_last else torch.contiguous_format)
+
+
+# ---- building -------------------------------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: bool) -> Bound | None:
+    mode = plan.mode
+    single = dtype is torch.float32
+    activation = plan.negative_slope != 1.0 or plan.upper != math.inf
+    exact_in_single = plan.negative_slope in (0.0, 1.0) and float(torch.tensor(plan.upper, dtype=torch.float32)) == plan.upper
+    affine = affine or addend or (activation and not exact_in_single)  # the affine variant computes in float64
+    result = "float" if single and not wide else "double"
+    build = _Build(_Q_CODES[mode.q], _O_CODES[mode.o], min(mode.n, 2), "float" if single else "double", result, affine or activation, affine, addend)
+    entries = _entries(build)
+    if entries is None:
+        return None
+    low, high = FLOAT32_FRAC_BITS if result == "float" else FLOAT64_FRAC_BITS
+    constants = _Constants(plan.min_raw, plan.max_raw, plan.negative_slope, plan.upper, plan.width, mode.n, int(mode.signed), low, high)
+    functions = (entries.qfx_forward, entries.qfx_backward, entries.qfx_forward_flat, entries.qfx_backward_flat)
+    return Bound(*functions, constants, ctypes.addressof(constants))
+
+
+@lru_cache(maxsize=1024)
+def _entries(build: _Build) -> ctypes.CDLL | None:
+    """The loaded shared object, built if it is not in the cache; None where that is impossible."""
+    library = _library("native.cpp", build.defines())
+    if library is None:
+        return None
+    p, i = ctypes.c_void_p, ctypes.c_int64
+    library.qfx_forward.argtypes = (p, p, p, p, p, p, p, i, i, i, ctypes.c_int)
+    library.qfx_backward.argtypes = (p, p, p, p, p, p, p, p, p, i, i, i, ctypes.c_int, ctypes.c_double, p, p, p, p)
+    library.qfx_forward_flat.argtypes = (p, p, p, p, i, ctypes.c_int)
+    library.qfx_backward_flat.argtypes = (p, p, p, p, p, i, ctypes.c_int, ctypes.c_double, p)
+    return library
+
+
+@lru_cache(maxsize=2)
+def _moments_entry(element: str) -> Callable[..., None] | None:
+    library = _library("moments.cpp", (f"-DQFX_X={element}",))
+    if library is None:
+        return None
+    p, i = ctypes.c_void_p, ctypes.c_int64
+    library.qfx_moments.argtypes = (p, i, i, i, p, p, ctypes.c_int)
+    library.qfx_moments.restype = None
+    return cast(Callable[..., None], library.qfx_moments)
+
+
+def _library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
+    compiler, folder, source = shutil.which("g++"), _cache_folder(), _SOURCES / source_name
+    if compiler is None or folder is None:
+        return None
+    command = [compiler, *_FLAGS, *defines, *_openmp()]
+    identity = [*command, source.read_text(encoding="utf-8"), _stamp(compiler), _processor()]
+    path = folder / f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}.so"
+    if not path.exists() and not _compile(command, source, path):
+        return None
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        return None
+
+
+def _compile(command: list[str], source: Path, path: Path) -> bool:
+    """Build into the cache; whoever comes last replaces an equal file."""
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = Path(folder) / path.name
+            done = subprocess.run(
+                [command[0], str(source), "-o", str(built), *command[1:]], capture_output=True, timeout=_COMPILE_SECONDS, check=False
+            )
+            if done.returncode != 0:
+                return False
+            os.replace(built, path)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return True
+
+
+@lru_cache(maxsize=1)
+def _cache_folder() -> Path | None:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qfx"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+@lru_cache(maxsize=1)
+def _openmp() -> tuple[str, ...]:
+    """Link torch's own libgomp by path (-nodefaultlibs keeps the compiler's away); without it run the blocks on one thread."""
+    site = Path(torch.__file__).parent
+    for folder in (site / "lib", site.parent / "torch.libs"):
+        for library in sorted(folder.glob("libgomp*.so*")):
+            return ("-fopenmp", "-nodefaultlibs", str(library), "-lm", "-lc", "-lgcc")
+    return ("-fopenmp-simd", "-nodefaultlibs", "-lm", "-lc", "-lgcc")
+
+
+@lru_cache(maxsize=1)
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))}))
+
+
+def _stamp(program: str) -> str:
+    """Path, size and time of a program: another version has another stamp."""
+    path = Path(program).resolve()
+    stat = path.stat()
+    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
