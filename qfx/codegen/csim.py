@@ -20,6 +20,7 @@ from qfx.codegen.names import identifier
 from qfx.codegen.project import Project, read_project
 from qfx.codegen.schedule import Schedule
 from qfx.errors import DataError, ProjectError
+from qfx.fixed.arith import Interval
 from qfx.fixed.array import to_float
 from qfx.ir import casting
 from qfx.ir.graph import Graph
@@ -50,12 +51,13 @@ def build(project_dir: str | os.PathLike[str]) -> Path:
 
 
 def run(project_dir: str | os.PathLike[str], x: FloatArray) -> FloatArray:
-    """The values (N, *output shape), float64, that the C++ computes for floats (N, *input shape).
+    """The values (N, *output shape) that the C++ computes for floats (N, *input shape): float32 where that holds the output type, else float64.
 
     Raises DataError for a wrong shape or dtype, NaN or infinity; ProjectError if the project cannot be built or run.
     """
     project = read_project(project_dir)
-    return to_float(run_raw(project_dir, x), project.output_type.frac_bits)
+    result = to_float(run_raw(project_dir, x), project.output_type.frac_bits)
+    return result.astype(np.float32) if Interval.of(project.output_type).fits_float32() else result
 
 
 def run_raw(project_dir: str | os.PathLike[str], x: FloatArray) -> RawArray:
@@ -150,4 +152,4 @@ def _check(x: FloatArray, project: Project) -> None:
         got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise DataError(f"expected a float32 or float64 array, got {got}", where=project.top, remedy="convert the data")
     if x.ndim == 0 or x.shape[1:] != project.input_shape:
-        raise DataError(f"expected the shape (N, {', '.join(map(str, project.input_shape))}), got {x.shape}", where=project.top)
+        raise DataError(f"expected the shape (N, {', '.join(map(str, project.input_shape))}), got {x.shape}", where=project.top, remedy="give what the model was made for")
