@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
-from qfx.errors import DataError, QfxError, UnsupportedError
+from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError
+from qfx.fixed.arith import hull
 from qfx.nn.functional import (
     QAdd,
     QConcat,
@@ -75,22 +77,40 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     infinity or a wrong shape; RecipeError for a pattern that matches nothing.
     """
     recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
     if not isinstance(example_input, Tensor) or example_input.dim() < 2 or example_input.shape[0] < 1:
         raise DataError("must be one tensor, batch first", where="example_input", remedy="give a batch of real inputs")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if not bool(torch.isfinite(tensor).all()):
-            raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
+    _check_model(model)
     was_training = model.training
-    source = copy.deepcopy(model).eval()
-    if base_layer(model) in MODULES:  # a single layer: give it a name
-        source = nn.Sequential(OrderedDict(layer=source))
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
+        source = copy.deepcopy(model).eval()
+        if base_layer(model) in MODULES:  # a single layer: give it a name
+            source = nn.Sequential(OrderedDict(layer=source))
         builder = _Builder(trace(source, example_input), recipe)
         result = builder.build(example_input)
     recipe.check_patterns(dict(quantizers(result)))
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
     return result.train(was_training)
+
+
+def _check_model(model: nn.Module) -> None:
+    """Refuse what tracing would not see, and numbers that have no fixed-point form."""
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            raise UnsupportedError(
+                "has forward hooks, or a forward of its own instance",
+                where=name or type(module).__name__,
+                remedy="remove them first (torch.nn.utils.prune.remove, remove_weight_norm, the model before torch.compile)",
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise DataError("is not initialized yet", where=name, remedy="run the lazy module once")
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
 def calibrate(qmodel: nn.Module, example_input: Tensor) -> None:
@@ -173,6 +193,14 @@ class _Builder:
 
     def _operation(self, node: fx.Node) -> None:
         path = str(node.target) if node.op == "call_module" else self._functional_path(node)
+        try:
+            self._convert(node, path)
+        except QfxError as error:
+            if error.where:
+                raise
+            raise type(error)(error.what, where=path, remedy=error.remedy) from error
+
+    def _convert(self, node: fx.Node, path: str) -> None:
         rule, call = find(node, path, self.traced, self.recipe)
         for source in call.inputs:
             if source not in self.values:
@@ -184,7 +212,12 @@ class _Builder:
             return
         for index, layer in enumerate(layers):
             inputs = [self._ready(source, layer, node) for source in sources] if index == 0 else [self._cast(self.values[node])]
+            if isinstance(layer, QAdd | QSub) and hull(value.data.interval for value in inputs).magnitude_bits >= MAX_EXACT_BITS:
+                inputs = [self._settled(value) for value in inputs]  # each is short, but their grids lie far apart
             self.values[node] = self._apply(layer, path if index == 0 else f"{path}_{index}", inputs, node)
+        shape = tuple(self.values[node].data.shape[1:])
+        if shape != call.out_shape:
+            raise call.refuse(f"{call.name} gives {call.out_shape} in float and {shape} here", "please report this defect")
 
     def _apply(self, layer: nn.Module, path: str, inputs: list[_Value], node: fx.Node) -> _Value:
         extra: tuple[fx.Node, ...] = ()
@@ -215,7 +248,7 @@ class _Builder:
         if folded.is_untrained:
             folded.start_from(layer.in_float(arguments[0]))  # type: ignore[arg-type]
         path = self._attach(str(norm.target), folded)
-        return (*arguments, folded.eval()()), (self.graph.call_module(path),)
+        return (*arguments, folded()), (self.graph.call_module(path),)
 
     def _norm_to_fold(self, node: fx.Node) -> fx.Node | None:
         if self.recipe.batch_norm != "fold":
@@ -237,6 +270,10 @@ class _Builder:
         small = value.data.interval.magnitude_bits <= MAX_EXACT_BITS - (self.recipe.scale.width if isinstance(layer, QBatchNorm) else 1)
         if alone and small and isinstance(layer, _TAKES_EXACT):
             return value
+        return self._settled(value)
+
+    def _settled(self, value: _Value) -> _Value:
+        """The value after the Cast that is due, from here on for all who read it."""
         cast = self._cast(value)
         for other, known in self.values.items():
             if known is value:
@@ -293,6 +330,6 @@ class _Builder:
             holder = getattr(holder, name)
         if hasattr(holder, leaf):
             raise UnsupportedError(f"the name {path!r} is taken", where=path, remedy="rename the module")
-        holder.add_module(leaf, module)
+        holder.add_module(leaf, module.eval())  # while it is built, nothing drops out and no statistics move
         self.used.add(path)
         return path

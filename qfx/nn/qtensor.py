@@ -54,9 +54,9 @@ class QTensor:
         if self.addend is not None:
             result = result + self.addend
         if self.negative_slope != 1.0:
-            result = torch.where(result < 0, result * self.negative_slope, result)
+            result = torch.where(result > 0, result, result * self.negative_slope)
         if self.upper is not None:
-            result = result.clamp(max=self.upper)
+            result = torch.where(result < self.upper, result, self.upper)
         return result.to(dtype_of(self.interval, self.value.dtype))
 
     def plain(self) -> QTensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qfx.errors import DataError, QfxError
 from qfx.fixed.arith import Interval, hull
 from qfx.fixed.kernel import CastMode, quantize
-from qfx.fixed.type import FixedType
+from qfx.fixed.type import FixedType, OMode
 from qfx.nn.observer import min_error_frac_bits
 from qfx.nn.qtensor import QTensor
 from qfx.recipe import Spec
@@ -53,7 +53,7 @@ class Quantizer(nn.Module):
 
     @property
     def mode(self) -> CastMode:
-        return CastMode(bool(self.signed), self.spec.q, self.spec.o, self.spec.n)
+        return _mode(self.spec, bool(self.signed))
 
     @property
     def word_length(self) -> int:
@@ -70,7 +70,7 @@ class Quantizer(nn.Module):
         if not bool(torch.isfinite(data).all()):
             raise DataError("NaN or infinity", where=self.name or "Quantizer", remedy="check the weights and the example input")
         if self.signed is None:
-            self.signed = x.interval.signed if isinstance(x, QTensor) else True
+            self.signed = self.spec.o is OMode.WRAP_SM or not isinstance(x, QTensor) or x.interval.signed  # AP_WRAP_SM is signed only
         shape = self._shape(data)
         if self.spec.frac_bits is not None:
             start = torch.full(shape, float(self.spec.frac_bits), device=data.device)
@@ -86,35 +86,41 @@ class Quantizer(nn.Module):
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
-        if self.frac_bits is None:
+        frac_bits, width = self.frac_bits, self.width
+        if frac_bits is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
-        width = self.width if isinstance(self.width, int) else self.width.clamp(1, 32)
+        if isinstance(width, Tensor):
+            width = width.clamp(1, 32)
+        grad_scale = self.frac_grad_scale
         if isinstance(x, QTensor):
+            scale, shift, addend, slope, upper = x.scale, x.shift, x.addend, x.negative_slope, x.upper
             value = quantize(
                 x.value,
-                self.frac_bits,
+                frac_bits,
                 width,
                 self.mode,
-                scale=x.scale,
-                shift=x.shift,
-                addend=x.addend,
-                negative_slope=x.negative_slope,
-                upper=x.upper,
-                frac_grad_scale=self.frac_grad_scale,
+                scale=scale,
+                shift=shift,
+                addend=addend,
+                negative_slope=slope,
+                upper=upper,
+                frac_grad_scale=grad_scale,
             )
         else:
-            value = quantize(x, self.frac_bits, width, self.mode, frac_grad_scale=self.frac_grad_scale)
+            value = quantize(x, frac_bits, width, self.mode, frac_grad_scale=grad_scale)
         interval = self.interval()
-        if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
+        if value.dtype is torch.float64 and frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
         return QTensor(value, interval)
 
     def interval(self) -> Interval:
         """What the cast can give, on the finest of its grids."""
-        if self.frac_bits.dim() == 0:
-            return _interval(self.word_length, self.mode, _round(self.frac_bits))
-        least, most = (round(float(bound)) for bound in self.frac_bits.detach().aminmax())
-        return hull(_interval(self.word_length, self.mode, bits) for bits in (least, most))
+        frac_bits = self.frac_bits
+        if frac_bits.dim() == 0:
+            points = (round(frac_bits.item()),)  # ties to even, as torch.round
+        else:
+            points = tuple(round(bound.item()) for bound in frac_bits.detach().aminmax())
+        return _interval(self.word_length, self.mode, points)
 
     def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
         """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped."""
@@ -152,5 +158,11 @@ def _round(parameter: Tensor) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _interval(width: int, mode: CastMode, frac_bits: int) -> Interval:
-    return Interval.of(FixedType(width, width - frac_bits, mode.signed, mode.q, mode.o, mode.n))
+def _mode(spec: Spec, signed: bool) -> CastMode:
+    return CastMode(signed, spec.q, spec.o, spec.n)
+
+
+@lru_cache(maxsize=4096)
+def _interval(width: int, mode: CastMode, points: tuple[int, ...]) -> Interval:
+    """The hull over the binary points."""
+    return hull(Interval.of(FixedType(width, width - bits, mode.signed, mode.q, mode.o, mode.n)) for bits in points)

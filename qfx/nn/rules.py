@@ -72,10 +72,11 @@ class Call:
         return sizes * rank if len(sizes) == 1 else sizes
 
     def spatial_rank(self) -> int:
-        """The spatial axes that the operation works on, from its name; refuses a value that has others (PyTorch would take its batch for channels)."""
+        """The spatial axes that the operation works on, from its name. Refuses a value of others: PyTorch would take its batch for channels."""
         rank = int(self.name[-2])
         if len(self.in_shape) != rank + 1:
-            raise self.refuse(f"{self.name} on a value of shape {self.in_shape}", f"give it (batch, channels, {'length' if rank == 1 else 'height, width'})")
+            axes = "length" if rank == 1 else "height, width"
+            raise self.refuse(f"{self.name} on a value of shape {self.in_shape}", f"give it (batch, channels, {axes})")
         return rank
 
     def refuse(self, what: str, remedy: str) -> UnsupportedError:
@@ -136,7 +137,7 @@ def _leaky_relu(call: Call) -> Layers:
 
 def _hardtanh(call: Call) -> Layers:
     if (call.get("min_val", -1.0), call.get("max_val", 1.0)) != (0.0, 6.0):
-        raise call.refuse("Hardtanh", "use ReLU or ReLU6")
+        raise call.refuse("Hardtanh with other bounds than 0 and 6", "use ReLU or ReLU6")
     return [QReLU6()]
 
 
@@ -398,7 +399,6 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
         module = traced.module.get_submodule(str(node.target))
         rule = MODULES.get(base_layer(module))
         names, what = "input", base_layer(module).__name__
-        _refuse_changed(module, what, path)
     else:
         table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
         names, rule = table.get(node.target, ("", None))
@@ -406,12 +406,6 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
     if rule is None:
         raise UnsupportedError(f"{what} has no fixed-point form in qfx", where=path or node.name, remedy=_remedy(what))
     return rule, Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
-
-
-def _refuse_changed(module: nn.Module, what: str, path: str) -> None:
-    """A layer of torch's that hooks make compute something else, as pruning and weight normalization do."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise UnsupportedError(f"{what} with forward hooks", where=path, remedy="remove them first (torch.nn.utils.prune.remove, remove_weight_norm)")
 
 
 def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:

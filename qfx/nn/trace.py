@@ -38,21 +38,23 @@ MAX_AXES = 3
 
 
 class _Tracer(fx.Tracer):
-    """Also takes user subclasses of torch's layers as one piece, as long as they keep the forward."""
+    """Also takes user subclasses of torch's layers as one piece, as long as they compute the same."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or base_layer(m) is not type(m)
+        base = base_layer(m)
+        return super().is_leaf_module(m, module_qualified_name) or (base is not type(m) and base is not nn.Sequential)
 
 
-_HARMLESS = ("__init__", "__module__", "__doc__", "__annotations__", "__repr__", "extra_repr", "reset_parameters")
-"""What a user's subclass may define without changing what the layer computes."""
+_HARMLESS = ("extra_repr", "reset_parameters")
+"""Methods that a user's subclass may override without changing what the layer computes."""
 
 
 def base_layer(module: nn.Module) -> type[nn.Module]:
     """The class that says what the module computes: torch's, for a subclass that overrides none of its methods."""
     mine = [base for base in type(module).__mro__ if not base.__module__.startswith("torch.nn.") and base is not object]
     base = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
-    changed = {name for own in (module, *mine) for name in vars(own) if name not in _HARMLESS and callable(getattr(base, name, None))}
+    names = {name for own in mine for name in vars(own) if not name.startswith("__") or name in ("__call__", "__getattr__")}
+    changed = {name for name in names if name not in _HARMLESS and callable(getattr(base, name, None))}
     if base is nn.Module or changed:
         return type(module)
     return base
@@ -61,8 +63,8 @@ def base_layer(module: nn.Module) -> type[nn.Module]:
 def trace(model: nn.Module, example: Tensor) -> Traced:
     """Trace ``model`` (in evaluation mode) and run it on ``example`` to learn shapes.
 
-    Raises UnsupportedError for control flow that depends on data, for several inputs, for a batch axis that gets mixed with others, for a tensor that is
-    changed in place and read again; DataError for an example that the model does not take.
+    Raises UnsupportedError for control flow that depends on data, for several inputs, for a batch axis that gets mixed with others, for a
+    tensor that is changed in place and read again; DataError for an example that the model does not take.
     """
     try:
         graph = _Tracer().trace(model)
@@ -80,6 +82,7 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     module = fx.GraphModule(model, graph)
     # Two batch sizes tell the batch axis from the others.
     small, large = (_Recorder(module).record(_rows(example, count)) for count in (2, 3))
+    _check_same(model, _rows(example, 3), large)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
     constants: dict[fx.Node, Any] = {}
     for node, value in small.items():
@@ -91,6 +94,20 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
         elif value == large[node]:  # what follows the batch size is no constant
             constants[node] = value
     return Traced(module, shapes, constants)
+
+
+def _check_same(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> None:
+    """Refuse a model that computes something else than its graph: tracing takes ``x += y`` for ``x = x + y``, and randomness for a constant."""
+    expected, actual = model(x), next(value for node, value in traced.items() if node.op == "output")
+    if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
+        return  # refused later, with a better reason
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=0.0, atol=1e-3 * scale, equal_nan=True):
+        raise UnsupportedError(
+            "computes something else when it is traced",
+            where=type(model).__name__,
+            remedy="write x = x + y where another name stands for x too, and keep randomness out of inference (F.dropout(x, training=self.training))",
+        )
 
 
 def _shape(node: fx.Node, value: Tensor, other: Any) -> tuple[int, ...]:
@@ -131,14 +148,17 @@ def _rows(example: Tensor, count: int) -> Tensor:
 class _Recorder(fx.Interpreter):
     """Runs the graph and keeps what every node gave. The fixed-point network changes nothing in place: a model that can tell is refused."""
 
-    def record(self, x: Tensor) -> dict[fx.Node, Any]:
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
         self.values: dict[fx.Node, Any] = {}
-        self.place = {node: index for index, node in enumerate(self.module.graph.nodes)}
+        self.place = {node: index for index, node in enumerate(module.graph.nodes)}
+
+    def record(self, x: Tensor) -> dict[fx.Node, Any]:
         with torch.no_grad():
             try:
                 self.run(x)
-            except UnsupportedError:
-                raise
+            except UnsupportedError as error:  # without what Interpreter adds to it
+                raise UnsupportedError(error.what, where=error.where, remedy=error.remedy) from None
             except Exception as error:  # whatever the user's model raises on this input
                 message = str(error).split("\n")[0]
                 raise DataError(
