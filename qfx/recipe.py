@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -69,7 +70,7 @@ class Spec:
         _require(1 <= self.width <= 32, "width", self.width, "use a word length from 1 to 32")
         _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
-        _require(self.signed in (None, True, False), "signed", self.signed, "use true or false, or leave it out")
+        _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")
         for name in ("learn", "learn_width"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
         try:
@@ -96,9 +97,15 @@ class Override:
 
     def __post_init__(self) -> None:
         _require(isinstance(self.pattern, str) and self.pattern != "", "pattern", self.pattern, "give a name or a pattern such as 'layer1.*'")
-        _check_names(self.changes, [f.name for f in dataclasses.fields(Spec)], f"override {self.pattern!r}")
-        object.__setattr__(self, "changes", dict(self.changes))
-        _build(Spec, self.changes, f"override {self.pattern!r}")  # a bad value is refused when it is written, not when it is used
+        where = f"override {self.pattern!r}"
+        _require(isinstance(self.changes, Mapping), "changes", self.changes, "give a mapping from fields of Spec to values", where)
+        _check_names(self.changes, [f.name for f in dataclasses.fields(Spec)], where)
+        for name, value in self.changes.items():
+            _require(value is not None, name, value, "leave it out", where)
+        # A bad value is refused when it is written, not when it is used; N alone may be meant for any word length that wraps.
+        lenient = {"o": OMode.WRAP, "width": 32} if "n" in self.changes else {}
+        spec = _build(Spec, {**lenient, **self.changes}, where)
+        object.__setattr__(self, "changes", {name: getattr(spec, name) for name in self.changes})
 
     def matches(self, quantizer: str) -> bool:
         layer = quantizer.rpartition(".")[0]
@@ -137,6 +144,7 @@ class Recipe:
         for role in ROLES:
             _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
         _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
+        _require(isinstance(self.overrides, tuple | list), "overrides", self.overrides, "give a tuple of Override values")
         object.__setattr__(self, "overrides", tuple(self.overrides))
         for override in self.overrides:
             _require(isinstance(override, Override), "overrides", override, "give Override values")
@@ -194,12 +202,21 @@ class Recipe:
         for entry in entries:
             _require("pattern" in entry, "override", entry, "give it a pattern", where)
             changes = {key: value for key, value in entry.items() if key != "pattern"}
-            overrides.append(Override(entry["pattern"], changes))
-        return cls(**fields, overrides=tuple(overrides))
+            try:
+                overrides.append(Override(entry["pattern"], changes))
+            except RecipeError as error:
+                raise RecipeError(error.what, where=f"{where} {error.where}".strip(), remedy=error.remedy) from None
+        try:
+            return cls(**fields, overrides=tuple(overrides))
+        except RecipeError as error:
+            raise RecipeError(error.what, where=error.where or where, remedy=error.remedy) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe as TOML."""
-        Path(path).write_text(self.to_toml(), encoding="utf-8")
+        """Write the recipe as TOML. Raises RecipeError, naming the file, if it cannot be written."""
+        try:
+            Path(path).write_text(self.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"cannot be written: {error.strerror}", where=str(path), remedy="create the folder first") from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
@@ -214,7 +231,7 @@ class Recipe:
 def _check_names(table: Mapping[str, Any], known: list[str], where: str) -> None:
     for name in table:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             remedy = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(known)}"
             raise RecipeError(f"unknown field {name!r}", where=where, remedy=remedy)
 
@@ -240,4 +257,4 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     text = str(value.value if isinstance(value, Enum) else value)
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's too
