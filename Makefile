@@ -27,7 +27,7 @@ test: lint  ## format, lint and type checks, then all tests
 lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy qfx
+	$(PY) -m mypy qfx $(wildcard demo/*.py benchmarks/*.py)
 
 format: $(VENV)/ready  ## rewrite the sources in the project's format
 	$(PY) -m ruff format .
