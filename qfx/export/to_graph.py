@@ -13,7 +13,7 @@ from qfx.ir import ops
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import ArrayType, Const, Op
 from qfx.nn import functional as qf
-from qfx.nn.convert import META_KEY, graph_module
+from qfx.nn.convert import graph_module, recipe_of
 from qfx.nn.layers import FoldedNorm, QBatchNorm, QConv, QFoldedBatchNorm, QLinear, Weighted
 from qfx.nn.quantizer import Quantizer
 
@@ -25,12 +25,14 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
-    recipe = module.meta[META_KEY]["recipe"]
+    for path, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError("NaN or infinity", where=path, remedy="load an earlier checkpoint; a lower learning rate may help")
     lowering = _Lowering(module)
     with torch.no_grad():
         for node in module.graph.nodes:
             lowering.visit(node)
-    return Graph(name, tuple(lowering.nodes), lowering.output, {"recipe": recipe.to_toml()})
+    return Graph(name, tuple(lowering.nodes), lowering.output, {"recipe": recipe_of(module).to_toml()})
 
 
 @dataclass

@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,9 +35,6 @@ from qfx.nn.quantizer import Quantizer
 from qfx.nn.rules import MODULES, find
 from qfx.nn.trace import Traced, base_layer, trace
 from qfx.recipe import Recipe
-
-META_KEY = "qfx"
-"""Where a quantized module's ``meta`` keeps its recipe and input shape."""
 
 MAX_EXACT_BITS = 48
 """A result that would need more bits than this is cast before it grows further, well below float64's 53."""
@@ -81,6 +79,8 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
         raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
     if not isinstance(example_input, Tensor) or example_input.dim() < 2 or example_input.shape[0] < 1:
         raise DataError("must be one tensor, batch first", where="example_input", remedy="give a batch of real inputs")
+    if not bool(torch.isfinite(example_input).all()):
+        raise DataError("NaN or infinity", where="example_input", remedy="clean the data")
     _check_model(model)
     was_training = model.training
     with torch.inference_mode(False), torch.no_grad():
@@ -99,6 +99,15 @@ def _check_model(model: nn.Module) -> None:
     """Refuse what tracing would not see, and numbers that have no fixed-point form."""
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
+    if _input_layer(model) is not None:
+        raise UnsupportedError(
+            "is quantized already", where=type(model).__name__, remedy="give the float model; qfx.calibrate starts binary points anew"
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise DataError("is not initialized yet", where=name, remedy="run the lazy module once")
+        if not bool(torch.isfinite(tensor).all()):
+            raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             raise UnsupportedError(
@@ -106,11 +115,6 @@ def _check_model(model: nn.Module) -> None:
                 where=name or type(module).__name__,
                 remedy="remove them first (torch.nn.utils.prune.remove, remove_weight_norm, the model before torch.compile)",
             )
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise DataError("is not initialized yet", where=name, remedy="run the lazy module once")
-        if not bool(torch.isfinite(tensor).all()):
-            raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
 def calibrate(qmodel: nn.Module, example_input: Tensor) -> None:
@@ -140,9 +144,28 @@ def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 
 def graph_module(qmodel: nn.Module) -> fx.GraphModule:
     """``qmodel`` itself, if it came from ``quantize``; else QfxError."""
-    if not isinstance(qmodel, fx.GraphModule) or META_KEY not in qmodel.meta:
+    if _input_layer(qmodel) is None or not isinstance(qmodel, fx.GraphModule):
         raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy="make one with qfx.quantize(model, example_input)")
     return qmodel
+
+
+def recipe_of(qmodel: nn.Module) -> Recipe:
+    """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
+    layer = _input_layer(graph_module(qmodel))
+    assert layer is not None  # graph_module has checked it
+    return layer.recipe
+
+
+def _input_layer(module: nn.Module) -> QInput | None:
+    return next((layer for layer in module.modules() if isinstance(layer, QInput)), None)
+
+
+def _accept_float_checkpoint(module: nn.Module, keys: Any) -> None:
+    """After ``load_state_dict``: a float model's checkpoint has no binary points, so the present ones stay. One that has some must have all."""
+    layers = ((path, layer) for path, layer in module.named_modules() if isinstance(layer, Quantizer))
+    points = {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_parameters(recurse=False)}
+    if points <= set(keys.missing_keys):
+        keys.missing_keys[:] = [key for key in keys.missing_keys if key not in points]
 
 
 class _Calibrator(fx.Interpreter):
@@ -171,17 +194,15 @@ class _Builder:
         self.used: set[str] = set()
 
     def build(self, example: Tensor) -> fx.GraphModule:
-        shape: tuple[int, ...] = ()
         for node in self.traced.module.graph.nodes:
             if node.op == "placeholder" and node in self.traced.shapes:
-                shape = self.traced.shapes[node]
-                self._input(node, shape, example)
+                self._input(node, self.traced.shapes[node], example)
             elif node.op == "output":
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
         module = fx.GraphModule(self.root, self.graph, class_name="QuantizedModel")
-        module.meta[META_KEY] = {"recipe": self.recipe, "input_shape": shape}
+        module.register_load_state_dict_post_hook(_accept_float_checkpoint)  # type: ignore[no-untyped-call]
         return module
 
     def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ class QInput(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], recipe: Recipe) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.recipe = shape, recipe
         spec = recipe.spec("input", "input")
         self.cast = Quantizer(spec, signed=True, name="input")
 
@@ -39,9 +41,11 @@ class QInput(nn.Module):
             raise DataError(
                 f"got {got}, expected (batch, {', '.join(map(str, self.shape))})", where="input", remedy="give what the model was made for"
             )
+        if x.is_complex():
+            raise DataError("complex numbers", where="input", remedy="give real ones")
         if not x.is_floating_point():
             x = x.double() if x.dtype in (torch.int32, torch.int64) else x.float()
-        if not bool(torch.isfinite(x.detach().sum())) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
+        if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where="input", remedy="clean the data")
         return x
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -55,18 +56,32 @@ class Weighted(nn.Module):
         return self.weight_cast(weight), None if bias is None else self.bias_cast(bias)
 
     def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
+        """weight (*) x + bias, exact: in float32 if no partial sum can need more than 24 bits, else in float64. The bias joins the products
+        where float32 holds the whole sum, else the Cast that follows."""
         weight, bias = self.constants(norm)
-        result = self._products(x.plain(), weight)
-        if bias is not None:
-            result = result.affine(None, bias.value, result.interval + bias.interval)
+        x = x.plain()
+        _refuse_inexact_backends(x.value, self.name)
+        products = _sums(x.interval, weight.interval, weight.value.numel() // weight.value.shape[0])
+        in_float32 = x.value.dtype == weight.value.dtype == torch.float32
+        if bias is None or norm is not None:
+            total = products
+        else:
+            total = products + bias.interval
+            if in_float32 and total.fits_float32():
+                return QTensor(self._operator(x.value, weight.value, bias.value), total)
+        if in_float32 and (products.fits_float32() or _fits_float32(x.interval, weight)):
+            value = self._operator(x.value, weight.value, None)
+        else:
+            check_float64(products)
+            value = self._operator(x.value.double(), weight.value.double(), None)
         if norm is not None and norm.observe is not None:
-            norm.observe(result.value, None if bias is None else bias.value)
-        return result
+            norm.observe(value, None if bias is None else bias.value)
+        result = QTensor(value, products)
+        return result if bias is None else result.affine(None, bias.value, products + bias.interval)
 
     def in_float(self, x: QTensor) -> Tensor:
         """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""
-        result = self._operator(x.tensor(), self.weight)
-        return result if self.bias is None else result + self.bias.reshape(-1, *([1] * (result.dim() - 2)))
+        return self._operator(x.tensor(), self.weight, self.bias)
 
     def _float_constants(self, norm: FoldedNorm | None) -> tuple[Tensor, Tensor | None]:
         if norm is None:
@@ -74,19 +89,7 @@ class Weighted(nn.Module):
         weight = self.weight * norm.scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
         return weight, norm.shift if self.bias is None else norm.shift + self.bias * norm.scale
 
-    def _products(self, x: QTensor, weight: QTensor) -> QTensor:
-        """weight (*) x, exact: in float32 if no partial sum can need more than 24 bits, else in float64."""
-        terms = weight.value[0].numel()
-        interval = (x.interval.with_zero() * weight.interval).times(terms)
-        in_float32 = x.value.dtype == weight.value.dtype == torch.float32
-        if not (in_float32 and (interval.fits_float32() or _fits_float32(x.interval, weight))):
-            check_float64(interval)
-            in_float32 = False
-        dtype = torch.float32 if in_float32 else torch.float64
-        _refuse_inexact_backends(x.value, self.name)
-        return QTensor(self._operator(x.value.to(dtype), weight.value.to(dtype)), interval)
-
-    def _operator(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
 
 
@@ -97,10 +100,10 @@ class QLinear(Weighted):
         super().__init__(source, recipe, name)
         self.in_features, self.out_features = source.in_features, source.out_features
 
-    def _operator(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if x.dim() != 2:
             raise DataError(f"got a tensor of {x.dim()} axes", where=self.name, remedy="flatten to (batch, features) before a linear layer")
-        return F.linear(x, weight)
+        return F.linear(x, weight, bias)
 
 
 class QConv(Weighted):
@@ -111,16 +114,16 @@ class QConv(Weighted):
         self.stride, self.dilation, self.groups = tuple(source.stride), tuple(source.dilation), source.groups
         self.pads = conv_pads(source)
 
-    def _operator(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = tuple(before for before, _ in self.pads)
         if any(before != after for before, after in self.pads):
             x, padding = F.pad(x, [side for pair in reversed(self.pads) for side in pair]), (0,) * len(self.pads)
         conv = F.conv1d if weight.dim() == 3 else F.conv2d
         if x.is_cuda:  # cuDNN may pick TF32, Winograd or FFT: none is exact
             with torch.backends.cudnn.flags(enabled=False):
-                return conv(x, weight, None, self.stride, padding, self.dilation, self.groups)
+                return conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
         with torch.backends.nnpack.flags(enabled=False):  # NNPACK's is a Winograd convolution
-            return conv(x, weight, None, self.stride, padding, self.dilation, self.groups)
+            return conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
 def conv_pads(source: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
@@ -216,7 +219,8 @@ class QBatchNorm(Norm):
 class QFoldedBatchNorm(Norm):
     """BatchNorm folded into the layer before it: that layer casts ``weight * scale`` and ``bias * scale + shift``.
 
-    In training the running statistics are moved by what the folded layer's result says about the unfolded one's.
+    In training the running statistics are moved by what the folded layer's result says about the unfolded one's; those of a channel whose
+    scale is 0 stay.
     """
 
     def forward(self) -> FoldedNorm:
@@ -226,16 +230,26 @@ class QFoldedBatchNorm(Norm):
     def _observe(self, products: Tensor, bias: Tensor | None) -> None:
         """``products``: the folded layer's result before its bias. Its moments are the unfolded layer's, times scale (bias not counted)."""
         scale, shift = (part.detach().double() for part in self.affine())
-        scale = torch.where(scale.abs() < 1e-12, torch.full_like(scale, 1e-12), scale)
+        silent = scale.abs() < 1e-12  # a channel of weight zero says nothing about the unfolded layer
+        scale = torch.where(silent, torch.ones_like(scale), scale)
         mean, variance = channel_moments(products.detach())
         carried = shift if bias is None else bias.detach().double()
         offset = (carried - shift) / scale  # the unfolded layer's own bias
+        old_mean, old_variance = self.running_mean.clone(), self.running_var.clone()
         self.update(mean / scale + offset, variance / scale.square(), products.numel() // products.shape[1])
+        self.running_mean.copy_(torch.where(silent, old_mean, self.running_mean))
+        self.running_var.copy_(torch.where(silent, old_variance, self.running_var))
 
 
 def _signed(spec: Spec) -> Spec:
     """Constants are signed unless the recipe says otherwise."""
     return spec if spec.signed is not None else replace(spec, signed=True)
+
+
+@lru_cache(maxsize=4096)
+def _sums(x: Interval, weight: Interval, terms: int) -> Interval:
+    """What ``terms`` products can add up to, whatever the weights; partial sums and padding included."""
+    return (x.with_zero() * weight).times(terms)
 
 
 def _fits_float32(x: Interval, weight: QTensor) -> bool:
@@ -248,6 +262,8 @@ def _fits_float32(x: Interval, weight: QTensor) -> bool:
 
 
 def _refuse_inexact_backends(x: Tensor, name: str) -> None:
+    if torch.get_float32_matmul_precision() != "highest":
+        raise ExactnessError("float32 products may be rounded", where=name, remedy='call torch.set_float32_matmul_precision("highest")')
     if torch.is_autocast_enabled(x.device.type):
         raise ExactnessError("autocast is on", where=name, remedy="run fixed-point layers outside torch.autocast")
     if x.is_cuda and torch.backends.cuda.matmul.allow_tf32:

@@ -10,21 +10,33 @@ from qfx.fixed.kernel import CastMode, quantize
 SEARCH_DEPTH = 6
 """How many positions beyond the one that just holds the largest value are tried: each trades one bit of range for one of resolution."""
 
+MAX_SPREAD = 16
+"""No binary point starts more than so many positions finer than the coarsest of its tensor: a channel that training has switched off (weights of
+1e-30) would otherwise ask for a grid that no accumulator holds."""
+
+FRAC_BITS = (-100, 64)
+"""Binary points start between these: numbers below 2**-64 count as zero."""
+
 
 def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], *, most: int | None = None) -> Tensor:
     """The number of fractional bits with the least squared error of Cast(x), for each binary point of ``shape``.
 
     ``shape`` broadcasts against ``x`` (() for one binary point); the result is integral, of x's dtype and of that shape. The search runs
     from the position that just holds the largest magnitude to SEARCH_DEPTH positions finer, so that rare large values may saturate; ties go
-    to the wider range. ``most`` bounds the result from above. A part of x that is all zeros gets ``width - 1`` (or ``width`` if unsigned).
-    No gradient.
+    to the wider range. It starts within FRAC_BITS and, of several binary points, at most MAX_SPREAD positions finer than the coarsest; a
+    part of x that is all zeros starts there too (at ``width - 1``, or ``width`` if unsigned, where all of x is zero). ``most`` bounds the
+    result from above. No gradient.
     """
     with torch.no_grad():
         x = x.detach()
         axes = _reduced_axes(x, shape)
         largest = (x.abs().amax(axes, keepdim=True) if axes else x.abs()).reshape(shape).double()
         magnitude_bits = torch.where(largest > 0, torch.frexp(largest).exponent, 0)  # largest < 2**magnitude_bits
-        first = (width - (1 if mode.signed else 0) - magnitude_bits).to(x.dtype)
+        first = (width - (1 if mode.signed else 0) - magnitude_bits).clamp(*FRAC_BITS)
+        if shape and bool((largest > 0).any()):
+            coarsest = first[largest > 0].min()
+            first = torch.where(largest > 0, first, coarsest).clamp(max=coarsest + MAX_SPREAD)
+        first = first.to(x.dtype)
         if most is not None:
             first = first.clamp(max=most)
         best, best_error = first, torch.full(shape, torch.inf, dtype=torch.float64, device=x.device)

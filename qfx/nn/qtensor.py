@@ -88,7 +88,7 @@ class QTensor:
     def relu(self, negative_slope: float, interval: Interval) -> QTensor:
         """x for x >= 0, else ``x * negative_slope`` (0 or a power of two of at most 1)."""
         source = self.plain() if self._has_activation else self
-        return replace(source, negative_slope=negative_slope, interval=check_float64(interval))
+        return QTensor(source.value, check_float64(interval), source.scale, source.shift, source.addend, negative_slope)
 
     def clipped_relu(self, upper: float, interval: Interval) -> QTensor:
         """min(max(x, 0), upper)."""

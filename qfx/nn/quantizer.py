@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -115,11 +113,8 @@ class Quantizer(nn.Module):
 
     def interval(self) -> Interval:
         """What the cast can give, on the finest of its grids."""
-        frac_bits = self.frac_bits
-        if frac_bits.dim() == 0:
-            points = (round(frac_bits.item()),)  # ties to even, as torch.round
-        else:
-            points = tuple(round(bound.item()) for bound in frac_bits.detach().aminmax())
+        bounds = self.frac_bits.detach().aminmax() if self.frac_bits.dim() else (self.frac_bits,)
+        points = tuple(round(bound.item()) for bound in bounds)  # ties to even, as torch.round
         return _interval(self.word_length, self.mode, points)
 
     def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
@@ -142,15 +137,6 @@ class Quantizer(nn.Module):
         if self.spec.granularity == "channel":
             return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
         return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """A float model's checkpoint has no binary points: keep the present ones. (One that has some must have all.)"""
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        missing_keys: list[str] = args[2]
-        if not any(key.endswith(".frac_bits") for key in state_dict):
-            for own in ("frac_bits", "width"):
-                if prefix + own in missing_keys:
-                    missing_keys.remove(prefix + own)
 
 
 def _round(parameter: Tensor) -> int:
