@@ -152,4 +152,8 @@ def _check(x: FloatArray, project: Project) -> None:
         got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise DataError(f"expected a float32 or float64 array, got {got}", where=project.top, remedy="convert the data")
     if x.ndim == 0 or x.shape[1:] != project.input_shape:
-        raise DataError(f"expected the shape (N, {', '.join(map(str, project.input_shape))}), got {x.shape}", where=project.top, remedy="give what the model was made for")
+        raise DataError(
+            f"expected the shape (N, {', '.join(map(str, project.input_shape))}), got {x.shape}",
+            where=project.top,
+            remedy="give what the model was made for",
+        )

@@ -53,10 +53,10 @@ class Frame:
 
 
 class Steps:
-    """Collects the steps of one epilogue. ``stem`` names its tables."""
+    """Collects the steps of one epilogue. ``stem``, the present operator's name, names its tables."""
 
     def __init__(self, names: Names, stem: str, inputs: tuple[FixedType, ...], frame: Frame) -> None:
-        self._names, self._stem, self._inputs, self._frame = names, stem, inputs, frame
+        self._names, self.stem, self._inputs, self._frame = names, stem, inputs, frame
         self._steps: list[Step] = []
         self.type = inputs[0]
 
@@ -66,7 +66,7 @@ class Steps:
     def add(self, function: str, out: FixedType, arguments: tuple[int | FixedType | Tag, ...], operands: tuple[Operand, ...] = ()) -> None:
         for part in (out, *(a.type if isinstance(a, Tag) else a for a in arguments)):
             if isinstance(part, FixedType) and part.width > MAX_WIDTH:
-                raise ProjectError(f"needs {part.width} bits", where=self._stem, remedy=f"use less distant binary points: at most {MAX_WIDTH} bits")
+                raise ProjectError(f"needs {part.width} bits", where=self.stem, remedy=f"use less distant binary points: at most {MAX_WIDTH} bits")
         self._steps.append(Step(function, out, arguments, operands))
         self.type = out
 
@@ -76,7 +76,7 @@ class Steps:
         return Operand(self._table(suffix, raw), const.interval.type())
 
     def _table(self, suffix: str, values: npt.NDArray[np.int64]) -> Table:
-        return self._frame.table(self._names.new(self._stem, suffix), values)
+        return self._frame.table(self._names.new(self.stem, suffix), values)
 
     def fit(self, out: FixedType) -> None:
         """Bring the number to the type ``out``, exactly."""
@@ -128,7 +128,7 @@ class Steps:
         room = int(up.max())
         moved = FixedType(min(source.width + room, MAX_WIDTH), source.int_bits + room, source.signed)
         if source.width + room > MAX_WIDTH:
-            raise ProjectError(f"needs {source.width + room} bits", where=self._stem, remedy="use binary points that lie closer together")
+            raise ProjectError(f"needs {source.width + room} bits", where=self.stem, remedy="use binary points that lie closer together")
         operands = (Operand(self._table("up", up)), Operand(self._table("fine", fine)))
         self.add("cast_moved", cast.hull, (_tag(moved), Tag(cast.element)), operands)
 
@@ -136,6 +136,7 @@ class Steps:
 def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...]) -> None:
     """Append the fused pointwise nodes, each of which reads the one before."""
     for node in nodes:
+        steps.stem = node.name
         steps.op(node.op, graph.infos[node.inputs[0]], graph.infos[node.name])
 
 

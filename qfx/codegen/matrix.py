@@ -48,7 +48,23 @@ def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     steps = Steps(build.names, node.name, (acc,), frame)
     steps.bias(op.bias, info.type)
     epilogue, out, name = build.finish(node, chain, steps, frame, pe)
-    _emit(build, node, stream, out, depthwise, frame.pixels, op.groups, outputs // op.groups, rows.shape[1], pe, simd, weights, acc, epilogue)
+    process = d.MatVec(
+        build.names.new(node.name, "depthwise" if depthwise else "matvec"),
+        stream,
+        out,
+        depthwise=depthwise,
+        pixels=frame.pixels,
+        groups=op.groups,
+        outputs=outputs // op.groups,
+        inputs=rows.shape[1],
+        pe=pe,
+        simd=simd,
+        weights=weights,
+        weight_type=_type_of(weights),
+        acc=acc,
+        epilogue=epilogue,
+    )
+    build.processes.append(process)
     build.give(name, Value(out, frame))
 
 
@@ -69,29 +85,28 @@ def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     steps = Steps(build.names, node.name, (acc,), frame)
     steps.bias(op.bias, info.type)
     epilogue, out, name = build.finish(node, chain, steps, frame, folding.pe)
-    _emit(build, node, stream, out, False, 1, 1, outputs, inputs, folding.pe, folding.simd, weights, acc, epilogue)
+    process = d.MatVec(
+        build.names.new(node.name, "matvec"),
+        stream,
+        out,
+        depthwise=False,
+        pixels=1,
+        groups=1,
+        outputs=outputs,
+        inputs=inputs,
+        pe=folding.pe,
+        simd=folding.simd,
+        weights=weights,
+        weight_type=_type_of(weights),
+        acc=acc,
+        epilogue=epilogue,
+    )
+    build.processes.append(process)
     build.give(name, Value(out, frame))
 
 
-def _emit(
-    build: Builder,
-    node: Node,
-    stream: d.Stream,
-    out: d.Stream,
-    depthwise: bool,
-    pixels: int,
-    groups: int,
-    outputs: int,
-    inputs: int,
-    pe: int,
-    simd: int,
-    weights: d.IntArray,
-    acc: FixedType,
-    epilogue: d.Epilogue,
-) -> None:
-    weight_type = Interval(int(weights.min()), int(weights.max()), 0).type()
-    process = build.names.new(node.name, "depthwise" if depthwise else "matvec")
-    build.processes.append(d.MatVec(process, stream, out, depthwise, pixels, groups, outputs, inputs, pe, simd, weights, weight_type, acc, epilogue))
+def _type_of(weights: d.IntArray) -> FixedType:
+    return Interval(int(weights.min()), int(weights.max()), 0).type()
 
 
 def _product_type(acc: FixedType, x: FixedType, weight: Const) -> FixedType:

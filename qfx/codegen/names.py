@@ -22,14 +22,14 @@ _MAX_LENGTH = 48  # Vivado shortens longer RTL names and Windows' paths end at 2
 
 
 def identifier(text: str) -> str:
-    """A C++ identifier in lower case that resembles ``text``; never a keyword, never with a leading or double underscore.
+    """A C++ identifier in lower case that resembles ``text``; never a keyword, never with a leading, trailing or double underscore.
 
     >>> identifier("features.0/conv-1"), identifier("class"), identifier("2d"), identifier("層")
-    ('features_0_conv_1', 'class_', 'n2d', 'n')
+    ('features_0_conv_1', 'n_class', 'n2d', 'n')
     """
-    words = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:_MAX_LENGTH].strip("_")
+    words = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[: _MAX_LENGTH - 2].strip("_")
     name = words if words[:1].isalpha() else f"n{words}"
-    return f"{name}_" if name in KEYWORDS else name
+    return f"n_{name}" if name in KEYWORDS else name
 
 
 def checked_top(name: str) -> str:
@@ -48,7 +48,7 @@ class Names:
     taken: set[str] = field(default_factory=set)
 
     def new(self, text: str, suffix: str) -> str:
-        stem = identifier(text).rstrip("_")
+        stem = identifier(text)
         name, count = f"{stem}_{suffix}", 1
         while name in self.taken:
             count += 1

@@ -51,7 +51,9 @@ def chain(name: str, shape: tuple[int, ...], *ops: Op, cast: str = "ap_fixed<6,3
     return Graph(name, tuple(nodes), nodes[-1].name)
 
 
-def conv(seed: int, out: int, per_group: int, *kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, groups: int = 1) -> Conv:
+def conv(
+    seed: int, out: int, per_group: int, *kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, groups: int = 1
+) -> Conv:
     axes = len(kernel)
     return Conv(const(seed, out, per_group, *kernel), const(seed + 1, out, frac_bits=7), (stride,) * axes, (pads,) * axes, (dilation,) * axes, groups)
 
@@ -124,15 +126,26 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     lambda: chain("far_pads", (2, 3, 3), conv(19, 2, 2, 2, 2, pads=(3, 4))),
     lambda: chain("overlapping_pools", (4, 7, 7), MaxPool((3, 3), (2, 1), ((1, 1), (0, 1)), (1, 2)), SumPool((2, 2), (1, 1), ((1, 0), (0, 1)))),
     lambda: chain("unsigned_pool", (2, 5, 5), MaxPool((2, 2), (2, 2), ((1, 1), (1, 1)), (1, 1)), cast="ap_ufixed<5,2>"),
-    lambda: chain("global_pools", (4, 3, 5), SumPool((3, 5), (1, 1), ((0, 0), (0, 0))), Affine(Const(np.array(17), 8), None), Cast(scalar("ap_fixed<9,4>"))),
+    lambda: chain(
+        "global_pools", (4, 3, 5), SumPool((3, 5), (1, 1), ((0, 0), (0, 0))), Affine(Const(np.array(17), 8), None), Cast(scalar("ap_fixed<9,4>"))
+    ),
     lambda: chain("global_max", (3, 4, 4), MaxPool((4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1))),
     lambda: chain("odd_reshape", (2, 3, 5), Transpose((2, 0, 1)), Reshape((3, 10)), Transpose((1, 0)), Reshape((6, 5)), Relu()),
-    lambda: chain("transposed_linear", (4, 3, 2), Transpose((1, 2, 0)), Reshape((24,)), Clip(Const(np.array(-3), 1), Const(np.array(5), 2)), Linear(const(20, 6, 24), const(21, 6))),
+    lambda: chain(
+        "transposed_linear",
+        (4, 3, 2),
+        Transpose((1, 2, 0)),
+        Reshape((24,)),
+        Clip(Const(np.array(-3), 1), Const(np.array(5), 2)),
+        Linear(const(20, 6, 24), const(21, 6)),
+    ),
     lambda: chain("padded", (2, 3, 4), Pad(((1, 2), (0, 1), (2, 0))), Slice((1, 0, 1), (4, 4, 6), (2, 1, 3)), LeakyRelu(-3)),
     lambda: chain("features", (9,), Pad(((1, 2),)), Slice((0,), (11,), (2,)), Affine(const(22, 6), const(23, frac_bits=0))),
-    lambda: chain("wide", (5,), Linear(const(24, 4, 5, bits=24), None), Cast(scalar("ap_fixed<30,2,AP_RND_INF,AP_WRAP>")), Relu(), cast="ap_fixed<25,3>"),
+    lambda: chain(
+        "wide", (5,), Linear(const(24, 4, 5, bits=24), None), Cast(scalar("ap_fixed<30,2,AP_RND_INF,AP_WRAP>")), Relu(), cast="ap_fixed<25,3>"
+    ),
     lambda: chain("one_bit", (8,), Linear(Const(np.zeros((3, 8), dtype=np.int64), 0), None), cast="ap_ufixed<1,1>"),
-)  # fmt: skip
+)
 
 
 def divisors(number: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from qfx.codegen.schedule import Schedule
 from qfx.errors import DataError, ProjectError
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run, run_raw
+from qfx.ir.ops import Const, Linear
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 SAMPLES = 5
@@ -56,17 +58,16 @@ def test_random_graphs(tmp_path: Path, thorough: bool) -> None:
 @pytest.mark.usefixtures("gxx")
 def test_a_planted_error_is_found(tmp_path: Path) -> None:
     graph = classifier()
-    bundle = build_bundle([(graph, Schedule())], tmp_path)
-    x_raw = quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(0), 2))
-    good = bundle.run_from_raw(0, x_raw)
-    weights = next((tmp_path / "design_0_classifier").rglob("linear4_matvec.h"))
-    text = weights.read_text()
-    at = text.index("{0x", text.index("= {\n")) + 3
-    flipped = f"{int(text[at], 16) ^ 1:x}"  # the lowest bit of the first weight
-    weights.write_text(text[:at] + flipped + text[at + 1 :])
-    csim._compile((tmp_path / "bundle.cpp",), ("-isystem", str(csim.vendor_headers()), f"-I{csim.hls_root() / 'include'}", f"-I{csim.hls_root() / 'templates'}"), tmp_path / "bundle")  # fmt: skip
+    linear = graph.node("linear4")
+    assert isinstance(linear.op, Linear)
+    raw = linear.op.weight.raw.copy()
+    raw[0, 0] += 1  # one least significant bit of one weight
+    planted = replace(linear, op=replace(linear.op, weight=Const(raw, linear.op.weight.frac_bits)))
+    wrong = graph.with_nodes(tuple(planted if node is linear else node for node in graph.nodes))
+    bundle = build_bundle([(wrong, Schedule())], tmp_path)
+    x = adversarial_inputs(graph, np.random.default_rng(0), 8)
     with pytest.raises(AssertionError, match="numbers differ"):
-        assert_bit_exact(bundle.run_from_raw(0, x_raw), good)
+        assert_bit_exact(bundle.run_from_raw(0, quantize_input(graph, x)), run_raw(graph, x))
 
 
 @pytest.mark.usefixtures("gxx")

@@ -1,0 +1,164 @@
+"""Lowering: what becomes a process, what is fused, where FIFOs are deep, and which graphs and schedules are refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from codegen_models import DIRECTED, chain, classifier, const, conv, per_channel, random_schedule, residual, scalar
+
+from qfx.codegen import design as d
+from qfx.codegen.assets import hls_root
+from qfx.codegen.build import loop_nest
+from qfx.codegen.emit import emit_sources
+from qfx.codegen.lower import lower
+from qfx.codegen.schedule import Folding, Schedule
+from qfx.errors import ProjectError
+from qfx.ir.graph import Node
+from qfx.ir.ops import Cast, Linear, Mul, Relu, Transpose
+
+ONE = Schedule()
+
+
+def kinds(design: d.Design) -> list[str]:
+    return [type(process).__name__ for process in design.processes]
+
+
+def test_pointwise_operators_join_the_process_before_them() -> None:
+    design = lower(classifier(), ONE)
+    assert kinds(design) == ["FromPort", "Window", "MatVec", "MatVec", "ToPort"]
+    assert [process.name for process in design.processes] == ["input_port", "conv0_window", "conv0_matvec", "linear4_matvec", "output_port"]
+    convolution = design.processes[2]
+    assert isinstance(convolution, d.MatVec)
+    assert [step.function for step in convolution.epilogue.steps] == ["add", "relu", "cast"]
+
+
+def test_a_value_with_two_readers_is_not_fused() -> None:
+    graph = chain("two", (4,), Linear(const(0, 4, 4), None), Relu())
+    both = graph.with_nodes((*graph.nodes, Node("product", Mul(), ("linear0", "relu1"))), "product")
+    assert kinds(lower(both, ONE)) == ["FromPort", "MatVec", "Fork", "Pointwise", "Binary", "ToPort"]
+
+
+def test_dead_nodes_cost_nothing() -> None:
+    graph = classifier()
+    dead = graph.with_nodes((*graph.nodes, Node("dead", Relu(), (graph.output,))))
+    assert kinds(lower(dead, ONE)) == kinds(lower(graph, ONE))
+
+
+def test_flattening_permutes_the_weights_of_linear() -> None:
+    design = lower(classifier(), ONE)
+    linear = design.processes[3]
+    assert isinstance(linear, d.MatVec)
+    weight = classifier().node("linear4").op.weight.raw.reshape(10, 4, 6, 5)
+    assert np.array_equal(linear.weights.reshape(10, 6, 5, 4), weight.transpose(0, 2, 3, 1))
+
+
+def test_a_permutation_is_spent_only_where_it_is_needed() -> None:
+    needed = chain("needed", (2, 3, 4), Transpose((0, 2, 1)))
+    assert kinds(lower(needed, ONE)) == ["FromPort", "Permute", "ToPort"]
+    undone = chain("undone", (2, 3, 4), Transpose((0, 2, 1)), Relu(), Transpose((0, 2, 1)))
+    assert kinds(lower(undone, ONE)) == ["FromPort", "Pointwise", "ToPort"]
+    column = chain("column", (2, 3, 1), Transpose((0, 2, 1)))
+    assert kinds(lower(column, ONE)) == ["FromPort", "ToPort"]
+
+
+def test_streams_behind_a_fork_hold_a_frame_and_others_two_words() -> None:
+    design = lower(residual(), ONE)
+    forked = {stream.name for process in design.processes if isinstance(process, d.Fork) for stream in process.outputs}
+    assert forked
+    for stream in design.streams:
+        assert stream.depth == (stream.words if stream.name in forked else 2)
+
+
+@pytest.mark.parametrize("make", DIRECTED)
+def test_every_stream_has_one_writer_and_one_reader(make) -> None:  # type: ignore[no-untyped-def]
+    graph = make()
+    design = lower(graph, random_schedule(graph, np.random.default_rng(0)))
+    written = [stream.name for p in design.processes for stream in _streams(p, "output", "outputs")]
+    read = [stream.name for p in design.processes for stream in _streams(p, "input", "inputs")]
+    names = [stream.name for stream in design.streams]
+    assert sorted(written) == sorted(read) == sorted(names)
+    assert len(set(names)) == len(names)
+    assert all(stream.words >= 1 for stream in design.streams)
+
+
+def _streams(process: d.Process, *fields: str) -> list[d.Stream]:
+    values = [getattr(process, field, None) for field in fields]
+    flat = [item for value in values for item in (value if isinstance(value, tuple) else (value,))]
+    return [item for item in flat if isinstance(item, d.Stream)]
+
+
+def test_the_directed_graphs_use_the_whole_library() -> None:
+    library = "".join(path.read_text() for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
+    processes = set(re.findall(r"^void (\w+)\(", library, re.M))
+    assert {"matvec", "window", "fork"} <= processes
+    rng = np.random.default_rng(4)
+    text = "".join(emit_sources(lower(make(), random_schedule(make(), rng)), "t")["src/layers.h"] for make in DIRECTED)
+    assert {name for name in processes if f"qfx::{name}<" not in text} == set()
+
+
+@pytest.mark.parametrize(
+    ("sequence", "loops"),
+    [
+        ([0, 1, 2], ((3, 1),)),
+        ([0, 3, 1, 4, 2, 5], ((3, 1), (2, 3))),
+        ([0], ()),
+        ([0, 4, 1, 2, 3, 5], None),
+        ([1, 0], None),
+    ],
+)
+def test_loop_nest(sequence: list[int], loops: object) -> None:
+    assert loop_nest(np.array(sequence)) == loops
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Schedule.of({"conv0": Folding(3)}), "PE=3 does not divide its 4 outputs"),
+        (Schedule.of({"conv0": Folding(1, 5)}), "SIMD=5 does not divide its 27 inputs"),
+        (Schedule.of({"linear4": Folding(1, 7)}), "use one of 1, 2, 3, 4"),
+        (Schedule.of({"convolution": Folding(1)}), "'convolution', which is no node"),
+        (Schedule(input_parallel=2), "2 numbers per input word"),
+        (Schedule(output_parallel=4), "4 numbers per output word"),
+    ],
+)
+def test_an_impossible_folding_is_refused(schedule: Schedule, message: str) -> None:
+    with pytest.raises(ProjectError, match=re.escape(message)):
+        lower(classifier(), schedule)
+
+
+def test_simd_may_span_kernel_positions_only_whole() -> None:
+    graph = chain("spanning", (6, 3, 3), conv(0, 2, 6, 2, 2))
+    assert lower(graph, Schedule.of({"conv0": Folding(1, 12)}))
+    with pytest.raises(ProjectError, match="let one divide the other"):
+        lower(graph, Schedule.of({"conv0": Folding(1, 4)}))
+
+
+@pytest.mark.parametrize("make", [lambda: Folding(0), lambda: Folding(1, -1)])
+def test_a_folding_of_nothing_is_refused(make) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ProjectError, match="at least 1"):
+        make()
+
+
+def test_words_wider_than_a_port_are_refused() -> None:
+    graph = chain("broad", (2,), Cast(scalar("ap_fixed<60,50>")), cast="ap_fixed<50,40>")
+    design = lower(graph, ONE)
+    assert (design.input.slot, design.output.slot) == (64, 64)
+    stream = replace(graph.infos["x"].type, width=65)
+    from qfx.codegen.build import Builder
+
+    with pytest.raises(ProjectError, match="at most 64 bits"):
+        Builder(graph, ONE).stream("x", stream, 1, 2)
+
+
+def test_tables_are_as_small_as_they_can_be() -> None:
+    tables = {
+        table.name: table.index
+        for process in lower(per_channel(), ONE).processes
+        for step in getattr(process, "epilogue", d.Epilogue((), (), None, 0)).steps  # type: ignore[arg-type]
+        for table in (operand.table for operand in step.operands)
+    }
+    assert tables["scale_scale"] == "channel"
+    assert tables["slopes_scale"] == "element"

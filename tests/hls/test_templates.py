@@ -1,0 +1,272 @@
+"""The template library, process by process, against numpy: one C++ program with a case per configuration, all raw integers compared."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from qfx.codegen.assets import hls_root
+from qfx.codegen.cpp import pack_weights
+from qfx.codegen.emit import CSIM_FLAGS
+from qfx.fixed.array import cast_raw_array
+from qfx.fixed.type import FixedType, OMode, QMode
+
+Ints = npt.NDArray[np.int64]
+RNG = np.random.default_rng(2024)
+
+
+@dataclass(frozen=True)
+class Case:
+    """``body`` reads `in` (words of ``word_in`` numbers) and writes `out` (of ``word_out``); ``expected`` follows from ``x``."""
+
+    name: str
+    body: str
+    x: Ints
+    expected: Ints
+    word_in: int = 1
+    word_out: int = 1
+    type_in: str = "qfx::sint<9>"
+    type_out: str = "qfx::sint<9>"
+    globals: str = ""
+
+
+def numbers(*shape: int, low: int = -128, high: int = 128) -> Ints:
+    return RNG.integers(low, high, shape)
+
+
+def window_case(
+    c: int,
+    p: int,
+    outer: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pads: tuple[int, ...],
+    dilation: tuple[int, int],
+) -> Case:
+    """``pads``: top, left, bottom, right."""
+    frame = numbers(*size, c)
+    top, left, bottom, right = pads
+    padded = np.pad(frame, ((top, bottom), (left, right), (0, 0)), constant_values=-7)
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    oh, ow = ((padded.shape[i] - span[i]) // stride[i] + 1 for i in (0, 1))
+    chunks = c // p
+    words = []
+    for oy in range(oh):
+        for ox in range(ow):
+            y, x = oy * stride[0], ox * stride[1]
+            taken = padded[y : y + span[0] : dilation[0], x : x + span[1] : dilation[1]].reshape(-1, outer, chunks // outer, p)
+            words.append(taken.transpose(1, 0, 2, 3))
+    shape = (chunks, outer, *size, oh, ow, *kernel, *stride, top, left, *dilation)
+    body = f"qfx::window<qfx::window_shape<{', '.join(map(str, shape))}> >(in, out, qfx::sint<9>(-7));"
+    return Case("window", body, frame.reshape(-1), np.concatenate([word.reshape(-1) for word in words]), p, p)
+
+
+EPILOGUE = """struct {name} {{
+  typedef qfx::sint<32> out;
+  template <class T> static inline out apply(const T& x, const int pixel, const int channel) {{ return out(x * 1000 + pixel * 100 + channel); }}
+}};
+"""  # shows which pixel and channel the process says it is at
+
+
+def told(values: Ints) -> Ints:
+    """(pixels, channels) through that epilogue."""
+    pixels, channels = values.shape
+    return (values * 1000 + np.arange(pixels)[:, None] * 100 + np.arange(channels)).reshape(-1)
+
+
+def matvec_case(pixels: int, groups: int, outputs: int, inputs: int, pe: int, simd: int, bits: int) -> Case:
+    weights = numbers(groups, outputs, inputs, low=-(1 << (bits - 1)), high=1 << (bits - 1))
+    x = numbers(pixels, groups, inputs)
+    rows = weights.reshape(groups, outputs // pe, pe, inputs // simd, simd).transpose(0, 1, 3, 2, 4).reshape(-1, pe * simd)
+    name = f"w_{pixels}_{groups}_{outputs}_{inputs}_{pe}_{simd}_{bits}"
+    constant, lanes = pack_weights(name, rows, FixedType(bits, bits, True))
+    shape = f"qfx::matvec_shape<{pixels}, {groups}, {outputs}, {inputs}, {pe}, {simd}, qfx::sint<{bits}>, {bits}, {lanes}, qfx::sint<20> >"
+    expected = told(np.einsum("goi,pgi->pgo", weights, x).reshape(pixels, -1))
+    table = f"static const {constant.type} {name}{constant.dims} = {{{constant.body}}};\n"
+    body = f"typedef {shape} shape; qfx::matvec<shape, told>(in, out, {name});"
+    return Case("matvec", body, x.reshape(-1), expected, simd, pe, type_out="qfx::sint<32>", globals=table)
+
+
+def depthwise_case(pixels: int, channels: int, taps: int, pe: int) -> Case:
+    weights, x = numbers(channels, taps, low=-8, high=8), numbers(pixels, channels // pe, taps, pe)
+    rows = weights.reshape(channels // pe, pe, taps).transpose(0, 2, 1).reshape(-1, pe)
+    name = f"d_{pixels}_{channels}_{taps}_{pe}"
+    constant, lanes = pack_weights(name, rows, FixedType(4, 4, True))
+    shape = f"qfx::matvec_shape<{pixels}, {channels}, 1, {taps}, {pe}, 1, qfx::sint<4>, 4, {lanes}, qfx::sint<18> >"
+    expected = told((x * rows.reshape(channels // pe, taps, pe)).sum(axis=2).reshape(pixels, -1))
+    table = f"static const {constant.type} {name}{constant.dims} = {{{constant.body}}};\n"
+    body = f"typedef {shape} shape; qfx::depthwise<shape, told>(in, out, {name});"
+    return Case("depthwise", body, x.reshape(-1), expected, pe, pe, type_out="qfx::sint<32>", globals=table)
+
+
+def pool_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, taps: int, p: int) -> Case:
+    x = numbers(pixels, channels // p, taps, p)
+    expected = told(function(x, axis=2).reshape(pixels, channels))
+    body = f"qfx::pool<qfx::pool_{join}, told, qfx::sint<14>, {pixels}, {channels}, {taps}>(in, out);"
+    return Case("pool", body, x.reshape(-1), expected, p, p, type_out="qfx::sint<32>")
+
+
+def whole_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, p: int) -> Case:
+    x = numbers(pixels, channels)
+    body = f"qfx::pool_global<qfx::pool_{join}, told, qfx::sint<14>, {pixels}, {channels}>(in, out);"
+    return Case("pool_global", body, x.reshape(-1), told(function(x, axis=0)[None]), p, p, type_out="qfx::sint<32>")
+
+
+def movers() -> list[Case]:
+    x = numbers(24)
+    frame = numbers(3, 4, 5)  # H, W, C
+    row_major = frame.transpose(2, 0, 1)
+    padded = np.pad(frame, ((1, 0), (2, 1), (0, 2)))
+    streams = 'hls::stream<qfx::vec<qfx::sint<9>, 2> > a("a"), b("b");'
+    spans = "qfx::span<1, 3, 1>, qfx::span<0, 4, 3>, qfx::span<1, 5, 2>"
+    forward = "qfx::nest<1, 0, 1, 0, 1, 0, {}, 1>".format
+    return [
+        Case("widen", "qfx::widen<4, 2, 6>(in, out);", x, x, 2, 6),
+        Case("narrow", "qfx::narrow<4, 6, 2>(in, out);", x, x, 6, 2),
+        Case("pointwise", "qfx::pointwise<told, 4, 6>(in, out);", x, told(x.reshape(4, 6)), 3, 3, type_out="qfx::sint<32>"),
+        Case(
+            "fork and concat",
+            f"{streams} qfx::fork<12>(in, a, b); qfx::concat<same, qfx::sint<9>, 1, 0, 1, 24, 24>(a, b, out);",
+            x // 2,
+            np.concatenate([x // 2 * 2, x // 2]),
+            2,
+            2,
+        ),
+        Case("pad", "qfx::pad<3, 4, 5, 4, 7, 7, 1, 2, 0>(in, out);", frame.reshape(-1), padded.reshape(-1)),
+        Case("slice", f"qfx::slice<3, 4, 5, {spans} >(in, out);", frame.reshape(-1), frame[1:3, 0:4:3, 1:5:2].reshape(-1)),
+        Case(
+            "permute",
+            f"qfx::permute<60, qfx::nest<1, 0, 3, 4, 4, 1, 5, 12>, {forward(60)} >(in, out);",
+            frame.reshape(-1),
+            row_major.reshape(-1),
+        ),
+        Case(
+            "permute_by_table",
+            f"qfx::permute_by_table<4, {forward(4)} >(in, out, order);",
+            np.array([5, 6, 7, 8]),
+            np.array([6, 8, 5, 7]),
+            globals="static const uint8_t order[4] = {2, 0, 3, 1};\n",
+        ),
+        Case(
+            "ports",
+            'hls::stream<ap_uint<32> > port("port"); qfx::to_port<12, 16>(in, port); qfx::from_port<12, 16>(port, out);',
+            x,
+            x,
+            2,
+            2,
+        ),
+    ]
+
+
+def cast_cases() -> list[Case]:
+    """Every pair of modes through qfx::cast, from <9,3> into <5,2>: the definition of Cast on all 512 raws."""
+    x = np.arange(-256, 256)
+    cases = []
+    for q in QMode:
+        for o in OMode:
+            to = FixedType(5, 2, True, q, o)
+            name = f"cast_{q.name}_{o.name}"
+            call = f"qfx::cast<qfx::fixed<9, 3, true>, qfx::fixed<5, 2, true, {q.value}, {o.value}> >(x)"
+            apply = f"static inline out apply(const qfx::sint<9>& x, const int, const int) {{ return {call}; }}"
+            struct = f"struct {name} {{ typedef qfx::sint<5> out; {apply} }};\n"
+            body = f"qfx::pointwise<{name}, 1, 512>(in, out);"
+            cases.append(Case(name, body, x, cast_raw_array(x, 6, to), type_out="qfx::sint<5>", globals=struct))
+    return cases
+
+
+SAME = "struct same { typedef qfx::sint<9> out; static inline out apply(const qfx::sint<9>& x, const int, const int) { return x; } };\n"
+CASES = (
+    window_case(4, 2, 1, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    window_case(4, 2, 2, (5, 6), (2, 3), (2, 1), (0, 2, 1, 0), (1, 1)),
+    window_case(3, 1, 3, (7, 7), (2, 2), (3, 3), (1, 0, 0, 1), (2, 3)),
+    window_case(2, 2, 1, (1, 9), (1, 4), (1, 2), (0, 3, 0, 2), (1, 2)),
+    window_case(1, 1, 1, (4, 3), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
+    window_case(2, 1, 1, (2, 2), (2, 2), (1, 1), (3, 3, 3, 3), (1, 1)),
+    matvec_case(3, 1, 4, 6, 1, 1, 5),
+    matvec_case(3, 2, 4, 6, 2, 3, 5),
+    matvec_case(2, 1, 6, 6, 6, 6, 7),  # 36 lanes of 7 bits: four elements a word
+    matvec_case(2, 1, 2, 4, 1, 4, 10),
+    depthwise_case(3, 6, 4, 1),
+    depthwise_case(2, 6, 9, 3),
+    pool_case("max", np.max, 3, 4, 6, 2),
+    pool_case("sum", np.sum, 2, 3, 4, 1),
+    whole_case("sum", np.sum, 9, 4, 2),
+    whole_case("max", np.max, 5, 3, 3),
+    *movers(),
+    *cast_cases(),
+)
+
+
+def program() -> str:
+    functions, calls = [EPILOGUE.format(name="told"), SAME], []
+    for i, case in enumerate(CASES):
+        functions.append(
+            f"{case.globals}static void case{i}(hls::stream<qfx::vec<{case.type_in}, {case.word_in}> >& in, "
+            f"hls::stream<qfx::vec<{case.type_out}, {case.word_out}> >& out) {{ {case.body} }}\n"
+        )
+        calls.append(f'  if (which == "{i}") drive<{case.type_in}, {case.word_in}, {case.type_out}, {case.word_out}>(case{i}, x, y);\n')
+    includes = "".join(f'#include "qfx/{path.name}"\n' for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
+    return f"""#include "harness.h"
+{includes}
+{"".join(functions)}
+template <class A, int P, class B, int R>
+static void drive(void (*run)(hls::stream<qfx::vec<A, P> >&, hls::stream<qfx::vec<B, R> >&), const qfx_tb::numbers& x, qfx_tb::numbers& y) {{
+  hls::stream<qfx::vec<A, P> > in("in");
+  hls::stream<qfx::vec<B, R> > out("out");
+  for (size_t i = 0; i < x.size(); i += P) {{
+    qfx::vec<A, P> word;
+    for (int p = 0; p < P; p++) word[p] = A(x[i + static_cast<size_t>(p)]);
+    in.write(word);
+  }}
+  run(in, out);
+  while (!out.empty()) {{
+    const qfx::vec<B, R> word = out.read();
+    for (int p = 0; p < R; p++) y.push_back(word[p].to_int64());
+  }}
+}}
+int main(int, char** argv) {{
+  qfx_tb::numbers x, y;
+  const std::string which = argv[1];
+  if (!qfx_tb::load(argv[2], x)) return 2;
+{"".join(calls)}
+  return qfx_tb::save(argv[3], y, 1) ? 0 : 2;
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def executable(gxx: str, vendor_include: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("templates")
+    (folder / "cases.cpp").write_text(program())
+    includes = ["-isystem", str(vendor_include), f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}"]
+    command = [gxx, *CSIM_FLAGS, "-Werror", "-O1", *includes, str(folder / "cases.cpp"), "-o", str(folder / "cases")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+    return folder / "cases"
+
+
+def simulate(executable: Path, index: int) -> Ints:
+    source, result = executable.with_name(f"{index}.in.bin"), executable.with_name(f"{index}.out.bin")
+    source.write_bytes(CASES[index].x.astype("<i8").tobytes())
+    done = subprocess.run([str(executable), str(index), str(source), str(result)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")  # the vendor's streams complain on stdout
+    return np.frombuffer(result.read_bytes(), dtype="<i8")
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[case.name for case in CASES])
+def test_against_numpy(executable: Path, index: int) -> None:
+    np.testing.assert_array_equal(simulate(executable, index), CASES[index].expected)
+
+
+def test_the_comparison_sees_one_lsb(executable: Path) -> None:
+    planted = CASES[0].expected.copy()
+    planted[5] += 1
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(simulate(executable, 0), planted)
