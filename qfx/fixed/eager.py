@@ -150,7 +150,9 @@ def _wrapped(plan: Plan, raw: Tensor) -> Tensor:
 def _pinned(plan: Plan, raw: Tensor, low: Tensor) -> Tensor:
     """N >= 1 saturated bits above the kept low bits: the sign bit keeps the sign, the others oppose it; all ones when unsigned."""
     half, kept = 2.0 ** (plan.width - 1), 2.0 ** (plan.width - plan.mode.n)
-    return low + (torch.where(raw < 0, -half, half - kept) if plan.mode.signed else 2 * half - kept)
+    if not plan.mode.signed:
+        return low + (2 * half - kept)
+    return low + (half - kept) - (raw < 0).double() * (2 * half - kept)  # torch.where of two numbers would be float32
 
 
 def _wrapped_sign_magnitude(plan: Plan, raw: Tensor, over: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -244,6 +244,5 @@ def _refuse_nonfinite(x: Tensor) -> None:
     finite = torch.isfinite(x.detach()).reshape(-1)
     if not bool(finite.all()):
         index = int((~finite).nonzero()[0])
-        raise DataError(
-            f"{float(x.detach().reshape(-1)[index])} at flat index {index} of {tuple(x.shape)}", remedy="remove NaN and infinity from the data"
-        )
+        value = float(x.detach().reshape(-1)[index])
+        raise DataError(f"{value} at flat index {index} of a tensor of shape {tuple(x.shape)}", remedy="remove NaN and infinity from the data")

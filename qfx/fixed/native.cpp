@@ -1,5 +1,5 @@
 // One fused forward pass and one fused backward pass of Cast, for one mode and one set of element types. Compiled on demand by native.py with
-//   QFX_Q, QFX_O       rounding and overflow mode (the enums below; QFX_N is 0, 1 or 2 for N = 0, N = 1, N > 1)
+//   QFX_Q, QFX_O       rounding and overflow mode (the enums below); QFX_N: 0, 1 or 2 for N = 0, N = 1, N > 1 (AP_WRAP: 1 for any N > 0)
 //   QFX_X, QFX_R       element type of x and the addend, and of the result: float or double
 //   QFX_ACTIVATION     1 if v passes a leaky ReLU and an upper bound before the Cast
 //   QFX_AFFINE         1 if v = x * scale + shift (implies QFX_ACTIVATION); QFX_ADDEND: 1 if v has an addend as well (implies QFX_AFFINE)

@@ -332,7 +332,7 @@ def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: boo
     exact_in_single = plan.negative_slope in (0.0, 1.0) and float(torch.tensor(plan.upper, dtype=torch.float32)) == plan.upper
     affine = affine or addend or (activation and not exact_in_single)  # the affine variant computes in float64
     result = "float" if single and not wide else "double"
-    build = _Build(_Q_CODES[mode.q], _O_CODES[mode.o], min(mode.n, 2), "float" if single else "double", result, affine or activation, affine, addend)
+    build = _Build(_Q_CODES[mode.q], _O_CODES[mode.o], min(mode.n, 2 if mode.o is OMode.WRAP_SM else 1), "float" if single else "double", result, affine or activation, affine, addend)
     entries = _entries(build)
     if entries is None:
         return None
