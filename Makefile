@@ -54,12 +54,14 @@ $(VENV)/bin/pip:
 
 # torch goes first and alone: its plain PyPI build for Linux is the one with CUDA, gigabytes that nothing here needs.
 $(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt
-	@echo "installing Python packages into $(VENV) (minutes, the first time)"
-	$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) --extra-index-url $(CPU_WHEELS) "torch==$(TORCH)"
-	$(PIP) setuptools
-	$(PIP) --no-build-isolation --editable ".[dev,demo]"
+	@echo "installing PyTorch $(TORCH) for the CPU into $(VENV)"
+	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) --extra-index-url $(CPU_WHEELS) "torch==$(TORCH)"
+	@echo "installing qfx and its development tools into $(VENV)"
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable ".[dev,demo]"
 	@touch $@
 
 $(VENV)/bench: $(VENV)/ready
-	$(PIP) --no-build-isolation --editable ".[bench]"
+	@echo "installing Brevitas into $(VENV)"
+	@$(PIP) --no-build-isolation --editable ".[bench]"
 	@touch $@
