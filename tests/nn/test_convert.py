@@ -1,0 +1,594 @@
+"""quantize(): every entry of the rule tables keeps the numbers; what it cannot express is refused; nothing is changed on the way."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nn_models import WIDE, Calls, check_exact, check_same_numbers, integers, trained
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import qfx
+from qfx import DataError, ExactnessError, Override, QfxError, Recipe, RecipeError, Spec, UnsupportedError
+from qfx.ir import ops
+from qfx.nn import rules
+from qfx.nn.convert import recipe_of
+
+IMAGE, SIGNAL, VECTOR = integers(4, 3, 7, 5), integers(4, 4, 9), integers(4, 6)
+EVEN = IMAGE[:, :, :4, :4]
+
+# Averages of 4 or 16 integers are exact in binary; each entry says which part of the tables it exercises.
+SAME: dict[str, tuple[nn.Module, Tensor]] = {
+    "Linear": (nn.Sequential(nn.Linear(6, 3)), VECTOR),
+    "Linear alone": (nn.Linear(6, 3, bias=False), VECTOR),
+    "Conv2d": (nn.Sequential(nn.Conv2d(3, 4, 3)), IMAGE),
+    "Conv2d alone": (nn.Conv2d(3, 4, 3), IMAGE),
+    "Conv2d stride": (nn.Sequential(nn.Conv2d(3, 4, (3, 2), stride=(3, 2), padding=(0, 1))), IMAGE),
+    "Conv2d dilation": (nn.Sequential(nn.Conv2d(3, 4, 3, dilation=2, padding=2, bias=False)), IMAGE),
+    "Conv2d valid": (nn.Sequential(nn.Conv2d(3, 4, 3, padding="valid", padding_mode="reflect")), IMAGE),
+    "Conv2d same": (nn.Sequential(nn.Conv2d(3, 4, (3, 5), padding="same", dilation=(2, 1))), IMAGE),
+    "Conv2d same even": (nn.Sequential(nn.Conv2d(3, 4, (2, 4), padding="same")), IMAGE),
+    "Conv2d depthwise": (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3)), IMAGE),
+    "Conv1d": (nn.Sequential(nn.Conv1d(4, 6, 3, stride=2, groups=2, padding=1)), SIGNAL),
+    "Conv1d same even": (nn.Sequential(nn.Conv1d(4, 6, 4, padding="same")), SIGNAL),
+    "ReLU": (nn.Sequential(nn.ReLU()), IMAGE),
+    "ReLU inplace": (nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)), IMAGE),
+    "ReLU6": (nn.Sequential(nn.Linear(6, 4), nn.ReLU6()), VECTOR),
+    "Hardtanh": (nn.Sequential(nn.Linear(6, 4), nn.Hardtanh(0, 6)), VECTOR),
+    "LeakyReLU": (nn.Sequential(nn.Linear(6, 4), nn.LeakyReLU(0.25)), VECTOR),
+    "LeakyReLU 1": (nn.Sequential(nn.LeakyReLU(1.0)), VECTOR),
+    "MaxPool2d": (nn.Sequential(nn.MaxPool2d((2, 3), (1, 2), (1, 1))), IMAGE),
+    "MaxPool2d dilation": (nn.Sequential(nn.MaxPool2d(2, 1, 0, 2)), IMAGE),
+    "MaxPool2d ceil that divides": (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)), EVEN),
+    "MaxPool1d": (nn.Sequential(nn.MaxPool1d(3, 2, 1)), SIGNAL),
+    "AvgPool2d": (nn.Sequential(nn.AvgPool2d(2, 2, 1)), IMAGE),
+    "AvgPool2d divisor": (nn.Sequential(nn.AvgPool2d((2, 3), divisor_override=8)), IMAGE),
+    "AvgPool1d": (nn.Sequential(nn.AvgPool1d(4, 2, 2)), SIGNAL),
+    "AdaptiveAvgPool2d": (nn.Sequential(nn.AdaptiveAvgPool2d((2, None))), EVEN),
+    "AdaptiveAvgPool1d": (nn.Sequential(nn.AdaptiveAvgPool1d(1)), SIGNAL[:, :, :8]),
+    "AdaptiveMaxPool2d": (nn.Sequential(nn.AdaptiveMaxPool2d(1)), IMAGE),
+    "AdaptiveMaxPool1d": (nn.Sequential(nn.AdaptiveMaxPool1d(3)), SIGNAL),
+    "Flatten": (nn.Sequential(nn.Flatten(), nn.Linear(105, 2)), IMAGE),
+    "Flatten start_dim": (nn.Sequential(nn.Flatten(start_dim=2)), IMAGE),
+    "Unflatten": (nn.Sequential(nn.Unflatten(1, (2, 3))), VECTOR),
+    "Identity": (nn.Sequential(nn.Identity(), nn.Linear(6, 2)), VECTOR),
+    "nothing at all": (nn.Identity(), VECTOR),
+    "Dropout": (nn.Sequential(nn.Linear(6, 4), nn.Dropout(0.5), nn.ReLU()), VECTOR),
+    "Dropout1d": (nn.Sequential(nn.Dropout1d()), SIGNAL),
+    "Dropout2d": (nn.Sequential(nn.Dropout2d()), IMAGE),
+    "ZeroPad1d": (nn.Sequential(nn.ZeroPad1d((1, 2))), SIGNAL),
+    "ZeroPad2d": (nn.Sequential(nn.ZeroPad2d((1, 2, 0, 1)), nn.Conv2d(3, 2, 3)), IMAGE),
+    "ConstantPad1d": (nn.Sequential(nn.ConstantPad1d(2, 0.0)), SIGNAL),
+    "ConstantPad2d": (nn.Sequential(nn.ConstantPad2d(1, 0.0)), IMAGE),
+    "same ReLU twice": (Calls(lambda m, x: m.r(m.b(m.r(m.a(x)))), a=nn.Linear(6, 6), b=nn.Linear(6, 6), r=nn.ReLU()), VECTOR),
+    "same Linear twice": (Calls(lambda m, x: m.a(F.relu(m.a(x))), a=nn.Linear(6, 6)), VECTOR),
+    "y + y": (Calls(lambda m, x: (lambda y: y + y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
+    "y - y": (Calls(lambda m, x: (lambda y: y - y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
+    "y * y": (Calls(lambda m, x: (lambda y: y * y)(x)), VECTOR),
+    "a - b": (Calls(lambda m, x: m.a(x) - x, a=nn.Linear(6, 6)), VECTOR),
+    "x - a": (Calls(lambda m, x: x - m.a(x), a=nn.Linear(6, 6)), VECTOR),
+    "relu + a": (Calls(lambda m, x: F.relu(m.a(x)) + m.a(x), a=nn.Linear(6, 6)), VECTOR),
+    "in place, value not read again": (Calls(lambda m, x: m.a(x).relu_().add_(x), a=nn.Linear(6, 6)), VECTOR),
+    "clone, then in place": (Calls(lambda m, x: (lambda y: y.clone().relu_() + y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
+}
+
+FUNCTIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "F.relu": lambda m, x: F.relu(x),
+    "torch.relu": lambda m, x: torch.relu(x),
+    "torch.relu_": lambda m, x: torch.relu_(x),
+    "F.relu6": lambda m, x: F.relu6(x),
+    "F.hardtanh": lambda m, x: F.hardtanh(x, min_val=0, max_val=6),
+    "F.leaky_relu": lambda m, x: F.leaky_relu(x, 0.5),
+    "F.max_pool2d": lambda m, x: F.max_pool2d(x, kernel_size=(2, 3), padding=(1, 0)),
+    "torch.max_pool2d": lambda m, x: torch.max_pool2d(x, 3, 2, 1),
+    "F.max_pool1d": lambda m, x: F.max_pool1d(x.flatten(2), 3, 2, 1, 1),
+    "torch.max_pool1d": lambda m, x: torch.max_pool1d(x.flatten(2), 3),
+    "F.avg_pool2d": lambda m, x: F.avg_pool2d(x, 2, None, 0, False, True, 4),
+    "F.avg_pool1d": lambda m, x: F.avg_pool1d(x.flatten(2), 4, 2, 2),
+    "F.adaptive_avg_pool2d": lambda m, x: F.adaptive_avg_pool2d(x[:, :, :4, :4], 1),
+    "F.adaptive_avg_pool1d": lambda m, x: F.adaptive_avg_pool1d(x.flatten(2)[:, :, :16], 4),
+    "F.adaptive_max_pool2d": lambda m, x: F.adaptive_max_pool2d(x, (7, 1)),
+    "F.adaptive_max_pool1d": lambda m, x: F.adaptive_max_pool1d(x.flatten(2), 5),
+    "torch.mean": lambda m, x: torch.mean(x[:, :, :4, :4], (-1, -2), True),
+    "+": lambda m, x: x + F.relu(x),
+    "+=": lambda m, x: operator.iadd(F.relu(x), x),
+    "torch.add": lambda m, x: torch.add(input=x, other=x, alpha=1),
+    "-": lambda m, x: F.relu(x) - x,
+    "torch.sub": lambda m, x: torch.sub(x, F.relu(x)),
+    "*": lambda m, x: x * F.relu(x),
+    "torch.mul": lambda m, x: torch.mul(x, x),
+    "torch.multiply": lambda m, x: torch.multiply(x, x),
+    "torch.cat": lambda m, x: torch.cat((x, F.relu(x), x), dim=-3),
+    "torch.cat of one": lambda m, x: torch.cat([x], 1),
+    "torch.concat": lambda m, x: torch.concat([x, x], 1),
+    "torch.concatenate": lambda m, x: torch.concatenate([x, x], axis=1),
+    "torch.flatten": lambda m, x: torch.flatten(x, 1),
+    "torch.flatten in part": lambda m, x: torch.flatten(x, start_dim=1, end_dim=2),
+    "torch.reshape": lambda m, x: torch.reshape(x, (x.shape[0], -1)),
+    "torch.squeeze": lambda m, x: torch.squeeze(x[:, :, :1], 2),
+    "torch.unsqueeze": lambda m, x: torch.unsqueeze(x.flatten(1), 1),
+    "torch.permute": lambda m, x: torch.permute(x, (0, 3, 2, 1)),
+    "torch.transpose": lambda m, x: torch.transpose(x, dim0=2, dim1=3),
+    "F.pad": lambda m, x: F.pad(x, (1, 2, 0, 1)),
+    "F.pad of channels": lambda m, x: F.pad(x, pad=(0, 0, 0, 0, 1, 2), mode="constant", value=0),
+    "F.dropout": lambda m, x: F.dropout(x, 0.5, training=m.training),
+    "F.dropout1d": lambda m, x: F.dropout1d(x.flatten(2), 0.5, m.training),
+    "F.dropout2d": lambda m, x: F.dropout2d(x, training=m.training),
+    "x.relu": lambda m, x: x.relu(),
+    "x.relu_": lambda m, x: x.relu_(),
+    "x.add": lambda m, x: x.add(x, alpha=1),
+    "x.add_": lambda m, x: x.relu().add_(x),
+    "x.sub": lambda m, x: x.sub(x.relu()),
+    "x.sub_": lambda m, x: x.relu().sub_(x),
+    "x.mul": lambda m, x: x.mul(x),
+    "x.mul_": lambda m, x: x.relu().mul_(x),
+    "x.mean": lambda m, x: x[:, :, :4, :4].mean((2, 3)),
+    "x.mean axis": lambda m, x: x[:, :, :4, :4].mean(axis=[2, 3], keepdim=True),
+    "x.mean 1d": lambda m, x: x[:, :, :4, 0].mean(2),
+    "x.flatten": lambda m, x: x.flatten(-2),
+    "x.unflatten": lambda m, x: x.flatten(1).unflatten(1, (15, 7)),
+    "x.view": lambda m, x: x.view(x.size(0), -1),
+    "x.view by shape": lambda m, x: x.view(x.shape[0], 3, -1),
+    "x.view of fixed size": lambda m, x: x.view(-1, 105),
+    "x.reshape": lambda m, x: x.reshape(-1, 5, 21),
+    "x.squeeze": lambda m, x: x[:, :, :1].squeeze(),
+    "x.unsqueeze": lambda m, x: x.flatten(2).unsqueeze(-1),
+    "x.permute": lambda m, x: x.permute(0, 2, 3, 1),
+    "x.permute dims": lambda m, x: x.permute(dims=(0, -1, 1, 2)),
+    "x.transpose": lambda m, x: x.transpose(1, -1),
+    "x.contiguous": lambda m, x: x.transpose(1, 2).contiguous(),
+    "x.clone": lambda m, x: x.clone(),
+    "x[:, 1]": lambda m, x: x[:, 1],
+    "x[:, -1]": lambda m, x: x[:, -1],
+    "x[..., 1]": lambda m, x: x[..., 1],
+    "x[:, ..., ::2]": lambda m, x: x[:, ..., ::2],
+    "x[:, :-1, -3:, 1:-1]": lambda m, x: x[:, :-1, -3:, 1:-1],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's own remark on the float model
+@pytest.mark.parametrize("name", SAME)
+def test_modules_keep_the_numbers(name: str) -> None:
+    model, x = SAME[name]
+    check_same_numbers(copy.deepcopy(model), x)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_and_methods_keep_the_numbers(name: str) -> None:
+    check_same_numbers(Calls(FUNCTIONS[name]), IMAGE)
+
+
+def test_every_entry_of_the_tables_was_tried() -> None:
+    tried: set[object] = set()
+    for model, _ in SAME.values():
+        tried |= {type(module) for module in model.modules()}
+    assert set(rules.MODULES) - tried == {nn.BatchNorm1d, nn.BatchNorm2d}  # these round: test_layers.py
+    calls = {name.removeprefix("x.") for name in FUNCTIONS if name.startswith("x.")}
+    assert set(rules.METHODS) <= calls
+    names = {name.rpartition(".")[2].split(" ")[0] for name in FUNCTIONS} | {"add", "iadd", "sub", "mul", "getitem"}
+    assert {function.__name__.strip("_") for function in rules.FUNCTIONS} - {"isub", "imul"} <= {name.strip("_") for name in names}
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Dropout(0.3), nn.Flatten(), nn.Linear(36, 3)
+    )  # fmt: skip
+
+
+DATA = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+
+class PreActivation(nn.Module):
+    """A residual block with its norms first, and a shortcut on another scale."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3, padding=1)
+        self.shortcut = nn.Conv2d(3, 3, 1)
+        self.shortcut.weight.data *= factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(out))))
+        out += self.shortcut(x)
+        return torch.cat([out, x], 1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0**12, 2.0**-12, 2.0**20, 2.0**-30])
+@pytest.mark.parametrize("style", ["keep", "fold"])
+def test_residual_blocks_of_any_scale_are_exact(factor: float, style: str) -> None:
+    torch.manual_seed(0)
+    model = trained(PreActivation(factor), DATA)
+    q = qfx.quantize(model, DATA, Recipe(**{name: getattr(WIDE, name) for name in ("weight", "activation")}, batch_norm=style))
+    check_exact(q)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+@pytest.mark.parametrize("bits", [1, 3, 8])
+def test_all_granularities_are_exact(granularity: str, bits: int) -> None:
+    spec = Spec(bits, granularity=granularity)
+    roles = dict.fromkeys(("input", "weight", "bias", "scale", "shift", "activation", "output"), spec)
+    check_exact(qfx.quantize(small_network(), DATA, Recipe(**roles)))
+    signal = nn.Sequential(nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4), nn.ReLU6(), nn.AvgPool1d(2), nn.Flatten(), nn.Linear(12, 3))
+    check_exact(qfx.quantize(signal, SIGNAL, Recipe(**roles)))
+    joined = Calls(lambda m, x: torch.cat([m.bn(m.conv(x)), x], 1).permute(0, 2, 3, 1), conv=nn.Conv2d(3, 4, 1), bn=nn.BatchNorm2d(4))
+    check_exact(qfx.quantize(joined, DATA, Recipe(**roles)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_models_of_other_dtypes_are_exact(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).to(dtype)
+    q = qfx.quantize(model, DATA.to(dtype))
+    check_exact(q, dtype=torch.float64 if dtype is torch.float64 else torch.float32)
+    assert {p.dtype for p in q.parameters()} == ({torch.float64} if dtype is torch.float64 else {dtype, torch.float32})
+
+
+def test_float64_accumulators_are_exact_where_float32_is_not() -> None:
+    """16-bit weights and activations: the sums need more than 24 bits, and float32 arithmetic would lose some."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+    graph = check_exact(qfx.quantize(model, DATA, WIDE), samples=30)
+    widths = [ops.accumulator(node.op, graph.infos[node.inputs[0]]).width for node in graph.nodes if isinstance(node.op, ops.Conv | ops.Linear)]
+    assert max(widths) > 30
+
+
+def test_batch_size_and_memory_layout_change_nothing() -> None:
+    q = qfx.quantize(small_network(), DATA).eval()
+    with torch.no_grad():
+        together = q(DATA)
+        assert torch.equal(together, torch.cat([q(sample[None]) for sample in DATA]))
+        assert torch.equal(together, q(DATA.to(memory_format=torch.channels_last)))
+        assert torch.equal(together, q(DATA.repeat_interleave(2, 3)[..., ::2]))
+        assert torch.equal(together, q(DATA.transpose(2, 3).contiguous().transpose(2, 3)))
+        assert q(DATA[:0]).shape == (0, 3)
+        with torch.inference_mode():
+            assert torch.equal(together, q(DATA))
+    assert torch.equal(together, q(DATA).detach())
+    check_exact(qfx.quantize(small_network(), DATA[:1]))
+
+
+def test_the_original_stays_as_it_is() -> None:
+    model = small_network()
+    model.train()
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    example, rng = DATA.clone(), torch.get_rng_state()
+    q = qfx.quantize(model, example)
+    assert q.training
+    assert model.training
+    assert not model[1].training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert torch.equal(example, DATA)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in q.parameters()}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_quantizing_moves_no_statistics_and_drops_nothing() -> None:
+    """The network is built in evaluation mode: running statistics stay, and calibration sees what inference will see."""
+    model = trained(small_network(), DATA)
+    model.train()
+    q = qfx.quantize(model, DATA)
+    for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        assert torch.equal(model.state_dict()[name], q.state_dict()[name]), name
+    points = {name: p.detach().clone() for name, p in q.named_parameters() if name.endswith("frac_bits")}
+    qfx.calibrate(q, DATA)
+    assert q.training
+    assert all(torch.equal(points[name], dict(q.named_parameters())[name]) for name in points)
+
+
+def test_names_are_kept_and_float_checkpoints_load() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+            self.blocks = nn.ModuleList([nn.ModuleDict({"conv": nn.Conv2d(4, 4, 1)}), nn.ModuleDict({"conv": nn.Conv2d(4, 4, 1)})])
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x = F.relu(block["conv"](x)) + x
+            return self.head(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, other = Net(), Net()
+    for style in ("keep", "fold"):
+        q = qfx.quantize(model, DATA, Recipe(batch_norm=style))
+        assert set(model.state_dict()) <= set(q.state_dict())
+        q.load_state_dict(other.state_dict(), strict=True)
+        assert all(torch.equal(q.state_dict()[name], tensor) for name, tensor in other.state_dict().items())
+        check_exact(q)
+        names = [name for name, _ in qfx.quantizers(q)]
+        assert len(names) == len(set(names))
+        assert "blocks.1.conv.weight" in names
+
+
+def test_a_checkpoint_with_some_binary_points_must_have_all() -> None:
+    q = qfx.quantize(small_network(), DATA)
+    state = q.state_dict()
+    del state["2.output_cast.frac_bits"]
+    with pytest.raises(RuntimeError, match=r"2\.output_cast\.frac_bits"):
+        q.load_state_dict(state)
+
+
+def test_deep_copies_and_pickles_are_quantized_models(tmp_path: object) -> None:
+    recipe = Recipe.uniform(5)
+    q = qfx.quantize(small_network(), DATA, recipe).eval()
+    torch.save(q, f"{tmp_path}/model.pt")
+    for copied in (copy.deepcopy(q), torch.load(f"{tmp_path}/model.pt", weights_only=False)):
+        assert torch.equal(copied(DATA), q(DATA))
+        assert recipe_of(copied) == recipe
+        check_exact(copied)
+        with torch.no_grad():
+            copied.get_submodule("6").bias += 1
+        assert not torch.equal(copied(DATA), q(DATA))
+
+
+class Plain(nn.Conv2d):
+    def __init__(self) -> None:
+        super().__init__(3, 4, 3)
+
+    def extra_repr(self) -> str:
+        return "mine"
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight - weight.mean(), bias)
+
+
+class Block(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(Plain(), nn.ReLU())
+
+
+def test_subclasses_of_layers_and_containers() -> None:
+    check_same_numbers(nn.Sequential(Block(), nn.Sequential(nn.Sequential(nn.MaxPool2d(2)))), IMAGE)
+    check_same_numbers(Block(), IMAGE)
+    with pytest.raises(UnsupportedError, match=r"^0\."):
+        qfx.quantize(nn.Sequential(Standardized(3, 4, 3)), DATA)
+
+
+def hooked(change: Callable[[nn.Module], object]) -> nn.Module:
+    model = small_network()
+    change(model)
+    return model
+
+
+class InPlaceAlias(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = y
+        y += x
+        return F.relu(y) + z
+
+
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class OwnConstant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.offset
+
+
+def last(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Identity(), *layers)
+
+
+A = nn.Linear(6, 6)
+# name: (model, data, what the message must say)
+REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
+    "Softmax": (last(nn.Softmax(1)), IMAGE, r"^1: Softmax .*\n  remedy: leave it out"),
+    "Sigmoid": (last(nn.Sigmoid()), IMAGE, "^1: Sigmoid"),
+    "GELU": (last(nn.GELU()), IMAGE, "^1: GELU .*\n  remedy: use ReLU"),
+    "GroupNorm": (last(nn.GroupNorm(3, 3)), IMAGE, "^1: GroupNorm"),
+    "ConvTranspose2d": (last(nn.ConvTranspose2d(3, 3, 2)), IMAGE, "^1: ConvTranspose2d"),
+    "LeakyReLU": (last(nn.LeakyReLU()), IMAGE, r"^1: .*negative_slope=0.01\n.*0.0078125"),
+    "LeakyReLU 0": (last(nn.LeakyReLU(0.0)), IMAGE, "or ReLU"),
+    "LeakyReLU 2": (last(nn.LeakyReLU(2.0)), IMAGE, "^1: .*negative_slope=2.0"),
+    "Hardtanh": (last(nn.Hardtanh()), IMAGE, "^1: Hardtanh"),
+    "ceil_mode": (last(nn.MaxPool2d(2, ceil_mode=True)), IMAGE, "^1: ceil_mode"),
+    "ceil_mode average": (last(nn.AvgPool2d(2, ceil_mode=True)), IMAGE, "^1: ceil_mode"),
+    "count_include_pad": (last(nn.AvgPool2d(2, padding=1, count_include_pad=False)), IMAGE, "^1: .*count_include_pad"),
+    "divisor_override": (last(nn.AvgPool2d(2, divisor_override=-4)), IMAGE, "^1: divisor_override=-4"),
+    "return_indices": (last(nn.MaxPool2d(2, return_indices=True)), IMAGE, "^1: gives a tuple of tensors"),
+    "adaptive": (last(nn.AdaptiveAvgPool2d(3)), IMAGE, "^1: adaptive pooling"),
+    "padding_mode": (last(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), IMAGE, "^1: padding_mode='reflect'"),
+    "padding_mode same": (last(nn.Conv2d(3, 3, 3, padding="same", padding_mode="circular")), IMAGE, "^1: padding_mode='circular'"),
+    "ConstantPad2d": (last(nn.ConstantPad2d(1, 1.0)), IMAGE, "^1: padding with something else than zeros"),
+    "ZeroPad2d negative": (last(nn.ZeroPad2d((-1, 0, 0, 0))), IMAGE, "^1: padding"),
+    "track_running_stats": (last(nn.BatchNorm2d(3, track_running_stats=False)), IMAGE, "^1: BatchNorm without running statistics"),
+    "Linear on images": (last(nn.Linear(5, 5)), IMAGE, "^1: Linear on a value of shape"),
+    "MaxPool2d on signals": (last(nn.MaxPool2d(3, 1, 1)), SIGNAL, "^1: MaxPool2d on a value of shape"),
+    "AvgPool2d on signals": (last(nn.AvgPool2d(2, 1)), SIGNAL, "^1: AvgPool2d on a value of shape"),
+    "MaxPool1d on vectors": (last(nn.MaxPool1d(3, 1, 1)), VECTOR, "^1: MaxPool1d on a value of shape"),
+    "AdaptiveAvgPool1d on vectors": (last(nn.AdaptiveAvgPool1d(1)), VECTOR, "AdaptiveAvgPool1d|keep the batch"),
+    "weight standardization": (nn.Sequential(Standardized(3, 4, 3)), IMAGE, "^0"),
+    "forward hook": (hooked(lambda m: m[2].register_forward_hook(lambda *_: None)), DATA, "^2: has forward hooks"),
+    "pre-hook of the root": (hooked(lambda m: m.register_forward_pre_hook(lambda *_: None)), DATA, "^Sequential: has forward hooks"),
+    "pruning": (hooked(lambda m: prune.l1_unstructured(m[0], "weight", 0.5)), DATA, "^0: has forward hooks"),
+    "weight_norm": (hooked(lambda m: torch.nn.utils.parametrizations.weight_norm(m[0])), DATA, "^0: Parametrized"),
+    "own forward": (hooked(lambda m: setattr(m[2], "forward", torch.tanh)), DATA, "^2: has .*forward of its own"),
+    "several inputs": (TwoInputs(), IMAGE, "TwoInputs: has 2 inputs"),
+    "no input": (Calls(lambda m, x: 1), IMAGE, "has 0 inputs"),
+    "own parameter": (OwnConstant(), IMAGE, "^add: reads 'offset'"),
+    "functional layer": (Calls(lambda m, x: F.linear(x, m.a.weight), a=nn.Linear(6, 6)), VECTOR, "linear has no fixed-point form"),
+    "control flow": (Calls(lambda m, x: x if x.sum() > 0 else -x), IMAGE, "^Calls: cannot be traced.*control flow"),
+    "len": (Calls(lambda m, x: x.view(len(x), -1)), IMAGE, "^Calls: cannot be traced"),
+    "numpy": (Calls(lambda m, x: torch.from_numpy(x.numpy())), IMAGE, "^Calls: cannot be traced"),
+    "item": (Calls(lambda m, x: x * x.max().item()), IMAGE, "keep the batch"),
+    "a tuple": (Calls(lambda m, x: (x, x)), IMAGE, "^output: the model returns something else than one tensor"),
+    "a dict": (Calls(lambda m, x: {"a": x}), IMAGE, "^output: the model returns something else than one tensor"),
+    "x + 1": (Calls(lambda m, x: x + 1), IMAGE, "^add: arithmetic with a constant"),
+    "1 - x": (Calls(lambda m, x: 1 - x), IMAGE, "^sub: arithmetic with a constant"),
+    "2 * x": (Calls(lambda m, x: 2 * x), IMAGE, "^mul: arithmetic with a constant"),
+    "-x": (Calls(lambda m, x: -x), IMAGE, "^neg"),
+    "x / 2": (Calls(lambda m, x: x / 2), IMAGE, "^truediv"),
+    "alpha": (Calls(lambda m, x: torch.add(x, x, alpha=2)), IMAGE, "^add: alpha=2"),
+    "broadcast": (Calls(lambda m, x: x * x.mean((2, 3), keepdim=True)), IMAGE, "^mul: operands of shapes"),
+    "batch merged": (Calls(lambda m, x: x.view(-1, 5)), IMAGE, "^view: .*batch of 2"),
+    "batch moved": (Calls(lambda m, x: x.transpose(0, 1)), IMAGE, "^transpose: .*batch of 2"),
+    "batch hard-coded": (Calls(lambda m, x: x.view(4, -1)), IMAGE, "does not run on an example"),
+    "batch cut": (Calls(lambda m, x: x[1:]), IMAGE, "^getitem: .*batch of 2"),
+    "batch joined": (Calls(lambda m, x: torch.cat((x, x))), IMAGE, "^cat: .*batch of 2"),
+    "batch as a number": (Calls(lambda m, x: F.avg_pool2d(x, 2, divisor_override=x.shape[0])), IMAGE, "^avg_pool2d"),
+    "channel mean": (Calls(lambda m, x: x.mean(1)), IMAGE, r"^mean: mean over axes \[1\]"),
+    "cat of rows": (Calls(lambda m, x: torch.cat((x, x), 2)), IMAGE, "^cat: concatenation along axis 2"),
+    "five axes": (Calls(lambda m, x: x.unsqueeze(1).flatten(1)), IMAGE, "^unsqueeze: gives shape"),
+    "empty slice": (Calls(lambda m, x: x[:, 0:0]), IMAGE, "^getitem: gives shape"),
+    "list index": (Calls(lambda m, x: x[:, [0, 1]]), IMAGE, "^getitem: indexing"),
+    "mask": (Calls(lambda m, x: x[x > 0]), IMAGE, "^getitem: gives shape"),
+    "chunk": (Calls(lambda m, x: torch.chunk(x, 3, 1)[0]), IMAGE, "^chunk: gives a tuple of tensors"),
+    "split": (Calls(lambda m, x: x.split(1, 1)[1]), IMAGE, "^split: gives a tuple of tensors"),
+    "bits as integers": (Calls(lambda m, x: x.view(torch.int32)), IMAGE, "^view: a view of the bits"),
+    "dropout at inference": (Calls(lambda m, x: F.dropout(x, 0.5)), IMAGE, "randomness out of inference"),
+    "relu(inplace) read again": (Calls(lambda m, x: (lambda y: F.relu(y, inplace=True) + y)(m.a(x)), a=A), VECTOR, "^relu: changes .*'a' in place"),
+    "relu_ as a statement": (Calls(lambda m, x: (lambda y: (y.relu_(), y)[1])(m.a(x)), a=A), VECTOR, "^relu_: changes .*'a' in place"),
+    "relu_ of a view": (Calls(lambda m, x: (lambda y: (y.view(-1, 2, 3).relu_(), y)[1])(m.a(x)), a=A), VECTOR, "^relu_: changes"),
+    "add_ as a statement": (Calls(lambda m, x: (lambda y: (y.add_(x), y)[1])(m.a(x)), a=A), VECTOR, "^add_: changes"),
+    "inplace module read again": (Calls(lambda m, x: (lambda y: m.r(y) + y)(m.a(x)), a=A, r=nn.ReLU(inplace=True)), VECTOR, "^r: changes"),
+    "input changed in place": (Calls(lambda m, x: torch.relu_(x) + m.a(x), a=A), VECTOR, "^relu_: changes .*'x' in place"),
+    "y += x with another name for y": (InPlaceAlias(), VECTOR, "^InPlaceAlias: computes something else"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_place_and_remedy(name: str) -> None:
+    model, x, message = REFUSED[name]
+    with pytest.raises((UnsupportedError, DataError), match=message) as caught:
+        qfx.quantize(model, x)
+    assert caught.value.where
+    assert caught.value.remedy
+
+
+BAD_DATA: dict[str, object] = {
+    "NaN": DATA * float("nan"),
+    "infinity": DATA / 0,
+    "channels": DATA[:, :2],
+    "axes": DATA[0],
+    "no sample": DATA[:0],
+    "a list": [DATA],
+    "nothing": None,
+    "integers": DATA.int(),
+    "complex": DATA.to(torch.complex64),
+    "another dtype": DATA.double(),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_examples_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match="example_input") as caught:
+        qfx.quantize(small_network(), BAD_DATA[name])
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["NaN", "infinity", "channels", "axes", "a list", "nothing", "complex"])
+def test_bad_inputs_are_refused(name: str) -> None:
+    q = qfx.quantize(small_network(), DATA).eval()
+    with pytest.raises(DataError, match="^input: ") as caught:
+        q(BAD_DATA[name])
+    assert caught.value.remedy
+
+
+def test_bad_models_and_recipes_are_refused() -> None:
+    for model in (torch.relu, None, nn.Linear, small_network().state_dict()):
+        with pytest.raises(UnsupportedError, match=r"not a torch\.nn\.Module"):
+            qfx.quantize(model, DATA)  # type: ignore[arg-type]
+    for name in ("0.weight", "1.running_var"):
+        model = small_network()
+        model.state_dict()[name].view(-1)[0] = float("nan")
+        with pytest.raises(DataError, match=rf"^{name}: NaN"):
+            qfx.quantize(model, DATA)
+    with pytest.raises(DataError, match="^0.weight: is not initialized yet"):
+        qfx.quantize(nn.Sequential(nn.LazyConv2d(4, 3)), DATA)
+    with pytest.raises(UnsupportedError, match="is quantized already"):
+        qfx.quantize(qfx.quantize(small_network(), DATA), DATA)
+    with pytest.raises(RecipeError, match="^recipe: is a str"):
+        qfx.quantize(small_network(), DATA, "recipe.toml")  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(small_network())
+    with pytest.raises(UnsupportedError, match="before torch.compile"):
+        qfx.quantize(compiled, DATA)
+    for call in (qfx.to_graph, lambda model: qfx.calibrate(model, DATA), lambda model: dict(qfx.quantizers(model))):
+        with pytest.raises(QfxError, match="is not a quantized model"):
+            call(small_network())
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"'0\.wieght' matches nothing\n.*'0\.weight'"):
+        qfx.quantize(small_network(), DATA, Recipe(overrides=(Override("0.wieght", {"width": 4}),)))
+    with pytest.raises(RecipeError, match=r"'1\.scale' matches nothing"):  # folded away
+        qfx.quantize(small_network(), DATA, Recipe(batch_norm="fold", overrides=(Override("1.scale", {"width": 4}),)))
+
+
+def test_overrides_reach_quantizers_and_layers() -> None:
+    recipe = Recipe(
+        overrides=(Override("0", {"width": 5}), Override("*.weight", {"frac_bits": 3, "learn": False}), Override("2.output", {"width": 3}))
+    )
+    found = dict(qfx.quantizers(qfx.quantize(small_network(), DATA, recipe)))
+    assert {name for name, q in found.items() if q.word_length == 5} == {"0.weight", "0.bias"}
+    assert found["2.output"].word_length == 3
+    for name, q in found.items():
+        assert (q.frac_bits.item() == 3 and not q.frac_bits.requires_grad) == name.endswith(".weight"), name
+
+
+def test_too_wide_names_the_layer() -> None:
+    roles = dict.fromkeys(("input", "weight", "bias", "scale", "shift", "activation", "output"), Spec(32))
+    with pytest.raises(ExactnessError, match="^0: .*53"):
+        qfx.quantize(small_network(), DATA, Recipe(**roles))
+
+
+def test_inexact_arithmetic_is_refused_where_it_is_switched_on() -> None:
+    q = qfx.quantize(small_network(), DATA).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ExactnessError, match="^0: autocast is on"):
+        q(DATA)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.raises(ExactnessError, match="^0: float32 products may be rounded"):
+            q(DATA)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    check_exact(q)
+
+
+def test_quantizing_in_inference_mode_gives_a_trainable_model() -> None:
+    with torch.inference_mode():
+        q = qfx.quantize(small_network(), DATA)
+    q(DATA).sum().backward()
+    assert all(p.grad is not None for p in q.parameters() if p.requires_grad)
+
+
+def test_wrap_sign_magnitude_makes_an_activation_signed() -> None:
+    q = qfx.quantize(small_network(), DATA, Recipe(activation=Spec(8, o="AP_WRAP_SM")))
+    assert all(point.signed for name, point in qfx.quantizers(q) if name.endswith("output"))
+    check_exact(q)
+
+
+def test_a_channel_that_training_switched_off_is_no_obstacle() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[0].bias[0] = 0
+        model[0].weight[1] *= 1e-30
+        model[2].weight[1] *= 1e-38
+    roles = dict.fromkeys(("weight", "activation"), Spec(8, granularity="channel"))
+    check_exact(qfx.quantize(model, DATA, Recipe(**roles)))
