@@ -172,8 +172,8 @@ class Norm(nn.Module):
 
     @property
     def is_untrained(self) -> bool:
-        """Whether no batch ever moved the statistics."""
-        return int(self.num_batches_tracked) == 0
+        """Whether no batch ever moved the statistics. The counter alone does not tell: old checkpoints have none."""
+        return int(self.num_batches_tracked) == 0 and bool((self.running_mean == 0).all()) and bool((self.running_var == 1).all())
 
     def start_from(self, x: Tensor) -> None:
         """Take the statistics of ``x``, so that the first forward of an untrained model is normalized."""
