@@ -503,7 +503,7 @@ def test_bad_examples_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["NaN", "infinity", "channels", "axes", "a list", "nothing", "complex"])
 def test_bad_inputs_are_refused(name: str) -> None:
     q = qfx.quantize(small_network(), DATA).eval()
-    with pytest.raises(DataError, match="^input: ") as caught:
+    with pytest.raises(DataError, match=r"^input: ") as caught:
         q(BAD_DATA[name])
     assert caught.value.remedy
 
@@ -517,16 +517,16 @@ def test_bad_models_and_recipes_are_refused() -> None:
         model.state_dict()[name].view(-1)[0] = float("nan")
         with pytest.raises(DataError, match=rf"^{name}: NaN"):
             qfx.quantize(model, DATA)
-    with pytest.raises(DataError, match="^0.weight: is not initialized yet"):
+    with pytest.raises(DataError, match=r"^0.weight: is not initialized yet"):
         qfx.quantize(nn.Sequential(nn.LazyConv2d(4, 3)), DATA)
     with pytest.raises(UnsupportedError, match="is quantized already"):
         qfx.quantize(qfx.quantize(small_network(), DATA), DATA)
-    with pytest.raises(RecipeError, match="^recipe: is a str"):
+    with pytest.raises(RecipeError, match=r"^recipe: is a str"):
         qfx.quantize(small_network(), DATA, "recipe.toml")  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compiled = torch.compile(small_network())
-    with pytest.raises(UnsupportedError, match="before torch.compile"):
+    with pytest.raises(UnsupportedError, match=r"before torch.compile"):
         qfx.quantize(compiled, DATA)
     for call in (qfx.to_graph, lambda model: qfx.calibrate(model, DATA), lambda model: dict(qfx.quantizers(model))):
         with pytest.raises(QfxError, match="is not a quantized model"):
@@ -553,17 +553,17 @@ def test_overrides_reach_quantizers_and_layers() -> None:
 
 def test_too_wide_names_the_layer() -> None:
     roles = dict.fromkeys(("input", "weight", "bias", "scale", "shift", "activation", "output"), Spec(32))
-    with pytest.raises(ExactnessError, match="^0: .*53"):
+    with pytest.raises(ExactnessError, match=r"^0: .*53"):
         qfx.quantize(small_network(), DATA, Recipe(**roles))
 
 
 def test_inexact_arithmetic_is_refused_where_it_is_switched_on() -> None:
     q = qfx.quantize(small_network(), DATA).eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ExactnessError, match="^0: autocast is on"):
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ExactnessError, match=r"^0: autocast is on"):
         q(DATA)
     torch.set_float32_matmul_precision("medium")
     try:
-        with pytest.raises(ExactnessError, match="^0: float32 products may be rounded"):
+        with pytest.raises(ExactnessError, match=r"^0: float32 products may be rounded"):
             q(DATA)
     finally:
         torch.set_float32_matmul_precision("highest")
