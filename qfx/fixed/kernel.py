@@ -58,6 +58,9 @@ def cast(x: Tensor, to: FixedType) -> Tensor:
     >>> x.grad.tolist()
     [1.0, 0.0, 0.0]
     """
+    if torch.compiler.is_compiling():
+        result: Tensor = torch.compiler.disable(cast)(x, to)  # type: ignore[no-untyped-call]
+        return result
     mode, frac_bits = _of_type(to)
     if x.dtype is not torch.float32 and x.dtype is not torch.float64:
         x = _as_float(x)
@@ -107,6 +110,21 @@ def quantize(
     >>> math.isclose(f.grad.item(), expected, rel_tol=1e-6)
     True
     """
+    if torch.compiler.is_compiling():  # a fused pass already: torch.compile breaks the graph here instead of looking inside
+        result: Tensor = torch.compiler.disable(quantize)(  # type: ignore[no-untyped-call]
+            x,
+            frac_bits,
+            width,
+            mode,
+            scale=scale,
+            shift=shift,
+            addend=addend,
+            negative_slope=negative_slope,
+            upper=upper,
+            frac_grad_scale=frac_grad_scale,
+            check_finite=check_finite,
+        )
+        return result
     if scale is None and shift is None and addend is None and type(width) is int and not check_finite and x.dtype is torch.float32:
         plan = plan_of(mode, width, negative_slope, upper)
         bound = native.flat(plan, x, frac_bits)
@@ -133,7 +151,7 @@ def quantize(
                 _refuse_nonfinite(tensor)
     if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
-    result: Tensor = _Quantize.apply(x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale)  # type: ignore[no-untyped-call]
+    result = _Quantize.apply(x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -144,6 +162,9 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> mean.tolist(), variance.tolist()
     ([2.0, 5.0], [1.0, 0.0])
     """
+    if torch.compiler.is_compiling():
+        moments: tuple[Tensor, Tensor] = torch.compiler.disable(channel_moments)(x)  # type: ignore[no-untyped-call]
+        return moments
     if x.dim() < 2 or x.numel() == 0:
         raise DataError(f"no channels or no elements in shape {tuple(x.shape)}", remedy="give a tensor of shape (N, C, ...) that is not empty")
     x = x.detach()

@@ -30,13 +30,13 @@ struct Shape {  // element (o, c, i) lies at (o * channels + c) * inner + i; par
     int64_t outer, channels, inner;
 };
 
-enum { FRAC_DOUBLE = 1, FRAC_PER_CHANNEL = 2, SCALE_PER_CHANNEL = 4, SHIFT_PER_CHANNEL = 8, WANT_PARAMETERS = 16, WANT_WIDTH = 32, THREADS_SHIFT = 8 };
+enum { FRAC_DOUBLE = 1, FRAC_PER_CHANNEL = 2, SCALE_PER_CHANNEL = 4, SHIFT_PER_CHANNEL = 8, WANT_WIDTH = 16, THREADS_SHIFT = 8 };
 enum { OK = 0, BAD_FRAC_BITS = 1, NO_MEMORY = 2 };
 
 static const int64_t BLOCK = 16384;   // elements that one thread takes at a time, at least
 static const int64_t MAX_BLOCKS = 64;
 
-// ---- the Cast of one number -----------------------------------------------------------------------------------------------------------------------
+// ---- the Cast of one number -----------------------------------------------------------------------------------------
 
 static inline float to_even(float s) { return __builtin_rintf(s); }
 static inline double to_even(double s) { return __builtin_rint(s); }
@@ -156,7 +156,7 @@ static inline Cast cast(const Constants& k, T s, T v) {
     return c;
 }
 
-// ---- one element: value, gradient -----------------------------------------------------------------------------------------------------------------
+// ---- one element: value, gradient -----------------------------------------------------------------------------------
 
 static inline T before(X x, X addend, double scale, double shift) {
 #if QFX_AFFINE
@@ -223,7 +223,7 @@ static inline Gradient gradient(const Constants& k, R g, X x, X addend, T up, T 
     return d;
 }
 
-// ---- parameters of many channels --------------------------------------------------------------------------------------------------------------------
+// ---- parameters of many channels ------------------------------------------------------------------------------------
 
 static inline T power_of_two(double f) {  // f was checked, so the exponent is that of a normal number
     union {
@@ -305,7 +305,7 @@ struct Sums {  // of each channel, without constant factors
     }
 };
 
-// ---- passes over one run of elements ----------------------------------------------------------------------------------------------------------------
+// ---- passes over one run of elements --------------------------------------------------------------------------------
 
 #define AT(pointer, index) (QFX_ADDEND ? (pointer)[index] : X(0))
 
@@ -326,7 +326,7 @@ static __attribute__((noinline)) void forward_columns(const Constants k, R* __re
             out[c] = value(k, x[c], AT(addend, c), up[c], down[c], QFX_AFFINE ? scale[c] : 1.0, QFX_AFFINE ? shift[c] : 0.0);
 }
 
-template <bool parameters, bool width>
+template <bool width>
 static __attribute__((noinline)) void backward_row(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g, const X* __restrict x,
                          const X* __restrict addend, int64_t count, const Table t, const Sums sums) {
     const T up = *t.up, down = *t.down;
@@ -337,8 +337,8 @@ static __attribute__((noinline)) void backward_row(const Constants k, X* __restr
         Gradient d = gradient(k, g[i], x[i], AT(addend, i), up, down, scale, shift);
         grad_x[i] = (X)(QFX_AFFINE ? (T)(d.input * scale) : d.input);
         if (QFX_ADDEND) grad_addend[i] = (X)d.input;
-        if (parameters) by_frac += (double)d.frac;
-        if (parameters && QFX_AFFINE) {
+        by_frac += (double)d.frac;
+        if (QFX_AFFINE) {
             by_scale += (double)d.input * (double)x[i];
             by_shift += (double)d.input;
         }
@@ -374,7 +374,7 @@ static __attribute__((noinline)) void backward_columns(const Constants k, X* __r
     }
 }
 
-// ---- whole tensors ------------------------------------------------------------------------------------------------------------------------------------
+// ---- whole tensors --------------------------------------------------------------------------------------------------
 
 struct Blocks {  // how a tensor is cut; depends on its shape alone
     int64_t count, size, total;
@@ -419,11 +419,9 @@ struct Job {
         if (!backward)
             forward_row(k, t.out + begin, t.x + begin, t.addend_from(begin), end - begin, p);
         else if (source.flags & WANT_WIDTH)
-            backward_row<true, true>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
-        else if (source.flags & WANT_PARAMETERS)
-            backward_row<true, false>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
+            backward_row<true>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
         else
-            backward_row<false, false>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
+            backward_row<false>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
     }
     void run_columns(int64_t begin, int64_t rows, int64_t count, const Table& p, const Sums& s) const {
         if (!backward)
@@ -543,7 +541,7 @@ static int run(Job& job, const Results* results) {
     return elements ? run_elements(job, results) : run_channels(job, results);
 }
 
-// ---- the two entries; every tensor has at least one element -----------------------------------------------------------------------------------------
+// ---- the two entries; every tensor has at least one element ---------------------------------------------------------
 
 extern "C" int qfx_forward(const Plan* plan, void* out, const void* x, const void* addend, const void* frac, const double* scale, const double* shift,
                            int64_t outer, int64_t channels, int64_t inner, int flags) {

@@ -28,11 +28,11 @@ from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan
 from qfx.fixed.type import OMode, QMode
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-std=c++11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
+FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-std=c++11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 _COMPILE_SECONDS = 120
 _PARALLEL_FROM = 65536  # elements; below, waking other threads costs more than it gives
 
-_FRAC_DOUBLE, _FRAC_PER_CHANNEL, _SCALE_PER_CHANNEL, _SHIFT_PER_CHANNEL, _WANT_PARAMETERS, _WANT_WIDTH = 1, 2, 4, 8, 16, 32
+_FRAC_DOUBLE, _FRAC_PER_CHANNEL, _SCALE_PER_CHANNEL, _SHIFT_PER_CHANNEL, _WANT_WIDTH = 1, 2, 4, 8, 16
 _THREADS_SHIFT = 8
 _ONE_THREAD = 1 << _THREADS_SHIFT
 _BAD_FRAC_BITS = 1
@@ -67,7 +67,7 @@ class Layout(NamedTuple):
     format: torch.memory_format
 
 
-class _Build(NamedTuple):
+class Build(NamedTuple):
     """What native.cpp is compiled for."""
 
     q: int
@@ -98,7 +98,7 @@ class Bound(NamedTuple):
 @lru_cache(maxsize=1)
 def available() -> bool:
     """Whether a Cast can be built and run here (it builds one, the first time)."""
-    return _entries(_Build(0, 0, 0, "float", "float", False, False, False)) is not None
+    return _entries(Build(0, 0, 0, "float", "float", False, False, False)) is not None
 
 
 def forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor | None:
@@ -176,7 +176,7 @@ def backward(
         layout.outer,
         layout.channels,
         layout.inner,
-        layout.flags | _threads(layout) | (_WANT_PARAMETERS if parameters else 0) | (_WANT_WIDTH if width else 0),
+        layout.flags | _threads(layout) | (_WANT_WIDTH if width else 0),
         frac_grad_scale,
         None if grad_frac is None else grad_frac.data_ptr(),
         None if grad_width is None else grad_width.data_ptr(),
@@ -246,10 +246,7 @@ def backward_flat(bound: Bound, grad: Tensor, x: Tensor, frac_bits: Tensor, frac
     grad_frac = torch.empty_like(frac_bits) if parameter else None
     count = x.numel()
     flags = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
-    if grad_frac is None:
-        address = None
-    else:
-        address, flags = grad_frac.data_ptr(), flags | _WANT_PARAMETERS
+    address = None if grad_frac is None else grad_frac.data_ptr()
     status = bound.backward_flat(
         bound.address, grad_x.data_ptr(), grad.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, flags, frac_grad_scale, address
     )
@@ -275,7 +272,7 @@ def _check(status: int, frac_bits: Tensor, dtype: torch.dtype) -> None:
         raise MemoryError("no memory for the table of channels")
 
 
-# ---- layout ---------------------------------------------------------------------------------------------------------------------------------------
+# ---- layout ----------------------------------------------------------------------------------------------------------
 
 
 def _layout(x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None) -> Layout | None:
@@ -321,7 +318,7 @@ def _layout_of(
     return Layout(outer, channels, inner, flags, torch.channels_last if channels_last else torch.contiguous_format)
 
 
-# ---- building -------------------------------------------------------------------------------------------------------------------------------------
+# ---- building --------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
@@ -332,7 +329,9 @@ def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: boo
     exact_in_single = plan.negative_slope in (0.0, 1.0) and float(torch.tensor(plan.upper, dtype=torch.float32)) == plan.upper
     affine = affine or addend or (activation and not exact_in_single)  # the affine variant computes in float64
     result = "float" if single and not wide else "double"
-    build = _Build(_Q_CODES[mode.q], _O_CODES[mode.o], min(mode.n, 2 if mode.o is OMode.WRAP_SM else 1), "float" if single else "double", result, affine or activation, affine, addend)
+    n = min(mode.n, 2 if mode.o is OMode.WRAP_SM else 1)
+    element = "float" if single else "double"
+    build = Build(_Q_CODES[mode.q], _O_CODES[mode.o], n, element, result, affine or activation, affine, addend)
     entries = _entries(build)
     if entries is None:
         return None
@@ -343,7 +342,7 @@ def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: boo
 
 
 @lru_cache(maxsize=1024)
-def _entries(build: _Build) -> ctypes.CDLL | None:
+def _entries(build: Build) -> ctypes.CDLL | None:
     """The loaded shared object, built if it is not in the cache; None where that is impossible."""
     library = _library("native.cpp", build.defines())
     if library is None:
@@ -371,7 +370,7 @@ def _library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
     compiler, folder, source = shutil.which("g++"), _cache_folder(), _SOURCES / source_name
     if compiler is None or folder is None:
         return None
-    command = [compiler, *_FLAGS, *defines, *_openmp()]
+    command = [compiler, *FLAGS, *defines, *_openmp()]
     identity = [*command, source.read_text(encoding="utf-8"), _stamp(compiler), _processor()]
     path = folder / f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}.so"
     if not path.exists() and not _compile(command, source, path):

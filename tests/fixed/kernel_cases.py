@@ -21,14 +21,13 @@ OVERFLOWS = [(OMode.SAT, 0), (OMode.SAT_SYM, 0), (OMode.SAT_ZERO, 0), *((o, n) f
 LN2 = math.log(2.0)
 
 
-def types(q: QMode, widths: Sequence[int], frac_bits: Sequence[int]) -> Iterator[FixedType]:
-    """Every type with rounding ``q``, those widths, binary points and any overflow mode, signed and unsigned."""
+def types(q: QMode, sizes: Sequence[tuple[int, int]]) -> Iterator[FixedType]:
+    """Every type with rounding ``q``, one of the (width, frac_bits) and any overflow mode, signed and unsigned."""
     for o, n in OVERFLOWS:
         for signed in (True,) if o is OMode.WRAP_SM else (True, False):
-            for width in widths:
+            for width, f in sizes:
                 if n <= width:
-                    for f in frac_bits:
-                        yield FixedType(width, width - f, signed, q, o, n)
+                    yield FixedType(width, width - f, signed, q, o, n)
 
 
 def adversarial(to: FixedType, dtype: torch.dtype, seed: int = 0) -> Tensor:
