@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +26,30 @@ def load_array(path: str | os.PathLike[str], key: str = "x") -> Array:
     """The array in a ``.npy`` file, or the one called ``key`` (or the only one) in a ``.npz`` file. Raises DataError, naming the file."""
     source = Path(path)
     try:
-        loaded = np.load(source, allow_pickle=False)
+        stream = source.open("rb")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(source), remedy="check the path") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError("is not a .npy or .npz file of plain numbers", where=str(source), remedy="write it with numpy.save or numpy.savez") from error
-    if isinstance(loaded, np.ndarray):
-        return _numbers(loaded, source)
-    with loaded:
-        names = loaded.files
-        name = key if key in names else names[0] if len(names) == 1 else None
-        if name is None:
-            raise DataError(f"holds {', '.join(names) or 'nothing'}, but no {key!r}", where=str(source), remedy=f"save the inputs as {key!r}")
+    with stream:
         try:
-            return _numbers(loaded[name], source)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{name!r} cannot be read as plain numbers", where=str(source), remedy="write it with numpy.savez") from error
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return _numbers(loaded, source)
+            with loaded:
+                return _numbers(loaded[_entry(loaded.files, key, source)], source)
+        except DataError:
+            raise
+        except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds on damaged files
+            raise DataError(
+                "is not a .npy or .npz file of plain numbers", where=str(source), remedy="write it with numpy.save or numpy.savez"
+            ) from error
+
+
+def _entry(names: list[str], key: str, source: Path) -> str:
+    if key in names:
+        return key
+    if len(names) != 1:
+        raise DataError(f"holds {', '.join(names) or 'nothing'}, but no {key!r}", where=str(source), remedy=f"save the inputs as {key!r}")
+    return names[0]
 
 
 def save_array(path: str | os.PathLike[str], array: Array, *, force: bool = False) -> None:
@@ -59,6 +66,9 @@ def save_array(path: str | os.PathLike[str], array: Array, *, force: bool = Fals
             np.save(stream, array, allow_pickle=False)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise DataError(f"cannot be written: {error.strerror}", where=str(target), remedy="choose another place") from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -98,6 +98,9 @@ def verify(model: str | os.PathLike[str], x: npt.NDArray[np.float32], executors:
     ``executors``: more of them, such as C simulation, from inputs to raw outputs. Raises ModelFileError for a bad file, DataError for bad data.
     """
     graph = load_graph(Path(model))
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+        got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+        raise DataError(f"expected a float32 array, got {got}", where="inputs", remedy="convert the data with x.astype(numpy.float32)")
     expected = run_raw(graph, x)
     everyone: dict[str, Executor] = {"ONNX Runtime": onnx_runtime(model, graph), **(executors or {})}
     return [compare(graph, expected, execute(x), name) for name, execute in everyone.items()]
