@@ -1,0 +1,1 @@
+"""How fast qfx is: see README.md in this folder."""

@@ -1,0 +1,5 @@
+"""``python -m benchmarks``: the training step."""
+
+from benchmarks.train_step import main
+
+main()
