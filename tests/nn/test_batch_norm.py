@@ -1,0 +1,103 @@
+"""BatchNorm in training: the forward of the running statistics with the gradient of the batch's."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import qfx
+
+WIDE = qfx.Recipe(**{role: qfx.Spec(24) for role in ("input", "activation", "output", "bias", "shift")}, weight=qfx.Spec(16), scale=qfx.Spec(16))
+
+
+def network() -> nn.Sequential:
+    """A convolution, a BatchNorm and a head, in float64."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(2, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 3)).double()
+
+
+def gradients(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, Tensor]:
+    model.zero_grad()
+    F.cross_entropy(model(x), torch.arange(len(x)) % 3).backward()
+    return {name: model.get_parameter(name).grad.clone() for name in names}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("style", ["keep", "fold"])
+def test_the_gradient_is_that_of_a_normalized_batch(style: str) -> None:
+    """With running statistics equal to the batch's, qfx and torch compute the same forward up to rounding at 24 bits, and so the same gradient."""
+    x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
+    model = network()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([0.5, -1.0, 2.0, 1.5, 0.25]))
+        products = model[0](x)
+        model[1].running_mean.copy_(products.mean((0, 2, 3)))
+        model[1].running_var.copy_(products.var((0, 2, 3), unbiased=False))
+        model[1].num_batches_tracked.fill_(1)
+    qmodel = qfx.quantize(
+        model, x, qfx.Recipe(**{**{f: getattr(WIDE, f) for f in ("input", "weight", "scale", "shift", "bias")}, "batch_norm": style})
+    )
+    names = ["0.weight", "1.weight", "1.bias", "4.weight", "4.bias"]
+    expected = gradients(copy.deepcopy(model).train(), x, names)
+    frozen = gradients(copy.deepcopy(model).eval(), x, names)
+    found = gradients(copy.deepcopy(qmodel).train(), x, names)
+    for name in names:
+        error = (found[name] - expected[name]).norm() / expected[name].norm()
+        assert error < 0.05, (name, float(error))  # the straight-through estimator at 8-bit activations
+    assert (frozen["0.weight"] - expected["0.weight"]).norm() / expected["0.weight"].norm() > 0.3  # so the comparison tells the two apart
+
+
+def test_a_channel_of_scale_zero_gets_no_nan() -> None:
+    x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
+    model = network()
+    with torch.no_grad():
+        model[1].weight[2] = 0.0
+    qmodel = qfx.quantize(model, x, qfx.Recipe(batch_norm="fold")).train()
+    for gradient in gradients(qmodel, x, ["0.weight", "1.weight", "1.bias"]).values():
+        assert bool(torch.isfinite(gradient).all())
+
+
+def test_frozen_statistics_have_the_gradient_of_an_affine_step() -> None:
+    """``eval()`` on the BatchNorm alone: its statistics stay, and the gradient is the plain one."""
+    x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
+    qmodel = qfx.quantize(network(), x).train()
+    qmodel.get_submodule("1").eval()
+    before = qmodel.get_buffer("1.running_mean").clone()
+    frozen = gradients(qmodel, x, ["0.weight"])["0.weight"]
+    assert torch.equal(qmodel.get_buffer("1.running_mean"), before)
+    assert torch.equal(frozen, gradients(qmodel.eval(), x, ["0.weight"])["0.weight"])
+
+
+@pytest.mark.parametrize("style", ["keep", "fold"])
+def test_a_network_trains_from_scratch_in_fixed_point(style: str) -> None:
+    """Digits at 4 bits, from random weights, with the plain SGD that one would use in float."""
+    images, labels = load_digits(return_X_y=True)
+    x, y = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16, torch.tensor(labels)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+    qmodel = qfx.quantize(model.train(), x[:256], qfx.Recipe.uniform(4, batch_norm=style))
+    optimizer = torch.optim.SGD(qmodel.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(4):
+        for batch in torch.randperm(1400).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(qmodel(x[batch]), y[batch]).backward()
+            optimizer.step()
+    with torch.no_grad():
+        accuracy = (qmodel.eval()(x[1400:]).argmax(1) == y[1400:]).double().mean()
+    assert accuracy > 0.9  # 0.55 with the gradient of frozen statistics
