@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,13 +13,17 @@ from torch import Tensor, nn
 
 import qfx
 
-WIDE = qfx.Recipe(**{role: qfx.Spec(24) for role in ("input", "activation", "output", "bias", "shift")}, weight=qfx.Spec(16), scale=qfx.Spec(16))
+WIDE = qfx.Recipe.uniform(16, input=qfx.Spec(16))
 
 
 def network() -> nn.Sequential:
     """A convolution, a BatchNorm and a head, in float64."""
     torch.manual_seed(3)
     return nn.Sequential(nn.Conv2d(2, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 3)).double()
+
+
+def batch() -> Tensor:
+    return torch.randn(12, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
 def gradients(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, Tensor]:
@@ -29,8 +34,8 @@ def gradients(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, Tensor
 
 @pytest.mark.parametrize("style", ["keep", "fold"])
 def test_the_gradient_is_that_of_a_normalized_batch(style: str) -> None:
-    """With running statistics equal to the batch's, qfx and torch compute the same forward up to rounding at 24 bits, and so the same gradient."""
-    x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
+    """With running statistics equal to the batch's, qfx and torch compute the same forward up to rounding at 16 bits, and so the same gradient."""
+    x = batch()
     model = network()
     with torch.no_grad():
         model[1].weight.copy_(torch.tensor([0.5, -1.0, 2.0, 1.5, 0.25]))
@@ -38,21 +43,19 @@ def test_the_gradient_is_that_of_a_normalized_batch(style: str) -> None:
         model[1].running_mean.copy_(products.mean((0, 2, 3)))
         model[1].running_var.copy_(products.var((0, 2, 3), unbiased=False))
         model[1].num_batches_tracked.fill_(1)
-    qmodel = qfx.quantize(
-        model, x, qfx.Recipe(**{**{f: getattr(WIDE, f) for f in ("input", "weight", "scale", "shift", "bias")}, "batch_norm": style})
-    )
+    qmodel = qfx.quantize(model, x, replace(WIDE, batch_norm=style))
     names = ["0.weight", "1.weight", "1.bias", "4.weight", "4.bias"]
     expected = gradients(copy.deepcopy(model).train(), x, names)
     frozen = gradients(copy.deepcopy(model).eval(), x, names)
     found = gradients(copy.deepcopy(qmodel).train(), x, names)
     for name in names:
         error = (found[name] - expected[name]).norm() / expected[name].norm()
-        assert error < 0.05, (name, float(error))  # the straight-through estimator at 8-bit activations
-    assert (frozen["0.weight"] - expected["0.weight"]).norm() / expected["0.weight"].norm() > 0.3  # so the comparison tells the two apart
+        assert error < 1e-3, (name, float(error))  # gradients are floats; 16 bits round the values that they are taken at
+    assert (frozen["0.weight"] - expected["0.weight"]).norm() / expected["0.weight"].norm() > 0.05  # the comparison tells the two apart
 
 
 def test_a_channel_of_scale_zero_gets_no_nan() -> None:
-    x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
+    x = batch()
     model = network()
     with torch.no_grad():
         model[1].weight[2] = 0.0
@@ -63,7 +66,7 @@ def test_a_channel_of_scale_zero_gets_no_nan() -> None:
 
 def test_frozen_statistics_have_the_gradient_of_an_affine_step() -> None:
     """``eval()`` on the BatchNorm alone: its statistics stay, and the gradient is the plain one."""
-    x = torch.randn(12, 2, 6, 6, dtype=torch.float64)
+    x = batch()
     qmodel = qfx.quantize(network(), x).train()
     qmodel.get_submodule("1").eval()
     before = qmodel.get_buffer("1.running_mean").clone()
