@@ -151,8 +151,9 @@ def quantize(
                 _refuse_nonfinite(tensor)
     if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
-    result = _Quantize.apply(x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale)  # type: ignore[no-untyped-call]
-    return result
+    return _Quantize.apply(  # type: ignore[no-any-return, no-untyped-call]
+        x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale
+    )
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 // Mean and biased variance per channel in one pass, summed in double. Compiled on demand by native.py with QFX_X, the element type: float or double.
-// Numbers are taken relative to the first one of their channel: it lies within sqrt(count) standard deviations of the mean, so that the subtraction of
-// squares loses at most log2(count) of the 53 bits. The order of the sums depends on the shape alone, not on the number of threads.
+// Numbers are taken relative to the first one of their channel: it lies within sqrt(count) standard deviations of the mean, so that the subtraction
+// of squares loses at most log2(count) of the 53 bits. The order of the sums depends on the shape alone, not on the number of threads.
 #include <stdint.h>
 
 typedef QFX_X X;

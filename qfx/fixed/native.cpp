@@ -1,16 +1,25 @@
 // One fused forward pass and one fused backward pass of Cast, for one mode and one set of element types. Compiled on demand by native.py with
-//   QFX_Q, QFX_O       rounding and overflow mode (the enums below); QFX_N: 0, 1 or 2 for N = 0, N = 1, N > 1 (AP_WRAP: 1 for any N > 0)
+//   QFX_Q, QFX_O       rounding and overflow mode (numbers below); QFX_N: 0, 1 or 2 for N = 0, N = 1, N > 1 (AP_WRAP: 1 for any N > 0)
 //   QFX_X, QFX_R       element type of x and the addend, and of the result: float or double
 //   QFX_ACTIVATION     1 if v passes a leaky ReLU and an upper bound before the Cast
 //   QFX_AFFINE         1 if v = x * scale + shift (implies QFX_ACTIVATION); QFX_ADDEND: 1 if v has an addend as well (implies QFX_AFFINE)
-// The forward is exact under IEEE rules: no -ffast-math, no flush to zero. Sums in the backward are taken over fixed blocks in a fixed order, so that
-// no result depends on the number of threads.
+// The forward is exact under IEEE rules: no -ffast-math, no flush to zero. Sums in the backward are taken over fixed blocks in a fixed order, so
+// that no result depends on the number of threads.
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { RND, RND_ZERO, RND_MIN_INF, RND_INF, RND_CONV, TRN, TRN_ZERO };  // the order of QMode
-enum { SAT, SAT_ZERO, WRAP, WRAP_SM };                                   // AP_SAT_SYM is SAT with other bounds
+#define RND 0  // the order of QMode
+#define RND_ZERO 1
+#define RND_MIN_INF 2
+#define RND_INF 3
+#define RND_CONV 4
+#define TRN 5
+#define TRN_ZERO 6
+#define SAT 0  // AP_SAT_SYM as well: only its bounds differ
+#define SAT_ZERO 1
+#define WRAP 2
+#define WRAP_SM 3
 
 typedef QFX_X X;
 typedef QFX_R R;
@@ -33,7 +42,8 @@ struct Shape {  // element (o, c, i) lies at (o * channels + c) * inner + i; par
 enum { FRAC_DOUBLE = 1, FRAC_PER_CHANNEL = 2, SCALE_PER_CHANNEL = 4, SHIFT_PER_CHANNEL = 8, WANT_WIDTH = 16, THREADS_SHIFT = 8 };
 enum { OK = 0, BAD_FRAC_BITS = 1, NO_MEMORY = 2 };
 
-static const int64_t BLOCK = 16384;   // elements that one thread takes at a time, at least
+static const double LN2 = 0.693147180559945309417232121458;
+static const int64_t BLOCK = 16384;  // elements that one thread takes at a time, at least
 static const int64_t MAX_BLOCKS = 64;
 
 // ---- the Cast of one number -----------------------------------------------------------------------------------------
@@ -60,7 +70,8 @@ struct Constants {
     explicit Constants(const Plan& p)
         : lo((T)p.min_raw), hi((T)p.max_raw), slope((T)p.negative_slope), upper((T)p.upper), modulus((T)ldexp(1, p.width)),
           inverse((T)ldexp(1, -p.width)), half((T)ldexp(1, p.width - 1)), kept((T)ldexp(1, p.width - p.n)),
-          kept_inverse((T)ldexp(1, p.n - p.width)), pin((p.is_signed ? half : modulus) - kept), pin_negative(p.is_signed ? -half : pin), fold(p.is_signed ? half : modulus),
+          kept_inverse((T)ldexp(1, p.n - p.width)), pin((p.is_signed ? half : modulus) - kept), pin_negative(p.is_signed ? -half : pin),
+          fold(p.is_signed ? half : modulus),
           huge((T)ldexp(1, sizeof(T) == 4 ? 120 : 1000)),
           low_side(p.is_signed ? T(-1) : T(0)) {}
 };
@@ -73,21 +84,21 @@ static inline T floor_of(T s, T v) {  // v < 0 whose scaling underflowed to -0.0
 
 // Differences from rint and trunc are exact; those from floor are not (s = -0.5 + tiny), and s + 0.5 is not.
 static inline T rounded(T s, T v) {
-#if QFX_Q == 0
+#if QFX_Q == RND
     T r = to_even(s);
     return r + (s - r == T(0.5) ? T(1) : T(0));
-#elif QFX_Q == 1
+#elif QFX_Q == RND_ZERO
     T t = to_zero(s);
     return t + (magnitude(s - t) > T(0.5) ? away(s) : T(0));
-#elif QFX_Q == 2
+#elif QFX_Q == RND_MIN_INF
     T r = to_even(s);
     return r - (s - r == T(-0.5) ? T(1) : T(0));
-#elif QFX_Q == 3
+#elif QFX_Q == RND_INF
     T t = to_zero(s);
     return t + (magnitude(s - t) >= T(0.5) ? away(s) : T(0));
-#elif QFX_Q == 4
+#elif QFX_Q == RND_CONV
     return to_even(s);
-#elif QFX_Q == 5
+#elif QFX_Q == TRN
     return floor_of(s, v);
 #else
     return to_zero(s);
@@ -115,21 +126,21 @@ static inline Cast cast(const Constants& k, T s, T v) {
     c.slope = T(1);
     c.side = T(0);
     bool low = r < k.lo, high = r > k.hi;
-#if QFX_O == 0
+#if QFX_O == SAT
     T at_least = low ? k.lo : r;
     c.raw = at_least > k.hi ? k.hi : at_least;
     c.slope = c.raw == r ? T(1) : T(0);
     T low_side = low ? k.low_side : T(0);
     c.side = high ? T(1) : low_side;
-#elif QFX_O == 1
+#elif QFX_O == SAT_ZERO
     c.raw = low | high ? T(0) : r;
     c.slope = low | high ? T(0) : T(1);
 #else
     r = r > k.huge ? k.huge : r;
     r = r < -k.huge ? -k.huge : r;
-#if QFX_O == 2 && QFX_N == 0
+#if QFX_O == WRAP && QFX_N == 0
     c.raw = wrapped(k, r);
-#elif QFX_O == 2
+#elif QFX_O == WRAP
     c.raw = low | high ? pinned(k, r, low_bits(r, k.kept, k.kept_inverse)) : r;
 #elif QFX_N < 2
     T w = wrapped(k, r);
@@ -191,7 +202,7 @@ struct Gradient {
 };
 
 // Where an overflow saturates the scaled number cannot be infinite in range, so the lsb can wait until the sum is complete.
-#if QFX_O <= 1
+#if QFX_O <= SAT_ZERO
 #define FRAC_UNIT(lsb) (lsb)
 #else
 #define FRAC_UNIT(lsb) 1.0
@@ -203,10 +214,10 @@ static inline Gradient gradient(const Constants& k, R g, X x, X addend, T up, T 
     Cast c = cast(k, v * up, v);
     T grad = (T)g;
     Gradient d;
-#if QFX_O <= 1
+#if QFX_O <= SAT_ZERO
     d.input = c.slope != T(0) ? grad : T(0);
     d.frac = grad * (c.slope != T(0) ? c.raw - v * up : c.raw);
-#elif QFX_O == 2
+#elif QFX_O == WRAP
     d.input = grad;
     d.frac = grad * (c.raw * down - v);
 #else
@@ -283,7 +294,8 @@ struct Source {  // the parameter tensors
         }
         bool many = flags & FRAC_PER_CHANNEL;
         int64_t offset = many ? first : 0, distinct = many ? count : 1;
-        bool good = flags & FRAC_DOUBLE ? fill_frac(plan, (const double*)frac + offset, t, distinct) : fill_frac(plan, (const float*)frac + offset, t, distinct);
+        bool good = flags & FRAC_DOUBLE ? fill_frac(plan, (const double*)frac + offset, t, distinct)
+                                        : fill_frac(plan, (const float*)frac + offset, t, distinct);
         for (int64_t c = distinct; c < count; c++) {
             t.up[c] = t.up[0];
             t.down[c] = t.down[0];
@@ -307,17 +319,19 @@ struct Sums {  // of each channel, without constant factors
 
 // ---- passes over one run of elements --------------------------------------------------------------------------------
 
+#define NOINLINE __attribute__((noinline))  // one copy of each vectorized loop
 #define AT(pointer, index) (QFX_ADDEND ? (pointer)[index] : X(0))
 
-static __attribute__((noinline)) void forward_row(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend, int64_t count, const Table t) {
+static NOINLINE void forward_row(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend, int64_t count,
+                                 const Table t) {
     const T up = *t.up, down = *t.down;
     const double scale = *t.scale, shift = *t.shift;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) out[i] = value(k, x[i], AT(addend, i), up, down, scale, shift);
 }
 
-static __attribute__((noinline)) void forward_columns(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend,
-                                                      int64_t rows, int64_t count, const Table t) {
+static NOINLINE void forward_columns(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend, int64_t rows,
+                                     int64_t count, const Table t) {
     const T *__restrict up = t.up, *__restrict down = t.down;
     const double *__restrict scale = t.scale, *__restrict shift = t.shift;
     for (int64_t r = 0; r < rows; r++, out += count, x += count, addend += QFX_ADDEND ? count : 0)
@@ -327,8 +341,8 @@ static __attribute__((noinline)) void forward_columns(const Constants k, R* __re
 }
 
 template <bool width>
-static __attribute__((noinline)) void backward_row(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g, const X* __restrict x,
-                         const X* __restrict addend, int64_t count, const Table t, const Sums sums) {
+static NOINLINE void backward_row(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g,
+                                  const X* __restrict x, const X* __restrict addend, int64_t count, const Table t, const Sums sums) {
     const T up = *t.up, down = *t.down;
     const double scale = *t.scale, shift = *t.shift;
     double by_frac = 0, by_width = 0, by_scale = 0, by_shift = 0;
@@ -350,9 +364,9 @@ static __attribute__((noinline)) void backward_row(const Constants k, X* __restr
     *sums.shift += by_shift;
 }
 
-static __attribute__((noinline)) void backward_columns(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g,
-                                                       const X* __restrict x, const X* __restrict addend, int64_t rows, int64_t count, const Table t,
-                                                       const Sums sums) {
+static NOINLINE void backward_columns(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g,
+                                      const X* __restrict x, const X* __restrict addend, int64_t rows, int64_t count, const Table t,
+                                      const Sums sums) {
     const T *__restrict up = t.up, *__restrict down = t.down;
     const double *__restrict scale = t.scale, *__restrict shift = t.shift;
     double *__restrict by_frac = sums.frac, *__restrict by_width = sums.width, *__restrict by_scale = sums.scale, *__restrict by_shift = sums.shift;
@@ -463,7 +477,7 @@ struct Results {  // where the gradients of the parameters go; each may be null
     int flags;
 
     void put_frac(const double* sums, int64_t first, int64_t count) const {
-        const double factor = -0.693147180559945309417232121458 * frac_grad_scale;
+        const double factor = -LN2 * frac_grad_scale;
         if (flags & FRAC_DOUBLE)
             for (int64_t c = 0; c < count; c++) ((double*)frac)[first + c] = factor * sums[c];
         else
@@ -565,7 +579,8 @@ extern "C" int qfx_backward(const Plan* plan, void* grad_x, void* grad_addend, c
     Tensors tensors = {0, (X*)grad_x, (X*)grad_addend, (const R*)g, (const X*)x, (const X*)addend};
     Source source = {frac, scale, shift, flags};
     Job job(*plan, shape, tensors, source, true);
-    Results results = {grad_frac, grad_width, grad_scale, grad_shift, frac_grad_scale, ldexp(0.693147180559945309417232121458, plan->width - plan->is_signed), flags};
+    double width_factor = ldexp(LN2, plan->width - plan->is_signed);
+    Results results = {grad_frac, grad_width, grad_scale, grad_shift, frac_grad_scale, width_factor, flags};
     return run(job, &results);
 }
 
