@@ -14,6 +14,9 @@ MAX_SPREAD = 16
 """No binary point starts more than so many positions finer than the coarsest of its tensor: a channel that training has switched off (weights of
 1e-30) would otherwise ask for a grid that no accumulator holds."""
 
+SAMPLE = 1 << 18
+"""Of a larger tensor with one binary point, about so many evenly spread elements decide (and the largest magnitude of all)."""
+
 FRAC_BITS = (-100, 64)
 """Binary points start between these: numbers below 2**-64 count as zero."""
 
@@ -25,7 +28,7 @@ def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int,
     from the position that just holds the largest magnitude to SEARCH_DEPTH positions finer, so that rare large values may saturate; ties go
     to the wider range. It starts within FRAC_BITS and, of several binary points, at most MAX_SPREAD positions finer than the coarsest; a
     part of x that is all zeros starts there too (at ``width - 1``, or ``width`` if unsigned, where all of x is zero). ``most`` bounds the
-    result from above. No gradient.
+    result from above. Of very large tensors a SAMPLE decides. No gradient.
     """
     with torch.no_grad():
         x = x.detach()
@@ -39,6 +42,9 @@ def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int,
         first = first.to(x.dtype)
         if most is not None:
             first = first.clamp(max=most)
+        if not shape and x.numel() > SAMPLE:
+            x = x.reshape(-1)[:: x.numel() // SAMPLE | 1]  # an odd step, so that it does not keep to one column of an image
+            axes = (0,)
         best, best_error = first, torch.full(shape, torch.inf, dtype=torch.float64, device=x.device)
         for step in range(SEARCH_DEPTH + 1):
             candidate = first + step if most is None else (first + step).clamp(max=most)
