@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from digits_data import Digits, Part
 from torch import Tensor, nn
 
 import qfx
-from qfx.nn.layers import QBatchNorm
 
 BATCH = 50
 LEARNING_RATE = 3e-3
@@ -42,14 +41,10 @@ def train_float(model: nn.Module, data: Digits, *, epochs: int, seed: int, on_ep
 
 
 def train_fixed(qmodel: nn.Module, data: Digits, *, epochs: int, seed: int, on_epoch: Epoch) -> History:
-    """Train a network from ``qfx.quantize``: the same loop; its binary points are parameters with a learning rate of their own.
-
-    The statistics of BatchNorm stay those of the float training, as is usual in fine-tuning.
-    """
-    norms = [module for module in qmodel.modules() if isinstance(module, QBatchNorm)]
+    """Train a network from ``qfx.quantize``: the same loop; its binary points are parameters with a learning rate of their own."""
     groups = qfx.parameter_groups(qmodel, lr=FINE_TUNING_RATE, binary_point_lr=BINARY_POINT_RATE)
     points = {name: quantizer.frac_bits for name, quantizer in qfx.quantizers(qmodel) if quantizer.frac_bits.requires_grad}
-    return _train(qmodel, groups, points, data, epochs, seed, on_epoch, norms)
+    return _train(qmodel, groups, points, data, epochs, seed, on_epoch)
 
 
 def accuracy(model: nn.Module, part: Part) -> float:
@@ -67,7 +62,6 @@ def _train(
     epochs: int,
     seed: int,
     on_epoch: Epoch,
-    frozen: Sequence[nn.Module] = (),
 ) -> History:
     generator = torch.Generator().manual_seed(seed)
     steps = len(data.train) // BATCH
@@ -76,8 +70,6 @@ def _train(
     losses, accuracies, trail = [], [], [_snapshot(points)]
     for _ in range(epochs):
         model.train()
-        for module in frozen:
-            module.eval()
         total = 0.0
         for batch in torch.split(torch.randperm(len(data.train), generator=generator), BATCH):
             optimizer.zero_grad()

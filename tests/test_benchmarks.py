@@ -1,0 +1,108 @@
+"""The benchmarks run, at tiny sizes, and time what they say they time. No test here looks at a clock."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import qfx
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks import executors, train_step
+from benchmarks.models import Layers, ResNet, mlp
+from benchmarks.timing import Timing, alternate
+
+needs_brevitas = pytest.mark.skipif(importlib.util.find_spec("brevitas") is None, reason="Brevitas is in the extra 'bench'")
+
+
+def test_turns_alternate_and_ratios_are_taken_within_a_turn() -> None:
+    calls: list[str] = []
+    timings = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, turns=3, calls=2, warm_up=1)
+    assert "".join(calls) == "aabb" * 4
+    assert timings["a"].ratios == (1.0, 1.0, 1.0)
+    assert timings["b"].ratios == tuple(b / a for a, b in zip(timings["a"].seconds, timings["b"].seconds, strict=True))
+
+
+def test_medians() -> None:
+    timing = Timing((0.001, 0.004, 0.002), (1.0, 4.0, 2.5))
+    assert timing.median_ms == 2.0
+    assert timing.median_ratio == 2.5
+
+
+def test_resnet20_is_resnet20() -> None:
+    model = ResNet(Layers())
+    assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) == 20
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_every_binary_point_of_the_timed_models_is_learned() -> None:
+    for model, x in ((mlp(Layers()), torch.randn(8, 16)), (ResNet(Layers(), depth=1), torch.randn(2, 3, 32, 32))):
+        qmodel = qfx.quantize(model, x)
+        frozen = [name for name, quantizer in qfx.quantizers(qmodel) if not quantizer.frac_bits.requires_grad]
+        assert all(name.endswith(".reciprocal") for name in frozen)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_step_trains_everything(bits: int) -> None:
+    torch.manual_seed(0)
+    x, labels = torch.randn(32, 16), torch.randint(5, (32,))
+    steps = train_step.contestants(mlp, x, labels, bits=(bits,))
+    for name in ("float32", f"qfx, {bits} bits"):
+        first = float(steps[name]())
+        for _ in range(300):
+            last = float(steps[name]())
+        assert last < first, name
+
+
+@needs_brevitas
+def test_brevitas_quantizes_the_same_layers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Brevitas' own, at import
+        from benchmarks.brevitas_layers import BrevitasLayers
+
+        model = ResNet(BrevitasLayers(), depth=1)
+        model(torch.randn(2, 3, 32, 32))
+    casts = [module for module in model.modules() if type(module).__name__ in ("QuantConv2d", "QuantLinear", "QuantReLU", "QuantIdentity")]
+    assert len(casts) == 8 + 7 + 3  # 7 convolutions and a linear layer; 7 activations; input, average, output
+    scales = [name for name, _ in model.named_parameters() if "scaling_impl" in name]
+    assert len(scales) == 8 + 1 + 7 + 3  # every weight, the bias, every activation, and the three
+
+
+@needs_brevitas
+def test_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train_step.main(["--quick", "--threads", "1"])
+    torch.set_num_threads(threads)
+    shown = capsys.readouterr().out
+    for expected in ("ResNet-20, batch 4", "MLP 16-64-32-32-5, batch 8", "float32", "qfx, 8 bits", "qfx, 4 bits", "Brevitas, 8 bits"):
+        assert expected in shown
+
+
+def test_executors_agree_and_are_timed(tmp_path: Path, gxx: str) -> None:
+    rates = executors.rates(mlp(Layers()), torch.randn(32, 16), 4, tmp_path)
+    assert [rate.executor for rate in rates] == ["PyTorch emulator", "ONNX Runtime", "integer interpreter", "C simulation"]
+    assert [rate.images for rate in rates] == [32, 32, 32, 4]
+    assert all(rate.per_second > 0 for rate in rates)
+
+
+def test_a_wrong_executor_stops_the_benchmark(tmp_path: Path, gxx: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = qfx.run
+
+    def off_by_one_lsb(graph: qfx.Graph, x: object) -> object:
+        values = right(graph, x)  # type: ignore[arg-type]
+        values[-1, -1] += 2.0 ** -graph.infos[graph.output].type.frac_bits
+        return values
+
+    monkeypatch.setattr(qfx, "run", off_by_one_lsb)
+    with pytest.raises(AssertionError, match="integer interpreter has"):
+        executors.rates(mlp(Layers()), torch.randn(32, 16), 4, tmp_path)
