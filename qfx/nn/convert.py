@@ -32,7 +32,7 @@ from qfx.nn.functional import (
 from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.nn.rules import MODULES, find
+from qfx.nn.rules import MODULES, find, only_moves
 from qfx.nn.trace import Traced, base_layer, trace
 from qfx.recipe import Recipe
 
@@ -51,12 +51,13 @@ _ENDS_CHAIN = (QReLU, QLeakyReLU, QReLU6)
 
 @dataclass
 class _Value:
-    """A tensor of the network under construction: its node, its data on the example, and whether a Cast is still due."""
+    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, and the role of that Cast."""
 
     node: fx.Node
     data: QTensor
     due: bool
     path: str
+    role: str
 
 
 def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> fx.GraphModule:
@@ -82,7 +83,6 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     if not bool(torch.isfinite(example_input).all()):
         raise DataError("NaN or infinity", where="example_input", remedy="clean the data")
     _check_model(model)
-    was_training = model.training
     with torch.inference_mode(False), torch.no_grad():
         source = copy.deepcopy(model).eval()
         if base_layer(model) in MODULES:  # a single layer: give it a name
@@ -92,7 +92,12 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     recipe.check_patterns(dict(quantizers(result)))
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
-    return result.train(was_training)
+    result.train(model.training)
+    names = {name for name, _ in result.named_modules()}
+    for name, module in model.named_modules():  # a BatchNorm that was frozen stays frozen
+        if name in names:
+            result.get_submodule(name).training = module.training
+    return result
 
 
 def _check_model(model: nn.Module) -> None:
@@ -210,7 +215,7 @@ class _Builder:
         layer = QInput(shape, self.recipe)
         path = self._attach("input", layer)
         layer.initialize(example)
-        self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path)
+        self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path, role="input")
 
     def _operation(self, node: fx.Node) -> None:
         path = str(node.target) if node.op == "call_module" else self._functional_path(node)
@@ -256,10 +261,11 @@ class _Builder:
         data = layer(*arguments)
         result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
         due = not isinstance(layer, _KEEPS_GRID) or any(value.due for value in inputs)
-        value = _Value(result, data, due, path)
+        name = inputs[0].path if isinstance(layer, QDropout) else path  # a Cast behind dropout belongs to the layer before it
+        value = _Value(result, data, due, name, self._role(norm or node))
         if norm is not None:
             self.values[norm] = value
-        return self._cast(value, self._role(node)) if due and isinstance(layer, _ENDS_CHAIN) else value
+        return self._cast(value) if due and isinstance(layer, _ENDS_CHAIN) else value
 
     def _fold(self, layer: nn.Module, norm: fx.Node, arguments: tuple[object, ...]) -> tuple[tuple[object, ...], tuple[fx.Node, ...]]:
         """Make the BatchNorm of node ``norm`` a partner of the layer before it."""
@@ -301,7 +307,7 @@ class _Builder:
                 self.values[other] = cast
         return cast
 
-    def _cast(self, value: _Value, role: str = "activation") -> _Value:
+    def _cast(self, value: _Value) -> _Value:
         if not value.due:
             return value
         name = value.path
@@ -309,21 +315,22 @@ class _Builder:
         while path in self.used:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
-        quantizer = Quantizer(self.recipe.spec(label, role), name=label)
+        quantizer = Quantizer(self.recipe.spec(label, value.role), name=label)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
-        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name)
+        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
 
     def _role(self, node: fx.Node) -> str:
-        """ "output" if nothing but the model's output reads the node's value, else "activation"."""
-        return "output" if all(user.op == "output" for user in self.traced.tensor_users(node)) else "activation"
+        """Which spec a Cast of the node's value takes: "output" if the value only moves from here to the model's output, else "activation"."""
+        users = self.traced.tensor_users(node)
+        leaves = all(user.op == "output" or (only_moves(user, self.traced) and self._role(user) == "output") for user in users)
+        return "output" if leaves else "activation"
 
     def _output(self, node: fx.Node) -> None:
         (source,) = node.args
         if not isinstance(source, fx.Node) or source not in self.values:
             raise UnsupportedError("the model returns something else than one tensor", where="output", remedy="return exactly one tensor")
-        role = "output" if len(self.traced.tensor_users(source)) == 1 else "activation"
-        value = self._cast(self.values[source], role)
+        value = self._cast(self.values[source])
         self.graph.output(self.graph.call_method("tensor", (value.node,)))
 
     def _functional_path(self, node: fx.Node) -> str:

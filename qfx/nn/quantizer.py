@@ -21,7 +21,7 @@ class Quantizer(nn.Module):
 
     ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
     straight-through estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. The gradients are those of
-    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel * 2**width) per binary point (Esser et al., "Learned Step Size
+    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point (Esser et al., "Learned Step Size
     Quantization", 2019), so that one learning rate suits layers of all sizes.
 
     ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
@@ -79,7 +79,8 @@ class Quantizer(nn.Module):
         else:
             with torch.no_grad():
                 self.frac_bits.copy_(start)
-        per_point = max(data.numel() // max(start.numel(), 1), 1)
+        count = data.numel() // data.shape[0] if self.channel_axis and data.dim() else data.numel()  # the length of the batch does not matter
+        per_point = max(count // max(start.numel(), 1), 1)
         self.frac_grad_scale = float((per_point * 2.0**self.word_length) ** -0.5)
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
@@ -88,7 +89,7 @@ class Quantizer(nn.Module):
         if frac_bits is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
         if isinstance(width, Tensor):
-            width = width.clamp(1, 32)
+            width = width + (width.detach().clamp(1, 32) - width.detach())  # straight-through, so that a width that left its bounds comes back
         grad_scale = self.frac_grad_scale
         if isinstance(x, QTensor):
             scale, shift, addend, slope, upper = x.scale, x.shift, x.addend, x.negative_slope, x.upper

@@ -281,13 +281,18 @@ def _arithmetic(layer: type[nn.Module]) -> Rule:
     return rule
 
 
-def _dropout(channels: bool) -> Rule:
-    def rule(call: Call) -> Layers:
-        if call.module is None and call.get("training", True):  # the model is traced in evaluation mode
-            raise call.refuse("dropout at inference", "pass training=self.training, or use nn.Dropout")
-        return [QDropout(float(call.get("p", 0.5)), channels)]
+def _dropout(call: Call) -> Layers:
+    return [QDropout(_drop_probability(call), False)]
 
-    return rule
+
+def _dropout_channels(call: Call) -> Layers:
+    return [QDropout(_drop_probability(call), True)]
+
+
+def _drop_probability(call: Call) -> float:
+    if call.module is None and call.get("training", True):  # the model is traced in evaluation mode
+        raise call.refuse("dropout at inference", "pass training=self.training, or use nn.Dropout")
+    return float(call.get("p", 0.5))
 
 
 MODULES: dict[type[nn.Module], Rule] = {
@@ -311,9 +316,9 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Flatten: _reshape,
     nn.Unflatten: _reshape,
     nn.Identity: _no_layer,
-    nn.Dropout: _dropout(False),
-    nn.Dropout1d: _dropout(True),
-    nn.Dropout2d: _dropout(True),
+    nn.Dropout: _dropout,
+    nn.Dropout1d: _dropout_channels,
+    nn.Dropout2d: _dropout_channels,
     nn.ZeroPad1d: _pad,
     nn.ZeroPad2d: _pad,
     nn.ConstantPad1d: _pad,
@@ -362,9 +367,9 @@ FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {
     torch.permute: ("input *dims", _permute),
     torch.transpose: ("input dim0 dim1", _transpose),
     F.pad: ("input pad mode value", _pad),
-    F.dropout: ("input p training inplace", _dropout(False)),
-    F.dropout1d: ("input p training inplace", _dropout(True)),
-    F.dropout2d: ("input p training inplace", _dropout(True)),
+    F.dropout: ("input p training inplace", _dropout),
+    F.dropout1d: ("input p training inplace", _dropout_channels),
+    F.dropout2d: ("input p training inplace", _dropout_channels),
     operator.getitem: ("input index", _getitem),
 }
 """Argument names (a star gathers the rest) and the rule."""
@@ -390,6 +395,18 @@ METHODS: dict[str, tuple[str, Rule]] = {
     "contiguous": ("input", _no_layer),
     "clone": ("input", _no_layer),
 }
+
+
+MOVES = (_no_layer, _reshape, _permute, _transpose, _getitem, _pad, _dropout, _dropout_channels)
+"""Rules of what, at inference, only moves values."""
+
+
+def only_moves(node: fx.Node, traced: Traced) -> bool:
+    """Whether the node passes its input's values on as they are (zeros may join them)."""
+    if node.op == "call_module":
+        return MODULES.get(base_layer(traced.module.get_submodule(str(node.target)))) in MOVES
+    table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
+    return node.target in table and table[node.target][1] in MOVES
 
 
 def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule, Call]:

@@ -592,3 +592,19 @@ def test_a_channel_that_training_switched_off_is_no_obstacle() -> None:
         model[2].weight[1] *= 1e-38
     roles = dict.fromkeys(("weight", "activation"), Spec(8, granularity="channel"))
     check_exact(qfx.quantize(model, DATA, Recipe(**roles)))
+
+
+def test_the_output_keeps_its_role_through_what_only_moves_values() -> None:
+    """A network that ends in pooling and flatten returns the recipe's output type, not its activation type."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout())
+    qmodel = qfx.quantize(model, torch.randn(4, 1, 6, 6), qfx.Recipe(activation=qfx.Spec(5), output=qfx.Spec(13)))
+    widths = {name: quantizer.spec.width for name, quantizer in qfx.quantizers(qmodel)}
+    assert (widths["1.output"], widths["2.output"]) == (5, 13)
+
+
+def test_a_frozen_batch_norm_stays_frozen() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.BatchNorm1d(3), nn.ReLU()).train()
+    model[1].eval()
+    qmodel = qfx.quantize(model, torch.randn(4, 1, 6))
+    assert qmodel.training
+    assert not qmodel.get_submodule("1").training
