@@ -21,8 +21,8 @@ class Quantizer(nn.Module):
 
     ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
     straight-through estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. The gradients are those of
-    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point (Esser et al., "Learned Step Size
-    Quantization", 2019), so that one learning rate suits layers of all sizes.
+    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point (Esser et al.,
+    "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
 
     ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
     "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it;
