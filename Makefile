@@ -4,7 +4,6 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13,$(
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $(name))))
 JOBS ?= 2
 PYTEST_ARGS ?=
-CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -52,10 +51,11 @@ $(VENV)/bin/pip:
 	} || { echo "$(PYTHON) cannot make virtual environments: install Debian's python3-venv and start again" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# torch goes first and alone: its plain PyPI build for Linux is the one with CUDA, gigabytes that nothing here needs.
+# torch goes first and alone, as the build for the CPU where pip finds one: the plain build for Linux brings CUDA, gigabytes that nothing here
+# needs. (PyTorch has an index of CPU builds; pip takes it from PIP_EXTRA_INDEX_URL.)
 $(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt
 	@echo "installing PyTorch $(TORCH) for the CPU into $(VENV)"
-	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) --extra-index-url $(CPU_WHEELS) "torch==$(TORCH)"
+	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) "torch==$(TORCH)"
 	@echo "installing qfx and its development tools into $(VENV)"
 	@$(PIP) setuptools
 	@$(PIP) --no-build-isolation --editable ".[dev,demo]"
