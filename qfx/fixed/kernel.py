@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ from qfx.fixed import eager, native
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, Plan, plan_of
 from qfx.fixed.type import FixedType, OMode  # noqa: F401 (OMode: for the doctests)
 
-__all__ = ["CastMode", "cast", "channel_moments", "quantize"]
+__all__ = ["CastMode", "PlainCast", "cast", "channel_moments", "quantize", "quantize_pair"]
 
 
 def cast(x: Tensor, to: FixedType) -> Tensor:
@@ -156,6 +156,33 @@ def quantize(
     )
 
 
+class PlainCast(NamedTuple):
+    """The arguments of a ``quantize`` without affine part or activation."""
+
+    x: Tensor
+    frac_bits: Tensor
+    width: int | Tensor
+    mode: CastMode
+    frac_grad_scale: float
+
+
+def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
+    """``quantize`` twice, as one step of autograd where that is possible: for small layers the steps cost more than the numbers."""
+    pair = _flat_plan(a), _flat_plan(b)
+    if pair[0] is None or pair[1] is None or not torch.is_grad_enabled():
+        first, second = (quantize(c.x, c.frac_bits, c.width, c.mode, frac_grad_scale=c.frac_grad_scale) for c in (a, b))
+        return first, second
+    grad_scales = a.frac_grad_scale, b.frac_grad_scale
+    return _QuantizePair.apply(a.x, a.frac_bits, b.x, b.frac_bits, pair, grad_scales)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _flat_plan(c: PlainCast) -> native.Bound | None:
+    """What ``native.forward_flat`` needs, if it can do the cast."""
+    if type(c.width) is not int or c.x.dtype is not torch.float32 or torch.compiler.is_compiling():
+        return None
+    return native.flat(plan_of(c.mode, c.width, 1.0, None), c.x, c.frac_bits)
+
+
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel (axis 1) over all other axes: two float64 vectors, accumulated in float64; no gradient.
 
@@ -212,6 +239,22 @@ class _QuantizeFlat(torch.autograd.Function):
         return _once_backward_flat(ctx, grad) if torch.is_grad_enabled() else _backward_flat(ctx, grad)
 
 
+class _QuantizePair(torch.autograd.Function):
+    """Two of ``_QuantizeFlat``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, x_bits: Tensor, y: Tensor, y_bits: Tensor, bounds: tuple[native.Bound, native.Bound], grad_scales: tuple[float, float]
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, x_bits, y, y_bits)
+        ctx.call = (*bounds, *grad_scales)
+        return native.forward_flat(bounds[0], x, x_bits), native.forward_flat(bounds[1], y, y_bits)
+
+    @staticmethod
+    def backward(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        return (_once_backward_pair if torch.is_grad_enabled() else _backward_pair)(ctx, grad_x, grad_y)
+
+
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
     plan, grad_scale, needs = ctx.plan, ctx.frac_grad_scale, ctx.needs_input_grad
@@ -231,8 +274,18 @@ def _backward_flat(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return by_x, by_frac, None, None
 
 
+def _backward_pair(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    x, x_bits, y, y_bits = ctx.saved_tensors
+    x_bound, y_bound, x_grad_scale, y_grad_scale = ctx.call
+    needs = ctx.needs_input_grad
+    by_x = native.backward_flat(x_bound, grad_x, x, x_bits, x_grad_scale, needs[1])
+    by_y = native.backward_flat(y_bound, grad_y, y, y_bits, y_grad_scale, needs[3])
+    return *by_x, *by_y, None, None
+
+
 _once_backward = once_differentiable(_backward)  # refuses a second derivative; costs time, so used only where one could be asked for
 _once_backward_flat = once_differentiable(_backward_flat)
+_once_backward_pair = once_differentiable(_backward_pair)
 
 
 def _forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor:

@@ -55,7 +55,7 @@ class Weighted(nn.Module):
     def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
         """The weight and the bias as the hardware sees them."""
         weight, bias = self._float_constants(norm)
-        return self.weight_cast(weight), None if bias is None else self.bias_cast(bias)
+        return (self.weight_cast(weight), None) if bias is None else self.weight_cast.with_another(weight, self.bias_cast, bias)
 
     def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
         """weight (*) x + bias, exact: in float32 if no partial sum can need more than 24 bits, else in float64. The bias joins the products
@@ -209,7 +209,7 @@ class QBatchNorm(Norm):
     def constants(self) -> tuple[QTensor, QTensor]:
         """The scale and the shift as the hardware sees them."""
         scale, shift = self.affine()
-        return self.scale_cast(scale), self.shift_cast(shift)
+        return self.scale_cast.with_another(scale, self.shift_cast, shift)
 
     def forward(self, x: QTensor) -> QTensor:
         scale, shift = self.constants()

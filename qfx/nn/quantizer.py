@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qfx.errors import DataError, QfxError
 from qfx.fixed.arith import Interval, hull
-from qfx.fixed.kernel import CastMode, quantize
+from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
 from qfx.nn.observer import min_error_frac_bits
 from qfx.nn.qtensor import QTensor
@@ -39,6 +39,8 @@ class Quantizer(nn.Module):
         self.channel_axis = channel_axis
         self.name = name
         self.frac_grad_scale = 1.0
+        self._known_mode: CastMode | None = None
+        self._known_interval: tuple[tuple[int, ...], int, Interval] | None = None
         if spec.learn_width:
             self.width = nn.Parameter(torch.tensor(float(spec.width)))
         else:
@@ -51,7 +53,11 @@ class Quantizer(nn.Module):
 
     @property
     def mode(self) -> CastMode:
-        return _mode(self.spec, bool(self.signed))
+        known = self._known_mode
+        if known is None or known.signed is not bool(self.signed):
+            spec = self.spec
+            known = self._known_mode = CastMode(bool(self.signed), spec.q, spec.o, spec.n)
+        return known
 
     @property
     def word_length(self) -> int:
@@ -85,38 +91,48 @@ class Quantizer(nn.Module):
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
+        if not isinstance(x, QTensor):
+            return self._result(quantize(*self._arguments(x)[:4], frac_grad_scale=self.frac_grad_scale))
+        value = quantize(
+            *self._arguments(x.value)[:4],
+            scale=x.scale,
+            shift=x.shift,
+            addend=x.addend,
+            negative_slope=x.negative_slope,
+            upper=x.upper,
+            frac_grad_scale=self.frac_grad_scale,
+        )
+        return self._result(value)
+
+    def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
+        """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
+        a, b = quantize_pair(self._arguments(x), other._arguments(y))
+        return self._result(a), other._result(b)
+
+    def interval(self) -> Interval:
+        """What the cast can give, on the finest of its grids."""
+        frac_bits = self.frac_bits
+        bounds = (frac_bits,) if frac_bits.dim() == 0 else frac_bits.detach().aminmax()
+        points = tuple([round(bound.item()) for bound in bounds])  # ties to even, as torch.round
+        width = self.word_length
+        known = self._known_interval
+        if known is None or known[0] != points or known[1] != width:
+            known = self._known_interval = points, width, _interval(width, self.mode, points)
+        return known[2]
+
+    def _arguments(self, x: Tensor) -> PlainCast:
         frac_bits, width = self.frac_bits, self.width
         if frac_bits is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
         if isinstance(width, Tensor):
             width = width + (width.detach().clamp(1, 32) - width.detach())  # straight-through, so that a width that left its bounds comes back
-        grad_scale = self.frac_grad_scale
-        if isinstance(x, QTensor):
-            scale, shift, addend, slope, upper = x.scale, x.shift, x.addend, x.negative_slope, x.upper
-            value = quantize(
-                x.value,
-                frac_bits,
-                width,
-                self.mode,
-                scale=scale,
-                shift=shift,
-                addend=addend,
-                negative_slope=slope,
-                upper=upper,
-                frac_grad_scale=grad_scale,
-            )
-        else:
-            value = quantize(x, frac_bits, width, self.mode, frac_grad_scale=grad_scale)
+        return PlainCast(x, frac_bits, width, self.mode, self.frac_grad_scale)
+
+    def _result(self, value: Tensor) -> QTensor:
         interval = self.interval()
-        if value.dtype is torch.float64 and frac_bits.dtype is torch.float32 and interval.fits_float32():
+        if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
         return QTensor(value, interval)
-
-    def interval(self) -> Interval:
-        """What the cast can give, on the finest of its grids."""
-        bounds = self.frac_bits.detach().aminmax() if self.frac_bits.dim() else (self.frac_bits,)
-        points = tuple(round(bound.item()) for bound in bounds)  # ties to even, as torch.round
-        return _interval(self.word_length, self.mode, points)
 
     def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
         """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped."""
@@ -142,11 +158,6 @@ class Quantizer(nn.Module):
 
 def _round(parameter: Tensor) -> int:
     return round(float(parameter.detach()))  # ties to even, as torch.round
-
-
-@lru_cache(maxsize=4096)
-def _mode(spec: Spec, signed: bool) -> CastMode:
-    return CastMode(signed, spec.q, spec.o, spec.n)
 
 
 @lru_cache(maxsize=4096)

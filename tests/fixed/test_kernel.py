@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qfx.errors import DataError, ExactnessError, TypeSyntaxError
 from qfx.fixed import eager
-from qfx.fixed.kernel import CastMode, cast, channel_moments, quantize
+from qfx.fixed.kernel import CastMode, PlainCast, cast, channel_moments, quantize, quantize_pair
 from qfx.fixed.plan import plan_of
 from qfx.fixed.type import FixedType, OMode, QMode
 
@@ -366,3 +366,31 @@ def test_torch_compile_steps_around_the_cast() -> None:
         return quantize(cast(torch.relu(x), FixedType(12, 4)) * 3, f, 8, RND_SAT) * 2
 
     assert_same_bits(torch.compile(model, backend="eager")(x), model(x))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_pair_is_two_casts(per_channel: bool) -> None:
+    """``quantize_pair`` gives the numbers and the gradients of two ``quantize``, in one step of autograd or (per channel) in two."""
+    generator = torch.Generator().manual_seed(11)
+    mode = CastMode(True, QMode.RND_CONV, OMode.SAT, 0)
+
+    def arguments() -> tuple[PlainCast, PlainCast]:
+        torch.manual_seed(5)
+        x, y = torch.randn(6, 4, requires_grad=True), torch.randn(6, requires_grad=True)
+        x_bits = torch.full((6, 1) if per_channel else (), 2.3, requires_grad=True)
+        y_bits = torch.tensor(5.0, requires_grad=True)
+        return PlainCast(x, x_bits, 4, mode, 0.5), PlainCast(y, y_bits, 7, mode, 0.25)
+
+    weights = torch.randn(6, 4, generator=generator), torch.randn(6, generator=generator)
+    pair, alone = arguments(), arguments()
+    results = quantize_pair(*pair)
+    expected = [quantize(c.x, c.frac_bits, c.width, c.mode, frac_grad_scale=c.frac_grad_scale) for c in alone]
+    for result, other in zip(results, expected, strict=True):
+        assert torch.equal(result, other)
+    sum((r * w).sum() for r, w in zip(results, weights, strict=True)).backward()
+    sum((r * w).sum() for r, w in zip(expected, weights, strict=True)).backward()
+    for c, d in zip(pair, alone, strict=True):
+        assert torch.equal(c.x.grad, d.x.grad)
+        assert torch.equal(c.frac_bits.grad, d.frac_bits.grad)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(quantize_pair(*pair), expected, strict=True))
