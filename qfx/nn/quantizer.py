@@ -40,7 +40,7 @@ class Quantizer(nn.Module):
         self.name = name
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
-        self._known_interval: tuple[tuple[int, ...], int, Interval] | None = None
+        self._known_interval: tuple[tuple[int, int, int], Interval] | None = None
         if spec.learn_width:
             self.width = nn.Parameter(torch.tensor(float(spec.width)))
         else:
@@ -111,17 +111,20 @@ class Quantizer(nn.Module):
 
     def interval(self) -> Interval:
         """What the cast can give, on the finest of its grids."""
-        frac_bits = self.frac_bits
-        bounds = (frac_bits,) if frac_bits.dim() == 0 else frac_bits.detach().aminmax()
-        points = tuple([round(bound.item()) for bound in bounds])  # ties to even, as torch.round
-        width = self.word_length
+        frac_bits = self._parameters["frac_bits"]  # the attribute would take a detour; this runs for every cast of every step
+        assert frac_bits is not None
+        if frac_bits.dim() == 0:
+            least = most = round(frac_bits.item())  # ties to even, as torch.round
+        else:
+            least, most = (round(bound.item()) for bound in frac_bits.detach().aminmax())
+        key = least, most, self.word_length
         known = self._known_interval
-        if known is None or known[0] != points or known[1] != width:
-            known = self._known_interval = points, width, _interval(width, self.mode, points)
-        return known[2]
+        if known is None or known[0] != key:
+            known = self._known_interval = key, _interval(self.mode, *key)
+        return known[1]
 
     def _arguments(self, x: Tensor) -> PlainCast:
-        frac_bits, width = self.frac_bits, self.width
+        frac_bits, width = self._parameters["frac_bits"], self.width
         if frac_bits is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
         if isinstance(width, Tensor):
@@ -161,6 +164,6 @@ def _round(parameter: Tensor) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _interval(width: int, mode: CastMode, points: tuple[int, ...]) -> Interval:
+def _interval(mode: CastMode, least: int, most: int, width: int) -> Interval:
     """The hull over the binary points."""
-    return hull(Interval.of(FixedType(width, width - bits, mode.signed, mode.q, mode.o, mode.n)) for bits in points)
+    return hull(Interval.of(mode.type(width, bits)) for bits in (least, most))
