@@ -102,6 +102,8 @@ def verify(model: str | os.PathLike[str], x: npt.NDArray[np.float32], executors:
         got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise DataError(f"expected a float32 array, got {got}", where="inputs", remedy="convert the data with x.astype(numpy.float32)")
     expected = run_raw(graph, x)
+    if len(x) == 0:
+        raise DataError("holds no samples", where="data", remedy="give at least one: nothing proves nothing")
     everyone: dict[str, Executor] = {"ONNX Runtime": onnx_runtime(model, graph), **(executors or {})}
     return [compare(graph, expected, execute(x), name) for name, execute in everyone.items()]
 

@@ -177,6 +177,11 @@ def test_bad_data(model: Path, project: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
 
 
+def test_nothing_proves_nothing(model: Path, project: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, 1, 4, 4), dtype=np.float32))
+    assert "no samples" in refusal("verify", model, project, "--data", tmp_path / "none.npy")
+
+
 def test_verify_needs_a_project(model: Path, data: Path, tmp_path: Path) -> None:
     refusal("verify", model, tmp_path, "--data", data)
     refusal("verify", model, tmp_path / "missing", "--data", data)

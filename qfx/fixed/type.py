@@ -118,7 +118,7 @@ class FixedType:
 
         Raises TypeSyntaxError, quoting the part that is wrong.
         """
-        match = _TYPE.match(text)
+        match = _TYPE.match(text) if isinstance(text, str) else None
         if match is None:
             raise TypeSyntaxError(f"cannot read the type {text!r}", remedy="write it like ap_fixed<16,6,AP_RND,AP_SAT>")
         parts = [part.strip() for part in match.group(2).split(",")]

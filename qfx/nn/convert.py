@@ -104,6 +104,10 @@ def _check_model(model: nn.Module) -> None:
     """Refuse what tracing would not see, and numbers that have no fixed-point form."""
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UnsupportedError("is wrapped for parallel training", where=type(model).__name__, remedy="give model.module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UnsupportedError("is a TorchScript module", where="model", remedy="give the Python module that it was made of")
     if _input_layer(model) is not None:
         raise UnsupportedError(
             "is quantized already", where=type(model).__name__, remedy="give the float model; qfx.calibrate starts binary points anew"
@@ -248,7 +252,13 @@ class _Builder:
     def _apply(self, layer: nn.Module, path: str, inputs: list[_Value], node: fx.Node) -> _Value:
         extra: tuple[fx.Node, ...] = ()
         arguments: tuple[object, ...] = tuple(value.data for value in inputs)
-        shared = isinstance(layer, Weighted | Norm) and path in self.used
+        if isinstance(layer, Norm) and path in self.used:
+            raise UnsupportedError(
+                "a BatchNorm that is called twice",
+                where=path,
+                remedy="give each call its own: in training one call would move the other's statistics",
+            )
+        shared = isinstance(layer, Weighted) and path in self.used
         if shared:  # the same module called again keeps its one set of constants
             layer = self.root.get_submodule(path)
         else:

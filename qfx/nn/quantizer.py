@@ -15,6 +15,11 @@ from qfx.nn.observer import min_error_frac_bits
 from qfx.nn.qtensor import QTensor
 from qfx.recipe import Spec
 
+NEGLIGIBLE_ERROR = 1e-7
+"""Of an activation in a long word, -70 dB: what calibration may lose to a range with headroom for data that it was not shown."""
+
+LONG_WORD = 12
+
 
 class Quantizer(nn.Module):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
@@ -79,7 +84,8 @@ class Quantizer(nn.Module):
         if self.spec.frac_bits is not None:
             start = torch.full(shape, float(self.spec.frac_bits), device=data.device)
         else:
-            start = min_error_frac_bits(data, self.word_length, self.mode, shape, most=most).float()
+            negligible = NEGLIGIBLE_ERROR if self.channel_axis and self.word_length >= LONG_WORD else 0.0
+            start = min_error_frac_bits(data, self.word_length, self.mode, shape, most=most, negligible=negligible).float()
         if self.frac_bits is None:
             self.frac_bits = nn.Parameter(start, requires_grad=self.spec.learn)
         else:

@@ -442,7 +442,7 @@ def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:
 
 def _remedy(what: str) -> str:
     if what.lower() in ("softmax", "logsoftmax", "log_softmax", "sigmoid", "softmin"):
-        return "leave it out of the deployed model: it does not change which score is greatest"
+        return "at the end of a model leave it out: it does not change which score is greatest; elsewhere use ReLU or ReLU6"
     if what.lower() in ("gelu", "silu", "elu", "hardswish", "hardsigmoid", "tanh", "prelu", "mish", "selu", "softplus"):
         return "use ReLU, ReLU6 or a LeakyReLU with a power-of-two slope"
     return "replace it by a supported layer (docs/layers.md lists them), or keep it outside of the model that goes to the FPGA"

@@ -40,6 +40,16 @@ MAX_AXES = 3
 class _Tracer(fx.Tracer):
     """Also takes user subclasses of torch's layers as one piece, as long as they compute the same."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = ""  # the module whose forward runs, also after it has raised
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        caller, self.place = self.place, self.path_of_module(m)
+        result = super().call_module(m, forward, args, kwargs)
+        self.place = caller
+        return result
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         base = base_layer(m)
         return super().is_leaf_module(m, module_qualified_name) or (base is not type(m) and base is not nn.Sequential)
@@ -66,14 +76,15 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     Raises UnsupportedError for control flow that depends on data, for several inputs, for a batch axis that gets mixed with others, for a
     tensor that is changed in place and read again; DataError for an example that the model does not take.
     """
+    tracer = _Tracer()
     try:
-        graph = _Tracer().trace(model)
+        graph = tracer.trace(model)
     except Exception as error:  # whatever the user's forward raises on symbolic values
         message = str(error).split("\n")[0]
         raise UnsupportedError(
             f"cannot be traced: {message or type(error).__name__}",
-            where=type(model).__name__,
-            remedy="keep data-dependent control flow out of forward; branches on module attributes are fine",
+            where=tracer.place or type(model).__name__,
+            remedy="let no Python decision in forward depend on data or on a tensor's shape (module attributes are fine; compute sizes in __init__)",
         ) from error
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     used = [node for node in inputs if node.users]

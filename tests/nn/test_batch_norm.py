@@ -54,6 +54,13 @@ def test_the_gradient_is_that_of_a_normalized_batch(style: str) -> None:
     assert (frozen["0.weight"] - expected["0.weight"]).norm() / expected["0.weight"].norm() > 0.05  # the comparison tells the two apart
 
 
+def test_a_norm_called_twice_is_refused() -> None:
+    """The first call would move the statistics that the second reads, so that training and evaluation would differ."""
+    norm = nn.BatchNorm2d(4)
+    with pytest.raises(qfx.UnsupportedError, match="called twice"):
+        qfx.quantize(nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Conv2d(4, 4, 1), norm), torch.randn(4, 3, 5, 5))
+
+
 def test_a_channel_of_scale_zero_gets_no_nan() -> None:
     x = batch()
     model = network()

@@ -31,7 +31,6 @@ def with_gamma(norm: nn.BatchNorm2d, values: list[float]) -> nn.BatchNorm2d:
     return norm
 
 
-shared_norm = nn.BatchNorm2d(4)
 NETWORKS: dict[str, tuple[nn.Module, Tensor]] = {
     "conv, norm, relu": (nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()), IMAGES),
     "conv with bias": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), IMAGES),
@@ -42,7 +41,6 @@ NETWORKS: dict[str, tuple[nn.Module, Tensor]] = {
     "depthwise": (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6)), IMAGES),
     "norm first": (nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3)), IMAGES),
     "two norms": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)), IMAGES),
-    "norm called twice": (nn.Sequential(nn.Conv2d(3, 4, 1), shared_norm, nn.Conv2d(4, 4, 1), shared_norm), IMAGES),
     "norm behind relu": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), IMAGES),
     "norm behind pooling": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.BatchNorm2d(4)), IMAGES),
     "signs and zero": (nn.Sequential(nn.Conv2d(3, 4, 3), with_gamma(nn.BatchNorm2d(4), [1.0, -2.0, 0.0, -0.1])), IMAGES),

@@ -105,3 +105,12 @@ def test_no_gradient_and_no_change() -> None:
     before = x.detach().clone()
     assert not min_error_frac_bits(x, 8, CastMode(), ()).requires_grad
     assert torch.equal(x.detach(), before)
+
+
+def test_a_long_word_keeps_headroom() -> None:
+    """With ``negligible`` a word of 16 bits leaves range for larger data, a word of 8 bits has none to spare."""
+    x = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    mode = CastMode(True, QMode.RND, OMode.SAT)
+    assert int(min_error_frac_bits(x, 16, mode, ())) == 15
+    assert int(min_error_frac_bits(x, 16, mode, (), negligible=1e-7)) == 13
+    assert int(min_error_frac_bits(x, 8, mode, (), negligible=1e-7)) == 7
