@@ -256,7 +256,7 @@ class _Builder:
             raise UnsupportedError(
                 "a BatchNorm that is called twice",
                 where=path,
-                remedy="give each call its own: in training one call would move the other's statistics",
+                remedy="give each call its own: one would move the other's statistics",
             )
         shared = isinstance(layer, Weighted) and path in self.used
         if shared:  # the same module called again keeps its one set of constants

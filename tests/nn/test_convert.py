@@ -396,7 +396,7 @@ def last(*layers: nn.Module) -> nn.Module:
 A = nn.Linear(6, 6)
 # name: (model, data, what the message must say)
 REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
-    "Softmax": (last(nn.Softmax(1)), IMAGE, r"^1: Softmax .*\n  remedy: leave it out"),
+    "Softmax": (last(nn.Softmax(1)), IMAGE, r"^1: Softmax .*\n  remedy: at the end of a model leave it out"),
     "Sigmoid": (last(nn.Sigmoid()), IMAGE, "^1: Sigmoid"),
     "GELU": (last(nn.GELU()), IMAGE, "^1: GELU .*\n  remedy: use ReLU"),
     "GroupNorm": (last(nn.GroupNorm(3, 3)), IMAGE, "^1: GroupNorm"),
