@@ -1,4 +1,4 @@
-"""Cast in one fused C++ pass each way: ``native.cpp``, built with g++ for one mode when first used and called through ctypes.
+"""Cast in one fused C++ pass each way: ``native.cpp`` and ``native_cast.h``, built with g++ for one mode when first used and called through ctypes.
 
 Shared objects are kept in ``$XDG_CACHE_HOME/qfx`` (``~/.cache/qfx``), named by a hash of the source, the flags, the compiler and the processor, and
 are put there by an atomic rename, so that processes may build at the same time. The OpenMP runtime is the one that torch has loaded: a second one
@@ -42,7 +42,7 @@ _O_CODES = {OMode.SAT: 0, OMode.SAT_SYM: 0, OMode.SAT_ZERO: 1, OMode.WRAP: 2, OM
 
 
 class _Constants(ctypes.Structure):
-    """``struct Plan`` of native.cpp."""
+    """``struct Plan`` of native_cast.h."""
 
     _fields_ = (
         ("min_raw", ctypes.c_double),
@@ -371,7 +371,8 @@ def _library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
     if compiler is None or folder is None:
         return None
     command = [compiler, *FLAGS, *defines, *_openmp()]
-    identity = [*command, source.read_text(encoding="utf-8"), _stamp(compiler), _processor()]
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(_SOURCES.glob("*.h")))]
+    identity = [*command, *texts, _stamp(compiler), _processor()]
     path = folder / f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}.so"
     if not path.exists() and not _compile(command, source, path):
         return None
