@@ -32,7 +32,7 @@ format: $(VENV)/ready  ## rewrite the sources in the project's format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(VENV)/bench  ## the time of a training step, beside float and Brevitas
+bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks
 
 wheel: $(VENV)/ready  ## build the wheel into dist/
@@ -58,10 +58,5 @@ $(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt
 	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) "torch==$(TORCH)"
 	@echo "installing qfx and its development tools into $(VENV)"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable ".[dev,demo]"
-	@touch $@
-
-$(VENV)/bench: $(VENV)/ready
-	@echo "installing Brevitas into $(VENV)"
-	@$(PIP) --no-build-isolation --editable ".[bench]"
+	@$(PIP) --no-build-isolation --editable ".[dev,demo,bench]"
 	@touch $@
