@@ -53,7 +53,7 @@ $(VENV)/bin/pip:
 
 # torch goes first and alone, as the build for the CPU where pip finds one: the plain build for Linux brings CUDA, gigabytes that nothing here
 # needs. (PyTorch has an index of CPU builds; pip takes it from PIP_EXTRA_INDEX_URL.)
-$(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt
+$(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt Makefile
 	@echo "installing PyTorch $(TORCH) for the CPU into $(VENV)"
 	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) "torch==$(TORCH)"
 	@echo "installing qfx and its development tools into $(VENV)"
