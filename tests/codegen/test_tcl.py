@@ -63,7 +63,7 @@ def test_the_whole_script(tclsh: str, written: Project) -> None:
     assert files == [f"{root}/{name}" for name in ("src/net.cpp", "tb/tb.cpp", "tb/golden_input.txt", "tb/golden_output.txt")]
     assert all(Path(file).is_file() for file in files)
     flags = calls[2][calls[2].index("-cflags") + 1]
-    assert {"-std=c++11", "-DNDEBUG", f"-I\"{root}/include\""} <= set(re.split(r" (?=-)", flags))
+    assert {"-std=c++11", "-DNDEBUG", f'-I"{root}/include"'} <= set(re.split(r" (?=-)", flags))
     assert "sim" not in flags
 
 
