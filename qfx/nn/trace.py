@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +40,82 @@ MAX_AXES = 3
 """Axes behind the batch: (features,), (channels, length) or (channels, height, width)."""
 
 
-class _Tracer(fx.Tracer):
-    """Also takes user subclasses of torch's layers as one piece, as long as they compute the same."""
+_CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
 
-    def __init__(self) -> None:
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """While a model is traced, fx replaces two methods of ``nn.Module``; here they are themselves again."""
+    traced = nn.Module.__call__, nn.Module.__getattr__
+    nn.Module.__call__, nn.Module.__getattr__ = _CALL, _GETATTR  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = traced  # type: ignore[method-assign]
+
+
+class _Proxy(fx.Proxy):
+    """A symbolic tensor of known sizes: Python may decide by every size but the batch's, which stays symbolic."""
+
+    tracer: _Tracer
+
+    @property
+    def shape(self) -> Any:
+        sizes = self.tracer.sizes(self.node)
+        symbolic: Any = super().__getattr__("shape")
+        return symbolic if sizes is None else (symbolic[0], *sizes[1:])
+
+    def size(self, dim: int | None = None) -> Any:
+        shape = self.shape
+        return shape if dim is None else shape[dim]
+
+    def dim(self) -> Any:
+        sizes = self.tracer.sizes(self.node)
+        return self.tracer.create_proxy("call_method", "dim", (self,), {}) if sizes is None else len(sizes)
+
+    @property
+    def ndim(self) -> Any:
+        return self.dim()
+
+
+class _Tracer(fx.Tracer):
+    """Also takes user subclasses of torch's layers as one piece, as long as they compute the same.
+
+    Every operation is carried out on ``example`` while it is traced, so that sizes are known.
+    """
+
+    def __init__(self, example: Tensor) -> None:
         super().__init__()
         self.place = ""  # the module whose forward runs, also after it has raised
+        self.example = example
+        self.values: dict[fx.Node, Any] = {}
+
+    def sizes(self, node: fx.Node) -> tuple[int, ...] | None:
+        """Those of the node's tensor on the example; None if it gives something else."""
+        value = self.values.get(node)
+        return tuple(value.shape) if isinstance(value, Tensor) and value.dim() else None
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        # What does not run here is left unknown: running the whole graph tells the user why.
+        with contextlib.suppress(Exception), torch.no_grad(), _untraced():
+            self.values[node] = self._run(node)
+        return node
+
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: self.values[source])
+        if node.op == "placeholder":
+            return self.example
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "get_attr":
+            return operator.attrgetter(str(node.target))(self.root)
+        return node.target(*args, **kwargs) if callable(node.target) else None
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         caller, self.place = self.place, self.path_of_module(m)
@@ -76,7 +149,7 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     Raises UnsupportedError for control flow that depends on data, for several inputs, for a batch axis that gets mixed with others, for a
     tensor that is changed in place and read again; DataError for an example that the model does not take.
     """
-    tracer = _Tracer()
+    tracer = _Tracer(_rows(example, 2))
     try:
         graph = tracer.trace(model)
     except Exception as error:  # whatever the user's forward raises on symbolic values
@@ -84,7 +157,7 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
         raise UnsupportedError(
             f"cannot be traced: {message or type(error).__name__}",
             where=tracer.place or type(model).__name__,
-            remedy="let no Python decision in forward depend on data or on a tensor's shape (module attributes are fine; compute sizes in __init__)",
+            remedy="let no Python decision in forward depend on data or on the batch size (other sizes and module attributes are fine)",
         ) from error
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     used = [node for node in inputs if node.users]
