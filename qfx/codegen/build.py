@@ -39,9 +39,15 @@ class Builder:
     def __init__(self, graph: Graph, schedule: Schedule) -> None:
         self.graph, self.schedule, self.names = graph, schedule, Names()
         self.processes: list[d.Process] = []
+        self.nodes: list[str] = []
+        self.node = ""  # the graph node that is being lowered
         self.streams: list[d.Stream] = []
         self._live = _live(graph)
         self._waiting: dict[str, deque[Value]] = {}
+
+    def add(self, process: d.Process) -> None:
+        self.processes.append(process)
+        self.nodes.append(self.node)
 
     def live(self, name: str) -> bool:
         return name in self._live
@@ -87,7 +93,7 @@ class Builder:
         for width in (common, parallel):
             if width != stream.parallel:
                 out = self.like(stem, stream, width)
-                self.processes.append(d.Rewidth(self.names.new(stem, "width"), stream, out))
+                self.add(d.Rewidth(self.names.new(stem, "width"), stream, out))
                 stream = out
         return stream
 
@@ -102,7 +108,7 @@ class Builder:
         copies, rest = deque[Value](), value
         for _ in range(len(readers) + is_output - 1):
             outputs = tuple(self.like(name, rest.stream, rest.stream.parallel, rest.stream.words) for _ in range(2))
-            self.processes.append(d.Fork(self.names.new(name, "fork"), rest.stream, (outputs[0], outputs[1])))
+            self.add(d.Fork(self.names.new(name, "fork"), rest.stream, (outputs[0], outputs[1])))
             copies.append(replace(value, stream=outputs[0]))
             rest = replace(value, stream=outputs[1])
         copies.append(rest)
@@ -116,7 +122,7 @@ class Builder:
         if write is None:
             write = d.Table(self.names.new(name, "order"), tuple(value.frame.order.tolist()), "element")
         spatial = int(np.prod(shape[1:], dtype=np.int64))
-        self.processes.append(d.Permute(self.names.new(name, "permute"), source, out, write, ((spatial, 1), (shape[0], spatial))))
+        self.add(d.Permute(self.names.new(name, "permute"), source, out, write, ((spatial, 1), (shape[0], spatial))))
         return Value(out, Frame.of(shape))
 
     def parallel(self, node: Node, channels: int) -> int:
@@ -143,7 +149,7 @@ class Builder:
         dh, dw = plane(windows.dilation, 1)
         geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
         out = self.stream(stem, stream.type, stream.parallel, oh * ow * kh * kw * channels)
-        self.processes.append(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
+        self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
         return out
 
 

@@ -72,15 +72,21 @@ class Epilogue:
 
 @dataclass(frozen=True, slots=True)
 class FromPort:
+    """``last`` carries one word a frame to the ToPort: the TLAST that came with the frame's last word."""
+
     name: str
     output: Stream
+    last: Stream
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class ToPort:
+    """``last``: as in FromPort; it becomes the TLAST of the frame's last word."""
+
     name: str
     input: Stream
+    last: Stream
     slot: int
 
 
@@ -113,7 +119,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatVec:
-    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them."""
+    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe.
+
+    ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact.
+    """
 
     name: str
     input: Stream
@@ -129,6 +138,7 @@ class MatVec:
     weight_type: FixedType
     acc: FixedType
     epilogue: Epilogue
+    arithmetic: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +223,31 @@ class SliceFrame:
     spans: tuple[tuple[int, int, int], ...]
 
 
-Process = FromPort | ToPort | Fork | Rewidth | Window | MatVec | Pool | Pointwise | Binary | Concat | Permute | PadFrame | SliceFrame
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Every pixel ``factors`` = (rows, columns) times: nearest-neighbour upsampling. ``size``: H, W, C of the input."""
+
+    name: str
+    input: Stream
+    output: Stream
+    size: tuple[int, int, int]
+    factors: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Zeros between the pixels: pixel (y, x) goes to (y * rows, x * columns); the result has (H - 1) * rows + 1 by (W - 1) * columns + 1 pixels."""
+
+    name: str
+    input: Stream
+    output: Stream
+    size: tuple[int, int, int]
+    factors: tuple[int, int]
+
+
+Process = (
+    FromPort | ToPort | Fork | Rewidth | Window | MatVec | Pool | Pointwise | Binary | Concat | Permute | PadFrame | SliceFrame | Repeat | Stretch
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +274,10 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Processes in topological order, the streams between them, and the two ports."""
+    """Processes in topological order, the streams between them, and the two ports. ``nodes``: the graph node that each process works for."""
 
     processes: tuple[Process, ...]
+    nodes: tuple[str, ...]
     streams: tuple[Stream, ...]
     input: Port
     output: Port

@@ -26,6 +26,9 @@ from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import Add, Concat, Conv, Input, Linear, MaxPool, Mul, Pad, Reshape, Slice, Sub, SumPool, Transpose, accumulator
 
 
+_LAST_DEPTH = 64
+
+
 def lower(graph: Graph, schedule: Schedule) -> d.Design:
     """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled."""
     known = {node.name for node in graph.nodes}
@@ -36,6 +39,9 @@ def lower(graph: Graph, schedule: Schedule) -> d.Design:
 
 
 class _Lowering(Builder):
+    _input_port: d.Port
+    _last: d.Stream
+
     def run(self) -> d.Design:
         graph = self.graph
         done: set[str] = set()
@@ -43,6 +49,7 @@ class _Lowering(Builder):
             if self.live(node.name) and node.name not in done:
                 chain = self.fused(node) if not isinstance(node.op, Input | Reshape | Transpose | Pad | Slice) else ()
                 done.update(member.name for member in chain)
+                self.node = node.name
                 self._node(node, chain)
         out = graph.infos[graph.output]
         value = self.take(graph.output)
@@ -53,8 +60,8 @@ class _Lowering(Builder):
             )
         stream = self.rewidth(graph.output, value.stream, self.schedule.output_parallel)
         port = d.Port(out.type, out.shape, _slot(out.type, graph.output), stream.parallel)
-        self.processes.append(d.ToPort(self.names.new("output", "port"), stream, port.slot))
-        return d.Design(tuple(self.processes), tuple(self.streams), self._input_port, port)
+        self.add(d.ToPort(self.names.new("output", "port"), stream, self._last, port.slot))
+        return d.Design(tuple(self.processes), tuple(self.nodes), tuple(self.streams), self._input_port, port)
 
     def _node(self, node: Node, chain: tuple[Node, ...]) -> None:
         op = node.op
@@ -87,7 +94,9 @@ class _Lowering(Builder):
             raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
         self._input_port = d.Port(info.type, info.shape, _slot(info.type, node.name), parallel)
         stream = self.stream(node.name, info.type, parallel, info.size)
-        self.processes.append(d.FromPort(self.names.new("input", "port"), stream, self._input_port.slot))
+        # As deep as frames can be under way at once, so that it never holds the input back: no more than there are processes.
+        self._last = self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
+        self.add(d.FromPort(self.names.new("input", "port"), stream, self._last, self._input_port.slot))
         self.give(node.name, Value(stream, Frame.of(info.shape)))
 
     def _pointwise(self, node: Node, chain: tuple[Node, ...]) -> None:
@@ -98,7 +107,7 @@ class _Lowering(Builder):
         steps = Steps(self.names, node.name, (source.type,), frame)
         append_ops(steps, self.graph, (node,))
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        self.processes.append(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
+        self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
         self.give(name, Value(out, frame))
 
     def _binary(self, node: Node, chain: tuple[Node, ...]) -> None:
@@ -113,7 +122,7 @@ class _Lowering(Builder):
         else:
             steps.add("add" if isinstance(node.op, Add) else "sub", info.type, shifts)
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        self.processes.append(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
+        self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
         self.give(name, Value(out, frame))
 
     def _concat(self, node: Node, chain: tuple[Node, ...]) -> None:
@@ -135,7 +144,7 @@ class _Lowering(Builder):
             else:
                 epilogue, out = steps.done(), self.stream(node.name, info.type, pe, frame.pixels * channels)
             process = self.names.new(node.name, "concat")
-            self.processes.append(d.Concat(process, (left, right), out, shifts, info.type, frame.pixels, (left_channels, right_channels), epilogue))
+            self.add(d.Concat(process, (left, right), out, shifts, info.type, frame.pixels, (left_channels, right_channels), epilogue))
             left, left_channels = out, channels
         self.give(name, Value(left, frame))
 
@@ -158,7 +167,7 @@ class _Lowering(Builder):
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
         pixels = taps if whole else frame.pixels
         process = self.names.new(node.name, "pool")
-        self.processes.append(d.Pool(process, stream, out, "max" if is_max else "sum", whole, pixels, frame.channels, taps, acc, epilogue))
+        self.add(d.Pool(process, stream, out, "max" if is_max else "sum", whole, pixels, frame.channels, taps, acc, epilogue))
         self.give(name, Value(out, frame))
 
     def _rename(self, node: Node) -> None:
@@ -182,7 +191,7 @@ class _Lowering(Builder):
         before = tuple(pair[0] for pair in op.pads)
         size, result = _cube(self.graph.infos[node.inputs[0]].shape, 1), _cube(info.shape, 1)
         out = self.stream(node.name, info.type, 1, info.size)
-        self.processes.append(d.PadFrame(self.names.new(node.name, "pad"), stream, out, size, result, _cube(before, 0)))
+        self.add(d.PadFrame(self.names.new(node.name, "pad"), stream, out, size, result, _cube(before, 0)))
         self.give(node.name, Value(out, Frame.of(info.shape)))
 
     def _slice(self, node: Node, op: Slice) -> None:
@@ -191,7 +200,7 @@ class _Lowering(Builder):
         size = _cube(self.graph.infos[node.inputs[0]].shape, 1)
         spans = tuple(zip(_cube(op.starts, 0), _cube(op.stops, 1), _cube(op.steps, 1), strict=True))
         out = self.stream(node.name, stream.type, 1, info.size)
-        self.processes.append(d.SliceFrame(self.names.new(node.name, "slice"), stream, out, size, spans))
+        self.add(d.SliceFrame(self.names.new(node.name, "slice"), stream, out, size, spans))
         self.give(node.name, Value(out, Frame.of(info.shape)))
 
 

@@ -63,8 +63,9 @@ def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         weight_type=_type_of(weights),
         acc=acc,
         epilogue=epilogue,
+        arithmetic=folding.arithmetic,
     )
-    build.processes.append(process)
+    build.add(process)
     build.give(name, Value(out, frame))
 
 
@@ -100,8 +101,9 @@ def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         weight_type=_type_of(weights),
         acc=acc,
         epilogue=epilogue,
+        arithmetic=folding.arithmetic,
     )
-    build.processes.append(process)
+    build.add(process)
     build.give(name, Value(out, frame))
 
 
@@ -115,10 +117,10 @@ def _product_type(acc: FixedType, x: FixedType, weight: Const) -> FixedType:
 
 
 def _rows(rows: d.IntArray, groups: int, pe: int, simd: int) -> d.IntArray:
-    """(outputs, inputs) -> (words, pe * simd), in the order in which qfx::matvec walks them."""
+    """(outputs, inputs) -> (words, simd * pe), in the order in which qfx::matvec walks them: PEs innermost."""
     outputs, inputs = rows.shape
     folded = rows.reshape(groups, outputs // groups // pe, pe, inputs // simd, simd)
-    return folded.transpose(0, 1, 3, 2, 4).reshape(-1, pe * simd)
+    return folded.transpose(0, 1, 3, 4, 2).reshape(-1, simd * pe)
 
 
 def _depthwise_rows(rows: d.IntArray, pe: int) -> d.IntArray:

@@ -7,20 +7,27 @@ from dataclasses import dataclass
 
 from qfx.errors import ProjectError
 
+ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair")
+"""How the multipliers of a layer are built: left to the vendor's tool, in DSP blocks, in LUTs, as shifts and additions of the digits of constant
+weights, or two products in one DSP block. All of them compute the same numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel.
+    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC.
 
-    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd.
+    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore the other two.
     """
 
     pe: int = 1
     simd: int = 1
+    arithmetic: str = "auto"
 
     def __post_init__(self) -> None:
         if self.pe < 1 or self.simd < 1:
             raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}", remedy="use at least 1")
+        if self.arithmetic not in ARITHMETIC:
+            raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@
 namespace qfx {
 
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
-// outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds PE * SIMD raws, the PEs outermost.
+// outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Weight_, int WEIGHT_WIDTH_, int LANES_PER_ELEMENT_, class Acc_>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
@@ -71,7 +71,7 @@ matvec_pixel:
           matvec_simd:
             for (int s = 0; s < S::SIMD; s++) {
 #pragma HLS UNROLL
-              const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], pe * S::SIMD + s);
+              const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], s * S::PE + pe);
               sum += product<acc_t>(weight, word[s]);
             }
             acc[pe] = sum;

@@ -21,6 +21,21 @@
 #define QFX_PACK(word)
 #endif
 
+// The pipeline of every process: a turn of its loop each cycle. Flushing, so that words in the pipeline move on when the input pauses; a branch that
+// rejoins another could wait for itself otherwise.
+#if defined(__SYNTHESIS__) && defined(__VITIS_HLS__)
+#define QFX_PIPELINE _Pragma("HLS PIPELINE II=1 style=flp")
+#elif defined(__SYNTHESIS__)
+#define QFX_PIPELINE _Pragma("HLS PIPELINE II=1 enable_flush")
+#else
+#define QFX_PIPELINE
+#endif
+
+// The first statement of every pipelined loop. Simulations that count turns define it.
+#ifndef QFX_TURN
+#define QFX_TURN()
+#endif
+
 namespace qfx {
 
 // Signed and unsigned integers of exactly W bits.
