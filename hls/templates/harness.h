@@ -15,6 +15,8 @@
 #include <ap_int.h>
 #include <hls_stream.h>
 
+#include "qfx/axi.h"
+
 namespace qfx_tb {
 
 typedef std::vector<int64_t> numbers;
@@ -49,43 +51,55 @@ inline bool save(const std::string& path, const numbers& from, const size_t fram
   return file.good();
 }
 
-// One call of the top function.
+// One call of the top function. `last` goes into the TLAST of the frame's last word; false if the results' TLAST is not the same.
 template <class In, class Out>
-void call(void (*top)(hls::stream<ap_uint<In::slot * In::parallel> >&, hls::stream<ap_uint<Out::slot * Out::parallel> >&), const int64_t* x, int64_t* y) {
-  hls::stream<ap_uint<In::slot * In::parallel> > in("in");
-  hls::stream<ap_uint<Out::slot * Out::parallel> > out("out");
+bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const int64_t* x, int64_t* y, const bool last) {
+  hls::stream<typename In::word> in("in");
+  hls::stream<typename Out::word> out("out");
   for (int pixel = 0; pixel < In::pixels; pixel++) {
     for (int channel = 0; channel < In::channels; channel += In::parallel) {
       ap_uint<In::slot * In::parallel> word = 0;
       for (int p = 0; p < In::parallel; p++) {
         word.range(p * In::slot + In::slot - 1, p * In::slot) = ap_uint<In::slot>(x[(channel + p) * In::pixels + pixel]);
       }
-      in.write(word);
+      const bool final = pixel == In::pixels - 1 && channel == In::channels - In::parallel;
+      in.write(qfx::axi<In::slot * In::parallel>(word, last && final));
     }
   }
   top(in, out);
+  bool right = true;
   for (int pixel = 0; pixel < Out::pixels; pixel++) {
     for (int channel = 0; channel < Out::channels; channel += Out::parallel) {
-      const ap_uint<Out::slot* Out::parallel> word = out.read();
+      const typename Out::word word = out.read();
       for (int p = 0; p < Out::parallel; p++) {
-        const ap_uint<Out::slot> slot = word.range(p * Out::slot + Out::slot - 1, p * Out::slot);
+        const ap_uint<Out::slot> slot = word.data.range(p * Out::slot + Out::slot - 1, p * Out::slot);
         y[(channel + p) * Out::pixels + pixel] = Out::is_signed ? ap_int<Out::slot>(slot).to_int64() : slot.to_int64();
       }
+      const bool final = pixel == Out::pixels - 1 && channel == Out::channels - Out::parallel;
+      right = right && (word.last != 0) == (last && final);
     }
   }
+  return right;
 }
 
-// All frames of `in`; false if its length is no multiple of a frame.
+// All frames of `in`, one TLAST at the very end, as a DMA transfer of them all would have it; false if the length of `in` is no multiple of a frame or
+// TLAST comes back anywhere else.
 template <class In, class Out>
-bool run(void (*top)(hls::stream<ap_uint<In::slot * In::parallel> >&, hls::stream<ap_uint<Out::slot * Out::parallel> >&), const numbers& in, numbers& out) {
+bool run(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const numbers& in, numbers& out) {
   const size_t in_frame = static_cast<size_t>(In::pixels) * In::channels;
   const size_t out_frame = static_cast<size_t>(Out::pixels) * Out::channels;
   if (in.size() % in_frame) {
     std::cerr << "error: " << in.size() << " numbers are no multiple of a frame of " << in_frame << std::endl;
     return false;
   }
-  out.resize(in.size() / in_frame * out_frame);
-  for (size_t frame = 0; frame < in.size() / in_frame; frame++) call<In, Out>(top, &in[frame * in_frame], &out[frame * out_frame]);
+  const size_t frames = in.size() / in_frame;
+  out.resize(frames * out_frame);
+  for (size_t frame = 0; frame < frames; frame++) {
+    if (!call<In, Out>(top, &in[frame * in_frame], &out[frame * out_frame], frame + 1 == frames)) {
+      std::cerr << "error: wrong TLAST in frame " << frame << std::endl;
+      return false;
+    }
+  }
   return true;
 }
 

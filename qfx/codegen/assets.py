@@ -33,6 +33,11 @@ def vendor_headers() -> Path:
     raise ProjectError("the vendor's simulation headers are missing", where="hls4ml", remedy="install hls4ml >= 1.3, whose wheel carries them")
 
 
+def simulation_headers() -> tuple[str, ...]:
+    """The g++ arguments that name the vendor's headers and, behind them, what they lack and ours stand in for."""
+    return ("-isystem", str(vendor_headers()), "-isystem", str(hls_root() / "sim"))
+
+
 def read_tree(root: Path, *patterns: str) -> dict[str, str]:
     """The text of the files under ``root`` that match, by their path relative to it, sorted."""
     files = sorted({path for pattern in patterns for path in root.glob(pattern) if path.is_file()})

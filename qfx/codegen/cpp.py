@@ -143,15 +143,15 @@ def unit(process: d.Process, ports: tuple[str, str]) -> Unit:
     """The process as text; ``ports`` are the names of the top function's streams."""
     name = process.name
     if isinstance(process, d.FromPort):
-        out = process.output
-        port = f"hls::stream<ap_uint<{process.slot * out.parallel}> >"
-        call = f"qfx::from_port<{out.words}, {process.slot}>(in, out);"
-        return Unit(name, (), "", (f"{port}& in", f"{_of(out)}& out"), (ports[0], out.name), (), (call,))
+        out, last = process.output, process.last
+        call = f"qfx::from_port<{out.words}, {process.slot}>(in, out, last);"
+        parameters = (f"{_port(process.slot, out)}& in", f"{_of(out)}& out", f"{_of(last)}& last")
+        return Unit(name, (), "", parameters, (ports[0], out.name, last.name), (), (call,))
     if isinstance(process, d.ToPort):
-        source = process.input
-        port = f"hls::stream<ap_uint<{process.slot * source.parallel}> >"
-        call = f"qfx::to_port<{source.words}, {process.slot}>(in, out);"
-        return Unit(name, (), "", (f"{_of(source)}& in", f"{port}& out"), (source.name, ports[1]), (), (call,))
+        source, last = process.input, process.last
+        call = f"qfx::to_port<{source.words}, {process.slot}>(in, last, out);"
+        parameters = (f"{_of(source)}& in", f"{_of(last)}& last", f"{_port(process.slot, source)}& out")
+        return Unit(name, (), "", parameters, (source.name, last.name, ports[1]), (), (call,))
     if isinstance(process, d.Fork):
         streams = {"in": process.input, "out0": process.outputs[0], "out1": process.outputs[1]}
         return _plain(name, streams, f"qfx::fork<{process.input.words}>(in, out0, out1);")
@@ -227,6 +227,10 @@ def _with_epilogue(name: str, streams: dict[str, d.Stream], epilogue: d.Epilogue
 def _nest(loops: tuple[tuple[int, int], ...]) -> str:
     padded = ((1, 0),) * (4 - len(loops)) + loops
     return f"qfx::nest<{', '.join(f'{size}, {stride}' for size, stride in padded)}>"
+
+
+def _port(slot: int, stream_: d.Stream) -> str:
+    return f"hls::stream<qfx::axi_word<{slot * stream_.parallel}> >"
 
 
 def _of(stream_: d.Stream) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qfx.codegen.assets import hls_root, vendor_headers
+from qfx.codegen.assets import hls_root, simulation_headers
 from qfx.codegen.design import Design
 from qfx.codegen.emit import CSIM_FLAGS, emit_sources
 from qfx.codegen.lower import lower
@@ -45,7 +45,8 @@ def build(project_dir: str | os.PathLike[str]) -> Path:
     if executable.is_file() and all(path.stat().st_mtime < executable.stat().st_mtime for path in sources):
         return executable
     executable.parent.mkdir(exist_ok=True)
-    includes = ("-isystem", str(root / "sim" / "ap_types"), f"-I{root / 'include'}", f"-I{root / 'tb'}")
+    sim = root / "sim"
+    includes = ("-isystem", str(sim / "ap_types"), "-isystem", str(sim / "axi"), f"-I{root / 'include'}", f"-I{root / 'tb'}")
     _compile((root / "tb" / "tb.cpp", root / "src" / f"{project.top}.cpp"), includes, executable)
     return executable
 
@@ -95,8 +96,7 @@ def build_bundle(designs: Sequence[tuple[Graph, Schedule]], folder: str | os.Pat
             place.write_text(text, encoding="utf-8")
     main = root / "bundle.cpp"
     main.write_text(_bundle_main([top for top, _ in lowered]), encoding="utf-8")
-    hls = hls_root()
-    includes = ("-isystem", str(vendor_headers()), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
+    includes = (*simulation_headers(), f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}")
     executable = root / "bundle"
     _compile((main,), includes, executable, tuple(flags))
     return Bundle(executable, tuple(_shape(design) for _, design in lowered))

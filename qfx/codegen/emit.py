@@ -50,6 +50,7 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
         files[path] = _template(template).render(design=design, **names)
     files["tb/harness.h"] = (hls_root() / "templates" / "harness.h").read_text(encoding="utf-8")
     files.update({f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()})
+    files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
     return dict(sorted(files.items()))
 
 

@@ -84,7 +84,7 @@ def told(values: Ints) -> Ints:
 def matvec_case(pixels: int, groups: int, outputs: int, inputs: int, pe: int, simd: int, bits: int) -> Case:
     weights = numbers(groups, outputs, inputs, low=-(1 << (bits - 1)), high=1 << (bits - 1))
     x = numbers(pixels, groups, inputs)
-    rows = weights.reshape(groups, outputs // pe, pe, inputs // simd, simd).transpose(0, 1, 3, 2, 4).reshape(-1, pe * simd)
+    rows = weights.reshape(groups, outputs // pe, pe, inputs // simd, simd).transpose(0, 1, 3, 4, 2).reshape(-1, simd * pe)
     name = f"w_{pixels}_{groups}_{outputs}_{inputs}_{pe}_{simd}_{bits}"
     constant, lanes = pack_weights(name, rows, FixedType(bits, bits, True))
     shape = f"qfx::matvec_shape<{pixels}, {groups}, {outputs}, {inputs}, {pe}, {simd}, qfx::sint<{bits}>, {bits}, {lanes}, qfx::sint<20> >"
@@ -156,7 +156,9 @@ def movers() -> list[Case]:
         ),
         Case(
             "ports",
-            'hls::stream<ap_uint<32> > port("port"); qfx::to_port<12, 16>(in, port); qfx::from_port<12, 16>(port, out);',
+            'hls::stream<qfx::axi_word<32> > port("port"); hls::stream<qfx::vec<qfx::uint<1>, 1> > last("last"), again("again");'
+            "qfx::vec<qfx::uint<1>, 1> bit; bit[0] = 1; last.write(bit); "
+            "qfx::to_port<12, 16>(in, last, port); qfx::from_port<12, 16>(port, out, again); if (again.read()[0] != 1) std::cout << 1;",
             x,
             x,
             2,
@@ -245,7 +247,7 @@ int main(int, char** argv) {{
 def executable(gxx: str, vendor_include: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("templates")
     (folder / "cases.cpp").write_text(program())
-    includes = ["-isystem", str(vendor_include), f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}"]
+    includes = ["-isystem", str(vendor_include), "-isystem", str(hls_root() / "sim"), f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}"]
     command = [gxx, *CSIM_FLAGS, "-Werror", "-O1", *includes, str(folder / "cases.cpp"), "-o", str(folder / "cases")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]

@@ -14,7 +14,8 @@ pointwise_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   pointwise_channel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
-#pragma HLS PIPELINE II=1
+      QFX_PIPELINE
+      QFX_TURN();
       const vec<T, P> word = in.read();
       vec<typename Epilogue::out, P> result;
       QFX_PACK(result)
@@ -36,7 +37,8 @@ binary_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   binary_channel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
-#pragma HLS PIPELINE II=1
+      QFX_PIPELINE
+      QFX_TURN();
       const vec<A, P> left = a.read();
       const vec<B, P> right = b.read();
       vec<typename Epilogue::out, P> result;
@@ -59,7 +61,8 @@ concat_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   concat_channel:
     for (int channel = 0; channel < CHANNELS_A + CHANNELS_B; channel += P) {
-#pragma HLS PIPELINE II=1
+      QFX_PIPELINE
+      QFX_TURN();
       vec<Joined, P> joined;
       if (channel < CHANNELS_A) {
         const vec<A, P> word = a.read();

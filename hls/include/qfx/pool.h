@@ -35,7 +35,8 @@ pool_pixel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
     pool_tap:
       for (int tap = 0; tap < TAPS; tap++) {
-#pragma HLS PIPELINE II=1
+        QFX_PIPELINE
+        QFX_TURN();
         const vec<T, P> word = in.read();
       pool_lane:
         for (int p = 0; p < P; p++) {
@@ -67,7 +68,8 @@ pool_global_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   pool_global_chunk:
     for (int chunk = 0; chunk < CHANNELS / P; chunk++) {
-#pragma HLS PIPELINE II=1
+      QFX_PIPELINE
+      QFX_TURN();
       const vec<T, P> word = in.read();
       Acc joined[P];
 #pragma HLS ARRAY_PARTITION variable=joined complete dim=1

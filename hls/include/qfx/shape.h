@@ -12,7 +12,8 @@ void fork(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out0, hls::strea
 #pragma HLS INLINE
 fork_word:
   for (int i = 0; i < WORDS; i++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     vec<T, P> word = in.read();
     QFX_PACK(word)
     out0.write(word);
@@ -30,7 +31,8 @@ pad_y:
     for (int x = 0; x < OW; x++) {
     pad_channel:
       for (int c = 0; c < OC; c++) {
-#pragma HLS PIPELINE II=1
+        QFX_PIPELINE
+        QFX_TURN();
         const bool inside = y >= TOP && y < TOP + H && x >= LEFT && x < LEFT + W && c >= FIRST && c < FIRST + C;
         vec<R, 1> word;
         word[0] = R(0);
@@ -62,7 +64,8 @@ slice_y:
     for (int x = 0; x < W; x++) {
     slice_channel:
       for (int c = 0; c < C; c++) {
-#pragma HLS PIPELINE II=1
+        QFX_PIPELINE
+        QFX_TURN();
         const vec<T, 1> word = in.read();
         if (SpanY::has(y) && SpanX::has(x) && SpanC::has(c)) {
           out.write(word);
@@ -115,14 +118,16 @@ void permute(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out) {
   Write write;
 permute_write:
   for (int i = 0; i < SIZE; i++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     frame[write.address] = in.read()[0];
     write.next();
   }
   Read read;
 permute_read:
   for (int i = 0; i < SIZE; i++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     vec<T, 1> word;
     word[0] = frame[read.address];
     out.write(word);
@@ -137,13 +142,15 @@ void permute_by_table(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out,
   T frame[SIZE];
 permute_table_write:
   for (int i = 0; i < SIZE; i++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     frame[table[i]] = in.read()[0];
   }
   Read read;
 permute_table_read:
   for (int i = 0; i < SIZE; i++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     vec<T, 1> word;
     word[0] = frame[read.address];
     out.write(word);

@@ -2,6 +2,7 @@
 #ifndef QFX_WIDTH_H
 #define QFX_WIDTH_H
 
+#include "qfx/axi.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -16,7 +17,8 @@ widen_word:
   for (int i = 0; i < WORDS; i++) {
   widen_part:
     for (int part = 0; part < TO / FROM; part++) {
-#pragma HLS PIPELINE II=1
+      QFX_PIPELINE
+      QFX_TURN();
       const vec<T, FROM> word = in.read();
     widen_shift:
       for (int p = 0; p < TO - FROM; p++) {
@@ -44,7 +46,8 @@ narrow_word:
   for (int i = 0; i < WORDS; i++) {
   narrow_part:
     for (int part = 0; part < FROM / TO; part++) {
-#pragma HLS PIPELINE II=1
+      QFX_PIPELINE
+      QFX_TURN();
       if (part == 0) {
         wide = in.read();
       }
@@ -67,30 +70,42 @@ narrow_word:
 
 // A port word carries its P numbers in slots of SLOT bits (8, 16, 32 or 64), the first in the lowest bits; what a slot has beyond the number's
 // width is sign (or zero) extension on the way out and is ignored on the way in.
+//
+// TLAST travels beside the numbers, one bit a frame: that of the frame's last word. It is written together with that word, or after it. So whenever the
+// FIFO of `last` is full, the frames that its bits belong to have come in whole, the oldest of them will leave without anything that comes later, and
+// to_port then reads its bit: a full FIFO holds the input back for a while but never for good, whatever its depth.
 template <int WORDS, int SLOT, class T, int P>
-void from_port(hls::stream<ap_uint<SLOT * P> >& in, hls::stream<vec<T, P> >& out) {
+void from_port(hls::stream<axi_word<SLOT * P> >& in, hls::stream<vec<T, P> >& out, hls::stream<vec<uint<1>, 1> >& last) {
 #pragma HLS INLINE
 from_port_word:
   for (int i = 0; i < WORDS; i++) {
-#pragma HLS PIPELINE II=1
-    const ap_uint<SLOT * P> port = in.read();
+    QFX_PIPELINE
+    QFX_TURN();
+    const axi_word<SLOT * P> port = in.read();
     vec<T, P> word;
     QFX_PACK(word)
   from_port_lane:
     for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-      word[p] = T(ap_uint<SLOT>(port.range(p * SLOT + SLOT - 1, p * SLOT)));
+      word[p] = T(ap_uint<SLOT>(port.data.range(p * SLOT + SLOT - 1, p * SLOT)));
     }
     out.write(word);
+    if (i == WORDS - 1) {
+      vec<uint<1>, 1> bit;
+      bit[0] = port.last;
+      last.write(bit);
+    }
   }
 }
 
+// The frame's last word carries the frame's TLAST; so a transfer of many frames ends with one TLAST, as it began.
 template <int WORDS, int SLOT, class T, int P>
-void to_port(hls::stream<vec<T, P> >& in, hls::stream<ap_uint<SLOT * P> >& out) {
+void to_port(hls::stream<vec<T, P> >& in, hls::stream<vec<uint<1>, 1> >& last, hls::stream<axi_word<SLOT * P> >& out) {
 #pragma HLS INLINE
 to_port_word:
   for (int i = 0; i < WORDS; i++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     const vec<T, P> word = in.read();
     ap_uint<SLOT * P> port = 0;
   to_port_lane:
@@ -98,7 +113,11 @@ to_port_word:
 #pragma HLS UNROLL
       port.range(p * SLOT + SLOT - 1, p * SLOT) = ap_uint<SLOT>(word[p]);
     }
-    out.write(port);
+    bool ends = false;
+    if (i == WORDS - 1) {
+      ends = last.read()[0] != 0;
+    }
+    out.write(axi<SLOT * P>(port, ends));
   }
 }
 

@@ -49,7 +49,8 @@ void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& 
 
 window_turn:
   for (int turn = 0; turn < S::READS + S::WRITES; turn++) {
-#pragma HLS PIPELINE II=1
+    QFX_PIPELINE
+    QFX_TURN();
     const int bottom = top + S::ROWS - 1;
     const int right = left + (S::KW - 1) * S::DW;
     const int last_y = bottom < S::H ? bottom : S::H - 1;
