@@ -294,6 +294,18 @@ def _slice(rng: np.random.Generator, graph: Graph, source: str) -> Made:
     return ops.Slice(starts, stops, tuple(int(step) for step in rng.integers(1, 3, size=len(shape)))), (source,)
 
 
+def _upsample(rng: np.random.Generator, graph: Graph, source: str) -> Made:
+    return ops.Upsample(_factors(rng, graph.infos[source].shape)), (source,)
+
+
+def _stretch(rng: np.random.Generator, graph: Graph, source: str) -> Made:
+    return ops.Stretch(_factors(rng, graph.infos[source].shape)), (source,)
+
+
+def _factors(rng: np.random.Generator, shape: Shape) -> Shape:
+    return tuple(int(factor) for factor in rng.integers(1, 3, size=len(shape) - 1, endpoint=True))
+
+
 _MAKERS: dict[type[Op], Callable[[np.random.Generator, Graph, str], Made]] = {
     ops.Cast: _cast,
     ops.Conv: _conv,
@@ -312,4 +324,6 @@ _MAKERS: dict[type[Op], Callable[[np.random.Generator, Graph, str], Made]] = {
     ops.Transpose: _transpose,
     ops.Pad: _pad,
     ops.Slice: _slice,
+    ops.Upsample: _upsample,
+    ops.Stretch: _stretch,
 }

@@ -186,6 +186,10 @@ class _Writer:
             case ops.Slice():
                 bounds = {"starts": op.starts, "ends": op.stops, "axes": range(1, len(op.starts) + 1), "steps": op.steps}
                 self._emit(node, "Slice", [node.inputs[0], *(self._ints(node, role, [*ints]) for role, ints in bounds.items())])
+            case ops.Upsample():
+                self._upsample(node, op)
+            case ops.Stretch():
+                self._stretch(node, op)
             case _:  # pragma: no cover
                 raise UnsupportedError(f"{type(op).__name__} has no ONNX form", where=node.name, remedy="this is a defect in qfx; please report it")
         return x
@@ -389,6 +393,34 @@ class _Writer:
         if x.mag.bit_length() - x.frac > 127:
             raise ExactnessError("its padding is float32's lowest number, which would win", where=node.name, remedy="use less extreme binary points")
         self._call(node, "PaddedMaxPool", [node.inputs[0]], {"axes": [*range(2, len(op.pads) + 2)], **attributes})
+
+    def _upsample(self, node: Node, op: ops.Upsample) -> None:
+        x = self.graph.infos[node.inputs[0]].shape
+        if self.values[node.inputs[0]].dtype == FLOAT:
+            factors = self._tensor(f"{node.name}#factors", np.array([1, 1, *op.factors], dtype=np.float32))
+            modes: _Attributes = {"coordinate_transformation_mode": "asymmetric", "mode": "nearest", "nearest_mode": "floor"}
+            self._emit(node, "Resize", [node.inputs[0], "", factors], modes)
+            return
+        pairs = list(zip(x[1:], op.factors, strict=True))
+        self._call(node, "Upsample", list(node.inputs), {
+            "factors": list(op.factors),
+            "split": [0, x[0], *(part for size, _ in pairs for part in (size, 1))],
+            "repeats": [1, 1, *(part for _, factor in pairs for part in (1, factor))],
+            "joined": [0, x[0], *(size * factor for size, factor in pairs)],
+        })  # fmt: skip
+
+    def _stretch(self, node: Node, op: ops.Stretch) -> None:
+        x, out = self.graph.infos[node.inputs[0]].shape, self.graph.infos[node.name].shape
+        pairs = list(zip(x[1:], op.factors, strict=True))
+        self._call(node, "Stretch", list(node.inputs), {
+            "factors": list(op.factors),
+            "split": [0, x[0], *(part for size, _ in pairs for part in (size, 1))],
+            "pads": [0] * (2 + 2 * len(pairs)) + [0, 0, *(part for _, factor in pairs for part in (0, factor - 1))],
+            "joined": [0, x[0], *(size * factor for size, factor in pairs)],
+            "starts": [0] * len(pairs),
+            "ends": list(out[1:]),
+            "axes": [*range(2, len(pairs) + 2)],
+        })  # fmt: skip
 
     def _sum_pool(self, node: Node, op: SumPool) -> _Value:
         x = self.values[node.inputs[0]]

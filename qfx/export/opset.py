@@ -12,6 +12,8 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``Conv_w<P>_x<Q>``    a convolution that float32 would round: weight and input are split into P and Q pieces whose convolutions float32 holds;
                       they are summed in float64 (ONNX Runtime has no float64 Conv). ``ConvBias_...`` also adds a bias of shape (O, 1[, 1]).
 ``PaddedMaxPool``     a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels).
+``Upsample``          nearest neighbour for float64, where ONNX Runtime's Resize has no kernel.
+``Stretch``           zeros between the pixels: what a transposed convolution convolves.
 ``SumPool[_x<Q>]``    a depthwise convolution by ones (AveragePool divides and rounds), in float32, or in float64 from Q pieces.
 ====================  ==============================================================================================================
 
@@ -204,6 +206,27 @@ _SIMPLE = {
     lowest = CastLike(lowest32, x)
     padded = Pad(x, around, lowest, spatial)
     y = MaxPool <kernel_shape: ints = @kernel_shape, strides: ints = @strides, dilations: ints = @dilations> (padded)
+}""",
+    # An axis of n becomes n x 1, then n x factor, then n * factor.
+    "Upsample": """Upsample <factors, split, repeats, joined> (x) => (y) {
+    split_shape = Constant <value_ints: ints = @split> ()
+    parts = Reshape(x, split_shape)
+    counts = Constant <value_ints: ints = @repeats> ()
+    repeated = Tile(parts, counts)
+    joined_shape = Constant <value_ints: ints = @joined> ()
+    y = Reshape(repeated, joined_shape)
+}""",
+    "Stretch": """Stretch <factors, split, pads, joined, starts, ends, axes> (x) => (y) {
+    split_shape = Constant <value_ints: ints = @split> ()
+    parts = Reshape(x, split_shape)
+    behind = Constant <value_ints: ints = @pads> ()
+    padded = Pad(parts, behind)
+    joined_shape = Constant <value_ints: ints = @joined> ()
+    joined_parts = Reshape(padded, joined_shape)
+    first = Constant <value_ints: ints = @starts> ()
+    last = Constant <value_ints: ints = @ends> ()
+    spatial = Constant <value_ints: ints = @axes> ()
+    y = Slice(joined_parts, first, last, spatial)
 }""",
     "SumPool": """SumPool <window, group, strides, pads> (x) => (y) {
     shape = Constant <value_ints: ints = @window> ()

@@ -38,9 +38,11 @@ from qfx.ir.ops import (
     Relu,
     Reshape,
     Slice,
+    Stretch,
     Sub,
     SumPool,
     Transpose,
+    Upsample,
 )
 from qfx.ir.values import ArrayType, Const, Pads
 
@@ -151,6 +153,8 @@ class _Reader:
                 return Affine(_flat(self._const(proto, 1)), _flat(self._const(proto, 2)) if kind == "Affine" else None), 1
             if kind.startswith("SumPool"):
                 return SumPool(_ints(proto, "window")[2:], _ints(proto, "strides"), _pads(_ints(proto, "pads"))), 1
+            if kind in ("Upsample", "Stretch"):
+                return (Upsample if kind == "Upsample" else Stretch)(_ints(proto, "factors")), 1
         elif proto.domain == "":
             if kind in _PLAIN:
                 return _PLAIN[kind], len(proto.input)
@@ -168,6 +172,8 @@ class _Reader:
                 return Pad(_pads(self._list(proto, 1))), 1
             if kind == "Slice":
                 return Slice(self._list(proto, 1), self._list(proto, 2), self._list(proto, 4)), 1
+            if kind == "Resize":
+                return Upsample(self._list(proto, 2)[2:]), 1
         if kind == "LeakyRelu" and proto.domain in ("", opset.DOMAIN):
             return LeakyRelu(math.frexp(_float(proto, "alpha"))[1] - 1), 1
         if (proto.domain, kind) in (("", "MaxPool"), (opset.DOMAIN, "PaddedMaxPool")):

@@ -107,3 +107,51 @@ class Slice:
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         return inputs[0][(slice(None), *map(slice, self.starts, self.stops, self.steps))]
+
+
+@dataclass(frozen=True, slots=True)
+class Upsample:
+    """Every pixel repeated ``factors`` times along its axis: result[.., i, ..] = source[.., i // factor, ..] (nearest neighbour)."""
+
+    factors: Shape  # one per spatial axis
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        _check_factors(name, self.factors, x.shape)
+        shape = tuple(size * factor for size, factor in zip(x.shape[1:], self.factors, strict=True))
+        return rules.info(name, (x.shape[0], *shape), x.interval)
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        (raw,) = inputs
+        for axis, factor in enumerate(self.factors, start=2):
+            raw = np.repeat(raw, factor, axis)
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """factor - 1 zeros between neighbouring pixels: result[.., i * factor, ..] = source[.., i, ..], of size (n - 1) * factor + 1 along an axis of n.
+
+    A transposed convolution is a convolution of the stretched value (Dumoulin and Visin, "A guide to convolution arithmetic for deep learning",
+    2016).
+    """
+
+    factors: Shape  # one per spatial axis
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        _check_factors(name, self.factors, x.shape)
+        shape = (x.shape[0], *((size - 1) * factor + 1 for size, factor in zip(x.shape[1:], self.factors, strict=True)))
+        return rules.info(name, shape, x.interval if shape == x.shape else x.interval.with_zero())
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        stretched = np.zeros((len(inputs[0]), *out.shape), dtype=np.int64)
+        stretched[(slice(None), slice(None), *(slice(None, None, factor) for factor in self.factors))] = inputs[0]
+        return stretched
+
+
+def _check_factors(name: str, factors: Shape, shape: Shape) -> None:
+    if len(shape) < 2 or len(factors) != len(shape) - 1 or min(factors) < 1:
+        raise ModelFileError(
+            f"factors are {factors} for a value of shape {shape}", where=name, remedy="give one of at least 1 per axis behind the channels"
+        )

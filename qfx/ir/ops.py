@@ -20,14 +20,14 @@ from qfx.fixed.arith import Interval, hull
 from qfx.fixed.array import MAX_ARRAY_WIDTH
 from qfx.fixed.type import FixedType
 from qfx.ir import casting, rules, sums
-from qfx.ir.moves import Concat, Pad, Reshape, Slice, Transpose
+from qfx.ir.moves import Concat, Pad, Reshape, Slice, Stretch, Transpose, Upsample
 from qfx.ir.rules import Infos, Raws
 from qfx.ir.values import RAW_MIN, ArrayType, Const, Info, Pads, RawArray, Shape
 from qfx.ir.windows import Windows
 
 __all__ = [
     "OPERATORS", "Add", "Affine", "ArrayType", "Cast", "Clip", "Concat", "Const", "Conv", "Info", "Input", "LeakyRelu", "Linear", "MaxPool", "Mul",
-    "Op", "Pad", "Pads", "RawArray", "Relu", "Reshape", "Slice", "Sub", "SumPool", "Transpose",
+    "Op", "Pad", "Pads", "RawArray", "Relu", "Reshape", "Slice", "Stretch", "Sub", "SumPool", "Transpose", "Upsample",
     "accumulator", "macs",
 ]  # fmt: skip
 
@@ -307,10 +307,12 @@ class SumPool:
 
 Op = (
     Input | Cast | Conv | Linear | Affine | Add | Sub | Mul | Relu | LeakyRelu | Clip | MaxPool | SumPool | Concat | Reshape | Transpose | Pad | Slice
-)
+    | Upsample | Stretch
+)  # fmt: skip
 
 OPERATORS: tuple[type[Op], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
+    Upsample, Stretch,
 )  # fmt: skip
 """The whole set, for tests that ask whether every part of qfx knows every operator."""
 

@@ -25,9 +25,11 @@ from qfx.ir.ops import (
     Relu,
     Reshape,
     Slice,
+    Stretch,
     Sub,
     SumPool,
     Transpose,
+    Upsample,
     accumulator,
     macs,
 )
@@ -101,6 +103,8 @@ def _attributes(op: Op) -> Iterable[str]:
         case Slice(starts, stops, steps):
             axes = zip(starts, stops, steps, strict=True)
             return [",".join(f"{start}:{stop}" + (f":{step}" if step > 1 else "") for start, stop, step in axes)]
+        case Upsample(factors) | Stretch(factors):
+            return [_sizes(factors)]
         case Linear() | Affine() | Add() | Sub() | Mul() | Relu() | Concat() | Reshape():
             return []
 

@@ -16,7 +16,7 @@ from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
 from qfx.export.onnx_file import save, to_model
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir import ops
-from qfx.ir.from_onnx import load_graph
+from qfx.ir.from_onnx import from_model, load_graph
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw
 from qfx.ir.values import ArrayType, Const
@@ -169,6 +169,37 @@ def test_wide_leaky_relu_and_clip() -> None:
     for width in (10, 30):
         graph = graph_of((5,), FixedType(width, 6, q=QMode.RND), ops.LeakyRelu(-3), clip)
         assert kinds(check(graph, adversarial_inputs(graph, np.random.default_rng(2), 20)))[1:] == ["LeakyRelu", "Clip"]
+
+
+@pytest.mark.parametrize(("factors", "shape"), [((3,), (2, 4)), ((2, 3), (2, 3, 2)), ((1, 4), (1, 1, 5))])
+def test_upsampling_and_stretching_in_both_dtypes(factors: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """ONNX Runtime has no Resize of doubles; a MaxPool behind the inserted zeros must see them."""
+    window = (2,) * len(factors)
+    pool = ops.MaxPool((1,) * len(factors), (1,) * len(factors), ((0, 0),) * len(factors), (1,) * len(factors))
+    ones = ops.SumPool(tuple(min(w, f) for w, f in zip(window, factors, strict=True)), (1,) * len(factors), ((1, 1),) * len(factors))
+    for width, upsample in ((8, "Resize"), (30, "Upsample")):
+        cast = FixedType(width, 4, q=QMode.RND)
+        for op, kind, tail in (
+            (ops.Upsample(factors), upsample, pool),
+            (ops.Stretch(factors), "Stretch", pool),
+            (ops.Stretch(factors), "Stretch", ones),
+        ):
+            graph = graph_of(shape, cast, op, tail)
+            model = check(graph, adversarial_inputs(graph, np.random.default_rng(6), 6))
+            assert kinds(model)[1] == kind
+            assert from_model(model) == graph
+
+
+def test_a_changed_factor_is_refused() -> None:
+    graph = graph_of((2, 4), FixedType(8, 4), ops.Stretch((3,)), ops.Upsample((2,)))
+    for edit in (
+        lambda model: model.graph.node[1].attribute[3].ints.__setitem__(0, 2),
+        lambda model: next(t for t in model.graph.initializer if t.name == "n2#factors").__setattr__("raw_data", np.float32([1, 1, 2.5]).tobytes()),
+    ):
+        model = to_model(graph)
+        edit(model)
+        with pytest.raises(ModelFileError, match="is not as qfx wrote it"):
+            from_model(model)
 
 
 def test_any_batch_size_runs() -> None:

@@ -78,6 +78,13 @@ def oracle_sum_pool(op: ops.SumPool, x: torch.Tensor) -> torch.Tensor:
     return conv(torch_pad(x, op.pads), ones, None, op.stride, 0, 1, channels)
 
 
+def oracle_stretch(op: ops.Stretch, x: torch.Tensor) -> torch.Tensor:
+    """A transposed convolution by a single 1."""
+    transposed = F.conv_transpose1d if len(op.factors) == 1 else F.conv_transpose2d
+    ones = torch.ones(x.shape[1], 1, *(1,) * len(op.factors), dtype=x.dtype)
+    return transposed(x, ones, stride=op.factors, groups=x.shape[1])
+
+
 ORACLE = {
     ops.Conv: oracle_conv,
     ops.Linear: lambda op, x: F.linear(x, const_values(op.weight), None if op.bias is None else const_values(op.bias)),
@@ -95,6 +102,8 @@ ORACLE = {
     ops.Transpose: lambda op, x: x.permute(0, *(axis + 1 for axis in op.perm)),
     ops.Pad: lambda op, x: torch_pad(x, op.pads),
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
+    ops.Upsample: lambda op, x: F.interpolate(x, scale_factor=tuple(map(float, op.factors)), mode="nearest"),
+    ops.Stretch: oracle_stretch,
 }
 
 
@@ -243,6 +252,11 @@ POOL = ops.MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
         (ops.Slice((2,), (2,), (1,)), [(3,)], "0 <= start < stop <= size"),
         (ops.Slice((2,), (0,), (-1,)), [(3,)], "0 <= start < stop <= size"),
         (ops.Slice((-1,), (2,), (1,)), [(3,)], "0 <= start < stop <= size"),
+        (ops.Upsample((2,)), [(2, 3, 4)], "one of at least 1 per axis behind the channels"),
+        (ops.Upsample((2, 0)), [(2, 3, 4)], r"factors are \(2, 0\)"),
+        (ops.Upsample(()), [(2,)], "factors are"),
+        (ops.Stretch((2, 2)), [(2, 3)], "one of at least 1 per axis behind the channels"),
+        (ops.Stretch((-1,)), [(2, 3)], "factors are"),
     ],
 )
 def test_what_is_wrong_is_refused_by_name(op: ops.Op, shapes: list[tuple[int, ...]], message: str) -> None:
@@ -277,6 +291,17 @@ def test_what_int64_could_not_hold_is_refused_by_name(op: ops.Op, inputs: tuple[
         op.infer("layer3.0", inputs)
     assert caught.value.where == "layer3.0"
     assert caught.value.remedy
+
+
+def test_a_stretched_value_holds_zeros_and_an_upsampled_one_does_not() -> None:
+    high = info((2, 3), 3, 7)
+    assert ops.Upsample((3,)).infer("up", (high,)).interval == high.interval
+    assert ops.Stretch((1,)).infer("same", (high,)).interval == high.interval
+    assert ops.Stretch((2,)).infer("one", (info((2, 1), 3, 7),)).interval == high.interval  # there is nothing between the pixels of one
+    stretched = ops.Stretch((2,)).infer("stretch", (high,))
+    assert (stretched.shape, stretched.interval) == ((2, 5), high.interval.with_zero())
+    raw = ops.Stretch((2,)).evaluate((np.full((1, 2, 3), 3),), (high,), stretched)
+    assert raw.tolist() == [[[3, 0, 3, 0, 3]] * 2]
 
 
 # --- ranges ---------------------------------------------------------------------------------------------------------------------------

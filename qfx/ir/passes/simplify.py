@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qfx.fixed.type import OMode
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Affine, Cast, Clip, LeakyRelu, Pad, Relu, Reshape, Slice, Transpose
+from qfx.ir.ops import Affine, Cast, Clip, LeakyRelu, Pad, Relu, Reshape, Slice, Stretch, Transpose, Upsample
 from qfx.ir.passes import rewrite
 from qfx.ir.values import ArrayType, Const, Info
 
@@ -17,8 +17,9 @@ def remove_dead(graph: Graph) -> Graph:
 def remove_no_ops(graph: Graph) -> Graph:
     """f(x) = x for every x in the range that is inferred, so the readers of f(x) may read x.
 
-    Reshape to the same shape, identity Transpose, Pad by nothing, Slice of everything, Relu and LeakyRelu of what is never negative (LeakyRelu by a
-    slope of 1 too), Clip of what never leaves its bounds, Affine by 1 and 0, Cast of what lies on the grids and within the bounds of all its types.
+    Reshape to the same shape, identity Transpose, Pad by nothing, Slice of everything, Upsample and Stretch by 1, Relu and LeakyRelu of
+    what is never negative (LeakyRelu by a slope of 1 too), Clip of what never leaves its bounds, Affine by 1 and 0, Cast of what lies on the grids
+    and within the bounds of all its types.
     """
     return rewrite.everywhere(graph, _remove_no_op)
 
@@ -40,6 +41,8 @@ def _does_nothing(node: Node, x: Info) -> bool:
             return not any(map(any, pads))
         case Slice(starts, stops, steps):
             return not any(starts) and stops == x.shape and all(step == 1 for step in steps)
+        case Upsample(factors) | Stretch(factors):
+            return all(factor == 1 for factor in factors)
         case Relu():
             return x.interval.lo >= 0
         case LeakyRelu(log2_slope):
