@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qfx.fixed.packing import Port as Port  # part of this module's vocabulary
 from qfx.fixed.type import FixedType
 
 IntArray = npt.NDArray[np.int64]
@@ -248,28 +249,6 @@ class Stretch:
 Process = (
     FromPort | ToPort | Fork | Rewidth | Window | MatVec | Pool | Pointwise | Binary | Concat | Permute | PadFrame | SliceFrame | Repeat | Stretch
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """One of the two AXI4-Stream ports: its number type, the bits of the slot that each number takes and the numbers per word."""
-
-    type: FixedType
-    shape: tuple[int, ...]
-    slot: int
-    parallel: int
-
-    @property
-    def channels(self) -> int:
-        return self.shape[0]
-
-    @property
-    def pixels(self) -> int:
-        return int(np.prod(self.shape[1:], dtype=np.int64))
-
-    @property
-    def words(self) -> int:
-        return self.channels * self.pixels // self.parallel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qfx.errors import DataError, ExactnessError
-from qfx.fixed.type import FixedType, OMode, QMode
+from ..errors import DataError, ExactnessError
+from .type import FixedType, OMode, QMode
 
 MAX_ARRAY_WIDTH = 63
 """The widest target: every raw, signed or not, is an int64."""

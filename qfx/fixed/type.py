@@ -8,7 +8,7 @@ from enum import Enum
 from fractions import Fraction
 from typing import TypeVar
 
-from qfx.errors import TypeSyntaxError
+from ..errors import TypeSyntaxError
 
 MAX_WIDTH = 1024
 """Word lengths above this are refused: the vendor's headers stop there too (``AP_INT_MAX_W``)."""

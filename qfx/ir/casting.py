@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 import numpy as np
-import numpy.typing as npt
 
 from qfx.errors import ModelFileError
 from qfx.fixed.arith import Interval, hull
-from qfx.fixed.array import cast_float_array, cast_raw_array
+from qfx.fixed.arraytype import ArrayType
+from qfx.fixed.arraytype import cast_floats as cast_floats
+from qfx.fixed.arraytype import cast_raws as cast_raws
 from qfx.fixed.reference import overflow_raw, round_raw
 from qfx.fixed.type import FixedType, OMode
-from qfx.ir.values import ArrayType, RawArray, Shape
+from qfx.ir.values import Shape
 
-_T = TypeVar("_T", RawArray, npt.NDArray[np.floating])
 _MONOTONE = (OMode.SAT, OMode.SAT_SYM)
 
 
@@ -57,25 +54,3 @@ def _cast_interval(x: Interval, to: FixedType) -> Interval:
 def _round(raw: int, frac_bits: int, to: FixedType) -> int:
     shift = to.frac_bits - frac_bits
     return round_raw(raw << max(shift, 0), 1 << max(-shift, 0), to.q)
-
-
-def cast_raws(x_raw: RawArray, frac_bits: int, cast: ArrayType) -> RawArray:
-    """(N, *shape) raws of any grid, cast: raws on the grid of ``cast.hull``."""
-    return _per_type(x_raw, cast, lambda part, type_: cast_raw_array(part, frac_bits, type_))
-
-
-def cast_floats(x: npt.NDArray[np.floating], cast: ArrayType) -> RawArray:
-    """(N, *shape) float32 or float64 numbers, cast: raws on the grid of ``cast.hull``. Raises DataError for NaN and infinity."""
-    return _per_type(x, cast, cast_float_array)
-
-
-def _per_type(x: _T, cast: ArrayType, convert: Callable[[_T, FixedType], RawArray]) -> RawArray:
-    grid = cast.hull.frac_bits
-    if len(cast.distinct) == 1:
-        return convert(x, cast.element)
-    frac_bits = np.broadcast_to(cast.frac_bits, x.shape[1:])
-    out_raw = np.empty(x.shape, dtype=np.int64)
-    for type_ in cast.distinct:
-        where = frac_bits == type_.frac_bits
-        out_raw[:, where] = convert(x[:, where], type_) << (grid - type_.frac_bits)
-    return out_raw
