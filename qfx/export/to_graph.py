@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -14,7 +15,7 @@ from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import ArrayType, Const, Op
 from qfx.nn import functional as qf
 from qfx.nn.convert import graph_module, recipe_of
-from qfx.nn.layers import FoldedNorm, QBatchNorm, QConv, QFoldedBatchNorm, QLinear, Weighted
+from qfx.nn.layers import FoldedNorm, QBatchNorm, QConv, QConvTranspose, QFoldedBatchNorm, QLinear, Weighted
 from qfx.nn.quantizer import Quantizer
 
 
@@ -103,7 +104,31 @@ def _weighted(layer: Weighted, norm: FoldedNorm | None) -> Steps:
     constants = _constant(weight.value, f"{layer.name}.weight"), None if bias is None else _constant(bias.value, f"{layer.name}.bias")
     if isinstance(layer, QConv):
         return [("", ops.Conv(*constants, layer.stride, layer.pads, layer.dilation, layer.groups))]
+    if isinstance(layer, QConvTranspose):
+        return _transposed(layer, *constants)
     return [("", ops.Linear(*constants))]
+
+
+def _transposed(layer: QConvTranspose, weight: Const, bias: Const | None) -> Steps:
+    """Output pixel o of a transposed convolution is the sum of weight[k] * x[i] over all i * stride + k * dilation - padding = o. With zeros between
+    the pixels of x, i * stride counts pixels, so that this is a convolution by the flipped weight: kernel position k' = K - 1 - k meets pixel
+    o - (dilation * (K - 1) - padding) + k' * dilation.
+    """
+    flipped = Const(np.flip(weight.raw, tuple(range(2, weight.raw.ndim))), weight.frac_bits)
+    stretched = tuple((n - 1) * s + 1 for n, s in zip(layer.size, layer.stride, strict=True))
+    steps: Steps = [] if stretched == layer.size else [(".stretch", ops.Stretch(layer.stride))]
+    pads = layer.pads
+    if any(side < 0 for pair in pads for side in pair):
+        around = tuple((max(before, 0), max(after, 0)) for before, after in pads)
+        if any(map(any, around)):
+            steps.append((".pad", ops.Pad(((0, 0), *around))))
+        starts = tuple(max(-before, 0) for before, _ in pads)
+        stops = tuple(n + before + after for n, (before, _), (_, after) in zip(stretched, around, pads, strict=True))
+        channels = weight.shape[1] * layer.groups
+        steps.append((".crop", ops.Slice((0, *starts), (channels, *stops), (1,) * (len(starts) + 1))))
+        pads = ((0, 0),) * len(pads)
+    ones = (1,) * len(pads)
+    return [*steps, ("", ops.Conv(flipped, bias, ones, pads, layer.dilation, layer.groups))]
 
 
 def _batch_norm(layer: QBatchNorm) -> Steps:
@@ -128,6 +153,7 @@ _RULES: dict[type[nn.Module], Callable[..., Steps]] = {
     qf.QInput: lambda layer: [("", ops.Input(layer.shape, array_type(layer.cast)))],
     Quantizer: lambda layer: [("", ops.Cast(array_type(layer)))],
     QConv: _weighted,
+    QConvTranspose: _weighted,
     QLinear: _weighted,
     QBatchNorm: _batch_norm,
     qf.QAdd: lambda layer: [("", ops.Add())],
@@ -143,5 +169,6 @@ _RULES: dict[type[nn.Module], Callable[..., Steps]] = {
     qf.QPermute: lambda layer: [("", ops.Transpose(layer.perm))],
     qf.QPad: lambda layer: [("", ops.Pad(layer.pads))],
     qf.QSlice: lambda layer: [("", ops.Slice(layer.starts, layer.stops, layer.steps))],
+    qf.QUpsample: lambda layer: [("", ops.Upsample(layer.factors))],
     qf.QDropout: lambda layer: [],
 }

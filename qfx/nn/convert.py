@@ -28,6 +28,7 @@ from qfx.nn.functional import (
     QReshape,
     QSlice,
     QSub,
+    QUpsample,
 )
 from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
 from qfx.nn.qtensor import QTensor
@@ -42,7 +43,7 @@ MAX_EXACT_BITS = 48
 _TAKES_EXACT = (QBatchNorm, QAdd, QSub, QReLU, QLeakyReLU, QReLU6, QDropout)
 """Layers that may read a result which is not cast yet; every other layer reads cast values."""
 
-_KEEPS_GRID = (QReLU, QReLU6, QMaxPool, QConcat, QReshape, QPermute, QPad, QSlice, QDropout)
+_KEEPS_GRID = (QReLU, QReLU6, QMaxPool, QConcat, QReshape, QPermute, QPad, QSlice, QUpsample, QDropout)
 """Layers that give cast values for cast values; the result of every other layer is due for a Cast."""
 
 _ENDS_CHAIN = (QReLU, QLeakyReLU, QReLU6)

@@ -177,6 +177,23 @@ class QPermute(nn.Module):
         return QTensor(x.tensor().permute(0, *(axis + 1 for axis in self.perm)), x.interval)
 
 
+class QUpsample(nn.Module):
+    """Every pixel repeated ``factors`` times along each spatial axis (nearest neighbour); exact."""
+
+    def __init__(self, factors: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x: QTensor) -> QTensor:
+        value = x.tensor()
+        batch, channels, *size = value.shape
+        split = [part for n in size for part in (n, 1)]
+        repeated = [part for n, factor in zip(size, self.factors, strict=True) for part in (n, factor)]
+        joined = [n * factor for n, factor in zip(size, self.factors, strict=True)]
+        value = value.reshape(batch, channels, *split).expand(batch, channels, *repeated).reshape(batch, channels, *joined)
+        return QTensor(value, x.interval)
+
+
 class QPad(nn.Module):
     """Zeros around every axis behind the batch, (before, after) each."""
 
@@ -230,4 +247,5 @@ __all__ = [
     "QReshape",
     "QSlice",
     "QSub",
+    "QUpsample",
 ]

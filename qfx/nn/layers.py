@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from qfx.errors import DataError, ExactnessError
+from qfx.errors import DataError, ExactnessError, UnsupportedError
 from qfx.fixed.arith import Interval
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.qtensor import QTensor, check_float64
@@ -36,7 +37,7 @@ class Weighted(nn.Module):
     weight: Tensor
     bias: Tensor | None
 
-    def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d, recipe: Recipe, name: str) -> None:
+    def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d, recipe: Recipe, name: str) -> None:
         super().__init__()
         self.name = name
         self.weight = source.weight
@@ -83,14 +84,18 @@ class Weighted(nn.Module):
 
     def in_float(self, x: QTensor) -> Tensor:
         """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""
-        return self._operator(x.tensor().to(self.weight.dtype), self.weight, self.bias)
+        return self._operator(x.tensor().to(self.weight.dtype), self._rows(), self.bias)
 
     def _float_constants(self, norm: FoldedNorm | None) -> tuple[Tensor, Tensor | None]:
         if norm is None:
-            return self.weight, self.bias
+            return self._rows(), self.bias
         scale = norm.scale if norm.observe is None else norm.scale.detach()  # then its gradient comes from the products
-        weight = self.weight * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
+        weight = self._rows() * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
         return weight, norm.shift if self.bias is None else norm.shift + self.bias * norm.scale
+
+    def _rows(self) -> Tensor:
+        """The float weight with the outputs on axis 0, which is how it is cast and how ``_operator`` takes it."""
+        return self.weight
 
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -122,11 +127,56 @@ class QConv(Weighted):
         if any(before != after for before, after in self.pads):
             x, padding = F.pad(x, [side for pair in reversed(self.pads) for side in pair]), (0,) * len(self.pads)
         conv = F.conv1d if weight.dim() == 3 else F.conv2d
-        if x.is_cuda:  # cuDNN may pick TF32, Winograd or FFT: none is exact
-            with torch.backends.cudnn.flags(enabled=False):
-                return conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-        with torch.backends.nnpack.flags(enabled=False):  # NNPACK's is a Winograd convolution
+        with _sums_of_products(x):
             return conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+
+class QConvTranspose(Weighted):
+    """``torch.nn.ConvTranspose1d`` or ``ConvTranspose2d`` (stride, padding, output padding, dilation, groups), exact before its result is cast.
+
+    ``weight`` keeps PyTorch's shape (in, out / groups, *kernel). It is cast as (out, in / groups, *kernel), so that a binary point per channel is one
+    per output channel, as for every other layer. ``size``: the spatial size of the input; UnsupportedError for another.
+    """
+
+    def __init__(
+        self, source: nn.ConvTranspose1d | nn.ConvTranspose2d, size: tuple[int, ...], output_padding: tuple[int, ...], recipe: Recipe, name: str
+    ) -> None:
+        super().__init__(source, recipe, name)
+        self.kernel, self.stride, self.dilation = tuple(source.kernel_size), tuple(source.stride), tuple(source.dilation)
+        self.padding = tuple(int(p) for p in source.padding)
+        self.groups, self.size, self.output_padding = source.groups, size, output_padding
+
+    @property
+    def pads(self) -> tuple[tuple[int, int], ...]:
+        """(before, after) for each spatial axis: the layer is a convolution, by the flipped weight at stride 1, of its input with stride - 1 zeros
+        between the pixels and so many around them. A negative number crops."""
+        axes = zip(self.kernel, self.dilation, self.padding, self.output_padding, strict=True)
+        return tuple((d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in axes)
+
+    def _rows(self) -> Tensor:
+        return _swap_in_groups(self.weight, self.groups)
+
+    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if tuple(x.shape[2:]) != self.size:
+            raise UnsupportedError(
+                f"is called on {self.size} and on {tuple(x.shape[2:])}", where=self.name, remedy="give each call a module of its own"
+            )
+        conv = F.conv_transpose1d if weight.dim() == 3 else F.conv_transpose2d
+        with _sums_of_products(x):
+            own = _swap_in_groups(weight, self.groups)
+            return conv(x, own, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+
+
+def _swap_in_groups(weight: Tensor, groups: int) -> Tensor:
+    """(groups * a, b, *kernel) as (groups * b, a, *kernel); its own inverse."""
+    return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
+
+
+def _sums_of_products(x: Tensor) -> AbstractContextManager[None]:
+    """In this context a convolution of x is computed as such: cuDNN may pick TF32, Winograd or FFT, and NNPACK's is a Winograd convolution."""
+    if x.is_cuda:
+        return torch.backends.cudnn.flags(enabled=False)
+    return torch.backends.nnpack.flags(enabled=False)
 
 
 def conv_pads(source: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:

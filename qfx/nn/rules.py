@@ -29,8 +29,9 @@ from qfx.nn.functional import (
     QReshape,
     QSlice,
     QSub,
+    QUpsample,
 )
-from qfx.nn.layers import QBatchNorm, QConv, QLinear, conv_pads
+from qfx.nn.layers import QBatchNorm, QConv, QConvTranspose, QLinear, conv_pads
 from qfx.nn.trace import Traced, base_layer
 from qfx.recipe import Recipe
 
@@ -109,6 +110,16 @@ def _conv(call: Call) -> Layers:
     if call.module.padding_mode != "zeros" and any(side for pair in conv_pads(call.module) for side in pair):
         raise call.refuse(f"padding_mode={call.module.padding_mode!r}", "use zero padding")
     return [QConv(call.module, call.recipe, call.path)]
+
+
+def _conv_transpose(call: Call) -> Layers:
+    source = call.module
+    assert isinstance(source, nn.ConvTranspose1d | nn.ConvTranspose2d)
+    size, padding = call.in_shape[1:], call.sizes("padding", 0, call.spatial_rank())
+    axes = zip(size, source.kernel_size, source.stride, padding, source.dilation, strict=True)
+    least = tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in axes)
+    extra = tuple(out - n for out, n in zip(call.out_shape[1:], least, strict=True))  # output_padding, or what output_size asked for
+    return [QConvTranspose(source, size, extra, call.recipe, call.path)]
 
 
 def _batch_norm(call: Call) -> Layers:
@@ -246,6 +257,23 @@ def _pad(call: Call) -> Layers:
     return [QPad((((0, 0),) * (len(call.in_shape) - len(pairs))) + tuple(pairs))]
 
 
+def _upsample(call: Call) -> Layers:
+    mode = call.get("mode", "nearest")
+    if mode not in ("nearest", "nearest-exact"):
+        raise call.refuse(f"upsampling by mode={mode!r}", "use mode='nearest', or a ConvTranspose, which learns what to put between the pixels")
+    size, result = call.in_shape[1:], call.out_shape[1:]
+    factors = tuple(out // n for n, out in zip(size, result, strict=True))
+    # PyTorch finds the source of a pixel in float arithmetic; what it finds here must be the pixel divided by the factor.
+    sources = torch.arange(math.prod(size), dtype=torch.float32).reshape(1, 1, *size)
+    found = F.interpolate(sources, call.get("size"), call.get("scale_factor"), mode, recompute_scale_factor=call.get("recompute_scale_factor"))
+    if min(factors) >= 1:
+        for axis, factor in enumerate(factors, start=2):
+            sources = sources.repeat_interleave(factor, axis)
+    if not torch.equal(sources, found):
+        raise call.refuse(f"upsampling from {size} to {result} pixels", "scale every axis by a whole number (a large one with mode='nearest-exact')")
+    return [] if set(factors) == {1} else [QUpsample(factors)]
+
+
 def _getitem(call: Call) -> Layers:
     index = call.get("index")
     index = index if isinstance(index, tuple) else (index,)
@@ -299,6 +327,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
     nn.Conv2d: _conv,
+    nn.ConvTranspose1d: _conv_transpose,
+    nn.ConvTranspose2d: _conv_transpose,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.ReLU: _relu,
@@ -319,6 +349,8 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Dropout: _dropout,
     nn.Dropout1d: _dropout_channels,
     nn.Dropout2d: _dropout_channels,
+    nn.Upsample: _upsample,
+    nn.UpsamplingNearest2d: _upsample,
     nn.ZeroPad1d: _pad,
     nn.ZeroPad2d: _pad,
     nn.ConstantPad1d: _pad,
@@ -366,6 +398,7 @@ FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {
     torch.unsqueeze: ("input", _reshape),
     torch.permute: ("input *dims", _permute),
     torch.transpose: ("input dim0 dim1", _transpose),
+    F.interpolate: ("input size scale_factor mode align_corners recompute_scale_factor", _upsample),
     F.pad: ("input pad mode value", _pad),
     F.dropout: ("input p training inplace", _dropout),
     F.dropout1d: ("input p training inplace", _dropout_channels),
@@ -397,7 +430,7 @@ METHODS: dict[str, tuple[str, Rule]] = {
 }
 
 
-MOVES = (_no_layer, _reshape, _permute, _transpose, _getitem, _pad, _dropout, _dropout_channels)
+MOVES = (_no_layer, _reshape, _permute, _transpose, _getitem, _pad, _upsample, _dropout, _dropout_channels)
 """Rules of what, at inference, only moves values."""
 
 
@@ -442,7 +475,7 @@ def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:
 
 def _remedy(what: str) -> str:
     if what.lower() in ("softmax", "logsoftmax", "log_softmax", "sigmoid", "softmin"):
-        return "at the end of a model leave it out: it does not change which score is greatest; elsewhere use ReLU or ReLU6"
+        return "at the end of a model leave it out: it does not change which score is greatest (argmax); elsewhere use ReLU or ReLU6"
     if what.lower() in ("gelu", "silu", "elu", "hardswish", "hardsigmoid", "tanh", "prelu", "mish", "selu", "softplus"):
         return "use ReLU, ReLU6 or a LeakyReLU with a power-of-two slope"
     return "replace it by a supported layer (docs/layers.md lists them), or keep it outside of the model that goes to the FPGA"
