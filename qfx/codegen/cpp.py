@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from qfx.codegen import arithmetic
 from qfx.codegen import design as d
+from qfx.codegen.window_turns import window_turns
 from qfx.fixed.type import FixedType
 
-_ELEMENT_BITS = 64
 _WRAP = 140  # columns of an initializer
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant array: ``static const <type> <name><dims> = {<body>};``"""
+    """A constant array: ``static const <type> <name><dims> = {<body>};``, behind a line of ``comment`` if there is one."""
 
     name: str
     type: str
     dims: str
     body: str
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +86,24 @@ def initializer(items: list[str]) -> str:
     return "\n    ".join([*lines, line.rstrip(", ")])
 
 
-def pack_weights(name: str, weights: d.IntArray, type_: FixedType) -> tuple[Constant, int]:
-    """The rows as packed words, and how many lanes an element of a word holds: as many as fit 64 bits, none straddling two elements."""
-    rows, lanes = weights.shape
-    per_element = min(_ELEMENT_BITS // type_.width, lanes)
+def pack_weights(name: str, weights: d.IntArray, type_: FixedType) -> tuple[Constant, str]:
+    """A ROM of the rows (words, lanes) of raws of ``type_``, and the ``qfx::packed`` type that reads it.
+
+    Lanes share the elements of a word as ``arithmetic.lanes_per_element`` says; none straddles two of them.
+    """
+    count, lanes = weights.shape
+    _, elements, bits = arithmetic.rom_shape(count, lanes, type_.width)
+    per_element = bits // type_.width
     mask = (1 << type_.width) - 1
     words = []
     for row in weights.tolist():
-        elements = [row[start : start + per_element] for start in range(0, lanes, per_element)]
-        words.append([sum((value & mask) << (i * type_.width) for i, value in enumerate(element)) for element in elements])
-    count = len(words[0])
-    kind = native([0, (1 << (per_element * type_.width)) - 1])
-    suffix = "ULL" if kind == "uint64_t" else ""
+        groups = [row[start : start + per_element] for start in range(0, lanes, per_element)]
+        words.append([sum((value & mask) << (i * type_.width) for i, value in enumerate(group)) for group in groups])
+    suffix = "ULL" if bits > 32 else "U"
     items = ["{" + ", ".join(f"0x{element:x}{suffix}" for element in word) + "}" for word in words]
-    return Constant(name, kind, f"[{rows}][{count}]", initializer(items)), per_element
+    comment = f"{count * elements * bits} bits: {count} words of {elements} x {bits}, for {count * lanes} numbers of {type_.width} bits."
+    reader = f"qfx::packed<{'true' if type_.signed else 'false'}, {type_.width}, {per_element}>"
+    return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
 
 
 def epilogue_struct(name: str, epilogue: d.Epilogue) -> str:
@@ -178,13 +184,13 @@ def unit(process: d.Process, ports: tuple[str, str]) -> Unit:
     return _mover(process, streams)
 
 
-def _mover(process: d.Rewidth | d.Window | d.Permute | d.PadFrame | d.SliceFrame, streams: dict[str, d.Stream]) -> Unit:
+def _mover(process: d.Rewidth | d.Window | d.Permute | d.PadFrame | d.SliceFrame | d.Repeat | d.Stretch, streams: dict[str, d.Stream]) -> Unit:
     name, source, out = process.name, process.input, process.output
     if isinstance(process, d.Rewidth):
         function, words = ("widen", out.words) if out.parallel > source.parallel else ("narrow", source.words)
         return _plain(name, streams, f"qfx::{function}<{words}, {source.parallel}, {out.parallel}>(in, out);")
     if isinstance(process, d.Window):
-        shape = f"qfx::window_shape<{', '.join(map(str, process.shape))}>"
+        shape = f"qfx::window_shape<{', '.join(map(str, (*process.shape, window_turns(process.shape).turns)))}>"
         return _plain(name, streams, f"qfx::window<{shape} >(in, out, {raw(source.type)}({literal(process.padding)}));")
     if isinstance(process, d.Permute):
         read = _nest(process.read)
@@ -192,22 +198,46 @@ def _mover(process: d.Rewidth | d.Window | d.Permute | d.PadFrame | d.SliceFrame
             call = f"qfx::permute_by_table<{source.words}, {read} >(in, out, {process.write.name});"
             return _plain(name, streams, call, (table(process.write),))
         return _plain(name, streams, f"qfx::permute<{source.words}, {_nest(process.write)}, {read} >(in, out);")
+    height, width, channels = process.size
+    size = f"{height}, {width}, {channels // out.parallel}"
     if isinstance(process, d.PadFrame):
-        numbers = ", ".join(map(str, (*process.size, *process.result, *process.before)))
-        return _plain(name, streams, f"qfx::pad<{numbers}>(in, out);")
-    spans = ", ".join(f"qfx::span<{start}, {stop}, {step}>" for start, stop, step in process.spans)
-    return _plain(name, streams, f"qfx::slice<{', '.join(map(str, process.size))}, {spans} >(in, out);")
+        places = [f"{y}, {x}, {c // out.parallel}" for y, x, c in (process.result, process.before)]
+        return _plain(name, streams, f"qfx::pad<{', '.join([size, *places])}>(in, out);")
+    if isinstance(process, d.SliceFrame):
+        *plane, (start, stop, step) = process.spans
+        taken = (*plane, (start // out.parallel, stop // out.parallel, step))
+        return _plain(name, streams, f"qfx::slice<{size}, {', '.join(f'qfx::span<{a}, {b}, {c}>' for a, b, c in taken)} >(in, out);")
+    function = "repeat" if isinstance(process, d.Repeat) else "stretch"
+    return _plain(name, streams, f"qfx::{function}<{size}, {process.factors[0]}, {process.factors[1]}>(in, out);")
 
 
 def _matvec(process: d.MatVec, streams: dict[str, d.Stream]) -> Unit:
-    weights, per_element = pack_weights(f"{process.name}_weights", process.weights, process.weight_type)
+    codes, code_type = arithmetic.rom_contents(process)
+    weights, reader = pack_weights(f"{process.name}_weights", codes, code_type)
     numbers = (process.pixels, process.groups, process.outputs, process.inputs, process.pe, process.simd)
-    types = (raw(process.weight_type), str(process.weight_type.width), str(per_element), raw(process.acc))
-    shape = f"qfx::matvec_shape<{', '.join(map(str, numbers))}, {', '.join(types)} >"
+    types = (reader, raw(process.acc), multiplier(process.arithmetic, process.weights, process.input.type))
+    shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
     call = f"qfx::{'depthwise' if process.depthwise else 'matvec'}<shape, {process.name}_epilogue>(in, out, {weights.name});"
     unit_ = _with_epilogue(process.name, streams, process.epilogue, call)
-    body = (f"typedef {shape} shape;", *unit_.body)
-    return Unit(unit_.name, (weights, *unit_.constants), unit_.epilogue, unit_.parameters, unit_.arguments, unit_.pragmas, body)
+    return replace(unit_, constants=(weights, *unit_.constants), body=(f"typedef {shape} shape;", *unit_.body))
+
+
+def multiplier(name: str, weights: d.IntArray, x: FixedType) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``."""
+    if name == "pair":
+        pair = arithmetic.pair_form(weights, x)
+        return f"qfx::mul_pair<{raw(pair.packed)}, {raw(pair.wide)}, {pair.split}>"
+    arguments = []
+    if name in ("dsp", "lut"):
+        # As wide as the C++ product, so that the multiplication itself is what is bound.
+        weight = arithmetic.weight_type(weights)
+        arguments = [raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))]
+    elif name == "shift":
+        slots = arithmetic.digit_form(weights).slots
+        flags = {True: "true", False: "false"}
+        digits = [f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>" for slot in slots]
+        arguments = [raw(arithmetic.product_type(weights, x)), *digits]
+    return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
 
 
 def _plain(name: str, streams: dict[str, d.Stream], call: str, constants: tuple[Constant, ...] = ()) -> Unit:

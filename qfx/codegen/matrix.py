@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from qfx.codegen import arithmetic
 from qfx.codegen import design as d
 from qfx.codegen.build import Builder, Value
 from qfx.codegen.epilogue import Frame, Steps
 from qfx.errors import ProjectError
-from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node
 from qfx.ir.ops import Const, Conv, Linear, accumulator
@@ -44,6 +44,7 @@ def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     # (outputs, per_group, *kernel) -> (outputs, taps, per_group): the order in which a window arrives
     rows = np.moveaxis(op.weight.raw.reshape(outputs, per_group, taps), 1, 2).reshape(outputs, taps * per_group)
     weights = _depthwise_rows(rows, pe) if depthwise else _rows(rows, op.groups, pe, simd)
+    arithmetic.check(folding.arithmetic, weights, stream.type, pe=pe, depthwise=depthwise, where=node.name)
     acc = _product_type(accumulator(op, source), stream.type, op.weight)
     steps = Steps(build.names, node.name, (acc,), frame)
     steps.bias(op.bias, info.type)
@@ -60,7 +61,7 @@ def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         pe=pe,
         simd=simd,
         weights=weights,
-        weight_type=_type_of(weights),
+        weight_type=arithmetic.weight_type(weights),
         acc=acc,
         epilogue=epilogue,
         arithmetic=folding.arithmetic,
@@ -82,6 +83,7 @@ def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     stream = build.rewidth(node.inputs[0], value.stream, folding.simd)
     frame = Frame.of(info.shape)
     weights = _rows(op.weight.raw[:, value.frame.order], 1, folding.pe, folding.simd)
+    arithmetic.check(folding.arithmetic, weights, stream.type, pe=folding.pe, depthwise=False, where=node.name)
     acc = _product_type(accumulator(op, source), stream.type, op.weight)
     steps = Steps(build.names, node.name, (acc,), frame)
     steps.bias(op.bias, info.type)
@@ -98,17 +100,13 @@ def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         pe=folding.pe,
         simd=folding.simd,
         weights=weights,
-        weight_type=_type_of(weights),
+        weight_type=arithmetic.weight_type(weights),
         acc=acc,
         epilogue=epilogue,
         arithmetic=folding.arithmetic,
     )
     build.add(process)
     build.give(name, Value(out, frame))
-
-
-def _type_of(weights: d.IntArray) -> FixedType:
-    return Interval(int(weights.min()), int(weights.max()), 0).type()
 
 
 def _product_type(acc: FixedType, x: FixedType, weight: Const) -> FixedType:

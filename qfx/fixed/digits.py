@@ -85,4 +85,5 @@ def digit_count(values: IntArray) -> IntArray:
     [0, 1, 2, 4]
     """
     signs, _ = csd_arrays(values)
-    return np.count_nonzero(signs, axis=-1).astype(np.int64)
+    counts: IntArray = np.asarray(np.count_nonzero(signs, axis=-1), dtype=np.int64)
+    return counts

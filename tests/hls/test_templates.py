@@ -86,8 +86,8 @@ def matvec_case(pixels: int, groups: int, outputs: int, inputs: int, pe: int, si
     x = numbers(pixels, groups, inputs)
     rows = weights.reshape(groups, outputs // pe, pe, inputs // simd, simd).transpose(0, 1, 3, 4, 2).reshape(-1, simd * pe)
     name = f"w_{pixels}_{groups}_{outputs}_{inputs}_{pe}_{simd}_{bits}"
-    constant, lanes = pack_weights(name, rows, FixedType(bits, bits, True))
-    shape = f"qfx::matvec_shape<{pixels}, {groups}, {outputs}, {inputs}, {pe}, {simd}, qfx::sint<{bits}>, {bits}, {lanes}, qfx::sint<20> >"
+    constant, reader = pack_weights(name, rows, FixedType(bits, bits, True))
+    shape = f"qfx::matvec_shape<{pixels}, {groups}, {outputs}, {inputs}, {pe}, {simd}, {reader}, qfx::sint<20> >"
     expected = told(np.einsum("goi,pgi->pgo", weights, x).reshape(pixels, -1))
     table = f"static const {constant.type} {name}{constant.dims} = {{{constant.body}}};\n"
     body = f"typedef {shape} shape; qfx::matvec<shape, told>(in, out, {name});"
@@ -98,8 +98,8 @@ def depthwise_case(pixels: int, channels: int, taps: int, pe: int) -> Case:
     weights, x = numbers(channels, taps, low=-8, high=8), numbers(pixels, channels // pe, taps, pe)
     rows = weights.reshape(channels // pe, pe, taps).transpose(0, 2, 1).reshape(-1, pe)
     name = f"d_{pixels}_{channels}_{taps}_{pe}"
-    constant, lanes = pack_weights(name, rows, FixedType(4, 4, True))
-    shape = f"qfx::matvec_shape<{pixels}, {channels}, 1, {taps}, {pe}, 1, qfx::sint<4>, 4, {lanes}, qfx::sint<18> >"
+    constant, reader = pack_weights(name, rows, FixedType(4, 4, True))
+    shape = f"qfx::matvec_shape<{pixels}, {channels}, 1, {taps}, {pe}, 1, {reader}, qfx::sint<18> >"
     expected = told((x * rows.reshape(channels // pe, taps, pe)).sum(axis=2).reshape(pixels, -1))
     table = f"static const {constant.type} {name}{constant.dims} = {{{constant.body}}};\n"
     body = f"typedef {shape} shape; qfx::depthwise<shape, told>(in, out, {name});"

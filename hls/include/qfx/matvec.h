@@ -7,13 +7,16 @@
 #ifndef QFX_MATVEC_H
 #define QFX_MATVEC_H
 
+#include "qfx/multiply.h"
+#include "qfx/rom.h"
 #include "qfx/types.h"
 
 namespace qfx {
 
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
-// outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost.
-template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Weight_, int WEIGHT_WIDTH_, int LANES_PER_ELEMENT_, class Acc_>
+// outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
+// Packed (see rom.h) says. Multiplier is one of multiply.h's.
+template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -23,16 +26,14 @@ struct matvec_shape {
   static const int SIMD = SIMD_;
   static const int OUTPUT_FOLD = OUTPUTS_ / PE_;
   static const int INPUT_FOLD = INPUTS_ / SIMD_;
-  static const int WEIGHT_WIDTH = WEIGHT_WIDTH_;
-  static const int LANES_PER_ELEMENT = LANES_PER_ELEMENT_;
-  typedef Weight_ weight;
+  typedef Packed_ packed;
   typedef Acc_ acc;
+  typedef Multiplier_ multiplier;
 };
 
-template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+template <class S, class Epilogue, class Lanes, class T, class Element, int ROWS, int ELEMENTS>
+void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
-#pragma HLS ARRAY_PARTITION variable=weights complete dim=2
   typedef typename S::acc acc_t;
   T kept[S::INPUT_FOLD][S::SIMD];
 #pragma HLS ARRAY_PARTITION variable=kept complete dim=2
@@ -48,7 +49,8 @@ matvec_pixel:
       for (int output = 0; output < S::OUTPUT_FOLD; output++) {
       matvec_input:
         for (int input = 0; input < S::INPUT_FOLD; input++) {
-#pragma HLS PIPELINE II=1
+          QFX_PIPELINE
+          QFX_TURN();
           vec<T, S::SIMD> word;
           if (output == 0) {
             word = in.read();
@@ -64,17 +66,14 @@ matvec_pixel:
               word[s] = kept[input][s];
             }
           }
+          // The products are summed by themselves, so that only one addition lies between a turn and the next.
+          acc_t sum[S::PE];
+#pragma HLS ARRAY_PARTITION variable=sum complete dim=1
+          S::multiplier::template dot<S::PE, S::SIMD, Lanes>(weights[row], word, sum);
         matvec_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc_t sum = input == 0 ? acc_t(0) : acc[pe];
-          matvec_simd:
-            for (int s = 0; s < S::SIMD; s++) {
-#pragma HLS UNROLL
-              const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], s * S::PE + pe);
-              sum += product<acc_t>(weight, word[s]);
-            }
-            acc[pe] = sum;
+            acc[pe] = input == 0 ? sum[pe] : acc_t(acc[pe] + sum[pe]);
           }
           row = row == ROWS - 1 ? 0 : row + 1;
           if (input == S::INPUT_FOLD - 1) {
@@ -93,12 +92,22 @@ matvec_pixel:
   }
 }
 
-// Depthwise: one dot product of TAPS numbers for each pixel and channel, PE channels at a time. Words arrive as a pixel's chunks of PE channels, each
-// chunk with all its taps. Here GROUPS counts the channels, OUTPUTS is 1 and INPUTS counts the taps; row chunk * TAPS + tap of `weights` holds PE raws.
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void depthwise(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
 #pragma HLS ARRAY_PARTITION variable=weights complete dim=2
+#ifdef QFX_UNPACKED
+  matvec_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows);
+#else
+  matvec_rows<S, Epilogue, typename S::packed>(in, out, weights);
+#endif
+}
+
+// Depthwise: one dot product of TAPS numbers for each pixel and channel, PE channels at a time. Words arrive as a pixel's chunks of PE channels, each
+// chunk with all its taps. Here GROUPS counts the channels, OUTPUTS is 1 and INPUTS counts the taps; row chunk * TAPS + tap of `weights` holds PE raws.
+template <class S, class Epilogue, class Lanes, class T, class Element, int ROWS, int ELEMENTS>
+void depthwise_rows(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+#pragma HLS INLINE
   typedef typename S::acc acc_t;
   acc_t acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
@@ -110,14 +119,14 @@ depthwise_pixel:
     for (int chunk = 0; chunk < S::GROUPS / S::PE; chunk++) {
     depthwise_tap:
       for (int tap = 0; tap < S::INPUTS; tap++) {
-#pragma HLS PIPELINE II=1
+        QFX_PIPELINE
+        QFX_TURN();
         const vec<T, S::PE> word = in.read();
       depthwise_pe:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-          const typename S::weight weight = lane<typename S::weight, S::WEIGHT_WIDTH, S::LANES_PER_ELEMENT>(weights[row], pe);
-          const acc_t sum = tap == 0 ? acc_t(0) : acc[pe];
-          acc[pe] = sum + product<acc_t>(weight, word[pe]);
+          const acc_t term = S::multiplier::template times<acc_t>(Lanes::at(weights[row], pe), word[pe]);
+          acc[pe] = tap == 0 ? term : acc_t(acc[pe] + term);
         }
         row = row == ROWS - 1 ? 0 : row + 1;
         if (tap == S::INPUTS - 1) {
@@ -133,6 +142,17 @@ depthwise_pixel:
       }
     }
   }
+}
+
+template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+void depthwise(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+#pragma HLS INLINE
+#pragma HLS ARRAY_PARTITION variable=weights complete dim=2
+#ifdef QFX_UNPACKED
+  depthwise_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE, typename S::packed>(weights).rows);
+#else
+  depthwise_rows<S, Epilogue, typename S::packed>(in, out, weights);
+#endif
 }
 
 }  // namespace qfx

@@ -1,0 +1,93 @@
+// Weight ROMs: rows of packed words, an element of a word holding several weights ("lanes").
+#ifndef QFX_ROM_H
+#define QFX_ROM_H
+
+#include <stdint.h>
+
+#include "qfx/types.h"
+
+namespace qfx {
+
+template <bool CONDITION, class A, class B>
+struct either {
+  typedef A type;
+};
+template <class A, class B>
+struct either<false, A, B> {
+  typedef B type;
+};
+
+// The element type of a ROM of BITS bits, at most 64: exactly so many bits in hardware; in simulation a native integer, of which compilers take
+// hundreds of thousands without complaint. QFX_EXACT_ROM gives simulation the type of the hardware.
+#if defined(__SYNTHESIS__) || defined(QFX_EXACT_ROM)
+template <int BITS>
+struct rom {
+  typedef uint<BITS> type;
+};
+#else
+template <int BITS>
+struct rom {
+  typedef typename either<(BITS <= 16), typename either<(BITS <= 8), uint8_t, uint16_t>::type, typename either<(BITS <= 32), uint32_t, uint64_t>::type>::type
+      type;
+};
+#endif
+
+// How the lanes of a row lie in its elements: PER_ELEMENT raws of WIDTH bits in each, the first in the lowest bits; none straddles two elements.
+template <bool SIGNED_, int WIDTH_, int PER_ELEMENT_>
+struct packed {
+  static const bool SIGNED = SIGNED_;
+  static const int WIDTH = WIDTH_;
+  static const int PER_ELEMENT = PER_ELEMENT_;
+  typedef typename either<SIGNED_, sint<WIDTH_>, uint<WIDTH_> >::type type;
+
+  template <class Element, int ELEMENTS>
+  static inline type at(const Element (&row)[ELEMENTS], const int index) {
+#pragma HLS INLINE
+    return lane<type, WIDTH_, PER_ELEMENT_>(row, index);
+  }
+};
+
+// Rows of plain numbers, one per lane.
+template <class T>
+struct plain {
+  typedef T type;
+
+  template <int LANES>
+  static inline T at(const T (&row)[LANES], const int index) {
+#pragma HLS INLINE
+    return row[index];
+  }
+};
+
+#ifdef QFX_UNPACKED
+// Simulations that would rather spend memory than time define QFX_UNPACKED: a ROM is unpacked when it is first used, once per thread, and a loop over
+// lanes is then one over an array. Layers do not share their tables as long as their epilogues (Owner) differ; those that do unpack by turns.
+template <int ROWS, int LANES, class T>
+struct unpacked {
+  T rows[ROWS][LANES];
+};
+
+template <class Owner, int LANES, class Packed, class Element, int ROWS, int ELEMENTS>
+inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS]) {
+  static thread_local unpacked<ROWS, LANES, typename Packed::type> table;
+  static thread_local const void* of = 0;
+  if (of == static_cast<const void*>(&weights)) return table;
+  of = static_cast<const void*>(&weights);
+  for (int row = 0; row < ROWS; row++) {
+    for (int i = 0; i < LANES; i++) {
+      const uint64_t element = static_cast<uint64_t>(weights[row][i / Packed::PER_ELEMENT]);
+      const uint64_t top = element << (64 - (i % Packed::PER_ELEMENT + 1) * Packed::WIDTH);
+      if (Packed::SIGNED) {
+        table.rows[row][i] = typename Packed::type(static_cast<int64_t>(top) >> (64 - Packed::WIDTH));
+      } else {
+        table.rows[row][i] = typename Packed::type(top >> (64 - Packed::WIDTH));
+      }
+    }
+  }
+  return table;
+}
+#endif
+
+}  // namespace qfx
+
+#endif

@@ -1,0 +1,261 @@
+"""Matrix-vector units against numpy: every arithmetic, ROM layout and integer type, on random and on extreme numbers, all raw integers compared."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from qfx.codegen import arithmetic
+from qfx.codegen.assets import hls_root
+from qfx.codegen.cpp import multiplier, pack_weights, raw
+from qfx.codegen.emit import CSIM_FLAGS
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
+
+Ints = npt.NDArray[np.int64]
+SEED = 7
+PIXELS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """``weights``: (groups, outputs of a group, inputs of an output); depthwise units have one output a group. ``x``: (pixels, groups, inputs)."""
+
+    arithmetic: str
+    weights: Ints
+    x: Ints
+    x_type: FixedType
+    pe: int
+    simd: int
+    depthwise: bool = False
+
+    @property
+    def name(self) -> str:
+        groups, outputs, inputs = self.weights.shape
+        kind, sign = "depthwise" if self.depthwise else "matvec", "s" if self.x_type.signed else "u"
+        return f"{kind}_{self.arithmetic}_{groups}x{outputs}x{inputs}_pe{self.pe}_simd{self.simd}_{sign}{self.x_type.width}"
+
+    @property
+    def sums(self) -> Ints:
+        """(pixels, channels)."""
+        return np.einsum("goi,pgi->pgo", self.weights, self.x).reshape(len(self.x), -1)
+
+    @property
+    def expected(self) -> Ints:
+        """The sums through the epilogue ``told``."""
+        sums = self.sums
+        pixels, channels = sums.shape
+        return (sums * 8 + (np.arange(pixels)[:, None] * 3 + np.arange(channels)) % 8).reshape(-1)
+
+    @property
+    def words(self) -> Ints:
+        """The numbers in the order of the stream."""
+        pixels, groups, inputs = self.x.shape
+        if not self.depthwise:
+            return self.x.reshape(-1)
+        return self.x.reshape(pixels, groups // self.pe, self.pe, inputs).transpose(0, 1, 3, 2).reshape(-1)
+
+    @property
+    def rows(self) -> Ints:
+        groups, outputs, inputs = self.weights.shape
+        if self.depthwise:
+            return self.weights.reshape(groups // self.pe, self.pe, inputs).transpose(0, 2, 1).reshape(-1, self.pe)
+        folded = self.weights.reshape(groups, outputs // self.pe, self.pe, inputs // self.simd, self.simd)
+        return folded.transpose(0, 1, 3, 4, 2).reshape(-1, self.simd * self.pe)
+
+    @property
+    def accumulator(self) -> FixedType:
+        """The smallest type that holds every sum: those of all inputs that the type allows, not only of ``x``."""
+        ends = np.stack([self.weights * self.x_type.min_raw, self.weights * self.x_type.max_raw])
+        return Interval(int(ends.min(axis=0).sum(axis=-1).min()), int(ends.max(axis=0).sum(axis=-1).max()), 0).type()
+
+
+def case(
+    kind: str, shape: tuple[int, int, int], pe: int, simd: int, weights: tuple[int, int], x: str, *, depthwise: bool = False, keep: float = 1.0
+) -> Case:
+    """Weights in the bounds ``weights``, both of which occur where two neighbours meet; ``x``: "s8" or "u8"; ``keep``: the share not made 0."""
+    rng = np.random.default_rng([SEED, *shape, pe, simd])
+    x_type = FixedType(int(x[1:]), int(x[1:]), x[0] == "s")
+    low, high = weights
+    drawn = rng.integers(low, high + 1, shape)
+    drawn[rng.random(shape) >= keep] = 0
+    corners = np.array([low, low, high, high, low, high, high, low])
+    for axis in (1, 2):  # neighbouring outputs share an input in a pair
+        flat = np.moveaxis(drawn, axis, -1)
+        flat[0, 0, : min(8, shape[axis])] = corners[: shape[axis]]
+    numbers = rng.integers(x_type.min_raw, x_type.max_raw + 1, (PIXELS, shape[0], shape[2]))
+    numbers[0] = np.where(drawn[:, 0] > 0, x_type.max_raw, x_type.min_raw)  # the greatest sums of the first outputs, then the least
+    numbers[1] = np.where(drawn[:, 0] > 0, x_type.min_raw, x_type.max_raw)
+    numbers[2], numbers[3] = x_type.min_raw, x_type.max_raw
+    return Case(kind, drawn, numbers, x_type, pe, simd, depthwise)
+
+
+def powers(kind: str, shape: tuple[int, int, int], pe: int, simd: int, signs: tuple[int, ...], *, depthwise: bool = False) -> Case:
+    """Weights with at most one digit."""
+    made = case(kind, shape, pe, simd, (0, 5), "s6", depthwise=depthwise)
+    rng = np.random.default_rng(SEED)
+    return Case(kind, rng.choice(signs, shape) << made.weights, made.x, made.x_type, pe, simd, depthwise)
+
+
+CASES = (
+    case("auto", (1, 4, 6), 1, 1, (-16, 15), "s9"),  # 5 bits, one lane
+    case("auto", (1, 5, 18), 5, 9, (-4, 3), "u4"),  # 45 lanes of 3 bits: three elements
+    case("auto", (2, 4, 6), 2, 3, (-16, 15), "s5"),
+    case("auto", (1, 6, 6), 6, 6, (-64, 63), "s9"),
+    case("auto", (1, 2, 4), 1, 4, (-512, 511), "u10"),
+    case("auto", (1, 4, 4), 2, 2, (0, 15), "u8"),
+    case("auto", (1, 3, 8), 3, 2, (-(2**23), 2**23 - 1), "s25"),
+    case("auto", (1, 2, 4), 2, 4, (0, 1), "u1"),
+    case("auto", (6, 1, 9), 3, 1, (-8, 7), "s7", depthwise=True),
+    case("dsp", (1, 4, 6), 2, 3, (-128, 127), "u8"),
+    case("dsp", (2, 4, 6), 4, 1, (0, 255), "u8"),
+    case("dsp", (1, 2, 4), 1, 2, (-(2**20), 2**20), "s20"),
+    case("dsp", (4, 1, 6), 2, 1, (-128, 127), "s8", depthwise=True),
+    case("lut", (1, 4, 6), 2, 3, (-128, 127), "s8"),
+    case("lut", (3, 2, 2), 1, 2, (-3, 9), "u3"),
+    case("lut", (4, 1, 6), 4, 1, (-8, 7), "u8", depthwise=True),
+    case("shift", (1, 8, 16), 4, 4, (-128, 127), "u8"),  # four digits
+    case("shift", (1, 8, 16), 2, 8, (-8, 7), "s8"),
+    case("shift", (2, 4, 6), 2, 3, (0, 15), "u5"),
+    case("shift", (1, 4, 8), 4, 8, (-100, 5), "s5", keep=0.3),
+    case("shift", (1, 3, 4), 1, 2, (0, 0), "s5"),
+    case("shift", (1, 2, 9), 2, 3, (1, 1), "u5"),
+    case("shift", (6, 1, 9), 3, 1, (-32, 31), "s7", depthwise=True),
+    powers("shift", (1, 4, 8), 2, 4, (-1, 1)),
+    powers("shift", (1, 4, 8), 4, 2, (-1, 0, 1)),
+    powers("shift", (4, 1, 8), 4, 1, (1,), depthwise=True),
+    case("pair", (1, 8, 16), 2, 4, (-128, 127), "u8"),
+    case("pair", (1, 8, 16), 8, 2, (-128, 127), "s8"),
+    case("pair", (2, 4, 6), 4, 3, (-8, 7), "u4"),
+    case("pair", (1, 4, 8), 2, 8, (0, 15), "u8"),
+    case("pair", (1, 4, 8), 2, 1, (-15, -3), "s4"),
+    case("pair", (1, 2, 3), 2, 1, (0, 1), "u1"),
+    case("pair", (1, 2, 3), 2, 1, (0, 0), "s1"),
+    case("pair", (1, 4, 8), 4, 8, (-2, 1), "s17"),
+)
+
+VARIANTS = {
+    "vendor": (),
+    "exact ROM": ("-DQFX_EXACT_ROM",),
+    "unpacked": ("-DQFX_UNPACKED",),
+    "native": ("-DQFX_NATIVE", "-DQFX_UNPACKED", "-fwrapv"),
+}
+
+MAIN = """#include <stdint.h>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+#include "qfx/matvec.h"
+struct told {{
+  typedef qfx::sint<64> out;
+  template <class T> static inline out apply(const T& x, const int pixel, const int channel) {{ return out(out(x) * 8 + (pixel * 3 + channel) % 8); }}
+}};
+{cases}
+template <class A, int P, int R>
+static void drive(
+    void (*run)(hls::stream<qfx::vec<A, P> >&, hls::stream<qfx::vec<told::out, R> >&), const int64_t*& x, size_t count, std::ofstream& y) {{
+  hls::stream<qfx::vec<A, P> > in("in");
+  hls::stream<qfx::vec<told::out, R> > out("out");
+  for (size_t i = 0; i < count; i += P) {{
+    qfx::vec<A, P> word;
+    for (int p = 0; p < P; p++) word[p] = A(*x++);
+    in.write(word);
+  }}
+  run(in, out);
+  while (!out.empty()) {{
+    const qfx::vec<told::out, R> word = out.read();
+    for (int p = 0; p < R; p++) {{
+      const int64_t number = static_cast<int64_t>(word[p]);
+      y.write(reinterpret_cast<const char*>(&number), sizeof number);
+    }}
+  }}
+}}
+int main(int, char** argv) {{
+  std::ifstream file(argv[1], std::ios::binary);
+  const std::string bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::vector<int64_t> numbers(reinterpret_cast<const int64_t*>(bytes.data()), reinterpret_cast<const int64_t*>(bytes.data() + bytes.size()));
+  const int64_t* x = numbers.data();
+  std::ofstream y(argv[2], std::ios::binary);
+{calls}
+  return y.good() ? 0 : 2;
+}}
+"""
+
+
+def program() -> str:
+    cases, calls = [], []
+    for i, one in enumerate(CASES):
+        groups, outputs, inputs = one.weights.shape
+        codes, code_type = one.rows, arithmetic.weight_type(one.weights)
+        if one.arithmetic == "shift":
+            form = arithmetic.digit_form(one.weights)
+            codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
+        rom, reader = pack_weights(f"rom{i}", codes, code_type)
+        types = (reader, raw(one.accumulator), multiplier(one.arithmetic, one.weights, one.x_type))
+        numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
+        read = one.pe if one.depthwise else one.simd
+        cases.append(
+            f"// {one.name}\nstatic const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n"
+            f"static void case{i}(hls::stream<qfx::vec<{raw(one.x_type)}, {read}> >& in, hls::stream<qfx::vec<told::out, {one.pe}> >& out) {{\n"
+            f"  typedef qfx::matvec_shape<{', '.join(map(str, numbers))} > shape;\n"
+            f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {rom.name});\n}}\n"
+        )
+        calls.append(f"  drive<{raw(one.x_type)}, {read}, {one.pe}>(case{i}, x, {one.x.size}, y);")
+    return MAIN.format(cases="".join(cases), calls="\n".join(calls))
+
+
+@cache
+def results(variant: str, gxx: str, vendor_include: Path, folder: Path) -> tuple[Ints, ...]:
+    """What the C++ makes of every case."""
+    (folder / "matvec.cpp").write_text(program())
+    sim = hls_root() / "sim"
+    numbers = [f"-I{sim / 'native'}", f"-I{sim / 'emulate'}"] if variant == "native" else ["-isystem", str(vendor_include)]
+    flags = [*CSIM_FLAGS, "-Werror", "-O1", *VARIANTS[variant], *numbers, f"-I{hls_root() / 'include'}"]
+    done = subprocess.run([gxx, *flags, str(folder / "matvec.cpp"), "-o", str(folder / "run")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+    (folder / "x.bin").write_bytes(np.concatenate([one.words for one in CASES]).astype("<i8").tobytes())
+    done = subprocess.run([str(folder / "run"), str(folder / "x.bin"), str(folder / "y.bin")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    y = np.frombuffer((folder / "y.bin").read_bytes(), dtype="<i8")
+    return tuple(np.split(y, np.cumsum([one.expected.size for one in CASES])[:-1]))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {variant: tmp_path_factory.mktemp("matvec") for variant in VARIANTS}
+
+
+@pytest.mark.parametrize("index", range(len(CASES)), ids=[one.name for one in CASES])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_against_numpy(variant: str, index: int, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
+    np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], CASES[index].expected)
+
+
+@pytest.mark.parametrize("kind", ["auto", "dsp", "lut", "shift", "pair"])
+def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
+    index = next(i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any())
+    one = CASES[index]
+    weights = one.weights.copy()
+    weights[-1, -1, -1] += 1
+    planted = Case(one.arithmetic, weights, one.x, one.x_type, one.pe, one.simd, one.depthwise).expected
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(results("vendor", gxx, vendor_include, folders["vendor"])[index], planted)
+
+
+def test_the_cases_are_what_lowering_allows() -> None:
+    for one in CASES:
+        assert one.arithmetic in arithmetic.choices(one.rows, one.x_type, pe=one.pe, depthwise=one.depthwise), one.name
+
+
+def test_pairs_meet_every_corner() -> None:
+    """Both bounds of the low product, beside both bounds of the high weight: where a borrow would show."""
+    one = next(one for one in CASES if one.arithmetic == "pair" and one.x_type == FixedType(8, 8, False))
+    low, high = one.weights[:, ::2], one.weights[:, 1::2]
+    assert {(int(a), int(b)) for a, b in zip(low.reshape(-1), high.reshape(-1), strict=True)} >= {(-128, -128), (127, 127), (-128, 127)}
