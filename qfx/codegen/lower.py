@@ -12,6 +12,7 @@ downstream, and both chains end before a fork. Smaller safe depths need the sche
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 
 import numpy as np
 
@@ -23,10 +24,12 @@ from qfx.codegen.schedule import Schedule
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Add, Concat, Conv, Input, Linear, MaxPool, Mul, Pad, Reshape, Slice, Sub, SumPool, Transpose, accumulator
-
+from qfx.ir.ops import Add, Concat, Conv, Input, Linear, MaxPool, Mul, Pad, Reshape, Slice, Stretch, Sub, SumPool, Transpose, Upsample, accumulator
 
 _LAST_DEPTH = 64
+
+_UNFUSED = (Input, Reshape, Transpose, Pad, Slice, Upsample, Stretch)
+"""The operators whose process has no epilogue."""
 
 
 def lower(graph: Graph, schedule: Schedule) -> d.Design:
@@ -47,7 +50,7 @@ class _Lowering(Builder):
         done: set[str] = set()
         for node in graph.nodes:
             if self.live(node.name) and node.name not in done:
-                chain = self.fused(node) if not isinstance(node.op, Input | Reshape | Transpose | Pad | Slice) else ()
+                chain = self.fused(node) if not isinstance(node.op, _UNFUSED) else ()
                 done.update(member.name for member in chain)
                 self.node = node.name
                 self._node(node, chain)
@@ -61,7 +64,7 @@ class _Lowering(Builder):
         stream = self.rewidth(graph.output, value.stream, self.schedule.output_parallel)
         port = d.Port(out.type, out.shape, _slot(out.type, graph.output), stream.parallel)
         self.add(d.ToPort(self.names.new("output", "port"), stream, self._last, port.slot))
-        return d.Design(tuple(self.processes), tuple(self.nodes), tuple(self.streams), self._input_port, port)
+        return d.Design(tuple(self.processes), tuple(self.nodes), tuple(self.streams), self._input_port, port, tuple(self.travels))
 
     def _node(self, node: Node, chain: tuple[Node, ...]) -> None:
         op = node.op
@@ -85,6 +88,8 @@ class _Lowering(Builder):
             self._pad(node, op)
         elif isinstance(op, Slice):
             self._slice(node, op)
+        elif isinstance(op, Upsample | Stretch):
+            self._scale(node, op)
         else:
             raise ProjectError(f"{type(op).__name__} has no hardware form", where=node.name, remedy="this is a defect in qfx; please report it")
 
@@ -94,7 +99,7 @@ class _Lowering(Builder):
             raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
         self._input_port = d.Port(info.type, info.shape, _slot(info.type, node.name), parallel)
         stream = self.stream(node.name, info.type, parallel, info.size)
-        # As deep as frames can be under way at once, so that it never holds the input back: no more than there are processes.
+        # Safe at any depth (see qfx::from_port); so deep that small frames that follow each other do not wait.
         self._last = self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
         self.add(d.FromPort(self.names.new("input", "port"), stream, self._last, self._input_port.slot))
         self.give(node.name, Value(stream, Frame.of(info.shape)))
@@ -186,22 +191,43 @@ class _Lowering(Builder):
         self.give(node.name, replace(value, frame=renamed))
 
     def _pad(self, node: Node, op: Pad) -> None:
-        stream = self.take_stream(node.inputs[0], 1)
-        info = self.graph.infos[node.name]
-        before = tuple(pair[0] for pair in op.pads)
-        size, result = _cube(self.graph.infos[node.inputs[0]].shape, 1), _cube(info.shape, 1)
-        out = self.stream(node.name, info.type, 1, info.size)
-        self.add(d.PadFrame(self.names.new(node.name, "pad"), stream, out, size, result, _cube(before, 0)))
-        self.give(node.name, Value(out, Frame.of(info.shape)))
+        (first, last), channels = op.pads[0], self.graph.infos[node.inputs[0]].shape[0]
+        stream, out, size = self._move(node, (channels, first, last))
+        before = _cube(tuple(pair[0] for pair in op.pads), 0)
+        result = _cube(self.graph.infos[node.name].shape, 1)
+        self.add(d.PadFrame(self.names.new(node.name, "pad"), stream, out, size, result, before))
+        self.give(node.name, Value(out, Frame.of(self.graph.infos[node.name].shape)))
 
     def _slice(self, node: Node, op: Slice) -> None:
-        stream = self.take_stream(node.inputs[0], 1)
-        info = self.graph.infos[node.name]
-        size = _cube(self.graph.infos[node.inputs[0]].shape, 1)
+        channels = self.graph.infos[node.inputs[0]].shape[0]
+        # A word of several channels is taken whole or not at all.
+        counts = (channels, op.starts[0], op.stops[0]) if op.steps[0] == 1 else (1,)
+        stream, out, size = self._move(node, counts)
         spans = tuple(zip(_cube(op.starts, 0), _cube(op.stops, 1), _cube(op.steps, 1), strict=True))
-        out = self.stream(node.name, stream.type, 1, info.size)
         self.add(d.SliceFrame(self.names.new(node.name, "slice"), stream, out, size, spans))
-        self.give(node.name, Value(out, Frame.of(info.shape)))
+        self.give(node.name, Value(out, Frame.of(self.graph.infos[node.name].shape)))
+
+    def _scale(self, node: Node, op: Upsample | Stretch) -> None:
+        stream, out, size = self._move(node, (self.graph.infos[node.name].shape[0],))
+        factors = plane(op.factors, 1)
+        if isinstance(op, Upsample):
+            self.add(d.Repeat(self.names.new(node.name, "repeat"), stream, out, size, factors))
+        else:
+            self.add(d.Stretch(self.names.new(node.name, "stretch"), stream, out, size, factors))
+        self.give(node.name, Value(out, Frame.of(self.graph.infos[node.name].shape)))
+
+    def _move(self, node: Node, counts: tuple[int, ...]) -> tuple[d.Stream, d.Stream, tuple[int, int, int]]:
+        """The streams that a mover reads and writes, as many channels a word as its node is folded to, and (H, W, C) of its input.
+
+        ``counts`` are the numbers of channels that this has to divide.
+        """
+        pe, info = self.schedule.folding(node.name).pe, self.graph.infos[node.name]
+        common = gcd(*counts)
+        if common % pe:
+            raise ProjectError(f"PE={pe} would cut its channels within a word", where=node.name, remedy=f"use a divisor of {common}")
+        stream = self.take_stream(node.inputs[0], pe)
+        type_ = info.type if isinstance(node.op, Pad | Stretch) else stream.type  # zeros may widen it
+        return stream, self.stream(node.name, type_, pe, info.size), _cube(self.graph.infos[node.inputs[0]].shape, 1)
 
 
 def _cube(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd
 
 import numpy as np
 
@@ -28,9 +29,11 @@ from qfx.ir.ops import (
     Relu,
     Reshape,
     Slice,
+    Stretch,
     Sub,
     SumPool,
     Transpose,
+    Upsample,
 )
 
 
@@ -140,6 +143,10 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
         Linear(const(20, 6, 24), const(21, 6)),
     ),
     lambda: chain("padded", (2, 3, 4), Pad(((1, 2), (0, 1), (2, 0))), Slice((1, 0, 1), (4, 4, 6), (2, 1, 3)), LeakyRelu(-3)),
+    lambda: chain("padded_words", (4, 3, 4), Pad(((2, 4), (0, 1), (2, 0))), Slice((2, 0, 1), (6, 4, 6), (1, 1, 3)), LeakyRelu(-3)),
+    lambda: chain("upsampled", (4, 3, 4), Upsample((2, 3)), Relu(), Upsample((1, 2)), Upsample((3, 1))),
+    lambda: chain("transposed_convolution", (4, 3, 2), Stretch((2, 3)), Pad(((0, 0), (2, 2), (1, 1))), conv(25, 3, 4, 3, 3)),
+    lambda: chain("stretched_signal", (2, 7), Upsample((3,)), Stretch((2,)), cast="ap_ufixed<5,2>"),
     lambda: chain("features", (9,), Pad(((1, 2),)), Slice((0,), (11,), (2,)), Affine(const(22, 6), const(23, frac_bits=0))),
     lambda: chain(
         "wide", (5,), Linear(const(24, 4, 5, bits=24), None), Cast(scalar("ap_fixed<30,2,AP_RND_INF,AP_WRAP>")), Relu(), cast="ap_fixed<25,3>"
@@ -173,7 +180,12 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         elif isinstance(op, Concat):
             common = int(np.gcd.reduce([graph.infos[name].shape[0] for name in node.inputs]))
             foldings[node.name] = Folding(pick(divisors(common)))
-        elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool):
+        elif isinstance(op, Pad):
+            foldings[node.name] = Folding(pick(divisors(gcd(graph.infos[node.inputs[0]].shape[0], *op.pads[0]))))
+        elif isinstance(op, Slice):
+            whole = gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0]) if op.steps[0] == 1 else 1
+            foldings[node.name] = Folding(pick(divisors(whole)))
+        elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
     ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]
     return Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])

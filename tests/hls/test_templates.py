@@ -14,6 +14,7 @@ import pytest
 from qfx.codegen.assets import hls_root
 from qfx.codegen.cpp import pack_weights
 from qfx.codegen.emit import CSIM_FLAGS
+from qfx.codegen.window_turns import window_turns
 from qfx.fixed.array import cast_raw_array
 from qfx.fixed.type import FixedType, OMode, QMode
 
@@ -64,7 +65,8 @@ def window_case(
             taken = padded[y : y + span[0] : dilation[0], x : x + span[1] : dilation[1]].reshape(-1, outer, chunks // outer, p)
             words.append(taken.transpose(1, 0, 2, 3))
     shape = (chunks, outer, *size, oh, ow, *kernel, *stride, top, left, *dilation)
-    body = f"qfx::window<qfx::window_shape<{', '.join(map(str, shape))}> >(in, out, qfx::sint<9>(-7));"
+    turns = window_turns(shape).turns  # one too many would read an empty stream, one too few leave something in it
+    body = f"qfx::window<qfx::window_shape<{', '.join(map(str, (*shape, turns)))}> >(in, out, qfx::sint<9>(-7));"
     return Case("window", body, frame.reshape(-1), np.concatenate([word.reshape(-1) for word in words]), p, p)
 
 
@@ -119,13 +121,27 @@ def whole_case(join: str, function: Callable[..., Ints], pixels: int, channels: 
     return Case("pool_global", body, x.reshape(-1), told(function(x, axis=0)[None]), p, p, type_out="qfx::sint<32>")
 
 
+def repeated(frame: Ints, rows: int, columns: int) -> Ints:
+    return frame.repeat(rows, axis=0).repeat(columns, axis=1).reshape(-1)
+
+
+def stretched(frame: Ints, rows: int, columns: int) -> Ints:
+    height, width, channels = frame.shape
+    out = np.zeros(((height - 1) * rows + 1, (width - 1) * columns + 1, channels), dtype=np.int64)
+    out[::rows, ::columns] = frame
+    return out.reshape(-1)
+
+
 def movers() -> list[Case]:
     x = numbers(24)
     frame = numbers(3, 4, 5)  # H, W, C
     row_major = frame.transpose(2, 0, 1)
     padded = np.pad(frame, ((1, 0), (2, 1), (0, 2)))
+    broad = numbers(3, 4, 6)
+    broad_padded = np.pad(broad, ((1, 0), (2, 1), (3, 6)))
     streams = 'hls::stream<qfx::vec<qfx::sint<9>, 2> > a("a"), b("b");'
     spans = "qfx::span<1, 3, 1>, qfx::span<0, 4, 3>, qfx::span<1, 5, 2>"
+    words = "qfx::span<0, 2, 1>, qfx::span<1, 4, 2>, qfx::span<1, 2, 1>"
     forward = "qfx::nest<1, 0, 1, 0, 1, 0, {}, 1>".format
     return [
         Case("widen", "qfx::widen<4, 2, 6>(in, out);", x, x, 2, 6),
@@ -140,7 +156,16 @@ def movers() -> list[Case]:
             2,
         ),
         Case("pad", "qfx::pad<3, 4, 5, 4, 7, 7, 1, 2, 0>(in, out);", frame.reshape(-1), padded.reshape(-1)),
+        Case("pad in words", "qfx::pad<3, 4, 2, 4, 7, 5, 1, 2, 1>(in, out);", broad.reshape(-1), broad_padded.reshape(-1), 3, 3),
         Case("slice", f"qfx::slice<3, 4, 5, {spans} >(in, out);", frame.reshape(-1), frame[1:3, 0:4:3, 1:5:2].reshape(-1)),
+        Case("slice in words", f"qfx::slice<3, 4, 2, {words} >(in, out);", broad.reshape(-1), broad[:2, 1:4:2, 3:].reshape(-1), 3, 3),
+        Case("repeat", "qfx::repeat<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), repeated(broad, 2, 3), 3, 3),
+        Case("repeat rows", "qfx::repeat<3, 4, 6, 4, 1>(in, out);", broad.reshape(-1), repeated(broad, 4, 1)),
+        Case("repeat columns", "qfx::repeat<3, 4, 1, 1, 2>(in, out);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
+        Case("repeat one pixel", "qfx::repeat<1, 1, 5, 3, 2>(in, out);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
+        Case("stretch", "qfx::stretch<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), stretched(broad, 2, 3), 3, 3, type_out="qfx::sint<12>"),
+        Case("stretch rows", "qfx::stretch<3, 4, 6, 3, 1>(in, out);", broad.reshape(-1), stretched(broad, 3, 1)),
+        Case("stretch columns", "qfx::stretch<3, 4, 3, 1, 2>(in, out);", broad.reshape(-1), stretched(broad, 1, 2), 2, 2),
         Case(
             "permute",
             f"qfx::permute<60, qfx::nest<1, 0, 3, 4, 4, 1, 5, 12>, {forward(60)} >(in, out);",
@@ -191,6 +216,11 @@ CASES = (
     window_case(2, 2, 1, (1, 9), (1, 4), (1, 2), (0, 3, 0, 2), (1, 2)),
     window_case(1, 1, 1, (4, 3), (1, 1), (2, 2), (0, 0, 0, 0), (1, 1)),
     window_case(2, 1, 1, (2, 2), (2, 2), (1, 1), (3, 3, 3, 3), (1, 1)),
+    window_case(3, 3, 1, (6, 5), (3, 3), (1, 1), (0, 0, 0, 0), (1, 1)),
+    window_case(6, 2, 3, (4, 5), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
+    window_case(2, 2, 1, (9, 8), (2, 2), (4, 3), (0, 0, 0, 0), (1, 1)),
+    window_case(2, 1, 2, (3, 4), (2, 3), (5, 2), (7, 9, 8, 9), (3, 1)),
+    window_case(4, 1, 1, (1, 12), (1, 12), (1, 1), (0, 0, 0, 0), (1, 1)),
     matvec_case(3, 1, 4, 6, 1, 1, 5),
     matvec_case(3, 2, 4, 6, 2, 3, 5),
     matvec_case(2, 1, 6, 6, 6, 6, 7),  # 36 lanes of 7 bits: four elements a word
@@ -201,6 +231,8 @@ CASES = (
     pool_case("sum", np.sum, 2, 3, 4, 1),
     whole_case("sum", np.sum, 9, 4, 2),
     whole_case("max", np.max, 5, 3, 3),
+    whole_case("max", np.max, 4, 32, 2),
+    whole_case("sum", np.sum, 3, 34, 2),
     *movers(),
     *cast_cases(),
 )

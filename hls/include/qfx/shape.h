@@ -1,4 +1,4 @@
-// Processes that move numbers and leave them as they are: duplication, padding, slicing, permutation.
+// Processes that move numbers and leave them as they are: duplication, padding, slicing, upsampling, permutation.
 #ifndef QFX_SHAPE_H
 #define QFX_SHAPE_H
 
@@ -21,25 +21,32 @@ fork_word:
   }
 }
 
-// Zeros around a frame of H x W x C numbers: the result has OH x OW x OC.
-template <int H, int W, int C, int OH, int OW, int OC, int TOP, int LEFT, int FIRST, class T, class R>
-void pad(hls::stream<vec<T, 1> >& in, hls::stream<vec<R, 1> >& out) {
+// Zeros around a frame of H x W pixels of CHUNKS words: the result has OH x OW pixels of OC words, and the frame begins at row TOP, column LEFT and
+// word FIRST of a pixel.
+template <int H, int W, int CHUNKS, int OH, int OW, int OC, int TOP, int LEFT, int FIRST, class T, class R, int P>
+void pad(hls::stream<vec<T, P> >& in, hls::stream<vec<R, P> >& out) {
 #pragma HLS INLINE
 pad_y:
   for (int y = 0; y < OH; y++) {
   pad_x:
     for (int x = 0; x < OW; x++) {
-    pad_channel:
-      for (int c = 0; c < OC; c++) {
+    pad_chunk:
+      for (int chunk = 0; chunk < OC; chunk++) {
         QFX_PIPELINE
         QFX_TURN();
-        const bool inside = y >= TOP && y < TOP + H && x >= LEFT && x < LEFT + W && c >= FIRST && c < FIRST + C;
-        vec<R, 1> word;
-        word[0] = R(0);
+        const bool inside = y >= TOP && y < TOP + H && x >= LEFT && x < LEFT + W && chunk >= FIRST && chunk < FIRST + CHUNKS;
+        vec<T, P> word;
         if (inside) {
-          word[0] = R(in.read()[0]);
+          word = in.read();
         }
-        out.write(word);
+        vec<R, P> padded;
+        QFX_PACK(padded)
+      pad_lane:
+        for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+          padded[p] = inside ? R(word[p]) : R(0);
+        }
+        out.write(padded);
       }
     }
   }
@@ -48,27 +55,147 @@ pad_y:
 // One axis of a slice: start, stop and step.
 template <int START_, int STOP_, int STEP_>
 struct span {
-  static inline bool has(const int i) {
+  static const int START = START_;
+  static const int STOP = STOP_;
+  static const int STEP = STEP_;
+};
+
+// Walks along an axis and knows the next index that belongs to the span.
+template <class Span>
+struct span_cursor {
+  int wanted;
+  span_cursor() : wanted(Span::START) {}
+  inline bool at(const int index) const {
 #pragma HLS INLINE
-    return i >= START_ && i < STOP_ && (i - START_) % STEP_ == 0;
+    return index == wanted;
+  }
+  inline void leave(const int index, const bool end) {  // `end`: the axis begins again
+#pragma HLS INLINE
+    if (end) {
+      wanted = Span::START;
+    } else if (index == wanted && wanted < Span::STOP - Span::STEP) {
+      wanted += Span::STEP;
+    }
   }
 };
 
-// The numbers of a frame of H x W x C that lie in all three spans.
-template <int H, int W, int C, class SpanY, class SpanX, class SpanC, class T>
-void slice(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out) {
+// The words of a frame of H x W pixels of CHUNKS words that lie in all three spans.
+template <int H, int W, int CHUNKS, class SpanY, class SpanX, class SpanChunk, class T, int P>
+void slice(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out) {
 #pragma HLS INLINE
+  span_cursor<SpanY> rows;
+  span_cursor<SpanX> columns;
+  span_cursor<SpanChunk> chunks;
 slice_y:
   for (int y = 0; y < H; y++) {
   slice_x:
     for (int x = 0; x < W; x++) {
-    slice_channel:
-      for (int c = 0; c < C; c++) {
+    slice_chunk:
+      for (int chunk = 0; chunk < CHUNKS; chunk++) {
         QFX_PIPELINE
         QFX_TURN();
-        const vec<T, 1> word = in.read();
-        if (SpanY::has(y) && SpanX::has(x) && SpanC::has(c)) {
+        vec<T, P> word = in.read();
+        QFX_PACK(word)
+        if (rows.at(y) && columns.at(x) && chunks.at(chunk)) {
           out.write(word);
+        }
+        const bool pixel_ends = chunk == CHUNKS - 1;
+        const bool row_ends = pixel_ends && x == W - 1;
+        chunks.leave(chunk, pixel_ends);
+        if (pixel_ends) columns.leave(x, row_ends);
+        if (row_ends) rows.leave(y, y == H - 1);
+      }
+    }
+  }
+}
+
+// Every pixel ROWS x COLUMNS times (nearest-neighbour upsampling): a turn writes a word, and reads it if it is a pixel's first copy; a buffer keeps the
+// row for the further ones. The frame has H x W pixels of CHUNKS words.
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, int P>
+void repeat(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out) {
+#pragma HLS INLINE
+  T kept[W * CHUNKS][P];
+#pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
+  typename upto<W * CHUNKS>::type place = 0;
+repeat_y:
+  for (int y = 0; y < H; y++) {
+  repeat_row:
+    for (int row = 0; row < ROWS; row++) {
+    repeat_x:
+      for (int x = 0; x < W; x++) {
+      repeat_column:
+        for (int column = 0; column < COLUMNS; column++) {
+        repeat_chunk:
+          for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            QFX_PIPELINE
+            QFX_TURN();
+            vec<T, P> word;
+            QFX_PACK(word)
+            if (row == 0 && column == 0) {
+              word = in.read();
+            repeat_keep:
+              for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+                kept[place][p] = word[p];
+              }
+            } else {
+            repeat_recall:
+              for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+                word[p] = kept[place][p];
+              }
+            }
+            out.write(word);
+            if (chunk != CHUNKS - 1) {
+              place = place + 1;
+            } else if (column != COLUMNS - 1) {
+              place = place - (CHUNKS - 1);
+            } else if (x != W - 1) {
+              place = place + 1;
+            } else {
+              place = 0;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Zeros between the pixels: pixel (y, x) of the H x W moves to (y * ROWS, x * COLUMNS). A turn writes a word, and reads it if it is no zero.
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, class R, int P>
+void stretch(hls::stream<vec<T, P> >& in, hls::stream<vec<R, P> >& out) {
+#pragma HLS INLINE
+  typename upto<ROWS>::type row = 0;  // rows since the last one with pixels, and columns likewise
+  typename upto<COLUMNS>::type column = 0;
+stretch_y:
+  for (int y = 0; y < (H - 1) * ROWS + 1; y++) {
+  stretch_x:
+    for (int x = 0; x < (W - 1) * COLUMNS + 1; x++) {
+    stretch_chunk:
+      for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        QFX_PIPELINE
+        QFX_TURN();
+        const bool pixel = row == 0 && column == 0;
+        vec<T, P> word;
+        if (pixel) {
+          word = in.read();
+        }
+        vec<R, P> stretched;
+        QFX_PACK(stretched)
+      stretch_lane:
+        for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+          stretched[p] = pixel ? R(word[p]) : R(0);
+        }
+        out.write(stretched);
+        if (chunk == CHUNKS - 1) {
+          if (x == (W - 1) * COLUMNS) {
+            column = 0;
+            row = row == ROWS - 1 ? typename upto<ROWS>::type(0) : typename upto<ROWS>::type(row + 1);
+          } else {
+            column = column == COLUMNS - 1 ? typename upto<COLUMNS>::type(0) : typename upto<COLUMNS>::type(column + 1);
+          }
         }
       }
     }

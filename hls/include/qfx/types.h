@@ -1,8 +1,8 @@
 // Number types of the template library.
 //
 // Every value travels as its raw integer. All integer types of the library go through the aliases of this header, and every product, shift and
-// conversion goes through its functions, so that the same layer code can run over another integer type: replace this header and pointwise.h's
-// cast, nothing else.
+// conversion goes through its functions, so that the same layer code can run over another integer type. The fast emulator does: it brings headers of
+// the vendor's names that define native integers, and defines QFX_NATIVE, which changes product here and cast in pointwise.h, nothing else.
 #ifndef QFX_TYPES_H
 #define QFX_TYPES_H
 
@@ -26,7 +26,8 @@
 #if defined(__SYNTHESIS__) && defined(__VITIS_HLS__)
 #define QFX_PIPELINE _Pragma("HLS PIPELINE II=1 style=flp")
 #elif defined(__SYNTHESIS__)
-#define QFX_PIPELINE _Pragma("HLS PIPELINE II=1 enable_flush")
+// Vivado HLS flushes pipelined functions only, never loops (UG902 and UG1253, PIPELINE, enable_flush).
+#define QFX_PIPELINE _Pragma("HLS PIPELINE II=1")
 #else
 #define QFX_PIPELINE
 #endif
@@ -44,18 +45,54 @@ using sint = ap_int<W>;
 template <int W>
 using uint = ap_uint<W>;
 
+// The bits that hold 0 .. N, at least one.
+template <int N>
+struct bits_for {
+  static const int value = 1 + bits_for<N / 2>::value;
+};
+template <>
+struct bits_for<1> {
+  static const int value = 1;
+};
+template <>
+struct bits_for<0> {
+  static const int value = 1;
+};
+
+// Counters of 0 .. N and of -N .. N.
+template <int N>
+struct upto {
+  typedef uint<bits_for<N>::value> type;
+};
+template <int N>
+struct within {
+  typedef sint<bits_for<N>::value + 1> type;
+};
+
 // Tag that names a fixed-point type as the vendor does: W bits, I of them left of the binary point (sign included), modes and N.
 template <int W_, int I_, bool SIGNED_, ap_q_mode Q_ = AP_TRN, ap_o_mode O_ = AP_WRAP, int N_ = 0>
 struct fixed;
 
 template <int W_, int I_, ap_q_mode Q_, ap_o_mode O_, int N_>
 struct fixed<W_, I_, true, Q_, O_, N_> {
+  static const int WIDTH = W_;
+  static const int FRAC_BITS = W_ - I_;
+  static const bool SIGNED = true;
+  static const ap_q_mode Q = Q_;
+  static const ap_o_mode O = O_;
+  static const int N = N_;
   typedef ap_fixed<W_, I_, Q_, O_, N_> vendor;
   typedef sint<W_> raw;
 };
 
 template <int W_, int I_, ap_q_mode Q_, ap_o_mode O_, int N_>
 struct fixed<W_, I_, false, Q_, O_, N_> {
+  static const int WIDTH = W_;
+  static const int FRAC_BITS = W_ - I_;
+  static const bool SIGNED = false;
+  static const ap_q_mode Q = Q_;
+  static const ap_o_mode O = O_;
+  static const int N = N_;
   typedef ap_ufixed<W_, I_, Q_, O_, N_> vendor;
   typedef uint<W_> raw;
 };
@@ -79,7 +116,11 @@ inline R shl(const X& x, const int n) {
 template <class R, class A, class B>
 inline R product(const A& a, const B& b) {
 #pragma HLS INLINE
+#ifdef QFX_NATIVE
+  return R(R(a) * R(b));
+#else
   return R(a * b);
+#endif
 }
 
 // Lane number `lane` of a packed word of LANES-bit-wide raws of type T; a lane never straddles two elements of the word.
