@@ -251,12 +251,41 @@ Process = (
 )
 
 
+def inputs(process: Process) -> tuple[Stream, ...]:
+    """The streams that a process reads, in the order of its fields; a port is none."""
+    if isinstance(process, FromPort):
+        return ()
+    if isinstance(process, ToPort):
+        return (process.input, process.last)
+    return process.inputs if isinstance(process, Binary | Concat) else (process.input,)
+
+
+def outputs(process: Process) -> tuple[Stream, ...]:
+    """The streams that a process writes, in the order of its fields; a port is none."""
+    if isinstance(process, FromPort):
+        return (process.output, process.last)
+    if isinstance(process, ToPort):
+        return ()
+    return process.outputs if isinstance(process, Fork) else (process.output,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Travel:
+    """Where a value of the graph can be seen: number i of the stream called ``stream`` is element ``order[i]`` (row-major) of the value of ``node``."""
+
+    node: str
+    stream: str
+    order: IntArray
+
+
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Processes in topological order, the streams between them, and the two ports. ``nodes``: the graph node that each process works for."""
+    """Processes in topological order, the streams between them, and the two ports. ``nodes``: the graph node that each process works for;
+    ``travels``: the values of the graph that travel on a stream, in the graph's order."""
 
     processes: tuple[Process, ...]
     nodes: tuple[str, ...]
     streams: tuple[Stream, ...]
     input: Port
     output: Port
+    travels: tuple[Travel, ...] = ()
