@@ -1,0 +1,78 @@
+"""``python3 -m driver``: the self-test, or arrays through the accelerator. Exits with 0 for success, 1 for a difference, 2 for an error."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .accelerator import Accelerator
+from .description import load_description
+from .errors import DataError, QfxError
+from .selftest import load_golden, selftest
+from .simulation import SimulatedBoard
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except (QfxError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 -m driver", description="Run the accelerator on the board, or on a software model of it.")
+    parser.add_argument("--bitfile", type=Path, help="the bitstream (default: the one beside the folder driver/)")
+    parser.add_argument("--simulate", type=Path, metavar="TB", help="use the model of the board with this test bench (build/tb) instead of a board")
+    parser.add_argument("--selftest", action="store_true", help="run the stored golden vectors and compare raw integers")
+    parser.add_argument("--input", type=Path, help=".npy of floats (N, *input shape), or of integers, which are taken as raws")
+    parser.add_argument("--output", type=Path, help=".npy to write: float64 values, or int64 raws if the input is raws or with --raw")
+    parser.add_argument("--raw", action="store_true", help="write raws")
+    parser.add_argument("--batch", type=int, help="frames per transfer (default: as many as 8 MiB hold)")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that a transfer may take (default: 10)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.selftest == (options.input is not None) or (options.input is None) != (options.output is None):
+        raise DataError("there is nothing to do, or too much", remedy="give --selftest, or --input and --output")
+    description = load_description()
+    device = None if options.simulate is None else SimulatedBoard(options.simulate, description)
+    with Accelerator(options.bitfile, device=device, description=description, timeout_s=options.timeout) as accelerator:
+        if options.selftest:
+            golden = load_golden()
+            complaints = selftest(accelerator, golden)
+            for line in complaints:
+                print(line)
+            print(f"{description.top}: {'FAILED' if complaints else 'passed'}, {len(golden.output_raw)} golden vectors")
+            return 1 if complaints else 0
+        x = _load(options.input)
+        y: np.ndarray
+        if x.dtype.kind in "iu":
+            y = accelerator.run_raw(x.astype(np.int64), batch=options.batch)
+        elif options.raw:
+            y = accelerator.run_raw(accelerator.quantize(x), batch=options.batch)
+        else:
+            y = accelerator.run(x, batch=options.batch)
+        np.save(options.output, y, allow_pickle=False)
+        print(accelerator.timing)
+    return 0
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot be read: {error}", where=str(path), remedy="give a .npy file of numbers") from error
+    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiu":
+        raise DataError("is not one array of numbers", where=str(path), remedy="give a .npy file of numbers")
+    return loaded
+
+
+if __name__ == "__main__":
+    sys.exit(main())

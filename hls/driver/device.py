@@ -1,0 +1,96 @@
+"""The small part of PYNQ that the driver uses, and how to get it on a board.
+
+PYNQ's own objects fit these protocols (pynq.allocate, pynq.lib.dma.DMA, pynq.DefaultIP); ``simulation.py`` has others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import QfxError
+
+
+class DeviceError(QfxError):
+    """The accelerator, its DMA or PYNQ does not do what it should."""
+
+
+class Buffer(Protocol):
+    """Memory that both sides see: a numpy array of bytes with these methods beside its own.
+
+    What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``.
+    """
+
+    def __getitem__(self, key: Any) -> Any: ...
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+    def flush(self) -> None: ...
+    def invalidate(self) -> None: ...
+    def freebuffer(self) -> None: ...
+
+
+class Channel(Protocol):
+    """One direction of the DMA (PG021, direct register mode)."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether the last transfer is over."""
+
+    def transfer(self, array: Any, start: int, nbytes: int) -> None:
+        """Start to move ``nbytes`` bytes from the byte ``start`` of the buffer on."""
+
+    def wait(self) -> None:
+        """Until the transfer is over. Raises RuntimeError for an error of the DMA."""
+
+
+class Dma(Protocol):
+    """``sendchannel`` reads memory and ends each transfer with TLAST; ``recvchannel`` writes memory until TLAST."""
+
+    @property
+    def sendchannel(self) -> Channel: ...
+    @property
+    def recvchannel(self) -> Channel: ...
+
+
+class Registers(Protocol):
+    """32-bit registers, by their byte offset."""
+
+    def read(self, offset: int) -> int: ...
+    def write(self, offset: int, value: int) -> None: ...
+
+
+class Device(Protocol):
+    """The board with its bitstream loaded. ``accelerator`` are the registers of the IP (UG1399, "S_AXILITE Control Register Map")."""
+
+    @property
+    def dma(self) -> Dma: ...
+    @property
+    def accelerator(self) -> Registers: ...
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """A buffer of ``nbytes`` bytes that the DMA can reach, aligned to a page."""
+
+
+class _Board:
+    def __init__(self, overlay: Any, allocate: Any) -> None:
+        self.dma, self.accelerator, self._allocate = overlay.dma, overlay.accelerator, allocate
+
+    def allocate(self, nbytes: int) -> Any:
+        return self._allocate(shape=(nbytes,), dtype=np.uint8)
+
+
+def open_board(bitfile: Path) -> Device:
+    """Load the bitstream, whose hardware handoff (.hwh) must lie beside it, with PYNQ. Raises DeviceError if either or PYNQ is missing."""
+    for path in (bitfile, bitfile.with_suffix(".hwh")):
+        if not path.is_file():
+            raise DeviceError("the file is missing", where=str(path), remedy="run `make deploy` in the project and copy deploy/ to the board")
+    try:
+        import pynq  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise DeviceError(f"PYNQ cannot be imported: {error}", remedy="run on a board with PYNQ, or use the model: --simulate build/tb") from error
+    overlay = pynq.Overlay(str(bitfile))
+    missing = [name for name in ("dma", "accelerator") if name not in overlay.ip_dict]
+    if missing:
+        raise DeviceError(f"the design has no {' and no '.join(missing)}", where=str(bitfile), remedy="build it with the project's vivado.tcl")
+    return _Board(overlay, pynq.allocate)

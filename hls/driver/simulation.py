@@ -1,0 +1,153 @@
+"""A software model of the board: the DMA and the registers in Python, the accelerator as the project's C simulation (``make build/tb``).
+
+It is strict where hardware is silent: what the processor wrote is not seen by the DMA before ``flush``, nor the other way round before
+``invalidate``; unaligned, overlong and overlapping transfers raise; a batch for a design that was not started with auto-restart never ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .description import Description
+from .device import DeviceError
+
+_PAGE = 4096
+_GARBAGE = 0xA5
+_NO_TLAST = 3  # exit status of the test bench: see tb/dma.h
+_SHOWN = 2000
+
+
+class SimulatedBuffer(np.ndarray):
+    """Bytes as the processor sees them; ``memory`` is what the DMA sees, at ``device_address``."""
+
+    memory: npt.NDArray[np.uint8]
+    device_address: int
+
+    def flush(self) -> None:
+        self.memory[:] = self
+
+    def invalidate(self) -> None:
+        self[:] = self.memory
+
+    def freebuffer(self) -> None:
+        self.device_address = -1
+
+
+class SimulatedChannel:
+    """One direction of the DMA. ``transferred`` are the bytes of the last transfer that ended."""
+
+    def __init__(self, board: SimulatedBoard) -> None:
+        self._board = board
+        self.active: tuple[SimulatedBuffer, int, int] | None = None
+        self.error = False
+        self.transferred = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.active is None
+
+    def transfer(self, array: SimulatedBuffer, start: int, nbytes: int) -> None:
+        if self.error or self.active is not None:
+            raise RuntimeError("DMA channel not idle")
+        limit = self._board.description.max_bytes
+        if not 0 < nbytes <= limit:
+            raise ValueError(f"a transfer of {nbytes} bytes; 1 to {limit} are possible")
+        if array.device_address < 0 or start < 0 or start + nbytes > array.nbytes:
+            raise RuntimeError(f"bytes {start} to {start + nbytes} of a buffer of {array.nbytes}, or of one that was freed")
+        if (array.device_address + start) % self._board.description.alignment:
+            raise RuntimeError(f"the address {array.device_address + start:#x} is not a multiple of {self._board.description.alignment} bytes")
+        self.active = (array, start, nbytes)
+        self._board.advance()
+
+    def finish(self, nbytes: int) -> None:
+        self.active, self.transferred = None, nbytes
+
+    def wait(self) -> None:
+        if self.error:
+            raise RuntimeError("DMA Internal Error: more results than the buffer was to take")
+        if self.active is not None:
+            raise RuntimeError("this transfer would never end")
+
+
+class _Dma:
+    def __init__(self, board: SimulatedBoard) -> None:
+        self.sendchannel, self.recvchannel = SimulatedChannel(board), SimulatedChannel(board)
+
+
+class _Registers:
+    """The control register: bit 0 starts one frame, with bit 7 set it starts again after each (UG1399)."""
+
+    def __init__(self, board: SimulatedBoard) -> None:
+        self._board = board
+        self.control = 0
+
+    def read(self, offset: int) -> int:
+        if offset != 0:
+            raise DeviceError(f"the accelerator has no register at {offset:#x}", where="model of the board")
+        return self.control
+
+    def write(self, offset: int, value: int) -> None:
+        if offset != 0 or value & ~0x81:
+            raise DeviceError(f"the accelerator has no register {value:#x} at {offset:#x}", where="model of the board")
+        self.control = value
+        self._board.advance()
+
+
+class SimulatedBoard:
+    """The board of ``description`` with the accelerator in ``executable``, the project's test bench. Fits ``device.Device``."""
+
+    def __init__(self, executable: str | Path, description: Description) -> None:
+        self.executable, self.description = Path(executable).resolve(), description
+        if not self.executable.is_file():
+            raise DeviceError("the test bench is missing", where=str(executable), remedy="run `make build/tb` in the project")
+        self.dma, self.accelerator = _Dma(self), _Registers(self)
+        self._next_address = _PAGE
+
+    def allocate(self, nbytes: int) -> SimulatedBuffer:
+        buffer = np.full(nbytes, _GARBAGE, dtype=np.uint8).view(SimulatedBuffer)
+        buffer.memory = np.full(nbytes, _GARBAGE ^ 0xFF, dtype=np.uint8)
+        buffer.device_address = self._next_address
+        self._next_address += -(-max(nbytes, 1) // _PAGE) * _PAGE
+        return buffer
+
+    def advance(self) -> None:
+        """Do what can be done: run the frames once both channels have a transfer and the accelerator is started."""
+        send, receive = self.dma.sendchannel, self.dma.recvchannel
+        if send.active is None or receive.active is None or not self.accelerator.control & 0x01:
+            return
+        source, begin, nbytes = send.active
+        frames, rest = divmod(nbytes, self.description.input.frame_bytes)
+        if rest or (frames > 1 and not self.accelerator.control & 0x80):
+            return  # the accelerator waits for words that never come, or the DMA for an accelerator that has stopped
+        words = source.memory[begin : begin + nbytes].tobytes()
+        send.finish(nbytes)
+        if not self.accelerator.control & 0x80:
+            self.accelerator.control = 0
+        results = self._simulate(words)
+        if results is None:
+            return  # no TLAST: the DMA goes on waiting
+        target, begin, room = receive.active
+        if len(results) > room:
+            receive.error = True
+            return
+        target.memory[begin : begin + len(results)] = np.frombuffer(results, dtype=np.uint8)
+        receive.finish(len(results))
+
+    def _simulate(self, words: bytes) -> bytes | None:
+        """The bytes that leave the accelerator up to the first TLAST; None if there is none."""
+        with tempfile.TemporaryDirectory(prefix="qfx_dma_") as folder:
+            given, got = Path(folder) / "in.bin", Path(folder) / "out.bin"
+            given.write_bytes(words)
+            done = subprocess.run([str(self.executable), "--words", str(given), str(got)], capture_output=True, text=True, check=False)
+            if done.returncode == _NO_TLAST:
+                return None
+            if done.returncode or done.stdout or done.stderr:
+                raise DeviceError(
+                    f"the C simulation failed (status {done.returncode}): {(done.stdout + done.stderr)[:_SHOWN]}", where=str(self.executable)
+                )
+            return got.read_bytes()

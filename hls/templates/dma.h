@@ -1,0 +1,73 @@
+// The frames of a DMA transfer: port words from and to files, byte by byte as they lie in memory. Not synthesized.
+#ifndef QFX_DMA_H
+#define QFX_DMA_H
+
+#include <stdint.h>
+
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <ap_int.h>
+#include <hls_stream.h>
+
+#include "qfx/axi.h"
+
+namespace qfx_tb {
+
+typedef std::vector<char> bytes;
+
+inline bool load_bytes(const std::string& path, bytes& into) {
+  std::ifstream file(path.c_str(), std::ios::binary | std::ios::ate);
+  if (!file) return false;
+  into.resize(static_cast<size_t>(file.tellg()));
+  file.seekg(0);
+  if (!into.empty()) file.read(&into[0], static_cast<std::streamsize>(into.size()));
+  return !file.fail();
+}
+
+inline bool save_bytes(const std::string& path, const bytes& from) {
+  std::ofstream file(path.c_str(), std::ios::binary);
+  if (!from.empty()) file.write(&from[0], static_cast<std::streamsize>(from.size()));
+  file.flush();
+  return file.good();
+}
+
+// One transfer to the top function, which runs once for each frame of it, and one back from it: TLAST comes with the last word of `in`, and `out` ends
+// with the first word that has TLAST. Returns 0; 2 if `in` is no multiple of a frame; 3 if TLAST does not come back.
+template <class In, class Out>
+int transfer(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const bytes& in, bytes& out) {
+  static const int in_bytes = In::slot * In::parallel / 8;
+  static const int out_bytes = Out::slot * Out::parallel / 8;
+  const size_t words = static_cast<size_t>(In::pixels) * In::channels / In::parallel;
+  if (in.size() % (words * in_bytes)) {
+    std::cerr << "error: " << in.size() << " bytes are no multiple of a frame of " << words * in_bytes << std::endl;
+    return 2;
+  }
+  hls::stream<typename In::word> source("source");
+  hls::stream<typename Out::word> sink("sink");
+  bool open = true;
+  for (size_t at = 0; at < in.size();) {
+    for (size_t word = 0; word < words; word++) {
+      ap_uint<In::slot * In::parallel> data = 0;
+      for (int byte = 0; byte < in_bytes; byte++) data.range(8 * byte + 7, 8 * byte) = static_cast<unsigned char>(in[at++]);
+      source.write(qfx::axi<In::slot * In::parallel>(data, at == in.size()));
+    }
+    top(source, sink);
+    while (!sink.empty()) {
+      const typename Out::word word = sink.read();
+      if (!open) continue;
+      for (int byte = 0; byte < out_bytes; byte++) {
+        const ap_uint<8> data = word.data.range(8 * byte + 7, 8 * byte);
+        out.push_back(static_cast<char>(data.to_int()));
+      }
+      if (word.last) open = false;
+    }
+  }
+  return open ? 3 : 0;
+}
+
+}  // namespace qfx_tb
+
+#endif
