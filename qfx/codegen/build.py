@@ -19,6 +19,11 @@ from qfx.ir.ops import Linear, Reshape, Transpose
 from qfx.ir.windows import Windows
 
 MAX_STREAM_BITS = 64
+"""The widest number that travels."""
+
+MAX_WORD_BITS = 4096
+"""The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
+
 MIN_DEPTH = 2
 
 _ANY_ORDER = (*POINTWISE, Linear, Reshape, Transpose)
@@ -42,6 +47,7 @@ class Builder:
         self.nodes: list[str] = []
         self.node = ""  # the graph node that is being lowered
         self.streams: list[d.Stream] = []
+        self.travels: list[d.Travel] = []
         self._live = _live(graph)
         self._waiting: dict[str, deque[Value]] = {}
 
@@ -71,6 +77,7 @@ class Builder:
     def stream(self, stem: str, type_: FixedType, parallel: int, size: int, depth: int = MIN_DEPTH) -> d.Stream:
         if type_.width > MAX_STREAM_BITS:
             raise ProjectError(f"travels as {type_}, {type_.width} bits", where=stem, remedy=f"cast it to at most {MAX_STREAM_BITS} bits")
+        check_word(self.node or stem, parallel, type_.width)
         plain = FixedType(type_.width, type_.int_bits, type_.signed)
         stream = d.Stream(self.names.new(stem, "s"), plain, parallel, size // parallel, depth)
         self.streams.append(stream)
@@ -99,6 +106,7 @@ class Builder:
 
     def give(self, name: str, value: Value) -> None:
         """Offer the value to all its readers: in canonical order if one of them needs it, forked if there are several."""
+        self.travels.append(d.Travel(name, value.stream.name, value.frame.order))
         if value.frame.canonical:
             value = replace(value, frame=Frame.of(value.frame.shape))
         readers = self.readers(name)
@@ -173,6 +181,16 @@ def loop_nest(sequence: d.IntArray) -> tuple[tuple[int, int], ...] | None:
         loops.append((size, int(steps[0])))
         rest = rows[:, 0]
     return tuple(reversed(loops)) if len(loops) <= 4 and int(sequence[0]) == 0 else None
+
+
+def check_word(where: str, parallel: int, bits: int) -> None:
+    """Raises ProjectError if no stream or port can carry ``parallel`` numbers of ``bits`` bits a word."""
+    if parallel * bits > MAX_WORD_BITS:
+        raise ProjectError(
+            f"a word of {parallel} numbers of {bits} bits has {parallel * bits} bits",
+            where=where,
+            remedy=f"fold it further: PE and SIMD of at most {MAX_WORD_BITS // bits} keep within the tools' limit of {MAX_WORD_BITS} bits",
+        )
 
 
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from math import gcd
 import numpy as np
 
 from qfx.codegen import design as d
-from qfx.codegen.build import Builder, Value, plane
+from qfx.codegen.build import Builder, Value, check_word, plane
 from qfx.codegen.epilogue import POINTWISE, Frame, Steps, append_ops
 from qfx.codegen.matrix import lower_conv, lower_linear
 from qfx.codegen.schedule import Schedule
@@ -62,7 +62,7 @@ class _Lowering(Builder):
                 f"{self.schedule.output_parallel} numbers per output word", where=graph.output, remedy=f"use a divisor of its {channels} channels"
             )
         stream = self.rewidth(graph.output, value.stream, self.schedule.output_parallel)
-        port = d.Port(out.type, out.shape, _slot(out.type, graph.output), stream.parallel)
+        port = _port(out.type, out.shape, stream.parallel, graph.output)
         self.add(d.ToPort(self.names.new("output", "port"), stream, self._last, port.slot))
         return d.Design(tuple(self.processes), tuple(self.nodes), tuple(self.streams), self._input_port, port, tuple(self.travels))
 
@@ -97,7 +97,7 @@ class _Lowering(Builder):
         info, parallel = self.graph.infos[node.name], self.schedule.input_parallel
         if info.shape[0] % parallel:
             raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
-        self._input_port = d.Port(info.type, info.shape, _slot(info.type, node.name), parallel)
+        self._input_port = _port(info.type, info.shape, parallel, node.name)
         stream = self.stream(node.name, info.type, parallel, info.size)
         # Safe at any depth (see qfx::from_port); so deep that small frames that follow each other do not wait.
         self._last = self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
@@ -235,6 +235,12 @@ def _cube(values: tuple[int, ...], fill: int) -> tuple[int, int, int]:
     channels, *spatial = values
     height, width = plane(tuple(spatial), fill) if spatial else (fill, fill)
     return height, width, channels
+
+
+def _port(type_: FixedType, shape: tuple[int, ...], parallel: int, name: str) -> d.Port:
+    slot = _slot(type_, name)
+    check_word(name, parallel, slot)
+    return d.Port(type_, shape, slot, parallel)
 
 
 def _slot(type_: FixedType, name: str) -> int:

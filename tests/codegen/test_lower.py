@@ -17,7 +17,7 @@ from qfx.codegen.lower import lower
 from qfx.codegen.schedule import Folding, Schedule
 from qfx.errors import ProjectError
 from qfx.ir.graph import Node
-from qfx.ir.ops import Cast, Linear, Mul, Relu, Transpose
+from qfx.ir.ops import Cast, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, Transpose, Upsample
 
 ONE = Schedule()
 
@@ -92,7 +92,8 @@ def _streams(process: d.Process, *fields: str) -> list[d.Stream]:
 
 def test_the_directed_graphs_use_the_whole_library() -> None:
     library = "".join(path.read_text() for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
-    processes = set(re.findall(r"^void (\w+)\(", library, re.M))
+    # without those that others of the library call
+    processes = {name for name in re.findall(r"^void (\w+)\(", library, re.M) if not re.search(rf"^ +{name}<", library, re.M)}
     assert {"matvec", "window", "fork"} <= processes
     rng = np.random.default_rng(4)
     text = "".join(emit_sources(lower(make(), random_schedule(make(), rng)), "t")["src/layers.h"] for make in DIRECTED)
@@ -151,6 +152,45 @@ def test_words_wider_than_a_port_are_refused() -> None:
 
     with pytest.raises(ProjectError, match="at most 64 bits"):
         Builder(graph, ONE).stream("x", stream, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("pad", "slices", "pe", "at"),
+    [
+        (((2, 4), (0, 0)), ((0, 0), (10, 5), (1, 1)), (4, 1), "pad0"),
+        (((2, 4), (0, 0)), ((0, 0), (10, 5), (1, 1)), (2, 4), "slice1"),
+        (((2, 4), (0, 0)), ((0, 0), (10, 5), (2, 1)), (2, 2), "slice1"),
+        (((2, 4), (0, 0)), ((0, 0), (10, 5), (1, 2)), (2, 2), ""),
+    ],
+)
+def test_a_word_is_never_cut(pad: Pads, slices: tuple[tuple[int, ...], ...], pe: tuple[int, int], at: str) -> None:
+    graph = chain("cut", (4, 5), Pad(pad), Slice(*slices))
+    schedule = Schedule.of({"pad0": Folding(pe[0]), "slice1": Folding(pe[1])})
+    if not at:
+        parallel = {p.name: p.output.parallel for p in lower(graph, schedule).processes if isinstance(p, d.PadFrame | d.SliceFrame)}
+        assert parallel == {"pad0_pad": 2, "slice1_slice": 2}
+        return
+    with pytest.raises(ProjectError, match=f"^{at}: PE=. would cut its channels"):
+        lower(graph, schedule)
+
+
+@pytest.mark.parametrize("op", [Upsample((2, 1)), Stretch((1, 3))])
+def test_the_folding_of_upsampling_divides_the_channels(op: Upsample | Stretch) -> None:
+    graph = chain("scaled", (6, 2, 3), op)
+    name = graph.output
+    (process,) = (p for p in lower(graph, Schedule.of({name: Folding(3)})).processes if isinstance(p, d.Repeat | d.Stretch))
+    assert (process.output.parallel, process.size, process.factors) == (3, (2, 3, 6), op.factors)
+    with pytest.raises(ProjectError, match=f"^{name}: PE=4"):
+        lower(graph, Schedule.of({name: Folding(4)}))
+
+
+def test_words_wider_than_the_tools_take_are_refused() -> None:
+    graph = chain("broad", (512, 1, 1), Relu(), cast="ap_fixed<9,4>")
+    assert lower(graph, Schedule.of({"relu0": Folding(256)}))
+    with pytest.raises(ProjectError, match=r"^relu0: a word of 512 numbers of 9 bits has 4608 bits\n.*at most 455 .* 4096 bits"):
+        lower(graph, Schedule.of({"relu0": Folding(512)}))
+    with pytest.raises(ProjectError, match=r"^x: a word of 512 numbers of 16 bits has 8192 bits"):  # in its slots
+        lower(graph, Schedule(input_parallel=512))
 
 
 def test_tables_are_as_small_as_they_can_be() -> None:
