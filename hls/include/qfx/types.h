@@ -118,8 +118,13 @@ inline R product(const A& a, const B& b) {
 #pragma HLS INLINE
 #ifdef QFX_NATIVE
   return R(R(a) * R(b));
-#else
+#elif defined(__SYNTHESIS__)
   return R(a * b);
+#else
+  // The same; the vendor's simulation headers take half the time for it.
+  R result(a);
+  result *= b;
+  return result;
 #endif
 }
 
