@@ -258,6 +258,9 @@ def _tokens(text: str, line: int) -> list[_Raw]:
 
 
 def _balanced(text: str) -> str:
+    """The braced list at the front of ``text``."""
+    if text.count("{") == text.count("}"):
+        return text
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "{") - (letter == "}")

@@ -148,7 +148,17 @@ def declared(tokens: Sequence[Token], block: Block) -> tuple[Name, ...]:
     if first in ("struct", "class", "union", "enum") and len(body) == 2:
         return (Name(body[1].text, "type"),)
     found = _declarators(body)
-    return tuple(Name(name.name, "function") for name in found) if parameters and found else found
+    if found and (parameters or (block.kind in ("file", "namespace", "class") and _declares_function(body))):
+        return (Name(found[0].name, "function"),)
+    return found
+
+
+def _declares_function(body: Sequence[Token]) -> bool:
+    """Is ``type name(...)`` outside of functions a function's declaration, rather than a variable with constructor arguments?"""
+    at = _after_type(body)[0] + 1
+    if at >= len(body) or body[at].text != "(":
+        return False
+    return all(part[0].kind == "id" for part in split(body[at + 1 : closing(body, at)]) if part)
 
 
 def split_template(tokens: Sequence[Token]) -> tuple[Sequence[Token], tuple[Name, ...]]:
@@ -274,12 +284,12 @@ def _initializes(held: Sequence[Token], block: Block) -> bool:
     body, _ = split_template(_unlabelled(held))
     if not body or body[0].text in ("struct", "class", "union", "enum", "namespace", "extern", "do", "else", "try"):
         return False
-    if any(token.text == "=" for token in outside_parentheses(body)):
+    if any(token.text == "=" for token in _outside_parentheses(body)):
         return body[0].text not in ("for", "if", "while", "switch", "else")
     return body[-1].kind == "id" and body[-1].text not in ("const", "noexcept", "override", "final") and block.kind not in ("file", "namespace")
 
 
-def outside_parentheses(tokens: Sequence[Token]) -> list[Token]:
+def _outside_parentheses(tokens: Sequence[Token]) -> list[Token]:
     """The tokens outside of parentheses."""
     outside, depth = [], 0
     for token in tokens:

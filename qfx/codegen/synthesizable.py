@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qfx.codegen.cpp_preprocess import Finding, Token, preprocess, synthesized, translation_units, words
-from qfx.codegen.cpp_scopes import Block, Event, closing, declared, events, not_constant, outside_parentheses, split, split_template
+from qfx.codegen.cpp_scopes import Block, Event, closing, declared, events, not_constant, split, split_template
 from qfx.codegen.pragma_grammar import Tool
 
 HEADERS = frozenset({"ap_axi_sdata.h", "ap_fixed.h", "ap_int.h", "hls_stream.h", "stddef.h", "stdint.h"})
@@ -145,9 +145,7 @@ def _statement(event: Event) -> Iterator[Finding]:
     if block.function() is not None and "static" in type_ and not {"const", "constexpr"} & set(type_):
         yield _finding(first, f"the static variable {names[0].name} outlives the call", "make it const, or pass the state through a stream")
     if block.kind in ("file", "namespace") and names[0].sort == "variable" and not {"const", "constexpr"} & set(type_):
-        outside = outside_parentheses(split_template(tokens)[0])
-        if not any(token.text == ")" for token in outside):  # else a function is declared
-            yield _finding(first, f"the global variable {names[0].name} outlives the call", "make it const, or pass it as an argument")
+        yield _finding(first, f"the global variable {names[0].name} outlives the call", "make it const, or pass it as an argument")
 
 
 @dataclass(frozen=True)
@@ -162,9 +160,11 @@ class _Function:
 class _Call:
     name: str
     qualifier: str
-    """The last name before ``::``; "." for a call of a member of some object."""
+    """The last name before ``::``; "::" alone for a global function, "." for a member of some object."""
     arity: int
     token: Token
+    template: str = ""
+    """The last qualifier again, if it has template arguments."""
 
 
 class _Calls:
@@ -182,12 +182,12 @@ class _Calls:
         function = self._function(block)
         if function is not None:
             calls = self._calls.setdefault(function, [])
-            calls.extend(_called(block.header, block, self._specialized) if block.kind != "function" else ())
+            calls.extend(_called(block.header, block) if block.kind != "function" else ())
 
     def statement(self, event: Event) -> None:
         function = self._function(event.block)
         if function is not None:
-            self._calls.setdefault(function, []).extend(_called(event.tokens, event.block, self._specialized))
+            self._calls.setdefault(function, []).extend(_called(event.tokens, event.block))
 
     def recursions(self) -> Iterator[Finding]:
         """A finding for every function that is on a circle of calls, at the call that closes it."""
@@ -198,10 +198,15 @@ class _Calls:
                     yield _finding(call.token, f"{function.qualified} calls itself through {call.name}", "write a loop over a constant range")
 
     def _targets(self, caller: _Function, call: _Call) -> Iterable[_Function]:
+        if call.template in self._specialized:
+            return  # a template that ends in a specialization: unfolded by the compiler (UG902, "Using Templates to Implement Recursion")
         for function in self._calls:
             if function.name != call.name or function.arity != call.arity:
                 continue
-            if call.qualifier == ".":
+            if call.qualifier == "::":
+                if not function.owner:
+                    yield function
+            elif call.qualifier == ".":
                 if function != caller and function.owner:
                     yield function
             elif call.qualifier == "":
@@ -222,7 +227,7 @@ class _Calls:
         return _Function(function.qualified(), function.name, owner, len(function.parameters))
 
 
-def _called(tokens: Sequence[Token], block: Block, specialized: set[str]) -> Iterator[_Call]:
+def _called(tokens: Sequence[Token], block: Block) -> Iterator[_Call]:
     for i, token in enumerate(tokens):
         if token.kind != "id" or token.text in _NO_CALL or i + 1 >= len(tokens):
             continue
@@ -231,18 +236,16 @@ def _called(tokens: Sequence[Token], block: Block, specialized: set[str]) -> Ite
             at = closing(tokens, at) + 1
         if at >= len(tokens) or tokens[at].text != "(":
             continue
-        qualifier, static = _qualifier(tokens, i)
-        if static in specialized:
-            continue  # a template that ends in a specialization: unfolded by the compiler (UG902, "Using Templates to Implement Recursion")
+        qualifier, template = _qualifier(tokens, i)
         known = block.find(token.text)
         if not qualifier and known is not None and known.sort != "function":
             continue  # a conversion, or the constructor of a variable
         arguments = split(tokens[at + 1 : closing(tokens, at)])
-        yield _Call(token.text, qualifier, len(arguments), token)
+        yield _Call(token.text, qualifier, len(arguments), token, template)
 
 
 def _qualifier(tokens: Sequence[Token], at: int) -> tuple[str, str]:
-    """What stands before the called name: its last qualifier ("." for an object), and that qualifier again if it has template arguments."""
+    """What stands before the called name, as _Call tells it, and that again if it has template arguments."""
     if at and tokens[at - 1].text == "template":
         at -= 1
     if at == 0 or tokens[at - 1].text not in ("::", ".", "->"):
@@ -258,7 +261,8 @@ def _qualifier(tokens: Sequence[Token], at: int) -> tuple[str, str]:
             if depth == 0:
                 break
         return (tokens[before].text, tokens[before].text) if before >= 0 else ("", "")
-    return (tokens[before].text, "") if before >= 0 and tokens[before].kind == "id" else ("", "")
+    named = before >= 0 and tokens[before].kind == "id" and tokens[before].text not in _NO_CALL
+    return (tokens[before].text if named else "::"), ""
 
 
 def _reaches(edges: Mapping[_Function, Sequence[tuple[_Call, _Function]]], start: _Function, goal: _Function) -> bool:

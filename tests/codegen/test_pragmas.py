@@ -8,6 +8,7 @@ from codegen_models import DIRECTED, random_schedule
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qfx.codegen import synthesizable
 from qfx.codegen.assets import hls_root, read_tree
 from qfx.codegen.board import board
 from qfx.codegen.cpp_preprocess import evaluate, preprocess, synthesized, translation_units
@@ -16,6 +17,7 @@ from qfx.codegen.pragma_grammar import INTERFACE_OPTIONS, PRAGMAS, STORAGE, Tool
 from qfx.codegen.pragmas import check
 from qfx.errors import ProjectError
 from qfx.ir.passes.pipeline import optimize
+from qfx.testing import random_graph
 
 LIBRARY = {f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()}
 VIVADO, VITIS = Tool.VIVADO_HLS, Tool.VITIS_HLS
@@ -62,6 +64,18 @@ def test_projects_pass(which: int) -> None:
         files = emit(graph, random_schedule(graph, np.random.default_rng(seed)), board("zcu102"), clock_ns=5, top="top")
         for tool in Tool:
             assert check(files, tool, top="top") == ()
+
+
+def test_random_projects_pass(thorough: bool) -> None:
+    seed = int(np.random.default_rng().integers(1 << 32))
+    print(f"seed {seed}")  # shown by pytest if the test fails
+    for which in range(400 if thorough else 20):
+        rng = np.random.default_rng(seed + which)
+        graph = optimize(random_graph(rng))
+        files = emit(graph, random_schedule(graph, rng), board("ultra96v2"), clock_ns=5, top="top")
+        for tool in Tool:
+            assert check(files, tool, top="top") == (), seed + which
+            assert synthesizable.check(files, tool) == (), seed + which
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
