@@ -77,6 +77,9 @@ def _layer(step: Step) -> nn.Module | None:
         return nn.Conv2d(o[0], o[1], o[2], stride=o[3], padding=o[4], dilation=o[5], groups=o[6], bias=o[7])
     if kind == "conv1d":
         return nn.Conv1d(o[0], o[1], o[2], stride=o[3], padding=o[4], dilation=o[5], groups=o[6], bias=o[7])
+    if kind in ("transposed1d", "transposed2d"):
+        layer = nn.ConvTranspose1d if kind == "transposed1d" else nn.ConvTranspose2d
+        return layer(o[0], o[1], o[2], stride=o[3], padding=o[4], output_padding=o[5], groups=o[6], bias=o[7], dilation=o[8])
     if kind == "linear":
         return nn.Linear(o[0], o[1], bias=o[2])
     if kind == "norm":
@@ -101,6 +104,7 @@ _FUNCTIONAL = {
     "adaptive": lambda x, axes: (F.adaptive_avg_pool2d if len(axes) == 2 else F.adaptive_avg_pool1d)(x, 1),
     "flatten": lambda x: torch.flatten(x, 1),
     "pad": lambda x, flat: F.pad(x, flat),
+    "upsample": lambda x, factors: F.interpolate(x, scale_factor=factors),
     "slice": lambda x, step: x[:, :, ::step],
     "transpose": lambda x: x.transpose(-1, -2),
 }
@@ -146,7 +150,7 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
 
 
 _VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "cat"]
-_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice"]
+_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
 _SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "cat", "pad"]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
 
@@ -181,6 +185,12 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
     if kind == "slice":
         step = draw(st.integers(1, 3))
         return Step(kind, (source,), (step,)), (shape[0], -(-shape[1] // step), *shape[2:])
+    if kind == "upsample":
+        factors = tuple(draw(st.integers(1, 3)) for _ in shape[1:])
+        out = (shape[0], *(n * factor for n, factor in zip(shape[1:], factors, strict=True)))
+        return (Step(kind, (source,), (factors,)), out) if _size(out) <= MAX_VALUES else None
+    if kind == "transposed":
+        return _draw_transposed(draw, shape, source)
     if kind == "pad":
         sides = [draw(st.integers(0, 2)) for _ in range(2 * draw(st.integers(1, len(shape))))]
         out = list(shape)
@@ -205,6 +215,21 @@ def _draw_window(draw: st.DrawFn, kind: str, shape: Shape, source: int) -> tuple
     outputs = groups * draw(st.integers(1, max(4 // groups, 1)))
     bias = draw(st.booleans())
     step = Step(f"conv{len(shape) - 1}d", (source,), (shape[0], outputs, kernel, stride, padding, dilation, groups, bias))
+    return step, (outputs, *out)
+
+
+def _draw_transposed(draw: st.DrawFn, shape: Shape, source: int) -> tuple[Step, Shape] | None:
+    axes = range(len(shape) - 1)
+    kernel, stride, dilation = (tuple(draw(st.integers(1, most)) for _ in axes) for most in (3, 3, 2))
+    padding = tuple(draw(st.integers(0, 2)) for _ in axes)
+    extra = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    spans = zip(shape[1:], kernel, stride, padding, dilation, extra, strict=True)
+    out = tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p + e for n, k, s, p, d, e in spans)
+    groups = draw(st.sampled_from([g for g in range(1, shape[0] + 1) if shape[0] % g == 0]))
+    outputs = groups * draw(st.integers(1, max(4 // groups, 1)))
+    if min(out) < 1 or _size((outputs, *out)) > MAX_VALUES:
+        return None
+    step = Step(f"transposed{len(shape) - 1}d", (source,), (shape[0], outputs, kernel, stride, padding, extra, groups, draw(st.booleans()), dilation))
     return step, (outputs, *out)
 
 

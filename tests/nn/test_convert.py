@@ -408,6 +408,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "Softmax": (last(nn.Softmax(1)), IMAGE, r"^1: Softmax .*\n  remedy: at the end of a model leave it out"),
     "Sigmoid": (last(nn.Sigmoid()), IMAGE, "^1: Sigmoid"),
     "GELU": (last(nn.GELU()), IMAGE, "^1: GELU .*\n  remedy: use ReLU"),
+    "Hardswish": (last(nn.Hardswish()), IMAGE, "^1: Hardswish .*\n  remedy: use ReLU"),
     "GroupNorm": (last(nn.GroupNorm(3, 3)), IMAGE, "^1: GroupNorm"),
     "Upsample bilinear": (last(nn.Upsample(scale_factor=2, mode="bilinear")), IMAGE, "^1: upsampling by mode='bilinear'\n.*mode='nearest'"),
     "Upsample by a fraction": (last(nn.Upsample(scale_factor=1.5)), IMAGE, r"^1: upsampling from \(7, 5\) to \(10, 7\) pixels\n.*whole number"),
