@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from codegen_models import chain, const, conv, scalar
+from codegen_models import chain, const, conv, random_schedule, scalar
 
 from qfx.codegen import arithmetic
 from qfx.codegen import design as d
@@ -23,7 +25,7 @@ from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.ops import Cast, Const, Conv, Linear, Relu, Reshape
-from qfx.testing import adversarial_inputs, assert_bit_exact
+from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 S8, U8 = FixedType(8, 8), FixedType(8, 8, signed=False)
 
@@ -66,6 +68,47 @@ def test_every_arithmetic_in_a_design(tmp_path: Path) -> None:
     wrong[0, 0] += 1
     with pytest.raises(AssertionError):
         assert_bit_exact(bundle.run_from_raw(3, quantize_input(graph, x)), wrong)
+
+
+def any_arithmetic(graph: Graph, rng: np.random.Generator) -> Schedule:
+    """A random folding, and for each layer any arithmetic that it can have; the rare ones more often."""
+    folded = random_schedule(graph, rng)
+    foldings = dict(folded.foldings)
+    design = lower(graph, folded)
+    for process, node in zip(design.processes, design.nodes, strict=True):
+        if isinstance(process, d.MatVec):
+            possible = choices(process.weights, process.input.type, pe=process.pe, depthwise=process.depthwise)
+            foldings[node] = replace(foldings[node], arithmetic=str(rng.choice(possible[-3:])))
+    return Schedule.of(foldings, input_parallel=folded.input_parallel, output_parallel=folded.output_parallel)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_any_arithmetic_in_random_graphs(tmp_path: Path) -> None:
+    seed = int(np.random.default_rng().integers(1 << 32))
+    print(f"seed {seed}")  # shown by pytest if the test fails
+    rng = np.random.default_rng(seed)
+    graphs = [graph for graph in (random_graph(rng) for _ in range(60)) if any(isinstance(node.op, Conv | Linear) for node in graph.nodes)][:10]
+    designs = [(graph, any_arithmetic(graph, rng)) for graph in graphs]
+    bundle = build_bundle(designs, tmp_path, flags=("-Werror", "-O1"))
+    for index, (graph, schedule) in enumerate(designs):
+        x = adversarial_inputs(graph, rng, 4)
+        try:
+            assert_bit_exact(bundle.run_from_raw(index, quantize_input(graph, x)), run_raw(graph, x), names=("C simulation", "interpreter"))
+        except AssertionError as error:
+            raise AssertionError(f"{graph.name} with {schedule}: {error}") from error
+
+
+@pytest.mark.usefixtures("gxx")
+def test_as_many_weights_as_resnet20_compile_with_little_memory(tmp_path: Path) -> None:
+    """270,000 of them, one number a word: the most elements. g++ takes its header files' time, and some hundred MiB."""
+    graph = chain("large", (1000,), Linear(const(5, 270, 1000, bits=8), None), Cast(scalar("ap_fixed<8,8,AP_RND,AP_SAT>")))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    bundle = build_bundle([(graph, Schedule())], tmp_path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 60
+    assert after.ru_maxrss < 2 << 20  # KiB, of the largest process
+    x = adversarial_inputs(graph, np.random.default_rng(1), 2)
+    assert_bit_exact(bundle.run_from_raw(0, quantize_input(graph, x)), run_raw(graph, x))
 
 
 @pytest.mark.parametrize(
