@@ -1,20 +1,30 @@
-"""C simulation: the generated C++ compiled with g++ and the vendor's simulation headers, run on any input."""
+"""C simulation: the generated C++ compiled with g++ and run on any input.
+
+There are two builds of a project: the proof, its synthesized sources with the vendor's simulation headers, and the fast emulator (``fast=True``), the
+same templates over native integers from the sources in ``sim/fast``. Each comes in three variants: plain, with a trace of every stream that carries a
+value of the model, and with counters of what each cast loses.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from qfx.codegen.assets import hls_root, simulation_headers
-from qfx.codegen.design import Design
 from qfx.codegen.emit import CSIM_FLAGS, emit_sources
+from qfx.codegen.emulate import FAST_FLAGS, emit_emulator
+from qfx.codegen.epilogue import Frame
 from qfx.codegen.lower import lower
 from qfx.codegen.names import identifier
 from qfx.codegen.project import Project, read_project
@@ -25,49 +35,128 @@ from qfx.fixed.array import to_float
 from qfx.ir import casting
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray
+from qfx.ir.losses import Loss
 from qfx.ir.values import RawArray, Shape
 
+VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"plain": (), "trace": ("-DQFX_TRACE",), "report": ("-DQFX_REPORT",)})
+"""The variants of a build and the macros that make them."""
+
 _SHOWN = 4000  # characters of a compiler's complaint
+_FAST_ONLY = ("sim/fast/", "sim/native/")
 
 
-def build(project_dir: str | os.PathLike[str]) -> Path:
-    """Compile the project's test bench if a source is newer than it; return the executable, ``build/tb``.
+def build(project_dir: str | os.PathLike[str], *, fast: bool = False, variant: str = "plain") -> Path:
+    """Compile the project's test bench, or its fast emulator, if a source is newer than the executable in ``build/``; return that.
+
+    ``variant`` is one of VARIANTS. The emulator is compiled for the processor at hand, and again on another one.
 
     Raises ProjectError if g++ is missing or refuses a source.
     """
     project = read_project(project_dir)
     root = project.path
-    executable = root / "build" / "tb"
-    sources = [root / path for path in project.files if path.endswith((".h", ".cpp"))]
+    name = ("fast" if fast else "tb") + ("" if variant == "plain" else f"_{variant}")
+    executable, target = root / "build" / name, root / "build" / f"{name}.target"
+    sources = [root / path for path in project.files if path.endswith((".h", ".cpp")) and _belongs(path, fast)]
     missing = [path for path in sources if not path.is_file()]
-    if missing:
-        raise ProjectError(f"{missing[0].relative_to(root)} is missing", where=str(root), remedy="write the project again")
-    if executable.is_file() and all(path.stat().st_mtime < executable.stat().st_mtime for path in sources):
+    if missing or (fast and root / "sim" / "fast" / "fast.cpp" not in sources):
+        what = missing[0].relative_to(root) if missing else "sim/fast/fast.cpp"
+        raise ProjectError(f"{what} is missing", where=str(root), remedy="write the project again")
+    fresh = executable.is_file() and all(path.stat().st_mtime < executable.stat().st_mtime for path in sources)
+    if fresh and (not fast or (target.is_file() and target.read_text(encoding="utf-8") == _native_target())):
         return executable
     executable.parent.mkdir(exist_ok=True)
-    sim = root / "sim"
-    includes = ("-isystem", str(sim / "ap_types"), "-isystem", str(sim / "axi"), f"-I{root / 'include'}", f"-I{root / 'tb'}")
-    _compile((root / "tb" / "tb.cpp", root / "src" / f"{project.top}.cpp"), includes, executable)
+    sim, flags = root / "sim", VARIANTS[variant]
+    emulate, vendor = ("-isystem", str(sim / "emulate")), ("-isystem", str(sim / "ap_types"), "-isystem", str(sim / "axi"))
+    if fast:
+        native = ("-isystem", str(sim / "native"), *emulate, f"-I{root / 'include'}")
+        compile_cpp((sim / "fast" / "fast.cpp",), native, executable, (*FAST_FLAGS, *flags))
+        target.write_text(_native_target(), encoding="utf-8")
+    else:
+        # Of the two headers called hls_stream.h, only a trace needs ours.
+        search = {"plain": vendor, "trace": (*emulate, *vendor), "report": (*vendor, *emulate)}[variant]
+        includes = (*search, f"-I{root / 'include'}", f"-I{root / 'tb'}")
+        compile_cpp((root / "tb" / "tb.cpp", root / "src" / f"{project.top}.cpp"), includes, executable, (*CSIM_FLAGS, *flags))
     return executable
 
 
-def run(project_dir: str | os.PathLike[str], x: FloatArray) -> FloatArray:
+def run(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> FloatArray:
     """The values (N, *output shape) that the C++ computes for floats (N, *input shape): float32 where that holds the output type, else float64.
 
-    Raises DataError for a wrong shape or dtype, NaN or infinity; ProjectError if the project cannot be built or run.
+    ``fast``: by the emulator. Raises DataError for a wrong shape or dtype, NaN or infinity; ProjectError if the project cannot be built or run.
     """
     project = read_project(project_dir)
-    result = to_float(run_raw(project_dir, x), project.output_type.frac_bits)
+    result = to_float(run_raw(project_dir, x, fast=fast), project.output_type.frac_bits)
     return result.astype(np.float32) if Interval.of(project.output_type).fits_float32() else result
 
 
-def run_raw(project_dir: str | os.PathLike[str], x: FloatArray) -> RawArray:
+def run_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> RawArray:
     """As ``run``, but the raws of the output."""
     project = read_project(project_dir)
-    _check(x, project)
-    x_raw = casting.cast_floats(x, project.input_cast)
-    executable = build(project_dir)
+    x_raw = _quantize(x, project)
+    executable = build(project_dir, fast=fast)
     return _execute((str(executable),), x_raw, project.output_shape)
+
+
+def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> dict[str, RawArray]:
+    """The raws (N, *shape) of every value of the model that travels on a stream of the C++, by the name of its node, in the optimized graph's order.
+
+    Comparable with ``qfx.ir.interpret.trace`` of the optimized graph: on the grid of each node's type, in its layout. Values within a fused chain do
+    not travel. A trace keeps 8 bytes for every number. Raises as ``run``.
+    """
+    project = read_project(project_dir)
+    x_raw = _quantize(x, project)
+    executable = build(project_dir, fast=fast, variant="trace")
+    travels = _values(project)["fast" if fast else "design"]
+    with tempfile.TemporaryDirectory(prefix="qfx_trace_") as folder:
+        Path(folder, "streams").write_text("".join(f"{name}\n" for name in sorted({entry["stream"] for entry in travels})), encoding="utf-8")
+        _execute((str(executable),), x_raw, project.output_shape, {"QFX_TRACE_FOLDER": folder})
+        return {entry["node"]: _traced(Path(folder, entry["stream"]), entry, len(x_raw)) for entry in travels}
+
+
+def _traced(file: Path, entry: Mapping[str, Any], samples: int) -> RawArray:
+    shape = tuple(entry["shape"])
+    order = Frame.of(shape).order if entry["order"] is None else np.array(entry["order"], dtype=np.int64)
+    travelled = np.frombuffer(file.read_bytes() if samples else b"", dtype="<i8").reshape(samples, order.size)
+    raw = np.empty((samples, order.size), dtype=np.int64)
+    raw[:, order] = travelled
+    return raw.reshape(samples, *shape)
+
+
+def losses(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> dict[str, Loss]:
+    """What each cast of the C++ lost on the data, by the name of its node, in the optimized graph's order. Raises as ``run``.
+
+    The input's cast is not among them: floats are cast before they enter the design.
+    """
+    project = read_project(project_dir)
+    x_raw = _quantize(x, project)
+    executable = build(project_dir, fast=fast, variant="report")
+    with tempfile.TemporaryDirectory(prefix="qfx_report_") as folder:
+        path = Path(folder, "counters")
+        _execute((str(executable),), x_raw, project.output_shape, {"QFX_REPORT": str(path)})
+        lines = [tuple(map(int, line.split())) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    counted = {site: Loss(*counts) for site, *counts in lines}
+    return {entry["node"]: counted.get(entry["site"], Loss()) for entry in _values(project)["casts"]}
+
+
+def _values(project: Project) -> dict[str, list[dict[str, Any]]]:
+    path = project.path / "sim" / "values.json"
+    try:
+        loaded: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProjectError(f"sim/values.json cannot be read: {error}", where=str(project.path), remedy="write the project again") from error
+    return loaded
+
+
+def _belongs(path: str, fast: bool) -> bool:
+    """Whether the file matters to the build."""
+    return path.startswith((*_FAST_ONLY, "sim/emulate/", "include/")) if fast else not path.startswith(_FAST_ONLY)
+
+
+@lru_cache(maxsize=1)
+def _native_target() -> str:
+    """What g++ makes of this processor: an executable for another one may not run here."""
+    command = [_compiler(), "-march=native", "-Q", "--help=target"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +171,30 @@ class Bundle:
         return _execute((str(self.executable), str(index)), x_raw, self.output_shapes[index])
 
 
-def build_bundle(designs: Sequence[tuple[Graph, Schedule]], folder: str | os.PathLike[str], *, flags: Sequence[str] = ()) -> Bundle:
+def build_bundle(
+    designs: Sequence[tuple[Graph, Schedule]], folder: str | os.PathLike[str], *, fast: bool = False, flags: Sequence[str] = ()
+) -> Bundle:
     """Compile the designs into one executable in ``folder`` (each in a namespace of its own); ``flags`` are added to CSIM_FLAGS.
 
-    Raises ProjectError as ``build`` does, and for a graph that cannot be lowered.
+    ``fast``: their emulators, whatever the schedules, with FAST_FLAGS. Raises ProjectError as ``build`` does, and for a graph that cannot be lowered.
     """
     root = Path(folder)
-    lowered = [(f"design_{i}_{identifier(graph.name)[:24].strip('_')}", lower(graph, schedule)) for i, (graph, schedule) in enumerate(designs)]
-    for top, design in lowered:
-        for path, text in emit_sources(design, top).items():
+    tops = [f"design_{i}_{identifier(graph.name)[:24].strip('_')}" for i, (graph, _) in enumerate(designs)]
+    for top, (graph, schedule) in zip(tops, designs, strict=True):
+        files = emit_emulator(graph, top) if fast else emit_sources(lower(graph, schedule), top)
+        for path, text in files.items():
             place = root / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
-    main = root / "bundle.cpp"
-    main.write_text(_bundle_main([top for top, _ in lowered]), encoding="utf-8")
-    includes = (*simulation_headers(), f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}")
-    executable = root / "bundle"
-    _compile((main,), includes, executable, tuple(flags))
-    return Bundle(executable, tuple(_shape(design) for _, design in lowered))
-
-
-def _shape(design: Design) -> Shape:
-    return design.output.shape
+    main, executable, hls = root / "bundle.cpp", root / "bundle", hls_root()
+    if fast:
+        main.write_text(_fast_bundle_main(tops), encoding="utf-8")
+        includes: tuple[str, ...] = ("-isystem", str(hls / "sim" / "native"), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}")
+    else:
+        main.write_text(_bundle_main(tops), encoding="utf-8")
+        includes = (*simulation_headers(), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
+    compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else CSIM_FLAGS), *flags))
+    return Bundle(executable, tuple(graph.infos[graph.output].shape for graph, _ in designs))
 
 
 def _bundle_main(tops: Sequence[str]) -> str:
@@ -119,13 +210,28 @@ def _bundle_main(tops: Sequence[str]) -> str:
     )
 
 
-def _compile(sources: Sequence[Path], includes: Sequence[str], executable: Path, flags: Sequence[str] = ()) -> None:
+def _fast_bundle_main(tops: Sequence[str]) -> str:
+    includes = "\n".join(f'#include "{top}/fast.cpp"' for top in tops)
+    cases = "\n".join(f'  if (which == "{i}") return {top}_main(argc - 1, argv + 1);' for i, top in enumerate(tops))
+    return (
+        f"#define QFX_BUNDLE\n#include <string>\n\n{includes}\n\n"
+        f'int main(int argc, char** argv) {{\n  const std::string which = argc > 1 ? argv[1] : "";\n{cases}\n  return 2;\n}}\n'
+    )
+
+
+def _compiler() -> str:
     compiler = shutil.which("g++")
     if compiler is None:
         raise ProjectError("g++ is missing", where="C simulation", remedy="install g++ (any version that knows C++11)")
+    return compiler
+
+
+def compile_cpp(sources: Sequence[Path], includes: Sequence[str], executable: Path, flags: Sequence[str]) -> None:
+    """Compile with g++; ``includes`` and ``flags`` are its arguments. Raises ProjectError if g++ is missing or refuses a source."""
+    compiler = _compiler()
     # To a name of its own, then renamed: an interrupted build leaves no broken executable.
     partial = executable.with_name(f"{executable.name}.{os.getpid()}")
-    command = [compiler, *CSIM_FLAGS, *flags, *includes, *map(str, sources), "-o", str(partial)]
+    command = [compiler, *flags, *includes, *map(str, sources), "-o", str(partial)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         partial.unlink(missing_ok=True)
@@ -133,11 +239,12 @@ def _compile(sources: Sequence[Path], includes: Sequence[str], executable: Path,
     os.replace(partial, executable)
 
 
-def _execute(command: Sequence[str], x_raw: RawArray, output_shape: Shape) -> RawArray:
+def _execute(command: Sequence[str], x_raw: RawArray, output_shape: Shape, environment: Mapping[str, str] | None = None) -> RawArray:
     with tempfile.TemporaryDirectory(prefix="qfx_csim_") as folder:
         source, result = Path(folder) / "in.bin", Path(folder) / "out.bin"
         source.write_bytes(np.ascontiguousarray(x_raw, dtype="<i8").tobytes())
-        done = subprocess.run([*command, str(source), str(result)], capture_output=True, text=True, check=False)
+        env = {**os.environ, **(environment or {})}
+        done = subprocess.run([*command, str(source), str(result)], capture_output=True, text=True, check=False, env=env)
         complaint = (done.stdout + done.stderr).strip()  # the vendor's streams warn of reads while empty and of leftover data
         if done.returncode or complaint:
             raise ProjectError(
@@ -147,7 +254,7 @@ def _execute(command: Sequence[str], x_raw: RawArray, output_shape: Shape) -> Ra
     return raw.reshape(len(x_raw), *output_shape)
 
 
-def _check(x: FloatArray, project: Project) -> None:
+def _quantize(x: FloatArray, project: Project) -> RawArray:
     if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64):
         got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise DataError(f"expected a float32 or float64 array, got {got}", where=project.top, remedy="convert the data")
@@ -157,3 +264,4 @@ def _check(x: FloatArray, project: Project) -> None:
             where=project.top,
             remedy="give what the model was made for",
         )
+    return casting.cast_floats(x, project.input_cast)

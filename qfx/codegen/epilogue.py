@@ -90,8 +90,8 @@ class Steps:
         else:
             self.add("add", out, (_shift(out, self.type.frac_bits), _shift(out, bias.frac_bits)), (self.operand("bias", bias),))
 
-    def op(self, op: Op, source: Info, out: Info) -> None:
-        """Append a pointwise operator; ``source`` is the Info of what it reads."""
+    def op(self, op: Op, source: Info, out: Info, site: int) -> None:
+        """Append a pointwise operator; ``source`` is the Info of what it reads, ``site`` the number that simulations know a cast by."""
         to = out.type
         if isinstance(op, Relu):
             self.add("relu", to, (_shift(to, self.type.frac_bits),))
@@ -106,7 +106,7 @@ class Steps:
             self.add("mul", product, (0,), (self.operand("scale", op.scale),))
             self.bias(op.shift, to)
         elif isinstance(op, Cast):
-            self._cast(op.cast)
+            self._cast(op.cast, site)
         else:
             raise TypeError(f"{type(op).__name__} is not pointwise")
 
@@ -117,10 +117,10 @@ class Steps:
         bounds = tuple(Operand(Table("", (bound.lo,), "scalar")) for bound in (low, high))
         self.add("clip", to, ((x | low | high).type(), shift), bounds)
 
-    def _cast(self, cast: ArrayType) -> None:
+    def _cast(self, cast: ArrayType, site: int) -> None:
         source = self.type
         if len(set(cast.int_bits)) == 1:
-            self.add("cast", cast.element, (_tag(source), Tag(cast.element)))
+            self.add("cast", cast.element, (_tag(source), Tag(cast.element), site))
             return
         # F = width - int_bits of each entry; the least of them belongs to the element's int_bits, the greatest to the hull.
         up = cast.frac_bits - cast.element.frac_bits
@@ -130,14 +130,15 @@ class Steps:
         if source.width + room > MAX_WIDTH:
             raise ProjectError(f"needs {source.width + room} bits", where=self.stem, remedy="use binary points that lie closer together")
         operands = (Operand(self._table("up", up)), Operand(self._table("fine", fine)))
-        self.add("cast_moved", cast.hull, (_tag(moved), Tag(cast.element)), operands)
+        self.add("cast_moved", cast.hull, (_tag(moved), Tag(cast.element), site), operands)
 
 
 def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...]) -> None:
-    """Append the fused pointwise nodes, each of which reads the one before."""
+    """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the graph."""
+    sites = {node.name: site for site, node in enumerate(graph.nodes)}
     for node in nodes:
         steps.stem = node.name
-        steps.op(node.op, graph.infos[node.inputs[0]], graph.infos[node.name])
+        steps.op(node.op, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
 
 
 def _tag(source: FixedType) -> Tag:

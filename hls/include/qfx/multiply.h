@@ -33,10 +33,10 @@ struct one_by_one {
   dot_start:
     for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-      sum[pe] = Acc(0);
+      sum[pe] = M::template times<Acc>(Lanes::at(row, pe), x[0]);
     }
   dot_simd:
-    for (int s = 0; s < SIMD; s++) {
+    for (int s = 1; s < SIMD; s++) {
 #pragma HLS UNROLL
     dot_pe:
       for (int pe = 0; pe < PE; pe++) {

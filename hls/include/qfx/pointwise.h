@@ -5,6 +5,13 @@
 
 #include "qfx/types.h"
 
+#if defined(QFX_NATIVE) || defined(QFX_REPORT)  // simulation only
+#include <qfx_cast.h>
+#endif
+#ifdef QFX_REPORT
+#include <qfx_report.h>
+#endif
+
 namespace qfx {
 
 template <class R, int SHIFT_X, class X>
@@ -45,8 +52,8 @@ inline R leaky_relu(const X& x) {
 }
 
 // low and high lie on the result's grid already; Wide holds them and x on that grid.
-template <class R, class Wide, int SHIFT, class X, class C>
-inline R clip(const X& x, const C& low, const C& high) {
+template <class R, class Wide, int SHIFT, class X, class Low, class High>
+inline R clip(const X& x, const Low& low, const High& high) {
 #pragma HLS INLINE
   const Wide wide = shl<Wide>(x, SHIFT);
   const Wide lo = Wide(low);
@@ -57,23 +64,46 @@ inline R clip(const X& x, const C& low, const C& high) {
 // The one operator that loses bits: the vendor's own assignment between two fixed-point types. Src and Dst are qfx::fixed tags; the raw of
 // Src goes in, the raw of Dst comes out.
 template <class Src, class Dst, class X>
-inline typename Dst::raw cast(const X& x) {
+inline typename Dst::raw convert(const X& x) {
 #pragma HLS INLINE
+#ifdef QFX_NATIVE
+  return qfx_cast::convert_native<Dst, X>(x, Src::FRAC_BITS - Dst::FRAC_BITS);
+#else
   typename Src::vendor from;
   from.range() = typename Src::raw(x);
   const typename Dst::vendor to = from;
   typename Dst::raw raw;
   raw.range() = to.range();
   return raw;
+#endif
+}
+
+// The same as an operator of the model. SITE numbers the casts of a design, for simulations that count what each of them loses.
+template <class Src, class Dst, int SITE = -1, class X>
+inline typename Dst::raw cast(const X& x) {
+#pragma HLS INLINE
+  const typename Dst::raw raw = convert<Src, Dst>(x);
+#ifdef QFX_REPORT
+  qfx_report::count<Dst>(SITE, x, Src::FRAC_BITS - Dst::FRAC_BITS, raw);
+#endif
+  return raw;
 }
 
 // A cast with a binary point of its own for every channel: F fractional bits, of which F0 = F - up is the least. It holds exactly that
 //   cast_F(x) = 2**-up * cast_F0(x * 2**up),
 // so x is moved up, cast at F0, and the result is read on the finest grid of all channels by moving it `fine` bits up. Src holds x moved up.
-template <class R, class Src, class Dst, class X>
+template <class R, class Src, class Dst, int SITE = -1, class X>
 inline R cast_moved(const X& x, const int up, const int fine) {
 #pragma HLS INLINE
-  return shl<R>(cast<Src, Dst>(shl<typename Src::raw>(x, up)), fine);
+#ifdef QFX_NATIVE
+  const typename Dst::raw raw = qfx_cast::convert_native<Dst, X>(x, Src::FRAC_BITS - Dst::FRAC_BITS - up);
+#else
+  const typename Dst::raw raw = convert<Src, Dst>(shl<typename Src::raw>(x, up));
+#endif
+#ifdef QFX_REPORT
+  qfx_report::count<Dst>(SITE, x, Src::FRAC_BITS - Dst::FRAC_BITS - up, raw);
+#endif
+  return shl<R>(raw, fine);
 }
 
 }  // namespace qfx
