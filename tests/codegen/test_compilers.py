@@ -13,7 +13,7 @@ import pytest
 from codegen_models import DIRECTED, chain, conv, random_schedule
 
 from qfx.codegen.assets import hls_root, read_tree, simulation_headers
-from qfx.codegen.csim import Bundle, build_bundle
+from qfx.codegen.csim import VARIANTS, Bundle, build_bundle
 from qfx.codegen.emit import CSIM_FLAGS
 from qfx.codegen.emulate import FAST_FLAGS
 from qfx.codegen.pragma_grammar import Tool
@@ -100,6 +100,15 @@ def test_both_compilers_give_the_interpreters_numbers_fast(clang: str, gnu_fast:
     search = ["-isystem", str(sim / "native"), "-isystem", str(sim / "emulate"), f"-I{hls_root() / 'include'}"]
     compile_([clang, *FAST_FLAGS, *STRICT, *CLANG, *search, str(folder / "bundle.cpp"), "-o", str(executable)])
     compare(gnu_fast, Bundle(executable, gnu_fast.output_shapes), designs)
+
+
+@pytest.mark.parametrize("variant", ["trace", "report"])
+def test_the_variants_of_simulation_compile(clang: str, variant: str, gnu: Bundle) -> None:
+    """Traces and reports of what casts lose, by clang++; g++ builds them wherever they are tested."""
+    emulate = ["-isystem", str(hls_root() / "sim" / "emulate")]
+    search = [*emulate, *simulation_headers()] if variant == "trace" else [*simulation_headers(), *emulate]
+    own = [f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}", str(gnu.executable.parent / "bundle.cpp")]
+    compile_([clang, *CSIM_FLAGS, *STRICT, *CLANG, *VARIANTS[variant], "-fsyntax-only", *search, *own])
 
 
 def compare(first: Bundle, second: Bundle, designs: Designs) -> None:
