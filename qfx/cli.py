@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.table import Table
 
 from qfx import __version__
 from qfx.errors import QfxError
+
+if TYPE_CHECKING:
+    from qfx.codegen.fold import Plan
+    from qfx.ir.graph import Graph
 
 
 def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,21 +45,77 @@ def main() -> None:
 @click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The project folder to write.")
 @click.option("--clock-ns", default=5.0, show_default=True, help="The target clock period in nanoseconds.")
+@click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second.")
+@click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board.")
+@click.option("--folding", type=click.Path(path_type=Path), default=None, help="A folding.toml that fixes the folding of layers.")
 @click.option("--top", default=None, help="The name of the top function  [default: from the model's name].")
 @click.option("--golden", type=click.Path(path_type=Path), default=None, help=".npy or .npz with inputs for the test bench's golden vectors.")
 @click.option("--force", is_flag=True, help="Replace an existing qfx project in the output folder.")
 @_guard
-def hls(model: Path, board_name: str, output: Path, clock_ns: float, top: str | None, golden: Path | None, force: bool) -> None:
-    """Write a Vivado/Vitis HLS project for MODEL, an ONNX file from qfx.export_onnx."""
-    from qfx.codegen.project import write_project
-    from qfx.data import load_inputs
-    from qfx.ir.from_onnx import load_graph
+def hls(
+    model: Path,
+    board_name: str,
+    output: Path,
+    clock_ns: float,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    top: str | None,
+    golden: Path | None,
+    force: bool,
+) -> None:
+    """Write a Vivado/Vitis HLS project for MODEL, an ONNX file from qfx.export_onnx.
 
-    graph = load_graph(model)
+    Without --fps, --fit and --folding every layer works on one number at a time.
+    """
+    from qfx.codegen.names import checked_top
+    from qfx.codegen.project import check_target, write_project
+    from qfx.codegen.summary import as_text
+    from qfx.data import load_inputs
+
+    check_target(output, force=force)
+    if top is not None:
+        checked_top(top)
     inputs = None if golden is None else load_inputs(golden)
+    graph, plan = _plan(model, board_name, clock_ns, fps, fit, folding)
     extra = {"model.onnx": model.read_bytes()}
-    write_project(graph, output, board=board_name, clock_ns=clock_ns, top=top, force=force, golden_inputs=inputs, extra_files=extra)
+    board = plan.estimate.board
+    write_project(graph, output, board=board, clock_ns=clock_ns, top=top, schedule=plan, force=force, golden_inputs=inputs, extra_files=extra)
+    click.echo(as_text(plan, graph.name))
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench")
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them.")
+@click.option("--clock-ns", default=5.0, show_default=True, help="The target clock period in nanoseconds.")
+@click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second.")
+@click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board.")
+@click.option("--folding", type=click.Path(path_type=Path), default=None, help="A folding.toml that fixes the folding of layers.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
+@_guard
+def estimate(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None, as_json: bool) -> None:
+    """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
+    from qfx.codegen import summary
+
+    graph, plan = _plan(model, board_name, clock_ns, fps, fit, folding)
+    click.echo((summary.as_json if as_json else summary.as_text)(plan, graph.name), nl=False)
+
+
+def _plan(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None) -> tuple[Graph, Plan]:
+    """The optimized graph of the model and what the options make of it."""
+    from qfx.codegen import folding_file
+    from qfx.codegen.board import board
+    from qfx.codegen.fold import resolve
+    from qfx.codegen.schedule import Request, check_clock
+    from qfx.ir.from_onnx import load_graph
+    from qfx.ir.passes.pipeline import optimize
+
+    found = board(board_name)
+    check_clock(clock_ns)
+    request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
+    graph = optimize(load_graph(model))
+    return graph, resolve(graph, found, request, clock_ns=clock_ns)
 
 
 @main.command()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-import jinja2
-
 from qfx.codegen import cpp
 from qfx.codegen.assets import hls_root, read_tree
+from qfx.codegen.blockdesign import block_design
 from qfx.codegen.board import Board
 from qfx.codegen.design import Design
+from qfx.codegen.driver import driver_files
+from qfx.codegen.emulate import simulation_files
+from qfx.codegen.fifo import size_fifos
 from qfx.codegen.lower import lower
 from qfx.codegen.names import checked_top
-from qfx.codegen.schedule import Schedule
-from qfx.errors import ProjectError
+from qfx.codegen.schedule import Schedule, check_clock
+from qfx.codegen.templates import render
 from qfx.ir.graph import Graph
+from qfx.ir.ops import Input
 
 CSIM_FLAGS = (
     "-std=c++11",
@@ -30,27 +31,33 @@ CSIM_FLAGS = (
 """How C simulation is compiled."""
 
 
-def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top: str) -> dict[str, str]:
-    """The files of the project by relative path: sources, template library, test bench, script, Makefile and README.
+def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top: str, design: Design | None = None) -> dict[str, str]:
+    """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README.
 
-    ``top`` names the top function, ``clock_ns`` is the clock period in nanoseconds. Raises ProjectError for what cannot be built.
+    ``top`` names the top function, ``clock_ns`` is the clock period in nanoseconds. ``design``: what ``graph`` and ``schedule`` were lowered to,
+    FIFOs sized (default: that is done here). Raises ProjectError for what cannot be built.
     """
     checked_top(top)
-    if not 0.5 <= clock_ns <= 1000:
-        raise ProjectError(f"the clock period is {clock_ns} ns", remedy="use 0.5 to 1000 ns")
-    design = lower(graph, schedule)
+    check_clock(clock_ns)
+    design = design or size_fifos(lower(graph, schedule))
     names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
     files = emit_sources(design, top)
     for path, template in (
         ("tb/tb.cpp", "tb.cpp.j2"),
         ("Makefile", "Makefile.j2"),
         ("script.tcl", "script.tcl.j2"),
+        ("vivado.tcl", "vivado.tcl.j2"),
         ("README.md", "README.md.j2"),
     ):
-        files[path] = _template(template).render(design=design, **names)
-    files["tb/harness.h"] = (hls_root() / "templates" / "harness.h").read_text(encoding="utf-8")
+        files[path] = render(template, {"design": design, "bd": block_design(design, board, clock_ns=clock_ns), **names})
+    for header in ("harness.h", "dma.h"):
+        files[f"tb/{header}"] = (hls_root() / "templates" / header).read_text(encoding="utf-8")
+    op = graph.input.op
+    assert isinstance(op, Input)  # Graph has checked it
+    files.update(driver_files(design, op.cast, board, model=graph.name, clock_ns=clock_ns, top=top))
     files.update({f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()})
     files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
+    files.update(simulation_files(graph, design, top))
     return dict(sorted(files.items()))
 
 
@@ -59,28 +66,11 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
     units = [cpp.unit(process, ("in", "out")) for process in design.processes]
     values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper()}
     files = {
-        f"src/{top}.cpp": _template("top.cpp.j2").render(values),
-        f"src/{top}.h": _template("top.h.j2").render(values),
-        "src/layers.h": _template("layers.h.j2").render(values),
+        f"src/{top}.cpp": render("top.cpp.j2", values),
+        f"src/{top}.h": render("top.h.j2", values),
+        "src/layers.h": render("layers.h.j2", values),
     }
     for unit in units:
         if unit.constants:
-            files[f"src/weights/{unit.name}.h"] = _template("weights.h.j2").render(values, unit=unit)
+            files[f"src/weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files
-
-
-def _template(name: str) -> jinja2.Template:
-    return _environment().get_template(name)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    root = hls_root()
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader([root / "templates", root / "tcl"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # C++ and Tcl, not HTML; every value is a number, a type or a checked identifier
-    )

@@ -15,12 +15,17 @@ from typing import Any
 import numpy as np
 
 from qfx import __version__
+from qfx.codegen import fold, folding_file, summary
 from qfx.codegen.assets import read_tree, vendor_headers
 from qfx.codegen.board import Board
 from qfx.codegen.board import board as find_board
+from qfx.codegen.driver import golden_files
 from qfx.codegen.emit import emit
-from qfx.codegen.names import identifier
-from qfx.codegen.schedule import Schedule
+from qfx.codegen.emulate import EXECUTABLES
+from qfx.codegen.estimate import check_fits
+from qfx.codegen.fold import Plan
+from qfx.codegen.names import checked_top, identifier
+from qfx.codegen.schedule import Request, Schedule, check_clock
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph
@@ -33,7 +38,7 @@ from qfx.testing import adversarial_inputs
 MANIFEST = "qfx_project.json"
 FORMAT = 1
 
-_BUILT = ("build/tb",)
+_BUILT = tuple(f"build/{name}" for name in EXECUTABLES)
 _GOLDEN_SAMPLES = 8
 _GOLDEN_MACS = 200_000_000  # a few seconds of C simulation
 
@@ -62,7 +67,7 @@ def write_project(
     board: str | Board,
     clock_ns: float = 5.0,
     top: str | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | Request | Plan | None = None,
     force: bool = False,
     golden_inputs: FloatArray | None = None,
     extra_files: Mapping[str, bytes] | None = None,
@@ -70,21 +75,30 @@ def write_project(
     """Write the HLS project of ``graph``, after ``optimize``, for ``board`` (a name or a Board) into ``out_dir``.
 
     ``clock_ns`` is the clock period in nanoseconds; ``top`` names the top function (default: from the graph's name); ``schedule`` folds the layers
-    and names nodes of the optimized graph (default: one number at a time). ``golden_inputs``, floats of shape (N, *input shape), are the samples of
-    the test bench (default: a few adversarial ones); the interpreter gives the expected raws. ``extra_files`` are added as they are.
+    and names nodes of the optimized graph (default: one number at a time), or says what is asked of the folding, or is a plan made of the optimized
+    graph. ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter
+    gives the expected raws. ``extra_files`` are added as they are.
 
     The folder appears complete or not at all. It must be absent or empty; ``force`` also replaces a qfx project, but keeps every file in it that qfx
-    did not write. Raises ProjectError otherwise, and DataError for golden inputs that the model does not take.
+    did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
+    take.
     """
     target = Path(out_dir)
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
     name = identifier(graph.name) if top is None else top
     graph = optimize(graph)
-    texts = emit(graph, schedule or Schedule(), found, clock_ns=clock_ns, top=name)
+    checked_top(name)
+    check_clock(clock_ns)
+    made = _planned(graph, found, schedule, clock_ns)
+    texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
+    texts["folding.toml"] = folding_file.text(made, graph.name)
+    texts["estimate.txt"] = summary.as_text(made, graph.name)
+    texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
-    texts.update(_golden(graph, golden_inputs))
-    files = {path: text.encode("utf-8") for path, text in texts.items()}
+    golden = _golden(graph, golden_inputs)
+    texts.update({"tb/golden_input.txt": _lines(golden[1]), "tb/golden_output.txt": _lines(golden[2])})
+    files = {path: text.encode("utf-8") for path, text in texts.items()} | golden_files(*golden)
     for path, data in (extra_files or {}).items():
         if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")
@@ -93,6 +107,21 @@ def write_project(
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
     _write(target, files, old)
     return read_project(target)
+
+
+def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raises ProjectError if ``write_project`` would refuse the folder."""
+    _replaceable(Path(out_dir), force)
+
+
+def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | None, clock_ns: float) -> Plan:
+    if isinstance(schedule, Plan):
+        return schedule
+    if isinstance(schedule, Request):
+        return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
+    made = fold.plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
+    check_fits(made.estimate)
+    return made
 
 
 def read_project(folder: str | os.PathLike[str]) -> Project:
@@ -121,7 +150,8 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
         raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(path), remedy="write the project again") from error
 
 
-def _golden(graph: Graph, inputs: FloatArray | None) -> dict[str, str]:
+def _golden(graph: Graph, inputs: FloatArray | None) -> tuple[FloatArray, RawArray, RawArray]:
+    """Inputs, the raws of their cast and the raws of the results."""
     if inputs is None:
         work = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
         count = min(max(_GOLDEN_MACS // max(work, 1), 2), _GOLDEN_SAMPLES)
@@ -129,7 +159,7 @@ def _golden(graph: Graph, inputs: FloatArray | None) -> dict[str, str]:
     if len(inputs) == 0:
         raise ProjectError("no golden inputs", where=graph.name, remedy="give at least one sample")
     x_raw = quantize_input(graph, inputs)
-    return {"tb/golden_input.txt": _lines(x_raw), "tb/golden_output.txt": _lines(run_from_raw(graph, x_raw))}
+    return inputs, x_raw, run_from_raw(graph, x_raw)
 
 
 def _lines(raw: RawArray) -> str:

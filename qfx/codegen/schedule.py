@@ -32,16 +32,50 @@ class Folding:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The folding of each node by name (nodes not listed: one number at a time) and of the two ports."""
+    """The folding of each node by name (nodes not listed: one number at a time) and of the two ports.
+
+    ``fifos``: depths, in words, that streams have by the user's wish instead of by simulation.
+    """
 
     foldings: tuple[tuple[str, Folding], ...] = ()
     input_parallel: int = 1
     output_parallel: int = 1
+    fifos: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of(cls, foldings: Mapping[str, Folding], *, input_parallel: int = 1, output_parallel: int = 1) -> Schedule:
-        return cls(tuple(sorted(foldings.items(), key=lambda item: item[0])), input_parallel, output_parallel)
+    def of(
+        cls, foldings: Mapping[str, Folding], *, input_parallel: int = 1, output_parallel: int = 1, fifos: Mapping[str, int] | None = None
+    ) -> Schedule:
+        return cls(tuple(sorted(foldings.items(), key=lambda item: item[0])), input_parallel, output_parallel, tuple(sorted((fifos or {}).items())))
 
     def folding(self, name: str) -> Folding:
         """That of the node ``name``."""
         return dict(self.foldings).get(name, Folding())
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks of the schedule; ``fold.resolve`` answers it.
+
+    ``foldings``, the ports and ``fifos`` are fixed. What is not fixed is chosen for ``fps`` frames per second, or to be as fast as fits (``fit``), or
+    else is one number at a time.
+    """
+
+    foldings: tuple[tuple[str, Folding], ...] = ()
+    input_parallel: int | None = None
+    output_parallel: int | None = None
+    fifos: tuple[tuple[str, int], ...] = ()
+    fps: float | None = None
+    fit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.fit:
+            raise ProjectError("both a number of frames per second and the fastest that fits are asked for", remedy="ask for one of them")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ProjectError(f"{self.fps:g} frames per second", remedy="ask for a positive number")
+
+
+def check_clock(clock_ns: float) -> None:
+    """Raises ProjectError unless the clock period is a number of nanoseconds that an FPGA could have."""
+    if not 0.5 <= clock_ns <= 1000:
+        raise ProjectError(f"the clock period is {clock_ns} ns", remedy="use 0.5 to 1000 ns")

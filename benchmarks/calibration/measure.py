@@ -1,0 +1,276 @@
+"""What the pieces of a layer cost, measured: Verilog of each piece -> Yosys ``synth_xilinx`` -> cells -> ``pieces.csv``.
+
+The estimator's formulas (``qfx/codegen/resources.py``) are held to this file by ``tests/codegen/test_estimate.py``. Needs Yosys; the tests do not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).with_name("pieces.csv")
+FAMILIES = {"ultrascale+": "xcup", "7series": "xc7"}
+FLAGS = "-noiopad -noclkbuf"
+_NARROW, _WIDE, _NO_DSP = "-nowidelut", "", "-nowidelut -nodsp"  # with or without the F7, F8 multiplexers
+MEMORY_LUTS = {"RAM32M": 4, "RAM64M": 4, "RAM32M16": 8, "RAM64M8": 8, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "SRL16E": 1, "SRLC32E": 1}
+"""LUTs of each memory primitive: UG974, UG953."""
+
+Netlist = Mapping[str, Mapping[str, Any]]
+"""The cells of a module in Yosys' JSON."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One module: ``kind`` and ``sizes`` name it for the formulas, ``ports`` and ``body`` are its Verilog."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    ports: str
+    body: str
+    flags: str = _NARROW
+
+    @property
+    def name(self) -> str:
+        return "_".join((self.kind, *map(str, self.sizes)))
+
+    @property
+    def verilog(self) -> str:
+        return f"module {self.name}(input clk, {self.ports});\n{self.body}\nendmodule\n"
+
+
+def pieces() -> Iterable[Piece]:
+    """All pieces that are measured."""
+    for a in (2, 3, 4, 5, 6, 8, 10, 12, 16, 18, 24, 27, 28, 32):
+        for b in (2, 3, 4, 6, 8, 12, 16, 18, 24):
+            if b <= a:
+                if a <= 18:
+                    yield _rows_multiplier(a, b)
+                if a >= 8 and b >= 8:
+                    yield _multiplier(a, b)
+    for width in (4, 8, 12, 16, 24, 32):
+        yield Piece("add", (width,), f"input signed [{width - 1}:0] a, b, output signed [{width - 1}:0] y", "assign y = a + b;")
+        yield Piece("max", (width,), f"input signed [{width - 1}:0] a, b, output signed [{width - 1}:0] y", "assign y = a < b ? b : a;")
+        yield Piece("relu", (width,), f"input signed [{width - 1}:0] a, output signed [{width - 1}:0] y", f"assign y = a[{width - 1}] ? 0 : a;")
+        body = f"always @(posedge clk) acc <= (first ? {width}'sd0 : acc) + x;"
+        yield Piece("accumulate", (width,), f"input first, input signed [{width - 1}:0] x, output reg signed [{width - 1}:0] acc", body)
+        body = f"always @(posedge clk) n <= n == {(1 << width) - 3} ? 0 : n + 1;"
+        yield Piece("counter", (width,), f"output reg [{width - 1}:0] n", body)
+    for source, target, drop in ((16, 8, 4), (20, 8, 8), (24, 8, 10), (14, 4, 6), (24, 16, 6), (32, 16, 12), (20, 8, 0), (12, 6, 2)):
+        for rounding in ("trn", "rnd", "conv"):
+            for saturating in (0, 1):
+                yield _cast(source, target, drop, rounding, saturating)
+    for inputs in (2, 4, 8, 16, 32):
+        for width in (8, 12, 16):
+            yield _tree(inputs, width)
+    for depth in (4, 16, 32, 64, 128, 256, 512):
+        for width in (8, 16):
+            yield _rom(depth, width)
+    for depth in (2, 16, 32, 64, 128):
+        for width in (8, 32):
+            yield _srl_fifo(depth, width)
+    for depth in (16, 32, 64, 128, 256):
+        for width in (8, 32, 64):
+            yield _lutram(depth, width)
+    for ways in (2, 4, 8, 16):
+        for width in (8, 16):
+            yield _multiplexer(ways, width)
+    for digits in (1, 2, 3, 4):
+        for width in (8, 12):
+            yield _shift_add(digits, width)
+
+
+def _multiplier(a: int, b: int) -> Piece:
+    return Piece("mul_dsp", (a, b), f"input signed [{a - 1}:0] a, input signed [{b - 1}:0] b, output signed [{a + b - 1}:0] p", "assign p = a * b;")
+
+
+def _rows_multiplier(a: int, b: int) -> Piece:
+    """Signed a x b: one carry chain for every two bits of b (each adds two partial products), then a tree of adders. Vivado builds the like."""
+    width = a + b
+    lines, terms = [], []  # registers between the levels, as in a pipeline; without them Yosys would build compressors instead of carry chains
+    for row in range(0, b, 2):
+        last = row + 1 >= b - 1
+        low = f"(b[{row}] ? {{{{{width - a}{{a[{a - 1}]}}}}, a}} : {width}'d0)"
+        if row + 1 == b:  # the sign bit stands alone
+            expression = f"{width}'d0 - {low}"
+        else:
+            high = f"((b[{row + 1}] ? {{{{{width - a}{{a[{a - 1}]}}}}, a}} : {width}'d0) << 1)"
+            expression = f"{low} {'-' if last else '+'} {high}"
+        # a row is a + 2 bits wide; the sign extends it
+        lines.append(f"wire [{width - 1}:0] full{row} = {expression};")
+        lines.append(f"reg signed [{a + 1}:0] row{row}; always @(posedge clk) row{row} <= full{row}[{a + 1}:0];")
+        terms.append((f"row{row}", a + 2, row))
+    count = 0
+    while len(terms) > 1:
+        following = []
+        for left, right in zip(terms[::2], terms[1::2], strict=False):
+            (x, wx, sx), (y, wy, sy) = left, right
+            grown = min(max(wx, wy + sy - sx) + 1, width - sx)
+            lines.append(f"reg signed [{grown - 1}:0] sum{count}; always @(posedge clk) sum{count} <= {x} + ($signed({{{y}, {sy - sx}'d0}}));")
+            following.append((f"sum{count}", grown, sx))
+            count += 1
+        if len(terms) % 2:
+            following.append(terms[-1])
+        terms = following
+    lines.append(f"assign p = {terms[0][0]};")
+    ports = f"input signed [{a - 1}:0] a, input signed [{b - 1}:0] b, output signed [{width - 1}:0] p"
+    return Piece("mul_lut", (a, b), ports, "\n".join(lines), _NO_DSP)
+
+
+def _cast(source: int, target: int, drop: int, rounding: str, saturating: int) -> Piece:
+    if rounding == "trn" or drop == 0:
+        rounded = f"wire signed [{source - drop}:0] r = x >>> {drop};"
+    else:
+        up = f"x[{drop - 1}]" if rounding == "rnd" else f"(x[{drop - 1}] & (x[{drop}] | (|x[{max(drop - 2, 0)}:0])))"
+        rounded = f"wire signed [{source - drop}:0] r = $signed(x[{source - 1}:{drop}]) + $signed({{1'b0, {up}}});"
+    top, bottom = (1 << (target - 1)) - 1, 1 << (target - 1)
+    clipped = f"(r > {top} ? {target}'sd{top} : r < -{bottom} ? -{target}'sd{bottom} : r[{target - 1}:0])" if saturating else f"r[{target - 1}:0]"
+    ports = f"input signed [{source - 1}:0] x, output signed [{target - 1}:0] y"
+    return Piece(f"cast_{rounding}_{'sat' if saturating else 'wrap'}", (source, target, drop), ports, f"{rounded}\nassign y = {clipped};")
+
+
+def _tree(inputs: int, width: int) -> Piece:
+    ports = ", ".join(f"input signed [{width - 1}:0] x{i}" for i in range(inputs))
+    names, lines, grown = [f"x{i}" for i in range(inputs)], [], width
+    while len(names) > 1:
+        grown += 1
+        following = [f"s{grown}_{i}" for i in range(len(names) // 2)]
+        sums = [(y, f"{names[2 * i]} + {names[2 * i + 1]}") for i, y in enumerate(following)]
+        lines += [f"reg signed [{grown - 1}:0] {y}; always @(posedge clk) {y} <= {sum_};" for y, sum_ in sums]
+        names = following
+    return Piece("tree", (inputs, width), f"{ports}, output signed [{grown - 1}:0] y", "\n".join([*lines, f"assign y = {names[0]};"]))
+
+
+def _rom(depth: int, width: int) -> Piece:
+    """Random bits, read into registers; kept out of block RAM."""
+    generator = random.Random(depth * 1000 + width)
+    bits = max(depth - 1, 1).bit_length()
+    cases = "\n".join(f"{bits}'d{i}: y <= {width}'d{generator.getrandbits(width)};" for i in range(depth))
+    body = f"always @(posedge clk) case (a)\n{cases}\nendcase"
+    return Piece(
+        "rom_lut", (depth, width), f"input [{bits - 1}:0] a, output reg [{width - 1}:0] y", f'(* rom_style = "distributed" *)\n{body}', _WIDE
+    )
+
+
+def _srl_fifo(depth: int, width: int) -> Piece:
+    """A shift register with an address counter, full and empty flags: how HLS tools build shallow streams."""
+    bits = max(depth - 1, 1).bit_length()
+    lanes = "\n".join(
+        f"reg [{depth - 1}:0] lane{i}; always @(posedge clk) if (push) lane{i} <= {{lane{i}, d[{i}]}}; assign q[{i}] = lane{i}[last[{bits - 1}:0]];"
+        for i in range(width)
+    )
+    body = f"""reg [{bits}:0] last; reg empty_n, full_n;
+wire push = write & full_n, pop = read & empty_n;
+{lanes}
+assign {{e, f}} = {{empty_n, full_n}};
+always @(posedge clk)
+  if (rst) begin last <= -1; empty_n <= 0; full_n <= 1; end
+  else if (push & ~pop) begin last <= last + 1; empty_n <= 1; full_n <= last != {depth - 2}; end
+  else if (pop & ~push) begin last <= last - 1; full_n <= 1; empty_n <= last != 0; end"""
+    return Piece("fifo_srl", (depth, width), f"input rst, write, read, input [{width - 1}:0] d, output [{width - 1}:0] q, output e, f", body)
+
+
+def _lutram(depth: int, width: int) -> Piece:
+    bits = (depth - 1).bit_length()
+    body = f"""(* ram_style = "distributed" *) reg [{width - 1}:0] memory [0:{depth - 1}];
+always @(posedge clk) if (we) memory[wa] <= d;
+always @(posedge clk) q <= memory[ra];"""
+    return Piece(
+        "lutram", (depth, width), f"input we, input [{bits - 1}:0] wa, ra, input [{width - 1}:0] d, output reg [{width - 1}:0] q", body, _WIDE
+    )
+
+
+def _multiplexer(ways: int, width: int) -> Piece:
+    bits = (ways - 1).bit_length()
+    return Piece(
+        "mux",
+        (ways, width),
+        f"input [{bits - 1}:0] s, input [{ways * width - 1}:0] x, output [{width - 1}:0] y",
+        f"assign y = x >> (s * {width});",
+        _WIDE,
+    )
+
+
+def _shift_add(digits: int, width: int) -> Piece:
+    """x times a constant of ``digits`` nonzero signed digits three places apart, one register after each sum."""
+    lines, value, grown = [], "x", width
+    for i in range(1, digits):
+        grown = width + 3 * i + 1
+        term = f"$signed({{x, {3 * i}'d0}})"  # the delay of x is left out: it costs no LUT
+        lines.append(f"reg signed [{grown - 1}:0] s{i}; always @(posedge clk) s{i} <= {value} {'-' if i % 2 else '+'} {term};")
+        value = f"s{i}"
+    ports = f"input signed [{width - 1}:0] x, output signed [{grown - 1}:0] y"
+    return Piece("shift_add", (digits, width), ports, "\n".join([*lines, f"assign y = {value};"]))
+
+
+def sites(cells: Netlist) -> int:
+    """6-input LUTs that the mapped cells take.
+
+    A bit of a carry chain takes one LUT, whose two outputs hold what drives S and DI (UG574, UG474: CARRY8, CARRY4). Of the other LUTs, two small ones
+    share one (LUT5 + LUT1, LUT4 + LUT1 or 2, LUT3 + LUT1 to 3: the rule of Yosys' own ``stat -tech xilinx``). Memories count as their LUTs. Inverters
+    cost nothing.
+    """
+    drivers = {bit: name for name, cell in cells.items() if cell["type"].startswith("LUT") for bit in cell["connections"]["O"]}
+    in_chain: set[str] = set()
+    total = 0
+    for cell in cells.values():
+        total += MEMORY_LUTS.get(cell["type"], 0)
+        if cell["type"].startswith("CARRY"):
+            pins = cell["connections"]
+            for s, di in zip(pins["S"], pins["DI"], strict=True):
+                if isinstance(s, str) and isinstance(di, str) and s in "01x" and di in "01x":
+                    continue  # an unused place, or the end of a chain
+                total += 1
+                in_chain.update(drivers[bit] for bit in (s, di) if bit in drivers)
+    lut = Counter(int(cell["type"][3:]) for name, cell in cells.items() if cell["type"].startswith("LUT") and name not in in_chain)
+    total += lut[6]
+    for large, small in ((5, 1), (4, 1), (4, 2), (3, 1), (3, 2)):
+        shared = min(lut[large], lut[small])
+        total += shared
+        lut[large] -= shared
+        lut[small] -= shared
+    return total + lut[5] + lut[4] + (lut[3] + 1) // 2 + (lut[2] + lut[1] + 1) // 2
+
+
+def measure(family: str) -> list[dict[str, object]]:
+    """One row per piece. Modules are synthesized apart (no flattening), so that one run of Yosys measures many."""
+    rows: list[dict[str, object]] = []
+    for flags in (_NARROW, _WIDE, _NO_DSP):
+        chosen = [piece for piece in pieces() if piece.flags == flags]
+        with tempfile.TemporaryDirectory() as folder:
+            source, result = Path(folder) / "pieces.v", Path(folder) / "netlist.json"
+            instances = "\n".join(f"(* keep *) {piece.name} i_{piece.name}();" for piece in chosen)
+            source.write_text("".join(piece.verilog for piece in chosen) + f"module top();\n{instances}\nendmodule\n")
+            script = f"read_verilog {source}; synth_xilinx -top top {FLAGS} {flags} -family {FAMILIES[family]}; write_json {result}"
+            subprocess.run(["yosys", "-q", "-p", script], check=True, capture_output=True)
+            modules = json.loads(result.read_text())["modules"]
+        for piece in chosen:
+            cells = modules[piece.name]["cells"]
+            types = Counter(str(cell["type"]) for cell in cells.values())
+            count = {prefix: sum(n for name, n in types.items() if name.startswith(prefix)) for prefix in ("LUT", "CARRY", "FD", "DSP")}
+            numbers = dict(lut=sites(cells), lut_cells=count["LUT"], carry=count["CARRY"], ff=count["FD"], dsp=count["DSP"])
+            rows.append(dict(family=family, kind=piece.kind, sizes=" ".join(map(str, piece.sizes)), **numbers))
+    return rows
+
+
+def main() -> None:
+    """Rewrite ``pieces.csv``."""
+    version = subprocess.run(["yosys", "-V"], check=True, capture_output=True, text=True).stdout.strip()
+    rows = [row for family in FAMILIES for row in measure(family)]
+    with DATA.open("w", newline="", encoding="utf-8") as file:
+        file.write(
+            f"# {version}; synth_xilinx {FLAGS} -family {' and '.join(FAMILIES.values())} -nowidelut (not for ROM, RAM, mux; mul_lut: also -nodsp)\n"
+        )
+        file.write("# lut: 6-input LUTs (see sites() in measure.py), memories included; lut_cells: LUT cells as mapped\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{DATA}: {len(rows)} rows", file=sys.stderr)
