@@ -92,6 +92,7 @@ from_port_word:
     out.write(word);
     if (i == WORDS - 1) {
       vec<uint<1>, 1> bit;
+      QFX_PACK(bit)
       bit[0] = port.last;
       last.write(bit);
     }
