@@ -31,6 +31,8 @@ from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run, run_from_raw
 from qfx.testing import adversarial_inputs
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 
 def write(folder: Path, graph: Graph, **ports: int) -> Path:
     path = write_project(graph, folder, board="ultra96v2", schedule=Schedule.of({}, **ports)).path
@@ -100,6 +102,14 @@ def test_the_driver_is_python_3_10_and_imports_numpy_alone(tmp_path: Path) -> No
             roots = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
             assert {root.split(".")[0] for root in roots} <= allowed, path
             assert not set(names) & newer, path
+
+
+def test_the_driver_has_sound_types(tmp_path: Path) -> None:
+    """``make lint`` cannot see it: the package is whole in a project alone."""
+    folder = write_project(classifier(), tmp_path / "p", board="zcu102").path
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), "-p", "driver"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_driver_runs_without_qfx(project: Path, tmp_path: Path) -> None:
