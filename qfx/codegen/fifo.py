@@ -29,6 +29,10 @@ CHAIN_DEPTH = 2
 _ENOUGH = 0.99
 """The share of the slowest process's throughput at which FIFOs are deep enough."""
 
+_BUSY = 0.4
+"""The share of the slowest process's work from which on a process is busy."""
+_AMPLE_FRAMES = 64
+"""Frames that a FIFO holds in a simulation that is to show how many words it needs: more than are ever under way."""
 _SLACK = 16
 """Words beyond what a join demands that let a branch keep its rhythm; tried, not trusted."""
 
@@ -63,12 +67,13 @@ def plan(design: d.Design) -> Plan:
     network = Network(design)
     streams = {stream.name: stream for stream in design.streams}
     held = network.demands()
-    ample = {name: streams[name].words for name in network.early_inputs()} | {network.last: len(design.processes)}
+    ample = {name: _AMPLE_FRAMES * streams[name].words for name in (*network.early_inputs(), network.last)}
     floor = {name: max(CHAIN_DEPTH, held.get(name, 0)) for name in streams}
     smooth = {name: max(floor[name], depth) for name, depth in network.smoothing().items()}
     windows = {stream.name for process in design.processes if isinstance(process, d.Window) for stream in d.inputs(process)}
+    busy = network.busy_fifos()
     best: tuple[Timing, dict[str, int]] | None = None
-    for deep in ((), windows, tuple(streams)):
+    for deep in ((), windows & busy, busy, tuple(streams)):
         depths = {name: smooth[name] if name in deep else floor[name] for name in streams} | ample
         timing = simulate(design, depths=depths)
         if best is None or timing.interval < best[0].interval:
@@ -188,6 +193,13 @@ class Network:
             for name, at in zip(self._outputs[index], events.write_at, strict=True):
                 arrived[name] = start[at] + program_.latency + 1
         return frozenset(early)
+
+    def busy_fifos(self) -> frozenset[str]:
+        """The FIFOs whose ends, or the readers behind those, work in most cycles: where a pause may cost throughput."""
+        work = [program_.turns + program_.latency for program_ in self.programs]
+        behind = [max([work[index], *(work[self.reader[name]] for name in names)]) for index, names in enumerate(self._outputs)]
+        most = _BUSY * max(work)
+        return frozenset(name for name in self.streams if max(work[self.writer[name]], behind[self.reader[name]]) >= most)
 
     def smoothing(self) -> dict[str, int]:
         """Depths with which both ends of a FIFO can keep their own rhythm at one common rate: how far its writer's program and its reader's stray

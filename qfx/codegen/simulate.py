@@ -31,6 +31,8 @@ RESTART = 2
 MAX_WORDS = 20_000_000
 """Words a frame, over all FIFOs, beyond which a simulation is refused: about a minute and 2 GiB."""
 
+_EFFORT = 150_000  # words: a fraction of a second
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -97,7 +99,7 @@ def words(design: d.Design) -> int:
 
 
 def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str, int] | None = None) -> Timing:
-    """Run ``frames`` frames (at least 2; default: 3 to 5, by size) through the design; ``depths`` overrides depths by stream name.
+    """Run ``frames`` frames (at least 2; default: 3, more if they are small) through the design; ``depths`` overrides depths by stream name.
 
     Raises DeadlockError if the design stops, ProjectError if its frame is longer than MAX_WORDS.
     """
@@ -108,7 +110,7 @@ def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str
             where="schedule",
             remedy="fold less (raise PE and SIMD: fewer, wider words), or rely on the analysis alone",
         )
-    count = max(2, frames if frames is not None else 5 if total < 100_000 else 3)
+    count = max(2, frames) if frames is not None else min(max(3, _EFFORT // total), 16)
     return _Simulation(design, count, dict(depths or {})).run()
 
 

@@ -1,0 +1,159 @@
+// hls::stream with a depth: FIFOs that block, for running the processes of a design side by side as the hardware does. Not synthesized.
+//
+// Each process runs in a fiber of its own (ucontext.h: no threads, so every run is the same). A fiber runs until a stream makes it wait; the design
+// deadlocks when no fiber can go on.
+//
+// Turns are atomic, as in qfx/codegen/simulate.py: between one QFX_TURN() and the next, words that were read keep their place and words that were
+// written cannot be seen; all of it takes effect when the turn is over. So a turn that lacks a word or room has done nothing yet, as far as others can tell.
+#ifndef QFX_BOUNDED_HLS_STREAM_H
+#define QFX_BOUNDED_HLS_STREAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#define QFX_TURN() qfx_bounded::turn()
+
+namespace qfx_bounded {
+
+typedef std::vector<int64_t> numbers;
+
+// What a stream is beside the words that it carries. `taken` of the words that were there are read and `added` more are written in turns under way.
+struct channel {
+  std::string name;
+  size_t depth, held, taken, added, peak;
+  numbers reads, writes;  // the turn of each, counted from 0 in each frame; -1: before the first
+  explicit channel(const std::string& name_)
+      : name(name_), depth(static_cast<size_t>(-1)), held(0), taken(0), added(0), peak(0) {}
+  bool readable() const { return taken < held; }
+  bool writable() const { return held + added < depth; }
+};
+
+struct fiber {
+  std::string name;
+  std::function<void()> body;
+  int frames;
+  bool done;
+  channel* waits;
+  bool for_room;
+  int64_t turn;   // of the present frame
+  numbers turns;  // of every frame that is done
+  std::vector<channel*> read, written;  // in the present turn
+  ucontext_t context;
+};
+
+struct world {
+  std::deque<fiber> fibers;
+  std::vector<channel*> channels;
+  fiber* present;
+  ucontext_t scheduler;
+  world() : present(0) {}
+};
+
+inline world*& current() {
+  static world* pointer = 0;
+  return pointer;
+}
+
+// The present turn, if any, takes effect.
+inline void commit(fiber& f) {
+  for (size_t i = 0; i < f.read.size(); i++) {
+    channel& c = *f.read[i];
+    c.held -= c.taken;
+    c.taken = 0;
+  }
+  for (size_t i = 0; i < f.written.size(); i++) {
+    channel& c = *f.written[i];
+    c.held += c.added;
+    c.added = 0;
+    if (c.held > c.peak) c.peak = c.held;
+    if (c.held > c.depth) {
+      std::cerr << "error: " << c.name << " overflows" << std::endl;
+      std::abort();
+    }
+  }
+  f.read.clear();
+  f.written.clear();
+}
+
+inline void turn() {
+  fiber& f = *current()->present;
+  commit(f);
+  f.turn++;
+}
+
+inline void wait(channel& c, const bool for_room) {
+  world& w = *current();
+  fiber& f = *w.present;
+  f.waits = &c;
+  f.for_room = for_room;
+  swapcontext(&f.context, &w.scheduler);
+}
+
+inline void before_read(channel& c) {
+  fiber& f = *current()->present;
+  while (!c.readable()) wait(c, false);
+  f.read.push_back(&c);
+  c.reads.push_back(f.turn);
+}
+
+inline void before_write(channel& c) {
+  fiber& f = *current()->present;
+  while (!c.writable()) wait(c, true);
+  f.written.push_back(&c);
+  c.writes.push_back(f.turn);
+}
+
+}  // namespace qfx_bounded
+
+namespace hls {
+
+template <class T>
+class stream : public qfx_bounded::channel {
+ public:
+  explicit stream(const char* name_) : channel(name_) {
+    if (qfx_bounded::current()) qfx_bounded::current()->channels.push_back(this);
+  }
+
+  T read() {
+    qfx_bounded::before_read(*this);
+    const T word = words.front();
+    words.pop_front();
+    taken++;
+    return word;
+  }
+  void write(const T& word) {
+    qfx_bounded::before_write(*this);
+    words.push_back(word);
+    added++;
+  }
+
+  // From outside, before and after the processes run.
+  void feed(const T& word) {
+    words.push_back(word);
+    held++;
+  }
+  T drain() {
+    const T word = words.front();
+    words.pop_front();
+    held--;
+    return word;
+  }
+
+ private:
+  stream(const stream&);
+  stream& operator=(const stream&);
+  std::deque<T> words;  // all that were written and not yet read, whether they can be seen or not
+};
+
+}  // namespace hls
+
+#endif

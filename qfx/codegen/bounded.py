@@ -1,0 +1,165 @@
+"""Bounded simulation: the generated C++ with FIFOs that have their depth and block, each process in a fiber of its own.
+
+C simulation runs the processes one after the other over FIFOs without bounds; it says what a design computes, not whether it can run. Here every
+process runs beside the others, as in hardware, and stops when its FIFO is full or empty. The harness (``hls/sim/bounded``) counts the turns and logs
+in which turn each word is read and written: what ``tokens.program`` says it must be.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qfx.codegen import cpp
+from qfx.codegen import design as d
+from qfx.codegen.assets import hls_root, simulation_headers
+from qfx.codegen.csim import compile_cpp
+from qfx.codegen.emit import CSIM_FLAGS, emit_sources
+from qfx.codegen.simulate import deadlock
+from qfx.codegen.templates import render
+from qfx.codegen.tokens import program
+from qfx.errors import ProjectError
+from qfx.ir.values import RawArray
+
+_DEADLOCK = 3  # the harness's exit status
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ports:
+    """Of one process and one frame: its turns, and those in which it read each word of each input and wrote each of each output."""
+
+    turns: int
+    reads: tuple[d.IntArray, ...]
+    writes: tuple[d.IntArray, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoundedRun:
+    """``y_raw``: the output raws (N, *output shape); ``peaks``: the most words that each FIFO held, in the order of the design's streams (fibers run
+    ahead as far as they can, so this is often the depth, and never more); ``ports``: per process, then per frame."""
+
+    y_raw: RawArray
+    peaks: tuple[int, ...]
+    ports: tuple[tuple[Ports, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedBundle:
+    """Several designs in one executable. Made by ``build``."""
+
+    executable: Path
+    designs: tuple[d.Design, ...]
+
+    def run(self, index: int, x_raw: RawArray, depths: Mapping[str, int] | None = None) -> BoundedRun:
+        """Run design ``index`` on raws (N, *input shape), frames back to back; ``depths`` overrides depths by stream name.
+
+        Raises DeadlockError if it stops, ProjectError if the harness fails or words are left in a FIFO.
+        """
+        design = self.designs[index]
+        chosen = {stream.name: stream.depth for stream in design.streams} | dict(depths or {})
+        with tempfile.TemporaryDirectory(prefix="qfx_bounded_") as folder:
+            source, result, report, table = (Path(folder) / name for name in ("in.bin", "out.bin", "report", "depths"))
+            source.write_bytes(np.ascontiguousarray(x_raw, dtype="<i8").tobytes())
+            table.write_text("".join(f"{name} {depth}\n" for name, depth in chosen.items()), encoding="utf-8")
+            command = [str(self.executable), str(index), *map(str, (table, source, result, report))]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+            complaint = (done.stdout + done.stderr).strip()
+            if done.returncode not in (0, _DEADLOCK) or complaint:
+                raise _failed(f"the harness ended with status {done.returncode}: {complaint}", self.executable)
+            found = _Report(report.read_text(encoding="utf-8"))
+            if done.returncode == _DEADLOCK:
+                raise deadlock(design, [_waits(process, *found.processes[process.name][:2]) for process in design.processes])
+            left = [name for name, (_, left) in found.streams.items() if left and name != "out"]
+            if left:
+                raise _failed(f"words are left in {', '.join(left)}", self.executable)
+            y_raw = np.frombuffer(result.read_bytes(), dtype="<i8").astype(np.int64).reshape(len(x_raw), *design.output.shape)
+        ports = tuple(found.ports(process, len(x_raw)) for process in design.processes)
+        return BoundedRun(y_raw, tuple(found.streams[stream.name][0] for stream in design.streams), ports)
+
+
+def build(designs: Sequence[d.Design], folder: Path, *, flags: Sequence[str] = ()) -> BoundedBundle:
+    """Compile the designs with the harness into one executable in ``folder``; ``flags`` are added to CSIM_FLAGS.
+
+    Raises ProjectError if g++ is missing or refuses the source.
+    """
+    entries = []
+    for i, design in enumerate(designs):
+        top = f"bounded_{i}"
+        for path, text in emit_sources(design, top).items():
+            place = folder / top / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+        entries.append({"top": top, "design": design, "units": [cpp.unit(process, ("in", "out")) for process in design.processes]})
+    main = folder / "bounded.cpp"
+    main.write_text(render("bounded.cpp.j2", {"designs": entries, "stream": cpp.stream}), encoding="utf-8")
+    hls = hls_root()
+    # Ours in front of the vendor's: one hls_stream.h hides the other.
+    includes = ("-isystem", str(hls / "sim" / "bounded"), *simulation_headers(), "-isystem", str(hls / "sim" / "emulate"))
+    executable = folder / "bounded"
+    paths = (f"-I{hls / 'include'}", f"-I{hls / 'templates'}", f"-I{folder}")
+    compile_cpp((main,), (*includes, *paths), executable, (*CSIM_FLAGS, *flags))
+    return BoundedBundle(executable, tuple(designs))
+
+
+def run(design: d.Design, x_raw: RawArray, depths: Mapping[str, int] | None = None) -> BoundedRun:
+    """As ``BoundedBundle.run``, for one design, compiled for this run."""
+    with tempfile.TemporaryDirectory(prefix="qfx_bounded_") as folder:
+        return build((design,), Path(folder)).run(0, x_raw, depths)
+
+
+def differences(design: d.Design, found: BoundedRun) -> list[str]:
+    """In which processes the C++ took its turns otherwise than ``tokens.program`` says: one line each, none if all agree."""
+    lines = []
+    for process, frames in zip(design.processes, found.ports, strict=True):
+        want = program(process)
+        for number, frame in enumerate(frames):
+            if frame.turns != want.turns:
+                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {want.turns}")
+            logged = (*frame.reads, *frame.writes)
+            streams = (*d.inputs(process), *d.outputs(process))
+            for stream, turns, expected in zip(streams, logged, (*want.reads, *want.writes), strict=True):
+                if not np.array_equal(turns, expected):
+                    lines.append(f"{process.name}, frame {number}: other turns at {stream.name}")
+    return lines
+
+
+class _Report:
+    """The harness's report: ``streams``: (peak, words left) by name, ``processes``: (state, stream, turns of its frames) by name."""
+
+    def __init__(self, text: str) -> None:
+        self.streams: dict[str, tuple[int, int]] = {}
+        self.processes: dict[str, tuple[str, str, list[int]]] = {}
+        self._logs: dict[tuple[str, str], d.IntArray] = {}
+        for line in text.splitlines():
+            kind, name, *rest = line.split()
+            if kind == "stream":
+                self.streams[name] = (int(rest[0]), int(rest[1]))
+            elif kind == "process":
+                self.processes[name] = (rest[0], rest[1], [int(turns) for turns in rest[2:]])
+            else:
+                self._logs[kind, name] = np.array([int(turn) for turn in rest], dtype=np.int64)
+
+    def ports(self, process: d.Process, frames: int) -> tuple[Ports, ...]:
+        def logged(kind: str, streams: tuple[d.Stream, ...], frame: int) -> tuple[d.IntArray, ...]:
+            return tuple(self._logs[kind, stream.name].reshape(frames, -1)[frame] for stream in streams)
+
+        turns = self.processes[process.name][2]
+        return tuple(Ports(turns[i], logged("reads", d.inputs(process), i), logged("writes", d.outputs(process), i)) for i in range(frames))
+
+
+def _waits(process: d.Process, state: str, stream: str) -> int:
+    """What ``simulate.deadlock`` takes."""
+    if state == "done":
+        return -1
+    streams = [found.name for found in (d.inputs(process) if state == "empty" else d.outputs(process))]
+    return streams.index(stream) + (8 if state == "full" else 0)
+
+
+def _failed(what: str, executable: Path) -> ProjectError:
+    return ProjectError(what, where=str(executable), remedy="please report this defect")
