@@ -6,7 +6,7 @@ and a permutation is spent where a reader needs the canonical one. Linear does n
 
 FIFO depths are conservative: two words, but a whole frame behind every fork. A fork then never waits for room within a frame, so no circle of
 processes can wait for each other: one that waits for an input waits for something upstream, one that waits for room waits for something
-downstream, and both chains end before a fork. Smaller safe depths need the schedule to be simulated.
+downstream, and both chains end before a fork. ``fifo`` finds the depths that the design is built with.
 """
 
 from __future__ import annotations
