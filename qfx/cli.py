@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import replace
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,49 +123,117 @@ def _plan(model: Path, board_name: str, clock_ns: float, fps: float | None, fit:
 @main.command()
 @click.argument("project", type=click.Path(path_type=Path))
 @click.option("--input", "input_path", required=True, type=click.Path(path_type=Path), help=".npy of float inputs, batch first, PyTorch's layout.")
-@click.option("--output", "output_path", required=True, type=click.Path(path_type=Path), help=".npy to write the float results to.")
-@click.option("--force", is_flag=True, help="Replace an existing output file.")
+@click.option("--output", "output_path", default=None, type=click.Path(path_type=Path), help=".npy to write the float results to.")
+@click.option("--trace", "trace_path", default=None, type=click.Path(path_type=Path), help=".npz or folder to write the raws of every layer to.")
+@click.option("--fast", is_flag=True, help="Run the fast emulator: the same templates over native integers.")
+@click.option("--force", is_flag=True, help="Replace existing output.")
 @_guard
-def csim(project: Path, input_path: Path, output_path: Path, force: bool) -> None:
-    """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays."""
-    from qfx.codegen.csim import run
-    from qfx.data import load_inputs, save_array
+def csim(project: Path, input_path: Path, output_path: Path | None, trace_path: Path | None, fast: bool, force: bool) -> None:
+    """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays.
+
+    --trace writes every value of the model that travels on a stream, as raw integers named after its node, in the model's layout.
+    """
+    from qfx.codegen.csim import run, trace_raw
+    from qfx.data import load_inputs, save_array, save_arrays
     from qfx.errors import DataError
 
-    if output_path.exists() and not force:
-        raise DataError("the file exists", where=str(output_path), remedy="choose another name, or pass --force")
-    result = run(project, load_inputs(input_path))
-    save_array(output_path, result, force=force)
-    click.echo(f"wrote {output_path}: {result.shape[0]} samples")
+    targets = [path for path in (output_path, trace_path) if path is not None]
+    if not targets:
+        raise DataError("nothing to write", where=str(project), remedy="pass --output, --trace or both")
+    for path in targets:
+        if path.exists() and not force:
+            raise DataError("the file exists", where=str(path), remedy="choose another name, or pass --force")
+    x = load_inputs(input_path)
+    if output_path is not None:
+        save_array(output_path, run(project, x, fast=fast), force=force)
+        click.echo(f"wrote {output_path}: {x.shape[0]} samples")
+    if trace_path is not None:
+        traced = trace_raw(project, x, fast=fast)
+        save_arrays(trace_path, traced, force=force)
+        click.echo(f"wrote {trace_path}: {len(traced)} values of {x.shape[0]} samples")
 
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("project", type=click.Path(path_type=Path))
 @click.option("--data", required=True, type=click.Path(path_type=Path), help=".npz (inputs called x) or .npy, batch first, PyTorch's layout.")
+@click.option("--fast", is_flag=True, help="Compare the fast emulator too.")
+@click.option("--trace", is_flag=True, help="Compare every layer of the C++ too  [default: only for a sample that differs].")
 @_guard
-def verify(model: Path, project: Path, data: Path) -> None:
+def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool) -> None:
     """Compare ONNX Runtime and the C simulation of PROJECT with the integer interpreter on MODEL, raw integer by raw integer.
 
-    Exits with 1 and names the first differing value if anything differs.
+    Exits with 1 and names the first differing value, and the layer of the C++ where the difference starts, if anything differs.
     """
     from qfx.codegen.csim import run_raw
     from qfx.data import load_inputs
+    from qfx.trace import locate
     from qfx.verify import verify as compare_all
 
     x = load_inputs(data)
-    comparisons = compare_all(model, x, {"C simulation": lambda batch: run_raw(project, batch)})
+    builds = {"C simulation": False, "fast emulator": True} if fast else {"C simulation": False}
+    executors = {name: partial(run_raw, project, fast=which) for name, which in builds.items()}
+    comparisons = compare_all(model, x, executors)
     table = Table(title=f"{x.shape[0]} samples against the integer interpreter", title_justify="left")
     for heading in ("executor", "values", "differing values", "differing bits"):
         table.add_column(heading, justify="left" if heading == "executor" else "right")
     for row in comparisons:
         table.add_row(row.executor, str(row.values), str(row.differing_values), str(row.differing_bits))
     Console().print(table)
-    different = [row for row in comparisons if row.first is not None]
-    for row in different:
-        click.echo(f"{row.executor} differs first at {row.first}", err=True)
-    if different:
+    differs = False
+    for row in comparisons:
+        if row.first is not None:
+            differs = True
+            click.echo(f"{row.executor} differs first at {row.first}", err=True)
+        if row.executor in builds and (trace or row.first is not None):
+            start = 0 if trace or row.first is None else row.first.sample
+            count, found = locate(model, project, x if trace else x[start : start + 1], fast=builds[row.executor])
+            if found is None:
+                click.echo(f"{row.executor}: all {count} values that travel between layers are equal", err=row.first is not None)
+            else:
+                differs = True
+                click.echo(f"{row.executor} differs first in {replace(found, sample=found.sample + start)}", err=True)
+    if differs:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("target", metavar="MODEL_OR_PROJECT", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path), help=".npz (inputs called x) or .npy, batch first, PyTorch's layout.")
+@click.option("--model", type=click.Path(path_type=Path), default=None, help="The model of a project that holds none.")
+@click.option("--fast", is_flag=True, help="Let the fast emulator count instead of the C++ with the vendor's headers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@_guard
+def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bool) -> None:
+    """Count what every cast loses on the data: overflow (above and below the range) and significant bits (rounded).
+
+    For a project the C++ counts as well, and the command exits with 1 if it counts differently.
+    """
+    from qfx.data import load_inputs
+    from qfx.ir.from_onnx import load_graph
+    from qfx.report import is_project, report_project
+    from qfx.report import report as report_model
+
+    x = load_inputs(data)
+    is_folder = is_project(target) or target.is_dir()
+    found = report_project(target, x, model=model, fast=fast) if is_folder else report_model(load_graph(target), x)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        table = Table(title=f"what each cast loses on {found.samples} samples", title_justify="left")
+        for heading in ("cast", "to", "values", "above", "below", "rounded", "missing bits"):
+            table.add_column(heading, justify="left" if heading in ("cast", "to") else "right", overflow="fold")
+        for row in found.rows:
+            loss = row.loss
+            counts = (loss.values, loss.above, loss.below, loss.rounded, loss.missing_bits)
+            table.add_row(row.node, row.type, *(str(count) for count in counts))
+        Console(width=160).print(table)
+    for row in found.differing:
+        click.echo(f"{row.node}: the interpreter counts {row.loss}, the C++ {row.simulated}", err=True)
+    if found.differing:
+        sys.exit(1)
+    if is_folder and not as_json:
+        click.echo("the C++ counts the same")
 
 
 @main.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,30 @@ def save_array(path: str | os.PathLike[str], array: Array, *, force: bool = Fals
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, force: bool = False) -> None:
+    """Write the arrays into one ``.npz`` file if the path ends so, else into a folder, ``<name>.npy`` each (a ``/`` in a name makes a folder).
+
+    No file is left half written. Raises DataError if the path exists (unless ``force``, which adds to a folder) or cannot be written.
+    """
+    target = Path(path)
+    if target.exists() and not force:
+        raise DataError("exists", where=str(target), remedy="choose another name, or pass --force")
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            if target.suffix == ".npz":
+                staged = Path(folder) / "arrays.npz"
+                np.savez(staged, allow_pickle=False, **arrays)
+                staged.replace(target)
+                return
+            for name, array in arrays.items():
+                place, staged = target / f"{name}.npy", Path(folder) / "array.npy"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                np.save(staged, array, allow_pickle=False)
+                staged.replace(place)
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", where=str(target), remedy="choose another place") from error
 
 
 def _numbers(array: Array, source: Path) -> Array:

@@ -106,7 +106,7 @@ class Builder:
 
     def give(self, name: str, value: Value) -> None:
         """Offer the value to all its readers: in canonical order if one of them needs it, forked if there are several."""
-        self.travels.append(d.Travel(name, value.stream.name, value.frame.order))
+        self.travels.append(d.Travel(name, self.node, value.stream.name, value.frame.order))
         if value.frame.canonical:
             value = replace(value, frame=Frame.of(value.frame.shape))
         readers = self.readers(name)

@@ -113,6 +113,11 @@ def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool 
         return {entry["node"]: _traced(Path(folder, entry["stream"]), entry, len(x_raw)) for entry in travels}
 
 
+def layers_of(project_dir: str | os.PathLike[str], *, fast: bool = False) -> dict[str, str]:
+    """The values that ``trace_raw`` gives, by the name of their node: the node whose process computes them."""
+    return {entry["node"]: entry["layer"] for entry in _values(read_project(project_dir))["fast" if fast else "design"]}
+
+
 def _traced(file: Path, entry: Mapping[str, Any], samples: int) -> RawArray:
     shape = tuple(entry["shape"])
     order = Frame.of(shape).order if entry["order"] is None else np.array(entry["order"], dtype=np.int64)
@@ -130,12 +135,17 @@ def losses(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = F
     project = read_project(project_dir)
     x_raw = _quantize(x, project)
     executable = build(project_dir, fast=fast, variant="report")
+    counted = _count((str(executable),), x_raw, project.output_shape)
+    return {entry["node"]: counted.get(entry["site"], Loss()) for entry in _values(project)["casts"]}
+
+
+def _count(command: Sequence[str], x_raw: RawArray, output_shape: Shape) -> dict[int, Loss]:
+    """What each site of a report build counted."""
     with tempfile.TemporaryDirectory(prefix="qfx_report_") as folder:
         path = Path(folder, "counters")
-        _execute((str(executable),), x_raw, project.output_shape, {"QFX_REPORT": str(path)})
+        _execute(command, x_raw, output_shape, {"QFX_REPORT": str(path)})
         lines = [tuple(map(int, line.split())) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    counted = {site: Loss(*counts) for site, *counts in lines}
-    return {entry["node"]: counted.get(entry["site"], Loss()) for entry in _values(project)["casts"]}
+    return {site: Loss(*counts) for site, *counts in lines}
 
 
 def _values(project: Project) -> dict[str, list[dict[str, Any]]]:
@@ -169,6 +179,10 @@ class Bundle:
     def run_from_raw(self, index: int, x_raw: RawArray) -> RawArray:
         """The output raws of design ``index`` for input raws (N, *input shape)."""
         return _execute((str(self.executable), str(index)), x_raw, self.output_shapes[index])
+
+    def losses_from_raw(self, index: int, x_raw: RawArray) -> dict[int, Loss]:
+        """What the casts of design ``index`` lose, by their node's place in the graph; of a bundle that was compiled with QFX_REPORT defined."""
+        return _count((str(self.executable), str(index)), x_raw, self.output_shapes[index])
 
 
 def build_bundle(

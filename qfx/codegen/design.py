@@ -271,9 +271,11 @@ def outputs(process: Process) -> tuple[Stream, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Travel:
-    """Where a value of the graph can be seen: number i of the stream called ``stream`` is element ``order[i]`` (row-major) of the value of ``node``."""
+    """Where a value of the graph can be seen: number i of the stream called ``stream`` is element ``order[i]`` (row-major) of the value of ``node``,
+    which the process of ``layer`` computes: the same node, or one that it is fused with."""
 
     node: str
+    layer: str
     stream: str
     order: IntArray
 

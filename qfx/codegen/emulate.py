@@ -78,7 +78,8 @@ def _travels(graph: Graph, design: d.Design) -> list[dict[str, Any]]:
 
 def _travel(info: Info, travel: d.Travel) -> dict[str, Any]:
     order = None if np.array_equal(travel.order, Frame.of(info.shape).order) else travel.order.tolist()
-    return {"node": travel.node, "stream": travel.stream, "shape": list(info.shape), "type": str(info.type), "order": order}
+    place = {"node": travel.node, "layer": travel.layer, "stream": travel.stream}
+    return {**place, "shape": list(info.shape), "type": str(info.type), "order": order}
 
 
 def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:

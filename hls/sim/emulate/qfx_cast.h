@@ -41,7 +41,7 @@ inline Wide increment(const Wide x, const Wide floor, const int shift) {
 template <class Wide, int W, bool SIGNED, ap_o_mode O>
 struct range {
   static constexpr Wide high() { return (Wide(1) << (SIGNED ? W - 1 : W)) - 1; }
-  static constexpr Wide low() { return SIGNED ? (O == AP_SAT_SYM ? -high() : -high() - 1) : 0; }
+  static constexpr Wide low() { return SIGNED ? (O == AP_SAT_SYM && W > 1 ? -high() : -high() - 1) : 0; }
 };
 
 // `word` with its N high bits set to those of the bound that was passed; an unsigned word takes ones whichever it was, as the vendor's headers do.

@@ -1,0 +1,97 @@
+"""The saturation report: what every cast of a model loses on given data, from the interpreter and, for a project, from the C++ too."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qfx.codegen.csim import losses as simulated_losses
+from qfx.codegen.project import MANIFEST, read_project
+from qfx.errors import DataError, ProjectError
+from qfx.ir.from_onnx import load_graph
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import FloatArray
+from qfx.ir.losses import Loss, losses
+from qfx.ir.ops import Cast, Input
+from qfx.ir.passes.pipeline import optimize
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cast: its node, the type it casts to, and what it lost according to the interpreter and, if it was asked, to the C++.
+
+    ``simulated`` is None for a model alone and for the input's cast, which runs before a frame enters the design.
+    """
+
+    node: str
+    type: str
+    loss: Loss
+    simulated: Loss | None = None
+
+    @property
+    def agrees(self) -> bool:
+        return self.simulated is None or self.simulated == self.loss
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The casts in the graph's order, on ``samples`` samples."""
+
+    samples: int
+    rows: tuple[Row, ...]
+
+    @property
+    def differing(self) -> tuple[Row, ...]:
+        """The casts for which interpreter and C++ count differently: none, unless something is wrong."""
+        return tuple(row for row in self.rows if not row.agrees)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data: {"samples": N, "casts": [{"node", "type", "loss": {...}, "simulated": {...} or null}]}."""
+        casts = [
+            {"node": row.node, "type": row.type, "loss": asdict(row.loss), "simulated": None if row.simulated is None else asdict(row.simulated)}
+            for row in self.rows
+        ]
+        return {"samples": self.samples, "casts": casts}
+
+
+def report(graph: Graph, x: FloatArray) -> Report:
+    """What the casts of the graph lose on the floats ``x`` (N, *input shape). Raises DataError for data that the graph does not take, or none."""
+    return _report(graph, x, {})
+
+
+def report_project(project_dir: str | os.PathLike[str], x: FloatArray, *, model: str | os.PathLike[str] | None = None, fast: bool = False) -> Report:
+    """The same for the optimized graph of a project, counted by its C++ as well; ``fast``: by the emulator.
+
+    ``model`` is the ONNX file that the project was made from (default: the project's own ``model.onnx``). In the optimized graph a cast may do the
+    work of the ReLU in front of it: what that cuts off then counts as below the range. Raises ProjectError if there is no model or another one.
+    """
+    project = read_project(project_dir)
+    path = project.path / "model.onnx" if model is None else Path(model)
+    if not path.is_file():
+        raise ProjectError(
+            f"{path.name} is missing, so there is nothing to compare with", where=str(project_dir), remedy="name the ONNX file that it was made from"
+        )
+    graph = optimize(load_graph(path))
+    counted = simulated_losses(project_dir, x, fast=fast)
+    names = {node.name for node in graph.nodes if isinstance(node.op, Cast)}
+    if names != counted.keys():
+        raise ProjectError("the project was made from another model", where=str(path), remedy="write the project again, or name its model")
+    return _report(graph, x, counted)
+
+
+def is_project(path: str | os.PathLike[str]) -> bool:
+    """Whether the path is a folder that qfx wrote."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def _report(graph: Graph, x: FloatArray, counted: dict[str, Loss]) -> Report:
+    found = losses(graph, x)
+    if len(x) == 0:
+        raise DataError("holds no samples", where="data", remedy="give at least one")
+    types = {node.name: str(node.op.cast) for node in graph.nodes if isinstance(node.op, Cast | Input)}
+    return Report(len(x), tuple(Row(name, types[name], loss, counted.get(name)) for name, loss in found.items()))
+
+
+__all__ = ["Loss", "Report", "Row", "is_project", "report", "report_project"]
