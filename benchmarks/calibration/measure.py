@@ -83,9 +83,10 @@ def pieces() -> Iterable[Piece]:
     for ways in (2, 4, 8, 16):
         for width in (8, 16):
             yield _multiplexer(ways, width)
-    for digits in (1, 2, 3, 4):
-        for width in (8, 12):
-            yield _shift_add(digits, width)
+    for digits in (1, 2, 3):
+        for span in (2, 4, 7):
+            for width in (4, 8):
+                yield _digit_product(digits, span, width)
 
 
 def _multiplier(a: int, b: int) -> Piece:
@@ -199,24 +200,30 @@ def _multiplexer(ways: int, width: int) -> Piece:
     )
 
 
-def _shift_add(digits: int, width: int) -> Piece:
-    """x times a constant of ``digits`` nonzero signed digits three places apart, one register after each sum."""
-    lines, value, grown = [], "x", width
+def _digit_product(digits: int, span: int, width: int) -> Piece:
+    """x times the sum of ``digits`` signed digits that a code chooses: each one of ``span`` shifts or zero, added or subtracted."""
+    field, out = span.bit_length(), width + span + 2
+    lines = []
+    for i in range(digits):
+        low = i * (field + 1)
+        lines.append(f"wire [{field - 1}:0] f{i} = code[{low + field - 1}:{low}]; wire n{i} = code[{low + field}];")
+        lines.append(f"reg signed [{out - 1}:0] m{i}; reg g{i};")
+        lines.append(f"always @(posedge clk) begin m{i} <= f{i} == {span} ? 0 : x <<< f{i}; g{i} <= n{i}; end")
+    value = "(g0 ? -m0 : m0)"
     for i in range(1, digits):
-        grown = width + 3 * i + 1
-        term = f"$signed({{x, {3 * i}'d0}})"  # the delay of x is left out: it costs no LUT
-        lines.append(f"reg signed [{grown - 1}:0] s{i}; always @(posedge clk) s{i} <= {value} {'-' if i % 2 else '+'} {term};")
+        lines.append(f"reg signed [{out - 1}:0] s{i}; always @(posedge clk) s{i} <= g{i} ? {value} - m{i} : {value} + m{i};")
         value = f"s{i}"
-    ports = f"input signed [{width - 1}:0] x, output signed [{grown - 1}:0] y"
-    return Piece("shift_add", (digits, width), ports, "\n".join([*lines, f"assign y = {value};"]))
+    lines.append(f"assign y = {value};")
+    ports = f"input [{digits * (field + 1) - 1}:0] code, input signed [{width - 1}:0] x, output signed [{out - 1}:0] y"
+    return Piece("digit_product", (digits, span, width), ports, "\n".join(lines))
 
 
 def sites(cells: Netlist) -> int:
     """6-input LUTs that the mapped cells take.
 
-    A bit of a carry chain takes one LUT, whose two outputs hold what drives S and DI (UG574, UG474: CARRY8, CARRY4). Of the other LUTs, two small ones
-    share one (LUT5 + LUT1, LUT4 + LUT1 or 2, LUT3 + LUT1 to 3: the rule of Yosys' own ``stat -tech xilinx``). Memories count as their LUTs. Inverters
-    cost nothing.
+    A bit of a carry chain takes one LUT, whose two outputs hold what drives S and DI (UG574, UG474: CARRY8, CARRY4). Of the other LUTs, two small
+    ones share one (LUT5 + LUT1, LUT4 + LUT1 or 2, LUT3 + LUT1 to 3: the rule of Yosys' own ``stat -tech xilinx``). Memories count as their LUTs.
+    Inverters cost nothing.
     """
     drivers = {bit: name for name, cell in cells.items() if cell["type"].startswith("LUT") for bit in cell["connections"]["O"]}
     in_chain: set[str] = set()
@@ -256,8 +263,8 @@ def measure(family: str) -> list[dict[str, object]]:
             cells = modules[piece.name]["cells"]
             types = Counter(str(cell["type"]) for cell in cells.values())
             count = {prefix: sum(n for name, n in types.items() if name.startswith(prefix)) for prefix in ("LUT", "CARRY", "FD", "DSP")}
-            numbers = dict(lut=sites(cells), lut_cells=count["LUT"], carry=count["CARRY"], ff=count["FD"], dsp=count["DSP"])
-            rows.append(dict(family=family, kind=piece.kind, sizes=" ".join(map(str, piece.sizes)), **numbers))
+            name = {"family": family, "kind": piece.kind, "sizes": " ".join(map(str, piece.sizes))}
+            rows.append(name | {"lut": sites(cells), "lut_cells": count["LUT"], "carry": count["CARRY"], "ff": count["FD"], "dsp": count["DSP"]})
     return rows
 
 

@@ -93,7 +93,8 @@ def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, re
 
     The error names the resources that are short, the three layers that take most of them, and what would make the design fit.
     """
-    over = found.over(limits or dict.fromkeys(FIELDS, 1.0))
+    limits = limits or dict.fromkeys(FIELDS, 1.0)
+    over = found.over(limits)
     if not over:
         return
     total, there = found.total, capacity(found.board)
@@ -101,7 +102,8 @@ def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, re
     for field in over:
         worst = sorted(found.layers, key=lambda cost: getattr(cost.resources, field), reverse=True)[:3]
         costly = ", ".join(f"{cost.node} {getattr(cost.resources, field)}" for cost in worst if getattr(cost.resources, field))
-        parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)} ({costly})")
+        part = f", {100 * limits[field]:.0f} % of which are to be used," if limits[field] < 1 else ""
+        parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)}{part} ({costly})")
     raise ProjectError(
         f"does not fit the {found.board.title}: needs {'; '.join(parts)}",
         where=found.board.name,
@@ -170,7 +172,7 @@ def matvec_cost(process: d.MatVec, on: Device, *, pe: int | None = None, simd: i
     elif arithmetic == "shift":
         slots = _shift_slots(process)
         code = max(sum((span + zero - 1).bit_length() + negative for span, zero, negative in slots), 1)
-        products = r.shift_product(x.width, width, [span + zero for span, zero, _ in slots], sum(negative for *_, negative in slots)) * lanes
+        products = r.digit_product(x.width, width, [(span + zero, negative) for span, zero, negative in slots]) * lanes
     else:
         products = r.product(a, b, arithmetic, on) * lanes
     _, elements, bits = arith.rom_shape(rows, lanes, code)

@@ -211,6 +211,9 @@ class _Search:
             made = self._realize(picked)
             if not made.estimate.over(LIMITS):
                 return made  # the overhead was taken for less than it is: nothing faster would have fitted
+            if picked is slow:
+                break
+            slow = self._cheapest(slowest) or slow  # knowing the overhead
         made = self._realize(slow)
         check_fits(made.estimate, LIMITS, remedies="use a larger board, shorter words or a smaller model: no folding is smaller than this")
         return made

@@ -15,6 +15,7 @@ from qfx.codegen import arithmetic as arith
 from qfx.codegen import design as d
 from qfx.codegen import resources as r
 from qfx.codegen.board import Board
+from qfx.codegen.build import MAX_WORD_BITS
 from qfx.codegen.estimate import capacity, matvec_cost, process_cost
 from qfx.codegen.resources import FIELDS, Device, Resources
 from qfx.codegen.schedule import Folding
@@ -25,9 +26,6 @@ from qfx.ir.ops import Conv
 
 OUTPUT = "(output port)"
 """The name of the output port among the layers; the input port is called as the graph's input."""
-
-MAX_WORD_BITS = 4096
-"""The widest stream word: what the vendor's tools take (UG1399: ap_int up to 4096 bits, streams likewise)."""
 
 _MAX_PORT_BITS = 512
 """The widest port word that is chosen; AXI DMA takes powers of two up to 1024 bits (PG021)."""

@@ -213,10 +213,15 @@ def fifo(depth: int, width: int) -> Resources:
     return Resources(lut=4 * bits + 10, ff=4 * bits + 10 + width, bram18=bram18(depth, width))
 
 
-def shift_product(x_width: int, out_width: int, spans: Sequence[int], negatives: int) -> Resources:
-    """The sum of ``len(spans)`` shifted numbers of ``x_width`` bits, each shifted one of ``span`` ways; ``negatives`` of them may be subtracted, the
-    first such by an adder of its own where nothing else comes before it."""
-    luts = sum(multiplexer(span, min(x_width + span - 1, out_width)).lut for span in spans)
-    adders = len(spans) - 1 + (negatives == len(spans))
-    wide = (x_width + out_width + 1) // 2  # the lowest bits of a sum pass it by
-    return Resources(lut=luts + adders * wide, ff=out_width + (len(spans) > 1) * out_width)
+def digit_product(x_width: int, out_width: int, digits: Sequence[tuple[int, bool]]) -> Resources:
+    """The sum of shifted numbers of ``x_width`` bits, one for each signed digit of a weight that is read at run time.
+
+    ``digits``: how many shifts (zero among them) there are to choose from, and whether it can be negative. The sums are made in pairs, of which the
+    second can be subtracted for nothing, but not the first.
+    """
+    luts = adders = 0
+    for index, (ways, negative) in enumerate(digits):
+        shifted = min(x_width + ways - 1, out_width)
+        luts += ceil(shifted * ((ways - 1).bit_length() + 1) / 2) if ways > 1 else 0
+        adders += (index > 0) + (negative and index % 2 == 0)
+    return Resources(lut=luts + adders * out_width, ff=out_width * len(digits))
