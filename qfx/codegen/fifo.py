@@ -66,7 +66,7 @@ def plan(design: d.Design) -> Plan:
         return Plan(design, None)
     network = Network(design)
     streams = {stream.name: stream for stream in design.streams}
-    held = network.demands()
+    held = Network(design, flushing=False).demands()
     ample = {name: _AMPLE_FRAMES * streams[name].words for name in (*network.early_inputs(), network.last)}
     floor = {name: max(CHAIN_DEPTH, held.get(name, 0)) for name in streams}
     smooth = {name: max(floor[name], depth) for name, depth in network.smoothing().items()}
@@ -89,8 +89,19 @@ def plan(design: d.Design) -> Plan:
     if tight != filled:
         trial = simulate(design, depths=depths | tight)
         if trial.interval <= timing.interval:
-            return Plan(with_depths(design, depths | tight), trial)
-    return Plan(with_depths(design, depths | filled), timing)
+            return Plan(allow_for_held_words(with_depths(design, depths | tight)), trial)
+    return Plan(allow_for_held_words(with_depths(design, depths | filled)), timing)
+
+
+def allow_for_held_words(design: d.Design) -> d.Design:
+    """The design, FIFOs made deeper where it would deadlock if pipelines kept what they work on while their input pauses. Rarely any: the demands
+    have counted on that, but for joins that wait for each other in turns."""
+    while True:
+        least = Network(design, flushing=False).least_depths()
+        short = {stream.name: least[stream.name] for stream in design.streams if stream.depth < least[stream.name]}
+        if not short:
+            return design
+        design = with_depths(design, short)
 
 
 def with_depths(design: d.Design, depths: Mapping[str, int]) -> d.Design:
@@ -129,11 +140,15 @@ def least_depths(design: d.Design) -> dict[str, int]:
 
 
 class Network:
-    """A design's processes as nodes, its FIFOs as edges, with the programs of one frame."""
+    """A design's processes as nodes, its FIFOs as edges, with the programs of one frame.
 
-    def __init__(self, design: d.Design) -> None:
+    Pipelines are ``flushing``, or they keep what they work on until further turns push it out: a turn's words then leave when the turn begins that is
+    ``latency`` later. (Behind a frame's last turn a pipeline empties by itself; the turns that do it read nothing.)
+    """
+
+    def __init__(self, design: d.Design, *, flushing: bool = True) -> None:
         self.design = design
-        self.programs = [program(process) for process in design.processes]
+        self.programs = [program(process) if flushing else _pushed(program(process)) for process in design.processes]
         self.writer, self.reader = ends(design)
         self.streams = {stream.name: stream for stream in design.streams}
         self.last = next(process.last.name for process in design.processes if isinstance(process, d.ToPort))
@@ -143,18 +158,14 @@ class Network:
         self.components = self._components()
 
     def demands(self) -> dict[str, int]:
-        """For every FIFO into a join: the words that must have room there, if every other FIFO holds at least one (see the top of this file).
-
-        A pipeline may keep what it works on while its input pauses (Vivado HLS cannot flush loops): a write counts only once the turn that is
-        ``latency`` later has begun.
-        """
+        """For every FIFO into a join: the words that must have room there, if every other FIFO holds at least one (see the top of this file)."""
         found: dict[str, int] = {}
         early = self.early_inputs()
         for component in self.components:
             members = sorted({end for name in component for end in (self.writer[name], self.reader[name])})
             steps: dict[str, d.IntArray] = {}  # by FIFO: the step of the component's first process that each word needs
             for index in members:
-                events, program_ = self._events[index], self.programs[index]
+                events = self._events[index]
                 step = np.zeros(events.turns.size, dtype=np.int64)
                 if index == members[0]:
                     step = events.turns.copy()
@@ -169,10 +180,9 @@ class Network:
                         # those that are left when its step is over.
                         gone = np.searchsorted(step[at], steps[name], side="left" if name in early else "right")
                         found[name] = int((np.arange(1, at.size + 1) - gone).max()) + (name not in early)
-                after = np.minimum(np.searchsorted(events.turns, events.turns + program_.latency), step.size - 1)
                 for name, at in zip(self._outputs[index], events.write_at, strict=True):
                     if name in component:
-                        steps[name] = step[after[at]]
+                        steps[name] = step[at]
         return found
 
     def early_inputs(self) -> frozenset[str]:
@@ -304,6 +314,11 @@ class Network:
                     del open_edges[cut:]
         parts = [tuple(name for name in names if name in part) for part in found if len(part) > 1]
         return tuple(sorted(parts, key=lambda part: names.index(part[0])))
+
+
+def _pushed(program_: Program) -> Program:
+    """The program of a pipeline that does not flush, one turn after the other pushing."""
+    return replace(program_, turns=program_.turns + program_.latency, writes=tuple(turns + program_.latency for turns in program_.writes))
 
 
 class _Events:

@@ -11,7 +11,7 @@ from codegen_models import DIRECTED, chain, random_schedule
 from schedule_models import BRANCHED, crossing, folded, resnet, unet
 
 from qfx.codegen import design as d
-from qfx.codegen.fifo import Network, Sizing, least_depths, plan, size_fifos, sizings, with_depths
+from qfx.codegen.fifo import Network, Sizing, allow_for_held_words, least_depths, plan, size_fifos, sizings, with_depths
 from qfx.codegen.lower import lower
 from qfx.codegen.schedule import Schedule
 from qfx.codegen.simulate import MAX_WORDS, DeadlockError, simulate
@@ -99,6 +99,26 @@ def test_shortcuts_hold_less_than_a_frame() -> None:
     design = size_fifos(lower(graph, Schedule()))
     shortcut = max((row for row in sizings(design) if row.stream.startswith("stem_q")), key=lambda row: row.least)
     assert 2 * 8 * 4 <= shortcut.least <= shortcut.depth < 5 * 8 * 4 < 8 * 8 * 4
+
+
+@pytest.mark.parametrize("make", BRANCHED)
+def test_depths_allow_for_pipelines_that_do_not_flush(make: Callable[[], Graph]) -> None:
+    graph = make()
+    design = size_fifos(lower(graph, folded(graph)))
+    held = Network(design, flushing=False).least_depths()
+    assert all(held[stream.name] <= stream.depth for stream in design.streams)
+    assert allow_for_held_words(design) is design
+
+
+def test_pipelines_that_do_not_flush_need_more() -> None:
+    """They hold words of the longer branch back, so a shortcut must hold more; one that is just deep enough for flushing ones is made deeper."""
+    graph = resnet()
+    design = size_fifos(lower(graph, folded(graph)))
+    least, held = least_depths(design), Network(design, flushing=False).least_depths()
+    name = max(least, key=lambda name: held[name] - least[name])
+    assert held[name] > least[name] > 1
+    deepened = allow_for_held_words(with_depths(design, {name: least[name]}))
+    assert next(stream.depth for stream in deepened.streams if stream.name == name) == held[name]
 
 
 def test_chains_have_nothing_to_deadlock() -> None:
