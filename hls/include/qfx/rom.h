@@ -73,7 +73,9 @@ inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element 
   static thread_local const void* of = 0;
   if (of == static_cast<const void*>(&weights)) return table;
   of = static_cast<const void*>(&weights);
+unpack_row:
   for (int row = 0; row < ROWS; row++) {
+  unpack_lane:
     for (int i = 0; i < LANES; i++) {
       const uint64_t element = static_cast<uint64_t>(weights[row][i / Packed::PER_ELEMENT]);
       const uint64_t top = element << (64 - (i % Packed::PER_ELEMENT + 1) * Packed::WIDTH);
