@@ -15,7 +15,7 @@ import qfx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import executors, train_step
+from benchmarks import csim, executors, train_step
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.timing import Timing, alternate
 
@@ -93,6 +93,13 @@ def test_executors_agree_and_are_timed(tmp_path: Path, gxx: str) -> None:
     assert [rate.executor for rate in rates] == ["PyTorch emulator", "ONNX Runtime", "integer interpreter", "C simulation"]
     assert [rate.images for rate in rates] == [32, 32, 32, 4]
     assert all(rate.per_second > 0 for rate in rates)
+
+
+def test_both_builds_of_c_simulation_are_timed(tmp_path: Path, gxx: str) -> None:
+    found = csim.speeds(mlp(Layers()), torch.randn(32, 16), 4, tmp_path)
+    assert [speed.images for speed in found] == [4, 4, 32]
+    assert {speed.macs for speed in found} == {16 * 64 + 64 * 32 + 32 * 32 + 32 * 5}
+    assert all(speed.per_second > 0 and speed.compiling > 0 for speed in found)
 
 
 def test_a_wrong_executor_stops_the_benchmark(tmp_path: Path, gxx: str, monkeypatch: pytest.MonkeyPatch) -> None:

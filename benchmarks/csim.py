@@ -1,0 +1,109 @@
+"""Images per second and core of both builds of C simulation, and how many multiply-adds a second that is."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import qfx
+from benchmarks.models import Layers, ResNet, mlp
+from benchmarks.timing import machine
+from qfx.codegen.csim import build_bundle
+from qfx.codegen.schedule import Folding, Schedule
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import quantize_input, run_from_raw
+from qfx.ir.ops import Conv, Linear, macs
+from qfx.ir.passes.pipeline import optimize
+from qfx.testing import assert_bit_exact
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """``per_second`` images per second of processor time, ``compiling`` seconds of it in g++; ``macs`` multiply-adds an image."""
+
+    build: str
+    images: int
+    per_second: float
+    compiling: float
+    macs: int
+
+
+def speeds(model: nn.Module, x: torch.Tensor, simulated: int, folder: Path, bits: int = 8) -> list[Speed]:
+    """The vendor's build at one number at a time and at PE = SIMD = 4 (where that divides) on ``simulated`` images, the emulator on all of them.
+
+    Raises AssertionError if one differs from the interpreter in a raw integer.
+    """
+    graph = optimize(qfx.to_graph(qfx.quantize(model.eval(), x[: min(len(x), 64)], qfx.Recipe.uniform(bits))))
+    x_raw = quantize_input(graph, x.numpy())
+    builds = (
+        ("vendor's headers, one at a time", Schedule(), False, simulated),
+        ("vendor's headers, PE = SIMD = 4", folded(graph, 4), False, simulated),
+        ("fast emulator", Schedule(), True, len(x)),
+    )
+    return [_speed(name, graph, schedule, fast, x_raw[:count], folder / str(i)) for i, (name, schedule, fast, count) in enumerate(builds)]
+
+
+def folded(graph: Graph, lanes: int) -> Schedule:
+    """Every convolution and linear layer folded to ``lanes`` outputs and inputs where they divide."""
+    foldings = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Conv | Linear) and getattr(node.op, "groups", 1) == 1:
+            outputs, inputs = node.op.weight.shape[:2]
+            foldings[node.name] = Folding(lanes if outputs % lanes == 0 else 1, lanes if inputs % lanes == 0 else 1)
+    return Schedule.of(foldings)
+
+
+def _speed(name: str, graph: Graph, schedule: Schedule, fast: bool, x_raw: npt.NDArray[np.int64], folder: Path) -> Speed:
+    began = _children()
+    bundle = build_bundle([(graph, schedule)], folder, fast=fast)
+    built = _children()
+    bundle.run_from_raw(0, x_raw[:1])  # the executable comes from the disk
+    warm = _children()
+    found = bundle.run_from_raw(0, x_raw)
+    seconds = _children() - warm
+    assert_bit_exact(found, run_from_raw(graph, x_raw), names=(name, "interpreter"))
+    work = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
+    return Speed(name, len(x_raw), len(x_raw) / max(seconds, 1e-9), built - began, work)
+
+
+def _children() -> float:
+    """Processor time of the processes that this one has waited for: what the load of the machine disturbs least."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Both networks of the training benchmark, as tables."""
+    argparse.ArgumentParser(prog="python -m benchmarks.csim", description=__doc__).parse_args(arguments)
+    torch.manual_seed(0)
+    console = Console(width=120)
+    console.print(machine(), highlight=False)
+    for title, model, x, simulated in (
+        ("MLP 16-64-32-32-5", mlp(Layers()), torch.randn(65536, 16), 4096),
+        ("ResNet-20, 3 x 32 x 32", ResNet(Layers()), torch.randn(200, 3, 32, 32), 4),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            found = speeds(model, x, simulated, Path(folder))
+        table = Table(title=f"{title}, 8 bits, one core, raw integers equal", title_justify="left")
+        for heading in ("build", "images", "images/s", "million MAC/s", "ratio", "compiling (s)"):
+            table.add_column(heading, justify="left" if heading == "build" else "right")
+        for speed in found:
+            rate = speed.per_second * speed.macs / 1e6
+            ratio = speed.per_second / found[0].per_second
+            table.add_row(speed.build, f"{speed.images:,}", f"{speed.per_second:,.1f}", f"{rate:,.0f}", f"{ratio:.1f}", f"{speed.compiling:.1f}")
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
