@@ -192,3 +192,113 @@ def test_verify_refuses_a_project_of_another_model(project: Path, data: Path, tm
     other = qfx.quantize(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 5)), torch.randn(8, 1, 4, 4))
     qfx.export_onnx(other, tmp_path / "other.onnx")
     assert "C simulation" in refusal("verify", tmp_path / "other.onnx", project, "--data", data)
+
+
+def test_hls_folds_for_a_frame_rate_and_says_what_it_costs(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fast"
+    result = qfx_command("hls", model, "--board", "ultra96v2", "-o", out, "--fps", 400000)
+    assert result.exit_code == 0, result.output
+    report = json.loads((out / "report.json").read_text())
+    assert report["frames_per_second"] >= 400000
+    assert report["resources"]["lut"] <= 0.8 * 70560
+    assert (out / "estimate.txt").read_text() in result.stdout
+    for word in ("PE", "SIMD", "ultra96v2", "BRAM18", "latency", "FIFOs"):
+        assert word in result.stdout
+    listed = json.loads((out / "qfx_project.json").read_text())["files"]
+    assert {"folding.toml", "estimate.txt", "report.json"} <= listed.keys()
+    # The file that was written makes the same project again.
+    again = tmp_path / "again"
+    assert qfx_command("hls", model, "--board", "ultra96v2", "-o", again, "--folding", out / "folding.toml").exit_code == 0
+    assert json.loads((again / "qfx_project.json").read_text())["files"] == listed
+    slow = json.loads(qfx_command("estimate", model, "--board", "ultra96v2", "--json").stdout)
+    assert slow["resources"]["lut"] < report["resources"]["lut"]
+    assert slow["interval_cycles"] > report["interval_cycles"]
+
+
+def test_a_folded_project_computes_the_same(model: Path, data: Path, gxx: str, tmp_path: Path) -> None:
+    assert qfx_command("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--fit").exit_code == 0
+    report = json.loads((tmp_path / "p" / "report.json").read_text())
+    assert any(layer.get("simd", 1) > 1 for layer in report["layers"])
+    assert qfx_command("verify", model, tmp_path / "p", "--data", data).exit_code == 0
+
+
+def test_estimate_prints_what_hls_would_make_and_writes_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = qfx_command("estimate", model, "--board", "zcu102", "--fit")
+    assert table.exit_code == 0, table.output
+    assert list(tmp_path.iterdir()) == []
+    assert qfx_command("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--fit").exit_code == 0
+    assert (tmp_path / "p" / "estimate.txt").read_text() == table.stdout
+    assert "nonesuch" in refusal("estimate", model, "--board", "nonesuch")
+
+
+def test_a_folding_file_fixes_layers_and_the_rest_is_chosen(model: Path, tmp_path: Path) -> None:
+    names = [layer["name"] for layer in json.loads(qfx_command("estimate", model, "--board", "zcu102", "--json").stdout)["layers"] if "simd" in layer]
+    path = tmp_path / "mine.toml"
+    path.write_text(f'[layers."{names[0]}"]\npe = 4\narithmetic = "dsp"\n[ports]\ninput = 1\n')
+    for extra, others in (([], 1), (["--fps", 1100000], 2)):
+        chosen = json.loads(qfx_command("estimate", model, "--board", "zcu102", "--folding", path, "--json", *extra).stdout)["layers"]
+        folded = {layer["name"]: layer for layer in chosen}
+        assert (folded[names[0]]["pe"], folded[names[0]]["simd"], folded[names[0]]["arithmetic"]) == (4, 1, "dsp")
+        assert folded[names[1]]["pe"] * folded[names[1]]["simd"] >= others
+    path.write_text(f'[layers."{names[0]}x"]\npe = 2\n')
+    assert f"did you mean '{names[0]}'" in refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", path)
+    path.write_text(f'[layers."{names[0]}"]\npe = 3\n')
+    assert "PE=3 does not divide" in refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", path)
+    refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", tmp_path / "missing.toml")
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--fps", 100_000_000], "leave 2 cycles"),
+        (["--fps", 0], "0 frames per second"),
+        (["--fps", -3], "frames per second"),
+        (["--fps", "nan"], "frames per second"),
+        (["--fps", 10, "--fit"], "both"),
+        (["--clock-ns", 0, "--fit"], "clock period"),
+        (["--top", "for"], "for"),
+    ],
+)
+def test_options_that_cannot_be(model: Path, tmp_path: Path, arguments: list[object], complaint: str) -> None:
+    assert complaint in refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_larger_than_the_board(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4096, 200), torch.nn.ReLU(), torch.nn.Linear(200, 10))
+    qfx.export_onnx(qfx.quantize(network, torch.randn(8, 1, 64, 64)), tmp_path / "large.onnx")
+    for arguments in ([], ["--fit"], ["--fps", 10]):
+        said = refusal("hls", tmp_path / "large.onnx", "--board", "pynq_z2", "-o", tmp_path / "p", *arguments)
+        for word in ("does not fit the TUL PYNQ-Z2", "BRAM18 of 280", "(1", "larger board"):
+            assert word in said
+    assert not (tmp_path / "p").exists()
+    assert qfx_command("estimate", tmp_path / "large.onnx", "--board", "zcu102").exit_code == 0
+
+
+def test_onnx_files_that_hardware_cannot_be_made_of(model: Path, tmp_path: Path) -> None:
+    """A dynamic size that is not the batch, an operator or an attribute that qfx does not write: one error each that names the place."""
+    import onnx
+
+    def edited(name: str) -> tuple[onnx.ModelProto, Path]:
+        return onnx.load(model), tmp_path / name
+
+    dynamic, path = edited("dynamic.onnx")
+    dynamic.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "H"
+    onnx.save(dynamic, path)
+    assert "only the batch may have no fixed size" in refusal("hls", path, "--board", "zcu102", "-o", tmp_path / "p")
+    for change in ("operator", "attribute"):
+        changed, path = edited(f"{change}.onnx")
+        node = next(node for node in changed.graph.node if node.op_type == "Conv")
+        if change == "operator":
+            node.op_type = "Softmax"
+            del node.attribute[:]
+        else:
+            node.attribute.append(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
+        onnx.save(changed, path)
+        said = refusal("hls", path, "--board", "zcu102", "-o", tmp_path / "p")
+        assert node.name in said
+        assert change == "attribute" or "Softmax" in said
+    assert not (tmp_path / "p").exists()
