@@ -84,18 +84,23 @@ class Weighted(nn.Module):
 
     def in_float(self, x: QTensor) -> Tensor:
         """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""
-        return self._operator(x.tensor().to(self.weight.dtype), self._rows(), self.bias)
+        return self._operator(x.tensor().to(self.weight.dtype), self.cast_weight(), self.bias)
 
     def _float_constants(self, norm: FoldedNorm | None) -> tuple[Tensor, Tensor | None]:
         if norm is None:
-            return self._rows(), self.bias
+            return self.cast_weight(), self.bias
         scale = norm.scale if norm.observe is None else norm.scale.detach()  # then its gradient comes from the products
-        weight = self._rows() * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
+        weight = self.cast_weight() * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
         return weight, norm.shift if self.bias is None else norm.shift + self.bias * norm.scale
 
-    def _rows(self) -> Tensor:
+    def cast_weight(self) -> Tensor:
         """The float weight with the outputs on axis 0, which is how it is cast and how ``_operator`` takes it."""
         return self.weight
+
+    def set_cast_weight(self, weight: Tensor) -> None:
+        """Overwrite the float weight by one that has the outputs on axis 0."""
+        with torch.no_grad():
+            self.weight.copy_(weight)
 
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -153,8 +158,12 @@ class QConvTranspose(Weighted):
         axes = zip(self.kernel, self.dilation, self.padding, self.output_padding, strict=True)
         return tuple((d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in axes)
 
-    def _rows(self) -> Tensor:
+    def cast_weight(self) -> Tensor:
         return _swap_in_groups(self.weight, self.groups)
+
+    def set_cast_weight(self, weight: Tensor) -> None:
+        with torch.no_grad():
+            self.weight.copy_(_swap_in_groups(weight, self.groups))
 
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if tuple(x.shape[2:]) != self.size:
