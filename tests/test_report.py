@@ -137,7 +137,9 @@ def test_random_graphs_count_the_same(tmp_path: Path, thorough: bool) -> None:
     rng = np.random.default_rng(seed)
     graphs = [random_graph(rng, max_nodes=12) for _ in range(100 if thorough else 20)]
     for fast in (False, True):
-        bundle = csim.build_bundle([(graph, Schedule()) for graph in graphs], tmp_path / str(fast), fast=fast, flags=("-O1", "-DQFX_REPORT"))
+        bundle = csim.build_bundle(
+            [(graph, Schedule()) for graph in graphs], tmp_path / str(fast), fast=fast, flags=("-Werror", "-O1", "-DQFX_REPORT")
+        )
         for index, graph in enumerate(graphs):
             x = adversarial_inputs(graph, np.random.default_rng(index), 5)
             places = {node.name: place for place, node in enumerate(graph.nodes)}
