@@ -194,9 +194,10 @@ class _Search:
 
     def fastest(self) -> Plan:
         """The fastest plan that fits, to a percent."""
-        slowest = max(int(layer.busy.max()) for layer in self.layers)
+        frames = [size + _REWIDTH for sources in self.sources for _, size in sources]  # any words go together at one number a cycle
+        slowest = max(*(int(layer.busy.max()) for layer in self.layers), *frames)
         slow = self._cheapest(slowest)
-        assert slow is not None  # the options with everything at its slowest go together: one number at a time
+        assert slow is not None
         least = self.floor
         for _ in range(_ROUNDS):
             low, high = float(least), float(slowest)

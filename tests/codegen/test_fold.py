@@ -180,6 +180,13 @@ def test_pinned_foldings_stay() -> None:
     assert alone.schedule == Schedule.of(pinned, input_parallel=2)
 
 
+def test_pinned_words_that_do_not_go_together_are_rewritten_number_by_number() -> None:
+    graph = chain("odd", (6, 8, 8), MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)))
+    made = fold.resolve(graph, ZCU, Request((("maxpool0", Folding(3)), ("maxpool1", Folding(2))), 6, 2, fit=True), clock_ns=5)
+    assert any(isinstance(process, d.Rewidth) and process.output.parallel == 1 for process in made.design.processes)
+    assert made.interval >= 4 * 4 * 6
+
+
 @pytest.mark.parametrize(
     ("foldings", "complaint", "remedy"),
     [
@@ -208,14 +215,6 @@ def test_depths_can_be_wished_but_not_into_a_deadlock() -> None:
         fold.resolve(graph, ZCU, Request(fifos=((deepest.name, 1),)), clock_ns=5)
     with pytest.raises(ProjectError, match="no FIFO is called 'nonesuch'"):
         fold.resolve(graph, ZCU, Request(fifos=(("nonesuch", 4),)), clock_ns=5)
-
-
-def test_requests_that_contradict_themselves() -> None:
-    with pytest.raises(ProjectError, match="both"):
-        Request(fps=100, fit=True)
-    for fps in (0, -1, float("inf"), float("nan")):
-        with pytest.raises(ProjectError, match="frames per second"):
-            Request(fps=fps)
 
 
 @pytest.mark.parametrize("make", [network, residual, classifier])
