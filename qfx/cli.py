@@ -237,6 +237,50 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bo
 
 
 @main.command()
+@click.option("--model", required=True, help="package.module:factory, or a float .onnx or torch.export .pt2 file.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="The factory's weights: a state_dict (torch.save) or safetensors.")
+@click.option(
+    "--calib", required=True, type=click.Path(path_type=Path), help=".npz (inputs called x) or .npy of real inputs, batch first, unlabelled."
+)
+@click.option("--recipe", type=click.Path(path_type=Path), default=None, help="recipe.toml  [default: 8 bits, weights per channel].")
+@click.option(
+    "--eval", "evaluation", type=click.Path(path_type=Path), default=None, help=".npz of inputs x and class numbers y, to count right answers."
+)
+@click.option("--passes", default=None, help="Comma-separated passes, in order  [default: what suits the word lengths].")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
+@click.option("--report", type=click.Path(path_type=Path), default=None, help="The HTML report to write  [default: the output's name with .html].")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--force", is_flag=True, help="Replace existing files, and what an interrupted run left.")
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Samples at a time.")
+@click.option("--samples", type=click.IntRange(min=1), default=None, help="Use only the first so many calibration samples.")
+@_guard
+def ptq(
+    model: str,
+    checkpoint: Path | None,
+    calib: Path,
+    recipe: Path | None,
+    evaluation: Path | None,
+    passes: str | None,
+    output: Path,
+    report: Path | None,
+    resume: bool,
+    force: bool,
+    seed: int,
+    batch: int,
+    samples: int | None,
+) -> None:
+    """Make a fixed-point model of a trained float one, from a few hundred unlabelled inputs.
+
+    Writes an ONNX file for `qfx hls`, and a report that says what every pass gained and where the error is. Ctrl-C keeps what is done for --resume.
+    """
+    from qfx.ptq.command import Request, execute
+
+    request = Request(model, checkpoint, calib, recipe, evaluation, passes, output, report, resume, force, seed, batch, samples)
+    sys.exit(execute(request))
+
+
+@main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @_guard
 def inspect(model: Path) -> None:

@@ -1,0 +1,235 @@
+"""``qfx ptq``: a trained checkpoint in, a fixed-point ONNX file and a report out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+import qfx
+from qfx.data import load_array, load_inputs
+from qfx.errors import DataError, QfxError
+from qfx.export.onnx_file import save
+from qfx.export.to_graph import to_graph
+from qfx.ptq.measure import Labelled, outputs
+from qfx.ptq.pipeline import Outcome, Settings, checked_passes, run
+from qfx.ptq.source import check_runs, load_model, use_current_folder
+from qfx.ptq.state import State, hash_of_array, hash_of_model
+from qfx.recipe import Recipe, Spec
+from qfx.verify import verify
+
+PROVEN_SAMPLES = 32
+"""On so many calibration samples ONNX Runtime and the integer interpreter must give PyTorch's numbers before a file is written."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of the command."""
+
+    model: str
+    checkpoint: Path | None
+    calibration: Path
+    recipe: Path | None
+    evaluation: Path | None
+    passes: str | None
+    output: Path
+    report: Path | None
+    resume: bool
+    force: bool
+    seed: int
+    batch: int
+    samples: int | None
+
+
+def execute(request: Request) -> int:
+    """Do what the command is asked; returns the exit code. Raises QfxError for bad input, before anything is written."""
+    use_current_folder()
+    report = request.report or request.output.with_suffix(".html")
+    _check_targets(request, report)
+    recipe = default_recipe() if request.recipe is None else Recipe.load(request.recipe)
+    passes = None if request.passes is None else checked_passes(tuple(name.strip() for name in request.passes.split(",") if name.strip()))
+    data = calibration_data(request.calibration, request.samples)
+    model = load_model(request.model, request.checkpoint, data[:2])
+    evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
+    settings = Settings(recipe, passes, request.seed, request.batch)
+    state = State(_state_folder(request.output), _fingerprint(model, data, evaluation, settings, request.output))
+    if state.folder.exists() and not request.resume and not request.force:
+        raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
+    saved = state.load() if request.resume else None
+    if request.resume:
+        click.echo("nothing to resume: starting from the beginning" if saved is None else f"resuming behind {saved.steps[-1].name!r}")
+    else:
+        state.remove()
+    try:
+        with _bars() as bars:
+            outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
+        write_model(outcome, request.output, data)
+    except KeyboardInterrupt:
+        kept = state.folder.exists()
+        click.echo(
+            f"interrupted: {'what is done lies in ' + str(state.folder) + '; ' if kept else ''}go on with the same command and --resume", err=True
+        )
+        return 130
+    _print(outcome)
+    state.remove()
+    click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it")
+    return 0
+
+
+def default_recipe() -> Recipe:
+    """8 bits for weights (per channel), activations and input."""
+    return Recipe(weight=Spec(8, granularity="channel"), bias=Spec(16, granularity="channel"))
+
+
+def calibration_data(path: Path, samples: int | None) -> Tensor:
+    """The first ``samples`` inputs in a file, batch first. Raises DataError for none, for NaN and infinity, and for numbers without a batch axis."""
+    x = load_inputs(path)
+    if x.ndim < 2:
+        raise DataError(f"has shape {x.shape}", where=str(path), remedy="save the samples as 'x', batch first, in the model's layout")
+    x = x[:samples]
+    if x.size == 0:
+        raise DataError(f"holds no samples: its shape is {x.shape}", where=str(path), remedy="save a few hundred real inputs as 'x'")
+    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
+    if len(bad):
+        raise DataError(f"{len(bad)} of {len(x)} samples hold NaN or infinity, first sample {bad[0]}", where=str(path), remedy="clean the data")
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def labelled_data(path: Path, model: nn.Module) -> Labelled:
+    """Inputs ``x`` and class numbers ``y`` from a ``.npz`` file. Raises DataError if either is missing or unusable."""
+    x = calibration_data(path, None)
+    if path.suffix != ".npz":
+        raise DataError("holds no labels", where=str(path), remedy="save them beside the inputs: numpy.savez(path, x=inputs, y=class_numbers)")
+    with np.load(path, allow_pickle=False) as stored:
+        names = list(stored.files)
+    if "y" not in names or "x" not in names:
+        raise DataError(
+            f"holds {', '.join(names)}, but not both 'x' and 'y'", where=str(path), remedy="numpy.savez(path, x=inputs, y=class_numbers) saves both"
+        )
+    y = load_array(path, "y")
+    if y.dtype.kind not in "iu":
+        raise DataError(f"its labels are {y.dtype}", where=str(path), remedy="save class numbers, as integers (for one-hot labels: y.argmax(1))")
+    if len(y) != len(x):
+        raise DataError(f"has {len(x)} samples and {len(y)} labels", where=str(path), remedy="save one label for each sample")
+    check_runs(model, x[:2], where=str(path))
+    return Labelled(x, torch.from_numpy(y.astype(np.int64)))
+
+
+def write_model(outcome: Outcome, path: Path, data: Tensor) -> None:
+    """Write the ONNX file, whole or not at all, once ONNX Runtime and the interpreter have given PyTorch's numbers for a part of ``data``."""
+    graph = to_graph(outcome.qmodel, path.stem)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            staged = Path(folder) / path.name
+            save(graph, staged, force=True)
+            x = data[:PROVEN_SAMPLES]
+            prove(outcome.qmodel, staged, x)
+            os.replace(staged, path)
+    except OSError as error:
+        raise QfxError(f"cannot be written: {error.strerror or error}", where=str(path), remedy="create the folder first") from error
+
+
+def prove(qmodel: nn.Module, path: Path, x: Tensor) -> None:
+    """Raise QfxError unless ONNX Runtime and the integer interpreter on the file at ``path`` give what ``qmodel`` gives, raw by raw."""
+    from qfx.ir.from_onnx import load_graph
+    from qfx.verify import raw_of
+
+    graph = load_graph(path)
+    expected = outputs(qmodel, x, len(x)).numpy()
+    comparisons = verify(path, x.numpy(), {"PyTorch": lambda _: raw_of(expected, graph, "PyTorch")})
+    for comparison in comparisons:
+        if comparison.first is not None:
+            raise QfxError(f"{comparison.executor} differs at {comparison.first}", where=str(path), remedy="please report this defect")
+
+
+def _check_targets(request: Request, report: Path) -> None:
+    for path in (request.output, report):
+        if path.is_dir() or (path.exists() and not request.force):
+            raise DataError("exists", where=str(path), remedy="choose another name, or pass --force")
+        if not path.parent.is_dir():
+            raise DataError("there is no such folder", where=str(path.parent), remedy="create it first")
+    if request.output.suffix != ".onnx":
+        raise DataError("is not the name of a .onnx file", where=str(request.output), remedy="write -o model.onnx")
+
+
+def _state_folder(output: Path) -> Path:
+    return output.with_name(f"{output.name}.state")
+
+
+def _fingerprint(model: nn.Module, data: Tensor, evaluation: Labelled | None, settings: Settings, output: Path) -> dict[str, str]:
+    found = {
+        "version of qfx": qfx.__version__,
+        "model": hash_of_model(model),
+        "calibration data": hash_of_array(data.numpy()),
+        "recipe": hashlib.sha256(settings.recipe.to_toml().encode()).hexdigest(),
+        "list of passes": "default" if settings.passes is None else ",".join(settings.passes),
+        "seed": str(settings.seed),
+        "batch size": str(settings.batch),
+        "output": output.name,
+    }
+    if evaluation is not None:
+        found["evaluation data"] = hash_of_array(evaluation.x.numpy()) + hash_of_array(evaluation.y.numpy())
+    return found
+
+
+@dataclass
+class _Bars:
+    """Shows progress: bars with the remaining time on a terminal, else a line when a stage starts and every ten seconds."""
+
+    rich: Progress | None
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+    told: float = 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.rich is not None:
+            if stage not in self.tasks:
+                self.tasks[stage] = self.rich.add_task(stage, total=total)
+            self.rich.update(self.tasks[stage], completed=done, total=total)
+            return
+        now = time.monotonic()
+        first = stage not in self.tasks
+        if first or now - self.told > 10:
+            self.tasks[stage] = TaskID(0)
+            self.told = now
+            click.echo(stage if first else f"{stage}: {done} of {total}")
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        yield _Bars(None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        yield _Bars(progress)
+
+
+def _print(outcome: Outcome) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("after", "seconds", "output SQNR", "accuracy", ""):
+        table.add_column(heading, justify="left" if heading in ("after", "") else "right", no_wrap=heading != "")
+    for step in outcome.steps:
+        db = "" if step.output_db is None else f"{step.output_db:.2f} dB"
+        table.add_row(step.name, f"{step.seconds:.1f}", db, _percent(step.accuracy), step.note)
+    Console(width=120).print(table)
+    if outcome.accuracy is not None:
+        click.echo(f"accuracy: {_percent(outcome.float_accuracy)} in float, {_percent(outcome.accuracy)} in fixed point")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"

@@ -1,0 +1,60 @@
+"""How good a fixed-point model is: right answers, and signal to quantization noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Inputs with the right answers: ``x`` batch first, ``y`` class numbers, one for every sample (or position)."""
+
+    x: Tensor
+    y: Tensor
+
+    def first(self, count: int) -> Labelled:
+        return Labelled(self.x[:count], self.y[:count])
+
+
+def outputs(model: nn.Module, x: Tensor, batch: int) -> Tensor:
+    """The model's results on ``x``, computed in batches, nothing differentiated."""
+    with torch.no_grad():
+        return torch.cat([model(part) for part in torch.split(x, batch)])
+
+
+def accuracy(model: nn.Module, data: Labelled, batch: int) -> float:
+    """The share of samples (or positions) whose greatest score, along axis 1, is at the label.
+
+    Raises DataError if the labels do not fit the model's output, or number classes that it does not have.
+    """
+    scores = outputs(model, data.x, batch)
+    wanted = (scores.shape[0], *scores.shape[2:])
+    if tuple(data.y.shape) != wanted:
+        raise DataError(
+            f"labels of shape {tuple(data.y.shape)} for scores of shape {tuple(scores.shape)}",
+            where="evaluation data",
+            remedy=f"save class numbers of shape {wanted} as 'y'",
+        )
+    least, most = (int(bound) for bound in data.y.aminmax())
+    if least < 0 or most >= scores.shape[1]:
+        raise DataError(
+            f"labels from {least} to {most} for {scores.shape[1]} classes",
+            where="evaluation data",
+            remedy="number the classes from 0 as the model does",
+        )
+    return float((scores.argmax(1) == data.y).double().mean())
+
+
+def sqnr(exact: Tensor, quantized: Tensor) -> float | None:
+    """Signal to quantization noise in dB: 10 log10(sum exact**2 / sum (exact - quantized)**2). None if there is no noise; -inf without a signal."""
+    signal = float(exact.double().square().sum())
+    noise = float((exact.double() - quantized.double()).square().sum())
+    if noise == 0.0:
+        return None
+    return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf

@@ -1,0 +1,132 @@
+"""What an interrupted run leaves, so that ``--resume`` can go on: a folder with one JSON file and one of safetensors, no code in either."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from qfx.errors import DataError, QfxError
+
+_VERSION = 1
+_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One row of the account: a pass (or where it started) and how good the fixed-point model is after it.
+
+    ``output_db``: signal to quantization noise of the model's output on calibration data, in dB (None: no noise at all, or not measured).
+    ``accuracy``: the share of right answers on the evaluation data that steps are judged by. ``note``: what the pass says of itself.
+    """
+
+    name: str
+    seconds: float
+    output_db: float | None
+    accuracy: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """Where a run stands: the steps done, the tensors of the quantized model, and of the pass that was under way how many layers are done."""
+
+    steps: tuple[Step, ...]
+    tensors: Mapping[str, Tensor]
+    under_way: str = ""
+    layers_done: int = 0
+
+
+class State:
+    """The folder beside the output. ``fingerprint``: hashes of all that decides the result, by name; a state of another run is refused."""
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
+        self.folder, self.fingerprint = folder, dict(fingerprint)
+
+    def load(self) -> Saved | None:
+        """What was saved last; None if nothing was. Raises DataError for a damaged state, and for one of a run with other inputs."""
+        try:
+            data: Any = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
+            if data["version"] != _VERSION:
+                raise ValueError(f"version {data['version']}")
+            known = dict(data["fingerprint"])
+            steps = tuple(Step(**step) for step in data["steps"])
+            tensors = load_file(self.folder / str(data["tensors"]), device="cpu")
+            saved = Saved(steps, tensors, str(data["under_way"]), int(data["layers_done"]))
+        except FileNotFoundError as error:
+            if not self.folder.exists():
+                return None
+            raise self._damaged(error) from error
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise self._damaged(error) from error
+        changed = [name for name in {**known, **self.fingerprint} if known.get(name) != self.fingerprint.get(name)]
+        if changed:
+            raise DataError(
+                f"belongs to a run with another {', another '.join(changed)}",
+                where=str(self.folder),
+                remedy="resume with what the run was started with, or start anew with --force",
+            )
+        return saved
+
+    def save(self, saved: Saved) -> None:
+        """Replace what was saved before, in one step."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            old = {path.name for path in self.folder.glob("tensors-*.safetensors")}
+            number = next(count for count in range(len(old) + 1) if f"tensors-{count}.safetensors" not in old)
+            name = f"tensors-{number}.safetensors"
+            save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in saved.tensors.items()}, self.folder / name)
+            content = {
+                "version": _VERSION,
+                "fingerprint": self.fingerprint,
+                "steps": [dataclasses.asdict(step) for step in saved.steps],
+                "tensors": name,
+                "under_way": saved.under_way,
+                "layers_done": saved.layers_done,
+            }
+            temporary = self.folder / f"{_FILE}.tmp"
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            os.replace(temporary, self.folder / _FILE)
+            for path in old:
+                (self.folder / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise QfxError(f"cannot be written: {error.strerror or error}", where=str(self.folder), remedy="make room, or write elsewhere") from error
+
+    def remove(self) -> None:
+        """Forget everything; only what ``save`` writes goes."""
+        for path in (*self.folder.glob("tensors-*.safetensors"), self.folder / _FILE, self.folder / f"{_FILE}.tmp"):
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            shutil.rmtree(self.folder)
+
+    def _damaged(self, error: Exception) -> DataError:
+        message = str(error).split("\n")[0]
+        return DataError(f"is damaged: {message}", where=str(self.folder), remedy="start anew with --force")
+
+
+def hash_of_model(model: nn.Module) -> str:
+    """Of a model's structure and tensors."""
+    digest = hashlib.sha256(str(model).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(hash_of_array(tensor.detach().cpu().numpy()).encode())
+    return digest.hexdigest()
+
+
+def hash_of_array(array: npt.NDArray[Any]) -> str:
+    """Of an array's dtype, shape and numbers."""
+    digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
