@@ -19,6 +19,7 @@ from qfx.fixed.type import FixedType, OMode, QMode
 
 Granularity = Literal["tensor", "channel", "element"]
 BatchNormStyle = Literal["keep", "fold"]
+ObserverName = Literal["mse", "minmax", "percentile", "kl"]
 ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
 
@@ -48,8 +49,9 @@ class Spec:
     ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
     ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose
     from what the operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from
-    data by minimum error. ``learn``: whether the binary points are trained; ``learn_width``: whether the word length is too (it starts at
-    ``width``).
+    data. ``learn``: whether the binary points are trained; ``learn_width``: whether the word length is too (it starts at ``width``).
+    ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
+    percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
     """
 
     width: int = 8
@@ -61,6 +63,8 @@ class Spec:
     frac_bits: int | None = None
     learn: bool = True
     learn_width: bool = False
+    observer: ObserverName = "mse"
+    percentile: float = 99.99
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
@@ -73,6 +77,10 @@ class Spec:
         _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")
         for name in ("learn", "learn_width"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
+        _require(self.observer in get_args(ObserverName), "observer", self.observer, f"use one of {', '.join(get_args(ObserverName))}")
+        is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
+        _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
+        object.__setattr__(self, "percentile", float(self.percentile))
         try:
             self.type(signed=self.signed is not False)
         except QfxError as error:
@@ -254,7 +262,7 @@ def _toml_fields(fields: Mapping[str, Any]) -> list[str]:
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
+    if isinstance(value, int | float):
+        return repr(value)
     text = str(value.value if isinstance(value, Enum) else value)
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's too

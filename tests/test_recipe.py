@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qfx import FixedType, OMode, Override, QMode, Recipe, RecipeError, Spec
-from qfx.recipe import ROLES
+from qfx.recipe import ROLES, ObserverName
 
 
 @st.composite
@@ -29,13 +29,15 @@ def specs(draw: st.DrawFn) -> Spec:
         draw(st.none() | st.integers(-100, 100)),
         draw(st.booleans()),
         draw(st.booleans()),
+        draw(st.sampled_from(get_args(ObserverName))),
+        draw(st.floats(0, 100, exclude_min=True) | st.integers(1, 100)),
     )
 
 
 @st.composite
 def overrides(draw: st.DrawFn) -> Override:
     spec = draw(specs())
-    fields = draw(st.sets(st.sampled_from(("width", "granularity", "signed", "frac_bits", "learn", "learn_width", "q"))))
+    fields = draw(st.sets(st.sampled_from(("width", "granularity", "signed", "frac_bits", "learn", "learn_width", "q", "observer", "percentile"))))
     if draw(st.booleans()):
         fields |= {"o", "n", "width"}
     pattern = draw(st.text(st.characters(codec="utf-8"), min_size=1))
@@ -140,6 +142,10 @@ BAD_SPECS: dict[str, dict[str, Any]] = {
     "frac_bits is 1.5": {"frac_bits": 1.5},
     "learn is 1": {"learn": 1},
     "learn_width is None": {"learn_width": None},
+    "observer is 'best'": {"observer": "best"},
+    "percentile is 0": {"percentile": 0},
+    "percentile is nan": {"percentile": float("nan")},
+    "percentile is True": {"percentile": True},
     "AP_WRAP_SM on an unsigned type": {"o": "AP_WRAP_SM", "signed": False},
 }
 
@@ -217,3 +223,9 @@ def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         assert caught.value.where == str(path)
     with pytest.raises(RecipeError, match="cannot be written"):
         Recipe().save(tmp_path / "missing" / "recipe.toml")
+
+
+def test_a_recipe_from_before_observers_loads() -> None:
+    old = "\n".join(line for line in Recipe.uniform(4).to_toml().splitlines() if not line.startswith(("observer", "percentile")))
+    assert Recipe.from_toml(old) == Recipe.uniform(4)
+    assert Recipe.from_toml('[activation]\nobserver = "percentile"\npercentile = 99\n').activation == Spec(8, observer="percentile", percentile=99.0)

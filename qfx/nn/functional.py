@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,10 @@ class QInput(nn.Module):
         self.cast = Quantizer(spec, signed=True, name="input")
 
     def initialize(self, x: Tensor) -> None:
-        self.cast.initialize(self._checked(x))
+        self.initialize_from((x,))
+
+    def initialize_from(self, parts: Iterable[Tensor]) -> None:
+        self.cast.initialize_from(_Checked(self, parts))
 
     def forward(self, x: Tensor) -> QTensor:
         return self.cast(self._checked(x))  # type: ignore[no-any-return]
@@ -48,6 +53,17 @@ class QInput(nn.Module):
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where="input", remedy="clean the data")
         return x
+
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """Batches that an input layer takes."""
+
+    layer: QInput
+    parts: Iterable[Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.layer._checked, self.parts)
 
 
 class QAdd(nn.Module):

@@ -1,11 +1,16 @@
-"""Observers: from data to the position of a binary point."""
+"""Observers: from data to the position of a binary point, by one of four criteria, over any number of batches."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from qfx.fixed.kernel import CastMode, quantize
+from qfx.fixed.type import OMode
+from qfx.recipe import ObserverName
 
 SEARCH_DEPTH = 6
 """How many positions beyond the one that just holds the largest value are tried: each trades one bit of range for one of resolution."""
@@ -18,46 +23,212 @@ HEADROOM = 2
 """With ``negligible``, so many positions coarser are tried too."""
 
 SAMPLE = 1 << 18
-"""Of a larger tensor with one binary point, about so many evenly spread elements decide (and the largest magnitude of all)."""
+"""Of larger data with one binary point, about so many evenly spread elements decide (and the smallest and the largest number of all)."""
 
 FRAC_BITS = (-100, 64)
 """Binary points start between these: numbers below 2**-64 count as zero."""
 
+OUTLIER_OCTAVES = 12
+"""What a percentile leaves out may be 2**12 times as large as the rest."""
 
-def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], *, most: int | None = None, negligible: float = 0.0) -> Tensor:
-    """The number of fractional bits with the least squared error of Cast(x), for each binary point of ``shape``.
+KL_OCTAVES = 4
+"""The finest range that "kl" tries is 1/16 of the whole, as in its source (128 of 2048 bins)."""
 
-    ``shape`` broadcasts against ``x`` (() for one binary point); the result is integral, of x's dtype and of that shape. The search runs
-    from the position that just holds the largest magnitude to SEARCH_DEPTH positions finer, so that rare large values may saturate; ties go
-    to the wider range. It starts within FRAC_BITS and, of several binary points, at most MAX_SPREAD positions finer than the coarsest; a
-    part of x that is all zeros starts there too (at ``width - 1``, or ``width`` if unsigned, where all of x is zero). ``most`` bounds the
-    result from above. Squared errors of at most ``negligible`` times the sum of squares count as none, so that a word that is long
-    enough spends its bits on range for data yet unseen. Of very large tensors a SAMPLE decides. No gradient.
+KL_LONGEST = 11
+"""A word of more bits is finer than any histogram: it is placed by "mse"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """The smallest and the largest number for each binary point (float64), how many numbers there are in all, and their dtype."""
+
+    low: Tensor
+    high: Tensor
+    count: int
+    dtype: torch.dtype
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.low).all() and torch.isfinite(self.high).all())
+
+
+def extent(parts: Iterable[Tensor], shape: tuple[int, ...]) -> Extent:
+    """What ``parts`` span, for each binary point of ``shape``. NaN anywhere shows as NaN."""
+    seen: Extent | None = None
+    for x in parts:
+        axes = _reduced_axes(x, shape)
+        low, high = ((f(x.detach(), dim=axes, keepdim=True) if axes else x.detach()).reshape(shape).double() for f in (torch.amin, torch.amax))
+        if seen is None:
+            seen = Extent(low, high, x.numel(), x.dtype)
+        else:
+            seen = Extent(torch.minimum(seen.low, low), torch.maximum(seen.high, high), seen.count + x.numel(), seen.dtype)
+    assert seen is not None, "the caller has at least one batch"
+    return seen
+
+
+def choose_frac_bits(
+    parts: Iterable[Tensor],
+    width: int,
+    mode: CastMode,
+    shape: tuple[int, ...],
+    *,
+    observer: ObserverName = "mse",
+    percentile: float = 99.99,
+    most: int | None = None,
+    negligible: float = 0.0,
+    seen: Extent | None = None,
+) -> Tensor:
+    """The number of fractional bits for each binary point of ``shape``, from all numbers in ``parts`` (gone through up to twice: no iterator).
+
+    ``shape`` broadcasts against each part (() for one binary point); the result is integral, of the parts' dtype and of that shape. ``observer``:
+
+    * "mse": the least squared error of Cast(x), from the position that just holds the largest magnitude to SEARCH_DEPTH positions finer, so that
+      rare large values may saturate; ties go to the wider range. Squared errors of at most ``negligible`` times the sum of squares count as
+      none, so that a word that is long enough spends its bits on range for data yet unseen.
+    * "minmax": the finest position at which nothing overflows.
+    * "percentile": the finest at which at most ``100 - percentile`` percent of the numbers overflow.
+    * "kl": the least Kullback-Leibler divergence between the histogram of magnitudes and that of the cast ones, over KL_OCTAVES halvings of the
+      range; numbers that are nearly zero count no more than their neighbours. Source: Migacz, "8-bit Inference with TensorRT", GTC 2017. Words
+      of more than KL_LONGEST bits take "mse".
+
+    Positions start within FRAC_BITS and, of several binary points, at most MAX_SPREAD positions finer than the coarsest; where all of a part is
+    zero it starts there too (at ``width - 1``, or ``width`` if unsigned, where everything is zero). ``most`` bounds the result from above. Of
+    very large data with one binary point a SAMPLE decides. ``seen``: ``extent(parts, shape)``, if known. No gradient.
     """
     with torch.no_grad():
-        x = x.detach()
+        seen = extent(parts, shape) if seen is None else seen
+        first = _first(seen, width, mode, shape, most)
+        step = seen.count // SAMPLE | 1 if not shape and seen.count > SAMPLE else 1  # odd, so that it does not keep to one column of an image
+        sampled = _Sampled(parts, step)
+        if observer == "mse" or (observer == "kl" and width > KL_LONGEST):
+            return _least_error(sampled, first, width, mode, shape, most, negligible)
+        if observer == "minmax":
+            found = _holding(seen, first, width, mode)
+        elif observer == "percentile":
+            found = _mostly_holding(sampled, first, width, mode, shape, percentile)
+        else:
+            found = _least_divergence(sampled, first, width, mode, shape)
+        return _capped(torch.where((seen.low == 0) & (seen.high == 0), first, found), most)
+
+
+def min_error_frac_bits(x: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], *, most: int | None = None, negligible: float = 0.0) -> Tensor:
+    """``choose_frac_bits`` by "mse" from one tensor."""
+    return choose_frac_bits((x.detach(),), width, mode, shape, most=most, negligible=negligible)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sampled:
+    """Every ``step``-th element of each part."""
+
+    parts: Iterable[Tensor]
+    step: int
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for part in self.parts:
+            yield part.detach() if self.step == 1 else part.detach().reshape(-1)[:: self.step]
+
+
+def _first(seen: Extent, width: int, mode: CastMode, shape: tuple[int, ...], most: int | None) -> Tensor:
+    """The position that just holds the largest magnitude."""
+    largest = torch.maximum(seen.high, -seen.low)
+    magnitude_bits = torch.where(largest > 0, torch.frexp(largest).exponent, 0)  # largest < 2**magnitude_bits
+    first = (width - (1 if mode.signed else 0) - magnitude_bits).clamp(*FRAC_BITS)
+    if shape and bool((largest > 0).any()):
+        coarsest = first[largest > 0].min()
+        first = torch.where(largest > 0, first, coarsest).clamp(max=coarsest + MAX_SPREAD)
+    return _capped(first.to(seen.dtype), most)
+
+
+def _least_error(
+    parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], most: int | None, negligible: float
+) -> Tensor:
+    candidates = [_capped(first + step, most) for step in range(-HEADROOM if negligible else 0, SEARCH_DEPTH + 1)]
+    errors = [torch.zeros(shape, dtype=torch.float64, device=first.device) for _ in candidates]
+    squares = torch.zeros(shape, dtype=torch.float64, device=first.device)
+    for x in parts:
         axes = _reduced_axes(x, shape)
-        largest = (x.abs().amax(axes, keepdim=True) if axes else x.abs()).reshape(shape).double()
-        magnitude_bits = torch.where(largest > 0, torch.frexp(largest).exponent, 0)  # largest < 2**magnitude_bits
-        first = (width - (1 if mode.signed else 0) - magnitude_bits).clamp(*FRAC_BITS)
-        if shape and bool((largest > 0).any()):
-            coarsest = first[largest > 0].min()
-            first = torch.where(largest > 0, first, coarsest).clamp(max=coarsest + MAX_SPREAD)
-        first = first.to(x.dtype)
-        if most is not None:
-            first = first.clamp(max=most)
-        if not shape and x.numel() > SAMPLE:
-            x = x.reshape(-1)[:: x.numel() // SAMPLE | 1]  # an odd step, so that it does not keep to one column of an image
-            axes = (0,)
-        best, best_error = first, torch.full(shape, torch.inf, dtype=torch.float64, device=x.device)
-        bound = negligible * _summed(x.double().square(), axes, shape)
-        for step in range(-HEADROOM if negligible else 0, SEARCH_DEPTH + 1):
-            candidate = first + step if most is None else (first + step).clamp(max=most)
-            error = _summed((quantize(x, candidate, width, mode).double() - x).square(), axes, shape)
-            error = torch.where(error <= bound, 0.0, error)
-            better = error < best_error
-            best, best_error = torch.where(better, candidate, best), torch.where(better, error, best_error)
-        return best
+        squares += _summed(x.double().square(), axes, shape)
+        for candidate, error in zip(candidates, errors, strict=True):
+            error += _summed((quantize(x, candidate, width, mode).double() - x).square(), axes, shape)
+    bound = negligible * squares
+    return _least(candidates, [torch.where(error <= bound, 0.0, error) for error in errors])
+
+
+def _least(candidates: list[Tensor], errors: list[Tensor]) -> Tensor:
+    """For each binary point the candidate of least error; the earlier of two."""
+    best, best_error = candidates[0], errors[0]
+    for candidate, error in zip(candidates[1:], errors[1:], strict=True):
+        better = error < best_error
+        best, best_error = torch.where(better, candidate, best), torch.where(better, error, best_error)
+    return best
+
+
+def _overflows(x: Tensor, frac_bits: Tensor, width: int, mode: CastMode) -> Tensor:
+    """Where a cast saturates. What is negative in an unsigned type counts as zero: no range holds it."""
+    saturating = replace(mode, o=OMode.SAT_SYM if mode.o is OMode.SAT_SYM else OMode.SAT, n=0)
+    x = x if mode.signed else x.clamp(min=0)
+    far = x.abs().double() >= torch.exp2(width - frac_bits.double())  # where wrapping may come round to the same end
+    return far | (quantize(x, frac_bits, width, saturating) != quantize(x, frac_bits, width, replace(mode, o=OMode.WRAP, n=0)))
+
+
+def _finest(first: Tensor, steps: range, holds: list[Tensor]) -> Tensor:
+    """The last of the steps up to which all hold; the first of them where none does."""
+    found, still = first + steps[0], torch.ones_like(first, dtype=torch.bool)
+    for step, holding in zip(steps, holds, strict=True):
+        still = still & holding
+        found = torch.where(still, first + step, found)
+    return found
+
+
+def _holding(seen: Extent, first: Tensor, width: int, mode: CastMode) -> Tensor:
+    ends, steps = torch.stack([seen.low, seen.high]).to(first.dtype), range(-1, 2)
+    return _finest(first, steps, [~_overflows(ends, first + step, width, mode).any(0) for step in steps])
+
+
+def _mostly_holding(parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], percentile: float) -> Tensor:
+    steps = range(-1, OUTLIER_OCTAVES + 1)
+    over = [torch.zeros(shape, dtype=torch.float64, device=first.device) for _ in steps]
+    count = 0
+    for x in parts:
+        axes = _reduced_axes(x, shape)
+        count += x.numel() // max(first.numel(), 1)
+        for step, total in zip(steps, over, strict=True):
+            total += _summed(_overflows(x, first + step, width, mode).double(), axes, shape)
+    allowed = count * (100.0 - percentile) / 100.0
+    return _finest(first, steps, [total <= allowed for total in over])
+
+
+def _least_divergence(parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...]) -> Tensor:
+    levels = 1 << (width - 1 if mode.signed else width)
+    bins, points = levels << KL_OCTAVES, max(first.numel(), 1)
+    offset = (torch.arange(points, device=first.device) * bins).reshape(shape)
+    scale = torch.exp2(first.double() + KL_OCTAVES)
+    counts = torch.zeros(points * bins, dtype=torch.float64, device=first.device)
+    for x in parts:
+        place = (x.abs().double() * scale).floor().clamp(max=bins - 1).long() + offset
+        counts += torch.bincount(place.reshape(-1), minlength=points * bins)
+    counts = counts.reshape(points, bins)
+    counts[:, 0] = counts[:, 1]  # zero is held by every range
+    steps = range(KL_OCTAVES + 1)
+    return _least([first + step for step in steps], [_divergence(counts, step, levels).reshape(shape) for step in steps])
+
+
+def _divergence(counts: Tensor, step: int, levels: int) -> Tensor:
+    """Of the histogram clipped to 2**-step of its range against the same in ``levels`` steps, for each row."""
+    points, bins = counts.shape
+    kept = counts[:, : bins >> step]
+    clipped = kept.clone()
+    clipped[:, -1] += counts[:, bins >> step :].sum(1)
+    grouped = kept.reshape(points, levels, -1)
+    filled = grouped > 0
+    spread = (grouped.sum(2, keepdim=True) / filled.sum(2, keepdim=True).clamp(min=1) * filled).reshape(points, -1)
+    p = clipped / clipped.sum(1, keepdim=True).clamp(min=1.0)
+    q = (spread / spread.sum(1, keepdim=True).clamp(min=1.0)).clamp(min=1e-12)
+    return torch.where(p > 0, p * (p.clamp(min=1e-300) / q).log(), 0.0).sum(1)
+
+
+def _capped(frac_bits: Tensor, most: int | None) -> Tensor:
+    return frac_bits if most is None else frac_bits.clamp(max=most)
 
 
 def _summed(x: Tensor, axes: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:

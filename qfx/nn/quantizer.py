@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -11,7 +13,7 @@ from qfx.errors import DataError, QfxError
 from qfx.fixed.arith import Interval, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
-from qfx.nn.observer import min_error_frac_bits
+from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
 from qfx.recipe import Spec
 
@@ -70,22 +72,38 @@ class Quantizer(nn.Module):
         return self.width if isinstance(self.width, int) else min(max(_round(self.width), 1), 32)
 
     def initialize(self, x: QTensor | Tensor, *, most: int | None = None) -> None:
-        """Set the binary points from data by minimum error, or from ``spec.frac_bits`` where that is given.
+        """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
 
         ``x``: the data to cast (batch first for activations). ``most``: an upper bound for the result. Raises DataError for NaN or infinity
         in x.
         """
-        data = x.tensor() if isinstance(x, QTensor) else x
-        if not bool(torch.isfinite(data).all()):
+        self.initialize_from((x,), most=most)
+
+    def initialize_from(self, parts: Iterable[QTensor | Tensor], *, most: int | None = None) -> None:
+        """``initialize`` from several batches, gone through one at a time and more than once (no iterator). They differ in length only."""
+        batches = _Tensors(parts)
+        first = next(iter(parts))
+        data = next(iter(batches))
+        shape = self._shape(data)
+        seen = extent(batches, shape)
+        if not seen.is_finite:
             raise DataError("NaN or infinity", where=self.name or "Quantizer", remedy="check the weights and the example input")
         if self.signed is None:
-            self.signed = self.spec.o is OMode.WRAP_SM or not isinstance(x, QTensor) or x.interval.signed  # AP_WRAP_SM is signed only
-        shape = self._shape(data)
+            self.signed = self.spec.o is OMode.WRAP_SM or not isinstance(first, QTensor) or first.interval.signed  # AP_WRAP_SM is signed only
         if self.spec.frac_bits is not None:
             start = torch.full(shape, float(self.spec.frac_bits), device=data.device)
         else:
-            negligible = NEGLIGIBLE_ERROR if self.channel_axis and self.word_length >= LONG_WORD else 0.0
-            start = min_error_frac_bits(data, self.word_length, self.mode, shape, most=most, negligible=negligible).float()
+            start = choose_frac_bits(
+                batches,
+                self.word_length,
+                self.mode,
+                shape,
+                observer=self.spec.observer,
+                percentile=self.spec.percentile,
+                most=most,
+                negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.word_length >= LONG_WORD else 0.0,
+                seen=seen,
+            ).float()
         if self.frac_bits is None:
             self.frac_bits = nn.Parameter(start, requires_grad=self.spec.learn)
         else:
@@ -163,6 +181,17 @@ class Quantizer(nn.Module):
         if self.spec.granularity == "channel":
             return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
         return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tensors:
+    """The numbers of each part."""
+
+    parts: Iterable[QTensor | Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for part in self.parts:
+            yield part.tensor() if isinstance(part, QTensor) else part
 
 
 def _round(parameter: Tensor) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from qfx import OMode, QMode
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.reference import cast_float
-from qfx.nn.observer import FRAC_BITS, MAX_SPREAD, SEARCH_DEPTH, min_error_frac_bits
+from qfx.nn.observer import FRAC_BITS, MAX_SPREAD, OUTLIER_OCTAVES, SAMPLE, SEARCH_DEPTH, choose_frac_bits, min_error_frac_bits
+from qfx.recipe import ObserverName
 
 MODES = [CastMode(signed, q, o) for signed in (True, False) for q in (QMode.RND, QMode.TRN, QMode.RND_CONV) for o in (OMode.SAT, OMode.WRAP)]
 
@@ -114,3 +116,134 @@ def test_a_long_word_keeps_headroom() -> None:
     assert int(min_error_frac_bits(x, 16, mode, ())) == 15
     assert int(min_error_frac_bits(x, 16, mode, (), negligible=1e-7)) == 13
     assert int(min_error_frac_bits(x, 8, mode, (), negligible=1e-7)) == 7
+
+
+# The other observers
+
+
+def overflows(values: list[float], width: int, frac_bits: int, mode: CastMode) -> int:
+    """By the definition of Cast: how many numbers, rounded but not limited, lie outside of the range."""
+    type_ = mode.type(width, frac_bits)
+    longer = CastMode(mode.signed, mode.q, OMode.SAT).type(width + 40, frac_bits)
+    return sum(not type_.min_raw <= cast_float(value if mode.signed else max(value, 0.0), longer) <= type_.max_raw for value in values)
+
+
+def finest(values: list[float], width: int, mode: CastMode, allowed: float, octaves: int) -> int:
+    """The last position, from one left of the one that just holds the largest, up to which no more than ``allowed`` overflow."""
+    first = just_holds(values, width, mode)
+    if not any(values):
+        return first
+    found = first - 1
+    for candidate in range(first - 1, first + octaves + 1):
+        if overflows(values, width, candidate, mode) > allowed:
+            break
+        found = candidate
+    return found
+
+
+SYMMETRIC = CastMode(True, QMode.RND, OMode.SAT_SYM)
+
+
+@settings(max_examples=150)
+@given(st.lists(numbers, min_size=1, max_size=8), st.integers(2, 12), st.sampled_from([*MODES, SYMMETRIC]))
+def test_minmax_is_the_finest_without_overflow(values: list[float], width: int, mode: CastMode) -> None:
+    found = choose_frac_bits((torch.tensor(values),), width, mode, (), observer="minmax")
+    assert int(found) == finest(values, width, mode, 0, 1)
+
+
+def test_minmax_counts_the_rounding() -> None:
+    signed = CastMode(True, QMode.RND, OMode.SAT)
+    truncating = CastMode(True, QMode.TRN, OMode.SAT)
+
+    def minmax(values: list[float], mode: CastMode) -> int:
+        return int(choose_frac_bits((torch.tensor(values),), 8, mode, (), observer="minmax"))
+
+    assert minmax([0.999], signed) == 6, "127.9 rounds to 128"
+    assert minmax([0.999], truncating) == 7
+    assert minmax([0.99], signed) == 7
+    assert minmax([-1.0, 0.5], signed) == 7
+    assert minmax([-1.0, 0.5], SYMMETRIC) == 6
+    assert minmax([1.0], signed) == 6
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(numbers, min_size=1, max_size=40), st.integers(3, 8), st.sampled_from([*MODES, SYMMETRIC]), st.sampled_from((50.0, 75.0, 90.0, 100.0))
+)
+def test_percentile_leaves_out_so_many_and_no_more(values: list[float], width: int, mode: CastMode, percentile: float) -> None:
+    found = choose_frac_bits((torch.tensor(values),), width, mode, (), observer="percentile", percentile=percentile)
+    assert int(found) == finest(values, width, mode, len(values) * (100 - percentile) / 100, OUTLIER_OCTAVES)
+
+
+def test_percentile_forgets_outliers() -> None:
+    x = torch.cat([torch.linspace(-0.9, 0.9, 9_999), torch.tensor([900.0])])
+    mode = CastMode(True, QMode.RND, OMode.SAT)
+    assert int(choose_frac_bits((x,), 8, mode, (), observer="percentile", percentile=99.9)) == 7
+    assert int(choose_frac_bits((x,), 8, mode, (), observer="percentile", percentile=100.0)) == -3
+    assert int(choose_frac_bits((x,), 8, mode, (), observer="minmax")) == -3
+
+
+def divergence(values: list[float], frac_bits: int, first: int, width: int, signed: bool) -> float:
+    """Migacz's measure for one range, written out bin by bin."""
+    levels = 2 ** (width - signed)
+    counts = [0] * (levels * 16)
+    for value in values:
+        counts[min(int(abs(value) * 2.0 ** (first + 4)), len(counts) - 1)] += 1
+    counts[0] = counts[1]
+    kept = counts[: len(counts) >> (frac_bits - first)]
+    clipped = [*kept[:-1], kept[-1] + sum(counts[len(kept) :])]
+    group = len(kept) // levels
+    spread = []
+    for start in range(0, len(kept), group):
+        part = kept[start : start + group]
+        filled = sum(count > 0 for count in part)
+        spread += [sum(part) / filled if count else 0.0 for count in part]
+    p_sum, q_sum = max(sum(clipped), 1), max(sum(spread), 1)
+    return sum(p / p_sum * math.log(p / p_sum / max(q / q_sum, 1e-12)) for p, q in zip(clipped, spread, strict=True) if p)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("tail", [1.0, 8.0])
+def test_kl_has_the_least_divergence(signed: bool, width: int, tail: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 2, generator=generator).abs() ** (1 + tail / 4) * torch.tensor([1.0, 30.0])
+    mode = CastMode(signed, QMode.RND, OMode.SAT)
+    found = choose_frac_bits((x,), width, mode, (1, 2), observer="kl")
+    for channel in range(2):
+        values = x[:, channel].tolist()
+        first = just_holds(values, width, mode)
+        least = min(range(first, first + 5), key=lambda bits: divergence(values, bits, first, width, signed))
+        assert int(found[0, channel]) == least
+    assert int(choose_frac_bits((x[:, :1],), width, mode, (), observer="kl")) == int(found[0, 0])
+
+
+def test_kl_saturates_a_long_tail_and_long_words_take_the_least_error() -> None:
+    x = torch.cat([torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * 0.1, torch.tensor([3.9])])
+    mode = CastMode(True, QMode.RND, OMode.SAT)
+    assert int(choose_frac_bits((x,), 8, mode, (), observer="kl")) > int(choose_frac_bits((x,), 8, mode, (), observer="minmax"))
+    assert torch.equal(choose_frac_bits((x,), 16, mode, (), observer="kl"), choose_frac_bits((x,), 16, mode, ()))
+
+
+@pytest.mark.parametrize("observer", get_args(ObserverName))
+@pytest.mark.parametrize("shape", [(), (1, 3, 1), (1, 3, 4)])
+def test_batches_count_as_one_tensor(observer: ObserverName, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 3, 4, generator=generator) * torch.tensor([0.1, 1.0, 9.0]).reshape(3, 1)
+    x[40, 1, 2] = 70.0  # in the last batch alone
+    mode = CastMode(True, QMode.RND, OMode.SAT)
+    parts = torch.split(x, 16)
+    together = choose_frac_bits((x,), 6, mode, shape, observer=observer, percentile=99.0)
+    assert torch.equal(choose_frac_bits(parts, 6, mode, shape, observer=observer, percentile=99.0), together)
+    assert not torch.equal(choose_frac_bits(parts[:1], 6, mode, shape, observer="minmax"), choose_frac_bits(parts, 6, mode, shape, observer="minmax"))
+    assert int(choose_frac_bits(parts, 6, mode, shape, observer=observer, most=-9).max()) == -9
+
+
+@pytest.mark.parametrize("observer", get_args(ObserverName))
+def test_every_observer_takes_zeros_and_large_data(observer: ObserverName) -> None:
+    mode = CastMode(False, QMode.RND, OMode.SAT)
+    assert int(choose_frac_bits((torch.zeros(5),), 8, mode, (), observer=observer)) == 8
+    x = torch.rand(3 * SAMPLE, generator=torch.Generator().manual_seed(0))
+    x[-1] = 100.0  # not in the sample, but in the range
+    found = int(choose_frac_bits((x[:SAMPLE], x[SAMPLE:]), 8, mode, (), observer=observer))
+    assert found == 1 if observer == "minmax" else 1 < found <= 8

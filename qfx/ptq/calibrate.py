@@ -1,0 +1,63 @@
+"""Calibration: every binary point placed from any number of batches, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.nn.convert import graph_module
+from qfx.nn.functional import QInput
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer
+from qfx.ptq.walk import Walk, batches, evaluating
+
+
+def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
+    """Start every binary point anew from all of ``data``, as the recipe's observers say; in place.
+
+    ``data``: real inputs, one tensor or batches of any length. Each Cast sees what the layers before it give once they are placed, one batch at a
+    time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder. ``qfx.calibrate`` is the same with
+    one batch. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data.
+    """
+    module = graph_module(qmodel)
+    again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
+    with torch.no_grad(), evaluating(module):
+        for layer in module.modules():  # before all others: it is what a walk starts with
+            if isinstance(layer, QInput):
+                layer.initialize_from(_Batches(again))
+        with Walk((module,), batches(again)) as walk:
+            for node in walk.nodes[0]:
+                layer = module.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
+                if isinstance(layer, QInput) or not hasattr(layer, "initialize"):
+                    continue
+                walk.to(node)
+                if isinstance(layer, Quantizer):
+                    layer.initialize_from(_Values(walk, node))
+                else:  # constants: of the data they only ask what bounds it
+                    env = walk.alive(0, 0)
+                    layer.initialize(*(env[source.name] for source in node.args if isinstance(source, fx.Node)))  # type: ignore[operator]
+
+
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """Calibration data, checked, as often as wanted."""
+
+    data: Tensor | Iterable[Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(batches(self.data))
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """What a node, the next to run, reads first, batch by batch, as often as wanted."""
+
+    walk: Walk
+    node: fx.Node
+
+    def __iter__(self) -> Iterator[QTensor]:
+        for index in range(self.walk.batches):
+            yield self.walk.inputs(self.node, index)[0]
