@@ -85,6 +85,8 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     for process, node in zip(design.processes, design.nodes, strict=True):
         queues = [r.fifo(stream.depth, stream.parallel * stream.type.width) for stream in d.outputs(process)]
         costs.append(Cost(process.name, node, cycles(process), r.total([process_cost(process, on), *queues])))
+    if design.loader is not None:
+        costs.append(Cost(design.loader.name, "(weights)", 0, _loader(design.loader)))
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, _CONTROL)))
 
 
@@ -165,7 +167,7 @@ def matvec_cost(process: d.MatVec, on: Device, *, pe: int | None = None, simd: i
     width = min(a + b, acc)
     code = weight.width
     if arithmetic == "pair":
-        form = arith.pair_form(process.weights, x)
+        form = arith.pair_form(process.possible, x)
         # joining two weights borrows from the upper one; splitting the product gives it back
         glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
         products = (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
@@ -178,13 +180,21 @@ def matvec_cost(process: d.MatVec, on: Device, *, pe: int | None = None, simd: i
     _, elements, bits = arith.rom_shape(rows, lanes, code)
     trees = r.adder_tree(1 if process.depthwise else simd, width, acc) * pe
     loops = (process.pixels, process.groups, output_fold, input_fold, rows)
-    pieces = [_PROCESS, products, trees, r.rom(rows, bits) * elements, *(r.counter(loop) for loop in loops if loop > 1)]
+    store = r.ram(rows, bits, on) + r.counter(rows) if process.loaded else r.rom(rows, bits)
+    pieces = [_PROCESS, products, trees, store * elements, *(r.counter(loop) for loop in loops if loop > 1)]
     pieces.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
     if output_fold > 1 and not process.depthwise:
         pieces += [r.ram(input_fold, x.width, on) * simd, r.multiplexer(2, simd * x.width)]
     taken = (pe if process.depthwise else simd) * x.width
     pieces += [Resources(ff=taken + lanes * code), _epilogue(process.epilogue, pe, on)]
     return r.total(pieces)
+
+
+def _loader(loader: d.Loader) -> Resources:
+    """The port, a counter, and the two FIFOs of each process that constants are loaded into."""
+    bits = loader.port.slot * loader.port.parallel
+    port = Resources(lut=bits // 2 + 10, ff=bits + 10)
+    return r.total([_PROCESS, r.counter(max(loader.port.words, 2)), port, (r.fifo(2, bits) + r.fifo(2, 1)) * len(loader.loads)])
 
 
 def _window(process: d.Window, on: Device) -> Resources:
@@ -233,7 +243,8 @@ def _epilogue(epilogue: d.Epilogue, lanes: int, on: Device) -> Resources:
             if operand.table.index != "scalar":
                 values = operand.table.values
                 width = operand.type.width if operand.type else max(max(values).bit_length(), 1)
-                pieces.append(r.rom(ceil(len(values) / lanes), width) * lanes)
+                depth = ceil(len(values) / lanes)
+                pieces.append((r.rom(depth, width) if operand.table.loaded is None else r.ram(depth, width, on)) * lanes)
         before = step.out
     return r.total(pieces)
 
@@ -245,6 +256,8 @@ def _step(step: d.Step, x: FixedType, second: FixedType, on: Device) -> Resource
         return Resources(lut=width)
     if step.function in ("relu", "leaky_relu"):
         return r.multiplexer(2, width)
+    if step.function == "shl_by":
+        return r.multiplexer(len(set(step.operands[0].table.values)), width)
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
         return r.comparison(wide) * 2 + r.multiplexer(3, width)

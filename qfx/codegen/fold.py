@@ -142,6 +142,11 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
             raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone")
 
 
+def _least(design: d.Design, board: Board) -> Estimate:
+    """The estimate with all FIFOs as shallow as they can be."""
+    return estimate(fifo.with_depths(design, {stream.name: fifo.CHAIN_DEPTH for stream in design.streams}), board)
+
+
 def _folded(design: d.Design) -> tuple[str, ...]:
     """The nodes that have a folding, in order."""
     ports = (d.FromPort, d.ToPort, d.Fork, d.Rewidth, d.Permute)
@@ -169,6 +174,7 @@ class _Search:
     def at(self, fps: float) -> Plan:
         """The cheapest plan that makes ``fps``."""
         wanted = int(1e9 / (fps * self.clock_ns))
+        self._check_possible()
         self._check_reachable(wanted, fps)
         target, best = wanted, None
         for _ in range(_ROUNDS):
@@ -194,6 +200,7 @@ class _Search:
 
     def fastest(self) -> Plan:
         """The fastest plan that fits, to a percent."""
+        self._check_possible()
         frames = [size + _REWIDTH for sources in self.sources for _, size in sources]  # any words go together at one number a cycle
         slowest = max(*(int(layer.busy.max()) for layer in self.layers), *frames)
         slow = self._cheapest(slowest)
@@ -216,13 +223,22 @@ class _Search:
                 break
             slow = self._cheapest(slowest) or slow  # knowing the overhead
         made = self._realize(slow)
-        check_fits(made.estimate, LIMITS, remedies="use a larger board, shorter words or a smaller model: no folding is smaller than this")
+        check_fits(made.estimate, LIMITS, remedies="use a larger board, shorter words or a smaller model: no folding is smaller")
         return made
 
     @property
     def floor(self) -> int:
         """Cycles of the layer that can be sped up least."""
         return max(int(layer.busy.min()) for layer in self.layers)
+
+    def _check_possible(self) -> None:
+        """Raises ProjectError if even the least of every resource, layer by layer, is more than the limits allow."""
+        least = sum((layer.costs.min(axis=0) for layer in self.layers), np.zeros(len(FIELDS)))
+        over = np.flatnonzero(least > self.limits)
+        if over.size:
+            cheapest = [int(layer.costs[:, over[0]].argmin()) for layer in self.layers]
+            found = _least(lower(self.graph, self._schedule(cheapest)), self.board)
+            check_fits(found, LIMITS, remedies="use a larger board, shorter words or a smaller model: no folding is smaller")
 
     def _check_reachable(self, cycles: int, fps: float, floor: int | None = None) -> None:
         slow = sorted((layer for layer in self.layers if layer.busy.min() > (floor or cycles)), key=lambda layer: -layer.busy.min())

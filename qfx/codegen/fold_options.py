@@ -153,7 +153,10 @@ def _matvec(process: d.MatVec, window: d.Window | None, graph: Graph, node: str,
     pes = divisors(process.groups if process.depthwise else process.outputs)
     simds = [1] if process.depthwise else [n for n in divisors(process.inputs) if not (per_group % n and n % per_group)]
     pairs = [(pinned.pe, pinned.simd)] if pinned else [(pe, simd) for pe in pes for simd in simds]
-    possible = {even: arith.choices(process.weights, process.input.type, pe=1 + even, depthwise=process.depthwise) for even in (False, True)}
+    possible = {
+        even: arith.choices(process.possible, process.input.type, pe=1 + even, depthwise=process.depthwise, loaded=process.loaded)
+        for even in (False, True)
+    }
     front: dict[int, tuple[int, Resources]] = {}
     options = []
     for pe, simd in pairs:
