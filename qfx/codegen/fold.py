@@ -33,6 +33,7 @@ _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
 _EXCHANGES = 4
+_TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding is smaller"
 _ROUNDS = 6
 _PRECISION = 1.01  # of the search for the fastest that fits
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
@@ -176,27 +177,26 @@ class _Search:
         wanted = int(1e9 / (fps * self.clock_ns))
         self._check_possible()
         self._check_reachable(wanted, fps)
-        target, best = wanted, None
+        target, large = wanted, None
         for _ in range(_ROUNDS):
             picked = self._cheapest(target)
             if picked is None:
                 self._check_reachable(wanted, fps, floor=target)
                 break
-            made = self._realize(picked)
-            if made.interval > wanted:
+            made, found = self._realize(picked)
+            if made is not None and made.interval > wanted:
                 target = min(target - 1, target * wanted // made.interval)
-                continue
-            best = made
-            if not made.estimate.over(LIMITS):
+            elif made is not None and not found.over(LIMITS):
                 return made
-            if not self._fits(picked):
-                break
-        if best is None:
-            raise ProjectError(
-                f"no folding was found that simulates at {fps:g} frames per second", where=self.graph.name, remedy="ask for fewer frames per second"
-            )
-        check_fits(best.estimate, LIMITS, remedies=self._remedy(fps))
-        return best
+            else:
+                large = found
+                if not self._fits(picked):
+                    break
+        if large is not None:
+            check_fits(large, LIMITS, remedies=self._remedy(fps))
+        raise ProjectError(
+            f"no folding was found that simulates at {fps:g} frames per second", where=self.graph.name, remedy="ask for fewer frames per second"
+        )
 
     def fastest(self) -> Plan:
         """The fastest plan that fits, to a percent."""
@@ -216,14 +216,15 @@ class _Search:
                     picked, high = found, middle
                 else:
                     low = middle
-            made = self._realize(picked)
-            if not made.estimate.over(LIMITS):
+            made, estimated = self._realize(picked)
+            if made is not None and not estimated.over(LIMITS):
                 return made  # the overhead was taken for less than it is: nothing faster would have fitted
             if picked is slow:
                 break
             slow = self._cheapest(slowest) or slow  # knowing the overhead
-        made = self._realize(slow)
-        check_fits(made.estimate, LIMITS, remedies="use a larger board, shorter words or a smaller model: no folding is smaller")
+        made, estimated = self._realize(slow)
+        check_fits(estimated, LIMITS, remedies=_TOO_SMALL)
+        assert made is not None  # or its estimate was over the limits
         return made
 
     @property
@@ -238,7 +239,7 @@ class _Search:
         if over.size:
             cheapest = [int(layer.costs[:, over[0]].argmin()) for layer in self.layers]
             found = _least(lower(self.graph, self._schedule(cheapest)), self.board)
-            check_fits(found, LIMITS, remedies="use a larger board, shorter words or a smaller model: no folding is smaller")
+            check_fits(found, LIMITS, remedies=_TOO_SMALL)
 
     def _check_reachable(self, cycles: int, fps: float, floor: int | None = None) -> None:
         slow = sorted((layer for layer in self.layers if layer.busy.min() > (floor or cycles)), key=lambda layer: -layer.busy.min())
@@ -329,11 +330,16 @@ class _Search:
             chosen.append(int(np.flatnonzero(mask)[np.argmin(scores[mask])]))
         return chosen
 
-    def _realize(self, picked: Sequence[int]) -> Plan:
-        made = plan(self.graph, self.board, self._schedule(picked), clock_ns=self.clock_ns)
+    def _realize(self, picked: Sequence[int]) -> tuple[Plan | None, Estimate]:
+        """The plan and its estimate; no plan if that is over the limits even with the shallowest FIFOs: sizing them takes longest."""
+        schedule = self._schedule(picked)
+        found, made = _least(lower(self.graph, schedule), self.board), None
+        if not found.over(LIMITS):
+            made = plan(self.graph, self.board, schedule, clock_ns=self.clock_ns)
+            found = made.estimate
         layer_costs: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))
-        self.overhead = _vector(made.estimate.total) - layer_costs
-        return made
+        self.overhead = _vector(found.total) - layer_costs
+        return made, found
 
     def _schedule(self, picked: Sequence[int]) -> Schedule:
         foldings, ports = {}, {}
