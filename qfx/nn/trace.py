@@ -182,7 +182,8 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
 
 def _check_same(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> None:
     """Refuse a model that computes something else than its graph: tracing takes ``x += y`` for ``x = x + y``, and randomness for a constant."""
-    expected, actual = model(x), next(value for node, value in traced.items() if node.op == "output")
+    with torch.no_grad():
+        expected, actual = model(x), next(value for node, value in traced.items() if node.op == "output")
     if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
         return  # refused later, with a better reason
     scale = float(expected.abs().max()) if expected.numel() else 0.0
