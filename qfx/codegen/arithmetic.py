@@ -129,17 +129,18 @@ def rom_contents(process: MatVec) -> tuple[IntArray, FixedType]:
     return form.codes(process.weights), FixedType(form.width, form.width, signed=False)
 
 
-def choices(weights: IntArray, x: FixedType, *, pe: int, depthwise: bool = False) -> tuple[str, ...]:
+def choices(weights: IntArray, x: FixedType, *, pe: int, depthwise: bool = False, loaded: bool = False) -> tuple[str, ...]:
     """The members of ARITHMETIC that a layer can have, in that order.
 
-    ``weights``: its raws, in any shape; ``x``: the type of its input; ``pe``: the outputs that are worked on in parallel.
+    ``weights``: its raws, in any shape, or, if they are ``loaded`` while the hardware runs, the least and the greatest possible; ``x``: the type of
+    its input; ``pe``: the outputs that are worked on in parallel.
     """
-    return tuple(name for name in ARITHMETIC if _refusal(name, weights, x, pe, depthwise) is None)
+    return tuple(name for name in ARITHMETIC if _refusal(name, weights, x, pe, depthwise, loaded) is None)
 
 
-def check(arithmetic: str, weights: IntArray, x: FixedType, *, pe: int, depthwise: bool, where: str) -> None:
+def check(arithmetic: str, weights: IntArray, x: FixedType, *, pe: int, depthwise: bool, where: str, loaded: bool = False) -> None:
     """Raises ProjectError, naming the node ``where`` and what stands in the way, if ``arithmetic`` is not among the ``choices``."""
-    refusal = _refusal(arithmetic, weights, x, pe, depthwise)
+    refusal = _refusal(arithmetic, weights, x, pe, depthwise, loaded)
     if refusal is not None:
         what, remedy = refusal
         raise ProjectError(f"arithmetic {arithmetic!r}: {what}", where=where, remedy=remedy)
@@ -163,6 +164,18 @@ def rom_shape(rows: int, lanes: int, width: int) -> tuple[int, int, int]:
     """
     count = lanes_per_element(lanes, width)
     return rows, -(-lanes // count), count * width
+
+
+def pack_rows(weights: IntArray, type_: FixedType) -> tuple[list[list[int]], int]:
+    """The elements of each row of (rows, lanes) raws of ``type_``, and the bits of an element; as ``rom_shape`` says, the first lane lowest."""
+    lanes = weights.shape[1]
+    bits = rom_shape(len(weights), lanes, type_.width)[2]
+    count, mask = bits // type_.width, (1 << type_.width) - 1
+    rows = []
+    for row in weights.tolist():
+        groups = [row[start : start + count] for start in range(0, lanes, count)]
+        rows.append([sum((value & mask) << (i * type_.width) for i, value in enumerate(group)) for group in groups])
+    return rows, bits
 
 
 def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
@@ -198,7 +211,9 @@ _REFUSALS: dict[str, Callable[[IntArray, FixedType, int, bool], tuple[str, str] 
 """Why an arithmetic is impossible: what stands in the way, and the remedy."""
 
 
-def _refusal(arithmetic: str, weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
+def _refusal(arithmetic: str, weights: IntArray, x: FixedType, pe: int, depthwise: bool, loaded: bool) -> tuple[str, str] | None:
+    if arithmetic == "shift" and loaded:
+        return "its digits are made for the weights at hand, but weights are loaded", "choose another arithmetic, or leave the weights in ROM"
     refuse = _REFUSALS.get(arithmetic)
     return refuse(weights, x, pe, depthwise) if refuse else None
 

@@ -31,6 +31,8 @@ class Table:
     name: str
     values: tuple[int, ...]
     index: str  # "scalar", "channel", "element"
+    loaded: FixedType | None = None
+    """The type of values that are loaded while the hardware runs; ``values`` are then those at hand. Never "scalar"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ class Window:
 class MatVec:
     """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe.
 
-    ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact.
+    ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
     """
 
     name: str
@@ -140,6 +143,12 @@ class MatVec:
     acc: FixedType
     epilogue: Epilogue
     arithmetic: str
+    loaded: bool = False
+
+    @property
+    def possible(self) -> IntArray:
+        """Raws between which all weights lie that the hardware must compute with."""
+        return np.array([[self.weight_type.min_raw, self.weight_type.max_raw]], dtype=np.int64) if self.loaded else self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,9 +290,28 @@ class Travel:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """How a process gets its constants: a FIFO ``flags`` with one bit a frame, whether they come before that frame, and the FIFO ``words``."""
+
+    process: str
+    flags: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """The process ``name`` that takes all constants from ``port`` (the shape: one number for each element of every memory) to the processes."""
+
+    name: str
+    port: Port
+    loads: tuple[Load, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Design:
     """Processes in topological order, the streams between them, and the two ports. ``nodes``: the graph node that each process works for;
-    ``travels``: the values of the graph that travel on a stream, in the graph's order."""
+    ``travels``: the values of the graph that travel on a stream, in the graph's order. ``loader``: where constants are loaded while it runs; it and
+    its FIFOs stand beside the processes and streams, which are those of a frame."""
 
     processes: tuple[Process, ...]
     nodes: tuple[str, ...]
@@ -291,3 +319,4 @@ class Design:
     input: Port
     output: Port
     travels: tuple[Travel, ...] = ()
+    loader: Loader | None = None
