@@ -14,7 +14,7 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import MAX_WIDTH, FixedType
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.ops import Affine, Cast, Clip, Const, LeakyRelu, Op, Relu, accumulator
-from qfx.ir.values import ArrayType
+from qfx.ir.values import ArrayType, LoadableConst
 
 POINTWISE = (Affine, Cast, Clip, LeakyRelu, Relu)
 
@@ -51,6 +51,14 @@ class Frame:
             return Table(name, tuple(grid[0].tolist()), "channel")
         return Table(name, tuple(grid.reshape(-1).tolist()), "element")
 
+    def loaded(self, name: str, values: npt.NDArray[np.int64], type_: FixedType) -> Table:
+        """As ``table``, but of values that may become any of ``type_``: its index follows from the shapes alone."""
+        places = self.table(name, np.arange(values.size, dtype=np.int64).reshape(values.shape))
+        flat = values.reshape(-1)
+        if places.index == "scalar":  # one entry: one channel
+            return Table(name, (int(flat[0]),) * self.channels, "channel", type_)
+        return Table(name, tuple(flat[list(places.values)].tolist()), places.index, type_)
+
 
 class Steps:
     """Collects the steps of one epilogue. ``stem``, the present operator's name, names its tables."""
@@ -73,6 +81,8 @@ class Steps:
     def operand(self, suffix: str, const: Const) -> Operand:
         """A constant of shape () or one entry per channel (axis 0 of the value)."""
         raw = const.raw.reshape(-1, *(1,) * (len(self._frame.shape) - 1)) if const.raw.ndim else const.raw
+        if isinstance(const, LoadableConst):
+            return Operand(self._frame.loaded(self._names.new(self.stem, suffix), raw, const.type), const.interval.type())
         return Operand(self._table(suffix, raw), const.interval.type())
 
     def _table(self, suffix: str, values: npt.NDArray[np.int64]) -> Table:
@@ -83,6 +93,10 @@ class Steps:
         shift = _shift(out, self.type.frac_bits)
         if shift or (out.width, out.signed) != (self.type.width, self.type.signed):
             self.add("align", out, (shift,))
+
+    def raise_channels(self, up: npt.NDArray[np.int64], out: FixedType) -> None:
+        """Move each channel ``up[channel]`` bits up, onto the grid of ``out``, which holds the result."""
+        self.add("shl_by", out, (), (Operand(self._table("up", up.reshape(-1, *(1,) * (len(self._frame.shape) - 1)))),))
 
     def bias(self, bias: Const | None, out: FixedType) -> None:
         if bias is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from qfx.codegen import arithmetic
@@ -12,6 +14,7 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node
 from qfx.ir.ops import Const, Conv, Linear, accumulator
+from qfx.ir.values import LoadableConst
 
 
 def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
@@ -43,38 +46,15 @@ def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     frame = Frame.of(info.shape)
     # (outputs, per_group, *kernel) -> (outputs, taps, per_group): the order in which a window arrives
     rows = np.moveaxis(op.weight.raw.reshape(outputs, per_group, taps), 1, 2).reshape(outputs, taps * per_group)
-    weights = _depthwise_rows(rows, pe) if depthwise else _rows(rows, op.groups, pe, simd)
-    arithmetic.check(folding.arithmetic, weights, stream.type, pe=pe, depthwise=depthwise, where=node.name)
-    acc = _product_type(accumulator(op, source), stream.type, op.weight)
-    steps = Steps(build.names, node.name, (acc,), frame)
-    steps.bias(op.bias, info.type)
-    epilogue, out, name = build.finish(node, chain, steps, frame, pe)
-    process = d.MatVec(
-        build.names.new(node.name, "depthwise" if depthwise else "matvec"),
-        stream,
-        out,
-        depthwise=depthwise,
-        pixels=frame.pixels,
-        groups=op.groups,
-        outputs=outputs // op.groups,
-        inputs=rows.shape[1],
-        pe=pe,
-        simd=simd,
-        weights=weights,
-        weight_type=arithmetic.weight_type(weights),
-        acc=acc,
-        epilogue=epilogue,
-        arithmetic=folding.arithmetic,
-    )
-    build.add(process)
-    build.give(name, Value(out, frame))
+    unit = _Unit(node, chain, stream, frame, depthwise, op.groups, pe, simd)
+    _add_unit(build, unit, rows)
 
 
 def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     """A matrix-vector unit whose weight columns follow the order in which the input travels."""
     op = node.op
     assert isinstance(op, Linear)
-    source, info = build.graph.infos[node.inputs[0]], build.graph.infos[node.name]
+    info = build.graph.infos[node.name]
     outputs, inputs = op.weight.shape
     folding = build.schedule.folding(node.name)
     _check(node, "PE", folding.pe, outputs, "outputs")
@@ -82,31 +62,82 @@ def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     value = build.take(node.inputs[0])
     stream = build.rewidth(node.inputs[0], value.stream, folding.simd)
     frame = Frame.of(info.shape)
-    weights = _rows(op.weight.raw[:, value.frame.order], 1, folding.pe, folding.simd)
-    arithmetic.check(folding.arithmetic, weights, stream.type, pe=folding.pe, depthwise=False, where=node.name)
-    acc = _product_type(accumulator(op, source), stream.type, op.weight)
-    steps = Steps(build.names, node.name, (acc,), frame)
+    unit = _Unit(node, chain, stream, frame, False, 1, folding.pe, folding.simd)
+    _add_unit(build, unit, op.weight.raw[:, value.frame.order])
+
+
+@dataclass(frozen=True, eq=False)
+class _Unit:
+    """A matrix-vector unit to be: the operator and what is fused behind it, its stream, the frame that it gives, and its folding."""
+
+    node: Node
+    chain: tuple[Node, ...]
+    stream: d.Stream
+    frame: Frame
+    depthwise: bool
+    groups: int
+    pe: int
+    simd: int
+
+
+def _add_unit(build: Builder, unit: _Unit, rows: d.IntArray) -> None:
+    """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive.
+
+    The ROM holds what is left of an output's weights when the zeros that they all end in are gone (with a binary point per channel, their words as
+    they were trained); the sum is moved up by as many bits behind the accumulator.
+    """
+    node, op = unit.node, unit.node.op
+    assert isinstance(op, Conv | Linear)
+    source, info = build.graph.infos[node.inputs[0]], build.graph.infos[node.name]
+    loaded = isinstance(op.weight, LoadableConst)
+    up = np.zeros(len(rows), dtype=np.int64) if loaded else trailing_zeros(rows)
+    rows = rows >> up[:, None]
+    weights = _depthwise_rows(rows, unit.pe) if unit.depthwise else _rows(rows, unit.groups, unit.pe, unit.simd)
+    possible = np.array([[op.weight.type.min_raw, op.weight.type.max_raw]]) if isinstance(op.weight, LoadableConst) else weights
+    chosen = build.schedule.folding(node.name).arithmetic
+    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
+    if up.any():
+        shape = (-1, *(1,) * (op.weight.raw.ndim - 1))
+        short = replace(op, weight=Const(op.weight.raw >> up.reshape(shape), op.weight.frac_bits), bias=None)
+        acc = _product_type(accumulator(short, source), unit.stream.type, op.weight)
+        steps = Steps(build.names, node.name, (acc,), unit.frame)
+        steps.raise_channels(up, _product_type(accumulator(replace(op, bias=None), source), unit.stream.type, op.weight))
+    else:
+        acc = _product_type(accumulator(op, source), unit.stream.type, op.weight)
+        steps = Steps(build.names, node.name, (acc,), unit.frame)
     steps.bias(op.bias, info.type)
-    epilogue, out, name = build.finish(node, chain, steps, frame, folding.pe)
+    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe)
     process = d.MatVec(
-        build.names.new(node.name, "matvec"),
-        stream,
+        build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
+        unit.stream,
         out,
-        depthwise=False,
-        pixels=1,
-        groups=1,
-        outputs=outputs,
-        inputs=inputs,
-        pe=folding.pe,
-        simd=folding.simd,
+        depthwise=unit.depthwise,
+        pixels=unit.frame.pixels,
+        groups=unit.groups,
+        outputs=rows.shape[0] // unit.groups,
+        inputs=rows.shape[1],
+        pe=unit.pe,
+        simd=unit.simd,
         weights=weights,
-        weight_type=arithmetic.weight_type(weights),
+        weight_type=arithmetic.weight_type(possible),
         acc=acc,
         epilogue=epilogue,
-        arithmetic=folding.arithmetic,
+        arithmetic=chosen,
+        loaded=loaded,
     )
     build.add(process)
-    build.give(name, Value(out, frame))
+    build.give(name, Value(out, unit.frame))
+
+
+def trailing_zeros(rows: d.IntArray) -> d.IntArray:
+    """For each row, how many zero bits all its numbers end in; 0 for a row of zeros.
+
+    >>> trailing_zeros(np.array([[4, -12], [1, 8], [0, 0]])).tolist()
+    [2, 0, 0]
+    """
+    joined = np.bitwise_or.reduce(rows, axis=1)
+    lowest = joined & -joined
+    return np.where(joined == 0, 0, np.frexp(lowest.astype(np.float64))[1] - 1).astype(np.int64)
 
 
 def _product_type(acc: FixedType, x: FixedType, weight: Const) -> FixedType:

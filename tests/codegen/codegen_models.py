@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import gcd
 
 import numpy as np
@@ -113,7 +114,22 @@ def per_channel() -> Graph:
     )
 
 
+def moved(weight: Const, *up: int) -> Const:
+    """The weight with the binary point of each output so many places to the left of the finest."""
+    return Const(weight.raw << np.array(up).reshape(-1, *(1,) * (weight.raw.ndim - 1)), weight.frac_bits + max(up))
+
+
+def own_points() -> Graph:
+    """Weights with a binary point for every output: grouped, depthwise and linear, with and without bias, and one output without weights."""
+    grouped = replace(conv(40, 4, 2, 3, 3, groups=2, pads=(1, 1)), weight=moved(const(40, 4, 2, 3, 3), 0, 5, 2, 5))
+    depthwise = replace(conv(41, 4, 1, 2, 2, groups=4), weight=moved(const(41, 4, 1, 2, 2), 3, 0, 0, 7), bias=None)
+    rows = const(42, 6, 4 * 3 * 4).raw * np.array([1, 1, 0, 1, 1, 1]).reshape(-1, 1)
+    narrow = Cast(scalar("ap_fixed<7,5,AP_RND,AP_SAT>"))
+    return chain("own_points", (4, 4, 5), grouped, narrow, depthwise, narrow, Reshape((48,)), Linear(moved(Const(rows, 3), 1, 0, 6, 2, 9, 1), const(43, 6)))
+
+
 DIRECTED: tuple[Callable[[], Graph], ...] = (
+    own_points,
     classifier,
     residual,
     per_channel,

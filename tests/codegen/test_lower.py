@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from codegen_models import DIRECTED, chain, classifier, const, conv, per_channel, random_schedule, residual, scalar
+from codegen_models import DIRECTED, chain, classifier, const, conv, own_points, per_channel, random_schedule, residual, scalar
 
 from qfx.codegen import design as d
 from qfx.codegen.assets import hls_root
@@ -17,7 +17,7 @@ from qfx.codegen.lower import lower
 from qfx.codegen.schedule import Folding, Schedule
 from qfx.errors import ProjectError
 from qfx.ir.graph import Node
-from qfx.ir.ops import Cast, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, Transpose, Upsample
+from qfx.ir.ops import Cast, Conv, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, Transpose, Upsample
 
 ONE = Schedule()
 
@@ -53,6 +53,15 @@ def test_flattening_permutes_the_weights_of_linear() -> None:
     assert isinstance(linear, d.MatVec)
     weight = classifier().node("linear4").op.weight.raw.reshape(10, 4, 6, 5)
     assert np.array_equal(linear.weights.reshape(10, 6, 5, 4), weight.transpose(0, 2, 3, 1))
+
+
+def test_a_binary_point_per_output_widens_no_weight() -> None:
+    units = [process for process in lower(own_points(), ONE).processes if isinstance(process, d.MatVec)]
+    assert [unit.weight_type.width for unit in units] == [4, 4, 4]  # as they were cast; on one grid they take up to 13 bits
+    assert [node.op.weight.interval.type().width for node in own_points().nodes if isinstance(node.op, Conv | Linear)] == [9, 11, 13]
+    ups = [unit.epilogue.steps[0].operands[0].table.values for unit in units]
+    assert [unit.epilogue.steps[0].function for unit in units] == ["shl_by"] * 3
+    assert ups[0] == (0, 5, 2, 5)
 
 
 def test_a_permutation_is_spent_only_where_it_is_needed() -> None:
@@ -91,7 +100,8 @@ def _streams(process: d.Process, *fields: str) -> list[d.Stream]:
 
 
 def test_the_directed_graphs_use_the_whole_library() -> None:
-    library = "".join(path.read_text() for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
+    paths = sorted((hls_root() / "include" / "qfx").glob("*.h"))
+    library = "".join(path.read_text() for path in paths if path.name != "load.h")  # which test_weights_stream.py uses
     # without those that others of the library call
     processes = {name for name in re.findall(r"^void (\w+)\(", library, re.M) if not re.search(rf"^ +{name}<", library, re.M)}
     assert {"matvec", "window", "fork"} <= processes

@@ -20,6 +20,13 @@ inline R align(const X& x) {
   return shl<R>(x, SHIFT_X);
 }
 
+// The same by a shift that differs from channel to channel; R holds the result.
+template <class R, class X>
+inline R shl_by(const X& x, const int shift) {
+#pragma HLS INLINE
+  return shl<R>(x, shift);
+}
+
 template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
 inline R add(const A& a, const B& b) {
 #pragma HLS INLINE
