@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from qfx.ptq.fold import along_inputs, along_outputs
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -24,16 +27,19 @@ def settled(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def uneven(model: nn.Module, octaves: float = 4.0, seed: int = 0) -> nn.Module:
-    """The model with the outputs of every layer scaled by random factors, as trained depthwise networks have them."""
+def uneven(model: nn.Module, pairs: list[tuple[str, str]], octaves: float = 4.0, seed: int = 0) -> nn.Module:
+    """A copy of the model that computes the same with the channels between each pair of layers scaled at random, by up to 2**octaves either way."""
     generator = torch.Generator().manual_seed(seed)
+    model = copy.deepcopy(model)
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                factors = torch.exp2(octaves * (2 * torch.rand(module.weight.shape[0], generator=generator) - 1))
-                module.weight.mul_(factors.reshape(-1, *(1,) * (module.weight.dim() - 1)))
-                if module.bias is not None:
-                    module.bias.mul_(factors)
+        for first, second in pairs:
+            above, below = model.get_submodule(first), model.get_submodule(second)
+            count = above.bias.numel()
+            factors = torch.exp2(octaves * (2 * torch.rand(count, generator=generator) - 1))
+            above.weight.mul_(along_outputs(above, factors))
+            above.bias.mul_(factors)
+            repeat = (below.in_features if isinstance(below, nn.Linear) else below.in_channels) // count
+            below.weight.div_(along_inputs(below, factors.repeat_interleave(repeat)))
     return model
 
 
