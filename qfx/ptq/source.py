@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qfx.errors import DataError, ModelFileError, UnsupportedError
+from qfx.errors import DataError, ModelFileError
 from qfx.ptq.checkpoint import load_checkpoint
 
 
@@ -37,7 +37,13 @@ def load_model(source: str, checkpoint: Path | None, example: Tensor) -> nn.Modu
 
 
 def _from_file(path: Path, suffix: str, example: Tensor) -> nn.Module:
-    raise UnsupportedError(f"{suffix} files are not read yet", where=str(path), remedy="give a factory")
+    if suffix == ".onnx":
+        from qfx.ptq.from_onnx import from_onnx
+
+        return from_onnx(path, example)
+    from qfx.ptq.from_pt2 import from_pt2
+
+    return from_pt2(path, example)
 
 
 def from_factory(source: str) -> nn.Module:

@@ -1,0 +1,170 @@
+"""Float ONNX files as torch modules: the operators that qfx has layers for, checked against ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor, fx, nn
+
+from qfx.errors import DataError, ModelFileError, UnsupportedError
+from qfx.ptq.assemble import Assembly, Value
+from qfx.ptq.onnx_operators import HANDLERS, Node
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = 1e-3
+"""Of the greatest output: how far the module may be from ONNX Runtime, which sums in another order."""
+
+_REMEDIES = {
+    "Softmax": "cut the model before it: it does not change which score is greatest",
+    "LogSoftmax": "cut the model before it: it does not change which score is greatest",
+    "Sigmoid": "at the end cut the model before it, elsewhere use ReLU",
+    "QuantizeLinear": "give the float model: qfx does the quantizing",
+    "DequantizeLinear": "give the float model: qfx does the quantizing",
+}
+
+
+def from_onnx(path: Path, example: Tensor) -> fx.GraphModule:
+    """The float ONNX model at ``path`` as a module of torch layers, in evaluation mode, that gives what ONNX Runtime gives on ``example``.
+
+    Layers are called after their weights (``conv1.weight`` makes ``conv1``) or after the ONNX node. A fixed batch in the file does not bind the
+    module.
+    Raises ModelFileError for a file that is no ONNX model, UnsupportedError (with the node and a remedy) for an operator or attribute without a
+    layer, DataError for an example of the wrong shape.
+    """
+    model = _read(path)
+    inputs = [value for value in model.graph.input if value.name not in {tensor.name for tensor in model.graph.initializer}]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise UnsupportedError(
+            f"has {len(inputs)} inputs and {len(model.graph.output)} outputs", where=str(path), remedy="give a model with one of each"
+        )
+    batch = _check_shape(inputs[0], example, path)
+    module = _Reader(model, inputs[0].name, example[: batch or 2] if batch != 1 else example[:1]).read(path.stem)
+    _check_same(module, path, example, batch)
+    return module
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
+    except Exception as error:  # protobuf and the checker raise several kinds
+        message = str(error).split("\n")[0]
+        raise ModelFileError(f"is not an ONNX model: {message}", where=str(path), remedy="export it again") from error
+    if model.producer_name == "qfx":
+        raise ModelFileError("is quantized already: qfx wrote it", where=str(path), remedy="give the float model")
+    return model
+
+
+def _check_shape(declared: onnx.ValueInfoProto, example: Tensor, path: Path) -> int | None:
+    """The batch that the file insists on, or None."""
+    dims = declared.type.tensor_type.shape.dim
+    sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
+    shape = tuple(example.shape)
+    if declared.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+        raise UnsupportedError("its input is not float32", where=str(path), remedy="give the float model, without quantization at its input")
+    if not sizes:
+        return None
+    if len(sizes) != len(shape) or any(size not in (None, have) for size, have in zip(sizes[1:], shape[1:], strict=True)):
+        wanted = " x ".join("?" if size is None else str(size) for size in sizes[1:])
+        fits = len(sizes) == len(shape) == 4 and all(size in (None, have) for size, have in zip(sizes[1:], (shape[3], *shape[1:3]), strict=True))
+        remedy = "its channels come last; transpose them to the front: x.transpose(0, 3, 1, 2)" if fits else "save the samples in the model's layout"
+        raise DataError(f"samples have shape {' x '.join(map(str, shape[1:]))}, the model takes {wanted}", where="calibration data", remedy=remedy)
+    if sizes[0] is not None and len(example) < sizes[0]:
+        raise DataError(f"holds {len(example)} samples; the model takes batches of {sizes[0]}", where="calibration data", remedy="give more samples")
+    return sizes[0]
+
+
+def _check_same(module: nn.Module, path: Path, example: Tensor, batch: int | None) -> None:
+    """Refuse a module that gives something else than the file under ONNX Runtime."""
+    import onnxruntime  # type: ignore[import-untyped, unused-ignore]
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        parts = [example] if batch is None else list(torch.split(example[: len(example) // batch * batch], batch))
+        name = session.get_inputs()[0].name
+        expected = np.concatenate([session.run(None, {name: part.numpy()})[0] for part in parts])
+    except Exception as error:  # onnxruntime's own kinds
+        message = str(error).split("\n")[0]
+        raise ModelFileError(f"does not run under ONNX Runtime: {message}", where=str(path), remedy="export it again") from error
+    with torch.no_grad():
+        found = module(example[: len(expected)]).numpy()
+    scale = float(np.abs(expected).max())
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
+        what = (
+            f"shape {found.shape} in place of {expected.shape}"
+            if found.shape != expected.shape
+            else f"up to {np.abs(found - expected).max():.3g} else"
+        )
+        raise UnsupportedError(
+            f"the module made of it gives {what}", where=str(path), remedy="please report this defect; or use the PyTorch module with --checkpoint"
+        )
+
+
+class _Reader:
+    """Walks through an ONNX graph. ``values`` holds a Value for what depends on the input and an array for what does not."""
+
+    def __init__(self, model: onnx.ModelProto, input_name: str, example: Tensor) -> None:
+        self.model, self.graph = model, model.graph
+        self.assembly = Assembly(example)
+        self.values: dict[str, Value | Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
+        self.values[input_name] = self.assembly.input
+        self.uses: dict[str, int] = {}
+        for name in [name for node in self.graph.node for name in node.input] + [value.name for value in self.graph.output]:
+            self.uses[name] = self.uses.get(name, 0) + 1
+
+    def read(self, name: str) -> fx.GraphModule:
+        for node in self.graph.node:
+            self._node(node)
+        result = self.values[self.graph.output[0].name]
+        if not isinstance(result, Value):
+            raise UnsupportedError("its output does not depend on the input", where=name, remedy="give a model that computes something")
+        return self.assembly.finish(result, name)
+
+    def _node(self, proto: onnx.NodeProto) -> None:
+        where = proto.name or f"{proto.op_type} that gives {proto.output[0]!r}"
+        arguments = [self.values[name] if name else None for name in proto.input]
+        if not any(isinstance(argument, Value) for argument in arguments) or proto.op_type == "Shape":
+            self._constant(proto, arguments, where)
+            return
+        handler = HANDLERS.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
+        if handler is None:
+            raise UnsupportedError(
+                f"the operator {proto.op_type} has no fixed-point form in qfx",
+                where=where,
+                remedy=_REMEDIES.get(proto.op_type, "replace it by a supported layer (docs/ptq.md lists the operators), or cut the model before it"),
+            )
+        results = handler(Node(self.assembly, proto, where, arguments, self.uses))
+        for name, value in zip(proto.output, results if isinstance(results, list) else [results], strict=False):
+            self.values[name] = value
+
+    def _constant(self, proto: onnx.NodeProto, arguments: list[Value | Array | None], where: str) -> None:
+        """Carry out what depends on no data. Shapes are those on the example; what becomes of its batch, ``Assembly.reshape`` sees to."""
+        arrays = [argument.data.numpy() if isinstance(argument, Value) else argument for argument in arguments]
+        feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if array is not None}
+        graph = helper.make_graph(
+            [proto],
+            "constant",
+            [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape) for name, array in feeds.items()],
+            [helper.make_empty_tensor_value_info(name) for name in proto.output if name],
+        )
+        try:
+            results = ReferenceEvaluator(helper.make_model(graph, opset_imports=list(self.model.opset_import))).run(None, feeds)
+        except Exception as error:  # whatever the evaluator raises
+            message = str(error).split("\n")[0]
+            raise UnsupportedError(
+                f"cannot be computed ahead: {message}", where=where, remedy="simplify the model (onnxsim), or export it again"
+            ) from error
+        for name, value in zip([name for name in proto.output if name], results, strict=True):
+            self.values[name] = np.asarray(value)
