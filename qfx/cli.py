@@ -50,6 +50,7 @@ def main() -> None:
 @click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second.")
 @click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board.")
 @click.option("--folding", type=click.Path(path_type=Path), default=None, help="A folding.toml that fixes the folding of layers.")
+@click.option("--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs.")
 @click.option("--top", default=None, help="The name of the top function  [default: from the model's name].")
 @click.option("--golden", type=click.Path(path_type=Path), default=None, help=".npy or .npz with inputs for the test bench's golden vectors.")
 @click.option("--force", is_flag=True, help="Replace an existing qfx project in the output folder.")
@@ -62,6 +63,7 @@ def hls(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    weights: str,
     top: str | None,
     golden: Path | None,
     force: bool,
@@ -79,10 +81,12 @@ def hls(
     if top is not None:
         checked_top(top)
     inputs = None if golden is None else load_inputs(golden)
-    graph, plan = _plan(model, board_name, clock_ns, fps, fit, folding)
+    graph, plan = _plan(model, board_name, clock_ns, fps, fit, folding, weights)
     extra = {"model.onnx": model.read_bytes()}
     board = plan.estimate.board
-    write_project(graph, output, board=board, clock_ns=clock_ns, top=top, schedule=plan, force=force, golden_inputs=inputs, extra_files=extra)
+    write_project(
+        graph, output, board=board, clock_ns=clock_ns, top=top, schedule=plan, weights=weights, force=force, golden_inputs=inputs, extra_files=extra
+    )
     click.echo(as_text(plan, graph.name))
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench")
 
@@ -94,29 +98,30 @@ def hls(
 @click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second.")
 @click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board.")
 @click.option("--folding", type=click.Path(path_type=Path), default=None, help="A folding.toml that fixes the folding of layers.")
+@click.option("--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @_guard
-def estimate(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None, as_json: bool) -> None:
+def estimate(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None, weights: str, as_json: bool) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
     from qfx.codegen import summary
 
-    graph, plan = _plan(model, board_name, clock_ns, fps, fit, folding)
+    graph, plan = _plan(model, board_name, clock_ns, fps, fit, folding, weights)
     click.echo((summary.as_json if as_json else summary.as_text)(plan, graph.name), nl=False)
 
 
-def _plan(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None) -> tuple[Graph, Plan]:
-    """The optimized graph of the model and what the options make of it."""
+def _plan(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None, weights: str) -> tuple[Graph, Plan]:
+    """The prepared graph of the model and what the options make of it."""
     from qfx.codegen import folding_file
     from qfx.codegen.board import board
     from qfx.codegen.fold import resolve
+    from qfx.codegen.project import prepare
     from qfx.codegen.schedule import Request, check_clock
     from qfx.ir.from_onnx import load_graph
-    from qfx.ir.passes.pipeline import optimize
 
     found = board(board_name)
     check_clock(clock_ns)
     request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
-    graph = optimize(load_graph(model))
+    graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns)
 
 
@@ -278,6 +283,28 @@ def ptq(
 
     request = Request(model, checkpoint, calib, recipe, evaluation, passes, output, report, resume, force, seed, batch, samples)
     sys.exit(execute(request))
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("project", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to write: the words for the port `weights`.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@_guard
+def weights(model: Path, project: Path, output: Path, force: bool) -> None:
+    """Pack the constants of MODEL for PROJECT, which `qfx hls --weights stream` made of a model with the same layers and types."""
+    from qfx.codegen.reload import words_for
+    from qfx.errors import DataError
+    from qfx.ir.from_onnx import load_graph
+
+    if output.exists() and not force:
+        raise DataError("the file exists", where=str(output), remedy="choose another name, or pass --force")
+    words = words_for(load_graph(model), project)
+    try:
+        output.write_bytes(words)
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", where=str(output), remedy="choose another name") from error
+    click.echo(f"wrote {output}: {len(words)} bytes")
 
 
 @main.command()

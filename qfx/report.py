@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qfx.codegen.csim import losses as simulated_losses
-from qfx.codegen.project import MANIFEST, read_project
+from qfx.codegen.project import MANIFEST, prepare, read_project
 from qfx.errors import DataError, ProjectError
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray
 from qfx.ir.losses import Loss, losses
 from qfx.ir.ops import Cast, Input
-from qfx.ir.passes.pipeline import optimize
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def report_project(project_dir: str | os.PathLike[str], x: FloatArray, *, model:
         raise ProjectError(
             f"{path.name} is missing, so there is nothing to compare with", where=str(project_dir), remedy="name the ONNX file that it was made from"
         )
-    graph = optimize(load_graph(path))
+    graph = prepare(load_graph(path), project.weights)
     counted = simulated_losses(project_dir, x, fast=fast)
     names = {node.name for node in graph.nodes if isinstance(node.op, Cast)}
     if names != counted.keys():

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from qfx.codegen.csim import layers_of, trace_raw
+from qfx.codegen.project import prepare, read_project
 from qfx.errors import ProjectError
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray, trace
-from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import RawArray
 
 _SAMPLES = 16  # at a time: a trace keeps every number of every value
@@ -64,7 +64,7 @@ def locate(model: str | os.PathLike[str], project_dir: str | os.PathLike[str], x
 
     ``model`` is the ONNX file that the project was made from; ``fast`` looks at the emulator. Raises ProjectError if it was made from another.
     """
-    graph = optimize(load_graph(Path(model)))
+    graph = prepare(load_graph(Path(model)), read_project(project_dir).weights)
     layers = layers_of(project_dir, fast=fast)
     unknown = [name for name in layers if name not in graph.infos]
     if unknown:

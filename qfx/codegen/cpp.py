@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from qfx.codegen import arithmetic
+from qfx.codegen import arithmetic, loading
 from qfx.codegen import design as d
 from qfx.codegen.window_turns import window_turns
 from qfx.fixed.type import FixedType
@@ -15,13 +15,17 @@ _WRAP = 140  # columns of an initializer
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A constant array: ``static const <type> <name><dims> = {<body>};``, behind a line of ``comment`` if there is one."""
+    """A constant array: ``static const <type> <name><dims> = {<body>};``, behind a line of ``comment`` if there is one.
+
+    ``loaded``: it is not constant but loaded while the hardware runs, and has no body.
+    """
 
     name: str
     type: str
     dims: str
     body: str
     comment: str = ""
+    loaded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ def stream(type_: FixedType, parallel: int) -> str:
 
 
 def table(values: d.Table) -> Constant:
+    if values.loaded is not None:
+        type_ = f"qfx::loaded<{native((values.loaded.min_raw, values.loaded.max_raw))}>::type"
+        return Constant(values.name, type_, f"[{len(values.values)}]", "", loaded=True)
     return Constant(values.name, native(values.values), f"[{len(values.values)}]", initializer([literal(value) for value in values.values]))
 
 
@@ -86,23 +93,21 @@ def initializer(items: list[str]) -> str:
     return "\n    ".join([*lines, line.rstrip(", ")])
 
 
-def pack_weights(name: str, weights: d.IntArray, type_: FixedType) -> tuple[Constant, str]:
-    """A ROM of the rows (words, lanes) of raws of ``type_``, and the ``qfx::packed`` type that reads it.
+def pack_weights(name: str, weights: d.IntArray, type_: FixedType, *, loaded: bool = False) -> tuple[Constant, str]:
+    """A ROM of the rows (words, lanes) of raws of ``type_``, and the ``qfx::packed`` type that reads it; a RAM if ``loaded``.
 
     Lanes share the elements of a word as ``arithmetic.lanes_per_element`` says; none straddles two of them.
     """
     count, lanes = weights.shape
     _, elements, bits = arithmetic.rom_shape(count, lanes, type_.width)
     per_element = bits // type_.width
-    mask = (1 << type_.width) - 1
-    words = []
-    for row in weights.tolist():
-        groups = [row[start : start + per_element] for start in range(0, lanes, per_element)]
-        words.append([sum((value & mask) << (i * type_.width) for i, value in enumerate(group)) for group in groups])
-    suffix = "ULL" if bits > 32 else "U"
-    items = ["{" + ", ".join(f"0x{element:x}{suffix}" for element in word) + "}" for word in words]
     comment = f"{count * elements * bits} bits: {count} words of {elements} x {bits}, for {count * lanes} numbers of {type_.width} bits."
     reader = f"qfx::packed<{'true' if type_.signed else 'false'}, {type_.width}, {per_element}>"
+    if loaded:
+        return Constant(name, f"qfx::loaded<qfx::rom<{bits}>::type>::type", f"[{count}][{elements}]", "", comment, loaded=True), reader
+    words, _ = arithmetic.pack_rows(weights, type_)
+    suffix = "ULL" if bits > 32 else "U"
+    items = ["{" + ", ".join(f"0x{element:x}{suffix}" for element in word) + "}" for word in words]
     return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
 
 
@@ -145,8 +150,46 @@ def _operand(operand: d.Operand, channels: int) -> str:
     return f"{raw(operand.type)}({text})" if operand.type is not None else text
 
 
+def units(design: d.Design, ports: tuple[str, str]) -> list[Unit]:
+    """All processes as text, in the order in which they are called; ``ports`` are the names of the top function's streams."""
+    made = [unit(process, ports) for process in design.processes]
+    loader = design.loader
+    if loader is None:
+        return made
+    by_process = {load.process: load for load in loader.loads}
+    loading_ = [_with_load(unit_, by_process[unit_.name], loader.port.slot) if unit_.name in by_process else unit_ for unit_ in made]
+    return [_loader(loader, loading.counts(design)), *loading_]
+
+
+def flags_stream() -> str:
+    return "hls::stream<qfx::uint<1> >"
+
+
+def words_stream(slot: int) -> str:
+    return f"hls::stream<qfx::uint<{slot}> >"
+
+
+def _loader(loader: d.Loader, counts: tuple[int, ...]) -> Unit:
+    """The process that reads the port of the constants."""
+    slot = loader.port.slot
+    streams = [(load.flags, flags_stream()) for load in loader.loads] + [(load.words, words_stream(slot)) for load in loader.loads]
+    parameters = (f"hls::stream<qfx::axi_word<{slot}> >& port", "const bool load", *(f"{type_}& {name}" for name, type_ in streams))
+    flags = [f"{load.flags}.write(qfx::uint<1>(load));" for load in loader.loads]
+    passes = [f"  qfx::hand_on<{count}, {slot}>(port, {load.words});" for load, count in zip(loader.loads, counts, strict=True)]
+    body = (*flags, "if (load) {", *passes, "}")
+    return Unit(loader.name, (), "", parameters, ("weights", "load", *(name for name, _ in streams)), (), body)
+
+
+def _with_load(unit_: Unit, load: d.Load, slot: int) -> Unit:
+    """The process with its constants loaded before a frame, if they come."""
+    parameters = (*unit_.parameters, f"{flags_stream()}& flags", f"{words_stream(slot)}& words")
+    loads = [f"  qfx::load(words, {constant.name});" for constant in unit_.constants if constant.loaded]
+    body = ("if (flags.read() != 0) {", *loads, "}", *unit_.body)
+    return replace(unit_, parameters=parameters, arguments=(*unit_.arguments, load.flags, load.words), body=body)
+
+
 def unit(process: d.Process, ports: tuple[str, str]) -> Unit:
-    """The process as text; ``ports`` are the names of the top function's streams."""
+    """The process as text, as if all of its constants were there; ``ports`` are the names of the top function's streams."""
     name = process.name
     if isinstance(process, d.FromPort):
         out, last = process.output, process.last
@@ -213,9 +256,9 @@ def _mover(process: d.Rewidth | d.Window | d.Permute | d.PadFrame | d.SliceFrame
 
 def _matvec(process: d.MatVec, streams: dict[str, d.Stream]) -> Unit:
     codes, code_type = arithmetic.rom_contents(process)
-    weights, reader = pack_weights(f"{process.name}_weights", codes, code_type)
+    weights, reader = pack_weights(f"{process.name}_weights", codes, code_type, loaded=process.loaded)
     numbers = (process.pixels, process.groups, process.outputs, process.inputs, process.pe, process.simd)
-    types = (reader, raw(process.acc), multiplier(process.arithmetic, process.weights, process.input.type))
+    types = (reader, raw(process.acc), multiplier(process.arithmetic, process.possible, process.input.type))
     shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
     call = f"qfx::{'depthwise' if process.depthwise else 'matvec'}<shape, {process.name}_epilogue>(in, out, {weights.name});"
     unit_ = _with_epilogue(process.name, streams, process.epilogue, call)

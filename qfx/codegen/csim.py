@@ -27,7 +27,7 @@ from qfx.codegen.emulate import FAST_FLAGS, emit_emulator
 from qfx.codegen.epilogue import Frame
 from qfx.codegen.lower import lower
 from qfx.codegen.names import identifier
-from qfx.codegen.project import Project, read_project
+from qfx.codegen.project import WEIGHTS_FILE, Project, read_project
 from qfx.codegen.schedule import Schedule
 from qfx.errors import DataError, ProjectError
 from qfx.fixed.arith import Interval
@@ -94,7 +94,7 @@ def run_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = 
     project = read_project(project_dir)
     x_raw = _quantize(x, project)
     executable = build(project_dir, fast=fast)
-    return _execute((str(executable),), x_raw, project.output_shape)
+    return _execute((str(executable),), x_raw, project.output_shape, _weights(project))
 
 
 def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> dict[str, RawArray]:
@@ -109,7 +109,7 @@ def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool 
     travels = _values(project)["fast" if fast else "design"]
     with tempfile.TemporaryDirectory(prefix="qfx_trace_") as folder:
         Path(folder, "streams").write_text("".join(f"{name}\n" for name in sorted({entry["stream"] for entry in travels})), encoding="utf-8")
-        _execute((str(executable),), x_raw, project.output_shape, {"QFX_TRACE_FOLDER": folder})
+        _execute((str(executable),), x_raw, project.output_shape, {"QFX_TRACE_FOLDER": folder, **_weights(project)})
         return {entry["node"]: _traced(Path(folder, entry["stream"]), entry, len(x_raw)) for entry in travels}
 
 
@@ -135,17 +135,22 @@ def losses(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = F
     project = read_project(project_dir)
     x_raw = _quantize(x, project)
     executable = build(project_dir, fast=fast, variant="report")
-    counted = _count((str(executable),), x_raw, project.output_shape)
+    counted = _count((str(executable),), x_raw, project.output_shape, _weights(project))
     return {entry["node"]: counted.get(entry["site"], Loss()) for entry in _values(project)["casts"]}
 
 
-def _count(command: Sequence[str], x_raw: RawArray, output_shape: Shape) -> dict[int, Loss]:
+def _count(command: Sequence[str], x_raw: RawArray, output_shape: Shape, environment: Mapping[str, str] | None = None) -> dict[int, Loss]:
     """What each site of a report build counted."""
     with tempfile.TemporaryDirectory(prefix="qfx_report_") as folder:
         path = Path(folder, "counters")
-        _execute(command, x_raw, output_shape, {"QFX_REPORT": str(path)})
+        _execute(command, x_raw, output_shape, {"QFX_REPORT": str(path), **(environment or {})})
         lines = [tuple(map(int, line.split())) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
     return {site: Loss(*counts) for site, *counts in lines}
+
+
+def _weights(project: Project) -> dict[str, str]:
+    """What tells a test bench which constants to load."""
+    return {"QFX_WEIGHTS": str(project.path.resolve() / WEIGHTS_FILE)} if project.weights == "stream" else {}
 
 
 def _values(project: Project) -> dict[str, list[dict[str, Any]]]:

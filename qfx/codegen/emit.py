@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qfx.codegen import cpp
+from qfx.codegen import cpp, loading
 from qfx.codegen.assets import hls_root, read_tree
 from qfx.codegen.blockdesign import block_design
 from qfx.codegen.board import Board
@@ -30,6 +30,8 @@ CSIM_FLAGS = (
 )
 """How C simulation is compiled."""
 
+_LOAD_HEADER = "qfx/load.h"
+
 
 def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top: str, design: Design | None = None) -> dict[str, str]:
     """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README.
@@ -55,7 +57,8 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
     op = graph.input.op
     assert isinstance(op, Input)  # Graph has checked it
     files.update(driver_files(design, op.cast, board, model=graph.name, clock_ns=clock_ns, top=top))
-    files.update({f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()})
+    library = read_tree(hls_root() / "include", "qfx/*.h")
+    files.update({f"include/{path}": text for path, text in library.items() if design.loader is not None or path != _LOAD_HEADER})
     files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
     files.update(simulation_files(graph, design, top))
     return dict(sorted(files.items()))
@@ -63,8 +66,11 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
 
 def emit_sources(design: Design, top: str) -> dict[str, str]:
     """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
-    units = [cpp.unit(process, ("in", "out")) for process in design.processes]
+    units = cpp.units(design, ("in", "out"))
     values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper()}
+    if design.loader is not None:
+        values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}
+        values |= {"flags_depth": loading.FLAGS_DEPTH, "words_depth": loading.WORDS_DEPTH}
     files = {
         f"src/{top}.cpp": render("top.cpp.j2", values),
         f"src/{top}.h": render("top.h.j2", values),

@@ -22,6 +22,7 @@ from qfx.codegen.schedule import Folding, Schedule
 from qfx.codegen.templates import render
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.ops import Cast, Concat, Conv, Input, Linear, Pad, Reshape, Slice, Transpose
+from qfx.ir.passes.loadable import make_constant
 
 FAST_FLAGS = (
     "-std=c++11",
@@ -56,6 +57,7 @@ def emit_emulator(graph: Graph, top: str) -> dict[str, str]:
 
     Raises ProjectError for a graph that cannot be lowered.
     """
+    graph = make_constant(graph)
     return _sources(lower(graph, wide_schedule(graph)), top)
 
 
@@ -63,11 +65,12 @@ def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]
     """What a project carries under ``sim/`` besides the vendor's headers: the emulator's sources, the headers of emulator, traces and reports, and
     ``values.json``: where the values of the graph travel, in ``design`` and in the emulator, and which node each site of a cast is.
     """
-    wide = lower(graph, wide_schedule(graph))
+    constant = make_constant(graph)  # the emulator has the constants at hand for good
+    wide = lower(constant, wide_schedule(constant))
     files = {f"sim/fast/{path}": text for path, text in _sources(wide, top).items()}
     files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
     casts = [{"site": site, "node": node.name} for site, node in enumerate(graph.nodes) if isinstance(node.op, Cast)]
-    files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(graph, wide)})
+    files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(constant, wide)})
     return files
 
 

@@ -17,6 +17,7 @@ from math import gcd
 import numpy as np
 
 from qfx.codegen import design as d
+from qfx.codegen import loading
 from qfx.codegen.build import Builder, Value, check_word, plane
 from qfx.codegen.epilogue import POINTWISE, Frame, Steps, append_ops
 from qfx.codegen.matrix import lower_conv, lower_linear
@@ -64,7 +65,8 @@ class _Lowering(Builder):
         stream = self.rewidth(graph.output, value.stream, self.schedule.output_parallel)
         port = _port(out.type, out.shape, stream.parallel, graph.output)
         self.add(d.ToPort(self.names.new("output", "port"), stream, self._last, port.slot))
-        return d.Design(tuple(self.processes), tuple(self.nodes), tuple(self.streams), self._input_port, port, tuple(self.travels))
+        loader = loading.loader(self.processes, self.names)
+        return d.Design(tuple(self.processes), tuple(self.nodes), tuple(self.streams), self._input_port, port, tuple(self.travels), loader)
 
     def _node(self, node: Node, chain: tuple[Node, ...]) -> None:
         op = node.op

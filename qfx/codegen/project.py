@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qfx import __version__
-from qfx.codegen import fold, folding_file, summary
+from qfx.codegen import fold, folding_file, loading, summary
 from qfx.codegen.assets import read_tree, vendor_headers
 from qfx.codegen.board import Board
 from qfx.codegen.board import board as find_board
@@ -31,11 +31,16 @@ from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray, quantize_input, run_from_raw
 from qfx.ir.ops import Input, macs
+from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_loadable
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, RawArray
 from qfx.testing import adversarial_inputs
 
 MANIFEST = "qfx_project.json"
+WEIGHTS = ("rom", "stream")
+"""Where the weights are: in ROM, or loaded through a port of their own while the hardware runs."""
+WEIGHTS_FILE = "tb/weights.bin"
+"""The words for that port."""
 FORMAT = 1
 
 _BUILT = tuple(f"build/{name}" for name in EXECUTABLES)
@@ -45,13 +50,16 @@ _GOLDEN_MACS = 200_000_000  # a few seconds of C simulation
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project folder, as its manifest tells it. ``input_cast`` is the cast that makes raws of the model's float input."""
+    """A project folder, as its manifest tells it. ``input_cast`` is the cast that makes raws of the model's float input; ``weights`` is one of
+    WEIGHTS, and ``loadable`` are the types of the constants that can be loaded."""
 
     path: Path
     model: str
     board: str
     clock_ns: float
     top: str
+    weights: str
+    loadable: Mapping[str, Types]
     input_shape: tuple[int, ...]
     input_cast: ArrayType
     output_shape: tuple[int, ...]
@@ -68,16 +76,18 @@ def write_project(
     clock_ns: float = 5.0,
     top: str | None = None,
     schedule: Schedule | Request | Plan | None = None,
+    weights: str = "rom",
     force: bool = False,
     golden_inputs: FloatArray | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Project:
-    """Write the HLS project of ``graph``, after ``optimize``, for ``board`` (a name or a Board) into ``out_dir``.
+    """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name or a Board) into ``out_dir``.
 
     ``clock_ns`` is the clock period in nanoseconds; ``top`` names the top function (default: from the graph's name); ``schedule`` folds the layers
-    and names nodes of the optimized graph (default: one number at a time), or says what is asked of the folding, or is a plan made of the optimized
-    graph. ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter
-    gives the expected raws. ``extra_files`` are added as they are.
+    and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a plan made of the prepared
+    graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while it runs.
+    ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter gives
+    the expected raws. ``extra_files`` are added as they are.
 
     The folder appears complete or not at all. It must be absent or empty; ``force`` also replaces a qfx project, but keeps every file in it that qfx
     did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
@@ -87,7 +97,7 @@ def write_project(
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
     name = identifier(graph.name) if top is None else top
-    graph = optimize(graph)
+    graph = prepare(graph, weights)
     checked_top(name)
     check_clock(clock_ns)
     made = _planned(graph, found, schedule, clock_ns)
@@ -96,17 +106,32 @@ def write_project(
     texts["estimate.txt"] = summary.as_text(made, graph.name)
     texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
-    golden = _golden(graph, golden_inputs)
+    golden = _golden(make_constant(graph), golden_inputs)
     texts.update({"tb/golden_input.txt": _lines(golden[1]), "tb/golden_output.txt": _lines(golden[2])})
     files = {path: text.encode("utf-8") for path, text in texts.items()} | golden_files(*golden)
+    if made.design.loader is not None:
+        files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
     for path, data in (extra_files or {}).items():
         if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")
         files[path] = data
-    manifest = _manifest(graph, found, clock_ns, name, files)
+    manifest = _manifest(graph, found, clock_ns, name, weights, files)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
     _write(target, files, old)
     return read_project(target)
+
+
+def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | None = None) -> Graph:
+    """The graph that a project is made of: optimized, its constants loadable if ``weights`` is "stream". A graph that is prepared stays as it is.
+
+    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, and if nothing could be loaded.
+    """
+    if weights not in WEIGHTS:
+        raise ProjectError(f"weights: {weights!r}", where=graph.name, remedy=f"use one of {', '.join(WEIGHTS)}")
+    graph = optimize(make_loadable(graph, types) if weights == "stream" else graph)
+    if weights == "stream" and not loadable_types(graph):
+        raise ProjectError("has no constants that could be loaded", where=graph.name, remedy="leave the weights in ROM")
+    return graph
 
 
 def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -138,6 +163,8 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
             board=str(data["board"]),
             clock_ns=float(data["clock_ns"]),
             top=str(data["top"]),
+            weights=str(data.get("weights", "rom")),
+            loadable={name: (_type(first), _type(second)) for name, (first, second) in data.get("loadable", {}).items()},
             input_shape=tuple(data["input"]["shape"]),
             input_cast=cast,
             output_shape=tuple(data["output"]["shape"]),
@@ -166,7 +193,7 @@ def _lines(raw: RawArray) -> str:
     return "".join(" ".join(map(str, row)) + "\n" for row in raw.reshape(len(raw), -1).tolist())
 
 
-def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     op, out = graph.input.op, graph.infos[graph.output]
     assert isinstance(op, Input)  # Graph has checked it
     return {
@@ -177,6 +204,7 @@ def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, files: Mapp
         "part": board.part,
         "clock_ns": clock_ns,
         "top": top,
+        **({} if weights == "rom" else {"weights": weights, "loadable": _texts(loadable_types(graph))}),
         "input": {
             "shape": list(op.shape),
             "type": str(op.cast.element),
@@ -187,6 +215,14 @@ def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, files: Mapp
         "output": {"shape": list(out.shape), "type": str(out.type)},
         "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
     }
+
+
+def _texts(types: Mapping[str, Types]) -> dict[str, list[str | None]]:
+    return {name: [None if type_ is None else str(type_) for type_ in pair] for name, pair in types.items()}
+
+
+def _type(text: str | None) -> FixedType | None:
+    return None if text is None else FixedType.parse(text)
 
 
 def _replaceable(target: Path, force: bool) -> Project | None:

@@ -2,6 +2,7 @@
 
 UG902 ("Unsupported C Constructs", "C++ Classes and Templates") and UG1399 ("Unsupported C/C++ Constructs") name what the tools refuse. That every
 loop has constant bounds and braces, and that nothing but constants outlives a call, are this project's own rules: the cycle model counts on them.
+What outlives a call on purpose, the memories of constants that are loaded, has a type ``qfx::loaded<...>::type`` and stands in a namespace.
 """
 
 from __future__ import annotations
@@ -144,8 +145,12 @@ def _statement(event: Event) -> Iterator[Finding]:
     type_ = names[0].type
     if block.function() is not None and "static" in type_ and not {"const", "constexpr"} & set(type_):
         yield _finding(first, f"the static variable {names[0].name} outlives the call", "make it const, or pass the state through a stream")
-    if block.kind in ("file", "namespace") and names[0].sort == "variable" and not {"const", "constexpr"} & set(type_):
+    if block.kind in ("file", "namespace") and names[0].sort == "variable" and not {"const", "constexpr"} & set(type_) and not _is_loaded(type_):
         yield _finding(first, f"the global variable {names[0].name} outlives the call", "make it const, or pass it as an argument")
+
+
+def _is_loaded(type_: Sequence[str]) -> bool:
+    return tuple(type_[:5]) == ("static", "qfx", "::", "loaded", "<")
 
 
 @dataclass(frozen=True)

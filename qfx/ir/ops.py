@@ -150,11 +150,10 @@ class Affine:
 
     def intervals(self, x: Info) -> tuple[Interval, Interval]:
         """Those of ``x * scale`` and of the result, over all channels; both on the result's grid."""
-        scales = [Interval(raw, raw, self.scale.frac_bits) for raw in self.scale.raw.reshape(-1).tolist()]
-        terms = [x.interval * scale for scale in scales]
+        terms = [x.interval * scale for scale in self.scale.entries]
         if self.shift is None:
             return hull(terms), hull(terms)
-        shifts = [Interval(raw, raw, self.shift.frac_bits) for raw in self.shift.raw.reshape(-1).tolist()]
+        shifts = self.shift.entries
         channels = max(len(terms), len(shifts))
         pairs = zip(terms * (channels // len(terms)), shifts * (channels // len(shifts)), strict=True)
         total = hull(term + shift for term, shift in pairs)

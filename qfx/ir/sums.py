@@ -6,13 +6,18 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.fixed.arith import FLOAT64_BITS, Interval, hull
-from qfx.ir.values import Const, RawArray
+from qfx.ir.values import Const, LoadableConst, RawArray
 from qfx.ir.windows import Windows
 
 
 def products(weight: Const, x: Interval) -> list[tuple[Interval, Interval]]:
     """For each output (axis 0 of the weight): the interval of ``sum(weight * x)`` and that of the sum of any of its terms (0 included)."""
     grid = weight.frac_bits + x.frac_bits
+    if isinstance(weight, LoadableConst):
+        # Every product reaches its extremes by itself, and there are as many in a sum as an output has weights.
+        one, terms = weight.interval * x, weight.raw[0].size
+        full = Interval(one.lo * terms, one.hi * terms, grid)
+        return [(full, full.with_zero())] * len(weight.raw)
     bounds = []
     for negative, positive in weight.channel_sums:
         lo, hi = positive * x.lo + negative * x.hi, positive * x.hi + negative * x.lo
@@ -27,8 +32,7 @@ def weighted(weight: Const, bias: Const | None, x: Interval) -> tuple[Interval, 
     bounds = products(weight, x)
     if bias is None:
         return hull(full for full, _ in bounds), hull(some for _, some in bounds)
-    starts = [Interval(raw, raw, bias.frac_bits) for raw in bias.raw.tolist()]
-    pairs = list(zip(bounds, starts, strict=True))
+    pairs = list(zip(bounds, bias.entries, strict=True))
     return hull(full + start for (full, _), start in pairs), hull(some + start for (_, some), start in pairs)
 
 

@@ -106,10 +106,15 @@ class Const:
         negative, positive = np.minimum(exact, 0).sum(axis=1), np.maximum(exact, 0).sum(axis=1)
         return tuple((int(n), int(p)) for n, p in zip(negative, positive, strict=True))
 
+    @cached_property
+    def entries(self) -> tuple[Interval, ...]:
+        """What is known of each value, in row-major order."""
+        return tuple(Interval(raw, raw, self.frac_bits) for raw in self.raw.reshape(-1).tolist())
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Const):
             return NotImplemented
-        return self.frac_bits == other.frac_bits and np.array_equal(self.raw, other.raw)
+        return type(self) is type(other) and self.frac_bits == other.frac_bits and np.array_equal(self.raw, other.raw)
 
     def __hash__(self) -> int:
         return self._hash
@@ -117,6 +122,38 @@ class Const:
     @cached_property
     def _hash(self) -> int:
         return hash((self.raw.shape, self.raw.tobytes(), self.frac_bits))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadableConst(Const):
+    """A constant that hardware may get other raws for while it runs: any of ``type``, which is signed, on the same grid.
+
+    ``raw`` are the raws at hand: what the interpreter computes with. Every range and every type that follows holds for all others too.
+    Raises DataError if ``type`` does not hold the raws at hand.
+    """
+
+    type: FixedType
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.type.signed or self.type.frac_bits != self.frac_bits:
+            raise DataError(f"{self.type} is not signed on the grid of 2**-{self.frac_bits}", remedy="give the type of the raws")
+        if int(self.raw.min()) < self.type.min_raw or int(self.raw.max()) > self.type.max_raw:
+            raise DataError(f"raws of {self.raw.min()} to {self.raw.max()} are not held by {self.type}", remedy="give a wider type")
+
+    @cached_property
+    def interval(self) -> Interval:
+        """All that the type holds."""
+        return Interval.of(self.type)
+
+    @cached_property
+    def entries(self) -> tuple[Interval, ...]:
+        return (self.interval,) * self.raw.size
+
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and isinstance(other, LoadableConst) and self.type == other.type
+
+    __hash__ = Const.__hash__
 
 
 def _trailing_zeros(raw: RawArray) -> npt.NDArray[np.int64]:

@@ -1,0 +1,82 @@
+"""Constants that hardware gets while it runs: weights and biases of convolutions and linear layers, scales and shifts per channel.
+
+Run ``make_loadable`` before the other passes: what they may leave out depends on the ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from qfx.errors import DataError
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph, Node
+from qfx.ir.ops import Affine, Conv, Linear
+from qfx.ir.values import Const, LoadableConst
+
+_BYTE = 8
+
+Types = tuple[FixedType | None, FixedType | None]
+"""Those of a node's weight (or scale) and of its bias (or shift); None where it has none, or one that cannot be loaded."""
+
+
+def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Graph:
+    """The graph with loadable constants, their raws unchanged.
+
+    A weight may become any raw of the smallest signed type that holds those of its layer; a bias, or a scale or shift that has an entry per channel,
+    any of the smallest such type of whole bytes. The nodes in ``types`` get those types instead. Exact: ranges and types grow, no value changes.
+
+    Raises ExactnessError, naming the node, where 64 bits would not hold what is then possible, and DataError for raws that a type does not hold.
+    """
+
+    def loadable(node: Node, which: int, const: Const) -> Const:
+        if isinstance(const, LoadableConst) or not const.shape:
+            return const
+        given = (types or {}).get(node.name, (None, None))[which]
+        least = Interval(min(const.interval.lo, -1), const.interval.hi, const.frac_bits).width
+        step = 1 if which == 0 and not isinstance(node.op, Affine) else _BYTE
+        width = -(-least // step) * step
+        try:
+            return LoadableConst(const.raw, const.frac_bits, given or FixedType(width, width - const.frac_bits))
+        except DataError as error:
+            raise DataError(f"its {_names(node)[which]}: {error.what}", where=node.name, remedy=error.remedy) from error
+
+    return _mapped(graph, loadable)
+
+
+def make_constant(graph: Graph) -> Graph:
+    """The graph with the raws at hand for good: what ``make_loadable`` was given."""
+    return _mapped(graph, lambda _, __, const: Const(const.raw, const.frac_bits) if isinstance(const, LoadableConst) else const)
+
+
+def loadable_types(graph: Graph) -> dict[str, Types]:
+    """The types of all loadable constants by the name of their node; nothing for a graph without any."""
+    found = {}
+    for node in graph.nodes:
+        first, second = (const.type if isinstance(const, LoadableConst) else None for const in _constants(node))
+        if first or second:
+            found[node.name] = (first, second)
+    return found
+
+
+def _mapped(graph: Graph, change: Callable[[Node, int, Const], Const]) -> Graph:
+    nodes = []
+    for node in graph.nodes:
+        op = node.op
+        if isinstance(op, Affine):
+            op = replace(op, scale=change(node, 0, op.scale), shift=None if op.shift is None else change(node, 1, op.shift))
+        elif isinstance(op, Conv | Linear):
+            op = replace(op, weight=change(node, 0, op.weight), bias=None if op.bias is None else change(node, 1, op.bias))
+        nodes.append(Node(node.name, op, node.inputs))
+    return graph.with_nodes(tuple(nodes))
+
+
+def _names(node: Node) -> tuple[str, str]:
+    return ("scale", "shift") if isinstance(node.op, Affine) else ("weight", "bias")
+
+
+def _constants(node: Node) -> tuple[Const | None, Const | None]:
+    if isinstance(node.op, Affine):
+        return node.op.scale, node.op.shift
+    return (node.op.weight, node.op.bias) if isinstance(node.op, Conv | Linear) else (None, None)
