@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m driver", description="Run the accelerator on the board, or on a software model of it.")
     parser.add_argument("--bitfile", type=Path, help="the bitstream (default: the one beside the folder driver/)")
     parser.add_argument("--simulate", type=Path, metavar="TB", help="use the model of the board with this test bench (build/tb) instead of a board")
+    parser.add_argument("--weights", type=Path, help="constants to load, as qfx weights packs them (default: those of the project's own model)")
     parser.add_argument("--selftest", action="store_true", help="run the stored golden vectors and compare raw integers")
     parser.add_argument("--input", type=Path, help=".npy of floats (N, *input shape), or of integers, which are taken as raws")
     parser.add_argument("--output", type=Path, help=".npy to write: float64 values, or int64 raws if the input is raws or with --raw")
@@ -43,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
         raise DataError("there is nothing to do, or too much", remedy="give --selftest, or --input and --output")
     description = load_description()
     device = None if options.simulate is None else SimulatedBoard(options.simulate, description)
-    with Accelerator(options.bitfile, device=device, description=description, timeout_s=options.timeout) as accelerator:
+    with Accelerator(options.bitfile, device=device, description=description, timeout_s=options.timeout, weights=options.weights) as accelerator:
         if options.selftest:
             golden = load_golden()
             complaints = selftest(accelerator, golden)

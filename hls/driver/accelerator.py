@@ -19,7 +19,10 @@ from .fixed.packing import pack, unpack
 
 CONTROL = 0x00
 """The offset of the control register (UG1399, "S_AXILITE Control Register Map"; UG902 likewise)."""
-AP_START, AUTO_RESTART = 0x01, 0x80
+AP_START, AP_IDLE, AUTO_RESTART = 0x01, 0x04, 0x80
+
+LOAD = 0x10
+"""The offset of the argument ``load``, where constants are loaded while the hardware runs."""
 
 _BATCH_BYTES = 8 << 20  # of the larger buffer, unless the user says otherwise: far below what PYNQ can allocate
 
@@ -46,7 +49,8 @@ class Accelerator:
 
     ``bitfile`` is the bitstream (default: the one that ``make deploy`` puts beside this package); ``device`` stands in for the board, as a
     ``SimulatedBoard`` does. ``timeout_s`` bounds each transfer, in seconds. The accelerator is started once, with auto-restart: it takes frame after
-    frame as they come, so that one transfer carries a whole batch. Raises DeviceError if it cannot be opened or started.
+    frame as they come, so that one transfer carries a whole batch. If its constants are loaded while it runs, it gets those in ``weights`` (default:
+    the ``weights.bin`` beside this package's modules). Raises DeviceError if it cannot be opened or started, and as ``load_weights``.
     """
 
     def __init__(
@@ -56,11 +60,12 @@ class Accelerator:
         device: Device | None = None,
         description: Description | None = None,
         timeout_s: float = 10.0,
+        weights: str | Path | None = None,
     ) -> None:
         self.description = load_description() if description is None else description
         if device is None:
             default = Path(__file__).resolve().parent.parent / f"{self.description.top}.bit"
-            device = open_board(default if bitfile is None else Path(bitfile))
+            device = open_board(default if bitfile is None else Path(bitfile), weights=self.description.weights is not None)
         self._device = device
         self._timeout_s = timeout_s
         self._buffers: tuple[Buffer, Buffer] | None = None
@@ -68,9 +73,10 @@ class Accelerator:
         self._usable = True
         self.timing = Timing(0, 0, 0.0, 0.0)
         """Of the last call."""
-        device.accelerator.write(CONTROL, AUTO_RESTART | AP_START)
-        if not device.accelerator.read(CONTROL) & AUTO_RESTART:
-            raise DeviceError("the accelerator does not start", where=self.description.top, remedy="check that the bitstream is this project's")
+        if self.description.weights is not None or weights is not None:
+            self.load_weights(Path(__file__).resolve().parent / "weights.bin" if weights is None else weights)
+        else:
+            self._start()
 
     def __enter__(self) -> Accelerator:
         return self
@@ -84,6 +90,72 @@ class Accelerator:
         if self._usable:
             self._usable = False
             self._device.accelerator.write(CONTROL, 0)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Load the constants in ``path``, as ``qfx weights`` packs them; frames that follow are computed with them.
+
+        A call of the accelerator takes constants only in front of a frame, and whether it does is settled when the call begins. So the call that is
+        already waiting gets a frame of zeros, a single call with ``load`` set gets the constants and another one, and what comes back is dropped.
+        Raises DataError for a file of another length, DeviceError if the hardware fails.
+        """
+        words = self._words(Path(path))
+        if not self._usable:
+            raise DeviceError("the accelerator is closed, or has failed before", where=self.description.top, remedy="open it again")
+        registers = self._device.accelerator
+        if registers.read(CONTROL) & AP_START:
+            registers.write(CONTROL, 0)
+            self._pass_zeros()
+        registers.write(LOAD, 1)
+        registers.write(CONTROL, AP_START)
+        self._usable = False  # until this ends well
+        self._send_words(words)
+        self._pass_zeros()
+        registers.write(LOAD, 0)
+        self._start()
+
+    def _words(self, path: Path) -> npt.NDArray[np.uint8]:
+        port = self.description.weights
+        if port is None:
+            raise DataError("this accelerator has its weights in ROM", where=str(path), remedy="make the project with qfx hls --weights stream")
+        try:
+            words = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="name a file that qfx weights wrote") from error
+        if words.size != port.frame_bytes:
+            raise DataError(f"{words.size} bytes instead of {port.frame_bytes}", where=str(path), remedy="pack weights for this project")
+        return words
+
+    def _send_words(self, words: npt.NDArray[np.uint8]) -> None:
+        """In as few transfers as the DMA's registers allow: the accelerator counts words, and does not look at TLAST."""
+        channel = self._device.dma_weights.sendchannel
+        most = self.description.max_bytes // self.description.alignment * self.description.alignment
+        buffer = self._device.allocate(words.size)
+        try:
+            buffer[: words.size] = words
+            buffer.flush()
+            begin = time.perf_counter()
+            for start in range(0, words.size, most):
+                channel.transfer(buffer, start, min(most, words.size - start))
+                self._wait(channel, "has not taken all constants", begin)
+        except (RuntimeError, ValueError) as error:
+            raise DeviceError(f"the DMA failed: {error}", where=self.description.top, remedy="open the accelerator again") from error
+        finally:
+            buffer.freebuffer()
+
+    def _pass_zeros(self) -> None:
+        """A frame of zeros, dropped, and the end of the call that takes it, behind which no other one starts."""
+        source = np.zeros((1, self.description.input.frame_bytes), dtype=np.uint8)
+        self._transfer(source, np.empty((1, self.description.output.frame_bytes), dtype=np.uint8))
+        begin = time.perf_counter()
+        while not self._device.accelerator.read(CONTROL) & AP_IDLE:
+            if time.perf_counter() - begin > self._timeout_s:
+                self._usable = False
+                raise DeviceError("the accelerator does not come to rest", where=self.description.top, remedy="open it again")
+
+    def _start(self) -> None:
+        self._device.accelerator.write(CONTROL, AUTO_RESTART | AP_START)
+        if not self._device.accelerator.read(CONTROL) & AUTO_RESTART:
+            raise DeviceError("the accelerator does not start", where=self.description.top, remedy="check that the bitstream is this project's")
 
     def quantize(self, x: npt.NDArray[np.floating]) -> Int64Array:
         """The raws (N, *input shape) of float32 or float64 numbers, as the model's input cast gives them.

@@ -17,7 +17,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Description:
-    """``input`` and ``output`` are the stream ports, ``cast`` makes raws of the model's float input.
+    """``input`` and ``output`` are the stream ports, ``cast`` makes raws of the model's float input. ``weights`` is the port of the constants, if
+    they are loaded while the hardware runs.
 
     ``length_bits`` is the width of the DMA's length registers, ``alignment`` what the addresses of its buffers must be multiples of, in bytes.
     """
@@ -31,6 +32,7 @@ class Description:
     cast: ArrayType
     length_bits: int
     alignment: int
+    weights: Port | None = None
 
     @property
     def max_bytes(self) -> int:
@@ -56,6 +58,7 @@ def load_description(path: Path | None = None) -> Description:
             cast=ArrayType(FixedType.parse(cast["type"]), tuple(cast["int_bits"]), tuple(cast["int_bits_shape"])),
             length_bits=int(data["length_bits"]),
             alignment=int(data["alignment"]),
+            weights=_port(data["weights"]) if "weights" in data else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"cannot be read: {error}", where=str(source), remedy="write the project again") from error

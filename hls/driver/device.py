@@ -44,6 +44,13 @@ class Channel(Protocol):
         """Until the transfer is over. Raises RuntimeError for an error of the DMA."""
 
 
+class Sender(Protocol):
+    """A DMA that only reads memory."""
+
+    @property
+    def sendchannel(self) -> Channel: ...
+
+
 class Dma(Protocol):
     """``sendchannel`` reads memory and ends each transfer with TLAST; ``recvchannel`` writes memory until TLAST."""
 
@@ -61,10 +68,13 @@ class Registers(Protocol):
 
 
 class Device(Protocol):
-    """The board with its bitstream loaded. ``accelerator`` are the registers of the IP (UG1399, "S_AXILITE Control Register Map")."""
+    """The board with its bitstream loaded. ``accelerator`` are the registers of the IP (UG1399, "S_AXILITE Control Register Map"); ``dma_weights`` is
+    there, and asked for, if constants are loaded while the hardware runs."""
 
     @property
     def dma(self) -> Dma: ...
+    @property
+    def dma_weights(self) -> Sender: ...
     @property
     def accelerator(self) -> Registers: ...
 
@@ -75,13 +85,21 @@ class Device(Protocol):
 class _Board:
     def __init__(self, overlay: Any, allocate: Any) -> None:
         self.dma, self.accelerator, self._allocate = overlay.dma, overlay.accelerator, allocate
+        self._overlay = overlay
+
+    @property
+    def dma_weights(self) -> Any:
+        return self._overlay.dma_weights
 
     def allocate(self, nbytes: int) -> Any:
         return self._allocate(shape=(nbytes,), dtype=np.uint8)
 
 
-def open_board(bitfile: Path) -> Device:
-    """Load the bitstream, whose hardware handoff (.hwh) must lie beside it, with PYNQ. Raises DeviceError if either or PYNQ is missing."""
+def open_board(bitfile: Path, *, weights: bool = False) -> Device:
+    """Load the bitstream, whose hardware handoff (.hwh) must lie beside it, with PYNQ; ``weights``: it must have a DMA for them.
+
+    Raises DeviceError if a file or PYNQ is missing, or if the design is another one.
+    """
     for path in (bitfile, bitfile.with_suffix(".hwh")):
         if not path.is_file():
             raise DeviceError("the file is missing", where=str(path), remedy="run `make deploy` in the project and copy deploy/ to the board")
@@ -90,7 +108,7 @@ def open_board(bitfile: Path) -> Device:
     except ImportError as error:
         raise DeviceError(f"PYNQ cannot be imported: {error}", remedy="run on a board with PYNQ, or use the model: --simulate build/tb") from error
     overlay = pynq.Overlay(str(bitfile))
-    missing = [name for name in ("dma", "accelerator") if name not in overlay.ip_dict]
+    missing = [name for name in ("dma", "accelerator", *["dma_weights"] * weights) if name not in overlay.ip_dict]
     if missing:
         raise DeviceError(f"the design has no {' and no '.join(missing)}", where=str(bitfile), remedy="build it with the project's vivado.tcl")
     return _Board(overlay, pynq.allocate)

@@ -1,11 +1,13 @@
 """A software model of the board: the DMA and the registers in Python, the accelerator as the project's C simulation (``make build/tb``).
 
 It is strict where hardware is silent: what the processor wrote is not seen by the DMA before ``flush``, nor the other way round before
-``invalidate``; unaligned, overlong and overlapping transfers raise; a batch for a design that was not started with auto-restart never ends.
+``invalidate``; unaligned, overlong and overlapping transfers raise; a batch for a design that was not started with auto-restart never ends; and a
+call of the accelerator takes its argument ``load`` when it begins, which with auto-restart is as soon as the frame before has been taken.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +22,8 @@ _PAGE = 4096
 _GARBAGE = 0xA5
 _NO_TLAST = 3  # exit status of the test bench: see tb/dma.h
 _SHOWN = 2000
+_START, _IDLE, _RESTART = 0x01, 0x04, 0x80
+_LOAD = 0x10
 
 
 class SimulatedBuffer(np.ndarray):
@@ -79,23 +83,45 @@ class _Dma:
         self.sendchannel, self.recvchannel = SimulatedChannel(board), SimulatedChannel(board)
 
 
+class _Sender:
+    def __init__(self, board: SimulatedBoard) -> None:
+        self.sendchannel = SimulatedChannel(board)
+
+
 class _Registers:
-    """The control register: bit 0 starts one frame, with bit 7 set it starts again after each (UG1399)."""
+    """The control register: bit 0 starts one call, with bit 7 set it starts again after each; a call that has begun waits for its frame, whatever is
+    written (UG1399). Bit 2 reads as 1 while there is none. The argument ``load`` is at 0x10, if there is one."""
 
     def __init__(self, board: SimulatedBoard) -> None:
         self._board = board
         self.control = 0
+        self._load = 0
+        self.loads = False  # the call that has begun
 
     def read(self, offset: int) -> int:
         if offset != 0:
             raise DeviceError(f"the accelerator has no register at {offset:#x}", where="model of the board")
-        return self.control
+        return self.control | (0 if self.control & _START else _IDLE)
 
     def write(self, offset: int, value: int) -> None:
-        if offset != 0 or value & ~0x81:
+        if offset == _LOAD and value in (0, 1) and self._board.description.weights is not None:
+            self._load = value
+            return
+        if offset != 0 or value & ~(_START | _RESTART):
             raise DeviceError(f"the accelerator has no register {value:#x} at {offset:#x}", where="model of the board")
-        self.control = value
+        begins = value & _START and not self.control & _START
+        self.control = self.control & _START | value
+        if begins:
+            self.loads = self._load != 0
         self._board.advance()
+
+    def frame_taken(self) -> None:
+        """The call that has begun ends; the next one begins if it shall."""
+        if self.control & _RESTART:
+            self.loads = self._load != 0
+        else:
+            self.control &= ~_START
+            self.loads = False
 
 
 class SimulatedBoard:
@@ -105,7 +131,8 @@ class SimulatedBoard:
         self.executable, self.description = Path(executable).resolve(), description
         if not self.executable.is_file():
             raise DeviceError("the test bench is missing", where=str(executable), remedy="run `make build/tb` in the project")
-        self.dma, self.accelerator = _Dma(self), _Registers(self)
+        self.dma, self.dma_weights, self.accelerator = _Dma(self), _Sender(self), _Registers(self)
+        self._arrived, self._constants = b"", b""  # words of a load under way, and those of the last
         self._next_address = _PAGE
 
     def allocate(self, nbytes: int) -> SimulatedBuffer:
@@ -116,18 +143,20 @@ class SimulatedBoard:
         return buffer
 
     def advance(self) -> None:
-        """Do what can be done: run the frames once both channels have a transfer and the accelerator is started."""
+        """Do what can be done: take constants if the call that has begun loads them, then run frames once both channels have a transfer."""
+        if self.accelerator.loads and not self._take_constants():
+            return
         send, receive = self.dma.sendchannel, self.dma.recvchannel
-        if send.active is None or receive.active is None or not self.accelerator.control & 0x01:
+        if send.active is None or receive.active is None or not self.accelerator.control & _START:
             return
         source, begin, nbytes = send.active
         frames, rest = divmod(nbytes, self.description.input.frame_bytes)
-        if rest or (frames > 1 and not self.accelerator.control & 0x80):
+        if rest or (frames > 1 and (self.accelerator.loads or not self.accelerator.control & _RESTART)):
             return  # the accelerator waits for words that never come, or the DMA for an accelerator that has stopped
         words = source.memory[begin : begin + nbytes].tobytes()
         send.finish(nbytes)
-        if not self.accelerator.control & 0x80:
-            self.accelerator.control = 0
+        self.accelerator.frame_taken()
+        self._arrived = b""
         results = self._simulate(words)
         if results is None:
             return  # no TLAST: the DMA goes on waiting
@@ -138,12 +167,33 @@ class SimulatedBoard:
         target.memory[begin : begin + len(results)] = np.frombuffer(results, dtype=np.uint8)
         receive.finish(len(results))
 
+    def _take_constants(self) -> bool:
+        """Whether the words of a load are complete. What a transfer has beyond them stays where it is, and the transfer never ends."""
+        port, channel = self.description.weights, self.dma_weights.sendchannel
+        assert port is not None  # or there is no register that says so
+        if len(self._arrived) == port.frame_bytes:
+            return True
+        if channel.active is None:
+            return False
+        source, begin, nbytes = channel.active
+        if len(self._arrived) + nbytes > port.frame_bytes:
+            return False
+        self._arrived += source.memory[begin : begin + nbytes].tobytes()
+        channel.finish(nbytes)
+        if len(self._arrived) < port.frame_bytes:
+            return False
+        self._constants = self._arrived
+        return True
+
     def _simulate(self, words: bytes) -> bytes | None:
         """The bytes that leave the accelerator up to the first TLAST; None if there is none."""
         with tempfile.TemporaryDirectory(prefix="qfx_dma_") as folder:
-            given, got = Path(folder) / "in.bin", Path(folder) / "out.bin"
+            given, got, constants = (Path(folder) / name for name in ("in.bin", "out.bin", "weights.bin"))
             given.write_bytes(words)
-            done = subprocess.run([str(self.executable), "--words", str(given), str(got)], capture_output=True, text=True, check=False)
+            constants.write_bytes(self._constants)
+            environment = dict(os.environ) | {"QFX_WEIGHTS": str(constants) if self._constants else ""}
+            command = [str(self.executable), "--words", str(given), str(got)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode == _NO_TLAST:
                 return None
             if done.returncode or done.stdout or done.stderr:

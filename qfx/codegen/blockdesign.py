@@ -50,6 +50,8 @@ class BlockDesign:
 
     input: StreamWidths
     output: StreamWidths
+    weights: StreamWidths | None
+    """The port of constants that are loaded while the hardware runs; it has a DMA of its own."""
     address_bits: int
     length_bits: int
     clock_mhz: str
@@ -66,6 +68,7 @@ def block_design(design: Design, board: Board, *, clock_ns: float) -> BlockDesig
     return BlockDesign(
         input=_widths(design.input, board),
         output=_widths(design.output, board),
+        weights=None if design.loader is None else _widths(design.loader.port, board),
         address_bits=_ADDRESS_BITS[board.ps],
         length_bits=LENGTH_BITS,
         clock_mhz=f"{1000 / clock_ns:.6f}".rstrip("0").rstrip("."),

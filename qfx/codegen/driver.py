@@ -42,6 +42,7 @@ def driver_files(design: Design, cast: ArrayType, board: Board, *, model: str, c
             "cast": {"type": str(cast.element), "int_bits": list(cast.int_bits), "int_bits_shape": list(cast.shape)},
         },
         "output": _port(design.output),
+        **({} if design.loader is None else {"weights": _port(design.loader.port)}),
     }
     files["driver/accelerator.json"] = json.dumps(description, indent=2) + "\n"
     return files

@@ -79,7 +79,8 @@ def settings_of(project: Path) -> dict[str, str]:
     """The model's accelerator has the ports that the project says."""
     data = json.loads((project / "driver" / "accelerator.json").read_text())
     bits = {name: str(data[name]["slot"] * data[name]["parallel"]) for name in ("input", "output")}
-    return {"MODEL_IN_BITS": bits["input"], "MODEL_OUT_BITS": bits["output"], "MODEL_BOARDS": INSTALLED}
+    weights = {"MODEL_WEIGHTS_BITS": str(data["weights"]["slot"])} if "weights" in data else {}
+    return {"MODEL_IN_BITS": bits["input"], "MODEL_OUT_BITS": bits["output"], "MODEL_BOARDS": INSTALLED, **weights}
 
 
 def export(project: Path, top: str) -> None:

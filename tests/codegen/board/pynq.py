@@ -14,6 +14,8 @@ class Overlay:
         assert Path(bitfile_name).with_suffix(".hwh").read_text()
         self.ip_dict = {name: {} for name in os.environ.get("QFX_CELLS", "dma accelerator").split()}
         self.dma, self.accelerator = _board.dma, _board.accelerator
+        if "dma_weights" in self.ip_dict:
+            self.dma_weights = _board.dma_weights
 
 
 def allocate(shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -74,7 +74,10 @@ proc pins {cell} {
             }
         }
         axi_dma {
-            lappend found s_axi_lite_aclk clock m_axi_mm2s_aclk clock m_axi_s2mm_aclk clock axi_resetn reset mm2s_introut out s2mm_introut out
+            lappend found s_axi_lite_aclk clock axi_resetn reset
+            foreach side {mm2s s2mm} {
+                if {[value $cell c_include_$side 1]} { lappend found m_axi_${side}_aclk clock ${side}_introut out }
+            }
             if {[value $cell c_include_sg 1]} { lappend found m_axi_sg_aclk clock }
         }
         smartconnect { lappend found aclk clock aresetn reset }
@@ -106,9 +109,13 @@ proc intf_pins {cell} {
             }
         }
         axi_dma {
-            lappend found S_AXI_LITE Slave aximm 0 M_AXI_MM2S Master aximm 0 M_AXI_S2MM Master aximm 0
-            lappend found M_AXIS_MM2S Master axis [value $cell c_m_axis_mm2s_tdata_width 32]
-            lappend found S_AXIS_S2MM Slave axis [value $cell c_s_axis_s2mm_tdata_width 32]
+            lappend found S_AXI_LITE Slave aximm 0
+            if {[value $cell c_include_mm2s 1]} {
+                lappend found M_AXI_MM2S Master aximm 0 M_AXIS_MM2S Master axis [value $cell c_m_axis_mm2s_tdata_width 32]
+            }
+            if {[value $cell c_include_s2mm 1]} {
+                lappend found M_AXI_S2MM Master aximm 0 S_AXIS_S2MM Slave axis [value $cell c_s_axis_s2mm_tdata_width 32]
+            }
             if {[value $cell c_include_sg 1]} { lappend found M_AXI_SG Master aximm 0 }
         }
         smartconnect {
@@ -119,6 +126,7 @@ proc intf_pins {cell} {
             lappend found S_AXIS Slave axis [expr {8 * [value $cell S_TDATA_NUM_BYTES 1]}] M_AXIS Master axis [expr {8 * [value $cell M_TDATA_NUM_BYTES 1]}]
         }
         accelerator {
+            if {[env_of MODEL_WEIGHTS_BITS ""] ne ""} { lappend found weights Slave axis $::env(MODEL_WEIGHTS_BITS) }
             lappend found s_axi_control Slave aximm 0 in_r Slave axis [env_of MODEL_IN_BITS 8] out_r Master axis [env_of MODEL_OUT_BITS 8]
         }
     }

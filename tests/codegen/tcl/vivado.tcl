@@ -1,7 +1,7 @@
 # A model of Vivado in batch mode (UG835; IP as in PG021, PG085, PG082, PG201, PG164, PG247): projects, block designs, runs.
 #   tclsh vivado.tcl -mode batch -source script.tcl
-# Environment: MODEL_IN_BITS and MODEL_OUT_BITS describe the accelerator; MODEL_BOARDS lists the installed board parts; MODEL_MHZ is the clock
-# that the processing system gives (default: what is asked); MODEL_SETUP and MODEL_HOLD are the slacks (empty: no path); MODEL_FAIL names a run that fails;
+# Environment: MODEL_IN_BITS, MODEL_OUT_BITS and (if there is such a port) MODEL_WEIGHTS_BITS describe the accelerator; MODEL_BOARDS
+# lists the installed board parts; MODEL_MHZ is the clock that the processing system gives (default: what is asked); MODEL_SETUP and MODEL_HOLD are the slacks (empty: no path); MODEL_FAIL names a run that fails;
 # MODEL_HANDOFF is where the handoff goes (gen, srcs).
 source [file join [file dirname [info script]] commands.tcl]
 source [file join [file dirname [info script]] ip.tcl]
@@ -229,10 +229,12 @@ proc satisfies {object filter} {
         switch $key {
             MODE { set is $mode }
             VLNV { set is xilinx.com:interface:${kind}_rtl:1.0 }
+            NAME { set is [file tail $object] }
             default { broken "no property $key of $object" }
         }
-        rule {$operator in {== =~}} {filter: $operator}
-        if {![expr {$operator eq "==" ? $is eq $pattern : [string match $pattern $is]}]} { return 0 }
+        rule {$operator in {== =~ !~}} {filter: $operator}
+        set holds [expr {$operator eq "==" ? $is eq $pattern : [string match $pattern $is]}]
+        if {$holds == ($operator eq "!~")} { return 0 }
     }
     return 1
 }
@@ -331,7 +333,10 @@ proc do_validate_bd_design {call} {
             rule {$connected} {validate_bd_design: /$cell/$pin is not connected}
         }
         if {[ip_of $cell] eq "axi_dma"} {
-            foreach {memory stream} {c_m_axi_mm2s_data_width c_m_axis_mm2s_tdata_width c_m_axi_s2mm_data_width c_s_axis_s2mm_tdata_width} {
+            foreach {side memory stream} {
+                mm2s c_m_axi_mm2s_data_width c_m_axis_mm2s_tdata_width s2mm c_m_axi_s2mm_data_width c_s_axis_s2mm_tdata_width
+            } {
+                if {![value $cell c_include_$side 1]} { continue }
                 rule {[value $cell $memory 32] >= [value $cell $stream 32]} {validate_bd_design: $memory of $cell is less than $stream}
             }
         }
