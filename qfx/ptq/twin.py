@@ -6,28 +6,29 @@ import copy
 
 from torch import Tensor, fx, nn
 
+from qfx.errors import QfxError
 from qfx.fixed.arith import Interval
 from qfx.nn.convert import graph_module
-from qfx.nn.functional import QInput
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
+_UNIT = Interval(-1, 1, 0)
+
 
 class Through(nn.Module):
-    """Stands where a Quantizer stood, and lets everything pass. The interval is the quantizer's: it no longer bounds the numbers, and decides only
-    in which dtype they are computed."""
+    """Stands where a Quantizer stood, and lets everything pass. Its interval does not bound the numbers; it is small, so that all is computed in the
+    dtype that the model's parameters have."""
 
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.name = quantizer.name
         self.frac_bits = quantizer.frac_bits
-        self._interval = quantizer.interval() if quantizer.is_initialized else Interval(-1, 1, 0)
 
     def interval(self) -> Interval:
-        return self._interval
+        return _UNIT
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
-        return QTensor(x if isinstance(x, Tensor) else x.tensor(), self._interval)
+        return QTensor(x if isinstance(x, Tensor) else x.tensor(), _UNIT)
 
     def with_another(self, x: Tensor, other: Through, y: Tensor) -> tuple[QTensor, QTensor]:
         return self(x), other(y)
@@ -46,5 +47,13 @@ def float_twin(qmodel: nn.Module) -> fx.GraphModule:
             setattr(twin.get_submodule(parent), name, Through(module))
     for parameter in twin.parameters():
         parameter.requires_grad_(False)
-    assert any(isinstance(module, QInput) for module in twin.modules())
+    return twin
+
+
+def twin_of(qmodel: fx.GraphModule, twin: fx.GraphModule | None) -> fx.GraphModule:
+    """``twin`` itself, or one that is taken now if it is None. Raises QfxError if it is not of this model."""
+    if twin is None:
+        return float_twin(qmodel)
+    if not isinstance(twin, fx.GraphModule) or [node.name for node in twin.graph.nodes] != [node.name for node in qmodel.graph.nodes]:
+        raise QfxError("is not of this model", where="twin", remedy="take it from the same quantized model: twin = float_twin(qmodel)")
     return twin
