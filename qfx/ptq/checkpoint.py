@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,7 +68,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ModelFileError(f"is damaged: {error}", where=str(source), remedy="save it again with safetensors.torch.save_file") from error
     try:
-        loaded = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols: whether the file can be read is seen at once
+            loaded = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             "holds more than tensors, and reading that would run code from the file, or is no checkpoint at all",
@@ -75,9 +78,8 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             remedy="save the tensors alone: torch.save(model.state_dict(), path), or safetensors.torch.save_file(model.state_dict(), path)",
         ) from error
     except Exception as error:  # torch.load raises a dozen kinds on damaged files
-        message = str(error).split("\n")[0]
         raise ModelFileError(
-            f"is not a checkpoint: {message or type(error).__name__}", where=str(source), remedy="save model.state_dict() with torch.save"
+            f"is no checkpoint that torch.save wrote ({type(error).__name__})", where=str(source), remedy="save model.state_dict() with torch.save"
         ) from error
     return _tensors(loaded, source)
 
