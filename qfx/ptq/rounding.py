@@ -87,7 +87,7 @@ def solve_adaround(
     *,
     iterations: int = 1000,
     rate: float = 1e-2,
-    regularizer: float = 0.3,
+    regularizer: float = 3.0,
     warm_up: float = 0.2,
     rows: int = 1024,
     seed: int = 0,

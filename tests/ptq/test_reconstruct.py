@@ -111,7 +111,7 @@ def test_bias_takes_the_mean_error_and_still_fits() -> None:
     comq(q, x, twin=twin)
     with torch.no_grad():
         left = q(x) - twin(x)
-    unit = torch.exp2(-q.get_submodule("0").bias_cast.frac_bits.round())
+    unit = torch.exp2(-q.get_submodule("0").bias_cast.frac_bits.round()).detach()
     assert float(q.get_submodule("0").bias.abs().max()) > 1
     assert bool((left.mean(0).abs() <= unit.max()).all())
     assert_exports_exactly(q, x)
@@ -132,7 +132,7 @@ def test_weights_lie_on_the_grid_in_every_mode(o: OMode, signed: bool) -> None:
         pass_(q, x)
         assert_on_grid(q)
     low, high = integer_range(q.get_submodule("0").weight_cast)
-    raw = q.get_submodule("0").weight.detach() * torch.exp2(q.get_submodule("0").weight_cast.frac_bits.round())
+    raw = q.get_submodule("0").weight.detach() * torch.exp2(q.get_submodule("0").weight_cast.frac_bits.round()).detach()
     assert low <= float(raw.min()) <= float(raw.max()) <= high
     assert (low, high) == ((0, 7) if not signed else (-3, 3) if o in (OMode.SAT_SYM, OMode.WRAP_SM) else (-4, 3))
     assert_exports_exactly(q, x)
