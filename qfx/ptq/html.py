@@ -21,11 +21,13 @@ p { max-width: 75ch; } .soft { color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.name { font-family: ui-monospace, monospace; font-size: .82rem; min-width: 11rem; overflow-wrap: anywhere; } code { font-family: ui-monospace, monospace; font-size: .85em; }
+td.name { font-family: ui-monospace, monospace; font-size: .82rem; min-width: 11rem; overflow-wrap: anywhere; }
+code { font-family: ui-monospace, monospace; font-size: .85em; }
 .tiles { display: flex; gap: 1rem; flex-wrap: wrap; margin: 1rem 0; }
 .tile { background: var(--fill); border: 1px solid var(--line); border-radius: 6px; padding: .6rem 1rem; min-width: 9rem; }
 .tile b { display: block; font-size: 1.4rem; } .tile span { color: var(--soft); font-size: .85rem; }
-.wide { overflow-x: auto; } svg { display: block; margin: .4rem 0; } pre { background: var(--fill); padding: .8rem; overflow-x: auto; font-size: .82rem; }
+.wide { overflow-x: auto; } svg { display: block; margin: .4rem 0; }
+pre { background: var(--fill); padding: .8rem; overflow-x: auto; font-size: .82rem; }
 .warn li { color: var(--bad); } .key { font-size: .85rem; color: var(--soft); }
 .ink1 { color: var(--one); } .ink2 { color: var(--two); }
 .one { fill: var(--one); } .two { fill: var(--two); } .outline { fill: none; stroke: var(--two); stroke-width: 1.2; }
