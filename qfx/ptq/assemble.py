@@ -124,6 +124,7 @@ class Assembly:
         with torch.no_grad():
             module.running_mean.copy_(mean)
             module.running_var.copy_(var)
+            module.num_batches_tracked.fill_(1)  # its statistics are real
             for parameter, values in ((module.weight, scale), (module.bias, shift)):
                 if values is not None:
                     parameter.copy_(values)
