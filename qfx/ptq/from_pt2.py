@@ -143,7 +143,9 @@ class _Reader:
             raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
         if not any(isinstance(self.values[name], Value | list) for name in read):
             if base not in CONSTANTS:
-                raise UnsupportedError(f"{base} of constants alone", where=path, remedy="compute constants ahead of the export")
+                raise UnsupportedError(
+                    f"{base} of constants alone", where=path, remedy="compute constants ahead, and export in evaluation mode: model.eval()"
+                )
             self.values[outputs[0]] = CONSTANTS[base](*arguments.values())
             self.names[outputs[0]] = self.names.get(read[0], "") if read else ""
             return
