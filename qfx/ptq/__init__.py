@@ -1,18 +1,45 @@
 """After training: passes that make a fixed-point model as good as the arithmetic allows, without labels."""
 
+from qfx.ptq.bias import BiasResult, correct_bias, correct_bias_from_statistics
+from qfx.ptq.blocks import BlockResult, adaround_blocks
 from qfx.ptq.calibrate import calibrate
+from qfx.ptq.checks import Finding, check_data, check_model, require
+from qfx.ptq.datafree import calibrate_from_statistics, distill, quantize_without_data
 from qfx.ptq.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
 from qfx.ptq.fold import Statistics, fold_batch_norm, folded_statistics
+from qfx.ptq.reconstruct import LayerResult, adaround, comq, gptq, round_weights
+from qfx.ptq.tune import TuneResult, tune
+from qfx.ptq.twin import float_twin
 
 __all__ = [
+    "BiasResult",
+    "BlockResult",
+    "Finding",
+    "LayerResult",
     "Statistics",
+    "TuneResult",
     "absorb_bias",
+    "adaround",
+    "adaround_blocks",
     "calibrate",
+    "calibrate_from_statistics",
+    "check_data",
+    "check_model",
     "clipped_shares",
+    "comq",
+    "correct_bias",
+    "correct_bias_from_statistics",
+    "distill",
     "equalize",
     "equalize_exactly",
+    "float_twin",
     "fold_batch_norm",
     "folded_statistics",
+    "gptq",
     "measured_statistics",
+    "quantize_without_data",
     "replace_relu6",
+    "require",
+    "round_weights",
+    "tune",
 ]

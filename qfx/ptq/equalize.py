@@ -67,7 +67,7 @@ def _chain_from(start: fx.Node, traced: Traced, alone: set[str]) -> Chain | None
         if _weighted(node, traced, alone):
             repeat = _input_channels(traced.module.get_submodule(str(node.target))) // traced.shapes[start][0]
             return Chain(str(start.target), str(node.target), tuple(between), tuple(folded), repeat)
-        layers = _layers(node, traced)
+        layers = layers_of(node, traced)
         if layers is None or not all(_keeps_channels(layer, traced.shapes[start][0], traced.shapes[node]) for layer in layers):
             return None
         between += layers
@@ -75,7 +75,7 @@ def _chain_from(start: fx.Node, traced: Traced, alone: set[str]) -> Chain | None
             folded.append(str(node.target))
 
 
-def _layers(node: fx.Node, traced: Traced) -> list[nn.Module] | None:
+def layers_of(node: fx.Node, traced: Traced) -> list[nn.Module] | None:
     """What the node becomes in qfx; None if it has no form there, or reads several tensors."""
     with contextlib.suppress(UnsupportedError):
         rule, call = find(node, node.name, traced, Recipe())
