@@ -212,7 +212,8 @@ def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool) -> N
 def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bool) -> None:
     """Count what every cast loses on the data: overflow (above and below the range) and significant bits (rounded).
 
-    For a project the C++ counts as well, and the command exits with 1 if it counts differently.
+    For a project the C++ counts as well, and the command exits with 1 if it counts differently. There a cast may do the work of the ReLU before it:
+    those numbers are counted apart.
     """
     from qfx.data import load_inputs
     from qfx.ir.from_onnx import load_graph
@@ -226,11 +227,11 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bo
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         table = Table(title=f"what each cast loses on {found.samples} samples", title_justify="left")
-        for heading in ("cast", "to", "values", "above", "below", "rounded", "missing bits"):
+        for heading in ("cast", "to", "values", "ReLU", "above", "below", "rounded", "missing bits"):
             table.add_column(heading, justify="left" if heading in ("cast", "to") else "right", overflow="fold")
         for row in found.rows:
             loss = row.loss
-            counts = (loss.values, loss.above, loss.below, loss.rounded, loss.missing_bits)
+            counts = (loss.values, row.by_relu, loss.above, loss.below - row.by_relu, loss.rounded, loss.missing_bits)
             table.add_row(row.node, row.type, *(str(count) for count in counts))
         Console(width=160).print(table)
     for row in found.differing:

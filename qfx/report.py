@@ -21,13 +21,15 @@ from qfx.ir.ops import Cast, Input
 class Row:
     """One cast: its node, the type it casts to, and what it lost according to the interpreter and, if it was asked, to the C++.
 
-    ``simulated`` is None for a model alone and for the input's cast, which runs before a frame enters the design.
+    ``simulated`` is None for a model alone and for the input's cast, which runs before a frame enters the design. In a project a cast to an unsigned
+    type may do the work of the ReLU in front of it: ``by_relu`` of the numbers ``below`` its range are those that the model's ReLU makes 0.
     """
 
     node: str
     type: str
     loss: Loss
     simulated: Loss | None = None
+    by_relu: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -47,9 +49,15 @@ class Report:
         return tuple(row for row in self.rows if not row.agrees)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data: {"samples": N, "casts": [{"node", "type", "loss": {...}, "simulated": {...} or null}]}."""
+        """As plain data: {"samples": N, "casts": [{"node", "type", "loss": {...}, "by_relu": N, "simulated": {...} or null}]}."""
         casts = [
-            {"node": row.node, "type": row.type, "loss": asdict(row.loss), "simulated": None if row.simulated is None else asdict(row.simulated)}
+            {
+                "node": row.node,
+                "type": row.type,
+                "loss": asdict(row.loss),
+                "by_relu": row.by_relu,
+                "simulated": None if row.simulated is None else asdict(row.simulated),
+            }
             for row in self.rows
         ]
         return {"samples": self.samples, "casts": casts}
@@ -57,14 +65,14 @@ class Report:
 
 def report(graph: Graph, x: FloatArray) -> Report:
     """What the casts of the graph lose on the floats ``x`` (N, *input shape). Raises DataError for data that the graph does not take, or none."""
-    return _report(graph, x, {})
+    return _report(graph, x, {}, {})
 
 
 def report_project(project_dir: str | os.PathLike[str], x: FloatArray, *, model: str | os.PathLike[str] | None = None, fast: bool = False) -> Report:
     """The same for the optimized graph of a project, counted by its C++ as well; ``fast``: by the emulator.
 
-    ``model`` is the ONNX file that the project was made from (default: the project's own ``model.onnx``). In the optimized graph a cast may do the
-    work of the ReLU in front of it: what that cuts off then counts as below the range. Raises ProjectError if there is no model or another one.
+    ``model`` is the ONNX file that the project was made from (default: the project's own ``model.onnx``). Raises ProjectError if there is no model or
+    another one.
     """
     project = read_project(project_dir)
     path = project.path / "model.onnx" if model is None else Path(model)
@@ -72,12 +80,13 @@ def report_project(project_dir: str | os.PathLike[str], x: FloatArray, *, model:
         raise ProjectError(
             f"{path.name} is missing, so there is nothing to compare with", where=str(project_dir), remedy="name the ONNX file that it was made from"
         )
-    graph = prepare(load_graph(path), project.weights)
+    loaded = load_graph(path)
+    graph = prepare(loaded, project.weights)
     counted = simulated_losses(project_dir, x, fast=fast)
     names = {node.name for node in graph.nodes if isinstance(node.op, Cast)}
     if names != counted.keys():
         raise ProjectError("the project was made from another model", where=str(path), remedy="write the project again, or name its model")
-    return _report(graph, x, counted)
+    return _report(graph, x, counted, losses(loaded, x))
 
 
 def is_project(path: str | os.PathLike[str]) -> bool:
@@ -85,12 +94,13 @@ def is_project(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def _report(graph: Graph, x: FloatArray, counted: dict[str, Loss]) -> Report:
+def _report(graph: Graph, x: FloatArray, counted: dict[str, Loss], unoptimized: dict[str, Loss]) -> Report:
     found = losses(graph, x)
     if len(x) == 0:
         raise DataError("holds no samples", where="data", remedy="give at least one")
     types = {node.name: str(node.op.cast) for node in graph.nodes if isinstance(node.op, Cast | Input)}
-    return Report(len(x), tuple(Row(name, types[name], loss, counted.get(name)) for name, loss in found.items()))
+    rows = (Row(name, types[name], loss, counted.get(name), loss.below - unoptimized.get(name, loss).below) for name, loss in found.items())
+    return Report(len(x), tuple(rows))
 
 
 __all__ = ["Loss", "Report", "Row", "is_project", "report", "report_project"]

@@ -131,6 +131,19 @@ def test_the_cpp_counts_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("gxx")
+def test_what_a_cast_cuts_off_for_a_relu_is_told_apart(tmp_path: Path) -> None:
+    wide, narrow = (ArrayType.of(FixedType.parse(text)) for text in ("ap_fixed<8,4>", "ap_ufixed<4,2,AP_TRN,AP_SAT>"))
+    graph = Graph("m", (Node("x", ops.Input((4,), wide)), Node("relu", ops.Relu(), ("x",)), Node("out", ops.Cast(narrow), ("relu",))), "out")
+    x = np.array([[-3.0, -0.25, 0.5, 7.0]], dtype=np.float32)
+    (_, alone) = report(graph, x).rows
+    assert (alone.loss.below, alone.by_relu, alone.loss.above) == (0, 0, 1)
+    save(graph, tmp_path / "model.onnx")
+    project = write_project(graph, tmp_path / "project", board="zcu102").path
+    (_, row) = report_project(project, x, model=tmp_path / "model.onnx", fast=True).rows
+    assert (row.loss.below, row.by_relu, row.loss.above) == (2, 2, 1)
+
+
+@pytest.mark.usefixtures("gxx")
 def test_random_graphs_count_the_same(tmp_path: Path, thorough: bool) -> None:
     seed = int(np.random.default_rng().integers(1 << 32))
     print(f"seed {seed}")  # shown by pytest if the test fails

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qfx.codegen.estimate import LIMITS, NAMES, Cost, capacity
+from qfx.codegen.fifo import least_depths
 from qfx.codegen.fold import Plan
 from qfx.codegen.resources import FIELDS, Resources
 
@@ -15,8 +16,12 @@ _DEEPEST = 5
 
 
 def data(plan: Plan, model: str) -> dict[str, Any]:
-    """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it."""
+    """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
+
+    ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate.
+    """
     found, timing = plan.estimate, plan.timing
+    least = {} if timing is None else least_depths(plan.design)
     return {
         "format": FORMAT,
         "model": model,
@@ -35,8 +40,8 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
             {"name": cost.process, "layer": cost.node, "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.costs
         ],
         "fifos": [
-            {"name": stream.name, "bits": stream.parallel * stream.type.width, "words": stream.words, "depth": stream.depth}
-            for stream in plan.design.streams
+            {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": least.get(s.name)}
+            for s in plan.design.streams
         ],
     }  # fmt: skip
 
