@@ -18,7 +18,7 @@ from qfx.nn.layers import Weighted
 from qfx.ptq.reconstruct import adaround, comq, gptq, integer_range, round_weights
 from qfx.ptq.twin import float_twin
 
-FAST_ADAROUND: dict[str, Any] = {"iterations": 200, "rate": 0.05}
+FAST_ADAROUND: dict[str, Any] = {"iterations": 120, "rate": 0.08}
 PASSES: dict[str, Callable[..., Any]] = {"adaround": lambda q, x, **o: adaround(q, x, **FAST_ADAROUND, **o), "comq": comq, "gptq": gptq}
 
 
@@ -46,14 +46,14 @@ def test_pass_brings_the_model_nearer_and_exports_exactly(name: str) -> None:
 def test_pass_repeats_for_a_seed_and_with_little_memory(name: str) -> None:
     def run(**options: Any) -> dict[str, Tensor]:
         q = quantized_small(3, 8)
-        PASSES[name](q, calibration(), **options)
+        PASSES[name](q, calibration()[:96], **options)
         return dict(q.state_dict())
 
     first, again = run(), run()
     assert all(torch.equal(first[key], again[key]) for key in first)
     if name != "adaround":  # which keeps fewer rows then
         spilled = run(memory_bytes=1 << 17)
-        assert sum(not torch.equal(first[key], spilled[key]) for key in first if key.endswith("frac_bits")) == 0
+        assert all(torch.equal(first[key], spilled[key]) for key in first if key.endswith("weight"))
 
 
 def test_errors_are_those_of_the_layer() -> None:
