@@ -2,7 +2,7 @@
 
 C simulation runs the processes one after the other over FIFOs without bounds; it says what a design computes, not whether it can run. Here every
 process runs beside the others, as in hardware, and stops when its FIFO is full or empty. The harness (``hls/sim/bounded``) counts the turns and logs
-in which turn each word is read and written: what ``tokens.program`` says it must be.
+in which turn each word is read and written: what ``tokens.program`` says it must be. Constants that are loaded come before the first frame.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qfx.codegen import cpp
+from qfx.codegen import cpp, loading
 from qfx.codegen import design as d
 from qfx.codegen.assets import hls_root, simulation_headers
 from qfx.codegen.csim import compile_cpp
@@ -62,12 +62,14 @@ class BoundedBundle:
         Raises DeadlockError if it stops, ProjectError if the harness fails or words are left in a FIFO.
         """
         design = self.designs[index]
-        chosen = {stream.name: stream.depth for stream in design.streams} | dict(depths or {})
+        chosen = {stream.name: stream.depth for stream in design.streams} | _loader_depths(design) | dict(depths or {})
         with tempfile.TemporaryDirectory(prefix="qfx_bounded_") as folder:
             source, result, report, table = (Path(folder) / name for name in ("in.bin", "out.bin", "report", "depths"))
             source.write_bytes(np.ascontiguousarray(x_raw, dtype="<i8").tobytes())
             table.write_text("".join(f"{name} {depth}\n" for name, depth in chosen.items()), encoding="utf-8")
-            command = [str(self.executable), str(index), *map(str, (table, source, result, report))]
+            constants = Path(folder) / "weights.bin"
+            constants.write_bytes(b"" if design.loader is None else loading.words(design))
+            command = [str(self.executable), str(index), *map(str, (table, source, result, report, constants))]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
             complaint = (done.stdout + done.stderr).strip()
             if done.returncode not in (0, _DEADLOCK) or complaint:
@@ -95,7 +97,8 @@ def build(designs: Sequence[d.Design], folder: Path, *, flags: Sequence[str] = (
             place = folder / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
-        entries.append({"top": top, "design": design, "units": [cpp.unit(process, ("in", "out")) for process in design.processes]})
+        entry = {"top": top, "design": design, "units": cpp.units(design, ("in", "out")), "flags": cpp.flags_stream(), "words": ""}
+        entries.append(entry if design.loader is None else {**entry, "words": cpp.words_stream(design.loader.port.slot)})
     main = folder / "bounded.cpp"
     main.write_text(render("bounded.cpp.j2", {"designs": entries, "stream": cpp.stream}), encoding="utf-8")
     hls = hls_root()
@@ -119,14 +122,21 @@ def differences(design: d.Design, found: BoundedRun) -> list[str]:
     for process, frames in zip(design.processes, found.ports, strict=True):
         want = program(process)
         for number, frame in enumerate(frames):
-            if frame.turns != want.turns:
-                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {want.turns}")
+            # Constants come before the first frame, one a turn.
+            before = sum(memory.size for memory in loading.memories(process)) if number == 0 else 0
+            if frame.turns != want.turns + before:
+                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {want.turns + before}")
             logged = (*frame.reads, *frame.writes)
             streams = (*d.inputs(process), *d.outputs(process))
             for stream, turns, expected in zip(streams, logged, (*want.reads, *want.writes), strict=True):
-                if not np.array_equal(turns, expected):
+                if not np.array_equal(turns, expected + before):
                     lines.append(f"{process.name}, frame {number}: other turns at {stream.name}")
     return lines
+
+
+def _loader_depths(design: d.Design) -> dict[str, int]:
+    loads = () if design.loader is None else design.loader.loads
+    return {load.flags: loading.FLAGS_DEPTH for load in loads} | {load.words: loading.WORDS_DEPTH for load in loads}
 
 
 class _Report:

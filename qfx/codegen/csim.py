@@ -36,6 +36,7 @@ from qfx.ir import casting
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray
 from qfx.ir.losses import Loss
+from qfx.ir.passes.loadable import loadable_types
 from qfx.ir.values import RawArray, Shape
 
 VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"plain": (), "trace": ("-DQFX_TRACE",), "report": ("-DQFX_REPORT",)})
@@ -200,6 +201,8 @@ def build_bundle(
     root = Path(folder)
     tops = [f"design_{i}_{identifier(graph.name)[:24].strip('_')}" for i, (graph, _) in enumerate(designs)]
     for top, (graph, schedule) in zip(tops, designs, strict=True):
+        if not fast and loadable_types(graph):
+            raise ProjectError("its constants are loaded, which a bundle does not", where=graph.name, remedy="write a project, or make them constant")
         files = emit_emulator(graph, top) if fast else emit_sources(lower(graph, schedule), top)
         for path, text in files.items():
             place = root / top / path

@@ -77,7 +77,8 @@ def compile_(command: list[str]) -> None:
 
 def test_the_designs_use_the_whole_library(gnu: Bundle) -> None:
     """Every function and class template of the library is named by an emitted source or by another part of the library."""
-    library = "\n".join(read_tree(hls_root() / "include", "qfx/*.h").values())
+    headers = read_tree(hls_root() / "include", "qfx/*.h")
+    library = "\n".join(text for path, text in headers.items() if path != "qfx/load.h")  # which test_weights_stream.py compiles
     emitted = "\n".join(path.read_text(encoding="utf-8") for path in gnu.executable.parent.glob("*/src/layers.h")) + REST
     defined = set(re.findall(r"^(?:struct|inline [\w ]+|void) (\w+)(?: :| \{|\()", library, re.MULTILINE))
     assert len(defined) > 40
