@@ -25,15 +25,21 @@ from qfx.data import load_array, load_inputs
 from qfx.errors import DataError, QfxError
 from qfx.export.onnx_file import save
 from qfx.export.to_graph import to_graph
+from qfx.ptq.html import Story, decibel, page, percent
 from qfx.ptq.measure import Labelled, outputs
-from qfx.ptq.pipeline import Outcome, Settings, checked_passes, run
+from qfx.ptq.passes import checked_passes
+from qfx.ptq.pipeline import Outcome, Settings, example_count, run
 from qfx.ptq.source import check_runs, load_model, use_current_folder
 from qfx.ptq.state import State, hash_of_array, hash_of_model
+from qfx.ptq.survey import survey
 from qfx.recipe import Recipe, Spec
 from qfx.verify import verify
 
 PROVEN_SAMPLES = 32
 """On so many calibration samples ONNX Runtime and the integer interpreter must give PyTorch's numbers before a file is written."""
+
+SURVEYED_SAMPLES = 128
+"""On so many calibration samples the report looks at every layer."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +83,50 @@ def execute(request: Request) -> int:
     try:
         with _bars() as bars:
             outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
+        story = _story(request, settings, outcome, data, evaluation)
+        text = page(story)
         write_model(outcome, request.output, data)
+        _write_text(report, text)
     except KeyboardInterrupt:
         kept = state.folder.exists()
         click.echo(
             f"interrupted: {'what is done lies in ' + str(state.folder) + '; ' if kept else ''}go on with the same command and --resume", err=True
         )
         return 130
-    _print(outcome)
     state.remove()
+    _print(outcome)
+    count = len(story.warnings) + len(story.survey.warnings)
+    if count:
+        click.echo(f"{count} warning{'s' if count > 1 else ''}: see the report")
+    click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points")
     click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it")
     return 0
+
+
+def _story(request: Request, settings: Settings, outcome: Outcome, data: Tensor, evaluation: Labelled | None) -> Story:
+    given = {
+        "model": request.model,
+        "checkpoint": request.checkpoint,
+        "calibration data": f"{request.calibration}: {len(data)} samples of shape {' x '.join(map(str, data.shape[1:]))}",
+        "evaluation data": None if evaluation is None else f"{request.evaluation}: {len(evaluation.x)} samples",
+        "passes": ", ".join(outcome.passes) or "none",
+        "seed, batch": f"{settings.seed}, {settings.batch}",
+        "output": request.output,
+        "versions": f"qfx {qfx.__version__}, torch {torch.__version__}",
+    }
+    return Story(
+        title=request.output.name,
+        options=[(name, str(text)) for name, text in given.items() if text is not None],
+        recipe=settings.recipe.to_toml(),
+        steps=outcome.steps,
+        float_accuracy=outcome.float_accuracy,
+        accuracy=outcome.accuracy,
+        evaluated=0 if evaluation is None else len(evaluation.x),
+        judged=example_count(data),
+        proven=min(PROVEN_SAMPLES, len(data)),
+        survey=survey(outcome.qmodel, outcome.twin, data[: min(SURVEYED_SAMPLES, example_count(data))]),
+        warnings=[str(finding) for finding in outcome.findings],
+    )
 
 
 def default_recipe() -> Recipe:
@@ -141,6 +180,16 @@ def write_model(outcome: Outcome, path: Path, data: Tensor) -> None:
             os.replace(staged, path)
     except OSError as error:
         raise QfxError(f"cannot be written: {error.strerror or error}", where=str(path), remedy="create the folder first") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise QfxError(f"cannot be written: {error.strerror or error}", where=str(path), remedy="choose another place") from error
 
 
 def prove(qmodel: nn.Module, path: Path, x: Tensor) -> None:
@@ -224,12 +273,7 @@ def _print(outcome: Outcome) -> None:
     for heading in ("after", "seconds", "output SQNR", "accuracy", ""):
         table.add_column(heading, justify="left" if heading in ("after", "") else "right", no_wrap=heading != "")
     for step in outcome.steps:
-        db = "" if step.output_db is None else f"{step.output_db:.2f} dB"
-        table.add_row(step.name, f"{step.seconds:.1f}", db, _percent(step.accuracy), step.note)
+        table.add_row(step.name, f"{step.seconds:.1f}", decibel(step.output_db), percent(step.accuracy), step.note)
     Console(width=120).print(table)
     if outcome.accuracy is not None:
-        click.echo(f"accuracy: {_percent(outcome.float_accuracy)} in float, {_percent(outcome.accuracy)} in fixed point")
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
+        click.echo(f"accuracy: {percent(outcome.float_accuracy)} in float, {percent(outcome.accuracy)} in fixed point")

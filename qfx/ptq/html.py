@@ -90,7 +90,13 @@ def _tiles(story: Story) -> str:
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return ""
-    return '<h2>Warnings</h2><ul class="warn">' + "".join(f"<li>{escape(text)}</li>" for text in warnings) + "</ul>"
+    return '<h2>Warnings</h2><ul class="warn">' + "".join(f"<li>{_lines(text)}</li>" for text in warnings) + "</ul>"
+
+
+def _lines(text: str) -> str:
+    """The first line, the others (remedies) less loud."""
+    first, *others = text.split("\n")
+    return escape(first) + "".join(f'<br><span class="soft">{escape(line.strip())}</span>' for line in others)
 
 
 def _steps(story: Story) -> str:

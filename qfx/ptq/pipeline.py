@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
-from qfx.ptq.reconstruct import LayerResult, Method, round_weights
+from qfx.ptq.passes import FLOAT_PASSES, LAYERWISE, QUANTIZED_PASSES, Work, checked_passes, default_passes
 from qfx.ptq.state import Saved, State, Step
 from qfx.ptq.twin import float_twin
+from qfx.ptq.walk import Progress
 from qfx.recipe import Recipe
 
 EXAMPLE_SAMPLES, EXAMPLE_BYTES = 256, 1 << 24
-"""Binary points start from so many calibration samples, or from fewer large ones."""
+"""Binary points start from so many calibration samples, or from fewer large ones; on these, too, the output's noise is measured."""
 
 JUDGED_SAMPLES = 1000
-"""After each pass, accuracy is measured on so many evaluation samples; before the first and after the last on all."""
+"""After each pass, accuracy is measured on so many evaluation samples; of the float model and the result on all."""
 
-NEAREST_IS_GOOD_BITS = 6
-"""Weights of at most so many bits are rounded by a pass; longer ones to nearest."""
+SAVE_SECONDS = 5.0
+"""Within a pass the state is saved no more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,78 +41,16 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The result of ``run``: the quantized model, the float model it came from as passes prepared it, its float twin, and the account."""
+    """The result of ``run``: the quantized model, the float twin that passes compared it with, the passes, the account of them, and the shares of
+    right answers on all evaluation data (None without). ``findings``: what ``check_model`` warns of, in the model that the float passes left."""
 
     qmodel: fx.GraphModule
-    prepared: nn.Module
     twin: fx.GraphModule
     passes: tuple[str, ...]
     steps: tuple[Step, ...]
     float_accuracy: float | None
     accuracy: float | None
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Work:
-    """What a pass on the quantized model gets."""
-
-    qmodel: fx.GraphModule
-    twin: fx.GraphModule
-    data: Tensor
-    settings: Settings
-    progress: Progress
-    layers_done: int = 0
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) as work goes on."""
-
-FloatPass = Callable[[nn.Module, Tensor], nn.Module]
-QuantizedPass = Callable[[Work], str]
-
-
-def _round(method: Method) -> QuantizedPass:
-    def run_pass(work: Work) -> str:
-        settings = work.settings
-        parts = list(torch.split(work.data, settings.batch))
-        results = round_weights(work.qmodel, parts, method, twin=work.twin, seed=settings.seed, progress=work.progress)
-        return _gained(results)
-
-    return run_pass
-
-
-def _gained(results: tuple[LayerResult, ...]) -> str:
-    moved, weights = sum(result.moved for result in results), sum(result.weights for result in results)
-    better = sum(result.after < result.before for result in results)
-    return f"{moved} of {weights} weights moved; {better} of {len(results)} layers nearer to float"
-
-
-FLOAT_PASSES: Mapping[str, FloatPass] = {"fold": fold_batch_norm}
-"""Passes on the float model, by the names that ``--passes`` takes."""
-
-QUANTIZED_PASSES: Mapping[str, QuantizedPass] = {"adaround": _round("adaround"), "comq": _round("comq"), "gptq": _round("gptq")}
-"""Passes on the quantized model."""
-
-
-def checked_passes(names: tuple[str, ...]) -> tuple[str, ...]:
-    """``names`` if they are passes in an order that works. Raises RecipeError."""
-    known = (*FLOAT_PASSES, *QUANTIZED_PASSES)
-    for name in names:
-        if name not in known:
-            raise RecipeError(f"there is no pass {name!r}", where="--passes", remedy=f"the passes are: {', '.join(known)}")
-    kinds = [name in QUANTIZED_PASSES for name in names]
-    if kinds != sorted(kinds):
-        late = names[next(index for index in range(1, len(names)) if kinds[index] < kinds[index - 1])]
-        raise RecipeError(f"{late!r} works on the float model", where="--passes", remedy=f"name it before {names[kinds.index(True)]!r}")
-    return names
-
-
-def default_passes(qmodel: nn.Module) -> tuple[str, ...]:
-    """The passes that suit the word lengths of ``qmodel``, which is quantized without any: folding always, rounding for few bits."""
-    bits = {name: quantizer.word_length for name, quantizer in quantizers(qmodel)}
-    weights = min((width for name, width in bits.items() if name.endswith(".weight")), default=32)
-    return ("fold", "gptq") if weights <= NEAREST_IS_GOOD_BITS else ("fold",)
+    findings: tuple[Finding, ...] = ()
 
 
 def run(
@@ -125,10 +64,11 @@ def run(
     progress: Progress | None = None,
 ) -> Outcome:
     """Quantize ``model`` by the recipe and make it good with passes. ``model`` and ``data`` stay as they are; the result depends on nothing else
-    than the arguments.
+    than model, data and settings.
 
-    ``data``: calibration samples, batch first. ``evaluation``: to count right answers with. ``state``: keeps every pass that is done; ``saved``,
-    what it held: those passes are not done again. Raises what the passes and ``qfx.quantize`` raise.
+    ``data``: calibration samples, batch first. ``evaluation``: to count right answers with. ``state``: keeps what is done, after every pass and
+    within those that go layer by layer; ``saved``, what it held: that is not done again, and the result is the same as without an interrupt. Raises
+    what the passes and ``qfx.quantize`` raise.
     """
     return _Run(model, data, settings, evaluation, state, saved, progress).run()
 
@@ -143,92 +83,119 @@ class _Run:
     saved: Saved | None
     progress: Progress | None
     steps: list[Step] = field(default_factory=list)
+    known: list[Step] = field(default_factory=list)
 
     def run(self) -> Outcome:
-        settings = self.settings
         self._tell("float model", 0, 1)
-        judged = self.data[:EXAMPLE_SAMPLES]
-        self.judged, self.expected = judged, outputs(self.model, judged, settings.batch)
-        float_accuracy = self._accuracy(self.model)
+        self.known = [] if self.saved is None else list(self.saved.steps)
+        self.judged = self.data[: example_count(self.data)]
+        self.expected = outputs(self.model, self.judged, self.settings.batch)
+        float_accuracy = self._all_right(self.model)
         self._tell("float model", 1, 1)
-        known = list(self.saved.steps) if self.saved is not None else []
-        started = time.perf_counter()
-        passes = settings.passes
-        if passes is None or not known:
-            plain = self._plain(passes is None)
-            passes = default_passes(plain) if passes is None and plain is not None else passes
-            self._record("round to nearest", known, started, plain)
-        else:
-            self.steps.append(known.pop(0))
-        assert passes is not None
+        passes = self._start()
         prepared = self.model
-        for name in checked_passes(passes):
+        for name in passes:
             if name in FLOAT_PASSES:
-                started = time.perf_counter()
-                self._tell(name, 0, 1)
-                with torch.no_grad():
-                    prepared = FLOAT_PASSES[name](prepared, self._example())
-                self._record(name, known, started, None if known else self._quantized(prepared))
-                self._tell(name, 1, 1)
+                prepared = self._float_pass(name, prepared)
+        findings = self._checked(prepared)
         qmodel = self._quantized(prepared)
         twin = float_twin(qmodel)
         if self.saved is not None:
             qmodel.load_state_dict(dict(self.saved.tensors))
-        self._save(qmodel)
+        else:
+            self._save(qmodel)
         for name in passes:
             if name in QUANTIZED_PASSES:
-                self._pass(name, qmodel, twin, known)
-        final = self._accuracy(qmodel)
-        return Outcome(qmodel, prepared, twin, passes, tuple(self.steps), float_accuracy, final)
+                self._quantized_pass(name, qmodel, twin)
+        return Outcome(qmodel, twin, passes, tuple(self.steps), float_accuracy, self._all_right(qmodel), findings)
 
-    def _pass(self, name: str, qmodel: fx.GraphModule, twin: fx.GraphModule, known: list[Step]) -> None:
-        if known:
-            self.steps.append(known.pop(0))
-            return
+    def _start(self) -> tuple[str, ...]:
+        """Quantize without any pass, for comparison, and find out which passes there are to be."""
+        started, passes, plain = time.perf_counter(), self.settings.passes, None
+        self._tell("round to nearest", 0, 1)
+        if passes is None or not self.known:
+            try:
+                plain = self._quantized(self.model)
+            except RecipeError:  # a recipe may name what only folding makes
+                plain = self._quantized(fold_batch_norm(self.model, self.judged))
+        if passes is None:
+            assert plain is not None
+            passes = default_passes(plain)
+        self._record("round to nearest", started, plain)
+        self._tell("round to nearest", 1, 1)
+        return checked_passes(passes)
+
+    def _float_pass(self, name: str, model: nn.Module) -> nn.Module:
         started = time.perf_counter()
-        work = Work(qmodel, twin, self.data, self.settings, self._tell)
-        note = QUANTIZED_PASSES[name](work)
-        self._record(name, known, started, qmodel, note)
+        self._tell(name, 0, 1)
+        with torch.no_grad():
+            result = FLOAT_PASSES[name](model, self.judged, self.data)
+        plain = None
+        if not self.known:
+            try:
+                plain = self._quantized(result)
+            except RecipeError:  # it may name what only a later pass makes
+                plain = None
+        self._record(name, started, plain)
+        self._tell(name, 1, 1)
+        return result
+
+    def _quantized_pass(self, name: str, qmodel: fx.GraphModule, twin: fx.GraphModule) -> None:
+        if self.known:
+            self.steps.append(self.known.pop(0))
+            return
+        begun = self.saved is not None and self.saved.under_way == name and len(self.steps) == len(self.saved.steps)
+        done = self.saved.layers_done if begun and self.saved is not None else 0
+        started = last = time.perf_counter()
+
+        def tell(stage: str, number: int, total: int) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if name in LAYERWISE and 0 < number < total and now - last >= SAVE_SECONDS:
+                self._save(qmodel, name, number)
+                last = now
+            self._tell(name, number, total)
+
+        settings = self.settings
+        note = QUANTIZED_PASSES[name](Work(qmodel, twin, self.data, settings.batch, settings.seed, tell, done))
+        self._record(name, started, qmodel, note)
         self._save(qmodel)
 
-    def _example(self) -> Tensor:
-        size = self.data[0].numel() * self.data.element_size()
-        return self.data[: max(min(EXAMPLE_SAMPLES, EXAMPLE_BYTES // size), 1)]
+    def _checked(self, prepared: nn.Module) -> tuple[Finding, ...]:
+        self._tell("checks", 0, 1)
+        per_tensor = self.settings.recipe.weight.granularity == "tensor"
+        found = require(check_model(prepared, list(torch.split(self.data, self.settings.batch))))
+        self._tell("checks", 1, 1)
+        return tuple(finding for finding in found if per_tensor or finding.name != "uneven-channels")
 
     def _quantized(self, model: nn.Module) -> fx.GraphModule:
-        return quantize(model, self._example(), self.settings.recipe).eval()
+        return quantize(model, self.judged, self.settings.recipe).eval()
 
-    def _plain(self, required: bool) -> fx.GraphModule | None:
-        """The model quantized without any pass. A recipe may name what only passes make (the bias that folding adds): then there is none."""
-        try:
-            return self._quantized(self.model)
-        except RecipeError:
-            if not required:
-                return None
-        return self._quantized(fold_batch_norm(self.model, self._example()))
-
-    def _record(self, name: str, known: list[Step], started: float, qmodel: nn.Module | None, note: str = "") -> None:
-        if known:
-            self.steps.append(known.pop(0))
+    def _record(self, name: str, started: float, qmodel: nn.Module | None, note: str = "") -> None:
+        """Add a step to the account: what was known of it, or what is measured now."""
+        if self.known:
+            self.steps.append(self.known.pop(0))
             return
-        seconds = time.perf_counter() - started
-        step = Step(name, round(seconds, 3), None, None, note)
+        step = Step(name, round(time.perf_counter() - started, 3), None, None, note)
         if qmodel is not None:
-            measured = sqnr(self.expected, outputs(qmodel, self.judged, self.settings.batch))
-            judge = None if self.evaluation is None else accuracy(qmodel, self.evaluation.first(JUDGED_SAMPLES), self.settings.batch)
-            step = replace(step, output_db=measured, accuracy=judge)
+            noise = sqnr(self.expected, outputs(qmodel, self.judged, self.settings.batch))
+            right = None if self.evaluation is None else accuracy(qmodel, self.evaluation.first(JUDGED_SAMPLES), self.settings.batch)
+            step = replace(step, output_db=noise, accuracy=right)
         self.steps.append(step)
 
-    def _accuracy(self, model: nn.Module) -> float | None:
+    def _all_right(self, model: nn.Module) -> float | None:
         return None if self.evaluation is None else accuracy(model, self.evaluation, self.settings.batch)
 
-    def _save(self, qmodel: nn.Module) -> None:
+    def _save(self, qmodel: nn.Module, under_way: str = "", layers_done: int = 0) -> None:
         if self.state is not None:
-            self.state.save(Saved(tuple(self.steps), qmodel.state_dict()))
+            self.state.save(Saved(tuple(self.steps), qmodel.state_dict(), under_way, layers_done))
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(stage, done, total)
 
 
-__all__ = ["FLOAT_PASSES", "QUANTIZED_PASSES", "Outcome", "Settings", "Work", "checked_passes", "default_passes", "run"]
+def example_count(data: Tensor) -> int:
+    """How many calibration samples binary points start from, and the output's noise is measured on."""
+    size = data[0].numel() * data.element_size()
+    return max(min(EXAMPLE_SAMPLES, EXAMPLE_BYTES // size, len(data)), 1)

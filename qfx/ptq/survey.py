@@ -70,7 +70,6 @@ class Survey:
 def survey(qmodel: fx.GraphModule, twin: fx.GraphModule, data: Tensor) -> Survey:
     """Run both models on ``data`` (one batch) and look at every Cast of weights and activations. Changes nothing."""
     rows: list[Row] = []
-    warnings: list[str] = []
     with torch.no_grad():
         for node, (mine, exact) in _side_by_side(qmodel, twin, data):
             layer = qmodel.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -80,11 +79,9 @@ def survey(qmodel: fx.GraphModule, twin: fx.GraphModule, data: Tensor) -> Survey
                 before = mine[node.all_input_nodes[0].name]
                 cast = layer.cast if isinstance(layer, QInput) else layer
                 rows.append(_activations(cast, before, mine[node.name].tensor(), exact[node.name].tensor()))
-                warnings += _idle(cast.name, exact[node.name].tensor())
     seen = {row.name for row in rows}
     constants = tuple((name, *_type(cast)) for name, cast in quantizers(qmodel) if name not in seen)
-    warnings += _poor(rows)
-    return Survey(len(data), tuple(rows), constants, tuple(warnings))
+    return Survey(len(data), tuple(rows), constants, tuple(_poor(rows)))
 
 
 def _side_by_side(qmodel: fx.GraphModule, twin: fx.GraphModule, data: Tensor) -> Iterator[tuple[fx.Node, tuple[Env, Env]]]:
@@ -144,19 +141,6 @@ def _histogram(exact: Tensor, quantized: Tensor, low: float, high: float) -> His
 def _type(cast: Quantizer) -> tuple[str, tuple[int, ...]]:
     element, int_bits, _ = cast.types()
     return str(element), tuple(element.width - bits for bits in int_bits)
-
-
-def _idle(name: str, exact: Tensor) -> list[str]:
-    """Layers and channels that give zeros only."""
-    if not bool((exact != 0).any()):
-        return [f"{name}: every number is zero: the layer is dead on this data"]
-    if exact.dim() < 2 or exact.shape[1] < 2:
-        return []
-    silent = torch.nonzero((exact == 0).transpose(0, 1).flatten(1).all(1)).flatten().tolist()
-    if not silent:
-        return []
-    listed = ", ".join(map(str, silent[:8])) + (", ..." if len(silent) > 8 else "")
-    return [f"{name}: {len(silent)} of {exact.shape[1]} channels never fire on this data ({listed})"]
 
 
 def _poor(rows: list[Row]) -> list[str]:
