@@ -158,12 +158,15 @@ struct mul_pair {
     pair_pe:
       for (int pe = 0; pe < PE; pe += 2) {
 #pragma HLS UNROLL
-        const Packed both = Packed(shl<Packed>(Lanes::at(row, s * PE + pe + 1), SPLIT) + Lanes::at(row, s * PE + pe));
+        Packed both = shl<Packed>(Lanes::at(row, s * PE + pe + 1), SPLIT);
+        both += Lanes::at(row, s * PE + pe);
         const Wide exact = product<Wide>(both, x[s]);
         QFX_MUL_DSP
         const sint<SPLIT> low = low_signed<SPLIT>(exact);
         sum[pe] += Acc(low);
-        sum[pe + 1] += Acc((exact >> SPLIT) + (low < 0 ? 1 : 0));
+        Acc high(exact >> SPLIT);
+        if (low < 0) high += 1;
+        sum[pe + 1] += high;
       }
     }
   }
