@@ -1,0 +1,275 @@
+"""``qfx ptq`` as a user runs it: from a checkpoint to C simulation, interrupted, resumed, and with every kind of bad input."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+import qfx
+from qfx.cli import main
+from qfx.ptq.command import prove
+
+MODULE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that a user has: a module, a checkpoint, calibration and evaluation data."""
+    place = tmp_path_factory.mktemp("user")
+    (place / "usersnet.py").write_text(MODULE)
+    torch.manual_seed(0)
+    scope: dict[str, type[nn.Module]] = {}
+    exec(MODULE, scope)
+    net = scope["Net"]()
+    x = torch.randn(40, 1, 6, 6)
+    with torch.no_grad():
+        net(x)
+        y = net.eval()(x).argmax(1)
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in net.state_dict().items()}}, place / "weights.pt")
+    np.savez(place / "calib.npz", x=x.numpy())
+    np.savez(place / "test.npz", x=x.numpy(), y=y.numpy())
+    qfx.Recipe(weight=qfx.Spec(4, granularity="channel"), overrides=[qfx.Override("2.output", {"width": 6})]).save(place / "recipe.toml")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(folder)
+
+
+BASE = ("ptq", "--model", "usersnet:Net", "--checkpoint", "weights.pt", "--calib", "calib.npz")
+
+
+def qfx_command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def refusal(*arguments: object) -> str:
+    """What the command says when it refuses: exit code 2, a complaint, a remedy, no traceback."""
+    result = qfx_command(*arguments)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "error:" in result.stderr, result.stderr
+    assert "remedy:" in result.stderr, result.stderr
+    return result.stderr
+
+
+class Page(HTMLParser):
+    """What a browser would load or follow, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
+        if tag not in ("meta", "br", "link", "rect", "line", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("rect", "line", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_from_a_checkpoint_to_c_simulation(folder: Path, gxx: str, tmp_path: Path) -> None:
+    model, report, project = tmp_path / "model.onnx", tmp_path / "why.html", tmp_path / "project"
+    result = qfx_command(*BASE, "--recipe", "recipe.toml", "--eval", "test.npz", "--report", report, "-o", model)
+    assert result.exit_code == 0, result.output
+    assert "100.00 % in float" in result.stdout
+    assert re.search(r"gptq +\d", result.stdout)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "why.html"]
+    assert qfx_command("hls", model, "--board", "ultra96v2", "-o", project).exit_code == 0
+    x = np.load("test.npz")["x"]
+    np.save(tmp_path / "x.npy", x)
+    assert qfx_command("csim", project, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy").exit_code == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy"), qfx.run(qfx.load_graph(model), x))
+    assert qfx_command("verify", model, project, "--data", "test.npz").exit_code == 0
+
+
+def test_the_report_is_whole(folder: Path, tmp_path: Path) -> None:
+    result = qfx_command(*BASE, "--recipe", "recipe.toml", "--eval", "test.npz", "-o", tmp_path / "model.onnx", "--samples", 24, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "model.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.outside == []
+    assert "http" not in text
+    assert "<script" not in text
+    assert text.count("<polyline") == 5  # a distribution at the input, two weights and two activations
+    words = " ".join(page.text)
+    for wanted in (
+        "round to nearest",
+        "fold",
+        "calibrate",
+        "gptq",
+        "2.output",
+        "0.weight",
+        "5.bias",
+        "ap_ufixed<6,",
+        "24 samples",
+        "[weight]",
+        "3, 64",
+    ):
+        assert wanted in words, wanted
+
+
+def test_the_same_options_give_the_same_file(folder: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        assert qfx_command(*BASE, "-o", tmp_path / name / "model.onnx").exit_code == 0
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
+    assert qfx_command(*BASE, "--recipe", "recipe.toml", "-o", tmp_path / "b" / "model.onnx", "--force").exit_code == 0
+    assert (tmp_path / "a" / "model.onnx").read_bytes() != (tmp_path / "b" / "model.onnx").read_bytes()
+
+
+def test_without_any_python_code(folder: Path, tmp_path: Path) -> None:
+    scope: dict[str, type[nn.Module]] = {}
+    exec(MODULE, scope)
+    net = scope["Net"]().eval()
+    torch.export.save(torch.export.export(net, (torch.randn(2, 1, 6, 6),)), tmp_path / "net.pt2")
+    result = qfx_command("ptq", "--model", tmp_path / "net.pt2", "--calib", "calib.npz", "-o", tmp_path / "model.onnx", "--passes", "fold,calibrate")
+    assert result.exit_code == 0, result.output
+    assert qfx.load_graph(tmp_path / "model.onnx").infos
+
+
+def test_interrupted_by_the_keyboard(folder: Path, tmp_path: Path) -> None:
+    options = (*BASE, "--passes", "fold,comq,adaround", "-o", tmp_path / "model.onnx")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "qfx.cli", *(str(option) for option in options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("adaround"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.state"]
+    assert "interrupted run" in refusal(*options)
+    assert "another seed" in refusal(*options, "--resume", "--seed", 5)
+    resumed = qfx_command(*options, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert "resuming behind 'comq'" in resumed.stdout
+    (tmp_path / "again").mkdir()
+    whole = qfx_command(*options[:-1], tmp_path / "again" / "model.onnx", "--resume")
+    assert "nothing to resume" in whole.stdout
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "again" / "model.onnx").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "model.html", "model.onnx"]
+
+
+def test_existing_files_stay(folder: Path, tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.html"):
+        (tmp_path / name).write_text("mine")
+        assert "exists" in refusal(*BASE, "-o", tmp_path / "model.onnx")
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+    assert "no such folder" in refusal(*BASE, "-o", tmp_path / "nowhere" / "model.onnx")
+    assert ".onnx" in refusal(*BASE, "-o", tmp_path / "model.pt")
+
+
+X = np.zeros((4, 1, 6, 6), dtype=np.float32)
+NAN = np.where(np.arange(4).reshape(4, 1, 1, 1) == 2, np.float32(np.nan), X + 1)
+
+BAD_CALIBRATION = {
+    "empty": (X[:0], r"holds no samples(.|\n)*few hundred"),
+    "nan": (NAN, "1 of 4 samples hold NaN or infinity, first sample 2"),
+    "infinity": (X + np.inf, "4 of 4 samples"),
+    "channels last": (X.transpose(0, 2, 3, 1), r"x\.transpose\(0, 3, 1, 2\)"),
+    "no channel axis": (X[:, 0], r"x\[:, None\]"),
+    "flat": (X.reshape(4, 36), "save what the model takes"),
+    "one axis": (X.ravel(), "batch first"),
+    "text": (np.array(["a", "b"]), "not numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALIBRATION)
+def test_bad_calibration_data(case: str, folder: Path, tmp_path: Path) -> None:
+    array, complaint = BAD_CALIBRATION[case]
+    np.savez(tmp_path / "bad.npz", x=array)
+    options = [option if option != "calib.npz" else tmp_path / "bad.npz" for option in BASE]
+    assert re.search(complaint, refusal(*options, "-o", tmp_path / "model.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
+
+
+BAD_EVALUATION = {
+    "no labels": ({"x": X}, "not both 'x' and 'y'"),
+    "too few": ({"x": X, "y": np.zeros(3, dtype=np.int64)}, "4 samples and 3 labels"),
+    "one-hot": ({"x": X, "y": np.zeros((4, 3), dtype=np.float32)}, r"y\.argmax\(1\)"),
+    "another shape": ({"x": X, "y": np.zeros((4, 2), dtype=np.int64)}, "labels of shape"),
+    "another class": ({"x": X, "y": np.full(4, 3)}, "for 3 classes"),
+    "another input": ({"x": X[..., :3], "y": np.zeros(4, dtype=np.int64)}, "does not run on samples"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EVALUATION)
+def test_bad_evaluation_data(case: str, folder: Path, tmp_path: Path) -> None:
+    arrays, complaint = BAD_EVALUATION[case]
+    np.savez(tmp_path / "bad.npz", **arrays)  # type: ignore[arg-type]
+    assert re.search(complaint, refusal(*BASE, "--eval", tmp_path / "bad.npz", "-o", tmp_path / "model.onnx"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
+    np.save(tmp_path / "bare.npy", X)
+    assert "holds no labels" in refusal(*BASE, "--eval", tmp_path / "bare.npy", "-o", tmp_path / "model.onnx")
+
+
+def test_other_bad_options(folder: Path, tmp_path: Path) -> None:
+    output = ("-o", tmp_path / "model.onnx")
+    assert "no pass 'magic'" in refusal(*BASE, "--passes", "fold,magic", *output)
+    (tmp_path / "r.toml").write_text('[[override]]\npattern = "conv7"\nwidth = 4\n')
+    assert "matches nothing" in refusal(*BASE, "--recipe", tmp_path / "r.toml", *output)
+    assert "there is no module" in refusal("ptq", "--model", "nonet:Net", "--calib", "calib.npz", *output)
+    assert "nearest is 0.weight" in _renamed(folder, tmp_path)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def _renamed(folder: Path, place: Path) -> str:
+    """What is said of a checkpoint with one name wrong."""
+    state = torch.load(folder / "weights.pt", weights_only=True)["state_dict"]
+    torch.save({name.replace("0.weight", "0.wieght"): tensor for name, tensor in state.items()}, place / "renamed.pt")
+    text = refusal("ptq", "--model", "usersnet:Net", "--checkpoint", place / "renamed.pt", "--calib", "calib.npz", "-o", place / "model.onnx")
+    assert "missing: 0.weight" in text
+    return text
+
+
+def test_a_differing_bit_is_found(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 4)
+    qmodel = qfx.quantize(nn.Sequential(nn.Linear(4, 3)), x).eval()
+    qfx.export_onnx(qmodel, tmp_path / "model.onnx")
+    prove(qmodel, tmp_path / "model.onnx", x)
+    with torch.no_grad():  # one LSB of one weight
+        layer = qmodel.get_submodule("0")
+        layer.weight[0, 0] += 2.0 ** -float(torch.round(layer.weight_cast.frac_bits))
+    with pytest.raises(qfx.QfxError, match="PyTorch differs at sample"):
+        prove(qmodel, tmp_path / "model.onnx", x)
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from click.testing import CliRunner; from qfx.cli import main; r = CliRunner().invoke(main, ['ptq', '--help']);"
+    code += " assert r.exit_code == 0 and '--calib' in r.output; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
