@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ WARNINGS = ("constant-input", "unlike-training", "dead-layer", "silent-channels"
 """Names of findings that a result may be poor for."""
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +124,14 @@ def check_model(model: nn.Module, data: Tensor | Iterable[Tensor], *, bits_lost:
 
     First the findings of ``check_data``; with an error among them the model is not run. Then: "wrong-layout" or "wrong-shape" (it does not run on
     the data), "nan-weights", "dead-layer" (all weights are zero, or a ReLU gives nothing but zeros), "silent-channels" (channels of a ReLU that
-    never fire), "uneven-channels" (so far apart that one binary point for the whole weight loses more than ``bits_lost`` bits of some
-    channels: check the model after ``fold_batch_norm``), "unlike-training" (the mean of what the first BatchNorm reads lies more than ``far``
-    standard deviations away from what it was trained with, on average over its channels).
+    never fire), "uneven-channels" (channels that do fire, but whose weights are so small beside the others' that one binary point for the whole
+    weight loses more than ``bits_lost`` bits of them: check the model after ``fold_batch_norm``), "unlike-training" (the mean of what the first
+    BatchNorm reads lies more than ``far`` standard deviations away from what it was trained with, on average over its channels).
 
     Raises UnsupportedError for a model that cannot be traced.
     """
     data = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
-    found = [*check_data(data), *_weight_findings(model, bits_lost)]
+    found = [*check_data(data), *_weight_findings(model)]
     if any(finding.is_error for finding in found):
         return tuple(found)
     parts = (part.to(_dtype(model)) for part in _parts(data))
@@ -142,26 +144,31 @@ def check_model(model: nn.Module, data: Tensor | Iterable[Tensor], *, bits_lost:
         watch = _Watch(traced)
         for part in itertools.chain([first], parts):
             watch.run(part)
-    return (*found, *watch.findings(far))
+    return (*found, *watch.findings(far), *_uneven(model, watch.unheard(), bits_lost))
 
 
-def _weight_findings(model: nn.Module, bits_lost: int) -> Iterator[Finding]:
+def _weight_findings(model: nn.Module) -> Iterator[Finding]:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             yield Finding("nan-weights", name, "NaN or infinity", "repair the checkpoint")
+    for path, layer in model.named_modules():
+        if base_layer(layer) in WEIGHTED and not bool(layer.weight.any()):
+            yield Finding("dead-layer", path, "all of its weights are zero", "check that the checkpoint belongs to the model, or remove the layer")
+
+
+def _uneven(model: nn.Module, unheard: Mapping[str, Tensor], bits_lost: int) -> Iterator[Finding]:
+    """``unheard``: for layers, by path, whether a channel never gets through the ReLU behind it: its weights do not matter."""
     for path, layer in model.named_modules():
         if base_layer(layer) not in WEIGHTED:
             continue
         weight = layer.weight
         assert isinstance(weight, Tensor)
         ranges = output_ranges(layer, weight.detach())
+        counts = (ranges > 0) & ~unheard.get(path, torch.zeros_like(ranges, dtype=torch.bool))
         largest = float(ranges.max())
-        if largest == 0.0:
-            yield Finding("dead-layer", path, "all of its weights are zero", "check that the checkpoint belongs to the model, or remove the layer")
-            continue
-        faint = ((ranges > 0) & (ranges < largest * 2.0**-bits_lost)).nonzero().flatten().tolist()
+        faint = (counts & (ranges < largest * 2.0**-bits_lost)).nonzero().flatten().tolist()
         if faint:
-            span = math.log2(largest / float(ranges[ranges > 0].min()))
+            span = math.log2(largest / float(ranges[counts].min()))
             what = f"{_listed('output channel', faint)} of {ranges.numel()}: weights up to {span:.0f} bits smaller than the largest"
             yield Finding("uneven-channels", path, what, 'use granularity = "channel" for weights, or qfx.ptq.equalize')
 
@@ -201,7 +208,10 @@ class _Watch(fx.Interpreter):
     def __init__(self, traced: Traced) -> None:
         super().__init__(traced.module)
         self.traced = traced
-        self.relus = {node: self._name(node) for node in traced.module.graph.nodes if _is_relu(node, traced)}
+        self.relus: dict[fx.Node, str] = {}
+        for node in traced.module.graph.nodes:
+            if _is_relu(node, traced):
+                self.relus[node] = self._name(node)
         self.largest: dict[fx.Node, Tensor] = {}
         norms = (node for node in traced.module.graph.nodes if node.op == "call_module" and _known(self._module(node)) is not None)
         self.norm: fx.Node | None = next(norms, None)
@@ -213,8 +223,10 @@ class _Watch(fx.Interpreter):
     def _name(self, node: fx.Node) -> str:
         if node.op == "call_module":
             return str(node.target)
-        parent, called = self.traced.path(node), getattr(node.target, "__name__", str(node.target))
-        return f"{parent}.{called}" if parent else called
+        parent, called = self.traced.path(node), getattr(node.target, "__name__", str(node.target)).strip("_")
+        name = f"{parent}.{called}" if parent else called
+        taken = sum(known == name or known.startswith(f"{name}_") for known in self.relus.values())
+        return f"{name}_{taken}" if taken else name  # as qfx.quantize names them
 
     def run_node(self, n: fx.Node) -> Any:
         if n is self.norm:  # before it runs: what follows may work in place
@@ -226,6 +238,23 @@ class _Watch(fx.Interpreter):
             self.largest[n] = torch.maximum(self.largest[n], largest) if n in self.largest else largest
         return result
 
+    def unheard(self) -> dict[str, Tensor]:
+        """For each layer with weights, by path, that reaches a ReLU through BatchNorm and additions alone: which channels never fire there."""
+        found = {}
+        for node in self.traced.module.graph.nodes:
+            if node.op == "call_module" and base_layer(self._module(node)) in WEIGHTED:
+                end = self._behind(node)
+                if end in self.largest:
+                    found[str(node.target)] = self.largest[end] <= 0
+        return found
+
+    def _behind(self, node: fx.Node) -> fx.Node:
+        users = self.traced.tensor_users(node)
+        passes = len(users) == 1 and (
+            (users[0].op == "call_module" and base_layer(self._module(users[0])) in (*_NORMS, nn.Identity)) or users[0].target in _ADDITIONS
+        )
+        return self._behind(users[0]) if passes else users[0] if len(users) == 1 else node
+
     def findings(self, far: float) -> Iterator[Finding]:
         for node, name in self.relus.items():
             silent = (self.largest[node] <= 0).nonzero().flatten().tolist()
@@ -234,7 +263,9 @@ class _Watch(fx.Interpreter):
                 yield Finding("dead-layer", name, "gives nothing but zeros on the data", "check that checkpoint, model and data belong together")
             elif silent:
                 remedy = "give more data, or prune them: they cost hardware and give nothing"
-                yield Finding("silent-channels", name, f"{_listed('channel', silent)} of {count} never fire on the data", remedy)
+                yield Finding(
+                    "silent-channels", name, f"{_listed('channel', silent)} of {count} never fire{'s' * (len(silent) == 1)} on the data", remedy
+                )
         known = None if self.norm is None else _known(self._module(self.norm))
         if self.norm is not None and known is not None:
             mean, std = known

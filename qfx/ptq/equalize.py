@@ -107,6 +107,9 @@ def equalize(model: nn.Module, example_input: Tensor, *, rounds: int = 50, toler
     turn until no factor moves by more than ``tolerance`` (relative) or ``rounds`` are done. A channel that is switched off in either layer
     stays; no factor leaves 2**-10..2**10. A model without chains comes back as it is.
 
+    It is for weights with one binary point per tensor whose channels lie far apart, as in depthwise layers. Where they do not, the larger factors of
+    unimportant channels only cost: ResNet-20 with 4-bit weights per tensor falls from 86.3 % to 85.0 (1,000 images).
+
     Source: Nagel et al. 2019, section 4.1. Raises UnsupportedError or DataError for a model that cannot be traced on the example.
     """
     return _scaled(model, example_input, rounds, tolerance, exact=False)

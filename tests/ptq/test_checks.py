@@ -171,6 +171,26 @@ def test_uneven_weights() -> None:
     assert names(model) == []
 
 
+def test_weights_of_channels_that_never_fire_do_not_matter() -> None:
+    torch.manual_seed(0)
+    model = ptq.fold_batch_norm(settled(Residual()), IMAGES)
+    with torch.no_grad():
+        for layer in ("conv1", "conv2"):
+            model.get_parameter(f"{layer}.bias").fill_(2.0)
+            model.get_parameter(f"{layer}.weight").div_(model.get_parameter(f"{layer}.weight").abs().amax((1, 2, 3), keepdim=True))
+            model.get_parameter(f"{layer}.weight")[1] *= 2.0**-9
+    found = names(model)
+    assert ("uneven-channels", "conv1") in found
+    assert ("uneven-channels", "conv2") in found
+    with torch.no_grad():
+        model.get_parameter("conv1.bias")[1] = -1.0
+        model.get_parameter("conv2.bias")[1] = -1e4  # whatever the other branch adds
+    found = names(model)
+    assert ("uneven-channels", "conv1") not in found
+    assert ("uneven-channels", "conv2") not in found
+    assert [where for name, where in found if name == "silent-channels"][-2:] == ["relu_1", "relu_2"]
+
+
 def test_numbers_that_are_none() -> None:
     model = separable()
     with torch.no_grad():
