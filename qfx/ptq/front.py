@@ -1,0 +1,146 @@
+"""What a search for word lengths asks and answers: budgets, points, and the front of those that no other beats; as a drawing too."""
+
+from __future__ import annotations
+
+import glob
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from qfx.codegen.estimate import NAMES
+from qfx.errors import QfxError, RecipeError
+from qfx.nn.convert import graph_module
+from qfx.nn.layers import Weighted
+from qfx.ptq.sensitivity import Table
+from qfx.recipe import Override, Recipe
+
+Widths = tuple[int, ...]
+"""Word lengths in the order of a table's rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a model may take. Either ``weight_bits``, the sum over all weights of their word lengths (those of quantizers without a row in the table
+    included), or hardware: a ``board`` by name, at ``clock_ns`` (default: the board's), that makes ``fps`` frames per second (None: one number at
+    a time, the smallest design there is) with at most so many of the board's ``dsp``, ``lut`` and ``bram18`` (None: what ``qfx hls`` allows)."""
+
+    weight_bits: int | None = None
+    board: str | None = None
+    fps: float | None = None
+    dsp: int | None = None
+    lut: int | None = None
+    bram18: int | None = None
+    clock_ns: float | None = None
+
+    def __post_init__(self) -> None:
+        hardware = (self.fps, self.dsp, self.lut, self.bram18)
+        if (self.weight_bits is None) == (self.board is None):
+            raise RecipeError("give weight_bits, or a board", where="budget", remedy="search for one after the other")
+        if self.board is None and (any(limit is not None for limit in hardware) or self.clock_ns is not None):
+            raise RecipeError("hardware without a board", where="budget", remedy="give board='ultra96v2' or another")
+        for name in ("weight_bits", "fps", "dsp", "lut", "bram18", "clock_ns"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number from 0 on")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One row of a front: word lengths in the order of the table's rows, the predicted ``loss`` in its unit, the ``weight_bits``, and, if designs
+    were made, the estimated resources by name and the frames per second of this one's."""
+
+    widths: Widths
+    loss: float
+    weight_bits: int
+    resources: tuple[tuple[str, int], ...] = ()
+    fps: float = 0.0
+
+    def __str__(self) -> str:
+        cost = ", ".join(f"{number} {NAMES[name]}" for name, number in self.resources)
+        speed = f", {self.fps:.0f} fps" if self.fps else ""
+        return f"loss {self.loss:.4g}, {self.weight_bits} weight bits{', ' if cost else ''}{cost}{speed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The result of ``search``: ``recipe`` has an override for every word length that is another than before; ``point`` is what was chosen, checked
+    on the model (and design) that the recipe makes; ``front`` the points with the least loss for what they take, cheapest first: of weight bits, or
+    of the scarcest resource of the chosen design, where every point is a design that was made."""
+
+    recipe: Recipe
+    names: tuple[str, ...]
+    point: Point
+    front: tuple[Point, ...]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The word length of each quantizer that was chosen."""
+        return dict(zip(self.names, self.point.widths, strict=True))
+
+    def __str__(self) -> str:
+        """The front, a point a line, the chosen one marked."""
+        return "\n".join(f"{'>' if point.widths == self.point.widths else ' '} {point}" for point in self.front)
+
+
+def weight_bits(qmodel: nn.Module) -> int:
+    """The word lengths of all weights of a quantized model, added up. QfxError if it did not come from ``qfx.quantize``."""
+    layers = (layer for layer in graph_module(qmodel).modules() if isinstance(layer, Weighted))
+    return sum(layer.weight.numel() * layer.weight_cast.word_length for layer in layers)
+
+
+def with_widths(recipe: Recipe, table: Table, widths: Iterable[int]) -> Recipe:
+    """``recipe`` with an override for each row of the table whose word length is to be another one than the row has now."""
+    pairs = zip(table.rows, widths, strict=True)
+    more = [Override(glob.escape(row.name), {"width": width}) for row, width in pairs if width != row.width]
+    return replace(recipe, overrides=(*recipe.overrides, *more))
+
+
+def least_loss(points: Iterable[Point], cost: Callable[[Point], float]) -> tuple[Point, ...]:
+    """The points that no other beats in both loss and cost, cheapest first."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (cost(point), point.loss)):
+        if not best or point.loss < best[-1].loss:
+            best.append(point)
+    return tuple(best)
+
+
+def plot_pareto(found: Found, path: str | Path, *, resource: str = "weight_bits") -> None:
+    """Draw the front as PNG, SVG or PDF (by the suffix): loss over ``resource``, "weight_bits" or one of "lut", "ff", "dsp", "bram18".
+
+    Raises QfxError without matplotlib, or if the points know nothing of the resource.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise QfxError("matplotlib is not installed", where="plot_pareto", remedy="pip install 'qfx[demo]', or print the front instead") from None
+    xs = [_amount(point, resource) for point in found.front]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    losses = [point.loss for point in found.front]
+    order = np.argsort(xs, kind="stable")
+    axes.plot([xs[i] for i in order], [losses[i] for i in order], color="#9db4c8", linewidth=1, zorder=1)
+    axes.scatter(xs, losses, s=24, color="#1f5f8b", label="front", zorder=2)
+    axes.scatter([_amount(found.point, resource)], [found.point.loss], s=110, facecolors="none", edgecolors="#c0392b", label="chosen", zorder=3)
+    if min(losses) > 0:
+        axes.set_yscale("log")
+    axes.set_xlabel("weight bits" if resource == "weight_bits" else NAMES[resource])
+    axes.set_ylabel("predicted loss")
+    axes.grid(alpha=0.25)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def _amount(point: Point, resource: str) -> int:
+    if resource == "weight_bits":
+        return point.weight_bits
+    amounts = dict(point.resources)
+    if resource not in amounts:
+        known = ", ".join(("weight_bits", *amounts))
+        raise QfxError(f"the points know nothing of {resource!r}", where="plot_pareto", remedy=f"use one of {known}")
+    return amounts[resource]

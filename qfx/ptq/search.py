@@ -1,0 +1,134 @@
+"""Mixed precision: the word length of every quantizer, chosen for a budget in bits or in hardware with the least predicted loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, fx, nn
+
+from qfx.errors import QfxError, RecipeError
+from qfx.nn.convert import quantize, quantizers
+from qfx.ptq.front import Budget, Found, Point, Widths, least_loss, plot_pareto, weight_bits, with_widths
+from qfx.ptq.hardware import HardwareSearch
+from qfx.ptq.sensitivity import Row, Table
+from qfx.ptq.walk import Progress
+from qfx.recipe import Recipe
+
+MOST_UNITS = 1 << 18
+"""Budgets are counted in units, bits where they are fewer than this: the search for bits is exact up to a unit per layer."""
+
+Maker = Callable[[Widths], fx.GraphModule]
+
+
+def search(
+    model: nn.Module,
+    example_input: Tensor,
+    table: Table,
+    budget: Budget,
+    *,
+    recipe: Recipe | None = None,
+    progress: Progress | None = None,
+) -> Found:
+    """The word lengths with the least predicted loss, the sum over the table's rows, that meet the budget.
+
+    ``model``, ``example_input``, ``recipe``: what ``qfx.quantize`` will be given (so the model with BatchNorm folded, if it is to be). ``table``:
+    from ``sensitivity`` of that model and recipe; quantizers without a row keep their word lengths.
+
+    For ``weight_bits`` only weights are varied (activations cost none), and the answer is exact for the table: a multiple-choice knapsack by dynamic
+    programming. For hardware, word lengths fall step by step from the longest: each time the one that adds the least loss for what it saves, weighed
+    by how scarce each resource is. What a step saves is estimated from designs in which all weights, or all activations, have one word length. The
+    first step whose design, folded anew by ``qfx.codegen.fold``, meets the budget is found by bisection, and single steps are then taken back where
+    a further design shows that they need not be. Nothing is said to meet the budget that was not made and estimated.
+
+    Raises RecipeError, with the least that can be had, if the budget cannot be met; QfxError for a table of another model; ProjectError for an
+    unknown board, or frames per second that no folding reaches.
+    """
+    base = recipe if recipe is not None else Recipe()
+
+    def make(widths: Widths) -> fx.GraphModule:
+        return quantize(model, example_input, with_widths(base, table, widths)).eval()
+
+    start = make(tuple(row.width for row in table.rows))
+    known = {name for name, _ in quantizers(start)}
+    for row in table.rows:
+        if row.name not in known:
+            raise QfxError("is not in the model", where=row.name, remedy="take the table from the same model and recipe: sensitivity(model, ...)")
+    if not table.rows:
+        raise QfxError("has no rows", where="table", remedy="choose roles that the model has")
+    work = _Bits(table, base, make, start, budget) if budget.board is None else HardwareSearch(table, base, make, start, budget, progress)
+    return work.run()
+
+
+@dataclass(frozen=True, eq=False)
+class _Bits:
+    """The search for a budget of weight bits."""
+
+    table: Table
+    recipe: Recipe
+    make: Maker
+    start: fx.GraphModule
+    budget: Budget
+
+    def run(self) -> Found:
+        limit = self.budget.weight_bits
+        assert limit is not None
+        rows = [row for row in self.table.rows if row.role == "weight"]
+        if not rows:
+            raise QfxError("has no rows of weights", where="table", remedy="measure roles=('weight',)")
+        others = weight_bits(self.start) - sum(row.numbers * row.width for row in rows)
+        least = others + sum(row.numbers * self.table.widths[0] for row in rows)
+        if limit < least:
+            raise RecipeError(
+                f"{limit} weight bits cannot be met", where="budget", remedy=f"give at least {least}, or let the table have shorter words"
+            )
+        most = others + sum(row.numbers * self.table.widths[-1] for row in rows)
+        chosen = self._point(_knapsack(rows, self.table.widths, limit - others), others)
+        step = (most - least) / 40
+        front = {chosen.widths: chosen}
+        for index in range(41):
+            point = self._point(_knapsack(rows, self.table.widths, int(least - others + step * index)), others)
+            front.setdefault(point.widths, point)
+        recipe = with_widths(self.recipe, self.table, chosen.widths)
+        taken = weight_bits(self.make(chosen.widths))
+        if taken != chosen.weight_bits or taken > limit:
+            raise QfxError(f"the model takes {taken} weight bits, not {chosen.weight_bits}", where="search", remedy="please report this defect")
+        names = tuple(row.name for row in self.table.rows)
+        return Found(recipe, names, chosen, least_loss(front.values(), lambda point: point.weight_bits))
+
+    def _point(self, picked: Mapping[str, int], others: int) -> Point:
+        widths = tuple(picked.get(row.name, row.width) for row in self.table.rows)
+        loss = sum(self.table.loss(name, width) for name, width in picked.items())
+        bits = others + sum(row.numbers * picked[row.name] for row in self.table.rows if row.name in picked)
+        return Point(widths, loss, bits)
+
+
+def _knapsack(rows: list[Row], widths: Widths, limit: int) -> dict[str, int]:
+    """The width of each row with the least sum of losses whose bits are at most ``limit``; exact if a unit is a bit of every row."""
+    unit = max(math.gcd(*(row.numbers for row in rows)), -(-limit // MOST_UNITS), 1)
+    costs = [[-(-row.numbers * width // unit) for width in widths] for row in rows]
+    room = limit // unit
+    if sum(cost[0] for cost in costs) > room:  # only for rounding up: the limit itself leaves room
+        return {row.name: widths[0] for row in rows}
+    best = np.zeros(room + 1)
+    picks: list[npt.NDArray[np.int8]] = []
+    for row, cost in zip(rows, costs, strict=True):
+        options = np.full((len(widths), room + 1), np.inf)
+        for index, (amount, loss) in enumerate(zip(cost, row.losses, strict=True)):
+            if amount <= room:
+                options[index, amount:] = best[: room + 1 - amount] + loss
+        pick = options.argmin(axis=0).astype(np.int8)
+        best = options.min(axis=0)
+        picks.append(pick)
+    left, chosen = room, {}
+    for row, cost, pick in zip(reversed(rows), reversed(costs), reversed(picks), strict=True):
+        index = int(pick[left])
+        chosen[row.name] = widths[index]
+        left -= cost[index]
+    return chosen
+
+
+__all__ = ["Budget", "Found", "Point", "plot_pareto", "search", "weight_bits", "with_widths"]
