@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import qfx
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.ptq.from_onnx import from_onnx
+from qfx.ptq.onnx_operators import OPERATORS as KNOWN
 
 DATA = Path(os.environ.get("QFX_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 
@@ -281,3 +282,9 @@ def test_a_published_model(tmp_path: Path) -> None:
     ]
     qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(8, input=qfx.Spec(9)))
     assert qfx.run(qfx.to_graph(qmodel), x.numpy()).shape == (6, 10)
+
+
+def test_the_documentation_lists_the_operators() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "ptq.md").read_text(encoding="utf-8")
+    listed = page.split("### ONNX and torch.export files")[1].split("## Passes")[0]
+    assert [name for name in KNOWN if f"`{name}`" not in listed] == []

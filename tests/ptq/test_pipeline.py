@@ -206,3 +206,9 @@ def test_sqnr() -> None:
     assert sqnr(x, x + torch.tensor([0.0, 0.5])) == pytest.approx(20.0)
     assert sqnr(x, x) is None
     assert sqnr(torch.zeros(2), x) == -float("inf")
+
+
+def test_the_documentation_lists_the_passes() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "ptq.md").read_text(encoding="utf-8")
+    for name, kind in [*((name, "float") for name in FLOAT_PASSES), *((name, "quantized") for name in QUANTIZED_PASSES)]:
+        assert f"| `{name}` | {kind} |" in page

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.errors import DataError, ModelFileError, UnsupportedError
+from qfx.ptq.aten_operators import OPERATORS
 from qfx.ptq.from_pt2 import from_pt2
 
 
@@ -176,3 +177,9 @@ def test_damaged_files(tmp_path: Path) -> None:
         archive.writestr("something", "else")
     with pytest.raises(ModelFileError, match=r"no models/model\.json"):
         from_pt2(tmp_path / "other.pt2", x)
+
+
+def test_the_documentation_lists_the_operators() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "ptq.md").read_text(encoding="utf-8")
+    listed = page.split("### ONNX and torch.export files")[1].split("## Passes")[0]
+    assert [name for name in OPERATORS if f"`{name}`" not in listed] == []
