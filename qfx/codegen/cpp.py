@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from qfx.codegen import arithmetic, loading
+from qfx.codegen import arithmetic, loading, storage
 from qfx.codegen import design as d
+from qfx.codegen.storage import Memory, Storage
 from qfx.codegen.window_turns import window_turns
 from qfx.fixed.type import FixedType
 
@@ -30,7 +31,8 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order."""
+    """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand before
+    its ``body``."""
 
     name: str
     constants: tuple[Constant, ...]
@@ -73,6 +75,22 @@ def native(values: Iterable[int]) -> str:
 
 def stream(type_: FixedType, parallel: int) -> str:
     return f"hls::stream<qfx::vec<{raw(type_)}, {parallel}> >"
+
+
+def queue(name: str, depth: int, width: int) -> str:
+    """The binding of the stream ``name`` of words of ``width`` bits."""
+    return f"QFX_BIND({name}, FIFO, {storage.fifo(depth, width).value})"
+
+
+def _bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...]:
+    """The binding of an array that the layer's function can see; none for one that is no memory."""
+    where = memory.storage
+    return () if where is Storage.REGISTERS else (f"  QFX_BIND({name}, {constant if memory.constant else 'RAM_S2P'}, {where.value})",)
+
+
+def _tag(memory: Memory) -> str:
+    """The type of storage.h that says where a template keeps its buffer."""
+    return {Storage.LUTRAM: "qfx::in_lutram", Storage.BRAM: "qfx::in_bram"}.get(memory.storage, "qfx::by_tool")
 
 
 def table(values: d.Table) -> Constant:
@@ -219,7 +237,8 @@ def unit(process: d.Process, ports: tuple[str, str]) -> Unit:
     if isinstance(process, d.Pool):
         numbers = f"{process.pixels}, {process.channels}" + ("" if process.whole_frame else f", {process.taps}")
         function = "pool_global" if process.whole_frame else "pool"
-        call = f"qfx::{function}<qfx::pool_{process.join}, {name}_epilogue, {raw(process.acc)}, {numbers}>(in, out);"
+        kept = f", {_tag(storage.sums(process))}" if process.whole_frame else ""
+        call = f"qfx::{function}<qfx::pool_{process.join}, {name}_epilogue, {raw(process.acc)}{kept}, {numbers}>(in, out);"
         return _with_epilogue(name, streams, process.epilogue, call)
     if isinstance(process, d.Pointwise):
         call = f"qfx::pointwise<{name}_epilogue, {process.pixels}, {process.channels}>(in, out);"
@@ -233,14 +252,14 @@ def _mover(process: d.Rewidth | d.Window | d.Permute | d.PadFrame | d.SliceFrame
         function, words = ("widen", out.words) if out.parallel > source.parallel else ("narrow", source.words)
         return _plain(name, streams, f"qfx::{function}<{words}, {source.parallel}, {out.parallel}>(in, out);")
     if isinstance(process, d.Window):
-        shape = f"qfx::window_shape<{', '.join(map(str, (*process.shape, window_turns(process.shape).turns)))}>"
+        shape = f"qfx::window_shape<{', '.join(map(str, (*process.shape, window_turns(process.shape).turns)))}, {_tag(storage.line(process))}>"
         return _plain(name, streams, f"qfx::window<{shape} >(in, out, {raw(source.type)}({literal(process.padding)}));")
     if isinstance(process, d.Permute):
-        read = _nest(process.read)
+        read, frame = _nest(process.read), _tag(storage.frame(process))
         if isinstance(process.write, d.Table):
-            call = f"qfx::permute_by_table<{source.words}, {read} >(in, out, {process.write.name});"
-            return _plain(name, streams, call, (table(process.write),))
-        return _plain(name, streams, f"qfx::permute<{source.words}, {_nest(process.write)}, {read} >(in, out);")
+            call = f"qfx::permute_by_table<{source.words}, {read}, {frame} >(in, out, {process.write.name});"
+            return replace(_plain(name, streams, call, (table(process.write),)), pragmas=_bound(process.write.name, storage.places(process)))
+        return _plain(name, streams, f"qfx::permute<{source.words}, {_nest(process.write)}, {read}, {frame} >(in, out);")
     height, width, channels = process.size
     size = f"{height}, {width}, {channels // out.parallel}"
     if isinstance(process, d.PadFrame):
@@ -250,19 +269,26 @@ def _mover(process: d.Rewidth | d.Window | d.Permute | d.PadFrame | d.SliceFrame
         *plane, (start, stop, step) = process.spans
         taken = (*plane, (start // out.parallel, stop // out.parallel, step))
         return _plain(name, streams, f"qfx::slice<{size}, {', '.join(f'qfx::span<{a}, {b}, {c}>' for a, b, c in taken)} >(in, out);")
-    function = "repeat" if isinstance(process, d.Repeat) else "stretch"
-    return _plain(name, streams, f"qfx::{function}<{size}, {process.factors[0]}, {process.factors[1]}>(in, out);")
+    factors = f"{process.factors[0]}, {process.factors[1]}"
+    if isinstance(process, d.Repeat):
+        return _plain(name, streams, f"qfx::repeat<{size}, {factors}, {_tag(storage.row(process))}>(in, out);")
+    return _plain(name, streams, f"qfx::stretch<{size}, {factors}>(in, out);")
 
 
 def _matvec(process: d.MatVec, streams: dict[str, d.Stream]) -> Unit:
     codes, code_type = arithmetic.rom_contents(process)
     weights, reader = pack_weights(f"{process.name}_weights", codes, code_type, loaded=process.loaded)
     numbers = (process.pixels, process.groups, process.outputs, process.inputs, process.pe, process.simd)
-    types = (reader, raw(process.acc), multiplier(process.arithmetic, process.possible, process.input.type))
+    outputs, inputs = (1, 0) if process.depthwise else (process.outputs // process.pe, process.inputs // process.simd)
+    kept = storage.kept(inputs, process.input.type.width, process.simd, outputs)
+    types = (reader, raw(process.acc), multiplier(process.arithmetic, process.possible, process.input.type), _tag(kept))
     shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
     call = f"qfx::{'depthwise' if process.depthwise else 'matvec'}<shape, {process.name}_epilogue>(in, out, {weights.name});"
     unit_ = _with_epilogue(process.name, streams, process.epilogue, call)
-    return replace(unit_, constants=(weights, *unit_.constants), body=(f"typedef {shape} shape;", *unit_.body))
+    rows, lanes = codes.shape
+    bound = _bound(weights.name, storage.weights(rows, lanes, code_type.width, loaded=process.loaded))
+    body = (f"typedef {shape} shape;", *unit_.body)
+    return replace(unit_, constants=(weights, *unit_.constants), pragmas=(*bound, *unit_.pragmas), body=body)
 
 
 def multiplier(name: str, weights: d.IntArray, x: FixedType) -> str:
@@ -294,7 +320,9 @@ def _with_epilogue(name: str, streams: dict[str, d.Stream], epilogue: d.Epilogue
     lanes = streams["out"].parallel
     # Every lane of a word reads its own entry in the same cycle.
     pragmas = tuple(f"#pragma HLS ARRAY_PARTITION variable={table_.name} cyclic factor={lanes} dim=1" for table_ in tables if lanes > 1)
-    return Unit(name, plain.constants, epilogue_struct(f"{name}_epilogue", epilogue), plain.parameters, plain.arguments, pragmas, plain.body)
+    # Any number of reads: the tool may not see that each lane keeps to its own bank.
+    bound = [line for table_ in tables for line in _bound(table_.name, storage.table(table_, lanes), "ROM_NP")]
+    return replace(plain, epilogue=epilogue_struct(f"{name}_epilogue", epilogue), pragmas=(*pragmas, *bound))
 
 
 def _nest(loops: tuple[tuple[int, int], ...]) -> str:

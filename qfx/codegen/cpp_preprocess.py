@@ -204,9 +204,11 @@ class _Preprocessor:
             elif i and macro.body[i - 1].text == "#":
                 text = " ".join(each.text for each in values[token.text]).replace("\\", "\\\\").replace('"', '\\"')
                 done.append(_Raw("string", f'"{text}"', token.line))
+            elif any(0 <= at < len(macro.body) and macro.body[at].text == "##" for at in (i - 1, i + 1)):
+                done.extend(values[token.text])
             else:
                 done.extend(self._expand(values[token.text], hidden))
-        return done
+        return _pasted(done)
 
     def _condition(self, piece: _Piece, path: str) -> bool:
         if piece.name in ("ifdef", "ifndef"):
@@ -293,6 +295,17 @@ def _arguments(tokens: Sequence[_Raw], start: int) -> tuple[list[list[_Raw]], in
         elif i > start:
             arguments[-1].append(tokens[i])
     raise ProjectError("a macro call is never closed", where=f"line {tokens[start].line}", remedy="close its parenthesis")
+
+
+def _pasted(tokens: list[_Raw]) -> list[_Raw]:
+    """With the tokens to the left and right of every ## as one."""
+    done: list[_Raw] = []
+    for i, token in enumerate(tokens):
+        if i and tokens[i - 1].text == "##" and done:
+            done[-1] = _Raw(done[-1].kind, done[-1].text + token.text, done[-1].line)
+        elif token.text != "##":
+            done.append(token)
+    return done
 
 
 def _joined(arguments: list[list[_Raw]]) -> list[_Raw]:

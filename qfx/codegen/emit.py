@@ -67,7 +67,7 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
 def emit_sources(design: Design, top: str) -> dict[str, str]:
     """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
     units = cpp.units(design, ("in", "out"))
-    values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper()}
+    values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper(), "queue": cpp.queue}
     if design.loader is not None:
         values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}
         values |= {"flags_depth": loading.FLAGS_DEPTH, "words_depth": loading.WORDS_DEPTH}

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil
 
 from qfx.codegen import arithmetic as arith
 from qfx.codegen import design as d
+from qfx.codegen import loading, storage
 from qfx.codegen import resources as r
 from qfx.codegen.board import Board
 from qfx.codegen.resources import FIELDS, Device, Resources
+from qfx.codegen.storage import Memory
 from qfx.codegen.tokens import cycles
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
@@ -145,7 +146,7 @@ def process_cost(process: d.Process, on: Device) -> Resources:
     elif isinstance(process, d.Repeat):
         height, width, channels = process.size
         words = channels // process.output.parallel
-        pieces += [r.ram(width * words, process.output.parallel * process.output.type.width, on), *_place((height, width, words))]
+        pieces += [_memory(storage.row(process), on), *_place((height, width, words))]
     elif isinstance(process, d.FromPort | d.ToPort):
         stream = process.output if isinstance(process, d.FromPort) else process.input
         bits = process.slot * stream.parallel
@@ -177,24 +178,30 @@ def matvec_cost(process: d.MatVec, on: Device, *, pe: int | None = None, simd: i
         products = r.digit_product(x.width, width, [(span + zero, negative) for span, zero, negative in slots]) * lanes
     else:
         products = r.product(a, b, arithmetic, on) * lanes
-    _, elements, bits = arith.rom_shape(rows, lanes, code)
+    weights = storage.weights(rows, lanes, code, loaded=process.loaded)
     trees = r.adder_tree(1 if process.depthwise else simd, width, acc) * pe
     loops = (process.pixels, process.groups, output_fold, input_fold, rows)
-    store = r.ram(rows, bits, on) + r.counter(rows) if process.loaded else r.rom(rows, bits)
-    pieces = [_PROCESS, products, trees, store * elements, *(r.counter(loop) for loop in loops if loop > 1)]
+    loads = r.counter(rows) if process.loaded else Resources()
+    pieces = [_PROCESS, products, trees, _memory(weights, on), loads, *(r.counter(loop) for loop in loops if loop > 1)]
     pieces.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
     if output_fold > 1 and not process.depthwise:
-        pieces += [r.ram(input_fold, x.width, on) * simd, r.multiplexer(2, simd * x.width)]
+        pieces += [_memory(storage.kept(input_fold, x.width, simd, output_fold), on), r.multiplexer(2, simd * x.width)]
     taken = (pe if process.depthwise else simd) * x.width
     pieces += [Resources(ff=taken + lanes * code), _epilogue(process.epilogue, pe, on)]
     return r.total(pieces)
+
+
+def _memory(memory: Memory, on: Device) -> Resources:
+    one = r.rom(memory.depth, memory.width) if memory.constant else r.ram(memory.depth, memory.width, on)
+    return one * memory.count
 
 
 def _loader(loader: d.Loader) -> Resources:
     """The port, a counter, and the two FIFOs of each process that constants are loaded into."""
     bits = loader.port.slot * loader.port.parallel
     port = Resources(lut=bits // 2 + 10, ff=bits + 10)
-    return r.total([_PROCESS, r.counter(max(loader.port.words, 2)), port, (r.fifo(2, bits) + r.fifo(2, 1)) * len(loader.loads)])
+    queues = r.fifo(loading.WORDS_DEPTH, bits) + r.fifo(loading.FLAGS_DEPTH, 1)
+    return r.total([_PROCESS, r.counter(max(loader.port.words, 2)), port, queues * len(loader.loads)])
 
 
 def _window(process: d.Window, on: Device) -> Resources:
@@ -208,21 +215,22 @@ def _window(process: d.Window, on: Device) -> Resources:
     for count, reach in ((2, top + oh * sh + rows + kh * dh), (3, (left + ow * sw + kw * dw) * chunks), (9, h * row + size), (3, 2 * size)):
         bits += r.adder((reach - 1).bit_length()) * count
     comparisons = r.comparison((h * row).bit_length()) * 6
-    return r.total([_PROCESS, *counters, bits, comparisons, r.ram(size, width, on), r.multiplexer(2, width), Resources(ff=2 * width)])
+    return r.total([_PROCESS, *counters, bits, comparisons, _memory(storage.line(process), on), r.multiplexer(2, width), Resources(ff=2 * width)])
 
 
 def _pool(process: d.Pool, on: Device) -> Resources:
     lanes, width = process.output.parallel, process.acc.width
     join = r.adder(width) if process.join == "sum" else r.greater(width) + Resources(ff=width)
-    kept = r.ram(process.channels // lanes, width, on) if process.whole_frame else Resources()
-    return r.total([(join + kept) * lanes, _epilogue(process.epilogue, lanes, on)])
+    kept = storage.sums(process)
+    shifting = Resources(ff=width * process.channels) if process.whole_frame and not kept.depth else Resources()
+    return r.total([join * lanes, _memory(kept, on), shifting, _epilogue(process.epilogue, lanes, on)])
 
 
 def _permute(process: d.Permute, on: Device) -> list[Resources]:
     words = process.input.words
-    pieces = [r.ram(words, process.input.type.width, on), *(r.counter(size) + r.adder(words.bit_length()) for size, _ in process.read)]
+    pieces = [_memory(storage.frame(process), on), *(r.counter(size) + r.adder(words.bit_length()) for size, _ in process.read)]
     if isinstance(process.write, d.Table):
-        return [*pieces, r.rom(words, (words - 1).bit_length())]
+        return [*pieces, _memory(storage.places(process), on)]
     return [*pieces, *(r.counter(size) + r.adder(words.bit_length()) for size, _ in process.write)]
 
 
@@ -241,10 +249,7 @@ def _epilogue(epilogue: d.Epilogue, lanes: int, on: Device) -> Resources:
         pieces.append((_step(step, before, second, on) + Resources(ff=step.out.width)) * lanes)
         for operand in step.operands:
             if operand.table.index != "scalar":
-                values = operand.table.values
-                width = operand.type.width if operand.type else max(max(values).bit_length(), 1)
-                depth = ceil(len(values) / lanes)
-                pieces.append((r.rom(depth, width) if operand.table.loaded is None else r.ram(depth, width, on)) * lanes)
+                pieces.append(_memory(storage.table(operand.table, lanes), on))
         before = step.out
     return r.total(pieces)
 

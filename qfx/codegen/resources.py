@@ -1,8 +1,8 @@
 """What the pieces of a design cost in LUTs, flip-flops, DSP blocks and block RAM.
 
 The formulas describe how the pieces map to the cells of 7-series and UltraScale+ parts (UG474, UG574: LUTs and carry chains; UG479, UG579: DSP
-blocks; UG473, UG573: block RAM). Those of logic, LUT memories and DSP blocks are held to measurements with Yosys,
-``benchmarks/calibration/pieces.csv``; docs/estimates.md states the errors.
+blocks; UG473, UG573: block RAM). What a memory is built of is decided in ``storage.py``. Those of logic, LUT memories and DSP blocks are held to
+measurements with Yosys, ``benchmarks/calibration/pieces.csv``; docs/estimates.md states the errors.
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from qfx.codegen import storage
+from qfx.codegen.storage import Storage
+from qfx.codegen.storage import bram18 as bram18  # part of this module's vocabulary
 from qfx.fixed.type import FixedType, OMode, QMode
-
-SMALL_MEMORY_BITS = 1024
-"""A memory or FIFO of at most so many bits is built of LUTs, a larger one of block RAM: what UG1399 (config_storage) states for FIFOs, assumed for
-arrays as well."""
-
-SRL_DEPTH = 32
-"""A FIFO of at most so many words is built of LUTs (one SRLC32E a bit), however wide."""
 
 AUTO_DSP_WIDTH = 5
 """A product whose arithmetic is left to the tool counts as a DSP block if both factors have so many bits, else as LUTs. Tools differ in this."""
-
-BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
-"""Words and bits of an 18 kbit block RAM with one read and one write port: UG473, UG573."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,20 +161,12 @@ def cast(source: FixedType, target: FixedType) -> Resources:
     return Resources(lut=luts)
 
 
-def bram18(depth: int, width: int) -> int:
-    """18 kbit block RAMs of a memory: the fewest over the shapes that one can have.
-
-    >>> bram18(512, 36), bram18(1024, 64), bram18(100, 8), bram18(40000, 1)
-    (1, 4, 1, 3)
-    """
-    return min(ceil(depth / words) * ceil(width / bits) for words, bits in BRAM18_SHAPES)
-
-
 def ram(depth: int, width: int, on: Device) -> Resources:
     """A memory with a write and a read port."""
-    if depth <= 1:
+    where = storage.ram(depth, width)
+    if where is Storage.REGISTERS:
         return Resources(ff=width * depth)
-    if depth * width > SMALL_MEMORY_BITS:
+    if where is Storage.BRAM:
         return Resources(bram18=bram18(depth, width))
     return Resources(lut=lutram(depth, width, on), ff=width)
 
@@ -196,20 +181,22 @@ def lutram(depth: int, width: int, on: Device) -> int:
 
 def rom(depth: int, width: int) -> Resources:
     """Constants, read into a register: a LUT holds 64 words of a bit."""
-    if depth <= 1 or width == 0:
+    where = storage.rom(depth, width)
+    if where is Storage.REGISTERS:
         return Resources()
-    if depth * width > SMALL_MEMORY_BITS:
+    if where is Storage.BRAM:
         return Resources(bram18=bram18(depth, width))
     return Resources(lut=width * ceil(depth / 64), ff=width)
 
 
 def fifo(depth: int, width: int) -> Resources:
-    """A stream: shift registers or block RAM, a fill counter and two flags. Two words are flip-flops with a multiplexer."""
+    """A stream: shift registers or block RAM, a fill counter and two flags. Two words are flip-flops with a multiplexer; the multiplexers of a slice
+    join shift registers up to 128 words (UG474, UG574)."""
     bits = max(depth - 1, 1).bit_length()
     if depth <= 2:
         return Resources(lut=width // 2 + 5, ff=2 * width + 4)
-    if depth <= SRL_DEPTH or depth * width <= SMALL_MEMORY_BITS:
-        return Resources(lut=width * ceil(depth / 32) + 6 + bits + 2 * (depth > 32), ff=bits + 3)
+    if storage.fifo(depth, width) is Storage.SRL:
+        return Resources(lut=width * ceil(depth / 32) + multiplexer(ceil(depth / 128), width).lut + 6 + bits + 2 * (depth > 32), ff=bits + 3)
     return Resources(lut=4 * bits + 10, ff=4 * bits + 10 + width, bram18=bram18(depth, width))
 
 

@@ -13,12 +13,14 @@ from codegen_models import DIRECTED, chain, classifier, const, conv, random_sche
 
 from qfx.codegen import design as d
 from qfx.codegen import resources as r
+from qfx.codegen import storage
 from qfx.codegen.board import board, boards
 from qfx.codegen.estimate import LIMITS, capacity, check_fits, estimate, matvec_cost
 from qfx.codegen.fifo import size_fifos, with_depths
 from qfx.codegen.lower import lower
 from qfx.codegen.resources import FIELDS, SERIES7, ULTRASCALE, Device, Resources
 from qfx.codegen.schedule import Folding, Schedule
+from qfx.codegen.storage import Storage
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir.ops import Linear
@@ -68,9 +70,9 @@ def off(kind: str, formula: Callable[[list[int], Device, str], int], error: floa
         if row["kind"] != kind and row["kind"].split("_")[0] != kind:
             continue
         sizes = [int(size) for size in row["sizes"].split()]
-        if kind == "fifo_srl" and not (sizes[0] <= r.SRL_DEPTH or sizes[0] * sizes[1] <= r.SMALL_MEMORY_BITS):
+        if kind == "fifo_srl" and storage.fifo(*sizes) is Storage.BRAM:
             continue  # block RAM by our rule
-        if kind == "rom_lut" and (sizes[0] < 16 or sizes[0] * sizes[1] > r.SMALL_MEMORY_BITS or row["family"] != "ultrascale+"):
+        if kind == "rom_lut" and (sizes[0] < 16 or storage.rom(*sizes) is Storage.BRAM or row["family"] != "ultrascale+"):
             continue  # four words are folded into each other; larger ones are block RAM
         predicted, measured = formula(sizes, DEVICES[row["family"]], row["kind"]), int(row["lut"])
         if abs(predicted - measured) > error * measured + 2:
@@ -114,9 +116,9 @@ def test_block_ram_shapes(depth: int, width: int, blocks: int) -> None:
 
 
 def test_small_memories_take_luts_and_large_ones_block_ram() -> None:
-    assert r.ram(128, 8, ULTRASCALE).bram18 == r.rom(128, 8).bram18 == r.fifo(128, 8).bram18 == 0
-    assert r.ram(129, 8, ULTRASCALE).bram18 == r.rom(129, 8).bram18 == r.fifo(129, 8).bram18 == 1
-    assert r.fifo(32, 512).bram18 == 0
+    assert r.ram(192, 8, ULTRASCALE).bram18 == r.rom(256, 8).bram18 == r.fifo(128, 8).bram18 == 0
+    assert r.ram(193, 8, ULTRASCALE).bram18 == r.rom(257, 8).bram18 == r.fifo(129, 8).bram18 == 1
+    assert r.fifo(32, 512).bram18 == r.rom(64, 512).bram18 == 0
 
 
 @pytest.mark.parametrize("index", range(len(DIRECTED)))

@@ -117,7 +117,7 @@ def pool_case(join: str, function: Callable[..., Ints], pixels: int, channels: i
 
 def whole_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, p: int) -> Case:
     x = numbers(pixels, channels)
-    body = f"qfx::pool_global<qfx::pool_{join}, told, qfx::sint<14>, {pixels}, {channels}>(in, out);"
+    body = f"qfx::pool_global<qfx::pool_{join}, told, qfx::sint<14>, qfx::in_lutram, {pixels}, {channels}>(in, out);"
     return Case("pool_global", body, x.reshape(-1), told(function(x, axis=0)[None]), p, p, type_out="qfx::sint<32>")
 
 
@@ -159,22 +159,22 @@ def movers() -> list[Case]:
         Case("pad in words", "qfx::pad<3, 4, 2, 4, 7, 5, 1, 2, 1>(in, out);", broad.reshape(-1), broad_padded.reshape(-1), 3, 3),
         Case("slice", f"qfx::slice<3, 4, 5, {spans} >(in, out);", frame.reshape(-1), frame[1:3, 0:4:3, 1:5:2].reshape(-1)),
         Case("slice in words", f"qfx::slice<3, 4, 2, {words} >(in, out);", broad.reshape(-1), broad[:2, 1:4:2, 3:].reshape(-1), 3, 3),
-        Case("repeat", "qfx::repeat<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), repeated(broad, 2, 3), 3, 3),
-        Case("repeat rows", "qfx::repeat<3, 4, 6, 4, 1>(in, out);", broad.reshape(-1), repeated(broad, 4, 1)),
-        Case("repeat columns", "qfx::repeat<3, 4, 1, 1, 2>(in, out);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
-        Case("repeat one pixel", "qfx::repeat<1, 1, 5, 3, 2>(in, out);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
+        Case("repeat", "qfx::repeat<3, 4, 2, 2, 3, qfx::by_tool>(in, out);", broad.reshape(-1), repeated(broad, 2, 3), 3, 3),
+        Case("repeat rows", "qfx::repeat<3, 4, 6, 4, 1, qfx::in_lutram>(in, out);", broad.reshape(-1), repeated(broad, 4, 1)),
+        Case("repeat columns", "qfx::repeat<3, 4, 1, 1, 2, qfx::in_bram>(in, out);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
+        Case("repeat one pixel", "qfx::repeat<1, 1, 5, 3, 2, qfx::by_tool>(in, out);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
         Case("stretch", "qfx::stretch<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), stretched(broad, 2, 3), 3, 3, type_out="qfx::sint<12>"),
         Case("stretch rows", "qfx::stretch<3, 4, 6, 3, 1>(in, out);", broad.reshape(-1), stretched(broad, 3, 1)),
         Case("stretch columns", "qfx::stretch<3, 4, 3, 1, 2>(in, out);", broad.reshape(-1), stretched(broad, 1, 2), 2, 2),
         Case(
             "permute",
-            f"qfx::permute<60, qfx::nest<1, 0, 3, 4, 4, 1, 5, 12>, {forward(60)} >(in, out);",
+            f"qfx::permute<60, qfx::nest<1, 0, 3, 4, 4, 1, 5, 12>, {forward(60)}, qfx::in_bram>(in, out);",
             frame.reshape(-1),
             row_major.reshape(-1),
         ),
         Case(
             "permute_by_table",
-            f"qfx::permute_by_table<4, {forward(4)} >(in, out, order);",
+            f"qfx::permute_by_table<4, {forward(4)}, qfx::in_lutram>(in, out, order);",
             np.array([5, 6, 7, 8]),
             np.array([6, 8, 5, 7]),
             globals="static const uint8_t order[4] = {2, 0, 3, 1};\n",

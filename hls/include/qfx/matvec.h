@@ -9,14 +9,16 @@
 
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
+#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
 
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
-// Packed (see rom.h) says. Multiplier is one of multiply.h's.
-template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto>
+// Packed (see rom.h) says. Multiplier is one of multiply.h's, Kept (storage.h) the storage of the words that are kept.
+template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
+          class Kept_ = by_tool>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -29,6 +31,7 @@ struct matvec_shape {
   typedef Packed_ packed;
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
+  typedef Kept_ storage;
 };
 
 template <class S, class Epilogue, class Lanes, class T, class Element, int ROWS, int ELEMENTS>
@@ -37,6 +40,7 @@ void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epi
   typedef typename S::acc acc_t;
   T kept[S::INPUT_FOLD][S::SIMD];
 #pragma HLS ARRAY_PARTITION variable=kept complete dim=2
+  S::storage::bind(kept);
   acc_t acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
   int row = 0;

@@ -2,6 +2,7 @@
 #ifndef QFX_POOL_H
 #define QFX_POOL_H
 
+#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -59,8 +60,9 @@ pool_pixel:
 }
 
 // One window that is the whole frame: an accumulator for every channel, no line buffer. A pixel's words come round again after CHUNKS turns. Up to 16
-// of them are registers that shift, so that each turn joins the oldest; more are a memory, whose load, join and store then have 16 cycles at least.
-template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+// of them are registers that shift, so that each turn joins the oldest; more are a memory (Storage: storage.h), whose load, join and store then have 16
+// cycles at least.
+template <class Join, class Epilogue, class Acc, class Storage, int PIXELS, int CHANNELS, class T, int P>
 void pool_global(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
   static const int CHUNKS = CHANNELS / P;
@@ -70,6 +72,7 @@ void pool_global(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue:
   Acc many[FEW ? 1 : CHUNKS][P];
 #pragma HLS ARRAY_RESHAPE variable=many complete dim=2
 #pragma HLS DEPENDENCE variable=many inter RAW distance=16 true
+  Storage::bind(many);
   typename upto<CHUNKS>::type chunk = 0;
   typename upto<PIXELS>::type pixel = 0;
 pool_global_word:

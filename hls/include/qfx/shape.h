@@ -2,6 +2,7 @@
 #ifndef QFX_SHAPE_H
 #define QFX_SHAPE_H
 
+#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -110,12 +111,13 @@ slice_y:
 }
 
 // Every pixel ROWS x COLUMNS times (nearest-neighbour upsampling): a turn writes a word, and reads it if it is a pixel's first copy; a buffer keeps the
-// row for the further ones. The frame has H x W pixels of CHUNKS words.
-template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, int P>
+// row for the further ones, in Storage (storage.h). The frame has H x W pixels of CHUNKS words.
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class Storage, class T, int P>
 void repeat(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out) {
 #pragma HLS INLINE
   T kept[W * CHUNKS][P];
 #pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
+  Storage::bind(kept);
   typename upto<W * CHUNKS>::type place = 0;
 repeat_y:
   for (int y = 0; y < H; y++) {
@@ -237,11 +239,12 @@ struct nest {
 };
 
 // Another order of the same SIZE numbers, through a buffer that holds the frame: number i of the stream goes to the address that Write gives at
-// step i, and the result reads the addresses of Read.
-template <int SIZE, class Write, class Read, class T>
+// step i, and the result reads the addresses of Read. Storage (storage.h) is that of the buffer.
+template <int SIZE, class Write, class Read, class Storage, class T>
 void permute(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out) {
 #pragma HLS INLINE
   T frame[SIZE];
+  Storage::bind(frame);
   Write write;
 permute_write:
   for (int i = 0; i < SIZE; i++) {
@@ -263,10 +266,11 @@ permute_read:
 }
 
 // The same with the write addresses in a table, for orders that are no loop nest.
-template <int SIZE, class Read, class T, class Address>
+template <int SIZE, class Read, class Storage, class T, class Address>
 void permute_by_table(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, const Address (&table)[SIZE]) {
 #pragma HLS INLINE
   T frame[SIZE];
+  Storage::bind(frame);
 permute_table_write:
   for (int i = 0; i < SIZE; i++) {
     QFX_PIPELINE

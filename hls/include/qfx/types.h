@@ -12,10 +12,13 @@
 #include <ap_int.h>
 #include <hls_stream.h>
 
-// A word of several numbers is one FIFO, not one per number. Vitis HLS packs it by itself, Vivado HLS has to be told at the word that is written.
-#if defined(__SYNTHESIS__) && !defined(__VITIS_HLS__)
+#ifdef __SYNTHESIS__
 #define QFX_TEXT(text) #text
 #define QFX_PRAGMA(text) _Pragma(QFX_TEXT(text))
+#endif
+
+// A word of several numbers is one FIFO, not one per number. Vitis HLS packs it by itself, Vivado HLS has to be told at the word that is written.
+#if defined(__SYNTHESIS__) && !defined(__VITIS_HLS__)
 #define QFX_PACK(word) QFX_PRAGMA(HLS DATA_PACK variable = word)
 #else
 #define QFX_PACK(word)

@@ -2,6 +2,7 @@
 #ifndef QFX_WINDOW_H
 #define QFX_WINDOW_H
 
+#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -9,8 +10,10 @@ namespace qfx {
 // Geometry of one sliding window. CHUNKS words of P channels make a pixel. The words of one window leave in the order
 //   for outer in OUTER: for ky: for kx: for inner in CHUNKS / OUTER
 // with chunk = outer * (CHUNKS / OUTER) + inner: OUTER = groups suits a convolution, OUTER = CHUNKS whatever works channel by channel.
-// TURNS is the number of turns that qfx::window takes for a frame: qfx/codegen/window_turns.py computes it.
-template <int CHUNKS_, int OUTER_, int H_, int W_, int OH_, int OW_, int KH_, int KW_, int SH_, int SW_, int PAD_TOP_, int PAD_LEFT_, int DH_, int DW_, int TURNS_>
+// TURNS is the number of turns that qfx::window takes for a frame: qfx/codegen/window_turns.py computes it. Storage (storage.h) is that of the line
+// buffer.
+template <int CHUNKS_, int OUTER_, int H_, int W_, int OH_, int OW_, int KH_, int KW_, int SH_, int SW_, int PAD_TOP_, int PAD_LEFT_, int DH_, int DW_, int TURNS_,
+          class Storage_ = by_tool>
 struct window_shape {
   static const int CHUNKS = CHUNKS_;
   static const int OUTER = OUTER_;
@@ -32,6 +35,7 @@ struct window_shape {
   static const int ROW = W_ * CHUNKS_;          // words of a row
   static const int SIZE = ROWS * ROW;           // words of the line buffer
   static const int READS = H_ * ROW;
+  typedef Storage_ storage;
   // Counters of rows, of words along a row and of words of the frame, wherever a window may lie.
   typedef typename within<PAD_TOP_ + OH_ * SH_ + ROWS + KH_ * DH_>::type row_t;
   typedef typename within<(PAD_LEFT_ + OW_ * SW_ + KW_ * DW_) * CHUNKS_>::type column_t;
@@ -95,6 +99,7 @@ void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& 
 #pragma HLS INLINE
   T line[S::SIZE][P];
 #pragma HLS ARRAY_RESHAPE variable=line complete dim=2
+  S::storage::bind(line);
 // Within a turn no word is loaded from the place that another takes. The word that comes is none of the present window's, which are all there; if it is
 // of a row of the window, it lies behind them, else it takes the place of a row above or of what lies left of the window.
 #pragma HLS DEPENDENCE variable=line intra false
