@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import DataError
 from qfx.nn.convert import graph_module
-from qfx.nn.layers import Weighted
+from qfx.nn.layers import QFoldedBatchNorm, Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.reconstruct import units
@@ -42,9 +42,9 @@ def tune(
     twin: fx.GraphModule | None = None,
     epochs: int = 15,
     batch: int = 64,
-    rate: float = 1e-2,
-    bias_rate: float = 1e-3,
-    binary_point_rate: float = 1e-2,
+    reach: float = 1.5,
+    bias_reach: float = 0.1,
+    binary_point_reach: float = 1.0,
     features: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -52,8 +52,9 @@ def tune(
     """Train the quantized model on unlabelled calibration data to give what the float model gives; in place.
 
     Weights move freely (not only up or down), with the casts' straight-through gradients, and so do biases and the binary points that their recipe
-    lets learn; BatchNorm and word lengths stay. The model computes as in evaluation throughout. Rates are per step of Adam and fall to 0 by a cosine:
-    ``rate`` in units in the last place of each weight, ``bias_rate`` as a share of each layer's results, ``binary_point_rate`` in bits. The loss is
+    lets learn; BatchNorm and word lengths stay. The model computes as in evaluation throughout. The steps of Adam fall to 0 by a cosine, and start so
+    that all of them together reach about so far: ``reach`` in units in the last place of each weight, ``bias_reach`` as a share of each layer's
+    results, ``binary_point_reach`` in bits. Less than half a unit changes nothing where a rounding pass has put the weights on the grid. The loss is
     ``distillation``; ``features`` times the mean relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it
     made the result worse). Of the states after each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an
     interrupt too. Deterministic for a ``seed``. A rounding pass beforehand (``gptq``) gives a better start.
@@ -80,14 +81,16 @@ def tune(
         with torch.no_grad():
             lessons = torch.cat([twin(part) for part in torch.split(inputs, batch)])
         spread = _spread(twin, inputs[learned[:batch]])
+        norms = _folded_norms(module)
+        per_epoch = math.ceil(len(learned) / batch)
+        rate = 2 / max(epochs * per_epoch, 1)  # the mean of the cosine is a half
         optimizer = _Adam(
             [
-                *((layer.weight, rate * own_units(layer)) for layer in weights),
-                *((layer.bias, torch.as_tensor(bias_rate * spread[path])) for path, layer in biases.items() if layer.bias is not None),
-                *((point, torch.tensor(binary_point_rate)) for point in points),
+                *((layer.weight, rate * reach * own_units(layer, norms.get(layer.name))) for layer in weights),
+                *((layer.bias, torch.tensor(rate * bias_reach * spread[path])) for path, layer in biases.items() if layer.bias is not None),
+                *((point, torch.tensor(rate * binary_point_reach)) for point in points),
             ]
         )
-        per_epoch = math.ceil(len(learned) / batch)
         before = best_loss = _held_out(module, inputs[held], lessons[held], batch)
         best, best_state = 0, optimizer.state()
         losses = []
@@ -178,13 +181,28 @@ def _spread(twin: fx.GraphModule, x: Tensor) -> dict[str, float]:
     return spread
 
 
-def own_units(layer: Weighted) -> Tensor:
-    """The value of one unit in the last place of each weight, in the layout of ``layer.weight``, which must take gradients."""
+def own_units(layer: Weighted, norm: QFoldedBatchNorm | None = None) -> Tensor:
+    """The value of one unit in the last place of each weight, in the layout of ``layer.weight``, which must take gradients. A weight that is
+    multiplied by the scale of ``norm`` before it is cast must move by as much less."""
     with torch.enable_grad():
         weight = layer.cast_weight()
         unit = units(layer).to(weight.dtype).expand(weight.shape)
+        if norm is not None:
+            unit = unit / norm.affine()[0].detach().abs().clamp(min=1e-6).reshape(-1, *(1,) * (weight.dim() - 1))
         (own,) = torch.autograd.grad((weight * unit).sum(), layer.weight)  # which knows the layout
     return own
+
+
+def _folded_norms(module: fx.GraphModule) -> dict[str, QFoldedBatchNorm]:
+    """The BatchNorms that are folded on the fly, by the name of the layer that they are folded into."""
+    norms: dict[str, QFoldedBatchNorm] = {}
+    for node in module.graph.nodes:
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(layer, Weighted) and len(node.args) > 1:
+            norm = module.get_submodule(str(node.args[1].target))
+            assert isinstance(norm, QFoldedBatchNorm)
+            norms[layer.name] = norm
+    return norms
 
 
 @contextmanager

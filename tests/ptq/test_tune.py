@@ -14,6 +14,9 @@ from qfx.errors import DataError
 from qfx.ptq.tune import distillation, own_units, tune
 from qfx.ptq.twin import float_twin
 
+GENTLE: dict[str, Any] = {"reach": 0.1, "bias_reach": 0.01, "binary_point_reach": 0.1}
+"""For a handful of steps."""
+
 
 def calibration() -> Tensor:
     return digits()[0][:256]
@@ -55,7 +58,7 @@ def test_tuning_with_features() -> None:
 def test_runs_repeat_for_a_seed() -> None:
     def run(seed: int) -> dict[str, Tensor]:
         q = quantized_small(3, 3)
-        tune(q, calibration()[:96], epochs=2, batch=32, seed=seed)
+        tune(q, calibration()[:96], epochs=2, batch=32, seed=seed, **GENTLE)
         return state(q)
 
     first, again, other = run(1), run(1), run(2)
@@ -66,7 +69,7 @@ def test_runs_repeat_for_a_seed() -> None:
 def test_what_does_not_get_better_is_undone() -> None:
     q = quantized_small(4, 8)
     before = state(q)
-    result = tune(q, calibration()[:96], epochs=2, batch=32, rate=100.0, bias_rate=100.0)
+    result = tune(q, calibration()[:96], epochs=2, batch=32, reach=100.0, bias_reach=100.0)
     assert result.best == 0
     assert result.after == result.before < min(result.losses)
     assert all(torch.equal(value, before[key]) for key, value in q.state_dict().items())
@@ -79,11 +82,11 @@ def test_interrupt_keeps_the_best_state_so_far() -> None:
         if done == 5:  # three steps an epoch
             raise KeyboardInterrupt
 
-    losses = tune(whole, calibration()[:96], epochs=2, batch=32, rate=0.02).losses
+    losses = tune(whole, calibration()[:96], epochs=2, batch=32, **GENTLE).losses
     assert losses[0] < tune(quantized_small(3, 3), calibration()[:96], epochs=0).before
     twin = float_twin(q)
     with pytest.raises(KeyboardInterrupt):
-        tune(q, calibration()[:96], twin=twin, epochs=2, batch=32, rate=0.02, progress=stop)
+        tune(q, calibration()[:96], twin=twin, epochs=2, batch=32, **GENTLE, progress=stop)
     assert all(parameter.requires_grad for parameter in q.parameters())
     assert tune(q, calibration()[:96], twin=twin, epochs=0).before == losses[0]
 
@@ -91,11 +94,11 @@ def test_interrupt_keeps_the_best_state_so_far() -> None:
 @pytest.mark.parametrize("batch_norm", ["keep", "fold"])
 def test_batch_norm_and_what_is_frozen_stay(batch_norm: str) -> None:
     x, _ = digits()
-    q: Any = qfx.quantize(trained_small(), x[:64], qfx.Recipe(**{**vars_of(recipe(4, 4)), "batch_norm": batch_norm}))
+    q: Any = qfx.quantize(trained_small(), x[:64], qfx.Recipe(**{**vars_of(recipe(3, 3)), "batch_norm": batch_norm}))
     q.get_submodule("conv1").weight.requires_grad_(False)
     q.get_submodule("conv2").weight_cast.frac_bits.requires_grad_(False)
     before = state(q)
-    tune(q, calibration()[:96], epochs=2, batch=32)
+    tune(q, calibration()[:96], epochs=2, batch=32, **GENTLE)
     kept = [key for key in before if "norm" in key and "cast" not in key] + ["conv1.weight", "conv2.weight_cast.frac_bits"]
     assert len(kept) > 10
     assert all(torch.equal(q.state_dict()[key], before[key]) for key in kept)
