@@ -30,13 +30,16 @@ from qfx.ptq.measure import Labelled, outputs
 from qfx.ptq.passes import checked_passes
 from qfx.ptq.pipeline import Outcome, Settings, example_count, run
 from qfx.ptq.source import check_runs, load_model, use_current_folder
-from qfx.ptq.state import State, hash_of_array, hash_of_model
+from qfx.ptq.state import Saved, State, hash_of_array, hash_of_model
 from qfx.ptq.survey import survey
 from qfx.recipe import Recipe, Spec
 from qfx.verify import verify
 
 PROVEN_SAMPLES = 32
 """On so many calibration samples ONNX Runtime and the integer interpreter must give PyTorch's numbers before a file is written."""
+
+TRIED_SAMPLES = 64
+"""On so many a model is tried when it is loaded; one from an ONNX file is compared with ONNX Runtime there."""
 
 SURVEYED_SAMPLES = 128
 """On so many calibration samples the report looks at every layer."""
@@ -69,7 +72,7 @@ def execute(request: Request) -> int:
     recipe = default_recipe() if request.recipe is None else Recipe.load(request.recipe)
     passes = None if request.passes is None else checked_passes(tuple(name.strip() for name in request.passes.split(",") if name.strip()))
     data = calibration_data(request.calibration, request.samples)
-    model = load_model(request.model, request.checkpoint, data[:2])
+    model = load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES])
     evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
     settings = Settings(recipe, passes, request.seed, request.batch)
     state = State(_state_folder(request.output), _fingerprint(model, data, evaluation, settings, request.output))
@@ -77,7 +80,7 @@ def execute(request: Request) -> int:
         raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
     saved = state.load() if request.resume else None
     if request.resume:
-        click.echo("nothing to resume: starting from the beginning" if saved is None else f"resuming behind {saved.steps[-1].name!r}")
+        click.echo(_resuming(saved))
     else:
         state.remove()
     try:
@@ -101,6 +104,13 @@ def execute(request: Request) -> int:
     click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points")
     click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it")
     return 0
+
+
+def _resuming(saved: Saved | None) -> str:
+    if saved is None:
+        return "nothing to resume: starting from the beginning"
+    begun = f", {saved.layers_done} layers into {saved.under_way!r}" if saved.under_way else ""
+    return f"resuming behind {saved.steps[-1].name!r}{begun}"
 
 
 def _story(request: Request, settings: Settings, outcome: Outcome, data: Tensor, evaluation: Labelled | None) -> Story:

@@ -64,7 +64,9 @@ FLOAT_PASSES: Mapping[str, FloatPass] = {
 
 
 def _calibrate(work: Work) -> str:
+    work.progress("calibrate", 0, 1)
     calibrate(work.qmodel, work.parts)
+    work.progress("calibrate", 1, 1)
     return f"binary points from {len(work.data)} samples"
 
 
