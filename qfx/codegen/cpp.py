@@ -31,8 +31,8 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand before
-    its ``body``."""
+    """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand
+    before its ``body``."""
 
     name: str
     constants: tuple[Constant, ...]

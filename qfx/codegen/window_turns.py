@@ -18,7 +18,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WindowTurns:
-    """Per window, in raster order: ``read_only`` turns, then ``words`` that write, the first ``both`` of which also read. ``rest`` reads at the end."""
+    """Per window, in raster order: ``read_only`` turns, then ``words`` that write, the first ``both`` of them also read; then ``rest`` reads."""
 
     words: int
     read_only: IntArray

@@ -125,7 +125,9 @@ def own_points() -> Graph:
     depthwise = replace(conv(41, 4, 1, 2, 2, groups=4), weight=moved(const(41, 4, 1, 2, 2), 3, 0, 0, 7), bias=None)
     rows = const(42, 6, 4 * 3 * 4).raw * np.array([1, 1, 0, 1, 1, 1]).reshape(-1, 1)
     narrow = Cast(scalar("ap_fixed<7,5,AP_RND,AP_SAT>"))
-    return chain("own_points", (4, 4, 5), grouped, narrow, depthwise, narrow, Reshape((48,)), Linear(moved(Const(rows, 3), 1, 0, 6, 2, 9, 1), const(43, 6)))
+    return chain(
+        "own_points", (4, 4, 5), grouped, narrow, depthwise, narrow, Reshape((48,)), Linear(moved(Const(rows, 3), 1, 0, 6, 2, 9, 1), const(43, 6))
+    )
 
 
 DIRECTED: tuple[Callable[[], Graph], ...] = (
