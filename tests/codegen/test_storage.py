@@ -26,6 +26,7 @@ from qfx.codegen.pragmas import check
 from qfx.codegen.schedule import Folding, Schedule
 from qfx.codegen.storage import LUTS_PER_BRAM18, Storage, bram18, fifo, ram, rom
 from qfx.ir.ops import Cast, Relu, Reshape, SumPool, Transpose, Upsample
+from qfx.ir.passes.loadable import make_loadable
 
 LIBRARY = {f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()}
 CAST = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
@@ -179,3 +180,18 @@ def test_every_buffer_is_where_the_estimate_has_it() -> None:
     files = emit_sources(design, "net")
     broken = {**files, "src/layers.h": files["src/layers.h"].replace("qfx::in_bram", "qfx::in_lutram", 1)}
     assert len(disagreeing(design, broken)) == 1
+
+
+def test_loaded_constants_are_memories_with_a_write_port() -> None:
+    graph = make_loadable(chain("net", (16, 6, 6), conv(0, 32, 16, 3, 3), CAST))
+    design = lower(graph, Schedule.of({"conv0": Folding(2, 4, "dsp")}))
+    assert design.loader is not None
+    files = emit_sources(design, "net")
+    assert disagreeing(design, files) == []
+    (weights,) = (name for name in re.findall(r"QFX_BIND\((\w+),", files["src/layers.h"]) if name.endswith("_weights"))
+    for tool in Tool:
+        assert check({**files, **LIBRARY}, tool, top="net") == ()
+        bound = bindings(files, tool)
+        assert bound[weights] == ("RAM_S2P", "BRAM")
+        assert not {kind for kind, _ in bound.values()} & {"ROM_1P", "ROM_NP"}
+        assert {name for load in design.loader.loads for name in (load.flags, load.words)} <= set(bound)
