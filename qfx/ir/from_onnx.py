@@ -94,7 +94,8 @@ def _check_origin(model: onnx.ModelProto) -> None:
     where = model.graph.name
     if opset.DOMAIN not in versions:
         maker = f" (its producer is {model.producer_name!r})" if model.producer_name else ""
-        raise ModelFileError(f"not written by qfx{maker}", where=where, remedy="export the model with qfx.export_onnx")
+        remedy = "export the model with qfx.export_onnx; a float ONNX file goes through `qfx ptq` first"
+        raise ModelFileError(f"not written by qfx{maker}", where=where, remedy=remedy)
     if versions[opset.DOMAIN] != opset.VERSION:
         raise ModelFileError(
             f"has version {versions[opset.DOMAIN]} of {opset.DOMAIN}, this qfx reads version {opset.VERSION}",
