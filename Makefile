@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo test bench lint format wheel clean
+.PHONY: help venv demo test bench bench-ptq lint format wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,9 @@ format: $(VENV)/ready  ## rewrite the sources in the project's format
 
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks
+
+bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (an hour)
+	$(PY) -m benchmarks.ptq
 
 wheel: $(VENV)/ready  ## build the wheel into dist/
 	$(PY) -m build --wheel --no-isolation --outdir dist .

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qfx.ir.interpret import run
     from qfx.nn.convert import calibrate, quantize, quantizers
     from qfx.nn.groups import parameter_groups
+    from qfx.ptq.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOMES = {
     "qfx.ir.interpret": ("run",),
     "qfx.nn.convert": ("calibrate", "quantize", "quantizers"),
     "qfx.nn.groups": ("parameter_groups",),
+    "qfx.ptq.auto": ("autoquant",),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -59,6 +61,7 @@ __all__ = [
     "RecipeError",
     "Spec",
     "UnsupportedError",
+    "autoquant",
     "calibrate",
     "cast",
     "export_onnx",

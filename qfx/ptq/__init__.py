@@ -1,5 +1,6 @@
 """After training: passes that make a fixed-point model as good as the arithmetic allows, without labels."""
 
+from qfx.ptq.auto import Attempt, AutoResult, autoquant
 from qfx.ptq.bias import BiasResult, correct_bias, correct_bias_from_statistics
 from qfx.ptq.blocks import BlockResult, adaround_blocks
 from qfx.ptq.calibrate import calibrate
@@ -8,19 +9,29 @@ from qfx.ptq.datafree import calibrate_from_statistics, distill, quantize_withou
 from qfx.ptq.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
 from qfx.ptq.fold import Statistics, fold_batch_norm, folded_statistics
 from qfx.ptq.reconstruct import LayerResult, adaround, comq, gptq, round_weights
+from qfx.ptq.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
+from qfx.ptq.sensitivity import Row, Table, sensitivity
 from qfx.ptq.tune import TuneResult, tune
 from qfx.ptq.twin import float_twin
 
 __all__ = [
+    "Attempt",
+    "AutoResult",
     "BiasResult",
     "BlockResult",
+    "Budget",
     "Finding",
+    "Found",
     "LayerResult",
+    "Point",
+    "Row",
     "Statistics",
+    "Table",
     "TuneResult",
     "absorb_bias",
     "adaround",
     "adaround_blocks",
+    "autoquant",
     "calibrate",
     "calibrate_from_statistics",
     "check_data",
@@ -37,9 +48,14 @@ __all__ = [
     "folded_statistics",
     "gptq",
     "measured_statistics",
+    "plot_pareto",
     "quantize_without_data",
     "replace_relu6",
     "require",
     "round_weights",
+    "search",
+    "sensitivity",
     "tune",
+    "weight_bits",
+    "with_widths",
 ]
