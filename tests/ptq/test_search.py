@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,8 @@ from qfx.codegen.project import prepare
 from qfx.codegen.schedule import Request
 from qfx.ptq import Budget, Found, Row, Table, fold_batch_norm, plot_pareto, search, sensitivity, weight_bits, with_widths
 from qfx.ptq.search import _knapsack
+
+hardware, search_module = (importlib.import_module(f"qfx.ptq.{name}") for name in ("hardware", "search"))
 
 WIDTHS = (2, 3, 4, 6, 8)
 
@@ -127,6 +131,24 @@ def test_the_design_meets_the_budget_that_plain_8_bits_do_not() -> None:
     assert found.point.loss == pytest.approx(sum(table().loss(name, width) for name, width in found.widths.items()))
     assert found.point.fps >= 20_000
     assert all(dict(point.resources)["lut"] <= 4_200 for point in found.front)
+
+
+def test_predictions_that_are_wrong_do_not_make_a_design_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted fault: everything is predicted to be free. Only designs that were made are believed."""
+    monkeypatch.setattr(hardware.HardwareSearch, "_usage", lambda self, widths: np.zeros(4))
+    monkeypatch.setattr(hardware, "FRONT", 2)
+    monkeypatch.setattr(hardware, "EXCHANGES", 1)
+    found = searched(Budget(board="pynq_z2", fps=20_000, lut=4_200, dsp=10))
+    assert dict(found.point.resources)["lut"] <= 4_200
+    assert any(width < 8 for width in found.point.widths)
+
+
+def test_a_recipe_that_makes_another_model_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A planted fault: the first override is lost, so that the model takes more bits than was counted."""
+    true = with_widths
+    monkeypatch.setattr(search_module, "with_widths", lambda *args: replace(true(*args), overrides=true(*args).overrides[1:]))
+    with pytest.raises(QfxError, match="weight bits, not"):
+        searched(Budget(weight_bits=4 * numbers()))
 
 
 def test_hardware_that_is_too_small_is_refused() -> None:
