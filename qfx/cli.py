@@ -20,6 +20,7 @@ from qfx.errors import QfxError
 if TYPE_CHECKING:
     from qfx.codegen.fold import Plan
     from qfx.ir.graph import Graph
+    from qfx.ptq.sensitivity import Measure
 
 
 def _guard(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -246,13 +247,29 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bo
 @click.option("--model", required=True, help="package.module:factory, or a float .onnx or torch.export .pt2 file.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=None, help="The factory's weights: a state_dict (torch.save) or safetensors.")
 @click.option(
-    "--calib", required=True, type=click.Path(path_type=Path), help=".npz (inputs called x) or .npy of real inputs, batch first, unlabelled."
+    "--calib", type=click.Path(path_type=Path), default=None, help=".npz (inputs called x) or .npy of real inputs, batch first, unlabelled."
+)
+@click.option("--data-free", default=None, metavar="SHAPE", help="No data: distil inputs of this shape (3x32x32) from BatchNorm statistics.")
+@click.option(
+    "--input-range", type=float, nargs=2, default=None, metavar="LOW HIGH", help="With --data-free: limits of inputs  [default: mean 0, deviation 1]."
 )
 @click.option("--recipe", type=click.Path(path_type=Path), default=None, help="recipe.toml  [default: 8 bits, weights per channel].")
 @click.option(
     "--eval", "evaluation", type=click.Path(path_type=Path), default=None, help=".npz of inputs x and class numbers y, to count right answers."
 )
 @click.option("--passes", default=None, help="Comma-separated passes, in order  [default: what suits the word lengths].")
+@click.option("--budget", default=None, help="Choose word lengths: mean-weight-bits=4, weight-bits=N, or board=B,fps=N,lut=N,dsp=N,bram18=N.")
+@click.option(
+    "--measure",
+    type=click.Choice(("sqnr", "correlation", "fisher", "hessian", "taylor")),
+    default="fisher",
+    show_default=True,
+    help="With --budget: what says how much the model loses by short words.",
+)
+@click.option(
+    "--max-drop", type=float, default=None, metavar="POINTS", help="Try passes until accuracy (on --eval) is so near to float's, in percent."
+)
+@click.option("--widest", type=click.IntRange(1, 32), default=None, help="With --max-drop: words may become so long for it.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
 @click.option("--report", type=click.Path(path_type=Path), default=None, help="The HTML report to write  [default: the output's name with .html].")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
@@ -264,10 +281,16 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bo
 def ptq(
     model: str,
     checkpoint: Path | None,
-    calib: Path,
+    calib: Path | None,
+    data_free: str | None,
+    input_range: tuple[float, float] | None,
     recipe: Path | None,
     evaluation: Path | None,
     passes: str | None,
+    budget: str | None,
+    measure: Measure,
+    max_drop: float | None,
+    widest: int | None,
     output: Path,
     report: Path | None,
     resume: bool,
@@ -279,10 +302,31 @@ def ptq(
     """Make a fixed-point model of a trained float one, from a few hundred unlabelled inputs.
 
     Writes an ONNX file for `qfx hls`, and a report that says what every pass gained and where the error is. Ctrl-C keeps what is done for --resume.
+    With --max-drop the exit code is 1 if the goal is not met.
     """
     from qfx.ptq.command import Request, execute
 
-    request = Request(model, checkpoint, calib, recipe, evaluation, passes, output, report, resume, force, seed, batch, samples)
+    request = Request(
+        model=model,
+        checkpoint=checkpoint,
+        calibration=calib,
+        data_free=data_free,
+        input_range=input_range,
+        recipe=recipe,
+        evaluation=evaluation,
+        passes=passes,
+        budget=budget,
+        measure=measure,
+        max_drop=max_drop,
+        widest=widest,
+        output=output,
+        report=report,
+        resume=resume,
+        force=force,
+        seed=seed,
+        batch=batch,
+        samples=samples,
+    )
     sys.exit(execute(request))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,11 +41,13 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class AutoResult:
-    """The best model that was found, in evaluation mode, and the recipe it was made with; ``met`` says whether it reaches ``float_score - max_drop``.
-    ``attempts``: all that was tried, in order; printing the result lists them."""
+    """The best model that was found, in evaluation mode, its float ``twin``, and the recipe and the passes that it was made with; ``met`` says
+    whether it reaches ``float_score - max_drop``. ``attempts``: all that was tried, in order; printing the result lists them."""
 
     qmodel: fx.GraphModule
+    twin: fx.GraphModule
     recipe: Recipe
+    passes: tuple[str, ...]
     attempts: tuple[Attempt, ...]
     float_score: float
     score: float
@@ -72,6 +74,8 @@ def autoquant(
     recipe: Recipe | None = None,
     widest: int | None = None,
     seed: int = 0,
+    keep: Callable[[tuple[Attempt, ...], Mapping[str, Tensor]], None] | None = None,
+    resume: tuple[tuple[Attempt, ...], Mapping[str, Tensor]] | None = None,
     progress: Progress | None = None,
 ) -> AutoResult:
     """Quantize ``model`` after training so that ``evaluate`` gives at least what it gives for the float model, less ``max_drop``.
@@ -84,6 +88,9 @@ def autoquant(
     one bit longer at a time, up to so many bits, with the passes that served best. What an attempt cannot do (a recipe that names a bias that only
     folding makes, say) is noted, and the next one follows. ``model`` stays as it is. Deterministic for a ``seed`` if ``evaluate`` is.
 
+    ``keep`` is called after each attempt with all attempts so far and the tensors of the best model. Given as ``resume`` to a later call with the
+    same arguments, they are not made again, and the result is the same.
+
     Raises DataError for bad data or a score that is not a number, RecipeError for a bad ``max_drop`` or ``widest``, and the first error if no attempt
     could be done at all.
     """
@@ -94,7 +101,9 @@ def autoquant(
     data = torch.cat(_of_one_shape(batches(calib)))
     channel = Spec(granularity="channel")
     start = Recipe(weight=channel, bias=replace(channel, width=16)) if recipe is None else recipe
-    return _Run(copy.deepcopy(model).eval(), data, evaluate, max_drop, start, widest, seed, progress).run()
+    known, tensors = ((), {}) if resume is None else resume
+    run = _Run(copy.deepcopy(model).eval(), data, evaluate, max_drop, start, widest, seed, keep, list(known), tensors, progress)
+    return run.run()
 
 
 def _of_one_shape(parts: list[Tensor]) -> list[Tensor]:
@@ -123,21 +132,27 @@ class _Run:
     recipe: Recipe
     widest: int | None
     seed: int
+    told: Callable[[tuple[Attempt, ...], Mapping[str, Tensor]], None] | None
+    known: list[Attempt]
+    tensors: Mapping[str, Tensor]
     progress: Progress | None
     attempts: list[Attempt] = field(default_factory=list)
     errors: list[QfxError] = field(default_factory=list)
     best: _State | None = None
+    last_best: int = -1
 
     def run(self) -> AutoResult:
         float_score = self._score(self.model)
         goal = float_score - self.max_drop
+        self.last_best = _best_of(self.known)
         for _ in self._tries():
             if self.best is not None and self.best.score >= goal:
                 break
         if self.best is None:
             raise self.errors[0]
         best = self.best
-        return AutoResult(best.qmodel, best.recipe, tuple(self.attempts), float_score, best.score, self.max_drop, best.score >= goal)
+        met = best.score >= goal
+        return AutoResult(best.qmodel, best.twin, best.recipe, best.passes, tuple(self.attempts), float_score, best.score, self.max_drop, met)
 
     def _tries(self) -> Iterator[None]:
         """Each step makes one attempt. What comes later builds on the best of what came before."""
@@ -174,17 +189,38 @@ class _Run:
 
     def _made(self, name: str, passes: tuple[str, ...], recipe: Recipe) -> None:
         """Try passes from the float model on."""
+        if self._is_known(name, passes, recipe):
+            return
         with self._attempt(name, passes) as attempt:
-            example, prepared = self.data[:EXAMPLE], self.model
-            for step in passes:
-                if step in FLOAT_PASSES:
-                    prepared = FLOAT_PASSES[step](prepared, example, self.data)
-            qmodel = quantize(prepared, example, recipe).eval()
-            twin = float_twin(qmodel)
+            qmodel, twin = self._quantized(passes, recipe)
             for step in passes:
                 if step in QUANTIZED_PASSES:
                     attempt.note = QUANTIZED_PASSES[step](self._work(qmodel, twin))
             attempt.keep(_State(qmodel, twin, recipe, passes, self._score(qmodel)))
+
+    def _quantized(self, passes: tuple[str, ...], recipe: Recipe) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """The model after the passes on the float one, and its twin."""
+        example, prepared = self.data[:EXAMPLE], self.model
+        for step in passes:
+            if step in FLOAT_PASSES:
+                prepared = FLOAT_PASSES[step](prepared, example, self.data)
+        qmodel = quantize(prepared, example, recipe).eval()
+        return qmodel, float_twin(qmodel)
+
+    def _is_known(self, name: str, passes: tuple[str, ...], recipe: Recipe) -> bool:
+        """Whether this attempt was made before an interrupt; then what came of it is taken over."""
+        if not self.known:
+            return False
+        attempt = replace(self.known.pop(0), name=name, passes=passes)
+        self.attempts.append(attempt)
+        if attempt.score is None:
+            self.errors.append(QfxError(attempt.note))
+        elif self.best is None or attempt.score > self.best.score:
+            qmodel, twin = self._quantized(passes, recipe)
+            if len(self.attempts) - 1 == self.last_best:
+                qmodel.load_state_dict(dict(self.tensors))
+            self.best = _State(qmodel, twin, recipe, passes, attempt.score)
+        return True
 
     def _tuned(self) -> None:
         """Try to tune the best model so far."""
@@ -192,6 +228,8 @@ class _Run:
         if best is None:
             return
         passes = (*best.passes, "tune")
+        if self._is_known("tuning", passes, best.recipe):
+            return
         with self._attempt("tuning", passes) as attempt:
             qmodel = copy.deepcopy(best.qmodel)
             attempt.note = QUANTIZED_PASSES["tune"](self._work(qmodel, best.twin))
@@ -248,7 +286,15 @@ class _Attempt:
                 run.best = state
         if run.progress is not None:
             run.progress(self.name, 1, 1)
+        if run.told is not None:
+            run.told(tuple(run.attempts), {} if run.best is None else run.best.qmodel.state_dict())
         return True
+
+
+def _best_of(attempts: Iterable[Attempt]) -> int:
+    """Which of them is the best, the first of equals; -1 if none has a score."""
+    scores = [-math.inf if attempt.score is None else attempt.score for attempt in attempts]
+    return scores.index(max(scores)) if scores and max(scores) > -math.inf else -1
 
 
 def _wider(recipe: Recipe, qmodel: fx.GraphModule, widest: int) -> Recipe | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,15 +20,21 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import qfx
-from qfx.data import load_array, load_inputs
 from qfx.errors import DataError, QfxError
 from qfx.export.onnx_file import save
 from qfx.export.to_graph import to_graph
+from qfx.ptq import walk
+from qfx.ptq.auto import AutoResult
+from qfx.ptq.datafree import SAMPLES_DISTILLED, distill
+from qfx.ptq.front import Budget
+from qfx.ptq.goal import Goal, reach
 from qfx.ptq.html import Story, decibel, page, percent
+from qfx.ptq.inputs import calibration_data, labelled_data, made_up, shape_of
 from qfx.ptq.measure import Labelled, outputs
 from qfx.ptq.passes import checked_passes
 from qfx.ptq.pipeline import Outcome, Settings, example_count, run
-from qfx.ptq.source import check_runs, load_model, use_current_folder
+from qfx.ptq.sensitivity import Measure
+from qfx.ptq.source import load_model, use_current_folder
 from qfx.ptq.state import Saved, State, hash_of_array, hash_of_model
 from qfx.ptq.survey import survey
 from qfx.recipe import Recipe, Spec
@@ -51,10 +56,16 @@ class Request:
 
     model: str
     checkpoint: Path | None
-    calibration: Path
+    calibration: Path | None
+    data_free: str | None
+    input_range: tuple[float, float] | None
     recipe: Path | None
     evaluation: Path | None
     passes: str | None
+    budget: str | None
+    measure: Measure
+    max_drop: float | None
+    widest: int | None
     output: Path
     report: Path | None
     resume: bool
@@ -65,60 +76,103 @@ class Request:
 
 
 def execute(request: Request) -> int:
-    """Do what the command is asked; returns the exit code. Raises QfxError for bad input, before anything is written."""
+    """Do what the command is asked; returns the exit code: 1 if a goal (``--max-drop``) is not met. Raises QfxError for bad input, before anything is
+    written."""
     use_current_folder()
     report = request.report or request.output.with_suffix(".html")
     _check_targets(request, report)
+    _check_options(request)
     recipe = default_recipe() if request.recipe is None else Recipe.load(request.recipe)
     passes = None if request.passes is None else checked_passes(tuple(name.strip() for name in request.passes.split(",") if name.strip()))
-    data = calibration_data(request.calibration, request.samples)
-    model = load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES])
-    evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
-    settings = Settings(recipe, passes, request.seed, request.batch)
-    state = State(_state_folder(request.output), _fingerprint(model, data, evaluation, settings, request.output))
-    if state.folder.exists() and not request.resume and not request.force:
-        raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
-    saved = state.load() if request.resume else None
-    if request.resume:
-        click.echo(_resuming(saved))
-    else:
-        state.remove()
+    budget = None if request.budget is None else Budget.parse(request.budget)
+    settings = Settings(recipe, passes, request.seed, request.batch, budget, request.measure)
+    goal = None if request.max_drop is None else Goal(request.max_drop / 100, request.widest)
     try:
         with _bars() as bars:
-            outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
-        story = _story(request, settings, outcome, data, evaluation)
+            model, data = _model_and_data(request, bars)
+            evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
+            state = State(_state_folder(request.output), _fingerprint(model, data, evaluation, settings, goal, request.output))
+            if state.folder.exists() and not request.resume and not request.force:
+                raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
+            saved = state.load() if request.resume else None
+            if request.resume:
+                click.echo(_resuming(saved))
+            else:
+                state.remove()
+            met = None
+            if goal is None:
+                outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
+            else:
+                assert evaluation is not None  # _check_options
+                outcome, met = reach(model, data, settings, goal, evaluation, state=state, saved=saved, progress=bars)
+        story = _story(request, settings, outcome, met, data, evaluation)
         text = page(story)
         write_model(outcome, request.output, data)
         _write_text(report, text)
     except KeyboardInterrupt:
-        kept = state.folder.exists()
-        click.echo(
-            f"interrupted: {'what is done lies in ' + str(state.folder) + '; ' if kept else ''}go on with the same command and --resume", err=True
-        )
+        folder = _state_folder(request.output)
+        kept = f"what is done lies in {folder}; " if folder.exists() else ""
+        click.echo(f"interrupted: {kept}go on with the same command and --resume", err=True)
         return 130
     state.remove()
     _print(outcome)
+    if met is not None:
+        click.echo(str(met).splitlines()[-1])
     count = len(story.warnings) + len(story.survey.warnings)
     if count:
         click.echo(f"{count} warning{'s' if count > 1 else ''}: see the report")
     click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points")
     click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it")
-    return 0
+    return 0 if met is None or met.met else 1
+
+
+def _check_options(request: Request) -> None:
+    """Raise DataError for options that do not go together."""
+    if (request.calibration is None) == (request.data_free is None):
+        raise DataError("give --calib, or --data-free", where="options", remedy="real inputs serve better; --data-free 3x32x32 does without")
+    if request.input_range is not None and request.data_free is None:
+        raise DataError("limits inputs that are made up", where="--input-range", remedy="leave it out, or use --data-free instead of --calib")
+    if request.max_drop is None:
+        if request.widest is not None:
+            raise DataError("is for a goal", where="--widest", remedy="give --max-drop too")
+        return
+    if request.evaluation is None:
+        raise DataError("needs labelled data", where="--max-drop", remedy="give --eval test.npz, with inputs x and class numbers y")
+    for name, value in (("--passes", request.passes), ("--budget", request.budget)):
+        if value is not None:
+            raise DataError(f"chooses passes itself, and keeps the recipe's words: not with {name}", where="--max-drop", remedy=f"leave {name} out")
+    if not 0 <= request.max_drop <= 100:
+        raise DataError(f"is {request.max_drop}", where="--max-drop", remedy="give how many points of accuracy may be lost, such as 0.5")
+
+
+def _model_and_data(request: Request, progress: walk.Progress) -> tuple[nn.Module, Tensor]:
+    """The float model, and real calibration data or data distilled from it."""
+    if request.calibration is not None:
+        data = calibration_data(request.calibration, request.samples)
+        return load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES]), data
+    assert request.data_free is not None  # _check_options
+    example = made_up(shape_of(request.data_free), request.input_range, request.seed)
+    model = load_model(request.model, request.checkpoint, example, where="--data-free")
+    count = SAMPLES_DISTILLED if request.samples is None else request.samples
+    return model, distill(model, example, count=count, input_range=request.input_range, seed=request.seed, progress=progress)
 
 
 def _resuming(saved: Saved | None) -> str:
     if saved is None:
         return "nothing to resume: starting from the beginning"
-    begun = f", {saved.layers_done} layers into {saved.under_way!r}" if saved.under_way else ""
-    return f"resuming behind {saved.steps[-1].name!r}{begun}"
+    begun = f", {saved.done} parts into {saved.under_way!r}" if saved.under_way else ""
+    return f"resuming behind {saved.steps[-1].name!r}{begun}" if saved.steps else f"resuming{begun}"
 
 
-def _story(request: Request, settings: Settings, outcome: Outcome, data: Tensor, evaluation: Labelled | None) -> Story:
+def _story(request: Request, settings: Settings, outcome: Outcome, met: AutoResult | None, data: Tensor, evaluation: Labelled | None) -> Story:
+    source = request.calibration if request.calibration is not None else "none: distilled from BatchNorm statistics"
     given = {
         "model": request.model,
         "checkpoint": request.checkpoint,
-        "calibration data": f"{request.calibration}: {len(data)} samples of shape {' x '.join(map(str, data.shape[1:]))}",
+        "calibration data": f"{source}: {len(data)} samples of shape {' x '.join(map(str, data.shape[1:]))}",
         "evaluation data": None if evaluation is None else f"{request.evaluation}: {len(evaluation.x)} samples",
+        "goal": None if met is None else str(met).splitlines()[-1],
+        "budget": None if request.budget is None else f"{request.budget}, words weighed by {request.measure}",
         "passes": ", ".join(outcome.passes) or "none",
         "seed, batch": f"{settings.seed}, {settings.batch}",
         "output": request.output,
@@ -127,55 +181,24 @@ def _story(request: Request, settings: Settings, outcome: Outcome, data: Tensor,
     return Story(
         title=request.output.name,
         options=[(name, str(text)) for name, text in given.items() if text is not None],
-        recipe=settings.recipe.to_toml(),
+        recipe=outcome.recipe.to_toml(),
         steps=outcome.steps,
         float_accuracy=outcome.float_accuracy,
         accuracy=outcome.accuracy,
+        output_db=outcome.output_db,
         evaluated=0 if evaluation is None else len(evaluation.x),
         judged=example_count(data),
         proven=min(PROVEN_SAMPLES, len(data)),
         survey=survey(outcome.qmodel, outcome.twin, data[: min(SURVEYED_SAMPLES, example_count(data))]),
         warnings=[str(finding) for finding in outcome.findings],
+        attempts=met is not None,
+        found=outcome.found,
     )
 
 
 def default_recipe() -> Recipe:
     """8 bits for weights (per channel), activations and input."""
     return Recipe(weight=Spec(8, granularity="channel"), bias=Spec(16, granularity="channel"))
-
-
-def calibration_data(path: Path, samples: int | None) -> Tensor:
-    """The first ``samples`` inputs in a file, batch first. Raises DataError for none, for NaN and infinity, and for numbers without a batch axis."""
-    x = load_inputs(path)
-    if x.ndim < 2:
-        raise DataError(f"has shape {x.shape}", where=str(path), remedy="save the samples as 'x', batch first, in the model's layout")
-    x = x[:samples]
-    if x.size == 0:
-        raise DataError(f"holds no samples: its shape is {x.shape}", where=str(path), remedy="save a few hundred real inputs as 'x'")
-    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
-    if len(bad):
-        raise DataError(f"{len(bad)} of {len(x)} samples hold NaN or infinity, first sample {bad[0]}", where=str(path), remedy="clean the data")
-    return torch.from_numpy(np.ascontiguousarray(x))
-
-
-def labelled_data(path: Path, model: nn.Module) -> Labelled:
-    """Inputs ``x`` and class numbers ``y`` from a ``.npz`` file. Raises DataError if either is missing or unusable."""
-    x = calibration_data(path, None)
-    if path.suffix != ".npz":
-        raise DataError("holds no labels", where=str(path), remedy="save them beside the inputs: numpy.savez(path, x=inputs, y=class_numbers)")
-    with np.load(path, allow_pickle=False) as stored:
-        names = list(stored.files)
-    if "y" not in names or "x" not in names:
-        raise DataError(
-            f"holds {', '.join(names)}, but not both 'x' and 'y'", where=str(path), remedy="numpy.savez(path, x=inputs, y=class_numbers) saves both"
-        )
-    y = load_array(path, "y")
-    if y.dtype.kind not in "iu":
-        raise DataError(f"its labels are {y.dtype}", where=str(path), remedy="save class numbers, as integers (for one-hot labels: y.argmax(1))")
-    if len(y) != len(x):
-        raise DataError(f"has {len(x)} samples and {len(y)} labels", where=str(path), remedy="save one label for each sample")
-    check_runs(model, x[:2], where=str(path))
-    return Labelled(x, torch.from_numpy(y.astype(np.int64)))
 
 
 def write_model(outcome: Outcome, path: Path, data: Tensor) -> None:
@@ -229,7 +252,7 @@ def _state_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.state")
 
 
-def _fingerprint(model: nn.Module, data: Tensor, evaluation: Labelled | None, settings: Settings, output: Path) -> dict[str, str]:
+def _fingerprint(model: nn.Module, data: Tensor, evaluation: Labelled | None, settings: Settings, goal: Goal | None, output: Path) -> dict[str, str]:
     found = {
         "version of qfx": qfx.__version__,
         "model": hash_of_model(model),
@@ -238,6 +261,8 @@ def _fingerprint(model: nn.Module, data: Tensor, evaluation: Labelled | None, se
         "list of passes": "default" if settings.passes is None else ",".join(settings.passes),
         "seed": str(settings.seed),
         "batch size": str(settings.batch),
+        "budget": f"{settings.budget} {settings.measure}",
+        "goal": str(goal),
         "output": output.name,
     }
     if evaluation is not None:
@@ -279,6 +304,9 @@ def _bars() -> Iterator[_Bars]:
 
 
 def _print(outcome: Outcome) -> None:
+    if outcome.found is not None:
+        click.echo("word lengths for the budget, and what others would lose and take:")
+        click.echo(str(outcome.found))
     table = Table(box=None, pad_edge=False)
     for heading in ("after", "seconds", "output SQNR", "accuracy", ""):
         table.add_column(heading, justify="left" if heading in ("after", "") else "right", no_wrap=heading != "")

@@ -31,6 +31,9 @@ from qfx.recipe import Recipe
 SAMPLES = 2048
 """How many quantiles of a channel an observer is shown: they reach out to 3.5 standard deviations."""
 
+SAMPLES_DISTILLED = 32
+"""How many inputs are distilled where nothing else is asked for."""
+
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -128,7 +131,7 @@ def distill(
     model: nn.Module,
     example_input: Tensor,
     *,
-    count: int = 32,
+    count: int = SAMPLES_DISTILLED,
     steps: int = 60,
     rate: float = 0.1,
     input_range: tuple[float, float] | None = None,

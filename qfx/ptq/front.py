@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -18,6 +20,9 @@ from qfx.nn.layers import Weighted
 from qfx.ptq.sensitivity import Table
 from qfx.recipe import Override, Recipe
 
+AMOUNTS: Mapping[str, str] = {"weight_bits": "weight bits", **NAMES}
+"""What a point takes, by name: as people call it."""
+
 Widths = tuple[int, ...]
 """Word lengths in the order of a table's rows."""
 
@@ -25,10 +30,12 @@ Widths = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What a model may take. Either ``weight_bits``, the sum over all weights of their word lengths (those of quantizers without a row in the table
-    included), or hardware: a ``board`` by name, at ``clock_ns`` (default: the board's), that makes ``fps`` frames per second (None: one number at
-    a time, the smallest design there is) with at most so many of the board's ``dsp``, ``lut`` and ``bram18`` (None: what ``qfx hls`` allows)."""
+    included), or ``mean_weight_bits``, the same per weight; or hardware: a ``board`` by name, at ``clock_ns`` (default: the board's), that makes
+    ``fps`` frames per second (None: one number at a time, the smallest design there is) with at most so many of the board's ``dsp``, ``lut`` and
+    ``bram18`` (None: what ``qfx hls`` allows)."""
 
     weight_bits: int | None = None
+    mean_weight_bits: float | None = None
     board: str | None = None
     fps: float | None = None
     dsp: int | None = None
@@ -38,14 +45,37 @@ class Budget:
 
     def __post_init__(self) -> None:
         hardware = (self.fps, self.dsp, self.lut, self.bram18)
-        if (self.weight_bits is None) == (self.board is None):
-            raise RecipeError("give weight_bits, or a board", where="budget", remedy="search for one after the other")
+        kinds = (self.weight_bits, self.mean_weight_bits, self.board)
+        if sum(kind is not None for kind in kinds) != 1:
+            raise RecipeError(
+                "give either weight_bits or mean_weight_bits or a board", where="budget", remedy="search for one of them; a board's limits go along"
+            )
         if self.board is None and (any(limit is not None for limit in hardware) or self.clock_ns is not None):
             raise RecipeError("hardware without a board", where="budget", remedy="give board='ultra96v2' or another")
-        for name in ("weight_bits", "fps", "dsp", "lut", "bram18", "clock_ns"):
+        for name in ("weight_bits", "mean_weight_bits", "fps", "dsp", "lut", "bram18", "clock_ns"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number from 0 on")
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """From "mean-weight-bits=4" or "board=ultra96v2,fps=1000,lut=30000": the fields by name, separated by commas. Raises RecipeError."""
+        kinds: dict[str, Callable[[str], Any]] = {field.name: float for field in dataclasses.fields(cls)}
+        kinds.update(board=str, weight_bits=int, dsp=int, lut=int, bram18=int)
+        found: dict[str, Any] = {}
+        for part in text.split(","):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            key = name.replace("-", "_")
+            if not equals or key not in kinds:
+                names = ", ".join(name.replace("_", "-") for name in kinds)
+                raise RecipeError(f"{part.strip()!r} is no part of a budget", where="budget", remedy=f"write NAME=NUMBER,..., with names of {names}")
+            if key in found:
+                raise RecipeError(f"{name} is given twice", where="budget", remedy="give it once")
+            try:
+                found[key] = kinds[key](value)
+            except ValueError:
+                raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number") from None
+        return cls(**found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +94,28 @@ class Point:
         speed = f", {self.fps:.0f} fps" if self.fps else ""
         return f"loss {self.loss:.4g}, {self.weight_bits} weight bits{', ' if cost else ''}{cost}{speed}"
 
+    def amount(self, resource: str) -> int:
+        """How much of "weight_bits", "lut", "ff", "dsp" or "bram18" it takes. Raises QfxError if no design was made that tells."""
+        if resource == "weight_bits":
+            return self.weight_bits
+        amounts = dict(self.resources)
+        if resource not in amounts:
+            known = ", ".join(("weight_bits", *amounts))
+            raise QfxError(f"the points know nothing of {resource!r}", where="plot_pareto", remedy=f"use one of {known}")
+        return amounts[resource]
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
     """The result of ``search``: ``recipe`` has an override for every word length that is another than before; ``point`` is what was chosen, checked
     on the model (and design) that the recipe makes; ``front`` the points with the least loss for what they take, cheapest first: of weight bits, or
-    of the scarcest resource of the chosen design, where every point is a design that was made."""
+    of the ``scarcest`` resource of the chosen design, where every point is a design that was made."""
 
     recipe: Recipe
     names: tuple[str, ...]
     point: Point
     front: tuple[Point, ...]
+    scarcest: str = "weight_bits"
 
     @property
     def widths(self) -> dict[str, int]:
@@ -86,10 +127,38 @@ class Found:
         return "\n".join(f"{'>' if point.widths == self.point.widths else ' '} {point}" for point in self.front)
 
 
+def as_data(found: Found) -> dict[str, Any]:
+    """The result as what JSON can hold."""
+    points = [found.point, *found.front]
+    return {
+        "recipe": found.recipe.to_toml(),
+        "names": list(found.names),
+        "points": [dataclasses.asdict(point) for point in points],
+        "scarcest": found.scarcest,
+    }
+
+
+def found_from(data: Mapping[str, Any]) -> Found:
+    """The inverse of ``as_data``. Raises KeyError, TypeError, ValueError or RecipeError for anything else."""
+    points = []
+    for entry in data["points"]:
+        resources = tuple((str(name), int(number)) for name, number in entry["resources"])
+        points.append(Point(tuple(entry["widths"]), float(entry["loss"]), int(entry["weight_bits"]), resources, float(entry["fps"])))
+    return Found(Recipe.from_toml(data["recipe"]), tuple(data["names"]), points[0], tuple(points[1:]), str(data["scarcest"]))
+
+
 def weight_bits(qmodel: nn.Module) -> int:
     """The word lengths of all weights of a quantized model, added up. QfxError if it did not come from ``qfx.quantize``."""
-    layers = (layer for layer in graph_module(qmodel).modules() if isinstance(layer, Weighted))
-    return sum(layer.weight.numel() * layer.weight_cast.word_length for layer in layers)
+    return sum(layer.weight.numel() * layer.weight_cast.word_length for layer in _layers(qmodel))
+
+
+def weight_count(qmodel: nn.Module) -> int:
+    """How many weights a quantized model has. QfxError if it did not come from ``qfx.quantize``."""
+    return sum(layer.weight.numel() for layer in _layers(qmodel))
+
+
+def _layers(qmodel: nn.Module) -> list[Weighted]:
+    return [layer for layer in graph_module(qmodel).modules() if isinstance(layer, Weighted)]
 
 
 def with_widths(recipe: Recipe, table: Table, widths: Iterable[int]) -> Recipe:
@@ -118,7 +187,7 @@ def plot_pareto(found: Found, path: str | Path, *, resource: str = "weight_bits"
         from matplotlib.figure import Figure
     except ImportError:
         raise QfxError("matplotlib is not installed", where="plot_pareto", remedy="pip install 'qfx[demo]', or print the front instead") from None
-    xs = [_amount(point, resource) for point in found.front]
+    xs = [point.amount(resource) for point in found.front]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -126,21 +195,11 @@ def plot_pareto(found: Found, path: str | Path, *, resource: str = "weight_bits"
     order = np.argsort(xs, kind="stable")
     axes.plot([xs[i] for i in order], [losses[i] for i in order], color="#9db4c8", linewidth=1, zorder=1)
     axes.scatter(xs, losses, s=24, color="#1f5f8b", label="front", zorder=2)
-    axes.scatter([_amount(found.point, resource)], [found.point.loss], s=110, facecolors="none", edgecolors="#c0392b", label="chosen", zorder=3)
+    axes.scatter([found.point.amount(resource)], [found.point.loss], s=110, facecolors="none", edgecolors="#c0392b", label="chosen", zorder=3)
     if min(losses) > 0:
         axes.set_yscale("log")
-    axes.set_xlabel("weight bits" if resource == "weight_bits" else NAMES[resource])
+    axes.set_xlabel(AMOUNTS[resource])
     axes.set_ylabel("predicted loss")
     axes.grid(alpha=0.25)
     axes.legend()
     figure.savefig(path, dpi=150)
-
-
-def _amount(point: Point, resource: str) -> int:
-    if resource == "weight_bits":
-        return point.weight_bits
-    amounts = dict(point.resources)
-    if resource not in amounts:
-        known = ", ".join(("weight_bits", *amounts))
-        raise QfxError(f"the points know nothing of {resource!r}", where="plot_pareto", remedy=f"use one of {known}")
-    return amounts[resource]

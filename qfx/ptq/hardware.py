@@ -72,7 +72,7 @@ class HardwareSearch:
         names = tuple(row.name for row in rows)
         if self.progress is not None:
             self.progress("search", self.done, self.done)
-        return Found(with_widths(self.recipe, self.table, chosen), names, point, front)
+        return Found(with_widths(self.recipe, self.table, chosen), names, point, front, scarce)
 
     def _steps(self, longest: Widths) -> list[Widths]:
         """Word lengths that fall one by one, each time where it costs least for what it saves."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from qfx.codegen.estimate import NAMES
+from qfx.ptq.front import AMOUNTS, Found, Point
 from qfx.ptq.state import Step
 from qfx.ptq.survey import Histogram, Row, Survey
 
@@ -31,6 +33,7 @@ pre { background: var(--fill); padding: .8rem; overflow-x: auto; font-size: .82r
 .warn li { color: var(--bad); } .key { font-size: .85rem; color: var(--soft); }
 .ink1 { color: var(--one); } .ink2 { color: var(--two); }
 .one { fill: var(--one); } .two { fill: var(--two); } .outline { fill: none; stroke: var(--two); stroke-width: 1.2; }
+.ring { fill: none; stroke: var(--bad); stroke-width: 1.5; } details { font-size: .9rem; margin: .4rem 0; } summary { cursor: pointer; }
 .bound { stroke: var(--bad); stroke-dasharray: 3 2; } .axis { stroke: var(--line); } text { fill: var(--ink); font-size: 11px; }
 text.soft { fill: var(--soft); }
 """
@@ -38,7 +41,8 @@ text.soft { fill: var(--soft); }
 
 @dataclass(frozen=True)
 class Story:
-    """What the report tells. ``options``: (name, text) pairs, as given; ``recipe``: as TOML; ``proven``: on how many samples the executors agreed."""
+    """What the report tells. ``options``: (name, text) pairs, as given; ``recipe``: as TOML; ``proven``: on how many samples the executors agreed.
+    ``attempts``: the steps are models that were tried one after the other, not passes on one; ``found``: how word lengths were chosen."""
 
     title: str
     options: Sequence[tuple[str, str]]
@@ -46,11 +50,14 @@ class Story:
     steps: Sequence[Step]
     float_accuracy: float | None
     accuracy: float | None
+    output_db: float
     evaluated: int
     judged: int
     proven: int
     survey: Survey
     warnings: Sequence[str] = ()
+    attempts: bool = False
+    found: Found | None = None
 
 
 def page(story: Story) -> str:
@@ -64,6 +71,7 @@ def page(story: Story) -> str:
         _tiles(story),
         _warnings([*story.warnings, *story.survey.warnings]),
         _steps(story),
+        _word_lengths(story.found),
         _error_by_layer(story.survey),
         _casts(story.survey),
         _constants(story.survey),
@@ -78,7 +86,7 @@ def _tiles(story: Story) -> str:
     if story.accuracy is not None:
         on = f"{story.evaluated} samples"
         tiles += [(percent(story.float_accuracy), f"accuracy in float, {on}"), (percent(story.accuracy), f"accuracy in fixed point, {on}")]
-    tiles.append((decibel(story.steps[-1].output_db), f"output signal to noise, {story.judged} samples"))
+    tiles.append((decibel(story.output_db), f"output signal to noise, {story.judged} samples"))
     tiles.append(("0", f"differing bits between PyTorch, ONNX Runtime and the integer interpreter, {story.proven} samples"))
     return (
         '<div class="tiles">'
@@ -104,14 +112,24 @@ def _steps(story: Story) -> str:
     rows = []
     before: Step | None = None
     for step in story.steps:
-        cells = [_cell(step.name, "name"), _cell(f"{step.seconds:.1f}", "n"), _cell(decibel(step.output_db), "n"), _cell(_gain(before, step), "n")]
+        cells = [_cell(step.name, "name"), _cell(f"{step.seconds:.1f}", "n"), _cell(decibel(step.output_db), "n")]
+        if not story.attempts:
+            cells.append(_cell(_gain(before, step), "n"))
         if labelled:
             cells.append(_cell(percent(step.accuracy), "n"))
         rows.append([*cells, _cell(step.note)])
         before = step
-    heads = ["after", "seconds ", "output SQNR ", "gain ", *(["accuracy "] if labelled else []), ""]
-    bars = _bars([(step.name, (step.output_db,)) for step in story.steps], "dB")
-    judged = f"on the first {story.judged} calibration samples" + (", accuracy on at most 1000 of the evaluation samples" if labelled else "")
+    heads = ["tried" if story.attempts else "after", "seconds ", "output SQNR ", *([] if story.attempts else ["gain "])]
+    heads += [*(["accuracy "] if labelled else []), ""]
+    bars = _decibel_bars([(step.name, (step.output_db,)) for step in story.steps if step.output_db is not None])
+    judged = f"on the first {story.judged} calibration samples"
+    if story.attempts:
+        return (
+            "<h2>What was tried</h2>"
+            f'<p class="soft">From cheap to costly, until the goal was met. The noise of the output was measured {judged}, accuracy on all '
+            f"{story.evaluated} evaluation samples.</p>" + _table(heads, rows) + bars
+        )
+    judged += ", accuracy on at most 1000 of the evaluation samples" if labelled else ""
     return (
         "<h2>What each pass contributed</h2>"
         f'<p class="soft">The fixed-point model after each pass: signal to quantization noise of its output against the float model, {judged}. '
@@ -122,7 +140,55 @@ def _steps(story: Story) -> str:
 def _gain(before: Step | None, step: Step) -> str:
     if before is None or before.output_db is None or step.output_db is None:
         return ""
-    return f"{step.output_db - before.output_db:+.2f} dB"
+    gain = step.output_db - before.output_db
+    return f"{gain:+.2f} dB" if math.isfinite(gain) else ""
+
+
+def _word_lengths(found: Found | None) -> str:
+    if found is None:
+        return ""
+    resource = found.scarcest
+    heads = ["", "predicted loss ", "weight bits ", *(f"{NAMES[name]} " for name, _ in found.point.resources), *(["fps "] if found.point.fps else [])]
+    rows = []
+    for point in found.front:
+        numbers = [f"{point.loss:.4g}", str(point.weight_bits), *(str(count) for _, count in point.resources)]
+        numbers += [f"{point.fps:.0f}"] if point.fps else []
+        rows.append([_cell("chosen" if point.widths == found.point.widths else ""), *(_cell(text, "n") for text in numbers)])
+    return (
+        "<h2>Word lengths for the budget</h2>"
+        f'<p class="soft">Chosen: {escape(str(found.point))}. The points that no other beats in loss and {escape(AMOUNTS[resource])}:</p>'
+        + _front(found, resource)
+        + _bars([(name, (float(width),)) for name, width in found.widths.items()], lambda width: f"{width:.0f} bits")
+        + f"<details><summary>The {len(found.front)} points in numbers</summary>{_table(heads, rows)}</details>"
+    )
+
+
+def _front(found: Found, resource: str) -> str:
+    """Predicted loss, logarithmic, over what it takes; the chosen point has a ring."""
+    left, width, height = 70, 620, 240
+    xs = [point.amount(resource) for point in found.front]
+    logs = [math.log10(max(point.loss, 1e-12)) for point in found.front]
+    low, high, least, most = math.floor(min(logs)), math.ceil(max(logs)), min(xs), max(xs)
+    span, reach = max(high - low, 1), max(most - least, 1)
+
+    def place(point: Point) -> tuple[float, float]:
+        x = left + width * (point.amount(resource) - least) / reach
+        return x, 10 + height * (1 - (math.log10(max(point.loss, 1e-12)) - low) / span)
+
+    parts = [f'<svg viewBox="0 0 {left + width + 60} {height + 50}" width="100%" role="img">']
+    for decade in range(low, low + span + 1):
+        y = 10 + height * (1 - (decade - low) / span)
+        parts.append(f'<line class="axis" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="soft" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>')
+    for share in (0.0, 0.5, 1.0):
+        at = f'x="{left + width * share:.1f}" y="{height + 28}" text-anchor="middle"'
+        parts.append(f'<text class="soft" {at}>{least + reach * share:.0f}</text>')
+    parts.append(f'<text x="{left + width / 2}" y="{height + 45}" text-anchor="middle">{escape(AMOUNTS[resource])}</text>')
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, found.front))
+    parts.append(f'<polyline class="outline" points="{line}"/>')
+    parts += [f'<circle class="one" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in map(place, found.front)]
+    x, y = place(found.point)
+    return "".join([*parts, f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>', "</svg>"])
 
 
 def _error_by_layer(survey: Survey) -> str:
@@ -130,9 +196,9 @@ def _error_by_layer(survey: Survey) -> str:
     activations = [(row.name, (row.db, row.own_db)) for row in survey.rows if row.kind == "activation"]
     weights = [(row.name, (row.db,)) for row in survey.rows if row.kind == "weight"]
     parts.append('<p class="key">Activations: <b class="ink1">all error up to here</b>, <b class="ink2">what this cast alone adds</b></p>')
-    parts.append(_bars(activations, "dB"))
+    parts.append(_decibel_bars(activations))
     if weights:
-        parts.append('<p class="key">Weights</p>' + _bars(weights, "dB"))
+        parts.append('<p class="key">Weights</p>' + _decibel_bars(weights))
     return "".join(parts)
 
 
@@ -185,9 +251,13 @@ def _cell(text: str, kind: str = "") -> str:
     return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
 
 
-def _bars(entries: Sequence[tuple[str, tuple[float | None, ...]]], unit: str) -> str:
-    """Horizontal bars, one or two for each name; None (no noise at all) is as long as the longest."""
-    finite = [value for _, values in entries for value in values if value is not None and math.isfinite(value)]
+def _decibel_bars(entries: Sequence[tuple[str, tuple[float, ...]]]) -> str:
+    return _bars(entries, decibel)
+
+
+def _bars(entries: Sequence[tuple[str, tuple[float, ...]]], label: Callable[[float], str]) -> str:
+    """Horizontal bars, one or two for each name; inf (no noise at all) is as long as the longest."""
+    finite = [value for _, values in entries for value in values if math.isfinite(value)]
     longest = max([*finite, 1.0]) * 1.05
     left, width, each = 250, 700, max((len(values) for _, values in entries), default=1)
     height = 12 * each + 6
@@ -196,14 +266,11 @@ def _bars(entries: Sequence[tuple[str, tuple[float | None, ...]]], unit: str) ->
         top = line * height + 2
         parts.append(f'<text x="{left - 8}" y="{top + height / 2 + 2}" text-anchor="end">{escape(_short(name))}</text>')
         for index, value in enumerate(values):
-            exact = value is None or not math.isfinite(value)
-            size = width if exact else max(width * (value or 0.0) / longest, 1)
+            size = max(min(width * value / longest, width), 1)
             y = top + 12 * index
             kind = "one" if index == 0 else "two"
             parts.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{size:.1f}" height="10" rx="1"/>')
-            parts.append(
-                f'<text class="soft" x="{left + size + 5:.1f}" y="{y + 9}">{decibel(value).removesuffix(" dB")} {"" if exact else unit}</text>'
-            )
+            parts.append(f'<text class="soft" x="{left + size + 5:.1f}" y="{y + 9}">{escape(label(value))}</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -245,8 +312,8 @@ def number(value: float) -> str:
 
 
 def decibel(value: float | None) -> str:
-    """None is a result without any noise."""
-    return "exact" if value is None else "no signal" if value == -math.inf else f"{value:.2f} dB"
+    """Empty for None, what was not measured."""
+    return "" if value is None else "exact" if value == math.inf else "no signal" if value == -math.inf else f"{value:.2f} dB"
 
 
 def percent(share: float | None) -> str:

@@ -51,10 +51,11 @@ def accuracy(model: nn.Module, data: Labelled, batch: int) -> float:
     return float((scores.argmax(1) == data.y).double().mean())
 
 
-def sqnr(exact: Tensor, quantized: Tensor) -> float | None:
-    """Signal to quantization noise in dB: 10 log10(sum exact**2 / sum (exact - quantized)**2). None if there is no noise; -inf without a signal."""
+def sqnr(exact: Tensor, quantized: Tensor) -> float:
+    """Signal to quantization noise in dB: 10 log10(sum exact**2 / sum (exact - quantized)**2). inf if there is no noise, else -inf without a
+    signal."""
     signal = float(exact.double().square().sum())
     noise = float((exact.double() - quantized.double()).square().sum())
     if noise == 0.0:
-        return None
+        return math.inf
     return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf

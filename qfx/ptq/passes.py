@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from qfx.errors import RecipeError
 from qfx.nn.convert import quantizers
 from qfx.ptq.bias import correct_bias
-from qfx.ptq.blocks import adaround_blocks
+from qfx.ptq.blocks import ITERATIONS as BLOCK_ITERATIONS
+from qfx.ptq.blocks import adaround_blocks, find_blocks
 from qfx.ptq.calibrate import calibrate
 from qfx.ptq.equalize import absorb_bias, equalize, equalize_exactly, replace_relu6
 from qfx.ptq.fold import fold_batch_norm
@@ -27,7 +28,11 @@ NEAREST_IS_GOOD_BITS, TUNED_BITS = 7, 4
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a pass on the quantized model gets. ``layers_done``: of a pass that goes layer by layer and was interrupted, how many are done."""
+    """What a pass on the quantized model gets.
+
+    ``keep``: to be called when a part of the pass (a layer, a block, an epoch) is done, with how many are, and with tensors, beside the model's own,
+    that going on takes. ``done`` and ``kept``: of a pass that was interrupted, what it told ``keep`` last.
+    """
 
     qmodel: fx.GraphModule
     twin: fx.GraphModule
@@ -35,7 +40,9 @@ class Work:
     batch: int
     seed: int
     progress: Progress
-    layers_done: int = 0
+    keep: Callable[[int, Mapping[str, Tensor]], None] = lambda done, tensors: None
+    done: int = 0
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[Tensor]:
@@ -73,7 +80,7 @@ def _calibrate(work: Work) -> str:
 def _round(method: Method) -> QuantizedPass:
     def run_pass(work: Work) -> str:
         # A pass that goes on behind layer n draws what it would have drawn there: layer i of a run uses the seed plus i, the solver the seed.
-        done, paths = work.layers_done, [station.path for station in stations(work.qmodel)]
+        done, paths = work.done, [station.path for station in stations(work.qmodel)]
         solvers: dict[str, Callable[[Problem], Tensor]] = {
             "adaround": partial(solve_adaround, seed=work.seed),
             "comq": solve_comq,
@@ -81,6 +88,7 @@ def _round(method: Method) -> QuantizedPass:
         }
 
         def tell(stage: str, number: int, total: int) -> None:
+            work.keep(number + done, {})
             work.progress(method, number + done, total + done)
 
         if done < len(paths):
@@ -98,12 +106,26 @@ def _bias(work: Work) -> str:
 
 
 def _blocks(work: Work) -> str:
-    results = adaround_blocks(work.qmodel, work.data, twin=work.twin, seed=work.seed, progress=work.progress)
-    return f"{sum(result.kept for result in results)} of {len(results)} blocks nearer to float"
+    def tell(stage: str, number: int, total: int) -> None:
+        if number % BLOCK_ITERATIONS == 0:
+            work.keep(number // BLOCK_ITERATIONS, {})
+        work.progress("adaround-blocks", number, total)
+
+    adaround_blocks(work.qmodel, work.data, iterations=BLOCK_ITERATIONS, twin=work.twin, first=work.done, seed=work.seed, progress=tell)
+    return f"chose the integers of {len(find_blocks(work.qmodel))} blocks"
 
 
 def _tune(work: Work) -> str:
-    result = tune(work.qmodel, work.parts, twin=work.twin, batch=min(work.batch, max(len(work.data) // 8, 1)), seed=work.seed, progress=work.progress)
+    result = tune(
+        work.qmodel,
+        work.parts,
+        twin=work.twin,
+        batch=min(work.batch, max(len(work.data) // 8, 1)),
+        seed=work.seed,
+        keep=work.keep,
+        resume=work.kept or None,
+        progress=work.progress,
+    )
     return f"loss on held-out samples {result.before:.4g} -> {result.after:.4g}, kept epoch {result.best}"
 
 
@@ -117,9 +139,6 @@ QUANTIZED_PASSES: Mapping[str, QuantizedPass] = {
     "bias": _bias,
 }
 """Passes on the quantized model."""
-
-LAYERWISE = ("adaround", "comq", "gptq")
-"""Passes that can go on between two layers; another one that is interrupted starts over."""
 
 
 def checked_passes(names: tuple[str, ...]) -> tuple[str, ...]:

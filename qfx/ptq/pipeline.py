@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,8 +13,11 @@ from qfx.errors import RecipeError
 from qfx.nn.convert import quantize
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
+from qfx.ptq.front import Budget, Found
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
-from qfx.ptq.passes import FLOAT_PASSES, LAYERWISE, QUANTIZED_PASSES, Work, checked_passes, default_passes
+from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work, checked_passes, default_passes
+from qfx.ptq.search import search
+from qfx.ptq.sensitivity import WIDTHS, Measure, sensitivity
 from qfx.ptq.state import Saved, State, Step
 from qfx.ptq.twin import float_twin
 from qfx.ptq.walk import Progress
@@ -29,20 +33,30 @@ SAVE_SECONDS = 5.0
 """Within a pass the state is saved no more often than this."""
 
 
+SEARCH = "word lengths"
+"""The name of the step that chooses them for a budget."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the result beside model and data. ``passes``: in order; None for ``default_passes``. ``batch``: samples at a time."""
+    """What decides the result beside model and data. ``passes``: in order; None for ``default_passes``. ``batch``: samples at a time. ``budget``:
+    what the model may take; word lengths are then chosen for it between the passes on the float model and the others, by what ``measure`` says they
+    lose. None: they are the recipe's."""
 
     recipe: Recipe
     passes: tuple[str, ...] | None = None
     seed: int = 0
     batch: int = 64
+    budget: Budget | None = None
+    measure: Measure = "fisher"
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """The result of ``run``: the quantized model, the float twin that passes compared it with, the passes, the account of them, and the shares of
-    right answers on all evaluation data (None without). ``findings``: what ``check_model`` warns of, in the model that the float passes left."""
+    right answers on all evaluation data (None without). ``output_db``: signal to quantization noise of its output, as in a ``Step``. ``findings``:
+    what ``check_model`` warns of, in the model that the float passes left. ``found``: the word lengths that were chosen for a budget, if there was
+    one; ``recipe``: what the model was quantized by in the end."""
 
     qmodel: fx.GraphModule
     twin: fx.GraphModule
@@ -50,7 +64,10 @@ class Outcome:
     steps: tuple[Step, ...]
     float_accuracy: float | None
     accuracy: float | None
+    output_db: float
+    recipe: Recipe
     findings: tuple[Finding, ...] = ()
+    found: Found | None = None
 
 
 def run(
@@ -67,8 +84,8 @@ def run(
     than model, data and settings.
 
     ``data``: calibration samples, batch first. ``evaluation``: to count right answers with. ``state``: keeps what is done, after every pass and
-    within those that go layer by layer; ``saved``, what it held: that is not done again, and the result is the same as without an interrupt. Raises
-    what the passes and ``qfx.quantize`` raise.
+    within those that go by layers, blocks or epochs; ``saved``, what it held: that is not done again, and the result is the same as without an
+    interrupt. Raises what the passes, ``qfx.quantize`` and ``search`` raise.
     """
     return _Run(model, data, settings, evaluation, state, saved, progress).run()
 
@@ -84,6 +101,7 @@ class _Run:
     progress: Progress | None
     steps: list[Step] = field(default_factory=list)
     known: list[Step] = field(default_factory=list)
+    found: Found | None = None
 
     def run(self) -> Outcome:
         self._tell("float model", 0, 1)
@@ -97,8 +115,13 @@ class _Run:
         for name in passes:
             if name in FLOAT_PASSES:
                 prepared = self._float_pass(name, prepared)
-        findings = self._checked(prepared)
+        self._tell("checks", 0, 1)
+        findings = checked(prepared, self.data, self.settings)
+        self._tell("checks", 1, 1)
+        self._word_lengths(prepared)
         qmodel = self._quantized(prepared)
+        if self.settings.passes is None:  # words may have become shorter
+            passes = default_passes(qmodel)
         twin = float_twin(qmodel)
         if self.saved is not None:
             qmodel.load_state_dict(dict(self.saved.tensors))
@@ -107,7 +130,8 @@ class _Run:
         for name in passes:
             if name in QUANTIZED_PASSES:
                 self._quantized_pass(name, qmodel, twin)
-        return Outcome(qmodel, twin, passes, tuple(self.steps), float_accuracy, self._all_right(qmodel), findings)
+        noise = sqnr(self.expected, outputs(qmodel, self.judged, self.settings.batch))
+        return Outcome(qmodel, twin, passes, tuple(self.steps), float_accuracy, self._all_right(qmodel), noise, self._recipe(), findings, self.found)
 
     def _start(self) -> tuple[str, ...]:
         """Quantize without any pass, for comparison, and find out which passes there are to be."""
@@ -140,36 +164,49 @@ class _Run:
         self._tell(name, 1, 1)
         return result
 
+    def _word_lengths(self, prepared: nn.Module) -> None:
+        """Choose word lengths for the budget, if there is one."""
+        settings, started = self.settings, time.perf_counter()
+        if settings.budget is None:
+            return
+        if self.known and self.saved is not None:
+            self.found = self.saved.found
+        else:
+            widths = {*WIDTHS, settings.recipe.weight.width}
+            table = sensitivity(
+                self._quantized(prepared), self.judged, widths=widths, measure=settings.measure, seed=settings.seed, progress=self._tell
+            )
+            self.found = search(prepared, self.judged, table, settings.budget, recipe=settings.recipe, progress=self._tell)
+        note = "" if self.found is None else str(self.found.point)
+        self._record(SEARCH, started, None if self.known else self._quantized(prepared), note)
+
     def _quantized_pass(self, name: str, qmodel: fx.GraphModule, twin: fx.GraphModule) -> None:
         if self.known:
             self.steps.append(self.known.pop(0))
             return
-        begun = self.saved is not None and self.saved.under_way == name and len(self.steps) == len(self.saved.steps)
-        done = self.saved.layers_done if begun and self.saved is not None else 0
+        settings, saved = self.settings, self.saved
+        begun = saved is not None and saved.under_way == name and len(self.steps) == len(saved.steps)
         started = last = time.perf_counter()
 
-        def tell(stage: str, number: int, total: int) -> None:
+        def keep(done: int, tensors: Mapping[str, Tensor]) -> None:
             nonlocal last
             now = time.perf_counter()
-            if name in LAYERWISE and 0 < number < total and now - last >= SAVE_SECONDS:
-                self._save(qmodel, name, number)
+            if done and now - last >= SAVE_SECONDS:
+                self._save(qmodel, name, done, tensors)
                 last = now
-            self._tell(name, number, total)
 
-        settings = self.settings
-        note = QUANTIZED_PASSES[name](Work(qmodel, twin, self.data, settings.batch, settings.seed, tell, done))
+        work = Work(qmodel, twin, self.data, settings.batch, settings.seed, self._tell, keep)
+        if begun and saved is not None:
+            work = replace(work, done=saved.done, kept=saved.kept)
+        note = QUANTIZED_PASSES[name](work)
         self._record(name, started, qmodel, note)
         self._save(qmodel)
 
-    def _checked(self, prepared: nn.Module) -> tuple[Finding, ...]:
-        self._tell("checks", 0, 1)
-        per_tensor = self.settings.recipe.weight.granularity == "tensor"
-        found = require(check_model(prepared, list(torch.split(self.data, self.settings.batch))))
-        self._tell("checks", 1, 1)
-        return tuple(finding for finding in found if per_tensor or finding.name != "uneven-channels")
-
     def _quantized(self, model: nn.Module) -> fx.GraphModule:
-        return quantize(model, self.judged, self.settings.recipe).eval()
+        return quantize(model, self.judged, self._recipe()).eval()
+
+    def _recipe(self) -> Recipe:
+        return self.settings.recipe if self.found is None else self.found.recipe
 
     def _record(self, name: str, started: float, qmodel: nn.Module | None, note: str = "") -> None:
         """Add a step to the account: what was known of it, or what is measured now."""
@@ -186,13 +223,20 @@ class _Run:
     def _all_right(self, model: nn.Module) -> float | None:
         return None if self.evaluation is None else accuracy(model, self.evaluation, self.settings.batch)
 
-    def _save(self, qmodel: nn.Module, under_way: str = "", layers_done: int = 0) -> None:
+    def _save(self, qmodel: nn.Module, under_way: str = "", done: int = 0, kept: Mapping[str, Tensor] | None = None) -> None:
         if self.state is not None:
-            self.state.save(Saved(tuple(self.steps), qmodel.state_dict(), under_way, layers_done))
+            self.state.save(Saved(tuple(self.steps), qmodel.state_dict(), under_way, done, kept or {}, self.found))
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(stage, done, total)
+
+
+def checked(prepared: nn.Module, data: Tensor, settings: Settings) -> tuple[Finding, ...]:
+    """What ``check_model`` warns of in the model that the float passes left. Raises DataError for what no pass can go on with."""
+    found = require(check_model(prepared, list(torch.split(data, settings.batch))))
+    per_tensor = settings.recipe.weight.granularity == "tensor"
+    return tuple(finding for finding in found if per_tensor or finding.name != "uneven-channels")
 
 
 def example_count(data: Tensor) -> int:

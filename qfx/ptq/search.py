@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError, RecipeError
 from qfx.nn.convert import quantize, quantizers
-from qfx.ptq.front import Budget, Found, Point, Widths, least_loss, plot_pareto, weight_bits, with_widths
+from qfx.ptq.front import Budget, Found, Point, Widths, least_loss, plot_pareto, weight_bits, weight_count, with_widths
 from qfx.ptq.hardware import HardwareSearch
 from qfx.ptq.sensitivity import Row, Table
 from qfx.ptq.walk import Progress
@@ -74,8 +74,7 @@ class _Bits:
     budget: Budget
 
     def run(self) -> Found:
-        limit = self.budget.weight_bits
-        assert limit is not None
+        limit = self._limit()
         rows = [row for row in self.table.rows if row.role == "weight"]
         if not rows:
             raise QfxError("has no rows of weights", where="table", remedy="measure roles=('weight',)")
@@ -83,14 +82,17 @@ class _Bits:
         least = others + sum(row.numbers * self.table.widths[0] for row in rows)
         if limit < least:
             raise RecipeError(
-                f"{limit} weight bits cannot be met", where="budget", remedy=f"give at least {least}, or let the table have shorter words"
+                f"{limit} weight bits cannot be met",
+                where="budget",
+                remedy=f"give at least {least} ({least / weight_count(self.start):.2f} per weight), or let the table have shorter words",
             )
         most = others + sum(row.numbers * self.table.widths[-1] for row in rows)
-        chosen = self._point(_knapsack(rows, self.table.widths, limit - others), others)
+        best = _Knapsack(rows, self.table.widths, most - others)
+        chosen = self._point(best.picked(limit - others), others)
         step = (most - least) / 40
         front = {chosen.widths: chosen}
         for index in range(41):
-            point = self._point(_knapsack(rows, self.table.widths, int(least - others + step * index)), others)
+            point = self._point(best.picked(int(least - others + step * index)), others)
             front.setdefault(point.widths, point)
         recipe = with_widths(self.recipe, self.table, chosen.widths)
         taken = weight_bits(self.make(chosen.widths))
@@ -99,6 +101,12 @@ class _Bits:
         names = tuple(row.name for row in self.table.rows)
         return Found(recipe, names, chosen, least_loss(front.values(), lambda point: point.weight_bits))
 
+    def _limit(self) -> int:
+        if self.budget.weight_bits is not None:
+            return self.budget.weight_bits
+        assert self.budget.mean_weight_bits is not None
+        return math.floor(self.budget.mean_weight_bits * weight_count(self.start))
+
     def _point(self, picked: Mapping[str, int], others: int) -> Point:
         widths = tuple(picked.get(row.name, row.width) for row in self.table.rows)
         loss = sum(self.table.loss(name, width) for name, width in picked.items())
@@ -106,29 +114,35 @@ class _Bits:
         return Point(widths, loss, bits)
 
 
-def _knapsack(rows: list[Row], widths: Widths, limit: int) -> dict[str, int]:
-    """The width of each row with the least sum of losses whose bits are at most ``limit``; exact if a unit is a bit of every row."""
-    unit = max(math.gcd(*(row.numbers for row in rows)), -(-limit // MOST_UNITS), 1)
-    costs = [[-(-row.numbers * width // unit) for width in widths] for row in rows]
-    room = limit // unit
-    if sum(cost[0] for cost in costs) > room:  # only for rounding up: the limit itself leaves room
-        return {row.name: widths[0] for row in rows}
-    best = np.zeros(room + 1)
-    picks: list[npt.NDArray[np.int8]] = []
-    for row, cost in zip(rows, costs, strict=True):
-        options = np.full((len(widths), room + 1), np.inf)
-        for index, (amount, loss) in enumerate(zip(cost, row.losses, strict=True)):
-            if amount <= room:
-                options[index, amount:] = best[: room + 1 - amount] + loss
-        pick = options.argmin(axis=0).astype(np.int8)
-        best = options.min(axis=0)
-        picks.append(pick)
-    left, chosen = room, {}
-    for row, cost, pick in zip(reversed(rows), reversed(costs), reversed(picks), strict=True):
-        index = int(pick[left])
-        chosen[row.name] = widths[index]
-        left -= cost[index]
-    return chosen
+class _Knapsack:
+    """The width of each row with the least sum of losses whose bits are at most a limit, for every limit up to ``most``; exact if a unit is a bit of
+    every row."""
+
+    def __init__(self, rows: list[Row], widths: Widths, most: int) -> None:
+        self.rows, self.widths = rows, widths
+        self.unit = max(math.gcd(*(row.numbers for row in rows)), -(-most // MOST_UNITS), 1)
+        self.costs = [[-(-row.numbers * width // self.unit) for width in widths] for row in rows]
+        self.room = room = most // self.unit
+        best = np.zeros(room + 1)
+        self.picks: list[npt.NDArray[np.int8]] = []
+        for row, cost in zip(rows, self.costs, strict=True):
+            options = np.full((len(widths), room + 1), np.inf)
+            for index, (amount, loss) in enumerate(zip(cost, row.losses, strict=True)):
+                if amount <= room:
+                    options[index, amount:] = best[: room + 1 - amount] + loss
+            self.picks.append(options.argmin(axis=0).astype(np.int8))
+            best = options.min(axis=0)
+
+    def picked(self, limit: int) -> dict[str, int]:
+        """The widths for ``limit`` bits, which the shortest words must meet."""
+        left, chosen = min(limit // self.unit, self.room), {}
+        if sum(cost[0] for cost in self.costs) > left:  # only for rounding up: the limit itself leaves room
+            return {row.name: self.widths[0] for row in self.rows}
+        for row, cost, pick in zip(reversed(self.rows), reversed(self.costs), reversed(self.picks), strict=True):
+            index = int(pick[left])
+            chosen[row.name] = self.widths[index]
+            left -= cost[index]
+        return chosen
 
 
 __all__ = ["Budget", "Found", "Point", "plot_pareto", "search", "weight_bits", "with_widths"]

@@ -16,12 +16,12 @@ from qfx.errors import DataError, ModelFileError
 from qfx.ptq.checkpoint import load_checkpoint
 
 
-def load_model(source: str, checkpoint: Path | None, example: Tensor) -> nn.Module:
+def load_model(source: str, checkpoint: Path | None, example: Tensor, *, where: str = "calibration data") -> nn.Module:
     """The float model in evaluation mode, with the checkpoint's weights, found to run on ``example`` (a batch of real inputs).
 
     ``source``: ``package.module:factory`` (a callable without arguments, or an ``nn.Module``), or the path of a ``.onnx`` or ``.pt2`` file.
-    Raises ModelFileError, UnsupportedError or DataError, saying what is wrong with the source, the checkpoint or the example.
-    """
+    ``where``: what errors call the example. Raises ModelFileError, UnsupportedError or DataError, saying what is wrong with the source, the
+    checkpoint or the example."""
     suffix = Path(source).suffix
     if suffix in (".onnx", ".pt2"):
         if checkpoint is not None:
@@ -32,7 +32,7 @@ def load_model(source: str, checkpoint: Path | None, example: Tensor) -> nn.Modu
         if checkpoint is not None:
             load_checkpoint(model, checkpoint)
     model.eval()
-    check_runs(model, example)
+    check_runs(model, example, where=where)
     return model
 
 

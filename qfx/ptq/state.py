@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qfx.errors import DataError, QfxError
+from qfx.errors import DataError, QfxError, RecipeError
+from qfx.ptq.front import Found, as_data, found_from
 
-_VERSION = 1
+_VERSION = 2
 _FILE = "state.json"
+_MODEL, _PASS = "model/", "pass/"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One row of the account: a pass (or where it started) and how good the fixed-point model is after it.
 
-    ``output_db``: signal to quantization noise of the model's output on calibration data, in dB (None: no noise at all, or not measured).
+    ``output_db``: signal to quantization noise of the model's output on calibration data, in dB (inf: no noise at all; None: not measured).
     ``accuracy``: the share of right answers on the evaluation data that steps are judged by. ``note``: what the pass says of itself.
     """
 
@@ -41,12 +43,15 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """Where a run stands: the steps done, the tensors of the quantized model, and of the pass that was under way how many layers are done."""
+    """Where a run stands: the steps done, the tensors of the quantized model, and of the pass that was ``under_way`` how many parts (layers, blocks,
+    epochs) are ``done`` and the tensors that it ``kept`` for itself. ``found``: the word lengths that a search has chosen."""
 
     steps: tuple[Step, ...]
     tensors: Mapping[str, Tensor]
     under_way: str = ""
-    layers_done: int = 0
+    done: int = 0
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    found: Found | None = None
 
 
 class State:
@@ -63,13 +68,15 @@ class State:
                 raise ValueError(f"version {data['version']}")
             known = dict(data["fingerprint"])
             steps = tuple(Step(**step) for step in data["steps"])
-            tensors = load_file(self.folder / str(data["tensors"]), device="cpu")
-            saved = Saved(steps, tensors, str(data["under_way"]), int(data["layers_done"]))
+            stored = load_file(self.folder / str(data["tensors"]), device="cpu")
+            tensors, kept = ({key.removeprefix(part): stored[key] for key in stored if key.startswith(part)} for part in (_MODEL, _PASS))
+            found = None if data["found"] is None else found_from(data["found"])
+            saved = Saved(steps, tensors, str(data["under_way"]), int(data["done"]), kept, found)
         except FileNotFoundError as error:
             if not self.folder.exists():
                 return None
             raise self._damaged(error) from error
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecipeError) as error:
             raise self._damaged(error) from error
         changed = [name for name in {**known, **self.fingerprint} if known.get(name) != self.fingerprint.get(name)]
         if changed:
@@ -87,14 +94,17 @@ class State:
             old = {path.name for path in self.folder.glob("tensors-*.safetensors")}
             number = next(count for count in range(len(old) + 1) if f"tensors-{count}.safetensors" not in old)
             name = f"tensors-{number}.safetensors"
-            save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in saved.tensors.items()}, self.folder / name)
+            parts = ((_MODEL, saved.tensors), (_PASS, saved.kept))
+            named = {part + key: tensor for part, tensors in parts for key, tensor in tensors.items()}
+            save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in named.items()}, self.folder / name)
             content = {
                 "version": _VERSION,
                 "fingerprint": self.fingerprint,
                 "steps": [dataclasses.asdict(step) for step in saved.steps],
                 "tensors": name,
                 "under_way": saved.under_way,
-                "layers_done": saved.layers_done,
+                "done": saved.done,
+                "found": None if saved.found is None else as_data(saved.found),
             }
             temporary = self.folder / f"{_FILE}.tmp"
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

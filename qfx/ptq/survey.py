@@ -37,7 +37,7 @@ class Histogram:
 class Row:
     """One Cast. ``kind``: "weight" or "activation" (the input's and the output's too). ``frac_bits``: its binary points, in order.
 
-    ``db``: signal to quantization noise against the float model's numbers at the same place, in dB (None: equal). ``own_db``: what this Cast alone
+    ``db``: signal to quantization noise against the float model's numbers at the same place, in dB (inf: equal). ``own_db``: what this Cast alone
     adds. ``low``, ``high``: what the numbers span in float; ``least``, ``most``: what the type holds (the widest, of several binary points).
     ``clipped``: the share of numbers beyond the type.
     """
@@ -46,8 +46,8 @@ class Row:
     kind: str
     type: str
     frac_bits: tuple[int, ...]
-    db: float | None
-    own_db: float | None
+    db: float
+    own_db: float
     low: float
     high: float
     least: float
@@ -147,5 +147,5 @@ def _poor(rows: list[Row]) -> list[str]:
     """Activations that lose much. Weights are left out: an observer clips some of them on purpose, and rounding passes move them."""
     activations = [row for row in rows if row.kind == "activation"]
     found = [f"{row.name}: {100 * row.clipped:.1f} % of its numbers are beyond its type" for row in activations if row.clipped > CLIPPED_SHARE]
-    poor = [(row.name, row.db) for row in activations if row.db is not None and row.db < POOR_DB]
+    poor = [(row.name, row.db) for row in activations if row.db < POOR_DB]
     return found + [f"{name}: only {db:.1f} dB of signal to quantization noise" for name, db in poor]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ def tune(
     binary_point_reach: float = 1.0,
     features: float = 0.0,
     seed: int = 0,
+    keep: Callable[[int, Mapping[str, Tensor]], None] | None = None,
+    resume: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> TuneResult:
     """Train the quantized model on unlabelled calibration data to give what the float model gives; in place.
@@ -58,6 +60,9 @@ def tune(
     ``distillation``; ``features`` times the mean relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it
     made the result worse). Of the states after each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an
     interrupt too. Deterministic for a ``seed``. A rounding pass beforehand (``gptq``) gives a better start.
+
+    ``keep`` is called after each epoch with how many are done and with tensors that, beside the model's own at that moment, are all that is needed to
+    go on: a later call with the same arguments, the model as it was then and those tensors as ``resume`` ends in the same state as one call.
 
     Source: Yvinec et al., "Gradient-Based Post-Training Quantization: Challenging the Status Quo", 2023, which finds that the loss, the freedom of
     the variables and the optimizer decide, while the choice and augmentation of the calibration data hardly do, so that it is taken as it is. The
@@ -80,22 +85,24 @@ def tune(
     with evaluating(module), _only(module) as (weights, biases, points):
         with torch.no_grad():
             lessons = torch.cat([twin(part) for part in torch.split(inputs, batch)])
-        spread = _spread(twin, inputs[learned[:batch]])
-        norms = _folded_norms(module)
         per_epoch = math.ceil(len(learned) / batch)
         rate = 2 / max(epochs * per_epoch, 1)  # the mean of the cosine is a half
-        optimizer = _Adam(
-            [
-                *((layer.weight, rate * reach * own_units(layer, norms.get(layer.name))) for layer in weights),
-                *((layer.bias, torch.tensor(rate * bias_reach * spread[path])) for path, layer in biases.items() if layer.bias is not None),
-                *((point, torch.tensor(rate * binary_point_reach)) for point in points),
-            ]
-        )
-        before = best_loss = _held_out(module, inputs[held], lessons[held], batch)
-        best, best_state = 0, optimizer.state()
-        losses = []
+        if resume is None:
+            spread, norms = _spread(twin, inputs[learned[:batch]]), _folded_norms(module)
+            optimizer = _Adam(
+                [
+                    *((layer.weight, rate * reach * own_units(layer, norms.get(layer.name))) for layer in weights),
+                    *((layer.bias, torch.tensor(rate * bias_reach * spread[path])) for path, layer in biases.items() if layer.bias is not None),
+                    *((point, torch.tensor(rate * binary_point_reach)) for point in points),
+                ]
+            )
+            stage = _Stage(_held_out(module, inputs[held], lessons[held], batch), optimizer.state())
+        else:
+            moving = [*(layer.weight for layer in weights), *(layer.bias for layer in biases.values() if layer.bias is not None), *points]
+            optimizer, stage = _Adam.resumed(moving, resume), _Stage.resumed(resume)
+            generator.set_state(resume["generator"])
         try:
-            for epoch in range(epochs):
+            for epoch in range(len(stage.losses), epochs):
                 shuffled = learned[torch.randperm(len(learned), generator=generator)]
                 for step, picked in enumerate(torch.split(shuffled, batch)):
                     done = (epoch * per_epoch + step) / (epochs * per_epoch)
@@ -111,14 +118,48 @@ def tune(
                     optimizer.clear()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step(0.5 * (1 + math.cos(math.pi * done)))
-                losses.append(_held_out(module, inputs[held], lessons[held], batch))
-                if losses[-1] < best_loss:
-                    best, best_loss, best_state = epoch + 1, losses[-1], optimizer.state()
+                stage.add(_held_out(module, inputs[held], lessons[held], batch), optimizer)
+                if keep is not None:
+                    keep(epoch + 1, {**optimizer.tensors(), **stage.tensors(), "generator": generator.get_state()})
         finally:
-            optimizer.restore(best_state)
+            optimizer.restore(stage.best_state)
     if progress is not None:
         progress("tune", epochs * per_epoch, epochs * per_epoch)
-    return TuneResult(before, best_loss, best, tuple(losses))
+    return TuneResult(stage.before, min([stage.before, *stage.losses]), stage.best, tuple(stage.losses))
+
+
+@dataclass
+class _Stage:
+    """How far tuning has come: the loss ``before``, the ``losses`` after each epoch, and the parameters of the ``best`` one (0: those before)."""
+
+    before: float
+    best_state: list[Tensor]
+    best: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def add(self, loss: float, optimizer: _Adam) -> None:
+        if loss < min([self.before, *self.losses]):
+            self.best, self.best_state = len(self.losses) + 1, optimizer.state()
+        self.losses.append(loss)
+
+    def tensors(self) -> dict[str, Tensor]:
+        numbers = torch.tensor([self.before, *self.losses], dtype=torch.float64)
+        return {"losses": numbers, "best": torch.tensor(self.best), **_numbered("best", self.best_state)}
+
+    @classmethod
+    def resumed(cls, kept: Mapping[str, Tensor]) -> _Stage:
+        before, *losses = kept["losses"].tolist()
+        return cls(before, _collected("best", kept), int(kept["best"]), losses)
+
+
+def _numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}.{index}": tensor for index, tensor in enumerate(tensors)}
+
+
+def _collected(name: str, kept: Mapping[str, Tensor]) -> list[Tensor]:
+    """The inverse of ``_numbered``."""
+    count = sum(key.startswith(f"{name}.") for key in kept)
+    return [kept[f"{name}.{index}"].clone() for index in range(count)]
 
 
 def distillation(result: Tensor, lesson: Tensor) -> Tensor:
@@ -233,6 +274,18 @@ class _Adam:
         self.first = [torch.zeros_like(parameter) for parameter, _ in parameters]
         self.second = [torch.zeros_like(parameter) for parameter, _ in parameters]
         self.count = 0
+
+    @classmethod
+    def resumed(cls, parameters: list[Tensor], kept: Mapping[str, Tensor]) -> _Adam:
+        """As it was when it gave ``tensors``."""
+        adam = cls(list(zip(parameters, _collected("size", kept), strict=True)))
+        adam.first, adam.second, adam.count = _collected("first", kept), _collected("second", kept), int(kept["count"])
+        return adam
+
+    def tensors(self) -> dict[str, Tensor]:
+        sizes = (size for _, size in self.parameters)
+        moments = {**_numbered("first", self.first), **_numbered("second", self.second)}
+        return {**_numbered("size", sizes), **moments, "count": torch.tensor(self.count)}
 
     def clear(self) -> None:
         for parameter, _ in self.parameters:

@@ -7,91 +7,27 @@ import re
 import signal
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from ptq_user import BASE, MODULE, Page, qfx_command, refusal, user_folder
 from torch import nn
 
 import qfx
-from qfx.cli import main
 from qfx.ptq.command import prove
-
-MODULE = """
-from torch import nn
-
-class Net(nn.Sequential):
-    def __init__(self):
-        super().__init__(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
-"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that a user has: a module, a checkpoint, calibration and evaluation data."""
-    place = tmp_path_factory.mktemp("user")
-    (place / "usersnet.py").write_text(MODULE)
-    torch.manual_seed(0)
-    scope: dict[str, type[nn.Module]] = {}
-    exec(MODULE, scope)
-    net = scope["Net"]()
-    x = torch.randn(40, 1, 6, 6)
-    with torch.no_grad():
-        net(x)
-        y = net.eval()(x).argmax(1)
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in net.state_dict().items()}}, place / "weights.pt")
-    np.savez(place / "calib.npz", x=x.numpy())
-    np.savez(place / "test.npz", x=x.numpy(), y=y.numpy())
-    qfx.Recipe(weight=qfx.Spec(4, granularity="channel"), overrides=[qfx.Override("2.output", {"width": 6})]).save(place / "recipe.toml")
-    return place
+    return user_folder(tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture(autouse=True)
 def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(folder)
-
-
-BASE = ("ptq", "--model", "usersnet:Net", "--checkpoint", "weights.pt", "--calib", "calib.npz")
-
-
-def qfx_command(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def refusal(*arguments: object) -> str:
-    """What the command says when it refuses: exit code 2, a complaint, a remedy, no traceback."""
-    result = qfx_command(*arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit), result.exception
-    assert "error:" in result.stderr, result.stderr
-    assert "remedy:" in result.stderr, result.stderr
-    return result.stderr
-
-
-class Page(HTMLParser):
-    """What a browser would load or follow, and the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outside: list[str] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.outside += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
-        if tag not in ("meta", "br", "link", "rect", "line", "polyline"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in ("rect", "line", "polyline"):
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 def test_from_a_checkpoint_to_c_simulation(folder: Path, gxx: str, tmp_path: Path) -> None:

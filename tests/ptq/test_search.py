@@ -24,7 +24,7 @@ from qfx.codegen.fold import resolve
 from qfx.codegen.project import prepare
 from qfx.codegen.schedule import Request
 from qfx.ptq import Budget, Found, Row, Table, fold_batch_norm, plot_pareto, search, sensitivity, weight_bits, with_widths
-from qfx.ptq.search import _knapsack
+from qfx.ptq.search import _Knapsack
 
 hardware, search_module = (importlib.import_module(f"qfx.ptq.{name}") for name in ("hardware", "search"))
 
@@ -65,7 +65,7 @@ def problems(draw: st.DrawFn) -> tuple[list[Row], int]:
 def test_no_choice_of_widths_is_better(problem: tuple[list[Row], int]) -> None:
     rows, limit = problem
     widths = (2, 4, 8)
-    picked = _knapsack(rows, widths, limit)
+    picked = _Knapsack(rows, widths, sum(row.numbers * widths[-1] for row in rows)).picked(limit)
     assert sum(row.numbers * picked[row.name] for row in rows) <= limit
     loss = sum(row.losses[widths.index(picked[row.name])] for row in rows)
     choices = (choice for choice in itertools.product(range(3), repeat=len(rows)))
@@ -76,7 +76,7 @@ def test_no_choice_of_widths_is_better(problem: tuple[list[Row], int]) -> None:
 def test_large_budgets_are_counted_in_coarser_units() -> None:
     rows = [Row(f"{index}.weight", "weight", 7_000_003 + index, 8, (4.0 / (index + 1), 2.0 / (index + 1), 0.0)) for index in range(4)]
     limit = 4 * 4 * 7_000_010
-    picked = _knapsack(rows, (2, 4, 8), limit)
+    picked = _Knapsack(rows, (2, 4, 8), 8 * 4 * 7_000_010).picked(limit)
     assert sum(row.numbers * picked[row.name] for row in rows) <= limit
     assert picked["0.weight"] > picked["3.weight"]
 

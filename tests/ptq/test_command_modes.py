@@ -1,0 +1,207 @@
+"""``qfx ptq`` without data, for a budget, and for a goal."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ptq_user import BASE, Page, qfx_command, refusal, user_folder
+from torch import nn
+
+import qfx
+from qfx.ptq import auto, weight_bits
+from qfx.ptq.front import Budget
+from qfx.ptq.passes import QUANTIZED_PASSES, Work
+
+NO_DATA = BASE[:-2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return user_folder(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture(autouse=True)
+def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(folder)
+
+
+def report(path: Path) -> Page:
+    page = Page()
+    page.feed(path.with_suffix(".html").read_text())
+    assert page.open == []
+    assert page.outside == []
+    return page
+
+
+def test_without_data(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    result = qfx_command(*NO_DATA, "--data-free", "1x6x6", "--eval", "test.npz", "-o", model)
+    assert result.exit_code == 0, result.output
+    accuracy = re.search(r"100.00 % in float, ([0-9.]+) % in fixed point", result.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 90
+    words = " ".join(report(model).text)
+    assert "none: distilled from BatchNorm statistics: 32 samples of shape 1 x 6 x 6" in words
+    assert "calib.npz" not in words
+
+
+def test_without_data_the_range_of_inputs_is_kept(tmp_path: Path) -> None:
+    for name, more in (("a", ()), ("b", ("--input-range", -0.25, 0.25))):
+        result = qfx_command(*NO_DATA, "--data-free", "1x6x6", *more, "--samples", 8, "-o", tmp_path / f"{name}.onnx")
+        assert result.exit_code == 0, result.output
+    wide, narrow = (qfx.load_graph(tmp_path / f"{name}.onnx").nodes[0].op.cast.element for name in ("a", "b"))
+    assert narrow.frac_bits > wide.frac_bits
+    assert float(np.ldexp(1.0, narrow.int_bits - 1)) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ((*NO_DATA,), "give --calib, or --data-free"),
+        ((*BASE, "--data-free", "1x6x6"), "give --calib, or --data-free"),
+        ((*NO_DATA, "--data-free", "1,6,6"), "is no shape"),
+        ((*NO_DATA, "--data-free", "1x0x6"), "is no shape"),
+        ((*NO_DATA, "--data-free", "1x9x9"), "--data-free: the model does not run on samples of shape"),
+        ((*NO_DATA, "--data-free", "1x6x6", "--input-range", "1", "0"), "--input-range"),
+        ((*BASE, "--input-range", "0", "1"), "--input-range"),
+        ((*BASE, "--max-drop", "1"), "needs labelled data"),
+        ((*BASE, "--widest", "9"), "is for a goal"),
+        ((*BASE, "--eval", "test.npz", "--max-drop", "1", "--passes", "fold"), "not with --passes"),
+        ((*BASE, "--eval", "test.npz", "--max-drop", "1", "--budget", "weight-bits=900"), "not with --budget"),
+        ((*BASE, "--eval", "test.npz", "--max-drop", "-1"), "--max-drop"),
+        ((*BASE, "--budget", "bits=4"), "is no part of a budget"),
+        ((*BASE, "--budget", "lut=4"), "give either weight_bits"),
+        ((*BASE, "--budget", "mean-weight-bits=four"), "is 'four'"),
+        ((*BASE, "--budget", "mean-weight-bits=1"), r"cannot be met(.|\n)*2\.00 per weight"),
+        ((*BASE, "--budget", "board=nexys,fps=1"), "nexys"),
+    ],
+)
+def test_bad_options(options: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
+    assert re.search(complaint, refusal(*options, "-o", tmp_path / "model.onnx"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_statistics_there_is_no_data(folder: Path, tmp_path: Path) -> None:
+    (folder / "plain.py").write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, 3))\n")
+    assert "no BatchNorm statistics" in refusal("ptq", "--model", "plain:net", "--data-free", "1x6x6", "-o", tmp_path / "model.onnx")
+
+
+def recipe_of(page: Page) -> qfx.Recipe:
+    """The recipe that a report shows."""
+    text = next(text for text in page.text if text.startswith("batch_norm"))
+    tomllib.loads(text)
+    return qfx.Recipe.from_toml(text)
+
+
+def test_a_budget_of_bits(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    result = qfx_command(*BASE, "--budget", "mean-weight-bits=4.5", "--eval", "test.npz", "-o", model)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"> loss [0-9.e-]+, \d+ weight bits", result.stdout)
+    page = report(model)
+    words = " ".join(page.text)
+    assert "Word lengths for the budget" in words
+    assert "gptq" in words  # which suits the words that were found, not those of the recipe
+    scope: dict[str, type[nn.Module]] = {}
+    exec((folder / "usersnet.py").read_text(), scope)
+    x = torch.from_numpy(np.load("calib.npz")["x"])
+    qmodel = qfx.quantize(qfx.ptq.fold_batch_norm(scope["Net"]().eval(), x), x, recipe_of(page))
+    weights = 4 * 9 + 36 * 3
+    assert 4 * weights < weight_bits(qmodel) <= 4.5 * weights
+    assert len({quantizer.word_length for name, quantizer in qfx.quantizers(qmodel) if name.endswith(".weight")}) > 1
+
+
+def test_a_budget_of_hardware(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    result = qfx_command(*BASE, "--budget", "board=ultra96v2,fps=100000", "--measure", "sqnr", "-o", model)
+    assert result.exit_code == 0, result.output
+    assert "fps" in " ".join(report(model).text)
+    estimate = qfx_command("estimate", model, "--board", "ultra96v2", "--fps", 100000)
+    assert estimate.exit_code == 0, estimate.output
+
+
+@dataclass
+class Stopper:
+    """Stands in for a pass: the n-th call is interrupted, as by Ctrl-C."""
+
+    run: Callable[[Work], str]
+    at: int
+    calls: int = 0
+
+    def __call__(self, work: Work) -> str:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return self.run(work)
+
+
+GOAL = (*BASE, "--recipe", "two.toml", "--eval", "test.npz", "--max-drop", "0", "--widest", "4")
+
+
+@pytest.fixture
+def two(folder: Path) -> None:
+    qfx.Recipe(weight=qfx.Spec(2, granularity="channel"), activation=qfx.Spec(3)).save(folder / "two.toml")
+
+
+@pytest.mark.usefixtures("two")
+def test_a_goal_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = dict(QUANTIZED_PASSES)
+    passes["adaround"] = lambda work: "left out here: it takes long"
+    monkeypatch.setattr(auto, "QUANTIZED_PASSES", passes)
+    whole = qfx_command(*GOAL, "-o", tmp_path / "model.onnx")
+    assert whole.exit_code in (0, 1), whole.output
+    lines = " ".join(report(tmp_path / "model.onnx").text)
+    assert "What was tried" in lines
+    expected = (tmp_path / "model.onnx").read_bytes()
+    tried = re.findall(r"^(calibration|folding|equalization|GPTQ|COMQ|tuning|words of \S+ bits) ", whole.stdout, re.MULTILINE)
+    assert "GPTQ" in tried
+    for name, at in (("gptq", 1), ("comq", 1), ("tune", 1)):
+        if passes[name] is not QUANTIZED_PASSES[name] or (name == "tune" and "tuning" not in tried):
+            continue
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / "model.onnx"
+        monkeypatch.setattr(auto, "QUANTIZED_PASSES", {**passes, name: Stopper(passes[name], at)})
+        stopped = qfx_command(*GOAL, "-o", output)
+        assert stopped.exit_code == 130, stopped.output
+        assert [path.name for path in output.parent.iterdir()] == ["model.onnx.state"]
+        monkeypatch.setattr(auto, "QUANTIZED_PASSES", passes)
+        assert "another goal" in refusal(*GOAL[:-1], "5", "--resume", "-o", output)
+        resumed = qfx_command(*GOAL, "--resume", "-o", output)
+        assert resumed.exit_code == whole.exit_code, resumed.output
+        assert "resuming behind" in resumed.stdout
+        assert output.read_bytes() == expected
+        assert sorted(path.name for path in output.parent.iterdir()) == ["model.html", "model.onnx"]
+
+
+def test_a_goal_that_is_met_at_once(tmp_path: Path) -> None:
+    result = qfx_command(*BASE, "--eval", "test.npz", "--max-drop", "10", "-o", tmp_path / "model.onnx")
+    assert result.exit_code == 0, result.output
+    assert "is met" in result.stdout
+    assert "GPTQ" not in result.stdout
+
+
+def test_a_goal_that_is_not_met_is_said_so(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels are such that only the float model is always right: one bit for all words never is."""
+    qfx.Recipe(weight=qfx.Spec(1), activation=qfx.Spec(1), input=qfx.Spec(1), output=qfx.Spec(1)).save(folder / "one.toml")
+    fast: Mapping[str, Callable[[Work], str]] = {name: lambda work: "left out" for name in QUANTIZED_PASSES}
+    monkeypatch.setattr(auto, "QUANTIZED_PASSES", fast)
+    result = qfx_command(*BASE, "--recipe", "one.toml", "--eval", "test.npz", "--max-drop", "0", "-o", tmp_path / "model.onnx")
+    assert result.exit_code == 1, result.output
+    assert "is not met" in result.stdout
+    assert (tmp_path / "model.onnx").exists()
+
+
+def test_budgets_as_text() -> None:
+    assert Budget.parse("board=zcu102, fps=2.5e3, lut=100") == Budget(board="zcu102", fps=2500.0, lut=100)
+    assert Budget.parse("weight-bits=12") == Budget(weight_bits=12)
+    with pytest.raises(qfx.RecipeError, match="given twice"):
+        Budget.parse("weight-bits=12,weight_bits=13")
