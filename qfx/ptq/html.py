@@ -149,6 +149,7 @@ def _word_lengths(found: Found | None) -> str:
         return ""
     resource = found.scarcest
     heads = ["", "predicted loss ", "weight bits ", *(f"{NAMES[name]} " for name, _ in found.point.resources), *(["fps "] if found.point.fps else [])]
+    varied = {name: width for name, width in found.widths.items() if name.endswith(".weight") or found.point.resources}
     rows = []
     for point in found.front:
         numbers = [f"{point.loss:.4g}", str(point.weight_bits), *(str(count) for _, count in point.resources)]
@@ -158,7 +159,7 @@ def _word_lengths(found: Found | None) -> str:
         "<h2>Word lengths for the budget</h2>"
         f'<p class="soft">Chosen: {escape(str(found.point))}. The points that no other beats in loss and {escape(AMOUNTS[resource])}:</p>'
         + _front(found, resource)
-        + _bars([(name, (float(width),)) for name, width in found.widths.items()], lambda width: f"{width:.0f} bits")
+        + _bars([(name, (float(width),)) for name, width in varied.items()], lambda width: f"{width:.0f} bits")
         + f"<details><summary>The {len(found.front)} points in numbers</summary>{_table(heads, rows)}</details>"
     )
 

@@ -16,7 +16,7 @@ from ptq_user import BASE, Page, qfx_command, refusal, user_folder
 from torch import nn
 
 import qfx
-from qfx.ptq import auto, weight_bits
+from qfx.ptq import auto, pipeline, weight_bits
 from qfx.ptq.front import Budget
 from qfx.ptq.passes import QUANTIZED_PASSES, Work
 
@@ -142,6 +142,24 @@ class Stopper:
         if self.calls == self.at:
             raise KeyboardInterrupt
         return self.run(work)
+
+
+def test_a_budget_resumed_is_not_searched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*BASE, "--budget", "board=ultra96v2,fps=100000", "--passes", "fold,comq", "-o")
+    (tmp_path / "whole").mkdir()
+    assert qfx_command(*options, tmp_path / "whole" / "model.onnx").exit_code == 0
+    monkeypatch.setattr(pipeline, "QUANTIZED_PASSES", {**QUANTIZED_PASSES, "comq": Stopper(QUANTIZED_PASSES["comq"], 1)})
+    assert qfx_command(*options, tmp_path / "model.onnx").exit_code == 130
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
+    monkeypatch.setattr(pipeline, "QUANTIZED_PASSES", QUANTIZED_PASSES)
+    monkeypatch.setattr(pipeline, "search", None)
+    changed = [option if option != "board=ultra96v2,fps=100000" else "board=ultra96v2,fps=100001" for option in options]
+    assert "another budget" in refusal(*changed, tmp_path / "model.onnx", "--resume")
+    resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()
+    ours, theirs = (next(text for text in report(path / "model.onnx").text if text.startswith("Chosen: ")) for path in (tmp_path, tmp_path / "whole"))
+    assert ours == theirs
 
 
 GOAL = (*BASE, "--recipe", "two.toml", "--eval", "test.npz", "--max-drop", "0", "--widest", "4")
