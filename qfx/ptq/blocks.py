@@ -128,6 +128,8 @@ def adaround_blocks(
         Walk((twin,), parts, memory_bytes=memory_bytes // 2) as ahead,
     ):
         for number, block in list(enumerate(blocks))[first:]:
+            if progress is not None:  # with the model as it is between two blocks
+                progress("adaround_blocks", number * iterations, total)
             walk.after(block.source)
             ahead.after(block.nodes[-1])
             pairs = _Pairs(module, block, walk, ahead)
@@ -139,7 +141,7 @@ def adaround_blocks(
                 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, fall)
                 weights = sum(station.layer.weight.numel() for station in block.stations)
                 for step in range(iterations if before > 0 else 0):
-                    if progress is not None and step % 10 == 0:
+                    if progress is not None and step and step % 10 == 0:
                         progress("adaround_blocks", number * iterations + step, total)
                     index = int(torch.randint(walk.batches, (1,), generator=generator))
                     loss = pairs.loss(index) * (weights * NEAREST_ERROR / before)

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qfx.errors import QfxError
-from qfx.ptq.rounding import Problem, Rows, rectified, relaxed, solve_adaround, solve_comq, solve_gptq
+from qfx.ptq.rounding import (
+    Problem,
+    Relaxation,
+    Rows,
+    _Adam,
+    _SampledRows,
+    exponent,
+    rectified,
+    relaxed,
+    solve_adaround,
+    solve_comq,
+    solve_gptq,
+    undecided,
+)
 
 
 def problem(
@@ -149,6 +162,68 @@ def test_adaround_goes_up_or_down_only_and_repeats() -> None:
     assert other.shape == first.shape
     ratio = p.weight / p.scale
     assert bool(((first == ratio.floor().clamp(p.low, p.high)) | (first == (ratio.floor() + 1).clamp(p.low, p.high))).all())
+
+
+def in_float64(p: Problem) -> Problem:
+    rows = None if p.rows is None else Rows(p.rows.x.double(), p.rows.result.double(), p.rows.goal.double(), p.rows.negative_slope)
+    return replace(p, weight=p.weight.double(), scale=p.scale.double(), rows=rows)
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.0, 0.25], ids=["moments", "relu", "leaky"])
+@pytest.mark.parametrize("free_bias", [False, True])
+@pytest.mark.parametrize("done", [0.1, 0.2, 0.6, 0.999])
+def test_gradient_by_hand_is_that_of_autograd(slope: float, free_bias: bool, done: float) -> None:
+    p = in_float64(problem(2, 5, 7, rows=60, seed=4, slope=slope, free_bias=free_bias))
+    unit, warm_up = 0.7, 0.2
+    low, choice = relaxed(p.weight / p.scale)
+    assert bool((low < p.low).any() or (low >= p.high).any())  # some have no choice
+    choice = (choice * 2.5).requires_grad_()  # some are at 0 or 1
+    up = rectified(choice)
+    assert 0 < int(((up == 0) | (up == 1)).sum()) < up.numel()
+    moved = (low + up).clamp(p.low, p.high) * p.scale - p.weight
+    if p.rows is None:
+        error = ((moved @ p.hessian() - 2 * p.target()) * moved).sum()
+    else:
+        result = p.rows.result + p.rows.x @ moved.transpose(1, 2)
+        error = (p.rows.act(result) - p.rows.act(p.rows.goal)).square().mean(1).sum()
+    (error / unit + 3.0 * undecided(up, done, warm_up)).backward()
+    relaxation = Relaxation(p, unit=unit, regularizer=3.0, rows=60, seed=0)
+    power = exponent(done, warm_up)
+    assert (power is None) == (done < warm_up)
+    for _ in range(2):  # nothing is left of the first time
+        found = relaxation.gradient(choice.detach(), power)
+        torch.testing.assert_close(found, choice.grad, rtol=1e-9, atol=1e-11)
+
+
+def test_exponent_falls_from_20_to_2() -> None:
+    assert exponent(0.19, 0.2) is None
+    found = [exponent(done, 0.2) for done in (0.2, 0.6, 1.0)]
+    assert found == pytest.approx([20.0, 11.0, 2.0])
+
+
+def test_adam_is_that_of_pytorch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(40, generator=generator, dtype=torch.float64)
+    expected = value.clone().requires_grad_()
+    optimizer, adam = torch.optim.Adam([expected], lr=0.03), _Adam(value, 0.03)
+    for step in range(600):
+        gradient = torch.randn(40, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(-30, 10)
+        gradient[5:20] *= step < 100  # has settled
+        adam.step(gradient)
+        expected.grad = gradient
+        optimizer.step()
+        torch.testing.assert_close(value, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_sampled_rows_are_different_ones_and_all_come() -> None:
+    count, size = 11, 4
+    rows = Rows(torch.eye(count)[None], torch.ones(1, count, 1), torch.zeros(1, count, 1), 0.0)  # the gradient shows which rows were seen
+    sampled, seen = _SampledRows(rows, 1.0, size, 0), torch.zeros(count)
+    for _ in range(300):
+        now = sampled.gradient(torch.zeros(1, 1, count), torch.empty(1, 1, count)).flatten() * size / 2
+        assert sorted(now.tolist()) == [0.0] * (count - size) + [1.0] * size
+        seen += now
+    assert 0.5 * 300 * size / count < float(seen.min()) <= float(seen.max()) < 1.5 * 300 * size / count
 
 
 def test_relaxed_choice_starts_at_the_weight() -> None:
