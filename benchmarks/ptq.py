@@ -157,10 +157,14 @@ METHODS: Mapping[str, Callable[[Tensor, int, int], nn.Module]] = {
     "Brevitas, nearest": _brevitas(equalize=False, gptq=False, correct_bias=False),
     "Brevitas": _brevitas(),
     "Brevitas, MSE": _brevitas(least_error=True),
+    "Brevitas, learned round": _brevitas(least_error=True, gptq=False, learn_rounding=True),
 }
 """From (calibration images, bits of weights, bits of activations) to a quantized model."""
 
-SKIPPED = {("bias correction", 4), ("COMQ", 8), ("GPTQ", 8), ("AdaRound", 8), ("AdaRound", 6), ("GPTQ, tuned", 8)}
+SKIPPED = {
+    *(("bias correction", 4), ("COMQ", 8), ("GPTQ", 8), ("AdaRound", 8), ("AdaRound", 6), ("GPTQ, tuned", 8)),
+    *(("Brevitas, learned round", 8), ("Brevitas, learned round", 6)),
+}
 """(method, bits of weights) that say nothing new: the cheaper methods leave nothing to gain."""
 
 

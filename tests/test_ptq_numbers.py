@@ -116,6 +116,27 @@ def test_the_row_of_brevitas_is_a_quantized_network() -> None:
     assert float(torch.log2(steps.min())).is_integer()
 
 
+@needs_data
+@needs_brevitas
+@pytest.mark.filterwarnings("ignore")
+def test_brevitas_learns_to_round() -> None:
+    """From nearest, a few steps move some weights by one unit, none by more, and leave a network that recognizes images."""
+    from benchmarks.brevitas_ptq import post_training
+
+    options = {"least_error": True, "equalize": False, "gptq": False, "correct_bias": False}
+    model = post_training(bench.float_model(), calibration()[:8], 4, 8, learn_rounding=True, steps=10, **options)
+    moved = 0
+    for name in ("conv1", "blocks.4.conv2", "fc"):
+        layer = model.get_submodule(name)
+        weight = layer.quant_weight()  # type: ignore[operator]
+        units = weight.value / weight.scale - (layer.weight / weight.scale).round().clamp(-8, 7)  # type: ignore[operator]
+        assert torch.equal(units, units.round())
+        assert int(units.abs().max()) <= 1
+        moved += int(units.count_nonzero())
+    assert moved > 0
+    assert accuracy(model) > 50
+
+
 def test_differing_bits_sees_a_single_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: ONNX Runtime is made to give one raw integer that is off by one."""
     torch.manual_seed(0)
