@@ -1,4 +1,5 @@
-"""The ``qfx`` command: parses, calls, prints. Every command exits with 0 for success, 1 for a difference found, 2 for a usage or input error."""
+"""The ``qfx`` command: parses, calls, prints. Every command exits with 0 for success, 1 for a difference found or a goal not met, 2 for a
+usage or input error, and ``qfx ptq`` with 130 if it is interrupted."""
 
 from __future__ import annotations
 
@@ -258,16 +259,17 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bo
     "--eval", "evaluation", type=click.Path(path_type=Path), default=None, help=".npz of inputs x and class numbers y, to count right answers."
 )
 @click.option("--passes", default=None, help="Comma-separated passes, in order  [default: what suits the word lengths].")
-@click.option("--budget", default=None, help="Choose word lengths: mean-weight-bits=4, weight-bits=N, or board=B,fps=N,lut=N,dsp=N,bram18=N.")
+@click.option(
+    "--budget", default=None, help="Choose word lengths: mean-weight-bits=4, weight-bits=N, or board=B,fps=N,lut=N,dsp=N,bram18=N,clock-ns=N."
+)
 @click.option(
     "--measure",
     type=click.Choice(("sqnr", "correlation", "fisher", "hessian", "taylor")),
-    default="fisher",
-    show_default=True,
-    help="With --budget: what says how much the model loses by short words.",
+    default=None,
+    help="With --budget: what says how much the model loses by short words  [default: fisher].",
 )
 @click.option(
-    "--max-drop", type=float, default=None, metavar="POINTS", help="Try passes until accuracy (on --eval) is so near to float's, in percent."
+    "--max-drop", type=float, default=None, metavar="POINTS", help="Try passes until accuracy on --eval is at most so many points below float's."
 )
 @click.option("--widest", type=click.IntRange(1, 32), default=None, help="With --max-drop: words may become so long for it.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
@@ -276,7 +278,9 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, as_json: bo
 @click.option("--force", is_flag=True, help="Replace existing files, and what an interrupted run left.")
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Samples at a time.")
-@click.option("--samples", type=click.IntRange(min=1), default=None, help="Use only the first so many calibration samples.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=None, help="Use only the first so many calibration samples; with --data-free: make so many (32)."
+)
 @_guard
 def ptq(
     model: str,
@@ -288,7 +292,7 @@ def ptq(
     evaluation: Path | None,
     passes: str | None,
     budget: str | None,
-    measure: Measure,
+    measure: Measure | None,
     max_drop: float | None,
     widest: int | None,
     output: Path,
@@ -327,7 +331,11 @@ def ptq(
         batch=batch,
         samples=samples,
     )
-    sys.exit(execute(request))
+    try:
+        sys.exit(execute(request))
+    except KeyboardInterrupt:
+        click.echo("interrupted: nothing was begun, or all is done", err=True)
+        sys.exit(130)
 
 
 @main.command()

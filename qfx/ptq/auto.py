@@ -23,6 +23,10 @@ EXAMPLE = 64
 """Samples that binary points start from, before they are placed from all of them."""
 
 BATCH = 64
+"""Samples at a time."""
+
+ROUNDING = 1e-9
+"""By so little a score may miss the goal: differences of shares are rounded."""
 
 OBSERVERS: tuple[ObserverName, ...] = ("kl", "percentile")
 """What is tried beside the recipe's own observers."""
@@ -74,6 +78,7 @@ def autoquant(
     recipe: Recipe | None = None,
     widest: int | None = None,
     seed: int = 0,
+    batch: int = BATCH,
     keep: Callable[[tuple[Attempt, ...], Mapping[str, Tensor]], None] | None = None,
     resume: tuple[tuple[Attempt, ...], Mapping[str, Tensor]] | None = None,
     progress: Progress | None = None,
@@ -81,7 +86,8 @@ def autoquant(
     """Quantize ``model`` after training so that ``evaluate`` gives at least what it gives for the float model, less ``max_drop``.
 
     ``calib``: unlabelled inputs, a tensor or batches of one shape. ``evaluate``: from a model in evaluation mode to a number, the higher the better
-    (accuracy on labelled data that is not calibrated on, say). ``recipe``: word lengths and modes; default 8 bits, weights and biases per channel.
+    (accuracy on labelled data that is not calibrated on, say). ``batch``: samples at a time, in the passes. ``recipe``: word lengths and modes;
+    default 8 bits, weights and biases per channel.
 
     Tried in this order, until the goal is met: calibration; BatchNorm folded; other observers for the activations; equalization; then, on the best of
     these, bias correction; GPTQ; COMQ; AdaRound; tuning of the best model so far; and last, if ``widest`` is given, words of weights and activations
@@ -102,7 +108,7 @@ def autoquant(
     channel = Spec(granularity="channel")
     start = Recipe(weight=channel, bias=replace(channel, width=16)) if recipe is None else recipe
     known, tensors = ((), {}) if resume is None else resume
-    run = _Run(copy.deepcopy(model).eval(), data, evaluate, max_drop, start, widest, seed, keep, list(known), tensors, progress)
+    run = _Run(copy.deepcopy(model).eval(), data, evaluate, max_drop, start, widest, seed, batch, keep, list(known), tensors, progress)
     return run.run()
 
 
@@ -132,7 +138,8 @@ class _Run:
     recipe: Recipe
     widest: int | None
     seed: int
-    told: Callable[[tuple[Attempt, ...], Mapping[str, Tensor]], None] | None
+    batch: int
+    keep: Callable[[tuple[Attempt, ...], Mapping[str, Tensor]], None] | None
     known: list[Attempt]
     tensors: Mapping[str, Tensor]
     progress: Progress | None
@@ -146,12 +153,12 @@ class _Run:
         goal = float_score - self.max_drop
         self.last_best = _best_of(self.known)
         for _ in self._tries():
-            if self.best is not None and self.best.score >= goal:
+            if self.best is not None and self.best.score >= goal - ROUNDING:
                 break
         if self.best is None:
             raise self.errors[0]
         best = self.best
-        met = best.score >= goal
+        met = best.score >= goal - ROUNDING
         return AutoResult(best.qmodel, best.twin, best.recipe, best.passes, tuple(self.attempts), float_score, best.score, self.max_drop, met)
 
     def _tries(self) -> Iterator[None]:
@@ -211,7 +218,10 @@ class _Run:
         """Whether this attempt was made before an interrupt; then what came of it is taken over."""
         if not self.known:
             return False
-        attempt = replace(self.known.pop(0), name=name, passes=passes)
+        attempt = self.known.pop(0)
+        if attempt.name != name:
+            raise QfxError(f"knows of {attempt.name!r} where {name!r} is next", where="resume", remedy="give the arguments of the call that kept it")
+        attempt = replace(attempt, passes=passes)
         self.attempts.append(attempt)
         if attempt.score is None:
             self.errors.append(QfxError(attempt.note))
@@ -241,7 +251,7 @@ class _Run:
         return _Attempt(self, name, passes)
 
     def _work(self, qmodel: fx.GraphModule, twin: fx.GraphModule) -> Work:
-        return Work(qmodel, twin, self.data, BATCH, self.seed, self.progress or _silent)
+        return Work(qmodel, twin, self.data, self.batch, self.seed, self.progress or _silent)
 
     def _score(self, model: nn.Module) -> float:
         with torch.no_grad():
@@ -284,10 +294,10 @@ class _Attempt:
             run.attempts.append(Attempt(self.name, self.passes, state.score, seconds, self.note))
             if run.best is None or state.score > run.best.score:
                 run.best = state
+        if run.keep is not None:
+            run.keep(tuple(run.attempts), {} if run.best is None else run.best.qmodel.state_dict())
         if run.progress is not None:
             run.progress(self.name, 1, 1)
-        if run.told is not None:
-            run.told(tuple(run.attempts), {} if run.best is None else run.best.qmodel.state_dict())
         return True
 
 

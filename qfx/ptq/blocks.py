@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.errors import RecipeError
 from qfx.fixed.arith import Interval
 from qfx.nn.convert import graph_module
 from qfx.nn.layers import Weighted
@@ -118,6 +119,8 @@ def adaround_blocks(
     """
     module = graph_module(qmodel)
     blocks = find_blocks(module)
+    if not 0 <= first <= len(blocks):
+        raise RecipeError(f"first is {first} of {len(blocks)} blocks", where="adaround_blocks", remedy="count from 0, as find_blocks does")
     twin = twin_of(module, twin)
     parts = batches(data, BATCH)
     results = []

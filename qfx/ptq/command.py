@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,15 +24,14 @@ from qfx.errors import DataError, QfxError
 from qfx.export.onnx_file import save
 from qfx.export.to_graph import to_graph
 from qfx.ptq import walk
-from qfx.ptq.auto import AutoResult
 from qfx.ptq.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.front import Budget
 from qfx.ptq.goal import Goal, reach
 from qfx.ptq.html import Story, decibel, page, percent
 from qfx.ptq.inputs import calibration_data, labelled_data, made_up, shape_of
 from qfx.ptq.measure import Labelled, outputs
-from qfx.ptq.passes import checked_passes
-from qfx.ptq.pipeline import Outcome, Settings, example_count, run
+from qfx.ptq.passes import FLOAT_PASSES, checked_passes
+from qfx.ptq.pipeline import START, Outcome, Settings, example_count, run
 from qfx.ptq.sensitivity import Measure
 from qfx.ptq.source import load_model, use_current_folder
 from qfx.ptq.state import Saved, State, hash_of_array, hash_of_model
@@ -63,7 +62,7 @@ class Request:
     evaluation: Path | None
     passes: str | None
     budget: str | None
-    measure: Measure
+    measure: Measure | None
     max_drop: float | None
     widest: int | None
     output: Path
@@ -76,8 +75,8 @@ class Request:
 
 
 def execute(request: Request) -> int:
-    """Do what the command is asked; returns the exit code: 1 if a goal (``--max-drop``) is not met. Raises QfxError for bad input, before anything is
-    written."""
+    """Do what the command is asked; returns the exit code: 1 if a goal (``--max-drop``) is not met, 130 after an interrupt. Raises QfxError for bad
+    input; a state for ``--resume`` is then left only if there is work in it."""
     use_current_folder()
     report = request.report or request.output.with_suffix(".html")
     _check_targets(request, report)
@@ -85,53 +84,73 @@ def execute(request: Request) -> int:
     recipe = default_recipe() if request.recipe is None else Recipe.load(request.recipe)
     passes = None if request.passes is None else checked_passes(tuple(name.strip() for name in request.passes.split(",") if name.strip()))
     budget = None if request.budget is None else Budget.parse(request.budget)
-    settings = Settings(recipe, passes, request.seed, request.batch, budget, request.measure)
+    settings = Settings(recipe, passes, request.seed, request.batch, budget, request.measure or "fisher")
     goal = None if request.max_drop is None else Goal(request.max_drop / 100, request.widest)
     try:
-        with _bars() as bars:
-            model, data = _model_and_data(request, bars)
-            evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
-            state = State(_state_folder(request.output), _fingerprint(model, data, evaluation, settings, goal, request.output))
-            if state.folder.exists() and not request.resume and not request.force:
-                raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
-            saved = state.load() if request.resume else None
-            if request.resume:
-                click.echo(_resuming(saved))
-            else:
-                state.remove()
-            met = None
-            if goal is None:
-                outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
-            else:
-                assert evaluation is not None  # _check_options
-                outcome, met = reach(model, data, settings, goal, evaluation, state=state, saved=saved, progress=bars)
-        story = _story(request, settings, outcome, met, data, evaluation)
-        text = page(story)
-        write_model(outcome, request.output, data)
-        _write_text(report, text)
+        story, outcome = _work(request, settings, goal, report)
     except KeyboardInterrupt:
-        folder = _state_folder(request.output)
-        kept = f"what is done lies in {folder}; " if folder.exists() else ""
+        state = State(_state_folder(request.output), {})
+        kept = f"what is done lies in {state.folder}; " if state.exists else ""
         click.echo(f"interrupted: {kept}go on with the same command and --resume", err=True)
         return 130
-    state.remove()
-    _print(outcome)
-    if met is not None:
-        click.echo(str(met).splitlines()[-1])
+    _print(outcome, tried=goal is not None)
+    if story.goal:
+        click.echo(story.goal)
     count = len(story.warnings) + len(story.survey.warnings)
     if count:
         click.echo(f"{count} warning{'s' if count > 1 else ''}: see the report")
     click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points")
     click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it")
-    return 0 if met is None or met.met else 1
+    return 1 if story.met is False else 0
+
+
+def _work(request: Request, settings: Settings, goal: Goal | None, report: Path) -> tuple[Story, Outcome]:
+    """Everything from reading the model to writing the files."""
+    with _bars() as bars:
+        model, data = _model_and_data(request)
+        evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
+        state = State(_state_folder(request.output), _fingerprint(request, model, data, evaluation, settings, goal))
+        if state.exists and not request.resume and not request.force:
+            raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
+        saved = state.load() if request.resume else None
+        if request.resume:
+            click.echo(_resuming(saved))
+        else:
+            state.remove()
+        if request.data_free is not None:
+            data = state.inputs = _distilled(request, model, data, saved, bars)
+            if saved is None:
+                state.save(Saved((), {}))
+        met = None
+        try:
+            if goal is None:
+                outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
+            else:
+                assert evaluation is not None  # _check_options
+                outcome, met = reach(model, data, settings, goal, evaluation, state=state, saved=saved, progress=bars)
+        except QfxError:
+            if saved is None and not _is_work(state.load()):
+                state.remove()  # so that nothing is in the way of the corrected command
+            raise
+    story = _story(request, settings, goal, outcome, met, data, evaluation)
+    write_files(outcome, request.output, data, report, page(story))
+    state.remove()
+    return story, outcome
+
+
+def _is_work(saved: Saved | None) -> bool:
+    """Whether a state holds more than what takes seconds."""
+    return saved is not None and (bool(saved.under_way) or any(step.name not in (*FLOAT_PASSES, START) for step in saved.steps))
 
 
 def _check_options(request: Request) -> None:
     """Raise DataError for options that do not go together."""
     if (request.calibration is None) == (request.data_free is None):
-        raise DataError("give --calib, or --data-free", where="options", remedy="real inputs serve better; --data-free 3x32x32 does without")
+        raise DataError("give one of --calib and --data-free", where="options", remedy="real inputs serve better; --data-free 3x32x32 does without")
     if request.input_range is not None and request.data_free is None:
         raise DataError("limits inputs that are made up", where="--input-range", remedy="leave it out, or use --data-free instead of --calib")
+    if request.measure is not None and request.budget is None:
+        raise DataError("weighs words for a budget", where="--measure", remedy="leave it out, or give --budget too")
     if request.max_drop is None:
         if request.widest is not None:
             raise DataError("is for a goal", where="--widest", remedy="give --max-drop too")
@@ -140,39 +159,50 @@ def _check_options(request: Request) -> None:
         raise DataError("needs labelled data", where="--max-drop", remedy="give --eval test.npz, with inputs x and class numbers y")
     for name, value in (("--passes", request.passes), ("--budget", request.budget)):
         if value is not None:
-            raise DataError(f"chooses passes itself, and keeps the recipe's words: not with {name}", where="--max-drop", remedy=f"leave {name} out")
+            raise DataError(f"chooses passes and words itself: not with {name}", where="--max-drop", remedy=f"leave {name} out")
     if not 0 <= request.max_drop <= 100:
         raise DataError(f"is {request.max_drop}", where="--max-drop", remedy="give how many points of accuracy may be lost, such as 0.5")
 
 
-def _model_and_data(request: Request, progress: walk.Progress) -> tuple[nn.Module, Tensor]:
-    """The float model, and real calibration data or data distilled from it."""
+def _model_and_data(request: Request) -> tuple[nn.Module, Tensor]:
+    """The float model, and calibration data: real, or random numbers of that shape, from which the true ones are still to be distilled."""
     if request.calibration is not None:
         data = calibration_data(request.calibration, request.samples)
         return load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES]), data
     assert request.data_free is not None  # _check_options
     example = made_up(shape_of(request.data_free), request.input_range, request.seed)
-    model = load_model(request.model, request.checkpoint, example, where="--data-free")
+    return load_model(request.model, request.checkpoint, example, where="--data-free"), example
+
+
+def _distilled(request: Request, model: nn.Module, example: Tensor, saved: Saved | None, progress: walk.Progress) -> Tensor:
+    """Inputs made of the model's statistics, or those that were before an interrupt."""
+    if saved is not None and saved.inputs is not None:
+        return saved.inputs
     count = SAMPLES_DISTILLED if request.samples is None else request.samples
-    return model, distill(model, example, count=count, input_range=request.input_range, seed=request.seed, progress=progress)
+    return distill(model, example, count=count, input_range=request.input_range, seed=request.seed, progress=progress)
 
 
 def _resuming(saved: Saved | None) -> str:
-    if saved is None:
+    if saved is None or not (saved.steps or saved.under_way):
         return "nothing to resume: starting from the beginning"
-    begun = f", {saved.done} parts into {saved.under_way!r}" if saved.under_way else ""
-    return f"resuming behind {saved.steps[-1].name!r}{begun}" if saved.steps else f"resuming{begun}"
+    begun = f"; of {saved.under_way!r}, parts done: {saved.done}" if saved.under_way else ""
+    return f"resuming behind {saved.steps[-1].name!r}{begun}"
 
 
-def _story(request: Request, settings: Settings, outcome: Outcome, met: AutoResult | None, data: Tensor, evaluation: Labelled | None) -> Story:
+def _story(
+    request: Request, settings: Settings, goal: Goal | None, outcome: Outcome, met: bool | None, data: Tensor, evaluation: Labelled | None
+) -> Story:
     source = request.calibration if request.calibration is not None else "none: distilled from BatchNorm statistics"
+    limits = "" if request.input_range is None else f", from {request.input_range[0]:g} to {request.input_range[1]:g}"
+    told = "" if goal is None or met is None else goal.told(outcome, met)
     given = {
         "model": request.model,
         "checkpoint": request.checkpoint,
-        "calibration data": f"{source}: {len(data)} samples of shape {' x '.join(map(str, data.shape[1:]))}",
+        "calibration data": f"{source}: {len(data)} samples of shape {' x '.join(map(str, data.shape[1:]))}{limits}",
         "evaluation data": None if evaluation is None else f"{request.evaluation}: {len(evaluation.x)} samples",
-        "goal": None if met is None else str(met).splitlines()[-1],
-        "budget": None if request.budget is None else f"{request.budget}, words weighed by {request.measure}",
+        "goal": told or None,
+        "widest": request.widest,
+        "budget": None if request.budget is None else f"{request.budget}, words weighed by {settings.measure}",
         "passes": ", ".join(outcome.passes) or "none",
         "seed, batch": f"{settings.seed}, {settings.batch}",
         "output": request.output,
@@ -191,7 +221,8 @@ def _story(request: Request, settings: Settings, outcome: Outcome, met: AutoResu
         proven=min(PROVEN_SAMPLES, len(data)),
         survey=survey(outcome.qmodel, outcome.twin, data[: min(SURVEYED_SAMPLES, example_count(data))]),
         warnings=[str(finding) for finding in outcome.findings],
-        attempts=met is not None,
+        goal=told,
+        met=met,
         found=outcome.found,
     )
 
@@ -201,28 +232,36 @@ def default_recipe() -> Recipe:
     return Recipe(weight=Spec(8, granularity="channel"), bias=Spec(16, granularity="channel"))
 
 
-def write_model(outcome: Outcome, path: Path, data: Tensor) -> None:
-    """Write the ONNX file, whole or not at all, once ONNX Runtime and the interpreter have given PyTorch's numbers for a part of ``data``."""
-    graph = to_graph(outcome.qmodel, path.stem)
+def write_files(outcome: Outcome, output: Path, data: Tensor, report: Path, text: str) -> None:
+    """Write the ONNX file and the report, both whole or neither, once ONNX Runtime and the interpreter have given PyTorch's numbers for a part of
+    ``data``."""
+    graph = to_graph(outcome.qmodel, output.stem)
+    where = output
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            staged = Path(folder) / path.name
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
+            staged = Path(folder) / output.name
             save(graph, staged, force=True)
-            x = data[:PROVEN_SAMPLES]
-            prove(outcome.qmodel, staged, x)
-            os.replace(staged, path)
+            prove(outcome.qmodel, staged, data[:PROVEN_SAMPLES])
+            where = report
+            with tempfile.TemporaryDirectory(dir=report.parent, prefix=f".{report.name}.") as other:
+                page_file = Path(other) / report.name
+                page_file.write_text(text, encoding="utf-8")
+                _place(((page_file, report), (staged, output)))
     except OSError as error:
-        raise QfxError(f"cannot be written: {error.strerror or error}", where=str(path), remedy="create the folder first") from error
+        raise QfxError(f"cannot be written: {error.strerror or error}", where=str(where), remedy="make room, or choose another place") from error
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def _place(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Move staged files to their places, all or none."""
+    placed: list[Path] = []
     try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise QfxError(f"cannot be written: {error.strerror or error}", where=str(path), remedy="choose another place") from error
+        for staged, target in pairs:
+            os.replace(staged, target)
+            placed.append(target)
+    except BaseException:
+        for target in placed:
+            target.unlink(missing_ok=True)
+        raise
 
 
 def prove(qmodel: nn.Module, path: Path, x: Tensor) -> None:
@@ -239,6 +278,8 @@ def prove(qmodel: nn.Module, path: Path, x: Tensor) -> None:
 
 
 def _check_targets(request: Request, report: Path) -> None:
+    if report.resolve() == request.output.resolve():
+        raise DataError("is the output, too", where=str(report), remedy="give the report a name of its own")
     for path in (request.output, report):
         if path.is_dir() or (path.exists() and not request.force):
             raise DataError("exists", where=str(path), remedy="choose another name, or pass --force")
@@ -252,18 +293,23 @@ def _state_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}.state")
 
 
-def _fingerprint(model: nn.Module, data: Tensor, evaluation: Labelled | None, settings: Settings, goal: Goal | None, output: Path) -> dict[str, str]:
+def _fingerprint(
+    request: Request, model: nn.Module, data: Tensor, evaluation: Labelled | None, settings: Settings, goal: Goal | None
+) -> dict[str, str]:
+    """All that decides the result, by the name that an error calls it."""
+    made = f"{request.data_free} {request.input_range} {request.samples}"
     found = {
         "version of qfx": qfx.__version__,
-        "model": hash_of_model(model),
-        "calibration data": hash_of_array(data.numpy()),
+        "model": hash_of_model(model, data[:1]),
+        "calibration data": hash_of_array(data.numpy()) if request.data_free is None else made,
         "recipe": hashlib.sha256(settings.recipe.to_toml().encode()).hexdigest(),
         "list of passes": "default" if settings.passes is None else ",".join(settings.passes),
         "seed": str(settings.seed),
         "batch size": str(settings.batch),
-        "budget": f"{settings.budget} {settings.measure}",
+        "budget": str(settings.budget),
+        "measure": settings.measure,
         "goal": str(goal),
-        "output": output.name,
+        "output": request.output.name,
     }
     if evaluation is not None:
         found["evaluation data"] = hash_of_array(evaluation.x.numpy()) + hash_of_array(evaluation.y.numpy())
@@ -282,10 +328,12 @@ class _Bars:
         if self.rich is not None:
             if stage not in self.tasks:
                 self.tasks[stage] = self.rich.add_task(stage, total=total)
+            elif done == 0:  # once more, in another attempt
+                self.rich.reset(self.tasks[stage])
             self.rich.update(self.tasks[stage], completed=done, total=total)
             return
         now = time.monotonic()
-        first = stage not in self.tasks
+        first = stage not in self.tasks or done == 0
         if first or now - self.told > 10:
             self.tasks[stage] = TaskID(0)
             self.told = now
@@ -303,13 +351,13 @@ def _bars() -> Iterator[_Bars]:
         yield _Bars(progress)
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: Outcome, *, tried: bool) -> None:
     if outcome.found is not None:
         click.echo("word lengths for the budget, and what others would lose and take:")
         click.echo(str(outcome.found))
     table = Table(box=None, pad_edge=False)
-    for heading in ("after", "seconds", "output SQNR", "accuracy", ""):
-        table.add_column(heading, justify="left" if heading in ("after", "") else "right", no_wrap=heading != "")
+    for heading in ("tried" if tried else "after", "seconds", "output SQNR", "accuracy", ""):
+        table.add_column(heading, justify="left" if heading in ("tried", "after", "") else "right", no_wrap=heading != "")
     for step in outcome.steps:
         table.add_row(step.name, f"{step.seconds:.1f}", decibel(step.output_db), percent(step.accuracy), step.note)
     Console(width=120).print(table)

@@ -144,8 +144,11 @@ def distill(
     over the standard deviation that is known. ``model``: as trained, or from ``fold_batch_norm``; it is left as it is. ``example_input``: for
     its shape only. ``input_range``: limits for the inputs. Deterministic for a ``seed``. ResNet-20 takes 15 to 20 seconds on one core.
 
-    Source: Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", 2020, section 3.1. Raises QfxError for a model without BatchNorm.
+    All inputs are worked on at once. Source: Cai et al., "ZeroQ: A Novel Zero Shot Quantization Framework", 2020, section 3.1. Raises QfxError for a
+    model without BatchNorm, DataError for fewer than two inputs.
     """
+    if count < 2:
+        raise DataError(f"{count} inputs have no deviation", where="distillation", remedy="ask for at least 2; 32 mostly do")
     _refuse_untrained(model)
     model = copy.deepcopy(model).eval()
     for parameter in model.parameters():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from qfx.codegen.board import board
 from qfx.codegen.estimate import NAMES
 from qfx.errors import QfxError, RecipeError
 from qfx.nn.convert import graph_module
@@ -56,6 +57,32 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number from 0 on")
+            if value == 0 and name in ("fps", "clock_ns"):
+                raise RecipeError(f"{name} is 0", where="budget", remedy="give a number above 0")
+
+    def check(self, qmodel: nn.Module, names: Collection[str], shortest: int) -> None:
+        """Raise what a search would raise in the end, as far as that can be told at once: ProjectError for an unknown board, RecipeError if weights
+        that take at least ``shortest`` bits (of quantizers called ``names``; the others stay as they are) are too many."""
+        if self.board is not None:
+            board(self.board)
+            return
+        casts = ((layer.weight.numel(), layer.weight_cast) for layer in _layers(qmodel))
+        least = sum(numbers * (min(shortest, cast.word_length) if cast.name in names else cast.word_length) for numbers, cast in casts)
+        self.refuse_below(least, weight_count(qmodel))
+
+    def limit(self, count: int) -> int:
+        """The weight bits that ``count`` weights may take."""
+        assert self.weight_bits is not None or self.mean_weight_bits is not None
+        return self.weight_bits if self.weight_bits is not None else math.floor((self.mean_weight_bits or 0.0) * count)
+
+    def refuse_below(self, least: int, count: int) -> None:
+        """Raise RecipeError if ``count`` weights may not take ``least`` bits, all in all."""
+        if self.limit(count) < least:
+            raise RecipeError(
+                f"{self.limit(count)} weight bits cannot be met",
+                where="budget",
+                remedy=f"give at least {least} ({least / count:.2f} per weight), or let the table have shorter words",
+            )
 
     @classmethod
     def parse(cls, text: str) -> Budget:
@@ -177,8 +204,9 @@ def least_loss(points: Iterable[Point], cost: Callable[[Point], float]) -> tuple
     return tuple(best)
 
 
-def plot_pareto(found: Found, path: str | Path, *, resource: str = "weight_bits") -> None:
-    """Draw the front as PNG, SVG or PDF (by the suffix): loss over ``resource``, "weight_bits" or one of "lut", "ff", "dsp", "bram18".
+def plot_pareto(found: Found, path: str | Path, *, resource: str | None = None) -> None:
+    """Draw the front as PNG, SVG or PDF (by the suffix): loss over ``resource``, "weight_bits" or one of "lut", "ff", "dsp", "bram18" (None: the
+    scarcest, over which the points are a front).
 
     Raises QfxError without matplotlib, or if the points know nothing of the resource.
     """
@@ -187,6 +215,7 @@ def plot_pareto(found: Found, path: str | Path, *, resource: str = "weight_bits"
         from matplotlib.figure import Figure
     except ImportError:
         raise QfxError("matplotlib is not installed", where="plot_pareto", remedy="pip install 'qfx[demo]', or print the front instead") from None
+    resource = found.scarcest if resource is None else resource
     xs = [point.amount(resource) for point in found.front]
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)

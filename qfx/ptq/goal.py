@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from qfx.ptq.auto import Attempt, AutoResult, autoquant
+from qfx.ptq.auto import Attempt, autoquant
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
 from qfx.ptq.pipeline import Outcome, Settings, checked, example_count
@@ -23,16 +23,25 @@ class Goal:
     max_drop: float
     widest: int | None = None
 
+    def told(self, outcome: Outcome, met: bool) -> str:
+        """What became of it, in one line."""
+        least = max((outcome.float_accuracy or 0.0) - self.max_drop, 0.0)
+        return f"the goal of {100 * least:.2f} % is {'met' if met else 'not met'}"
+
 
 def reach(
     model: nn.Module, data: Tensor, settings: Settings, goal: Goal, evaluation: Labelled, *, state: State, saved: Saved | None, progress: Progress
-) -> tuple[Outcome, AutoResult]:
-    """``qfx.autoquant``, judged by right answers on all of ``evaluation``; each attempt is a step of the account.
+) -> tuple[Outcome, bool]:
+    """``qfx.autoquant``, judged by right answers on all of ``evaluation``: what came of it, each attempt a step of the account, and whether the goal
+    is met.
 
     ``state`` keeps what was tried and the best model, ``saved`` is what it held: that is not tried again, and the result is the same as without an
-    interrupt. ``settings.passes`` and ``settings.budget`` are not looked at. Raises what ``autoquant`` raises.
+    interrupt. Of ``settings`` the passes and the budget are not looked at. Raises what ``autoquant`` raises.
     """
     findings = checked(fold_batch_norm(model, data[:1]), data, settings)
+    known = None
+    if saved is not None:
+        known = tuple(Attempt(step.name, (), step.accuracy, step.seconds, step.note) for step in saved.steps), saved.tensors
     judge = _Judge(model, data[: example_count(data)], evaluation, settings.batch, [] if saved is None else list(saved.steps))
 
     def keep(attempts: tuple[Attempt, ...], tensors: Mapping[str, Tensor]) -> None:
@@ -47,15 +56,14 @@ def reach(
         recipe=settings.recipe,
         widest=goal.widest,
         seed=settings.seed,
+        batch=settings.batch,
         keep=keep,
-        resume=None
-        if saved is None
-        else (tuple(Attempt(step.name, (), step.accuracy, step.seconds, step.note) for step in saved.steps), saved.tensors),
+        resume=known,
         progress=progress,
     )
     noise = sqnr(judge.expected, outputs(found.qmodel, judge.judged, settings.batch))
     outcome = Outcome(found.qmodel, found.twin, found.passes, tuple(judge.steps), found.float_score, found.score, noise, found.recipe, findings)
-    return outcome, found
+    return outcome, found.met
 
 
 @dataclass

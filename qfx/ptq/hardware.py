@@ -68,11 +68,12 @@ class HardwareSearch:
                 self._design(rest[index * (len(rest) - 1) // (FRONT - 1)])
         made = [found for found in self.designs.values() if isinstance(found, Point)]
         scarce = self._scarcest(point)
-        front = least_loss(made, lambda point: dict(point.resources)[scarce])
+        front = least_loss(made, lambda point: point.amount(scarce))
+        point = front[-1]  # every one meets the budget; this loses least
         names = tuple(row.name for row in rows)
         if self.progress is not None:
             self.progress("search", self.done, self.done)
-        return Found(with_widths(self.recipe, self.table, chosen), names, point, front, scarce)
+        return Found(with_widths(self.recipe, self.table, point.widths), names, point, front, scarce)
 
     def _steps(self, longest: Widths) -> list[Widths]:
         """Word lengths that fall one by one, each time where it costs least for what it saves."""

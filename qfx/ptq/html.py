@@ -42,7 +42,8 @@ text.soft { fill: var(--soft); }
 @dataclass(frozen=True)
 class Story:
     """What the report tells. ``options``: (name, text) pairs, as given; ``recipe``: as TOML; ``proven``: on how many samples the executors agreed.
-    ``attempts``: the steps are models that were tried one after the other, not passes on one; ``found``: how word lengths were chosen."""
+    ``met``: whether a goal was, and ``goal`` says so: the steps are then models that were tried one after the other, not passes on one (None: there
+    was no goal). ``found``: how word lengths were chosen."""
 
     title: str
     options: Sequence[tuple[str, str]]
@@ -56,7 +57,8 @@ class Story:
     proven: int
     survey: Survey
     warnings: Sequence[str] = ()
-    attempts: bool = False
+    goal: str = ""
+    met: bool | None = None
     found: Found | None = None
 
 
@@ -86,6 +88,8 @@ def _tiles(story: Story) -> str:
     if story.accuracy is not None:
         on = f"{story.evaluated} samples"
         tiles += [(percent(story.float_accuracy), f"accuracy in float, {on}"), (percent(story.accuracy), f"accuracy in fixed point, {on}")]
+    if story.met is not None:
+        tiles.append(("met" if story.met else "not met", story.goal))
     tiles.append((decibel(story.output_db), f"output signal to noise, {story.judged} samples"))
     tiles.append(("0", f"differing bits between PyTorch, ONNX Runtime and the integer interpreter, {story.proven} samples"))
     return (
@@ -113,20 +117,20 @@ def _steps(story: Story) -> str:
     before: Step | None = None
     for step in story.steps:
         cells = [_cell(step.name, "name"), _cell(f"{step.seconds:.1f}", "n"), _cell(decibel(step.output_db), "n")]
-        if not story.attempts:
+        if story.met is None:
             cells.append(_cell(_gain(before, step), "n"))
         if labelled:
             cells.append(_cell(percent(step.accuracy), "n"))
         rows.append([*cells, _cell(step.note)])
         before = step
-    heads = ["tried" if story.attempts else "after", "seconds ", "output SQNR ", *([] if story.attempts else ["gain "])]
+    heads = ["after", "seconds ", "output SQNR ", "gain "] if story.met is None else ["tried", "seconds ", "output SQNR "]
     heads += [*(["accuracy "] if labelled else []), ""]
     bars = _decibel_bars([(step.name, (step.output_db,)) for step in story.steps if step.output_db is not None])
     judged = f"on the first {story.judged} calibration samples"
-    if story.attempts:
+    if story.met is not None:
         return (
             "<h2>What was tried</h2>"
-            f'<p class="soft">From cheap to costly, until the goal was met. The noise of the output was measured {judged}, accuracy on all '
+            f'<p class="soft">From cheap to costly: {escape(story.goal)}. The noise of the output was measured {judged}, accuracy on all '
             f"{story.evaluated} evaluation samples.</p>" + _table(heads, rows) + bars
         )
     judged += ", accuracy on at most 1000 of the evaluation samples" if labelled else ""
@@ -167,8 +171,11 @@ def _word_lengths(found: Found | None) -> str:
 def _front(found: Found, resource: str) -> str:
     """Predicted loss, logarithmic, over what it takes; the chosen point has a ring."""
     left, width, height = 70, 620, 240
-    xs = [point.amount(resource) for point in found.front]
-    logs = [math.log10(max(point.loss, 1e-12)) for point in found.front]
+    shown = [point for point in found.front if math.isfinite(point.loss)]
+    if found.point not in shown:
+        return ""
+    xs = [point.amount(resource) for point in shown]
+    logs = [math.log10(max(point.loss, 1e-12)) for point in shown]
     low, high, least, most = math.floor(min(logs)), math.ceil(max(logs)), min(xs), max(xs)
     span, reach = max(high - low, 1), max(most - least, 1)
 
@@ -181,13 +188,13 @@ def _front(found: Found, resource: str) -> str:
         y = 10 + height * (1 - (decade - low) / span)
         parts.append(f'<line class="axis" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="soft" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>')
-    for share in (0.0, 0.5, 1.0):
+    for share in (0.0, 0.5, 1.0) if most > least else (0.0,):
         at = f'x="{left + width * share:.1f}" y="{height + 28}" text-anchor="middle"'
         parts.append(f'<text class="soft" {at}>{least + reach * share:.0f}</text>')
     parts.append(f'<text x="{left + width / 2}" y="{height + 45}" text-anchor="middle">{escape(AMOUNTS[resource])}</text>')
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, found.front))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, shown))
     parts.append(f'<polyline class="outline" points="{line}"/>')
-    parts += [f'<circle class="one" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in map(place, found.front)]
+    parts += [f'<circle class="one" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in map(place, shown)]
     x, y = place(found.point)
     return "".join([*parts, f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>', "</svg>"])
 

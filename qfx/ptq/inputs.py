@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from qfx.data import load_array, load_inputs
 from qfx.errors import DataError
 from qfx.ptq.measure import Labelled
 from qfx.ptq.source import check_runs
+
+MOST_NUMBERS = 1 << 26
+"""Of one sample that is made up: more are a slip of the pen."""
 
 
 def calibration_data(path: Path, samples: int | None) -> Tensor:
@@ -53,7 +57,10 @@ def shape_of(text: str) -> tuple[int, ...]:
     parts = text.lower().split("x")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise DataError(f"{text!r} is no shape", where="--data-free", remedy="write the shape of one sample, without the batch: 3x32x32")
-    return tuple(int(part) for part in parts)
+    shape = tuple(int(part) for part in parts)
+    if math.prod(shape) > MOST_NUMBERS:
+        raise DataError(f"{text!r} has more than {MOST_NUMBERS} numbers", where="--data-free", remedy="write the shape of one sample: 3x32x32")
+    return shape
 
 
 def made_up(shape: tuple[int, ...], input_range: tuple[float, float] | None, seed: int) -> Tensor:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.errors import RecipeError
-from qfx.nn.convert import quantize
+from qfx.errors import DataError, RecipeError
+from qfx.nn.convert import quantize, quantizers
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.front import Budget, Found
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work, checked_passes, default_passes
 from qfx.ptq.search import search
-from qfx.ptq.sensitivity import WIDTHS, Measure, sensitivity
+from qfx.ptq.sensitivity import WIDTHS, Measure, Table, present_widths, sensitivity
 from qfx.ptq.state import Saved, State, Step
 from qfx.ptq.twin import float_twin
 from qfx.ptq.walk import Progress
@@ -33,8 +33,8 @@ SAVE_SECONDS = 5.0
 """Within a pass the state is saved no more often than this."""
 
 
-SEARCH = "word lengths"
-"""The name of the step that chooses them for a budget."""
+START, SEARCH = "round to nearest", "word lengths"
+"""The names of the step that quantizes without any pass, and of the one that chooses word lengths for a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ class _Run:
         if self.settings.passes is None:  # words may have become shorter
             passes = default_passes(qmodel)
         twin = float_twin(qmodel)
-        if self.saved is not None:
-            qmodel.load_state_dict(dict(self.saved.tensors))
+        if self.saved is not None and self.saved.tensors:
+            _load(qmodel, self.saved.tensors)
         else:
             self._save(qmodel)
         for name in passes:
@@ -136,7 +136,7 @@ class _Run:
     def _start(self) -> tuple[str, ...]:
         """Quantize without any pass, for comparison, and find out which passes there are to be."""
         started, passes, plain = time.perf_counter(), self.settings.passes, None
-        self._tell("round to nearest", 0, 1)
+        self._tell(START, 0, 1)
         if passes is None or not self.known:
             try:
                 plain = self._quantized(self.model)
@@ -145,8 +145,8 @@ class _Run:
         if passes is None:
             assert plain is not None
             passes = default_passes(plain)
-        self._record("round to nearest", started, plain)
-        self._tell("round to nearest", 1, 1)
+        self._record(START, started, plain)
+        self._tell(START, 1, 1)
         return checked_passes(passes)
 
     def _float_pass(self, name: str, model: nn.Module) -> nn.Module:
@@ -172,13 +172,26 @@ class _Run:
         if self.known and self.saved is not None:
             self.found = self.saved.found
         else:
-            widths = {*WIDTHS, settings.recipe.weight.width}
-            table = sensitivity(
-                self._quantized(prepared), self.judged, widths=widths, measure=settings.measure, seed=settings.seed, progress=self._tell
-            )
+            table = self._sensitivity(self._quantized(prepared), settings.budget)
             self.found = search(prepared, self.judged, table, settings.budget, recipe=settings.recipe, progress=self._tell)
         note = "" if self.found is None else str(self.found.point)
         self._record(SEARCH, started, None if self.known else self._quantized(prepared), note)
+
+    def _sensitivity(self, plain: fx.GraphModule, budget: Budget) -> Table:
+        """What the quantizers lose whose word lengths the recipe does not fix by an override."""
+        settings = self.settings
+        if self.saved is not None and self.saved.table is not None:
+            return self.saved.table
+        fixed = [override for override in settings.recipe.overrides if "width" in override.changes]
+        names = [name for name, _ in quantizers(plain) if not any(override.matches(name) for override in fixed)]
+        widths = sorted({*WIDTHS, *present_widths(plain)})
+        budget.check(plain, names, widths[0])
+        parts = torch.split(self.judged, settings.batch)
+        table = sensitivity(plain, parts, widths=widths, measure=settings.measure, seed=settings.seed, progress=self._tell)
+        table = replace(table, rows=tuple(row for row in table.rows if row.name in names))
+        if self.state is not None:
+            self.state.save(Saved(tuple(self.steps), {}, table=table))
+        return table
 
     def _quantized_pass(self, name: str, qmodel: fx.GraphModule, twin: fx.GraphModule) -> None:
         if self.known:
@@ -225,11 +238,20 @@ class _Run:
 
     def _save(self, qmodel: nn.Module, under_way: str = "", done: int = 0, kept: Mapping[str, Tensor] | None = None) -> None:
         if self.state is not None:
-            self.state.save(Saved(tuple(self.steps), qmodel.state_dict(), under_way, done, kept or {}, self.found))
+            self.state.save(Saved(tuple(self.steps), qmodel.state_dict(), under_way, done, kept or {}, found=self.found))
 
     def _tell(self, stage: str, done: int, total: int) -> None:
         if self.progress is not None:
             self.progress(stage, done, total)
+
+
+def _load(qmodel: fx.GraphModule, tensors: Mapping[str, Tensor]) -> None:
+    try:
+        qmodel.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise DataError(
+            "holds tensors of another model", where="the state of the interrupted run", remedy="start anew: --force in place of --resume"
+        ) from error
 
 
 def checked(prepared: nn.Module, data: Tensor, settings: Settings) -> tuple[Finding, ...]:

@@ -123,7 +123,7 @@ class Relaxation:
 
     With ``up`` = ``rectified(choice)`` (G, O, K) the loss is the squared error, a sum over outputs and a mean over rows, in units of ``unit``, plus
     ``regularizer * (1 - |2 up - 1| ** power).sum()``. If there are ``problem.rows``, the error is that behind the activation, over ``rows`` of them,
-    drawn anew for each gradient.
+    others for each gradient.
     """
 
     def __init__(self, problem: Problem, *, unit: float, regularizer: float, rows: int, seed: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, fx, nn
 
-from qfx.errors import QfxError, RecipeError
+from qfx.errors import QfxError
 from qfx.nn.convert import quantize, quantizers
 from qfx.ptq.front import Budget, Found, Point, Widths, least_loss, plot_pareto, weight_bits, weight_count, with_widths
 from qfx.ptq.hardware import HardwareSearch
@@ -74,18 +74,14 @@ class _Bits:
     budget: Budget
 
     def run(self) -> Found:
-        limit = self._limit()
+        count = weight_count(self.start)
+        limit = self.budget.limit(count)
         rows = [row for row in self.table.rows if row.role == "weight"]
         if not rows:
             raise QfxError("has no rows of weights", where="table", remedy="measure roles=('weight',)")
         others = weight_bits(self.start) - sum(row.numbers * row.width for row in rows)
         least = others + sum(row.numbers * self.table.widths[0] for row in rows)
-        if limit < least:
-            raise RecipeError(
-                f"{limit} weight bits cannot be met",
-                where="budget",
-                remedy=f"give at least {least} ({least / weight_count(self.start):.2f} per weight), or let the table have shorter words",
-            )
+        self.budget.refuse_below(least, count)
         most = others + sum(row.numbers * self.table.widths[-1] for row in rows)
         best = _Knapsack(rows, self.table.widths, most - others)
         chosen = self._point(best.picked(limit - others), others)
@@ -94,18 +90,14 @@ class _Bits:
         for index in range(41):
             point = self._point(best.picked(int(least - others + step * index)), others)
             front.setdefault(point.widths, point)
+        points = least_loss(front.values(), lambda point: point.weight_bits)
+        chosen = [point for point in points if point.weight_bits <= limit][-1]  # which may take less for the same loss
         recipe = with_widths(self.recipe, self.table, chosen.widths)
         taken = weight_bits(self.make(chosen.widths))
         if taken != chosen.weight_bits or taken > limit:
             raise QfxError(f"the model takes {taken} weight bits, not {chosen.weight_bits}", where="search", remedy="please report this defect")
         names = tuple(row.name for row in self.table.rows)
-        return Found(recipe, names, chosen, least_loss(front.values(), lambda point: point.weight_bits))
-
-    def _limit(self) -> int:
-        if self.budget.weight_bits is not None:
-            return self.budget.weight_bits
-        assert self.budget.mean_weight_bits is not None
-        return math.floor(self.budget.mean_weight_bits * weight_count(self.start))
+        return Found(recipe, names, chosen, points)
 
     def _point(self, picked: Mapping[str, int], others: int) -> Point:
         widths = tuple(picked.get(row.name, row.width) for row in self.table.rows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -82,6 +82,12 @@ class Table:
         return "\n".join(lines)
 
 
+def table_from(data: Mapping[str, Any]) -> Table:
+    """A table from what ``dataclasses.asdict`` made of it. Raises KeyError, TypeError or ValueError for anything else."""
+    rows = (Row(row["name"], row["role"], row["numbers"], row["width"], tuple(row["losses"])) for row in data["rows"])
+    return Table(data["measure"], tuple(data["widths"]), tuple(rows))
+
+
 def sensitivity(
     model: nn.Module,
     data: Tensor | Iterable[Tensor],
@@ -134,6 +140,11 @@ def sensitivity(
         losses = work.by_gradients(sites) if measure in _GRADIENT else work.by_outputs(sites)
     rows = (Row(site.name, site.role, work.numbers[site.name], site.quantizer.word_length, losses[site.name]) for site in sites)
     return Table(measure, lengths, tuple(rows))
+
+
+def present_widths(qmodel: fx.GraphModule) -> set[int]:
+    """The word lengths that the weights and activations of a quantized model have now."""
+    return {site.quantizer.word_length for site in _sites(qmodel) if site.role in ("weight", "activation")}
 
 
 def _is_quantized(model: nn.Module) -> bool:

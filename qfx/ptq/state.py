@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
+from qfx.nn.trace import trace
 from qfx.ptq.front import Found, as_data, found_from
+from qfx.ptq.sensitivity import Table, table_from
 
 _VERSION = 2
 _FILE = "state.json"
-_MODEL, _PASS = "model/", "pass/"
+_MODEL, _PASS, _INPUTS = "model/", "pass/", "inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +44,36 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """Where a run stands: the steps done, the tensors of the quantized model, and of the pass that was ``under_way`` how many parts (layers, blocks,
-    epochs) are ``done`` and the tensors that it ``kept`` for itself. ``found``: the word lengths that a search has chosen."""
+    """Where a run stands: the steps done, the tensors of the quantized model (none if there is none yet), and of the pass that was ``under_way`` how
+    many parts (layers, blocks, epochs) are ``done`` and the tensors that it ``kept`` for itself. ``table``: the sensitivities that were measured;
+    ``found``: the word lengths that a search has chosen; ``inputs``: the calibration inputs that were made up."""
 
     steps: tuple[Step, ...]
     tensors: Mapping[str, Tensor]
     under_way: str = ""
     done: int = 0
     kept: Mapping[str, Tensor] = field(default_factory=dict)
+    table: Table | None = None
     found: Found | None = None
+    inputs: Tensor | None = None
 
 
 class State:
-    """The folder beside the output. ``fingerprint``: hashes of all that decides the result, by name; a state of another run is refused."""
+    """The folder beside the output. ``fingerprint``: hashes of all that decides the result, by name; a state of another run is refused. ``inputs``:
+    if there are any, every ``save`` keeps them."""
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, str]) -> None:
-        self.folder, self.fingerprint = folder, dict(fingerprint)
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str], inputs: Tensor | None = None) -> None:
+        self.folder, self.fingerprint, self.inputs = folder, dict(fingerprint), inputs
+
+    @property
+    def exists(self) -> bool:
+        """Whether something was saved (an interrupt while that was done for the first time leaves nothing to go on with)."""
+        return (self.folder / _FILE).is_file()
 
     def load(self) -> Saved | None:
         """What was saved last; None if nothing was. Raises DataError for a damaged state, and for one of a run with other inputs."""
+        if not self.exists:
+            return None
         try:
             data: Any = json.loads((self.folder / _FILE).read_text(encoding="utf-8"))
             if data["version"] != _VERSION:
@@ -70,20 +82,17 @@ class State:
             steps = tuple(Step(**step) for step in data["steps"])
             stored = load_file(self.folder / str(data["tensors"]), device="cpu")
             tensors, kept = ({key.removeprefix(part): stored[key] for key in stored if key.startswith(part)} for part in (_MODEL, _PASS))
+            table = None if data["table"] is None else table_from(data["table"])
             found = None if data["found"] is None else found_from(data["found"])
-            saved = Saved(steps, tensors, str(data["under_way"]), int(data["done"]), kept, found)
-        except FileNotFoundError as error:
-            if not self.folder.exists():
-                return None
-            raise self._damaged(error) from error
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecipeError) as error:
+            saved = Saved(steps, tensors, str(data["under_way"]), int(data["done"]), kept, table, found, stored.get(_INPUTS))
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError, RecipeError) as error:
             raise self._damaged(error) from error
         changed = [name for name in {**known, **self.fingerprint} if known.get(name) != self.fingerprint.get(name)]
         if changed:
             raise DataError(
                 f"belongs to a run with another {', another '.join(changed)}",
                 where=str(self.folder),
-                remedy="resume with what the run was started with, or start anew with --force",
+                remedy="resume with what the run was started with, or start anew: --force in place of --resume",
             )
         return saved
 
@@ -96,6 +105,8 @@ class State:
             name = f"tensors-{number}.safetensors"
             parts = ((_MODEL, saved.tensors), (_PASS, saved.kept))
             named = {part + key: tensor for part, tensors in parts for key, tensor in tensors.items()}
+            if self.inputs is not None:
+                named[_INPUTS] = self.inputs
             save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in named.items()}, self.folder / name)
             content = {
                 "version": _VERSION,
@@ -104,6 +115,7 @@ class State:
                 "tensors": name,
                 "under_way": saved.under_way,
                 "done": saved.done,
+                "table": None if saved.table is None else dataclasses.asdict(saved.table),
                 "found": None if saved.found is None else as_data(saved.found),
             }
             temporary = self.folder / f"{_FILE}.tmp"
@@ -116,19 +128,21 @@ class State:
 
     def remove(self) -> None:
         """Forget everything; only what ``save`` writes goes."""
+        if not self.folder.is_dir():
+            return
         for path in (*self.folder.glob("tensors-*.safetensors"), self.folder / _FILE, self.folder / f"{_FILE}.tmp"):
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            shutil.rmtree(self.folder)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _damaged(self, error: Exception) -> DataError:
         message = str(error).split("\n")[0]
-        return DataError(f"is damaged: {message}", where=str(self.folder), remedy="start anew with --force")
+        return DataError(f"is damaged: {message}", where=str(self.folder), remedy="start anew: --force in place of --resume")
 
 
-def hash_of_model(model: nn.Module) -> str:
-    """Of a model's structure and tensors."""
-    digest = hashlib.sha256(str(model).encode())
+def hash_of_model(model: nn.Module, example: Tensor) -> str:
+    """Of a model's layers, of what it does with ``example``, step by step, and of its tensors. Raises what tracing raises."""
+    digest = hashlib.sha256(f"{model}\n{trace(model, example).module.code}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(hash_of_array(tensor.detach().cpu().numpy()).encode())

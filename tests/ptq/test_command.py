@@ -16,7 +16,10 @@ from ptq_user import BASE, MODULE, Page, qfx_command, refusal, user_folder
 from torch import nn
 
 import qfx
+from qfx.ptq import command
 from qfx.ptq.command import prove
+from qfx.ptq.source import from_factory, use_current_folder
+from qfx.ptq.state import hash_of_model
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,45 @@ def test_existing_files_stay(folder: Path, tmp_path: Path) -> None:
         (tmp_path / name).unlink()
     assert "no such folder" in refusal(*BASE, "-o", tmp_path / "nowhere" / "model.onnx")
     assert ".onnx" in refusal(*BASE, "-o", tmp_path / "model.pt")
+
+
+def test_interrupted_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is placed first; it goes again if the model cannot follow."""
+    replace = os.replace
+
+    def model_never(source: Path, target: Path) -> None:
+        if Path(target).name == "model.onnx":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(command.os, "replace", model_never)
+    assert qfx_command(*BASE, "-o", tmp_path / "model.onnx").exit_code == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.state"]
+    monkeypatch.setattr(command.os, "replace", replace)
+    assert qfx_command(*BASE, "-o", tmp_path / "model.onnx", "--resume").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.html", "model.onnx"]
+
+
+def test_a_run_that_fails_is_in_nobodys_way(folder: Path, tmp_path: Path) -> None:
+    """GPTQ refuses a BatchNorm that is folded on the fly; with the right passes the same command works."""
+    qfx.Recipe(batch_norm="fold").save(folder / "onthefly.toml")
+    options = (*BASE, "--recipe", "onthefly.toml", "-o", tmp_path / "model.onnx")
+    assert "fold_batch_norm" in refusal(*options, "--passes", "gptq")
+    assert list(tmp_path.iterdir()) == []
+    assert qfx_command(*options, "--passes", "fold,gptq").exit_code == 0
+
+
+def test_another_forward_is_another_model(folder: Path) -> None:
+    """The same layers and weights, called otherwise."""
+    use_current_folder()
+    net = "from usersnet import Net\n\nclass Other(Net):\n    def forward(self, x):\n        return super().forward(x)"
+    (folder / "first.py").write_text(net + "\n")
+    (folder / "second.py").write_text(net + " * 0.5\n")
+    models = [from_factory(f"{name}:Other").eval() for name in ("first", "second", "first")]
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+    hashes = [hash_of_model(model, torch.from_numpy(X)) for model in models]
+    assert hashes[0] == hashes[2] != hashes[1]
 
 
 X = np.zeros((4, 1, 6, 6), dtype=np.float32)

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from ptq_user import BASE, Page, qfx_command, refusal, user_folder
 from torch import nn
 
 import qfx
-from qfx.ptq import auto, pipeline, weight_bits
+from qfx.cli import main
+from qfx.ptq import auto, command, pipeline, weight_bits
 from qfx.ptq.front import Budget
 from qfx.ptq.passes import QUANTIZED_PASSES, Work
+from qfx.ptq.sensitivity import Measure
 
 NO_DATA = BASE[:-2]
 
@@ -66,8 +69,8 @@ def test_without_data_the_range_of_inputs_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ((*NO_DATA,), "give --calib, or --data-free"),
-        ((*BASE, "--data-free", "1x6x6"), "give --calib, or --data-free"),
+        ((*NO_DATA,), "give one of --calib and --data-free"),
+        ((*BASE, "--data-free", "1x6x6"), "give one of --calib and --data-free"),
         ((*NO_DATA, "--data-free", "1,6,6"), "is no shape"),
         ((*NO_DATA, "--data-free", "1x0x6"), "is no shape"),
         ((*NO_DATA, "--data-free", "1x9x9"), "--data-free: the model does not run on samples of shape"),
@@ -78,6 +81,8 @@ def test_without_data_the_range_of_inputs_is_kept(tmp_path: Path) -> None:
         ((*BASE, "--eval", "test.npz", "--max-drop", "1", "--passes", "fold"), "not with --passes"),
         ((*BASE, "--eval", "test.npz", "--max-drop", "1", "--budget", "weight-bits=900"), "not with --budget"),
         ((*BASE, "--eval", "test.npz", "--max-drop", "-1"), "--max-drop"),
+        ((*BASE, "--measure", "sqnr"), "weighs words for a budget"),
+        ((*BASE, "--budget", "board=ultra96v2,fps=0"), "fps is 0"),
         ((*BASE, "--budget", "bits=4"), "is no part of a budget"),
         ((*BASE, "--budget", "lut=4"), "give either weight_bits"),
         ((*BASE, "--budget", "mean-weight-bits=four"), "is 'four'"),
@@ -88,6 +93,18 @@ def test_without_data_the_range_of_inputs_is_kept(tmp_path: Path) -> None:
 def test_bad_options(options: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
     assert re.search(complaint, refusal(*options, "-o", tmp_path / "model.onnx"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_needs_a_name_of_its_own(tmp_path: Path) -> None:
+    assert "is the output, too" in refusal(*BASE, "-o", tmp_path / "model.onnx", "--report", tmp_path / "model.onnx")
+
+
+def test_every_option_is_explained() -> None:
+    page_text = (Path(__file__).resolve().parents[2] / "docs" / "ptq.md").read_text(encoding="utf-8")
+    for option in main.commands["ptq"].params:
+        assert f"`{max(option.opts, key=len)}" in page_text or f"`{option.opts[0]}`" in page_text, option.opts
+    measures = next(option for option in main.commands["ptq"].params if option.name == "measure")
+    assert set(measures.type.choices) == set(get_args(Measure))  # type: ignore[attr-defined]
 
 
 def test_without_statistics_there_is_no_data(folder: Path, tmp_path: Path) -> None:
@@ -162,6 +179,52 @@ def test_a_budget_resumed_is_not_searched_again(tmp_path: Path, monkeypatch: pyt
     assert ours == theirs
 
 
+def test_an_interrupted_search_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*BASE, "--budget", "mean-weight-bits=4.5", "--passes", "fold,comq", "-o")
+    (tmp_path / "whole").mkdir()
+    assert qfx_command(*options, tmp_path / "whole" / "model.onnx").exit_code == 0
+    search = pipeline.search
+    monkeypatch.setattr(pipeline, "search", interrupted)
+    assert qfx_command(*options, tmp_path / "model.onnx").exit_code == 130
+    monkeypatch.setattr(pipeline, "search", search)
+    monkeypatch.setattr(pipeline, "sensitivity", None)
+    resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()
+
+
+def interrupted(*arguments: object, **named: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_words_that_the_recipe_fixes_stay(folder: Path, tmp_path: Path) -> None:
+    fixed = [qfx.Override("0.weight", {"width": 7}), qfx.Override("2.output", {"width": 11})]
+    qfx.Recipe(weight=qfx.Spec(8, granularity="channel"), overrides=fixed).save(folder / "fixed.toml")
+    result = qfx_command(*BASE, "--recipe", "fixed.toml", "--budget", "mean-weight-bits=4", "-o", tmp_path / "model.onnx")
+    assert result.exit_code == 0, result.output
+    page = report(tmp_path / "model.onnx")
+    found = recipe_of(page)
+    assert found.spec("0.weight", "weight").width == 7
+    assert found.spec("2.output", "activation").width == 11
+    assert found.spec("5.weight", "weight").width == 3  # (4 * 144 - 7 * 36) / 108
+    complaint = refusal(*BASE, "--recipe", "fixed.toml", "--budget", "mean-weight-bits=3", "--force", "-o", tmp_path / "model.onnx")
+    assert "3.25 per weight" in complaint  # (2 * 108 + 7 * 36) / 144
+
+
+def test_without_data_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*NO_DATA, "--data-free", "1x6x6", "--samples", 8, "--recipe", "recipe.toml", "-o")
+    (tmp_path / "whole").mkdir()
+    assert qfx_command(*options, tmp_path / "whole" / "model.onnx").exit_code == 0
+    monkeypatch.setattr(pipeline, "QUANTIZED_PASSES", {**QUANTIZED_PASSES, "gptq": interrupted})
+    assert qfx_command(*options, tmp_path / "model.onnx").exit_code == 130
+    monkeypatch.setattr(pipeline, "QUANTIZED_PASSES", QUANTIZED_PASSES)
+    monkeypatch.setattr(command, "distill", None)
+    assert "another calibration data" in refusal(*options, tmp_path / "model.onnx", "--resume", "--input-range", 0, 1)
+    resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()
+
+
 GOAL = (*BASE, "--recipe", "two.toml", "--eval", "test.npz", "--max-drop", "0", "--widest", "4")
 
 
@@ -215,6 +278,7 @@ def test_a_goal_that_is_not_met_is_said_so(folder: Path, tmp_path: Path, monkeyp
     result = qfx_command(*BASE, "--recipe", "one.toml", "--eval", "test.npz", "--max-drop", "0", "-o", tmp_path / "model.onnx")
     assert result.exit_code == 1, result.output
     assert "is not met" in result.stdout
+    assert "From cheap to costly: the goal of 100.00 % is not met." in " ".join(report(tmp_path / "model.onnx").text)
     assert (tmp_path / "model.onnx").exists()
 
 

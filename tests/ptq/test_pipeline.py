@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import qfx
 from qfx.errors import DataError, RecipeError
 from qfx.ptq import pipeline
+from qfx.ptq import state as state_module
 from qfx.ptq.measure import Labelled, accuracy, sqnr
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, checked_passes, default_passes
 from qfx.ptq.pipeline import Settings, run
@@ -154,7 +155,30 @@ def test_a_state_of_another_run_is_refused(model: nn.Module, data: Tensor, tmp_p
     assert State(tmp_path / "state", {"model": "a", "seed": "1"}).load() is not None
 
 
-@pytest.mark.parametrize("damage", ["state.json", "tensors-0.safetensors", "cut"])
+def test_a_first_save_that_is_interrupted_leaves_nothing_to_resume(
+    model: nn.Module, data: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = state_module.save_file
+
+    def interrupted(tensors: dict[str, Tensor], path: Path) -> None:
+        write(tensors, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(state_module, "save_file", interrupted)
+    state = State(tmp_path / "state", {})
+    with pytest.raises(KeyboardInterrupt):
+        run(model, data, Settings(recipe(8, 8), ("fold",)), state=state)
+    assert state.folder.exists()
+    assert not state.exists
+    assert state.load() is None
+    state.remove()
+    assert not state.folder.exists()
+    (tmp_path / "file").write_text("mine")
+    State(tmp_path / "file", {}).remove()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", ["tensors-0.safetensors", "cut"])
 def test_a_damaged_state_is_refused(damage: str, model: nn.Module, data: Tensor, tmp_path: Path) -> None:
     state = State(tmp_path / "state", {})
     run(model, data, Settings(recipe(8, 8), ("fold",)), state=state)
