@@ -27,6 +27,9 @@ AMOUNTS: Mapping[str, str] = {"weight_bits": "weight bits", **NAMES}
 Widths = tuple[int, ...]
 """Word lengths in the order of a table's rows."""
 
+Designs = Mapping[Widths, "Point | None"]
+"""Designs that were made, by their word lengths; None for those that do not meet the budget."""
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -165,12 +168,15 @@ def as_data(found: Found) -> dict[str, Any]:
     }
 
 
+def point_from(entry: Mapping[str, Any]) -> Point:
+    """A point from what ``dataclasses.asdict`` made of it. Raises KeyError, TypeError or ValueError for anything else."""
+    resources = tuple((str(name), int(number)) for name, number in entry["resources"])
+    return Point(tuple(entry["widths"]), float(entry["loss"]), int(entry["weight_bits"]), resources, float(entry["fps"]))
+
+
 def found_from(data: Mapping[str, Any]) -> Found:
     """The inverse of ``as_data``. Raises KeyError, TypeError, ValueError or RecipeError for anything else."""
-    points = []
-    for entry in data["points"]:
-        resources = tuple((str(name), int(number)) for name, number in entry["resources"])
-        points.append(Point(tuple(entry["widths"]), float(entry["loss"]), int(entry["weight_bits"]), resources, float(entry["fps"])))
+    points = [point_from(entry) for entry in data["points"]]
     return Found(Recipe.from_toml(data["recipe"]), tuple(data["names"]), points[0], tuple(points[1:]), str(data["scarcest"]))
 
 

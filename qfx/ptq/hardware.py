@@ -20,7 +20,7 @@ from qfx.codegen.schedule import Request, Schedule
 from qfx.errors import ProjectError, RecipeError
 from qfx.export.to_graph import to_graph
 from qfx.ir.graph import Graph
-from qfx.ptq.front import Budget, Found, Point, Widths, least_loss, weight_bits, with_widths
+from qfx.ptq.front import Budget, Designs, Found, Point, Widths, least_loss, weight_bits, with_widths
 from qfx.ptq.sensitivity import Table
 from qfx.ptq.walk import Progress
 from qfx.recipe import Recipe
@@ -43,6 +43,8 @@ class HardwareSearch:
     make: Callable[[Widths], fx.GraphModule]
     start: fx.GraphModule
     budget: Budget
+    keep: Callable[[Designs], None] | None
+    known: Designs
     progress: Progress | None
 
     def __post_init__(self) -> None:
@@ -50,7 +52,9 @@ class HardwareSearch:
         self.whole = board(self.budget.board)
         self.clock_ns = self.budget.clock_ns if self.budget.clock_ns is not None else self.whole.clock_ns
         self.allowed = _allowed(self.whole, self.budget)
-        self.designs: dict[Widths, Point | ProjectError] = {}
+        self.designs: dict[Widths, Point | ProjectError] = {
+            widths: ProjectError("did not meet the budget before the interrupt") if point is None else point for widths, point in self.known.items()
+        }
         self.done = 0
 
     def run(self) -> Found:
@@ -167,6 +171,8 @@ class HardwareSearch:
                 self.designs[widths] = Point(widths, self._loss(widths), self._bits(widths), resources, plan.fps)
             except ProjectError as error:
                 self.designs[widths] = error
+            if self.keep is not None:
+                self.keep({made: found if isinstance(found, Point) else None for made, found in self.designs.items()})
         return self.designs[widths]
 
     def _bisect(self, steps: list[Widths]) -> Widths:

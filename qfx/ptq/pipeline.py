@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,7 +14,7 @@ from qfx.errors import DataError, RecipeError
 from qfx.nn.convert import quantize, quantizers
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
-from qfx.ptq.front import Budget, Found
+from qfx.ptq.front import Budget, Designs, Found
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work, checked_passes, default_passes
 from qfx.ptq.search import search
@@ -173,7 +174,16 @@ class _Run:
             self.found = self.saved.found
         else:
             table = self._sensitivity(self._quantized(prepared), settings.budget)
-            self.found = search(prepared, self.judged, table, settings.budget, recipe=settings.recipe, progress=self._tell)
+            self.found = search(
+                prepared,
+                self.judged,
+                table,
+                settings.budget,
+                recipe=settings.recipe,
+                keep=partial(self._save_search, table),
+                resume=None if self.saved is None else self.saved.designs,
+                progress=self._tell,
+            )
         note = "" if self.found is None else str(self.found.point)
         self._record(SEARCH, started, None if self.known else self._quantized(prepared), note)
 
@@ -189,9 +199,12 @@ class _Run:
         parts = torch.split(self.judged, settings.batch)
         table = sensitivity(plain, parts, widths=widths, measure=settings.measure, seed=settings.seed, progress=self._tell)
         table = replace(table, rows=tuple(row for row in table.rows if row.name in names))
-        if self.state is not None:
-            self.state.save(Saved(tuple(self.steps), {}, table=table))
+        self._save_search(table, {})
         return table
+
+    def _save_search(self, table: Table, designs: Designs) -> None:
+        if self.state is not None:
+            self.state.save(Saved(tuple(self.steps), {}, table=table, designs=designs))
 
     def _quantized_pass(self, name: str, qmodel: fx.GraphModule, twin: fx.GraphModule) -> None:
         if self.known:

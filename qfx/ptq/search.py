@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError
 from qfx.nn.convert import quantize, quantizers
-from qfx.ptq.front import Budget, Found, Point, Widths, least_loss, plot_pareto, weight_bits, weight_count, with_widths
+from qfx.ptq.front import Budget, Designs, Found, Point, Widths, least_loss, plot_pareto, weight_bits, weight_count, with_widths
 from qfx.ptq.hardware import HardwareSearch
 from qfx.ptq.sensitivity import Row, Table
 from qfx.ptq.walk import Progress
@@ -31,6 +31,8 @@ def search(
     budget: Budget,
     *,
     recipe: Recipe | None = None,
+    keep: Callable[[Designs], None] | None = None,
+    resume: Designs | None = None,
     progress: Progress | None = None,
 ) -> Found:
     """The word lengths with the least predicted loss, the sum over the table's rows, that meet the budget.
@@ -43,6 +45,9 @@ def search(
     by how scarce each resource is. What a step saves is estimated from designs in which all weights, or all activations, have one word length. The
     first step whose design, folded anew by ``qfx.codegen.fold``, meets the budget is found by bisection, and single steps are then taken back where
     a further design shows that they need not be. Nothing is said to meet the budget that was not made and estimated.
+
+    ``keep`` is called after each design with all that were made. Given as ``resume`` to a later call with the same arguments, they are not made
+    again.
 
     Raises RecipeError, with the least that can be had, if the budget cannot be met; QfxError for a table of another model; ProjectError for an
     unknown board, or frames per second that no folding reaches.
@@ -59,7 +64,11 @@ def search(
             raise QfxError("is not in the model", where=row.name, remedy="take the table from the same model and recipe: sensitivity(model, ...)")
     if not table.rows:
         raise QfxError("has no rows", where="table", remedy="choose roles that the model has")
-    work = _Bits(table, base, make, start, budget) if budget.board is None else HardwareSearch(table, base, make, start, budget, progress)
+    work = (
+        _Bits(table, base, make, start, budget)
+        if budget.board is None
+        else HardwareSearch(table, base, make, start, budget, keep, dict(resume or {}), progress)
+    )
     return work.run()
 
 

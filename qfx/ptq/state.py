@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.nn.trace import trace
-from qfx.ptq.front import Found, as_data, found_from
+from qfx.ptq.front import Designs, Found, as_data, found_from, point_from
 from qfx.ptq.sensitivity import Table, table_from
 
 _VERSION = 2
@@ -46,7 +46,8 @@ class Step:
 class Saved:
     """Where a run stands: the steps done, the tensors of the quantized model (none if there is none yet), and of the pass that was ``under_way`` how
     many parts (layers, blocks, epochs) are ``done`` and the tensors that it ``kept`` for itself. ``table``: the sensitivities that were measured;
-    ``found``: the word lengths that a search has chosen; ``inputs``: the calibration inputs that were made up."""
+    ``designs``: what a search that was under way had made; ``found``: the word lengths that it has chosen; ``inputs``: the calibration inputs that
+    were made up."""
 
     steps: tuple[Step, ...]
     tensors: Mapping[str, Tensor]
@@ -54,6 +55,7 @@ class Saved:
     done: int = 0
     kept: Mapping[str, Tensor] = field(default_factory=dict)
     table: Table | None = None
+    designs: Designs = field(default_factory=dict)
     found: Found | None = None
     inputs: Tensor | None = None
 
@@ -84,7 +86,8 @@ class State:
             tensors, kept = ({key.removeprefix(part): stored[key] for key in stored if key.startswith(part)} for part in (_MODEL, _PASS))
             table = None if data["table"] is None else table_from(data["table"])
             found = None if data["found"] is None else found_from(data["found"])
-            saved = Saved(steps, tensors, str(data["under_way"]), int(data["done"]), kept, table, found, stored.get(_INPUTS))
+            designs = {tuple(widths): None if point is None else point_from(point) for widths, point in data["designs"]}
+            saved = Saved(steps, tensors, str(data["under_way"]), int(data["done"]), kept, table, designs, found, stored.get(_INPUTS))
         except (OSError, ValueError, LookupError, TypeError, SafetensorError, RecipeError) as error:
             raise self._damaged(error) from error
         changed = [name for name in {**known, **self.fingerprint} if known.get(name) != self.fingerprint.get(name)]
@@ -116,6 +119,7 @@ class State:
                 "under_way": saved.under_way,
                 "done": saved.done,
                 "table": None if saved.table is None else dataclasses.asdict(saved.table),
+                "designs": [(widths, None if point is None else dataclasses.asdict(point)) for widths, point in saved.designs.items()],
                 "found": None if saved.found is None else as_data(saved.found),
             }
             temporary = self.folder / f"{_FILE}.tmp"

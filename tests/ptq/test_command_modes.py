@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from torch import nn
 
 import qfx
 from qfx.cli import main
-from qfx.ptq import auto, command, pipeline, weight_bits
+from qfx.ptq import auto, command, hardware, pipeline, weight_bits
 from qfx.ptq.front import Budget
 from qfx.ptq.passes import QUANTIZED_PASSES, Work
 from qfx.ptq.sensitivity import Measure
@@ -191,6 +191,34 @@ def test_an_interrupted_search_keeps_what_was_measured(tmp_path: Path, monkeypat
     resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()
+
+
+def test_an_interrupted_search_keeps_its_designs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*BASE, "--budget", "board=ultra96v2,fps=100000,lut=2600", "--passes", "fold", "-o")
+    made: list[object] = []
+    resolve = hardware.resolve
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        made.append(named)
+        if len(made) == stop:
+            raise KeyboardInterrupt
+        return resolve(*arguments, **named)
+
+    stop, place = 0, tmp_path / "whole"
+    place.mkdir()
+    monkeypatch.setattr(hardware, "resolve", counted)
+    assert qfx_command(*options, place / "model.onnx").exit_code == 0
+    whole = len(made)
+    assert whole > 4
+    made.clear()
+    stop = whole - 1
+    assert qfx_command(*options, tmp_path / "model.onnx").exit_code == 130
+    made.clear()
+    stop = 0
+    resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert len(made) == 3  # the folding that all is measured with, and two designs
+    assert (tmp_path / "model.onnx").read_bytes() == (place / "model.onnx").read_bytes()
 
 
 def interrupted(*arguments: object, **named: object) -> None:
