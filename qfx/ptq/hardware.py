@@ -180,8 +180,15 @@ class HardwareSearch:
         low, high = 0, len(steps) - 1
         end = self._design(steps[high])
         if isinstance(end, ProjectError):
+            total = estimate(lower(self._graph(steps[high]), self.schedule), self.whole).total
+            over = [
+                f"{getattr(total, field)} {NAMES[field]} of {self.allowed[field]}" for field in FIELDS if getattr(total, field) > self.allowed[field]
+            ]
+            why = f"takes about {', '.join(over)} that may be used" if over else end.what
             raise RecipeError(
-                f"cannot be met, not even with words of {self.table.widths[0]} bits: {end.what}", where="budget", remedy=end.remedy or "ask for less"
+                f"cannot be met, not even with words of {self.table.widths[0]} bits: {why}",
+                where="budget",
+                remedy="allow more, or take a larger board",
             ) from end
         if isinstance(self._design(steps[0]), Point):
             return steps[0]
