@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError
 from qfx.fixed.arith import Interval
 from qfx.nn.convert import graph_module
+from qfx.nn.layers import Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
@@ -51,9 +53,24 @@ def float_twin(qmodel: nn.Module) -> fx.GraphModule:
 
 
 def twin_of(qmodel: fx.GraphModule, twin: fx.GraphModule | None) -> fx.GraphModule:
-    """``twin`` itself, or one that is taken now if it is None. Raises QfxError if it is not of this model."""
+    """``twin`` itself, or one that is taken now if it is None. Raises QfxError if it is not of this model, and if it would be taken too late: with
+    all weights on their grids already, as rounding passes leave them, it would teach the rounded model instead of the float one."""
     if twin is None:
+        if _is_rounded(qmodel):
+            raise QfxError(
+                "has rounded weights already: the float model is not to be had from it",
+                where="twin",
+                remedy="take it before the first pass, twin = float_twin(qmodel), and give it to every pass",
+            )
         return float_twin(qmodel)
     if not isinstance(twin, fx.GraphModule) or [node.name for node in twin.graph.nodes] != [node.name for node in qmodel.graph.nodes]:
         raise QfxError("is not of this model", where="twin", remedy="take it from the same quantized model: twin = float_twin(qmodel)")
     return twin
+
+
+def _is_rounded(qmodel: fx.GraphModule) -> bool:
+    """Whether every weight that is not zero lies on its grid."""
+    weights = [(layer.cast_weight().detach(), layer.weight_cast) for layer in qmodel.modules() if isinstance(layer, Weighted)]
+    some = [(weight, cast) for weight, cast in weights if bool(weight.any())]
+    with torch.no_grad():
+        return bool(some) and all(torch.equal(cast(weight).tensor().to(weight.dtype), weight) for weight, cast in some)

@@ -15,6 +15,7 @@ from qfx import Recipe, Spec
 from qfx.errors import QfxError, RecipeError
 from qfx.fixed.type import OMode, QMode
 from qfx.nn.layers import Weighted
+from qfx.ptq import adaround_blocks, correct_bias, tune
 from qfx.ptq.reconstruct import adaround, comq, gptq, integer_range, round_weights
 from qfx.ptq.twin import float_twin
 
@@ -81,9 +82,20 @@ def test_targets_come_from_the_given_twin() -> None:
     blind = quantized_small(3, 8)
     blind.load_state_dict(q.state_dict())
     comq(q, calibration(), twin=twin)
-    comq(blind, calibration())
+    comq(blind, calibration(), twin=float_twin(blind))
     assert distance(q) < 0.35 * start
     assert distance(blind) > distance(q)
+
+
+def test_a_twin_that_comes_too_late_is_refused() -> None:
+    """All weights are rounded: what could be taken from the model now is not the float one."""
+    q = quantized_small(3, 8)
+    comq(q, calibration(), layers=["conv2"])
+    comq(q, calibration(), layers=["conv1"])  # the others are still as they were
+    comq(q, calibration(), twin=float_twin(q))
+    for later in (*PASSES.values(), correct_bias, tune, adaround_blocks):
+        with pytest.raises(QfxError, match=r"rounded weights already(.|\n)*twin = float_twin"):
+            later(q, calibration())
 
 
 def test_only_the_named_layers_change() -> None:
@@ -128,8 +140,9 @@ def test_weights_lie_on_the_grid_in_every_mode(o: OMode, signed: bool) -> None:
         parameter.data = torch.randn(parameter.shape, generator=generator)
     x = torch.randn(64, 4, 8, generator=generator)
     q = qfx.quantize(model, x, Recipe(weight=Spec(3, q=QMode.TRN, o=o, signed=signed, granularity="channel"))).eval()
+    twin = float_twin(q)
     for pass_ in PASSES.values():
-        pass_(q, x)
+        pass_(q, x, twin=twin)
         assert_on_grid(q)
     low, high = integer_range(q.get_submodule("0").weight_cast)
     raw = q.get_submodule("0").weight.detach() * torch.exp2(q.get_submodule("0").weight_cast.frac_bits.round()).detach()
