@@ -95,10 +95,28 @@ def test_without_any_python_code(folder: Path, tmp_path: Path) -> None:
     assert qfx.load_graph(tmp_path / "model.onnx").infos
 
 
+SLOWLY = """
+import sys, time
+from qfx.cli import main
+from qfx.ptq import passes
+
+adaround = passes.QUANTIZED_PASSES["adaround"]
+
+def waiting(work):
+    work.progress("adaround", 0, 2)
+    time.sleep(300)
+    return adaround(work)
+
+passes.QUANTIZED_PASSES["adaround"] = waiting
+main()
+"""
+"""The command, but that AdaRound waits until it is interrupted: it could be done before the test has sent the signal."""
+
+
 def test_interrupted_by_the_keyboard(folder: Path, tmp_path: Path) -> None:
     options = (*BASE, "--passes", "fold,comq,adaround", "-o", tmp_path / "model.onnx")
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "qfx.cli", *(str(option) for option in options)]
+    command = [sys.executable, "-c", SLOWLY, *(str(option) for option in options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
