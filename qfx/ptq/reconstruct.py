@@ -54,7 +54,7 @@ def adaround(
 
 
 def comq(qmodel: nn.Module, data: Tensor | Iterable[Tensor], **options: Any) -> tuple[LayerResult, ...]:
-    """``round_weights`` by COMQ: coordinate descent, no back-propagation (Zhang et al. 2024). The fastest."""
+    """``round_weights`` by COMQ: coordinate descent, no back-propagation (Zhang et al. 2024)."""
     return round_weights(qmodel, data, "comq", **options)
 
 
