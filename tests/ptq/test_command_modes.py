@@ -141,7 +141,9 @@ def test_a_budget_of_hardware(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     result = qfx_command(*BASE, "--budget", "board=ultra96v2,fps=100000", "--measure", "sqnr", "-o", model)
     assert result.exit_code == 0, result.output
-    assert "fps" in " ".join(report(model).text)
+    chosen = re.search(r"Chosen: loss \S+, \d+ weight bits, \d+ LUT, .* (\d+) fps", " ".join(report(model).text))
+    assert chosen is not None
+    assert int(chosen[1]) >= 100000
     estimate = qfx_command("estimate", model, "--board", "ultra96v2", "--fps", 100000)
     assert estimate.exit_code == 0, estimate.output
 
@@ -267,15 +269,13 @@ def test_a_goal_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     passes["adaround"] = lambda work: "left out here: it takes long"
     monkeypatch.setattr(auto, "QUANTIZED_PASSES", passes)
     whole = qfx_command(*GOAL, "-o", tmp_path / "model.onnx")
-    assert whole.exit_code in (0, 1), whole.output
+    assert whole.exit_code == 0, whole.output
     lines = " ".join(report(tmp_path / "model.onnx").text)
     assert "What was tried" in lines
     expected = (tmp_path / "model.onnx").read_bytes()
     tried = re.findall(r"^(calibration|folding|equalization|GPTQ|COMQ|tuning|words of \S+ bits) ", whole.stdout, re.MULTILINE)
-    assert "GPTQ" in tried
-    for name, at in (("gptq", 1), ("comq", 1), ("tune", 1)):
-        if passes[name] is not QUANTIZED_PASSES[name] or (name == "tune" and "tuning" not in tried):
-            continue
+    assert {"GPTQ", "COMQ", "tuning"} <= set(tried)
+    for name, at in (("calibrate", 2), ("gptq", 1), ("comq", 1), ("tune", 1)):
         (tmp_path / name).mkdir()
         output = tmp_path / name / "model.onnx"
         monkeypatch.setattr(auto, "QUANTIZED_PASSES", {**passes, name: Stopper(passes[name], at)})
