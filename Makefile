@@ -13,7 +13,7 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 .PHONY: help venv demo test bench bench-ptq lint format wheel clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 venv: $(VENV)/ready  ## make .venv with everything that development needs
 
@@ -35,7 +35,7 @@ format: $(VENV)/ready  ## rewrite the sources in the project's format
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks
 
-bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (an hour)
+bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (45 minutes)
 	$(PY) -m benchmarks.ptq
 
 wheel: $(VENV)/ready  ## build the wheel into dist/
