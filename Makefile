@@ -35,7 +35,7 @@ format: $(VENV)/ready  ## rewrite the sources in the project's format
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks
 
-bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (45 minutes)
+bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (an hour)
 	$(PY) -m benchmarks.ptq
 
 wheel: $(VENV)/ready  ## build the wheel into dist/
