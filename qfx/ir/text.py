@@ -43,8 +43,9 @@ _MAX_DIGITS = 9
 def listing(graph: Graph) -> str:
     """The nodes in order, one a line, ``*`` at the output; then the totals. Deterministic.
 
-    The columns: operator and attributes; inputs; shape without the batch; storage type (and the bits of a word where each channel's raws are on its own
-    grid); the exact range, as values (``~`` before a number that is cut to six digits) and as raws; the bits of the accumulator that holds every partial sum; the constants as ``count x bits``.
+    The columns: operator and attributes; inputs; shape without the batch; storage type (and the bits of a word where each channel's raws are on its
+    own grid); the exact range, as values (``~`` before a number that is cut to six digits) and as raws; the bits of the accumulator that holds every
+    partial sum; the constants as ``count x bits``.
 
     The rounding and overflow modes stand at the cast that applies them, not in the type. Attributes at their default are left out: ``s2`` is a
     stride, ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
