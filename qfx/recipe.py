@@ -84,6 +84,11 @@ class Spec:
         is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
         _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
         object.__setattr__(self, "percentile", float(self.percentile))
+        if self.learn_width and self.o not in (OMode.SAT, OMode.SAT_SYM):
+            raise RecipeError(
+                f"a learned word length (learn_width) has no gradient under {self.o.value}",
+                remedy="use AP_SAT or AP_SAT_SYM, or set learn_width to false",
+            )
         try:
             self.type(signed=self.signed is not False)
         except QfxError as error:
@@ -170,7 +175,10 @@ class Recipe:
         spec: Spec = getattr(self, role)
         for override in self.overrides:
             if override.matches(quantizer):
-                spec = replace(spec, **override.changes)
+                try:
+                    spec = replace(spec, **override.changes)
+                except RecipeError as error:  # fields that do not go together
+                    raise RecipeError(error.what, where=f"override {override.pattern!r} of {quantizer}", remedy=error.remedy) from None
         return spec
 
     def check_patterns(self, quantizers: Iterable[str]) -> None:

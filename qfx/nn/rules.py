@@ -31,7 +31,8 @@ from qfx.nn.functional import (
     QSub,
     QUpsample,
 )
-from qfx.nn.layers import QBatchNorm, QConv, QConvTranspose, QLinear, conv_pads
+from qfx.nn.layers import QConv, QConvTranspose, QLinear, conv_pads
+from qfx.nn.norm import QBatchNorm
 from qfx.nn.trace import Traced, base_layer
 from qfx.recipe import Recipe
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work
 from qfx.ptq.twin import float_twin
 from qfx.ptq.walk import Progress, batches

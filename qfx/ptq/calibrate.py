@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.convert import graph_module
 from qfx.nn.functional import QInput
+from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.walk import Walk, batches, evaluating
@@ -19,8 +19,10 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
     """Start every binary point anew from all of ``data``, as the recipe's observers say; in place.
 
     ``data``: real inputs, one tensor or batches of any length. Each Cast sees what the layers before it give once they are placed, one batch at a
-    time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder. ``qfx.calibrate`` is the same with
-    one batch. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data.
+    time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder. Every module stays in training or
+    evaluation mode as it was, after an error too. ``qfx.calibrate`` and ``qfx.ptq.calibrate`` are this function.
+
+    Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data.
     """
     module = graph_module(qmodel)
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)

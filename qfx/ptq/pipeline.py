@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.front import Budget, Designs, Found

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, UnsupportedError
-from qfx.nn.layers import QFoldedBatchNorm, Weighted
+from qfx.nn.layers import Weighted
+from qfx.nn.norm import QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 
 Env = dict[str, Any]

@@ -18,7 +18,7 @@ import qfx
 from qfx import DataError, ExactnessError, Override, QfxError, Recipe, RecipeError, Spec, UnsupportedError
 from qfx.ir import ops
 from qfx.nn import rules
-from qfx.nn.convert import recipe_of
+from qfx.nn.model import recipe_of
 
 IMAGE, SIGNAL, VECTOR = integers(4, 3, 7, 5), integers(4, 4, 9), integers(4, 6)
 EVEN = IMAGE[:, :, :4, :4]
