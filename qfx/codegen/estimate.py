@@ -91,6 +91,16 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, _CONTROL)))
 
 
+def does_not_fit(board: Board, needs: str, remedy: str) -> ProjectError:
+    """What is to be raised where a design ``needs`` more than the board has."""
+    return ProjectError(f"does not fit the {board.title}: {needs}", where=board.name, remedy=remedy)
+
+
+def to_be_used(limit: float) -> str:
+    """A note on a number of what the board has, if less than all of it is to be used."""
+    return f", {100 * limit:.0f} % of which are to be used" if limit < 1 else ""
+
+
 def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, remedies: str = "") -> None:
     """Raises ProjectError unless the estimate stays within ``limits`` (default: all that the board has).
 
@@ -105,13 +115,8 @@ def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, re
     for field in over:
         worst = sorted(found.layers, key=lambda cost: getattr(cost.resources, field), reverse=True)[:3]
         costly = ", ".join(f"{cost.node} {getattr(cost.resources, field)}" for cost in worst if getattr(cost.resources, field))
-        part = f", {100 * limits[field]:.0f} % of which are to be used," if limits[field] < 1 else ""
-        parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)}{part} ({costly})")
-    raise ProjectError(
-        f"does not fit the {found.board.title}: needs {'; '.join(parts)}",
-        where=found.board.name,
-        remedy=remedies or "use fewer frames per second, a larger board, shorter words or smaller layers",
-    )
+        parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)}{to_be_used(limits[field])} ({costly})")
+    raise does_not_fit(found.board, f"needs {'; '.join(parts)}", remedies or "use a larger board, shorter words or smaller layers")
 
 
 @lru_cache(maxsize=256)

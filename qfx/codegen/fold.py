@@ -21,6 +21,7 @@ from qfx.codegen import fifo
 from qfx.codegen.board import Board
 from qfx.codegen.estimate import LIMITS, Estimate, capacity, check_fits, estimate
 from qfx.codegen.fold_options import OUTPUT, Layer, layers
+from qfx.codegen.least import TOO_SMALL, Weights, check_blocks, check_layers, check_weights, weights_exceed
 from qfx.codegen.lower import lower
 from qfx.codegen.resources import FIELDS
 from qfx.codegen.schedule import Folding, Request, Schedule, check_clock
@@ -33,7 +34,8 @@ _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
 _EXCHANGES = 4
-_TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding is smaller"
+_NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
+_OTHER_FOLDING = "use a larger board, shorter words or smaller layers, or try --fit: other foldings may take less"
 _ROUNDS = 6
 _PRECISION = 1.01  # of the search for the fastest that fits
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
@@ -88,6 +90,18 @@ def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> 
     return Plan(schedule, design, estimate(design, board), timing, clock_ns)
 
 
+def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
+    """As ``plan``, but raises ProjectError too if the design does not fit the board: if possible before FIFOs are sized, which takes long."""
+    design = lower(graph, schedule)
+    weights = Weights.of(design)
+    remedy = TOO_SMALL if weights_exceed(weights, board, LIMITS) else _OTHER_FOLDING
+    check_blocks(weights, board, remedy)
+    check_fits(_least(design, board), remedies=remedy)
+    made = plan(graph, board, schedule, clock_ns=clock_ns)
+    check_fits(made.estimate, remedies=remedy)
+    return made
+
+
 def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) -> Plan:
     """The plan that answers the request, for an optimized graph.
 
@@ -102,9 +116,8 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) ->
         schedule = Schedule.of(
             pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1, fifos=dict(request.fifos)
         )
-        made = plan(graph, board, schedule, clock_ns=clock_ns)
-        check_fits(made.estimate)
-        return made
+        return fitting_plan(graph, board, schedule, clock_ns=clock_ns)
+    check_weights(Weights.of(base), board, LIMITS)
     lower(
         graph, Schedule.of(pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1)
     )  # complains if it cannot
@@ -193,7 +206,9 @@ class _Search:
                 if not self._fits(picked):
                     break
         if large is not None:
-            check_fits(large, LIMITS, remedies=self._remedy(fps))
+            most = self.fastest().fps  # or raises, for a better reason than this pace
+            other = "or use a larger board, a shorter clock period or shorter words"
+            check_fits(large, LIMITS, remedies=f"ask for at most {int(most)} frames per second, {other}")
         raise ProjectError(
             f"no folding was found that simulates at {fps:g} frames per second", where=self.graph.name, remedy="ask for fewer frames per second"
         )
@@ -223,9 +238,16 @@ class _Search:
                 break
             slow = self._cheapest(slowest) or slow  # knowing the overhead
         made, estimated = self._realize(slow)
-        check_fits(estimated, LIMITS, remedies=_TOO_SMALL)
+        if made is not None and not estimated.over(LIMITS):
+            return made
+        made, smallest = self._smallest()
+        check_fits(smallest if len(smallest.over(LIMITS)) <= len(estimated.over(LIMITS)) else estimated, LIMITS, remedies=_NONE_FOUND)
         assert made is not None  # or its estimate was over the limits
         return made
+
+    def _smallest(self) -> tuple[Plan | None, Estimate]:
+        """One number at a time, where nothing is pinned: what a search by prices may miss."""
+        return self._realize([int(layer.costs[:, 0].argmin()) for layer in self.layers])
 
     @property
     def floor(self) -> int:
@@ -233,13 +255,8 @@ class _Search:
         return max(int(layer.busy.min()) for layer in self.layers)
 
     def _check_possible(self) -> None:
-        """Raises ProjectError if even the least of every resource, layer by layer, is more than the limits allow."""
-        least = sum((layer.costs.min(axis=0) for layer in self.layers), np.zeros(len(FIELDS)))
-        over = np.flatnonzero(least > self.limits)
-        if over.size:
-            cheapest = [int(layer.costs[:, over[0]].argmin()) for layer in self.layers]
-            found = _least(lower(self.graph, self._schedule(cheapest)), self.board)
-            check_fits(found, LIMITS, remedies=_TOO_SMALL)
+        """Raises ProjectError if the layers alone, whatever is chosen, take more than the limits allow."""
+        check_layers(self.layers, self.board, LIMITS)
 
     def _check_reachable(self, cycles: int, fps: float, floor: int | None = None) -> None:
         slow = sorted((layer for layer in self.layers if layer.busy.min() > (floor or cycles)), key=lambda layer: -layer.busy.min())
@@ -251,13 +268,6 @@ class _Search:
                 where=self.graph.name,
                 remedy=f"ask for at most {int(most)} frames per second, use a shorter clock period, or unpin foldings",
             )
-
-    def _remedy(self, fps: float) -> str:
-        try:
-            most = self.fastest().fps
-        except ProjectError:
-            return "use a larger board or shorter words: this model fits at no speed"
-        return f"ask for at most {int(most)} frames per second, or use a larger board, a shorter clock period or shorter words"
 
     def _fits(self, picked: Sequence[int]) -> bool:
         return bool((self._used(picked) <= self.limits).all())

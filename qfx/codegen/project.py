@@ -22,7 +22,6 @@ from qfx.codegen.board import board as find_board
 from qfx.codegen.driver import golden_files
 from qfx.codegen.emit import emit
 from qfx.codegen.emulate import EXECUTABLES
-from qfx.codegen.estimate import check_fits
 from qfx.codegen.fold import Plan
 from qfx.codegen.names import checked_top, identifier
 from qfx.codegen.schedule import Request, Schedule, check_clock
@@ -144,9 +143,7 @@ def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | N
         return schedule
     if isinstance(schedule, Request):
         return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
-    made = fold.plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
-    check_fits(made.estimate)
-    return made
+    return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
 
 
 def read_project(folder: str | os.PathLike[str]) -> Project:
