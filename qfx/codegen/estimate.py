@@ -91,9 +91,12 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, _CONTROL)))
 
 
-def does_not_fit(board: Board, needs: str, remedy: str) -> ProjectError:
-    """What is to be raised where a design ``needs`` more than the board has."""
-    return ProjectError(f"does not fit the {board.title}: {needs}", where=board.name, remedy=remedy)
+class DoesNotFitError(ProjectError):
+    """A design that needs more than the board has: ``needs`` says what."""
+
+    def __init__(self, board: Board, needs: str, remedy: str) -> None:
+        super().__init__(f"does not fit the {board.title}: {needs}", where=board.name, remedy=remedy)
+        self.needs = needs
 
 
 def to_be_used(limit: float) -> str:
@@ -116,7 +119,7 @@ def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, re
         worst = sorted(found.layers, key=lambda cost: getattr(cost.resources, field), reverse=True)[:3]
         costly = ", ".join(f"{cost.node} {getattr(cost.resources, field)}" for cost in worst if getattr(cost.resources, field))
         parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)}{to_be_used(limits[field])} ({costly})")
-    raise does_not_fit(found.board, f"needs {'; '.join(parts)}", remedies or "use a larger board, shorter words or smaller layers")
+    raise DoesNotFitError(found.board, f"needs {'; '.join(parts)}", remedies or "use a larger board, shorter words or smaller layers")
 
 
 @lru_cache(maxsize=256)

@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from qfx.codegen import design as d
 from qfx.codegen import fifo
-from qfx.codegen.board import Board
-from qfx.codegen.estimate import LIMITS, Estimate, capacity, check_fits, estimate
+from qfx.codegen.board import Board, check_clock
+from qfx.codegen.estimate import LIMITS, DoesNotFitError, Estimate, capacity, check_fits, estimate
 from qfx.codegen.fold_options import OUTPUT, Layer, layers
-from qfx.codegen.least import TOO_SMALL, Weights, check_blocks, check_layers, check_weights, weights_exceed
+from qfx.codegen.least import Weights, check_blocks, check_layers, check_weights
 from qfx.codegen.lower import lower
 from qfx.codegen.resources import FIELDS
-from qfx.codegen.schedule import Folding, Request, Schedule, check_clock
+from qfx.codegen.schedule import Folding, Request, Schedule
 from qfx.codegen.simulate import RESTART, Timing, simulate
 from qfx.codegen.tokens import cycles, latency
 from qfx.errors import ProjectError
@@ -94,12 +94,25 @@ def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: fl
     """As ``plan``, but raises ProjectError too if the design does not fit the board: if possible before FIFOs are sized, which takes long."""
     design = lower(graph, schedule)
     weights = Weights.of(design)
-    remedy = TOO_SMALL if weights_exceed(weights, board, LIMITS) else _OTHER_FOLDING
-    check_blocks(weights, board, remedy)
-    check_fits(_least(design, board), remedies=remedy)
-    made = plan(graph, board, schedule, clock_ns=clock_ns)
-    check_fits(made.estimate, remedies=remedy)
+    try:
+        check_blocks(weights, board)
+        check_fits(_least(design, board))
+        made = plan(graph, board, schedule, clock_ns=clock_ns)
+        check_fits(made.estimate)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(board, error.needs, _remedy(graph, board)) from None
     return made
+
+
+def _remedy(graph: Graph, board: Board) -> str:
+    """What to do about a design that does not fit, as far as that can be told without a search."""
+    base = lower(graph, Schedule())
+    try:
+        check_weights(Weights.of(base), board, LIMITS)
+        check_layers(layers(graph, base, board, {}), board, LIMITS)
+    except DoesNotFitError as error:
+        return error.remedy
+    return _OTHER_FOLDING
 
 
 def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) -> Plan:
@@ -108,7 +121,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) ->
     Raises ProjectError if a layer that the request names has no folding of its own, if what it fixes cannot be built, if what it asks for cannot be
     reached, and if the design does not fit the board.
     """
-    check_clock(clock_ns)
+    check_clock(clock_ns, board)
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
@@ -117,12 +130,13 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) ->
             pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1, fifos=dict(request.fifos)
         )
         return fitting_plan(graph, board, schedule, clock_ns=clock_ns)
-    check_weights(Weights.of(base), board, LIMITS)
+    weights = Weights.of(base)
+    check_weights(weights, board, LIMITS)
     lower(
         graph, Schedule.of(pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1)
     )  # complains if it cannot
     pinned.update({name: Folding(n) for name, n in ((graph.input.name, request.input_parallel), (OUTPUT, request.output_parallel)) if n is not None})
-    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns)
+    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns, weights)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     if not request.fifos:
         return made
@@ -173,7 +187,8 @@ def _weighted(design: d.Design) -> frozenset[str]:
 
 
 class _Search:
-    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float) -> None:
+    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights) -> None:
+        self.weights = weights
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
         self.capacity = _vector(capacity(board))
         self.limits = self.capacity * np.array([LIMITS[field] for field in FIELDS])
@@ -256,7 +271,7 @@ class _Search:
 
     def _check_possible(self) -> None:
         """Raises ProjectError if the layers alone, whatever is chosen, take more than the limits allow."""
-        check_layers(self.layers, self.board, LIMITS)
+        check_layers(self.layers, self.board, LIMITS, self.weights)
 
     def _check_reachable(self, cycles: int, fps: float, floor: int | None = None) -> None:
         slow = sorted((layer for layer in self.layers if layer.busy.min() > (floor or cycles)), key=lambda layer: -layer.busy.min())

@@ -123,10 +123,10 @@ def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: list[_O
 
 
 def _affordable(options: list[_Option], board: Board) -> list[_Option]:
-    """Without those that alone need more than the board has, but at least the cheapest."""
+    """Without those that alone need more than the board has, but at least the one that comes nearest."""
     there = capacity(board)
     kept = [option for option in options if all(getattr(option.cost, field) <= getattr(there, field) for field in FIELDS)]
-    return kept or [min(options, key=lambda option: option.cost.lut)]
+    return kept or [min(options, key=lambda option: max(getattr(option.cost, field) / max(getattr(there, field), 1) for field in FIELDS))]
 
 
 def divisors(count: int) -> list[int]:

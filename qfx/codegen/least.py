@@ -1,8 +1,9 @@
 """The least that a model takes, however it is folded: what no search can get below is refused before one, for that reason alone.
 
-Two bounds, both proofs and no searches. The *weights*: whatever folding is chosen, every bit of them lies in block RAM or in LUTs, but for layers so
-small that one row holds all of them. The *layers*: for two resources a and b and any price p >= 0, no choice of options takes less of a, while b is
-within its limit, than the sum over the layers of min(a + p * b), less p times the limit of b (Lagrangian duality); the best p is found by bisection.
+Two bounds, both proofs and no searches. The *weights*: whatever folding is chosen, every bit of them lies in block RAM or in LUTs, or, of layers so
+small that one row holds all of them, in a flip-flop. The *layers*: for two resources a and b and any price p >= 0, no choice of options takes less of
+a, while b is within its limit, than the sum over the layers of min(a + p * b), less p times the limit of b (Lagrangian duality); the best p is found
+by bisection.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qfx.codegen import resources as r
 from qfx.codegen import storage
 from qfx.codegen.board import Board
 from qfx.codegen.build import MAX_WORD_BITS
-from qfx.codegen.estimate import NAMES, capacity, does_not_fit, to_be_used
+from qfx.codegen.estimate import NAMES, DoesNotFitError, capacity, to_be_used
 from qfx.codegen.fold_options import Layer
 from qfx.codegen.resources import FIELDS
 
@@ -41,17 +42,21 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """``bits`` of all weights; ``in_memory``: those that every folding keeps in block RAM or LUTs; ``bram18``: blocks, in the design at hand."""
+    """``bits`` of all weights; ``in_memory``: those that every folding keeps in block RAM or LUTs; ``in_one_row``: those that, in some folding, go
+    into the multipliers through flip-flops; ``bram18``: blocks, in the design at hand."""
 
     bits: int
     in_memory: int
+    in_one_row: int
     bram18: int
 
     @classmethod
     def of(cls, design: d.Design) -> Weights:
         units = [process for process in design.processes if isinstance(process, d.MatVec)]
         bits = sum(unit.weights.size * unit.weight_type.width for unit in units)
-        return cls(bits, sum(map(_in_memory, units)), sum(map(_blocks, units)))
+        rows = [unit for unit in units if _in_one_row(unit)]
+        stored = sum(map(_least_bits, units))
+        return cls(bits, stored - sum(map(_least_bits, rows)), sum(map(_least_bits, rows)), sum(map(_blocks, units)))
 
 
 def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -> None:
@@ -60,40 +65,47 @@ def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -
         there = capacity(board)
         luts = int(there.lut * limits["lut"]) * LUT_BITS
         also = f"{to_be_used(limits['bram18'])}, and LUTs would hold {luts / 1e6:.1f} Mbit, were there nothing else in them"
-        raise does_not_fit(board, f"{_alone(weights.bits, ceil(weights.bits / BRAM18_BITS), board)}{also}", TOO_SMALL)
+        raise DoesNotFitError(board, f"{_alone(weights.bits, ceil(weights.bits / BRAM18_BITS), board)}{also}", TOO_SMALL)
 
 
 def weights_exceed(weights: Weights, board: Board, limits: Mapping[str, float]) -> bool:
     """Whether the weights take more than ``limits`` allow however the model is folded."""
     there = capacity(board)
-    return weights.in_memory > there.bram18 * limits["bram18"] * BRAM18_BITS + there.lut * limits["lut"] * LUT_BITS
+    least = weights.in_memory + max(weights.in_one_row - there.ff * limits["ff"], 0)
+    return least > there.bram18 * limits["bram18"] * BRAM18_BITS + there.lut * limits["lut"] * LUT_BITS
 
 
-def check_blocks(weights: Weights, board: Board, remedy: str) -> None:
+def check_blocks(weights: Weights, board: Board) -> None:
     """Raises ProjectError if the weights of the design at hand take more block RAMs than the board has."""
     if weights.bram18 > capacity(board).bram18:
-        raise does_not_fit(board, _alone(weights.bits, weights.bram18, board), remedy)
+        raise DoesNotFitError(board, _alone(weights.bits, weights.bram18, board), "fold the model in another way")
 
 
-def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, float]) -> None:
+def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, float], weights: Weights | None = None) -> None:
     """Raises ProjectError if no choice of the layers' options keeps any two resources within ``limits``.
 
-    Names a single resource that is short whatever is chosen, else two of which one is short while the other is not.
+    Names a single resource that is short whatever is chosen, else two of which one is short while the other is not; and how much ``weights`` are
+    where it is block RAM.
     """
+    size = "" if weights is None else f"; the weights are {weights.bits / 1e6:.1f} Mbit"
     there, costs = capacity(board), [layer.sure.astype(np.float64) for layer in layers]
     allowed = [getattr(there, field) * limits[field] for field in FIELDS]
     parts = []
     for index, field in enumerate(FIELDS):
         least = np.array([cost[:, index].min() for cost in costs])
         if least.sum() > allowed[index]:
-            parts.append(_needs(layers, least, field, board, limits))
+            parts.append(_needs(layers, least, field, board, limits) + (size if field == "bram18" else ""))
     if parts:
-        raise does_not_fit(board, f"needs {'; '.join(parts)}", TOO_SMALL)
+        raise DoesNotFitError(board, f"needs {'; '.join(parts)}", TOO_SMALL)
     for a, b in sorted(permutations(range(len(FIELDS)), 2), key=lambda pair: -pair[0]):  # block RAM first: weights are what grows
         bound, shares = _least_beside(costs, a, b, allowed[b])
         if bound > allowed[a] * _SLACK:
             beside = f", even with as many {NAMES[FIELDS[b]]} as may be used ({int(allowed[b])})"
-            raise does_not_fit(board, f"needs at least {_needs(layers, shares, FIELDS[a], board, limits, ceil(bound))}{beside}", TOO_SMALL)
+            raise DoesNotFitError(
+                board,
+                f"needs at least {_needs(layers, shares, FIELDS[a], board, limits, ceil(bound))}{beside}{size if FIELDS[a] == 'bram18' else ''}",
+                TOO_SMALL,
+            )
 
 
 def _least_beside(costs: Sequence[FloatArray], a: int, b: int, limit: float) -> tuple[float, FloatArray]:
@@ -133,11 +145,15 @@ def _alone(bits: int, blocks: int, board: Board) -> str:
     return f"the weights alone are {bits / 1e6:.1f} Mbit: {blocks:,} BRAM18; the board has {capacity(board).bram18:,}{unused}"
 
 
-def _in_memory(unit: d.MatVec) -> int:
+def _in_one_row(unit: d.MatVec) -> bool:
+    """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
     lanes_in, lanes_out = (unit.groups, unit.groups) if unit.depthwise else (unit.inputs, unit.outputs)
     one_row = unit.inputs == 1 if unit.depthwise else unit.groups == 1
-    if one_row and lanes_in * unit.input.type.width <= MAX_WORD_BITS and lanes_out * unit.output.type.width <= MAX_WORD_BITS:
-        return 0  # unfolded, its weights are wired into the multipliers
+    return one_row and lanes_in * unit.input.type.width <= MAX_WORD_BITS and lanes_out * unit.output.type.width <= MAX_WORD_BITS
+
+
+def _least_bits(unit: d.MatVec) -> int:
+    """What the weights take in the narrowest form that can be chosen for them: themselves, or their signed digits."""
     width = unit.weight_type.width
     if "shift" in arith.choices(unit.possible, unit.input.type, pe=1, depthwise=unit.depthwise, loaded=unit.loaded):
         width = min(width, arith.digit_form(unit.weights).width)
