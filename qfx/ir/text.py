@@ -95,7 +95,7 @@ def _attributes(op: Op) -> Iterable[str]:
         case LeakyRelu(log2_slope):
             return [f"2^{log2_slope}"]
         case Clip(low, high):
-            return [f"{_number(low.interval.lo, low.frac_bits)}..{_number(high.interval.lo, high.frac_bits)}"]
+            return [f"{_number(low.interval.hull.lo, low.grid)}..{_number(high.interval.hull.lo, high.grid)}"]
         case Transpose(perm):
             return [",".join(map(str, perm))]
         case Pad(pads):
@@ -111,7 +111,7 @@ def _attributes(op: Op) -> Iterable[str]:
 
 def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     info = graph.infos[node.name]
-    interval = info.interval
+    interval = info.interval.hull
     accumulates = isinstance(node.op, Conv | Linear | SumPool | Affine)
     return (
         node.name + ("*" if node.name == graph.output else ""),
