@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, RecipeError
 from qfx.nn.convert import quantize, quantizers
+from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.front import Budget, Designs, Found
@@ -110,6 +111,7 @@ class _Run:
         self._tell("float model", 0, 1)
         self.known = [] if self.saved is None else list(self.saved.steps)
         self.judged = self.data[: example_count(self.data)]
+        self.settings = replace(self.settings, recipe=with_input_sign(self.settings.recipe, self.data))
         self.expected = outputs(self.model, self.judged, self.settings.batch)
         float_accuracy = self._all_right(self.model)
         self._tell("float model", 1, 1)
