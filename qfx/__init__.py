@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         DataError,
         ExactnessError,
         ModelFileError,
+        NativeKernelWarning,
         ProjectError,
         QfxError,
         RecipeError,
@@ -34,7 +35,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "qfx.errors": ("DataError", "ExactnessError", "ModelFileError", "ProjectError", "QfxError", "RecipeError", "UnsupportedError"),
+    "qfx.errors": (
+        "DataError",
+        "ExactnessError",
+        "ModelFileError",
+        "NativeKernelWarning",
+        "ProjectError",
+        "QfxError",
+        "RecipeError",
+        "UnsupportedError",
+    ),
     "qfx.export.export": ("export_onnx", "to_graph"),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
@@ -56,6 +66,7 @@ __all__ = [
     "FixedType",
     "Graph",
     "ModelFileError",
+    "NativeKernelWarning",
     "OMode",
     "Override",
     "ProjectError",

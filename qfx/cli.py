@@ -46,9 +46,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them.")
+@click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file.")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The project folder to write.")
-@click.option("--clock-ns", default=5.0, show_default=True, help="The target clock period in nanoseconds.")
+@click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: the board's].")
 @click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second.")
 @click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board.")
 @click.option("--folding", type=click.Path(path_type=Path), default=None, help="A folding.toml that fixes the folding of layers.")
@@ -61,7 +61,7 @@ def hls(
     model: Path,
     board_name: str,
     output: Path,
-    clock_ns: float,
+    clock_ns: float | None,
     fps: float | None,
     fit: bool,
     folding: Path | None,
@@ -87,7 +87,16 @@ def hls(
     extra = {"model.onnx": model.read_bytes()}
     board = plan.estimate.board
     write_project(
-        graph, output, board=board, clock_ns=clock_ns, top=top, schedule=plan, weights=weights, force=force, golden_inputs=inputs, extra_files=extra
+        graph,
+        output,
+        board=board,
+        clock_ns=plan.clock_ns,
+        top=top,
+        schedule=plan,
+        weights=weights,
+        force=force,
+        golden_inputs=inputs,
+        extra_files=extra,
     )
     click.echo(as_text(plan, graph.name))
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench")
@@ -95,15 +104,17 @@ def hls(
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them.")
-@click.option("--clock-ns", default=5.0, show_default=True, help="The target clock period in nanoseconds.")
+@click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file.")
+@click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: the board's].")
 @click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second.")
 @click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board.")
 @click.option("--folding", type=click.Path(path_type=Path), default=None, help="A folding.toml that fixes the folding of layers.")
 @click.option("--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the table.")
 @_guard
-def estimate(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None, weights: str, as_json: bool) -> None:
+def estimate(
+    model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str, as_json: bool
+) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
     from qfx.codegen import summary
 
@@ -111,17 +122,20 @@ def estimate(model: Path, board_name: str, clock_ns: float, fps: float | None, f
     click.echo((summary.as_json if as_json else summary.as_text)(plan, graph.name), nl=False)
 
 
-def _plan(model: Path, board_name: str, clock_ns: float, fps: float | None, fit: bool, folding: Path | None, weights: str) -> tuple[Graph, Plan]:
+def _plan(
+    model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str
+) -> tuple[Graph, Plan]:
     """The prepared graph of the model and what the options make of it."""
     from qfx.codegen import folding_file
-    from qfx.codegen.board import board
+    from qfx.codegen.board import board, check_clock
     from qfx.codegen.fold import resolve
     from qfx.codegen.project import prepare
-    from qfx.codegen.schedule import Request, check_clock
+    from qfx.codegen.schedule import Request
     from qfx.ir.from_onnx import load_graph
 
     found = board(board_name)
-    check_clock(clock_ns)
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    check_clock(clock_ns, found)
     request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns)
@@ -374,15 +388,27 @@ def inspect(model: Path) -> None:
 @main.command()
 @_guard
 def boards() -> None:
-    """List the boards and their resources."""
+    """List the boards and their resources.
+
+    \b
+    Another board is a TOML file, given as --board PATH (docs/board.md says more):
+      title = "My board"
+      part = "xczu3eg-sbva484-1-i"
+      lut = 70560        # of the part, as are
+      ff = 141120
+      dsp = 360
+      bram36 = 216       # block RAMs of 36 kbit
+      uram = 0           # UltraRAMs (not used)
+    Optional: clock_ns, fastest_mhz, board_part, ps, control_port, memory_port.
+    """
     from qfx.codegen.board import boards as known_boards
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("board", "title", "part", "LUT", "FF", "DSP", "BRAM36", "URAM"):
+    for heading in ("board", "title", "part", "LUT", "FF", "DSP", "BRAM36", "URAM", "clock"):
         table.add_column(heading, justify="left" if heading in ("board", "title", "part") else "right", no_wrap=True)
     for entry in known_boards():
         counts = (entry.lut, entry.ff, entry.dsp, entry.bram36, entry.uram)
-        table.add_row(entry.name, entry.title, entry.part, *(str(count) for count in counts))
+        table.add_row(entry.name, entry.title, entry.part, *(str(count) for count in counts), f"{entry.clock_ns:g} ns")
     Console(width=120).print(table)
 
 

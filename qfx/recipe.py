@@ -48,9 +48,10 @@ class Spec:
 
     ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
     ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose
-    from what the operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from
-    data. ``learn``: whether the binary points are trained, each within ``reach`` positions of where it starts (what training pushes further counts
-    as the nearest position within); ``learn_width``: whether the word length is too (it starts at ``width``).
+    from what the operator can give (unsigned after a ReLU) and, for the input, from the example (unsigned if no number in it is negative).
+    ``frac_bits``: a fixed position for every binary point, or None to start from data. ``learn``: whether the binary points are trained, each within
+    ``reach`` positions of where it starts (what training pushes further counts as the nearest position within); ``learn_width``: whether the word
+    length is too (it starts at ``width``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
     """

@@ -17,15 +17,14 @@ import numpy as np
 from qfx import __version__
 from qfx.codegen import fold, folding_file, loading, summary
 from qfx.codegen.assets import read_tree, vendor_headers
-from qfx.codegen.board import Board
+from qfx.codegen.board import Board, check_clock
 from qfx.codegen.board import board as find_board
 from qfx.codegen.driver import golden_files
 from qfx.codegen.emit import emit
 from qfx.codegen.emulate import EXECUTABLES
-from qfx.codegen.estimate import check_fits
 from qfx.codegen.fold import Plan
 from qfx.codegen.names import checked_top, identifier
-from qfx.codegen.schedule import Request, Schedule, check_clock
+from qfx.codegen.schedule import Request, Schedule
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph
@@ -73,7 +72,7 @@ def write_project(
     out_dir: str | os.PathLike[str],
     *,
     board: str | Board,
-    clock_ns: float = 5.0,
+    clock_ns: float | None = None,
     top: str | None = None,
     schedule: Schedule | Request | Plan | None = None,
     weights: str = "rom",
@@ -81,11 +80,12 @@ def write_project(
     golden_inputs: FloatArray | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Project:
-    """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name or a Board) into ``out_dir``.
+    """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name, the path of a TOML file, or a Board) into ``out_dir``.
 
-    ``clock_ns`` is the clock period in nanoseconds; ``top`` names the top function (default: from the graph's name); ``schedule`` folds the layers
-    and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a plan made of the prepared
-    graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while it runs.
+    ``clock_ns`` is the clock period in nanoseconds (default: the board's); ``top`` names the top function (default: from the graph's name);
+    ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
+    plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
+    it runs.
     ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter gives
     the expected raws. ``extra_files`` are added as they are.
 
@@ -99,7 +99,8 @@ def write_project(
     name = identifier(graph.name) if top is None else top
     graph = prepare(graph, weights)
     checked_top(name)
-    check_clock(clock_ns)
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    check_clock(clock_ns, found)
     made = _planned(graph, found, schedule, clock_ns)
     texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
     texts["folding.toml"] = folding_file.text(made, graph.name)
@@ -144,9 +145,7 @@ def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | N
         return schedule
     if isinstance(schedule, Request):
         return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
-    made = fold.plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
-    check_fits(made.estimate)
-    return made
+    return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
 
 
 def read_project(folder: str | os.PathLike[str]) -> Project:
