@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune
 
 from qfx.errors import QfxError, UnsupportedError, together
-from qfx.nn import remedies
+from qfx.nn import exported, remedies
 from qfx.nn.lookup import find, has_rule, operator_name
-from qfx.nn.remedy_texts import TEXTS
+from qfx.nn.remedy_texts import OF_SHAPES, TEXTS
 from qfx.nn.rules import MODULES
 from qfx.nn.trace import Traced, base_layer, capture, is_layer
 from qfx.recipe import Recipe
@@ -32,13 +32,21 @@ def require_supported(model: nn.Module, example: Tensor, recipe: Recipe | None =
         raise refusal(model, example, traced, found)
 
 
-def refusal(model: nn.Module, example: Tensor, traced: Traced, found: tuple[UnsupportedError, ...]) -> UnsupportedError:
-    """One error for all that was found. Where tracing stopped on the way, with the layers behind that place."""
+def refusal(model: nn.Module, example: Tensor, traced: Traced, found: tuple[UnsupportedError, ...], where: str = "") -> UnsupportedError:
+    """One error for all that was found in the model, called ``where`` (default: its class). Where tracing stopped on the way, the layers behind
+    that place are looked at too."""
+    where = where or type(model).__name__
     if traced.stopped is None:
-        return together(found, where=type(model).__name__)
+        return together(found, where=where, more=exported.REMEDY if _all_exported(traced, found) else "")
     reached = {str(node.target) for node in traced.module.graph.nodes if node.op == "call_module"}
     behind = [UnsupportedError(_no_form(layer), where=path, remedy=_remedy(layer)) for path, layer in _called(model, example) if path not in reached]
-    return together([*found, *behind], where=type(model).__name__)
+    return together([*found, *behind], where=where)
+
+
+def _all_exported(traced: Traced, found: tuple[UnsupportedError, ...]) -> bool:
+    """Whether an exported program with all of these is taken as it is."""
+    places = {traced.place(node): node for node in traced.module.graph.nodes}
+    return all(error.where in places and exported.takes(places[error.where], traced) for error in found)
 
 
 def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
@@ -108,8 +116,7 @@ def _decision(traced: Traced) -> set[fx.Node]:
 
 def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -> Iterator[UnsupportedError]:
     path = traced.place(node)
-    readable = all(source in traced.shapes or source in traced.constants or source in traced.fixed for source in node.all_input_nodes)
-    if not readable or any(source in traced.refused or source in traced.tainted for source in node.all_input_nodes):
+    if any(_unreadable(source, traced) for source in node.all_input_nodes):
         yield from _by_name(node, path, traced)  # what it reads has no shape that a rule could look at
         return
     try:
@@ -124,10 +131,18 @@ def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -
         yield error if error.where else UnsupportedError(error.what, where=path, remedy=error.remedy)
 
 
+def _unreadable(node: fx.Node, traced: Traced) -> bool:
+    """Whether what the node gives says nothing: it is refused, or several tensors of one that is."""
+    if node in traced.refused or node in traced.tainted:
+        return True
+    known = node in traced.shapes or node in traced.constants or node in traced.fixed
+    return not known and any(_unreadable(source, traced) for source in node.all_input_nodes)
+
+
 def _by_name(node: fx.Node, path: str, traced: Traced) -> Iterator[UnsupportedError]:
     """An operation on something that is refused already: only what has no form whatever it reads, and a remedy of its own."""
     name = operator_name(node, traced)
-    if not has_rule(node, traced) and remedies.key(name) in TEXTS:
+    if not has_rule(node, traced) and remedies.key(name) in TEXTS and remedies.key(name) not in OF_SHAPES:
         yield UnsupportedError(f"{name} has no fixed-point form in qfx", where=path, remedy=TEXTS[remedies.key(name)])
 
 

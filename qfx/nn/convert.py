@@ -87,7 +87,7 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
         raise DataError("NaN or infinity", where="example_input", remedy="clean the data")
     _check_model(model)
     with torch.inference_mode(False), torch.no_grad():
-        result = _built(_copied(model), example_input, recipe)
+        result = _built(_copied(model), example_input, recipe, type(model).__name__)
     recipe.check_patterns(dict(quantizers(result)))
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
@@ -134,7 +134,7 @@ def _copied(model: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
-def _built(source: nn.Module, example: Tensor, recipe: Recipe) -> fx.GraphModule:
+def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> fx.GraphModule:
     """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
     if any(True for _ in changed_modules(source)):
         require_supported(source, example, recipe)
@@ -147,7 +147,7 @@ def _built(source: nn.Module, example: Tensor, recipe: Recipe) -> fx.GraphModule
             found = (error,)
     all_found = blockers(traced, recipe)
     known = {error.what for error in all_found}
-    raise refusal(source, example, traced, all_found + tuple(error for error in found if error.what not in known))
+    raise refusal(source, example, traced, all_found + tuple(error for error in found if error.what not in known), name)
 
 
 def calibrate(qmodel: nn.Module, example_input: Tensor) -> None:

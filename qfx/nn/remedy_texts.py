@@ -97,5 +97,58 @@ TEXTS: dict[str, str] = {
     "addcmul": "x + a * b is the same",
     "lerp": "write it as a sum of products with constants: convolutions and additions",
     "cumsum": "it is a product by a constant matrix: for features nn.Linear(n, n, bias=False) with the weight torch.ones(n, n).tril()",
+    **dict.fromkeys(
+        (
+            "layernormalization",
+            "instancenormalization",
+            "groupnormalization",
+            "nativelayernorm",
+            "nativegroupnorm",
+            "lrn",
+            "meanvariancenormalization",
+        ),
+        NORM,
+    ),
+    **dict.fromkeys(
+        ("amax", "max", "reducemax"),
+        "over pixels or time F.adaptive_max_pool2d(x, 1) and F.adaptive_max_pool1d(x, 1) are the same, of two values b + torch.relu(a - b)",
+    ),
+    **dict.fromkeys(("amin", "min", "reducemin"), NO_FORM),
+    **dict.fromkeys(
+        ("sum", "reducesum"), "over pixels F.avg_pool2d(x, size, divisor_override=1) is the same; or train with the mean, x.mean((2, 3))"
+    ),
+    **dict.fromkeys(
+        ("pixelshuffle", "depthtospace"),
+        "nn.ConvTranspose2d(n * r * r, n, r, stride=r, groups=n, bias=False) with its weight torch.eye(r * r).repeat(n, 1).reshape(-1, 1, r, r) "
+        "does what nn.PixelShuffle(r) does",
+    ),
+    **dict.fromkeys(
+        ("pixelunshuffle", "spacetodepth", "im2col", "unfold"),
+        "nn.Conv2d(n, n * r * r, r, stride=r, groups=n, bias=False) with its weight torch.eye(r * r).repeat(n, 1).reshape(-1, 1, r, r) "
+        "does what nn.PixelUnshuffle(r) does",
+    ),
+    **dict.fromkeys(
+        ("flip", "roll", "index", "gather", "indexselect", "channelshuffle", "take"),
+        "slices, joined by torch.cat along the channels, are the same: torch.cat([x[:, 2:], x[:, :2]], 1), say",
+    ),
+    **dict.fromkeys(
+        ("expand", "repeat", "tile", "broadcastto", "repeatinterleave"),
+        "along pixels F.interpolate(x, size=...) is the same, along the channels torch.cat([x] * n, 1)",
+    ),
+    **dict.fromkeys(("matmul", "mm", "attention"), ATTENTION),
+    **dict.fromkeys(
+        ("quantizelinear", "dequantizelinear", "dynamicquantizelinear", "qlinearconv", "qlinearmatmul", "convinteger", "matmulinteger"),
+        "give the float model: qfx does the quantizing",
+    ),
+    **dict.fromkeys(("loop", "if", "scan", "cond", "whileloop"), "let no decision depend on data: export the model without control flow"),
+    **dict.fromkeys(("nonzero", "nonmaxsuppression", "uniqueconsecutive", "roialign"), "end the model before it, and compute the rest on the host"),
 }
 """By ``key``: what holds for every way into qfx."""
+
+OF_SHAPES = frozenset(
+    (
+        *("max", "min", "amax", "amin", "sum", "flip", "roll", "index", "gather", "indexselect", "take", "expand", "repeat", "tile", "broadcastto"),
+        *("repeatinterleave", "channelshuffle", "pixelshuffle", "pixelunshuffle", "unfold", "stack"),
+    )
+)
+"""Operations whose place a rewritten operation before them may take, so that they are not named behind one that is refused."""

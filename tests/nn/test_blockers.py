@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from nn_models import Calls
+from nn_models import Calls, check_exact
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -17,6 +19,7 @@ import qfx
 from qfx import UnsupportedError
 from qfx.errors import together
 from qfx.nn.blockers import require_supported
+from qfx.ptq.source import load_model
 
 IMAGE, SIGNAL, VECTOR = torch.randn(4, 3, 8, 8), torch.randn(4, 6, 9), torch.randn(4, 8)
 
@@ -219,6 +222,7 @@ def test_three_spatial_axes() -> None:
         with pytest.raises(UnsupportedError, match=rf"the model's input gives shape(.|\n)*{type(layer).__name__} has no fixed-point form") as caught:
             qfx.quantize(layer, volume)
         assert [blocker.where for blocker in caught.value.blockers] == ["input", "layer"]
+        assert caught.value.where == type(layer).__name__
 
 
 def test_an_unsigned_example_says_what_to_give() -> None:
@@ -255,3 +259,61 @@ def test_a_model_that_keeps_results_cannot_be_copied() -> None:
     model.kept = model(VECTOR)
     with pytest.raises(UnsupportedError, match=r"cannot be copied(.|\n)*keep no results"):
         qfx.quantize(model, VECTOR)
+
+
+class Written(nn.Module):
+    """A forward in one of the forms that an exported program may have."""
+
+    def __init__(self, form: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.form = form
+        self.c, self.d, self.e = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv1d(1, 2, 3)
+        self.register_buffer("mean", torch.rand(1, 3, 1, 1))
+        self.gain = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.form(self, x)
+
+
+EXPORTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "chunk": lambda m, x: torch.cat(m.c(x).chunk(2, 1)[::-1], 1),
+    "split": lambda m, x: torch.cat(torch.split(m.c(x), 4, dim=1), 1),
+    "x * 0.5": lambda m, x: m.d(m.c(x) * 0.5),
+    "x / 2": lambda m, x: m.d(m.c(x) / 2),
+    "x - buffer": lambda m, x: m.c((x - m.mean) / 0.25),
+    "layer scale": lambda m, x: m.c(x) + m.d(m.c(x)) * m.gain,
+    "clamp": lambda m, x: m.c(x).clamp(min=0) + torch.clamp(m.c(x), 0, 6),
+    "conv2d": lambda m, x: F.conv2d(x, m.c.weight, m.c.bias),
+    "float": lambda m, x: m.c(x.float()),
+    "x[:, None]": lambda m, x: m.e(x.flatten(1)[:, None]),
+    "select": lambda m, x: m.c(x).select(2, -1),
+}
+
+
+@pytest.mark.parametrize("form", EXPORTED)
+def test_what_an_exported_program_may_hold_is_offered_and_works(form: str, tmp_path: Path) -> None:
+    model = Written(EXPORTED[form]).eval()
+    with pytest.raises(UnsupportedError, match=r"remedy: .*or leave the model as it is and export it, (.*): `qfx ptq model\.pt2`") as caught:
+        qfx.quantize(model, IMAGE)
+    call = re.search(r"export it, (.*): `qfx ptq", str(caught.value))
+    assert call is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        eval(call[1].replace("'model.pt2'", "path"), {"torch": torch, "model": model, "example": IMAGE, "path": tmp_path / "model.pt2"})
+    q = qfx.quantize(load_model(str(tmp_path / "model.pt2"), None, IMAGE), IMAGE)
+    check_exact(q)
+
+
+HELPLESS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+    "sigmoid": lambda m, x: m.c(x).sigmoid() * 2,
+    "1 - x": lambda m, x: 1 - m.c(x),
+    "clamp": lambda m, x: m.c(x).clamp(-1, 1),
+    "flip": lambda m, x: x.flip(2),
+}
+
+
+@pytest.mark.parametrize("form", HELPLESS)
+def test_export_is_not_offered_where_it_does_not_help(form: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        qfx.quantize(Written(HELPLESS[form]), IMAGE)
+    assert "export" not in str(caught.value)
