@@ -134,7 +134,7 @@ class _Reader:
             self.copies[proto.output[0]] = _input(proto, 0)
             return []
         if (proto.domain, proto.op_type) == (opset.DOMAIN, "FromRaw"):
-            self.consts[proto.output[0]] = Const(numpy_helper.to_array(self._tensor(proto, 0)), _int(proto, "frac_bits"))
+            self.consts[proto.output[0]] = Const(numpy_helper.to_array(self._tensor(proto, 0)), _grids(proto))
             return []
         op, count = self._op(proto)
         names = tuple(self.copies.get(name, name) for name in proto.input[:count])
@@ -227,6 +227,12 @@ def _attribute(proto: onnx.NodeProto, name: str, kind: int) -> onnx.AttributePro
 
 def _int(proto: onnx.NodeProto, name: str) -> int:
     return int(_attribute(proto, name, onnx.AttributeProto.INT).i)
+
+
+def _grids(proto: onnx.NodeProto) -> int | tuple[int, ...]:
+    """The grid of a constant, or one for each index of its axis 0."""
+    several = any(attribute.name == "frac_bits" and attribute.type == onnx.AttributeProto.INTS for attribute in proto.attribute)
+    return _ints(proto, "frac_bits") if several else _int(proto, "frac_bits")
 
 
 def _float(proto: onnx.NodeProto, name: str) -> float:

@@ -43,8 +43,9 @@ _MAX_DIGITS = 9
 def listing(graph: Graph) -> str:
     """The nodes in order, one a line, ``*`` at the output; then the totals. Deterministic.
 
-    The columns: operator and attributes; inputs; shape without the batch; storage type; the exact range, as values (``~`` before a number that is cut
-    to six digits) and as raws; the bits of the accumulator that holds every partial sum; the constants as ``count x bits``.
+    The columns: operator and attributes; inputs; shape without the batch; storage type (and the bits of a word where each channel's raws are on its
+    own grid); the exact range, as values (``~`` before a number that is cut to six digits) and as raws; the bits of the accumulator that holds every
+    partial sum; the constants as ``count x bits``.
 
     The rounding and overflow modes stand at the cast that applies them, not in the type. Attributes at their default are left out: ``s2`` is a
     stride, ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
@@ -95,7 +96,7 @@ def _attributes(op: Op) -> Iterable[str]:
         case LeakyRelu(log2_slope):
             return [f"2^{log2_slope}"]
         case Clip(low, high):
-            return [f"{_number(low.interval.lo, low.frac_bits)}..{_number(high.interval.lo, high.frac_bits)}"]
+            return [f"{_number(low.interval.hull.lo, low.grid)}..{_number(high.interval.hull.lo, high.grid)}"]
         case Transpose(perm):
             return [",".join(map(str, perm))]
         case Pad(pads):
@@ -111,16 +112,17 @@ def _attributes(op: Op) -> Iterable[str]:
 
 def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     info = graph.infos[node.name]
-    interval = info.interval
+    interval, words = info.interval.hull, info.stored.spread(info.shape[0])
+    own = f" {info.word.width} per channel" if info.per_channel else ""
     accumulates = isinstance(node.op, Conv | Linear | SumPool | Affine)
     return (
         node.name + ("*" if node.name == graph.output else ""),
         describe(node.op),
         ",".join(node.inputs),
         _sizes(info.shape),
-        str(FixedType(info.type.width, info.type.int_bits, info.type.signed)),
+        f"{FixedType(info.type.width, info.type.int_bits, info.type.signed)}{own}",
         _range(interval.lo, interval.hi, interval.frac_bits),
-        f"{interval.lo}..{interval.hi}",
+        f"{min(word.lo for word in words)}..{max(word.hi for word in words)}",
         str(accumulator(node.op, graph.infos[node.inputs[0]]).width) if accumulates else "",
         " + ".join(f"{const.raw.size}x{const.interval.width}" for const in constants(node.op).values()),
     )
