@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError
+from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError, together
+from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported
 from qfx.nn.functional import (
     Named,
     QAdd,
@@ -29,12 +30,12 @@ from qfx.nn.functional import (
     QUpsample,
 )
 from qfx.nn.layers import Weighted
+from qfx.nn.lookup import find, only_moves
 from qfx.nn.model import QuantizedModel, quantizers, unwrapped
 from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.nn.rules import MODULES, find, only_moves
-from qfx.nn.trace import Traced, base_layer, trace
+from qfx.nn.trace import Traced, base_layer, capture, is_layer
 from qfx.recipe import Recipe
 
 MAX_EXACT_BITS = 48
@@ -73,7 +74,8 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named
     "layer".
 
-    Raises UnsupportedError for a module or operator without a fixed-point form, or control flow that depends on data; DataError for NaN,
+    Raises UnsupportedError for modules and operators without a fixed-point form, or control flow that depends on data: it lists all of them
+    (``error.blockers``); DataError for NaN,
     infinity or a wrong shape; RecipeError for a pattern that matches nothing.
     """
     recipe = Recipe() if recipe is None else recipe
@@ -86,11 +88,7 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     model = unwrapped(model)
     _check_model(model)
     with torch.inference_mode(False), torch.no_grad():
-        source = copy.deepcopy(model).eval()
-        if base_layer(model) in MODULES:  # a single layer: give it a name
-            source = nn.Sequential(OrderedDict(layer=source))
-        builder = _Builder(trace(source, example_input), recipe)
-        result = builder.build(example_input)
+        result = _built(_copied(model), example_input, recipe, type(model).__name__)
     recipe.check_patterns(dict(quantizers(result)))
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
@@ -114,16 +112,41 @@ def _check_model(model: nn.Module) -> None:
         )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
-            raise DataError("is not initialized yet", where=name, remedy="run the lazy module once")
+            raise DataError("is not initialized yet", where=name, remedy="run the model once on an example: model(example_input)")
         if not bool(torch.isfinite(tensor).all()):
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
-    for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-            raise UnsupportedError(
-                "has forward hooks, or a forward of its own instance",
-                where=name or type(module).__name__,
-                remedy="remove them first (torch.nn.utils.prune.remove, remove_weight_norm, the model before torch.compile)",
-            )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode; of a single layer, one that gives it a name."""
+    changed = tuple(changed_modules(model))
+    try:
+        source = copy.deepcopy(model).eval()
+    except RuntimeError as error:  # torch's refusal of tensors with a history: a pruned weight, say
+        if changed:
+            raise together(changed, where=type(model).__name__) from error
+        message = str(error).split(". ")[0]
+        remedy = "let the model keep no results of earlier calls, only parameters and buffers"
+        raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
+    if any(error.where == type(model).__name__ for error in changed):  # the model itself: there is nothing below it to look at
+        raise together(changed, where=type(model).__name__)
+    return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
+
+
+def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> QuantizedModel:
+    """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
+    if any(True for _ in changed_modules(source)):
+        require_supported(source, example, recipe)
+    traced = capture(source, example)
+    found: tuple[UnsupportedError, ...] = ()
+    if traced.stopped is None and not traced.refused:
+        try:
+            return _Builder(traced, recipe).build(example)
+        except UnsupportedError as error:
+            found = (error,)
+    all_found = blockers(traced, recipe)
+    known = {error.what for error in all_found}
+    raise refusal(source, example, traced, all_found + tuple(error for error in found if error.what not in known), name)
 
 
 def _initialize(module: nn.Module, args: tuple[object, ...]) -> None:
@@ -172,11 +195,8 @@ class _Builder:
 
     def _convert(self, node: fx.Node, path: str) -> None:
         rule, call = find(node, path, self.traced, self.recipe)
-        for source in call.inputs:
-            if source not in self.values:
-                raise call.refuse(f"reads {source.name!r}, which is not computed from the input", "use a supported layer that owns its parameters")
         layers = rule(call)
-        sources = call.inputs
+        sources = [source for source in call.inputs if source in self.values]
         if not layers:
             self.values[node] = self.values[sources[0]]
             return
@@ -193,11 +213,7 @@ class _Builder:
         extra: tuple[fx.Node, ...] = ()
         arguments: tuple[object, ...] = tuple(value.data for value in inputs)
         if isinstance(layer, Norm) and path in self.used:
-            raise UnsupportedError(
-                "a BatchNorm that is called twice",
-                where=path,
-                remedy="give each call its own: one would move the other's statistics",
-            )
+            raise norm_called_twice(path)
         shared = isinstance(layer, Weighted) and path in self.used
         if shared:  # the same module called again keeps its one set of constants
             layer = self.root.get_submodule(path)
@@ -277,9 +293,9 @@ class _Builder:
         return "output" if leaves else "activation"
 
     def _output(self, node: fx.Node) -> None:
-        (source,) = node.args
-        if not isinstance(source, fx.Node) or source not in self.values:
-            raise UnsupportedError("the model returns something else than one tensor", where="output", remedy="return exactly one tensor")
+        for problem in output_problems(node, self.traced):
+            raise problem
+        (source,) = node.all_input_nodes
         value = self._cast(self.values[source])
         self.graph.output(self.graph.call_method("tensor", (value.node,)))
 

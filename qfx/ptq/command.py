@@ -23,6 +23,7 @@ import qfx
 from qfx.errors import DataError, QfxError
 from qfx.export.onnx_file import save
 from qfx.export.to_graph import to_graph
+from qfx.nn.blockers import require_supported
 from qfx.ptq import walk
 from qfx.ptq.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.front import Budget
@@ -168,10 +169,14 @@ def _model_and_data(request: Request) -> tuple[nn.Module, Tensor]:
     """The float model, and calibration data: real, or random numbers of that shape, from which the true ones are still to be distilled."""
     if request.calibration is not None:
         data = calibration_data(request.calibration, request.samples)
-        return load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES]), data
+        model = load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES])
+        require_supported(model, data[:TRIED_SAMPLES])
+        return model, data
     assert request.data_free is not None  # _check_options
     example = made_up(shape_of(request.data_free), request.input_range, request.seed)
-    return load_model(request.model, request.checkpoint, example, where="--data-free"), example
+    model = load_model(request.model, request.checkpoint, example, where="--data-free")
+    require_supported(model, example)
+    return model, example
 
 
 def _distilled(request: Request, model: nn.Module, example: Tensor, saved: Saved | None, progress: walk.Progress) -> Tensor:
