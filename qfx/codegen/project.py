@@ -24,7 +24,7 @@ from qfx.codegen.emit import emit
 from qfx.codegen.emulate import EXECUTABLES
 from qfx.codegen.estimate import check_fits
 from qfx.codegen.fold import Plan
-from qfx.codegen.names import checked_top, identifier
+from qfx.codegen.names import checked_top, top_name
 from qfx.codegen.schedule import Request, Schedule, check_clock
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
@@ -96,7 +96,7 @@ def write_project(
     target = Path(out_dir)
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
-    name = identifier(graph.name) if top is None else top
+    name = top_name(graph.name) if top is None else top
     graph = prepare(graph, weights)
     checked_top(name)
     check_clock(clock_ns)
