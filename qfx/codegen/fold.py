@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import ceil, log, log2
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from qfx.codegen.simulate import RESTART, Timing, simulate
 from qfx.codegen.tokens import cycles, latency
 from qfx.errors import ProjectError
 from qfx.ir.graph import Graph
+from qfx.progress import Progress, silent
 
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
@@ -35,6 +37,7 @@ _LEAST_PRICE = 0.02
 _EXCHANGES = 4
 _TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding is smaller"
 _ROUNDS = 6
+_LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 _PRECISION = 1.01  # of the search for the fastest that fits
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
 
@@ -88,13 +91,14 @@ def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> 
     return Plan(schedule, design, estimate(design, board), timing, clock_ns)
 
 
-def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) -> Plan:
+def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, progress: Progress = silent) -> Plan:
     """The plan that answers the request, for an optimized graph.
 
     Raises ProjectError if a layer that the request names has no folding of its own, if what it fixes cannot be built, if what it asks for cannot be
     reached, and if the design does not fit the board.
     """
     check_clock(clock_ns)
+    progress(_LOWERING, 0, 1)
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
@@ -102,15 +106,19 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) ->
         schedule = Schedule.of(
             pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1, fifos=dict(request.fifos)
         )
+        progress(_SIZING, 0, 1)
         made = plan(graph, board, schedule, clock_ns=clock_ns)
         check_fits(made.estimate)
+        progress(_SIZING, 1, 1)
         return made
     lower(
         graph, Schedule.of(pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1)
     )  # complains if it cannot
     pinned.update({name: Folding(n) for name, n in ((graph.input.name, request.input_parallel), (OUTPUT, request.output_parallel)) if n is not None})
-    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns)
+    progress(_LISTING, 0, 1)
+    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns, progress)
     made = search.fastest() if request.fps is None else search.at(request.fps)
+    progress(_SIZING, 1, 1)
     if not request.fifos:
         return made
     return plan(graph, board, replace(made.schedule, fifos=request.fifos), clock_ns=clock_ns)
@@ -160,7 +168,8 @@ def _weighted(design: d.Design) -> frozenset[str]:
 
 
 class _Search:
-    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float) -> None:
+    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, progress: Progress) -> None:
+        self.progress = progress
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
         self.capacity = _vector(capacity(board))
         self.limits = self.capacity * np.array([LIMITS[field] for field in FIELDS])
@@ -178,7 +187,8 @@ class _Search:
         self._check_possible()
         self._check_reachable(wanted, fps)
         target, large = wanted, None
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
+            self.progress("searching for the cheapest folding", number, _ROUNDS)
             picked = self._cheapest(target)
             if picked is None:
                 self._check_reachable(wanted, fps, floor=target)
@@ -206,10 +216,13 @@ class _Search:
         slow = self._cheapest(slowest)
         assert slow is not None
         least = self.floor
-        for _ in range(_ROUNDS):
+        for number in range(1, _ROUNDS + 1):
             low, high = float(least), float(slowest)
             picked = slow
+            steps, tried = max(1, ceil(log2(max(log(high / low) / log(_PRECISION), 1)))), 0
             while high > low * _PRECISION:
+                self.progress(f"searching for the fastest folding, round {number}", tried, max(steps, tried))
+                tried += 1
                 middle = (low * high) ** 0.5
                 found = self._cheapest(int(middle))
                 if found is not None and self._fits(found):
@@ -335,6 +348,7 @@ class _Search:
         schedule = self._schedule(picked)
         found, made = _least(lower(self.graph, schedule), self.board), None
         if not found.over(LIMITS):
+            self.progress(_SIZING, 0, 1)
             made = plan(self.graph, self.board, schedule, clock_ns=self.clock_ns)
             found = made.estimate
         layer_costs: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))

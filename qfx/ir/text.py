@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Context
 from fractions import Fraction
+from typing import Any
 
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
@@ -65,6 +66,40 @@ def listing(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_data(graph: Graph) -> dict[str, Any]:
+    """The listing as JSON values. A value is ``raw * 2**-frac_bits``; ``accumulator_bits`` is null where nothing is accumulated; ``constants`` are
+    those that hardware stores."""
+    nodes = [_node_data(graph, node) for node in graph.nodes]
+    return {
+        "model": graph.name,
+        "output": graph.output,
+        "nodes": nodes,
+        "macs_per_sample": sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes),
+        "constants": sum(entry["count"] for node in nodes for entry in node["constants"]),
+        "constant_bits": sum(entry["count"] * entry["bits"] for node in nodes for entry in node["constants"]),
+    }
+
+
+def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
+    info = graph.infos[node.name]
+    held = [{"field": field, "count": const.raw.size, "bits": const.interval.width} for field, const in constants(node.op).items()]
+    return {
+        "name": node.name,
+        "operator": describe(node.op),
+        "inputs": list(node.inputs),
+        "shape": list(info.shape),
+        "type": str(info.type),
+        "frac_bits": info.interval.frac_bits,
+        "raw_range": [info.interval.lo, info.interval.hi],
+        "accumulator_bits": accumulator(node.op, graph.infos[node.inputs[0]]).width if _accumulates(node.op) else None,
+        "constants": held,
+    }
+
+
+def _accumulates(op: Op) -> bool:
+    return isinstance(op, Conv | Linear | SumPool | Affine)
+
+
 def constants(op: Op) -> dict[str, Const]:
     """The constant tensors of an operator that hardware must store, by the name of their field."""
     match op:
@@ -112,7 +147,6 @@ def _attributes(op: Op) -> Iterable[str]:
 def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     info = graph.infos[node.name]
     interval = info.interval
-    accumulates = isinstance(node.op, Conv | Linear | SumPool | Affine)
     return (
         node.name + ("*" if node.name == graph.output else ""),
         describe(node.op),
@@ -121,7 +155,7 @@ def _row(graph: Graph, node: Node) -> tuple[str, ...]:
         str(FixedType(info.type.width, info.type.int_bits, info.type.signed)),
         _range(interval.lo, interval.hi, interval.frac_bits),
         f"{interval.lo}..{interval.hi}",
-        str(accumulator(node.op, graph.infos[node.inputs[0]]).width) if accumulates else "",
+        str(accumulator(node.op, graph.infos[node.inputs[0]]).width) if _accumulates(node.op) else "",
         " + ".join(f"{const.raw.size}x{const.interval.width}" for const in constants(node.op).values()),
     )
 

@@ -28,8 +28,9 @@ FLAGS = ("-std=c++11", "-DNDEBUG", "-w", "-fsyntax-only")
 SAMPLE_TEXT = """
 layers in out ap_fixed ap_int ap_uint ap_ufixed stream abs hls hls_stream std qfx main assert NULL EOF INT_MAX int8_t size_t M_PI linux unix stdin
 errno div exp time signal index read vector string map swap complex frame constants weights load tb top input output word data x y process module
-entity reg wire co_await char8_t concept requires and bitor xor_eq math stdint features system aux harness dma types rom qfx_axi qfx_tb qfx_rom qfx_trace
-INT8_MAX CHAR_BIT BUFSIZ FILE NAN INFINITY HUGE_VAL RAND_MAX SEEK_SET EINVAL E2BIG LC_ALL EXIT_SUCCESS CLOCKS_PER_SEC UINT_MAX PRIu64 offsetof va_arg
+entity reg wire co_await char8_t concept requires and bitor xor_eq math stdint features system aux harness dma types rom qfx_axi qfx_tb qfx_rom
+qfx_trace INT8_MAX CHAR_BIT BUFSIZ FILE NAN INFINITY HUGE_VAL RAND_MAX SEEK_SET EINVAL E2BIG LC_ALL EXIT_SUCCESS CLOCKS_PER_SEC UINT_MAX PRIu64
+offsetof va_arg
 """
 SAMPLE = frozenset(SAMPLE_TEXT.split())
 
