@@ -49,7 +49,8 @@ class Spec:
     ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
     ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose
     from what the operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from
-    data. ``learn``: whether the binary points are trained; ``learn_width``: whether the word length is too (it starts at ``width``).
+    data. ``learn``: whether the binary points are trained, each within ``reach`` positions of where it starts (what training pushes further counts
+    as the nearest position within); ``learn_width``: whether the word length is too (it starts at ``width``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
     """
@@ -65,13 +66,15 @@ class Spec:
     learn_width: bool = False
     observer: ObserverName = "mse"
     percentile: float = 99.99
+    reach: int = 8
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
         object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
-        for name in ("width", "n"):
+        for name in ("width", "n", "reach"):
             _require(_is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
         _require(1 <= self.width <= 32, "width", self.width, "use a word length from 1 to 32")
+        _require(0 <= self.reach <= 100, "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
         _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
         _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")

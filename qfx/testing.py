@@ -176,12 +176,15 @@ def _random_shape(rng: np.random.Generator) -> Shape:
 def _random_const(rng: np.random.Generator, shape: Shape, *, bits: int = 5) -> Const:
     bound = 1 << int(rng.integers(0, bits, endpoint=True))
     raw = rng.integers(-bound, bound, size=shape, endpoint=True)
-    return Const(raw * (rng.random(shape) < 0.85), int(rng.integers(-2, 6, endpoint=True)))
+    grid = int(rng.integers(-2, 6, endpoint=True))
+    own = shape and rng.random() < 0.3  # a grid for each channel, now and then far from the others
+    grids = tuple(grid + int(rng.integers(0, 4)) * int(rng.choice([1, 1, 1, 12])) for _ in range(shape[0])) if own else grid
+    return Const(raw * (rng.random(shape) < 0.85), grids)
 
 
 def _random_cast(rng: np.random.Generator, shape: Shape, x: Info | None) -> ArrayType:
     """A cast that mostly keeps something of what it meets."""
-    int_bits = None if x is None else x.interval.width - x.interval.frac_bits + int(rng.integers(-3, 2))
+    int_bits = None if x is None else x.interval.hull.width - x.interval.hull.frac_bits + int(rng.integers(-3, 2))
     element = random_type(rng, int_bits=int_bits)
     kind = rng.random()
     if kind < 0.6:
@@ -248,7 +251,7 @@ def _leaky_relu(rng: np.random.Generator, graph: Graph, source: str) -> Made:
 
 
 def _clip(rng: np.random.Generator, graph: Graph, source: str) -> Made:
-    x = graph.infos[source].interval
+    x = graph.infos[source].interval.hull
     grid = x.frac_bits + int(rng.integers(-1, 2, endpoint=True))
     least, greatest = (math.floor(math.ldexp(bound, grid - x.frac_bits)) for bound in (x.lo - 1, x.hi + 1))
     low, high = sorted(int(raw) for raw in rng.integers(least, greatest, size=2, endpoint=True))

@@ -16,6 +16,8 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import Linear, Reshape, Transpose
+from qfx.ir.rules import one_grid
+from qfx.ir.values import Info
 from qfx.ir.windows import Windows
 
 MAX_STREAM_BITS = 64
@@ -93,6 +95,21 @@ class Builder:
     def take_stream(self, name: str, parallel: int) -> d.Stream:
         value = self.take(name)
         return self.rewidth(name, value.stream, parallel)
+
+    def take_on(self, name: str, wanted: Info) -> Value:
+        """The value ``name`` with its raws on the grids of ``wanted``, for one more of its readers."""
+        value, info = self.take(name), self.graph.infos[name]
+        if np.array_equal(wanted.grids, info.grids):
+            return value
+        steps = Steps(self.names, name, (value.stream.type,), value.frame, info.grids)
+        steps.move(wanted.grids, wanted.word)
+        out = self.stream(name, wanted.word, value.stream.parallel, value.frame.order.size)
+        self.add(d.Pointwise(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
+        return replace(value, stream=out)
+
+    def take_on_one_grid(self, name: str) -> Value:
+        """The value as an operator reads it that mixes its channels."""
+        return self.take_on(name, one_grid(name, self.graph.infos[name]))
 
     def rewidth(self, stem: str, stream: d.Stream, parallel: int) -> d.Stream:
         """The stream with ``parallel`` numbers a word."""

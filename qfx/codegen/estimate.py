@@ -261,8 +261,9 @@ def _step(step: d.Step, x: FixedType, second: FixedType, on: Device) -> Resource
         return Resources(lut=width)
     if step.function in ("relu", "leaky_relu"):
         return r.multiplexer(2, width)
-    if step.function == "shl_by":
-        return r.multiplexer(len(set(step.operands[0].table.values)), width)
+    if step.function in ("shl_by", "move_by", "add_by", "sub_by"):
+        moved = r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
+        return moved if step.function.startswith(("shl", "move")) else moved + Resources(lut=width)
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
         return r.comparison(wide) * 2 + r.multiplexer(3, width)

@@ -26,6 +26,7 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import Add, Concat, Conv, Input, Linear, MaxPool, Mul, Pad, Reshape, Slice, Stretch, Sub, SumPool, Transpose, Upsample, accumulator
+from qfx.ir.rules import common_grid
 
 _LAST_DEPTH = 64
 
@@ -56,7 +57,7 @@ class _Lowering(Builder):
                 self.node = node.name
                 self._node(node, chain)
         out = graph.infos[graph.output]
-        value = self.take(graph.output)
+        value = self.take_on_one_grid(graph.output)
         channels = out.shape[0]
         if channels % self.schedule.output_parallel:
             raise ProjectError(
@@ -111,7 +112,7 @@ class _Lowering(Builder):
         frame = value.frame
         pe = self.parallel(node, frame.channels)
         source = self.rewidth(node.inputs[0], value.stream, pe)
-        steps = Steps(self.names, node.name, (source.type,), frame)
+        steps = Steps(self.names, node.name, (source.type,), frame, self.graph.infos[node.inputs[0]].grids)
         append_ops(steps, self.graph, (node,))
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
         self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
@@ -121,13 +122,15 @@ class _Lowering(Builder):
         info = self.graph.infos[node.name]
         frame = Frame.of(info.shape)
         pe = self.parallel(node, frame.channels)
-        a, b = (self.take_stream(name, pe) for name in node.inputs)
+        infos = tuple(self.graph.infos[name] for name in node.inputs)
+        if isinstance(node.op, Mul) and (info.per_channel or common_grid(*infos) is None):
+            infos = tuple(source.narrow() for source in infos)
+        a, b = (self.rewidth(name, self.take_on(name, wanted).stream, pe) for name, wanted in zip(node.inputs, infos, strict=True))
         steps = Steps(self.names, node.name, (a.type, b.type), frame)
-        shifts = tuple(info.type.frac_bits - stream.type.frac_bits for stream in (a, b))
         if isinstance(node.op, Mul):
-            steps.add("mul", info.type, (info.type.frac_bits - a.type.frac_bits - b.type.frac_bits,))
+            steps.product(info, infos)
         else:
-            steps.add("add" if isinstance(node.op, Add) else "sub", info.type, shifts)
+            steps.sum("add" if isinstance(node.op, Add) else "sub", info, infos)
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
         self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
         self.give(name, Value(out, frame))
@@ -141,17 +144,18 @@ class _Lowering(Builder):
             raise ProjectError(f"PE={pe} does not divide the channels {counts} that it joins", where=node.name, remedy="use a common divisor")
         streams = [self.take_stream(name, pe) for name in node.inputs]
         left, left_channels = streams[0], counts[0]
+        as_they_are = info.per_channel or any(self.graph.infos[name].per_channel for name in node.inputs)
         for i, (right, right_channels) in enumerate(zip(streams[1:], counts[1:], strict=True), start=2):
             channels = left_channels + right_channels
             last = i == len(streams)
-            steps = Steps(self.names, node.name, (info.type,), frame if last else Frame.of((channels, *info.shape[1:])))
-            shifts = (info.type.frac_bits - left.type.frac_bits, info.type.frac_bits - right.type.frac_bits)
+            steps = Steps(self.names, node.name, (info.word,), frame if last else Frame.of((channels, *info.shape[1:])), info.grids if last else None)
+            shifts = (0, 0) if as_they_are else (info.type.frac_bits - left.type.frac_bits, info.type.frac_bits - right.type.frac_bits)
             if last:
                 epilogue, out, name = self.finish(node, chain, steps, frame, pe)
             else:
-                epilogue, out = steps.done(), self.stream(node.name, info.type, pe, frame.pixels * channels)
+                epilogue, out = steps.done(), self.stream(node.name, info.word, pe, frame.pixels * channels)
             process = self.names.new(node.name, "concat")
-            self.add(d.Concat(process, (left, right), out, shifts, info.type, frame.pixels, (left_channels, right_channels), epilogue))
+            self.add(d.Concat(process, (left, right), out, shifts, info.word, frame.pixels, (left_channels, right_channels), epilogue))
             left, left_channels = out, channels
         self.give(name, Value(left, frame))
 
@@ -164,8 +168,11 @@ class _Lowering(Builder):
         pe = self.parallel(node, frame.channels)
         stream = self.take_stream(node.inputs[0], pe)
         acc = stream.type if is_max else accumulator(op, source)
-        steps = Steps(self.names, node.name, (acc,), frame)
-        steps.fit(info.type)
+        steps = Steps(self.names, node.name, (acc,), frame, source.grids)
+        if info.per_channel:
+            steps.move(info.grids, info.word)
+        else:
+            steps.fit(info.type)
         whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
         taps = int(np.prod(windows.kernel))
         if not whole:
@@ -178,12 +185,13 @@ class _Lowering(Builder):
         self.give(name, Value(out, frame))
 
     def _rename(self, node: Node) -> None:
-        value = self.take(node.inputs[0])
+        assert isinstance(node.op, Reshape | Transpose)
+        keeps = node.op.keeps_channels(self.graph.infos[node.inputs[0]])
+        value = self.take(node.inputs[0]) if keeps else self.take_on_one_grid(node.inputs[0])
         frame = value.frame
         if isinstance(node.op, Reshape):
             renamed = replace(frame, shape=node.op.shape)
         else:
-            assert isinstance(node.op, Transpose)
             shape = tuple(frame.shape[axis] for axis in node.op.perm)
             # places[j] = where element j (row-major) of the source lies in the result
             size = frame.order.size
@@ -228,7 +236,7 @@ class _Lowering(Builder):
         if common % pe:
             raise ProjectError(f"PE={pe} would cut its channels within a word", where=node.name, remedy=f"use a divisor of {common}")
         stream = self.take_stream(node.inputs[0], pe)
-        type_ = info.type if isinstance(node.op, Pad | Stretch) else stream.type  # zeros may widen it
+        type_ = info.word if isinstance(node.op, Pad | Stretch) else stream.type  # zeros may widen it
         return stream, self.stream(node.name, type_, pe, info.size), _cube(self.graph.infos[node.inputs[0]].shape, 1)
 
 

@@ -38,7 +38,7 @@ def lower_conv(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         if per_group % simd and simd % per_group:
             raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
         word = min(simd, per_group)
-    stream = build.take_stream(node.inputs[0], word)
+    stream = build.rewidth(node.inputs[0], build.take_on_one_grid(node.inputs[0]).stream, word)
     if taps > 1 or set(windows.stride) != {1} or any(map(any, windows.pads)):
         stream = build.window(node.name, stream, source.shape[0], windows, 0 if depthwise else op.groups, 0)
     if not depthwise:
@@ -59,7 +59,7 @@ def lower_linear(build: Builder, node: Node, chain: tuple[Node, ...]) -> None:
     folding = build.schedule.folding(node.name)
     _check(node, "PE", folding.pe, outputs, "outputs")
     _check(node, "SIMD", folding.simd, inputs, "inputs")
-    value = build.take(node.inputs[0])
+    value = build.take_on_one_grid(node.inputs[0])
     stream = build.rewidth(node.inputs[0], value.stream, folding.simd)
     frame = Frame.of(info.shape)
     unit = _Unit(node, chain, stream, frame, False, 1, folding.pe, folding.simd)
@@ -83,29 +83,31 @@ class _Unit:
 def _add_unit(build: Builder, unit: _Unit, rows: d.IntArray) -> None:
     """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive.
 
-    The ROM holds what is left of an output's weights when the zeros that they all end in are gone (with a binary point per channel, their words as
-    they were trained); the sum is moved up by as many bits behind the accumulator.
+    With a binary point per channel the ROM holds the words as they were trained. Else it holds what is left of an output's weights when the zeros
+    that they all end in are gone, and the sum is moved up by as many bits behind the accumulator.
     """
     node, op = unit.node, unit.node.op
     assert isinstance(op, Conv | Linear)
     source, info = build.graph.infos[node.inputs[0]], build.graph.infos[node.name]
     loaded = isinstance(op.weight, LoadableConst)
-    up = np.zeros(len(rows), dtype=np.int64) if loaded else trailing_zeros(rows)
+    up = np.zeros(len(rows), dtype=np.int64) if loaded or isinstance(op.weight.frac_bits, tuple) else trailing_zeros(rows)
     rows = rows >> up[:, None]
     weights = _depthwise_rows(rows, unit.pe) if unit.depthwise else _rows(rows, unit.groups, unit.pe, unit.simd)
     possible = np.array([[op.weight.type.min_raw, op.weight.type.max_raw]]) if isinstance(op.weight, LoadableConst) else weights
     chosen = build.schedule.folding(node.name).arithmetic
     arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
+    grids = np.array(op.weight.rows(len(rows)), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
     if up.any():
         shape = (-1, *(1,) * (op.weight.raw.ndim - 1))
-        short = replace(op, weight=Const(op.weight.raw >> up.reshape(shape), op.weight.frac_bits), bias=None)
-        acc = _product_type(accumulator(short, source), unit.stream.type, op.weight)
+        short = replace(op, weight=Const(op.weight.raw >> up.reshape(shape), op.weight.grid), bias=None)
+        acc = _product_type(accumulator(short, source), grids)
         steps = Steps(build.names, node.name, (acc,), unit.frame)
-        steps.raise_channels(up, _product_type(accumulator(replace(op, bias=None), source), unit.stream.type, op.weight))
+        steps.raise_channels(up, _product_type(accumulator(replace(op, bias=None), source), grids))
     else:
-        acc = _product_type(accumulator(op, source), unit.stream.type, op.weight)
-        steps = Steps(build.names, node.name, (acc,), unit.frame)
-    steps.bias(op.bias, info.type)
+        own = isinstance(op.weight.frac_bits, tuple) or info.per_channel  # then the bias comes behind the shifts that bring both onto one grid
+        acc = _product_type(accumulator(replace(op, bias=None) if own else op, source), grids)
+        steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
+    steps.bias(op.bias, info)
     epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe)
     process = d.MatVec(
         build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
@@ -140,9 +142,9 @@ def trailing_zeros(rows: d.IntArray) -> d.IntArray:
     return np.where(joined == 0, 0, np.frexp(lowest.astype(np.float64))[1] - 1).astype(np.int64)
 
 
-def _product_type(acc: FixedType, x: FixedType, weight: Const) -> FixedType:
-    """``acc`` read on the grid of the products, before the bias brings them to the grid of the result."""
-    return FixedType(acc.width, acc.width - x.frac_bits - weight.frac_bits, acc.signed)
+def _product_type(acc: FixedType, grids: d.IntArray) -> FixedType:
+    """``acc`` read on the (finest) grid of the products, before the bias brings them to the grid of the result."""
+    return FixedType(acc.width, acc.width - int(grids.max()), acc.signed)
 
 
 def _rows(rows: d.IntArray, groups: int, pe: int, simd: int) -> d.IntArray:

@@ -25,7 +25,7 @@ from qfx.export import opset
 from qfx.export.opset import DOUBLE, FLOAT
 from qfx.export.split import plan_split
 from qfx.files import check_target, writing
-from qfx.fixed.arith import FLOAT32_BITS, FLOAT64_BITS, Interval
+from qfx.fixed.arith import FLOAT32_BITS, FLOAT64_BITS, Bounds, Channels, Interval, channelwise
 from qfx.fixed.type import OMode
 from qfx.ir import ops
 from qfx.ir.graph import Graph, Node
@@ -56,7 +56,7 @@ def to_model(graph: Graph, *, producer_version: str | None = None, opset_version
     taken = sorted(set(written_keys(opset_version)) & set(graph.metadata))
     if taken:
         raise UnsupportedError(f"the metadata has an entry {taken[0]!r}", where=graph.name, remedy="use another key; qfx writes this one itself")
-    writer = _Writer(graph)
+    writer = _Writer(graph, hulls=opset_version < opset.CHANNELS_FROM)
     for node in graph.nodes:
         writer.write(node)
     source = graph.nodes[0].name
@@ -116,20 +116,28 @@ def _own_version() -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
-    """A tensor in the file: its dtype, and a bound: every element, and every partial sum behind it up to the last cast, is raw * 2**-frac with
-    |raw| <= mag. Partial sums count because a runtime may fuse a convolution with the affine map that follows it.
+    """A tensor in the file: its dtype, and a symmetric bound on every element, and on every partial sum behind it up to the last cast. Partial sums
+    count because a runtime may fuse a convolution with the affine map that follows it.
     """
 
     dtype: int
-    mag: int
-    frac: int
+    bound: Bounds
+
+    @property
+    def mag(self) -> int:
+        """The greatest magnitude of a raw, on the grid ``frac`` that all channels share."""
+        return self.bound.hull.hi
+
+    @property
+    def frac(self) -> int:
+        return self.bound.hull.frac_bits
 
 
 class _Writer:
-    """Collects nodes, initializers and functions while the graph's nodes are written in order."""
+    """Collects nodes, initializers and functions while the graph's nodes are written in order. ``hulls``: bounds join all channels (version 1)."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, *, hulls: bool = False) -> None:
+        self.graph, self.hulls = graph, hulls
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.functions: set[str] = set()
@@ -141,9 +149,12 @@ class _Writer:
 
     def write(self, node: Node) -> None:
         value = self._write(node)
-        if abs(value.frac) > _MAX_EXPONENT + 100:
+        if max(abs(bound.frac_bits) for bound in value.bound.spread(self.graph.infos[node.name].shape[0])) > _MAX_EXPONENT + 100:
             raise ExactnessError(f"its binary point lies {value.frac} bits right of 0", where=node.name, remedy="use less extreme binary points")
-        self.values[node.name] = value
+        self.values[node.name] = _Value(value.dtype, self._seen(value.bound))
+
+    def _seen(self, bound: Bounds) -> Bounds:
+        return bound.hull if self.hulls else bound
 
     def _write(self, node: Node) -> _Value:
         op = node.op
@@ -169,7 +180,11 @@ class _Writer:
             case ops.Concat():
                 return self._concat(node)
         # The others move or select numbers and change none of them.
-        x = self.values[node.inputs[0]]
+        x, source = self.values[node.inputs[0]], self.graph.infos[node.inputs[0]]
+        if isinstance(op, ops.Slice):
+            x = _Value(x.dtype, channelwise(x.bound.spread(source.shape[0])[op.starts[0] : op.stops[0] : op.steps[0]]))
+        elif isinstance(op, ops.Pad) or (isinstance(op, ops.Reshape | ops.Transpose) and not op.keeps_channels(source)):
+            x = _Value(x.dtype, x.bound.hull)
         match op:
             case ops.Relu():
                 self._emit(node, "Relu")
@@ -237,29 +252,32 @@ class _Writer:
     def _const(self, node: Node, role: str, const: Const, dtype: int, shape: tuple[int, ...] | None = None) -> str:
         """The constant: integers in the smallest type that holds them, and the node that scales them."""
         raw = const.raw if shape is None else const.raw.reshape(shape)
+        grids = const.grids.reshape(-1, *(1,) * (raw.ndim - 1)) if const.grids.ndim else const.grids
         name = f"{node.name}#{role}"
         low, high = int(raw.min()), int(raw.max())
         integer = next(t for t in (np.int8, np.int16, np.int32, np.int64) if np.iinfo(t).min <= low and high <= np.iinfo(t).max)
-        lsb = np.array(math.ldexp(1.0, -const.frac_bits), dtype=_NUMPY[dtype])
+        lsb = np.asarray(np.ldexp(1.0, -grids), dtype=_NUMPY[dtype])
         read = [self._tensor(f"{name}.raw", raw.astype(integer)), self._tensor(f"{name}.lsb", lsb)]
         self.functions.add("FromRaw")
-        self.nodes.append(helper.make_node("FromRaw", read, [name], name=name, domain=opset.DOMAIN, dtype=dtype, frac_bits=const.frac_bits))
+        frac_bits = const.frac_bits if isinstance(const.frac_bits, int) else list(const.frac_bits)
+        self.nodes.append(helper.make_node("FromRaw", read, [name], name=name, domain=opset.DOMAIN, dtype=dtype, frac_bits=frac_bits))
         return name
 
     def _choose(self, node: Node, result: _Value, consts: list[Const | None]) -> _Value:
         """``result`` in float32 if its inputs, the constants and the bound allow, else in float64; ExactnessError if that rounds too."""
-        parts = [_bound(const) for const in consts if const is not None]
+        parts = [self._seen(_bound(const)) for const in consts if const is not None]
+        result = _Value(result.dtype, self._seen(result.bound))
         inputs = [self.values[name] for name in node.inputs]
-        if all(x.dtype == FLOAT for x in inputs) and all(_fits(part.mag, part.frac, FLOAT32_BITS) for part in (*parts, result)):
-            return _Value(FLOAT, result.mag, result.frac)
-        for part in (*parts, result):
-            if not _fits(part.mag, part.frac, FLOAT64_BITS):
+        if all(x.dtype == FLOAT for x in inputs) and all(_fits(part, FLOAT32_BITS) for part in (*parts, result.bound)):
+            return _Value(FLOAT, result.bound)
+        for part in (*parts, result.bound):
+            if not _fits(part, FLOAT64_BITS):
                 raise ExactnessError(
-                    f"its sums need {(part.mag - 1).bit_length()} bits and a sign, ONNX's double holds {FLOAT64_BITS}",
+                    f"its sums need {part.magnitude_bits} bits and a sign, ONNX's double holds {FLOAT64_BITS}",
                     where=node.name,
                     remedy="cast its inputs or weights to narrower types",
                 )
-        return _Value(DOUBLE, result.mag, result.frac)
+        return _Value(DOUBLE, result.bound)
 
     # Operators
 
@@ -268,18 +286,15 @@ class _Writer:
         points = cast.frac_bits
         if np.abs(points).max() > _MAX_EXPONENT:
             raise ExactnessError(f"casts to {cast}, which float64 cannot reach", where=node.name, remedy="use less extreme binary points")
-        mag = max(abs(info.interval.lo), abs(info.interval.hi))
+        bound = self._seen(_symmetric(info.interval))
         # Each element is on its own grid, which may be coarser than that of the whole: either proves that the dtype holds it.
-        own = [Interval.of(type_) for type_ in cast.distinct]
-        fits = {
-            dtype: _fits(mag, info.interval.frac_bits, bits) or all(_fits(max(-i.lo, i.hi), i.frac_bits, bits) for i in own)
-            for dtype, bits in ((FLOAT, FLOAT32_BITS), (DOUBLE, FLOAT64_BITS))
-        }
+        own = [_symmetric(Interval.of(type_)) for type_ in cast.distinct]
+        fits = {dtype: _fits(bound, bits) or all(_fits(one, bits) for one in own) for dtype, bits in ((FLOAT, FLOAT32_BITS), (DOUBLE, FLOAT64_BITS))}
         if not fits[DOUBLE]:
             raise ExactnessError(
                 f"casts to {cast}, ONNX's double holds {FLOAT64_BITS} bits", where=node.name, remedy=f"use at most {FLOAT64_BITS} bits"
             )
-        value = _Value(FLOAT if fits[FLOAT] else DOUBLE, mag, info.interval.frac_bits)
+        value = _Value(FLOAT if fits[FLOAT] else DOUBLE, bound)
         function, type_ = opset.cast_name(cast.element), cast.element
         top = type_.width - (1 if type_.signed else 0)
         wrapping = 0 if type_.o is OMode.WRAP_SM and type_.n == 1 else type_.n
@@ -317,17 +332,18 @@ class _Writer:
     def _split(self, node: Node, weight: Const, x: _Value, bias: Const | None) -> tuple[list[str], list[str]]:
         """The initializers that say where the operands of a convolution are cut."""
         plan = plan_split(weight.raw, x.mag) if x.mag <= 1 << FLOAT64_BITS else None
-        grids = (weight.frac_bits, x.frac, weight.frac_bits + x.frac)
-        total = None if plan is None else _sum(_Value(DOUBLE, plan.total, grids[2]), *([] if bias is None else [_bound(bias)]))
-        if plan is None or total is None or not _fits(total.mag, total.frac, FLOAT64_BITS) or min(grids) < -70 or max(grids) > 120:
+        rows = weight.rows(len(weight.raw))
+        grids = (*rows, x.frac, *(row + x.frac for row in rows))
+        total = None if plan is None else _plus(channelwise(Interval(-plan.total, plan.total, row + x.frac) for row in rows), bias)
+        if plan is None or total is None or not _fits(total, FLOAT64_BITS) or min(grids) < -70 or max(grids) > 120:
             raise ExactnessError(
                 "ONNX Runtime convolves in float32 only, and its sums are too wide to be split into exact ones",
                 where=node.name,
                 remedy="cast its inputs or weights to narrower types",
             )
-        roles = (("w", plan.w_cuts, weight.frac_bits), ("x", plan.x_cuts, x.frac))
+        roles = (("w", plan.w_cuts, weight.grids), ("x", plan.x_cuts, np.array(x.frac)))
         w_steps, x_steps = (
-            [self._doubles(node, role, math.ldexp(1.0, cut - frac)) for role, cut in zip(opset.step_names(letter, len(cuts) + 1), cuts, strict=True)]
+            [self._doubles(node, role, np.ldexp(1.0, cut - frac)) for role, cut in zip(opset.step_names(letter, len(cuts) + 1), cuts, strict=True)]
             for letter, cuts, frac in roles
         )
         return w_steps, x_steps
@@ -342,8 +358,7 @@ class _Writer:
 
     def _affine(self, node: Node, op: Affine) -> _Value:
         x, scale = self.values[node.inputs[0]], _bound(op.scale)
-        shift = [] if op.shift is None else [op.shift]
-        result = _sum(_Value(x.dtype, x.mag * scale.mag, x.frac + scale.frac), *map(_bound, shift))
+        result = _Value(x.dtype, _plus(x.bound * scale, op.shift))
         value = self._choose(node, result, [op.scale, op.shift])
         ones = (1,) * (len(self.graph.infos[node.name].shape) - 1)
         inputs = [self._as(node.inputs[0], value.dtype)]
@@ -355,18 +370,18 @@ class _Writer:
 
     def _binary(self, node: Node) -> _Value:
         a, b = (self.values[name] for name in node.inputs)
-        result = _Value(a.dtype, a.mag * b.mag, a.frac + b.frac) if isinstance(node.op, ops.Mul) else _sum(a, b)
+        result = _Value(a.dtype, a.bound * b.bound if isinstance(node.op, ops.Mul) else a.bound + b.bound)
         value = self._choose(node, result, [])
         self._emit(node, type(node.op).__name__, [self._as(name, value.dtype) for name in node.inputs])
         return value
 
     def _clip(self, node: Node, op: Clip) -> _Value:
         x, interval = self.values[node.inputs[0]], self.graph.infos[node.name].interval
-        exact = all(_fits(bound.mag, bound.frac, FLOAT32_BITS) for bound in map(_bound, (op.low, op.high)))
+        exact = all(_fits(bound, FLOAT32_BITS) for bound in map(_bound, (op.low, op.high)))
         dtype = FLOAT if x.dtype == FLOAT and exact else DOUBLE
-        value = _Value(dtype, max(abs(interval.lo), abs(interval.hi)), interval.frac_bits)
+        value = _Value(dtype, _symmetric(interval))
         if dtype == DOUBLE:
-            self._choose(node, _Value(DOUBLE, 0, 0), [op.low, op.high])
+            self._choose(node, _Value(DOUBLE, Interval(0, 0, 0)), [op.low, op.high])
         bounds = [self._const(node, role, const, dtype) for role, const in (("low", op.low), ("high", op.high))]
         self._emit(node, "Clip", [self._as(node.inputs[0], dtype), *bounds])
         return value
@@ -380,7 +395,7 @@ class _Writer:
             self._emit(node, "LeakyRelu", attributes={"alpha": slope})
         else:
             self._call(node, "LeakyRelu", [self._as(node.inputs[0], DOUBLE)], {"alpha": slope})
-        return _Value(dtype, x.mag << -op.log2_slope, fine)
+        return _Value(dtype, x.bound.times(1 << -op.log2_slope).shifted(op.log2_slope))
 
     def _max_pool(self, node: Node, op: MaxPool) -> None:
         attributes: _Attributes = {
@@ -426,7 +441,7 @@ class _Writer:
         x = self.values[node.inputs[0]]
         channels = self.graph.infos[node.name].shape[0]
         ones = Const(np.ones((1, 1, *op.kernel), dtype=np.int64), 0)
-        value = self._choose(node, _weighted(x, ones, None), [])
+        value = self._choose(node, _Value(x.dtype, x.bound.times(math.prod(op.kernel))), [])
         attributes: _Attributes = {
             "group": channels, "pads": _onnx_pads(op.pads), "strides": list(op.stride), "window": [channels, 1, *op.kernel],
         }  # fmt: skip
@@ -440,32 +455,38 @@ class _Writer:
     def _concat(self, node: Node) -> _Value:
         inputs = [self.values[name] for name in node.inputs]
         dtype = DOUBLE if any(x.dtype == DOUBLE for x in inputs) else FLOAT
-        grid = max(x.frac for x in inputs)
         self._emit(node, "Concat", [self._as(name, dtype) for name in node.inputs], {"axis": 1})
-        return _Value(dtype, max(x.mag << (grid - x.frac) for x in inputs), grid)
+        counts = [self.graph.infos[name].shape[0] for name in node.inputs]
+        return _Value(dtype, channelwise(bound for x, count in zip(inputs, counts, strict=True) for bound in x.bound.spread(count)))
 
 
-def _fits(mag: int, frac: int, bits: int) -> bool:
-    """Whether a float of so many significand bits holds all multiples of 2**-frac up to mag * 2**-frac, as normal numbers with room to spare."""
+def _fits(bound: Bounds, bits: int) -> bool:
+    """Whether a float of so many significand bits holds all numbers of every channel of a symmetric bound, as normal numbers with room to spare."""
     lowest, highest = (-100, 120) if bits == FLOAT32_BITS else (-_MAX_EXPONENT - 100, _MAX_EXPONENT + 100)
-    return mag <= 1 << bits and lowest <= frac <= highest
+    intervals = bound.channels if isinstance(bound, Channels) else (bound,)
+    return all(interval.hi <= 1 << bits and lowest <= interval.frac_bits <= highest for interval in intervals)
 
 
-def _bound(const: Const) -> _Value:
-    return _Value(DOUBLE, max(abs(const.interval.lo), abs(const.interval.hi)), const.frac_bits)
+def _symmetric(bounds: Bounds) -> Bounds:
+    """The least bound on magnitudes."""
+    intervals = bounds.channels if isinstance(bounds, Channels) else (bounds,)
+    magnitudes = [(max(-interval.lo, interval.hi), interval.frac_bits) for interval in intervals]
+    return channelwise(Interval(-mag, mag, frac_bits) for mag, frac_bits in magnitudes)
 
 
-def _sum(a: _Value, *others: _Value) -> _Value:
-    """The bound of a sum, on the finest grid of its terms."""
-    grid = max(value.frac for value in (a, *others))
-    return _Value(a.dtype, sum(value.mag << (grid - value.frac) for value in (a, *others)), grid)
+def _bound(const: Const) -> Bounds:
+    return _symmetric(const.interval)
+
+
+def _plus(bound: Bounds, const: Const | None) -> Bounds:
+    return bound if const is None else bound + _bound(const)
 
 
 def _weighted(x: _Value, weight: Const, bias: Const | None) -> _Value:
-    """The bound of the greatest sum of |weight * x| over one output, and |bias|."""
-    greatest = max(positive - negative for negative, positive in weight.channel_sums)
-    product = _Value(x.dtype, greatest * x.mag, x.frac + weight.frac_bits)
-    return product if bias is None else _sum(product, _bound(bias))
+    """The bound of the sum of |weight * x| over each output (the greatest, where they lie on one grid), and |bias|."""
+    sums = [(positive - negative) * x.mag for negative, positive in weight.channel_sums]
+    rows = channelwise(Interval(-total, total, row + x.frac) for total, row in zip(sums, weight.rows(len(sums)), strict=True))
+    return _Value(x.dtype, _plus(rows, bias))
 
 
 def _onnx_pads(pads: Pads) -> list[int]:

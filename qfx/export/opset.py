@@ -36,7 +36,8 @@ DOMAIN = "ai.qfx"
 VERSION = 2
 READABLE = (1, 2)
 """The versions whose files are read. Those of version 1 have no digest: a damaged constant in them goes unnoticed."""
-DIGESTS_FROM = 2
+DIGESTS_FROM = CHANNELS_FROM = 2
+"""The version from which files have a digest, and from which the bounds that choose between float32 and float64 are kept per channel."""
 ONNX_OPSET = 21
 IR_VERSION = 10
 

@@ -86,9 +86,13 @@ Steps = list[tuple[str, Op]]
 """The operators of one layer in order, each reading the one before: (suffix of the node's name, operator)."""
 
 
-def _constant(values: Tensor, where: str) -> Const:
+def _constant(values: Tensor, where: str, cast: Quantizer | None = None) -> Const:
+    """The constant; on a grid for each index of axis 0 where ``cast`` has binary points for them."""
+    grids: tuple[int, ...] | None = None
+    if cast is not None and cast.frac_bits.dim():
+        grids = tuple(int(bits) for bits in cast.points().reshape(len(values), -1).amax(1).tolist())
     try:
-        return Const.of(values.detach().cpu().numpy())
+        return Const.of(values.detach().cpu().numpy(), grids)
     except DataError as error:
         raise DataError(error.what, where=where, remedy=error.remedy) from None
 
@@ -101,7 +105,10 @@ def array_type(quantizer: Quantizer) -> ArrayType:
 
 def _weighted(layer: Weighted, norm: FoldedNorm | None) -> Steps:
     weight, bias = layer.constants(norm)
-    constants = _constant(weight.value, f"{layer.name}.weight"), None if bias is None else _constant(bias.value, f"{layer.name}.bias")
+    constants = (
+        _constant(weight.value, f"{layer.name}.weight", layer.weight_cast),
+        None if bias is None else _constant(bias.value, f"{layer.name}.bias", layer.bias_cast),
+    )
     if isinstance(layer, QConv):
         return [("", ops.Conv(*constants, layer.stride, layer.pads, layer.dilation, layer.groups))]
     if isinstance(layer, QConvTranspose):
@@ -133,7 +140,14 @@ def _transposed(layer: QConvTranspose, weight: Const, bias: Const | None) -> Ste
 
 def _batch_norm(layer: QBatchNorm) -> Steps:
     scale, shift = layer.constants()
-    return [("", ops.Affine(_constant(scale.value, f"{layer.name}.scale"), _constant(shift.value, f"{layer.name}.shift")))]
+    return [
+        (
+            "",
+            ops.Affine(
+                _constant(scale.value, f"{layer.name}.scale", layer.scale_cast), _constant(shift.value, f"{layer.name}.shift", layer.shift_cast)
+            ),
+        )
+    ]
 
 
 def _avg_pool(layer: qf.QAvgPool) -> Steps:

@@ -23,11 +23,11 @@ Shift = Int64Array
 _SIGNIFICAND_BITS = 53
 
 
-def cast_raw_array(raw: npt.NDArray[np.int64], frac_bits: int, to: FixedType) -> Int64Array:
+def cast_raw_array(raw: npt.NDArray[np.int64], frac_bits: int | npt.NDArray[np.int64], to: FixedType) -> Int64Array:
     """The raws, in ``to``, of the numbers ``raw * 2**-frac_bits``; any shape, which is kept, and a new array.
 
-    ``raw`` is int64, ``frac_bits`` any integer. Equal to ``reference.cast_raw`` element by element. Raises ExactnessError if ``to`` is wider than 63
-    bits and DataError if ``raw`` is not int64.
+    ``raw`` is int64, ``frac_bits`` any integer, or integers that broadcast against it. Equal to ``reference.cast_raw`` element by element. Raises
+    ExactnessError if ``to`` is wider than 63 bits and DataError if ``raw`` is not int64.
 
     >>> cast_raw_array(np.array([-6, -5, 5, 6, 799]), 2, FixedType(8, 8, o=OMode.SAT, q=QMode.RND_CONV)).tolist()
     [-2, -1, 1, 2, 127]
@@ -35,10 +35,16 @@ def cast_raw_array(raw: npt.NDArray[np.int64], frac_bits: int, to: FixedType) ->
     _check_target(to)
     _check_raws(raw, "cast_raw_array")
     flat = raw.reshape(-1)
-    shift = frac_bits - to.frac_bits
-    amount = np.asarray(abs(shift), dtype=np.int64)
-    cast = _cast_right(flat, amount, to) if shift > 0 else _cast_left(flat, amount, to)
-    return cast.reshape(raw.shape)
+    if isinstance(frac_bits, np.ndarray) and frac_bits.ndim:
+        shift = np.broadcast_to(frac_bits - to.frac_bits, raw.shape).reshape(-1)
+        right = shift > 0
+        cast = np.empty_like(flat)
+        cast[right] = _cast_right(flat[right], shift[right], to)
+        cast[~right] = _cast_left(flat[~right], -shift[~right], to)
+        return cast.reshape(raw.shape)
+    by = int(frac_bits) - to.frac_bits
+    amount = np.asarray(abs(by), dtype=np.int64)
+    return (_cast_right(flat, amount, to) if by > 0 else _cast_left(flat, amount, to)).reshape(raw.shape)
 
 
 def cast_float_array(value: npt.NDArray[np.floating], to: FixedType) -> Int64Array:
@@ -71,8 +77,8 @@ def cast_float_array(value: npt.NDArray[np.floating], to: FixedType) -> Int64Arr
     return cast.reshape(value.shape)
 
 
-def to_float(raw: npt.NDArray[np.int64], frac_bits: int) -> npt.NDArray[np.float64]:
-    """The values ``raw * 2**-frac_bits`` as float64, exact; any shape, which is kept.
+def to_float(raw: npt.NDArray[np.int64], frac_bits: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The values ``raw * 2**-frac_bits`` as float64, exact; any shape, which is kept. ``frac_bits`` broadcasts against it.
 
     ``raw`` is int64. Raises ExactnessError, naming the first offender, if a raw needs more than 53 significant bits (trailing zeros are free) or a
     value leaves the range of normal float64 numbers; DataError if ``raw`` is not int64.
@@ -86,9 +92,9 @@ def to_float(raw: npt.NDArray[np.int64], frac_bits: int) -> npt.NDArray[np.float
     _refuse_inexact(magnitude // lowest_bit >> np.uint64(_SIGNIFICAND_BITS) != 0, raw, "needs more than 53 bits")
     whole = np.asarray(raw.astype(np.float64))
     with np.errstate(over="ignore", under="ignore"):
-        value: npt.NDArray[np.float64] = np.asarray(np.ldexp(whole, -frac_bits))
+        value: npt.NDArray[np.float64] = np.asarray(np.ldexp(whole, -np.asarray(frac_bits)))
     normal = np.isfinite(value) & (np.abs(value) >= np.finfo(np.float64).tiny)
-    _refuse_inexact((whole != 0) & ~normal, raw, f"times 2**{-frac_bits} leaves the range of float64")
+    _refuse_inexact((whole != 0) & ~normal, raw, "times its power of two leaves the range of float64")
     return value
 
 

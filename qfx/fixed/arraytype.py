@@ -86,23 +86,27 @@ class ArrayType:
         return f"{self.element} with int_bits {low}..{high} over {self.shape}"
 
 
-def cast_raws(x_raw: Int64Array, frac_bits: int, cast: ArrayType) -> Int64Array:
-    """(N, *shape) raws of any grid, cast: raws on the grid of ``cast.hull``."""
-    return _per_type(x_raw, cast, lambda part, type_: cast_raw_array(part, frac_bits, type_))
+def cast_raws(x_raw: Int64Array, frac_bits: int | Int64Array, cast: ArrayType) -> Int64Array:
+    """(N, *shape) raws of any grid, cast: raws on the grid of ``cast.hull``. ``frac_bits`` is one grid, or several that broadcast against shape."""
+    if not isinstance(frac_bits, np.ndarray) or frac_bits.ndim == 0:
+        return _per_type(x_raw, cast, lambda part, _, type_: cast_raw_array(part, frac_bits, type_))
+    grids = np.broadcast_to(frac_bits, x_raw.shape[1:])
+    return _per_type(x_raw, cast, lambda part, where, type_: cast_raw_array(part, grids[where].reshape(part.shape[1:]), type_))
 
 
 def cast_floats(x: npt.NDArray[np.floating], cast: ArrayType) -> Int64Array:
     """(N, *shape) float32 or float64 numbers, cast: raws on the grid of ``cast.hull``. Raises DataError for NaN and infinity."""
-    return _per_type(x, cast, cast_float_array)
+    return _per_type(x, cast, lambda part, _, type_: cast_float_array(part, type_))
 
 
-def _per_type(x: _T, cast: ArrayType, convert: Callable[[_T, FixedType], Int64Array]) -> Int64Array:
+def _per_type(x: _T, cast: ArrayType, convert: Callable[[_T, npt.NDArray[np.bool_], FixedType], Int64Array]) -> Int64Array:
+    """``convert(part, where, type)`` for the elements, ``where`` (over shape), of each type."""
     grid = cast.hull.frac_bits
     if len(cast.distinct) == 1:
-        return convert(x, cast.element)
+        return convert(x, np.ones(x.shape[1:], dtype=np.bool_), cast.element)
     frac_bits = np.broadcast_to(cast.frac_bits, x.shape[1:])
     out_raw = np.empty(x.shape, dtype=np.int64)
     for type_ in cast.distinct:
         where = frac_bits == type_.frac_bits
-        out_raw[:, where] = convert(x[:, where], type_) << (grid - type_.frac_bits)
+        out_raw[:, where] = convert(x[:, where], where, type_) << (grid - type_.frac_bits)
     return out_raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qfx.errors import ModelFileError
-from qfx.fixed.arith import Interval, hull
+from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.arraytype import ArrayType
 from qfx.fixed.arraytype import cast_floats as cast_floats
 from qfx.fixed.arraytype import cast_raws as cast_raws
@@ -30,14 +30,29 @@ def check_broadcast(name: str, cast: ArrayType, shape: Shape) -> None:
         )
 
 
-def full_interval(cast: ArrayType) -> Interval:
-    """Everything that a cast into the types can give, on the grid that stores it."""
-    return hull(Interval.of(type_) for type_ in cast.distinct).at(cast.hull.frac_bits)
+def full_interval(cast: ArrayType, shape: Shape) -> Bounds:
+    """Everything that a cast of a value of ``shape`` into the types can give."""
+    return channelwise(hull(map(Interval.of, types)) for types in types_of_channels(cast, shape))
 
 
-def cast_interval(x: Interval, cast: ArrayType) -> Interval:
-    """What a cast of ``x`` can give, on the grid that stores it: tight, except that a wrap that can overflow gives its type's whole range."""
-    return hull(_cast_interval(x, type_) for type_ in cast.distinct).at(cast.hull.frac_bits)
+def cast_interval(x: Bounds, cast: ArrayType, shape: Shape) -> Bounds:
+    """What a cast of ``x`` (of ``shape``) can give: tight, except that a wrap that can overflow gives its type's whole range."""
+    if isinstance(x, Interval) and not _differs(cast, shape):
+        return hull(_cast_interval(x, type_) for type_ in cast.distinct)
+    pairs = zip(x.spread(shape[0]), types_of_channels(cast, shape), strict=True)
+    return channelwise(hull(_cast_interval(channel, type_) for type_ in types) for channel, types in pairs)
+
+
+def types_of_channels(cast: ArrayType, shape: Shape) -> list[tuple[FixedType, ...]]:
+    """The different types of each channel of a value of ``shape``, by rising int_bits."""
+    if not _differs(cast, shape):
+        return [cast.distinct] * shape[0]
+    return [tuple(cast.with_int_bits(bits) for bits in sorted(set(row))) for row in np.reshape(cast.int_bits, (cast.shape[0], -1)).tolist()]
+
+
+def _differs(cast: ArrayType, shape: Shape) -> bool:
+    """Whether the binary points may differ from channel to channel."""
+    return len(cast.shape) == len(shape) and cast.shape[0] > 1 and len(cast.distinct) > 1
 
 
 def _cast_interval(x: Interval, to: FixedType) -> Interval:

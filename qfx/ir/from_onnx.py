@@ -84,6 +84,8 @@ def from_model(model: onnx.ModelProto) -> Graph:
         raise ModelFileError(error.what, where=error.where, remedy=_REMEDY) from error
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:  # numpy and protobuf on nonsense
         raise ModelFileError(f"is damaged: {error}", where=model.graph.name, remedy=_REMEDY) from error
+    if opset_version < opset.CHANNELS_FROM:
+        _forget_types(expected, model := _copy(model))
     if _bytes(expected) != _bytes(model):
         part = _difference(expected, model)
         if part is None:
@@ -113,6 +115,19 @@ def _check_origin(model: onnx.ModelProto) -> int:
         if count != 1:
             raise ModelFileError(f"has {count} {kind}", where=where, remedy="give one model one input and one output")
     return int(versions[opset.DOMAIN])
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    return other
+
+
+def _forget_types(*models: onnx.ModelProto) -> None:
+    """Clear what nodes say of their types in words: version 1 found wider ones, and nothing computes with them."""
+    for model in models:
+        for node in model.graph.node:
+            node.ClearField("doc_string")
 
 
 def _check_digest(model: onnx.ModelProto, opset_version: int) -> None:
@@ -147,7 +162,7 @@ class _Reader:
             self.copies[proto.output[0]] = _input(proto, 0)
             return []
         if (proto.domain, proto.op_type) == (opset.DOMAIN, "FromRaw"):
-            self.consts[proto.output[0]] = Const(numpy_helper.to_array(self._tensor(proto, 0)), _int(proto, "frac_bits"))
+            self.consts[proto.output[0]] = Const(numpy_helper.to_array(self._tensor(proto, 0)), _grids(proto))
             return []
         op, count = self._op(proto)
         names = tuple(self.copies.get(name, name) for name in proto.input[:count])
@@ -240,6 +255,12 @@ def _attribute(proto: onnx.NodeProto, name: str, kind: int) -> onnx.AttributePro
 
 def _int(proto: onnx.NodeProto, name: str) -> int:
     return int(_attribute(proto, name, onnx.AttributeProto.INT).i)
+
+
+def _grids(proto: onnx.NodeProto) -> int | tuple[int, ...]:
+    """The grid of a constant, or one for each index of its axis 0."""
+    several = any(attribute.name == "frac_bits" and attribute.type == onnx.AttributeProto.INTS for attribute in proto.attribute)
+    return _ints(proto, "frac_bits") if several else _int(proto, "frac_bits")
 
 
 def _float(proto: onnx.NodeProto, name: str) -> float:

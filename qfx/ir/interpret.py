@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qfx.errors import DataError, ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.fixed.array import to_float
+from qfx.ir import rules
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import Conv, Input
 from qfx.ir.values import Info, RawArray
@@ -40,11 +41,17 @@ def values(raw: RawArray, info: Info) -> FloatArray:
 
 def run_raw(graph: Graph, x: FloatArray, *, check_ranges: bool = False) -> RawArray:
     """As ``run``, but the raws of the output, on the grid of its type. ``check_ranges``: ExactnessError if a value leaves its node's interval."""
-    return _collect(graph, x, (graph.output,), check_ranges)[graph.output]
+    return output_raw(graph, _collect(graph, x, (graph.output,), check_ranges)[graph.output])
+
+
+def output_raw(graph: Graph, raw: RawArray) -> RawArray:
+    """The raws of the output as ``trace`` gives them, on the one grid of its type. ExactnessError where int64 does not hold them there."""
+    info = graph.infos[graph.output]
+    return rules.align(raw, info, rules.one_grid(graph.output, info))
 
 
 def trace(graph: Graph, x: FloatArray, *, check_ranges: bool = False) -> dict[str, RawArray]:
-    """The raws of every node, in the graph's order, each (N, *shape) on the grid of its Info; the input's are those after its cast."""
+    """The raws of every node, in the graph's order, each (N, *shape) on the grids of its Info; the input's are those after its cast."""
     return _collect(graph, x, tuple(node.name for node in graph.nodes), check_ranges)
 
 
@@ -64,14 +71,15 @@ def run_from_raw(graph: Graph, x_raw: RawArray, *, check_ranges: bool = False) -
         got = x_raw.dtype if isinstance(x_raw, np.ndarray) else type(x_raw).__name__
         raise DataError(f"expected int64 raws, got {got}", where=node.name, remedy="use quantize_input")
     _check_batch(node, info, x_raw)
-    if x_raw.size and (x_raw.min() < info.interval.lo or x_raw.max() > info.interval.hi):
+    held = info.interval.at(info.type.frac_bits)
+    if x_raw.size and (x_raw.min() < held.lo or x_raw.max() > held.hi):
         raise DataError(
-            f"expected raws in [{info.interval.lo}, {info.interval.hi}], got [{x_raw.min()}, {x_raw.max()}]",
+            f"expected raws in [{held.lo}, {held.hi}], got [{x_raw.min()}, {x_raw.max()}]",
             where=node.name,
             remedy=f"give raws of {info.type}",
         )
     parts = [_evaluate(graph, part, (graph.output,), check_ranges)[graph.output] for part in _batches(graph, x_raw)]
-    return np.concatenate(parts)
+    return output_raw(graph, np.concatenate(parts))
 
 
 def _collect(graph: Graph, x: FloatArray, wanted: tuple[str, ...], check_ranges: bool) -> dict[str, RawArray]:
@@ -142,9 +150,11 @@ def _evaluate(graph: Graph, x_raw: RawArray, wanted: tuple[str, ...], check_rang
 def _check_range(node: Node, info: Info, raw: RawArray) -> None:
     if raw.shape[1:] != info.shape or raw.dtype != np.int64:
         raise ExactnessError(f"gave {raw.dtype} {raw.shape[1:]} where {info.shape} was inferred", where=node.name, remedy="please report this defect")
-    if raw.size and (raw.min() < info.interval.lo or raw.max() > info.interval.hi):
-        raise ExactnessError(
-            f"gave raws in [{raw.min()}, {raw.max()}] where [{info.interval.lo}, {info.interval.hi}] was inferred",
-            where=node.name,
-            remedy="please report this defect",
-        )
+    for channel, bound in enumerate(info.stored.spread(info.shape[0]) if info.per_channel else (info.stored.hull,)):
+        part = raw[:, channel] if info.per_channel else raw
+        if part.size and (part.min() < bound.lo or part.max() > bound.hi):
+            raise ExactnessError(
+                f"gave raws in [{part.min()}, {part.max()}] where [{bound.lo}, {bound.hi}] was inferred",
+                where=node.name,
+                remedy="please report this defect",
+            )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.fixed.array import cast_float_array, cast_raw_array
 from qfx.fixed.type import FixedType, OMode
@@ -54,14 +55,22 @@ def losses(graph: Graph, x: FloatArray) -> dict[str, Loss]:
     for part in _parts(graph, x):
         raws = trace(graph, part)
         for name, (cast, inputs) in casts.items():
-            loss = raw_loss(raws[inputs[0]], graph.infos[inputs[0]].type.frac_bits, cast) if inputs else float_loss(part, cast)
+            loss = raw_loss(raws[inputs[0]], graph.infos[inputs[0]].grids, cast) if inputs else float_loss(part, cast)
             found[name] += loss
     return found
 
 
-def raw_loss(x_raw: RawArray, frac_bits: int, cast: ArrayType) -> Loss:
-    """What the cast loses on raws (N, *shape) of the grid ``frac_bits``."""
-    return _per_type(x_raw, cast, lambda part, type_: _raw_loss(part, frac_bits, type_))
+def raw_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], cast: ArrayType) -> Loss:
+    """What the cast loses on raws (N, *shape) of the grid ``frac_bits``, or of grids that broadcast against shape."""
+    grids = np.asarray(frac_bits, dtype=np.int64)
+    if grids.ndim == 0:
+        return _per_type(x_raw, cast, lambda part, type_: _raw_loss(part, int(grids), type_))
+    types = np.broadcast_to(cast.frac_bits, x_raw.shape[1:])
+    total = Loss()
+    for grid in np.unique(grids).tolist():
+        on_grid = np.broadcast_to(grids == grid, x_raw.shape[1:])
+        total += sum((_raw_loss(x_raw[:, on_grid & (types == type_.frac_bits)], grid, type_) for type_ in cast.distinct), Loss())
+    return total
 
 
 def float_loss(x: FloatArray, cast: ArrayType) -> Loss:

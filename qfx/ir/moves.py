@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qfx.errors import ModelFileError
-from qfx.fixed.arith import hull
+from qfx.fixed.arith import Bounds, Channels, Interval, channelwise
 from qfx.ir import rules
 from qfx.ir.rules import Infos, Raws
 from qfx.ir.values import Info, Pads, RawArray, Shape
@@ -26,10 +26,17 @@ class Concat:
             raise ModelFileError(
                 f"joins the shapes {', '.join(str(info.shape) for info in inputs)}", where=name, remedy="only the channels may differ"
             )
-        channels = sum(info.shape[0] for info in inputs)
-        return rules.info(name, (channels, *inputs[0].shape[1:]), hull(info.interval for info in inputs))
+        shape = (sum(info.shape[0] for info in inputs), *inputs[0].shape[1:])
+        joined = channelwise(interval for info in inputs for interval in info.interval.spread(info.shape[0]))
+        made = rules.info(name, shape, joined, rules.common_grid(*inputs))
+        if not made.per_channel:
+            return made
+        # Raws are joined as they are.
+        return rules.info(name, shape, channelwise(interval for info in inputs for interval in info.stored.spread(info.shape[0])))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        if out.per_channel or any(info.per_channel for info in infos):
+            return np.concatenate(inputs, axis=1)
         return np.concatenate([rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True)], axis=1)
 
 
@@ -44,10 +51,17 @@ class Reshape:
         rules.check_shape(name, self.shape)
         if math.prod(self.shape) != x.size:
             raise ModelFileError(f"{x.shape} holds {x.size} elements, {self.shape} {math.prod(self.shape)}", where=name, remedy="keep the number")
-        return rules.info(name, self.shape, x.interval)
+        if self.keeps_channels(x):
+            return rules.info(name, self.shape, x.interval, rules.common_grid(x))
+        return rules.info(name, self.shape, rules.one_grid(name, x).interval.at(x.type.frac_bits))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        return inputs[0].reshape(-1, *self.shape)
+        raw = inputs[0] if self.keeps_channels(infos[0]) else rules.align(inputs[0], infos[0], out)
+        return raw.reshape(-1, *self.shape)
+
+    def keeps_channels(self, x: Info) -> bool:
+        """Whether the channels of the result are those of ``x``: otherwise its numbers meet on one grid."""
+        return self.shape[0] == x.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +74,18 @@ class Transpose:
         (x,) = rules.arity(name, inputs, 1)
         if sorted(self.perm) != list(range(len(x.shape))):
             raise ModelFileError(f"perm is {self.perm} for a value of shape {x.shape}", where=name, remedy="list every axis once, without the batch")
-        return rules.info(name, tuple(x.shape[axis] for axis in self.perm), x.interval)
+        shape = tuple(x.shape[axis] for axis in self.perm)
+        if self.keeps_channels(x):
+            return rules.info(name, shape, x.interval, rules.common_grid(x))
+        return rules.info(name, shape, rules.one_grid(name, x).interval.at(x.type.frac_bits))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        return np.transpose(inputs[0], (0, *(axis + 1 for axis in self.perm)))
+        raw = inputs[0] if self.keeps_channels(infos[0]) else rules.align(inputs[0], infos[0], out)
+        return np.transpose(raw, (0, *(axis + 1 for axis in self.perm)))
+
+    def keeps_channels(self, x: Info) -> bool:
+        """Whether the channels of the result are those of ``x``: otherwise its numbers meet on one grid."""
+        return self.perm[0] == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +100,14 @@ class Pad:
             raise ModelFileError(f"pads are {self.pads} for a value of shape {x.shape}", where=name, remedy="give one pair per axis")
         check_pads(name, self.pads)
         shape = tuple(size + before + after for size, (before, after) in zip(x.shape, self.pads, strict=True))
-        return rules.info(name, shape, x.interval.with_zero() if any(map(any, self.pads)) else x.interval)
+        return rules.info(name, shape, self._interval(x), rules.common_grid(x))
+
+    def _interval(self, x: Info) -> Bounds:
+        bounds = x.interval.with_zero() if any(map(any, self.pads)) else x.interval
+        if not isinstance(bounds, Channels):
+            return bounds
+        before, after = ((Interval(0, 0, x.type.frac_bits),) * count for count in self.pads[0])
+        return channelwise((*before, *bounds.channels, *after))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         return np.pad(inputs[0], ((0, 0), *self.pads))
@@ -103,7 +132,8 @@ class Slice:
             raise ModelFileError(
                 f"takes {self.starts}:{self.stops}:{self.steps} of {x.shape}", where=name, remedy="use 0 <= start < stop <= size and step >= 1"
             )
-        return rules.info(name, tuple(map(len, ranges)), x.interval)
+        taken = channelwise(x.interval.spread(x.shape[0])[self.starts[0] : self.stops[0] : self.steps[0]])
+        return rules.info(name, tuple(map(len, ranges)), taken, rules.common_grid(x))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         return inputs[0][(slice(None), *map(slice, self.starts, self.stops, self.steps))]
@@ -119,7 +149,7 @@ class Upsample:
         (x,) = rules.arity(name, inputs, 1)
         _check_factors(name, self.factors, x.shape)
         shape = tuple(size * factor for size, factor in zip(x.shape[1:], self.factors, strict=True))
-        return rules.info(name, (x.shape[0], *shape), x.interval)
+        return rules.info(name, (x.shape[0], *shape), x.interval, rules.common_grid(x))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         (raw,) = inputs
@@ -142,7 +172,7 @@ class Stretch:
         (x,) = rules.arity(name, inputs, 1)
         _check_factors(name, self.factors, x.shape)
         shape = (x.shape[0], *((size - 1) * factor + 1 for size, factor in zip(x.shape[1:], self.factors, strict=True)))
-        return rules.info(name, shape, x.interval if shape == x.shape else x.interval.with_zero())
+        return rules.info(name, shape, x.interval if shape == x.shape else x.interval.with_zero(), rules.common_grid(x))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         stretched = np.zeros((len(inputs[0]), *out.shape), dtype=np.int64)

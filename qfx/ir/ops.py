@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.errors import ExactnessError, ModelFileError
-from qfx.fixed.arith import Interval, hull
+from qfx.fixed.arith import Bounds, Interval, channelwise
 from qfx.fixed.array import MAX_ARRAY_WIDTH
 from qfx.fixed.type import FixedType
 from qfx.ir import casting, rules, sums
@@ -42,7 +42,7 @@ class Input:
     def infer(self, name: str, inputs: Infos) -> Info:
         rules.arity(name, inputs, 0)
         rules.check_shape(name, self.shape)
-        return _cast_info(name, self.shape, self.cast, casting.full_interval(self.cast))
+        return _cast_info(name, self.shape, self.cast, casting.full_interval(self.cast, self.shape))
 
     def evaluate(self, inputs: tuple[npt.NDArray[np.floating]], infos: Infos, out: Info) -> RawArray:
         return casting.cast_floats(inputs[0], self.cast)
@@ -56,10 +56,10 @@ class Cast:
 
     def infer(self, name: str, inputs: Infos) -> Info:
         (x,) = rules.arity(name, inputs, 1)
-        return _cast_info(name, x.shape, self.cast, casting.cast_interval(x.interval, self.cast))
+        return _cast_info(name, x.shape, self.cast, casting.cast_interval(x.interval, self.cast, x.shape))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        return casting.cast_raws(inputs[0], infos[0].type.frac_bits, self.cast)
+        return casting.cast_raws(inputs[0], infos[0].grids, self.cast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,21 +87,21 @@ class Conv:
                 where=name,
                 remedy="give (out, in/groups, *kernel)",
             )
-        interval = _weighted_interval(name, self.weight, self.bias, self.met(x))
-        return rules.info(name, (outputs, *windows.out), interval)
+        return _weighted_info(name, (outputs, *windows.out), self.weight, self.bias, self.met(rules.one_grid(name, x)))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        (x,) = infos
-        raw = sums.convolve(self.weight, self.groups, self.windows("", x.shape), inputs[0], x.interval)
-        return _with_bias(raw, x.interval.frac_bits + self.weight.frac_bits, self.bias, out)
+        x = infos[0].on_one_grid()
+        raw = sums.convolve(self.weight, self.groups, self.windows("", x.shape), rules.align(inputs[0], infos[0], x), x.interval.at(x.type.frac_bits))
+        return _with_bias(raw, x.grids + _per_channel(self.weight.rows(len(self.weight.raw)), len(out.shape)), self.bias, out)
 
     def windows(self, name: str, shape: Shape) -> Windows:
         """The windows over an input of ``shape``."""
         return Windows.of(name, shape, self.weight.shape[2:], self.stride, self.pads, self.dilation)
 
     def met(self, x: Info) -> Interval:
-        """What the weights meet: the input's interval, and 0 where there is padding."""
-        return x.interval.with_zero() if any(map(any, self.pads)) else x.interval
+        """What the weights meet: the input's numbers on the one grid that they mix on, and 0 where there is padding."""
+        stored = x.interval.at(x.type.frac_bits)
+        return stored.with_zero() if any(map(any, self.pads)) else stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,12 @@ class Linear:
             raise ModelFileError(
                 f"the weight is {self.weight.shape} for a value of shape {x.shape}", where=name, remedy="flatten the value, give (out, in)"
             )
-        return rules.info(name, self.weight.shape[:1], _weighted_interval(name, self.weight, self.bias, x.interval))
+        return _weighted_info(name, self.weight.shape[:1], self.weight, self.bias, rules.one_grid(name, x).interval.at(x.type.frac_bits))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        (x,) = infos
-        raw = sums.matvec(self.weight, inputs[0], x.interval)
-        return _with_bias(raw, x.interval.frac_bits + self.weight.frac_bits, self.bias, out)
+        x = infos[0].on_one_grid()
+        raw = sums.matvec(self.weight, rules.align(inputs[0], infos[0], x), x.interval.at(x.type.frac_bits))
+        return _with_bias(raw, x.grids + np.array(self.weight.rows(len(self.weight.raw))), self.bias, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +140,33 @@ class Affine:
                     f"the {field} is {const.shape} for a value of shape {x.shape}", where=name, remedy="give one per channel, or a scalar"
                 )
         product, total = self.intervals(x)
-        rules.fit(name, product, total)
-        return rules.info(name, x.shape, total)
+        grid = self.grid(x)
+        info = rules.info(name, x.shape, total, grid)
+        rules.fit(name, product if info.per_channel or grid is None else product.at(grid))
+        return info
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         (x,) = infos
-        raw = inputs[0] * _per_channel(self.scale.raw, len(x.shape))
-        return _with_bias(raw, x.interval.frac_bits + self.scale.frac_bits, self.shift, out)
+        # Narrow first: on the grids of its own channels x times the scale fits wherever the result does.
+        narrow = x.narrow() if out.per_channel or self.grid(x) is None else x
+        raw = rules.align(inputs[0], x, narrow) * _per_channel(self.scale.raw, len(x.shape))
+        return _with_bias(raw, narrow.grids + _per_channel(self.scale.grids, len(x.shape)), self.shift, out)
 
-    def intervals(self, x: Info) -> tuple[Interval, Interval]:
-        """Those of ``x * scale`` and of the result, over all channels; both on the result's grid."""
-        terms = [x.interval * scale for scale in self.scale.entries]
+    def grid(self, x: Info) -> int | None:
+        """The grid of the result where ``x`` and the constants have one grid each."""
+        if rules.common_grid(x, self.scale, self.shift) is None:
+            return None
+        product = x.type.frac_bits + self.scale.grid
+        return product if self.shift is None else max(product, self.shift.grid)
+
+    def intervals(self, x: Info) -> tuple[Bounds, Bounds]:
+        """Those of ``x * scale`` and of the result, for each channel; both on the result's grids."""
+        channels = x.shape[0]
+        terms = [a * b for a, b in zip(x.interval.spread(channels), _spread(self.scale, channels), strict=True)]
         if self.shift is None:
-            return hull(terms), hull(terms)
-        shifts = self.shift.entries
-        channels = max(len(terms), len(shifts))
-        pairs = zip(terms * (channels // len(terms)), shifts * (channels // len(shifts)), strict=True)
-        total = hull(term + shift for term, shift in pairs)
-        return hull(terms).at(total.frac_bits), total
+            return channelwise(terms), channelwise(terms)
+        totals = [term + shift for term, shift in zip(terms, _spread(self.shift, channels), strict=True)]
+        return channelwise(term.at(total.frac_bits) for term, total in zip(terms, totals, strict=True)), channelwise(totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +175,7 @@ class Add:
 
     def infer(self, name: str, inputs: Infos) -> Info:
         a, b = rules.same_shape(name, inputs)
-        return rules.info(name, a.shape, a.interval + b.interval)
+        return rules.info(name, a.shape, a.interval + b.interval, rules.common_grid(a, b))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
@@ -179,7 +188,7 @@ class Sub:
 
     def infer(self, name: str, inputs: Infos) -> Info:
         a, b = rules.same_shape(name, inputs)
-        return rules.info(name, a.shape, a.interval - b.interval)
+        return rules.info(name, a.shape, a.interval - b.interval, rules.common_grid(a, b))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
@@ -192,10 +201,14 @@ class Mul:
 
     def infer(self, name: str, inputs: Infos) -> Info:
         a, b = rules.same_shape(name, inputs)
-        return rules.info(name, a.shape, a.interval * b.interval)
+        one_grid = rules.common_grid(a, b) is not None
+        return rules.info(name, a.shape, a.interval * b.interval, a.type.frac_bits + b.type.frac_bits if one_grid else None)
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        return inputs[0] * inputs[1]
+        own = out.per_channel or rules.common_grid(*infos) is None
+        a, b = (info.narrow() if own else info for info in infos)
+        product = rules.align(inputs[0], infos[0], a) * rules.align(inputs[1], infos[1], b)
+        return rules.move(product, out.grids - a.grids - b.grids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +217,10 @@ class Relu:
 
     def infer(self, name: str, inputs: Infos) -> Info:
         (x,) = rules.arity(name, inputs, 1)
-        return rules.info(name, x.shape, x.interval.relu())
+        return rules.info(name, x.shape, x.interval.relu(), rules.common_grid(x))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        return np.maximum(inputs[0], 0)
+        return np.maximum(rules.align(inputs[0], infos[0], out), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +233,11 @@ class LeakyRelu:
         (x,) = rules.arity(name, inputs, 1)
         if self.log2_slope > 0:
             raise ModelFileError(f"log2_slope is {self.log2_slope}", where=name, remedy="use a slope of 1, 1/2, 1/4, ...")
-        return rules.info(name, x.shape, x.interval.leaky_relu(self.log2_slope))
+        grid = rules.common_grid(x)
+        return rules.info(name, x.shape, x.interval.leaky_relu(self.log2_slope), None if grid is None else grid - self.log2_slope)
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        (x,) = inputs
+        x = rules.move(inputs[0], out.grids + self.log2_slope - infos[0].grids)
         return np.where(x < 0, x, x << -self.log2_slope)
 
 
@@ -238,16 +252,16 @@ class Clip:
         (x,) = rules.arity(name, inputs, 1)
         if self.low.shape or self.high.shape:
             raise ModelFileError(f"bounds of shape {self.low.shape} and {self.high.shape}", where=name, remedy="give scalars")
-        low, high = self.low.interval, self.high.interval
+        low, high = self.low.interval.hull, self.high.interval.hull
         if (high - low).lo < 0:
             raise ModelFileError(f"the low bound {self.low.values} exceeds the high bound {self.high.values}", where=name, remedy="swap them")
-        interval = x.interval.clip(low, high)
-        rules.fit(name, x.interval.at(interval.frac_bits), low.at(interval.frac_bits), high.at(interval.frac_bits))
-        return rules.info(name, x.shape, interval)
+        info = rules.info(name, x.shape, x.interval.clip(low, high), rules.common_grid(x, self.low, self.high))
+        rules.fit(name, *((x.interval | low | high,) if info.per_channel else (bound.at(info.type.frac_bits) for bound in (x.interval, low, high))))
+        return info
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        grid = out.type.frac_bits
-        return np.clip(rules.align(inputs[0], infos[0], out), self.low.interval.at(grid).lo, self.high.interval.at(grid).lo)
+        low, high = (bound.raw << (out.grids - bound.grids) for bound in (self.low, self.high))
+        return np.clip(rules.align(inputs[0], infos[0], out), low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +278,7 @@ class MaxPool:
         windows = self.windows(name, x.shape)
         if windows.real_taps()[0] == 0:
             raise ModelFileError(f"a window of {self.kernel} holds nothing but padding {self.pads}", where=name, remedy="pad by less than the kernel")
-        return rules.info(name, (x.shape[0], *windows.out), x.interval)
+        return rules.info(name, (x.shape[0], *windows.out), x.interval, rules.common_grid(x))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         views = self.windows("", infos[0].shape).taps(inputs[0], fill=RAW_MIN)
@@ -289,8 +303,8 @@ class SumPool:
     def infer(self, name: str, inputs: Infos) -> Info:
         (x,) = rules.arity(name, inputs, 1)
         windows = self.windows(name, x.shape)
-        least, greatest = (Interval(x.interval.lo * n, x.interval.hi * n, x.interval.frac_bits) for n in windows.real_taps())
-        return rules.info(name, (x.shape[0], *windows.out), least | greatest)
+        least, greatest = (x.interval.times(taps) for taps in windows.real_taps())
+        return rules.info(name, (x.shape[0], *windows.out), least | greatest, rules.common_grid(x))
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         views = self.windows("", infos[0].shape).taps(inputs[0], fill=0)
@@ -317,19 +331,21 @@ OPERATORS: tuple[type[Op], ...] = (
 
 
 def accumulator(op: Op, x: Info) -> FixedType:
-    """The type that holds every partial sum of the operator, whatever the order of its terms, for an input ``x``; it has the frac_bits of the result.
+    """The type that holds every partial sum of the operator, whatever the order of its terms, for an input ``x``; it has the frac_bits of the result
+    (the finest, where its channels have grids of their own: then it holds the raws of each).
 
     Conv and Linear start from the bias, SumPool from 0; Affine's holds product and result. TypeError for an operator that does not accumulate.
     """
     if isinstance(op, Conv):
-        return sums.weighted(op.weight, op.bias, op.met(x))[1].type()
+        return _word(sums.weighted(op.weight, op.bias, op.met(x))[1])
     if isinstance(op, Linear):
-        return sums.weighted(op.weight, op.bias, x.interval)[1].type()
+        return _word(sums.weighted(op.weight, op.bias, x.interval.at(x.type.frac_bits))[1])
     if isinstance(op, SumPool):
-        return x.interval.times(op.windows("", x.shape).real_taps()[1]).with_zero().type()
+        return _word(x.stored.times(op.windows("", x.shape).real_taps()[1]).with_zero())
     if isinstance(op, Affine):
         product, total = op.intervals(x)
-        return (product | total).type()
+        result = op.infer("", (x,))
+        return _word(product | total) if result.per_channel else (product | total).at(result.type.frac_bits).type()
     raise TypeError(f"{type(op).__name__} does not accumulate")
 
 
@@ -340,7 +356,7 @@ def macs(op: Op, out: Info) -> int:
     return out.size if isinstance(op, Affine) else 0
 
 
-def _cast_info(name: str, shape: Shape, cast: ArrayType, interval: Interval) -> Info:
+def _cast_info(name: str, shape: Shape, cast: ArrayType, interval: Bounds) -> Info:
     casting.check_broadcast(name, cast, shape)
     if cast.hull.width > MAX_ARRAY_WIDTH:
         raise ExactnessError(
@@ -349,20 +365,31 @@ def _cast_info(name: str, shape: Shape, cast: ArrayType, interval: Interval) -> 
     return Info(shape, cast.hull, interval)
 
 
-def _weighted_interval(name: str, weight: Const, bias: Const | None, x: Interval) -> Interval:
+def _word(bounds: Bounds) -> FixedType:
+    """The type that holds the raw of every channel."""
+    return FixedType(bounds.width, bounds.width - bounds.hull.frac_bits, bounds.signed)
+
+
+def _spread(const: Const, channels: int) -> tuple[Interval, ...]:
+    """What is known of the constant of each channel."""
+    return const.entries * (channels // len(const.entries))
+
+
+def _weighted_info(name: str, shape: Shape, weight: Const, bias: Const | None, x: Interval) -> Info:
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ModelFileError(f"the bias is {bias.shape} for {weight.shape[0]} outputs", where=name, remedy="give one per output")
     full, partial = sums.weighted(weight, bias, x)
     rules.fit(name, partial)
-    return full
+    return rules.info(name, shape, full)
 
 
-def _per_channel(raw: RawArray, rank: int) -> RawArray:
-    return raw.reshape(-1, *(1,) * (rank - 1)) if raw.ndim else raw
+def _per_channel(values: RawArray | tuple[int, ...], rank: int) -> RawArray:
+    array = np.asarray(values, dtype=np.int64)
+    return array.reshape(-1, *(1,) * (rank - 1)) if array.ndim else array
 
 
-def _with_bias(raw: RawArray, frac_bits: int, bias: Const | None, out: Info) -> RawArray:
-    """Raws of a sum of products on the grid ``frac_bits``, taken to the grid of ``out``, plus the bias."""
-    grid = out.type.frac_bits
-    aligned = raw << (grid - frac_bits) if grid > frac_bits else raw
-    return aligned if bias is None else aligned + (_per_channel(bias.raw, len(out.shape)) << (grid - bias.frac_bits))
+def _with_bias(raw: RawArray, grids: npt.NDArray[np.int64], bias: Const | None, out: Info) -> RawArray:
+    """Raws of sums of products on ``grids``, taken to the grids of ``out``, plus the bias."""
+    rank = len(out.shape)
+    aligned = rules.move(raw, out.grids - grids)
+    return aligned if bias is None else aligned + rules.move(_per_channel(bias.raw, rank), out.grids - _per_channel(bias.grids, rank))

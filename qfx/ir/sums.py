@@ -5,21 +5,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from qfx.fixed.arith import FLOAT64_BITS, Interval, hull
+from qfx.fixed.arith import FLOAT64_BITS, Bounds, Interval, channelwise
 from qfx.ir.values import Const, LoadableConst, RawArray
 from qfx.ir.windows import Windows
 
 
 def products(weight: Const, x: Interval) -> list[tuple[Interval, Interval]]:
     """For each output (axis 0 of the weight): the interval of ``sum(weight * x)`` and that of the sum of any of its terms (0 included)."""
-    grid = weight.frac_bits + x.frac_bits
     if isinstance(weight, LoadableConst):
         # Every product reaches its extremes by itself, and there are as many in a sum as an output has weights.
-        one, terms = weight.interval * x, weight.raw[0].size
-        full = Interval(one.lo * terms, one.hi * terms, grid)
+        full = (Interval.of(weight.type) * x).times(weight.raw[0].size)
         return [(full, full.with_zero())] * len(weight.raw)
     bounds = []
-    for negative, positive in weight.channel_sums:
+    for (negative, positive), row in zip(weight.channel_sums, weight.rows(len(weight.raw)), strict=True):
+        grid = row + x.frac_bits
         lo, hi = positive * x.lo + negative * x.hi, positive * x.hi + negative * x.lo
         some_lo = positive * min(x.lo, 0) + negative * max(x.hi, 0)
         some_hi = positive * max(x.hi, 0) + negative * min(x.lo, 0)
@@ -27,30 +26,31 @@ def products(weight: Const, x: Interval) -> list[tuple[Interval, Interval]]:
     return bounds
 
 
-def weighted(weight: Const, bias: Const | None, x: Interval) -> tuple[Interval, Interval]:
-    """The interval of ``bias + sum(weight * x)`` and that of every partial sum that starts from the bias, in any order; both over all outputs."""
+def weighted(weight: Const, bias: Const | None, x: Interval) -> tuple[Bounds, Bounds]:
+    """The interval of ``bias + sum(weight * x)`` and that of every partial sum that starts from the bias, in any order; both for each output."""
     bounds = products(weight, x)
     if bias is None:
-        return hull(full for full, _ in bounds), hull(some for _, some in bounds)
+        return channelwise(full for full, _ in bounds), channelwise(some for _, some in bounds)
     pairs = list(zip(bounds, bias.entries, strict=True))
-    return hull(full + start for (full, _), start in pairs), hull(some + start for (_, some), start in pairs)
+    return channelwise(full + start for (full, _), start in pairs), channelwise(some + start for (_, some), start in pairs)
 
 
 def _dtype(weight: Const, x: Interval) -> type[np.float64] | type[np.int64]:
     """float64 (fast: BLAS) where it holds every partial sum of every order exactly, else int64."""
-    partial = hull(some for _, some in products(weight, x))
+    partial = channelwise(some for _, some in products(weight, x))
     operands = max(weight.interval.magnitude_bits, x.magnitude_bits)
     return np.float64 if max(partial.magnitude_bits, operands) <= FLOAT64_BITS else np.int64
 
 
 def matvec(weight: Const, x_raw: RawArray, x: Interval) -> RawArray:
-    """(N, K) raws times the transposed (M, K) weight: (N, M) raws on the grid of the product; int64 must hold the result."""
+    """(N, K) raws times the transposed (M, K) weight: (N, M) raws, each output's on the grid of its products; int64 must hold the result."""
     dtype = _dtype(weight, x)
     return _product(x_raw.astype(dtype), weight.raw.astype(dtype).T)
 
 
 def convolve(weight: Const, groups: int, windows: Windows, x_raw: RawArray, x: Interval) -> RawArray:
-    """Cross-correlation of (N, C, *size) raws, zero padded: (N, M, *out) raws on the grid of the product; int64 must hold the result."""
+    """Cross-correlation of (N, C, *size) raws, zero padded: (N, M, *out) raws, each output's on the grid of its products; int64 must
+    hold the result."""
     outputs, per_group = weight.shape[:2]
     taps = windows.taps(x_raw, fill=0)
     if per_group == 1 and outputs == groups > 1:

@@ -89,8 +89,8 @@ def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
         "inputs": list(node.inputs),
         "shape": list(info.shape),
         "type": str(info.type),
-        "frac_bits": info.interval.frac_bits,
-        "raw_range": [info.interval.lo, info.interval.hi],
+        "frac_bits": info.interval.hull.frac_bits,
+        "raw_range": [info.interval.hull.lo, info.interval.hull.hi],
         "accumulator_bits": accumulator(node.op, graph.infos[node.inputs[0]]).width if _accumulates(node.op) else None,
         "constants": held,
     }
@@ -130,7 +130,7 @@ def _attributes(op: Op) -> Iterable[str]:
         case LeakyRelu(log2_slope):
             return [f"2^{log2_slope}"]
         case Clip(low, high):
-            return [f"{_number(low.interval.lo, low.frac_bits)}..{_number(high.interval.lo, high.frac_bits)}"]
+            return [f"{_number(low.interval.hull.lo, low.grid)}..{_number(high.interval.hull.lo, high.grid)}"]
         case Transpose(perm):
             return [",".join(map(str, perm))]
         case Pad(pads):
@@ -146,7 +146,7 @@ def _attributes(op: Op) -> Iterable[str]:
 
 def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     info = graph.infos[node.name]
-    interval = info.interval
+    interval = info.interval.hull
     return (
         node.name + ("*" if node.name == graph.output else ""),
         describe(node.op),

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from qfx.errors import DataError
-from qfx.fixed.arith import FLOAT64_BITS, Interval
+from qfx.errors import DataError, ExactnessError
+from qfx.fixed.arith import FLOAT64_BITS, Bounds, Channels, Interval, channelwise
 from qfx.fixed.array import to_float
 from qfx.fixed.arraytype import ArrayType as ArrayType  # part of this module's vocabulary
 from qfx.fixed.type import FixedType
@@ -30,17 +30,18 @@ RAW_MIN, RAW_MAX = -(1 << 63), (1 << 63) - 1
 class Const:
     """A constant tensor: ``raw * 2**-frac_bits``.
 
-    ``raw`` becomes a contiguous, read-only int64 array of its own; other integer dtypes are taken, floats are not. Two constants are equal when
-    shape, raws and frac_bits are. The grid is kept as given; ``Const.of`` finds the coarsest.
+    ``frac_bits`` is one grid for all, or one for each index of axis 0 (a tuple; one grid if they are all equal). ``raw`` becomes a contiguous,
+    read-only int64 array of its own; other integer dtypes are taken, floats are not. Two constants are equal when shape, raws and frac_bits are. The
+    grid is kept as given; ``Const.of`` finds the coarsest.
 
     >>> Const.of([0.5, -3.0, 0.0])
     Const(raw=array([ 1, -6,  0]), frac_bits=1)
 
-    Raises DataError for an empty constant and for one that is not integer or leaves int64.
+    Raises DataError for an empty constant, for one that is not integer or leaves int64, and for grids that do not match axis 0.
     """
 
     raw: RawArray
-    frac_bits: int
+    frac_bits: int | tuple[int, ...]
 
     def __post_init__(self) -> None:
         given = np.asarray(self.raw)
@@ -53,15 +54,18 @@ class Const:
         raw = np.array(given, dtype=np.int64, order="C")
         raw.setflags(write=False)
         object.__setattr__(self, "raw", raw)
-        object.__setattr__(self, "frac_bits", int(self.frac_bits))
+        object.__setattr__(self, "frac_bits", _grids(self.frac_bits, raw.shape))
 
     @classmethod
-    def of(cls, values: npt.ArrayLike) -> Const:
-        """The constant with these real values on the coarsest grid that holds them all (all zeros: frac_bits is 0).
+    def of(cls, values: npt.ArrayLike, frac_bits: tuple[int, ...] | None = None) -> Const:
+        """The constant with these real values on the coarsest grid that holds them all (all zeros: frac_bits is 0), or on the grids that are given,
+        one for each index of axis 0, where these differ.
 
-        Raises DataError for NaN, infinity, an empty or non-real array, and for values whose spread needs more than 63 bits.
+        Raises DataError for NaN, infinity, an empty or non-real array, for values whose spread needs more than 63 bits and for a value off its grid.
         """
         given = np.asarray(values)
+        if frac_bits is not None and len(set(frac_bits)) > 1:
+            return cls(_on_grids(given, frac_bits), frac_bits)
         if given.dtype.kind not in "fiu" or given.dtype.itemsize > 8:
             raise DataError(f"constant values are {given.dtype}", remedy="give float32, float64 or integers")
         if given.dtype.kind in "iu":
@@ -75,33 +79,63 @@ class Const:
         if not held.any():
             return cls(np.zeros(real.shape, dtype=np.int64), 0)
         lowest = exponent[held] - FLOAT64_BITS + _trailing_zeros(odd[held])
-        frac_bits = -int(lowest.min())
-        bits = int(exponent[held].max()) + frac_bits
+        grid = -int(lowest.min())
+        bits = int(exponent[held].max()) + grid
         if bits > 63:
             raise DataError(f"the values of a constant need {bits} bits and a sign on one grid", remedy="quantize the constant first")
-        return cls(np.ldexp(real, frac_bits).astype(np.int64), frac_bits)
+        return cls(np.ldexp(real, grid).astype(np.int64), grid)
 
     @property
     def shape(self) -> Shape:
         return self.raw.shape
 
+    @property
+    def grid(self) -> int:
+        """The fractional bits of all raws. Raises DataError where they lie on several grids."""
+        if isinstance(self.frac_bits, tuple):
+            raise DataError(f"lies on {len(set(self.frac_bits))} grids", remedy="this is a defect in qfx; please report it")
+        return self.frac_bits
+
+    @property
+    def grids(self) -> npt.NDArray[np.int64]:
+        """The fractional bits of the raws, shaped so that they broadcast against them."""
+        return _broadcast(self.frac_bits, self.raw.ndim)
+
+    def rows(self, count: int) -> tuple[int, ...]:
+        """The fractional bits of each of the ``count`` indices of axis 0."""
+        return (self.frac_bits,) * count if isinstance(self.frac_bits, int) else self.frac_bits
+
+    def on_one_grid(self) -> Const:
+        """The same values on the finest of the grids. Raises DataError if that takes more than 63 bits and a sign."""
+        if isinstance(self.frac_bits, int):
+            return self
+        finest = max(self.frac_bits)
+        hull = self.interval.hull
+        if hull.lo < RAW_MIN or hull.hi > RAW_MAX:
+            raise DataError(f"the values of a constant need {hull.width} bits on one grid", remedy="use binary points that lie closer together")
+        return Const(self.raw << (finest - self.grids), finest)
+
     @cached_property
-    def interval(self) -> Interval:
-        """The hull of the values."""
-        return Interval(int(self.raw.min()), int(self.raw.max()), self.frac_bits)
+    def interval(self) -> Bounds:
+        """The hull of the values, for each grid."""
+        if isinstance(self.frac_bits, int):
+            return Interval(int(self.raw.min()), int(self.raw.max()), self.frac_bits)
+        rows = self.raw.reshape(len(self.frac_bits), -1)
+        bounds = zip(rows.min(1).tolist(), rows.max(1).tolist(), self.frac_bits, strict=True)
+        return channelwise(Interval(lo, hi, frac_bits) for lo, hi, frac_bits in bounds)
 
     @cached_property
     def values(self) -> npt.NDArray[np.float64]:
         """The values as float64, read-only. Raises ExactnessError where float64 would round one."""
-        values = to_float(self.raw, self.frac_bits)
+        values = to_float(self.raw, self.grids)
         values.setflags(write=False)
         return values
 
     @cached_property
     def channel_sums(self) -> tuple[tuple[int, int], ...]:
-        """For each index of axis 0: the sum of the negative raws and the sum of the positive ones (exact)."""
+        """For each index of axis 0: the sum of the negative raws and the sum of the positive ones, on its grid (exact)."""
         rows = self.raw.reshape(self.raw.shape[0], -1)
-        largest = max(abs(self.interval.lo), abs(self.interval.hi))
+        largest = max(-int(self.raw.min()), int(self.raw.max()))
         exact = rows if largest * rows.shape[1] <= RAW_MAX else rows.astype(object)
         negative, positive = np.minimum(exact, 0).sum(axis=1), np.maximum(exact, 0).sum(axis=1)
         return tuple((int(n), int(p)) for n, p in zip(negative, positive, strict=True))
@@ -109,7 +143,8 @@ class Const:
     @cached_property
     def entries(self) -> tuple[Interval, ...]:
         """What is known of each value, in row-major order."""
-        return tuple(Interval(raw, raw, self.frac_bits) for raw in self.raw.reshape(-1).tolist())
+        grids = np.broadcast_to(self.grids, self.raw.shape).reshape(-1)
+        return tuple(Interval(raw, raw, bits) for raw, bits in zip(self.raw.reshape(-1).tolist(), grids.tolist(), strict=True))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Const):
@@ -126,7 +161,7 @@ class Const:
 
 @dataclass(frozen=True, eq=False)
 class LoadableConst(Const):
-    """A constant that hardware may get other raws for while it runs: any of ``type``, which is signed, on the same grid.
+    """A constant that hardware may get other raws for while it runs: any of ``type``, which is signed, on the same grid (one for all).
 
     ``raw`` are the raws at hand: what the interpreter computes with. Every range and every type that follows holds for all others too.
     Raises DataError if ``type`` does not hold the raws at hand.
@@ -156,6 +191,33 @@ class LoadableConst(Const):
     __hash__ = Const.__hash__
 
 
+def _grids(frac_bits: int | tuple[int, ...], shape: Shape) -> int | tuple[int, ...]:
+    if not isinstance(frac_bits, tuple):
+        return int(frac_bits)
+    grids = tuple(map(int, frac_bits))
+    if shape[:1] != (len(grids),):
+        raise DataError(f"{len(grids)} grids for a constant of shape {shape}", remedy="give one, or one for each index of axis 0")
+    return grids[0] if len(set(grids)) == 1 else grids
+
+
+def _broadcast(frac_bits: int | tuple[int, ...], rank: int) -> npt.NDArray[np.int64]:
+    grids = np.array(frac_bits, dtype=np.int64)
+    return grids.reshape(-1, *(1,) * (rank - 1)) if grids.ndim else grids
+
+
+def _on_grids(values: npt.NDArray[np.generic], frac_bits: tuple[int, ...]) -> RawArray:
+    """The raws of values, each on the grid of its index of axis 0."""
+    real = values.astype(np.float64)
+    if not np.isfinite(real).all():
+        raise DataError("a constant holds NaN or infinity", remedy="repair the weights of the model")
+    if real.ndim == 0 or len(frac_bits) != len(real):
+        raise DataError(f"{len(frac_bits)} grids for a constant of shape {real.shape}", remedy="give one for each index of axis 0")
+    scaled = np.ldexp(real, _broadcast(frac_bits, real.ndim))
+    if (scaled != np.rint(scaled)).any() or (np.abs(scaled) >= 2.0**63).any():
+        raise DataError("a value of a constant is not on its grid", remedy="quantize the constant first")
+    return scaled.astype(np.int64)
+
+
 def _trailing_zeros(raw: RawArray) -> npt.NDArray[np.int64]:
     """The number of trailing zero bits of non-zero integers."""
     lowest_bit = (raw & -raw).astype(np.float64)  # a power of two: exact
@@ -165,22 +227,62 @@ def _trailing_zeros(raw: RawArray) -> npt.NDArray[np.int64]:
 def _coarsest(const: Const) -> Const:
     held = const.raw[const.raw != 0]
     shift = int(_trailing_zeros(held).min()) if held.size else 0
-    return Const(const.raw >> shift, const.frac_bits - shift if held.size else 0)
+    return Const(const.raw >> shift, const.grid - shift if held.size else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Info:
     """What is known of a value before it is computed.
 
-    ``shape`` leaves the batch out and follows PyTorch's layout: (features,), (channels, length) or (channels, height, width). ``type`` is the
-    type that stores it: the declared one after a cast, else the smallest that holds ``interval``. Both have the same frac_bits.
+    ``shape`` leaves the batch out and follows PyTorch's layout: (features,), (channels, length) or (channels, height, width). ``type`` is the one
+    type that stores it: the declared one after a cast, else the smallest that holds ``interval``. Both have the same (finest) frac_bits.
+
+    Raws lie on the grid of ``type``, or, if ``per_channel``, each channel's on the grid of its own interval: then ``word`` holds them where no type
+    of 64 bits could hold the value.
     """
 
     shape: Shape
     type: FixedType
-    interval: Interval
+    interval: Bounds
+    per_channel: bool = False
 
     @property
     def size(self) -> int:
         """Elements per sample."""
         return math.prod(self.shape)
+
+    @property
+    def word(self) -> FixedType:
+        """The type whose raws the raws are, whatever their grid: ``type``, or the smallest that holds the raw of every channel."""
+        if not self.per_channel:
+            return self.type
+        width = self.interval.width
+        return FixedType(width, width - self.type.frac_bits, self.interval.signed)
+
+    @property
+    def grids(self) -> npt.NDArray[np.int64]:
+        """The fractional bits of the raws, shaped so that they broadcast against (batch, *shape)."""
+        if self.per_channel and isinstance(self.interval, Channels):
+            return _broadcast(tuple(interval.frac_bits for interval in self.interval.channels), len(self.shape))
+        return np.array(self.type.frac_bits, dtype=np.int64)
+
+    @property
+    def stored(self) -> Bounds:
+        """``interval`` on the grids of the raws: one interval unless ``per_channel``."""
+        return self.interval if self.per_channel else self.interval.at(self.type.frac_bits)
+
+    def narrow(self) -> Info:
+        """The same value with its raws on the grid of each channel, where these are known."""
+        return Info(self.shape, self.type, self.interval, True) if isinstance(self.interval, Channels) else self
+
+    def on_one_grid(self) -> Info:
+        """The same value with its raws on the grid of ``type``. Raises ExactnessError if that leaves int64."""
+        if not self.per_channel:
+            return self
+        hull = self.interval.hull
+        if hull.lo < RAW_MIN or hull.hi > RAW_MAX:
+            raise ExactnessError(
+                f"the channels that it mixes need {hull.width} bits on one grid, qfx computes with 64",
+                remedy="cast its input first, or use binary points that lie closer together",
+            )
+        return Info(self.shape, self.type, self.interval)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qfx.errors import ModelFileError
-from qfx.fixed.arith import Interval
+from qfx.fixed.arith import Channels, Interval
 from qfx.ir.graph import Graph
 from qfx.ir.values import RAW_MAX, RAW_MIN
 
@@ -26,11 +26,12 @@ def verify(graph: Graph, *, where: str = "verify") -> None:
         inferred = node.op.infer(node.name, tuple(graph.infos[source] for source in node.inputs))
         if inferred != info:
             raise _defect(where, f"{node.name}: holds {info} where {inferred} is inferred")
-        held = Interval.of(info.type)
-        if info.interval.frac_bits != info.type.frac_bits or info.interval.lo < held.lo or info.interval.hi > held.hi:
-            raise _defect(where, f"{node.name}: {info.interval} is not held by {info.type}")
-        if info.interval.lo < RAW_MIN or info.interval.hi > RAW_MAX:
-            raise _defect(where, f"{node.name}: {info.interval} leaves int64")
+        hull, held = info.interval.hull, Interval.of(info.type)
+        on_grid = hull.frac_bits == info.type.frac_bits or (isinstance(info.interval, Channels) and hull.frac_bits < info.type.frac_bits)
+        if not on_grid or (fine := hull.at(info.type.frac_bits)).lo < held.lo or fine.hi > held.hi:
+            raise _defect(where, f"{node.name}: {hull} is not held by {info.type}")
+        if any(interval.lo < RAW_MIN or interval.hi > RAW_MAX for interval in info.stored.spread(info.shape[0])):
+            raise _defect(where, f"{node.name}: {info.stored} leaves int64")
     dead = [node.name for node in graph.nodes if node.name not in living(graph)]
     if dead:
         raise _defect(where, f"{dead[0]}: nothing reads it, and it is not the output")
@@ -41,7 +42,7 @@ def verify_rewrite(before: Graph, after: Graph, *, where: str) -> None:
     if before.input != after.input:
         raise _defect(where, f"changed the input from {before.input} to {after.input}")
     old, new = before.infos[before.output], after.infos[after.output]
-    if (old.shape, old.type) != (new.shape, new.type):
+    if (old.shape, old.type, old.per_channel) != (new.shape, new.type, new.per_channel):
         raise _defect(where, f"changed the output from {old.shape} of {old.type} to {new.shape} of {new.type}")
     if (before.name, before.metadata) != (after.name, after.metadata):
         raise _defect(where, "changed the name or the metadata")

@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError
-from qfx.fixed.arith import hull
 from qfx.nn.functional import (
+    Named,
     QAdd,
     QConcat,
     QDropout,
@@ -243,7 +243,7 @@ class _Builder:
             return
         for index, layer in enumerate(layers):
             inputs = [self._ready(source, layer, node) for source in sources] if index == 0 else [self._cast(self.values[node])]
-            if isinstance(layer, QAdd | QSub) and hull(value.data.interval for value in inputs).magnitude_bits >= MAX_EXACT_BITS:
+            if isinstance(layer, QAdd | QSub) and (inputs[0].data.interval | inputs[1].data.interval).magnitude_bits >= MAX_EXACT_BITS:
                 inputs = [self._settled(value) for value in inputs]  # each is short, but their grids lie far apart
             self.values[node] = self._apply(layer, path if index == 0 else f"{path}_{index}", inputs, node)
         shape = tuple(self.values[node].data.shape[1:])
@@ -369,6 +369,8 @@ class _Builder:
             holder = getattr(holder, name)
         if hasattr(holder, leaf):
             raise UnsupportedError(f"the name {path!r} is taken", where=path, remedy="rename the module")
+        if isinstance(module, Named):
+            module.name = path
         holder.add_module(leaf, module.eval())  # while it is built, nothing drops out and no statistics move
         self.used.add(path)
         return path

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx.errors import DataError
-from qfx.fixed.arith import Interval, hull
+from qfx.fixed.arith import Bounds, Interval, channelwise
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
@@ -66,37 +66,43 @@ class _Checked:
         return map(self.layer._checked, self.parts)
 
 
-class QAdd(nn.Module):
+class Named(nn.Module):
+    """A layer that may refuse what it reads: ``name`` is its place in the network, for the error."""
+
+    name = ""
+
+
+class QAdd(Named):
     """a + b, exact: operands are aligned to the finer grid."""
 
     def forward(self, a: QTensor, b: QTensor) -> QTensor:
-        return a.add(b)
+        return a.add(b, where=self.name)
 
 
-class QSub(nn.Module):
+class QSub(Named):
     """a - b, exact."""
 
     def forward(self, a: QTensor, b: QTensor) -> QTensor:
-        return a.add(b.negated())
+        return a.add(b.negated(), where=self.name)
 
 
-class QMul(nn.Module):
+class QMul(Named):
     """a * b elementwise, exact."""
 
     def forward(self, a: QTensor, b: QTensor) -> QTensor:
         interval = a.interval * b.interval
-        dtype = dtype_of(interval, torch.promote_types(a.value.dtype, b.value.dtype))
+        dtype = dtype_of(interval, torch.promote_types(a.value.dtype, b.value.dtype), where=self.name)
         return QTensor(a.tensor().to(dtype) * b.tensor().to(dtype), interval)
 
 
-class QReLU(nn.Module):
+class QReLU(Named):
     """max(x, 0); exact, and absorbed by the Cast that follows."""
 
     def forward(self, x: QTensor) -> QTensor:
-        return x.relu(0.0, x.interval.relu())
+        return x.relu(0.0, x.interval.relu(), where=self.name)
 
 
-class QLeakyReLU(nn.Module):
+class QLeakyReLU(Named):
     """x for x >= 0, else x * 2**log2_slope: a shift, so the result is exact on a finer grid."""
 
     def __init__(self, log2_slope: int) -> None:
@@ -104,14 +110,14 @@ class QLeakyReLU(nn.Module):
         self.log2_slope = log2_slope
 
     def forward(self, x: QTensor) -> QTensor:
-        return x.relu(2.0**self.log2_slope, x.interval.leaky_relu(self.log2_slope))
+        return x.relu(2.0**self.log2_slope, x.interval.leaky_relu(self.log2_slope), where=self.name)
 
 
-class QReLU6(nn.Module):
+class QReLU6(Named):
     """min(max(x, 0), 6); exact."""
 
     def forward(self, x: QTensor) -> QTensor:
-        return x.clipped_relu(6.0, x.interval.clip(Interval(0, 0, 0), Interval(6, 6, 0)))
+        return x.clipped_relu(6.0, x.interval.clip(Interval(0, 0, 0), Interval(6, 6, 0)), where=self.name)
 
 
 class QMaxPool(nn.Module):
@@ -126,7 +132,7 @@ class QMaxPool(nn.Module):
         return QTensor(pool(x.tensor(), self.kernel, self.stride, self.padding, self.dilation), x.interval)
 
 
-class QAvgPool(nn.Module):
+class QAvgPool(Named):
     """Average of each window: an exact sum times a fixed-point reciprocal; the Cast that follows is the only other rounding."""
 
     def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int, recipe: Recipe, name: str) -> None:
@@ -147,9 +153,9 @@ class QAvgPool(nn.Module):
         count = int(torch.Size(self.kernel).numel())
         interval = (x.interval.with_zero() if any(self.padding) else x.interval).times(count)
         value = x.tensor()
-        total = QTensor(self._sum(value.to(dtype_of(interval, value.dtype))), interval)
+        total = QTensor(self._sum(value.to(dtype_of(interval, value.dtype, where=self.name))), interval)
         reciprocal = self.reciprocal()
-        return total.affine(reciprocal.value, None, interval * reciprocal.interval)
+        return total.affine(reciprocal.value, None, interval * reciprocal.interval, where=self.name)
 
     def _sum(self, x: Tensor) -> Tensor:
         axes = tuple(range(2, x.dim()))
@@ -166,7 +172,7 @@ class QConcat(nn.Module):
 
     def forward(self, *parts: QTensor) -> QTensor:
         values = [part.tensor() for part in parts]
-        interval = hull(part.interval for part in parts)
+        interval = channelwise(bound for part in parts for bound in part.interval.spread(part.shape[1]))
         dtype = torch.float64 if any(value.dtype is torch.float64 for value in values) else torch.float32
         return QTensor(torch.cat([value.to(dtype) for value in values], 1), interval)
 
@@ -179,7 +185,8 @@ class QReshape(nn.Module):
         self.shape = shape
 
     def forward(self, x: QTensor) -> QTensor:
-        return QTensor(x.tensor().reshape(-1, *self.shape), x.interval)
+        interval = x.interval if self.shape[0] == x.shape[1] else x.interval.hull
+        return QTensor(x.tensor().reshape(-1, *self.shape), interval)
 
 
 class QPermute(nn.Module):
@@ -190,7 +197,8 @@ class QPermute(nn.Module):
         self.perm = perm
 
     def forward(self, x: QTensor) -> QTensor:
-        return QTensor(x.tensor().permute(0, *(axis + 1 for axis in self.perm)), x.interval)
+        interval = x.interval if self.perm[0] == 0 else x.interval.hull
+        return QTensor(x.tensor().permute(0, *(axis + 1 for axis in self.perm)), interval)
 
 
 class QUpsample(nn.Module):
@@ -218,7 +226,8 @@ class QPad(nn.Module):
         self.pads = pads
 
     def forward(self, x: QTensor) -> QTensor:
-        return QTensor(F.pad(x.tensor(), [side for pair in reversed(self.pads) for side in pair]), x.interval.with_zero())
+        interval: Bounds = x.interval.hull if any(self.pads[0]) else x.interval
+        return QTensor(F.pad(x.tensor(), [side for pair in reversed(self.pads) for side in pair]), interval.with_zero())
 
 
 class QSlice(nn.Module):
@@ -230,7 +239,8 @@ class QSlice(nn.Module):
 
     def forward(self, x: QTensor) -> QTensor:
         index = (slice(None), *map(slice, self.starts, self.stops, self.steps))
-        return QTensor(x.tensor()[index], x.interval)
+        channels = x.interval.spread(x.shape[1])[self.starts[0] : self.stops[0] : self.steps[0]]
+        return QTensor(x.tensor()[index], channelwise(channels))
 
 
 class QDropout(nn.Module):

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qfx.errors import DataError, ExactnessError, UnsupportedError
-from qfx.fixed.arith import Interval
+from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.qtensor import QTensor, check_float64
-from qfx.nn.quantizer import Quantizer
+from qfx.nn.quantizer import Quantizer, finest
 from qfx.recipe import Recipe, Spec
 
 
@@ -51,7 +51,11 @@ class Weighted(nn.Module):
         self.weight_cast.initialize(weight)
         if bias is None:
             return
-        self.bias_cast.initialize(bias, most=x.interval.frac_bits + self.weight_cast.interval().frac_bits)
+        self.start_bias(bias, x)
+
+    def start_bias(self, bias: Tensor, x: QTensor) -> None:
+        """Choose the binary points of the bias: no finer than the products of ``x`` that it joins."""
+        self.bias_cast.initialize(bias, most=finest(x.interval.hull * self.weight_cast.interval()))
 
     def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
         """The weight and the bias as the hardware sees them."""
@@ -64,7 +68,8 @@ class Weighted(nn.Module):
         weight, bias = self.constants(norm)
         x = x.plain()
         _refuse_inexact_backends(x.value, self.name)
-        products = _sums(x.interval, weight.interval, weight.value.numel() // weight.value.shape[0])
+        mixed = x.interval.hull
+        products = _sums(mixed, weight.interval, weight.value.numel() // weight.value.shape[0])
         in_float32 = x.value.dtype == weight.value.dtype == torch.float32
         if bias is None or norm is not None:
             total = products
@@ -72,15 +77,15 @@ class Weighted(nn.Module):
             total = products + bias.interval
             if in_float32 and total.fits_float32():
                 return QTensor(self._operator(x.value, weight.value, bias.value), total)
-        if in_float32 and (products.fits_float32() or _fits_float32(x.interval, weight)):
+        if in_float32 and (products.fits_float32() or _fits_float32(mixed, weight)):
             value = self._operator(x.value, weight.value, None)
         else:
-            check_float64(products)
+            check_float64(products, self.name)
             value = self._operator(x.value.double(), weight.value.double(), None)
         if norm is not None and norm.observe is not None:
             value = norm.observe(value, None if bias is None else bias.value)
         result = QTensor(value, products)
-        return result if bias is None else result.affine(None, bias.value, products + bias.interval)
+        return result if bias is None else result.affine(None, bias.value, products + bias.interval, where=self.name)
 
     def in_float(self, x: QTensor) -> Tensor:
         """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""
@@ -263,7 +268,7 @@ class QBatchNorm(Norm):
             self.start_from(x.tensor())
         scale, shift = self.affine()
         self.scale_cast.initialize(scale)
-        self.shift_cast.initialize(shift, most=x.interval.frac_bits + self.scale_cast.interval().frac_bits)
+        self.shift_cast.initialize(shift, most=finest(x.interval * self.scale_cast.interval()))
 
     def constants(self) -> tuple[QTensor, QTensor]:
         """The scale and the shift as the hardware sees them."""
@@ -274,12 +279,12 @@ class QBatchNorm(Norm):
         scale, shift = self.constants()
         interval = x.interval * scale.interval + shift.interval
         if not self.training:
-            return x.affine(scale.value, shift.value, interval)
+            return x.affine(scale.value, shift.value, interval, where=self.name)
         value = x.tensor()
         mean, variance = channel_moments(value)
         value = _BatchGradient.apply(value, None, mean, torch.rsqrt(variance + self.eps))  # type: ignore[no-untyped-call]
         self.update(mean, variance, value.numel() // value.shape[1])
-        return QTensor(value, x.interval).affine(scale.value, shift.value, interval)
+        return QTensor(value, x.interval).affine(scale.value, shift.value, interval, where=self.name)
 
 
 class QFoldedBatchNorm(Norm):
@@ -345,7 +350,7 @@ def _signed(spec: Spec) -> Spec:
 
 
 @lru_cache(maxsize=4096)
-def _sums(x: Interval, weight: Interval, terms: int) -> Interval:
+def _sums(x: Interval, weight: Bounds, terms: int) -> Bounds:
     """What ``terms`` products can add up to, whatever the weights; partial sums and padding included."""
     return (x.with_zero() * weight).times(terms)
 
@@ -353,10 +358,15 @@ def _sums(x: Interval, weight: Interval, terms: int) -> Interval:
 def _fits_float32(x: Interval, weight: QTensor) -> bool:
     """Whether these very weights keep every partial sum within float32's 24 bits (the word lengths alone allow more)."""
     with torch.no_grad():
-        largest = float(weight.value.detach().abs().flatten(1).sum(1).max())
-    grid = x.frac_bits + weight.interval.frac_bits
-    bound = largest * 1.001 * max(abs(x.lo), abs(x.hi)) * 2.0**weight.interval.frac_bits  # 1.001: the sum itself was rounded
-    return bound <= 2.0**24 and -100 <= grid <= 120
+        rows = weight.value.detach().abs().flatten(1).sum(1)
+        if isinstance(weight.interval, Channels):
+            grids = [interval.frac_bits for interval in weight.interval.channels]
+            largest = float((rows.double() * torch.exp2(torch.tensor(grids, dtype=torch.float64, device=rows.device))).max())
+        else:
+            grids = [weight.interval.frac_bits]
+            largest = float(rows.max()) * 2.0 ** grids[0]
+    bound = largest * 1.001 * max(abs(x.lo), abs(x.hi))  # 1.001: the sum itself was rounded
+    return bound <= 2.0**24 and x.frac_bits + min(grids) >= -100 and x.frac_bits + max(grids) <= 120
 
 
 def _refuse_inexact_backends(x: Tensor, name: str) -> None:

@@ -74,7 +74,7 @@ def choose_frac_bits(
     *,
     observer: ObserverName = "mse",
     percentile: float = 99.99,
-    most: int | None = None,
+    most: int | Tensor | None = None,
     negligible: float = 0.0,
     seen: Extent | None = None,
 ) -> Tensor:
@@ -92,8 +92,9 @@ def choose_frac_bits(
       of more than KL_LONGEST bits take "mse".
 
     Positions start within FRAC_BITS and, of several binary points, at most MAX_SPREAD positions finer than the coarsest; where all of a part is
-    zero it starts there too (at ``width - 1``, or ``width`` if unsigned, where everything is zero). ``most`` bounds the result from above. Of
-    very large data with one binary point a SAMPLE decides. ``seen``: ``extent(parts, shape)``, if known. No gradient.
+    zero it starts there too (at ``width - 1``, or ``width`` if unsigned, where everything is zero). ``most`` bounds the result from above (one
+    number, or one for each binary point). Of very large data with one binary point a SAMPLE decides. ``seen``: ``extent(parts, shape)``, if known.
+    No gradient.
     """
     with torch.no_grad():
         seen = extent(parts, shape) if seen is None else seen
@@ -128,7 +129,7 @@ class _Sampled:
             yield part.detach() if self.step == 1 else part.detach().reshape(-1)[:: self.step]
 
 
-def _first(seen: Extent, width: int, mode: CastMode, shape: tuple[int, ...], most: int | None) -> Tensor:
+def _first(seen: Extent, width: int, mode: CastMode, shape: tuple[int, ...], most: int | Tensor | None) -> Tensor:
     """The position that just holds the largest magnitude."""
     largest = torch.maximum(seen.high, -seen.low)
     magnitude_bits = torch.where(largest > 0, torch.frexp(largest).exponent, 0)  # largest < 2**magnitude_bits
@@ -140,7 +141,7 @@ def _first(seen: Extent, width: int, mode: CastMode, shape: tuple[int, ...], mos
 
 
 def _least_error(
-    parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], most: int | None, negligible: float
+    parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], most: int | Tensor | None, negligible: float
 ) -> Tensor:
     candidates = [_capped(first + step, most) for step in range(-HEADROOM if negligible else 0, SEARCH_DEPTH + 1)]
     errors = [torch.zeros(shape, dtype=torch.float64, device=first.device) for _ in candidates]
@@ -227,7 +228,9 @@ def _divergence(counts: Tensor, step: int, levels: int) -> Tensor:
     return torch.where(p > 0, p * (p.clamp(min=1e-300) / q).log(), 0.0).sum(1)
 
 
-def _capped(frac_bits: Tensor, most: int | None) -> Tensor:
+def _capped(frac_bits: Tensor, most: int | Tensor | None) -> Tensor:
+    if isinstance(most, Tensor):
+        return torch.minimum(frac_bits, most.to(frac_bits))
     return frac_bits if most is None else frac_bits.clamp(max=most)
 
 

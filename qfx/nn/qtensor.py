@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import ExactnessError
-from qfx.fixed.arith import Interval
+from qfx.fixed.arith import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +17,12 @@ class QTensor:
     """The exact tensor ``min(act(value * scale + shift + addend), upper)``, batch first, channels on axis 1.
 
     ``act(v)`` is v for v >= 0 and ``v * negative_slope`` otherwise (1.0: no activation). ``scale`` and ``shift`` have one entry per channel, or
-    one for all. ``interval`` bounds the whole expression and names its grid. Keeping the expression lets the Cast that ends it run in one pass
-    over memory, in registers wide enough to be exact; ``tensor()`` carries it out where no Cast follows.
+    one for all. ``interval`` bounds the whole expression and names its grid, or that of each channel. Keeping the expression lets the Cast that ends
+    it run in one pass over memory, in registers wide enough to be exact; ``tensor()`` carries it out where no Cast follows.
     """
 
     value: Tensor
-    interval: Interval
+    interval: Bounds
     scale: Tensor | None = None
     shift: Tensor | None = None
     addend: Tensor | None = None
@@ -63,9 +63,9 @@ class QTensor:
         """The same numbers with nothing left to do."""
         return self if self.is_plain else QTensor(self.tensor(), self.interval)
 
-    def affine(self, scale: Tensor | None, shift: Tensor | None, interval: Interval) -> QTensor:
+    def affine(self, scale: Tensor | None, shift: Tensor | None, interval: Bounds, *, where: str = "") -> QTensor:
         """``self * scale + shift`` per channel (or for all), bounded by ``interval``. The constants are exact fixed-point values."""
-        check_float64(interval)
+        check_float64(interval, where)
         if self.addend is not None or self._has_activation:
             return QTensor(self.tensor(), interval, scale, shift)
         # (x * a + b) * c + d = x * (a * c) + (b * c + d), exact in float64
@@ -74,9 +74,9 @@ class QTensor:
         new_scale = scale if self.scale is None else self.scale if scale is None else self.scale.double() * scale.double()
         return replace(self, interval=interval, scale=new_scale, shift=new_shift)
 
-    def add(self, other: QTensor) -> QTensor:
+    def add(self, other: QTensor, *, where: str = "") -> QTensor:
         """``self + other``, elementwise, of one shape."""
-        interval = check_float64(self.interval + other.interval)
+        interval = check_float64(self.interval + other.interval, where)
         first, second = (other, self) if self.is_plain else (self, other)  # the one that still has work to do keeps it
         if first.addend is not None or first._has_activation:
             first = first.plain()
@@ -85,29 +85,31 @@ class QTensor:
     def negated(self) -> QTensor:
         return QTensor(-self.tensor(), -self.interval)
 
-    def relu(self, negative_slope: float, interval: Interval) -> QTensor:
+    def relu(self, negative_slope: float, interval: Bounds, *, where: str = "") -> QTensor:
         """x for x >= 0, else ``x * negative_slope`` (0 or a power of two of at most 1)."""
         source = self.plain() if self._has_activation else self
-        return QTensor(source.value, check_float64(interval), source.scale, source.shift, source.addend, negative_slope)
+        return QTensor(source.value, check_float64(interval, where), source.scale, source.shift, source.addend, negative_slope)
 
-    def clipped_relu(self, upper: float, interval: Interval) -> QTensor:
+    def clipped_relu(self, upper: float, interval: Bounds, *, where: str = "") -> QTensor:
         """min(max(x, 0), upper)."""
-        return replace(self.relu(0.0, interval), upper=upper)
+        return replace(self.relu(0.0, interval, where=where), upper=upper)
 
 
-def dtype_of(interval: Interval, at_least: torch.dtype = torch.float32) -> torch.dtype:
+def dtype_of(interval: Bounds, at_least: torch.dtype = torch.float32, *, where: str = "") -> torch.dtype:
     """float32 where it holds the interval exactly and ``at_least`` is not wider, else float64. Raises ExactnessError beyond 53 bits."""
     if at_least is not torch.float64 and interval.fits_float32():
         return torch.float32
-    check_float64(interval)
+    check_float64(interval, where)
     return torch.float64
 
 
-def check_float64(interval: Interval) -> Interval:
-    """The interval itself; raises ExactnessError if float64 cannot hold it."""
+def check_float64(interval: Bounds, where: str = "") -> Bounds:
+    """The interval itself; raises ExactnessError, naming the layer ``where``, if float64 cannot hold every channel."""
     if not interval.fits_float64():
         raise ExactnessError(
-            f"a result needs {interval.magnitude_bits} bits; float64 holds 53 exactly", remedy="use shorter word lengths before this operation"
+            f"a result needs {interval.magnitude_bits} bits; float64 holds 53 exactly",
+            where=where,
+            remedy="use shorter word lengths before this operation, or keep binary points closer to their start (`reach` of their Spec)",
         )
     return interval
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qfx.errors import DataError, QfxError
-from qfx.fixed.arith import Interval, hull
+from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
 from qfx.nn.observer import choose_frac_bits, extent
@@ -27,7 +28,9 @@ class Quantizer(nn.Module):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
 
     ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
-    straight-through estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. The gradients are those of
+    straight-through estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. Where it is learned, what counts stays
+    within ``spec.reach`` positions of ``frac_start``, where calibration put it; a parameter beyond counts as the nearest position within, and keeps
+    its gradient (straight-through). The gradients are those of
     ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point (Esser et al.,
     "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
 
@@ -37,6 +40,7 @@ class Quantizer(nn.Module):
     """
 
     frac_bits: Tensor
+    frac_start: Tensor
     width: Tensor | int
 
     def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "") -> None:
@@ -47,12 +51,13 @@ class Quantizer(nn.Module):
         self.name = name
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
-        self._known_interval: tuple[tuple[int, int, int], Interval] | None = None
+        self._known_interval: tuple[tuple[object, ...], Bounds] | None = None
         if spec.learn_width:
             self.width = nn.Parameter(torch.tensor(float(spec.width)))
         else:
             self.width = spec.width
         self.register_parameter("frac_bits", None)
+        self.register_buffer("frac_start", None)
 
     @property
     def is_initialized(self) -> bool:
@@ -71,15 +76,15 @@ class Quantizer(nn.Module):
         """The width in use, an integer from 1 to 32."""
         return self.width if isinstance(self.width, int) else min(max(_round(self.width), 1), 32)
 
-    def initialize(self, x: QTensor | Tensor, *, most: int | None = None) -> None:
+    def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
 
-        ``x``: the data to cast (batch first for activations). ``most``: an upper bound for the result. Raises DataError for NaN or infinity
-        in x.
+        ``x``: the data to cast (batch first for activations). ``most``: an upper bound for the result, one for all or a vector over the channels.
+        Raises DataError for NaN or infinity in x.
         """
         self.initialize_from((x,), most=most)
 
-    def initialize_from(self, parts: Iterable[QTensor | Tensor], *, most: int | None = None) -> None:
+    def initialize_from(self, parts: Iterable[QTensor | Tensor], *, most: int | Tensor | None = None) -> None:
         """``initialize`` from several batches, gone through one at a time and more than once (no iterator). They differ in length only."""
         batches = _Tensors(parts)
         first = next(iter(parts))
@@ -90,6 +95,8 @@ class Quantizer(nn.Module):
             raise DataError("NaN or infinity", where=self.name or "Quantizer", remedy="check the weights and the example input")
         if self.signed is None:
             self.signed = self.spec.o is OMode.WRAP_SM or not isinstance(first, QTensor) or first.interval.signed  # AP_WRAP_SM is signed only
+        if isinstance(most, Tensor):
+            most = most.to(data.device).reshape(shape) if most.numel() == torch.Size(shape).numel() else int(most.max())
         if self.spec.frac_bits is not None:
             start = torch.full(shape, float(self.spec.frac_bits), device=data.device)
         else:
@@ -104,14 +111,30 @@ class Quantizer(nn.Module):
                 negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.word_length >= LONG_WORD else 0.0,
                 seen=seen,
             ).float()
-        if self.frac_bits is None:
-            self.frac_bits = nn.Parameter(start, requires_grad=self.spec.learn)
-        else:
-            with torch.no_grad():
-                self.frac_bits.copy_(start)
+        self.place(start)
         count = data.numel() // data.shape[0] if self.channel_axis and data.dim() else data.numel()  # the length of the batch does not matter
         per_point = max(count // max(start.numel(), 1), 1)
         self.frac_grad_scale = float((per_point * 2.0**self.word_length) ** -0.5)
+
+    def place(self, frac_bits: Tensor) -> None:
+        """Put the binary points there: where they start from, and where they stay near while they are learned."""
+        with torch.no_grad():
+            if self.frac_bits is None:
+                self.frac_bits = nn.Parameter(frac_bits.clone(), requires_grad=self.spec.learn)
+            else:
+                self.frac_bits.copy_(frac_bits)
+            self.frac_start = torch.round(self.frac_bits.detach())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint without ``frac_start`` is a float one, for which everything stays, or one of earlier days: its binary points are the start."""
+        start, points = f"{prefix}frac_start", f"{prefix}frac_bits"
+        if start not in state_dict and self.frac_start is not None:
+            state_dict[start] = torch.round(state_dict[points].detach()) if points in state_dict else self.frac_start
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def points(self) -> Tensor:
+        """The binary points that count, in the shape of ``frac_bits``: integral, no gradient."""
+        return torch.round(self._bounded().detach())
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
@@ -133,24 +156,44 @@ class Quantizer(nn.Module):
         a, b = quantize_pair(self._arguments(x), other._arguments(y))
         return self._result(a), other._result(b)
 
-    def interval(self) -> Interval:
-        """What the cast can give, on the finest of its grids."""
-        frac_bits = self._parameters["frac_bits"]  # the attribute would take a detour; this runs for every cast of every step
-        assert frac_bits is not None
+    def interval(self) -> Bounds:
+        """What the cast can give, for each channel where these have binary points of their own."""
+        frac_bits = self._bounded()
         if frac_bits.dim() == 0:
-            least = most = round(frac_bits.item())  # ties to even, as torch.round
+            point = round(frac_bits.item())  # ties to even, as torch.round
+            key: tuple[object, ...] = (self.word_length, point)
         else:
-            least, most = (round(bound.item()) for bound in frac_bits.detach().aminmax())
-        key = least, most, self.word_length
+            rounded = torch.round(frac_bits.detach())
+            channels = rounded.movedim(self.channel_axis, 0).reshape(rounded.shape[self.channel_axis], -1)
+            if channels.shape[1] == 1:
+                key = (self.word_length, tuple(channels.flatten().tolist()))
+            else:
+                key = (self.word_length, *(tuple(bound.tolist()) for bound in torch.aminmax(channels, dim=1)))
         known = self._known_interval
         if known is None or known[0] != key:
             known = self._known_interval = key, _interval(self.mode, *key)
         return known[1]
 
+    def _bounded(self) -> Tensor:
+        """``frac_bits``; what lies further than ``spec.reach`` from its start counts as the nearest position that does not, straight-through."""
+        frac_bits = self._parameters["frac_bits"]  # the attribute would take a detour; this runs for every cast of every step
+        start = self._buffers["frac_start"]
+        assert frac_bits is not None
+        if not self.spec.learn or start is None:
+            return frac_bits
+        reach = self.spec.reach
+        if frac_bits.dim() == 0:
+            if abs(frac_bits.item() - start.item()) <= reach:
+                return frac_bits
+        elif (frac_bits.detach() - start).abs().max().item() <= reach:
+            return frac_bits
+        detached = frac_bits.detach()
+        return frac_bits + (torch.clamp(detached, start - reach, start + reach) - detached)
+
     def _arguments(self, x: Tensor) -> PlainCast:
-        frac_bits, width = self._parameters["frac_bits"], self.width
-        if frac_bits is None:
+        if self._parameters["frac_bits"] is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
+        frac_bits, width = self._bounded(), self.width
         if isinstance(width, Tensor):
             width = width + (width.detach().clamp(1, 32) - width.detach())  # straight-through, so that a width that left its bounds comes back
         return PlainCast(x, frac_bits, width, self.mode, self.frac_grad_scale)
@@ -164,7 +207,7 @@ class Quantizer(nn.Module):
     def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
         """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped."""
         width = self.word_length
-        frac_bits = torch.round(self.frac_bits.detach()).to(torch.int64).cpu()
+        frac_bits = self.points().to(torch.int64).cpu()
         int_bits = tuple(width - int(bits) for bits in frac_bits.flatten().tolist())
         mode = self.mode
         return FixedType(width, max(int_bits), mode.signed, mode.q, mode.o, mode.n), int_bits, tuple(frac_bits.shape)
@@ -198,7 +241,19 @@ def _round(parameter: Tensor) -> int:
     return round(float(parameter.detach()))  # ties to even, as torch.round
 
 
-@lru_cache(maxsize=4096)
-def _interval(mode: CastMode, least: int, most: int, width: int) -> Interval:
-    """The hull over the binary points."""
-    return hull(Interval.of(mode.type(width, bits)) for bits in (least, most))
+@lru_cache(maxsize=1024)
+def _interval(mode: CastMode, width: int, least: int | tuple[float, ...], most: tuple[float, ...] | None = None) -> Bounds:
+    """The interval of one binary point, or those of the channels, each the hull over its least and its greatest binary point."""
+    if isinstance(least, int):
+        return Interval.of(mode.type(width, least))
+    if most is None:
+        return channelwise(Interval.of(mode.type(width, int(bits))) for bits in least)
+    pairs = zip(least, most, strict=True)
+    return channelwise(hull(Interval.of(mode.type(width, int(bits))) for bits in pair) for pair in pairs)
+
+
+def finest(products: Bounds) -> int | Tensor:
+    """The ``most`` for a constant that is added to ``products``: bits finer than theirs would only widen the sum."""
+    if isinstance(products, Interval):
+        return products.frac_bits
+    return torch.tensor([interval.frac_bits for interval in products.channels])

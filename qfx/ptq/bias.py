@@ -142,7 +142,7 @@ def make_room(cast: Quantizer, constant: Tensor) -> None:
     with torch.no_grad():
         shape = tuple(cast.frac_bits.shape)
         needed = choose_frac_bits((constant.detach(),), cast.word_length, cast.mode, shape, observer="minmax")
-        cast.frac_bits.copy_(torch.minimum(cast.frac_bits, needed.to(cast.frac_bits)))
+        cast.place(torch.minimum(cast.points(), needed.to(cast.frac_bits)))
 
 
 def _rms(values: Tensor) -> float:

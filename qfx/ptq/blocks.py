@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
-from qfx.fixed.arith import Interval
+from qfx.fixed.arith import Bounds
 from qfx.nn.convert import graph_module
 from qfx.nn.layers import Weighted
 from qfx.nn.qtensor import QTensor
@@ -177,7 +177,7 @@ class SoftRounding(nn.Module):
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         return self(x), other(y)
 
-    def interval(self) -> Interval:
+    def interval(self) -> Bounds:
         return self.quantizer.interval()
 
     def hard(self) -> Tensor:

@@ -122,13 +122,13 @@ def integer_range(cast: Quantizer) -> tuple[int, int]:
 
 def units(layer: Weighted) -> Tensor:
     """The value of one unit in the last place of each weight, outputs on axis 0; one number per binary point, shaped to multiply the weight."""
-    return torch.exp2(-torch.round(layer.weight_cast.frac_bits.detach()))
+    return torch.exp2(-layer.weight_cast.points())
 
 
 def settle_bias(layer: Weighted, x: QTensor) -> None:
     """Start the binary points of the layer's bias anew, no finer than the products it is added to (``x``: the layer's input)."""
     if layer.bias is not None:
-        layer.bias_cast.initialize(layer.bias.detach(), most=x.interval.frac_bits + layer.weight_cast.interval().frac_bits)
+        layer.start_bias(layer.bias.detach(), x)
 
 
 def _problem(walk: Walk, station: Station, twin: fx.GraphModule, generator: torch.Generator, correct_bias: bool, memory_bytes: int) -> Problem:

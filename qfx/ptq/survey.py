@@ -111,7 +111,7 @@ def _activations(cast: Quantizer, before: QTensor | Tensor, after: Tensor, exact
 
 def _row(cast: Quantizer, kind: str, exact: Tensor, before: Tensor, after: Tensor) -> Row:
     name, points = _type(cast)
-    step = torch.exp2(-torch.round(cast.frac_bits.detach()).double())
+    step = torch.exp2(-cast.points().double())
     mode, width = cast.mode, cast.word_length
     least, most = (-(2.0 ** (width - 1)) if mode.signed else 0.0), 2.0 ** (width - 1 if mode.signed else width) - 1
     beyond = (before.double() < (least - 0.5) * step) | (before.double() > (most + 0.5) * step)

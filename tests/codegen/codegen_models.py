@@ -130,8 +130,70 @@ def own_points() -> Graph:
     )
 
 
+FAR = (2, 40, 21, -9)
+"""Grids so far apart that no word of 64 bits holds sums on the finest of them."""
+
+
+def far_channels() -> Graph:
+    """Channels on grids of their own from the convolution to the cast, by every operator that may meet them, and two that mix them again."""
+
+    def own(seed: int, *shape: int, grids: tuple[int, ...] = FAR, bits: int = 4) -> Const:
+        return Const(const(seed, *shape, bits=bits).raw, grids)
+
+    points = ArrayType(FixedType.parse("ap_fixed<6,4,AP_RND,AP_SAT>"), tuple(6 - bits for bits in (3, 19, 12, 2)), (4, 1, 1))
+    points = replace(points, element=replace(points.element, int_bits=max(points.int_bits)))
+    return Graph(
+        "far_channels",
+        (
+            Node("x", Input((4, 4, 3), points)),
+            Node("first", Affine(own(60, 4), own(61, 4, bits=6, grids=(9, 60, 30, -4))), ("x",)),
+            Node("conv", Conv(own(62, 4, 4, 2, 2), own(63, 4, bits=6, grids=(30, 62, 40, 20)), (1, 1), ((1, 0), (0, 1)), (1, 1), 1), ("x",)),
+            Node("norm", Affine(own(64, 4, grids=(0, 1, -2, 3)), own(65, 4, grids=(24, 55, 35, 16))), ("conv",)),
+            Node("sum", Add(), ("norm", "first")),
+            Node("difference", Sub(), ("sum", "x")),
+            Node("leaky", LeakyRelu(-2), ("difference",)),
+            Node("clip", Clip(Const(np.array(-3), 40), Const(np.array(200), 42)), ("leaky",)),
+            Node("relu", Relu(), ("norm",)),
+            Node("pool", MaxPool((2, 2), (1, 1), ((0, 1), (1, 0)), (1, 1)), ("relu",)),
+            Node("pads", Pad(((2, 0), (0, 0), (0, 0))), ("clip",)),
+            Node("slice", Slice((1, 0, 0), (6, 4, 3), (1, 1, 1)), ("pads",)),
+            Node("join", Concat(), ("slice", "pool", "x")),
+            Node("narrow", Cast(scalar("ap_fixed<9,6,AP_RND_CONV,AP_SAT>")), ("join",)),
+        ),
+        "narrow",
+    )
+
+
+def far_products() -> Graph:
+    """Products of channels on grids of their own, a sum over windows, and a cast with a binary point for each channel."""
+    grids = (1, 9, 4)
+    wide = Affine(Const(const(70, 3).raw, grids), Const(const(71, 3).raw, (2, 14, 3)))
+    casts = ArrayType(FixedType(7, 5, True), (5, -6, 1), (3, 1))
+    return Graph(
+        "far_products",
+        (
+            Node("x", Input((3, 6), ArrayType(FixedType.parse("ap_fixed<5,3>"), (3, -8, 0), (3, 1)))),
+            Node("wide", wide, ("x",)),
+            Node("square", Mul(), ("wide", "x")),
+            Node("pool", SumPool((2,), (2,), ((0, 0),)), ("square",)),
+            Node("twice", Upsample((2,)), ("pool",)),
+            Node("stretch", Stretch((2,)), ("twice",)),
+            Node("cast", Cast(casts), ("stretch",)),
+            Node("flat", Reshape((33,)), ("stretch",)),
+            Node("linear", Linear(const(72, 3, 33), None), ("flat",)),
+            Node("column", Reshape((3, 1)), ("linear",)),
+            Node("same", Transpose((0, 1)), ("cast",)),
+            Node("part", Slice((0, 0), (3, 1), (1, 1)), ("same",)),
+            Node("sum", Add(), ("part", "column")),
+        ),
+        "sum",
+    )
+
+
 DIRECTED: tuple[Callable[[], Graph], ...] = (
     own_points,
+    far_channels,
+    far_products,
     classifier,
     residual,
     per_channel,

@@ -19,7 +19,8 @@ from qfx.ir import ops
 from qfx.ir.from_onnx import from_model, load_graph
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import ArrayType, Const
-from qfx.testing import random_graph
+from qfx.testing import adversarial_inputs, random_graph
+from qfx.verify import verify
 
 
 def sample() -> Graph:
@@ -297,6 +298,21 @@ def test_a_file_of_version_1_has_no_digest_and_is_read() -> None:
     scale(old)
     with pytest.raises(ModelFileError, match="the initializer 'x#scale' is not as qfx wrote it"):
         from_model(old)
+
+
+OLD = sorted((Path(__file__).parent / "version1").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_files_of_version_1_are_read(path: Path) -> None:
+    graph = load_graph(path)
+    x = adversarial_inputs(graph, np.random.default_rng(0), 16)
+    assert [comparison.differing_values for comparison in verify(path, x)] == [0]
+    assert load_graph(path) == from_model(to_model(graph))
+    damaged = onnx.load(path)
+    next(proto for proto in damaged.graph.node if proto.op_type.startswith("Cast_")).op_type = "Cast_TRN_ZERO_SAT_SYM"
+    with pytest.raises(QfxError):
+        from_model(damaged)
 
 
 @pytest.mark.parametrize("change", [unsupported, unknown_function, conditional], ids=lambda change: change.__name__)

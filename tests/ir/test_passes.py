@@ -260,7 +260,7 @@ def test_no_pass_changes_an_output(seed: int) -> None:
 
 
 def test_random_graphs_exercise_every_pass() -> None:
-    graphs = [random_graph(np.random.default_rng(seed), max_nodes=12) for seed in range(400)]
+    graphs = [random_graph(np.random.default_rng(seed), max_nodes=12) for seed in range(1000)]
     for pass_ in PIPELINE[1:]:
         assert any(pass_(graph) != graph for graph in graphs), pass_.__name__
 

@@ -37,10 +37,10 @@ def made(*shape: int, frac_bits: int, seed: int = 0, bound: int = 100) -> tuple[
 
 def raws(x: QTensor) -> Tensor:
     """The raws on the grid of the interval, which must bound them."""
-    scaled = x.tensor().detach().double() * 2.0**x.interval.frac_bits
+    scaled = x.tensor().detach().double() * 2.0**x.interval.hull.frac_bits
     assert torch.equal(scaled, scaled.round())
-    assert x.interval.lo <= scaled.min()
-    assert scaled.max() <= x.interval.hi
+    assert x.interval.hull.lo <= scaled.min()
+    assert scaled.max() <= x.interval.hull.hi
     return scaled.long()
 
 

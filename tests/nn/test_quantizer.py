@@ -42,10 +42,11 @@ def test_one_binary_point_per_tensor_channel_or_element(granularity: str, axis: 
         bits = round(q.frac_bits.detach().expand(x.shape)[at].item())
         assert y.value[at] == cast(x[at], element.with_frac_bits(bits))
     assert y.interval == q.interval()
-    raw = y.value.detach().double() * 2.0**y.interval.frac_bits
-    assert torch.equal(raw, raw.round())
-    assert y.interval.lo <= raw.min()
-    assert raw.max() <= y.interval.hi
+    for channel, interval in zip(y.value.detach().double().movedim(axis, 0), y.interval.spread(x.shape[axis]), strict=True):
+        raw = channel * 2.0**interval.frac_bits
+        assert torch.equal(raw, raw.round())
+        assert interval.lo <= raw.min()
+        assert raw.max() <= interval.hi
 
 
 def test_a_given_position_is_used() -> None:

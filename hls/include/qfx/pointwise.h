@@ -27,6 +27,13 @@ inline R shl_by(const X& x, const int shift) {
   return shl<R>(x, shift);
 }
 
+// The same where some channels move down, past zeros only.
+template <class R, class X>
+inline R move_by(const X& x, const int shift) {
+#pragma HLS INLINE
+  return shift < 0 ? R(x >> -shift) : shl<R>(x, shift);
+}
+
 template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
 inline R add(const A& a, const B& b) {
 #pragma HLS INLINE
@@ -37,6 +44,19 @@ template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
 inline R sub(const A& a, const B& b) {
 #pragma HLS INLINE
   return R(shl<R>(a, SHIFT_A) - shl<R>(b, SHIFT_B));
+}
+
+// Operands whose channels lie on grids of their own, each moved onto that of the result.
+template <class R, class A, class B>
+inline R add_by(const A& a, const B& b, const int shift_a, const int shift_b) {
+#pragma HLS INLINE
+  return R(move_by<R>(a, shift_a) + move_by<R>(b, shift_b));
+}
+
+template <class R, class A, class B>
+inline R sub_by(const A& a, const B& b, const int shift_a, const int shift_b) {
+#pragma HLS INLINE
+  return R(move_by<R>(a, shift_a) - move_by<R>(b, shift_b));
 }
 
 template <class R, int SHIFT, class A, class B>

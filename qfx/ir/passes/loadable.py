@@ -33,12 +33,14 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
     def loadable(node: Node, which: int, const: Const) -> Const:
         if isinstance(const, LoadableConst) or not const.shape:
             return const
+        const = const.on_one_grid()  # its design is for any constant of the type, wherever the binary points of its channels lie
         given = (types or {}).get(node.name, (None, None))[which]
-        least = Interval(min(const.interval.lo, -1), const.interval.hi, const.frac_bits).width
+        hull = const.interval.hull
+        least = Interval(min(hull.lo, -1), hull.hi, const.grid).width
         step = 1 if which == 0 and not isinstance(node.op, Affine) else _BYTE
         width = -(-least // step) * step
         try:
-            return LoadableConst(const.raw, const.frac_bits, given or FixedType(width, width - const.frac_bits))
+            return LoadableConst(const.raw, const.frac_bits, given or FixedType(width, width - const.grid))
         except DataError as error:
             raise DataError(f"its {_names(node)[which]}: {error.what}", where=node.name, remedy=error.remedy) from error
 

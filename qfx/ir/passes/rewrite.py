@@ -46,4 +46,4 @@ def drop_dead(graph: Graph) -> Graph:
 
 def _keeps_output(before: Graph, after: Graph) -> bool:
     old, new = before.infos[before.output], after.infos[after.output]
-    return (old.shape, old.type) == (new.shape, new.type)
+    return (old.shape, old.type, old.per_channel) == (new.shape, new.type, new.per_channel)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qfx.fixed.type import OMode
+from qfx.ir.casting import types_of_channels
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import Affine, Cast, Clip, LeakyRelu, Pad, Relu, Reshape, Slice, Stretch, Transpose, Upsample
 from qfx.ir.passes import rewrite
@@ -44,11 +47,12 @@ def _does_nothing(node: Node, x: Info) -> bool:
         case Upsample(factors) | Stretch(factors):
             return all(factor == 1 for factor in factors)
         case Relu():
-            return x.interval.lo >= 0
+            return not x.interval.signed
         case LeakyRelu(log2_slope):
-            return x.interval.lo >= 0 or log2_slope == 0
+            return not x.interval.signed or log2_slope == 0
         case Clip(low, high):
-            return (low.interval - x.interval).hi <= 0 and (x.interval - high.interval).hi <= 0
+            bounds = x.interval.hull
+            return (low.interval.hull - bounds).hi <= 0 and (bounds - high.interval.hull).hi <= 0
         case Affine(scale, shift):
             return _all_ones(scale) and (shift is None or not shift.raw.any())
         case Cast(cast):
@@ -58,18 +62,16 @@ def _does_nothing(node: Node, x: Info) -> bool:
 
 
 def _all_ones(const: Const) -> bool:
-    return const.frac_bits >= 0 and const.interval.lo == const.interval.hi == 1 << const.frac_bits
+    return all(row >= 0 for row in const.rows(1)) and bool((const.raw == 1 << np.maximum(const.grids, 0)).all())
 
 
 def _keeps(cast: ArrayType, x: Info) -> bool:
-    """Whether the cast leaves every number of the interval as it is, whatever its modes: on each type's grid, within each type's bounds."""
-    for type_ in cast.distinct:
-        if x.interval.frac_bits > type_.frac_bits:
-            return False
-        fine = x.interval.at(type_.frac_bits)
-        if fine.lo < type_.min_raw or fine.hi > type_.max_raw:
-            return False
-    return True
+    """Whether the cast leaves every number as it is, whatever its modes: on the grid and within the bounds of each type of its channel."""
+    return not x.per_channel and all(
+        interval.frac_bits <= type_.frac_bits and (fine := interval.at(type_.frac_bits)).lo >= type_.min_raw and fine.hi <= type_.max_raw
+        for interval, types in zip(x.interval.spread(x.shape[0]), types_of_channels(cast, x.shape), strict=True)
+        for type_ in types
+    )
 
 
 def merge_reshapes(graph: Graph) -> Graph:
