@@ -30,7 +30,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> No
         headers = vendor_version()
     except ProjectError as error:
         headers = error.what
-    click.echo(f"qfx {__version__}\nvendor headers: {headers}")
+    click.echo(f"qfx, version {__version__}\nvendor headers: {headers}")
     ctx.exit()
 
 

@@ -166,7 +166,7 @@ def test_outputs_follow_links_and_make_folders(folder: Path, tmp_path: Path) -> 
 def test_version_names_the_vendors_headers(folder: Path) -> None:
     said = run(folder, "--version")
     assert said.exit_code == 0
-    assert said.stdout == f"qfx {qfx.__version__}\nvendor headers: {vendor_version()}\n"
+    assert said.stdout == f"qfx, version {qfx.__version__}\nvendor headers: {vendor_version()}\n"
     assert re.fullmatch(r"Xilinx ap_types 2011-20\d\d from hls4ml [0-9.]+, sha256 [0-9a-f]{12}", vendor_version())
 
 

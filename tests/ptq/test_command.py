@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -267,3 +268,39 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from click.testing import CliRunner; from qfx.cli import main; r = CliRunner().invoke(main, ['ptq', '--help']);"
     code += " assert r.exit_code == 0 and '--calib' in r.output; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("goal", [False, True])
+def test_every_accuracy_says_on_how_many_images_it_was_taken(folder: Path, tmp_path: Path, goal: bool) -> None:
+    """Steps are judged on the first 1000, the float model and the result on all: never in one column. With a goal every model is judged on all."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "many.npz", x=rng.normal(size=(1200, 1, 6, 6)).astype(np.float32), y=rng.integers(0, 3, 1200))
+    options = (*BASE, "--eval", tmp_path / "many.npz", *(("--max-drop", 50) if goal else ()))
+    shown = qfx_command(*options, "-o", tmp_path / "model.onnx")
+    assert shown.exit_code == 0, shown.output
+    assert f"accuracy on {1200 if goal else 1000} " in shown.stdout.splitlines()[0] + " "
+    assert "output SQNR on 40" in shown.stdout.splitlines()[0]
+    assert "accuracy on all 1200 evaluation samples: " in shown.stdout
+    page_text = (tmp_path / "model.html").read_text()
+    assert f"accuracy on {1200 if goal else 1000}" in page_text
+    assert "accuracy in fixed point, 1200 samples" in page_text
+    told = json.loads(qfx_command(*options, "-o", tmp_path / "model.onnx", "--force", "--json").stdout)
+    assert (told["steps_accuracy_samples"], told["accuracy_samples"], told["steps_sqnr_samples"]) == (1200 if goal else 1000, 1200, 40)
+    assert told["goal_met"] is (True if goal else None)
+    listed = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text().split("| `ptq` | ")[-1]
+    assert set(told) | set(told["steps"][0]) <= set(re.findall(r"`([a-z_]+)`", listed))
+
+
+def test_progress_goes_to_stderr_and_outputs_where_they_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.onnx").symlink_to("disk/model.onnx")
+    result = qfx_command(*BASE, "-o", tmp_path / "link.onnx", "--report", tmp_path / "new" / "folder" / "why.html")
+    assert result.exit_code == 0, result.output
+    for stage in ("float model", "round to nearest", "report"):
+        assert f"{stage}\n" in result.stderr
+        assert f"\n{stage}\n" not in result.stdout
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()) == [
+        "disk/model.onnx",
+        "new/folder/why.html",
+    ]
