@@ -66,7 +66,7 @@ class Spec:
     learn_width: bool = False
     observer: ObserverName = "mse"
     percentile: float = 99.99
-    reach: int = 8
+    reach: int = 6
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))

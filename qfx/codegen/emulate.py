@@ -82,7 +82,8 @@ def _travels(graph: Graph, design: d.Design) -> list[dict[str, Any]]:
 def _travel(info: Info, travel: d.Travel) -> dict[str, Any]:
     order = None if np.array_equal(travel.order, Frame.of(info.shape).order) else travel.order.tolist()
     place = {"node": travel.node, "layer": travel.layer, "stream": travel.stream}
-    return {**place, "shape": list(info.shape), "type": str(info.type), "order": order}
+    own = {"frac_bits": info.grids.reshape(-1).tolist()} if info.per_channel else {}  # of each channel, where these have grids of their own
+    return {**place, "shape": list(info.shape), "type": str(info.type), **own, "order": order}
 
 
 def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:

@@ -275,7 +275,7 @@ class _Writer:
                 raise ExactnessError(
                     f"its sums need {part.magnitude_bits} bits and a sign, ONNX's double holds {FLOAT64_BITS}",
                     where=node.name,
-                    remedy="cast its inputs or weights to narrower types",
+                    remedy="use shorter words for its inputs or weights, or bring these closer together in size (normalize the inputs)",
                 )
         return _Value(DOUBLE, result.bound)
 

@@ -44,8 +44,9 @@ _MAX_DIGITS = 9
 def listing(graph: Graph) -> str:
     """The nodes in order, one a line, ``*`` at the output; then the totals. Deterministic.
 
-    The columns: operator and attributes; inputs; shape without the batch; storage type; the exact range, as values (``~`` before a number that is cut
-    to six digits) and as raws; the bits of the accumulator that holds every partial sum; the constants as ``count x bits``.
+    The columns: operator and attributes; inputs; shape without the batch; storage type (and the bits of a word where each channel's raws are on its
+    own grid); the exact range, as values (``~`` before a number that is cut to six digits) and as raws; the bits of the accumulator that holds every
+    partial sum; the constants as ``count x bits``.
 
     The rounding and overflow modes stand at the cast that applies them, not in the type. Attributes at their default are left out: ``s2`` is a
     stride, ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
@@ -67,8 +68,8 @@ def listing(graph: Graph) -> str:
 
 
 def as_data(graph: Graph) -> dict[str, Any]:
-    """The listing as JSON values. A value is ``raw * 2**-frac_bits``; ``accumulator_bits`` is null where nothing is accumulated; ``constants`` are
-    those that hardware stores."""
+    """The listing as JSON values. A value is ``raw * 2**-frac_bits``, with one ``frac_bits`` for all channels or a list of one for each;
+    ``accumulator_bits`` is null where nothing is accumulated; ``constants`` are those that hardware stores."""
     nodes = [_node_data(graph, node) for node in graph.nodes]
     return {
         "model": graph.name,
@@ -82,6 +83,7 @@ def as_data(graph: Graph) -> dict[str, Any]:
 
 def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
     info = graph.infos[node.name]
+    words = info.stored.spread(info.shape[0])
     held = [{"field": field, "count": const.raw.size, "bits": const.interval.width} for field, const in constants(node.op).items()]
     return {
         "name": node.name,
@@ -89,8 +91,8 @@ def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
         "inputs": list(node.inputs),
         "shape": list(info.shape),
         "type": str(info.type),
-        "frac_bits": info.interval.hull.frac_bits,
-        "raw_range": [info.interval.hull.lo, info.interval.hull.hi],
+        "frac_bits": [word.frac_bits for word in words] if info.per_channel else words[0].frac_bits,
+        "raw_range": [min(word.lo for word in words), max(word.hi for word in words)],
         "accumulator_bits": accumulator(node.op, graph.infos[node.inputs[0]]).width if _accumulates(node.op) else None,
         "constants": held,
     }
@@ -146,15 +148,16 @@ def _attributes(op: Op) -> Iterable[str]:
 
 def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     info = graph.infos[node.name]
-    interval = info.interval.hull
+    interval, words = info.interval.hull, info.stored.spread(info.shape[0])
+    own = f" {info.word.width} per channel" if info.per_channel else ""
     return (
         node.name + ("*" if node.name == graph.output else ""),
         describe(node.op),
         ",".join(node.inputs),
         _sizes(info.shape),
-        str(FixedType(info.type.width, info.type.int_bits, info.type.signed)),
+        f"{FixedType(info.type.width, info.type.int_bits, info.type.signed)}{own}",
         _range(interval.lo, interval.hi, interval.frac_bits),
-        f"{interval.lo}..{interval.hi}",
+        f"{min(word.lo for word in words)}..{max(word.hi for word in words)}",
         str(accumulator(node.op, graph.infos[node.inputs[0]]).width) if _accumulates(node.op) else "",
         " + ".join(f"{const.raw.size}x{const.interval.width}" for const in constants(node.op).values()),
     )

@@ -109,7 +109,8 @@ def check_float64(interval: Bounds, where: str = "") -> Bounds:
         raise ExactnessError(
             f"a result needs {interval.magnitude_bits} bits; float64 holds 53 exactly",
             where=where,
-            remedy="use shorter word lengths before this operation, or keep binary points closer to their start (`reach` of their Spec)",
+            remedy="bring what is added or multiplied here closer together in size (normalize the inputs, rescale the weights), use shorter words "
+            "before it, or let learned binary points move less (`reach` of their Spec)",
         )
     return interval
 

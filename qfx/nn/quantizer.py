@@ -139,9 +139,11 @@ class Quantizer(nn.Module):
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
         if not isinstance(x, QTensor):
-            return self._result(quantize(*self._arguments(x)[:4], frac_grad_scale=self.frac_grad_scale))
+            plain = self._arguments(x)
+            return self._result(quantize(*plain[:4], frac_grad_scale=self.frac_grad_scale), plain.frac_bits)
+        plain = self._arguments(x.value)
         value = quantize(
-            *self._arguments(x.value)[:4],
+            *plain[:4],
             scale=x.scale,
             shift=x.shift,
             addend=x.addend,
@@ -149,16 +151,19 @@ class Quantizer(nn.Module):
             upper=x.upper,
             frac_grad_scale=self.frac_grad_scale,
         )
-        return self._result(value)
+        return self._result(value, plain.frac_bits)
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
-        a, b = quantize_pair(self._arguments(x), other._arguments(y))
-        return self._result(a), other._result(b)
+        mine, theirs = self._arguments(x), other._arguments(y)
+        a, b = quantize_pair(mine, theirs)
+        return self._result(a, mine.frac_bits), other._result(b, theirs.frac_bits)
 
     def interval(self) -> Bounds:
         """What the cast can give, for each channel where these have binary points of their own."""
-        frac_bits = self._bounded()
+        return self._interval(self._bounded())
+
+    def _interval(self, frac_bits: Tensor) -> Bounds:
         if frac_bits.dim() == 0:
             point = round(frac_bits.item())  # ties to even, as torch.round
             key: tuple[object, ...] = (self.word_length, point)
@@ -198,8 +203,8 @@ class Quantizer(nn.Module):
             width = width + (width.detach().clamp(1, 32) - width.detach())  # straight-through, so that a width that left its bounds comes back
         return PlainCast(x, frac_bits, width, self.mode, self.frac_grad_scale)
 
-    def _result(self, value: Tensor) -> QTensor:
-        interval = self.interval()
+    def _result(self, value: Tensor, frac_bits: Tensor) -> QTensor:
+        interval = self._interval(frac_bits)
         if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
         return QTensor(value, interval)

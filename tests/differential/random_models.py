@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import qfx
 from qfx import OMode, QMode, Recipe, Spec
 
 Shape = tuple[int, ...]
@@ -235,6 +236,16 @@ def _draw_transposed(draw: st.DrawFn, shape: Shape, source: int) -> tuple[Step, 
 
 def _size(shape: Shape) -> int:
     return int(torch.Size(shape).numel())
+
+
+def scatter(qmodel: torch.nn.Module, program: Program) -> None:
+    """Binary points as training may leave them, for one program in three: anywhere, or as far from their start as they may be; in place."""
+    if program.seed % 3:
+        return
+    generator = torch.Generator().manual_seed(program.seed)
+    with torch.no_grad():
+        for _, quantizer in qfx.quantizers(qmodel):
+            quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
 
 
 @st.composite

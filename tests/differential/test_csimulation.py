@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
-from random_models import Program, build, programs
+from random_models import Program, build, programs, scatter
 
 import qfx
 from qfx.codegen.csim import Bundle, build_bundle
@@ -33,6 +33,7 @@ def check(found: list[Program], folder: Path) -> int:
         network, example = build(program)
         try:
             qmodel = qfx.quantize(network, example, program.recipe)
+            scatter(qmodel, program)
             models.append((program, qmodel, qfx.to_graph(qmodel)))
         except ExactnessError:  # refused, as promised: more than 53 bits
             continue

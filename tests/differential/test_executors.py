@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
-from random_models import Program, build, programs
+from random_models import Program, build, programs, scatter
 
 import qfx
 from qfx.errors import ExactnessError
@@ -25,6 +25,7 @@ def check(program: Program, folder: Path) -> None:
     network, example = build(program)
     try:
         qmodel = qfx.quantize(network, example, program.recipe)
+        scatter(qmodel, program)
         graph = qfx.to_graph(qmodel)
     except ExactnessError:  # refused, as promised: more than 53 bits
         event("refused as too wide")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfx.errors import ExactnessError
-from qfx.fixed.arith import Interval, align, hull
+from qfx.fixed.arith import Bounds, Channels, Interval, align, channelwise, hull
 from qfx.fixed.reference import cast_fraction
 from qfx.fixed.type import FixedType
 
@@ -165,3 +165,48 @@ def test_a_coarser_grid_is_refused() -> None:
 def test_an_empty_interval_is_refused() -> None:
     with pytest.raises(ExactnessError, match="empty interval"):
         Interval(1, 0, 0)
+
+
+# --- channels -------------------------------------------------------------------------------------------------------------------------
+
+
+def bounds(count: int) -> st.SearchStrategy[Bounds]:
+    """One interval, or one for each of ``count`` channels."""
+    return st.one_of(intervals(), st.lists(intervals(), min_size=count, max_size=count).map(channelwise))
+
+
+@pytest.mark.parametrize("op", [operator.add, operator.sub, operator.mul, operator.or_])
+@given(st.data())
+def test_channels_are_computed_one_by_one(op: Callable[[Bounds, Bounds], Bounds], data: st.DataObject) -> None:
+    a, b = data.draw(bounds(3)), data.draw(bounds(3))
+    expected = [op(x, y) for x, y in zip(a.spread(3), b.spread(3), strict=True)]
+    found = op(a, b)
+    assert found == channelwise(expected)
+    assert found.hull == hull(expected)
+    assert found.fits_float64() == all(interval.fits_float64() for interval in expected) or isinstance(found, Interval)
+
+
+@given(st.lists(intervals(), min_size=2, max_size=5))
+def test_channels_need_what_the_worst_of_them_needs(channels: list[Interval]) -> None:
+    made = channelwise(channels)
+    if isinstance(made, Interval):
+        assert len({interval.frac_bits for interval in channels}) == 1
+        return
+    assert made.magnitude_bits == max(interval.magnitude_bits for interval in channels)
+    assert made.signed == any(interval.signed for interval in channels)
+    signed = int(made.signed)
+    for interval in channels:
+        assert interval.lo >= -signed << (made.width - 1)
+        assert interval.hi < 1 << (made.width - signed)
+    for name, arguments in (("with_zero", ()), ("relu", ()), ("times", (3,)), ("shifted", (2,)), ("leaky_relu", (-2,)), ("__neg__", ())):
+        assert getattr(made, name)(*arguments) == channelwise(getattr(interval, name)(*arguments) for interval in channels), name
+
+
+def test_channels_on_one_grid_are_one_interval() -> None:
+    assert channelwise([Interval(0, 3, 2), Interval(-5, 1, 2)]) == Interval(-5, 3, 2)
+    far = channelwise([Interval(0, 7, 0), Interval(-8, 7, 60)])
+    assert isinstance(far, Channels)
+    assert far.fits_float32()  # each of them does, their hull does not
+    assert not far.hull.fits_float64()
+    with pytest.raises(ExactnessError, match="2 intervals for 3 channels"):
+        far.spread(3)
