@@ -307,7 +307,8 @@ def _getitem(call: Call) -> Layers:
 
 
 def _arithmetic(layer: type[nn.Module]) -> Rule:
-    kind: dict[type[nn.Module], str] = {QAdd: "add", QSub: "sub", QMul: "mul"}[layer]
+    kinds: dict[type[nn.Module], str] = {QAdd: "add", QSub: "sub", QMul: "mul"}
+    kind = kinds[layer]
 
     def rule(call: Call) -> Layers:
         a, b = call.arguments.get("input"), call.arguments.get("other")
