@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from qfx.nn.functional import (
 )
 from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
 from qfx.nn.lookup import find, only_moves
+from qfx.nn.model import AnyNameModule
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.trace import Traced, base_layer, capture, is_layer
@@ -88,7 +89,7 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     _check_model(model)
     with torch.inference_mode(False), torch.no_grad():
         result = _built(_copied(model), example_input, recipe, type(model).__name__)
-    recipe.check_patterns(dict(quantizers(result)))
+    recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
     result.train(model.training)
@@ -225,6 +226,8 @@ class _Builder:
         self.values: dict[fx.Node, _Value] = {}
         self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
         self.used: set[str] = set()
+        self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
+        self.sites: dict[tuple[str, str, int], str] = {}
 
     def build(self, example: Tensor) -> fx.GraphModule:
         for node in self.traced.module.graph.nodes:
@@ -234,7 +237,7 @@ class _Builder:
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
-        module = fx.GraphModule(self.root, self.graph, class_name="QuantizedModel")
+        module = AnyNameModule(self.root, self.graph, class_name="QuantizedModel")
         module.register_load_state_dict_post_hook(_accept_float_checkpoint)  # type: ignore[no-untyped-call]
         return module
 
@@ -256,6 +259,13 @@ class _Builder:
 
     def _convert(self, node: fx.Node, path: str) -> None:
         rule, call = find(node, path, self.traced, self.recipe)
+        site = self.traced.site(node)
+        first = path if site is None else self.sites.setdefault(site, path)
+        if site is None and path in self.used and not isinstance(self.root.get_submodule(path), Weighted | Norm):
+            path = self._free(path)
+        if path != first:
+            self.first[path] = first
+            call = replace(call, path=path, first=first)
         layers = rule(call)
         sources = [source for source in call.inputs if source in self.values]
         if not layers:
@@ -342,7 +352,8 @@ class _Builder:
         while path in self.used:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
-        quantizer = Quantizer(self.recipe.spec(label, value.role), name=label)
+        also = f"{self.first.get(name, name)}.output"
+        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
