@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError, together
-from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported
+from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
 from qfx.nn.functional import (
     Named,
     QAdd,
@@ -130,8 +130,7 @@ def _copied(model: nn.Module) -> nn.Module:
         message = str(error).split(". ")[0]
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
-    if any(error.where == type(model).__name__ for error in changed):  # the model itself: there is nothing below it to look at
-        raise together(changed, where=type(model).__name__)
+    require_traceable(model, changed)
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
@@ -244,7 +243,7 @@ class _Builder:
     def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
         placeholder = self.graph.placeholder(node.name)
         layer = QInput(shape, self.recipe)
-        path = self._attach("input", layer)
+        path = self._attach(self._free("input"), layer)
         layer.initialize(example)
         self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path, role="input")
 
@@ -386,7 +385,7 @@ class _Builder:
 
     def _attach(self, path: str, module: nn.Module) -> str:
         """Put the module at a dotted path (or, if that is taken, one beside it) and return where it is."""
-        if path in self.used or (path == "input" and path in self.paths):
+        if path in self.used:
             path = self._free(path)
         *parents, leaf = path.split(".")
         holder = self.root

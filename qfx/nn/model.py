@@ -11,7 +11,12 @@ from torch import fx
 from torch.fx import graph_module as torch_graph_module
 from torch.fx.graph import CodeGen, PythonCode
 
-RESERVED = frozenset(name for name in (*dir(fx.GraphModule), "meta", "shape_env") if not name.startswith("__"))
+_KEPT = (
+    *("meta", "shape_env", "_graph", "_code", "_tracer_cls", "_tracer_extras", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec"),
+    *("_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks", "_wrapped_call"),
+)
+
+RESERVED = frozenset((*dir(fx.GraphModule), *_KEPT))
 """Names that a layer of a whole model cannot have, for ``torch.fx.GraphModule`` uses them itself."""
 
 
@@ -52,6 +57,9 @@ class AnyNameModule(fx.GraphModule):
     def recompile(self) -> PythonCode:
         if type(self._graph._codegen) is CodeGen:
             self._graph.set_codegen(_AnyNames())
+        for node in self._graph.nodes:
+            if node.name == "self":  # a variable of the code that would hide the module
+                node._rename("self_")
         return super().recompile()
 
     def __reduce__(self) -> tuple[Any, ...]:
