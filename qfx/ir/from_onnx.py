@@ -16,6 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped, unused-ignore]
 from onnx import numpy_helper
 
+from qfx import formats
 from qfx.errors import ModelFileError, QfxError, TypeSyntaxError, UnsupportedError
 from qfx.export import opset
 from qfx.export.onnx_file import DIGEST_KEY, digest, to_model, written_keys
@@ -54,6 +55,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     """The graph in an ONNX file that qfx wrote. Raises what ``from_model`` raises, and ModelFileError for a file that cannot be read."""
     source = Path(path)
     model = onnx.ModelProto()
+    formats.refuse(formats.kind_of_file(source), str(source))
     try:
         model.ParseFromString(source.read_bytes())
     except OSError as error:
@@ -99,6 +101,7 @@ def _check_origin(model: onnx.ModelProto) -> int:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     where = model.graph.name
     if opset.DOMAIN not in versions:
+        formats.refuse(formats.kind_of_onnx(model), where)
         maker = f" (its producer is {model.producer_name!r})" if model.producer_name else ""
         remedy = "export the model with qfx.export_onnx; a float ONNX file goes through `qfx ptq` first"
         raise ModelFileError(f"not written by qfx{maker}", where=where, remedy=remedy)

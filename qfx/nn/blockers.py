@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize, prune
 
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn import exported, remedies
+from qfx.nn.any_names import RESERVED
 from qfx.nn.lookup import find, has_rule, operator_name
 from qfx.nn.remedy_texts import OF_SHAPES, TEXTS
 from qfx.nn.rules import MODULES
@@ -21,6 +22,7 @@ def require_supported(model: nn.Module, example: Tensor, recipe: Recipe | None =
     """Raise UnsupportedError, listing every blocker, if ``quantize`` would refuse the model for its operations; DataError for an example that it does
     not take. ``model`` in evaluation mode."""
     changed = tuple(changed_modules(model))
+    require_traceable(model, changed)
     try:
         traced = capture(model, example)
     except QfxError:
@@ -49,8 +51,19 @@ def _all_exported(traced: Traced, found: tuple[UnsupportedError, ...]) -> bool:
     return all(error.where in places and exported.takes(places[error.where], traced) for error in found)
 
 
+def require_traceable(model: nn.Module, changed: tuple[UnsupportedError, ...]) -> None:
+    """Raise one error for ``changed`` where nothing else can be found out: the model itself is changed, or cannot be held by a traced module."""
+    if any(error.where == type(model).__name__ or error.where in RESERVED for error in changed):
+        raise together(changed, where=type(model).__name__)
+
+
 def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
-    """Modules that do something which a trace would not see: hooks, parametrizations, a forward of their own."""
+    """Modules that do something which a trace would not see (hooks, parametrizations, a forward of their own), or have a name that a traced module
+    cannot hold."""
+    for name, _ in model.named_children():
+        if name in RESERVED:
+            remedy = f"call it {name}_, say, and so in checkpoints: {{re.sub(r'^{name}\\.', '{name}_.', key): value for key, value in state.items()}}"
+            yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
     for name, module in model.named_modules():
         where, access = name or type(module).__name__, f"model.get_submodule({name!r})" if name else "model"
         if parametrize.is_parametrized(module):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError, together
-from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported
+from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
 from qfx.nn.functional import (
     Named,
     QAdd,
@@ -89,7 +89,7 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     _check_model(model)
     with torch.inference_mode(False), torch.no_grad():
         result = _built(_copied(model), example_input, recipe, type(model).__name__)
-    recipe.check_patterns(dict(quantizers(result)))
+    recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
     result.train(model.training)
@@ -128,8 +128,7 @@ def _copied(model: nn.Module) -> nn.Module:
         message = str(error).split(". ")[0]
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
-    if any(error.where == type(model).__name__ for error in changed):  # the model itself: there is nothing below it to look at
-        raise together(changed, where=type(model).__name__)
+    require_traceable(model, changed)
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
@@ -166,6 +165,8 @@ class _Builder:
         self.values: dict[fx.Node, _Value] = {}
         self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
         self.used: set[str] = set()
+        self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
+        self.sites: dict[tuple[str, str, int], str] = {}
 
     def build(self, example: Tensor) -> QuantizedModel:
         for node in self.traced.module.graph.nodes:
@@ -180,7 +181,7 @@ class _Builder:
     def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
         placeholder = self.graph.placeholder(node.name)
         layer = QInput(shape, self.recipe)
-        path = self._attach("input", layer)
+        path = self._attach(self._free("input"), layer)
         layer.initialize(example)
         self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path, role="input")
 
@@ -195,6 +196,13 @@ class _Builder:
 
     def _convert(self, node: fx.Node, path: str) -> None:
         rule, call = find(node, path, self.traced, self.recipe)
+        site = self.traced.site(node)
+        first = path if site is None else self.sites.setdefault(site, path)
+        if site is None and path in self.used and not isinstance(self.root.get_submodule(path), Weighted | Norm):
+            path = self._free(path)
+        if path != first:
+            self.first[path] = first
+            call = replace(call, path=path, first=first)
         layers = rule(call)
         sources = [source for source in call.inputs if source in self.values]
         if not layers:
@@ -281,7 +289,8 @@ class _Builder:
         while path in self.used:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
-        quantizer = Quantizer(self.recipe.spec(label, value.role), name=label)
+        also = f"{self.first.get(name, name)}.output"
+        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
@@ -314,7 +323,7 @@ class _Builder:
 
     def _attach(self, path: str, module: nn.Module) -> str:
         """Put the module at a dotted path (or, if that is taken, one beside it) and return where it is."""
-        if path in self.used or (path == "input" and path in self.paths):
+        if path in self.used:
             path = self._free(path)
         *parents, leaf = path.split(".")
         holder = self.root

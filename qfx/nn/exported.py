@@ -13,7 +13,7 @@ from qfx.nn.trace import Traced
 
 REMEDY = (
     "or leave the model as it is and export it, torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2'): "
-    "`qfx ptq model.pt2` takes these forms"
+    "`qfx ptq --model model.pt2` takes these forms"
 )
 
 

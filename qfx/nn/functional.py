@@ -172,10 +172,14 @@ class QMaxPool(nn.Module):
 class QAvgPool(Named):
     """Average of each window: an exact sum times a fixed-point reciprocal; the Cast that follows is the only other rounding."""
 
-    def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int, recipe: Recipe, name: str) -> None:
+    def __init__(
+        self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int, recipe: Recipe, name: str, first: str = ""
+    ) -> None:
+        """``first``: what the layer is called in the first call of its module, where this is a later one."""
         super().__init__()
         self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.reciprocal_cast = Quantizer(recipe.spec(f"{name}.reciprocal", "reciprocal"), signed=False, name=f"{name}.reciprocal")
+        own, also = f"{name}.reciprocal", f"{first or name}.reciprocal"
+        self.reciprocal_cast = Quantizer(recipe.spec(own, "reciprocal", also), signed=False, name=own, also=also)
         self.divisor = divisor
 
     def initialize(self, x: QTensor) -> None:

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.graph_module import reduce_graph_module
+from torch import Tensor, nn
 
 from qfx.errors import ModelFileError, QfxError
+from qfx.nn.any_names import AnyNameModule
 from qfx.nn.functional import QInput
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
 
 
-class QuantizedModel(fx.GraphModule):
+class QuantizedModel(AnyNameModule):
     """A network in fixed point: an ``fx.GraphModule`` whose checkpoints carry the types of its casts.
 
     ``state_dict`` has, for each quantizer, its binary points, where they started (``frac_start``) and its type (``cast_type``: word length, sign and
@@ -36,17 +36,6 @@ class QuantizedModel(fx.GraphModule):
                 state_dict.setdefault(f"{place}frac_start", torch.round(state_dict[f"{place}frac_bits"].detach()))
                 state_dict.setdefault(f"{place}cast_type", cast.cast_type)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        _, arguments = super().__reduce__()
-        return _restored, arguments
-
-
-def _restored(body: dict[str, Any], imports: str) -> QuantizedModel:
-    """Unpickle: torch makes a plain GraphModule of what it finds."""
-    plain = reduce_graph_module(body, imports)
-    assert isinstance(plain, fx.GraphModule)
-    return QuantizedModel(plain, plain.graph, class_name="QuantizedModel")
 
 
 def _check_type(code: Tensor | None, cast: Quantizer) -> None:

@@ -39,16 +39,18 @@ class Quantizer(nn.Module):
     ``module.double()`` changes it), else float64. The forward value never depends on training or evaluation mode.
     """
 
+    also: str = ""
+    """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
     frac_bits: Tensor
     frac_start: Tensor
     width: Tensor | int
 
-    def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "") -> None:
+    def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
         self.spec = spec
         self.signed = spec.signed if spec.signed is not None else signed
         self.channel_axis = channel_axis
-        self.name = name
+        self.name, self.also = name, also
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
         self._known_interval: tuple[tuple[object, ...], Bounds] | None = None

@@ -40,7 +40,8 @@ from qfx.recipe import Recipe
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the float graph, ready for its rule: where it stands, its arguments by name, and what it reads and gives."""
+    """One operation of the float graph, ready for its rule: where it stands, its arguments by name, and what it reads and gives. ``first``: the path
+    of the same operation in the first call of its module, where this is a later one."""
 
     node: fx.Node
     path: str
@@ -49,6 +50,7 @@ class Call:
     module: nn.Module | None
     name: str
     arguments: dict[str, Any]
+    first: str = ""
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -185,7 +187,7 @@ def _avg_pool(call: Call) -> Layers:
     divisor = int(call.get("divisor_override", math.prod(kernel)))
     if divisor < 1:
         raise call.refuse(f"divisor_override={divisor}", "divide by a number of at least 1")
-    return [QAvgPool(kernel, stride, padding, divisor, call.recipe, call.path)]
+    return [QAvgPool(kernel, stride, padding, divisor, call.recipe, call.path, call.first)]
 
 
 def _adaptive_window(call: Call) -> tuple[int, ...]:
@@ -198,7 +200,7 @@ def _adaptive_window(call: Call) -> tuple[int, ...]:
 
 def _adaptive_avg_pool(call: Call) -> Layers:
     kernel = _adaptive_window(call)
-    return [QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path)]
+    return [QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)]
 
 
 def _adaptive_max_pool(call: Call) -> Layers:
@@ -216,7 +218,7 @@ def _mean(call: Call) -> Layers:
         remedy = remedies.remedy(remedies.Seen("mean", call.in_shape, call.out_shape, (None, tuple(axes)), {"keepdim": call.get("keepdim", False)}))
         raise call.refuse(f"mean over axes {sorted(axes)} of {rank}", remedy)
     kernel = call.in_shape[1:]
-    pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path)
+    pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)
     return [pool] if call.out_shape == (call.in_shape[0], *(1,) * len(kernel)) else [pool, QReshape(call.out_shape)]
 
 
@@ -307,8 +309,7 @@ def _getitem(call: Call) -> Layers:
 
 
 def _arithmetic(layer: type[nn.Module]) -> Rule:
-    kinds: dict[type[nn.Module], str] = {QAdd: "add", QSub: "sub", QMul: "mul"}
-    kind = kinds[layer]
+    kind = "add" if layer is QAdd else "sub" if layer is QSub else "mul"
 
     def rule(call: Call) -> Layers:
         a, b = call.arguments.get("input"), call.arguments.get("other")

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from qfx.errors import DataError, UnsupportedError, together
 from qfx.nn import remedies
+from qfx.nn.any_names import AnyNameModule
 from qfx.nn.remedy_texts import TEXTS
 from qfx.nn.rewrites import Shape
 
@@ -53,10 +54,16 @@ class Traced:
         """The dotted path of the module in whose forward the node was called."""
         return _caller(node)
 
+    def site(self, node: fx.Node) -> tuple[str, str, int] | None:
+        """Which call in the user's forward the node is: a module that runs several times makes several nodes of one such call. None for layers."""
+        return node.meta.get(_SITE)
+
     def place(self, node: fx.Node) -> str:
         """Where an error says that a node is: its module, or the operation below the module that calls it."""
         return _place(node)
 
+
+_SITE = "qfx_site"
 
 MAX_AXES = 3
 """Axes behind the batch: (features,), (channels, length) or (channels, height, width)."""
@@ -136,6 +143,7 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
+        self.counts: dict[str, int] = {}  # of operations by name, in the present run of a module's forward
         self.place = ""  # the module whose forward runs, also after it has raised
         self.example = example
         self.values: dict[fx.Node, Any] = {}
@@ -160,6 +168,10 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        if node.op in ("call_function", "call_method"):
+            name = _operator(node)
+            node.meta[_SITE] = (self.place, name, self.counts.setdefault(name, 0))
+            self.counts[name] += 1
         # What does not run here is left unknown: running the whole graph tells the user why.
         with contextlib.suppress(Exception), torch.no_grad(), _untraced():
             self.values[node] = self._run(node)
@@ -179,8 +191,9 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         caller, self.place = self.place, self.path_of_module(m)
+        counts, self.counts = self.counts, {}
         result = super().call_module(m, forward, args, kwargs)
-        self.place = caller
+        self.place, self.counts = caller, counts
         return result
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -235,7 +248,7 @@ def capture(model: nn.Module, example: Tensor) -> Traced:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     if stopped is None and not inputs[0].users:
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its one tensor input")
-    module = fx.GraphModule(model, graph)
+    module = AnyNameModule(model, graph)
     # Two batch sizes tell the batch axis from the others.
     recorders = [_Recorder(module, _dependent(graph)) for _ in range(2)]
     try:

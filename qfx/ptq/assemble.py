@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError, UnsupportedError, together
+from qfx.nn.any_names import RESERVED, AnyNameModule
 from qfx.nn.blockers import blockers
 from qfx.nn.trace import capture
 from qfx.ptq.fold import along_outputs
@@ -95,7 +96,7 @@ class Assembly:
 
     def finish(self, result: Value, name: str) -> fx.GraphModule:
         self.graph.output(result.node)
-        module = fx.GraphModule(self.root, self.graph, class_name=re.sub(r"\W", "_", name) or "Model").eval()
+        module = AnyNameModule(self.root, self.graph, class_name=re.sub(r"\W", "_", name) or "Model").eval()
         module.graph.eliminate_dead_code()
         module.recompile()
         return module
@@ -110,7 +111,7 @@ class Assembly:
         """What ``quantize`` would refuse in the operations that were added. To be called when the graph is of no further use."""
         self.graph.output(list(self.graph.nodes)[-1])
         try:
-            found = blockers(capture(fx.GraphModule(self.root, self.graph).eval(), self.input.data), Recipe())
+            found = blockers(capture(AnyNameModule(self.root, self.graph).eval(), self.input.data), Recipe())
         except QfxError:
             return ()
         return tuple(error for error in found if not error.where.startswith(_ZEROS) and error.where != "output")
@@ -257,6 +258,7 @@ class Assembly:
     def _attach(self, name: str, module: nn.Module) -> str:
         """Place the module at ``name``, or at one beside it that is free; return where it is."""
         parts = [re.sub(r"\W", "_", part) or "_" for part in name.split(".") if part] or ["layer"]
+        parts[0] = f"{parts[0]}_" if parts[0] in RESERVED else parts[0]
         holder: nn.Module = self.root
         for depth, part in enumerate(parts[:-1]):
             child = getattr(holder, part, None)

@@ -329,7 +329,7 @@ def _wider(recipe: Recipe, qmodel: fx.GraphModule, widest: int) -> Recipe | None
 
 
 def _is_weight_or_activation(override: Override, qmodel: fx.GraphModule) -> bool:
-    names = (name for name, _ in quantizers(qmodel) if override.matches(name))
+    names = (name for name, quantizer in quantizers(qmodel) if override.matches(name, quantizer.also))
     return any(name.endswith(".weight") or name == "input" or name.rpartition(".")[2].startswith("output") for name in names)
 
 

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, fx, nn
 
+from qfx import formats
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.nn.remedies import plain_remedy
 from qfx.ptq.assemble import Assembly, Blockers, Value
@@ -49,6 +50,7 @@ def from_onnx(path: Path, example: Tensor) -> fx.GraphModule:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    formats.refuse(formats.kind_of_file(path), str(path))
     try:
         model = onnx.load(path)
     except OSError as error:
@@ -57,6 +59,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
     if model.producer_name == "qfx":
         raise ModelFileError("is quantized already: qfx wrote it", where=str(path), remedy="give the float model")
+    formats.refuse(formats.kind_of_onnx(model), str(path))
     return model
 
 

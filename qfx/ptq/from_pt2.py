@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qfx import formats
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.nn.remedies import plain_remedy
 from qfx.ptq.assemble import Assembly, Blockers, Value
@@ -31,6 +32,9 @@ def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
     archive or holds pickled objects, UnsupportedError for operators without a layer, which lists all of them with place and remedy, DataError for an
     example of the wrong shape.
     """
+    kind = formats.kind_of_file(path)
+    if kind is not formats.EXPORTED:
+        formats.refuse(kind, str(path))
     try:
         with zipfile.ZipFile(path) as archive:
             return _Reader(archive, path, example).read()

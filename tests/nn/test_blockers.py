@@ -293,7 +293,7 @@ EXPORTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 @pytest.mark.parametrize("form", EXPORTED)
 def test_what_an_exported_program_may_hold_is_offered_and_works(form: str, tmp_path: Path) -> None:
     model = Written(EXPORTED[form]).eval()
-    with pytest.raises(UnsupportedError, match=r"remedy: .*or leave the model as it is and export it, (.*): `qfx ptq model\.pt2`") as caught:
+    with pytest.raises(UnsupportedError, match=r"remedy: .*or leave the model as it is and export it, (.*): `qfx ptq --model model\.pt2`") as caught:
         qfx.quantize(model, IMAGE)
     call = re.search(r"export it, (.*): `qfx ptq", str(caught.value))
     assert call is not None
