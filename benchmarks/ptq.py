@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,7 +137,7 @@ def _then(*passes: Callable[..., object]) -> Callable[[Tensor, int, int], nn.Mod
     return quantized
 
 
-def _brevitas(**options: bool) -> Callable[[Tensor, int, int], nn.Module]:
+def _brevitas(**options: Any) -> Callable[[Tensor, int, int], nn.Module]:
     def quantized(data: Tensor, weight: int, activation: int) -> nn.Module:
         from benchmarks.brevitas_ptq import post_training
 
@@ -159,12 +160,13 @@ METHODS: Mapping[str, Callable[[Tensor, int, int], nn.Module]] = {
     "Brevitas": _brevitas(),
     "Brevitas, MSE": _brevitas(least_error=True),
     "Brevitas, learned round": _brevitas(least_error=True, gptq=False, learn_rounding=True),
+    "Brevitas, learned round, 10,000 steps": _brevitas(least_error=True, gptq=False, learn_rounding=True, steps=10_000),
 }
 """From (calibration images, bits of weights, bits of activations) to a quantized model."""
 
 SKIPPED = {
     *(("bias correction", 4), ("COMQ", 8), ("GPTQ", 8), ("AdaRound", 8), ("AdaRound", 6), ("GPTQ, tuned", 8)),
-    *(("Brevitas, learned round", 8), ("Brevitas, learned round", 6)),
+    *((f"Brevitas, learned round{steps}", width) for steps in ("", ", 10,000 steps") for width in (8, 6)),
 }
 """(method, bits of weights) that say nothing new: the cheaper methods leave nothing to gain."""
 

@@ -1,10 +1,17 @@
-"""The time of a training step - forward, loss, backward, SGD with momentum - as a ratio to the same network in float32."""
+"""The time of a training step - forward, loss, backward, SGD with momentum - as a ratio to the same network in float32.
+
+Each number of threads has processes of its own, and so has Brevitas with its JIT, which is switched on when it is imported. In every one of them a
+float32 network takes turns with the others, and the ratios are to that one.
+"""
 
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,26 +26,41 @@ from benchmarks.timing import Timing, alternate, machine
 
 LEARNING_RATE = 1e-3
 BITS = (8, 4)
+SETTLING = 8
+"""The batch of the steps in which Brevitas collects statistics: they are not timed."""
+
 Build = Callable[[Layers], nn.Module]
+Step = Callable[[], Tensor]
 
 
-def contestants(build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS) -> dict[str, Callable[[], Tensor]]:
-    """A training step of each: float32 first, then qfx at each word length (every binary point learned), then Brevitas if it is installed."""
+def contestants(
+    build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None
+) -> dict[str, Step]:
+    """A training step of each: float32 first, then the same with channels last in memory where there are pixels, qfx at each word length (every
+    binary point learned), and Brevitas, if it is installed, after the steps in which it collects statistics (``collect``: so many instead of its
+    default). ``jit``: only float32 and Brevitas, which has its JIT if the environment says BREVITAS_JIT=1."""
     torch.manual_seed(0)
     model = build(Layers())
     steps = {"float32": _step(model, [{"params": model.parameters()}], x, labels)}
-    for width in bits:
-        qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width))
-        steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
+    if not jit:
+        if x.dim() == 4:
+            last = build(Layers()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            images = x.contiguous(memory_format=torch.channels_last)
+            steps["float32, channels last"] = _step(last, [{"params": last.parameters()}], images, labels)
+        for width in bits:
+            qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width))
+            steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
     if importlib.util.find_spec("brevitas") is not None:
-        from benchmarks.brevitas_layers import BrevitasLayers
+        from benchmarks.brevitas_layers import STEPS, BrevitasLayers, settle
 
-        other = build(BrevitasLayers())
-        steps["Brevitas, 8 bits"] = _step(other, [{"params": other.parameters()}], x, labels)
+        collect = STEPS if collect is None else collect
+        other = build(BrevitasLayers(collect))
+        settle(other, _step(other, [{"params": other.parameters()}], x[:SETTLING], labels[:SETTLING]), collect)
+        steps[f"Brevitas, 8 bits{', JIT' if jit else ''}"] = _step(other, [{"params": other.parameters()}], x, labels)
     return steps
 
 
-def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: Tensor) -> Step:
     optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9)
     model.train()
 
@@ -52,16 +74,16 @@ def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: 
     return step
 
 
-def resnet20(batch: int = 128, turns: int = 9) -> dict[str, Timing]:
+def resnet20(batch: int = 128, turns: int = 9, *, jit: bool = False, collect: int | None = None) -> dict[str, Timing]:
     """ResNet-20 on CIFAR shapes."""
     x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    return alternate(contestants(ResNet, x, labels), turns=turns, calls=1)
+    return alternate(contestants(ResNet, x, labels, jit=jit, collect=collect), turns=turns, calls=1, warm_up=3)
 
 
-def small_mlp(batch: int = 1024, turns: int = 25, calls: int = 40) -> dict[str, Timing]:
+def small_mlp(batch: int = 1024, turns: int = 25, calls: int = 40, *, jit: bool = False, collect: int | None = None) -> dict[str, Timing]:
     """The 16-64-32-32-5 network."""
     x, labels = torch.randn(batch, 16), torch.randint(5, (batch,))
-    return alternate(contestants(mlp, x, labels), turns=turns, calls=calls)
+    return alternate(contestants(mlp, x, labels, jit=jit, collect=collect), turns=turns, calls=calls)
 
 
 def table(title: str, timings: dict[str, Timing]) -> Table:
@@ -76,21 +98,49 @@ def table(title: str, timings: dict[str, Timing]) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Both networks, as tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
+    """Both networks, as tables, for each number of threads."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--threads", default="1,2", help="numbers of torch threads, separated by commas (default: 1,2)")
+    parser.add_argument("--batch", type=int, default=128, help="images in a step of ResNet-20 (default: 128)")
     parser.add_argument("--quick", action="store_true", help="tiny batches and one turn: only to see that everything works")
+    parser.add_argument("--process", choices=("plain", "jit"), default=None, help=argparse.SUPPRESS)  # one process, as JSON
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    if options.process:
+        torch.set_num_threads(int(options.threads))
+        print(json.dumps(_measured(options.process == "jit", options.batch, options.quick)))
+        return
     console = Console()
     console.print(machine(), highlight=False)
-    quick = options.quick
-    batch = 4 if quick else 128
-    console.print(table(f"ResNet-20, batch {batch}", resnet20(batch, 1) if quick else resnet20(batch)))
-    gc.collect()
-    batch = 8 if quick else 1024
-    console.print(table(f"MLP 16-64-32-32-5, batch {batch}", small_mlp(batch, 1, 1) if quick else small_mlp(batch)))
+    has_brevitas = importlib.util.find_spec("brevitas") is not None
+    for threads in map(int, options.threads.split(",")):
+        found: dict[str, dict[str, Timing]] = {}
+        for process in ("plain", "jit") if has_brevitas else ("plain",):
+            for title, timings in _in_a_process(process, threads, options.batch, options.quick).items():
+                known = found.setdefault(title, {})
+                known.update({name: timing for name, timing in timings.items() if name not in known})
+        for title, timings in found.items():
+            console.print(table(f"{title}, {threads} thread{'s' * (threads > 1)}", timings))
     console.print("Turns alternate in one process; every ratio is that of two neighbours in time.", style="dim")
+    console.print(f"load at the end: {os.getloadavg()[0]:.1f}", style="dim")
+
+
+def _measured(jit: bool, batch: int, quick: bool) -> dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
+    batch, small = (4, 8) if quick else (batch, 1024)
+    networks = {
+        f"ResNet-20, batch {batch}": resnet20(batch, 1, jit=jit, collect=2) if quick else resnet20(batch, jit=jit),
+        f"MLP 16-64-32-32-5, batch {small}": small_mlp(small, 1, 1, jit=jit, collect=2) if quick else small_mlp(small, jit=jit),
+    }
+    return {title: {name: (timing.seconds, timing.ratios) for name, timing in timings.items()} for title, timings in networks.items()}
+
+
+def _in_a_process(process: str, threads: int, batch: int, quick: bool) -> dict[str, dict[str, Timing]]:
+    options = ["--process", process, "--threads", str(threads), "--batch", str(batch), *(["--quick"] if quick else [])]
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "BREVITAS_JIT": str(int(process == "jit"))}
+    done = subprocess.run([sys.executable, "-m", "benchmarks.train_step", *options], env=env, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{process} on {threads} threads failed:\n{done.stderr}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {title: {name: Timing(tuple(a), tuple(b)) for name, (a, b) in timings.items()} for title, timings in found.items()}
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         DataError,
         ExactnessError,
         ModelFileError,
+        NativeKernelWarning,
         ProjectError,
         QfxError,
         RecipeError,
@@ -24,24 +25,37 @@ if TYPE_CHECKING:
     from qfx.ir.from_onnx import load_graph
     from qfx.ir.graph import Graph
     from qfx.ir.interpret import run
-    from qfx.nn.convert import calibrate, quantize, quantizers
+    from qfx.nn.convert import quantize
     from qfx.nn.groups import parameter_groups
+    from qfx.nn.model import quantizers
     from qfx.ptq.auto import autoquant
+    from qfx.ptq.calibrate import calibrate
     from qfx.recipe import Override, Recipe, Spec
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "qfx.errors": ("DataError", "ExactnessError", "ModelFileError", "ProjectError", "QfxError", "RecipeError", "UnsupportedError"),
+    "qfx.errors": (
+        "DataError",
+        "ExactnessError",
+        "ModelFileError",
+        "NativeKernelWarning",
+        "ProjectError",
+        "QfxError",
+        "RecipeError",
+        "UnsupportedError",
+    ),
     "qfx.export.export": ("export_onnx", "to_graph"),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
     "qfx.ir.from_onnx": ("load_graph",),
     "qfx.ir.graph": ("Graph",),
     "qfx.ir.interpret": ("run",),
-    "qfx.nn.convert": ("calibrate", "quantize", "quantizers"),
+    "qfx.nn.convert": ("quantize",),
     "qfx.nn.groups": ("parameter_groups",),
+    "qfx.nn.model": ("quantizers",),
     "qfx.ptq.auto": ("autoquant",),
+    "qfx.ptq.calibrate": ("calibrate",),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -52,6 +66,7 @@ __all__ = [
     "FixedType",
     "Graph",
     "ModelFileError",
+    "NativeKernelWarning",
     "OMode",
     "Override",
     "ProjectError",

@@ -79,3 +79,10 @@ class ModelFileError(QfxError):
 
 class ProjectError(QfxError):
     """An HLS project (or its output folder, board or simulation) that cannot be used."""
+
+
+class NativeKernelWarning(UserWarning):
+    """Casts run on torch operators, many times slower, because the native kernel cannot be built; or it is built anew in every process.
+
+    Given once in a process. Where that is known and accepted: ``warnings.filterwarnings("ignore", category=qfx.NativeKernelWarning)``.
+    """

@@ -49,9 +49,10 @@ class Spec:
 
     ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
     ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose
-    from what the operator can give (unsigned after a ReLU). ``frac_bits``: a fixed position for every binary point, or None to start from
-    data. ``learn``: whether the binary points are trained, each within ``reach`` positions of where it starts (what training pushes further counts
-    as the nearest position within); ``learn_width``: whether the word length is too (it starts at ``width``).
+    from what the operator can give (unsigned after a ReLU) and, for the input, from the example (unsigned if no number in it is negative).
+    ``frac_bits``: a fixed position for every binary point, or None to start from data. ``learn``: whether the binary points are trained, each within
+    ``reach`` positions of where it starts (what training pushes further counts as the nearest position within); ``learn_width``: whether the word
+    length is too (it starts at ``width``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
     """
@@ -85,6 +86,11 @@ class Spec:
         is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
         _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
         object.__setattr__(self, "percentile", float(self.percentile))
+        if self.learn_width and self.o not in (OMode.SAT, OMode.SAT_SYM):
+            raise RecipeError(
+                f"a learned word length (learn_width) has no gradient under {self.o.value}",
+                remedy="use AP_SAT or AP_SAT_SYM, or set learn_width to false",
+            )
         try:
             self.type(signed=self.signed is not False)
         except QfxError as error:
@@ -182,7 +188,10 @@ class Recipe:
         spec: Spec = getattr(self, role)
         for override in self.overrides:
             if override.matches(quantizer, also):
-                spec = replace(spec, **override.changes)
+                try:
+                    spec = replace(spec, **override.changes)
+                except RecipeError as error:  # fields that do not go together
+                    raise RecipeError(error.what, where=f"override {override.pattern!r} of {quantizer}", remedy=error.remedy) from None
         return spec
 
     def check_patterns(self, quantizers: Iterable[str] | Mapping[str, str]) -> None:

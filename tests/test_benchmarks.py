@@ -77,15 +77,35 @@ def test_brevitas_quantizes_the_same_layers() -> None:
 
 
 @needs_brevitas
-def test_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
+def test_brevitas_is_timed_after_it_has_collected_statistics() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        train_step.main(["--quick", "--threads", "1"])
-    torch.set_num_threads(threads)
+        from benchmarks.brevitas_layers import STEPS, BrevitasLayers, collecting, settle
+
+        model = mlp(BrevitasLayers(3)).train()
+        x = torch.randn(8, 16)
+        assert collecting(model) == 5  # the input, three activations, the output
+        for _ in range(3):
+            model(x)
+        assert collecting(model) == 5  # the parameters are made in the step after
+        model(x)
+        assert collecting(model) == 0
+        other = mlp(BrevitasLayers(3)).train()
+        with pytest.raises(RuntimeError, match="5 casts of Brevitas still collect"):
+            settle(other, lambda: other(x), 2)
+        default = {module.collect_stats_steps for module in mlp(BrevitasLayers()).modules() if hasattr(module, "collect_stats_steps")}
+    assert default == {STEPS}
+
+
+@needs_brevitas
+def test_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    train_step.main(["--quick", "--threads", "1"])
     shown = capsys.readouterr().out
-    for expected in ("ResNet-20, batch 4", "MLP 16-64-32-32-5, batch 8", "float32", "qfx, 8 bits", "qfx, 4 bits", "Brevitas, 8 bits"):
+    rows = ("float32 ", "float32, channels last", "qfx, 8 bits", "qfx, 4 bits", "Brevitas, 8 bits ", "Brevitas, 8 bits, JIT")
+    for expected in ("ResNet-20, batch 4, 1 thread", "MLP 16-64-32-32-5, batch 8, 1 thread", "load at the end", *rows):
         assert expected in shown
+    assert shown.count("channels last") == 1
+    assert shown.count("JIT") == 2
 
 
 def test_executors_agree_and_are_timed(tmp_path: Path, gxx: str) -> None:

@@ -105,6 +105,37 @@ def test_verify_passes_and_fails(model: Path, project: Path, data: Path, tmp_pat
     assert "expected raw" in result.stderr
 
 
+@pytest.mark.parametrize("what", ["src/weights", "src/layers.h", "tb/tb.cpp", "sim/values.json", "include/qfx/types.h"])
+def test_a_changed_project_is_told_from_a_defect(model: Path, project: Path, data: Path, tmp_path: Path, what: str) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(project, broken, ignore=shutil.ignore_patterns("build"))
+    file = min(path for path in [broken / what, *(broken / what).rglob("*")] if path.is_file())
+    file.write_text(file.read_text() + "\nint f( {" if file.suffix != ".json" else '{"casts": [{}], "design": [{}], "fast": []}')
+    said = refusal("verify", model, broken, "--data", data, "--trace")
+    assert f"{file.relative_to(broken)} changed since it was written" in said
+    assert "report this defect" not in said
+    assert "--force" in said
+
+
+def test_verify_says_that_a_project_that_differs_was_changed(model: Path, project: Path, data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(project, broken, ignore=shutil.ignore_patterns("build"))
+    layers = broken / "src" / "layers.h"
+    layers.write_text(layers.read_text().replace("qfx::relu<", "qfx::relu<", 1) + "\n")
+    assert "changed" not in qfx_command("verify", model, broken, "--data", data).stderr
+    weights = sorted((broken / "src" / "weights").glob("*.h"))[-1]
+    text = weights.read_text()
+    weights.write_text(text.replace("= {", "= {1 ^ ", 1))
+    result = qfx_command("verify", model, broken, "--data", data)
+    assert result.exit_code in (1, 2)
+    assert f"src/weights/{weights.name}" in result.stderr
+    assert "changed since it was written" in result.stderr
+
+
 def test_the_command_exits_with_the_code(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "qfx.cli", "hls", str(model), "--board", "nonesuch", "-o", str(tmp_path / "p")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -272,8 +303,10 @@ def test_a_model_that_is_larger_than_the_board(tmp_path: Path) -> None:
     qfx.export_onnx(qfx.quantize(network, torch.randn(8, 1, 64, 64)), tmp_path / "large.onnx")
     for arguments in ([], ["--fit"], ["--fps", 10]):
         said = refusal("hls", tmp_path / "large.onnx", "--board", "pynq_z2", "-o", tmp_path / "p", *arguments)
-        for word in ("does not fit the TUL PYNQ-Z2", "BRAM18 of 280", "(1", "larger board"):
+        for word in ("does not fit the TUL PYNQ-Z2", "weights", "6.6 Mbit", "40", "BRAM18", "280", "larger board", "no folding makes it fit"):
             assert word in said
+        for word in ("LUT", "DSP", "frames"):
+            assert word not in said
     assert not (tmp_path / "p").exists()
     assert qfx_command("estimate", tmp_path / "large.onnx", "--board", "zcu102").exit_code == 0
 
@@ -302,3 +335,46 @@ def test_onnx_files_that_hardware_cannot_be_made_of(model: Path, tmp_path: Path)
         assert node.name in said
         assert change == "attribute" or "Softmax" in said
     assert not (tmp_path / "p").exists()
+
+
+def test_the_clock_is_the_boards_unless_it_is_given(model: Path, tmp_path: Path) -> None:
+    for board, clock in (("pynq_z2", 10.0), ("zcu102", 5.0)):
+        assert json.loads(qfx_command("estimate", model, "--board", board, "--json").stdout)["clock_ns"] == clock
+        assert qfx_command("hls", model, "--board", board, "-o", tmp_path / board).exit_code == 0
+        assert json.loads((tmp_path / board / "qfx_project.json").read_text())["clock_ns"] == clock
+    assert json.loads(qfx_command("estimate", model, "--board", "pynq_z2", "--clock-ns", 5, "--json").stdout)["clock_ns"] == 5.0
+
+
+@pytest.mark.parametrize("extra", [(), ("--fit",), ("--fps", 1000)])
+def test_a_clock_that_the_part_cannot_have(model: Path, tmp_path: Path, extra: tuple[object, ...]) -> None:
+    for command in (("estimate", model), ("hls", model, "-o", tmp_path / "p")):
+        said = refusal(*command, "--board", "zcu102", "--clock-ns", 0.5, *extra)
+        assert "0.5 ns is 2000 MHz" in said
+        assert "use at least 1.36 ns" in said
+    assert qfx_command("estimate", model, "--board", "zcu102", "--clock-ns", 1.36, *extra).exit_code == 0
+
+
+def test_a_board_from_a_file(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('title = "My board"\npart = "xczu3eg-sbva484-1-i"\nlut = 70560\nff = 141120\ndsp = 360\nbram36 = 216\nuram = 0\n')
+    assert "My board at 5 ns" in qfx_command("estimate", model, "--board", path).stdout
+    assert qfx_command("hls", model, "--board", path, "-o", tmp_path / "p").exit_code == 0
+    assert json.loads((tmp_path / "p" / "qfx_project.json").read_text())["board"] == "mine"
+    path.write_text("lut = 5\n")
+    assert "title is missing" in refusal("estimate", model, "--board", path)
+    assert "bram36" in qfx_command("boards", "--help").stdout
+
+
+def test_many_luts_are_a_risk_for_routing(model: Path, tmp_path: Path) -> None:
+    """Between what routes without effort and what foldings are chosen for."""
+    used = json.loads(qfx_command("estimate", model, "--board", "zcu102", "--json").stdout)["resources"]["lut"]
+    path = tmp_path / "mine.toml"
+    for share, note in ((0.65, None), (0.75, "LUT above 70 %: routing may fail"), (0.9, "LUT above 80 %: it may not route")):
+        path.write_text(f'title = "M"\npart = "xczu3eg"\nlut = {int(used / share)}\nff = 141120\ndsp = 360\nbram36 = 216\nuram = 0\n')
+        shown = qfx_command("estimate", model, "--board", path).stdout
+        notes = json.loads(qfx_command("estimate", model, "--board", path, "--json").stdout)["notes"]
+        assert shown.count("note:") == len(notes) == (0 if note is None else 1)
+        if note is not None:
+            assert note in shown
+            assert notes[0] in shown
+            assert note in qfx_command("hls", model, "--board", path, "-o", tmp_path / "p", "--force").stdout

@@ -77,13 +77,21 @@ class Digits:
 
 def digit_form(weights: IntArray) -> Digits:
     """The narrowest slots that hold the canonical signed digits of the weights."""
-    signs, shifts = _columns(weights)
+    signs, shifts = _columns(_distinct(weights))
     slots = []
     for k in range(signs.shape[-1]):
         sign, shift = signs[..., k], shifts[..., k][signs[..., k] != 0]
         low, high = (int(shift.min()), int(shift.max())) if shift.size else (0, -1)
         slots.append(Slot(low, high - low + 1, bool((sign == 0).any()), bool((sign < 0).any())))
     return Digits(tuple(slots))
+
+
+def _distinct(weights: IntArray) -> IntArray:
+    """Every number that occurs; without a sort where they lie close together, as weights do."""
+    least, span = int(weights.min()), int(weights.max()) - int(weights.min())
+    if span >= max(weights.size, 1 << 16):
+        return np.unique(weights)
+    return np.flatnonzero(np.bincount(weights.ravel() - least, minlength=span + 1)) + least
 
 
 def _columns(weights: IntArray) -> tuple[IntArray, IntArray]:
@@ -169,13 +177,13 @@ def rom_shape(rows: int, lanes: int, width: int) -> tuple[int, int, int]:
 def pack_rows(weights: IntArray, type_: FixedType) -> tuple[list[list[int]], int]:
     """The elements of each row of (rows, lanes) raws of ``type_``, and the bits of an element; as ``rom_shape`` says, the first lane lowest."""
     lanes = weights.shape[1]
-    bits = rom_shape(len(weights), lanes, type_.width)[2]
-    count, mask = bits // type_.width, (1 << type_.width) - 1
-    rows = []
-    for row in weights.tolist():
-        groups = [row[start : start + count] for start in range(0, lanes, count)]
-        rows.append([sum((value & mask) << (i * type_.width) for i, value in enumerate(group)) for group in groups])
-    return rows, bits
+    _, elements, bits = rom_shape(len(weights), lanes, type_.width)
+    count, mask = bits // type_.width, np.uint64((1 << type_.width) - 1)
+    packed = np.zeros((len(weights), elements), dtype=np.uint64)
+    for place in range(count):
+        there = weights[:, place::count].astype(np.int64).view(np.uint64) & mask
+        packed[:, : there.shape[1]] |= there << np.uint64(place * type_.width)
+    return packed.tolist(), bits
 
 
 def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:

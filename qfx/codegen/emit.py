@@ -5,15 +5,16 @@ from __future__ import annotations
 from qfx.codegen import cpp, loading
 from qfx.codegen.assets import hls_root, read_tree
 from qfx.codegen.blockdesign import block_design
-from qfx.codegen.board import Board
+from qfx.codegen.board import Board, check_clock
 from qfx.codegen.design import Design
 from qfx.codegen.driver import driver_files
 from qfx.codegen.emulate import simulation_files
 from qfx.codegen.fifo import size_fifos
 from qfx.codegen.lower import lower
 from qfx.codegen.names import checked_top
-from qfx.codegen.schedule import Schedule, check_clock
+from qfx.codegen.schedule import Schedule
 from qfx.codegen.templates import render
+from qfx.errors import ProjectError
 from qfx.ir.graph import Graph
 from qfx.ir.ops import Input
 
@@ -40,8 +41,10 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
     FIFOs sized (default: that is done here). Raises ProjectError for what cannot be built.
     """
     checked_top(top)
-    check_clock(clock_ns)
+    check_clock(clock_ns, board)
     design = design or size_fifos(lower(graph, schedule))
+    if top.lower() in {process.name for process in design.processes}:  # a module of its own in RTL
+        raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
     names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
     files = emit_sources(design, top)
     for path, template in (

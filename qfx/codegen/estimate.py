@@ -91,6 +91,19 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, _CONTROL)))
 
 
+class DoesNotFitError(ProjectError):
+    """A design that needs more than the board has: ``needs`` says what."""
+
+    def __init__(self, board: Board, needs: str, remedy: str) -> None:
+        super().__init__(f"does not fit the {board.title}: {needs}", where=board.name, remedy=remedy)
+        self.needs = needs
+
+
+def to_be_used(limit: float) -> str:
+    """A note on a number of what the board has, if less than all of it is to be used."""
+    return f", {100 * limit:.0f} % of which are to be used" if limit < 1 else ""
+
+
 def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, remedies: str = "") -> None:
     """Raises ProjectError unless the estimate stays within ``limits`` (default: all that the board has).
 
@@ -105,13 +118,8 @@ def check_fits(found: Estimate, limits: Mapping[str, float] | None = None, *, re
     for field in over:
         worst = sorted(found.layers, key=lambda cost: getattr(cost.resources, field), reverse=True)[:3]
         costly = ", ".join(f"{cost.node} {getattr(cost.resources, field)}" for cost in worst if getattr(cost.resources, field))
-        part = f", {100 * limits[field]:.0f} % of which are to be used," if limits[field] < 1 else ""
-        parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)}{part} ({costly})")
-    raise ProjectError(
-        f"does not fit the {found.board.title}: needs {'; '.join(parts)}",
-        where=found.board.name,
-        remedy=remedies or "use fewer frames per second, a larger board, shorter words or smaller layers",
-    )
+        parts.append(f"{getattr(total, field)} {NAMES[field]} of {getattr(there, field)}{to_be_used(limits[field])} ({costly})")
+    raise DoesNotFitError(found.board, f"needs {'; '.join(parts)}", remedies or "use a larger board, shorter words or smaller layers")
 
 
 @lru_cache(maxsize=256)

@@ -12,29 +12,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import ceil, log, log2
 
 import numpy as np
 import numpy.typing as npt
 
 from qfx.codegen import design as d
 from qfx.codegen import fifo
-from qfx.codegen.board import Board
-from qfx.codegen.estimate import LIMITS, Estimate, capacity, check_fits, estimate
+from qfx.codegen.board import Board, check_clock
+from qfx.codegen.estimate import LIMITS, DoesNotFitError, Estimate, capacity, check_fits, estimate
 from qfx.codegen.fold_options import OUTPUT, Layer, layers
+from qfx.codegen.least import Weights, check_blocks, check_layers, check_weights
 from qfx.codegen.lower import lower
 from qfx.codegen.resources import FIELDS
-from qfx.codegen.schedule import Folding, Request, Schedule, check_clock
+from qfx.codegen.schedule import Folding, Request, Schedule
 from qfx.codegen.simulate import RESTART, Timing, simulate
 from qfx.codegen.tokens import cycles, latency
 from qfx.errors import ProjectError
 from qfx.ir.graph import Graph
+from qfx.progress import Progress, silent
 
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
 _EXCHANGES = 4
-_TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding is smaller"
+_NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
+_OTHER_FOLDING = "use a larger board, shorter words or smaller layers, or try --fit: other foldings may take less"
 _ROUNDS = 6
+_LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 _PRECISION = 1.01  # of the search for the fastest that fits
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
 
@@ -88,13 +93,39 @@ def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> 
     return Plan(schedule, design, estimate(design, board), timing, clock_ns)
 
 
-def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) -> Plan:
+def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
+    """As ``plan``, but raises ProjectError too if the design does not fit the board: if possible before FIFOs are sized, which takes long."""
+    design = lower(graph, schedule)
+    weights = Weights.of(design)
+    try:
+        check_blocks(weights, board)
+        check_fits(_least(design, board))
+        made = plan(graph, board, schedule, clock_ns=clock_ns)
+        check_fits(made.estimate)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(board, error.needs, _remedy(graph, board)) from None
+    return made
+
+
+def _remedy(graph: Graph, board: Board) -> str:
+    """What to do about a design that does not fit, as far as that can be told without a search."""
+    base = lower(graph, Schedule())
+    try:
+        check_weights(Weights.of(base), board, LIMITS)
+        check_layers(layers(graph, base, board, {}), board, LIMITS)
+    except DoesNotFitError as error:
+        return error.remedy
+    return _OTHER_FOLDING
+
+
+def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, progress: Progress = silent) -> Plan:
     """The plan that answers the request, for an optimized graph.
 
     Raises ProjectError if a layer that the request names has no folding of its own, if what it fixes cannot be built, if what it asks for cannot be
     reached, and if the design does not fit the board.
     """
-    check_clock(clock_ns)
+    check_clock(clock_ns, board)
+    progress(_LOWERING, 0, 1)
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
@@ -102,15 +133,20 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) ->
         schedule = Schedule.of(
             pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1, fifos=dict(request.fifos)
         )
-        made = plan(graph, board, schedule, clock_ns=clock_ns)
-        check_fits(made.estimate)
+        progress(_SIZING, 0, 1)
+        made = fitting_plan(graph, board, schedule, clock_ns=clock_ns)
+        progress(_SIZING, 1, 1)
         return made
+    weights = Weights.of(base)
+    check_weights(weights, board, LIMITS)
     lower(
         graph, Schedule.of(pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1)
     )  # complains if it cannot
     pinned.update({name: Folding(n) for name, n in ((graph.input.name, request.input_parallel), (OUTPUT, request.output_parallel)) if n is not None})
-    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns)
+    progress(_LISTING, 0, 1)
+    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns, weights, progress)
     made = search.fastest() if request.fps is None else search.at(request.fps)
+    progress(_SIZING, 1, 1)
     if not request.fifos:
         return made
     return plan(graph, board, replace(made.schedule, fifos=request.fifos), clock_ns=clock_ns)
@@ -160,7 +196,8 @@ def _weighted(design: d.Design) -> frozenset[str]:
 
 
 class _Search:
-    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float) -> None:
+    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress) -> None:
+        self.weights, self.progress = weights, progress
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
         self.capacity = _vector(capacity(board))
         self.limits = self.capacity * np.array([LIMITS[field] for field in FIELDS])
@@ -178,7 +215,8 @@ class _Search:
         self._check_possible()
         self._check_reachable(wanted, fps)
         target, large = wanted, None
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
+            self.progress("searching for the cheapest folding", number, _ROUNDS)
             picked = self._cheapest(target)
             if picked is None:
                 self._check_reachable(wanted, fps, floor=target)
@@ -193,7 +231,9 @@ class _Search:
                 if not self._fits(picked):
                     break
         if large is not None:
-            check_fits(large, LIMITS, remedies=self._remedy(fps))
+            most = self.fastest().fps  # or raises, for a better reason than this pace
+            other = "or use a larger board, a shorter clock period or shorter words"
+            check_fits(large, LIMITS, remedies=f"ask for at most {int(most)} frames per second, {other}")
         raise ProjectError(
             f"no folding was found that simulates at {fps:g} frames per second", where=self.graph.name, remedy="ask for fewer frames per second"
         )
@@ -206,10 +246,13 @@ class _Search:
         slow = self._cheapest(slowest)
         assert slow is not None
         least = self.floor
-        for _ in range(_ROUNDS):
+        for number in range(1, _ROUNDS + 1):
             low, high = float(least), float(slowest)
             picked = slow
+            steps, tried = max(1, ceil(log2(max(log(high / low) / log(_PRECISION), 1)))), 0
             while high > low * _PRECISION:
+                self.progress(f"searching for the fastest folding, round {number}", tried, max(steps, tried))
+                tried += 1
                 middle = (low * high) ** 0.5
                 found = self._cheapest(int(middle))
                 if found is not None and self._fits(found):
@@ -223,9 +266,16 @@ class _Search:
                 break
             slow = self._cheapest(slowest) or slow  # knowing the overhead
         made, estimated = self._realize(slow)
-        check_fits(estimated, LIMITS, remedies=_TOO_SMALL)
+        if made is not None and not estimated.over(LIMITS):
+            return made
+        made, smallest = self._smallest()
+        check_fits(smallest if len(smallest.over(LIMITS)) <= len(estimated.over(LIMITS)) else estimated, LIMITS, remedies=_NONE_FOUND)
         assert made is not None  # or its estimate was over the limits
         return made
+
+    def _smallest(self) -> tuple[Plan | None, Estimate]:
+        """One number at a time, where nothing is pinned: what a search by prices may miss."""
+        return self._realize([int(layer.costs[:, 0].argmin()) for layer in self.layers])
 
     @property
     def floor(self) -> int:
@@ -233,13 +283,8 @@ class _Search:
         return max(int(layer.busy.min()) for layer in self.layers)
 
     def _check_possible(self) -> None:
-        """Raises ProjectError if even the least of every resource, layer by layer, is more than the limits allow."""
-        least = sum((layer.costs.min(axis=0) for layer in self.layers), np.zeros(len(FIELDS)))
-        over = np.flatnonzero(least > self.limits)
-        if over.size:
-            cheapest = [int(layer.costs[:, over[0]].argmin()) for layer in self.layers]
-            found = _least(lower(self.graph, self._schedule(cheapest)), self.board)
-            check_fits(found, LIMITS, remedies=_TOO_SMALL)
+        """Raises ProjectError if the layers alone, whatever is chosen, take more than the limits allow."""
+        check_layers(self.layers, self.board, LIMITS, self.weights)
 
     def _check_reachable(self, cycles: int, fps: float, floor: int | None = None) -> None:
         slow = sorted((layer for layer in self.layers if layer.busy.min() > (floor or cycles)), key=lambda layer: -layer.busy.min())
@@ -251,13 +296,6 @@ class _Search:
                 where=self.graph.name,
                 remedy=f"ask for at most {int(most)} frames per second, use a shorter clock period, or unpin foldings",
             )
-
-    def _remedy(self, fps: float) -> str:
-        try:
-            most = self.fastest().fps
-        except ProjectError:
-            return "use a larger board or shorter words: this model fits at no speed"
-        return f"ask for at most {int(most)} frames per second, or use a larger board, a shorter clock period or shorter words"
 
     def _fits(self, picked: Sequence[int]) -> bool:
         return bool((self._used(picked) <= self.limits).all())
@@ -335,6 +373,7 @@ class _Search:
         schedule = self._schedule(picked)
         found, made = _least(lower(self.graph, schedule), self.board), None
         if not found.over(LIMITS):
+            self.progress(_SIZING, 0, 1)
             made = plan(self.graph, self.board, schedule, clock_ns=self.clock_ns)
             found = made.estimate
         layer_costs: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))

@@ -39,7 +39,8 @@ class Layer:
     """The options of one layer, in parallel arrays: numbers per word that it takes and gives, busy cycles a frame (turns, pipeline, restart), costs.
 
     ``sources``: for each value that it reads, the layer that gives it and how many numbers a frame has. ``kind``: "matvec", "port" or "other", or
-    "fixed" for a process that cannot be folded. ``limit``: what keeps its fastest option from being faster.
+    "fixed" for a process that cannot be folded. ``limit``: what keeps its fastest option from being faster. ``sure``: the costs without what depends
+    on the neighbours, so that no design with that option takes less for the layer.
     """
 
     name: str
@@ -50,7 +51,11 @@ class Layer:
     gives: d.IntArray
     busy: d.IntArray
     costs: d.IntArray  # (options, FIELDS)
+    sure: d.IntArray  # (options, FIELDS)
     limit: str
+
+
+_NOTHING = Resources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class _Option:
     gives: int
     busy: int
     cost: Resources
+    rewidth: Resources = _NOTHING
 
 
 def layers(graph: Graph, design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tuple[Layer, ...]:
@@ -105,21 +111,22 @@ def _frame(stream: d.Stream, window: d.Window | None) -> int:
 
 def _layer(name: str, kind: str, sources: tuple[tuple[str, int], ...], options: list[_Option], limit: str) -> Layer:
     costs = np.array([[getattr(option.cost, field) for field in FIELDS] for option in options], dtype=np.int64)
+    between = np.array([[getattr(option.rewidth, field) for field in FIELDS] for option in options], dtype=np.int64)
     takes, gives, busy = (np.array([getattr(option, field) for option in options], dtype=np.int64) for field in ("takes", "gives", "busy"))
-    return Layer(name, kind, sources, tuple(option.folding for option in options), takes, gives, busy, costs, limit)
+    return Layer(name, kind, sources, tuple(option.folding for option in options), takes, gives, busy, costs, costs - between, limit)
 
 
 def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: list[_Option]) -> Layer:
     more = _layer(layer.name, layer.kind, sources, [option for option in options if option.folding in layer.foldings], layer.limit)
     outside = tuple(source for source in (*layer.sources, *sources) if source[0] != layer.name)
-    return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs)
+    return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs, sure=layer.sure + more.sure)
 
 
 def _affordable(options: list[_Option], board: Board) -> list[_Option]:
-    """Without those that alone need more than the board has, but at least the cheapest."""
+    """Without those that alone need more than the board has, but at least the one that comes nearest."""
     there = capacity(board)
     kept = [option for option in options if all(getattr(option.cost, field) <= getattr(there, field) for field in FIELDS)]
-    return kept or [min(options, key=lambda option: option.cost.lut)]
+    return kept or [min(options, key=lambda option: max(getattr(option.cost, field) / max(getattr(there, field), 1) for field in FIELDS))]
 
 
 def divisors(count: int) -> list[int]:
@@ -169,11 +176,11 @@ def _matvec(process: d.MatVec, window: d.Window | None, graph: Graph, node: str,
         window_busy, window_cost = front.get(word, (0, Resources()))
         shape = replace(process, pe=pe, simd=simd)
         busy = max(cycles(shape) + latency(shape), window_busy) + RESTART
-        queues = _queue(process.output, pe) + (_rewidth(process.input, word, simd) if not process.depthwise else Resources())
+        between = _rewidth(process.input, word, simd) if not process.depthwise else Resources()
         names = (pinned.arithmetic,) if pinned else [name for name in _ARITHMETIC if name in possible[pe % 2 == 0]]
         for name in names:
-            cost = matvec_cost(process, on, pe=pe, simd=simd, arithmetic=name) + window_cost + queues
-            options.append(_Option(Folding(pe, simd, name), word, pe, busy, cost))
+            cost = matvec_cost(process, on, pe=pe, simd=simd, arithmetic=name) + window_cost + _queue(process.output, pe) + between
+            options.append(_Option(Folding(pe, simd, name), word, pe, busy, cost, between))
     return options
 
 

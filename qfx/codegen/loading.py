@@ -48,6 +48,19 @@ def memories(process: d.Process) -> tuple[Memory, ...]:
     return tuple(found)
 
 
+def shapes(process: d.Process) -> tuple[tuple[int, int], ...]:
+    """The elements of each of the ``memories`` and the bits of one, without making their contents."""
+    found = []
+    if isinstance(process, d.MatVec) and process.loaded:
+        rows, lanes = process.weights.shape
+        _, elements, bits = arithmetic.rom_shape(rows, lanes, process.weight_type.width)
+        found.append((rows * elements, bits))
+    for table in loaded_tables(process):
+        assert table.loaded is not None
+        found.append((len(table.values), slot_of(table.loaded.width)))
+    return tuple(found)
+
+
 def loaded_tables(process: d.Process) -> tuple[d.Table, ...]:
     """The loaded tables of the process's epilogue, in the order of its steps."""
     steps = process.epilogue.steps if isinstance(process, d.MatVec | d.Pool | d.Pointwise | d.Binary | d.Concat) else ()
@@ -56,11 +69,11 @@ def loaded_tables(process: d.Process) -> tuple[d.Table, ...]:
 
 def loader(processes: Iterable[d.Process], names: Names) -> d.Loader | None:
     """The loader of the processes; None if no constant is loaded."""
-    found = [(process, held) for process in processes if (held := memories(process))]
+    found = [(process, held) for process in processes if (held := shapes(process))]
     if not found:
         return None
-    slot = slot_of(max(memory.bits for _, held in found for memory in held))
-    count = sum(memory.size for _, held in found for memory in held)
+    slot = slot_of(max(bits for _, held in found for _, bits in held))
+    count = sum(elements for _, held in found for elements, _ in held)
     loads = tuple(d.Load(process.name, names.new(process.name, "flags"), names.new(process.name, "words")) for process, _ in found)
     return d.Loader(names.new("weights", "port"), Port(FixedType(slot, slot), (count,), slot, 1), loads)
 
@@ -69,7 +82,7 @@ def counts(design: d.Design) -> tuple[int, ...]:
     """The words of each of the loader's processes."""
     assert design.loader is not None
     names = {load.process for load in design.loader.loads}
-    return tuple(sum(memory.size for memory in memories(process)) for process in design.processes if process.name in names)
+    return tuple(sum(elements for elements, _ in shapes(process)) for process in design.processes if process.name in names)
 
 
 def words(design: d.Design) -> bytes:

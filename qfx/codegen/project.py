@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,14 @@ import numpy as np
 from qfx import __version__
 from qfx.codegen import fold, folding_file, loading, summary
 from qfx.codegen.assets import read_tree, vendor_headers
-from qfx.codegen.board import Board
+from qfx.codegen.board import Board, check_clock
 from qfx.codegen.board import board as find_board
 from qfx.codegen.driver import golden_files
 from qfx.codegen.emit import emit
 from qfx.codegen.emulate import EXECUTABLES
-from qfx.codegen.estimate import check_fits
 from qfx.codegen.fold import Plan
-from qfx.codegen.names import checked_top, identifier
-from qfx.codegen.schedule import Request, Schedule, check_clock
+from qfx.codegen.names import checked_top, top_name
+from qfx.codegen.schedule import Request, Schedule
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph
@@ -73,7 +73,7 @@ def write_project(
     out_dir: str | os.PathLike[str],
     *,
     board: str | Board,
-    clock_ns: float = 5.0,
+    clock_ns: float | None = None,
     top: str | None = None,
     schedule: Schedule | Request | Plan | None = None,
     weights: str = "rom",
@@ -81,11 +81,12 @@ def write_project(
     golden_inputs: FloatArray | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Project:
-    """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name or a Board) into ``out_dir``.
+    """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name, the path of a TOML file, or a Board) into ``out_dir``.
 
-    ``clock_ns`` is the clock period in nanoseconds; ``top`` names the top function (default: from the graph's name); ``schedule`` folds the layers
-    and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a plan made of the prepared
-    graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while it runs.
+    ``clock_ns`` is the clock period in nanoseconds (default: the board's); ``top`` names the top function (default: from the graph's name);
+    ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
+    plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
+    it runs.
     ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter gives
     the expected raws. ``extra_files`` are added as they are.
 
@@ -93,13 +94,14 @@ def write_project(
     did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
     take.
     """
-    target = Path(out_dir)
+    target = _followed(out_dir)
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
-    name = identifier(graph.name) if top is None else top
+    name = top_name(graph.name) if top is None else top
     graph = prepare(graph, weights)
     checked_top(name)
-    check_clock(clock_ns)
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    check_clock(clock_ns, found)
     made = _planned(graph, found, schedule, clock_ns)
     texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
     texts["folding.toml"] = folding_file.text(made, graph.name)
@@ -136,7 +138,16 @@ def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | Non
 
 def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raises ProjectError if ``write_project`` would refuse the folder."""
-    _replaceable(Path(out_dir), force)
+    _replaceable(_followed(out_dir), force)
+
+
+def _followed(out_dir: str | os.PathLike[str]) -> Path:
+    """The folder, or what it links to: the link stays."""
+    path = Path(out_dir)
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise ProjectError("its links go round in a circle", where=str(path), remedy="name another folder") from error
 
 
 def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | None, clock_ns: float) -> Plan:
@@ -144,9 +155,7 @@ def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | N
         return schedule
     if isinstance(schedule, Request):
         return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
-    made = fold.plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
-    check_fits(made.estimate)
-    return made
+    return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
 
 
 def read_project(folder: str | os.PathLike[str]) -> Project:
@@ -175,6 +184,18 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
         raise ProjectError(f"there is no {MANIFEST}", where=str(path), remedy="name a folder that qfx wrote") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(path), remedy="write the project again") from error
+
+
+def changed_files(project: Project) -> list[str]:
+    """The files that are not as qfx wrote them, or are gone, by their path in the project, sorted."""
+    return [path for path, digest in sorted(project.files.items()) if _sha256(project.path / path) != digest]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _golden(graph: Graph, inputs: FloatArray | None) -> tuple[FloatArray, RawArray, RawArray]:
@@ -227,9 +248,11 @@ def _type(text: str | None) -> FixedType | None:
 
 def _replaceable(target: Path, force: bool) -> Project | None:
     """The project that may be replaced, None if there is nothing. Raises ProjectError if the folder must be left alone."""
-    if not target.exists() and not target.is_symlink():
+    if target.is_symlink():
+        raise ProjectError("its links go round in a circle", where=str(target), remedy="name another folder")
+    if not target.exists():
         return None
-    if not target.is_dir() or target.is_symlink():
+    if not target.is_dir():
         raise ProjectError("is not a folder", where=str(target), remedy="name a folder that does not exist yet")
     if not any(target.iterdir()):
         return None
@@ -241,7 +264,8 @@ def _replaceable(target: Path, force: bool) -> Project | None:
 
 
 def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> None:
-    """Write into a sibling, then rename: a failure leaves the target as it was."""
+    """Write into a sibling, then rename: a failure or an interrupt leaves everything as it was."""
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -255,19 +279,23 @@ def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> Non
             place.write_bytes(data)
         if old is not None:
             _keep_foreign(target, fresh, old)
-            os.rename(target, staging / "old")
         elif target.exists():
             target.rmdir()  # empty, or this fails
         try:
-            os.rename(fresh, target)
-        except OSError:
             if old is not None:
+                os.rename(target, staging / "old")
+            os.rename(fresh, target)
+        except BaseException:
+            if (staging / "old").exists() and not target.exists():
                 os.rename(staging / "old", target)
             raise
     except OSError as error:
         raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # it holds the project
+                folder.rmdir()
 
 
 def _keep_foreign(target: Path, fresh: Path, old: Project) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from qfx.codegen.board import check_clock as check_clock  # part of this module's vocabulary
 from qfx.errors import ProjectError
 
 ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair")
@@ -73,9 +74,3 @@ class Request:
             raise ProjectError("both a number of frames per second and the fastest that fits are asked for", remedy="ask for one of them")
         if self.fps is not None and not 0 < self.fps < float("inf"):
             raise ProjectError(f"{self.fps:g} frames per second", remedy="ask for a positive number")
-
-
-def check_clock(clock_ns: float) -> None:
-    """Raises ProjectError unless the clock period is a number of nanoseconds that an FPGA could have."""
-    if not 0.5 <= clock_ns <= 1000:
-        raise ProjectError(f"the clock period is {clock_ns} ns", remedy="use 0.5 to 1000 ns")

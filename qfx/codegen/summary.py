@@ -14,6 +14,9 @@ from qfx.codegen.resources import FIELDS, Resources
 FORMAT = 1
 _DEEPEST = 5
 
+ROUTABLE_LUTS = 0.70
+"""The share of the LUTs from which on UG949 warns of congestion."""
+
 
 def data(plan: Plan, model: str) -> dict[str, Any]:
     """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
@@ -34,6 +37,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "frames_per_second": round(plan.fps, 3),
         "resources": _numbers(found.total),
         "available": _numbers(capacity(found.board)),
+        "notes": list(notes(plan)),
         "shares": {field: round(found.share(field), 4) for field in FIELDS},
         "layers": [{"name": cost.node, **_folding(plan, cost.node), "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.layers],
         "processes": [
@@ -61,10 +65,7 @@ def as_text(plan: Plan, model: str) -> str:
     rows.append((found.board.name, "", "", "", "", *(str(getattr(there, field)) for field in FIELDS)))
     rows.append(("used", "", "", "", "", *(f"{100 * found.share(field):.1f} %" for field in FIELDS)))
     lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *_table(head, rows), ""]
-    tight = found.over(LIMITS)
-    if tight:
-        shares = ", ".join(f"{NAMES[field]} above {100 * LIMITS[field]:.0f} %" for field in tight)
-        lines.append(f"note: {shares}: it may not route; --fps or --fit would stay below")
+    lines += [f"note: {note}" for note in notes(plan)]
     lines.append(f"interval   {plan.interval} cycles, {plan.fps:.1f} frames per second")
     if plan.timing is None:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
@@ -75,6 +76,19 @@ def as_text(plan: Plan, model: str) -> str:
     deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
     lines.append(f"FIFOs      {len(plan.design.streams)} of {bits} bits in all; deepest (words x bits): {deepest}")
     return "\n".join(lines) + "\n"
+
+
+def notes(plan: Plan) -> tuple[str, ...]:
+    """What to be warned of: resources above what foldings are chosen for, else LUTs above what routes without effort."""
+    found = plan.estimate
+    tight = found.over(LIMITS)
+    said = []
+    if tight:
+        shares = ", ".join(f"{NAMES[field]} above {100 * LIMITS[field]:.0f} %" for field in tight)
+        said.append(f"{shares}: it may not route; --fps or --fit would stay below")
+    if "lut" not in tight and found.share("lut") > ROUTABLE_LUTS:
+        said.append(f"LUT above {100 * ROUTABLE_LUTS:.0f} %: routing may fail, or meet no short clock period; a smaller --fps takes fewer")
+    return tuple(said)
 
 
 def _numbers(resources: Resources) -> dict[str, int]:

@@ -14,8 +14,9 @@ from qfx.ir import ops
 from qfx.ir.graph import Graph, Node, graph_name
 from qfx.ir.ops import ArrayType, Const, Op
 from qfx.nn import functional as qf
-from qfx.nn.convert import graph_module, recipe_of
-from qfx.nn.layers import FoldedNorm, QBatchNorm, QConv, QConvTranspose, QFoldedBatchNorm, QLinear, Weighted
+from qfx.nn.layers import QConv, QConvTranspose, QLinear, Weighted
+from qfx.nn.model import graph_module, recipe_of
+from qfx.nn.norm import FoldedNorm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.quantizer import Quantizer
 
 

@@ -3,6 +3,8 @@
 // of squares loses at most log2(count) of the 53 bits. The order of the sums depends on the shape alone, not on the number of threads.
 #include <stdint.h>
 
+#include "ieee.h"
+
 typedef QFX_X X;
 
 static const int64_t TILE = 64;  // channels that one thread takes at a time where neighbours are channels

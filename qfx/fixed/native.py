@@ -1,35 +1,24 @@
-"""Cast in one fused C++ pass each way: ``native.cpp`` and ``native_cast.h``, built with g++ for one mode when first used and called through ctypes.
+"""Cast in one fused C++ pass each way: ``native.cpp`` and ``native_cast.h``, built for one mode when first used and called through ctypes.
 
-Shared objects are kept in ``$XDG_CACHE_HOME/qfx`` (``~/.cache/qfx``), named by a hash of the source, the flags, the compiler and the processor, and
-are put there by an atomic rename, so that processes may build at the same time. The OpenMP runtime is the one that torch has loaded: a second one
-would bring a second set of spinning threads. Where there is no compiler or no cache folder ``available`` is false and callers use ``eager.py``.
+``native_build.py`` builds, keeps and loads. Where it cannot, it warns once, ``available`` is false, and callers use ``eager.py``.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from qfx.fixed import native_build
 from qfx.fixed.arith import FLOAT32_BITS
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, refuse_frac_bits
 from qfx.fixed.type import OMode, QMode
 
-_SOURCES = Path(__file__).parent
-FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-std=c++11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
-_COMPILE_SECONDS = 120
 _PARALLEL_FROM = 65536  # elements; below, waking other threads costs more than it gives
 
 _FRAC_DOUBLE, _FRAC_PER_CHANNEL, _SCALE_PER_CHANNEL, _SHIFT_PER_CHANNEL, _WANT_WIDTH = 1, 2, 4, 8, 16
@@ -344,7 +333,7 @@ def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: boo
 @lru_cache(maxsize=1024)
 def _entries(build: Build) -> ctypes.CDLL | None:
     """The loaded shared object, built if it is not in the cache; None where that is impossible."""
-    library = _library("native.cpp", build.defines())
+    library = native_build.library("native.cpp", build.defines())
     if library is None:
         return None
     p, i = ctypes.c_void_p, ctypes.c_int64
@@ -357,79 +346,10 @@ def _entries(build: Build) -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=2)
 def _moments_entry(element: str) -> Callable[..., None] | None:
-    library = _library("moments.cpp", (f"-DQFX_X={element}",))
+    library = native_build.library("moments.cpp", (f"-DQFX_X={element}",))
     if library is None:
         return None
     p, i = ctypes.c_void_p, ctypes.c_int64
     library.qfx_moments.argtypes = (p, i, i, i, p, p, ctypes.c_int)
     library.qfx_moments.restype = None
     return cast(Callable[..., None], library.qfx_moments)
-
-
-def _library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
-    compiler, folder, source = shutil.which("g++"), _cache_folder(), _SOURCES / source_name
-    if compiler is None or folder is None:
-        return None
-    command = [compiler, *FLAGS, *defines, *_openmp()]
-    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(_SOURCES.glob("*.h")))]
-    identity = [*command, *texts, _stamp(compiler), _processor()]
-    path = folder / f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}.so"
-    if not path.exists() and not _compile(command, source, path):
-        return None
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError:
-        return None
-
-
-def _compile(command: list[str], source: Path, path: Path) -> bool:
-    """Build into the cache; whoever comes last replaces an equal file."""
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / path.name
-            done = subprocess.run(
-                [command[0], str(source), "-o", str(built), *command[1:]], capture_output=True, timeout=_COMPILE_SECONDS, check=False
-            )
-            if done.returncode != 0:
-                return False
-            os.replace(built, path)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return True
-
-
-@lru_cache(maxsize=1)
-def _cache_folder() -> Path | None:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "qfx"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if os.access(folder, os.W_OK) else None
-
-
-@lru_cache(maxsize=1)
-def _openmp() -> tuple[str, ...]:
-    """Link torch's own libgomp by path (-nodefaultlibs keeps the compiler's away); without it run the blocks on one thread."""
-    site = Path(torch.__file__).parent
-    for folder in (site / "lib", site.parent / "torch.libs"):
-        for library in sorted(folder.glob("libgomp*.so*")):
-            return ("-fopenmp", "-nodefaultlibs", str(library), "-lm", "-lc", "-lgcc")
-    return ("-fopenmp-simd", "-nodefaultlibs", "-lm", "-lc", "-lgcc")
-
-
-@lru_cache(maxsize=1)
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))}))
-
-
-def _stamp(program: str) -> str:
-    """Path, size and time of a program: another version has another stamp."""
-    path = Path(program).resolve()
-    stat = path.stat()
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}"

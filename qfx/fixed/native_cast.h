@@ -2,6 +2,8 @@
 #ifndef QFX_NATIVE_CAST_H
 #define QFX_NATIVE_CAST_H
 
+#include "ieee.h"
+
 #include <math.h>
 #include <stdint.h>
 

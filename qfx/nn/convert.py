@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,9 +29,10 @@ from qfx.nn.functional import (
     QSub,
     QUpsample,
 )
-from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
+from qfx.nn.layers import Weighted
 from qfx.nn.lookup import find, only_moves
-from qfx.nn.model import AnyNameModule
+from qfx.nn.model import QuantizedModel, quantizers, unwrapped
+from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.trace import Traced, base_layer, capture, is_layer
@@ -63,13 +62,13 @@ class _Value:
     role: str
 
 
-def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> fx.GraphModule:
+def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> QuantizedModel:
     """The same network in fixed point: trainable, and initialised from ``example_input``.
 
-    ``model`` is left as it is. The result is a ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model``
-    loads into it), plus one ``frac_bits`` per quantizer: the binary points, which any optimizer learns. ``example_input``: a batch of real
-    inputs, batch first; binary points start where the squared error on it is least. ``recipe``: word lengths, modes, granularity; default
-    Recipe().
+    ``model`` is left as it is; DataParallel, DistributedDataParallel, AveragedModel and torch.compile around it are looked through. The result is a
+    ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus one ``frac_bits`` per quantizer:
+    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; binary points start where the squared error
+    on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
 
     Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at
     the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named
@@ -86,6 +85,7 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
         raise DataError("must be one tensor, batch first", where="example_input", remedy="give a batch of real inputs")
     if not bool(torch.isfinite(example_input).all()):
         raise DataError("NaN or infinity", where="example_input", remedy="clean the data")
+    model = unwrapped(model)
     _check_model(model)
     with torch.inference_mode(False), torch.no_grad():
         result = _built(_copied(model), example_input, recipe, type(model).__name__)
@@ -104,11 +104,9 @@ def _check_model(model: nn.Module) -> None:
     """Refuse what tracing would not see, and numbers that have no fixed-point form."""
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise UnsupportedError("is wrapped for parallel training", where=type(model).__name__, remedy="give model.module")
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedError("is a TorchScript module", where="model", remedy="give the Python module that it was made of")
-    if _input_layer(model) is not None:
+    if any(isinstance(module, QInput) for module in model.modules()):
         raise UnsupportedError(
             "is quantized already", where=type(model).__name__, remedy="give the float model; qfx.calibrate starts binary points anew"
         )
@@ -134,7 +132,7 @@ def _copied(model: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
-def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> fx.GraphModule:
+def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> QuantizedModel:
     """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
     if any(True for _ in changed_modules(source)):
         require_supported(source, example, recipe)
@@ -148,64 +146,6 @@ def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> fx.
     all_found = blockers(traced, recipe)
     known = {error.what for error in all_found}
     raise refusal(source, example, traced, all_found + tuple(error for error in found if error.what not in known), name)
-
-
-def calibrate(qmodel: nn.Module, example_input: Tensor) -> None:
-    """Start every binary point anew from data, layer by layer, as ``quantize`` does (after loading a float checkpoint, say).
-
-    Raises QfxError if ``qmodel`` did not come from ``quantize``, DataError for bad data.
-    """
-    module = graph_module(qmodel)
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        _Calibrator(module).run(example_input)
-    module.train(was_training)
-
-
-def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """(name, quantizer) of every quantizer in use, in the order of the network; the names are those that recipes match."""
-    seen: set[int] = set()
-    for node in graph_module(qmodel).graph.nodes:
-        if node.op != "call_module":
-            continue
-        for module in graph_module(qmodel).get_submodule(str(node.target)).modules():
-            if isinstance(module, Quantizer) and module.is_initialized and id(module) not in seen:
-                seen.add(id(module))
-                yield module.name, module
-
-
-def graph_module(qmodel: nn.Module) -> fx.GraphModule:
-    """``qmodel`` itself, if it came from ``quantize``; else QfxError."""
-    if _input_layer(qmodel) is None or not isinstance(qmodel, fx.GraphModule):
-        raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy="make one with qfx.quantize(model, example_input)")
-    return qmodel
-
-
-def recipe_of(qmodel: nn.Module) -> Recipe:
-    """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
-    layer = _input_layer(graph_module(qmodel))
-    assert layer is not None  # graph_module has checked it
-    return layer.recipe
-
-
-def _input_layer(module: nn.Module) -> QInput | None:
-    return next((layer for layer in module.modules() if isinstance(layer, QInput)), None)
-
-
-def _accept_float_checkpoint(module: nn.Module, keys: Any) -> None:
-    """After ``load_state_dict``: a float model's checkpoint has no binary points, so the present ones stay. One that has some must have all."""
-    layers = ((path, layer) for path, layer in module.named_modules() if isinstance(layer, Quantizer))
-    points = {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_parameters(recurse=False)}
-    if points <= set(keys.missing_keys):
-        keys.missing_keys[:] = [key for key in keys.missing_keys if key not in points]
-
-
-class _Calibrator(fx.Interpreter):
-    def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        module = self.submodules[str(target)] if hasattr(self, "submodules") else self.module.get_submodule(str(target))
-        _initialize(module, args)
-        return module(*args)
 
 
 def _initialize(module: nn.Module, args: tuple[object, ...]) -> None:
@@ -228,7 +168,7 @@ class _Builder:
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
         self.sites: dict[tuple[str, str, int], str] = {}
 
-    def build(self, example: Tensor) -> fx.GraphModule:
+    def build(self, example: Tensor) -> QuantizedModel:
         for node in self.traced.module.graph.nodes:
             if node.op == "placeholder" and node in self.traced.shapes:
                 self._input(node, self.traced.shapes[node], example)
@@ -236,9 +176,7 @@ class _Builder:
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
-        module = AnyNameModule(self.root, self.graph, class_name="QuantizedModel")
-        module.register_load_state_dict_post_hook(_accept_float_checkpoint)  # type: ignore[no-untyped-call]
-        return module
+        return QuantizedModel(self.root, self.graph, class_name="QuantizedModel")
 
     def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
         placeholder = self.graph.placeholder(node.name)

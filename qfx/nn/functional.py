@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import DataError
+from qfx.errors import DataError, UnsupportedError
 from qfx.fixed.arith import Bounds, Interval, channelwise
+from qfx.fixed.type import OMode
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
@@ -22,22 +23,41 @@ Pads = tuple[tuple[int, int], ...]
 class QInput(nn.Module):
     """The model's float input and its cast: the first operation of every model.
 
-    Raises DataError for NaN, infinity, or a shape other than (batch, *shape).
+    Where the spec leaves the sign open, the first data decide, once and for all: a type without one if no number is negative and not all are zero,
+    so that images from 0 to 255 lose no bit to it. (AP_WRAP_SM has no such types.)
+
+    Raises DataError for NaN, infinity, a shape other than (batch, *shape), or negative numbers to start from where the first had none.
     """
 
     def __init__(self, shape: tuple[int, ...], recipe: Recipe) -> None:
         super().__init__()
         self.shape, self.recipe = shape, recipe
         spec = recipe.spec("input", "input")
-        self.cast = Quantizer(spec, signed=True, name="input")
+        self.cast = Quantizer(spec, name="input")
 
     def initialize(self, x: Tensor) -> None:
         self.initialize_from((x,))
 
     def initialize_from(self, parts: Iterable[Tensor]) -> None:
-        self.cast.initialize_from(_Checked(self, parts))
+        checked = _Checked(self, parts)
+        if self.cast.spec.signed is None:
+            self._settle_sign(checked)
+        self.cast.initialize_from(checked)
+
+    def _settle_sign(self, parts: Iterable[Tensor]) -> None:
+        seen = [x.detach().aminmax() for x in parts if x.numel()]
+        negative, zero = any(bool(low < 0) for low, _ in seen), all(bool((low == 0) & (high == 0)) for low, high in seen)
+        if self.cast.signed is None:
+            self.cast.signed = negative or zero or self.cast.spec.o is OMode.WRAP_SM
+        elif negative and not self.cast.signed:
+            raise DataError(
+                "negative numbers, but the data that the model was quantized with had none, so that its type has no sign",
+                where="input",
+                remedy="quantize the float model again with such data as the example, or with signed = true in the recipe's [input]",
+            )
 
     def forward(self, x: Tensor) -> QTensor:
+        refuse_tracing()
         return self.cast(self._checked(x))  # type: ignore[no-any-return]
 
     def _checked(self, x: Tensor) -> Tensor:
@@ -53,6 +73,23 @@ class QInput(nn.Module):
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where="input", remedy="clean the data")
         return x
+
+
+def refuse_tracing() -> None:
+    """Raises UnsupportedError under torch's exporters, which would record the integer decisions of one example as constants."""
+    tracing = {
+        "torch.jit.trace": torch._C._get_tracing_state() is not None,
+        "torch.export": bool(getattr(torch.compiler, "is_exporting", lambda: False)()),
+    }
+    if torch.onnx.is_in_onnx_export():
+        tracing = {"torch.onnx.export": True}
+    for name, active in tracing.items():
+        if active:
+            raise UnsupportedError(
+                f"{name} cannot take a quantized model",
+                where="input",
+                remedy="use qfx.export_onnx(qmodel, path): the file runs in ONNX Runtime with the same numbers, and qfx hls reads it",
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,74 +1,110 @@
-"""Graph modules whose layers may have any name that torch takes: Python's keywords, spaces, digits first, quotes, letters of other alphabets."""
+"""``QuantizedModel``: what ``qfx.quantize`` returns, how it loads checkpoints, and how it is found inside what wraps it."""
 
 from __future__ import annotations
 
-import keyword
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
-from torch import fx
-from torch.fx import graph_module as torch_graph_module
-from torch.fx.graph import CodeGen, PythonCode
+import torch
+from torch import Tensor, nn
 
-_KEPT = (
-    *("meta", "shape_env", "_graph", "_code", "_tracer_cls", "_tracer_extras", "_lineno_map", "_prologue_start", "_in_spec", "_out_spec"),
-    *("_replace_hooks", "_create_node_hooks", "_erase_node_hooks", "_deepcopy_hooks", "_wrapped_call"),
-)
-
-RESERVED = frozenset((*dir(fx.GraphModule), *_KEPT))
-"""Names that a layer of a whole model cannot have, for ``torch.fx.GraphModule`` uses them itself."""
+from qfx.errors import ModelFileError, QfxError
+from qfx.nn.functional import QInput
+from qfx.nn.names import AnyNameModule, restored
+from qfx.nn.quantizer import Quantizer
+from qfx.recipe import Recipe
 
 
-def is_plain(name: str) -> bool:
-    """Whether ``module.name`` is Python for the attribute of that name."""
-    return name.isidentifier() and not keyword.iskeyword(name) and unicodedata.normalize("NFKC", name) == name
+class QuantizedModel(AnyNameModule):
+    """A network in fixed point: an ``fx.GraphModule`` whose checkpoints carry the types of its casts.
 
+    ``state_dict`` has, for each quantizer, its binary points, where they started (``frac_start``) and its type (``cast_type``: word length, sign and
+    modes, as integers). ``load_state_dict`` takes a float model's checkpoint, which has none of them (the present ones stay), and those of a
+    quantized model of the same types. Raises ModelFileError, before anything is changed, for one of other types.
+    """
 
-class _AnyNames(CodeGen):
-    """Generates code in which attributes that cannot be written behind a dot are got by ``getattr``."""
-
-    def _gen_python_code(self, nodes: Any, root_module: str, namespace: Any, **options: Any) -> PythonCode:
-        odd = [node for node in nodes if node.op in ("call_module", "get_attr") and not all(map(is_plain, str(node.target).split(".")))]
-        targets = {node: str(node.target) for node in odd}
-        tokens = {target: f"qfx_name_{place}_" for place, target in enumerate(dict.fromkeys(targets.values()))}
-        try:
-            for node, target in targets.items():
-                node.target = tokens[target]
-            code = super()._gen_python_code(nodes, root_module, namespace, **options)
-        finally:
-            for node, target in targets.items():
-                node.target = target
-        for target, token in tokens.items():
-            code.src = code.src.replace(f"{root_module}.{token}", _access(root_module, target))
-        return code
-
-
-def _access(root: str, target: str) -> str:
-    text = root
-    for name in target.split("."):
-        text = f"{text}.{name}" if is_plain(name) else f"getattr({text}, {name!r})"
-    return text
-
-
-class AnyNameModule(fx.GraphModule):
-    """A ``torch.fx.GraphModule`` that takes any name of a layer; it may be copied and pickled like others."""
-
-    def recompile(self) -> PythonCode:
-        if type(self._graph._codegen) is CodeGen:
-            self._graph.set_codegen(_AnyNames())
-        for node in self._graph.nodes:
-            if node.name == "self":  # a variable of the code that would hide the module
-                node._rename("self_")
-        return super().recompile()
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Before any layer is loaded, and also where this model is a part of another.
+        casts = [(f"{prefix}{path}.", layer) for path, layer in self.named_modules() if isinstance(layer, Quantizer) and layer.is_initialized]
+        for place, cast in casts:
+            _check_type(state_dict.get(f"{place}cast_type"), cast)
+        if not any(f"{place}frac_bits" in state_dict for place, _ in casts):  # a float model's
+            for place, cast in casts:
+                state_dict.update({f"{place}{name}": tensor for name, tensor in cast.state_dict().items()})
+        for place, cast in casts:
+            if f"{place}frac_bits" in state_dict:  # what checkpoints of earlier days lack
+                state_dict.setdefault(f"{place}frac_start", torch.round(state_dict[f"{place}frac_bits"].detach()))
+                state_dict.setdefault(f"{place}cast_type", cast.cast_type)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        (_, arguments) = super().__reduce__()
-        return (_restored, arguments)
+        _, arguments = super().__reduce__()
+        return _restored, arguments
 
 
-def _restored(body: dict[str, Any], import_block: str) -> fx.GraphModule:
-    """``torch.fx.graph_module.reduce_graph_module``, for this class."""
-    forward: Callable[..., Any] = torch_graph_module._forward_from_src(import_block + body["_code"], {})
-    found: fx.GraphModule = torch_graph_module._deserialize_graph_module(forward, body, graph_module_cls=AnyNameModule)  # type: ignore[assignment]
+def _restored(body: dict[str, Any], imports: str) -> QuantizedModel:
+    found = restored(QuantizedModel, body, imports)
+    assert isinstance(found, QuantizedModel)
     return found
+
+
+def _check_type(code: Tensor | None, cast: Quantizer) -> None:
+    """Refuse a checkpoint's type that is not the quantizer's. A learned word length is a parameter, not a part of the type."""
+    if code is None:
+        return
+    theirs, mine = code.tolist(), cast.cast_type.tolist()
+    if cast.spec.learn_width and theirs[:1] != mine[:1]:
+        theirs = mine[:1] + theirs[1:]
+    if theirs != mine:
+        raise ModelFileError(
+            f"the checkpoint was trained as {cast.describe_type(code)}, the model has {cast.describe_type(cast.cast_type)}",
+            where=cast.name,
+            remedy="quantize the model with the recipe of the checkpoint, or load a float checkpoint and calibrate",
+        )
+
+
+def graph_module(qmodel: nn.Module) -> QuantizedModel:
+    """``qmodel`` itself, if it came from ``quantize``, or the quantized model that it wraps (an ``AveragedModel``, ``DataParallel``, a compiled one).
+
+    Raises QfxError for anything else; for a module that holds a quantized model among others it says where.
+    """
+    inner = unwrapped(qmodel)
+    if isinstance(inner, QuantizedModel):
+        return inner
+    held = [name for name, module in qmodel.named_modules() if isinstance(module, QuantizedModel)] if isinstance(qmodel, nn.Module) else []
+    remedy = f"give its quantized part, .{held[0]}" if held else "make one with qfx.quantize(model, example_input)"
+    raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy=remedy)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that compute the same with it: DataParallel, DistributedDataParallel, AveragedModel, torch.compile."""
+    while True:
+        inner = _inner(model)
+        if inner is None:
+            return model
+        model = inner
+
+
+def _inner(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.optim.swa_utils.AveragedModel):
+        module = model.module
+        return module if isinstance(module, nn.Module) else None
+    # torch.compile's wrapper; its class is slow to import
+    return model._modules.get("_orig_mod") if isinstance(model, nn.Module) else None
+
+
+def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """(name, quantizer) of every quantizer in use, in the order of the network; the names are those that recipes match."""
+    module, seen = graph_module(qmodel), set[int]()
+    for node in module.graph.nodes:
+        if node.op != "call_module":
+            continue
+        for layer in module.get_submodule(str(node.target)).modules():
+            if isinstance(layer, Quantizer) and layer.is_initialized and id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer.name, layer
+
+
+def recipe_of(qmodel: nn.Module) -> Recipe:
+    """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
+    return next(layer.recipe for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))

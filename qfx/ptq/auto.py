@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
+from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work
 from qfx.ptq.twin import float_twin
 from qfx.ptq.walk import Progress, batches
@@ -106,7 +108,7 @@ def autoquant(
         raise RecipeError(f"widest is {widest!r}", where="autoquant", remedy="give a word length from 1 to 32")
     data = torch.cat(_of_one_shape(batches(calib)))
     channel = Spec(granularity="channel")
-    start = Recipe(weight=channel, bias=replace(channel, width=16)) if recipe is None else recipe
+    start = with_input_sign(Recipe(weight=channel, bias=replace(channel, width=16)) if recipe is None else recipe, data)
     known, tensors = ((), {}) if resume is None else resume
     run = _Run(copy.deepcopy(model).eval(), data, evaluate, max_drop, start, widest, seed, batch, keep, list(known), tensors, progress)
     return run.run()

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.convert import graph_module
 from qfx.nn.functional import QInput
+from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.walk import Walk, batches, evaluating
+from qfx.recipe import Recipe
 
 
 def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
     """Start every binary point anew from all of ``data``, as the recipe's observers say; in place.
 
     ``data``: real inputs, one tensor or batches of any length. Each Cast sees what the layers before it give once they are placed, one batch at a
-    time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder. ``qfx.calibrate`` is the same with
-    one batch. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data.
+    time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder. Every module stays in training or
+    evaluation mode as it was, after an error too. ``qfx.calibrate`` and ``qfx.ptq.calibrate`` are this function.
+
+    Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data, and for negative data if the example that it was
+    quantized with had none: its input then has no sign, and what follows was chosen for that (see ``with_input_sign``).
     """
     module = graph_module(qmodel)
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
@@ -39,6 +43,14 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
                 else:  # constants: of the data they only ask what bounds it
                     env = walk.alive(0, 0)
                     layer.initialize(*(env[source.name] for source in node.args if isinstance(source, fx.Node)))  # type: ignore[operator]
+
+
+def with_input_sign(recipe: Recipe, data: Tensor | Iterable[Tensor]) -> Recipe:
+    """``recipe`` with a signed input if it leaves that open and any of ``data`` is negative: for a model that is quantized with a part of them."""
+    signed = recipe.spec("input", "input").signed
+    if signed is not None or not any(bool((part < 0).any()) for part in batches(data)):
+        return recipe
+    return replace(recipe, input=replace(recipe.input, signed=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
-from qfx.nn.convert import graph_module, quantize
+from qfx.fixed.type import OMode
+from qfx.nn.convert import quantize
 from qfx.nn.functional import QInput
-from qfx.nn.layers import Norm
+from qfx.nn.model import graph_module
+from qfx.nn.norm import Norm
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.bias import correct_bias, correct_bias_from_statistics
 from qfx.ptq.calibrate import calibrate
@@ -61,6 +64,10 @@ def quantize_without_data(
     _refuse_untrained(model)
     folded = fold_batch_norm(model, example_input)
     statistics = folded_statistics(folded)
+    recipe = Recipe() if recipe is None else recipe
+    if recipe.spec("input", "input").signed is None:  # the example says nothing of it
+        signed = input_range is None or input_range[0] < 0 or recipe.spec("input", "input").o is OMode.WRAP_SM
+        recipe = replace(recipe, input=replace(recipe.input, signed=signed))
     qmodel = quantize(folded, example_input, recipe).eval()
     if method == "statistics":
         calibrate_from_statistics(qmodel, statistics, input_range=(-3.0, 3.0) if input_range is None else input_range)
@@ -88,7 +95,8 @@ def calibrate_from_statistics(
     An observer is shown evenly spread quantiles of what each channel gives: normal, with the mean and standard deviation that BatchNorm knows, then
     limited, added, joined as the network does (``qfx.ptq.moments``). ``statistics``: of the results of layers, by path (``folded_statistics`` of
     the float model that was quantized; those of BatchNorms that are kept are known anyway). ``input_range``: the model's input has no statistics;
-    the default suits inputs normalized to mean 0 and standard deviation 1. ``qfx.quantize`` wants an example: any numbers of the right shape do.
+    the default suits inputs normalized to mean 0 and standard deviation 1. ``qfx.quantize`` wants an example: any numbers of the right shape do, but
+    where the input can be negative not only positive ones (zeros do).
 
     Raises QfxError if there are no statistics at all, DataError for an input range that is empty.
     """
@@ -111,7 +119,7 @@ def calibrate_from_statistics(
                 first = next(layer for layer in module.modules() if isinstance(layer, QInput))
                 env[node.name] = torch.zeros(1, *first.shape)  # what constants are fitted to is bounds, not numbers
             elif isinstance(layer, QInput):
-                layer.cast.initialize(torch.linspace(low, high, samples).reshape(-1, *(1,) * len(layer.shape)).expand(-1, *layer.shape))
+                layer.initialize(torch.linspace(low, high, samples).reshape(-1, *(1,) * len(layer.shape)).expand(-1, *layer.shape))
             elif isinstance(layer, Quantizer):
                 layer.initialize(_shown(found[node.name], layer, tuple(env[node.args[0].name].shape), samples))
             elif hasattr(layer, "initialize"):

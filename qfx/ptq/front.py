@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from qfx.codegen.board import board
+from qfx.codegen.board import board, check_clock
 from qfx.codegen.estimate import NAMES
 from qfx.errors import QfxError, RecipeError
-from qfx.nn.convert import graph_module
 from qfx.nn.layers import Weighted
+from qfx.nn.model import graph_module
 from qfx.ptq.sensitivity import Table
 from qfx.recipe import Override, Recipe
 
@@ -64,10 +64,11 @@ class Budget:
                 raise RecipeError(f"{name} is 0", where="budget", remedy="give a number above 0")
 
     def check(self, qmodel: nn.Module, names: Collection[str], shortest: int) -> None:
-        """Raise what a search would raise in the end, as far as that can be told at once: ProjectError for an unknown board, RecipeError if weights
-        that take at least ``shortest`` bits (of quantizers called ``names``; the others stay as they are) are too many."""
+        """Raise what a search would raise in the end, as far as that can be told at once: ProjectError for an unknown board or a clock that it cannot
+        have, RecipeError if weights that take at least ``shortest`` bits (of quantizers called ``names``; others stay as they are) are too many."""
         if self.board is not None:
-            board(self.board)
+            whole = board(self.board)
+            check_clock(whole.clock_ns if self.clock_ns is None else self.clock_ns, whole)
             return
         casts = ((layer.weight.numel(), layer.weight_cast) for layer in _layers(qmodel))
         least = sum(numbers * (min(shortest, cast.word_length) if cast.name in names else cast.word_length) for numbers, cast in casts)

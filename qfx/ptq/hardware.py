@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx
 
-from qfx.codegen.board import Board, board
-from qfx.codegen.estimate import LIMITS, NAMES, Estimate, estimate
+from qfx.codegen.board import Board, board, check_clock
+from qfx.codegen.estimate import LIMITS, NAMES, Estimate, capacity, estimate
 from qfx.codegen.fold import resolve
+from qfx.codegen.least import Weights, check_weights
 from qfx.codegen.lower import lower
 from qfx.codegen.project import prepare
 from qfx.codegen.resources import FIELDS
@@ -51,6 +52,7 @@ class HardwareSearch:
         assert self.budget.board is not None
         self.whole = board(self.budget.board)
         self.clock_ns = self.budget.clock_ns if self.budget.clock_ns is not None else self.whole.clock_ns
+        check_clock(self.clock_ns, self.whole)
         self.allowed = _allowed(self.whole, self.budget)
         self.designs: dict[Widths, Point | ProjectError] = {
             widths: ProjectError("did not meet the budget before the interrupt") if point is None else point for widths, point in self.known.items()
@@ -61,6 +63,7 @@ class HardwareSearch:
         rows, widths = self.table.rows, self.table.widths
         longest = tuple(widths[-1] for _ in rows)
         self._tell()
+        refuse_hopeless(self.budget, self.make(tuple(widths[0] for _ in rows)), widths[0])
         steps = self._steps(longest)
         first = self._bisect(steps)
         chosen = self._exchanged(first, longest)
@@ -184,7 +187,7 @@ class HardwareSearch:
             over = [
                 f"{getattr(total, field)} {NAMES[field]} of {self.allowed[field]}" for field in FIELDS if getattr(total, field) > self.allowed[field]
             ]
-            why = f"takes about {', '.join(over)} that may be used" if over else end.what
+            why = f"it takes about {', '.join(over)} that may be used" if over else end.what
             raise RecipeError(
                 f"cannot be met, not even with words of {self.table.widths[0]} bits: {why}",
                 where="budget",
@@ -237,6 +240,19 @@ class HardwareSearch:
         self.done += 1
         if self.progress is not None:
             self.progress("search", self.done, max(self.done + 1, 2 + len(self.table.widths) + 10))
+
+
+def refuse_hopeless(budget: Budget, shortest: fx.GraphModule, bits: int) -> None:
+    """Raise RecipeError if no folding keeps the weights of ``shortest``, the model with its shortest words of ``bits`` bits, within the budget."""
+    assert budget.board is not None
+    whole = board(budget.board)
+    there = {field: max(getattr(capacity(whole), field), 1) for field in FIELDS}
+    shares = {field: amount / there[field] for field, amount in _allowed(whole, budget).items()}
+    try:
+        check_weights(Weights.of(lower(prepare(to_graph(shortest, "search")), Schedule())), whole, shares)
+    except ProjectError as error:
+        remedy = "allow more, or take a larger board or a smaller model: no folding makes it fit"
+        raise RecipeError(f"cannot be met, not even with words of {bits} bits: it {error.what}", where="budget", remedy=remedy) from error
 
 
 def _allowed(whole: Board, budget: Budget) -> dict[str, int]:

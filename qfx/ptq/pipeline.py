@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
+from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.front import Budget, Designs, Found
+from qfx.ptq.hardware import refuse_hopeless
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work, checked_passes, default_passes
 from qfx.ptq.search import search
@@ -22,7 +26,7 @@ from qfx.ptq.sensitivity import WIDTHS, Measure, Table, present_widths, sensitiv
 from qfx.ptq.state import Saved, State, Step
 from qfx.ptq.twin import float_twin
 from qfx.ptq.walk import Progress
-from qfx.recipe import Recipe
+from qfx.recipe import Override, Recipe
 
 EXAMPLE_SAMPLES, EXAMPLE_BYTES = 256, 1 << 24
 """Binary points start from so many calibration samples, or from fewer large ones; on these, too, the output's noise is measured."""
@@ -108,6 +112,7 @@ class _Run:
         self._tell("float model", 0, 1)
         self.known = [] if self.saved is None else list(self.saved.steps)
         self.judged = self.data[: example_count(self.data)]
+        self.settings = replace(self.settings, recipe=with_input_sign(self.settings.recipe, self.data))
         self.expected = outputs(self.model, self.judged, self.settings.batch)
         float_accuracy = self._all_right(self.model)
         self._tell("float model", 1, 1)
@@ -173,7 +178,7 @@ class _Run:
         if self.known and self.saved is not None:
             self.found = self.saved.found
         else:
-            table = self._sensitivity(self._quantized(prepared), settings.budget)
+            table = self._sensitivity(prepared, self._quantized(prepared), settings.budget)
             self.found = search(
                 prepared,
                 self.judged,
@@ -187,7 +192,7 @@ class _Run:
         note = "" if self.found is None else str(self.found.point)
         self._record(SEARCH, started, None if self.known else self._quantized(prepared), note)
 
-    def _sensitivity(self, plain: fx.GraphModule, budget: Budget) -> Table:
+    def _sensitivity(self, prepared: nn.Module, plain: fx.GraphModule, budget: Budget) -> Table:
         """What the quantizers lose whose word lengths the recipe does not fix by an override."""
         settings = self.settings
         if self.saved is not None and self.saved.table is not None:
@@ -196,6 +201,10 @@ class _Run:
         names = [name for name, own in quantizers(plain) if not any(override.matches(name, own.also) for override in fixed)]
         widths = sorted({*WIDTHS, *present_widths(plain)})
         budget.check(plain, names, widths[0])
+        if budget.board is not None:  # before what takes long
+            shorter = tuple(Override(glob.escape(name), {"width": widths[0]}) for name in names)
+            recipe = replace(settings.recipe, overrides=(*settings.recipe.overrides, *shorter))
+            refuse_hopeless(budget, quantize(prepared, self.judged, recipe).eval(), widths[0])
         parts = torch.split(self.judged, settings.batch)
         table = sensitivity(plain, parts, widths=widths, measure=settings.measure, seed=settings.seed, progress=self._tell)
         table = replace(table, rows=tuple(row for row in table.rows if row.name in names))

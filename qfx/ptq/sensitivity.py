@@ -17,6 +17,7 @@ from qfx.nn.convert import quantize
 from qfx.nn.functional import QInput
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
+from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.fold import fold_batch_norm
 from qfx.ptq.twin import Through, float_twin
 from qfx.ptq.walk import Env, Progress, Walk, batches, evaluating, run_node
@@ -152,6 +153,7 @@ def _is_quantized(model: nn.Module) -> bool:
 
 
 def _quantized(model: nn.Module, example: Tensor, recipe: Recipe | None) -> fx.GraphModule:
+    recipe = with_input_sign(Recipe() if recipe is None else recipe, example)
     return quantize(fold_batch_norm(model, example[:EXAMPLE]), example[:EXAMPLE], recipe).eval()
 
 

@@ -17,7 +17,7 @@ from kernel_cases import OVERFLOWS, adversarial, assert_equals_definition, asser
 from test_kernel import check_gradients
 from torch import Tensor
 
-from qfx.fixed import eager, native
+from qfx.fixed import eager, native, native_build
 from qfx.fixed.kernel import CastMode, channel_moments, quantize
 from qfx.fixed.plan import plan_of
 from qfx.fixed.type import FixedType, OMode, QMode
@@ -213,39 +213,6 @@ def run_python(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-REPORT = """
-import torch
-from qfx.fixed import native
-from qfx.fixed.kernel import cast, channel_moments
-from qfx.fixed.type import FixedType
-print(native.available(), cast(torch.tensor([0.3, 9.0]), FixedType.parse("ap_fixed<8,4,AP_RND,AP_SAT>")).tolist(), *channel_moments(torch.ones(2, 1)))
-"""
-NUMBERS = "[0.3125, 7.9375] tensor([1.], dtype=torch.float64) tensor([0.], dtype=torch.float64)"
-
-
-def test_it_builds_into_the_cache_once(tmp_path: Path) -> None:
-    assert run_python(REPORT, XDG_CACHE_HOME=str(tmp_path)) == f"True {NUMBERS}"
-    built = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "qfx").iterdir()}
-    assert len(built) == 2  # one Cast, one for the moments, and nothing half-built
-    assert all(name.endswith(".so") for name in built)
-    assert run_python(REPORT, XDG_CACHE_HOME=str(tmp_path)) == f"True {NUMBERS}"
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "qfx").iterdir()} == built
-
-
-@pytest.mark.parametrize("broken", ["no compiler", "a compiler that fails", "no cache"])
-def test_without_a_compiler_or_a_cache_the_torch_operators_do_it(tmp_path: Path, broken: str) -> None:
-    cache, path = tmp_path / "cache", tmp_path / "bin"
-    path.mkdir()
-    if broken == "a compiler that fails":
-        (path / "g++").write_text("#!/bin/sh\nexit 1\n")
-        (path / "g++").chmod(0o755)
-    if broken == "no cache":
-        cache.write_text("a file where the folder should be")
-        assert run_python(REPORT, XDG_CACHE_HOME=str(cache)) == f"False {NUMBERS}"
-    else:
-        assert run_python(REPORT, XDG_CACHE_HOME=str(cache), PATH=str(path)) == f"False {NUMBERS}"
-
-
 OPENMP = """
 from pathlib import Path
 import torch
@@ -276,7 +243,7 @@ def test_the_compiler_vectorizes_every_loop_over_elements(gxx: str, q: QMode, tm
         build = native.Build(list(QMode).index(q), 0, 0, "float", "float", affine, affine, affine)
         command = [
             gxx,
-            *native.FLAGS,
+            *native_build.FLAGS,
             "-march=x86-64-v3",
             *build.defines(),
             "-fopenmp-simd",

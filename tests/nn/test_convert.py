@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +17,7 @@ import qfx
 from qfx import DataError, ExactnessError, Override, QfxError, Recipe, RecipeError, Spec, UnsupportedError
 from qfx.ir import ops
 from qfx.nn import rules
-from qfx.nn.convert import recipe_of
+from qfx.nn.model import recipe_of
 
 IMAGE, SIGNAL, VECTOR = integers(4, 3, 7, 5), integers(4, 4, 9), integers(4, 6)
 EVEN = IMAGE[:, :, :4, :4]
@@ -547,11 +546,6 @@ def test_bad_models_and_recipes_are_refused() -> None:
         qfx.quantize(qfx.quantize(small_network(), DATA), DATA)
     with pytest.raises(RecipeError, match=r"^recipe: is a str"):
         qfx.quantize(small_network(), DATA, "recipe.toml")  # type: ignore[arg-type]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        compiled = torch.compile(small_network())
-    with pytest.raises(UnsupportedError, match=r"before torch.compile"):
-        qfx.quantize(compiled, DATA)
     for call in (qfx.to_graph, lambda model: qfx.calibrate(model, DATA), lambda model: dict(qfx.quantizers(model))):
         with pytest.raises(QfxError, match="is not a quantized model"):
             call(small_network())

@@ -153,3 +153,20 @@ def test_models_that_know_nothing_are_refused(net: nn.Module) -> None:
             refuse(Net(), NOTHING)
     with pytest.raises(RecipeError, match="guess"):
         ptq.quantize_without_data(net, NOTHING, method="guess")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["distill", "statistics"])
+@pytest.mark.parametrize(("input_range", "signed"), [(None, True), ((0.0, 1.0), False), ((-1.0, 1.0), True)])
+def test_the_range_decides_whether_the_input_has_a_sign(net: nn.Module, method: str, input_range: tuple[float, float] | None, signed: bool) -> None:
+    """Not the example, which may be anything of the right shape."""
+    for example in (torch.zeros(1, 2, 8, 8), torch.rand(1, 2, 8, 8), torch.randn(1, 2, 8, 8)):
+        qmodel = ptq.quantize_without_data(net, example, method=method, input_range=input_range)  # type: ignore[arg-type]
+        assert dict(qfx.quantizers(qmodel))["input"].signed is signed
+
+
+def test_statistics_of_a_signed_input_need_a_model_with_one(net: nn.Module) -> None:
+    statistics = ptq.folded_statistics(ptq.fold_batch_norm(net, torch.zeros(1, 2, 8, 8)))
+    qmodel = qfx.quantize(ptq.fold_batch_norm(net, torch.zeros(1, 2, 8, 8)), torch.rand(4, 2, 8, 8)).eval()
+    ptq.calibrate_from_statistics(qmodel, statistics, input_range=(0.0, 1.0))
+    with pytest.raises(DataError, match="negative numbers"):
+        ptq.calibrate_from_statistics(qmodel, statistics)

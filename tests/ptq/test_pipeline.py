@@ -245,3 +245,12 @@ def test_the_documentation_lists_the_passes() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "ptq.md").read_text(encoding="utf-8")
     for name, kind in [*((name, "float") for name in FLOAT_PASSES), *((name, "quantized") for name in QUANTIZED_PASSES)]:
         assert f"| `{name}` | {kind} |" in page
+
+
+def test_all_data_decide_whether_the_input_has_a_sign(model: nn.Module) -> None:
+    """Of 256 and more samples the binary points start on the first ones."""
+    data = torch.rand(300, 1, 6, 6, generator=torch.Generator().manual_seed(5))
+    for last, start in ((1.0, "ap_ufixed<8,"), (-1.0, "ap_fixed<8,")):
+        data[-1, 0, 0, 0] = last
+        made = run(model, data, Settings(recipe(8, 8), ("fold", "calibrate")))
+        assert str(dict(qfx.quantizers(made.qmodel))["input"]).startswith(f"Quantizer({start}")

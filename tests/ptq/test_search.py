@@ -204,3 +204,24 @@ def test_a_table_of_another_model() -> None:
     strange = Table("sqnr", (2, 4), (Row("elsewhere.weight", "weight", 4, 8, (1.0, 0.0)),))
     with pytest.raises(QfxError, match="not in the model"):
         search(folded(), digits()[0][:8], strange, Budget(weight_bits=100))
+
+
+def test_hardware_that_weights_alone_exceed_is_refused_for_them() -> None:
+    """Before any design is folded; LUTs and DSP blocks, which a folding decides, are not mentioned."""
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 2048), nn.ReLU(), nn.Linear(2048, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    budget = Budget(board="pynq_z2", fps=100, lut=2000, bram18=100)
+    shortest = qfx.quantize(wide, digits()[0][:64], qfx.Recipe.uniform(2)).eval()
+    complaint = r"not even with words of 2 bits: .*the weights alone are 4.\d Mbit: 2\d\d BRAM18; the board has 280"
+    with pytest.raises(RecipeError, match=complaint) as caught:
+        hardware.refuse_hopeless(budget, shortest, 2)
+    assert "DSP" not in str(caught.value)
+    assert "frames" not in str(caught.value)
+    hardware.refuse_hopeless(Budget(board="zcu102", fps=1e9, dsp=0), shortest, 2)
+
+
+def test_the_search_refuses_it_before_its_first_design(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "resolve", None)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 2048), nn.ReLU(), nn.Linear(2048, 10))
+    rows = (Row("1.weight", "weight", 64 * 2048, 8, (1.0, 0.5, 0.2, 0.1, 0.0)),)
+    with pytest.raises(RecipeError, match=r"not even with words of 2 bits: .*the weights alone are \d"):
+        search(wide, digits()[0][:64], Table("fisher", WIDTHS, rows), Budget(board="pynq_z2", lut=20, bram18=0), recipe=recipe(8, 8))
