@@ -108,8 +108,7 @@ def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ..
             found.extend(output_problems(node, traced))
         elif node in traced.shapes and node.op in ("call_module", "call_function", "call_method") and str(node.target) not in skipped:
             found.extend(_operation(node, traced, recipe, norms))
-    if traced.stopped is not None:
-        found.append(traced.stopped)
+    found.extend(error for error in (traced.stopped, traced.differs) if error is not None)
     return tuple(found)
 
 
