@@ -70,7 +70,8 @@ def together(blockers: Sequence[UnsupportedError], *, where: str, more: str = ""
     for (what, remedy), places in kinds.items():
         lines.append(f"  {', '.join(places)}: {what}")
         lines.extend([f"    remedy: {remedy}"] if remedy else [])
-    return UnsupportedError("\n".join(lines), where=where, remedy=more or "mend all of them; docs/layers.md lists what qfx takes", blockers=found)
+    rest = f", {more}" if more else "; docs/layers.md lists what qfx takes"
+    return UnsupportedError("\n".join(lines), where=where, remedy=f"mend all of them{rest}", blockers=found)
 
 
 class ModelFileError(QfxError):

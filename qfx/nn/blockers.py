@@ -10,8 +10,8 @@ from torch.nn.utils import parametrize, prune
 
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn import exported, remedies
-from qfx.nn.any_names import RESERVED
 from qfx.nn.lookup import find, has_rule, operator_name
+from qfx.nn.names import RESERVED
 from qfx.nn.remedy_texts import OF_SHAPES, TEXTS
 from qfx.nn.rules import MODULES
 from qfx.nn.trace import Traced, base_layer, capture, is_layer
@@ -108,8 +108,7 @@ def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ..
             found.extend(output_problems(node, traced))
         elif node in traced.shapes and node.op in ("call_module", "call_function", "call_method") and str(node.target) not in skipped:
             found.extend(_operation(node, traced, recipe, norms))
-    if traced.stopped is not None:
-        found.append(traced.stopped)
+    found.extend(error for error in (traced.stopped, traced.differs) if error is not None)
     return tuple(found)
 
 

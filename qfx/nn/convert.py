@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,7 @@ from qfx.nn.model import QuantizedModel, quantizers, unwrapped
 from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
+from qfx.nn.remedies import OTHERS, plain_remedy
 from qfx.nn.trace import Traced, base_layer, capture, is_layer
 from qfx.recipe import Recipe
 
@@ -129,7 +131,12 @@ def _copied(model: nn.Module) -> nn.Module:
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
-    return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
+    if not is_layer(model):
+        return source
+    if sum(each.default is each.empty for each in inspect.signature(model.forward).parameters.values()) > 1:
+        name = type(model).__name__
+        raise UnsupportedError(f"{name} has no fixed-point form in qfx", where=name, remedy=plain_remedy(name, OTHERS))
+    return nn.Sequential(OrderedDict(layer=source))
 
 
 def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> QuantizedModel:
@@ -138,7 +145,7 @@ def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> Qua
         require_supported(source, example, recipe)
     traced = capture(source, example)
     found: tuple[UnsupportedError, ...] = ()
-    if traced.stopped is None and not traced.refused:
+    if traced.stopped is None and traced.differs is None and not traced.refused:
         try:
             return _Builder(traced, recipe).build(example)
         except UnsupportedError as error:

@@ -80,6 +80,7 @@ def with_constant(what: str, constant: Tensor | float, shape: Shape, place: str)
     from, as "input" or the path of a layer that nothing else reads, or ""."""
     values = torch.as_tensor(constant).detach().float()
     by_channel = values.numel() == 1 or tuple(values.shape[-len(shape) :]) == (shape[0], *(1,) * (len(shape) - 1))
+    place = place if by_channel or place == "input" else ""  # a layer has one number for each channel
     layer = rewrites.per_channel(shape) if by_channel else rewrites.per_element(shape)
     number = f"{float(values):g}" if values.numel() == 1 else "the constant's numbers"
     weight, bias = {
@@ -344,7 +345,7 @@ def _function_of_layer(layer: str) -> Answer:
         size = tuple(weight.shape)
         inputs, outputs = (size[1] * groups, size[0]) if not layer.startswith("ConvT") else (size[0], size[1] * groups)
         kernel = f", {size[2:] if len(size) > 3 else size[2]}" if len(size) > 2 else ""
-        return f"let the layer nn.{layer}({inputs}, {outputs}{kernel}, ...) hold the weight, and call that layer"
+        return f"let the layer nn.{layer}({inputs}, {outputs}{kernel}, ...) hold the weight, computed ahead, and call that layer"
 
     return answer
 
@@ -354,6 +355,12 @@ def _matmul(seen: Seen) -> str | None:
     if isinstance(other, Tensor) and other.dim() == 2:
         rows, columns = other.shape
         return f"nn.Linear({rows}, {columns}, bias=False) with its weight the transposed matrix is the same"
+    return ATTENTION
+
+
+def _einsum(seen: Seen) -> str | None:
+    if any(isinstance(value, Tensor) for value in seen.args):
+        return "with a constant it is a layer: let nn.Linear, or a convolution of kernel 1 (nn.Conv1d, nn.Conv2d), hold that, and call the layer"
     return ATTENTION
 
 
@@ -377,6 +384,11 @@ def _sync_batch_norm(seen: Seen) -> str | None:
 
 def _norm(seen: Seen) -> str | None:
     assert seen.shape is not None
+    rank, sizes = len(seen.shape), seen.get(1, "normalized_shape", default=())
+    if rank > 1 and len(tuple(sizes)) == 1:  # the features come last
+        there, back = ((0, 2, 1), (0, 2, 1)) if rank == 2 else ((0, 3, 1, 2), (0, 2, 3, 1))
+        layer = f"nn.BatchNorm{rank - 1}d({seen.shape[-1]})"
+        return f"its statistics are those of the data at hand: train with {layer} on x.permute{there}, and .permute{back} behind it"
     return f"its statistics are those of the data at hand: train with nn.BatchNorm{2 if len(seen.shape) == 3 else 1}d({seen.shape[0]}) in its place"
 
 
@@ -452,6 +464,7 @@ _ANSWERS: dict[str, Answer] = {
     **{f"convtranspose{n}d": _function_of_layer(f"ConvTranspose{n}d") for n in (1, 2)},
     **dict.fromkeys(("matmul", "mm"), _matmul),
     "addmm": _addmm,
+    "einsum": _einsum,
     "batchnorm": _batch_norm_function,
     "syncbatchnorm": _sync_batch_norm,
     **dict.fromkeys(

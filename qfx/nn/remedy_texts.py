@@ -35,7 +35,7 @@ TEXTS: dict[str, str] = {
             *("div", "truediv", "floordiv", "mod", "remainder", "fmod", "divide", "floordivide", "truedivide", "norm", "vectornorm", "normalize"),
             *("var", "std", "varmean", "stdmean", "cosinesimilarity", "pairwisedistance", "cdist", "logsumexp", "addcdiv", "cumprod", "prod"),
             *("fftfft", "fftrfft", "round", "floor", "ceil", "trunc", "sign", "sgn", "lppool1d", "lppool2d", "fractionalmaxpool2d", "gridsample"),
-            *("bilinear", "median", "nanmedian", "mode", "quantile", "rand", "randlike", "randnlike", "bernoulli", "gumbelsoftmax", "normal"),
+            *("bilinear", "median", "nanmedian", "mode", "quantile"),
         ),
         NO_FORM,
     ),
@@ -86,6 +86,12 @@ TEXTS: dict[str, str] = {
             *("real", "conj", "resolveconj", "checkpoint", "positive", "pos"),
         ),
         LEAVE,
+    ),
+    **dict.fromkeys(("half", "bfloat16"), "leave it out: the model is float32, and its casts are qfx's"),
+    **dict.fromkeys(("int", "long", "short", "char", "byte", "bool"), NO_FORM),
+    **dict.fromkeys(
+        ("rand", "randn", "randlike", "randnlike", "randintlike", "bernoulli", "gumbelsoftmax", "normal", "multinomial"),
+        "let nothing be random at inference: return the mean, say",
     ),
     **dict.fromkeys(
         ("upsamplebilinear2d", "upsamplebicubic2d"), "use mode='nearest', or a ConvTranspose, which learns what to put between the pixels"

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from qfx.errors import DataError, UnsupportedError, together
 from qfx.nn import remedies
-from qfx.nn.any_names import AnyNameModule
-from qfx.nn.remedy_texts import TEXTS
+from qfx.nn.names import AnyNameModule
+from qfx.nn.remedy_texts import OF_SHAPES, TEXTS
 from qfx.nn.rewrites import Shape
 
 
@@ -31,7 +31,7 @@ class Traced:
 
     ``fixed``: the tensors that do not depend on the input, parameters and what is computed of them. ``refused``: the nodes that have no place in a
     fixed-point network, whatever comes of the others. ``tainted``: those whose shape has none. ``stopped``: why tracing ended before the end of the
-    model; the graph then gives None.
+    model; the graph then gives None. ``differs``: that the model computes something else than the graph.
     """
 
     module: fx.GraphModule
@@ -41,6 +41,7 @@ class Traced:
     refused: Mapping[fx.Node, UnsupportedError] = field(default_factory=dict)
     tainted: Set[fx.Node] = frozenset()
     stopped: UnsupportedError | None = None
+    differs: UnsupportedError | None = None
 
     def tensor_users(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that compute with the tensor, not only ask for its size; the output node included."""
@@ -228,15 +229,14 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     mixed with others, for a tensor that is changed in place and read again; DataError for an example that the model does not take.
     """
     traced = capture(model, example)
-    found = [*traced.refused.values(), *([traced.stopped] if traced.stopped else [])]
+    found = [*traced.refused.values(), *(error for error in (traced.stopped, traced.differs) if error is not None)]
     if found:
         raise together(found, where=type(model).__name__)
     return traced
 
 
 def capture(model: nn.Module, example: Tensor) -> Traced:
-    """``trace``, but what is not supported is noted in the result. Raises UnsupportedError only for a model that computes something else than its
-    graph, or reads no input; DataError."""
+    """``trace``, but what is not supported is noted in the result. Raises UnsupportedError only for a model that reads no input; DataError."""
     tracer = _Tracer(_rows(example, 2))
     stopped = None
     try:
@@ -258,8 +258,7 @@ def capture(model: nn.Module, example: Tensor) -> Traced:
             raise
         small, large = (recorder.values for recorder in recorders)
     refused = recorders[0].refused
-    if stopped is None and not refused:
-        _check_same(model, _rows(example, 3), large)
+    differs = _difference(model, _rows(example, 3), large) if stopped is None and not refused else None
     shapes: dict[fx.Node, tuple[int, ...]] = {}
     constants: dict[fx.Node, Any] = {}
     fixed: dict[fx.Node, Tensor] = {}
@@ -279,7 +278,7 @@ def capture(model: nn.Module, example: Tensor) -> Traced:
                 fixed[node] = value
         elif node not in refused and not _holds_tensors(value) and _equal(value, large[node]):  # what follows the batch size is no constant
             constants[node] = value
-    return Traced(module, shapes, constants, fixed, {node: refused[node] for node in graph.nodes if node in refused}, tainted, stopped)
+    return Traced(module, shapes, constants, fixed, {node: refused[node] for node in graph.nodes if node in refused}, tainted, stopped, differs)
 
 
 _CONSTANT_MAKERS = re.compile(
@@ -289,7 +288,8 @@ _CONSTANT_MAKERS = re.compile(
 
 def _stop(error: Exception, place: str) -> UnsupportedError:
     """Why tracing ended, where in the user's code, and what to do."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    every = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in every if not _is_library(frame.filename)]
     line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""
     if isinstance(error, _StopError):
         what = error.what if error.what.startswith("has ") else f"cannot be traced: it {error.what}{line}"
@@ -300,6 +300,8 @@ def _stop(error: Exception, place: str) -> UnsupportedError:
         remedy = (
             "make no tensor of the batch's size in forward: zeros beside a value are F.pad(x, ...), and other constants belong into a layer's bias"
         )
+    elif not _is_library(every[-1].filename) and re.search(r"\b(raise|assert)\b", every[-1].line or ""):
+        remedy = "forward raises this itself: while it is traced, isinstance and torch.is_tensor find no tensor; leave the check out"
     elif re.search(r"\.(item|numpy|tolist)\(|\b(int|float|bool)\(", line):
         remedy = "make no Python number of data in forward: compute with tensors, or ahead of the model"
     return UnsupportedError(f"cannot be traced: {message or type(error).__name__}{line}", where=place, remedy=remedy)
@@ -319,19 +321,20 @@ def _dependent(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
-def _check_same(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> None:
-    """Refuse a model that computes something else than its graph: tracing takes ``x += y`` for ``x = x + y``, and randomness for a constant."""
+def _difference(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> UnsupportedError | None:
+    """Whether a model computes something else than its graph: tracing takes ``x += y`` for ``x = x + y``, and randomness for a constant."""
     with torch.no_grad():
         expected, actual = model(x), next(value for node, value in traced.items() if node.op == "output")
     if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
-        return  # refused later, with a better reason
+        return None  # refused later, with a better reason
     scale = float(expected.abs().max()) if expected.numel() else 0.0
-    if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=0.0, atol=1e-3 * scale, equal_nan=True):
-        raise UnsupportedError(
-            "computes something else when it is traced",
-            where=type(model).__name__,
-            remedy="write x = x + y where another name stands for x too, and keep randomness out of inference (F.dropout(x, training=self.training))",
-        )
+    if expected.shape == actual.shape and torch.allclose(expected, actual, rtol=0.0, atol=1e-3 * scale, equal_nan=True):
+        return None
+    return UnsupportedError(
+        "computes something else when it is traced",
+        where=type(model).__name__,
+        remedy="write x = x + y where another name stands for x too, and keep randomness out of inference (F.dropout(x, training=self.training))",
+    )
 
 
 def _misshapen(node: fx.Node, value: Tensor, other: Any) -> UnsupportedError | None:
@@ -339,7 +342,9 @@ def _misshapen(node: fx.Node, value: Tensor, other: Any) -> UnsupportedError | N
     name = _operator(node)
     if value.dim() < 2 or value.shape[0] != 2 or other.shape != (3, *value.shape[1:]):
         remedy = "keep the batch as the first axis of every tensor, with at least one axis behind it"
-        if value.dim() == 1 and value.shape[0] == 2:
+        if remedies.key(name) in TEXTS and remedies.key(name) not in OF_SHAPES:
+            remedy = TEXTS[remedies.key(name)]
+        elif value.dim() == 1 and value.shape[0] == 2:
             remedy = "leave one axis behind the batch: shape (batch, 1), which the host may squeeze"
         elif remedies.key(name) in ("stack", "vstack"):
             remedy = TEXTS["stack"]
@@ -363,11 +368,12 @@ def _said(node: fx.Node, what: str) -> str:
 def _fewer_axes(node: fx.Node, value: Tensor) -> str:
     if value.dim() <= MAX_AXES + 1:
         return "leave no axis empty"
-    source = next(iter(node.all_input_nodes), None)
     shape = tuple(value.shape)
-    if source is not None and len(shape) == 5 and node.op == "call_method" and str(node.target) in ("view", "reshape", "unflatten"):
-        text = remedies.shuffled(shape[1] * shape[2], shape[1])
-        return f"a channel shuffle by {shape[1]} groups (view, transpose(1, 2), view) is {text}; else keep to three axes behind the batch"
+    swapped = any(str(user.target) in ("transpose", "swapaxes", "swapdims") and set(user.args[1:]) == {1, 2} for user in node.users)
+    if len(shape) == 5 and swapped:
+        return f"a channel shuffle by {shape[1]} groups (view, transpose(1, 2), view) is {remedies.shuffled(shape[1] * shape[2], shape[1])}"
+    if node.op != "placeholder" and _only_reorders(node):
+        return "at the end of a model leave it out, with what follows it: the host reorders the result"
     if node.op == "placeholder":
         return "use (batch, features), (batch, channels, length) or (batch, channels, height, width): a fourth axis may be part of the channels"
     return "use (batch, features), (batch, channels, length) or (batch, channels, height, width)"
@@ -376,6 +382,14 @@ def _fewer_axes(node: fx.Node, value: Tensor) -> str:
 def _equal(a: Any, b: Any) -> bool:
     """Whether two Python values are the same; arrays are not looked at."""
     return type(a) is type(b) and not hasattr(a, "__array__") and bool(a == b)
+
+
+_REORDERS = ("view", "reshape", "permute", "transpose", "contiguous", "flatten", "unflatten", "squeeze", "unsqueeze", "movedim", "getattr", "size")
+
+
+def _only_reorders(node: fx.Node) -> bool:
+    """Whether nothing but moves lies between the node and the output."""
+    return all(user.op == "output" or (_operator(user) in _REORDERS and _only_reorders(user)) for user in node.users)
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError, UnsupportedError, together
-from qfx.nn.any_names import RESERVED, AnyNameModule
 from qfx.nn.blockers import blockers
+from qfx.nn.names import RESERVED, AnyNameModule
 from qfx.nn.trace import capture
 from qfx.ptq.fold import along_outputs
 from qfx.recipe import Recipe
@@ -74,7 +74,7 @@ class Blockers:
     def check(self, assembly: Assembly, where: str) -> None:
         """Raise one UnsupportedError for all that was refused, if anything was, and for what ``quantize`` would refuse in the rest."""
         if self.found:
-            more = "mend all of them, then try again: operations behind these could not be looked at" if self._blind else ""
+            more = "then try again: operations behind these could not be looked at" if self._blind else ""
             raise together([*self.found, *assembly.refused()], where=where, more=more)
 
 

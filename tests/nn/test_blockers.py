@@ -187,6 +187,12 @@ def test_inputs_are_named() -> None:
         qfx.quantize(Two(), VECTOR)
 
 
+def raises(m: nn.Module, x: Tensor) -> Tensor:
+    if not torch.is_tensor(x):
+        raise TypeError("no tensor")
+    return x
+
+
 # What must stand in the place or the complaint, and in the remedy.
 NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]] = {
     "LSTM": (lambda m, x: m.lstm(x)[0], SIGNAL, "LSTM gives a tuple", "nn.Conv1d over the steps"),
@@ -200,6 +206,11 @@ NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]]
     "float": (lambda m, x: m.a(x.float()), VECTOR, "float", "leave it out"),
     "stack": (lambda m, x: torch.stack([x, x]).sum(0), VECTOR, "stack", r"a \+ b"),
     "squeezed": (lambda m, x: m.a(x)[:, :1].squeeze(), VECTOR, "squeeze: gives shape", "shape \\(batch, 1\\)"),
+    "classes": (lambda m, x: m.a(x).argmax(1), VECTOR, "argmax", "of the result on the host"),
+    "boxes at the end": (lambda m, x: m.a(x).view(-1, 2, 2, 2, 1).permute(0, 1, 4, 2, 3), VECTOR, "view: gives shape", "the host reorders"),
+    "features last": (lambda m, x: m.norm(x), SIGNAL, "LayerNorm", r"nn\.BatchNorm1d\(9\) on x\.permute\(0, 2, 1\), and \.permute"),
+    "einsum": (lambda m, x: torch.einsum("bf,fg->bg", x, m.w), VECTOR, "einsum", r"nn\.Linear"),
+    "a check of the type": (raises, VECTOR, "cannot be traced: no tensor", r"torch\.is_tensor find no tensor"),
     "dict": (lambda m, x: {"out": m.a(x), "aux": x}, VECTOR, "a dict of 'out', 'aux'", r"model\(x\)\['out'\]"),
     "list": (lambda m, x: [m.a(x), x], VECTOR, "a list of 2", r"model\(x\)\[0\]"),
 }
@@ -209,11 +220,22 @@ NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]]
 def test_the_operator_and_a_remedy_are_named(name: str) -> None:
     forward, x, what, remedy = NAMED[name]
     layers = {"a": nn.Linear(8, 8), "lstm": nn.LSTM(9, 4, batch_first=True), "attention": nn.MultiheadAttention(9, 3, batch_first=True)}
+    layers["norm"] = nn.LayerNorm(9)
     model = Calls(forward, **layers)
-    model.p = nn.Parameter(torch.rand(8))
+    model.p, model.w = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8, 4))
     with pytest.raises(UnsupportedError, match=rf"(?s){what}.*remedy: .*{remedy}") as caught:
         qfx.quantize(model.eval(), x)
     assert len(caught.value.blockers) == 1
+
+
+def test_randomness_is_named_with_the_rest() -> None:
+    model = Calls(lambda m, x: torch.tanh(m.a(x)) + torch.randn_like(m.a(x)), a=nn.Linear(8, 4))
+    assert places(model, VECTOR) == ["tanh", "randn_like", "Calls"]
+
+
+def test_layers_of_several_inputs() -> None:
+    with pytest.raises(UnsupportedError, match=r"^MultiheadAttention: MultiheadAttention has no fixed-point form"):
+        qfx.quantize(nn.MultiheadAttention(9, 3), SIGNAL)
 
 
 def test_three_spatial_axes() -> None:
