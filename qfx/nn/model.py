@@ -90,7 +90,7 @@ def _inner(model: nn.Module) -> nn.Module | None:
         module = model.module
         return module if isinstance(module, nn.Module) else None
     # torch.compile's wrapper; its class is slow to import
-    return model._modules.get("_orig_mod") if isinstance(model, nn.Module) else None
+    return model._modules["_orig_mod"] if isinstance(model, nn.Module) and "_orig_mod" in model._modules else None
 
 
 def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
