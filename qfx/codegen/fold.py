@@ -186,7 +186,7 @@ def _least(design: d.Design, board: Board) -> Estimate:
 
 def _folded(design: d.Design) -> tuple[str, ...]:
     """The nodes that have a folding, in order."""
-    ports = (d.FromPort, d.ToPort, d.Fork, d.Rewidth, d.Permute)
+    ports = (d.FromPort, d.ToPort, d.Fork, d.Rewidth, d.Regrid, d.Permute)
     names = [node for process, node in zip(design.processes, design.nodes, strict=True) if not isinstance(process, ports)]
     return tuple(dict.fromkeys(names))
 

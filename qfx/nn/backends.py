@@ -19,6 +19,8 @@ _ENVIRONMENT = {
     "DNNL_DEFAULT_FPMATH_MODE": "STRICT",
     "MKL_BLAS_COMPUTE_MODE": "STANDARD",
     "NVIDIA_TF32_OVERRIDE": "0",
+    "CUBLAS_EMULATE_SINGLE_PRECISION": "0",
+    "CUBLAS_EMULATE_DOUBLE_PRECISION": "0",
 }
 """What libraries read when they start, and the value that keeps float32 as it is."""
 

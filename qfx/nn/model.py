@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import ModelFileError, QfxError
+from qfx.nn.any_names import AnyNameModule
 from qfx.nn.functional import QInput
-from qfx.nn.names import AnyNameModule, restored
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
 
@@ -36,16 +36,6 @@ class QuantizedModel(AnyNameModule):
                 state_dict.setdefault(f"{place}frac_start", torch.round(state_dict[f"{place}frac_bits"].detach()))
                 state_dict.setdefault(f"{place}cast_type", cast.cast_type)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        _, arguments = super().__reduce__()
-        return _restored, arguments
-
-
-def _restored(body: dict[str, Any], imports: str) -> QuantizedModel:
-    found = restored(QuantizedModel, body, imports)
-    assert isinstance(found, QuantizedModel)
-    return found
 
 
 def _check_type(code: Tensor | None, cast: Quantizer) -> None:

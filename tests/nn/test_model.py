@@ -167,7 +167,14 @@ def test_calibrate_is_one_function_and_leaves_every_mode() -> None:
     with pytest.raises(DataError):
         qfx.calibrate(model, X * float("nan"))
     assert [module.training for module in model.modules()] == modes
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(DataError):
+        qfx.calibrate(model, [100 * X, X * float("nan")])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     qfx.calibrate(model, [X[:4], X[4:]])
+    qfx.calibrate(model, example_input=X)
+    with pytest.raises(DataError, match="got no data"):
+        qfx.calibrate(model)
 
 
 # --- torch's compilers and exporters --------------------------------------------------------------------------------------------------

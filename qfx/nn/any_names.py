@@ -63,16 +63,12 @@ class AnyNameModule(fx.GraphModule):
         return super().recompile()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        _, arguments = super().__reduce__()
-        return _restored, arguments
+        (_, arguments) = super().__reduce__()
+        return (_restored, (*arguments, type(self).__mro__[1]))  # torch makes a class for every instance, below the one that is meant
 
 
-def _restored(body: dict[str, Any], imports: str) -> fx.GraphModule:
-    return restored(AnyNameModule, body, imports)
-
-
-def restored(kind: type[AnyNameModule], body: dict[str, Any], imports: str) -> fx.GraphModule:
-    """``torch.fx.graph_module.reduce_graph_module``, for this class and those that inherit it."""
-    forward: Callable[..., Any] = torch_graph_module._forward_from_src(imports + body["_code"], {})
+def _restored(body: dict[str, Any], import_block: str, kind: type[AnyNameModule]) -> fx.GraphModule:
+    """``torch.fx.graph_module.reduce_graph_module``, for this class and those below it."""
+    forward: Callable[..., Any] = torch_graph_module._forward_from_src(import_block + body["_code"], {})
     found: fx.GraphModule = torch_graph_module._deserialize_graph_module(forward, body, graph_module_cls=kind)  # type: ignore[assignment]
     return found
