@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from qfx.nn.lookup import operator_name
@@ -38,6 +39,8 @@ def takes(node: fx.Node, traced: Traced) -> bool:
         bias = node.kwargs.get("bias", arguments[1] if len(arguments) > 1 else None)
         fixed = all(isinstance(value, fx.Node) and value.op == "get_attr" for value in (node.kwargs.get("weight", other), bias) if value is not None)
         return fixed and first in traced.shapes and (name != "linear" or len(traced.shapes[first]) == 1)
+    if name == "to":
+        return arguments == [torch.float32] and not node.kwargs
     if name in ("float", "detach") or (name == "select" and other not in (0, None)):
         return True
     index = other if isinstance(other, tuple) else ()

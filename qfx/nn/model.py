@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn.functional import QInput
-from qfx.nn.names import AnyNameModule, restored
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
 
@@ -37,6 +36,7 @@ class QuantizedModel(AnyNameModule):
                 state_dict.setdefault(f"{place}cast_type", cast.cast_type)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+<<<<<<< HEAD
     def __reduce__(self) -> tuple[Any, ...]:
         _, arguments = super().__reduce__()
         return _restored, arguments
@@ -47,6 +47,8 @@ def _restored(body: dict[str, Any], imports: str) -> QuantizedModel:
     assert isinstance(found, QuantizedModel)
     return found
 
+=======
+>>>>>>> h-door
 
 def _check_type(code: Tensor | None, cast: Quantizer) -> None:
     """Refuse a checkpoint's type that is not the quantizer's. A learned word length is a parameter, not a part of the type."""
@@ -90,7 +92,7 @@ def _inner(model: nn.Module) -> nn.Module | None:
         module = model.module
         return module if isinstance(module, nn.Module) else None
     # torch.compile's wrapper; its class is slow to import
-    return model._modules.get("_orig_mod") if isinstance(model, nn.Module) else None
+    return model._modules["_orig_mod"] if isinstance(model, nn.Module) and "_orig_mod" in model._modules else None
 
 
 def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:

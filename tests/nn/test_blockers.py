@@ -247,6 +247,14 @@ def test_three_spatial_axes() -> None:
         assert caught.value.where == type(layer).__name__
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out
+def test_a_torchscript_module_is_named() -> None:
+    with pytest.raises(UnsupportedError, match="is a TorchScript module"):
+        qfx.quantize(torch.jit.trace(nn.Linear(8, 4), VECTOR), VECTOR)
+    with pytest.raises(UnsupportedError, match="is a TorchScript module"):
+        qfx.quantize(torch.jit.script(nn.Linear(8, 4)), VECTOR)
+
+
 def test_an_unsigned_example_says_what_to_give() -> None:
     with pytest.raises(qfx.DataError, match=r"torch\.uint8, example\.float\(\)"):
         qfx.quantize(nn.Conv2d(3, 2, 3), torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8))
@@ -307,6 +315,7 @@ EXPORTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "clamp": lambda m, x: m.c(x).clamp(min=0) + torch.clamp(m.c(x), 0, 6),
     "conv2d": lambda m, x: F.conv2d(x, m.c.weight, m.c.bias),
     "float": lambda m, x: m.c(x.float()),
+    "to": lambda m, x: m.c(x.to(m.c.weight.dtype)),
     "x[:, None]": lambda m, x: m.e(x.flatten(1)[:, None]),
     "select": lambda m, x: m.c(x).select(2, -1),
 }
