@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import ModelFileError, QfxError
+from qfx.nn.any_names import AnyNameModule
 from qfx.nn.functional import QInput
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
@@ -36,19 +37,6 @@ class QuantizedModel(AnyNameModule):
                 state_dict.setdefault(f"{place}cast_type", cast.cast_type)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-<<<<<<< HEAD
-    def __reduce__(self) -> tuple[Any, ...]:
-        _, arguments = super().__reduce__()
-        return _restored, arguments
-
-
-def _restored(body: dict[str, Any], imports: str) -> QuantizedModel:
-    found = restored(QuantizedModel, body, imports)
-    assert isinstance(found, QuantizedModel)
-    return found
-
-=======
->>>>>>> h-door
 
 def _check_type(code: Tensor | None, cast: Quantizer) -> None:
     """Refuse a checkpoint's type that is not the quantizer's. A learned word length is a parameter, not a part of the type."""

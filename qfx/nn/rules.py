@@ -309,12 +309,7 @@ def _getitem(call: Call) -> Layers:
 
 
 def _arithmetic(layer: type[nn.Module]) -> Rule:
-<<<<<<< HEAD
-    kinds: dict[type[nn.Module], str] = {QAdd: "add", QSub: "sub", QMul: "mul"}
-    kind = kinds[layer]
-=======
     kind = "add" if layer is QAdd else "sub" if layer is QSub else "mul"
->>>>>>> h-door
 
     def rule(call: Call) -> Layers:
         a, b = call.arguments.get("input"), call.arguments.get("other")

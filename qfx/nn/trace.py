@@ -19,11 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from qfx.errors import DataError, UnsupportedError, together
 from qfx.nn import remedies
-<<<<<<< HEAD
-from qfx.nn.names import AnyNameModule
-=======
 from qfx.nn.any_names import AnyNameModule
->>>>>>> h-door
 from qfx.nn.remedy_texts import OF_SHAPES, TEXTS
 from qfx.nn.rewrites import Shape
 

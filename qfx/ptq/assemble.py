@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError, UnsupportedError, together
+from qfx.nn.any_names import RESERVED, AnyNameModule
 from qfx.nn.blockers import blockers
-<<<<<<< HEAD
-from qfx.nn.names import RESERVED, AnyNameModule
-=======
->>>>>>> h-door
 from qfx.nn.trace import capture
 from qfx.ptq.fold import along_outputs
 from qfx.recipe import Recipe

@@ -21,11 +21,7 @@ from qfx.codegen.schedule import Schedule
 from qfx.ir.graph import check_name, graph_name
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.passes.pipeline import optimize
-<<<<<<< HEAD
-from qfx.nn.names import RESERVED, is_plain
-=======
 from qfx.nn.any_names import RESERVED, is_plain
->>>>>>> h-door
 from qfx.ptq import float_twin
 
 X = torch.randn(6, 3, 8, 8)
