@@ -21,12 +21,12 @@ demo: $(VENV)/ready  ## handwritten digits, from float training to bit-exact C++
 	$(PY) demo/digits.py --out out
 
 test: lint  ## format, lint and type checks, then all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --durations=20 $(PYTEST_ARGS)
 
 lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy qfx $(wildcard demo/*.py benchmarks/*.py)
+	$(PY) -m mypy qfx tests/support $(wildcard demo/*.py benchmarks/*.py)
 
 format: $(VENV)/ready  ## rewrite the sources in the project's format
 	$(PY) -m ruff format .

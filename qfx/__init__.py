@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from qfx.ir.from_onnx import load_graph
     from qfx.ir.graph import Graph
     from qfx.ir.interpret import run
-    from qfx.nn.convert import calibrate, quantize, quantizers
+    from qfx.nn.convert import quantize
     from qfx.nn.groups import parameter_groups
+    from qfx.nn.model import quantizers
     from qfx.ptq.auto import autoquant
+    from qfx.ptq.calibrate import calibrate
     from qfx.recipe import Override, Recipe, Spec
 
 __version__ = "0.1.0"
@@ -49,9 +51,11 @@ _HOMES = {
     "qfx.ir.from_onnx": ("load_graph",),
     "qfx.ir.graph": ("Graph",),
     "qfx.ir.interpret": ("run",),
-    "qfx.nn.convert": ("calibrate", "quantize", "quantizers"),
+    "qfx.nn.convert": ("quantize",),
     "qfx.nn.groups": ("parameter_groups",),
+    "qfx.nn.model": ("quantizers",),
     "qfx.ptq.auto": ("autoquant",),
+    "qfx.ptq.calibrate": ("calibrate",),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.errors import DataError
+from qfx.files import FORCE, check_target, writing, writing_all
 
 Array = npt.NDArray[np.generic]
 FloatArray = npt.NDArray[np.float32]
@@ -54,52 +54,45 @@ def _entry(names: list[str], key: str, source: Path) -> str:
 
 
 def save_array(path: str | os.PathLike[str], array: Array, *, force: bool = False) -> None:
-    """Write ``array`` as ``.npy``, whole or not at all. Raises DataError if the file exists (unless ``force``) or cannot be written."""
+    """Write ``array`` as ``.npy``, as ``qfx.files.writing`` writes."""
+    with writing(path, force=force) as staged, staged.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def check_arrays_target(path: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raise DataError if ``save_arrays`` would refuse the path."""
     target = Path(path)
-    if target.exists() and not force:
-        raise DataError("the file exists", where=str(target), remedy="choose another name, or pass --force")
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror}", where=str(target), remedy="create the folder first") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(target)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise DataError(f"cannot be written: {error.strerror}", where=str(target), remedy="choose another place") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    if target.suffix == ".npz":
+        check_target(target, force=force)
+    elif target.exists() and not target.is_dir():
+        raise DataError("exists, and is not a folder", where=str(target), remedy="choose another name, or end it with .npz")
+    elif target.exists() and not force and any(target.iterdir()):
+        raise DataError("the folder exists", where=str(target), remedy=FORCE)
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, force: bool = False) -> None:
     """Write the arrays into one ``.npz`` file if the path ends so, else into a folder, ``<name>.npy`` each (a ``/`` in a name makes a folder).
 
-    No file is left half written. Raises DataError if the path exists (unless ``force``, which adds to a folder) or cannot be written.
+    All of them are written, or none. Raises DataError if the path exists (unless ``force``, which adds to a folder) or cannot be written.
     """
+    check_arrays_target(path, force=force)
     target = Path(path)
-    if target.exists() and not force:
-        raise DataError("exists", where=str(target), remedy="choose another name, or pass --force")
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-            if target.suffix == ".npz":
-                staged = Path(folder) / "arrays.npz"
-                np.savez(staged, allow_pickle=False, **arrays)
-                staged.replace(target)
-                return
-            for name, array in arrays.items():
-                place, staged = target / f"{name}.npy", Path(folder) / "array.npy"
-                place.parent.mkdir(parents=True, exist_ok=True)
-                np.save(staged, array, allow_pickle=False)
-                staged.replace(place)
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror}", where=str(target), remedy="choose another place") from error
+    if target.suffix == ".npz":
+        with writing(target, force=force) as staged, staged.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+        return
+    with writing_all([target / f"{name}.npy" for name in arrays], force=force) as places:
+        for place, array in zip(places, arrays.values(), strict=True):
+            with place.open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
 
 
 def _numbers(array: Array, source: Path) -> Array:
     if array.dtype.kind not in "fiub":
         raise DataError(f"holds {array.dtype}, not numbers", where=str(source), remedy="save float32 or integers")
+    if array.ndim == 0:
+        raise DataError("holds a single number, not samples", where=str(source), remedy="save the samples in an array, batch first")
+    if array.size == 0:
+        remedy = "save at least one sample; for calibration a few hundred"
+        raise DataError(f"holds no samples: its shape is {array.shape}", where=str(source), remedy=remedy)
     return array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class QfxError(Exception):
     """Base of every error that qfx raises on purpose.
@@ -35,7 +37,40 @@ class RecipeError(QfxError):
 
 
 class UnsupportedError(QfxError):
-    """A module, operator or attribute that qfx cannot express exactly."""
+    """A module, operator or attribute that qfx cannot express exactly.
+
+    ``blockers``: all that were found, in the order of the model, each an error with its own ``what``, ``where`` and ``remedy``; an error that stands
+    for one is its own only blocker.
+    """
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", blockers: Sequence[UnsupportedError] = ()) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self._blockers = tuple(blockers)
+
+    @property
+    def blockers(self) -> tuple[UnsupportedError, ...]:
+        return self._blockers or (self,)
+
+
+def together(blockers: Sequence[UnsupportedError], *, where: str, more: str = "") -> UnsupportedError:
+    """One error that lists all of ``blockers`` (at least one) in their order; of a single one, that one.
+
+    Those of one kind, whose ``what`` and ``remedy`` are the same, share a line with the names of all their places. ``where``: the model. ``more``: a
+    way round all of them.
+    """
+    found = [part for blocker in blockers for part in blocker.blockers]
+    if len(found) == 1 and not more:
+        return found[0]
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for blocker in found:
+        kinds.setdefault((blocker.what, blocker.remedy), []).append(blocker.where)
+    if len(found) == 1:
+        return UnsupportedError(found[0].what, where=found[0].where, remedy=f"{found[0].remedy}; {more}", blockers=found)
+    lines = [f"{len(found)} obstacles on the way to fixed point"]
+    for (what, remedy), places in kinds.items():
+        lines.append(f"  {', '.join(places)}: {what}")
+        lines.extend([f"    remedy: {remedy}"] if remedy else [])
+    return UnsupportedError("\n".join(lines), where=where, remedy=more or "mend all of them; docs/layers.md lists what qfx takes", blockers=found)
 
 
 class ModelFileError(QfxError):

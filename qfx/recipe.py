@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -85,6 +86,11 @@ class Spec:
         is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
         _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
         object.__setattr__(self, "percentile", float(self.percentile))
+        if self.learn_width and self.o not in (OMode.SAT, OMode.SAT_SYM):
+            raise RecipeError(
+                f"a learned word length (learn_width) has no gradient under {self.o.value}",
+                remedy="use AP_SAT or AP_SAT_SYM, or set learn_width to false",
+            )
         try:
             self.type(signed=self.signed is not False)
         except QfxError as error:
@@ -102,6 +108,10 @@ class Override:
     A quantizer is called by its layer and role: ``conv1.weight``, ``layer1.0.add.output``, ``input``. ``pattern`` is a shell pattern
     (``*``, ``?``, ``[...]``) for such a name, or for a layer's name, which then means all quantizers of the layer. ``changes`` are fields
     of Spec. Later overrides win.
+
+    A module that is called several times has a layer for each call: ``relu``, ``relu_1``, ... The name ``relu`` means all of them, and so does a
+    pattern with wildcards that fits the first; the name ``relu_1`` means the second call alone. A quantizer's name without wildcards,
+    ``relu.output``, means that one quantizer.
     """
 
     pattern: str
@@ -119,9 +129,16 @@ class Override:
         spec = _build(Spec, {**lenient, **self.changes}, where)
         object.__setattr__(self, "changes", {name: getattr(spec, name) for name in self.changes})
 
-    def matches(self, quantizer: str) -> bool:
-        layer = quantizer.rpartition(".")[0]
-        return fnmatch.fnmatchcase(quantizer, self.pattern) or (layer != "" and fnmatch.fnmatchcase(layer, self.pattern))
+    def matches(self, quantizer: str, also: str = "") -> bool:
+        """Whether the override reaches a quantizer. ``also``: what that is called in the first call of its module."""
+        layers = {name.rpartition(".")[0] for name in (quantizer, also)} - {""}
+        names = {quantizer} if _is_literal(self.pattern) else {quantizer, also} - {""}
+        return any(fnmatch.fnmatchcase(name, self.pattern) for name in names | layers)
+
+
+def _is_literal(pattern: str) -> bool:
+    """Whether a pattern has no wildcards; ``[*]`` and the like, one character in brackets, are ``glob.escape``'s."""
+    return not any(sign in re.sub(r"\[[*?\[]\]", "", pattern) for sign in "*?[")
 
 
 _BITS_8, _BITS_16 = Spec(8), Spec(16)
@@ -166,19 +183,23 @@ class Recipe:
         """A recipe with ``bits`` for weights and activations, the defaults elsewhere; ``changes`` are fields of Recipe."""
         return cls(**{"weight": Spec(bits), "activation": Spec(bits), **changes})
 
-    def spec(self, quantizer: str, role: str) -> Spec:
-        """The spec of one quantizer: its role's, with every matching override applied in order."""
+    def spec(self, quantizer: str, role: str, also: str = "") -> Spec:
+        """The spec of one quantizer: its role's, with every matching override applied in order. ``also``: as for ``Override.matches``."""
         spec: Spec = getattr(self, role)
         for override in self.overrides:
-            if override.matches(quantizer):
-                spec = replace(spec, **override.changes)
+            if override.matches(quantizer, also):
+                try:
+                    spec = replace(spec, **override.changes)
+                except RecipeError as error:  # fields that do not go together
+                    raise RecipeError(error.what, where=f"override {override.pattern!r} of {quantizer}", remedy=error.remedy) from None
         return spec
 
-    def check_patterns(self, quantizers: Iterable[str]) -> None:
-        """Raise RecipeError for an override whose pattern matches none of the quantizers' names."""
+    def check_patterns(self, quantizers: Iterable[str] | Mapping[str, str]) -> None:
+        """Raise RecipeError for an override whose pattern matches none of the quantizers' names. A mapping tells what each is also called."""
         names = list(quantizers)
+        also = quantizers if isinstance(quantizers, Mapping) else {}
         for override in self.overrides:
-            if not any(override.matches(name) for name in names):
+            if not any(override.matches(name, also.get(name, "")) for name in names):
                 layers = [name.rpartition(".")[0] for name in names]
                 near = difflib.get_close_matches(override.pattern, [*names, *layers], n=1, cutoff=0.5)
                 remedy = f"did you mean {near[0]!r}?" if near else f"the names are: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"

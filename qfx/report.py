@@ -15,6 +15,9 @@ from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray
 from qfx.ir.losses import Loss, losses
 from qfx.ir.ops import Cast, Input
+from qfx.progress import Progress, parts, silent
+
+_FIRST = 8  # samples: then as many as a second takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,19 @@ class Report:
         return {"samples": self.samples, "casts": casts}
 
 
-def report(graph: Graph, x: FloatArray) -> Report:
+def report(graph: Graph, x: FloatArray, *, progress: Progress = silent) -> Report:
     """What the casts of the graph lose on the floats ``x`` (N, *input shape). Raises DataError for data that the graph does not take, or none."""
-    return _report(graph, x, {}, {})
+    return _report(graph, x, {}, {}, progress)
 
 
-def report_project(project_dir: str | os.PathLike[str], x: FloatArray, *, model: str | os.PathLike[str] | None = None, fast: bool = False) -> Report:
+def report_project(
+    project_dir: str | os.PathLike[str],
+    x: FloatArray,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    fast: bool = False,
+    progress: Progress = silent,
+) -> Report:
     """The same for the optimized graph of a project, counted by its C++ as well; ``fast``: by the emulator.
 
     ``model`` is the ONNX file that the project was made from (default: the project's own ``model.onnx``). Raises ProjectError if there is no model or
@@ -82,11 +92,11 @@ def report_project(project_dir: str | os.PathLike[str], x: FloatArray, *, model:
         )
     loaded = load_graph(path)
     graph = prepare(loaded, project.weights)
-    counted = simulated_losses(project_dir, x, fast=fast)
+    counted = simulated_losses(project_dir, x, fast=fast, progress=progress)
     names = {node.name for node in graph.nodes if isinstance(node.op, Cast)}
     if names != counted.keys():
         raise ProjectError("the project was made from another model", where=str(path), remedy="write the project again, or name its model")
-    return _report(graph, x, counted, losses(loaded, x))
+    return _report(graph, x, counted, _counted(loaded, x, progress, "counting with the integer interpreter, unoptimized"), progress)
 
 
 def is_project(path: str | os.PathLike[str]) -> bool:
@@ -94,8 +104,14 @@ def is_project(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def _report(graph: Graph, x: FloatArray, counted: dict[str, Loss], unoptimized: dict[str, Loss]) -> Report:
-    found = losses(graph, x)
+def _counted(graph: Graph, x: FloatArray, progress: Progress, stage: str) -> dict[str, Loss]:
+    """``losses``, part by part."""
+    pieces = [losses(graph, x[part]) for part in parts(len(x), progress, stage, first=_FIRST)]
+    return {name: sum((piece[name] for piece in pieces), Loss()) for name in pieces[0]}
+
+
+def _report(graph: Graph, x: FloatArray, counted: dict[str, Loss], unoptimized: dict[str, Loss], progress: Progress) -> Report:
+    found = _counted(graph, x, progress, "counting with the integer interpreter")
     if len(x) == 0:
         raise DataError("holds no samples", where="data", remedy="give at least one")
     types = {node.name: str(node.op.cast) for node in graph.nodes if isinstance(node.op, Cast | Input)}

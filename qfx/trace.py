@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from qfx.codegen.csim import layers_of, trace_raw
+from qfx.codegen.csim import build, layers_of, trace_raw
 from qfx.codegen.project import prepare, read_project
 from qfx.errors import ProjectError
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray, trace
 from qfx.ir.values import RawArray
+from qfx.progress import Progress, parts, silent
 
 _SAMPLES = 16  # at a time: a trace keeps every number of every value
 
@@ -59,7 +60,9 @@ def first_divergence(
     return None
 
 
-def locate(model: str | os.PathLike[str], project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> tuple[int, Divergence | None]:
+def locate(
+    model: str | os.PathLike[str], project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False, progress: Progress = silent
+) -> tuple[int, Divergence | None]:
     """How many values of the model were compared on the samples ``x`` of a project's C++ and the interpreter, and where they differ first.
 
     ``model`` is the ONNX file that the project was made from; ``fast`` looks at the emulator. Raises ProjectError if it was made from another.
@@ -69,8 +72,9 @@ def locate(model: str | os.PathLike[str], project_dir: str | os.PathLike[str], x
     unknown = [name for name in layers if name not in graph.infos]
     if unknown:
         raise ProjectError(f"{unknown[0]!r} is no node of {Path(model).name}", where=str(project_dir), remedy="name the model that it was made from")
-    for start in range(0, len(x), _SAMPLES):
-        part = x[start : start + _SAMPLES]
+    build(project_dir, fast=fast, variant="trace", progress=progress)
+    for piece in parts(len(x), progress, f"comparing every layer of the {'fast emulator' if fast else 'C simulation'}", most=_SAMPLES):
+        start, part = piece.start, x[piece]
         found = first_divergence(graph, trace(graph, part), trace_raw(project_dir, part, fast=fast), layers)
         if found is not None:
             return len(layers), replace(found, sample=found.sample + start)

@@ -14,10 +14,12 @@ from qfx.errors import DataError, QfxError
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import run_raw
+from qfx.progress import Progress, parts, silent
 
 RawArray = npt.NDArray[np.int64]
 Executor = Callable[[npt.NDArray[np.float32]], RawArray]
 REFERENCE = "integer interpreter"
+_FIRST = 8  # samples: then as many as a second takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +94,27 @@ def raw_of(result: npt.NDArray[np.floating], graph: Graph, executor: str) -> Raw
     return scaled.astype(np.int64)
 
 
-def verify(model: str | os.PathLike[str], x: npt.NDArray[np.float32], executors: Mapping[str, Executor] | None = None) -> list[Comparison]:
+def verify(
+    model: str | os.PathLike[str], x: npt.NDArray[np.float32], executors: Mapping[str, Executor] | None = None, *, progress: Progress = silent
+) -> list[Comparison]:
     """Compare ONNX Runtime and every other executor with the integer interpreter on ``x`` (batch first, the model's input layout).
 
-    ``executors``: more of them, such as C simulation, from inputs to raw outputs. Raises ModelFileError for a bad file, DataError for bad data.
+    ``executors``: more of them, such as C simulation, from inputs to raw outputs; what they tell of their progress is theirs.
+    Raises ModelFileError for a bad file, DataError for bad data.
     """
     graph = load_graph(Path(model))
     if not isinstance(x, np.ndarray) or x.dtype != np.float32:
         got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
         raise DataError(f"expected a float32 array, got {got}", where="inputs", remedy="convert the data with x.astype(numpy.float32)")
-    expected = run_raw(graph, x)
+    expected = np.concatenate([run_raw(graph, x[part]) for part in parts(len(x), progress, f"running the {REFERENCE}", first=_FIRST)])
     if len(x) == 0:
         raise DataError("holds no samples", where="data", remedy="give at least one: nothing proves nothing")
-    everyone: dict[str, Executor] = {"ONNX Runtime": onnx_runtime(model, graph), **(executors or {})}
+    runtime = onnx_runtime(model, graph)
+
+    def in_parts(data: npt.NDArray[np.float32]) -> RawArray:
+        return np.concatenate([runtime(data[part]) for part in parts(len(data), progress, "running ONNX Runtime", first=_FIRST)])
+
+    everyone: dict[str, Executor] = {"ONNX Runtime": in_parts, **(executors or {})}
     return [compare(graph, expected, execute(x), name) for name, execute in everyone.items()]
 
 

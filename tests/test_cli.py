@@ -105,6 +105,37 @@ def test_verify_passes_and_fails(model: Path, project: Path, data: Path, tmp_pat
     assert "expected raw" in result.stderr
 
 
+@pytest.mark.parametrize("what", ["src/weights", "src/layers.h", "tb/tb.cpp", "sim/values.json", "include/qfx/types.h"])
+def test_a_changed_project_is_told_from_a_defect(model: Path, project: Path, data: Path, tmp_path: Path, what: str) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(project, broken, ignore=shutil.ignore_patterns("build"))
+    file = min(path for path in [broken / what, *(broken / what).rglob("*")] if path.is_file())
+    file.write_text(file.read_text() + "\nint f( {" if file.suffix != ".json" else '{"casts": [{}], "design": [{}], "fast": []}')
+    said = refusal("verify", model, broken, "--data", data, "--trace")
+    assert f"{file.relative_to(broken)} changed since it was written" in said
+    assert "report this defect" not in said
+    assert "--force" in said
+
+
+def test_verify_says_that_a_project_that_differs_was_changed(model: Path, project: Path, data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(project, broken, ignore=shutil.ignore_patterns("build"))
+    layers = broken / "src" / "layers.h"
+    layers.write_text(layers.read_text().replace("qfx::relu<", "qfx::relu<", 1) + "\n")
+    assert "changed" not in qfx_command("verify", model, broken, "--data", data).stderr
+    weights = sorted((broken / "src" / "weights").glob("*.h"))[-1]
+    text = weights.read_text()
+    weights.write_text(text.replace("= {", "= {1 ^ ", 1))
+    result = qfx_command("verify", model, broken, "--data", data)
+    assert result.exit_code in (1, 2)
+    assert f"src/weights/{weights.name}" in result.stderr
+    assert "changed since it was written" in result.stderr
+
+
 def test_the_command_exits_with_the_code(model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "qfx.cli", "hls", str(model), "--board", "nonesuch", "-o", str(tmp_path / "p")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -114,7 +114,9 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot be read"):
             load_array(path)
     with pytest.raises(DataError, match="cannot be written"):
-        save_array(tmp_path / "missing" / "x.npy", X)
+        save_array(tmp_path, X)
+    save_array(tmp_path / "missing" / "too" / "x.npy", X)
+    assert np.array_equal(load_array(tmp_path / "missing" / "too" / "x.npy"), X)
 
 
 def test_nothing_is_replaced_unless_asked_and_nothing_half_written_stays(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import qfx
+from qfx.codegen.assets import vendor_version
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,7 +83,7 @@ def test_the_wheel_works_alone(wheel: Path, tmp_path: Path, gxx: str) -> None:
     work.mkdir()
     command = environment / "bin" / "qfx"
 
-    assert run(command, "--version", cwd=work).strip() == f"qfx, version {qfx.__version__}"
+    assert run(command, "--version", cwd=work).strip() == f"qfx, version {qfx.__version__}\nvendor headers: {vendor_version()}"
     boards = run(command, "boards", cwd=work)
     assert all(path.stem in boards for path in (ROOT / "hls" / "boards").glob("*.toml"))
     run(python, "-W", "error", "-c", _EXPORT, cwd=work)

@@ -28,9 +28,10 @@ def specs(draw: st.DrawFn) -> Spec:
         draw(st.sampled_from((None, True) if o is OMode.WRAP_SM else (None, True, False))),
         draw(st.none() | st.integers(-100, 100)),
         draw(st.booleans()),
-        draw(st.booleans()),
+        draw(st.booleans()) and o in (OMode.SAT, OMode.SAT_SYM),  # where a word length has a gradient
         draw(st.sampled_from(get_args(ObserverName))),
         draw(st.floats(0, 100, exclude_min=True) | st.integers(1, 100)),
+        draw(st.integers(0, 100)),
     )
 
 
@@ -41,6 +42,8 @@ def overrides(draw: st.DrawFn) -> Override:
     if draw(st.booleans()):
         fields |= {"o", "n", "width"}
     pattern = draw(st.text(st.characters(codec="utf-8"), min_size=1))
+    if spec.learn_width:
+        fields -= {"n"}  # which alone is taken for a wrap's, and a wrap gives a word length no gradient
     changes = {name: getattr(spec, name) for name in sorted(fields) if getattr(spec, name) is not None}
     if spec.o is OMode.WRAP_SM or "o" not in changes:
         changes.pop("signed", None)

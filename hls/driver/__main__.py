@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--simulate", type=Path, metavar="TB", help="use the model of the board with this test bench (build/tb) instead of a board")
     parser.add_argument("--weights", type=Path, help="constants to load, as qfx weights packs them (default: those of the project's own model)")
     parser.add_argument("--selftest", action="store_true", help="run the stored golden vectors and compare raw integers")
-    parser.add_argument("--input", type=Path, help=".npy of floats (N, *input shape), or of integers, which are taken as raws")
+    parser.add_argument(
+        "--data", "--input", dest="input", type=Path, help=".npy of floats (N, *input shape), or of integers, which are taken as raws"
+    )
     parser.add_argument("--output", type=Path, help=".npy to write: float64 values, or int64 raws if the input is raws or with --raw")
     parser.add_argument("--raw", action="store_true", help="write raws")
     parser.add_argument("--batch", type=int, help="frames per transfer (default: as many as 8 MiB hold)")
@@ -41,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     if options.selftest == (options.input is not None) or (options.input is None) != (options.output is None):
-        raise DataError("there is nothing to do, or too much", remedy="give --selftest, or --input and --output")
+        raise DataError("there is nothing to do, or too much", remedy="give --selftest, or --data and --output")
     description = load_description()
     device = None if options.simulate is None else SimulatedBoard(options.simulate, description)
     with Accelerator(options.bitfile, device=device, description=description, timeout_s=options.timeout, weights=options.weights) as accelerator:

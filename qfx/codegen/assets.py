@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import importlib.util
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +34,17 @@ def vendor_headers() -> Path:
         if (folder / "ap_fixed.h").is_file():
             return folder
     raise ProjectError("the vendor's simulation headers are missing", where="hls4ml", remedy="install hls4ml >= 1.3, whose wheel carries them")
+
+
+@lru_cache(maxsize=1)
+def vendor_version() -> str:
+    """Which headers these are. They carry no version of their own: the years of their copyright, the release of hls4ml that carries them, and the
+    SHA-256 over their names and contents, its first twelve digits. Raises ProjectError if they are missing."""
+    texts = read_tree(vendor_headers(), "**/*.h")
+    years = re.search(r"Copyright ([0-9]{4}(?:-[0-9]{4})?) Xilinx", texts["ap_fixed.h"])
+    digest = hashlib.sha256("".join(f"{path}\n{text}\n" for path, text in texts.items()).encode("utf-8"))
+    age, carrier = years[1] if years else "of unknown age", importlib.metadata.version("hls4ml")
+    return f"Xilinx ap_types {age} from hls4ml {carrier}, sha256 {digest.hexdigest()[:12]}"
 
 
 def simulation_headers() -> tuple[str, ...]:

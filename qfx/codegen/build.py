@@ -104,7 +104,7 @@ class Builder:
         steps = Steps(self.names, name, (value.stream.type,), value.frame, info.grids)
         steps.move(wanted.grids, wanted.word)
         out = self.stream(name, wanted.word, value.stream.parallel, value.frame.order.size)
-        self.add(d.Pointwise(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
+        self.add(d.Regrid(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
         return replace(value, stream=out)
 
     def take_on_one_grid(self, name: str) -> Value:

@@ -8,11 +8,12 @@ value of the model, and with counters of what each cast loses.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
+from qfx import process
 from qfx.codegen.assets import hls_root, simulation_headers
 from qfx.codegen.emit import CSIM_FLAGS, emit_sources
 from qfx.codegen.emulate import FAST_FLAGS, emit_emulator
 from qfx.codegen.epilogue import Frame
 from qfx.codegen.lower import lower
 from qfx.codegen.names import identifier
-from qfx.codegen.project import WEIGHTS_FILE, Project, read_project
+from qfx.codegen.project import WEIGHTS_FILE, Project, changed_files, read_project
 from qfx.codegen.schedule import Schedule
 from qfx.errors import DataError, ProjectError
 from qfx.fixed.arith import Interval
@@ -38,15 +40,23 @@ from qfx.ir.interpret import FloatArray
 from qfx.ir.losses import Loss
 from qfx.ir.passes.loadable import loadable_types
 from qfx.ir.values import RawArray, Shape
+from qfx.progress import Progress, parts, silent
 
 VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"plain": (), "trace": ("-DQFX_TRACE",), "report": ("-DQFX_REPORT",)})
 """The variants of a build and the macros that make them."""
 
+REWRITE = "take the change back, or write the project again: `qfx hls` with --force"
+"""What to do about a project that changed."""
+
+_WITH: Mapping[str, str] = MappingProxyType({"trace": "a trace", "report": "counters"})
+_NAMED = 5  # files in a message
+_FIRST = 8  # samples of the first run: starting a simulation takes milliseconds
 _SHOWN = 4000  # characters of a compiler's complaint
+_VALUES_FILE = "sim/values.json"
 _FAST_ONLY = ("sim/fast/", "sim/native/")
 
 
-def build(project_dir: str | os.PathLike[str], *, fast: bool = False, variant: str = "plain") -> Path:
+def build(project_dir: str | os.PathLike[str], *, fast: bool = False, variant: str = "plain", progress: Progress = silent) -> Path:
     """Compile the project's test bench, or its fast emulator, if a source is newer than the executable in ``build/``; return that.
 
     ``variant`` is one of VARIANTS. The emulator is compiled for the processor at hand, and again on another one.
@@ -65,40 +75,76 @@ def build(project_dir: str | os.PathLike[str], *, fast: bool = False, variant: s
     fresh = executable.is_file() and all(path.stat().st_mtime < executable.stat().st_mtime for path in sources)
     if fresh and (not fast or (target.is_file() and target.read_text(encoding="utf-8") == _native_target())):
         return executable
+    stage = f"compiling the {'fast emulator' if fast else 'C simulation'}" + ("" if variant == "plain" else f" with {_WITH[variant]}")
+    progress(stage, 0, 1)
     executable.parent.mkdir(exist_ok=True)
+    with _blamed(project):
+        _compile(project, executable, variant, fast)
+    if fast:
+        target.write_text(_native_target(), encoding="utf-8")
+    progress(stage, 1, 1)
+    return executable
+
+
+def _compile(project: Project, executable: Path, variant: str, fast: bool) -> None:
+    root = project.path
     sim, flags = root / "sim", VARIANTS[variant]
     emulate, vendor = ("-isystem", str(sim / "emulate")), ("-isystem", str(sim / "ap_types"), "-isystem", str(sim / "axi"))
     if fast:
         native = ("-isystem", str(sim / "native"), *emulate, f"-I{root / 'include'}")
         compile_cpp((sim / "fast" / "fast.cpp",), native, executable, (*FAST_FLAGS, *flags))
-        target.write_text(_native_target(), encoding="utf-8")
     else:
         # Of the two headers called hls_stream.h, only a trace needs ours.
         search = {"plain": vendor, "trace": (*emulate, *vendor), "report": (*vendor, *emulate)}[variant]
         includes = (*search, f"-I{root / 'include'}", f"-I{root / 'tb'}")
         compile_cpp((root / "tb" / "tb.cpp", root / "src" / f"{project.top}.cpp"), includes, executable, (*CSIM_FLAGS, *flags))
-    return executable
 
 
-def run(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> FloatArray:
+class _DefectError(ProjectError):
+    """What sources that qfx wrote never do."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(what, where=where, remedy="please report this defect")
+
+
+@contextmanager
+def _blamed(project: Project) -> Iterator[None]:
+    """Blame a defect on the files that changed since the project was written, if any did."""
+    try:
+        yield
+    except _DefectError as error:
+        changed = changed_files(project)
+        if changed:
+            raise ProjectError(f"{told(changed)} changed since it was written, and now {error.what}", where=error.where, remedy=REWRITE) from error
+        raise
+
+
+def told(changed: Sequence[str]) -> str:
+    """The names of changed files, the first few."""
+    return ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else "")
+
+
+def run(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False, progress: Progress = silent) -> FloatArray:
     """The values (N, *output shape) that the C++ computes for floats (N, *input shape): float32 where that holds the output type, else float64.
 
     ``fast``: by the emulator. Raises DataError for a wrong shape or dtype, NaN or infinity; ProjectError if the project cannot be built or run.
     """
     project = read_project(project_dir)
-    result = to_float(run_raw(project_dir, x, fast=fast), project.output_type.frac_bits)
+    result = to_float(run_raw(project_dir, x, fast=fast, progress=progress), project.output_type.frac_bits)
     return result.astype(np.float32) if Interval.of(project.output_type).fits_float32() else result
 
 
-def run_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> RawArray:
+def run_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False, progress: Progress = silent) -> RawArray:
     """As ``run``, but the raws of the output."""
     project = read_project(project_dir)
     x_raw = _quantize(x, project)
-    executable = build(project_dir, fast=fast)
-    return _execute((str(executable),), x_raw, project.output_shape, _weights(project))
+    executable = build(project_dir, fast=fast, progress=progress)
+    with _blamed(project):
+        pieces = (x_raw[part] for part in parts(len(x_raw), progress, _running(fast), first=_FIRST))
+        return np.concatenate([_execute((str(executable),), piece, project.output_shape, _weights(project)) for piece in pieces])
 
 
-def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> dict[str, RawArray]:
+def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False, progress: Progress = silent) -> dict[str, RawArray]:
     """The raws (N, *shape) of every value of the model that travels on a stream of the C++, by the name of its node, in the optimized graph's order.
 
     Comparable with ``qfx.ir.interpret.trace`` of the optimized graph: on the grid of each node's type, in its layout. Values within a fused chain do
@@ -106,8 +152,15 @@ def trace_raw(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool 
     """
     project = read_project(project_dir)
     x_raw = _quantize(x, project)
-    executable = build(project_dir, fast=fast, variant="trace")
+    executable = build(project_dir, fast=fast, variant="trace", progress=progress)
     travels = _values(project)["fast" if fast else "design"]
+    stage = f"{_running(fast)}, with a trace"
+    with _blamed(project):
+        pieces = [_trace(executable, x_raw[part], project, travels) for part in parts(len(x_raw), progress, stage, first=_FIRST)]
+    return {entry["node"]: np.concatenate([piece[entry["node"]] for piece in pieces]) for entry in travels}
+
+
+def _trace(executable: Path, x_raw: RawArray, project: Project, travels: Sequence[Mapping[str, Any]]) -> dict[str, RawArray]:
     with tempfile.TemporaryDirectory(prefix="qfx_trace_") as folder:
         Path(folder, "streams").write_text("".join(f"{name}\n" for name in sorted({entry["stream"] for entry in travels})), encoding="utf-8")
         _execute((str(executable),), x_raw, project.output_shape, {"QFX_TRACE_FOLDER": folder, **_weights(project)})
@@ -122,22 +175,34 @@ def layers_of(project_dir: str | os.PathLike[str], *, fast: bool = False) -> dic
 def _traced(file: Path, entry: Mapping[str, Any], samples: int) -> RawArray:
     shape = tuple(entry["shape"])
     order = Frame.of(shape).order if entry["order"] is None else np.array(entry["order"], dtype=np.int64)
-    travelled = np.frombuffer(file.read_bytes() if samples else b"", dtype="<i8").reshape(samples, order.size)
+    travelled = np.frombuffer(file.read_bytes() if samples else b"", dtype="<i8")
+    if travelled.size != samples * order.size:
+        raise _DefectError(f"{travelled.size} numbers travelled on {entry['stream']} in {samples} samples of {order.size}", str(file))
+    travelled = travelled.reshape(samples, order.size)
     raw = np.empty((samples, order.size), dtype=np.int64)
     raw[:, order] = travelled
     return raw.reshape(samples, *shape)
 
 
-def losses(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False) -> dict[str, Loss]:
+def losses(project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False, progress: Progress = silent) -> dict[str, Loss]:
     """What each cast of the C++ lost on the data, by the name of its node, in the optimized graph's order. Raises as ``run``.
 
     The input's cast is not among them: floats are cast before they enter the design.
     """
     project = read_project(project_dir)
     x_raw = _quantize(x, project)
-    executable = build(project_dir, fast=fast, variant="report")
-    counted = _count((str(executable),), x_raw, project.output_shape, _weights(project))
-    return {entry["node"]: counted.get(entry["site"], Loss()) for entry in _values(project)["casts"]}
+    executable = build(project_dir, fast=fast, variant="report", progress=progress)
+    casts = _values(project)["casts"]
+    total = {entry["node"]: Loss() for entry in casts}
+    with _blamed(project):
+        for part in parts(len(x_raw), progress, f"{_running(fast)}, with counters", first=_FIRST):
+            counted = _count((str(executable),), x_raw[part], project.output_shape, _weights(project))
+            total = {entry["node"]: total[entry["node"]] + counted.get(entry["site"], Loss()) for entry in casts}
+    return total
+
+
+def _running(fast: bool) -> str:
+    return f"running the {'fast emulator' if fast else 'C simulation'}"
 
 
 def _count(command: Sequence[str], x_raw: RawArray, output_shape: Shape, environment: Mapping[str, str] | None = None) -> dict[int, Loss]:
@@ -155,11 +220,13 @@ def _weights(project: Project) -> dict[str, str]:
 
 
 def _values(project: Project) -> dict[str, list[dict[str, Any]]]:
-    path = project.path / "sim" / "values.json"
+    path = project.path / _VALUES_FILE
     try:
         loaded: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ProjectError(f"sim/values.json cannot be read: {error}", where=str(project.path), remedy="write the project again") from error
+        raise ProjectError(f"{_VALUES_FILE} cannot be read: {error}", where=str(project.path), remedy="write the project again") from error
+    if _VALUES_FILE in changed_files(project):
+        raise ProjectError(f"{_VALUES_FILE} changed since it was written", where=str(project.path), remedy=REWRITE)
     return loaded
 
 
@@ -172,7 +239,7 @@ def _belongs(path: str, fast: bool) -> bool:
 def _native_target() -> str:
     """What g++ makes of this processor: an executable for another one may not run here."""
     command = [_compiler(), "-march=native", "-Q", "--help=target"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return process.run(command).stdout
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +321,14 @@ def compile_cpp(sources: Sequence[Path], includes: Sequence[str], executable: Pa
     # To a name of its own, then renamed: an interrupted build leaves no broken executable.
     partial = executable.with_name(f"{executable.name}.{os.getpid()}")
     command = [compiler, *flags, *includes, *map(str, sources), "-o", str(partial)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    try:
+        done = process.run(command)
+        if not done.returncode:
+            os.replace(partial, executable)
+    finally:
         partial.unlink(missing_ok=True)
-        raise ProjectError(f"g++ refuses the C++:\n{done.stderr[:_SHOWN]}", where=str(executable), remedy="please report this defect")
-    os.replace(partial, executable)
+    if done.returncode:
+        raise _DefectError(f"g++ refuses the C++:\n{done.stderr[:_SHOWN]}", str(executable))
 
 
 def _execute(command: Sequence[str], x_raw: RawArray, output_shape: Shape, environment: Mapping[str, str] | None = None) -> RawArray:
@@ -266,13 +336,13 @@ def _execute(command: Sequence[str], x_raw: RawArray, output_shape: Shape, envir
         source, result = Path(folder) / "in.bin", Path(folder) / "out.bin"
         source.write_bytes(np.ascontiguousarray(x_raw, dtype="<i8").tobytes())
         env = {**os.environ, **(environment or {})}
-        done = subprocess.run([*command, str(source), str(result)], capture_output=True, text=True, check=False, env=env)
+        done = process.run([*command, str(source), str(result)], env=env)
         complaint = (done.stdout + done.stderr).strip()  # the vendor's streams warn of reads while empty and of leftover data
         if done.returncode or complaint:
-            raise ProjectError(
-                f"C simulation failed (status {done.returncode}): {complaint[:_SHOWN]}", where=command[0], remedy="please report this defect"
-            )
+            raise _DefectError(f"C simulation failed (status {done.returncode}): {complaint[:_SHOWN]}", command[0])
         raw = np.frombuffer(result.read_bytes(), dtype="<i8").astype(np.int64)
+    if raw.size != len(x_raw) * math.prod(output_shape):
+        raise _DefectError(f"C simulation gave {raw.size} numbers for {len(x_raw)} samples of {math.prod(output_shape)}", command[0])
     return raw.reshape(len(x_raw), *output_shape)
 
 

@@ -176,6 +176,11 @@ class Pointwise:
 
 
 @dataclass(frozen=True, slots=True)
+class Regrid(Pointwise):
+    """Brings the channels of a value, which lie on grids of their own, onto those that a reader wants. It has words of the size that come to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Binary:
     """The epilogue's first step joins the two numbers."""
 

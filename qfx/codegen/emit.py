@@ -14,6 +14,7 @@ from qfx.codegen.lower import lower
 from qfx.codegen.names import checked_top
 from qfx.codegen.schedule import Schedule
 from qfx.codegen.templates import render
+from qfx.errors import ProjectError
 from qfx.ir.graph import Graph
 from qfx.ir.ops import Input
 
@@ -42,6 +43,8 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
     checked_top(top)
     check_clock(clock_ns, board)
     design = design or size_fifos(lower(graph, schedule))
+    if top.lower() in {process.name for process in design.processes}:  # a module of its own in RTL
+        raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
     names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
     files = emit_sources(design, top)
     for path, template in (

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from math import ceil, log, log2
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ from qfx.codegen.simulate import RESTART, Timing, simulate
 from qfx.codegen.tokens import cycles, latency
 from qfx.errors import ProjectError
 from qfx.ir.graph import Graph
+from qfx.progress import Progress, silent
 
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
@@ -37,6 +39,7 @@ _EXCHANGES = 4
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
 _OTHER_FOLDING = "use a larger board, shorter words or smaller layers, or try --fit: other foldings may take less"
 _ROUNDS = 6
+_LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 _PRECISION = 1.01  # of the search for the fastest that fits
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
 
@@ -115,13 +118,14 @@ def _remedy(graph: Graph, board: Board) -> str:
     return _OTHER_FOLDING
 
 
-def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) -> Plan:
+def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, progress: Progress = silent) -> Plan:
     """The plan that answers the request, for an optimized graph.
 
     Raises ProjectError if a layer that the request names has no folding of its own, if what it fixes cannot be built, if what it asks for cannot be
     reached, and if the design does not fit the board.
     """
     check_clock(clock_ns, board)
+    progress(_LOWERING, 0, 1)
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
@@ -129,15 +133,20 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float) ->
         schedule = Schedule.of(
             pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1, fifos=dict(request.fifos)
         )
-        return fitting_plan(graph, board, schedule, clock_ns=clock_ns)
+        progress(_SIZING, 0, 1)
+        made = fitting_plan(graph, board, schedule, clock_ns=clock_ns)
+        progress(_SIZING, 1, 1)
+        return made
     weights = Weights.of(base)
     check_weights(weights, board, LIMITS)
     lower(
         graph, Schedule.of(pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1)
     )  # complains if it cannot
     pinned.update({name: Folding(n) for name, n in ((graph.input.name, request.input_parallel), (OUTPUT, request.output_parallel)) if n is not None})
-    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns, weights)
+    progress(_LISTING, 0, 1)
+    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns, weights, progress)
     made = search.fastest() if request.fps is None else search.at(request.fps)
+    progress(_SIZING, 1, 1)
     if not request.fifos:
         return made
     return plan(graph, board, replace(made.schedule, fifos=request.fifos), clock_ns=clock_ns)
@@ -177,7 +186,7 @@ def _least(design: d.Design, board: Board) -> Estimate:
 
 def _folded(design: d.Design) -> tuple[str, ...]:
     """The nodes that have a folding, in order."""
-    ports = (d.FromPort, d.ToPort, d.Fork, d.Rewidth, d.Permute)
+    ports = (d.FromPort, d.ToPort, d.Fork, d.Rewidth, d.Regrid, d.Permute)
     names = [node for process, node in zip(design.processes, design.nodes, strict=True) if not isinstance(process, ports)]
     return tuple(dict.fromkeys(names))
 
@@ -187,8 +196,8 @@ def _weighted(design: d.Design) -> frozenset[str]:
 
 
 class _Search:
-    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights) -> None:
-        self.weights = weights
+    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress) -> None:
+        self.weights, self.progress = weights, progress
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
         self.capacity = _vector(capacity(board))
         self.limits = self.capacity * np.array([LIMITS[field] for field in FIELDS])
@@ -206,7 +215,8 @@ class _Search:
         self._check_possible()
         self._check_reachable(wanted, fps)
         target, large = wanted, None
-        for _ in range(_ROUNDS):
+        for number in range(_ROUNDS):
+            self.progress("searching for the cheapest folding", number, _ROUNDS)
             picked = self._cheapest(target)
             if picked is None:
                 self._check_reachable(wanted, fps, floor=target)
@@ -236,10 +246,13 @@ class _Search:
         slow = self._cheapest(slowest)
         assert slow is not None
         least = self.floor
-        for _ in range(_ROUNDS):
+        for number in range(1, _ROUNDS + 1):
             low, high = float(least), float(slowest)
             picked = slow
+            steps, tried = max(1, ceil(log2(max(log(high / low) / log(_PRECISION), 1)))), 0
             while high > low * _PRECISION:
+                self.progress(f"searching for the fastest folding, round {number}", tried, max(steps, tried))
+                tried += 1
                 middle = (low * high) ** 0.5
                 found = self._cheapest(int(middle))
                 if found is not None and self._fits(found):
@@ -360,6 +373,7 @@ class _Search:
         schedule = self._schedule(picked)
         found, made = _least(lower(self.graph, schedule), self.board), None
         if not found.over(LIMITS):
+            self.progress(_SIZING, 0, 1)
             made = plan(self.graph, self.board, schedule, clock_ns=self.clock_ns)
             found = made.estimate
         layer_costs: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))

@@ -79,7 +79,7 @@ def layers(graph: Graph, design: d.Design, board: Board, pinned: Mapping[str, Fo
     found: list[Layer] = []
     for process, node in zip(design.processes, design.nodes, strict=True):
         streams = [stream for stream in d.inputs(process) if not (isinstance(process, d.ToPort) and stream == process.last)]
-        if isinstance(process, d.Fork | d.Rewidth | d.Window):
+        if isinstance(process, d.Fork | d.Rewidth | d.Regrid | d.Window):
             origin.update({stream.name: origin[streams[0].name] for stream in d.outputs(process)})
             continue
         sources = tuple((origin[stream.name], _frame(stream, windows.get(node))) for stream in streams)

@@ -5,18 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from qfx.codegen.reserved import CPP11_KEYWORDS, meaning
 from qfx.errors import ProjectError
 
-_KEYWORDS = """
-alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl const const_cast constexpr continue decltype
-default delete do double dynamic_cast else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept
-not not_eq nullptr operator or or_eq private protected public register reinterpret_cast return short signed sizeof static static_assert static_cast
-struct switch template this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq
-"""
-_GLOBALS = "main std hls qfx"
-
-KEYWORDS = frozenset(_KEYWORDS.split()) | frozenset(_GLOBALS.split())
-"""C++11's keywords, and the global names that a top function must not take."""
+KEYWORDS = CPP11_KEYWORDS | {"main", "std", "hls", "qfx"}
+"""C++11's keywords, and the global names that nothing else must take."""
 
 _MAX_LENGTH = 48  # Vivado shortens longer RTL names and Windows' paths end at 260 characters
 
@@ -32,12 +25,23 @@ def identifier(text: str) -> str:
     return f"n_{name}" if name in KEYWORDS else name
 
 
+def top_name(text: str) -> str:
+    """The name of the top function of a model called ``text``: the identifier, with ``n_`` before a word that means something else.
+
+    >>> top_name("digits"), top_name("layers"), top_name("in"), top_name("class")
+    ('digits', 'n_layers', 'n_in', 'n_class')
+    """
+    name = identifier(text)
+    return f"n_{name}" if meaning(name) else name
+
+
 def checked_top(name: str) -> str:
     """``name`` itself, if it can name the top function. Raises ProjectError otherwise."""
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name) is None or name in KEYWORDS or len(name) > _MAX_LENGTH:
-        raise ProjectError(
-            f"{name!r} cannot name the top function", remedy=f"use letters, digits and single underscores, at most {_MAX_LENGTH}, and no C++ keyword"
-        )
+    if re.fullmatch(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", name) is None or len(name) > _MAX_LENGTH:
+        raise ProjectError(f"{name!r} cannot name the top function", remedy=f"use letters, digits and single underscores, at most {_MAX_LENGTH}")
+    taken = meaning(name)
+    if taken:
+        raise ProjectError(f"{name!r} cannot name the top function: it is {taken}", remedy=f"choose another name, such as {top_name(name)!r}")
     return name
 
 

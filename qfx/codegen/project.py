@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from qfx.codegen.driver import golden_files
 from qfx.codegen.emit import emit
 from qfx.codegen.emulate import EXECUTABLES
 from qfx.codegen.fold import Plan
-from qfx.codegen.names import checked_top, identifier
+from qfx.codegen.names import checked_top, top_name
 from qfx.codegen.schedule import Request, Schedule
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
@@ -93,10 +94,10 @@ def write_project(
     did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
     take.
     """
-    target = Path(out_dir)
+    target = _followed(out_dir)
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
-    name = identifier(graph.name) if top is None else top
+    name = top_name(graph.name) if top is None else top
     graph = prepare(graph, weights)
     checked_top(name)
     clock_ns = found.clock_ns if clock_ns is None else clock_ns
@@ -137,7 +138,16 @@ def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | Non
 
 def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raises ProjectError if ``write_project`` would refuse the folder."""
-    _replaceable(Path(out_dir), force)
+    _replaceable(_followed(out_dir), force)
+
+
+def _followed(out_dir: str | os.PathLike[str]) -> Path:
+    """The folder, or what it links to: the link stays."""
+    path = Path(out_dir)
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise ProjectError("its links go round in a circle", where=str(path), remedy="name another folder") from error
 
 
 def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | None, clock_ns: float) -> Plan:
@@ -174,6 +184,18 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
         raise ProjectError(f"there is no {MANIFEST}", where=str(path), remedy="name a folder that qfx wrote") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(path), remedy="write the project again") from error
+
+
+def changed_files(project: Project) -> list[str]:
+    """The files that are not as qfx wrote them, or are gone, by their path in the project, sorted."""
+    return [path for path, digest in sorted(project.files.items()) if _sha256(project.path / path) != digest]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _golden(graph: Graph, inputs: FloatArray | None) -> tuple[FloatArray, RawArray, RawArray]:
@@ -226,9 +248,11 @@ def _type(text: str | None) -> FixedType | None:
 
 def _replaceable(target: Path, force: bool) -> Project | None:
     """The project that may be replaced, None if there is nothing. Raises ProjectError if the folder must be left alone."""
-    if not target.exists() and not target.is_symlink():
+    if target.is_symlink():
+        raise ProjectError("its links go round in a circle", where=str(target), remedy="name another folder")
+    if not target.exists():
         return None
-    if not target.is_dir() or target.is_symlink():
+    if not target.is_dir():
         raise ProjectError("is not a folder", where=str(target), remedy="name a folder that does not exist yet")
     if not any(target.iterdir()):
         return None
@@ -240,7 +264,8 @@ def _replaceable(target: Path, force: bool) -> Project | None:
 
 
 def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> None:
-    """Write into a sibling, then rename: a failure leaves the target as it was."""
+    """Write into a sibling, then rename: a failure or an interrupt leaves everything as it was."""
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -254,19 +279,23 @@ def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> Non
             place.write_bytes(data)
         if old is not None:
             _keep_foreign(target, fresh, old)
-            os.rename(target, staging / "old")
         elif target.exists():
             target.rmdir()  # empty, or this fails
         try:
-            os.rename(fresh, target)
-        except OSError:
             if old is not None:
+                os.rename(target, staging / "old")
+            os.rename(fresh, target)
+        except BaseException:
+            if (staging / "old").exists() and not target.exists():
                 os.rename(staging / "old", target)
             raise
     except OSError as error:
         raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # it holds the project
+                folder.rmdir()
 
 
 def _keep_foreign(target: Path, fresh: Path, old: Project) -> None:

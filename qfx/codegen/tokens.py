@@ -2,7 +2,7 @@
 
 A process is one pipelined loop (a few in a row for Permute) with an initiation interval of one. A *turn* is one iteration; it reads at most one word
 of each input and writes at most one word of each output. Which turn does what depends on the shape alone, never on data: a frame is a fixed program.
-``docs/schedule.md`` lists the programs; the bounded simulation (``qfx.codegen.bounded``) checks every one against the C++ turn by turn.
+``docs/schedule.md`` lists the programs; the bounded simulation (``tests/support/bounded.py``) checks every one against the C++ turn by turn.
 
 ``latency`` is no property of the C++ but of what the vendor's tool makes of it: cycles from the start of a turn to its write. The numbers here are
 assumptions (each is a constant below); they enter the predicted latency and the depth of FIFOs that balance branches, not freedom from deadlock.

@@ -7,13 +7,12 @@ a node have its name, a ``#`` (which no name of a graph holds) and their role. C
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -25,6 +24,7 @@ from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
 from qfx.export import opset
 from qfx.export.opset import DOUBLE, FLOAT
 from qfx.export.split import plan_split
+from qfx.files import check_target, writing
 from qfx.fixed.arith import FLOAT32_BITS, FLOAT64_BITS, Bounds, Channels, Interval, channelwise
 from qfx.fixed.type import OMode
 from qfx.ir import ops
@@ -33,8 +33,8 @@ from qfx.ir.ops import Affine, Clip, Conv, LeakyRelu, Linear, MaxPool, SumPool
 from qfx.ir.values import ArrayType, Const, Pads
 
 PRODUCER = "qfx"
-VERSION_KEY, OPSET_KEY = "qfx.version", "qfx.opset"
-"""The metadata that the writer adds to the graph's own."""
+VERSION_KEY, OPSET_KEY, DIGEST_KEY = "qfx.version", "qfx.opset", "qfx.sha256"
+"""The metadata that the writer adds to the graph's own; the digest is that of ``digest``."""
 
 _MAX_FILE_BYTES = (1 << 31) - 1
 _MAX_EXPONENT = 400  # binary points further away would leave float64 in a cast; no network has them
@@ -42,20 +42,21 @@ _NUMPY = {FLOAT: np.float32, DOUBLE: np.float64}
 _Attributes = Mapping[str, int | float | str | list[int]]
 
 
-def to_model(graph: Graph, *, producer_version: str | None = None) -> onnx.ModelProto:
+def to_model(graph: Graph, *, producer_version: str | None = None, opset_version: int = opset.VERSION) -> onnx.ModelProto:
     """The graph as an ONNX model: input float32 of shape ("N", *shape) in PyTorch's layout, output float32 where that is exact, else float64.
 
     Exact on ONNX Runtime's CPU provider at every optimization level; TF32 on a GPU (``use_tf32``) is not. The same graph gives the same bytes.
-    ``producer_version`` is recorded; it is qfx's own if left out. ``qfx.ir.from_onnx.from_model`` is the inverse.
+    ``producer_version`` is recorded; it is qfx's own if left out. ``opset_version`` is one of ``opset.READABLE``.
+    ``qfx.ir.from_onnx.from_model`` is the inverse.
 
     Raises ExactnessError, naming the node, if a value needs more than float64's 53 bits; UnsupportedError for metadata under a key that
     the writer needs and for a model too large for one file (2 GiB).
     """
     version = _own_version() if producer_version is None else producer_version
-    taken = sorted({VERSION_KEY, OPSET_KEY} & set(graph.metadata))
+    taken = sorted(set(written_keys(opset_version)) & set(graph.metadata))
     if taken:
         raise UnsupportedError(f"the metadata has an entry {taken[0]!r}", where=graph.name, remedy="use another key; qfx writes this one itself")
-    writer = _Writer(graph)
+    writer = _Writer(graph, hulls=opset_version < opset.CHANNELS_FROM)
     for node in graph.nodes:
         writer.write(node)
     source = graph.nodes[0].name
@@ -70,16 +71,28 @@ def to_model(graph: Graph, *, producer_version: str | None = None) -> onnx.Model
     model = helper.make_model(
         body,
         functions=[opset.function(name) for name in sorted(writer.functions)],
-        opset_imports=[helper.make_opsetid("", opset.ONNX_OPSET), helper.make_opsetid(opset.DOMAIN, opset.VERSION)],
+        opset_imports=[helper.make_opsetid("", opset.ONNX_OPSET), helper.make_opsetid(opset.DOMAIN, opset_version)],
         ir_version=opset.IR_VERSION,
         producer_name=PRODUCER,
         producer_version=version,
     )
-    for key, text in {VERSION_KEY: version, OPSET_KEY: f"{opset.DOMAIN} {opset.VERSION}", **graph.metadata}.items():
+    ours = (version, f"{opset.DOMAIN} {opset_version}", digest(model))
+    for key, text in {**dict(zip(written_keys(opset_version), ours, strict=False)), **graph.metadata}.items():
         model.metadata_props.add(key=key, value=text)
     if model.ByteSize() > _MAX_FILE_BYTES:
         raise UnsupportedError("the model takes more than 2 GiB", where=graph.name, remedy="split it; ONNX files end there")
     return model
+
+
+def written_keys(opset_version: int) -> tuple[str, ...]:
+    """The keys of the metadata that the writer adds, in order."""
+    return (VERSION_KEY, OPSET_KEY, DIGEST_KEY) if opset_version >= opset.DIGESTS_FROM else (VERSION_KEY, OPSET_KEY)
+
+
+def digest(model: onnx.ModelProto) -> str:
+    """The SHA-256 of the model's graph: of its constants and of all that its nodes say. One changed bit of a weight gives a consistent
+    file, and another digest."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def save(graph: Graph, path: str | os.PathLike[str], *, force: bool = False, producer_version: str | None = None) -> None:
@@ -87,24 +100,11 @@ def save(graph: Graph, path: str | os.PathLike[str], *, force: bool = False, pro
 
     Raises what ``to_model`` raises, and ModelFileError if the file exists (unless ``force``) or cannot be written.
     """
-    target = Path(path)
-    if target.exists() and not force:
-        raise ModelFileError("the file exists", where=str(target), remedy="pass force=True to replace it, or choose another name")
+    remedy = "pass force=True to replace it, or choose another name"
+    check_target(path, force=force, error=ModelFileError, remedy=remedy)
     content = to_model(graph, producer_version=producer_version).SerializeToString(deterministic=True)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    except OSError as error:
-        raise ModelFileError(f"cannot be written: {error.strerror}", where=str(target), remedy="create the folder, or choose another") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the folder
-        os.replace(temporary, target)
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise ModelFileError(f"cannot be written: {error.strerror}", where=str(target), remedy="free some space, or choose another name") from error
+    with writing(path, force=force, error=ModelFileError, remedy=remedy) as staged:
+        staged.write_bytes(content)
 
 
 def _own_version() -> str:
@@ -134,10 +134,10 @@ class _Value:
 
 
 class _Writer:
-    """Collects nodes, initializers and functions while the graph's nodes are written in order."""
+    """Collects nodes, initializers and functions while the graph's nodes are written in order. ``hulls``: bounds join all channels (version 1)."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, *, hulls: bool = False) -> None:
+        self.graph, self.hulls = graph, hulls
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.functions: set[str] = set()
@@ -151,7 +151,10 @@ class _Writer:
         value = self._write(node)
         if max(abs(bound.frac_bits) for bound in value.bound.spread(self.graph.infos[node.name].shape[0])) > _MAX_EXPONENT + 100:
             raise ExactnessError(f"its binary point lies {value.frac} bits right of 0", where=node.name, remedy="use less extreme binary points")
-        self.values[node.name] = value
+        self.values[node.name] = _Value(value.dtype, self._seen(value.bound))
+
+    def _seen(self, bound: Bounds) -> Bounds:
+        return bound.hull if self.hulls else bound
 
     def _write(self, node: Node) -> _Value:
         op = node.op
@@ -262,7 +265,8 @@ class _Writer:
 
     def _choose(self, node: Node, result: _Value, consts: list[Const | None]) -> _Value:
         """``result`` in float32 if its inputs, the constants and the bound allow, else in float64; ExactnessError if that rounds too."""
-        parts = [_bound(const) for const in consts if const is not None]
+        parts = [self._seen(_bound(const)) for const in consts if const is not None]
+        result = _Value(result.dtype, self._seen(result.bound))
         inputs = [self.values[name] for name in node.inputs]
         if all(x.dtype == FLOAT for x in inputs) and all(_fits(part, FLOAT32_BITS) for part in (*parts, result.bound)):
             return _Value(FLOAT, result.bound)
@@ -282,7 +286,7 @@ class _Writer:
         points = cast.frac_bits
         if np.abs(points).max() > _MAX_EXPONENT:
             raise ExactnessError(f"casts to {cast}, which float64 cannot reach", where=node.name, remedy="use less extreme binary points")
-        bound = _symmetric(info.interval)
+        bound = self._seen(_symmetric(info.interval))
         # Each element is on its own grid, which may be coarser than that of the whole: either proves that the dtype holds it.
         own = [_symmetric(Interval.of(type_)) for type_ in cast.distinct]
         fits = {dtype: _fits(bound, bits) or all(_fits(one, bits) for one in own) for dtype, bits in ((FLOAT, FLOAT32_BITS), (DOUBLE, FLOAT64_BITS))}

@@ -1,4 +1,4 @@
-"""The ``ai.qfx`` operator set, version 1: ONNX functions whose bodies are standard operators, so that a plain ONNX Runtime computes them exactly.
+"""The ``ai.qfx`` operator set, version 2: ONNX functions whose bodies are standard operators, so that a plain ONNX Runtime computes them exactly.
 
 A model carries the functions that it uses. Tensors hold *values* (``raw * 2**-frac_bits`` as floats). Standard operators do the arithmetic wherever
 float32 or float64 holds every partial sum; the functions do the rest:
@@ -18,6 +18,7 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ====================  ==============================================================================================================
 
 The bodies are part of the version: files are compared with them when read, so any change needs a new ``VERSION``.
+Version 2 added a digest of the graph to the metadata of a file; its functions are those of version 1, whose files are read as before.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ from qfx.errors import UnsupportedError
 from qfx.fixed.type import FixedType, OMode, QMode
 
 DOMAIN = "ai.qfx"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""The versions whose files are read. Those of version 1 have no digest: a damaged constant in them goes unnoticed."""
+DIGESTS_FROM = CHANNELS_FROM = 2
+"""The version from which files have a digest, and from which the bounds that choose between float32 and float64 are kept per channel."""
 ONNX_OPSET = 21
 IR_VERSION = 10
 

@@ -11,11 +11,12 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, UnsupportedError
 from qfx.ir import ops
-from qfx.ir.graph import Graph, Node
+from qfx.ir.graph import Graph, Node, graph_name
 from qfx.ir.ops import ArrayType, Const, Op
 from qfx.nn import functional as qf
-from qfx.nn.convert import graph_module, recipe_of
-from qfx.nn.layers import FoldedNorm, QBatchNorm, QConv, QConvTranspose, QFoldedBatchNorm, QLinear, Weighted
+from qfx.nn.layers import QConv, QConvTranspose, QLinear, Weighted
+from qfx.nn.model import graph_module, recipe_of
+from qfx.nn.norm import FoldedNorm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.quantizer import Quantizer
 
 
@@ -74,7 +75,8 @@ class _Lowering:
         self.values[node] = inputs[0]
 
     def _free(self, name: str) -> str:
-        """The name, or one beside it for a layer that is called again."""
+        """The name as a graph can hold it, or one beside it for a layer that is called again."""
+        name = graph_name(name)
         candidate, count = name, 1
         while candidate in self.names:
             candidate, count = f"{name}_{count}", count + 1

@@ -125,6 +125,8 @@ def quantize(
             check_finite=check_finite,
         )
         return result
+    if x.is_neg() or frac_bits.is_neg():  # views that say minus; the fused pass reads what lies in memory
+        x, frac_bits = x.resolve_neg(), frac_bits.resolve_neg()
     if scale is None and shift is None and addend is None and type(width) is int and not check_finite and x.dtype is torch.float32:
         plan = plan_of(mode, width, negative_slope, upper)
         bound = native.flat(plan, x, frac_bits)
@@ -139,6 +141,7 @@ def quantize(
             raise DataError(f"addend has shape {tuple(addend.shape)}, x {tuple(x.shape)}", remedy="give both the same shape")
         if addend.dtype is not x.dtype:
             x, addend = x.double(), addend.double()
+    scale, shift, addend = (None if tensor is None else tensor.resolve_neg() for tensor in (scale, shift, addend))
     if isinstance(width, Tensor):
         width_parameter: Tensor | None = width
         width = round(width.detach().item())
@@ -178,7 +181,7 @@ def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
 
 def _flat_plan(c: PlainCast) -> native.Bound | None:
     """What ``native.forward_flat`` needs, if it can do the cast."""
-    if type(c.width) is not int or c.x.dtype is not torch.float32 or torch.compiler.is_compiling():
+    if type(c.width) is not int or c.x.dtype is not torch.float32 or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
         return None
     return native.flat(plan_of(c.mode, c.width, 1.0, None), c.x, c.frac_bits)
 
@@ -195,7 +198,7 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         return moments
     if x.dim() < 2 or x.numel() == 0:
         raise DataError(f"no channels or no elements in shape {tuple(x.shape)}", remedy="give a tensor of shape (N, C, ...) that is not empty")
-    x = x.detach()
+    x = x.detach().resolve_neg()
     if x.dtype is not torch.float32 and x.dtype is not torch.float64:
         x = _as_float(x)
     return native.channel_moments(x) or eager.channel_moments(x)
@@ -257,6 +260,7 @@ class _QuantizePair(torch.autograd.Function):
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
+    grad = grad.resolve_neg()
     plan, grad_scale, needs = ctx.plan, ctx.frac_grad_scale, ctx.needs_input_grad
     parameters = needs[1] or needs[3] or needs[4]
     grads = native.backward(plan, grad, x, frac_bits, scale, shift, addend, grad_scale, parameters, needs[2])
@@ -270,7 +274,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _backward_flat(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, frac_bits = ctx.saved_tensors
     bound, grad_scale = ctx.call
-    by_x, by_frac = native.backward_flat(bound, grad, x, frac_bits, grad_scale, ctx.needs_input_grad[1])
+    by_x, by_frac = native.backward_flat(bound, grad.resolve_neg(), x, frac_bits, grad_scale, ctx.needs_input_grad[1])
     return by_x, by_frac, None, None
 
 
@@ -278,8 +282,8 @@ def _backward_pair(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | N
     x, x_bits, y, y_bits = ctx.saved_tensors
     x_bound, y_bound, x_grad_scale, y_grad_scale = ctx.call
     needs = ctx.needs_input_grad
-    by_x = native.backward_flat(x_bound, grad_x, x, x_bits, x_grad_scale, needs[1])
-    by_y = native.backward_flat(y_bound, grad_y, y, y_bits, y_grad_scale, needs[3])
+    by_x = native.backward_flat(x_bound, grad_x.resolve_neg(), x, x_bits, x_grad_scale, needs[1])
+    by_y = native.backward_flat(y_bound, grad_y.resolve_neg(), y, y_bits, y_grad_scale, needs[3])
     return *by_x, *by_y, None, None
 
 

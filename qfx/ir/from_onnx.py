@@ -16,9 +16,10 @@ import onnx
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped, unused-ignore]
 from onnx import numpy_helper
 
+from qfx import formats
 from qfx.errors import ModelFileError, QfxError, TypeSyntaxError, UnsupportedError
 from qfx.export import opset
-from qfx.export.onnx_file import OPSET_KEY, VERSION_KEY, to_model
+from qfx.export.onnx_file import DIGEST_KEY, digest, to_model, written_keys
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import (
@@ -54,6 +55,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     """The graph in an ONNX file that qfx wrote. Raises what ``from_model`` raises, and ModelFileError for a file that cannot be read."""
     source = Path(path)
     model = onnx.ModelProto()
+    formats.refuse(formats.kind_of_file(source), str(source))
     try:
         model.ParseFromString(source.read_bytes())
     except OSError as error:
@@ -70,35 +72,42 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
 def from_model(model: onnx.ModelProto) -> Graph:
     """The graph that ``to_model`` made the model of, with its names and metadata.
 
-    Raises ModelFileError for a model that qfx did not write, that another version of the operator set wrote, or that was changed or damaged since;
+    Raises ModelFileError for a model that qfx did not write, that a later version of the operator set wrote, or that was changed or damaged since
+    (version 1 has no digest: of its files, those that a changed constant leaves consistent are read);
     UnsupportedError, naming the node, for an operator that qfx does not write.
     """
-    _check_origin(model)
+    opset_version = _check_origin(model)
     try:
-        graph = _read(model)
-        version = model.producer_version
-        expected = to_model(graph, producer_version=version)
+        graph = _read(model, opset_version)
+        expected = to_model(graph, producer_version=model.producer_version, opset_version=opset_version)
     except (ModelFileError, UnsupportedError):
         raise
     except QfxError as error:  # types, constants or sums that no graph that was written can hold
         raise ModelFileError(error.what, where=error.where, remedy=_REMEDY) from error
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:  # numpy and protobuf on nonsense
         raise ModelFileError(f"is damaged: {error}", where=model.graph.name, remedy=_REMEDY) from error
+    if opset_version < opset.CHANNELS_FROM:
+        _forget_types(expected, model := _copy(model))
     if _bytes(expected) != _bytes(model):
-        raise ModelFileError(f"{_difference(expected, model)} is not as qfx wrote it", where=graph.name, remedy=_REMEDY)
+        part = _difference(expected, model)
+        if part is None:
+            _check_digest(model, opset_version)
+        raise ModelFileError(f"{part or 'its header'} is not as qfx wrote it", where=graph.name, remedy=_REMEDY)
     return graph
 
 
-def _check_origin(model: onnx.ModelProto) -> None:
+def _check_origin(model: onnx.ModelProto) -> int:
+    """The version of qfx's operator set that wrote the model."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     where = model.graph.name
     if opset.DOMAIN not in versions:
+        formats.refuse(formats.kind_of_onnx(model), where)
         maker = f" (its producer is {model.producer_name!r})" if model.producer_name else ""
         remedy = "export the model with qfx.export_onnx; a float ONNX file goes through `qfx ptq` first"
         raise ModelFileError(f"not written by qfx{maker}", where=where, remedy=remedy)
-    if versions[opset.DOMAIN] != opset.VERSION:
+    if versions[opset.DOMAIN] not in opset.READABLE:
         raise ModelFileError(
-            f"has version {versions[opset.DOMAIN]} of {opset.DOMAIN}, this qfx reads version {opset.VERSION}",
+            f"has version {versions[opset.DOMAIN]} of {opset.DOMAIN}, this qfx reads version {opset.VERSION} and older",
             where=where,
             remedy="update qfx, or export the model again",
         )
@@ -108,12 +117,34 @@ def _check_origin(model: onnx.ModelProto) -> None:
     for kind, count in (("inputs", len(model.graph.input)), ("outputs", len(model.graph.output))):
         if count != 1:
             raise ModelFileError(f"has {count} {kind}", where=where, remedy="give one model one input and one output")
+    return int(versions[opset.DOMAIN])
 
 
-def _read(model: onnx.ModelProto) -> Graph:
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    return other
+
+
+def _forget_types(*models: onnx.ModelProto) -> None:
+    """Clear what nodes say of their types in words: version 1 found wider ones, and nothing computes with them."""
+    for model in models:
+        for node in model.graph.node:
+            node.ClearField("doc_string")
+
+
+def _check_digest(model: onnx.ModelProto, opset_version: int) -> None:
+    """Raise ModelFileError if the graph is not the one whose digest the file holds."""
+    held = [entry.value for entry in model.metadata_props if entry.key == DIGEST_KEY]
+    if opset_version >= opset.DIGESTS_FROM and held != [digest(model)]:
+        what = "was changed or damaged since it was written: its constants and nodes are not those of the digest in its metadata"
+        raise ModelFileError(what if held else f"lacks the digest of its constants ({DIGEST_KEY})", where=model.graph.name, remedy=_REMEDY)
+
+
+def _read(model: onnx.ModelProto, opset_version: int) -> Graph:
     reader = _Reader(model.graph)
     nodes = tuple(node for proto in model.graph.node for node in reader.read(proto))
-    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key not in (VERSION_KEY, OPSET_KEY)}
+    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key not in written_keys(opset_version)}
     return Graph(model.graph.name, nodes, model.graph.output[0].name, metadata)
 
 
@@ -266,8 +297,8 @@ def _bytes(message: Message) -> bytes:
     return content
 
 
-def _difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str:
-    """The first part of a model, in words, that differs."""
+def _difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str | None:
+    """The first part of a model, in words, that differs; None if only its header does."""
     parts: list[tuple[str, Iterable[Message], Iterable[Message]]] = [
         ("the function", expected.functions, found.functions),
         ("the initializer", expected.graph.initializer, found.graph.initializer),
@@ -284,4 +315,4 @@ def _difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str:
                 return f"{what} {name!r}"
         if by_name:
             return f"{what} {next(iter(by_name))!r} is missing, the file"
-    return "its header"
+    return None

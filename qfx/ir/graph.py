@@ -11,7 +11,7 @@ from qfx.errors import ModelFileError
 from qfx.ir.ops import Input, Op
 from qfx.ir.values import Info, RawArray
 
-__all__ = ["Graph", "Info", "Node", "RawArray", "check_name"]
+__all__ = ["Graph", "Info", "Node", "RawArray", "check_name", "graph_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]+")
 
@@ -20,6 +20,17 @@ def check_name(name: str) -> None:
     """Raises ModelFileError unless the name is ASCII letters, digits and ``_ . : / -`` and shows no way out of a folder: files are named after it."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("/") or ".." in name.split("/"):
         raise ModelFileError(f"{name!r} is not a name", remedy="use letters, digits and _ . : / - without a leading / and without ..")
+
+
+def graph_name(label: str) -> str:
+    """``label``, which may be any text, as a name that ``check_name`` lets pass: what it cannot hold becomes ``_``.
+
+    >>> graph_name("m.conv 1"), graph_name("blocks.0.weight")
+    ('m.conv_1', 'blocks.0.weight')
+    """
+    parts = [part if part.strip(".") else part.replace(".", "_") for part in re.sub(r"[^A-Za-z0-9_.:/-]", "_", label).split("/")]
+    text = "/".join(parts)
+    return f"_{text[1:]}" if text.startswith("/") else text or "_"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from decimal import Context
 from fractions import Fraction
+from typing import Any
 
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
@@ -66,6 +67,41 @@ def listing(graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_data(graph: Graph) -> dict[str, Any]:
+    """The listing as JSON values. A value is ``raw * 2**-frac_bits``, with one ``frac_bits`` for all channels or a list of one for each;
+    ``accumulator_bits`` is null where nothing is accumulated; ``constants`` are those that hardware stores."""
+    nodes = [_node_data(graph, node) for node in graph.nodes]
+    return {
+        "model": graph.name,
+        "output": graph.output,
+        "nodes": nodes,
+        "macs_per_sample": sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes),
+        "constants": sum(entry["count"] for node in nodes for entry in node["constants"]),
+        "constant_bits": sum(entry["count"] * entry["bits"] for node in nodes for entry in node["constants"]),
+    }
+
+
+def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
+    info = graph.infos[node.name]
+    words = info.stored.spread(info.shape[0])
+    held = [{"field": field, "count": const.raw.size, "bits": const.interval.width} for field, const in constants(node.op).items()]
+    return {
+        "name": node.name,
+        "operator": describe(node.op),
+        "inputs": list(node.inputs),
+        "shape": list(info.shape),
+        "type": str(info.type),
+        "frac_bits": [word.frac_bits for word in words] if info.per_channel else words[0].frac_bits,
+        "raw_range": [min(word.lo for word in words), max(word.hi for word in words)],
+        "accumulator_bits": accumulator(node.op, graph.infos[node.inputs[0]]).width if _accumulates(node.op) else None,
+        "constants": held,
+    }
+
+
+def _accumulates(op: Op) -> bool:
+    return isinstance(op, Conv | Linear | SumPool | Affine)
+
+
 def constants(op: Op) -> dict[str, Const]:
     """The constant tensors of an operator that hardware must store, by the name of their field."""
     match op:
@@ -114,7 +150,6 @@ def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     info = graph.infos[node.name]
     interval, words = info.interval.hull, info.stored.spread(info.shape[0])
     own = f" {info.word.width} per channel" if info.per_channel else ""
-    accumulates = isinstance(node.op, Conv | Linear | SumPool | Affine)
     return (
         node.name + ("*" if node.name == graph.output else ""),
         describe(node.op),
@@ -123,7 +158,7 @@ def _row(graph: Graph, node: Node) -> tuple[str, ...]:
         f"{FixedType(info.type.width, info.type.int_bits, info.type.signed)}{own}",
         _range(interval.lo, interval.hi, interval.frac_bits),
         f"{min(word.lo for word in words)}..{max(word.hi for word in words)}",
-        str(accumulator(node.op, graph.infos[node.inputs[0]]).width) if accumulates else "",
+        str(accumulator(node.op, graph.infos[node.inputs[0]]).width) if _accumulates(node.op) else "",
         " + ".join(f"{const.raw.size}x{const.interval.width}" for const in constants(node.op).values()),
     )
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError
+from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError, together
+from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
 from qfx.nn.functional import (
     Named,
     QAdd,
@@ -30,11 +29,13 @@ from qfx.nn.functional import (
     QSub,
     QUpsample,
 )
-from qfx.nn.layers import Norm, QBatchNorm, QFoldedBatchNorm, Weighted
+from qfx.nn.layers import Weighted
+from qfx.nn.lookup import find, only_moves
+from qfx.nn.model import QuantizedModel, quantizers, unwrapped
+from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.nn.rules import MODULES, find, only_moves
-from qfx.nn.trace import Traced, base_layer, trace
+from qfx.nn.trace import Traced, base_layer, capture, is_layer
 from qfx.recipe import Recipe
 
 MAX_EXACT_BITS = 48
@@ -61,19 +62,20 @@ class _Value:
     role: str
 
 
-def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> fx.GraphModule:
+def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> QuantizedModel:
     """The same network in fixed point: trainable, and initialised from ``example_input``.
 
-    ``model`` is left as it is. The result is a ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model``
-    loads into it), plus one ``frac_bits`` per quantizer: the binary points, which any optimizer learns. ``example_input``: a batch of real
-    inputs, batch first; binary points start where the squared error on it is least. ``recipe``: word lengths, modes, granularity; default
-    Recipe().
+    ``model`` is left as it is; DataParallel, DistributedDataParallel, AveragedModel and torch.compile around it are looked through. The result is a
+    ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus one ``frac_bits`` per quantizer:
+    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; binary points start where the squared error
+    on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
 
     Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at
     the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named
     "layer".
 
-    Raises UnsupportedError for a module or operator without a fixed-point form, or control flow that depends on data; DataError for NaN,
+    Raises UnsupportedError for modules and operators without a fixed-point form, or control flow that depends on data: it lists all of them
+    (``error.blockers``); DataError for NaN,
     infinity or a wrong shape; RecipeError for a pattern that matches nothing.
     """
     recipe = Recipe() if recipe is None else recipe
@@ -83,14 +85,11 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
         raise DataError("must be one tensor, batch first", where="example_input", remedy="give a batch of real inputs")
     if not bool(torch.isfinite(example_input).all()):
         raise DataError("NaN or infinity", where="example_input", remedy="clean the data")
+    model = unwrapped(model)
     _check_model(model)
     with torch.inference_mode(False), torch.no_grad():
-        source = copy.deepcopy(model).eval()
-        if base_layer(model) in MODULES:  # a single layer: give it a name
-            source = nn.Sequential(OrderedDict(layer=source))
-        builder = _Builder(trace(source, example_input), recipe)
-        result = builder.build(example_input)
-    recipe.check_patterns(dict(quantizers(result)))
+        result = _built(_copied(model), example_input, recipe, type(model).__name__)
+    recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
     result.train(model.training)
@@ -105,84 +104,48 @@ def _check_model(model: nn.Module) -> None:
     """Refuse what tracing would not see, and numbers that have no fixed-point form."""
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise UnsupportedError("is wrapped for parallel training", where=type(model).__name__, remedy="give model.module")
     if isinstance(model, torch.jit.ScriptModule):
         raise UnsupportedError("is a TorchScript module", where="model", remedy="give the Python module that it was made of")
-    if _input_layer(model) is not None:
+    if any(isinstance(module, QInput) for module in model.modules()):
         raise UnsupportedError(
             "is quantized already", where=type(model).__name__, remedy="give the float model; qfx.calibrate starts binary points anew"
         )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
-            raise DataError("is not initialized yet", where=name, remedy="run the lazy module once")
+            raise DataError("is not initialized yet", where=name, remedy="run the model once on an example: model(example_input)")
         if not bool(torch.isfinite(tensor).all()):
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
-    for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-            raise UnsupportedError(
-                "has forward hooks, or a forward of its own instance",
-                where=name or type(module).__name__,
-                remedy="remove them first (torch.nn.utils.prune.remove, remove_weight_norm, the model before torch.compile)",
-            )
 
 
-def calibrate(qmodel: nn.Module, example_input: Tensor) -> None:
-    """Start every binary point anew from data, layer by layer, as ``quantize`` does (after loading a float checkpoint, say).
-
-    Raises QfxError if ``qmodel`` did not come from ``quantize``, DataError for bad data.
-    """
-    module = graph_module(qmodel)
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        _Calibrator(module).run(example_input)
-    module.train(was_training)
-
-
-def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
-    """(name, quantizer) of every quantizer in use, in the order of the network; the names are those that recipes match."""
-    seen: set[int] = set()
-    for node in graph_module(qmodel).graph.nodes:
-        if node.op != "call_module":
-            continue
-        for module in graph_module(qmodel).get_submodule(str(node.target)).modules():
-            if isinstance(module, Quantizer) and module.is_initialized and id(module) not in seen:
-                seen.add(id(module))
-                yield module.name, module
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode; of a single layer, one that gives it a name."""
+    changed = tuple(changed_modules(model))
+    try:
+        source = copy.deepcopy(model).eval()
+    except RuntimeError as error:  # torch's refusal of tensors with a history: a pruned weight, say
+        if changed:
+            raise together(changed, where=type(model).__name__) from error
+        message = str(error).split(". ")[0]
+        remedy = "let the model keep no results of earlier calls, only parameters and buffers"
+        raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
+    require_traceable(model, changed)
+    return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
-def graph_module(qmodel: nn.Module) -> fx.GraphModule:
-    """``qmodel`` itself, if it came from ``quantize``; else QfxError."""
-    if _input_layer(qmodel) is None or not isinstance(qmodel, fx.GraphModule):
-        raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy="make one with qfx.quantize(model, example_input)")
-    return qmodel
-
-
-def recipe_of(qmodel: nn.Module) -> Recipe:
-    """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
-    layer = _input_layer(graph_module(qmodel))
-    assert layer is not None  # graph_module has checked it
-    return layer.recipe
-
-
-def _input_layer(module: nn.Module) -> QInput | None:
-    return next((layer for layer in module.modules() if isinstance(layer, QInput)), None)
-
-
-def _accept_float_checkpoint(module: nn.Module, keys: Any) -> None:
-    """After ``load_state_dict``: a float model's checkpoint has no binary points, so the present ones stay. One that has some must have all."""
-    layers = ((path, layer) for path, layer in module.named_modules() if isinstance(layer, Quantizer))
-    points = {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_parameters(recurse=False)}
-    if points <= set(keys.missing_keys):
-        keys.missing_keys[:] = [key for key in keys.missing_keys if key not in points]
-
-
-class _Calibrator(fx.Interpreter):
-    def call_module(self, target: object, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        module = self.submodules[str(target)] if hasattr(self, "submodules") else self.module.get_submodule(str(target))
-        _initialize(module, args)
-        return module(*args)
+def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> QuantizedModel:
+    """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
+    if any(True for _ in changed_modules(source)):
+        require_supported(source, example, recipe)
+    traced = capture(source, example)
+    found: tuple[UnsupportedError, ...] = ()
+    if traced.stopped is None and not traced.refused:
+        try:
+            return _Builder(traced, recipe).build(example)
+        except UnsupportedError as error:
+            found = (error,)
+    all_found = blockers(traced, recipe)
+    known = {error.what for error in all_found}
+    raise refusal(source, example, traced, all_found + tuple(error for error in found if error.what not in known), name)
 
 
 def _initialize(module: nn.Module, args: tuple[object, ...]) -> None:
@@ -202,8 +165,10 @@ class _Builder:
         self.values: dict[fx.Node, _Value] = {}
         self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
         self.used: set[str] = set()
+        self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
+        self.sites: dict[tuple[str, str, int], str] = {}
 
-    def build(self, example: Tensor) -> fx.GraphModule:
+    def build(self, example: Tensor) -> QuantizedModel:
         for node in self.traced.module.graph.nodes:
             if node.op == "placeholder" and node in self.traced.shapes:
                 self._input(node, self.traced.shapes[node], example)
@@ -211,14 +176,12 @@ class _Builder:
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
-        module = fx.GraphModule(self.root, self.graph, class_name="QuantizedModel")
-        module.register_load_state_dict_post_hook(_accept_float_checkpoint)  # type: ignore[no-untyped-call]
-        return module
+        return QuantizedModel(self.root, self.graph, class_name="QuantizedModel")
 
     def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
         placeholder = self.graph.placeholder(node.name)
         layer = QInput(shape, self.recipe)
-        path = self._attach("input", layer)
+        path = self._attach(self._free("input"), layer)
         layer.initialize(example)
         self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path, role="input")
 
@@ -233,11 +196,15 @@ class _Builder:
 
     def _convert(self, node: fx.Node, path: str) -> None:
         rule, call = find(node, path, self.traced, self.recipe)
-        for source in call.inputs:
-            if source not in self.values:
-                raise call.refuse(f"reads {source.name!r}, which is not computed from the input", "use a supported layer that owns its parameters")
+        site = self.traced.site(node)
+        first = path if site is None else self.sites.setdefault(site, path)
+        if site is None and path in self.used and not isinstance(self.root.get_submodule(path), Weighted | Norm):
+            path = self._free(path)
+        if path != first:
+            self.first[path] = first
+            call = replace(call, path=path, first=first)
         layers = rule(call)
-        sources = call.inputs
+        sources = [source for source in call.inputs if source in self.values]
         if not layers:
             self.values[node] = self.values[sources[0]]
             return
@@ -254,11 +221,7 @@ class _Builder:
         extra: tuple[fx.Node, ...] = ()
         arguments: tuple[object, ...] = tuple(value.data for value in inputs)
         if isinstance(layer, Norm) and path in self.used:
-            raise UnsupportedError(
-                "a BatchNorm that is called twice",
-                where=path,
-                remedy="give each call its own: one would move the other's statistics",
-            )
+            raise norm_called_twice(path)
         shared = isinstance(layer, Weighted) and path in self.used
         if shared:  # the same module called again keeps its one set of constants
             layer = self.root.get_submodule(path)
@@ -326,7 +289,8 @@ class _Builder:
         while path in self.used:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
-        quantizer = Quantizer(self.recipe.spec(label, value.role), name=label)
+        also = f"{self.first.get(name, name)}.output"
+        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
@@ -338,9 +302,9 @@ class _Builder:
         return "output" if leaves else "activation"
 
     def _output(self, node: fx.Node) -> None:
-        (source,) = node.args
-        if not isinstance(source, fx.Node) or source not in self.values:
-            raise UnsupportedError("the model returns something else than one tensor", where="output", remedy="return exactly one tensor")
+        for problem in output_problems(node, self.traced):
+            raise problem
+        (source,) = node.all_input_nodes
         value = self._cast(self.values[source])
         self.graph.output(self.graph.call_method("tensor", (value.node,)))
 
@@ -359,7 +323,7 @@ class _Builder:
 
     def _attach(self, path: str, module: nn.Module) -> str:
         """Put the module at a dotted path (or, if that is taken, one beside it) and return where it is."""
-        if path in self.used or (path == "input" and path in self.paths):
+        if path in self.used:
             path = self._free(path)
         *parents, leaf = path.split(".")
         holder = self.root

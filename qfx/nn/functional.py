@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import DataError
+from qfx.errors import DataError, UnsupportedError
 from qfx.fixed.arith import Bounds, Interval, channelwise
 from qfx.fixed.type import OMode
 from qfx.nn.qtensor import QTensor, dtype_of
@@ -57,6 +57,7 @@ class QInput(nn.Module):
             )
 
     def forward(self, x: Tensor) -> QTensor:
+        refuse_tracing()
         return self.cast(self._checked(x))  # type: ignore[no-any-return]
 
     def _checked(self, x: Tensor) -> Tensor:
@@ -72,6 +73,23 @@ class QInput(nn.Module):
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where="input", remedy="clean the data")
         return x
+
+
+def refuse_tracing() -> None:
+    """Raises UnsupportedError under torch's exporters, which would record the integer decisions of one example as constants."""
+    tracing = {
+        "torch.jit.trace": torch._C._get_tracing_state() is not None,
+        "torch.export": bool(getattr(torch.compiler, "is_exporting", lambda: False)()),
+    }
+    if torch.onnx.is_in_onnx_export():
+        tracing = {"torch.onnx.export": True}
+    for name, active in tracing.items():
+        if active:
+            raise UnsupportedError(
+                f"{name} cannot take a quantized model",
+                where="input",
+                remedy="use qfx.export_onnx(qmodel, path): the file runs in ONNX Runtime with the same numbers, and qfx hls reads it",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,10 +172,14 @@ class QMaxPool(nn.Module):
 class QAvgPool(Named):
     """Average of each window: an exact sum times a fixed-point reciprocal; the Cast that follows is the only other rounding."""
 
-    def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int, recipe: Recipe, name: str) -> None:
+    def __init__(
+        self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int, recipe: Recipe, name: str, first: str = ""
+    ) -> None:
+        """``first``: what the layer is called in the first call of its module, where this is a later one."""
         super().__init__()
         self.kernel, self.stride, self.padding = kernel, stride, padding
-        self.reciprocal_cast = Quantizer(recipe.spec(f"{name}.reciprocal", "reciprocal"), signed=False, name=f"{name}.reciprocal")
+        own, also = f"{name}.reciprocal", f"{first or name}.reciprocal"
+        self.reciprocal_cast = Quantizer(recipe.spec(own, "reciprocal", also), signed=False, name=own, also=also)
         self.divisor = divisor
 
     def initialize(self, x: QTensor) -> None:

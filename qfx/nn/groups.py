@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from qfx.nn.convert import graph_module
+from qfx.nn.model import graph_module
 from qfx.nn.quantizer import Quantizer
 
 

@@ -1,34 +1,20 @@
-"""Layers with weights: linear, convolution, and BatchNorm in both of its fixed-point forms. Each computes exactly; Quantizers do the casting."""
+"""Layers with weights: linear and convolution. Each computes exactly; Quantizers do the casting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from qfx.errors import DataError, ExactnessError, UnsupportedError
+from qfx.errors import DataError, UnsupportedError
 from qfx.fixed.arith import Bounds, Channels, Interval
-from qfx.fixed.kernel import channel_moments
+from qfx.nn.backends import refuse_inexact, sums_of_products
+from qfx.nn.norm import FoldedNorm, signed_spec
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
-from qfx.recipe import Recipe, Spec
-
-
-class FoldedNorm(NamedTuple):
-    """What a folded BatchNorm hands to the layer before it: ``scale`` and ``shift`` per channel, and in training ``observe``, which is shown
-    that layer's products and its bias, and gives the products back with the gradient of a normalized batch.
-    """
-
-    scale: Tensor
-    shift: Tensor
-    observe: Callable[[Tensor, Tensor | None], Tensor] | None
+from qfx.recipe import Recipe
 
 
 class Weighted(nn.Module):
@@ -42,8 +28,8 @@ class Weighted(nn.Module):
         self.name = name
         self.weight = source.weight
         self.bias = source.bias
-        self.weight_cast = Quantizer(_signed(recipe.spec(f"{name}.weight", "weight")), channel_axis=0, name=f"{name}.weight")
-        self.bias_cast = Quantizer(_signed(recipe.spec(f"{name}.bias", "bias")), channel_axis=0, name=f"{name}.bias")
+        self.weight_cast = Quantizer(signed_spec(recipe.spec(f"{name}.weight", "weight")), channel_axis=0, name=f"{name}.weight")
+        self.bias_cast = Quantizer(signed_spec(recipe.spec(f"{name}.bias", "bias")), channel_axis=0, name=f"{name}.bias")
 
     def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
         """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""
@@ -67,7 +53,7 @@ class Weighted(nn.Module):
         where float32 holds the whole sum, else the Cast that follows."""
         weight, bias = self.constants(norm)
         x = x.plain()
-        _refuse_inexact_backends(x.value, self.name)
+        refuse_inexact(x.value, self.name)
         mixed = x.interval.hull
         products = _sums(mixed, weight.interval, weight.value.numel() // weight.value.shape[0])
         in_float32 = x.value.dtype == weight.value.dtype == torch.float32
@@ -137,7 +123,7 @@ class QConv(Weighted):
         if any(before != after for before, after in self.pads):
             x, padding = F.pad(x, [side for pair in reversed(self.pads) for side in pair]), (0,) * len(self.pads)
         conv = F.conv1d if weight.dim() == 3 else F.conv2d
-        with _sums_of_products(x):
+        with sums_of_products(x.device.type):
             return conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
@@ -176,7 +162,7 @@ class QConvTranspose(Weighted):
                 f"is called on {self.size} and on {tuple(x.shape[2:])}", where=self.name, remedy="give each call a module of its own"
             )
         conv = F.conv_transpose1d if weight.dim() == 3 else F.conv_transpose2d
-        with _sums_of_products(x):
+        with sums_of_products(x.device.type):
             own = _swap_in_groups(weight, self.groups)
             return conv(x, own, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
@@ -184,13 +170,6 @@ class QConvTranspose(Weighted):
 def _swap_in_groups(weight: Tensor, groups: int) -> Tensor:
     """(groups * a, b, *kernel) as (groups * b, a, *kernel); its own inverse."""
     return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-
-
-def _sums_of_products(x: Tensor) -> AbstractContextManager[None]:
-    """In this context a convolution of x is computed as such: cuDNN may pick TF32, Winograd or FFT, and NNPACK's is a Winograd convolution."""
-    if x.is_cuda:
-        return torch.backends.cudnn.flags(enabled=False)
-    return torch.backends.nnpack.flags(enabled=False)
 
 
 def conv_pads(source: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
@@ -201,152 +180,6 @@ def conv_pads(source: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
         totals = [d * (k - 1) for d, k in zip(source.dilation, source.kernel_size, strict=True)]
         return tuple((total // 2, total - total // 2) for total in totals)
     return tuple((int(p), int(p)) for p in source.padding)
-
-
-class Norm(nn.Module):
-    """BatchNorm's parameters and running statistics under their usual names."""
-
-    weight: nn.Parameter | None
-    bias: nn.Parameter | None
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.eps, self.momentum = source.eps, source.momentum
-        self.register_parameter("weight", source.weight)
-        self.register_parameter("bias", source.bias)
-        for buffer in ("running_mean", "running_var", "num_batches_tracked"):
-            self.register_buffer(buffer, getattr(source, buffer))
-
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """(scale, shift) in float: y = x * scale + shift, from the running statistics."""
-        scale = torch.rsqrt(self.running_var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        shift = -self.running_mean * scale
-        return scale, shift if self.bias is None else shift + self.bias
-
-    def update(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics towards a batch's mean and biased variance over ``count`` numbers, as ``torch.nn.BatchNorm2d`` does."""
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            step = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.to(self.running_mean), step)
-            self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), step)
-
-    @property
-    def is_untrained(self) -> bool:
-        """Whether no batch ever moved the statistics. The counter alone does not tell: old checkpoints have none."""
-        return int(self.num_batches_tracked) == 0 and bool((self.running_mean == 0).all()) and bool((self.running_var == 1).all())
-
-    def start_from(self, x: Tensor) -> None:
-        """Take the statistics of ``x``, so that the first forward of an untrained model is normalized."""
-        mean, variance = channel_moments(x)
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(variance)
-
-
-class QBatchNorm(Norm):
-    """BatchNorm as a fixed-point affine step: ``x * scale + shift`` per channel, both cast, the arithmetic exact.
-
-    The scale and shift come from the running statistics in training too, so that the forward value never depends on the mode; training then
-    moves the statistics for the next step, as PyTorch's BatchNorm does (``eval()`` on this module freezes them). The gradient by x in training is
-    that of a batch normalized by its own statistics (Ioffe and Szegedy, "Batch Normalization", 2015): without it, networks that are trained
-    from scratch do not come near their float accuracy.
-    """
-
-    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, recipe: Recipe, name: str) -> None:
-        super().__init__(source, name)
-        self.scale_cast = Quantizer(_signed(recipe.spec(f"{name}.scale", "scale")), channel_axis=0, name=f"{name}.scale")
-        self.shift_cast = Quantizer(_signed(recipe.spec(f"{name}.shift", "shift")), channel_axis=0, name=f"{name}.shift")
-
-    def initialize(self, x: QTensor) -> None:
-        if self.is_untrained:
-            self.start_from(x.tensor())
-        scale, shift = self.affine()
-        self.scale_cast.initialize(scale)
-        self.shift_cast.initialize(shift, most=finest(x.interval * self.scale_cast.interval()))
-
-    def constants(self) -> tuple[QTensor, QTensor]:
-        """The scale and the shift as the hardware sees them."""
-        scale, shift = self.affine()
-        return self.scale_cast.with_another(scale, self.shift_cast, shift)
-
-    def forward(self, x: QTensor) -> QTensor:
-        scale, shift = self.constants()
-        interval = x.interval * scale.interval + shift.interval
-        if not self.training:
-            return x.affine(scale.value, shift.value, interval, where=self.name)
-        value = x.tensor()
-        mean, variance = channel_moments(value)
-        value = _BatchGradient.apply(value, None, mean, torch.rsqrt(variance + self.eps))  # type: ignore[no-untyped-call]
-        self.update(mean, variance, value.numel() // value.shape[1])
-        return QTensor(value, x.interval).affine(scale.value, shift.value, interval, where=self.name)
-
-
-class QFoldedBatchNorm(Norm):
-    """BatchNorm folded into the layer before it: that layer casts ``weight * scale`` and ``bias * scale + shift``.
-
-    In training the running statistics are moved by what the folded layer's result says about the unfolded one's; those of a channel whose
-    scale is 0 stay.
-    """
-
-    def forward(self) -> FoldedNorm:
-        scale, shift = self.affine()
-        return FoldedNorm(scale, shift, self._observe if self.training else None)
-
-    def _observe(self, products: Tensor, bias: Tensor | None) -> Tensor:
-        """``products``: the folded layer's result before its bias. Its moments are the unfolded layer's, times scale (bias not counted)."""
-        scale, shift = self.affine()
-        exact_scale = scale.detach().double()
-        silent = exact_scale.abs() < 1e-12  # a channel of weight zero says nothing about the unfolded layer
-        exact_scale = torch.where(silent, torch.ones_like(exact_scale), exact_scale)
-        mean, variance = channel_moments(products)
-        carried = shift.detach().double()
-        offset = 0.0 if bias is None else (bias.detach().double() - carried) / exact_scale  # the unfolded layer's own bias
-        unfolded = variance / exact_scale.square()
-        old_mean, old_variance = self.running_mean.clone(), self.running_var.clone()
-        self.update(mean / exact_scale + offset, unfolded, products.numel() // products.shape[1])
-        self.running_mean.copy_(torch.where(silent, old_mean, self.running_mean))
-        self.running_var.copy_(torch.where(silent, old_variance, self.running_var))
-        inverse_deviation = torch.rsqrt(unfolded + self.eps) / exact_scale.abs()
-        return _BatchGradient.apply(products, scale, mean, inverse_deviation)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _BatchGradient(torch.autograd.Function):
-    """``x`` itself, with the gradient of BatchNorm in training.
-
-    ``mean`` and ``inverse_deviation``: those of the batch, per channel. With n = (x - mean) * inverse_deviation, the gradient g becomes
-    g - mean(g) - n * mean(g * n): what changing x does to a result that is normalized anew for every batch. If x is a product with ``scale`` per
-    channel whose own gradient was cut off, that is sum(g * x) / scale (0 where the scale is 0).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor | None, mean: Tensor, inverse_deviation: Tensor) -> Tensor:
-        ctx.save_for_backward(x, scale, mean, inverse_deviation)
-        return x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, mean, inverse_deviation = ctx.saved_tensors
-        mean, inverse_deviation = mean.to(x), inverse_deviation.to(x)
-        wanted = [True, scale is not None, scale is not None]
-        by_x, by_n, total = torch.ops.aten.native_batch_norm_backward(
-            grad.contiguous(), x, inverse_deviation.reciprocal(), None, None, mean, inverse_deviation, True, 0.0, wanted
-        )
-        if scale is None:
-            return by_x, None, None, None
-        by_scale = (by_n / inverse_deviation + mean * total) / scale
-        return by_x, torch.where(scale.abs() < 1e-12, torch.zeros_like(scale), by_scale.to(scale)), None, None
-
-
-def _signed(spec: Spec) -> Spec:
-    """Constants are signed unless the recipe says otherwise."""
-    return spec if spec.signed is not None else replace(spec, signed=True)
 
 
 @lru_cache(maxsize=4096)
@@ -367,12 +200,3 @@ def _fits_float32(x: Interval, weight: QTensor) -> bool:
             largest = float(rows.max()) * 2.0 ** grids[0]
     bound = largest * 1.001 * max(abs(x.lo), abs(x.hi))  # 1.001: the sum itself was rounded
     return bound <= 2.0**24 and x.frac_bits + min(grids) >= -100 and x.frac_bits + max(grids) <= 120
-
-
-def _refuse_inexact_backends(x: Tensor, name: str) -> None:
-    if torch.get_float32_matmul_precision() != "highest":
-        raise ExactnessError("float32 products may be rounded", where=name, remedy='call torch.set_float32_matmul_precision("highest")')
-    if torch.is_autocast_enabled(x.device.type):
-        raise ExactnessError("autocast is on", where=name, remedy="run fixed-point layers outside torch.autocast")
-    if x.is_cuda and torch.backends.cuda.matmul.allow_tf32:
-        raise ExactnessError("TF32 is on", where=name, remedy="set torch.backends.cuda.matmul.allow_tf32 = False")

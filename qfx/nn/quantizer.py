@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qfx.errors import DataError, QfxError
 from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
-from qfx.fixed.type import FixedType, OMode
+from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
 from qfx.recipe import Spec
@@ -39,16 +39,18 @@ class Quantizer(nn.Module):
     ``module.double()`` changes it), else float64. The forward value never depends on training or evaluation mode.
     """
 
+    also: str = ""
+    """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
     frac_bits: Tensor
     frac_start: Tensor
     width: Tensor | int
 
-    def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "") -> None:
+    def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
         self.spec = spec
         self.signed = spec.signed if spec.signed is not None else signed
         self.channel_axis = channel_axis
-        self.name = name
+        self.name, self.also = name, also
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
         self._known_interval: tuple[tuple[object, ...], Bounds] | None = None
@@ -125,11 +127,27 @@ class Quantizer(nn.Module):
                 self.frac_bits.copy_(frac_bits)
             self.frac_start = torch.round(self.frac_bits.detach())
 
+    @property
+    def cast_type(self) -> Tensor:
+        """The type without its binary points, as it travels with a checkpoint: [word length, sign, q, o, n], the modes by their place in QMode and
+        OMode."""
+        mode = self.mode
+        return torch.tensor([self.word_length, mode.signed, list(QMode).index(mode.q), list(OMode).index(mode.o), mode.n], dtype=torch.int32)
+
+    @staticmethod
+    def describe_type(cast_type: Tensor) -> str:
+        """``cast_type`` in words."""
+        width, signed, q, o, n = cast_type.tolist()
+        modes = ", ".join([list(QMode)[q].value, list(OMode)[o].value, *([f"n={n}"] if n else [])])
+        return f"{width} bits {'signed' if signed else 'unsigned'} ({modes})"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.is_initialized:
+            destination[f"{prefix}cast_type"] = self.cast_type
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A checkpoint without ``frac_start`` is a float one, for which everything stays, or one of earlier days: its binary points are the start."""
-        start, points = f"{prefix}frac_start", f"{prefix}frac_bits"
-        if start not in state_dict and self.frac_start is not None:
-            state_dict[start] = torch.round(state_dict[points].detach()) if points in state_dict else self.frac_start
+        state_dict.pop(f"{prefix}cast_type", None)  # QuantizedModel has compared it
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def points(self) -> Tensor:
@@ -199,8 +217,9 @@ class Quantizer(nn.Module):
         if self._parameters["frac_bits"] is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
         frac_bits, width = self._bounded(), self.width
-        if isinstance(width, Tensor):
-            width = width + (width.detach().clamp(1, 32) - width.detach())  # straight-through, so that a width that left its bounds comes back
+        if isinstance(width, Tensor) and not 1 <= width.item() <= 32:
+            with torch.no_grad():
+                width.clamp_(1, 32)  # projected: what an optimizer pushed out does not drift away
         return PlainCast(x, frac_bits, width, self.mode, self.frac_grad_scale)
 
     def _result(self, value: Tensor, frac_bits: Tensor) -> QTensor:

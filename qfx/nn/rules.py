@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from qfx.errors import UnsupportedError
+from qfx.nn import limits, remedies
 from qfx.nn.functional import (
     QAdd,
     QAvgPool,
@@ -31,14 +32,16 @@ from qfx.nn.functional import (
     QSub,
     QUpsample,
 )
-from qfx.nn.layers import QBatchNorm, QConv, QConvTranspose, QLinear, conv_pads
+from qfx.nn.layers import QConv, QConvTranspose, QLinear, conv_pads
+from qfx.nn.norm import QBatchNorm
 from qfx.nn.trace import Traced, base_layer
 from qfx.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the float graph, ready for its rule: where it stands, its arguments by name, and what it reads and gives."""
+    """One operation of the float graph, ready for its rule: where it stands, its arguments by name, and what it reads and gives. ``first``: the path
+    of the same operation in the first call of its module, where this is a later one."""
 
     node: fx.Node
     path: str
@@ -47,6 +50,7 @@ class Call:
     module: nn.Module | None
     name: str
     arguments: dict[str, Any]
+    first: str = ""
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -101,14 +105,14 @@ def _no_layer(call: Call) -> Layers:
 def _linear(call: Call) -> Layers:
     assert isinstance(call.module, nn.Linear)
     if len(call.in_shape) != 1:
-        raise call.refuse(f"Linear on a value of shape {call.in_shape}", "flatten to (batch, features) before a linear layer")
+        raise call.refuse(f"Linear on a value of shape {call.in_shape}", limits.linear_elsewhere(call.in_shape, call.module))
     return [QLinear(call.module, call.recipe, call.path)]
 
 
 def _conv(call: Call) -> Layers:
     assert isinstance(call.module, nn.Conv1d | nn.Conv2d)
     if call.module.padding_mode != "zeros" and any(side for pair in conv_pads(call.module) for side in pair):
-        raise call.refuse(f"padding_mode={call.module.padding_mode!r}", "use zero padding")
+        raise call.refuse(f"padding_mode={call.module.padding_mode!r}", "train with zero padding (padding_mode='zeros')")
     return [QConv(call.module, call.recipe, call.path)]
 
 
@@ -148,7 +152,9 @@ def _leaky_relu(call: Call) -> Layers:
 
 def _hardtanh(call: Call) -> Layers:
     if (call.get("min_val", -1.0), call.get("max_val", 1.0)) != (0.0, 6.0):
-        raise call.refuse("Hardtanh with other bounds than 0 and 6", "use ReLU or ReLU6")
+        raise call.refuse(
+            "Hardtanh with other bounds than 0 and 6", remedies.clamped(call.get("min_val", -1.0), call.get("max_val", 1.0), call.in_shape)
+        )
     return [QReLU6()]
 
 
@@ -161,7 +167,9 @@ def _pool_window(call: Call) -> tuple[tuple[int, ...], tuple[int, ...], tuple[in
         (size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in zip(call.in_shape[1:], kernel, stride, padding, dilation, strict=True)
     )
     if floor != call.out_shape[1:]:
-        raise call.refuse("ceil_mode with a partial last window", "choose sizes that divide, or pad explicitly")
+        axes = zip(call.in_shape[1:], call.out_shape[1:], kernel, stride, padding, dilation, strict=True)
+        remedy = limits.whole_windows(list(axes), "max" in call.name.lower())
+        raise call.refuse("ceil_mode with a partial last window", remedy)
     return kernel, stride, padding, dilation
 
 
@@ -174,24 +182,25 @@ def _max_pool(call: Call) -> Layers:
 def _avg_pool(call: Call) -> Layers:
     kernel, stride, padding, _ = _pool_window(call)
     if any(padding) and not call.get("count_include_pad", True):
-        raise call.refuse("average pooling with padding and count_include_pad=False", "count the padding, or pad nothing")
+        remedy = "train with the padding counted (count_include_pad=True), or without padding"
+        raise call.refuse("average pooling with padding and count_include_pad=False", remedy)
     divisor = int(call.get("divisor_override", math.prod(kernel)))
     if divisor < 1:
         raise call.refuse(f"divisor_override={divisor}", "divide by a number of at least 1")
-    return [QAvgPool(kernel, stride, padding, divisor, call.recipe, call.path)]
+    return [QAvgPool(kernel, stride, padding, divisor, call.recipe, call.path, call.first)]
 
 
 def _adaptive_window(call: Call) -> tuple[int, ...]:
     call.spatial_rank()
     kernel = tuple(size // out for size, out in zip(call.in_shape[1:], call.out_shape[1:], strict=True))
     if any(size != k * out for size, k, out in zip(call.in_shape[1:], kernel, call.out_shape[1:], strict=True)):
-        raise call.refuse(f"adaptive pooling from {call.in_shape[1:]} to {call.out_shape[1:]}", "choose an output size that divides the input's")
+        raise call.refuse(f"adaptive pooling from {call.in_shape[1:]} to {call.out_shape[1:]}", limits.divisors(call.in_shape[1:]))
     return kernel
 
 
 def _adaptive_avg_pool(call: Call) -> Layers:
     kernel = _adaptive_window(call)
-    return [QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path)]
+    return [QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)]
 
 
 def _adaptive_max_pool(call: Call) -> Layers:
@@ -206,9 +215,10 @@ def _mean(call: Call) -> Layers:
     dims = call.get("dim", tuple(range(rank)))
     axes = {axis % rank for axis in ((dims,) if isinstance(dims, int) else dims)}
     if rank < 3 or axes != set(range(2, rank)):
-        raise call.refuse(f"mean over axes {sorted(axes)} of {rank}", "average over all spatial axes, as in x.mean((2, 3))")
+        remedy = remedies.remedy(remedies.Seen("mean", call.in_shape, call.out_shape, (None, tuple(axes)), {"keepdim": call.get("keepdim", False)}))
+        raise call.refuse(f"mean over axes {sorted(axes)} of {rank}", remedy)
     kernel = call.in_shape[1:]
-    pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path)
+    pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)
     return [pool] if call.out_shape == (call.in_shape[0], *(1,) * len(kernel)) else [pool, QReshape(call.out_shape)]
 
 
@@ -241,19 +251,22 @@ def _permutation(call: Call, perm: tuple[int, ...]) -> Layers:
 def _concat(call: Call) -> Layers:
     dim = call.get("dim", call.arguments.get("axis", 0))
     if dim % (len(call.in_shape) + 1) != 1:
-        raise call.refuse(f"concatenation along axis {dim}", "concatenate along the channels (axis 1)")
+        raise call.refuse(f"concatenation along axis {dim}", limits.joined_elsewhere(len(call.inputs), dim % (len(call.in_shape) + 1)))
     return [QConcat()] if len(call.inputs) > 1 else []
 
 
 def _pad(call: Call) -> Layers:
     if call.get("mode", "constant") != "constant" or float(call.get("value", 0.0)) != 0.0:
-        raise call.refuse("padding with something else than zeros", "pad with zeros")
+        raise call.refuse("padding with something else than zeros", "train with zero padding (nn.ZeroPad2d, F.pad)")
     flat: Any = call.get("pad" if call.module is None else "padding")
     if isinstance(flat, int):
         flat = (flat,) * (2 * (len(call.in_shape) - 1))
     pairs = [(int(flat[i]), int(flat[i + 1])) for i in range(0, len(flat), 2)][::-1]
     if len(pairs) > len(call.in_shape) or any(side < 0 for pair in pairs for side in pair):
-        raise call.refuse(f"padding {tuple(flat)}", "pad the axes behind the batch, with numbers of at least 0")
+        remedy = "pad the axes behind the batch, with numbers of at least 0"
+        if len(pairs) <= len(call.in_shape):
+            remedy = remedies.cut_or_padded([*[(0, 0)] * (len(call.in_shape) - len(pairs)), *pairs], call.in_shape)
+        raise call.refuse(f"padding {tuple(flat)}", remedy)
     return [QPad((((0, 0),) * (len(call.in_shape) - len(pairs))) + tuple(pairs))]
 
 
@@ -281,7 +294,7 @@ def _getitem(call: Call) -> Layers:
         at = index.index(Ellipsis)
         index = (*index[:at], *([slice(None)] * (len(call.in_shape) + 2 - len(index))), *index[at + 1 :])
     if not all(isinstance(part, slice | int) for part in index) or index[0] != slice(None):
-        raise call.refuse(f"indexing with {index}", "use slices with steps, and take the whole batch")
+        raise call.refuse(f"indexing with {index}", limits.indexed(call.in_shape, index))
     ranges = []
     for axis, size in enumerate(call.in_shape):
         part = index[axis + 1] if axis + 1 < len(index) else slice(None)
@@ -296,17 +309,54 @@ def _getitem(call: Call) -> Layers:
 
 
 def _arithmetic(layer: type[nn.Module]) -> Rule:
+    kind = "add" if layer is QAdd else "sub" if layer is QSub else "mul"
+
     def rule(call: Call) -> Layers:
         a, b = call.arguments.get("input"), call.arguments.get("other")
-        if not (isinstance(a, fx.Node) and isinstance(b, fx.Node) and a.op != "get_attr" and b.op != "get_attr"):
-            raise call.refuse("arithmetic with a constant", "fold it into a neighbouring layer's weights (BatchNorm scales and shifts)")
+        values = [side for side in (a, b) if isinstance(side, fx.Node) and side in call.traced.shapes]
+        if len(values) < 2:
+            return _with_constant(call, kind, values[0], b if values[0] is a else a)
         if call.get("alpha", 1) != 1:
             raise call.refuse(f"alpha={call.get('alpha')}", "leave alpha at 1")
-        if call.traced.shapes[a] != call.traced.shapes[b]:
-            raise call.refuse(f"operands of shapes {call.traced.shapes[a]} and {call.traced.shapes[b]}", "give both operands one shape")
+        left, right = (call.traced.shapes[side] for side in values)
+        if left != right:
+            raise call.refuse(f"operands of shapes {left} and {right}", limits.one_shape(left, right, call.out_shape))
         return [layer()]
 
     return rule
+
+
+def _with_constant(call: Call, kind: str, value: fx.Node, constant: Any) -> Layers:
+    if kind == "add" and isinstance(constant, int | float) and constant == 0:  # sum([a, b]) starts so
+        return []
+    fixed = call.traced.fixed.get(constant) if isinstance(constant, fx.Node) else constant
+    shape = call.traced.shapes[value]
+    if call.get("alpha", 1) != 1 or not isinstance(fixed, int | float | torch.Tensor):
+        raise call.refuse("arithmetic with a constant", "fold it into a neighbouring layer's weights (BatchNorm scales and shifts)")
+    if kind == "sub" and value is call.arguments.get("other"):
+        kind = "rsub"
+    what = f"arithmetic with a constant: {call.name} with {fixed}"
+    if isinstance(constant, fx.Node):
+        what = f"reads {name_of(constant)!r}, which is not computed from the input"
+    raise call.refuse(what, remedies.with_constant(kind, fixed, shape, origin(value, call.traced)))
+
+
+def name_of(node: fx.Node) -> str:
+    """What a node is called in messages: a parameter or buffer by its own name."""
+    return str(node.target) if node.op == "get_attr" else node.name
+
+
+def origin(value: fx.Node, traced: Traced) -> str:
+    """Where a constant could go: "input", the path of the layer with weights that gives the value to nothing else, or ""."""
+    if value.op == "call_module" and base_layer(traced.module.get_submodule(str(value.target))) is nn.Identity:
+        return origin(value.all_input_nodes[0], traced)
+    if value.op == "call_module" and len(value.users) == 1:
+        module = traced.module.get_submodule(str(value.target))
+        return str(value.target) if MODULES.get(base_layer(module)) in (_linear, _conv, _conv_transpose, _batch_norm) else ""
+    return "input" if value.op == "placeholder" else ""
+
+
+ADD, SUB, MUL = _arithmetic(QAdd), _arithmetic(QSub), _arithmetic(QMul)
 
 
 def _dropout(call: Call) -> Layers:
@@ -379,16 +429,16 @@ FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {
     F.adaptive_max_pool1d: ("input output_size return_indices", _adaptive_max_pool),
     F.adaptive_max_pool2d: ("input output_size return_indices", _adaptive_max_pool),
     torch.mean: ("input dim keepdim", _mean),
-    operator.add: ("input other", _arithmetic(QAdd)),
-    operator.iadd: ("input other", _arithmetic(QAdd)),
-    torch.add: ("input other alpha", _arithmetic(QAdd)),
-    operator.sub: ("input other", _arithmetic(QSub)),
-    operator.isub: ("input other", _arithmetic(QSub)),
-    torch.sub: ("input other alpha", _arithmetic(QSub)),
-    operator.mul: ("input other", _arithmetic(QMul)),
-    operator.imul: ("input other", _arithmetic(QMul)),
-    torch.mul: ("input other", _arithmetic(QMul)),
-    torch.multiply: ("input other", _arithmetic(QMul)),
+    operator.add: ("input other", ADD),
+    operator.iadd: ("input other", ADD),
+    torch.add: ("input other alpha", ADD),
+    operator.sub: ("input other", SUB),
+    operator.isub: ("input other", SUB),
+    torch.sub: ("input other alpha", SUB),
+    operator.mul: ("input other", MUL),
+    operator.imul: ("input other", MUL),
+    torch.mul: ("input other", MUL),
+    torch.multiply: ("input other", MUL),
     torch.cat: ("tensors dim", _concat),
     torch.concat: ("tensors dim", _concat),
     torch.concatenate: ("tensors dim", _concat),
@@ -410,12 +460,12 @@ FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = {
 METHODS: dict[str, tuple[str, Rule]] = {
     "relu": ("input", _relu),
     "relu_": ("input", _relu),
-    "add": ("input other alpha", _arithmetic(QAdd)),
-    "add_": ("input other alpha", _arithmetic(QAdd)),
-    "sub": ("input other alpha", _arithmetic(QSub)),
-    "sub_": ("input other alpha", _arithmetic(QSub)),
-    "mul": ("input other", _arithmetic(QMul)),
-    "mul_": ("input other", _arithmetic(QMul)),
+    "add": ("input other alpha", ADD),
+    "add_": ("input other alpha", ADD),
+    "sub": ("input other alpha", SUB),
+    "sub_": ("input other alpha", SUB),
+    "mul": ("input other", MUL),
+    "mul_": ("input other", MUL),
     "mean": ("input dim keepdim", _mean),
     "flatten": ("input", _reshape),
     "unflatten": ("input", _reshape),
@@ -432,50 +482,3 @@ METHODS: dict[str, tuple[str, Rule]] = {
 
 MOVES = (_no_layer, _reshape, _permute, _transpose, _getitem, _pad, _upsample, _dropout, _dropout_channels)
 """Rules of what, at inference, only moves values."""
-
-
-def only_moves(node: fx.Node, traced: Traced) -> bool:
-    """Whether the node passes its input's values on as they are (zeros may join them)."""
-    if node.op == "call_module":
-        return MODULES.get(base_layer(traced.module.get_submodule(str(node.target)))) in MOVES
-    table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
-    return node.target in table and table[node.target][1] in MOVES
-
-
-def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule, Call]:
-    """The rule for a node and its call. Raises UnsupportedError, naming the operator, its place and what to use instead."""
-    module = None
-    if node.op == "call_module":
-        module = traced.module.get_submodule(str(node.target))
-        rule = MODULES.get(base_layer(module))
-        names, what = "input", base_layer(module).__name__
-    else:
-        table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
-        names, rule = table.get(node.target, ("", None))
-        what = getattr(node.target, "__name__", str(node.target))
-    if rule is None:
-        raise UnsupportedError(f"{what} has no fixed-point form in qfx", where=path or node.name, remedy=_remedy(what))
-    return rule, Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
-
-
-def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:
-    """Positional and keyword arguments by name. Arguments behind the last name are not needed: the shapes say what they do."""
-    bound: dict[str, Any] = {}
-    for position, name in enumerate(names.split()):
-        if name.startswith("*"):
-            bound[name[1:]] = node.args[position:] or (node.kwargs.get(name[1:]),)
-        elif position < len(node.args):
-            bound[name] = node.args[position]
-        elif name in node.kwargs:
-            bound[name] = node.kwargs[name]
-    if "dim" in names and "axis" in node.kwargs:
-        bound["dim"] = node.kwargs["axis"]
-    return {name: traced.resolve(value) for name, value in bound.items()}
-
-
-def _remedy(what: str) -> str:
-    if what.lower() in ("softmax", "logsoftmax", "log_softmax", "sigmoid", "softmin"):
-        return "at the end of a model leave it out: it does not change which score is greatest (argmax); elsewhere use ReLU or ReLU6"
-    if what.lower() in ("gelu", "silu", "elu", "hardswish", "hardsigmoid", "tanh", "prelu", "mish", "selu", "softplus"):
-        return "use ReLU, ReLU6 or a LeakyReLU with a power-of-two slope"
-    return "replace it by a supported layer (docs/layers.md lists them), or keep it outside of the model that goes to the FPGA"

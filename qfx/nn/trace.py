@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import inspect
 import operator
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+import traceback
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from qfx.errors import DataError, UnsupportedError
+from qfx.errors import DataError, UnsupportedError, together
+from qfx.nn import remedies
+from qfx.nn.any_names import AnyNameModule
+from qfx.nn.remedy_texts import TEXTS
+from qfx.nn.rewrites import Shape
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A float model's graph, with the shape (batch left out) of every node that gives a tensor, and the value of every one that does not."""
+    """A float model's graph, with the shape (batch left out) of every node that gives a tensor computed from the input, and the value of every one
+    that gives no tensor.
+
+    ``fixed``: the tensors that do not depend on the input, parameters and what is computed of them. ``refused``: the nodes that have no place in a
+    fixed-point network, whatever comes of the others. ``tainted``: those whose shape has none. ``stopped``: why tracing ended before the end of the
+    model; the graph then gives None.
+    """
 
     module: fx.GraphModule
     shapes: dict[fx.Node, tuple[int, ...]]
     constants: dict[fx.Node, Any]
+    fixed: Mapping[fx.Node, Tensor] = field(default_factory=dict)
+    refused: Mapping[fx.Node, UnsupportedError] = field(default_factory=dict)
+    tainted: Set[fx.Node] = frozenset()
+    stopped: UnsupportedError | None = None
 
     def tensor_users(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that compute with the tensor, not only ask for its size; the output node included."""
@@ -35,6 +54,16 @@ class Traced:
         """The dotted path of the module in whose forward the node was called."""
         return _caller(node)
 
+    def site(self, node: fx.Node) -> tuple[str, str, int] | None:
+        """Which call in the user's forward the node is: a module that runs several times makes several nodes of one such call. None for layers."""
+        return node.meta.get(_SITE)
+
+    def place(self, node: fx.Node) -> str:
+        """Where an error says that a node is: its module, or the operation below the module that calls it."""
+        return _place(node)
+
+
+_SITE = "qfx_site"
 
 MAX_AXES = 3
 """Axes behind the batch: (features,), (channels, length) or (channels, height, width)."""
@@ -77,18 +106,57 @@ class _Proxy(fx.Proxy):
     def ndim(self) -> Any:
         return self.dim()
 
+    @property
+    def dtype(self) -> Any:
+        value = self.tracer.values.get(self.node)
+        return value.dtype if isinstance(value, Tensor) else super().__getattr__("dtype")
+
+    def __len__(self) -> int:
+        value = self.tracer.values.get(self.node)
+        if isinstance(value, Tensor):
+            raise _StopError(
+                "asks for the length of the batch", "write x.shape[0], which may be used as a size; let nothing else depend on the batch"
+            )
+        return len(value) if isinstance(value, tuple | list) else super().__len__()
+
+    def __iter__(self) -> Iterator[Any]:
+        value = self.tracer.values.get(self.node)
+        if isinstance(value, Tensor):
+            raise _StopError("goes through the samples of the batch one by one", "compute with the whole batch at once")
+        proxy: Any = self
+        return iter([proxy[place] for place in range(len(value))]) if isinstance(value, tuple | list) else super().__iter__()
+
+
+class _StopError(UnsupportedError):
+    """Raised in the user's forward; where that is, ``capture`` finds out."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(what, remedy=remedy)
+
 
 class _Tracer(fx.Tracer):
     """Also takes user subclasses of torch's layers as one piece, as long as they compute the same.
 
-    Every operation is carried out on ``example`` while it is traced, so that sizes are known.
+    Every operation is carried out on ``example`` while it is traced, so that sizes are known. The model is called as ``model(x)``: its other
+    parameters have their defaults.
     """
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
+        self.counts: dict[str, int] = {}  # of operations by name, in the present run of a module's forward
         self.place = ""  # the module whose forward runs, also after it has raised
         self.example = example
         self.values: dict[fx.Node, Any] = {}
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        parameters = list(inspect.signature(root_fn).parameters.values())
+        if is_module and parameters and parameters[0].kind is not parameters[0].VAR_POSITIONAL:
+            del parameters[0]  # self
+        needed = [each.name for each in parameters if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        if len(needed) > 1 or not parameters:
+            inputs = f"has {len(needed)} inputs" + (f": {', '.join(needed)}" if needed else "")
+            raise _StopError(inputs, "give a module with exactly one tensor input: write one whose forward(self, x) calls this one")
+        return root_fn, [*([self.root] if is_module else []), self.create_proxy("placeholder", parameters[0].name, (), {})]
 
     def sizes(self, node: fx.Node) -> tuple[int, ...] | None:
         """Those of the node's tensor on the example; None if it gives something else."""
@@ -100,6 +168,10 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        if node.op in ("call_function", "call_method"):
+            name = _operator(node)
+            node.meta[_SITE] = (self.place, name, self.counts.setdefault(name, 0))
+            self.counts[name] += 1
         # What does not run here is left unknown: running the whole graph tells the user why.
         with contextlib.suppress(Exception), torch.no_grad(), _untraced():
             self.values[node] = self._run(node)
@@ -119,8 +191,9 @@ class _Tracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         caller, self.place = self.place, self.path_of_module(m)
+        counts, self.counts = self.counts, {}
         result = super().call_module(m, forward, args, kwargs)
-        self.place = caller
+        self.place, self.counts = caller, counts
         return result
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -143,41 +216,107 @@ def base_layer(module: nn.Module) -> type[nn.Module]:
     return base
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Whether the module is a layer of torch or a subclass that computes the same: one piece in a trace."""
+    return base_layer(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+
+
 def trace(model: nn.Module, example: Tensor) -> Traced:
     """Trace ``model`` (in evaluation mode) and run it on ``example`` to learn shapes.
 
-    Raises UnsupportedError for control flow that depends on data, for several inputs, for a batch axis that gets mixed with others, for a
-    tensor that is changed in place and read again; DataError for an example that the model does not take.
+    Raises UnsupportedError, which lists all that it found, for control flow that depends on data, for several inputs, for a batch axis that gets
+    mixed with others, for a tensor that is changed in place and read again; DataError for an example that the model does not take.
     """
+    traced = capture(model, example)
+    found = [*traced.refused.values(), *([traced.stopped] if traced.stopped else [])]
+    if found:
+        raise together(found, where=type(model).__name__)
+    return traced
+
+
+def capture(model: nn.Module, example: Tensor) -> Traced:
+    """``trace``, but what is not supported is noted in the result. Raises UnsupportedError only for a model that computes something else than its
+    graph, or reads no input; DataError."""
     tracer = _Tracer(_rows(example, 2))
+    stopped = None
     try:
         graph = tracer.trace(model)
     except Exception as error:  # whatever the user's forward raises on symbolic values
-        message = str(error).split("\n")[0]
-        raise UnsupportedError(
-            f"cannot be traced: {message or type(error).__name__}",
-            where=tracer.place or type(model).__name__,
-            remedy="let no Python decision in forward depend on data or on the batch size (other sizes and module attributes are fine)",
-        ) from error
+        stopped = _stop(error, tracer.place or type(model).__name__)
+        graph = tracer.graph
+        graph.output(None)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    used = [node for node in inputs if node.users]
-    if len(used) != 1 or inputs[0] is not used[0]:
-        raise UnsupportedError(f"has {len(used)} inputs", where=type(model).__name__, remedy="give a module with exactly one tensor input")
-    module = fx.GraphModule(model, graph)
+    if stopped is None and not inputs[0].users:
+        raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its one tensor input")
+    module = AnyNameModule(model, graph)
     # Two batch sizes tell the batch axis from the others.
-    small, large = (_Recorder(module).record(_rows(example, count)) for count in (2, 3))
-    _check_same(model, _rows(example, 3), large)
+    recorders = [_Recorder(module, _dependent(graph)) for _ in range(2)]
+    try:
+        small, large = (recorder.record(_rows(example, count)) for recorder, count in zip(recorders, (2, 3), strict=True))
+    except DataError:
+        if stopped is None:
+            raise
+        small, large = (recorder.values for recorder in recorders)
+    refused = recorders[0].refused
+    if stopped is None and not refused:
+        _check_same(model, _rows(example, 3), large)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
     constants: dict[fx.Node, Any] = {}
+    fixed: dict[fx.Node, Tensor] = {}
+    tainted: set[fx.Node] = set()
     for node, value in small.items():
-        if node.op == "output":
+        if node.op == "output" or node not in large:
             continue
         if isinstance(value, Tensor):
-            if node.op != "get_attr":
-                shapes[node] = _shape(node, value, large[node])
-        elif value == large[node]:  # what follows the batch size is no constant
+            if node in recorders[0].dependent:
+                shapes[node] = tuple(value.shape[1:])
+                problem = _misshapen(node, value, large[node])
+                if problem is not None and node not in refused and not any(source in refused or source in tainted for source in node.all_input_nodes):
+                    refused[node] = problem
+                if problem is not None:
+                    tainted.add(node)
+            else:
+                fixed[node] = value
+        elif node not in refused and not _holds_tensors(value) and _equal(value, large[node]):  # what follows the batch size is no constant
             constants[node] = value
-    return Traced(module, shapes, constants)
+    return Traced(module, shapes, constants, fixed, {node: refused[node] for node in graph.nodes if node in refused}, tainted, stopped)
+
+
+_CONSTANT_MAKERS = re.compile(
+    r"torch\.(zeros|ones|full|empty|rand|randn|arange|linspace|eye|tensor|as_tensor)\(|\.new_(zeros|ones|full|empty|tensor)\("
+)
+
+
+def _stop(error: Exception, place: str) -> UnsupportedError:
+    """Why tracing ended, where in the user's code, and what to do."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""
+    if isinstance(error, _StopError):
+        what = error.what if error.what.startswith("has ") else f"cannot be traced: it {error.what}{line}"
+        return UnsupportedError(what, where=place, remedy=error.remedy)
+    message = str(error).split("\n")[0].partition(". ")[0]
+    remedy = "let no Python decision in forward depend on data or on the batch size (other sizes and module attributes are fine)"
+    if isinstance(error, TypeError) and _CONSTANT_MAKERS.search(line):
+        remedy = (
+            "make no tensor of the batch's size in forward: zeros beside a value are F.pad(x, ...), and other constants belong into a layer's bias"
+        )
+    elif re.search(r"\.(item|numpy|tolist)\(|\b(int|float|bool)\(", line):
+        remedy = "make no Python number of data in forward: compute with tensors, or ahead of the model"
+    return UnsupportedError(f"cannot be traced: {message or type(error).__name__}{line}", where=place, remedy=remedy)
+
+
+def _is_library(filename: str) -> bool:
+    roots = (Path(torch.__file__).parent, Path(__file__).parents[1])
+    return any(root in Path(filename).parents for root in roots) or filename.startswith("<")
+
+
+def _dependent(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that are computed from the input."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _check_same(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> None:
@@ -195,21 +334,60 @@ def _check_same(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> None
         )
 
 
-def _shape(node: fx.Node, value: Tensor, other: Any) -> tuple[int, ...]:
-    """The shape behind the batch of a tensor, for its values on batches of 2 and 3."""
+def _misshapen(node: fx.Node, value: Tensor, other: Any) -> UnsupportedError | None:
+    """What is wrong with the shape of a tensor, for its values on batches of 2 and 3."""
+    name = _operator(node)
     if value.dim() < 2 or value.shape[0] != 2 or other.shape != (3, *value.shape[1:]):
-        raise UnsupportedError(
-            f"gives shape {tuple(value.shape)} for a batch of 2 and {tuple(other.shape)} for a batch of 3",
-            where=_place(node),
-            remedy="keep the batch as the first axis of every tensor, with at least one axis behind it",
-        )
+        remedy = "keep the batch as the first axis of every tensor, with at least one axis behind it"
+        if value.dim() == 1 and value.shape[0] == 2:
+            remedy = "leave one axis behind the batch: shape (batch, 1), which the host may squeeze"
+        elif remedies.key(name) in ("stack", "vstack"):
+            remedy = TEXTS["stack"]
+        what = f"gives shape {tuple(value.shape)} for a batch of 2 and {tuple(other.shape)} for a batch of 3"
+        return UnsupportedError(_said(node, what), where=_place(node), remedy=remedy)
     if value.dim() > MAX_AXES + 1 or value.numel() == 0:
-        raise UnsupportedError(
-            f"gives shape {tuple(value.shape)} for a batch of 2",
-            where=_place(node),
-            remedy="use (batch, features), (batch, channels, length) or (batch, channels, height, width), and leave no axis empty",
+        return UnsupportedError(
+            _said(node, f"gives shape {tuple(value.shape)} for a batch of 2"), where=_place(node), remedy=_fewer_axes(node, value)
         )
-    return tuple(value.shape[1:])
+    return None
+
+
+def _said(node: fx.Node, what: str) -> str:
+    """A complaint about a node, with the name of the operation where its place does not say that."""
+    if node.op == "placeholder":
+        return f"the model's input {what}"
+    name = _operator(node)
+    return what if name in (_place(node).rpartition(".")[2], node.name.rstrip("0123456789").strip("_")) else f"{name} {what}"
+
+
+def _fewer_axes(node: fx.Node, value: Tensor) -> str:
+    if value.dim() <= MAX_AXES + 1:
+        return "leave no axis empty"
+    source = next(iter(node.all_input_nodes), None)
+    shape = tuple(value.shape)
+    if source is not None and len(shape) == 5 and node.op == "call_method" and str(node.target) in ("view", "reshape", "unflatten"):
+        text = remedies.shuffled(shape[1] * shape[2], shape[1])
+        return f"a channel shuffle by {shape[1]} groups (view, transpose(1, 2), view) is {text}; else keep to three axes behind the batch"
+    if node.op == "placeholder":
+        return "use (batch, features), (batch, channels, length) or (batch, channels, height, width): a fourth axis may be part of the channels"
+    return "use (batch, features), (batch, channels, length) or (batch, channels, height, width)"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two Python values are the same; arrays are not looked at."""
+    return type(a) is type(b) and not hasattr(a, "__array__") and bool(a == b)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+
+
+def _operator(node: fx.Node) -> str:
+    """What the user calls the operation."""
+    if node.op == "call_module":
+        module = node.graph.owning_module.get_submodule(str(node.target)) if node.graph.owning_module is not None else None
+        return str(node.target) if module is None else base_layer(module).__name__
+    return str(getattr(node.target, "__name__", node.target)).strip("_")
 
 
 def _caller(node: fx.Node) -> str:
@@ -221,8 +399,11 @@ def _place(node: fx.Node) -> str:
     """Where an error says that a node is: its module, or the operation below the module that calls it."""
     if node.op == "call_module":
         return str(node.target)
-    caller = _caller(node)
-    return f"{caller}.{node.name}" if caller else node.name
+    caller, name = _caller(node), node.name
+    own = str(getattr(node.target, "__name__", node.target))
+    if hasattr(builtins, own) and name == f"{own}_1":  # fx avoids the names of builtins, as in max_1
+        name = own
+    return f"{caller}.{name}" if caller else name
 
 
 def _rows(example: Tensor, count: int) -> Tensor:
@@ -231,23 +412,29 @@ def _rows(example: Tensor, count: int) -> Tensor:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the graph and keeps what every node gave. The fixed-point network changes nothing in place: a model that can tell is refused."""
+    """Runs the graph and keeps what every node gave. The fixed-point network changes nothing in place: a model that can tell is refused.
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    ``refused``: what has no place in a fixed-point network. ``dependent``: the nodes that are computed from the input.
+    """
+
+    def __init__(self, module: fx.GraphModule, dependent: set[fx.Node]) -> None:
         super().__init__(module)
         self.values: dict[fx.Node, Any] = {}
+        self.refused: dict[fx.Node, UnsupportedError] = {}
+        self.dependent = dependent
         self.place = {node: index for index, node in enumerate(module.graph.nodes)}
 
     def record(self, x: Tensor) -> dict[fx.Node, Any]:
         with torch.no_grad():
             try:
                 self.run(x)
-            except UnsupportedError as error:  # without what Interpreter adds to it
-                raise UnsupportedError(error.what, where=error.where, remedy=error.remedy) from None
             except Exception as error:  # whatever the user's model raises on this input
                 message = str(error).split("\n")[0]
+                remedy = "give one real batch, and let the model take any batch size: x.shape[0] or -1 in place of a number"
+                if not x.is_floating_point():
+                    remedy = f"give floating-point numbers, as the model takes them: the example is {x.dtype}, example.float() may do"
                 raise DataError(
-                    f"the model does not run on an example of shape {tuple(x.shape)}: {message}", where="example_input", remedy="give one real batch"
+                    f"the model does not run on an example of shape {tuple(x.shape)}: {message}", where="example_input", remedy=remedy
                 ) from error
         return self.values
 
@@ -256,12 +443,42 @@ class _Recorder(fx.Interpreter):
         value = super().run_node(n)
         for node, version in versions.items():  # a view shares its base's version
             if self.values[node]._version != version and any(self.place[user] > self.place[n] for user in node.users):
-                raise UnsupportedError(
+                self.refused[n] = UnsupportedError(
                     f"changes the result of {node.name!r} in place, which is read again later",
                     where=_place(n),
                     remedy="use the form that is not in place (inplace=False, x = x + y), and its result",
                 )
-        if n.op != "output" and not isinstance(value, Tensor) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
-            raise UnsupportedError(f"gives a {type(value).__name__} of tensors", where=_place(n), remedy="use operations that give one tensor each")
+                break
+        several = n.op != "output" and n in self.dependent and not isinstance(value, Tensor) and _holds_tensors(value)
+        if several and not any(source in self.refused for source in (n, *n.all_input_nodes)):
+            self.refused[n] = self._several(n, value)
         self.values[n] = value
         return value
+
+    def _several(self, node: fx.Node, value: Any) -> UnsupportedError:
+        """A refusal of what gives several tensors."""
+        name = _operator(node)
+        shapes = tuple(tuple(leaf.shape[1:]) for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if remedies.key(name) in ("boolean", "fn", "maxpool1d", "maxpool2d", "adaptivemaxpool1d", "adaptivemaxpool2d") or "pool" in remedies.key(
+            name
+        ):
+            remedy = "leave return_indices off; to undo the pooling, train with nn.Upsample(scale_factor=2) or nn.ConvTranspose2d"
+        else:
+            known = {source: value for source, value in self.values.items() if not isinstance(value, Tensor) or source not in self.dependent}
+            sizes = {source: tuple(value.shape[1:]) for source, value in self.values.items() if isinstance(value, Tensor)}
+            remedy = remedies.remedy(seen(node, name, sizes, known, shapes, module))
+        return UnsupportedError(_said(node, f"gives a {type(value).__name__} of tensors"), where=_place(node), remedy=remedy)
+
+
+def seen(
+    node: fx.Node, name: str, shapes: Mapping[fx.Node, Shape], known: Mapping[fx.Node, Any], result: Any, module: nn.Module | None
+) -> remedies.Seen:
+    """What remedies want to know of a call: ``known`` has the values of nodes that do not depend on the input, ``shapes`` the shapes of others."""
+
+    def value_of(source: fx.Node) -> Any:
+        return known[source] if source in known else remedies.Seen(source.name, shapes.get(source))
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+    first = next((arg for arg in tree_leaves((args, dict(kwargs))) if isinstance(arg, remedies.Seen)), None)
+    return remedies.Seen(name, None if first is None else first.shape, result, tuple(args), dict(kwargs), module)

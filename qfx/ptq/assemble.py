@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.errors import UnsupportedError
+from qfx.errors import QfxError, UnsupportedError, together
+from qfx.nn.any_names import RESERVED, AnyNameModule
+from qfx.nn.blockers import blockers
+from qfx.nn.trace import capture
 from qfx.ptq.fold import along_outputs
+from qfx.recipe import Recipe
 
 Pads = Sequence[tuple[int, int]]
 """(before, after) for each spatial axis."""
@@ -22,6 +27,10 @@ _TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 _NORM: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
 _AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _ZERO_PAD: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d}
+
+
+_ZEROS = "new_zeros"
+"""The tensor method that makes a stand-in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +47,41 @@ class Value:
         return self.data.dim() - 2
 
 
+class Blockers:
+    """Gathers what is refused while a graph is read, so that the whole of it is told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[UnsupportedError] = []
+        self._blind = False  # something behind a blocker could not be looked at
+
+    @contextlib.contextmanager
+    def at(self, stand_in: Callable[[], bool]) -> Iterator[None]:
+        """Note a refusal, and let ``stand_in`` give the operation's result a shape; it returns whether it could. Behind a blocker, what does not
+        run says nothing of the model."""
+        try:
+            yield
+        except UnsupportedError as error:
+            consequence = bool(self.found) and isinstance(error, DoesNotRunError)
+            if not consequence:
+                self.found.append(error)
+            self._blind = not stand_in() or self._blind
+        except Exception:
+            if not self.found:
+                raise
+            stand_in()
+            self._blind = True
+
+    def check(self, assembly: Assembly, where: str) -> None:
+        """Raise one UnsupportedError for all that was refused, if anything was, and for what ``quantize`` would refuse in the rest."""
+        if self.found:
+            more = "mend all of them, then try again: operations behind these could not be looked at" if self._blind else ""
+            raise together([*self.found, *assembly.refused()], where=where, more=more)
+
+
+class DoesNotRunError(UnsupportedError):
+    """An operation that torch does not carry out on the example."""
+
+
 class Assembly:
     """Adds one operation after the other, running each on ``example`` (batch first), so that every shape is known.
 
@@ -52,10 +96,25 @@ class Assembly:
 
     def finish(self, result: Value, name: str) -> fx.GraphModule:
         self.graph.output(result.node)
-        module = fx.GraphModule(self.root, self.graph, class_name=re.sub(r"\W", "_", name) or "Model").eval()
+        module = AnyNameModule(self.root, self.graph, class_name=re.sub(r"\W", "_", name) or "Model").eval()
         module.graph.eliminate_dead_code()
         module.recompile()
         return module
+
+    def stand_in(self, shape: tuple[int, ...]) -> Value:
+        """A value of zeros in place of one that cannot be made: the graph is of no use from then on, but to find what else is refused."""
+        sizes = self.graph.call_function(getattr, (self.input.node, "shape"))
+        batch = self.graph.call_function(operator.getitem, (sizes, 0))
+        return Value(self.graph.call_method(_ZEROS, (self.input.node, (batch, *shape[1:]))), torch.zeros(shape))
+
+    def refused(self) -> tuple[UnsupportedError, ...]:
+        """What ``quantize`` would refuse in the operations that were added. To be called when the graph is of no further use."""
+        self.graph.output(list(self.graph.nodes)[-1])
+        try:
+            found = blockers(capture(AnyNameModule(self.root, self.graph).eval(), self.input.data), Recipe())
+        except QfxError:
+            return ()
+        return tuple(error for error in found if not error.where.startswith(_ZEROS) and error.where != "output")
 
     def layer(self, name: str, module: nn.Module, x: Value) -> Value:
         """Call ``module``, placed at ``name``."""
@@ -194,11 +253,12 @@ class Assembly:
                 return function(*args, **kwargs)
         except Exception as error:  # whatever torch raises on shapes that do not fit
             message = str(error).split("\n")[0]
-            raise UnsupportedError(f"does not run on the data: {message}", where=name, remedy="check the layout of the calibration data") from error
+            raise DoesNotRunError(f"does not run on the data: {message}", where=name, remedy="check the layout of the calibration data") from error
 
     def _attach(self, name: str, module: nn.Module) -> str:
         """Place the module at ``name``, or at one beside it that is free; return where it is."""
         parts = [re.sub(r"\W", "_", part) or "_" for part in name.split(".") if part] or ["layer"]
+        parts[0] = f"{parts[0]}_" if parts[0] in RESERVED else parts[0]
         holder: nn.Module = self.root
         for depth, part in enumerate(parts[:-1]):
             child = getattr(holder, part, None)

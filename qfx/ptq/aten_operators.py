@@ -333,6 +333,35 @@ CONSTANTS: dict[str, Callable[..., Tensor]] = {
 """What is carried out on constants, by the operator's name without its overload."""
 
 
+ON_CONSTANTS = frozenset(
+    (
+        *(
+            "add",
+            "sub",
+            "rsub",
+            "mul",
+            "div",
+            "neg",
+            "abs",
+            "reciprocal",
+            "sqrt",
+            "rsqrt",
+            "exp",
+            "log",
+            "pow",
+            "square",
+            "sigmoid",
+            "tanh",
+            "softplus",
+        ),
+        *("clamp", "clamp_min", "maximum", "minimum", "sum", "mean", "var", "amax", "amin", "norm", "linalg_vector_norm", "dot", "vdot", "mv", "mm"),
+        *("matmul", "flatten", "select", "slice", "cat", "stack", "_weight_norm"),
+    )
+)
+"""Operators of torch that are carried out on constants as they are, such as those of weight and spectral normalization: they read and write nothing
+but tensors."""
+
+
 def _size(x: Any, dim: int) -> int:
     return int(x.data.shape[dim])
 

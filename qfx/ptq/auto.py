@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
 from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work
 from qfx.ptq.twin import float_twin
@@ -328,7 +329,7 @@ def _wider(recipe: Recipe, qmodel: fx.GraphModule, widest: int) -> Recipe | None
 
 
 def _is_weight_or_activation(override: Override, qmodel: fx.GraphModule) -> bool:
-    names = (name for name, _ in quantizers(qmodel) if override.matches(name))
+    names = (name for name, quantizer in quantizers(qmodel) if override.matches(name, quantizer.also))
     return any(name.endswith(".weight") or name == "input" or name.rpartition(".")[2].startswith("output") for name in names)
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
 from qfx.fixed.arith import Bounds
-from qfx.nn.convert import graph_module
 from qfx.nn.layers import Weighted
+from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.reconstruct import MEMORY_BYTES, integer_range, settle_bias, units

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.convert import graph_module
+from qfx.errors import DataError
 from qfx.nn.functional import QInput
+from qfx.nn.model import graph_module
+from qfx.nn.norm import Norm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.walk import Walk, batches, evaluating
 from qfx.recipe import Recipe
 
 
-def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
+def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, *, example_input: Tensor | None = None) -> None:
     """Start every binary point anew from all of ``data``, as the recipe's observers say; in place.
 
-    ``data``: real inputs, one tensor or batches of any length. Each Cast sees what the layers before it give once they are placed, one batch at a
-    time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder. ``qfx.calibrate`` is the same with
-    one batch. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data, and for negative data if the example that it
-    was quantized with had none: its input then has no sign, and what follows was chosen for that (see ``with_input_sign``).
+    ``data`` (or ``example_input``, its earlier name): real inputs, one tensor or batches of any length. Each Cast sees what the layers before it give
+    once they are placed, one batch at a time; between two Casts the values are kept in memory up to a bound and beyond it in a temporary folder.
+    Every module stays in training or evaluation mode as it was. ``qfx.calibrate`` and ``qfx.ptq.calibrate`` are this function.
+
+    After an error the model is as it was.
+
+    Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data, and for negative data if the example that it was
+    quantized with had none: its input then has no sign, and what follows was chosen for that (see ``with_input_sign``).
     """
     module = graph_module(qmodel)
+    data = example_input if data is None else data
+    if data is None:
+        raise DataError("got no data", where="calibration", remedy="give real inputs: qfx.calibrate(qmodel, x)")
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
-    with torch.no_grad(), evaluating(module):
+    with torch.no_grad(), evaluating(module), _all_or_nothing(module):
         for layer in module.modules():  # before all others: it is what a walk starts with
             if isinstance(layer, QInput):
                 layer.initialize_from(_Batches(again))
@@ -49,6 +59,22 @@ def with_input_sign(recipe: Recipe, data: Tensor | Iterable[Tensor]) -> Recipe:
     if signed is not None or not any(bool((part < 0).any()) for part in batches(data)):
         return recipe
     return replace(recipe, input=replace(recipe.input, signed=True))
+
+
+@contextlib.contextmanager
+def _all_or_nothing(module: nn.Module) -> Iterator[None]:
+    """After an error every binary point and every statistic is again what it was."""
+    moved = [layer for layer in module.modules() if isinstance(layer, Quantizer | Norm)]
+    tensors = [(t, t.detach().clone()) for layer in moved for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))]
+    casts = [(cast, cast.frac_start, cast.signed, cast.frac_grad_scale) for cast in moved if isinstance(cast, Quantizer)]
+    try:
+        yield
+    except BaseException:
+        for tensor, before in tensors:
+            tensor.copy_(before)
+        for cast, start, signed, scale in casts:
+            cast.frac_start, cast.signed, cast.frac_grad_scale = start, signed, scale
+        raise
 
 
 @dataclass(frozen=True, eq=False)

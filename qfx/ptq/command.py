@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor, nn
 
 import qfx
+from qfx.cli.telling import telling
 from qfx.errors import DataError, QfxError
 from qfx.export.onnx_file import save
 from qfx.export.to_graph import to_graph
-from qfx.ptq import walk
+from qfx.files import check_target, writing_all
+from qfx.nn.blockers import require_supported
+from qfx.progress import Progress
 from qfx.ptq.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.front import Budget
 from qfx.ptq.goal import Goal, reach
@@ -31,7 +30,7 @@ from qfx.ptq.html import Story, decibel, page, percent
 from qfx.ptq.inputs import calibration_data, labelled_data, made_up, shape_of
 from qfx.ptq.measure import Labelled, outputs
 from qfx.ptq.passes import FLOAT_PASSES, checked_passes
-from qfx.ptq.pipeline import START, Outcome, Settings, example_count, run
+from qfx.ptq.pipeline import JUDGED_SAMPLES, START, Outcome, Settings, example_count, run
 from qfx.ptq.sensitivity import Measure
 from qfx.ptq.source import load_model, use_current_folder
 from qfx.ptq.state import Saved, State, hash_of_array, hash_of_model
@@ -68,6 +67,7 @@ class Request:
     output: Path
     report: Path | None
     resume: bool
+    as_json: bool
     force: bool
     seed: int
     batch: int
@@ -93,20 +93,21 @@ def execute(request: Request) -> int:
         kept = f"what is done lies in {state.folder}; " if state.exists else ""
         click.echo(f"interrupted: {kept}go on with the same command and --resume", err=True)
         return 130
-    _print(outcome, tried=goal is not None)
-    if story.goal:
-        click.echo(story.goal)
-    count = len(story.warnings) + len(story.survey.warnings)
-    if count:
-        click.echo(f"{count} warning{'s' if count > 1 else ''}: see the report")
-    click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points")
-    click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it")
+    warnings = (*story.warnings, *story.survey.warnings)
+    if request.as_json:
+        click.echo(json.dumps(_as_data(outcome, story, request.output, report), indent=2))
+    else:
+        _print(outcome, story)
+    if warnings:
+        click.echo(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}: see the report", err=request.as_json)
+    click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points", err=request.as_json)
+    click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it", err=request.as_json)
     return 1 if story.met is False else 0
 
 
 def _work(request: Request, settings: Settings, goal: Goal | None, report: Path) -> tuple[Story, Outcome]:
     """Everything from reading the model to writing the files."""
-    with _bars() as bars:
+    with telling("reading the model and the data", after_s=0.0) as bars:
         model, data = _model_and_data(request)
         evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
         state = State(_state_folder(request.output), _fingerprint(request, model, data, evaluation, settings, goal))
@@ -114,7 +115,7 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
             raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
         saved = state.load() if request.resume else None
         if request.resume:
-            click.echo(_resuming(saved))
+            click.echo(_resuming(saved), err=True)
         else:
             state.remove()
         if request.data_free is not None:
@@ -132,9 +133,11 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
             if saved is None and not _is_work(state.load()):
                 state.remove()  # so that nothing is in the way of the corrected command
             raise
-    story = _story(request, settings, goal, outcome, met, data, evaluation)
-    write_files(outcome, request.output, data, report, page(story))
-    state.remove()
+        bars("report", 0, 1)
+        story = _story(request, settings, goal, outcome, met, data, evaluation)
+        bars("comparing ONNX Runtime and the interpreter with PyTorch", 0, 1)
+        write_files(outcome, request.output, data, report, page(story), force=request.force)
+        state.remove()
     return story, outcome
 
 
@@ -146,9 +149,9 @@ def _is_work(saved: Saved | None) -> bool:
 def _check_options(request: Request) -> None:
     """Raise DataError for options that do not go together."""
     if (request.calibration is None) == (request.data_free is None):
-        raise DataError("give one of --calib and --data-free", where="options", remedy="real inputs serve better; --data-free 3x32x32 does without")
+        raise DataError("give one of --data and --data-free", where="options", remedy="real inputs serve better; --data-free 3x32x32 does without")
     if request.input_range is not None and request.data_free is None:
-        raise DataError("limits inputs that are made up", where="--input-range", remedy="leave it out, or use --data-free instead of --calib")
+        raise DataError("limits inputs that are made up", where="--input-range", remedy="leave it out, or use --data-free instead of --data")
     if request.measure is not None and request.budget is None:
         raise DataError("weighs words for a budget", where="--measure", remedy="leave it out, or give --budget too")
     if request.max_drop is None:
@@ -168,13 +171,17 @@ def _model_and_data(request: Request) -> tuple[nn.Module, Tensor]:
     """The float model, and calibration data: real, or random numbers of that shape, from which the true ones are still to be distilled."""
     if request.calibration is not None:
         data = calibration_data(request.calibration, request.samples)
-        return load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES]), data
+        model = load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES])
+        require_supported(model, data[:TRIED_SAMPLES])
+        return model, data
     assert request.data_free is not None  # _check_options
     example = made_up(shape_of(request.data_free), request.input_range, request.seed)
-    return load_model(request.model, request.checkpoint, example, where="--data-free"), example
+    model = load_model(request.model, request.checkpoint, example, where="--data-free")
+    require_supported(model, example)
+    return model, example
 
 
-def _distilled(request: Request, model: nn.Module, example: Tensor, saved: Saved | None, progress: walk.Progress) -> Tensor:
+def _distilled(request: Request, model: nn.Module, example: Tensor, saved: Saved | None, progress: Progress) -> Tensor:
     """Inputs made of the model's statistics, or those that were before an interrupt."""
     if saved is not None and saved.inputs is not None:
         return saved.inputs
@@ -218,6 +225,7 @@ def _story(
         output_db=outcome.output_db,
         evaluated=0 if evaluation is None else len(evaluation.x),
         judged=example_count(data),
+        stepped=0 if evaluation is None else len(evaluation.x) if goal is not None else min(JUDGED_SAMPLES, len(evaluation.x)),
         proven=min(PROVEN_SAMPLES, len(data)),
         survey=survey(outcome.qmodel, outcome.twin, data[: min(SURVEYED_SAMPLES, example_count(data))]),
         warnings=[str(finding) for finding in outcome.findings],
@@ -232,36 +240,14 @@ def default_recipe() -> Recipe:
     return Recipe(weight=Spec(8, granularity="channel"), bias=Spec(16, granularity="channel"))
 
 
-def write_files(outcome: Outcome, output: Path, data: Tensor, report: Path, text: str) -> None:
+def write_files(outcome: Outcome, output: Path, data: Tensor, report: Path, text: str, *, force: bool) -> None:
     """Write the ONNX file and the report, both whole or neither, once ONNX Runtime and the interpreter have given PyTorch's numbers for a part of
     ``data``."""
     graph = to_graph(outcome.qmodel, output.stem)
-    where = output
-    try:
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder:
-            staged = Path(folder) / output.name
-            save(graph, staged, force=True)
-            prove(outcome.qmodel, staged, data[:PROVEN_SAMPLES])
-            where = report
-            with tempfile.TemporaryDirectory(dir=report.parent, prefix=f".{report.name}.") as other:
-                page_file = Path(other) / report.name
-                page_file.write_text(text, encoding="utf-8")
-                _place(((page_file, report), (staged, output)))
-    except OSError as error:
-        raise QfxError(f"cannot be written: {error.strerror or error}", where=str(where), remedy="make room, or choose another place") from error
-
-
-def _place(pairs: Sequence[tuple[Path, Path]]) -> None:
-    """Move staged files to their places, all or none."""
-    placed: list[Path] = []
-    try:
-        for staged, target in pairs:
-            os.replace(staged, target)
-            placed.append(target)
-    except BaseException:
-        for target in placed:
-            target.unlink(missing_ok=True)
-        raise
+    with writing_all((report, output), force=force) as (page_file, staged):
+        save(graph, staged, force=True)
+        prove(outcome.qmodel, staged, data[:PROVEN_SAMPLES])
+        page_file.write_text(text, encoding="utf-8")
 
 
 def prove(qmodel: nn.Module, path: Path, x: Tensor) -> None:
@@ -281,10 +267,7 @@ def _check_targets(request: Request, report: Path) -> None:
     if report.resolve() == request.output.resolve():
         raise DataError("is the output, too", where=str(report), remedy="give the report a name of its own")
     for path in (request.output, report):
-        if path.is_dir() or (path.exists() and not request.force):
-            raise DataError("exists", where=str(path), remedy="choose another name, or pass --force")
-        if not path.parent.is_dir():
-            raise DataError("there is no such folder", where=str(path.parent), remedy="create it first")
+        check_target(path, force=request.force)
     if request.output.suffix != ".onnx":
         raise DataError("is not the name of a .onnx file", where=str(request.output), remedy="write -o model.onnx")
 
@@ -316,50 +299,50 @@ def _fingerprint(
     return found
 
 
-@dataclass
-class _Bars:
-    """Shows progress: bars with the remaining time on a terminal, else a line when a stage starts and every ten seconds."""
-
-    rich: Progress | None
-    tasks: dict[str, TaskID] = field(default_factory=dict)
-    told: float = 0.0
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.rich is not None:
-            if stage not in self.tasks:
-                self.tasks[stage] = self.rich.add_task(stage, total=total)
-            elif done == 0:  # once more, in another attempt
-                self.rich.reset(self.tasks[stage])
-            self.rich.update(self.tasks[stage], completed=done, total=total)
-            return
-        now = time.monotonic()
-        first = stage not in self.tasks or done == 0
-        if first or now - self.told > 10:
-            self.tasks[stage] = TaskID(0)
-            self.told = now
-            click.echo(stage if first else f"{stage}: {done} of {total}")
-
-
-@contextmanager
-def _bars() -> Iterator[_Bars]:
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        yield _Bars(None)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        yield _Bars(progress)
-
-
-def _print(outcome: Outcome, *, tried: bool) -> None:
+def _print(outcome: Outcome, story: Story) -> None:
     if outcome.found is not None:
         click.echo("word lengths for the budget, and what others would lose and take:")
         click.echo(str(outcome.found))
+    tried = bool(story.goal)
     table = Table(box=None, pad_edge=False)
-    for heading in ("tried" if tried else "after", "seconds", "output SQNR", "accuracy", ""):
+    labelled = any(step.accuracy is not None for step in outcome.steps)
+    accuracy = [f"accuracy on {story.stepped}"] if labelled else []
+    for heading in ("tried" if tried else "after", "seconds", f"output SQNR on {story.judged}", *accuracy, ""):
         table.add_column(heading, justify="left" if heading in ("tried", "after", "") else "right", no_wrap=heading != "")
     for step in outcome.steps:
-        table.add_row(step.name, f"{step.seconds:.1f}", decibel(step.output_db), percent(step.accuracy), step.note)
+        right = [percent(step.accuracy)] if labelled else []
+        table.add_row(step.name, f"{step.seconds:.1f}", decibel(step.output_db), *right, step.note)
     Console(width=120).print(table)
     if outcome.accuracy is not None:
-        click.echo(f"accuracy: {percent(outcome.float_accuracy)} in float, {percent(outcome.accuracy)} in fixed point")
+        numbers = f"{percent(outcome.float_accuracy)} in float, {percent(outcome.accuracy)} in fixed point"
+        click.echo(f"accuracy on all {story.evaluated} evaluation samples: {numbers}")
+    if story.goal:
+        click.echo(story.goal)
+
+
+def _as_data(outcome: Outcome, story: Story, output: Path, report: Path) -> dict[str, Any]:
+    """The account as JSON values: accuracies are shares of right answers on so many of the first evaluation samples, SQNR is in dB (null: not
+    measured or without end), ``steps`` as the table has them."""
+    steps = [
+        {"name": step.name, "seconds": step.seconds, "sqnr_db": _finite(step.output_db), "accuracy": step.accuracy, "note": step.note}
+        for step in outcome.steps
+    ]
+    return {
+        "output": str(output),
+        "report": str(report),
+        "passes": list(outcome.passes),
+        "steps": steps,
+        "steps_sqnr_samples": story.judged,
+        "steps_accuracy_samples": story.stepped,
+        "sqnr_db": _finite(outcome.output_db),
+        "float_accuracy": outcome.float_accuracy,
+        "accuracy": outcome.accuracy,
+        "accuracy_samples": story.evaluated,
+        "goal_met": story.met,
+        "warnings": [*story.warnings, *story.survey.warnings],
+        "recipe": outcome.recipe.to_toml(),
+    }
+
+
+def _finite(decibels: float | None) -> float | None:
+    return decibels if decibels is not None and math.isfinite(decibels) else None

@@ -19,9 +19,10 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.fixed.type import OMode
-from qfx.nn.convert import graph_module, quantize
+from qfx.nn.convert import quantize
 from qfx.nn.functional import QInput
-from qfx.nn.layers import Norm
+from qfx.nn.model import graph_module
+from qfx.nn.norm import Norm
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.bias import correct_bias, correct_bias_from_statistics
 from qfx.ptq.calibrate import calibrate

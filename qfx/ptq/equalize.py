@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import UnsupportedError
 from qfx.nn.functional import QAvgPool, QDropout, QLeakyReLU, QMaxPool, QPad, QPermute, QReLU, QReshape, QSlice, QUpsample
 from qfx.nn.layers import conv_pads
-from qfx.nn.rules import find
+from qfx.nn.lookup import find
 from qfx.nn.trace import Traced, base_layer, trace
 from qfx.ptq.fold import WEIGHTED, Folded, Statistics, along_inputs, along_outputs, folded_statistics, layers_alone, replace_module
 from qfx.ptq.hooks import run_watched

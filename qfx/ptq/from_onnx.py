@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, fx, nn
 
+from qfx import formats
 from qfx.errors import DataError, ModelFileError, UnsupportedError
-from qfx.ptq.assemble import Assembly, Value
+from qfx.nn.remedies import plain_remedy
+from qfx.ptq.assemble import Assembly, Blockers, Value
 from qfx.ptq.onnx_operators import HANDLERS, Node
 
 Array = npt.NDArray[Any]
@@ -24,22 +27,14 @@ Array = npt.NDArray[Any]
 TOLERANCE = 1e-3
 """Of the greatest output: how far the module may be from ONNX Runtime, which sums in another order."""
 
-_REMEDIES = {
-    "Softmax": "cut the model before it: it does not change which score is greatest",
-    "LogSoftmax": "cut the model before it: it does not change which score is greatest",
-    "Sigmoid": "at the end cut the model before it, elsewhere use ReLU",
-    "QuantizeLinear": "give the float model: qfx does the quantizing",
-    "DequantizeLinear": "give the float model: qfx does the quantizing",
-}
-
 
 def from_onnx(path: Path, example: Tensor) -> fx.GraphModule:
     """The float ONNX model at ``path`` as a module of torch layers, in evaluation mode, that gives what ONNX Runtime gives on ``example``.
 
     Layers are called after their weights (``conv1.weight`` makes ``conv1``) or after the ONNX node. A fixed batch in the file does not bind the
     module.
-    Raises ModelFileError for a file that is no ONNX model, UnsupportedError (with the node and a remedy) for an operator or attribute without a
-    layer, DataError for an example of the wrong shape.
+    Raises ModelFileError for a file that is no ONNX model, UnsupportedError for operators or attributes without a layer, which lists all of
+    them with node and remedy, DataError for an example of the wrong shape.
     """
     model = _read(path)
     expected_of = _onnx_runtime(path)  # which also finds whatever is wrong with the file
@@ -55,6 +50,7 @@ def from_onnx(path: Path, example: Tensor) -> fx.GraphModule:
 
 
 def _read(path: Path) -> onnx.ModelProto:
+    formats.refuse(formats.kind_of_file(path), str(path))
     try:
         model = onnx.load(path)
     except OSError as error:
@@ -63,6 +59,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
     if model.producer_name == "qfx":
         raise ModelFileError("is quantized already: qfx wrote it", where=str(path), remedy="give the float model")
+    formats.refuse(formats.kind_of_onnx(model), str(path))
     return model
 
 
@@ -133,8 +130,9 @@ class _Reader:
     """Walks through an ONNX graph. ``values`` holds a Value for what depends on the input and an array for what does not."""
 
     def __init__(self, model: onnx.ModelProto, input_name: str, example: Tensor) -> None:
-        self.model, self.graph = model, model.graph
+        self.model, self.graph, self.input_name = model, model.graph, input_name
         self.assembly = Assembly(example)
+        self.blockers = Blockers()
         self.values: dict[str, Value | Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.values[input_name] = self.assembly.input
         self.uses: dict[str, int] = {}
@@ -143,7 +141,9 @@ class _Reader:
 
     def read(self, name: str) -> fx.GraphModule:
         for node in self.graph.node:
-            self._node(node)
+            with self.blockers.at(partial(self._stand_in, node)):
+                self._node(node)
+        self.blockers.check(self.assembly, name)
         result = self.values[self.graph.output[0].name]
         if not isinstance(result, Value):
             raise UnsupportedError("its output does not depend on the input", where=name, remedy="give a model that computes something")
@@ -157,14 +157,43 @@ class _Reader:
             return
         handler = HANDLERS.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
         if handler is None:
-            raise UnsupportedError(
-                f"the operator {proto.op_type} has no fixed-point form in qfx",
-                where=where,
-                remedy=_REMEDIES.get(proto.op_type, "replace it by a supported layer (docs/ptq.md lists the operators), or cut the model before it"),
-            )
+            remedy = plain_remedy(proto.op_type, "replace it by a supported layer, or cut the model before it")
+            what = f"the operator {proto.op_type} has no fixed-point form in qfx"
+            raise UnsupportedError(what, where=where, remedy=f"{remedy} (docs/ptq.md lists the operators)")
         results = handler(Node(self.assembly, proto, where, arguments, self.uses))
         for name, value in zip(proto.output, results if isinstance(results, list) else [results], strict=False):
             self.values[name] = value
+
+    def _stand_in(self, proto: onnx.NodeProto) -> bool:
+        """Give what a refused operation would have given, as far as its shape can be inferred, so that the operations behind it are looked at."""
+        shapes = self._inferred()
+        for name in proto.output:
+            if name and name not in shapes:
+                return False
+            if name:
+                self.values[name] = self.assembly.stand_in(shapes[name])
+        return True
+
+    def _inferred(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the graph's values that ONNX can infer from the example's."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for value in model.graph.input:
+            if value.name == self.input_name:
+                value.CopyFrom(helper.make_tensor_value_info(self.input_name, onnx.TensorProto.FLOAT, tuple(self.assembly.input.data.shape)))
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        try:
+            graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        except Exception:  # whatever the inference raises: then nothing is known
+            return {}
+        found = {}
+        for value in (*graph.value_info, *graph.output):
+            dims = value.type.tensor_type.shape.dim
+            if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+                found[value.name] = tuple(dim.dim_value for dim in dims)
+        return found
 
     def _constant(self, proto: onnx.NodeProto, arguments: list[Value | Array | None], where: str) -> None:
         """Carry out what depends on no data. Shapes are those on the example; what becomes of its batch, ``Assembly.reshape`` sees to."""

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from qfx import formats
 from qfx.errors import DataError, ModelFileError, UnsupportedError
-from qfx.ptq.assemble import Assembly, Value
-from qfx.ptq.aten_operators import CONSTANTS, INTEGERS, OPERATORS, Call
+from qfx.nn.remedies import plain_remedy
+from qfx.ptq.assemble import Assembly, Blockers, Value
+from qfx.ptq.aten_operators import CONSTANTS, INTEGERS, ON_CONSTANTS, OPERATORS, Call
 
 _DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.half, 7: torch.float32, 8: torch.float64}
 _DTYPES |= {12: torch.bool, 13: torch.bfloat16}
 """By the numbers of torch's export schema (torch/_export/serde/schema.py, ScalarType)."""
 
-_REMEDIES = {
-    "softmax": "leave it out: it does not change which score is greatest",
-    "log_softmax": "leave it out: it does not change which score is greatest",
-    "sigmoid": "at the end leave it out, elsewhere use ReLU",
-}
+_LISTED = "docs/ptq.md lists the operators"
 
 
 def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
     """The program at ``path`` (from ``torch.export.save``) as a module of torch layers, in evaluation mode.
 
     Layers keep the paths of the exported module; a fixed batch in the file does not bind the result. Raises ModelFileError for a file that is no such
-    archive or holds pickled objects, UnsupportedError (with the place and a remedy) for an operator without a layer, DataError for an example of the
-    wrong shape.
+    archive or holds pickled objects, UnsupportedError for operators without a layer, which lists all of them with place and remedy, DataError for an
+    example of the wrong shape.
     """
+    kind = formats.kind_of_file(path)
+    if kind is not formats.EXPORTED:
+        formats.refuse(kind, str(path))
     try:
         with zipfile.ZipFile(path) as archive:
             return _Reader(archive, path, example).read()
@@ -65,11 +68,12 @@ class _Reader:
         self.assembly = Assembly(example[: batch or 2])
         self.values: dict[str, Any] = {name: self.assembly.input}
         self.names: dict[str, str] = {}
+        self.blockers = Blockers()
         tensors = self._tensors("weights") | self._tensors("constants")
         for kind, key in (("parameter", "parameter_name"), ("buffer", "buffer_name"), ("tensor_constant", "tensor_constant_name")):
             for spec in self._inputs(kind):
                 self.values[spec["arg"]["name"]] = tensors[spec[key]]
-                self.names[spec["arg"]["name"]] = spec[key]
+                self.names[spec["arg"]["name"]] = re.sub(r"\.parametrizations\.(\w+)\.(original\d*|\d+\.\w+)$", r".\1", spec[key])
         self.uses: dict[str, int] = {}
         for node in self.graph["nodes"]:
             for used in _tensor_names([argument["arg"] for argument in node["inputs"]]):
@@ -77,7 +81,9 @@ class _Reader:
 
     def read(self) -> fx.GraphModule:
         for node in self.graph["nodes"]:
-            self._node(node)
+            with self.blockers.at(partial(self._stand_in, node)):
+                self._node(node)
+        self.blockers.check(self.assembly, str(self.path))
         outputs = [spec["user_output"]["arg"] for spec in self.signature["output_specs"] if "user_output" in spec]
         if len(outputs) != 1 or "as_tensor" not in outputs[0]:
             raise UnsupportedError(f"returns {len(outputs)} values", where=str(self.path), remedy="return exactly one tensor")
@@ -138,10 +144,16 @@ class _Reader:
             return
         read = list(_tensor_names([argument["arg"] for argument in node["inputs"]]))
         path = self._path(node, base)
+        constants = not any(isinstance(self.values[name], Value | list) for name in read)
+        if constants and read and target != operator and base in ON_CONSTANTS:
+            overload = operator.partition(".")[2] or "default"
+            self.values[outputs[0]] = getattr(getattr(torch.ops.aten, base), overload)(**arguments)
+            self.names[outputs[0]] = self.names.get(read[0], "")
+            return
         if target == operator or base not in OPERATORS | CONSTANTS:
-            remedy = _REMEDIES.get(base.strip("_"), "replace it by a supported layer (docs/ptq.md lists the operators)")
+            remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
             raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
-        if not any(isinstance(self.values[name], Value | list) for name in read):
+        if constants:
             if base not in CONSTANTS:
                 raise UnsupportedError(
                     f"{base} of constants alone", where=path, remedy="compute constants ahead, and export in evaluation mode: model.eval()"
@@ -152,12 +164,22 @@ class _Reader:
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
         if base not in OPERATORS:
-            raise call.refuse("data", "replace it by a supported layer (docs/ptq.md lists the operators)")
+            raise call.refuse("data", f"replace it by a supported layer ({_LISTED})")
         result = OPERATORS[base](call)
         for name, value in zip(outputs, result if isinstance(result, list) else [result], strict=False):
             self.values[name] = value
         if base.endswith("_"):  # in place: who reads the source from here on reads the result
             self.values[read[0]] = result
+
+    def _stand_in(self, node: Any) -> bool:
+        """Give what a refused operation would have given, as far as the file knows its shape, so that the operations behind it are looked at."""
+        for name in [name for output in node["outputs"] for name in _names(output)]:
+            sizes = self.graph["tensor_values"][name]["sizes"] if name in self.graph["tensor_values"] else None
+            if sizes is None:
+                return False
+            batch = len(self.assembly.input.data)
+            self.values[name] = self.assembly.stand_in(tuple(int(size.get("as_int", batch)) for size in sizes))
+        return True
 
     def _path(self, node: Any, base: str) -> str:
         """The path of the torch layer in whose forward the operation stands; below the path of a user's module the operator's name."""

@@ -16,8 +16,8 @@ from torch import nn
 from qfx.codegen.board import board, check_clock
 from qfx.codegen.estimate import NAMES
 from qfx.errors import QfxError, RecipeError
-from qfx.nn.convert import graph_module
 from qfx.nn.layers import Weighted
+from qfx.nn.model import graph_module
 from qfx.ptq.sensitivity import Table
 from qfx.recipe import Override, Recipe
 

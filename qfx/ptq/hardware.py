@@ -20,7 +20,7 @@ from qfx.codegen.resources import FIELDS
 from qfx.codegen.schedule import Request, Schedule
 from qfx.errors import ProjectError, RecipeError
 from qfx.export.to_graph import to_graph
-from qfx.ir.graph import Graph
+from qfx.ir.graph import Graph, graph_name
 from qfx.ptq.front import Budget, Designs, Found, Point, Widths, least_loss, weight_bits, with_widths
 from qfx.ptq.sensitivity import Table
 from qfx.ptq.walk import Progress
@@ -121,7 +121,7 @@ class HardwareSearch:
                 for index, row in enumerate(rows):
                     if not mine[index]:
                         continue
-                    nodes = {row.name.rpartition(".")[0]: 1.0} if role == "weight" else readers[row.name]
+                    nodes = {graph_name(row.name.rpartition(".")[0]): 1.0} if role == "weight" else readers[row.name]
                     for node, part in nodes.items():
                         self.costs[index][place] = self.costs[index][place] + part * (costs.get(node, 0.0) - common.get(node, 0.0))
             self._tell()
@@ -274,14 +274,14 @@ def _smaller(whole: Board, allowed: Mapping[str, int]) -> Board:
 
 def _readers(graph: Graph, names: list[str]) -> dict[str, dict[str, float]]:
     """For each cast the nodes with processes that read it, and the part of their cost that is the cast's: nodes with two inputs share it."""
-    wanted = set(names)
+    wanted = {graph_name(name): name for name in names}
     sources: dict[str, list[str]] = {}  # of each node: the casts that it works on, or that its inputs do
     result: dict[str, dict[str, float]] = {name: {} for name in names}
     for node in graph.nodes:
-        direct = [source for source in node.inputs if source in wanted]
+        direct = [wanted[source] for source in node.inputs if source in wanted]
         casts = list(dict.fromkeys(direct or [cast for source in node.inputs for cast in sources.get(source, [])]))
         sources[node.name] = casts
         for cast in casts:
-            if node.name != cast:
+            if node.name != graph_name(cast):
                 result[cast][node.name] = 1.0 / len(casts)
     return result

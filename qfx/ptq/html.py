@@ -43,7 +43,8 @@ text.soft { fill: var(--soft); }
 class Story:
     """What the report tells. ``options``: (name, text) pairs, as given; ``recipe``: as TOML; ``proven``: on how many samples the executors agreed.
     ``met``: whether a goal was, and ``goal`` says so: the steps are then models that were tried one after the other, not passes on one (None: there
-    was no goal). ``found``: how word lengths were chosen."""
+    was no goal). ``judged`` calibration samples gave the noise, the first ``stepped`` of the ``evaluated`` samples the accuracy of the steps; the two
+    accuracies of the whole are of all of them. ``found``: how word lengths were chosen."""
 
     title: str
     options: Sequence[tuple[str, str]]
@@ -54,6 +55,7 @@ class Story:
     output_db: float
     evaluated: int
     judged: int
+    stepped: int
     proven: int
     survey: Survey
     warnings: Sequence[str] = ()
@@ -124,7 +126,7 @@ def _steps(story: Story) -> str:
         rows.append([*cells, _cell(step.note)])
         before = step
     heads = ["after", "seconds ", "output SQNR ", "gain "] if story.met is None else ["tried", "seconds ", "output SQNR "]
-    heads += [*(["accuracy "] if labelled else []), ""]
+    heads += [*([f"accuracy on {story.stepped} "] if labelled else []), ""]
     bars = _decibel_bars([(step.name, (step.output_db,)) for step in story.steps if step.output_db is not None])
     judged = f"on the first {story.judged} calibration samples"
     if story.met is not None:
@@ -133,7 +135,7 @@ def _steps(story: Story) -> str:
             f'<p class="soft">From cheap to costly: {escape(story.goal)}. The noise of the output was measured {judged}, accuracy on all '
             f"{story.evaluated} evaluation samples.</p>" + _table(heads, rows) + bars
         )
-    judged += ", accuracy on at most 1000 of the evaluation samples" if labelled else ""
+    judged += f", accuracy on the first {story.stepped} of {story.evaluated} evaluation samples" if labelled else ""
     return (
         "<h2>What each pass contributed</h2>"
         f'<p class="soft">The fixed-point model after each pass: signal to quantization noise of its output against the float model, {judged}. '

@@ -24,7 +24,8 @@ from qfx.nn.functional import (
     QSlice,
     QSub,
 )
-from qfx.nn.layers import Norm, QBatchNorm, QConvTranspose, QFoldedBatchNorm, Weighted
+from qfx.nn.layers import QConvTranspose, Weighted
+from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.ptq.fold import Statistics
 
 

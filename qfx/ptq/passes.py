@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
-from qfx.nn.convert import quantizers
+from qfx.nn.model import quantizers
 from qfx.ptq.bias import correct_bias
 from qfx.ptq.blocks import ITERATIONS as BLOCK_ITERATIONS
 from qfx.ptq.blocks import adaround_blocks, find_blocks

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, RecipeError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
 from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.checks import Finding, check_model, require
 from qfx.ptq.fold import fold_batch_norm
@@ -197,7 +198,7 @@ class _Run:
         if self.saved is not None and self.saved.table is not None:
             return self.saved.table
         fixed = [override for override in settings.recipe.overrides if "width" in override.changes]
-        names = [name for name, _ in quantizers(plain) if not any(override.matches(name) for override in fixed)]
+        names = [name for name, own in quantizers(plain) if not any(override.matches(name, own.also) for override in fixed)]
         widths = sorted({*WIDTHS, *present_widths(plain)})
         budget.check(plain, names, widths[0])
         if budget.board is not None:  # before what takes long

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError
-from qfx.nn.convert import quantize, quantizers
+from qfx.nn.convert import quantize
+from qfx.nn.model import quantizers
 from qfx.ptq.front import Budget, Designs, Found, Point, Widths, least_loss, plot_pareto, weight_bits, weight_count, with_widths
 from qfx.ptq.hardware import HardwareSearch
 from qfx.ptq.sensitivity import Row, Table

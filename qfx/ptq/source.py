@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qfx import formats
 from qfx.errors import DataError, ModelFileError
 from qfx.ptq.checkpoint import load_checkpoint
 
@@ -28,6 +29,7 @@ def load_model(source: str, checkpoint: Path | None, example: Tensor, *, where: 
             raise ModelFileError("brings its own weights", where=source, remedy="leave --checkpoint out")
         model = _from_file(Path(source), suffix, example)
     else:
+        _refuse_other_files(source)
         model = from_factory(source)
         if checkpoint is not None:
             load_checkpoint(model, checkpoint)
@@ -44,6 +46,17 @@ def _from_file(path: Path, suffix: str, example: Tensor) -> nn.Module:
     from qfx.ptq.from_pt2 import from_pt2
 
     return from_pt2(path, example)
+
+
+def _refuse_other_files(source: str) -> None:
+    """Name the kind of a file that is given in place of a factory."""
+    path = Path(source)
+    kind = formats.kind_of_file(path)
+    if kind is formats.EXPORTED:
+        raise ModelFileError(f"is {kind.name}", where=source, remedy="let its name end in .pt2")
+    formats.refuse(kind, source)
+    if path.is_file() and path.suffix != ".py":
+        raise ModelFileError("is not a model that qfx reads", where=source, remedy="give a .onnx or .pt2 file, or package.module:factory")
 
 
 def from_factory(source: str) -> nn.Module:

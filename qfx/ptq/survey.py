@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.convert import quantizers
 from qfx.nn.functional import QInput
 from qfx.nn.layers import Weighted
+from qfx.nn.model import quantizers
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.measure import sqnr

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError
-from qfx.nn.convert import graph_module
-from qfx.nn.layers import QFoldedBatchNorm, Weighted
+from qfx.nn.layers import Weighted
+from qfx.nn.model import graph_module
+from qfx.nn.norm import QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.reconstruct import units

@@ -9,8 +9,8 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError
 from qfx.fixed.arith import Interval
-from qfx.nn.convert import graph_module
 from qfx.nn.layers import Weighted
+from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 

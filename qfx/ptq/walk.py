@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, UnsupportedError
-from qfx.nn.layers import QFoldedBatchNorm, Weighted
+from qfx.nn.layers import Weighted
+from qfx.nn.norm import QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
+from qfx.progress import Progress as Progress
 
 Env = dict[str, Any]
 """The values that are still to be read, by the name of the node that gave them: the input batch, or QTensors."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) as work goes on; last with done == total."""
 
 _TENSORS = ("value", "scale", "shift", "addend")
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from codegen_models import DIRECTED, random_schedule
 from schedule_models import BRANCHED, folded, upsampling
+from support.bounded import BoundedBundle, BoundedRun, build, differences
 
 from qfx.codegen import design as d
-from qfx.codegen.bounded import BoundedBundle, BoundedRun, build, differences
 from qfx.codegen.fifo import least_depths, size_fifos, with_depths
 from qfx.codegen.lower import lower
 from qfx.codegen.simulate import DeadlockError, simulate

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from codegen_models import DIRECTED, chain, conv, random_schedule
+from support.pragma_grammar import Tool
 
 from qfx.codegen.assets import hls_root, read_tree, simulation_headers
 from qfx.codegen.csim import VARIANTS, Bundle, build_bundle
 from qfx.codegen.emit import CSIM_FLAGS
 from qfx.codegen.emulate import FAST_FLAGS
-from qfx.codegen.pragma_grammar import Tool
 from qfx.codegen.schedule import ARITHMETIC, Folding, Schedule
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw

@@ -399,9 +399,9 @@ def test_on_a_board(project: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give --selftest, or --input and --output"),
+        ((), "give --selftest, or --data and --output"),
         (("--selftest", "--input", "x.npy", "--output", "y.npy"), "or too much"),
-        (("--input", "x.npy"), "give --selftest, or --input and --output"),
+        (("--input", "x.npy"), "give --selftest, or --data and --output"),
         (("--simulate", "build/none", "--selftest"), "the test bench is missing"),
         (("--simulate", "build/tb", "--input", "none.npy", "--output", "y.npy"), "none.npy: cannot be read"),
         (("--simulate", "build/tb", "--input", "Makefile", "--output", "y.npy"), "Makefile: cannot be read"),

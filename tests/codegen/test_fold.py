@@ -47,10 +47,10 @@ def network() -> Graph:
 
 
 def busy(design: d.Design) -> dict[str, int]:
-    """The busy cycles of each layer; changes of width and forks left out."""
+    """The busy cycles of each layer; forks and changes of width and grid left out."""
     found: dict[str, int] = {}
     for process, node in zip(design.processes, design.nodes, strict=True):
-        if not isinstance(process, d.Fork | d.Rewidth):
+        if not isinstance(process, d.Fork | d.Rewidth | d.Regrid):
             name = OUTPUT if isinstance(process, d.ToPort) else process.name if isinstance(process, d.Permute) else node
             found[name] = max(found.get(name, 0), cycles(process) + latency(process) + RESTART)
     return found

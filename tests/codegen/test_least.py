@@ -23,7 +23,7 @@ from qfx.codegen.lower import lower
 from qfx.codegen.project import prepare
 from qfx.codegen.resources import FIELDS
 from qfx.codegen.schedule import Folding, Request, Schedule
-from qfx.errors import ProjectError
+from qfx.errors import ExactnessError, ProjectError
 from qfx.ir.graph import Graph
 from qfx.ir.ops import Cast
 
@@ -60,8 +60,8 @@ def test_no_design_takes_less_than_its_options_say(index: int, on: Board, data: 
 def test_no_design_stores_its_weights_in_less(index: int, weights: str) -> None:
     try:
         graph = prepare(DIRECTED[index](), weights)
-    except ProjectError:
-        pytest.skip("it has no constants to load")
+    except (ProjectError, ExactnessError):
+        pytest.skip("it has no constants to load, or such as lie on no common grid")
     least = Weights.of(lower(graph, Schedule()))
     for seed in range(8):
         design = lower(graph, random_schedule(graph, np.random.default_rng(seed)))

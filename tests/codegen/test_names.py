@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qfx.codegen.names import KEYWORDS, Names, checked_top, identifier
+from qfx.codegen.names import KEYWORDS, Names, checked_top, identifier, top_name
 from qfx.errors import ProjectError
 
 
@@ -17,8 +17,9 @@ def test_any_text_becomes_an_identifier(text: str) -> None:
     name = identifier(text)
     assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name), name
     assert name not in KEYWORDS
-    assert checked_top(name) == name
     assert identifier(text) == name
+    assert checked_top(top_name(text)) == top_name(text)
+    assert top_name(text) in (name, f"n_{name}")
 
 
 @given(st.lists(st.sampled_from(["a", "A", "a.b", "a/b", "a_b", "a_2", "../a", "", "int"]), max_size=12))

@@ -7,14 +7,14 @@ import pytest
 from codegen_models import DIRECTED, random_schedule
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import synthesizable
+from support.cpp_preprocess import evaluate, preprocess, synthesized, translation_units
+from support.pragma_grammar import INTERFACE_OPTIONS, PRAGMAS, STORAGE, Tool
+from support.pragmas import check
 
-from qfx.codegen import synthesizable
 from qfx.codegen.assets import hls_root, read_tree
 from qfx.codegen.board import board
-from qfx.codegen.cpp_preprocess import evaluate, preprocess, synthesized, translation_units
 from qfx.codegen.emit import emit
-from qfx.codegen.pragma_grammar import INTERFACE_OPTIONS, PRAGMAS, STORAGE, Tool
-from qfx.codegen.pragmas import check
 from qfx.errors import ProjectError
 from qfx.ir.passes.pipeline import optimize
 from qfx.testing import random_graph

@@ -11,18 +11,18 @@ import pytest
 from codegen_models import DIRECTED, chain, conv, random_schedule, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.cpp_preprocess import preprocess, translation_units
+from support.pragma_grammar import Tool
+from support.pragmas import check
 
 from qfx.codegen import design as d
 from qfx.codegen import resources as r
 from qfx.codegen.assets import hls_root, read_tree
 from qfx.codegen.board import board
-from qfx.codegen.cpp_preprocess import preprocess, translation_units
 from qfx.codegen.emit import emit_sources
 from qfx.codegen.estimate import estimate, process_cost
 from qfx.codegen.fifo import size_fifos, with_depths
 from qfx.codegen.lower import lower
-from qfx.codegen.pragma_grammar import Tool
-from qfx.codegen.pragmas import check
 from qfx.codegen.schedule import Folding, Schedule
 from qfx.codegen.storage import LUTS_PER_BRAM18, Storage, bram18, fifo, ram, rom
 from qfx.ir.ops import Cast, Relu, Reshape, SumPool, Transpose, Upsample

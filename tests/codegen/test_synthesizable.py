@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from codegen_models import DIRECTED, random_schedule
+from support.pragma_grammar import Tool
+from support.synthesizable import check
 
 from qfx.codegen.assets import hls_root, read_tree
 from qfx.codegen.board import board
 from qfx.codegen.emit import emit
-from qfx.codegen.pragma_grammar import Tool
-from qfx.codegen.synthesizable import check
 from qfx.ir.passes.pipeline import optimize
 
 LIBRARY = {f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()}

@@ -15,19 +15,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from codegen_models import DIRECTED, chain, classifier, const, conv, random_schedule, scalar
+from support import bounded, pragmas, synthesizable
+from support.pragma_grammar import Tool
 from test_compilers import CLANG, STRICT
 from test_tcl import Run, plant, settings_of
 
 from qfx.cli import main
-from qfx.codegen import bounded, fold, loading, pragmas, synthesizable
 from qfx.codegen import design as d
+from qfx.codegen import fold, loading
 from qfx.codegen.arithmetic import check
 from qfx.codegen.assets import simulation_headers
 from qfx.codegen.board import board
 from qfx.codegen.csim import build, run_raw, trace_raw
 from qfx.codegen.emit import CSIM_FLAGS, emit
 from qfx.codegen.lower import lower
-from qfx.codegen.pragma_grammar import Tool
 from qfx.codegen.project import Project, prepare, write_project
 from qfx.codegen.reload import words_for
 from qfx.codegen.schedule import Folding, Request, Schedule

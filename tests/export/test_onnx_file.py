@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
-from qfx.export.onnx_file import save, to_model
+from qfx.export.onnx_file import digest, save, to_model
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir import ops
 from qfx.ir.from_onnx import from_model, load_graph
@@ -121,7 +121,7 @@ def test_a_convolution_is_split_as_far_as_needed(x_bits: int, w_bits: int, kind:
 
 def test_sums_beyond_float64_are_refused_by_name() -> None:
     wide = Const(np.array([[1 << 40, 3]]), 0)
-    with pytest.raises(ExactnessError, match=r"(?s)^n1: its sums need \d\d bits.*remedy: cast"):
+    with pytest.raises(ExactnessError, match=r"(?s)^n1: its sums need \d\d bits.*remedy: use shorter words"):
         to_model(graph_of((2,), FixedType(16, 16), ops.Linear(wide, None)))
     with pytest.raises(ExactnessError, match=r"^x: casts to ap_fixed<60,8>"):
         to_model(graph_of((2,), FixedType(60, 8)))
@@ -239,9 +239,14 @@ def test_what_netron_shows() -> None:
     assert tensors["n2#scale"].tolist() == [[4.0], [8.0]]
     assert model.graph.node[3].doc_string == str(graph.infos["n1"].type)
     assert [function.name for function in model.functions] == ["Cast_RND_SAT", "Cast_TRN_WRAP", "FromRaw"]
-    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21), ("ai.qfx", 1)]
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 21), ("ai.qfx", 2)]
     assert (model.producer_name, model.producer_version, model.ir_version) == ("qfx", "1.2.3", 10)
-    assert [(entry.key, entry.value) for entry in model.metadata_props] == [("qfx.version", "1.2.3"), ("qfx.opset", "ai.qfx 1"), ("k", "v")]
+    assert [(entry.key, entry.value) for entry in model.metadata_props] == [
+        ("qfx.version", "1.2.3"),
+        ("qfx.opset", "ai.qfx 2"),
+        ("qfx.sha256", digest(model)),
+        ("k", "v"),
+    ]
     assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == ["N", 1, 4]
 
 
@@ -269,9 +274,9 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ExactnessError):
         save(graph_of((1,), FixedType(60, 4)), path, force=True)
     assert path.read_bytes() == before
-    with pytest.raises(ModelFileError, match="cannot be written"):
-        save(graph_of((1,), FixedType(8, 4)), tmp_path / "nowhere" / "model.onnx")
+    save(graph_of((1,), FixedType(8, 4)), tmp_path / "nowhere" / "model.onnx")
+    assert os.listdir(tmp_path / "nowhere") == ["model.onnx"]
     (tmp_path / "folder").mkdir()
     with pytest.raises(ModelFileError, match="cannot be written"):
         save(graph_of((1,), FixedType(8, 4)), tmp_path / "folder", force=True)
-    assert sorted(os.listdir(tmp_path)) == ["folder", "model.onnx"]
+    assert sorted(os.listdir(tmp_path)) == ["folder", "model.onnx", "nowhere"]

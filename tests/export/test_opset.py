@@ -128,7 +128,7 @@ def test_a_function_is_made_of_standard_operators(name: str) -> None:
     assert [(entry.domain, entry.version) for entry in function.opset_import] == [("", 21)]
     infos = [helper.make_tensor_value_info(v, onnx.TensorProto.FLOAT, ["N"]) for v in "vw"]
     graph = helper.make_graph([helper.make_node("Identity", ["v"], ["w"])], "g", infos[:1], infos[1:])
-    imports = [helper.make_opsetid("", 21), helper.make_opsetid("ai.qfx", 1)]
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("ai.qfx", opset.VERSION)]
     onnx.checker.check_model(helper.make_model(graph, functions=[function], opset_imports=imports, ir_version=opset.IR_VERSION))
 
 

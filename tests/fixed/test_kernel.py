@@ -394,3 +394,35 @@ def test_a_pair_is_two_casts(per_channel: bool) -> None:
         assert torch.equal(c.frac_bits.grad, d.frac_bits.grad)
     with torch.no_grad():
         assert all(torch.equal(a, b) for a, b in zip(quantize_pair(*pair), expected, strict=True))
+
+
+def test_views_that_say_minus_are_read_as_what_they_say() -> None:
+    """torch keeps a lazy sign on some views (``is_neg``): memory holds the opposite number."""
+    generator = torch.Generator().manual_seed(0)
+
+    def pair(*shape: int) -> tuple[Tensor, Tensor]:
+        view = torch.randn(*shape, dtype=torch.cfloat, generator=generator).conj().imag
+        assert view.is_neg()
+        return view, view.clone().resolve_neg()
+
+    mode = CastMode(o=OMode.SAT)
+    view, plain = pair(6, 4)
+    bits = torch.tensor(3.0)
+    to = FixedType(8, 5, o=OMode.SAT)
+    assert torch.equal(cast(view, to), cast(plain, to))
+    assert torch.equal(quantize(view, bits, 8, mode), quantize(plain, bits, 8, mode))
+    mean, expected = channel_moments(view), channel_moments(plain)
+    assert torch.equal(mean[0], expected[0])
+    assert torch.equal(mean[1], expected[1])
+    (scale, scale_plain), (shift, shift_plain), (addend, addend_plain) = pair(4), pair(4), pair(6, 4)
+    assert torch.equal(
+        quantize(view, bits, 8, mode, scale=scale, shift=shift, addend=addend),
+        quantize(plain, bits, 8, mode, scale=scale_plain, shift=shift_plain, addend=addend_plain),
+    )
+    first = quantize_pair(PlainCast(view, bits, 8, mode, 1.0), PlainCast(plain, bits, 8, mode, 1.0))
+    assert torch.equal(first[0], first[1])
+    x, y = plain.clone().requires_grad_(), plain.clone().requires_grad_()
+    gradient, gradient_plain = pair(6, 4)
+    quantize(x, bits, 8, mode).backward(gradient)
+    quantize(y, bits, 8, mode).backward(gradient_plain)
+    assert torch.equal(x.grad, y.grad)

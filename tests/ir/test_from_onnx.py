@@ -19,7 +19,8 @@ from qfx.ir import ops
 from qfx.ir.from_onnx import from_model, load_graph
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import ArrayType, Const
-from qfx.testing import random_graph
+from qfx.testing import adversarial_inputs, random_graph
+from qfx.verify import verify
 
 
 def sample() -> Graph:
@@ -99,7 +100,7 @@ def drop_initializer(model: onnx.ModelProto) -> None:
 
 
 def newer(model: onnx.ModelProto) -> None:
-    model.opset_import[1].version = 2
+    model.opset_import[1].version = 3
 
 
 def external(model: onnx.ModelProto) -> None:
@@ -207,9 +208,36 @@ def order(model: onnx.ModelProto) -> None:
     model.graph.node.extend(reversed(nodes))
 
 
+def weight_bit(model: onnx.ModelProto) -> None:
+    """Consistent in itself: only the digest tells."""
+    tensor = initializer(model, "fc#weight.raw")
+    tensor.raw_data = bytes([tensor.raw_data[0], tensor.raw_data[1] ^ 1, *tensor.raw_data[2:]])
+
+
+def bias_bit(model: onnx.ModelProto) -> None:
+    replace_tensor(model, "fc#bias.raw", numpy_helper.to_array(initializer(model, "fc#bias.raw")) ^ 2)
+
+
+def stride_of_nothing(model: onnx.ModelProto) -> None:
+    attribute(model, "block.1/conv", "pads").ints[:] = [0, 1]
+
+
+def renamed(model: onnx.ModelProto) -> None:
+    model.graph.name = "other"
+
+
+def no_digest(model: onnx.ModelProto) -> None:
+    model.metadata_props.remove(next(entry for entry in model.metadata_props if entry.key == "qfx.sha256"))
+
+
+def other_digest(model: onnx.ModelProto) -> None:
+    next(entry for entry in model.metadata_props if entry.key == "qfx.sha256").value = "0" * 64
+
+
+CHANGED = "was changed or damaged since it was written"
 CHANGES: dict[Callable[[onnx.ModelProto], None], str] = {
     drop_initializer: r"fc#weight: reads 'fc#weight\.raw', which the file does not hold",
-    newer: r"has version 2 of ai\.qfx, this qfx reads version 1(?s:.)*remedy: update qfx",
+    newer: r"has version 3 of ai\.qfx, this qfx reads version 2(?s:.)*remedy: update qfx",
     external: r"'fc#weight\.raw' lies in another file",
     two_inputs: "net: has 2 inputs",
     two_outputs: "net: has 2 outputs",
@@ -231,6 +259,12 @@ CHANGES: dict[Callable[[onnx.ModelProto], None], str] = {
     float_weights: "the raws of a constant are float32",
     short_data: "net: is damaged",
     shape_of_weights: r"fc: the weight is \(1, 7\)",
+    weight_bit: CHANGED,
+    bias_bit: CHANGED,
+    stride_of_nothing: CHANGED,
+    renamed: CHANGED,
+    other_digest: CHANGED,
+    no_digest: "lacks the digest of its constants",
     order: "the first node must be the input cast|reads",
 }
 
@@ -241,6 +275,44 @@ def test_a_changed_file_is_refused(change: Callable[[onnx.ModelProto], None]) ->
     change(model)
     with pytest.raises(ModelFileError, match=CHANGES[change]):
         from_model(model)
+
+
+@pytest.mark.parametrize("bit", range(64))
+def test_one_flipped_bit_of_a_weight_is_refused(bit: int) -> None:
+    model = to_model(sample())
+    tensor = initializer(model, "block.1/conv#weight.raw")
+    data = bytearray(tensor.raw_data)
+    data[bit // 8 % len(data)] ^= 1 << bit % 8
+    tensor.raw_data = bytes(data)
+    with pytest.raises(ModelFileError):
+        from_model(model)
+
+
+def test_a_file_of_version_1_has_no_digest_and_is_read() -> None:
+    graph = Graph("net", sample().nodes, "fc", {**sample().metadata, "qfx.sha256": "the user's own"})
+    old = to_model(graph, producer_version="0.1.0", opset_version=1)
+    assert [entry.key for entry in old.metadata_props] == ["qfx.version", "qfx.opset", "recipe", "date", "qfx.sha256"]
+    assert from_model(old) == graph
+    again = to_model(from_model(to_model(sample(), opset_version=1)))
+    assert again == to_model(sample())
+    scale(old)
+    with pytest.raises(ModelFileError, match="the initializer 'x#scale' is not as qfx wrote it"):
+        from_model(old)
+
+
+OLD = sorted((Path(__file__).parent / "version1").glob("*.onnx"))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.stem)
+def test_files_of_version_1_are_read(path: Path) -> None:
+    graph = load_graph(path)
+    x = adversarial_inputs(graph, np.random.default_rng(0), 16)
+    assert [comparison.differing_values for comparison in verify(path, x)] == [0]
+    assert load_graph(path) == from_model(to_model(graph))
+    damaged = onnx.load(path)
+    next(proto for proto in damaged.graph.node if proto.op_type.startswith("Cast_")).op_type = "Cast_TRN_ZERO_SAT_SYM"
+    with pytest.raises(QfxError):
+        from_model(damaged)
 
 
 @pytest.mark.parametrize("change", [unsupported, unknown_function, conditional], ids=lambda change: change.__name__)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 import qfx
 from qfx import DataError, ExactnessError, Recipe, Spec
 from qfx.fixed.arith import Interval
-from qfx.nn.layers import QConv, QFoldedBatchNorm, QLinear, conv_pads
+from qfx.nn.layers import QConv, QLinear, conv_pads
+from qfx.nn.norm import QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 
 IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.errors import UnsupportedError
-from qfx.nn.convert import graph_module
+from qfx.nn.model import graph_module
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq import blocks as module_of_blocks
 from qfx.ptq.blocks import SoftRounding, adaround_blocks, find_blocks

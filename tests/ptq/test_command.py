@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,6 @@ from ptq_user import BASE, MODULE, Page, qfx_command, refusal, user_folder
 from torch import nn
 
 import qfx
-from qfx.ptq import command
 from qfx.ptq.command import prove
 from qfx.ptq.source import from_factory, use_current_folder
 from qfx.ptq.state import hash_of_model
@@ -118,8 +118,8 @@ def test_interrupted_by_the_keyboard(folder: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-c", SLOWLY, *(str(option) for option in options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+        assert process.stderr is not None
+        for line in process.stderr:
             if line.startswith("adaround"):
                 process.send_signal(signal.SIGINT)
                 break
@@ -132,10 +132,10 @@ def test_interrupted_by_the_keyboard(folder: Path, tmp_path: Path) -> None:
     assert "another seed" in refusal(*options, "--resume", "--seed", 5)
     resumed = qfx_command(*options, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    assert "resuming behind 'comq'" in resumed.stdout
+    assert "resuming behind 'comq'" in resumed.stderr
     (tmp_path / "again").mkdir()
     whole = qfx_command(*options[:-1], tmp_path / "again" / "model.onnx", "--resume")
-    assert "nothing to resume" in whole.stdout
+    assert "nothing to resume" in whole.stderr
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "again" / "model.onnx").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "model.html", "model.onnx"]
 
@@ -146,23 +146,22 @@ def test_existing_files_stay(folder: Path, tmp_path: Path) -> None:
         assert "exists" in refusal(*BASE, "-o", tmp_path / "model.onnx")
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
-    assert "no such folder" in refusal(*BASE, "-o", tmp_path / "nowhere" / "model.onnx")
     assert ".onnx" in refusal(*BASE, "-o", tmp_path / "model.pt")
 
 
 def test_interrupted_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report is placed first; it goes again if the model cannot follow."""
-    replace = os.replace
+    link = os.link
 
     def model_never(source: Path, target: Path) -> None:
         if Path(target).name == "model.onnx":
             raise KeyboardInterrupt
-        replace(source, target)
+        link(source, target)
 
-    monkeypatch.setattr(command.os, "replace", model_never)
+    monkeypatch.setattr(os, "link", model_never)
     assert qfx_command(*BASE, "-o", tmp_path / "model.onnx").exit_code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.state"]
-    monkeypatch.setattr(command.os, "replace", replace)
+    monkeypatch.setattr(os, "link", link)
     assert qfx_command(*BASE, "-o", tmp_path / "model.onnx", "--resume").exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.html", "model.onnx"]
 
@@ -269,3 +268,39 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from click.testing import CliRunner; from qfx.cli import main; r = CliRunner().invoke(main, ['ptq', '--help']);"
     code += " assert r.exit_code == 0 and '--calib' in r.output; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("goal", [False, True])
+def test_every_accuracy_says_on_how_many_images_it_was_taken(folder: Path, tmp_path: Path, goal: bool) -> None:
+    """Steps are judged on the first 1000, the float model and the result on all: never in one column. With a goal every model is judged on all."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "many.npz", x=rng.normal(size=(1200, 1, 6, 6)).astype(np.float32), y=rng.integers(0, 3, 1200))
+    options = (*BASE, "--eval", tmp_path / "many.npz", *(("--max-drop", 50) if goal else ()))
+    shown = qfx_command(*options, "-o", tmp_path / "model.onnx")
+    assert shown.exit_code == 0, shown.output
+    assert f"accuracy on {1200 if goal else 1000} " in shown.stdout.splitlines()[0] + " "
+    assert "output SQNR on 40" in shown.stdout.splitlines()[0]
+    assert "accuracy on all 1200 evaluation samples: " in shown.stdout
+    page_text = (tmp_path / "model.html").read_text()
+    assert f"accuracy on {1200 if goal else 1000}" in page_text
+    assert "accuracy in fixed point, 1200 samples" in page_text
+    told = json.loads(qfx_command(*options, "-o", tmp_path / "model.onnx", "--force", "--json").stdout)
+    assert (told["steps_accuracy_samples"], told["accuracy_samples"], told["steps_sqnr_samples"]) == (1200 if goal else 1000, 1200, 40)
+    assert told["goal_met"] is (True if goal else None)
+    listed = (Path(__file__).resolve().parents[2] / "docs" / "commands.md").read_text().split("| `ptq` | ")[-1]
+    assert set(told) | set(told["steps"][0]) <= set(re.findall(r"`([a-z_]+)`", listed))
+
+
+def test_progress_goes_to_stderr_and_outputs_where_they_are_asked_for(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.onnx").symlink_to("disk/model.onnx")
+    result = qfx_command(*BASE, "-o", tmp_path / "link.onnx", "--report", tmp_path / "new" / "folder" / "why.html")
+    assert result.exit_code == 0, result.output
+    for stage in ("float model", "round to nearest", "report"):
+        assert f"{stage}\n" in result.stderr
+        assert f"\n{stage}\n" not in result.stdout
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()) == [
+        "disk/model.onnx",
+        "new/folder/why.html",
+    ]

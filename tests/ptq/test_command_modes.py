@@ -69,8 +69,8 @@ def test_without_data_the_range_of_inputs_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ((*NO_DATA,), "give one of --calib and --data-free"),
-        ((*BASE, "--data-free", "1x6x6"), "give one of --calib and --data-free"),
+        ((*NO_DATA,), "give one of --data and --data-free"),
+        ((*BASE, "--data-free", "1x6x6"), "give one of --data and --data-free"),
         ((*NO_DATA, "--data-free", "1,6,6"), "is no shape"),
         ((*NO_DATA, "--data-free", "1x0x6"), "is no shape"),
         ((*NO_DATA, "--data-free", "1x9x9"), "--data-free: the model does not run on samples of shape"),
@@ -286,7 +286,7 @@ def test_a_goal_resumed_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "another goal" in refusal(*GOAL[:-1], "5", "--resume", "-o", output)
         resumed = qfx_command(*GOAL, "--resume", "-o", output)
         assert resumed.exit_code == whole.exit_code, resumed.output
-        assert "resuming behind" in resumed.stdout
+        assert "resuming behind" in resumed.stderr
         assert output.read_bytes() == expected
         assert sorted(path.name for path in output.parent.iterdir()) == ["model.html", "model.onnx"]
 

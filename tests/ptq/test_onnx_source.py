@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -194,6 +195,22 @@ def test_refused(name: str, tmp_path: Path) -> None:
         from_onnx(path, torch.randn(2, 3, 8, 8))
     assert refusal.value.remedy
     assert refusal.value.where
+
+
+def test_all_blockers_at_once(tmp_path: Path) -> None:
+    nodes: Nodes = [
+        ("HardSwish", "x", "a", {}),
+        ("Conv", "aw", "b", {}),
+        ("Softplus", "b", "c", {}),
+        ("LeakyRelu", "c", "d", {"alpha": 0.3}),
+        ("ReduceMax", ["d"], "e", {"axes": [2, 3], "keepdims": 0}),
+        ("Softmax", "e", "y", {}),
+    ]
+    path = write(tmp_path / "model.onnx", nodes, IMAGE, {"w": normal(4, 3, 3, 3)})
+    with pytest.raises(UnsupportedError, match="5 obstacles on the way") as caught:
+        from_onnx(path, torch.randn(2, 3, 8, 8))
+    found = [re.sub(r"the operator | has no.*| with .*", "", blocker.what) for blocker in caught.value.blockers]
+    assert found == ["HardSwish", "Softplus", "ReduceMax", "Softmax", "LeakyReLU"]
 
 
 def test_a_module_that_gives_something_else_is_refused(tmp_path: Path) -> None:

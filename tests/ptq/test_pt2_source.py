@@ -123,6 +123,42 @@ def test_refused(layer: nn.Module, complaint: str, tmp_path: Path) -> None:
     assert refusal.value.where.startswith("0")
 
 
+class Modern(nn.Module):
+    """Blockers of both stages: operators that the file's reader has no layer for, and arguments that only quantize refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.MaxPool2d(3, 2, ceil_mode=True))
+        self.norm, self.act, self.leak, self.head = nn.GroupNorm(2, 4), nn.Hardtanh(), nn.LeakyReLU(0.01), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.leak(self.act(self.norm(self.stem(x))))
+        x = x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+        return self.head(x.amax((2, 3))).softmax(1)
+
+
+def test_all_blockers_at_once(tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 8, 8)
+    path = export(Modern(), x, tmp_path / "net.pt2")
+    with pytest.raises(UnsupportedError, match="obstacles on the way") as caught:
+        from_pt2(path, x)
+    places = [blocker.where for blocker in caught.value.blockers]
+    assert places[:6] == ["stem.1", "norm", "act", "sigmoid", "amax", "softmax"]
+    assert {"stem.2", "leak", "mul"} <= set(places)
+    assert all(blocker.remedy and blocker.where in str(caught.value) for blocker in caught.value.blockers)
+    with pytest.raises(UnsupportedError) as again:
+        from_pt2(path, x)
+    assert str(again.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("change", [nn.utils.parametrizations.weight_norm, lambda layer: nn.utils.parametrizations.spectral_norm(layer.eval())])
+def test_weights_that_are_computed_of_parameters(change: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(change(nn.Conv2d(3, 4, 3)), nn.ReLU()), torch.randn(4, 3, 8, 8)
+    path = export(model, x, tmp_path / "net.pt2")
+    torch.testing.assert_close(from_pt2(path, x)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_training_mode_is_refused(tmp_path: Path) -> None:
     x = torch.randn(4, 2, 5)
     with warnings.catch_warnings():

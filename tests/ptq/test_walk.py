@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 import qfx
 from qfx import Recipe
 from qfx.errors import DataError, QfxError, UnsupportedError
-from qfx.nn.convert import graph_module
+from qfx.nn.model import graph_module
 from qfx.ptq.twin import float_twin
 from qfx.ptq.walk import Walk, batches, evaluating, stations, stream
 

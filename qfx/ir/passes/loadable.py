@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from qfx.errors import DataError
+from qfx.errors import DataError, ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
@@ -33,7 +33,10 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
     def loadable(node: Node, which: int, const: Const) -> Const:
         if isinstance(const, LoadableConst) or not const.shape:
             return const
-        const = const.on_one_grid()  # its design is for any constant of the type, wherever the binary points of its channels lie
+        try:
+            const = const.on_one_grid()  # its design is for any constant of the type, wherever the binary points of its channels lie
+        except DataError as error:
+            raise ExactnessError(f"its {_names(node)[which]}: {error.what}", where=node.name, remedy=error.remedy) from None
         given = (types or {}).get(node.name, (None, None))[which]
         hull = const.interval.hull
         least = Interval(min(hull.lo, -1), hull.hi, const.grid).width
@@ -44,7 +47,10 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
         except DataError as error:
             raise DataError(f"its {_names(node)[which]}: {error.what}", where=node.name, remedy=error.remedy) from error
 
-    return _mapped(graph, loadable)
+    made = _mapped(graph, loadable)
+    if made.infos[graph.output].type.frac_bits != graph.infos[graph.output].type.frac_bits:
+        raise ExactnessError("would lie on another grid", where=graph.output, remedy="end the model with a cast")
+    return made
 
 
 def make_constant(graph: Graph) -> Graph:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from qfx.codegen.cpp_preprocess import words
+from support.cpp_preprocess import words
 
 
 class Tool(Enum):

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from qfx.codegen.cpp_preprocess import Finding, Token, preprocess, synthesized, translation_units, words
-from qfx.codegen.cpp_scopes import Block, Event, closing, declared, events, not_constant, split, split_template
-from qfx.codegen.pragma_grammar import Tool
+from support.cpp_preprocess import Finding, Token, preprocess, synthesized, translation_units, words
+from support.cpp_scopes import Block, Event, closing, declared, events, not_constant, split, split_template
+from support.pragma_grammar import Tool
 
 HEADERS = frozenset({"ap_axi_sdata.h", "ap_fixed.h", "ap_int.h", "hls_stream.h", "stddef.h", "stdint.h"})
 """The system headers that synthesized files may include."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qfx.codegen.cpp_preprocess import Token, words
+from support.cpp_preprocess import Token, words
 
 Kind = Literal["file", "namespace", "class", "enum", "function", "loop", "branch", "compound"]
 Sort = Literal["variable", "constant", "type", "function"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from qfx.codegen.cpp_preprocess import Finding, Token, evaluate, preprocess, synthesized, tokenize, translation_units, words
-from qfx.codegen.cpp_scopes import BUILTIN, Block, Event, Name, events, not_constant
-from qfx.codegen.pragma_grammar import CORES, INTERFACE_OPTIONS, PRAGMAS, STORAGE, Option, Place, Pragma, Tool, Value
 from qfx.errors import ProjectError
+from support.cpp_preprocess import Finding, Token, evaluate, preprocess, synthesized, tokenize, translation_units, words
+from support.cpp_scopes import BUILTIN, Block, Event, Name, events, not_constant
+from support.pragma_grammar import CORES, INTERFACE_OPTIONS, PRAGMAS, STORAGE, Option, Place, Pragma, Tool, Value
 
 _ONCE = frozenset({"pipeline", "unroll", "dataflow", "inline", "loop_flatten", "loop_tripcount"})
 _OTHERS = frozenset({"once", "GCC", "clang", "STDC"})

@@ -1,0 +1,49 @@
+"""``qfx csim``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qfx.cli.common import FILE, FOLDER, data_option, force_option, guard, inputs, output_option, samples_option
+from qfx.cli.telling import telling
+
+
+@click.command()
+@click.argument("project", type=FOLDER)
+@data_option(".npy or .npz (inputs called x) of float inputs, batch first, PyTorch's layout.", "--input")
+@output_option(".npy to write the float results to.", required=False)
+@click.option("--trace", "trace_path", default=None, type=FILE, help=".npz or folder to write the raws of every layer to.")
+@click.option("--fast", is_flag=True, help="Run the fast emulator: the same templates over native integers.")
+@samples_option()
+@force_option("Replace existing output.")
+@guard
+def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, force: bool) -> None:
+    """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays.
+
+    --trace writes every value of the model that travels on a stream, as raw integers named after its node, in the model's layout.
+    """
+    from qfx.codegen.csim import run, trace_raw
+    from qfx.data import check_arrays_target, save_array, save_arrays
+    from qfx.errors import DataError
+    from qfx.files import check_target
+
+    if output is None and trace_path is None:
+        raise DataError("nothing to write", where=str(project), remedy="pass --output, --trace or both")
+    if output is not None:
+        check_target(output, force=force)
+    if trace_path is not None:
+        check_arrays_target(trace_path, force=force)
+    x = inputs(data, samples)
+    with telling("reading the project") as progress:
+        if output is not None:
+            save_array(output, run(project, x, fast=fast, progress=progress), force=force)
+        if trace_path is not None:
+            traced = trace_raw(project, x, fast=fast, progress=progress)
+            progress(f"writing {trace_path}", 0, 1)
+            save_arrays(trace_path, traced, force=force)
+    if output is not None:
+        click.echo(f"wrote {output}: {x.shape[0]} samples")
+    if trace_path is not None:
+        click.echo(f"wrote {trace_path}: {len(traced)} values of {x.shape[0]} samples")

@@ -1,0 +1,53 @@
+"""What ``hls`` and ``estimate`` share: the options that say what is built, and the plan that comes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfx.cli.common import FILE
+
+if TYPE_CHECKING:
+    from qfx.codegen.fold import Plan
+    from qfx.ir.graph import Graph
+    from qfx.progress import Progress
+
+_OPTIONS = (
+    click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file."),
+    click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: the board's]."),
+    click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second."),
+    click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board."),
+    click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
+    click.option(
+        "--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs."
+    ),
+)
+
+
+def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Those of a plan."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def plan(
+    model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str, progress: Progress
+) -> tuple[Graph, Plan]:
+    """The prepared graph of the model and what the options make of it."""
+    from qfx.codegen import folding_file
+    from qfx.codegen.board import board, check_clock
+    from qfx.codegen.fold import resolve
+    from qfx.codegen.project import prepare
+    from qfx.codegen.schedule import Request
+    from qfx.ir.from_onnx import load_graph
+
+    found = board(board_name)
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    check_clock(clock_ns, found)
+    request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
+    graph = prepare(load_graph(model), weights)
+    return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)

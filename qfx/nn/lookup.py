@@ -1,0 +1,77 @@
+"""Finding the rule for an operation of a float graph, or the words to refuse it with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from qfx.nn import remedies
+from qfx.nn.rules import ADD, FUNCTIONS, METHODS, MODULES, MOVES, MUL, SUB, Call, Rule, name_of, origin
+from qfx.nn.trace import Traced, base_layer, seen
+from qfx.recipe import Recipe
+
+
+def only_moves(node: fx.Node, traced: Traced) -> bool:
+    """Whether the node passes its input's values on as they are (zeros may join them)."""
+    if node.op == "call_module":
+        return MODULES.get(base_layer(traced.module.get_submodule(str(node.target)))) in MOVES
+    table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
+    return node.target in table and table[node.target][1] in MOVES
+
+
+def _entry(node: fx.Node, traced: Traced) -> tuple[str, Rule | None]:
+    if node.op == "call_module":
+        return "input", MODULES.get(base_layer(traced.module.get_submodule(str(node.target))))
+    table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
+    return table.get(node.target, ("", None))
+
+
+def has_rule(node: fx.Node, traced: Traced) -> bool:
+    return _entry(node, traced)[1] is not None
+
+
+def operator_name(node: fx.Node, traced: Traced) -> str:
+    """What the user calls the operation: the class of a layer, the name of a function or a method."""
+    if node.op == "call_module":
+        return base_layer(traced.module.get_submodule(str(node.target))).__name__
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule, Call]:
+    """The rule for a node and its call. Raises UnsupportedError, naming the operator, its place and what to use instead."""
+    module = traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    names, rule = _entry(node, traced)
+    what = operator_name(node, traced)
+    call = Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
+    if rule is None:
+        attribute = str(node.args[1]) if node.target is getattr else ""
+        name = attribute or what
+        known = seen(node, name, traced.shapes, {**traced.constants, **traced.fixed}, traced.shapes.get(node), module)
+        value = next((source for source in node.all_input_nodes if source in traced.shapes), None)
+        remedy_ = remedies.remedy(known if value is None else replace(known, origin=origin(value, traced)))
+        raise call.refuse(f"{f'the attribute .{attribute}' if attribute else what} has no fixed-point form in qfx", remedy_)
+    unknown = next((source for source in call.inputs if source not in traced.fixed and source not in traced.shapes), None)
+    if unknown is not None:
+        raise call.refuse(f"{what} reads {unknown.name!r}, which follows the batch size", "let nothing but shapes depend on the batch size")
+    fixed = next((source for source in call.inputs if source in traced.fixed), None)
+    if fixed is not None and (rule not in (ADD, SUB, MUL) or isinstance(call.arguments.get("input"), list | tuple)):
+        remedy_ = "qfx joins computed values alone: zeros beside a value are F.pad(x, ...); other constants belong into the weights of a layer"
+        raise call.refuse(f"{what} reads {name_of(fixed)!r}, which is not computed from the input", remedy_)
+    return rule, call
+
+
+def _bind(names: str, node: fx.Node, traced: Traced) -> dict[str, Any]:
+    """Positional and keyword arguments by name. Arguments behind the last name are not needed: the shapes say what they do."""
+    bound: dict[str, Any] = {}
+    for position, name in enumerate(names.split()):
+        if name.startswith("*"):
+            bound[name[1:]] = node.args[position:] or (node.kwargs.get(name[1:]),)
+        elif position < len(node.args):
+            bound[name] = node.args[position]
+        elif name in node.kwargs:
+            bound[name] = node.kwargs[name]
+    if "dim" in names and "axis" in node.kwargs:
+        bound["dim"] = node.kwargs["axis"]
+    return {name: traced.resolve(value) for name, value in bound.items()}
