@@ -35,7 +35,7 @@ format: $(VENV)/ready  ## rewrite the sources in the project's format
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks
 
-bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (an hour)
+bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, beside Brevitas (two hours)
 	$(PY) -m benchmarks.ptq
 
 wheel: $(VENV)/ready  ## build the wheel into dist/

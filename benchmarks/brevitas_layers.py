@@ -15,6 +15,7 @@ from typing import Any
 os.environ.setdefault("BREVITAS_JIT", "0")
 
 import brevitas.nn as qnn  # type: ignore[import-untyped, unused-ignore]
+import torch
 from brevitas.inject.enum import ScalingImplType  # type: ignore[import-untyped, unused-ignore]
 from brevitas.quant import (  # type: ignore[import-untyped, unused-ignore]
     Int8ActPerTensorFixedPoint,
@@ -76,8 +77,11 @@ def collecting(model: nn.Module) -> int:
 
 
 def settle(model: nn.Module, step: Callable[[], object], steps: int = STEPS) -> None:
-    """Train until no cast collects statistics any more."""
+    """Train until no cast collects statistics any more; on one thread, for batches are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for _ in range(steps + 1):
         step()
+    torch.set_num_threads(threads)
     if collecting(model):
         raise RuntimeError(f"{collecting(model)} casts of Brevitas still collect statistics after {steps + 1} steps")
