@@ -12,7 +12,6 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError, together
-from qfx.nn.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
 from qfx.nn.functional import (
     Named,
     QAdd,
@@ -36,7 +35,8 @@ from qfx.nn.model import QuantizedModel, quantizers, unwrapped
 from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.nn.remedies import OTHERS, plain_remedy
+from qfx.nn.refusals.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
+from qfx.nn.refusals.remedies import OTHERS, plain_remedy
 from qfx.nn.trace import Traced, base_layer, capture, is_layer
 from qfx.recipe import Recipe
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from qfx.nn import remedies
+from qfx.nn.refusals import remedies
 from qfx.nn.rules import ADD, FUNCTIONS, METHODS, MODULES, MOVES, MUL, SUB, Call, Rule, name_of, origin
 from qfx.nn.trace import Traced, base_layer, seen
 from qfx.recipe import Recipe

@@ -18,10 +18,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.errors import DataError, UnsupportedError, together
-from qfx.nn import remedies
 from qfx.nn.any_names import AnyNameModule
-from qfx.nn.remedy_texts import OF_SHAPES, TEXTS
-from qfx.nn.rewrites import Shape
+from qfx.nn.refusals import remedies
+from qfx.nn.refusals.remedy_texts import OF_SHAPES, TEXTS
+from qfx.nn.refusals.rewrites import Shape
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn.any_names import RESERVED, AnyNameModule
-from qfx.nn.blockers import blockers
+from qfx.nn.refusals.blockers import blockers
 from qfx.nn.trace import capture
 from qfx.ptq.fold import along_outputs
 from qfx.recipe import Recipe

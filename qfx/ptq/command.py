@@ -21,7 +21,7 @@ from qfx.errors import DataError, QfxError
 from qfx.export.onnx_file import save
 from qfx.export.to_graph import to_graph
 from qfx.files import check_target, writing_all
-from qfx.nn.blockers import require_supported
+from qfx.nn.refusals.blockers import require_supported
 from qfx.progress import Progress
 from qfx.ptq.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.front import Budget

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from qfx import formats
 from qfx.errors import DataError, ModelFileError, UnsupportedError
-from qfx.nn.remedies import plain_remedy
+from qfx.nn.refusals.remedies import plain_remedy
 from qfx.ptq.assemble import Assembly, Blockers, Value
 from qfx.ptq.onnx_operators import HANDLERS, Node
 

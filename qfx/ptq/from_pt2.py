@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from qfx import formats
 from qfx.errors import DataError, ModelFileError, UnsupportedError
-from qfx.nn.remedies import plain_remedy
+from qfx.nn.refusals.remedies import plain_remedy
 from qfx.ptq.assemble import Assembly, Blockers, Value
 from qfx.ptq.aten_operators import CONSTANTS, INTEGERS, ON_CONSTANTS, OPERATORS, Call
 

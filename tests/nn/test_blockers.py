@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, prune
 import qfx
 from qfx import UnsupportedError
 from qfx.errors import together
-from qfx.nn.blockers import require_supported
+from qfx.nn.refusals.blockers import require_supported
 from qfx.ptq.source import load_model
 
 IMAGE, SIGNAL, VECTOR = torch.randn(4, 3, 8, 8), torch.randn(4, 6, 9), torch.randn(4, 8)

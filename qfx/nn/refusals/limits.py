@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qfx.nn import rewrites
-from qfx.nn.rewrites import Shape
+from qfx.nn.refusals.rewrites import Shape
 
 
 def linear_elsewhere(shape: Shape, source: nn.Linear) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qfx.nn import rewrites
-from qfx.nn.remedy_texts import ATTENTION, LEAVE, NO_FORM, TEXTS, TRAIN_RELU
-from qfx.nn.rewrites import Shape
+from qfx.nn.refusals.remedy_texts import ATTENTION, LEAVE, NO_FORM, TEXTS, TRAIN_RELU
+from qfx.nn.refusals.rewrites import Shape
 
 OTHERS = "replace it by a supported layer (docs/layers.md lists them), or keep it outside of the model that goes to the FPGA"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.nn.lookup import operator_name
-from qfx.nn.remedies import key
+from qfx.nn.refusals.remedies import key
 from qfx.nn.trace import Traced
 
 REMEDY = (
