@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from qfx.errors import UnsupportedError
-from qfx.nn import limits, remedies
 from qfx.nn.functional import (
     QAdd,
     QAvgPool,
@@ -34,6 +33,7 @@ from qfx.nn.functional import (
 )
 from qfx.nn.layers import QConv, QConvTranspose, QLinear, conv_pads
 from qfx.nn.norm import QBatchNorm
+from qfx.nn.refusals import limits, remedies
 from qfx.nn.trace import Traced, base_layer
 from qfx.recipe import Recipe
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import QfxError, UnsupportedError
-from qfx.nn import rewrites
+from qfx.nn.refusals import rewrites
 
 IMAGE, SIGNAL, VECTOR = integers(4, 4, 6, 8), integers(4, 6, 9), integers(4, 8)
 W, P = nn.Parameter(integers(8, 5, seed=3)), nn.Parameter(integers(4, 6, 8, seed=4))

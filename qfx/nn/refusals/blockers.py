@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune
 
 from qfx.errors import QfxError, UnsupportedError, together
-from qfx.nn import exported, remedies
 from qfx.nn.any_names import RESERVED
 from qfx.nn.lookup import find, has_rule, operator_name
+from qfx.nn.refusals import exported, remedies
 from qfx.nn.refusals.remedy_texts import OF_SHAPES, TEXTS
 from qfx.nn.rules import MODULES
 from qfx.nn.trace import Traced, base_layer, capture, is_layer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfx.nn import rewrites
+from qfx.nn.refusals import rewrites
 from qfx.nn.refusals.rewrites import Shape
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qfx.nn import rewrites
+from qfx.nn.refusals import rewrites
 from qfx.nn.refusals.remedy_texts import ATTENTION, LEAVE, NO_FORM, TEXTS, TRAIN_RELU
 from qfx.nn.refusals.rewrites import Shape
 
