@@ -261,8 +261,9 @@ class Stretch:
 
 
 Process = (
-    FromPort | ToPort | Fork | Rewidth | Window | MatVec | Pool | Pointwise | Binary | Concat | Permute | PadFrame | SliceFrame | Repeat | Stretch
-)
+    FromPort | ToPort | Fork | Rewidth | Window | MatVec | Pool | Pointwise | Regrid | Binary | Concat | Permute | PadFrame | SliceFrame | Repeat
+    | Stretch
+)  # fmt: skip
 
 
 def inputs(process: Process) -> tuple[Stream, ...]:
