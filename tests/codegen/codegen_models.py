@@ -8,7 +8,9 @@ from math import gcd
 
 import numpy as np
 
+from qfx.codegen.lower import lower
 from qfx.codegen.schedule import Folding, Schedule
+from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
 from qfx.ir.ops import (
@@ -268,4 +270,11 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
     ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]
-    return Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
+    made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
+    try:
+        lower(graph, made)
+    except ProjectError as error:
+        if not error.what.startswith("a word of"):
+            raise
+        return Schedule()  # so many numbers of so many bits side by side that no tool takes the word
+    return made
