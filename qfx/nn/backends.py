@@ -40,10 +40,9 @@ def refuse_inexact(x: Tensor, where: str) -> None:
         setting = read()
         if setting not in _WHOLE:
             raise ExactnessError(f"float32 products may be rounded: {name} is {setting!r}", where=where, remedy=_remedy(name))
-    if not torch.compiler.is_compiling():  # what compiles has run before, when it was quantized
-        found = _found(device if x.device.index is None else str(x.device))
-        if found is not None:
-            raise ExactnessError(found[0], where=where, remedy=found[1])
+    found = _found(device if x.device.index is None else str(x.device))
+    if found is not None:
+        raise ExactnessError(found[0], where=where, remedy=found[1])
 
 
 def _remedy(name: str) -> str:
@@ -82,16 +81,29 @@ def _found(device: str) -> tuple[str, str] | None:
 
 
 def _rounded(device: str) -> str:
-    """Which of two products that need all 24 bits is not exact on the device; none: an empty text."""
+    """Which of two products that need all 24 bits is not exact on the device; none: an empty text. They are as large as layers are, so that the
+    algorithms are taken which a library keeps for those, and each operand is wide in turn, so that splitting one into short parts is found too."""
     with torch.no_grad(), sums_of_products(device.partition(":")[0]):
-        ones = torch.ones(64, 256, device=device)
-        ones[:, 0] = 4095.0
-        if not bool((F.linear(ones, ones) == 4095.0**2 + 255).all()):
-            return "a matrix product"
-        image = (torch.arange(16 * 24 * 24, device=device) * 37 % 255).reshape(1, 16, 24, 24).float()
-        weight = (torch.arange(16 * 16 * 9, device=device) * 53 % 255 - 127).reshape(16, 16, 3, 3).float()
-        exact = F.conv2d(image.double(), weight.double(), padding=1)
-        return "" if torch.equal(F.conv2d(image, weight, padding=1).double(), exact) else "a convolution"
+        for wide, narrow in ((20, 1), (10, 10), (1, 20)):
+            vectors, matrix = _integers((256, 512), wide, 43), _integers((256, 512), narrow)
+            found = F.linear(vectors.to(device), matrix.to(device))
+            if not torch.equal(found.cpu().double(), vectors.double() @ matrix.double().T):
+                return "a matrix product"
+            images, weight = _integers((16, 32, 12, 12), wide, 32), _integers((32, 32, 3, 3), narrow)
+            exact = F.conv2d(images.double(), weight.double(), padding=1)
+            if not torch.equal(F.conv2d(images.to(device), weight.to(device), padding=1).cpu().double(), exact):
+                return "a convolution"
+    return ""
+
+
+def _integers(shape: tuple[int, ...], bits: int, one_in: int = 1) -> Tensor:
+    """Odd integers below 2**bits, both signs; along axis 1 all but one in ``one_in`` are 0, so that no partial sum needs more than 24 bits."""
+    generator = torch.Generator().manual_seed(bits)
+    bound = 2 ** (bits - 1)
+    values = (2 * torch.randint(-bound, bound, shape, generator=generator) + 1).float()
+    kept = torch.randint(0, one_in, (shape[0], 1, *shape[2:]), generator=generator)
+    position = torch.arange(shape[1]).reshape(1, -1, *([1] * (len(shape) - 2)))
+    return values * (position % one_in == kept)
 
 
 class _Switch:

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import DataError, UnsupportedError
+from qfx.errors import DataError
 from qfx.fixed.arith import Bounds, Interval, channelwise
 from qfx.fixed.type import OMode
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.nn.quantizer import Quantizer
+from qfx.nn.recording import refuse_recording
 from qfx.recipe import Recipe
 
 Pads = tuple[tuple[int, int], ...]
@@ -57,7 +58,7 @@ class QInput(nn.Module):
             )
 
     def forward(self, x: Tensor) -> QTensor:
-        refuse_tracing()
+        refuse_recording()  # here too: torch.export runs the graph node by node, not the model's forward
         return self.cast(self._checked(x))  # type: ignore[no-any-return]
 
     def _checked(self, x: Tensor) -> Tensor:
@@ -73,23 +74,6 @@ class QInput(nn.Module):
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where="input", remedy="clean the data")
         return x
-
-
-def refuse_tracing() -> None:
-    """Raises UnsupportedError under torch's exporters, which would record the integer decisions of one example as constants."""
-    tracing = {
-        "torch.jit.trace": torch._C._get_tracing_state() is not None,
-        "torch.export": bool(getattr(torch.compiler, "is_exporting", lambda: False)()),
-    }
-    if torch.onnx.is_in_onnx_export():
-        tracing = {"torch.onnx.export": True}
-    for name, active in tracing.items():
-        if active:
-            raise UnsupportedError(
-                f"{name} cannot take a quantized model",
-                where="input",
-                remedy="use qfx.export_onnx(qmodel, path): the file runs in ONNX Runtime with the same numbers, and qfx hls reads it",
-            )
 
 
 @dataclass(frozen=True, eq=False)

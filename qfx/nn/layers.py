@@ -51,27 +51,30 @@ class Weighted(nn.Module):
     def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
         """weight (*) x + bias, exact: in float32 if no partial sum can need more than 24 bits, else in float64. The bias joins the products
         where float32 holds the whole sum, else the Cast that follows."""
-        weight, bias = self.constants(norm)
         x = x.plain()
         refuse_inexact(x.value, self.name)
+        if norm is not None and norm.recall is not None:
+            norm = norm.recall(lambda past: self._summed(x, past)[0])
+        value, interval, bias = self._summed(x, norm)
+        if norm is not None and norm.observe is not None:
+            value = norm.observe(value, None if bias is None else bias.value)
+        result = QTensor(value, interval)
+        return result if bias is None else result.affine(None, bias.value, interval + bias.interval, where=self.name)
+
+    def _summed(self, x: QTensor, norm: FoldedNorm | None) -> tuple[Tensor, Bounds, QTensor | None]:
+        """The sums, their interval, and the bias if it has not joined them."""
+        weight, bias = self.constants(norm)
         mixed = x.interval.hull
         products = _sums(mixed, weight.interval, weight.value.numel() // weight.value.shape[0])
         in_float32 = x.value.dtype == weight.value.dtype == torch.float32
-        if bias is None or norm is not None:
-            total = products
-        else:
+        if bias is not None and norm is None and in_float32:
             total = products + bias.interval
-            if in_float32 and total.fits_float32():
-                return QTensor(self._operator(x.value, weight.value, bias.value), total)
+            if total.fits_float32():
+                return self._operator(x.value, weight.value, bias.value), total, None
         if in_float32 and (products.fits_float32() or _fits_float32(mixed, weight)):
-            value = self._operator(x.value, weight.value, None)
-        else:
-            check_float64(products, self.name)
-            value = self._operator(x.value.double(), weight.value.double(), None)
-        if norm is not None and norm.observe is not None:
-            value = norm.observe(value, None if bias is None else bias.value)
-        result = QTensor(value, products)
-        return result if bias is None else result.affine(None, bias.value, products + bias.interval, where=self.name)
+            return self._operator(x.value, weight.value, None), products, bias
+        check_float64(products, self.name)
+        return self._operator(x.value.double(), weight.value.double(), None), products, bias
 
     def in_float(self, x: QTensor) -> Tensor:
         """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn.any_names import AnyNameModule
 from qfx.nn.functional import QInput
 from qfx.nn.quantizer import Quantizer
+from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe
+
+_LISTED = 6
+"""An error lists so many more names."""
 
 
 class QuantizedModel(AnyNameModule):
@@ -20,37 +25,70 @@ class QuantizedModel(AnyNameModule):
 
     ``state_dict`` has, for each quantizer, its binary points, where they started (``frac_start``) and its type (``cast_type``: word length, sign and
     modes, as integers). ``load_state_dict`` takes a float model's checkpoint, which has none of them (the present ones stay), and those of a
-    quantized model of the same types. Raises ModelFileError, before anything is changed, for one of other types.
+    quantized model of the same types. Raises ModelFileError, strict or not, for one of other types. A load that fails changes nothing.
     """
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, but all or nothing: after an error, torch's own included, the model is as it was."""
+        tensors = [(module, dict(module._parameters), dict(module._buffers)) for module in self.modules()]
+        values = [(tensor, tensor.detach().clone()) for tensor in (*self.parameters(), *self.buffers())]
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except BaseException:
+            for module, parameters, buffers in tensors:
+                module._parameters.update(parameters)
+                module._buffers.update(buffers)
+            with torch.no_grad():
+                for tensor, value in values:
+                    tensor.copy_(value)
+            raise
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Before any layer is loaded, and also where this model is a part of another.
-        casts = [(f"{prefix}{path}.", layer) for path, layer in self.named_modules() if isinstance(layer, Quantizer) and layer.is_initialized]
-        for place, cast in casts:
-            _check_type(state_dict.get(f"{place}cast_type"), cast)
-        if not any(f"{place}frac_bits" in state_dict for place, _ in casts):  # a float model's
-            for place, cast in casts:
-                state_dict.update({f"{place}{name}": tensor for name, tensor in cast.state_dict().items()})
-        for place, cast in casts:
-            if f"{place}frac_bits" in state_dict:  # what checkpoints of earlier days lack
-                state_dict.setdefault(f"{place}frac_start", torch.round(state_dict[f"{place}frac_bits"].detach()))
-                state_dict.setdefault(f"{place}cast_type", cast.cast_type)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        """Before the children load: refuse what does not fit while nothing has changed, and complete a float checkpoint by what is here."""
+        layers = list(_quantizers(self, prefix))
+        misfits = [misfit for path, layer in layers if (misfit := layer.misfit(state_dict, path)) is not None]
+        if misfits:
+            first, *others = misfits
+            more = f" (and so for {len(others)} more: {', '.join(other.where for other in others[:_LISTED])}{'...' * (len(others) > _LISTED)})"
+            raise ModelFileError(first.what + more * bool(others), where=first.where, remedy=first.remedy)
+        if not any(name in state_dict for path, layer in layers for name in _names(layer, path)):
+            state_dict.update({name: value for path, layer in layers for name, value in layer.state_dict(prefix=path, keep_vars=True).items()})
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call, unused-ignore]
+
+    def recompile(self) -> Any:
+        code = super().recompile()
+        own: Any = type(self)  # every GraphModule has a class of its own, into which torch has just put the generated forward
+        own.forward = _guarded(own.forward)
+        return code
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """torch.jit.script calls this."""
+        raise refusal("torch.jit.script")
 
 
-def _check_type(code: Tensor | None, cast: Quantizer) -> None:
-    """Refuse a checkpoint's type that is not the quantizer's. A learned word length is a parameter, not a part of the type."""
-    if code is None:
-        return
-    theirs, mine = code.tolist(), cast.cast_type.tolist()
-    if cast.spec.learn_width and theirs[:1] != mine[:1]:
-        theirs = mine[:1] + theirs[1:]
-    if theirs != mine:
-        raise ModelFileError(
-            f"the checkpoint was trained as {cast.describe_type(code)}, the model has {cast.describe_type(cast.cast_type)}",
-            where=cast.name,
-            remedy="quantize the model with the recipe of the checkpoint, or load a float checkpoint and calibrate",
-        )
+def _guarded(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The generated forward, run as it is by torch.compile and kept from those who would record it."""
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        refuse_recording()
+        if torch.compiler.is_compiling():  # casts are fused already, and what stands between two of them must stay exact
+            return torch.compiler.disable(forward)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return forward(*args, **kwargs)
+
+    return run
+
+
+def _quantizers(model: nn.Module, prefix: str) -> Iterator[tuple[str, Quantizer]]:
+    """Every initialized quantizer with the prefix of its names in a state_dict."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, Quantizer) and layer.is_initialized:
+            yield f"{prefix}{path}.", layer
+
+
+def _names(layer: Quantizer, prefix: str) -> list[str]:
+    """What a checkpoint calls the learned parameters of a quantizer."""
+    return [prefix + name for name, _ in layer.named_parameters(recurse=False)]
 
 
 def graph_module(qmodel: nn.Module) -> QuantizedModel:

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from qfx.errors import DataError, ExactnessError
+from qfx.errors import DataError
 from qfx.fixed.kernel import channel_moments
+from qfx.nn.past import Past, Statistics, backward_pass, unknown
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer, finest
 from qfx.recipe import Recipe, Spec
 
-REMEMBERED = 8
-"""So many batches back, activation checkpointing can run the forward of a BatchNorm again."""
-
 
 class FoldedNorm(NamedTuple):
     """What a folded BatchNorm hands to the layer before it: ``scale`` and ``shift`` per channel, and in training ``observe``, which is shown
-    that layer's products and its bias, and gives the products back with the gradient of a normalized batch.
+    that layer's products and its bias, and gives the products back with the gradient of a normalized batch. Inside a backward pass there is
+    ``recall`` as well: told what products a FoldedNorm gives, it finds the one that the forward had which is computed again.
     """
 
     scale: Tensor
     shift: Tensor
     observe: Callable[[Tensor, Tensor | None], Tensor] | None
-
-
-class _Seen(NamedTuple):
-    """The moments of a batch in training, and the running statistics that its forward computed with."""
-
-    mean: Tensor
-    variance: Tensor
-    running_mean: Tensor
-    running_var: Tensor
+    recall: Callable[[Callable[[FoldedNorm], Tensor]], FoldedNorm] | None = None
 
 
 class Norm(nn.Module):
@@ -61,22 +52,26 @@ class Norm(nn.Module):
         self.register_parameter("bias", source.bias)
         for buffer in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(buffer, getattr(source, buffer))
-        self._seen: deque[_Seen] = deque(maxlen=REMEMBERED)
+        self._past = Past()
 
-    def affine(self, seen: _Seen | None = None) -> tuple[Tensor, Tensor]:
-        """(scale, shift) in float: y = x * scale + shift, from the running statistics, or from those of an earlier forward."""
-        mean, variance = (self.running_mean, self.running_var) if seen is None else (seen.running_mean, seen.running_var)
-        if torch.compiler.is_compiling():  # a compiled backward would read the statistics after they have moved
-            result: tuple[Tensor, Tensor] = torch.compiler.disable(self._affine)(mean, variance)  # type: ignore[no-untyped-call]
-            return result
-        return self._affine(mean, variance)
-
-    def _affine(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    def affine(self, used: Statistics | None = None) -> tuple[Tensor, Tensor]:
+        """(scale, shift) in float: y = x * scale + shift, from the running statistics, or those that are given."""
+        mean, variance = (self.running_mean, self.running_var) if used is None else used
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
         shift = -mean * scale
         return scale, shift if self.bias is None else shift + self.bias
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a batch, per channel. Raises DataError where torch would: one number says nothing about a variance."""
+        if x.numel() <= x.shape[1]:
+            raise DataError(
+                f"expected more than 1 value per channel when training: one value per channel, as in {tuple(x.shape)}, has no variance",
+                where=self.name,
+                remedy="train with larger batches (drop_last=True in the DataLoader), or put this BatchNorm in evaluation mode: eval()",
+            )
+        return channel_moments(x)
 
     def update(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics towards a batch's mean and biased variance over ``count`` numbers, as ``torch.nn.BatchNorm2d`` does."""
@@ -86,39 +81,15 @@ class Norm(nn.Module):
             self.running_mean.lerp_(mean.to(self.running_mean), step)
             self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), step)
 
-    def check_batch(self, x: Tensor) -> int:
-        """How many numbers a batch has per channel. Raises DataError for a single one, of which no variance can be taken, as torch does."""
-        count = x.numel() // x.shape[1]
-        if count < 2:
-            raise DataError(
-                f"a batch of shape {tuple(x.shape)} has one value per channel, which has no variance",
-                where=self.name,
-                remedy="train with larger batches (drop_last=True in the DataLoader), or put this BatchNorm in evaluation mode",
-            )
-        return count
-
-    def remember(self, mean: Tensor, variance: Tensor) -> None:
-        """Keep the statistics that this forward computed with, for the case that a backward pass runs it again."""
-        self._seen.append(_Seen(mean, variance, self.running_mean.clone(), self.running_var.clone()))
-
-    def recall(self, mean: Tensor, variance: Tensor) -> _Seen:
-        """What was remembered of the forward of the batch with these moments. ExactnessError if it is too long ago, or was none of this batch."""
-        for seen in reversed(self._seen):
-            if torch.equal(seen.mean, mean) and torch.equal(seen.variance, variance):
-                return seen
-        raise ExactnessError(
-            "a backward pass runs the forward of a batch again that is not among the last ones",
-            where=self.name,
-            remedy=f"run at most {REMEMBERED} forwards before their backward, or use no activation checkpointing for this layer",
-        )
-
     @property
     def is_untrained(self) -> bool:
         """Whether no batch ever moved the statistics. The counter alone does not tell: old checkpoints have none."""
         return int(self.num_batches_tracked) == 0 and bool((self.running_mean == 0).all()) and bool((self.running_var == 1).all())
 
     def start_from(self, x: Tensor) -> None:
-        """Take the statistics of ``x``, so that the first forward of an untrained model is normalized."""
+        """Take the statistics of ``x``, so that the first forward of an untrained model is normalized. One value per channel has none."""
+        if x.numel() <= x.shape[1]:
+            return
         mean, variance = channel_moments(x)
         self.running_mean.copy_(mean)
         self.running_var.copy_(variance)
@@ -145,9 +116,9 @@ class QBatchNorm(Norm):
         self.scale_cast.initialize(scale)
         self.shift_cast.initialize(shift, most=finest(x.interval * self.scale_cast.interval()))
 
-    def constants(self, seen: _Seen | None = None) -> tuple[QTensor, QTensor]:
-        """The scale and the shift as the hardware sees them."""
-        scale, shift = self.affine(seen)
+    def constants(self, used: Statistics | None = None) -> tuple[QTensor, QTensor]:
+        """The scale and the shift as the hardware sees them, by the running statistics or those that are given."""
+        scale, shift = self.affine(used)
         return self.scale_cast.with_another(scale, self.shift_cast, shift)
 
     def forward(self, x: QTensor) -> QTensor:
@@ -155,22 +126,14 @@ class QBatchNorm(Norm):
             scale, shift = self.constants()
             return x.affine(scale.value, shift.value, x.interval * scale.interval + shift.interval, where=self.name)
         value = x.tensor()
-        count = self.check_batch(value)
-        mean, variance = channel_moments(value)
-        seen = self.recall(mean, variance) if runs_again() else None
-        scale, shift = self.constants(seen)
+        mean, variance = self.moments(value)
+        again = backward_pass() >= 0
+        scale, shift = self.constants(self._past.recall(mean, variance, self.name) if again else None)
         value = _BatchGradient.apply(value, None, mean, torch.rsqrt(variance + self.eps))  # type: ignore[no-untyped-call]
-        if seen is None:
-            self.move(mean, variance, count)
+        if not again:
+            self._past.keep(mean, variance, Statistics(self.running_mean.clone(), self.running_var.clone()))
+            self.update(mean, variance, value.numel() // value.shape[1])
         return QTensor(value, x.interval).affine(scale.value, shift.value, x.interval * scale.interval + shift.interval, where=self.name)
-
-    def move(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Remember the statistics, then move them."""
-        if torch.compiler.is_compiling():
-            torch.compiler.disable(self.move)(mean, variance, count)  # type: ignore[no-untyped-call]
-            return
-        self.remember(mean, variance)
-        self.update(mean, variance, count)
 
 
 class QFoldedBatchNorm(Norm):
@@ -183,43 +146,38 @@ class QFoldedBatchNorm(Norm):
     def forward(self) -> FoldedNorm:
         if not self.training:
             return FoldedNorm(*self.affine(), None)
-        seen = self._latest() if runs_again() else None
-        return FoldedNorm(*self.affine(seen), lambda products, bias: self._observe(products, bias, seen))
+        if backward_pass() >= 0:
+            with torch.no_grad():  # what autograd saves must be what it saved in the forward that is computed again
+                return FoldedNorm(*self.affine(), None, self._recall)
+        used = Statistics(self.running_mean.clone(), self.running_var.clone())
+        return FoldedNorm(*self.affine(used), partial(self._observe, used))
 
-    def _latest(self) -> _Seen:
-        """The forward that is run again: the last one that was not, as backward passes go through forwards. ``_observe`` compares the batch."""
-        if not self._seen:
-            raise ExactnessError("a backward pass runs a forward again that is not known", where=self.name, remedy="please report this defect")
-        return self._seen[-1]
+    def _recall(self, products: Callable[[FoldedNorm], Tensor]) -> FoldedNorm:
+        """What the forward was given that is computed again: the one of the latest whose products have the moments that were seen then."""
+        for step in self._past.candidates():
+            with torch.no_grad():
+                found = channel_moments(products(FoldedNorm(*self.affine(step.used), partial(self._observe, step.used))))
+            if self._past.is_step(step, *found):
+                return FoldedNorm(*self.affine(step.used), partial(self._observe, step.used))
+        raise unknown(self.name)
 
-    def _observe(self, products: Tensor, bias: Tensor | None, seen: _Seen | None) -> Tensor:
+    def _observe(self, used: Statistics, products: Tensor, bias: Tensor | None) -> Tensor:
         """``products``: the folded layer's result before its bias. Its moments are the unfolded layer's, times scale (bias not counted)."""
-        count = self.check_batch(products)
-        scale, shift = self.affine(seen)
+        scale, shift = self.affine(used)
         exact_scale = scale.detach().double()
         silent = exact_scale.abs() < 1e-12  # a channel of weight zero says nothing about the unfolded layer
         exact_scale = torch.where(silent, torch.ones_like(exact_scale), exact_scale)
-        mean, variance = channel_moments(products)
+        mean, variance = self.moments(products)
         carried = shift.detach().double()
         offset = 0.0 if bias is None else (bias.detach().double() - carried) / exact_scale  # the unfolded layer's own bias
         unfolded = variance / exact_scale.square()
-        if seen is None:
-            self._move(mean, variance, mean / exact_scale + offset, unfolded, silent, count)
-        else:
-            self.recall(mean, variance)
-            self._seen.pop()
+        if backward_pass() < 0:
+            self._past.keep(mean, variance, used)
+            self.update(mean / exact_scale + offset, unfolded, products.numel() // products.shape[1])
+            self.running_mean.copy_(torch.where(silent, used.mean, self.running_mean))
+            self.running_var.copy_(torch.where(silent, used.variance, self.running_var))
         inverse_deviation = torch.rsqrt(unfolded + self.eps) / exact_scale.abs()
         return _BatchGradient.apply(products, scale, mean, inverse_deviation)  # type: ignore[no-any-return, no-untyped-call]
-
-    def _move(self, mean: Tensor, variance: Tensor, unfolded_mean: Tensor, unfolded: Tensor, silent: Tensor, count: int) -> None:
-        if torch.compiler.is_compiling():
-            torch.compiler.disable(self._move)(mean, variance, unfolded_mean, unfolded, silent, count)  # type: ignore[no-untyped-call]
-            return
-        self.remember(mean, variance)
-        old_mean, old_variance = self.running_mean.clone(), self.running_var.clone()
-        self.update(unfolded_mean, unfolded, count)
-        self.running_mean.copy_(torch.where(silent, old_mean, self.running_mean))
-        self.running_var.copy_(torch.where(silent, old_variance, self.running_var))
 
 
 class _BatchGradient(torch.autograd.Function):
@@ -253,10 +211,3 @@ class _BatchGradient(torch.autograd.Function):
 def signed_spec(spec: Spec) -> Spec:
     """Constants are signed unless the recipe says otherwise."""
     return spec if spec.signed is not None else replace(spec, signed=True)
-
-
-def runs_again() -> bool:
-    """Whether a backward pass is under way in this thread: a forward is then one that activation checkpointing runs again."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._current_graph_task_id() != -1

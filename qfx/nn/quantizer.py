@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qfx.errors import DataError, QfxError
+from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode, QMode
@@ -22,6 +23,17 @@ NEGLIGIBLE_ERROR = 1e-7
 """Of an activation in a long word, -70 dB: what calibration may lose to a range with headroom for data that it was not shown."""
 
 LONG_WORD = 12
+
+MAX_WIDTH = 32
+"""Of a learned word length, as of every ``Spec.width``."""
+
+_MODES: dict[QMode | OMode, int] = {
+    QMode.RND: 0, QMode.RND_ZERO: 1, QMode.RND_MIN_INF: 2, QMode.RND_INF: 3, QMode.RND_CONV: 4, QMode.TRN: 5, QMode.TRN_ZERO: 6,
+    OMode.SAT: 10, OMode.SAT_ZERO: 11, OMode.SAT_SYM: 12, OMode.WRAP: 13, OMode.WRAP_SM: 14,
+}  # fmt: skip
+"""How modes are written in checkpoints: never renumber."""
+
+_TYPE_FIELDS = ("width", "signed", "q", "o", "n")
 
 
 class Quantizer(nn.Module):
@@ -43,7 +55,7 @@ class Quantizer(nn.Module):
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
     frac_bits: Tensor
     frac_start: Tensor
-    width: Tensor | int
+    cast_type: Tensor
 
     def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
@@ -55,11 +67,10 @@ class Quantizer(nn.Module):
         self._known_mode: CastMode | None = None
         self._known_interval: tuple[tuple[object, ...], Bounds] | None = None
         if spec.learn_width:
-            self.width = nn.Parameter(torch.tensor(float(spec.width)))
-        else:
-            self.width = spec.width
+            self._parameters["width"] = nn.Parameter(torch.tensor(float(spec.width)))
         self.register_parameter("frac_bits", None)
         self.register_buffer("frac_start", None)
+        self.register_buffer("cast_type", None)
 
     @property
     def is_initialized(self) -> bool:
@@ -74,9 +85,26 @@ class Quantizer(nn.Module):
         return known
 
     @property
+    def width(self) -> Tensor | int:
+        """The word length: ``spec.width``, or the parameter that is learned. An optimizer may have pushed that out of 1..32; whoever uses or reads it
+        finds it back at the nearest bound, so that it does not drift away from where gradients reach it."""
+        width = self._parameters.get("width")
+        if width is None:
+            return self.spec.width
+        if not 1.0 <= width.item() <= MAX_WIDTH:
+            if math.isnan(width.item()):
+                raise DataError(
+                    "its learned word length is NaN", where=self.name or "Quantizer", remedy="load an earlier checkpoint; lower the learning rate"
+                )
+            with torch.no_grad():
+                width.clamp_(1.0, MAX_WIDTH)
+        return width
+
+    @property
     def word_length(self) -> int:
         """The width in use, an integer from 1 to 32."""
-        return self.width if isinstance(self.width, int) else min(max(_round(self.width), 1), 32)
+        width = self.width
+        return width if isinstance(width, int) else _round(width)
 
     def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
@@ -126,28 +154,53 @@ class Quantizer(nn.Module):
             else:
                 self.frac_bits.copy_(frac_bits)
             self.frac_start = torch.round(self.frac_bits.detach())
+            self.cast_type = torch.tensor(self._type_codes(), dtype=torch.int32, device=self.frac_bits.device)
 
-    @property
-    def cast_type(self) -> Tensor:
-        """The type without its binary points, as it travels with a checkpoint: [word length, sign, q, o, n], the modes by their place in QMode and
-        OMode."""
+    def _type_codes(self) -> tuple[int, ...]:
+        """What ``cast_type`` holds: word length (0: learned, and kept by ``width``), sign, q, o, n, numbered by ``_MODES``."""
         mode = self.mode
-        return torch.tensor([self.word_length, mode.signed, list(QMode).index(mode.q), list(OMode).index(mode.o), mode.n], dtype=torch.int32)
+        width = 0 if isinstance(self.width, Tensor) else self.width
+        return width, int(mode.signed), _MODES[mode.q], _MODES[mode.o], mode.n
 
-    @staticmethod
-    def describe_type(cast_type: Tensor) -> str:
-        """``cast_type`` in words."""
-        width, signed, q, o, n = cast_type.tolist()
-        modes = ", ".join([list(QMode)[q].value, list(OMode)[o].value, *([f"n={n}"] if n else [])])
-        return f"{width} bits {'signed' if signed else 'unsigned'} ({modes})"
+    def misfit(self, state_dict: Mapping[str, Any], prefix: str) -> ModelFileError | None:
+        """Why the checkpoint's entries below ``prefix`` would mean other numbers here: they are of another type than this quantizer's. Binary points
+        are free, and so is a learned word length. A checkpoint that does not tell its types fits."""
+        ours, kept = self._type_codes(), state_dict.get(f"{prefix}cast_type")
+        if isinstance(kept, Tensor) and not kept.is_meta:
+            theirs = tuple(int(code) for code in kept.flatten().tolist())
+        elif kept is None and f"{prefix}width" in state_dict:
+            theirs = (0, *ours[1:])
+        else:
+            return None
+        if theirs == ours:
+            return None
+        changes = {name: value for name, value, own in zip(_TYPE_FIELDS, _decoded(theirs), _decoded(ours), strict=True) if value != own}
+        if "width" in changes and 0 in (theirs[0], ours[0]):
+            changes["learn_width"] = theirs[0] == 0
+            if changes["learn_width"]:
+                del changes["width"]
+        told = ", ".join(f"{name!r}: {value!r}" for name, value in changes.items())
+        return ModelFileError(
+            f"the checkpoint was trained as {_described(theirs)}, the model has {_described(ours)}",
+            where=self.name or prefix.rstrip(".") or "Quantizer",
+            remedy=f"quantize with the recipe of the checkpoint's model; for this quantizer Override({self.name!r}, {{{told}}}) does it",
+        )
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self._buffers.get("cast_type") is not None:  # whatever averaging of buffers made of it, and of a width that left its bounds
+            self.cast_type.copy_(torch.tensor(self._type_codes(), dtype=torch.int32))
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.is_initialized:
-            destination[f"{prefix}cast_type"] = self.cast_type
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.pop(f"{prefix}cast_type", None)  # QuantizedModel has compared it
+        """A checkpoint without ``frac_start`` is a float one, for which everything stays, or one of earlier days: its binary points are the start."""
+        misfit = self.misfit(state_dict, prefix) if self.is_initialized else None
+        if misfit is not None:
+            raise misfit
+        start, points = f"{prefix}frac_start", f"{prefix}frac_bits"
+        if start not in state_dict and self.frac_start is not None:
+            state_dict[start] = torch.round(state_dict[points].detach()) if points in state_dict else self.frac_start
+        if self._buffers.get("cast_type") is not None:
+            state_dict.setdefault(f"{prefix}cast_type", self.cast_type)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def points(self) -> Tensor:
@@ -216,11 +269,7 @@ class Quantizer(nn.Module):
     def _arguments(self, x: Tensor) -> PlainCast:
         if self._parameters["frac_bits"] is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
-        frac_bits, width = self._bounded(), self.width
-        if isinstance(width, Tensor) and not 1 <= width.item() <= 32:
-            with torch.no_grad():
-                width.clamp_(1, 32)  # projected: what an optimizer pushed out does not drift away
-        return PlainCast(x, frac_bits, width, self.mode, self.frac_grad_scale)
+        return PlainCast(x, self._bounded(), self.width, self.mode, self.frac_grad_scale)
 
     def _result(self, value: Tensor, frac_bits: Tensor) -> QTensor:
         interval = self._interval(frac_bits)
@@ -259,6 +308,20 @@ class _Tensors:
     def __iter__(self) -> Iterator[Tensor]:
         for part in self.parts:
             yield part.tensor() if isinstance(part, QTensor) else part
+
+
+def _decoded(codes: tuple[int, ...]) -> tuple[Any, ...]:
+    """(width, signed, q, o, n) in the words of a Spec; numbers that no version of qfx wrote stay numbers."""
+    width, signed, q, o, n = (*codes, -1, -1, -1, -1, -1)[:5]
+    names = {code: mode.value for mode, code in _MODES.items()}
+    return width, bool(signed), names.get(q, q), names.get(o, o), n
+
+
+def _described(codes: tuple[int, ...]) -> str:
+    width, signed, q, o, n = _decoded(codes)
+    bits = f"{width} bits" if width else "a learned number of bits"
+    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else [])])
+    return f"{bits} {'signed' if signed else 'unsigned'} ({modes})"
 
 
 def _round(parameter: Tensor) -> int:

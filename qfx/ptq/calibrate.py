@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import DataError
 from qfx.nn.functional import QInput
 from qfx.nn.model import graph_module
-from qfx.nn.norm import Norm
+from qfx.nn.norm import Norm, QBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.walk import Walk, batches, evaluating
@@ -36,7 +36,7 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
     if data is None:
         raise DataError("got no data", where="calibration", remedy="give real inputs: qfx.calibrate(qmodel, x)")
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
-    with torch.no_grad(), evaluating(module), _all_or_nothing(module):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(module), _all_or_nothing(module):
         for layer in module.modules():  # before all others: it is what a walk starts with
             if isinstance(layer, QInput):
                 layer.initialize_from(_Batches(again))
@@ -46,8 +46,12 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
                 if isinstance(layer, QInput) or not hasattr(layer, "initialize"):
                     continue
                 walk.to(node)
+                values = _Values(walk, node)
                 if isinstance(layer, Quantizer):
-                    layer.initialize_from(_Values(walk, node))
+                    layer.initialize_from(values)
+                elif isinstance(layer, QBatchNorm) and layer.is_untrained:  # its statistics are those of all batches
+                    parts = list(values)
+                    layer.initialize(QTensor(torch.cat([part.tensor() for part in parts]), parts[0].interval))
                 else:  # constants: of the data they only ask what bounds it
                     env = walk.alive(0, 0)
                     layer.initialize(*(env[source.name] for source in node.args if isinstance(source, fx.Node)))  # type: ignore[operator]
@@ -66,14 +70,14 @@ def _all_or_nothing(module: nn.Module) -> Iterator[None]:
     """After an error every binary point and every statistic is again what it was."""
     moved = [layer for layer in module.modules() if isinstance(layer, Quantizer | Norm)]
     tensors = [(t, t.detach().clone()) for layer in moved for t in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))]
-    casts = [(cast, cast.frac_start, cast.signed, cast.frac_grad_scale) for cast in moved if isinstance(cast, Quantizer)]
+    casts = [(cast, cast.frac_start, cast.cast_type, cast.signed, cast.frac_grad_scale) for cast in moved if isinstance(cast, Quantizer)]
     try:
         yield
     except BaseException:
         for tensor, before in tensors:
             tensor.copy_(before)
-        for cast, start, signed, scale in casts:
-            cast.frac_start, cast.signed, cast.frac_grad_scale = start, signed, scale
+        for cast, start, kept, signed, scale in casts:
+            cast.frac_start, cast.cast_type, cast.signed, cast.frac_grad_scale = start, kept, signed, scale
         raise
 
 

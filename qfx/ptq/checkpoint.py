@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qfx.errors import ModelFileError
+from qfx.nn.quantizer import Quantizer
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -27,11 +28,12 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     A prefix that all names share (``module.``, ``_orig_mod.``, ``model.``, ``net.``) is dropped if the model's names do without it. The counters
     ``num_batches_tracked`` may be missing. Raises ModelFileError that lists every name that is missing, unexpected or of another shape, with the
-    nearest of the others; the model is then as before.
+    nearest of the others; the model is then as before. ``model`` may be a quantized one: it takes what its ``load_state_dict`` takes.
     """
     own = model.state_dict()
     state = _without_prefix(read_state(path), own)
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    optional = _optional(model, state)
+    missing = [name for name in own if name not in state and name not in optional]
     unexpected = [name for name in state if name not in own]
     reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
     if missing or unexpected or reshaped:
@@ -48,6 +50,15 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if not bool(torch.isfinite(tensor).all()):
             raise ModelFileError(f"{name} holds NaN or infinity", where=str(path), remedy="give a checkpoint from before the training diverged")
     model.load_state_dict(state, strict=False)
+
+
+def _optional(model: nn.Module, state: Mapping[str, Tensor]) -> set[str]:
+    """The names that a checkpoint may leave out: counters, what older versions did not keep of quantizers, and for a float checkpoint all of them."""
+    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, Quantizer)]
+    learned = {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_parameters(recurse=False)}
+    kept = {f"{path}.{name}" for path, layer in layers for name, _ in layer.named_buffers(recurse=False)}
+    counters = {name for name, _ in model.named_buffers() if name.endswith("num_batches_tracked")}
+    return counters | kept | (set() if learned & state.keys() else learned)
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -145,6 +145,39 @@ def test_a_learned_width_moves_its_bounds() -> None:
     with torch.no_grad():
         q.width.fill_(99.0)
     assert q.word_length == 32
+    with torch.no_grad():
+        q.width.fill_(float("nan"))
+    with pytest.raises(DataError, match="NaN"):
+        q(x)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize(("penalty", "bound"), [(1.0, 1.0), (-1.0, 32.0)])
+def test_a_learned_width_does_not_drift_out_of_its_bounds(optimizer: type[torch.optim.Optimizer], penalty: float, bound: float) -> None:
+    """Under a penalty for years it stands at its bound, and comes back as soon as a gradient asks for it."""
+    x = torch.linspace(-1, 1, 50)
+    q = made(Spec(4, learn_width=True), x)
+    parameter = q._parameters["width"]
+    assert parameter is not None
+    steps = optimizer(q.parameters(), lr=0.2)  # type: ignore[call-arg]
+    for _ in range(200):
+        steps.zero_grad()
+        (q(x).value.sum() * 0 + penalty * q.width).sum().backward()
+        assert 1 <= parameter.item() <= 32
+        steps.step()
+    assert q.width == bound
+    assert parameter.item() == bound
+    for _ in range(40):
+        steps.zero_grad()
+        (-penalty * q.width).backward()
+        steps.step()
+    assert abs(q.width.item() - bound) > 0.5
+
+
+def test_a_fixed_width_is_that_of_the_spec() -> None:
+    q = made(Spec(5), torch.linspace(-1, 1, 50))
+    assert q.width == 5
+    assert [name for name, _ in q.named_parameters()] == ["frac_bits"]
 
 
 @pytest.mark.parametrize("learn", [True, False])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,6 +59,78 @@ def test_data_is_gone_through_as_it_comes() -> None:
     ptq.calibrate(expected := qfx.quantize(network(), X[:1]), X)
     assert points(qmodel) == points(expected)
     assert len(held) >= 8
+
+
+def test_there_is_one_function() -> None:
+    assert qfx.calibrate is ptq.calibrate
+    qmodel, other = (qfx.quantize(network(), X[:1]) for _ in range(2))
+    qfx.calibrate(qmodel, X)
+    qfx.calibrate(other, example_input=X)
+    assert points(qmodel) == points(other)
+    with pytest.raises(DataError, match="got no data"):
+        qfx.calibrate(qmodel)
+
+
+def modes(qmodel: nn.Module) -> dict[str, bool]:
+    return {name: module.training for name, module in qmodel.named_modules()}
+
+
+BAD: dict[str, object] = {
+    "NaN in a late batch": [X, torch.full_like(X, torch.nan)],
+    "shape of a late batch": [X, X.permute(0, 2, 3, 1)],
+    "not a tensor": [X, 3],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("call", [qfx.calibrate, ptq.calibrate])
+def test_modes_stay_and_an_error_changes_nothing(name: str, call: Callable[..., None]) -> None:
+    qmodel = qfx.quantize(network(), X).train()
+    qmodel.get_submodule("1").eval()  # frozen
+    before, state = modes(qmodel), copy.deepcopy(qmodel.state_dict())
+    with pytest.raises(DataError):
+        call(qmodel, BAD[name])
+    assert modes(qmodel) == before
+    assert all(torch.equal(state[key], value) for key, value in qmodel.state_dict().items())
+    call(qmodel, 3 * X)
+    assert modes(qmodel) == before
+    assert not qmodel.get_submodule("1").training
+
+
+def test_an_error_on_the_way_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the layers before have been placed already."""
+    qmodel = qfx.quantize(network(), X).train()
+    starts = {name: cast.frac_start for name, cast in qfx.quantizers(qmodel)}
+    before, state = modes(qmodel), copy.deepcopy(qmodel.state_dict())
+    qmodel.get_submodule("5").weight.data[0, 0] = torch.nan  # type: ignore[union-attr, index]
+    with pytest.raises(DataError, match=r"^5\.weight"):
+        qfx.calibrate(qmodel, 100 * X)
+    assert modes(qmodel) == before
+    assert all(torch.equal(state[key], value) for key, value in qmodel.state_dict().items() if key != "5.weight")
+    assert all(cast.frac_start is starts[name] for name, cast in qfx.quantizers(qmodel))
+
+
+def test_an_untrained_norm_takes_its_statistics_from_all_batches() -> None:
+    torch.manual_seed(0)
+    fresh = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    data = torch.randn(150, 2, 6, 6, generator=torch.Generator().manual_seed(2))
+    expected = qfx.quantize(fresh, data).state_dict()
+    for parts in (data, data.split(40)):
+        qmodel = qfx.quantize(fresh, data[:3])
+        qmodel.load_state_dict(fresh.state_dict())
+        qfx.calibrate(qmodel, parts)
+        assert all(torch.equal(expected[key], value) for key, value in qmodel.state_dict().items())
+
+
+def test_calibrating_in_inference_mode_leaves_a_model_that_trains() -> None:
+    qmodel = qfx.quantize(network(), X[:1]).train()
+    with torch.inference_mode():
+        qfx.calibrate(qmodel, X)
+    with torch.no_grad():
+        for _, cast in qfx.quantizers(qmodel):
+            cast.frac_bits += 20.0  # out of reach: now their starts count
+    qmodel(X).sum().backward()
 
 
 def test_mode_is_kept_and_bad_data_refused() -> None:
