@@ -19,8 +19,8 @@ from torch import nn
 import qfx
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.timing import machine
-from qfx.codegen.csim import build_bundle
-from qfx.codegen.schedule import Folding, Schedule
+from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.project.csim import build_bundle
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.ops import Conv, Linear, macs

@@ -19,8 +19,8 @@ from torch import nn
 import qfx
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.timing import machine
-from qfx.codegen import csim
-from qfx.codegen.project import write_project
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import write_project
 from qfx.testing import assert_bit_exact
 from qfx.verify import onnx_runtime, raw_of
 

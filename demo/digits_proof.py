@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import qfx
-from qfx.codegen import csim
-from qfx.codegen.project import MANIFEST, write_project
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import MANIFEST, write_project
 from qfx.verify import Comparison, Executor, RawArray, raw_of, verify
 
 BOARDS = ("ultra96v2", "zcu102")

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qfx.codegen.csim import losses as simulated_losses
-from qfx.codegen.project import MANIFEST, prepare, read_project
 from qfx.errors import DataError, ProjectError
+from qfx.hardware.project.csim import losses as simulated_losses
+from qfx.hardware.project.project import MANIFEST, prepare, read_project
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray

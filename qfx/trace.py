@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qfx.codegen.csim import build, layers_of, trace_raw
-from qfx.codegen.project import prepare, read_project
 from qfx.errors import ProjectError
+from qfx.hardware.project.csim import build, layers_of, trace_raw
+from qfx.hardware.project.project import prepare, read_project
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray, trace

@@ -22,9 +22,9 @@ from torch import nn
 
 import qfx
 from qfx import formats
+from qfx.capture.source import load_model
 from qfx.cli import main
 from qfx.errors import ModelFileError
-from qfx.ptq.source import load_model
 
 MODEL, X = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.randn(8, 4)
 

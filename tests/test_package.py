@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import qfx
-from qfx.codegen.assets import vendor_version
+from qfx.hardware.assets import vendor_version
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx.codegen.csim import run_raw as run_csim
-from qfx.codegen.project import write_project
+from qfx.hardware.project.csim import run_raw as run_csim
+from qfx.hardware.project.project import write_project
 from qfx.ir.interpret import run_raw
 from qfx.testing import assert_bit_exact
 from qfx.verify import raw_of

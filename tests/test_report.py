@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from qfx import DataError, FixedType, Graph
 from qfx.cli import main
-from qfx.codegen import csim
-from qfx.codegen.project import write_project
-from qfx.codegen.schedule import Schedule
 from qfx.errors import ProjectError
 from qfx.export.onnx_file import save
 from qfx.fixed.reference import round_raw
 from qfx.fixed.type import OMode, QMode
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import write_project
 from qfx.ir import ops
 from qfx.ir.graph import Node
 from qfx.ir.interpret import quantize_input

@@ -1,6 +1,7 @@
 """What the pieces of a layer cost, measured: Verilog of each piece -> Yosys ``synth_xilinx`` -> cells -> ``pieces.csv``.
 
-The estimator's formulas (``qfx/codegen/resources.py``) are held to this file by ``tests/codegen/test_estimate.py``. Needs Yosys; the tests do not.
+The estimator's formulas (``qfx/hardware/cost/resources.py``) are held to this file by ``tests/hardware/cost/test_estimate.py``. Needs Yosys;
+the tests do not.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ from qfx.cli.verify import verify
 def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
     if not asked or ctx.resilient_parsing:
         return
-    from qfx.codegen.assets import vendor_version
     from qfx.errors import ProjectError
+    from qfx.hardware.assets import vendor_version
 
     try:
         headers = vendor_version()

@@ -24,10 +24,10 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
 
     --trace writes every value of the model that travels on a stream, as raw integers named after its node, in the model's layout.
     """
-    from qfx.codegen.csim import run, trace_raw
     from qfx.data import check_arrays_target, save_array, save_arrays
     from qfx.errors import DataError
     from qfx.files import check_target
+    from qfx.hardware.project.csim import run, trace_raw
 
     if output is None and trace_path is None:
         raise DataError("nothing to write", where=str(project), remedy="pass --output, --trace or both")

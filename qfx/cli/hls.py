@@ -40,9 +40,9 @@ def hls(
 
     Without --fps, --fit and --folding every layer works on one number at a time.
     """
-    from qfx.codegen import summary
-    from qfx.codegen.names import checked_top
-    from qfx.codegen.project import check_target, write_project
+    from qfx.hardware.design.names import checked_top
+    from qfx.hardware.folding import summary
+    from qfx.hardware.project.project import check_target, write_project
 
     check_target(output, force=force)
     if top is not None:
@@ -79,7 +79,7 @@ def estimate(
     model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str, as_json: bool
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
-    from qfx.codegen import summary
+    from qfx.hardware.folding import summary
 
     with telling("reading the model") as progress:
         graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, progress)

@@ -20,8 +20,8 @@ from qfx.cli.common import FILE, FOLDER, force_option, guard, json_option, outpu
 def weights(model: Path, project: Path, output: Path, force: bool) -> None:
     """Pack the constants of MODEL for PROJECT, which `qfx hls --weights stream` made of a model with the same layers and types."""
     from qfx.cli.telling import telling
-    from qfx.codegen.reload import words_for
     from qfx.files import check_target, writing
+    from qfx.hardware.project.reload import words_for
     from qfx.ir.from_onnx import load_graph
 
     check_target(output, force=force)
@@ -67,7 +67,7 @@ def boards(as_json: bool) -> None:
       uram = 0           # UltraRAMs (not used)
     Optional: clock_ns, fastest_mhz, board_part, ps, control_port, memory_port.
     """
-    from qfx.codegen.board import boards as known_boards
+    from qfx.hardware.board import boards as known_boards
 
     columns = ("name", "title", "part", "lut", "ff", "dsp", "bram36", "uram", "clock_ns")
     rows = [{column: getattr(entry, column) for column in columns} for entry in known_boards()]

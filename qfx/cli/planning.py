@@ -11,7 +11,7 @@ import click
 from qfx.cli.common import FILE
 
 if TYPE_CHECKING:
-    from qfx.codegen.fold import Plan
+    from qfx.hardware.folding.search import Plan
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
 
@@ -38,11 +38,11 @@ def plan(
     model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str, progress: Progress
 ) -> tuple[Graph, Plan]:
     """The prepared graph of the model and what the options make of it."""
-    from qfx.codegen import folding_file
-    from qfx.codegen.board import board, check_clock
-    from qfx.codegen.fold import resolve
-    from qfx.codegen.project import prepare
-    from qfx.codegen.schedule import Request
+    from qfx.hardware.board import board, check_clock
+    from qfx.hardware.design.schedule import Request
+    from qfx.hardware.folding import file as folding_file
+    from qfx.hardware.folding.search import resolve
+    from qfx.hardware.project.project import prepare
     from qfx.ir.from_onnx import load_graph
 
     found = board(board_name)

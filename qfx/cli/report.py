@@ -31,8 +31,8 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, samples: in
     For a project the C++ counts as well, and the command exits with 1 if it counts differently. There a cast may do the work of the ReLU before it:
     those numbers are counted apart.
     """
-    from qfx.codegen.csim import told
-    from qfx.codegen.project import changed_files, read_project
+    from qfx.hardware.project.csim import told
+    from qfx.hardware.project.project import changed_files, read_project
     from qfx.ir.from_onnx import load_graph
     from qfx.report import is_project, report_project
     from qfx.report import report as report_model

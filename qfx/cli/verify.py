@@ -35,8 +35,8 @@ def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool, samp
 
     Exits with 1 and names the first differing value, and the layer of the C++ where the difference starts, if anything differs.
     """
-    from qfx.codegen.csim import run_raw, told
-    from qfx.codegen.project import changed_files, read_project
+    from qfx.hardware.project.csim import run_raw, told
+    from qfx.hardware.project.project import changed_files, read_project
     from qfx.trace import locate
     from qfx.verify import verify as compare_all
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from qfx.capture.refusals.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
+from qfx.capture.refusals.remedies import OTHERS, plain_remedy
+from qfx.capture.trace import Traced, base_layer, capture, is_layer
 from qfx.errors import DataError, QfxError, RecipeError, UnsupportedError, together
 from qfx.nn.functional import (
     Named,
@@ -35,9 +38,6 @@ from qfx.nn.model import QuantizedModel, quantizers, unwrapped
 from qfx.nn.norm import Norm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.nn.refusals.blockers import blockers, changed_modules, norm_called_twice, output_problems, refusal, require_supported, require_traceable
-from qfx.nn.refusals.remedies import OTHERS, plain_remedy
-from qfx.nn.trace import Traced, base_layer, capture, is_layer
 from qfx.recipe import Recipe
 
 MAX_EXACT_BITS = 48

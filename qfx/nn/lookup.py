@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import fx
 
-from qfx.nn.refusals import remedies
+from qfx.capture.refusals import remedies
+from qfx.capture.trace import Traced, base_layer, seen
 from qfx.nn.rules import ADD, FUNCTIONS, METHODS, MODULES, MOVES, MUL, SUB, Call, Rule, name_of, origin
-from qfx.nn.trace import Traced, base_layer, seen
 from qfx.recipe import Recipe
 
 

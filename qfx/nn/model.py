@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
-from qfx.nn.any_names import AnyNameModule
 from qfx.nn.functional import QInput
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from qfx.capture.refusals import limits, remedies
+from qfx.capture.trace import Traced, base_layer
 from qfx.errors import UnsupportedError
 from qfx.nn.functional import (
     QAdd,
@@ -33,8 +35,6 @@ from qfx.nn.functional import (
 )
 from qfx.nn.layers import QConv, QConvTranspose, QLinear, conv_pads
 from qfx.nn.norm import QBatchNorm
-from qfx.nn.refusals import limits, remedies
-from qfx.nn.trace import Traced, base_layer
 from qfx.recipe import Recipe
 
 

@@ -1,18 +1,18 @@
 """After training: passes that make a fixed-point model as good as the arithmetic allows, without labels."""
 
-from qfx.ptq.auto import Attempt, AutoResult, autoquant
+from qfx.ptq.allocation.auto import Attempt, AutoResult, autoquant
+from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
+from qfx.ptq.allocation.sensitivity import Row, Table, sensitivity
 from qfx.ptq.bias import BiasResult, correct_bias, correct_bias_from_statistics
-from qfx.ptq.blocks import BlockResult, adaround_blocks
 from qfx.ptq.calibrate import calibrate
-from qfx.ptq.checks import Finding, check_data, check_model, require
-from qfx.ptq.datafree import calibrate_from_statistics, distill, quantize_without_data
-from qfx.ptq.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
-from qfx.ptq.fold import Statistics, fold_batch_norm, folded_statistics
-from qfx.ptq.reconstruct import LayerResult, adaround, comq, gptq, round_weights
-from qfx.ptq.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
-from qfx.ptq.sensitivity import Row, Table, sensitivity
+from qfx.ptq.data_free.datafree import calibrate_from_statistics, distill, quantize_without_data
+from qfx.ptq.float_reference import float_twin
+from qfx.ptq.floating.checks import Finding, check_data, check_model, require
+from qfx.ptq.floating.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
+from qfx.ptq.floating.fold import Statistics, fold_batch_norm, folded_statistics
+from qfx.ptq.rounding.blocks import BlockResult, adaround_blocks
+from qfx.ptq.rounding.layers import LayerResult, adaround, comq, gptq, round_weights
 from qfx.ptq.tune import TuneResult, tune
-from qfx.ptq.twin import float_twin
 
 __all__ = [
     "Attempt",

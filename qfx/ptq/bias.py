@@ -13,10 +13,10 @@ from qfx.nn.model import graph_module
 from qfx.nn.norm import QBatchNorm
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.fold import Statistics
-from qfx.ptq.moments import Clipped, distributions, per_weight, taps
-from qfx.ptq.twin import twin_of
-from qfx.ptq.walk import Station, Walk, batches, evaluating, stations
+from qfx.ptq.activations import Station, Walk, batches, evaluating, stations
+from qfx.ptq.data_free.moments import Clipped, distributions, per_weight, taps
+from qfx.ptq.float_reference import twin_of
+from qfx.ptq.floating.fold import Statistics
 
 
 @dataclass(frozen=True, slots=True)

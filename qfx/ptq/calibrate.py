@@ -15,7 +15,7 @@ from qfx.nn.model import graph_module
 from qfx.nn.norm import Norm, QBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.walk import Walk, batches, evaluating
+from qfx.ptq.activations import Walk, batches, evaluating
 from qfx.recipe import Recipe
 
 

@@ -17,9 +17,9 @@ from qfx.nn.model import graph_module
 from qfx.nn.norm import QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.reconstruct import units
-from qfx.ptq.twin import twin_of
-from qfx.ptq.walk import Env, Progress, batches, evaluating, run_node
+from qfx.ptq.activations import Env, Progress, batches, evaluating, run_node
+from qfx.ptq.float_reference import twin_of
+from qfx.ptq.rounding.layers import units
 
 HELD_OUT = 8
 """One in so many calibration samples is not learned from, and decides which state is kept."""

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import qfx
 from qfx.cli import main
-from qfx.codegen.assets import vendor_version
+from qfx.hardware.assets import vendor_version
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "commands.md"
 

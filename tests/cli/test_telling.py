@@ -11,13 +11,13 @@ from rich.console import Console
 
 from qfx.cli import telling as module
 from qfx.cli.telling import telling
-from qfx.codegen.board import board
-from qfx.codegen.csim import losses, run_raw, trace_raw
-from qfx.codegen.fold import resolve
-from qfx.codegen.project import prepare, write_project
-from qfx.codegen.schedule import Request
 from qfx.export.onnx_file import save
 from qfx.fixed.type import FixedType
+from qfx.hardware.board import board
+from qfx.hardware.design.schedule import Request
+from qfx.hardware.folding.search import resolve
+from qfx.hardware.project.csim import losses, run_raw, trace_raw
+from qfx.hardware.project.project import prepare, write_project
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw as interpret
 from qfx.ir.losses import losses as interpreted_losses

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from random_models import Program, build, programs, scatter
 
 import qfx
-from qfx.codegen.csim import Bundle, build_bundle
-from qfx.codegen.schedule import Schedule
 from qfx.errors import ExactnessError
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.project.csim import Bundle, build_bundle
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.passes.pipeline import optimize

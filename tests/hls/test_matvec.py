@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from qfx.codegen import arithmetic
-from qfx.codegen.assets import hls_root
-from qfx.codegen.cpp import multiplier, pack_weights, raw
-from qfx.codegen.emit import CSIM_FLAGS
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
+from qfx.hardware.assets import hls_root
+from qfx.hardware.design import arithmetic
+from qfx.hardware.emit.cpp import multiplier, pack_weights, raw
+from qfx.hardware.emit.emit import CSIM_FLAGS
 
 Ints = npt.NDArray[np.int64]
 SEED = 7

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from qfx.codegen.assets import hls_root
-from qfx.codegen.cpp import pack_weights
-from qfx.codegen.emit import CSIM_FLAGS
-from qfx.codegen.window_turns import window_turns
 from qfx.fixed.array import cast_raw_array
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.hardware.assets import hls_root
+from qfx.hardware.emit.cpp import pack_weights
+from qfx.hardware.emit.emit import CSIM_FLAGS
+from qfx.hardware.timing.window_turns import window_turns
 
 Ints = npt.NDArray[np.int64]
 RNG = np.random.default_rng(2024)

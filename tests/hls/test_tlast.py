@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qfx.codegen.assets import hls_root
-from qfx.codegen.emit import CSIM_FLAGS
+from qfx.hardware.assets import hls_root
+from qfx.hardware.emit.emit import CSIM_FLAGS
 
 PROGRAM = """#include "harness.h"
 #include "qfx/width.h"

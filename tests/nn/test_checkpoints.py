@@ -17,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import qfx
 from qfx import ModelFileError, Override, Recipe, Spec
+from qfx.capture.checkpoint import load_checkpoint
 from qfx.nn.model import recipe_of
-from qfx.ptq.checkpoint import load_checkpoint
 
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

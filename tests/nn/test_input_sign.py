@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import DataError, Override, Recipe, Spec, ptq
-from qfx.codegen import csim
-from qfx.codegen.project import write_project
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import write_project
 from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.verify import raw_of, verify
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.ptq.fold import along_inputs, along_outputs
+from qfx.ptq.floating.fold import along_inputs, along_outputs
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -13,8 +13,8 @@ import qfx
 from qfx import Recipe, Spec, UnsupportedError, ptq
 from qfx.ir.interpret import run
 from qfx.nn.layers import Weighted
-from qfx.ptq.moments import Clipped, distributions
-from qfx.ptq.twin import float_twin
+from qfx.ptq.data_free.moments import Clipped, distributions
+from qfx.ptq.float_reference import float_twin
 from qfx.testing import assert_bit_exact
 
 COARSE = Recipe(input=Spec(16), weight=Spec(3), activation=Spec(12), bias=Spec(20), output=Spec(16))

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.errors import DataError
+from qfx.ptq.float_reference import float_twin
 from qfx.ptq.tune import distillation, own_units, tune
-from qfx.ptq.twin import float_twin
 
 GENTLE: dict[str, Any] = {"reach": 0.1, "bias_reach": 0.01, "binary_point_reach": 0.1}
 """For a handful of steps."""

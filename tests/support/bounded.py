@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
-from qfx.codegen import cpp, loading
-from qfx.codegen import design as d
-from qfx.codegen.assets import hls_root, simulation_headers
-from qfx.codegen.csim import compile_cpp
-from qfx.codegen.emit import CSIM_FLAGS, emit_sources
-from qfx.codegen.simulate import deadlock
-from qfx.codegen.templates import render
-from qfx.codegen.tokens import program
 from qfx.errors import ProjectError
+from qfx.hardware.assets import hls_root, simulation_headers
+from qfx.hardware.design import design as d
+from qfx.hardware.design import loading
+from qfx.hardware.emit import cpp
+from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
+from qfx.hardware.emit.templates import render
+from qfx.hardware.project.csim import compile_cpp
+from qfx.hardware.timing.simulate import deadlock
+from qfx.hardware.timing.tokens import program
 from qfx.ir.values import RawArray
 
 _DEADLOCK = 3  # the harness's exit status

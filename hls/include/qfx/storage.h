@@ -1,4 +1,4 @@
-// What FIFOs and memories are built of. The code generator decides (qfx/codegen/storage.py); without a binding the tool does.
+// What FIFOs and memories are built of. The code generator decides (qfx/hardware/design/storage.py); without a binding the tool does.
 #ifndef QFX_STORAGE_H
 #define QFX_STORAGE_H
 

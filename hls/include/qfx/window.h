@@ -10,7 +10,7 @@ namespace qfx {
 // Geometry of one sliding window. CHUNKS words of P channels make a pixel. The words of one window leave in the order
 //   for outer in OUTER: for ky: for kx: for inner in CHUNKS / OUTER
 // with chunk = outer * (CHUNKS / OUTER) + inner: OUTER = groups suits a convolution, OUTER = CHUNKS whatever works channel by channel.
-// TURNS is the number of turns that qfx::window takes for a frame: qfx/codegen/window_turns.py computes it. Storage (storage.h) is that of the line
+// TURNS is the number of turns that qfx::window takes for a frame: qfx/hardware/timing/window_turns.py computes it. Storage (storage.h) is that of the line
 // buffer.
 template <int CHUNKS_, int OUTER_, int H_, int W_, int OH_, int OW_, int KH_, int KW_, int SH_, int SW_, int PAD_TOP_, int PAD_LEFT_, int DH_, int DW_, int TURNS_,
           class Storage_ = by_tool>

@@ -3,7 +3,7 @@
 // Each process runs in a fiber of its own (ucontext.h: no threads, so every run is the same). A fiber runs until a stream makes it wait; the design
 // deadlocks when no fiber can go on.
 //
-// Turns are atomic, as in qfx/codegen/simulate.py: between one QFX_TURN() and the next, words that were read keep their place and words that were
+// Turns are atomic, as in qfx/hardware/timing/simulate.py: between one QFX_TURN() and the next, words that were read keep their place and words that were
 // written cannot be seen; all of it takes effect when the turn is over. So a turn that lacks a word or room has done nothing yet, as far as others can tell.
 #ifndef QFX_BOUNDED_HLS_STREAM_H
 #define QFX_BOUNDED_HLS_STREAM_H

@@ -1,0 +1,222 @@
+"""Files of ``torch.export`` as torch modules. Reads the archive's JSON and raw tensors itself: nothing is unpickled, no code of the file runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx import formats
+from qfx.capture.assemble import Assembly, Blockers, Value
+from qfx.capture.aten_operators import CONSTANTS, INTEGERS, ON_CONSTANTS, OPERATORS, Call
+from qfx.capture.refusals.remedies import plain_remedy
+from qfx.errors import DataError, ModelFileError, UnsupportedError
+
+_DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.half, 7: torch.float32, 8: torch.float64}
+_DTYPES |= {12: torch.bool, 13: torch.bfloat16}
+"""By the numbers of torch's export schema (torch/_export/serde/schema.py, ScalarType)."""
+
+_LISTED = "docs/ptq.md lists the operators"
+
+
+def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
+    """The program at ``path`` (from ``torch.export.save``) as a module of torch layers, in evaluation mode.
+
+    Layers keep the paths of the exported module; a fixed batch in the file does not bind the result. Raises ModelFileError for a file that is no such
+    archive or holds pickled objects, UnsupportedError for operators without a layer, which lists all of them with place and remedy, DataError for an
+    example of the wrong shape.
+    """
+    kind = formats.kind_of_file(path)
+    if kind is not formats.EXPORTED:
+        formats.refuse(kind, str(path))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _Reader(archive, path, example).read()
+    except OSError as error:
+        raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+        message = str(error).split("\n")[0]
+        raise ModelFileError(
+            f"cannot be understood: {type(error).__name__}: {message}",
+            where=str(path),
+            remedy="save it again with torch.export.save of a recent PyTorch (2.8 or newer)",
+        ) from error
+
+
+class _Reader:
+    """Walks through an exported graph. ``values``: by name, a Value for what depends on the input, else a tensor, an integer or a list of Values."""
+
+    def __init__(self, archive: zipfile.ZipFile, path: Path, example: Tensor) -> None:
+        self.archive, self.path = archive, path
+        names = archive.namelist()
+        found = [name for name in names if name.endswith("models/model.json")]
+        if not found:
+            raise ModelFileError("holds no models/model.json", where=str(path), remedy="save it with torch.export.save of PyTorch 2.8 or newer")
+        self.folder = found[0].removesuffix("models/model.json")
+        program: Any = json.loads(archive.read(found[0]))
+        self.graph: Any = program["graph_module"]["graph"]
+        self.signature: Any = program["graph_module"]["signature"]
+        (user,) = self._inputs("user_input", "one input")
+        name = user["arg"]["as_tensor"]["name"]
+        batch = self._check_shape(self.graph["tensor_values"][name], example)
+        self.assembly = Assembly(example[: batch or 2])
+        self.values: dict[str, Any] = {name: self.assembly.input}
+        self.names: dict[str, str] = {}
+        self.blockers = Blockers()
+        tensors = self._tensors("weights") | self._tensors("constants")
+        for kind, key in (("parameter", "parameter_name"), ("buffer", "buffer_name"), ("tensor_constant", "tensor_constant_name")):
+            for spec in self._inputs(kind):
+                self.values[spec["arg"]["name"]] = tensors[spec[key]]
+                self.names[spec["arg"]["name"]] = re.sub(r"\.parametrizations\.(\w+)\.(original\d*|\d+\.\w+)$", r".\1", spec[key])
+        self.uses: dict[str, int] = {}
+        for node in self.graph["nodes"]:
+            for used in _tensor_names([argument["arg"] for argument in node["inputs"]]):
+                self.uses[used] = self.uses.get(used, 0) + 1
+
+    def read(self) -> fx.GraphModule:
+        for node in self.graph["nodes"]:
+            with self.blockers.at(partial(self._stand_in, node)):
+                self._node(node)
+        self.blockers.check(self.assembly, str(self.path))
+        outputs = [spec["user_output"]["arg"] for spec in self.signature["output_specs"] if "user_output" in spec]
+        if len(outputs) != 1 or "as_tensor" not in outputs[0]:
+            raise UnsupportedError(f"returns {len(outputs)} values", where=str(self.path), remedy="return exactly one tensor")
+        result = self.values[outputs[0]["as_tensor"]["name"]]
+        if not isinstance(result, Value):
+            raise UnsupportedError("its output does not depend on the input", where=str(self.path), remedy="give a model that computes something")
+        return self.assembly.finish(result, self.path.stem)
+
+    def _inputs(self, kind: str, wanted: str = "") -> list[Any]:
+        found = [spec[kind] for spec in self.signature["input_specs"] if kind in spec]
+        if wanted and len(found) != 1:
+            raise UnsupportedError(f"has {len(found)} inputs", where=str(self.path), remedy=f"export a model with exactly {wanted}")
+        return found
+
+    def _tensors(self, kind: str) -> dict[str, Tensor]:
+        config: Any = json.loads(self.archive.read(f"{self.folder}data/{kind}/model_{kind}_config.json"))["config"]
+        return {name: self._tensor(name, kind, entry) for name, entry in config.items()}
+
+    def _tensor(self, name: str, kind: str, entry: Any) -> Tensor:
+        if entry["use_pickle"] or entry.get("tensor_meta") is None:
+            raise ModelFileError(
+                f"holds {name!r} as a pickled object, and reading that would run code from the file",
+                where=str(self.path),
+                remedy="export the model with plain tensors for its weights",
+            )
+        meta = entry["tensor_meta"]
+        dtype = _DTYPES[meta["dtype"]]
+        content = self.archive.read(f"{self.folder}data/{kind}/{entry['path_name']}")
+        flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        sizes, strides = ([int(size["as_int"]) for size in meta[part]] for part in ("sizes", "strides"))
+        return flat.as_strided(sizes, strides, int(meta["storage_offset"]["as_int"])).clone()
+
+    def _check_shape(self, meta: Any, example: Tensor) -> int | None:
+        """The batch that the file insists on, or None."""
+        sizes = [size.get("as_int") for size in meta["sizes"]]
+        shape = tuple(example.shape)
+        if len(sizes) != len(shape) or any(size not in (None, have) for size, have in zip(sizes[1:], shape[1:], strict=True)):
+            wanted = " x ".join("?" if size is None else str(size) for size in sizes[1:])
+            raise DataError(
+                f"samples have shape {' x '.join(map(str, shape[1:]))}, the model takes {wanted}",
+                where="calibration data",
+                remedy="save the samples in the model's layout, channels first",
+            )
+        if sizes[0] is not None and len(example) < sizes[0]:
+            raise DataError(f"holds {len(example)} samples; the model takes batches of {sizes[0]}", where="calibration data", remedy="give more")
+        return None if sizes[0] is None else int(sizes[0])
+
+    def _node(self, node: Any) -> None:
+        target = str(node["target"])
+        arguments = {argument["name"] or str(place): self._argument(argument["arg"]) for place, argument in enumerate(node["inputs"])}
+        outputs = [name for output in node["outputs"] for name in _names(output)]
+        if target in INTEGERS:
+            self.values[outputs[0]] = INTEGERS[target](*arguments.values())
+            return
+        operator = target.removeprefix("torch.ops.aten.")
+        base = operator.partition(".")[0]
+        if not outputs and base.startswith(("_assert", "sym_constrain")):
+            return
+        read = list(_tensor_names([argument["arg"] for argument in node["inputs"]]))
+        path = self._path(node, base)
+        constants = not any(isinstance(self.values[name], Value | list) for name in read)
+        if constants and read and target != operator and base in ON_CONSTANTS:
+            overload = operator.partition(".")[2] or "default"
+            self.values[outputs[0]] = getattr(getattr(torch.ops.aten, base), overload)(**arguments)
+            self.names[outputs[0]] = self.names.get(read[0], "")
+            return
+        if target == operator or base not in OPERATORS | CONSTANTS:
+            remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
+            raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
+        if constants:
+            if base not in CONSTANTS:
+                raise UnsupportedError(
+                    f"{base} of constants alone", where=path, remedy="compute constants ahead, and export in evaluation mode: model.eval()"
+                )
+            self.values[outputs[0]] = CONSTANTS[base](*arguments.values())
+            self.names[outputs[0]] = self.names.get(read[0], "") if read else ""
+            return
+        weights = next((self.names[name] for name in read if self.names.get(name)), "")
+        call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
+        if base not in OPERATORS:
+            raise call.refuse("data", f"replace it by a supported layer ({_LISTED})")
+        result = OPERATORS[base](call)
+        for name, value in zip(outputs, result if isinstance(result, list) else [result], strict=False):
+            self.values[name] = value
+        if base.endswith("_"):  # in place: who reads the source from here on reads the result
+            self.values[read[0]] = result
+
+    def _stand_in(self, node: Any) -> bool:
+        """Give what a refused operation would have given, as far as the file knows its shape, so that the operations behind it are looked at."""
+        for name in [name for output in node["outputs"] for name in _names(output)]:
+            sizes = self.graph["tensor_values"][name]["sizes"] if name in self.graph["tensor_values"] else None
+            if sizes is None:
+                return False
+            batch = len(self.assembly.input.data)
+            self.values[name] = self.assembly.stand_in(tuple(int(size.get("as_int", batch)) for size in sizes))
+        return True
+
+    def _path(self, node: Any, base: str) -> str:
+        """The path of the torch layer in whose forward the operation stands; below the path of a user's module the operator's name."""
+        entry = str(node["metadata"].get("nn_module_stack", "")).split(";")[-1].split(",")
+        path, kind = (entry[1], entry[2]) if len(entry) == 3 else ("", "")
+        return path if path and kind.startswith("torch.nn.modules") else ".".join(part for part in (path, base.strip("_")) if part)
+
+    def _argument(self, argument: Any) -> Any:
+        ((kind, value),) = ((key, entry) for key, entry in argument.items())
+        if kind == "as_none":
+            return None
+        if kind == "as_tensor":
+            return self.values[value["name"]]
+        if kind == "as_tensors":
+            return [self.values[entry["name"]] for entry in value]
+        if kind == "as_sym_int":
+            return self._integer(value)
+        if kind == "as_sym_ints":
+            return [self._integer(entry) for entry in value]
+        return value
+
+    def _integer(self, value: Any) -> int:
+        return int(value["as_int"]) if "as_int" in value else int(self.values[value["as_name"]])
+
+
+def _names(output: Any) -> list[str]:
+    ((kind, value),) = output.items()
+    if kind == "as_tensor":
+        return [str(value["name"])]
+    if kind == "as_tensors":
+        return [str(entry["name"]) for entry in value]
+    return [str(value["as_name"])] if kind == "as_sym_int" and "as_name" in value else []
+
+
+def _tensor_names(arguments: list[Any]) -> list[str]:
+    found = []
+    for argument in arguments:
+        found += [argument["as_tensor"]["name"]] if "as_tensor" in argument else []
+        found += [entry["name"] for entry in argument.get("as_tensors", [])]
+    return found

@@ -1,0 +1,211 @@
+"""All that stands between a float model and its fixed-point form, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize, prune
+
+from qfx.capture.any_names import RESERVED
+from qfx.capture.refusals import exported, remedies
+from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
+from qfx.capture.trace import Traced, base_layer, capture, is_layer
+from qfx.errors import QfxError, UnsupportedError, together
+from qfx.nn.lookup import find, has_rule, operator_name
+from qfx.nn.rules import MODULES
+from qfx.recipe import Recipe
+
+
+def require_supported(model: nn.Module, example: Tensor, recipe: Recipe | None = None) -> None:
+    """Raise UnsupportedError, listing every blocker, if ``quantize`` would refuse the model for its operations; DataError for an example that it does
+    not take. ``model`` in evaluation mode."""
+    changed = tuple(changed_modules(model))
+    require_traceable(model, changed)
+    try:
+        traced = capture(model, example)
+    except QfxError:
+        if changed:
+            raise together(changed, where=type(model).__name__) from None
+        raise
+    found = blockers(traced, Recipe() if recipe is None else recipe, changed)
+    if found:
+        raise refusal(model, example, traced, found)
+
+
+def refusal(model: nn.Module, example: Tensor, traced: Traced, found: tuple[UnsupportedError, ...], where: str = "") -> UnsupportedError:
+    """One error for all that was found in the model, called ``where`` (default: its class). Where tracing stopped on the way, the layers behind
+    that place are looked at too."""
+    where = where or type(model).__name__
+    if traced.stopped is None:
+        return together(found, where=where, more=exported.REMEDY if _all_exported(traced, found) else "")
+    reached = {str(node.target) for node in traced.module.graph.nodes if node.op == "call_module"}
+    behind = [UnsupportedError(_no_form(layer), where=path, remedy=_remedy(layer)) for path, layer in _called(model, example) if path not in reached]
+    return together([*found, *behind], where=where)
+
+
+def _all_exported(traced: Traced, found: tuple[UnsupportedError, ...]) -> bool:
+    """Whether an exported program with all of these is taken as it is."""
+    places = {traced.place(node): node for node in traced.module.graph.nodes}
+    return all(error.where in places and exported.takes(places[error.where], traced) for error in found)
+
+
+def require_traceable(model: nn.Module, changed: tuple[UnsupportedError, ...]) -> None:
+    """Raise one error for ``changed`` where nothing else can be found out: the model itself is changed, or cannot be held by a traced module."""
+    if any(error.where == type(model).__name__ or error.where in RESERVED for error in changed):
+        raise together(changed, where=type(model).__name__)
+
+
+def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
+    """Modules that do something which a trace would not see (hooks, parametrizations, a forward of their own), or have a name that a traced module
+    cannot hold."""
+    for name, _ in model.named_children():
+        if name in RESERVED:
+            remedy = f"call it {name}_, say, and so in checkpoints: {{re.sub(r'^{name}\\.', '{name}_.', key): value for key, value in state.items()}}"
+            yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
+    for name, module in model.named_modules():
+        where, access = name or type(module).__name__, f"model.get_submodule({name!r})" if name else "model"
+        if parametrize.is_parametrized(module):
+            tensors = list(module.parametrizations)
+            calls = "; ".join(f'torch.nn.utils.parametrize.remove_parametrizations({access}, "{tensor}")' for tensor in tensors)
+            what = f"has parametrizations of {', '.join(tensors)}: qfx trains plain weights"
+            yield UnsupportedError(what, where=where, remedy=f"let the model have its trained weights as they are: {calls}")
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+        if hooks or "forward" in vars(module):
+            calls = (
+                "; ".join(dict.fromkeys(_undo(hook, access) for hook in hooks))
+                if hooks
+                else f"del {access}.forward, or the model before torch.compile"
+            )
+            yield UnsupportedError("has forward hooks, or a forward of its own instance", where=where, remedy=f"remove them first: {calls}")
+
+
+def _undo(hook: object, access: str) -> str:
+    """The call that takes a forward hook away, its effect on the weights kept."""
+    if isinstance(hook, prune.BasePruningMethod):
+        return f'torch.nn.utils.prune.remove({access}, "{hook._tensor_name}")'
+    kind, name = type(hook).__name__, getattr(hook, "name", "weight")
+    if kind == "WeightNorm":
+        return f'torch.nn.utils.remove_weight_norm({access}, "{name}")'
+    if kind == "SpectralNorm":
+        return f'torch.nn.utils.remove_spectral_norm({access}, "{name}")'
+    return "call remove() of the handle that register_forward_hook gave"
+
+
+def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()) -> tuple[UnsupportedError, ...]:
+    """Everything in the trace that has no fixed-point form, in the order of the model. ``changed``: of ``changed_modules``."""
+    found = list(changed)
+    skipped = {error.where for error in changed}
+    norms: set[str] = set()
+    decision = _decision(traced) if traced.stopped is not None else set()
+    for node in traced.module.graph.nodes:
+        if node in decision:
+            continue
+        if node in traced.refused:
+            found.append(traced.refused[node])
+        elif node.op == "output" and traced.stopped is None:
+            found.extend(output_problems(node, traced))
+        elif node in traced.shapes and node.op in ("call_module", "call_function", "call_method") and str(node.target) not in skipped:
+            found.extend(_operation(node, traced, recipe, norms))
+    found.extend(error for error in (traced.stopped, traced.differs) if error is not None)
+    return tuple(found)
+
+
+_COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne")
+
+
+def _decision(traced: Traced) -> set[fx.Node]:
+    """What was computed for the decision at which tracing stopped: that is one blocker, not several."""
+    nodes = list(traced.module.graph.nodes)
+    found: set[fx.Node] = set()
+    for node in reversed(nodes):
+        odd = node in traced.tainted or operator_name(node, traced) in _COMPARISONS or node not in traced.shapes
+        if node.op != "placeholder" and odd and set(node.users) <= found:
+            found.add(node)
+    return found
+
+
+def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -> Iterator[UnsupportedError]:
+    path = traced.place(node)
+    if any(_unreadable(source, traced) for source in node.all_input_nodes):
+        yield from _by_name(node, path, traced)  # what it reads has no shape that a rule could look at
+        return
+    try:
+        rule, call = find(node, path, traced, recipe)
+        if rule in (MODULES[nn.BatchNorm1d], MODULES[nn.BatchNorm2d]):
+            if str(node.target) in norms:
+                yield norm_called_twice(path)
+                return
+            norms.add(str(node.target))
+        rule(call)
+    except UnsupportedError as error:
+        yield error if error.where else UnsupportedError(error.what, where=path, remedy=error.remedy)
+
+
+def _unreadable(node: fx.Node, traced: Traced) -> bool:
+    """Whether what the node gives says nothing: it is refused, or several tensors of one that is."""
+    if node in traced.refused or node in traced.tainted:
+        return True
+    known = node in traced.shapes or node in traced.constants or node in traced.fixed
+    return not known and any(_unreadable(source, traced) for source in node.all_input_nodes)
+
+
+def _by_name(node: fx.Node, path: str, traced: Traced) -> Iterator[UnsupportedError]:
+    """An operation on something that is refused already: only what has no form whatever it reads, and a remedy of its own."""
+    name = operator_name(node, traced)
+    if not has_rule(node, traced) and remedies.key(name) in TEXTS and remedies.key(name) not in OF_SHAPES:
+        yield UnsupportedError(f"{name} has no fixed-point form in qfx", where=path, remedy=TEXTS[remedies.key(name)])
+
+
+def norm_called_twice(path: str) -> UnsupportedError:
+    return UnsupportedError("a BatchNorm that is called twice", where=path, remedy="give each call its own: one would move the other's statistics")
+
+
+def output_problems(node: fx.Node, traced: Traced) -> Iterator[UnsupportedError]:
+    """Why the output node of a trace gives something else than one tensor that is computed from the input."""
+    (source,) = node.args
+    if isinstance(source, fx.Node) and (source in traced.shapes or source in traced.refused):
+        return
+    what = "the model returns something else than one tensor"
+    remedy = "return exactly one tensor"
+    if isinstance(source, dict) and source:
+        what, remedy = (
+            f"{what}: a dict of {', '.join(map(repr, source))}",
+            f"{remedy}: write a module whose forward(self, x) is model(x)[{next(iter(source))!r}]",
+        )
+    elif isinstance(source, tuple | list) and source:
+        what, remedy = (
+            f"{what}: a {'tuple' if isinstance(source, tuple) else 'list'} of {len(source)}",
+            f"{remedy}: write a module whose forward(self, x) is model(x)[0]",
+        )
+    yield UnsupportedError(what, where="output", remedy=remedy)
+
+
+def _no_form(layer: nn.Module) -> str:
+    return f"{base_layer(layer).__name__} has no fixed-point form in qfx"
+
+
+def _remedy(layer: nn.Module) -> str:
+    return remedies.remedy(remedies.Seen(base_layer(layer).__name__, module=layer))
+
+
+def _called(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
+    """The layers without a fixed-point form that run on the example, by path, in the order of their calls."""
+    found: dict[str, nn.Module] = {}
+    unknown = {path: layer for path, layer in model.named_modules() if path and is_layer(layer) and base_layer(layer) not in MODULES}
+    inner = {path for path in unknown if any(path.startswith(f"{outer}.") for outer in unknown)}
+    handles = [
+        layer.register_forward_pre_hook(lambda *_, path=path, layer=layer: found.setdefault(path, layer) and None)
+        for path, layer in unknown.items()
+        if path not in inner
+    ]
+    try:
+        with torch.no_grad():
+            model(example[:2])
+    except Exception:  # whatever the user's model raises: then less is known
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.items())

@@ -1,0 +1,1 @@
+"""What a design costs on a board before any synthesis."""

@@ -1,0 +1,1 @@
+"""What is built: ``Graph`` and ``Schedule`` -> ``Design``, processes joined by streams."""

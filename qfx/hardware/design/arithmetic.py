@@ -1,0 +1,236 @@
+"""How the products of a matrix-vector unit are built: which of schedule.ARITHMETIC a layer can have, and what each of them puts into the ROM.
+
+"auto", "dsp" and "lut" are possible everywhere. "shift" adds a shifted input for every signed digit of a weight, which pays while a weight has few;
+the ROM then holds the digits. "pair" makes two products that share their input in one DSP block, where the block's ports are wide enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qfx.errors import ProjectError
+from qfx.fixed.arith import Interval
+from qfx.fixed.digits import csd_arrays
+from qfx.fixed.type import FixedType
+from qfx.hardware.design.design import IntArray, MatVec
+from qfx.hardware.design.schedule import ARITHMETIC
+
+ELEMENT_BITS = 64
+"""The most bits of an element of a ROM word: what a C++11 integer literal can say."""
+
+ROM_SLACK = 1.05
+"""The most that a ROM may take, as a multiple of the bits of its weights. Whatever the number of lanes, one lane per element wastes nothing."""
+
+MAX_DIGITS = 4
+"""The most signed digits of a weight for "shift": as many adders as an 8-bit multiplier in LUTs has."""
+
+MAX_DIGIT_BITS = 24
+"""The most bits of a weight's digits in the ROM."""
+
+DSP_WIDE, DSP_NARROW = 25, 18
+"""The signed multiplier of a DSP48E1 (UG479), in bits; that of a DSP48E2 (UG579) is two bits wider. What fits the narrow one fits every board."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One digit of every weight: ``+-2**(low + i)`` for i in range(span), or 0 where ``zero`` says so; negative where ``negative`` says so."""
+
+    low: int
+    span: int
+    zero: bool
+    negative: bool
+
+    @property
+    def field(self) -> int:
+        """The bits that tell the shifts, and zero, apart."""
+        return (self.span + self.zero - 1).bit_length()
+
+    @property
+    def width(self) -> int:
+        return self.field + self.negative
+
+
+@dataclass(frozen=True, slots=True)
+class Digits:
+    """The signed digits of a layer's weights, a slot for each that the longest of them has. The greatest shift lies in a code's lowest bits."""
+
+    slots: tuple[Slot, ...]
+
+    @property
+    def width(self) -> int:
+        """The bits of a weight's code in the ROM."""
+        return max(sum(slot.width for slot in self.slots), 1)
+
+    def codes(self, weights: IntArray) -> IntArray:
+        """What the ROM holds for each weight. The weights are those that the slots were made for."""
+        signs, shifts = _columns(weights)
+        codes, offset = np.zeros(weights.shape, dtype=np.int64), 0
+        for k, slot in enumerate(self.slots):
+            field = np.where(signs[..., k] == 0, slot.span, shifts[..., k] - slot.low)
+            codes |= (field | (signs[..., k] < 0).astype(np.int64) << slot.field) << offset
+            offset += slot.width
+        return codes
+
+
+def digit_form(weights: IntArray) -> Digits:
+    """The narrowest slots that hold the canonical signed digits of the weights."""
+    signs, shifts = _columns(_distinct(weights))
+    slots = []
+    for k in range(signs.shape[-1]):
+        sign, shift = signs[..., k], shifts[..., k][signs[..., k] != 0]
+        low, high = (int(shift.min()), int(shift.max())) if shift.size else (0, -1)
+        slots.append(Slot(low, high - low + 1, bool((sign == 0).any()), bool((sign < 0).any())))
+    return Digits(tuple(slots))
+
+
+def _distinct(weights: IntArray) -> IntArray:
+    """Every number that occurs; without a sort where they lie close together, as weights do."""
+    least, span = int(weights.min()), int(weights.max()) - int(weights.min())
+    if span >= max(weights.size, 1 << 16):
+        return np.unique(weights)
+    return np.flatnonzero(np.bincount(weights.ravel() - least, minlength=span + 1)) + least
+
+
+def _columns(weights: IntArray) -> tuple[IntArray, IntArray]:
+    """``csd_arrays``, with at least one digit."""
+    signs, shifts = csd_arrays(weights)
+    if not signs.shape[-1]:
+        signs = shifts = np.zeros((*weights.shape, 1), dtype=np.int64)
+    return signs, shifts
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two weights as one factor, ``high * 2**split + low`` in ``packed``; ``wide`` is its product with the input."""
+
+    split: int
+    packed: FixedType
+    wide: FixedType
+
+
+def pair_form(weights: IntArray, x: FixedType) -> Pair:
+    """The least split at which the low product keeps its sign, and the types that follow."""
+    factor, inputs = _bounds(weights), Interval.of(x.with_frac_bits(0))
+    split = _signed(factor * inputs).width
+    packed = Interval((factor.lo << split) + factor.lo, (factor.hi << split) + factor.hi, 0)
+    return Pair(split, _signed(packed), _signed(packed * inputs))
+
+
+def product_type(weights: IntArray, x: FixedType) -> FixedType:
+    """The raw type of the products of the weights with any raw of ``x``."""
+    return (_bounds(weights) * Interval.of(x.with_frac_bits(0))).type()
+
+
+def weight_type(weights: IntArray) -> FixedType:
+    """The smallest type that holds the weights' raws."""
+    return _bounds(weights).type()
+
+
+def rom_contents(process: MatVec) -> tuple[IntArray, FixedType]:
+    """(rows, lanes) of what the process's ROM holds, and its type: the weights, or the codes of their digits."""
+    if process.arithmetic != "shift":
+        return process.weights, process.weight_type
+    form = digit_form(process.weights)
+    return form.codes(process.weights), FixedType(form.width, form.width, signed=False)
+
+
+def choices(weights: IntArray, x: FixedType, *, pe: int, depthwise: bool = False, loaded: bool = False) -> tuple[str, ...]:
+    """The members of ARITHMETIC that a layer can have, in that order.
+
+    ``weights``: its raws, in any shape, or, if they are ``loaded`` while the hardware runs, the least and the greatest possible; ``x``: the type of
+    its input; ``pe``: the outputs that are worked on in parallel.
+    """
+    return tuple(name for name in ARITHMETIC if _refusal(name, weights, x, pe, depthwise, loaded) is None)
+
+
+def check(arithmetic: str, weights: IntArray, x: FixedType, *, pe: int, depthwise: bool, where: str, loaded: bool = False) -> None:
+    """Raises ProjectError, naming the node ``where`` and what stands in the way, if ``arithmetic`` is not among the ``choices``."""
+    refusal = _refusal(arithmetic, weights, x, pe, depthwise, loaded)
+    if refusal is not None:
+        what, remedy = refusal
+        raise ProjectError(f"arithmetic {arithmetic!r}: {what}", where=where, remedy=remedy)
+
+
+def lanes_per_element(lanes: int, width: int) -> int:
+    """How many weights of ``width`` bits an element of a ROM word holds: as many as possible with little waste (ROM_SLACK).
+
+    >>> lanes_per_element(9, 8), lanes_per_element(45, 3), lanes_per_element(64, 8)
+    (3, 15, 8)
+    """
+    most = min(ELEMENT_BITS // width, lanes)
+    return next(count for count in range(most, 0, -1) if -(-lanes // count) * count <= lanes * ROM_SLACK)
+
+
+def rom_shape(rows: int, lanes: int, width: int) -> tuple[int, int, int]:
+    """(rows, elements of a row, bits of an element) of the ROM of ``rows`` words of ``lanes`` raws of ``width`` bits. Each element has a memory.
+
+    >>> rom_shape(288, 9, 8)
+    (288, 3, 24)
+    """
+    count = lanes_per_element(lanes, width)
+    return rows, -(-lanes // count), count * width
+
+
+def pack_rows(weights: IntArray, type_: FixedType) -> tuple[list[list[int]], int]:
+    """The elements of each row of (rows, lanes) raws of ``type_``, and the bits of an element; as ``rom_shape`` says, the first lane lowest."""
+    lanes = weights.shape[1]
+    _, elements, bits = rom_shape(len(weights), lanes, type_.width)
+    count, mask = bits // type_.width, np.uint64((1 << type_.width) - 1)
+    packed = np.zeros((len(weights), elements), dtype=np.uint64)
+    for place in range(count):
+        there = weights[:, place::count].astype(np.int64).view(np.uint64) & mask
+        packed[:, : there.shape[1]] |= there << np.uint64(place * type_.width)
+    return packed.tolist(), bits
+
+
+def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
+    digits = digit_form(weights)
+    remedy = "quantize the weights to fewer signed digits, or choose another arithmetic"
+    if len(digits.slots) > MAX_DIGITS:
+        return f"its weights need {len(digits.slots)} signed digits, more than {MAX_DIGITS}", remedy
+    if digits.width > MAX_DIGIT_BITS:
+        return f"the {len(digits.slots)} signed digits of a weight take {digits.width} bits, more than {MAX_DIGIT_BITS}", remedy
+    return _short_product(weights, x)
+
+
+def _pair(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
+    if depthwise:
+        return "the outputs of a depthwise convolution share no input", "choose another arithmetic"
+    if pe % 2:
+        return f"PE={pe} outputs do not come in pairs", "use an even PE, or choose another arithmetic"
+    pair, factor = pair_form(weights, x), x.width + (not x.signed)
+    if pair.packed.width > DSP_WIDE or factor > DSP_NARROW:
+        return (
+            f"two weights take {pair.packed.width} bits and an input {factor}, but a DSP block multiplies {DSP_WIDE} by {DSP_NARROW} bits",
+            "use shorter words, or choose another arithmetic",
+        )
+    return None
+
+
+def _short_product(weights: IntArray, x: FixedType) -> tuple[str, str] | None:
+    width = product_type(weights, x).width
+    return None if width <= ELEMENT_BITS else (f"its products have {width} bits, more than {ELEMENT_BITS}", "use shorter words")
+
+
+_REFUSALS: dict[str, Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]] = {"shift": _shift, "pair": _pair}
+"""Why an arithmetic is impossible: what stands in the way, and the remedy."""
+
+
+def _refusal(arithmetic: str, weights: IntArray, x: FixedType, pe: int, depthwise: bool, loaded: bool) -> tuple[str, str] | None:
+    if arithmetic == "shift" and loaded:
+        return "its digits are made for the weights at hand, but weights are loaded", "choose another arithmetic, or leave the weights in ROM"
+    refuse = _REFUSALS.get(arithmetic)
+    return refuse(weights, x, pe, depthwise) if refuse else None
+
+
+def _bounds(weights: IntArray) -> Interval:
+    return Interval(int(weights.min()), int(weights.max()), 0)
+
+
+def _signed(interval: Interval) -> FixedType:
+    """The smallest signed type that holds the interval."""
+    width = Interval(min(interval.lo, -1), interval.hi, 0).width
+    return FixedType(width, width)

@@ -1,0 +1,223 @@
+"""Building a design: streams, forks, changes of width and order, windows; what the lowering of every operator shares."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from math import gcd
+
+import numpy as np
+
+from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
+from qfx.hardware.design import design as d
+from qfx.hardware.design.epilogue import POINTWISE, Frame, Steps, append_ops
+from qfx.hardware.design.names import Names
+from qfx.hardware.design.schedule import Schedule
+from qfx.ir.graph import Graph, Node
+from qfx.ir.ops import Linear, Reshape, Transpose
+from qfx.ir.rules import one_grid
+from qfx.ir.values import Info
+from qfx.ir.windows import Windows
+
+MAX_STREAM_BITS = 64
+"""The widest number that travels."""
+
+MAX_WORD_BITS = 4096
+"""The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
+
+MIN_DEPTH = 2
+
+_ANY_ORDER = (*POINTWISE, Linear, Reshape, Transpose)
+"""The operators that read a value in whatever order it travels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A value on its way to one reader."""
+
+    stream: d.Stream
+    frame: Frame
+
+
+class Builder:
+    """The processes and streams so far, and the values that wait for their readers."""
+
+    def __init__(self, graph: Graph, schedule: Schedule) -> None:
+        self.graph, self.schedule, self.names = graph, schedule, Names()
+        self.processes: list[d.Process] = []
+        self.nodes: list[str] = []
+        self.node = ""  # the graph node that is being lowered
+        self.streams: list[d.Stream] = []
+        self.travels: list[d.Travel] = []
+        self._live = _live(graph)
+        self._waiting: dict[str, deque[Value]] = {}
+
+    def add(self, process: d.Process) -> None:
+        self.processes.append(process)
+        self.nodes.append(self.node)
+
+    def live(self, name: str) -> bool:
+        return name in self._live
+
+    def readers(self, name: str) -> tuple[Node, ...]:
+        """One entry for every time the value is read by a live node."""
+        return tuple(node for node in self.graph.nodes if node.name in self._live for source in node.inputs if source == name)
+
+    def fused(self, node: Node) -> tuple[Node, ...]:
+        """The chain of pointwise nodes after ``node`` that its process can take over."""
+        chain: list[Node] = []
+        last = node
+        while last.name != self.graph.output:
+            readers = self.readers(last.name)
+            if len(readers) != 1 or not isinstance(readers[0].op, POINTWISE):
+                break
+            last = readers[0]
+            chain.append(last)
+        return tuple(chain)
+
+    def stream(self, stem: str, type_: FixedType, parallel: int, size: int, depth: int = MIN_DEPTH) -> d.Stream:
+        if type_.width > MAX_STREAM_BITS:
+            raise ProjectError(f"travels as {type_}, {type_.width} bits", where=stem, remedy=f"cast it to at most {MAX_STREAM_BITS} bits")
+        check_word(self.node or stem, parallel, type_.width)
+        plain = FixedType(type_.width, type_.int_bits, type_.signed)
+        stream = d.Stream(self.names.new(stem, "s"), plain, parallel, size // parallel, depth)
+        self.streams.append(stream)
+        return stream
+
+    def like(self, stem: str, stream: d.Stream, parallel: int, depth: int = MIN_DEPTH) -> d.Stream:
+        return self.stream(stem, stream.type, parallel, stream.words * stream.parallel, depth)
+
+    def take(self, name: str) -> Value:
+        """The value ``name`` for one more of its readers."""
+        return self._waiting[name].popleft()
+
+    def take_stream(self, name: str, parallel: int) -> d.Stream:
+        value = self.take(name)
+        return self.rewidth(name, value.stream, parallel)
+
+    def take_on(self, name: str, wanted: Info) -> Value:
+        """The value ``name`` with its raws on the grids of ``wanted``, for one more of its readers."""
+        value, info = self.take(name), self.graph.infos[name]
+        if np.array_equal(wanted.grids, info.grids):
+            return value
+        steps = Steps(self.names, name, (value.stream.type,), value.frame, info.grids)
+        steps.move(wanted.grids, wanted.word)
+        out = self.stream(name, wanted.word, value.stream.parallel, value.frame.order.size)
+        self.add(d.Regrid(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
+        return replace(value, stream=out)
+
+    def take_on_one_grid(self, name: str) -> Value:
+        """The value as an operator reads it that mixes its channels."""
+        return self.take_on(name, one_grid(name, self.graph.infos[name]))
+
+    def rewidth(self, stem: str, stream: d.Stream, parallel: int) -> d.Stream:
+        """The stream with ``parallel`` numbers a word."""
+        common = gcd(stream.parallel, parallel)
+        for width in (common, parallel):
+            if width != stream.parallel:
+                out = self.like(stem, stream, width)
+                self.add(d.Rewidth(self.names.new(stem, "width"), stream, out))
+                stream = out
+        return stream
+
+    def give(self, name: str, value: Value) -> None:
+        """Offer the value to all its readers: in canonical order if one of them needs it, forked if there are several."""
+        self.travels.append(d.Travel(name, self.node, value.stream.name, value.frame.order))
+        if value.frame.canonical:
+            value = replace(value, frame=Frame.of(value.frame.shape))
+        readers = self.readers(name)
+        is_output = name == self.graph.output
+        if not value.frame.canonical and (is_output or any(not isinstance(reader.op, _ANY_ORDER) for reader in readers)):
+            value = self._canonical(name, value)
+        copies, rest = deque[Value](), value
+        for _ in range(len(readers) + is_output - 1):
+            outputs = tuple(self.like(name, rest.stream, rest.stream.parallel, rest.stream.words) for _ in range(2))
+            self.add(d.Fork(self.names.new(name, "fork"), rest.stream, (outputs[0], outputs[1])))
+            copies.append(replace(value, stream=outputs[0]))
+            rest = replace(value, stream=outputs[1])
+        copies.append(rest)
+        self._waiting[name] = copies
+
+    def _canonical(self, name: str, value: Value) -> Value:
+        shape = value.frame.shape
+        source = self.rewidth(name, value.stream, 1)
+        out = self.like(name, source, 1)
+        write: tuple[tuple[int, int], ...] | d.Table | None = loop_nest(value.frame.order)
+        if write is None:
+            write = d.Table(self.names.new(name, "order"), tuple(value.frame.order.tolist()), "element")
+        spatial = int(np.prod(shape[1:], dtype=np.int64))
+        self.add(d.Permute(self.names.new(name, "permute"), source, out, write, ((spatial, 1), (shape[0], spatial))))
+        return Value(out, Frame.of(shape))
+
+    def parallel(self, node: Node, channels: int) -> int:
+        pe = self.schedule.folding(node.name).pe
+        if channels % pe:
+            raise ProjectError(f"PE={pe} does not divide its {channels} channels", where=node.name, remedy="use a divisor")
+        return pe
+
+    def finish(self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int) -> tuple[d.Epilogue, d.Stream, str]:
+        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves."""
+        append_ops(steps, self.graph, chain)
+        name = chain[-1].name if chain else node.name
+        epilogue = steps.done()
+        return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
+
+    def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int) -> d.Stream:
+        """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside."""
+        chunks = channels // stream.parallel
+        h, w = plane(windows.size, 1)
+        oh, ow = plane(windows.out, 1)
+        kh, kw = plane(windows.kernel, 1)
+        sh, sw = plane(windows.stride, 1)
+        top, left = plane(tuple(before for before, _ in windows.pads), 0)
+        dh, dw = plane(windows.dilation, 1)
+        geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
+        out = self.stream(stem, stream.type, stream.parallel, oh * ow * kh * kw * channels)
+        self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
+        return out
+
+
+def loop_nest(sequence: d.IntArray) -> tuple[tuple[int, int], ...] | None:
+    """Up to four nested (size, stride) loops, outermost first, that count through ``sequence`` (which starts at 0); None if there are none.
+
+    >>> loop_nest(np.array([0, 3, 1, 4, 2, 5]))
+    ((3, 1), (2, 3))
+    """
+    loops: list[tuple[int, int]] = []
+    rest = sequence
+    while rest.size > 1:
+        steps = np.diff(rest)
+        breaks = np.flatnonzero(steps != steps[0])
+        size = int(breaks[0]) + 1 if breaks.size else rest.size
+        if rest.size % size:
+            return None
+        rows = rest.reshape(-1, size)
+        if not (np.diff(rows, axis=1) == steps[0]).all() or size == 1:
+            return None
+        loops.append((size, int(steps[0])))
+        rest = rows[:, 0]
+    return tuple(reversed(loops)) if len(loops) <= 4 and int(sequence[0]) == 0 else None
+
+
+def check_word(where: str, parallel: int, bits: int) -> None:
+    """Raises ProjectError if no stream or port can carry ``parallel`` numbers of ``bits`` bits a word."""
+    if parallel * bits > MAX_WORD_BITS:
+        raise ProjectError(
+            f"a word of {parallel} numbers of {bits} bits has {parallel * bits} bits",
+            where=where,
+            remedy=f"fold it further: PE and SIMD of at most {MAX_WORD_BITS // bits} keep within the tools' limit of {MAX_WORD_BITS} bits",
+        )
+
+
+def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:
+    """(height, width) of one or two spatial axes: a 1-D value has height 1."""
+    return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _live(graph: Graph) -> frozenset[str]:
+    live = {graph.output}
+    for node in reversed(graph.nodes):
+        if node.name in live:
+            live.update(node.inputs)
+    return frozenset(live)

@@ -1,0 +1,76 @@
+"""The schedule: how far every layer is folded onto hardware. Numbers only; lowering turns them into processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qfx.errors import ProjectError
+from qfx.hardware.board import check_clock as check_clock  # part of this module's vocabulary
+
+ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair")
+"""How the multipliers of a layer are built: left to the vendor's tool, in DSP blocks, in LUTs, as shifts and additions of the digits of constant
+weights, or two products in one DSP block. All of them compute the same numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC.
+
+    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore the other two.
+    """
+
+    pe: int = 1
+    simd: int = 1
+    arithmetic: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.pe < 1 or self.simd < 1:
+            raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}", remedy="use at least 1")
+        if self.arithmetic not in ARITHMETIC:
+            raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The folding of each node by name (nodes not listed: one number at a time) and of the two ports.
+
+    ``fifos``: depths, in words, that streams have by the user's wish instead of by simulation.
+    """
+
+    foldings: tuple[tuple[str, Folding], ...] = ()
+    input_parallel: int = 1
+    output_parallel: int = 1
+    fifos: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(
+        cls, foldings: Mapping[str, Folding], *, input_parallel: int = 1, output_parallel: int = 1, fifos: Mapping[str, int] | None = None
+    ) -> Schedule:
+        return cls(tuple(sorted(foldings.items(), key=lambda item: item[0])), input_parallel, output_parallel, tuple(sorted((fifos or {}).items())))
+
+    def folding(self, name: str) -> Folding:
+        """That of the node ``name``."""
+        return dict(self.foldings).get(name, Folding())
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asks of the schedule; ``fold.resolve`` answers it.
+
+    ``foldings``, the ports and ``fifos`` are fixed. What is not fixed is chosen for ``fps`` frames per second, or to be as fast as fits (``fit``), or
+    else is one number at a time.
+    """
+
+    foldings: tuple[tuple[str, Folding], ...] = ()
+    input_parallel: int | None = None
+    output_parallel: int | None = None
+    fifos: tuple[tuple[str, int], ...] = ()
+    fps: float | None = None
+    fit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and self.fit:
+            raise ProjectError("both a number of frames per second and the fastest that fits are asked for", remedy="ask for one of them")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ProjectError(f"{self.fps:g} frames per second", remedy="ask for a positive number")

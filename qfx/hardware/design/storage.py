@@ -1,0 +1,157 @@
+"""Where the words of FIFOs and memories lie: in LUTs (as shift registers or RAM) or in block RAM.
+
+One decision, from depth and width alone: code generation binds every FIFO and memory to it, and the estimate counts what was bound. What the tools
+call it: UG1399 (BIND_STORAGE) and UG902 (RESOURCE). docs/estimates.md says what is left to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from math import ceil
+
+from qfx.fixed.arith import Interval
+from qfx.hardware.design import design as d
+from qfx.hardware.design.arithmetic import rom_shape
+
+LUTS_PER_BRAM18 = 36
+"""A memory is built of LUTs while it takes no more of them than this for every 18 kbit block that it saves. A word of a block has as many bits, so
+that ROMs of up to 64 words and FIFOs of up to 32 are of LUTs, however wide. The boards have 150 to 400 LUTs for each block, but designs run out of
+LUTs before they run out of blocks."""
+
+BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1))
+"""Words and bits of an 18 kbit block RAM with one read and one write port: UG473, UG573."""
+
+SHIFT_DEPTH = 16
+"""A global pool keeps so many words of sums in registers, as pool_global of hls/include/qfx/pool.h does."""
+
+
+class Storage(Enum):
+    """What holds the words; the value is the vendor's name of it. REGISTERS: nothing is bound, since there is no more than a word."""
+
+    REGISTERS = ""
+    SRL = "SRL"
+    LUTRAM = "LUTRAM"
+    BRAM = "BRAM"
+
+
+@lru_cache(maxsize=1 << 14)
+def bram18(depth: int, width: int) -> int:
+    """18 kbit block RAMs of a memory: the fewest over the shapes that one can have.
+
+    >>> bram18(512, 36), bram18(1024, 64), bram18(100, 8), bram18(40000, 1)
+    (1, 4, 1, 3)
+    """
+    return min(ceil(depth / words) * ceil(width / bits) for words, bits in BRAM18_SHAPES)
+
+
+def fifo(depth: int, width: int) -> Storage:
+    """A FIFO: shift registers, of which a LUT holds 32 words of a bit, or block RAM. Two words of shift registers become flip-flops.
+
+    >>> fifo(32, 512), fifo(128, 8), fifo(33, 36)
+    (<Storage.SRL: 'SRL'>, <Storage.SRL: 'SRL'>, <Storage.BRAM: 'BRAM'>)
+    """
+    return Storage.SRL if depth <= 2 or _worth(width * ceil(depth / 32), depth, width) else Storage.BRAM
+
+
+def rom(depth: int, width: int) -> Storage:
+    """Constants: a LUT holds 64 words of a bit.
+
+    >>> rom(64, 64), rom(65, 64), rom(256, 8), rom(1, 8)
+    (<Storage.LUTRAM: 'LUTRAM'>, <Storage.BRAM: 'BRAM'>, <Storage.LUTRAM: 'LUTRAM'>, <Storage.REGISTERS: ''>)
+    """
+    return _array(width * ceil(depth / 64), depth, width)
+
+
+def ram(depth: int, width: int) -> Storage:
+    """A memory with a write and a read port: some one and a half LUTs for 64 words of a bit.
+
+    >>> ram(64, 24), ram(65, 24)
+    (<Storage.LUTRAM: 'LUTRAM'>, <Storage.BRAM: 'BRAM'>)
+    """
+    return _array(ceil(1.5 * width) * ceil(depth / 64), depth, width)
+
+
+def _array(luts: int, depth: int, width: int) -> Storage:
+    if depth <= 1 or width == 0:
+        return Storage.REGISTERS
+    return Storage.LUTRAM if _worth(luts, depth, width) else Storage.BRAM
+
+
+def _worth(luts: int, depth: int, width: int) -> bool:
+    return luts <= LUTS_PER_BRAM18 * bram18(depth, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What an array of the C++ becomes: ``count`` equal memories of ``depth`` words of ``width`` bits, constant or with a write and a read port."""
+
+    depth: int
+    width: int
+    count: int = 1
+    constant: bool = False
+
+    @property
+    def storage(self) -> Storage:
+        return rom(self.depth, self.width) if self.constant else ram(self.depth, self.width)
+
+
+def weights(rows: int, lanes: int, width: int, *, loaded: bool) -> Memory:
+    """Those of a matrix-vector unit, ``lanes`` raws or codes of ``width`` bits a row: a memory for each element of a row."""
+    depth, elements, bits = rom_shape(rows, lanes, width)
+    return Memory(depth, bits, elements, not loaded)
+
+
+def kept(words: int, width: int, simd: int, outputs: int) -> Memory:
+    """The ``words`` of a pixel and group that a matrix-vector unit keeps for its further outputs, each of ``simd`` inputs of ``width`` bits, a memory
+    for each. ``outputs``: how often they are used; once is without keeping them."""
+    return Memory(words if outputs > 1 else 0, width, simd)
+
+
+def table(values: d.Table, lanes: int) -> Memory:
+    """Constants of an epilogue: each of ``lanes`` lanes has its share, for it reads one in the same turn as the others."""
+    return Memory(ceil(len(values.values) / lanes), _table_width(values), lanes, values.loaded is None)
+
+
+@lru_cache(maxsize=1024)
+def _table_width(values: d.Table) -> int:
+    return values.loaded.width if values.loaded is not None else Interval(min(values.values), max(values.values), 0).width
+
+
+def line(process: d.Window) -> Memory:
+    """The line buffer of a window unit: as many rows as a window spans."""
+    chunks, _, _, w, _, _, kh, _, _, _, _, _, dh, _ = process.shape
+    return Memory(((kh - 1) * dh + 1) * w * chunks, _bits(process.input))
+
+
+def sums(process: d.Pool) -> Memory:
+    """The accumulators of a global pool; no words if they are registers that shift."""
+    words = process.channels // process.output.parallel
+    return Memory(words if process.whole_frame and words > SHIFT_DEPTH else 0, process.acc.width * process.output.parallel)
+
+
+def frame(process: d.Permute) -> Memory:
+    """The frame that is put into another order."""
+    return Memory(process.input.words, _bits(process.input))
+
+
+def places(process: d.Permute) -> Memory:
+    """The table of where numbers go, if there is one."""
+    words = len(process.write.values) if isinstance(process.write, d.Table) else 0
+    return Memory(words, max(words - 1, 0).bit_length(), constant=True)
+
+
+def row(process: d.Repeat) -> Memory:
+    """The row of pixels that is repeated."""
+    _, width, channels = process.size
+    return Memory(width * channels // process.output.parallel, _bits(process.output))
+
+
+def queue(stream: d.Stream) -> Storage:
+    """Where the words of a stream lie."""
+    return fifo(stream.depth, _bits(stream))
+
+
+def _bits(stream: d.Stream) -> int:
+    return stream.parallel * stream.type.width

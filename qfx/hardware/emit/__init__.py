@@ -1,0 +1,1 @@
+"""The text of a project: C++, block design, driver. Pure and deterministic."""

@@ -1,0 +1,86 @@
+"""Emission: a graph, a schedule and a board -> the text of every file of a project that does not depend on data. Pure and deterministic."""
+
+from __future__ import annotations
+
+from qfx.errors import ProjectError
+from qfx.hardware.assets import hls_root, read_tree
+from qfx.hardware.board import Board, check_clock
+from qfx.hardware.design import loading
+from qfx.hardware.design.design import Design
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.names import checked_top
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.emit import cpp
+from qfx.hardware.emit.blockdesign import block_design
+from qfx.hardware.emit.driver import driver_files
+from qfx.hardware.emit.emulate import simulation_files
+from qfx.hardware.emit.templates import render
+from qfx.hardware.timing.fifo import size_fifos
+from qfx.ir.graph import Graph
+from qfx.ir.ops import Input
+
+CSIM_FLAGS = (
+    "-std=c++11",
+    "-O2",
+    "-DNDEBUG",  # or the vendor's headers abort on a cast that drops more bits than its source has
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-label",
+    "-Wno-uninitialized",  # the vendor's default constructors leave the number as it is on purpose
+    "-Wno-maybe-uninitialized",
+)
+"""How C simulation is compiled."""
+
+_LOAD_HEADER = "qfx/load.h"
+
+
+def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top: str, design: Design | None = None) -> dict[str, str]:
+    """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README.
+
+    ``top`` names the top function, ``clock_ns`` is the clock period in nanoseconds. ``design``: what ``graph`` and ``schedule`` were lowered to,
+    FIFOs sized (default: that is done here). Raises ProjectError for what cannot be built.
+    """
+    checked_top(top)
+    check_clock(clock_ns, board)
+    design = design or size_fifos(lower(graph, schedule))
+    if top.lower() in {process.name for process in design.processes}:  # a module of its own in RTL
+        raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
+    names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
+    files = emit_sources(design, top)
+    for path, template in (
+        ("tb/tb.cpp", "tb.cpp.j2"),
+        ("Makefile", "Makefile.j2"),
+        ("script.tcl", "script.tcl.j2"),
+        ("vivado.tcl", "vivado.tcl.j2"),
+        ("README.md", "README.md.j2"),
+    ):
+        files[path] = render(template, {"design": design, "bd": block_design(design, board, clock_ns=clock_ns), **names})
+    for header in ("harness.h", "dma.h"):
+        files[f"tb/{header}"] = (hls_root() / "templates" / header).read_text(encoding="utf-8")
+    op = graph.input.op
+    assert isinstance(op, Input)  # Graph has checked it
+    files.update(driver_files(design, op.cast, board, model=graph.name, clock_ns=clock_ns, top=top))
+    library = read_tree(hls_root() / "include", "qfx/*.h")
+    files.update({f"include/{path}": text for path, text in library.items() if design.loader is not None or path != _LOAD_HEADER})
+    files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
+    files.update(simulation_files(graph, design, top))
+    return dict(sorted(files.items()))
+
+
+def emit_sources(design: Design, top: str) -> dict[str, str]:
+    """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
+    units = cpp.units(design, ("in", "out"))
+    values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper(), "queue": cpp.queue}
+    if design.loader is not None:
+        values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}
+        values |= {"flags_depth": loading.FLAGS_DEPTH, "words_depth": loading.WORDS_DEPTH}
+    files = {
+        f"src/{top}.cpp": render("top.cpp.j2", values),
+        f"src/{top}.h": render("top.h.j2", values),
+        "src/layers.h": render("layers.h.j2", values),
+    }
+    for unit in units:
+        if unit.constants:
+            files[f"src/weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
+    return files

@@ -1,0 +1,150 @@
+"""The fast emulator: the same layers over native integers, from the same graph, folded as widely as g++ can vectorize.
+
+Results do not depend on the folding, so the emulator has one of its own. Weights are unpacked when they are first used. There are no ports: a frame
+goes straight into the first stream and comes straight out of the last. The sources are written with every project, so that they are there whatever
+the project was made from.
+"""
+
+from __future__ import annotations
+
+import json
+from math import gcd
+from typing import Any
+
+import numpy as np
+
+from qfx.hardware.assets import hls_root, read_tree
+from qfx.hardware.design import design as d
+from qfx.hardware.design.epilogue import Frame
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.emit import cpp
+from qfx.hardware.emit.templates import render
+from qfx.ir.graph import Graph, Info, Node
+from qfx.ir.ops import Cast, Concat, Conv, Input, Linear, Pad, Reshape, Slice, Transpose
+from qfx.ir.passes.loadable import make_constant
+
+FAST_FLAGS = (
+    "-std=c++11",
+    "-O3",
+    "-march=native",
+    "-fwrapv",  # sums leave their type on the way and come back
+    "-DQFX_NATIVE",
+    "-DQFX_UNPACKED",
+    "-Wall",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-label",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+)
+"""How the fast emulator is compiled."""
+
+EXECUTABLES = ("tb", "tb_trace", "tb_report", "fast", "fast_trace", "fast_report", "fast.target", "fast_trace.target", "fast_report.target")
+"""What simulation leaves in the folder ``build`` of a project."""
+
+_LANES = 64  # numbers per word: as many as a vector register holds bytes, and any word stays below 4096 bits
+
+
+def wide_schedule(graph: Graph) -> Schedule:
+    """The folding of the emulator: all outputs of a group and all its input channels at once, up to 64 of each; all channels elsewhere."""
+    foldings = {node.name: _folding(graph, node) for node in graph.nodes}
+    ports = [_divisor(graph.infos[name].shape[0]) for name in (graph.input.name, graph.output)]
+    return Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
+
+
+def emit_emulator(graph: Graph, top: str) -> dict[str, str]:
+    """The emulator's sources by relative path: ``fast.cpp`` (its main function), ``layers.h`` and one header of constants per layer that has some.
+
+    Raises ProjectError for a graph that cannot be lowered.
+    """
+    graph = make_constant(graph)
+    return _sources(lower(graph, wide_schedule(graph)), top)
+
+
+def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]:
+    """What a project carries under ``sim/`` besides the vendor's headers: the emulator's sources, the headers of emulator, traces and reports, and
+    ``values.json``: where the values of the graph travel, in ``design`` and in the emulator, and which node each site of a cast is.
+    """
+    constant = make_constant(graph)  # the emulator has the constants at hand for good
+    wide = lower(constant, wide_schedule(constant))
+    files = {f"sim/fast/{path}": text for path, text in _sources(wide, top).items()}
+    files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
+    casts = [{"site": site, "node": node.name} for site, node in enumerate(graph.nodes) if isinstance(node.op, Cast)]
+    files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(constant, wide)})
+    return files
+
+
+def _travels(graph: Graph, design: d.Design) -> list[dict[str, Any]]:
+    places = {node.name: place for place, node in enumerate(graph.nodes)}
+    return [_travel(graph.infos[travel.node], travel) for travel in sorted(design.travels, key=lambda travel: places[travel.node])]
+
+
+def _travel(info: Info, travel: d.Travel) -> dict[str, Any]:
+    order = None if np.array_equal(travel.order, Frame.of(info.shape).order) else travel.order.tolist()
+    place = {"node": travel.node, "layer": travel.layer, "stream": travel.stream}
+    own = {"frac_bits": info.grids.reshape(-1).tolist()} if info.per_channel else {}  # of each channel, where these have grids of their own
+    return {**place, "shape": list(info.shape), "type": str(info.type), **own, "order": order}
+
+
+def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:
+    """JSON with an entry a line."""
+    parts = [f'"{name}": [\n' + ",\n".join(json.dumps(entry) for entry in entries) + "\n]" for name, entries in lists.items()]
+    return "{" + ",\n".join(parts) + "}\n"
+
+
+def _sources(design: d.Design, top: str) -> dict[str, str]:
+    first, last = design.processes[0], design.processes[-1]
+    assert isinstance(first, d.FromPort)  # lowering begins and ends with the ports
+    assert isinstance(last, d.ToPort)
+    pairs = [(process, cpp.unit(process, ("", ""))) for process in design.processes]
+    units = [unit for process, unit in pairs if not isinstance(process, d.FromPort | d.ToPort)]
+    values = {
+        "design": design,
+        "top": top,
+        "units": units,
+        "stream": cpp.stream,
+        "streams": [stream for stream in design.streams if stream is not first.last],
+        "source": first.output.name,
+        "result": last.input.name,
+        "guard": f"{top.upper()}_FAST",
+    }
+    files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
+    for unit in units:
+        if unit.constants:
+            files[f"weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
+    return files
+
+
+def _folding(graph: Graph, node: Node) -> Folding:
+    op, channels = node.op, graph.infos[node.name].shape[0]
+    if isinstance(op, Conv):
+        outputs, per_group = op.weight.shape[:2]
+        if op.groups > 1 and op.groups == graph.infos[node.inputs[0]].shape[0] == outputs:  # depthwise
+            return Folding(_divisor(outputs))
+        return Folding(_divisor(outputs // op.groups), _divisor(per_group))
+    if isinstance(op, Linear):
+        return Folding(_divisor(channels), _divisor(op.weight.shape[1]))
+    if isinstance(op, Concat):
+        return Folding(_divisor(gcd(*(graph.infos[name].shape[0] for name in node.inputs))))
+    if isinstance(op, Pad):
+        return Folding(_divisor(gcd(graph.infos[node.inputs[0]].shape[0], *op.pads[0])))
+    if isinstance(op, Slice):
+        return Folding(_divisor(gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0])) if op.steps[0] == 1 else 1)
+    return Folding(_divisor(_travelling_channels(graph, node)))
+
+
+def _travelling_channels(graph: Graph, node: Node) -> int:
+    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels."""
+    channels = graph.infos[node.name].shape[0]
+    while not isinstance(node.op, Input):
+        source = graph.node(node.inputs[0])
+        channels = gcd(channels, graph.infos[source.name].shape[0])
+        if not isinstance(source.op, Reshape | Transpose):
+            break
+        node = source
+    return channels
+
+
+def _divisor(number: int) -> int:
+    """The greatest divisor up to _LANES."""
+    return max(n for n in range(1, min(number, _LANES) + 1) if number % n == 0)

@@ -1,0 +1,1 @@
+"""How parallel every layer is: asked for, searched for, read and written."""

@@ -1,0 +1,113 @@
+"""``folding.toml``: the folding of a project's layers as a file that a user can read, change and give back.
+
+    [ports]
+    input = 1
+
+    [layers."conv1"]
+    pe = 4
+    simd = 8
+    arithmetic = "dsp"
+
+    [fifos]
+    relu_output = 64
+
+``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from qfx.errors import ProjectError
+from qfx.hardware.cost.estimate import NAMES
+from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design.schedule import Folding, Request
+from qfx.hardware.folding.search import Plan, nearest
+
+_TABLES = ("ports", "layers", "fifos")
+_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str}
+
+
+def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = False) -> Request:
+    """What the file asks for. Raises ProjectError, naming the file and the place in it, for anything but the above.
+
+    Whether the layers and FIFOs exist is for ``fold.resolve`` to say, which knows the model.
+    """
+    where = str(path)
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProjectError(f"cannot be read: {error.strerror or error}", where=where, remedy="name a folding file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProjectError(f"not TOML: {error}", where=where, remedy="repair the file") from error
+    _known(data, _TABLES, where, "a table")
+    for name in _TABLES:
+        if not isinstance(data.get(name, {}), dict):
+            raise ProjectError(f"{name} is not a table", where=where, remedy=f"write [{name}]")
+    ports = _counts(data.get("ports", {}), f"{where}: [ports]")
+    _known(ports, ("input", "output"), f"{where}: [ports]", "a port")
+    layers = {name: _folding(values, f'{where}: [layers."{name}"]') for name, values in data.get("layers", {}).items()}
+    fifos = _counts(data.get("fifos", {}), f"{where}: [fifos]")
+    return Request(
+        tuple(sorted(layers.items(), key=lambda item: item[0])), ports.get("input"), ports.get("output"), tuple(sorted(fifos.items())), fps, fit
+    )
+
+
+def _folding(values: object, where: str) -> Folding:
+    if not isinstance(values, dict):
+        raise ProjectError("is not a table", where=where, remedy="give pe, simd and arithmetic")
+    _known(values, _LAYER_KEYS, where, "a key")
+    for key, value in values.items():
+        if type(value) is not _LAYER_KEYS[key]:
+            raise ProjectError(f"{key} is {value!r}", where=where, remedy=f"give {'a word' if _LAYER_KEYS[key] is str else 'a whole number'}")
+    try:
+        return Folding(**values)
+    except ProjectError as error:
+        raise ProjectError(error.what, where=where, remedy=error.remedy) from error
+
+
+def _counts(values: Mapping[str, Any], where: str) -> dict[str, int]:
+    for key, value in values.items():
+        if type(value) is not int or value < 1:
+            raise ProjectError(f"{key} is {value!r}", where=where, remedy="give a whole number of at least 1")
+    return dict(values)
+
+
+def _known(values: Iterable[str], known: Iterable[str], where: str, what: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ProjectError(f"{key!r} is not {what} of a folding file", where=where, remedy=nearest(key, known))
+
+
+def text(plan: Plan, model: str) -> str:
+    """The plan's schedule as a file, with what every layer takes as comments. ``read`` gives it back."""
+    schedule = plan.schedule
+    lines = [
+        f"# Folding of {model} for {plan.estimate.board.name} at {plan.clock_ns:g} ns:",
+        f"# {plan.interval} cycles from frame to frame, {plan.fps:.0f} frames per second.",
+        "# `qfx hls --folding` takes this file, whole or in parts.",
+        "",
+        "[ports]",
+        f"input = {schedule.input_parallel}",
+        f"output = {schedule.output_parallel}",
+    ]
+    weighted = plan.weighted
+    for cost in plan.estimate.layers:
+        if cost.node not in plan.folded:
+            continue
+        folding = schedule.folding(cost.node)
+        lines += ["", f'[layers."{cost.node}"]  # {cost.cycles} cycles, {counts(cost.resources)}', f"pe = {folding.pe}"]
+        if cost.node in weighted:
+            lines += [f"simd = {folding.simd}", f'arithmetic = "{folding.arithmetic}"']
+    if schedule.fifos:
+        lines += ["", "[fifos]", *(f"{name} = {depth}" for name, depth in schedule.fifos)]
+    return "\n".join(lines) + "\n"
+
+
+def counts(resources: Resources) -> str:
+    """``12 LUT, 3 FF, 0 DSP, 0 BRAM18``"""
+    return ", ".join(f"{getattr(resources, field)} {NAMES[field]}" for field in FIELDS)

@@ -1,0 +1,167 @@
+"""The least that a model takes, however it is folded: what no search can get below is refused before one, for that reason alone.
+
+Two bounds, both proofs and no searches. The *weights*: whatever folding is chosen, every bit of them lies in block RAM or in LUTs, or, of layers so
+small that one row holds all of them, in a flip-flop. The *layers*: for two resources a and b and any price p >= 0, no choice of options takes less of
+a, while b is within its limit, than the sum over the layers of min(a + p * b), less p times the limit of b (Lagrangian duality); the best p is found
+by bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx.hardware.board import Board
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.estimate import NAMES, DoesNotFitError, capacity, to_be_used
+from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.design import arithmetic as arith
+from qfx.hardware.design import design as d
+from qfx.hardware.design import storage
+from qfx.hardware.design.build import MAX_WORD_BITS
+from qfx.hardware.folding.options import Layer
+
+TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding makes it fit"
+
+BRAM18_BITS = 18 * 1024
+"""What a block RAM holds at most: UG473, UG573."""
+
+LUT_BITS = 64
+"""What a LUT holds at most, as ROM or RAM: UG474, UG574."""
+
+_HALVINGS = 60
+_SLACK = 1 + 1e-9  # for sums of floats
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """``bits`` of all weights; ``in_memory``: those that every folding keeps in block RAM or LUTs; ``in_one_row``: those that, in some folding, go
+    into the multipliers through flip-flops; ``bram18``: blocks, in the design at hand."""
+
+    bits: int
+    in_memory: int
+    in_one_row: int
+    bram18: int
+
+    @classmethod
+    def of(cls, design: d.Design) -> Weights:
+        units = [process for process in design.processes if isinstance(process, d.MatVec)]
+        bits = sum(unit.weights.size * unit.weight_type.width for unit in units)
+        rows = [unit for unit in units if _in_one_row(unit)]
+        stored = sum(map(_least_bits, units))
+        return cls(bits, stored - sum(map(_least_bits, rows)), sum(map(_least_bits, rows)), sum(map(_blocks, units)))
+
+
+def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -> None:
+    """Raises ProjectError if no folding keeps the weights within ``limits``, shares of the board's LUTs and block RAMs."""
+    if weights_exceed(weights, board, limits):
+        there = capacity(board)
+        luts = int(there.lut * limits["lut"]) * LUT_BITS
+        also = f"{to_be_used(limits['bram18'])}, and LUTs would hold {luts / 1e6:.1f} Mbit, were there nothing else in them"
+        raise DoesNotFitError(board, f"{_alone(weights.bits, ceil(weights.bits / BRAM18_BITS), board)}{also}", TOO_SMALL)
+
+
+def weights_exceed(weights: Weights, board: Board, limits: Mapping[str, float]) -> bool:
+    """Whether the weights take more than ``limits`` allow however the model is folded."""
+    there = capacity(board)
+    least = weights.in_memory + max(weights.in_one_row - there.ff * limits["ff"], 0)
+    return least > there.bram18 * limits["bram18"] * BRAM18_BITS + there.lut * limits["lut"] * LUT_BITS
+
+
+def check_blocks(weights: Weights, board: Board) -> None:
+    """Raises ProjectError if the weights of the design at hand take more block RAMs than the board has."""
+    if weights.bram18 > capacity(board).bram18:
+        raise DoesNotFitError(board, _alone(weights.bits, weights.bram18, board), "fold the model in another way")
+
+
+def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, float], weights: Weights | None = None) -> None:
+    """Raises ProjectError if no choice of the layers' options keeps any two resources within ``limits``.
+
+    Names a single resource that is short whatever is chosen, else two of which one is short while the other is not; and how much ``weights`` are
+    where it is block RAM.
+    """
+    size = "" if weights is None else f"; the weights are {weights.bits / 1e6:.1f} Mbit"
+    there, costs = capacity(board), [layer.sure.astype(np.float64) for layer in layers]
+    allowed = [getattr(there, field) * limits[field] for field in FIELDS]
+    parts = []
+    for index, field in enumerate(FIELDS):
+        least = np.array([cost[:, index].min() for cost in costs])
+        if least.sum() > allowed[index]:
+            parts.append(_needs(layers, least, field, board, limits) + (size if field == "bram18" else ""))
+    if parts:
+        raise DoesNotFitError(board, f"needs {'; '.join(parts)}", TOO_SMALL)
+    for a, b in sorted(permutations(range(len(FIELDS)), 2), key=lambda pair: -pair[0]):  # block RAM first: weights are what grows
+        bound, shares = _least_beside(costs, a, b, allowed[b])
+        if bound > allowed[a] * _SLACK:
+            beside = f", even with as many {NAMES[FIELDS[b]]} as may be used ({int(allowed[b])})"
+            raise DoesNotFitError(
+                board,
+                f"needs at least {_needs(layers, shares, FIELDS[a], board, limits, ceil(bound))}{beside}{size if FIELDS[a] == 'bram18' else ''}",
+                TOO_SMALL,
+            )
+
+
+def _least_beside(costs: Sequence[FloatArray], a: int, b: int, limit: float) -> tuple[float, FloatArray]:
+    """A lower bound of the sum of column ``a`` while that of column ``b`` is at most ``limit``, and what each layer takes of ``a`` there."""
+    low, high, bound = 0.0, 1.0, -np.inf
+    taken: FloatArray = np.zeros(len(costs))
+
+    def at(price: float) -> float:
+        """The slope of the bound in the price, having looked at the bound there."""
+        nonlocal bound, taken
+        picks = [int((cost[:, a] + price * cost[:, b]).argmin()) for cost in costs]
+        of_a, of_b = (np.array([cost[pick, column] for cost, pick in zip(costs, picks, strict=True)]) for column in (a, b))
+        found = float(of_a.sum() + price * (of_b.sum() - limit))
+        if found > bound:
+            bound, taken = found, of_a
+        return float(of_b.sum()) - limit
+
+    if at(low) <= 0:
+        return bound, taken
+    while at(high) > 0 and high < 1e9:
+        low, high = high, high * 4
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle) > 0 else (low, middle)
+    return bound, taken
+
+
+def _needs(layers: Sequence[Layer], taken: FloatArray, field: str, board: Board, limits: Mapping[str, float], total: int | None = None) -> str:
+    worst = sorted(zip(layers, taken, strict=True), key=lambda pair: -pair[1])[:3]
+    costly = ", ".join(f"{layer.name} {int(amount)}" for layer, amount in worst if amount)
+    number = int(taken.sum()) if total is None else total
+    return f"{number} {NAMES[field]} of {getattr(capacity(board), field)}{to_be_used(limits[field])} ({costly})"
+
+
+def _alone(bits: int, blocks: int, board: Board) -> str:
+    unused = "; its UltraRAM is not used" if board.uram else ""
+    return f"the weights alone are {bits / 1e6:.1f} Mbit: {blocks:,} BRAM18; the board has {capacity(board).bram18:,}{unused}"
+
+
+def _in_one_row(unit: d.MatVec) -> bool:
+    """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
+    lanes_in, lanes_out = (unit.groups, unit.groups) if unit.depthwise else (unit.inputs, unit.outputs)
+    one_row = unit.inputs == 1 if unit.depthwise else unit.groups == 1
+    return one_row and lanes_in * unit.input.type.width <= MAX_WORD_BITS and lanes_out * unit.output.type.width <= MAX_WORD_BITS
+
+
+def _least_bits(unit: d.MatVec) -> int:
+    """What the weights take in the narrowest form that can be chosen for them: themselves, or their signed digits."""
+    width = unit.weight_type.width
+    if "shift" in arith.choices(unit.possible, unit.input.type, pe=1, depthwise=unit.depthwise, loaded=unit.loaded):
+        width = min(width, arith.digit_form(unit.weights).width)
+    return int(unit.weights.size) * width
+
+
+def _blocks(unit: d.MatVec) -> int:
+    rows, lanes = unit.weights.shape
+    width = arith.digit_form(unit.weights).width if unit.arithmetic == "shift" else unit.weight_type.width
+    memory = storage.weights(rows, lanes, width, loaded=unit.loaded)
+    return r.bram18(memory.depth, memory.width) * memory.count if memory.storage is storage.Storage.BRAM else 0

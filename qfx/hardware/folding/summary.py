@@ -1,0 +1,118 @@
+"""What a plan comes to, for people (``estimate.txt``, the terminal) and for programs (``report.json``). Deterministic."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
+from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.folding.search import Plan
+from qfx.hardware.timing.fifo import least_depths
+
+FORMAT = 1
+_DEEPEST = 5
+
+ROUTABLE_LUTS = 0.70
+"""The share of the LUTs from which on UG949 warns of congestion."""
+
+
+def data(plan: Plan, model: str) -> dict[str, Any]:
+    """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
+
+    ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate.
+    """
+    found, timing = plan.estimate, plan.timing
+    least = {} if timing is None else least_depths(plan.design)
+    return {
+        "format": FORMAT,
+        "model": model,
+        "board": found.board.name,
+        "part": found.board.part,
+        "clock_ns": plan.clock_ns,
+        "simulated": timing is not None,
+        "interval_cycles": plan.interval,
+        "latency_cycles": None if timing is None else timing.latency,
+        "frames_per_second": round(plan.fps, 3),
+        "resources": _numbers(found.total),
+        "available": _numbers(capacity(found.board)),
+        "notes": list(notes(plan)),
+        "shares": {field: round(found.share(field), 4) for field in FIELDS},
+        "layers": [{"name": cost.node, **_folding(plan, cost.node), "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.layers],
+        "processes": [
+            {"name": cost.process, "layer": cost.node, "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.costs
+        ],
+        "fifos": [
+            {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": least.get(s.name)}
+            for s in plan.design.streams
+        ],
+    }  # fmt: skip
+
+
+def as_json(plan: Plan, model: str) -> str:
+    """``data`` as a file."""
+    return json.dumps(data(plan, model), indent=2) + "\n"
+
+
+def as_text(plan: Plan, model: str) -> str:
+    """A table of the layers, the totals against the board, the timing and the FIFOs."""
+    found = plan.estimate
+    head = ("layer", "PE", "SIMD", "arithmetic", "cycles", *(NAMES[field] for field in FIELDS))
+    rows = [_row(plan, cost) for cost in found.layers]
+    total, there = found.total, capacity(found.board)
+    rows.append(("total", "", "", "", str(plan.interval), *(str(getattr(total, field)) for field in FIELDS)))
+    rows.append((found.board.name, "", "", "", "", *(str(getattr(there, field)) for field in FIELDS)))
+    rows.append(("used", "", "", "", "", *(f"{100 * found.share(field):.1f} %" for field in FIELDS)))
+    lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *_table(head, rows), ""]
+    lines += [f"note: {note}" for note in notes(plan)]
+    lines.append(f"interval   {plan.interval} cycles, {plan.fps:.1f} frames per second")
+    if plan.timing is None:
+        lines.append("           of the slowest process alone: a frame has too many words to simulate")
+    else:
+        lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
+    deep = sorted(plan.design.streams, key=lambda stream: -stream.depth)[:_DEEPEST]
+    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in plan.design.streams)
+    deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
+    lines.append(f"FIFOs      {len(plan.design.streams)} of {bits} bits in all; deepest (words x bits): {deepest}")
+    return "\n".join(lines) + "\n"
+
+
+def notes(plan: Plan) -> tuple[str, ...]:
+    """What to be warned of: resources above what foldings are chosen for, else LUTs above what routes without effort."""
+    found = plan.estimate
+    tight = found.over(LIMITS)
+    said = []
+    if tight:
+        shares = ", ".join(f"{NAMES[field]} above {100 * LIMITS[field]:.0f} %" for field in tight)
+        said.append(f"{shares}: it may not route; --fps or --fit would stay below")
+    if "lut" not in tight and found.share("lut") > ROUTABLE_LUTS:
+        said.append(f"LUT above {100 * ROUTABLE_LUTS:.0f} %: routing may fail, or meet no short clock period; a smaller --fps takes fewer")
+    return tuple(said)
+
+
+def _numbers(resources: Resources) -> dict[str, int]:
+    return {field: getattr(resources, field) for field in FIELDS}
+
+
+def _folding(plan: Plan, node: str) -> dict[str, Any]:
+    folding = plan.schedule.folding(node)
+    if node in plan.weighted:
+        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic}
+    return {"pe": folding.pe} if node in plan.folded else {}
+
+
+def _row(plan: Plan, cost: Cost) -> tuple[str, ...]:
+    folding = _folding(plan, cost.node)
+    chosen = tuple(str(folding.get(key, "")) for key in ("pe", "simd", "arithmetic"))
+    return (cost.node, *chosen, str(cost.cycles), *(str(getattr(cost.resources, field)) for field in FIELDS))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    left = {0, 3}
+    cells = [
+        [cell.ljust(width) if i in left else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in (head, *rows)
+    ]
+    return ["  ".join(row).rstrip() for row in cells]

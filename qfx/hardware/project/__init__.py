@@ -1,0 +1,1 @@
+"""Projects on disk: written, read, simulated in C, loaded with other constants."""

@@ -1,0 +1,317 @@
+"""HLS projects on disk: written as a whole or not at all, and never over anything that is not ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qfx import __version__
+from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
+from qfx.hardware.assets import read_tree, vendor_headers
+from qfx.hardware.board import Board, check_clock
+from qfx.hardware.board import board as find_board
+from qfx.hardware.design import loading
+from qfx.hardware.design.names import checked_top, top_name
+from qfx.hardware.design.schedule import Request, Schedule
+from qfx.hardware.emit.driver import golden_files
+from qfx.hardware.emit.emit import emit
+from qfx.hardware.emit.emulate import EXECUTABLES
+from qfx.hardware.folding import file as folding_file
+from qfx.hardware.folding import search as fold
+from qfx.hardware.folding import summary
+from qfx.hardware.folding.search import Plan
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import FloatArray, quantize_input, run_from_raw
+from qfx.ir.ops import Input, macs
+from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_loadable
+from qfx.ir.passes.pipeline import optimize
+from qfx.ir.values import ArrayType, RawArray
+from qfx.testing import adversarial_inputs
+
+MANIFEST = "qfx_project.json"
+WEIGHTS = ("rom", "stream")
+"""Where the weights are: in ROM, or loaded through a port of their own while the hardware runs."""
+WEIGHTS_FILE = "tb/weights.bin"
+"""The words for that port."""
+FORMAT = 1
+
+_BUILT = tuple(f"build/{name}" for name in EXECUTABLES)
+_GOLDEN_SAMPLES = 8
+_GOLDEN_MACS = 200_000_000  # a few seconds of C simulation
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project folder, as its manifest tells it. ``input_cast`` is the cast that makes raws of the model's float input; ``weights`` is one of
+    WEIGHTS, and ``loadable`` are the types of the constants that can be loaded."""
+
+    path: Path
+    model: str
+    board: str
+    clock_ns: float
+    top: str
+    weights: str
+    loadable: Mapping[str, Types]
+    input_shape: tuple[int, ...]
+    input_cast: ArrayType
+    output_shape: tuple[int, ...]
+    output_type: FixedType
+    files: Mapping[str, str]
+    """SHA-256 of every file by its path in the folder."""
+
+
+def write_project(
+    graph: Graph,
+    out_dir: str | os.PathLike[str],
+    *,
+    board: str | Board,
+    clock_ns: float | None = None,
+    top: str | None = None,
+    schedule: Schedule | Request | Plan | None = None,
+    weights: str = "rom",
+    force: bool = False,
+    golden_inputs: FloatArray | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
+) -> Project:
+    """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name, the path of a TOML file, or a Board) into ``out_dir``.
+
+    ``clock_ns`` is the clock period in nanoseconds (default: the board's); ``top`` names the top function (default: from the graph's name);
+    ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
+    plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
+    it runs.
+    ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter gives
+    the expected raws. ``extra_files`` are added as they are.
+
+    The folder appears complete or not at all. It must be absent or empty; ``force`` also replaces a qfx project, but keeps every file in it that qfx
+    did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
+    take.
+    """
+    target = _followed(out_dir)
+    old = _replaceable(target, force)
+    found = find_board(board) if isinstance(board, str) else board
+    name = top_name(graph.name) if top is None else top
+    graph = prepare(graph, weights)
+    checked_top(name)
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    check_clock(clock_ns, found)
+    made = _planned(graph, found, schedule, clock_ns)
+    texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
+    texts["folding.toml"] = folding_file.text(made, graph.name)
+    texts["estimate.txt"] = summary.as_text(made, graph.name)
+    texts["report.json"] = summary.as_json(made, graph.name)
+    texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
+    golden = _golden(make_constant(graph), golden_inputs)
+    texts.update({"tb/golden_input.txt": _lines(golden[1]), "tb/golden_output.txt": _lines(golden[2])})
+    files = {path: text.encode("utf-8") for path, text in texts.items()} | golden_files(*golden)
+    if made.design.loader is not None:
+        files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
+    for path, data in (extra_files or {}).items():
+        if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")
+        files[path] = data
+    manifest = _manifest(graph, found, clock_ns, name, weights, files)
+    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
+    _write(target, files, old)
+    return read_project(target)
+
+
+def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | None = None) -> Graph:
+    """The graph that a project is made of: optimized, its constants loadable if ``weights`` is "stream". A graph that is prepared stays as it is.
+
+    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, and if nothing could be loaded.
+    """
+    if weights not in WEIGHTS:
+        raise ProjectError(f"weights: {weights!r}", where=graph.name, remedy=f"use one of {', '.join(WEIGHTS)}")
+    graph = optimize(make_loadable(graph, types) if weights == "stream" else graph)
+    if weights == "stream" and not loadable_types(graph):
+        raise ProjectError("has no constants that could be loaded", where=graph.name, remedy="leave the weights in ROM")
+    return graph
+
+
+def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Raises ProjectError if ``write_project`` would refuse the folder."""
+    _replaceable(_followed(out_dir), force)
+
+
+def _followed(out_dir: str | os.PathLike[str]) -> Path:
+    """The folder, or what it links to: the link stays."""
+    path = Path(out_dir)
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise ProjectError("its links go round in a circle", where=str(path), remedy="name another folder") from error
+
+
+def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | None, clock_ns: float) -> Plan:
+    if isinstance(schedule, Plan):
+        return schedule
+    if isinstance(schedule, Request):
+        return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
+    return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
+
+
+def read_project(folder: str | os.PathLike[str]) -> Project:
+    """The project in ``folder``. Raises ProjectError if its manifest is missing or cannot be read."""
+    path = Path(folder)
+    try:
+        data: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise ProjectError(f"its format is {data['format']}, this qfx reads {FORMAT}", where=str(path), remedy="write the project again")
+        cast = ArrayType(FixedType.parse(data["input"]["type"]), tuple(data["input"]["int_bits"]), tuple(data["input"]["int_bits_shape"]))
+        return Project(
+            path=path,
+            model=str(data["model"]),
+            board=str(data["board"]),
+            clock_ns=float(data["clock_ns"]),
+            top=str(data["top"]),
+            weights=str(data.get("weights", "rom")),
+            loadable={name: (_type(first), _type(second)) for name, (first, second) in data.get("loadable", {}).items()},
+            input_shape=tuple(data["input"]["shape"]),
+            input_cast=cast,
+            output_shape=tuple(data["output"]["shape"]),
+            output_type=FixedType.parse(data["output"]["type"]),
+            files=dict(data["files"]),
+        )
+    except FileNotFoundError as error:
+        raise ProjectError(f"there is no {MANIFEST}", where=str(path), remedy="name a folder that qfx wrote") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(path), remedy="write the project again") from error
+
+
+def changed_files(project: Project) -> list[str]:
+    """The files that are not as qfx wrote them, or are gone, by their path in the project, sorted."""
+    return [path for path, digest in sorted(project.files.items()) if _sha256(project.path / path) != digest]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _golden(graph: Graph, inputs: FloatArray | None) -> tuple[FloatArray, RawArray, RawArray]:
+    """Inputs, the raws of their cast and the raws of the results."""
+    if inputs is None:
+        work = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
+        count = min(max(_GOLDEN_MACS // max(work, 1), 2), _GOLDEN_SAMPLES)
+        inputs = adversarial_inputs(graph, np.random.default_rng(0), count)
+    if len(inputs) == 0:
+        raise ProjectError("no golden inputs", where=graph.name, remedy="give at least one sample")
+    x_raw = quantize_input(graph, inputs)
+    return inputs, x_raw, run_from_raw(graph, x_raw)
+
+
+def _lines(raw: RawArray) -> str:
+    return "".join(" ".join(map(str, row)) + "\n" for row in raw.reshape(len(raw), -1).tolist())
+
+
+def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+    op, out = graph.input.op, graph.infos[graph.output]
+    assert isinstance(op, Input)  # Graph has checked it
+    return {
+        "format": FORMAT,
+        "qfx": __version__,
+        "model": graph.name,
+        "board": board.name,
+        "part": board.part,
+        "clock_ns": clock_ns,
+        "top": top,
+        **({} if weights == "rom" else {"weights": weights, "loadable": _texts(loadable_types(graph))}),
+        "input": {
+            "shape": list(op.shape),
+            "type": str(op.cast.element),
+            "int_bits": list(op.cast.int_bits),
+            "int_bits_shape": list(op.cast.shape),
+            "raw_type": str(graph.infos[graph.input.name].type),
+        },
+        "output": {"shape": list(out.shape), "type": str(out.type)},
+        "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+    }
+
+
+def _texts(types: Mapping[str, Types]) -> dict[str, list[str | None]]:
+    return {name: [None if type_ is None else str(type_) for type_ in pair] for name, pair in types.items()}
+
+
+def _type(text: str | None) -> FixedType | None:
+    return None if text is None else FixedType.parse(text)
+
+
+def _replaceable(target: Path, force: bool) -> Project | None:
+    """The project that may be replaced, None if there is nothing. Raises ProjectError if the folder must be left alone."""
+    if target.is_symlink():
+        raise ProjectError("its links go round in a circle", where=str(target), remedy="name another folder")
+    if not target.exists():
+        return None
+    if not target.is_dir():
+        raise ProjectError("is not a folder", where=str(target), remedy="name a folder that does not exist yet")
+    if not any(target.iterdir()):
+        return None
+    if not force:
+        raise ProjectError("the folder is not empty", where=str(target), remedy="name another folder, or use force to replace a qfx project")
+    if not (target / MANIFEST).is_file():
+        raise ProjectError("the folder is not a qfx project, so force does not replace it", where=str(target), remedy="name another folder")
+    return read_project(target)
+
+
+def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> None:
+    """Write into a sibling, then rename: a failure or an interrupt leaves everything as it was."""
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
+    try:
+        fresh = staging / "fresh"
+        for path, data in files.items():
+            place = fresh / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+        if old is not None:
+            _keep_foreign(target, fresh, old)
+        elif target.exists():
+            target.rmdir()  # empty, or this fails
+        try:
+            if old is not None:
+                os.rename(target, staging / "old")
+            os.rename(fresh, target)
+        except BaseException:
+            if (staging / "old").exists() and not target.exists():
+                os.rename(staging / "old", target)
+            raise
+    except OSError as error:
+        raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # it holds the project
+                folder.rmdir()
+
+
+def _keep_foreign(target: Path, fresh: Path, old: Project) -> None:
+    """Copy what qfx did not write from the old folder into the new one."""
+    ours = {*old.files, MANIFEST, *_BUILT}
+    for path in sorted(target.rglob("*")):
+        relative = path.relative_to(target)
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if relative.as_posix() in ours:
+            continue
+        place = fresh / relative
+        if place.exists():
+            raise ProjectError(f"{relative.as_posix()} is not a file that qfx wrote, and is in the way", where=str(target), remedy="move it away")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, place, follow_symlinks=False)

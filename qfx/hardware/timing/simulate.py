@@ -1,0 +1,321 @@
+"""Timed simulation of a design's tokens: when every process takes its turns if every FIFO has its depth. No data, no synthesis.
+
+Model, cycle by cycle (docs/schedule.md says what is assumed and why it is the safe side):
+
+- A turn is atomic: it starts when the turn before it started at least one cycle ago, all words that it reads have arrived, and all FIFOs that it
+  writes have room by the time its write is due. Nothing is read or written by half.
+- A turn that starts in cycle t reads in cycle t and writes in cycle t + latency. A word can be read from the cycle after its write, and its place be
+  written from the cycle after its read.
+- Between the last turn of a frame and the first of the next, a process empties its pipeline and starts again: latency + RESTART cycles.
+- The input port always has a word and the output port always takes one; frames follow each other without a pause.
+
+When a turn takes place depends only on turns that it needs, so the order in which processes are simulated does not matter, and a design that stops
+in one order stops in all of them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qfx.errors import ProjectError
+from qfx.hardware.design import design as d
+from qfx.hardware.timing.tokens import Program, program
+
+RESTART = 2
+"""Cycles in which a process of a dataflow region is done with a frame and begins the next, on top of its pipeline's latency; an assumption."""
+MAX_WORDS = 20_000_000
+"""Words a frame, over all FIFOs, beyond which a simulation is refused: about a minute and 2 GiB."""
+
+_EFFORT = 150_000  # words: a fraction of a second
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A process that cannot go on: ``stream`` is "empty" (it waits for ``other`` to write) or "full" (for ``other`` to read)."""
+
+    process: str
+    stream: str
+    state: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.process} waits for {self.other}: {self.stream} is {self.state}"
+
+
+class DeadlockError(ProjectError):
+    """The design stops for good. ``waits``: every process that cannot go on; ``circle``: those of them that wait for each other in a ring."""
+
+    def __init__(self, waits: Sequence[Wait], circle: Sequence[Wait], where: str = "") -> None:
+        self.waits, self.circle = tuple(waits), tuple(circle)
+        full = [wait.stream for wait in self.circle if wait.state == "full"]
+        super().__init__(
+            "the design deadlocks: " + "; ".join(map(str, self.circle)), where=where, remedy=f"make {' or '.join(full) or 'a FIFO'} deeper"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTiming:
+    """``turns`` a frame; ``busy``: cycles of one that never waits (turns, pipeline, restart); ``stall``: cycles that it waits in the last frame."""
+
+    name: str
+    turns: int
+    latency: int
+    busy: int
+    stall: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """``interval``: cycles from frame to frame, of the last two frames simulated; ``steady``: the two before them were as far apart.
+
+    ``latency``: cycles from reading the first word of the first frame until its last word has left. ``peaks``: the most words that each FIFO held, in
+    the order of the design's streams.
+    """
+
+    interval: int
+    steady: bool
+    latency: int
+    frames: int
+    processes: tuple[ProcessTiming, ...]
+    peaks: tuple[int, ...]
+
+    @property
+    def bottleneck(self) -> ProcessTiming:
+        """The process that takes most cycles a frame: no FIFO makes the interval shorter."""
+        return max(self.processes, key=lambda process: process.busy)
+
+    def frames_per_second(self, clock_ns: float) -> float:
+        return 1e9 / (self.interval * clock_ns)
+
+
+def words(design: d.Design) -> int:
+    """Words a frame, over all FIFOs: what a simulation costs."""
+    return sum(stream.words for stream in design.streams)
+
+
+def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str, int] | None = None) -> Timing:
+    """Run ``frames`` frames (at least 2; default: 3, more if they are small) through the design; ``depths`` overrides depths by stream name.
+
+    Raises DeadlockError if the design stops, ProjectError if its frame is longer than MAX_WORDS.
+    """
+    total = words(design)
+    if total > MAX_WORDS:
+        raise ProjectError(
+            f"a frame moves {total} words, too many to simulate (at most {MAX_WORDS})",
+            where="schedule",
+            remedy="fold less (raise PE and SIMD: fewer, wider words), or rely on the analysis alone",
+        )
+    count = max(2, frames) if frames is not None else min(max(3, _EFFORT // total), 16)
+    return _Simulation(design, count, dict(depths or {})).run()
+
+
+@dataclass(slots=True)
+class _Fifo:
+    """``arrived``: cycles from which the words that wait can be read. ``free``: cycles from which the places that are free can be written."""
+
+    arrived: deque[int]
+    free: deque[int]
+
+
+class _Plan:
+    """The turns of a program that read or write: ``gaps`` between them and ``codes``, the ports: bit i for input i, bit 8 + o for output o."""
+
+    def __init__(self, program_: Program) -> None:
+        ports = (*program_.reads, *program_.writes)
+        self.turns = np.unique(np.concatenate(ports)) if len(ports) > 1 else ports[0]
+        codes = np.zeros(self.turns.size, dtype=np.int64)
+        self.read_at = [np.searchsorted(self.turns, turns) for turns in program_.reads]
+        self.write_at = [np.searchsorted(self.turns, turns) for turns in program_.writes]
+        for i, at in enumerate(self.read_at):
+            codes[at] |= 1 << i
+        for o, at in enumerate(self.write_at):
+            codes[at] |= 256 << o
+        self.codes: list[int] = codes.tolist()
+        self.gaps: list[int] = np.diff(self.turns, prepend=0).tolist()
+        self.restart = program_.turns - int(self.turns[-1]) + program_.latency + RESTART
+
+
+class _Simulation:
+    def __init__(self, design: d.Design, frames: int, depths: dict[str, int]) -> None:
+        self.design, self.frames = design, frames
+        self.programs = [program(process) for process in design.processes]
+        self.fifos = {}
+        for stream in design.streams:
+            depth = min(depths.get(stream.name, stream.depth), stream.words * frames)
+            self.fifos[stream.name] = _Fifo(deque(), deque([0]) * depth)
+        self.plans = [_Plan(program_) for program_ in self.programs]
+        self.starts = [array("q") for _ in self.plans]
+        self.runs = [self._process(index) for index in range(len(self.plans))]
+
+    def run(self) -> Timing:
+        near = neighbours(self.design)
+        ready = deque(range(len(self.runs)))
+        queued = [True] * len(self.runs)
+        waits = [0] * len(self.runs)
+        runs, starts = self.runs, self.starts
+        while ready:
+            index = ready.popleft()
+            queued[index] = False
+            before = len(starts[index])
+            waits[index] = next(runs[index], _DONE)
+            if len(starts[index]) != before:
+                for other in near[index]:
+                    if not queued[other]:
+                        queued[other] = True
+                        ready.append(other)
+        if any(wait != _DONE for wait in waits):
+            raise deadlock(self.design, waits)
+        return self._timing()
+
+    def _process(self, index: int) -> Iterator[int]:
+        process, plan, program_ = self.design.processes[index], self.plans[index], self.programs[index]
+        ins = [self.fifos[stream.name] for stream in d.inputs(process)]
+        outs = [self.fifos[stream.name] for stream in d.outputs(process)]
+        if len(ins) == len(outs) == 1:
+            return _one_to_one(plan, self.frames, program_.latency, ins[0], outs[0], self.starts[index])
+        return _many(plan, self.frames, program_.latency, ins, outs, self.starts[index])
+
+    def _timing(self) -> Timing:
+        frames, processes = self.frames, self.design.processes
+        times = [np.frombuffer(starts, dtype=np.int64).reshape(frames, -1) for starts in self.starts]
+        wrote: dict[str, d.IntArray] = {}
+        read: dict[str, d.IntArray] = {}
+        rows = []
+        for process, plan, program_, at in zip(processes, self.plans, self.programs, times, strict=True):
+            for stream, events in zip(d.inputs(process), plan.read_at, strict=True):
+                read[stream.name] = at[:, events].ravel()
+            for stream, events in zip(d.outputs(process), plan.write_at, strict=True):
+                wrote[stream.name] = at[:, events].ravel() + program_.latency
+            busy = program_.turns + program_.latency + RESTART
+            period = int(at[-1, -1] - at[-2, -1])
+            rows.append(ProcessTiming(process.name, program_.turns, program_.latency, busy, period - busy))
+        # A place is taken from the cycle of its word's write to that of its read.
+        peaks = tuple(_peak(wrote[stream.name], read[stream.name]) for stream in self.design.streams)
+        last = times[_exit(self.design)][:, -1]
+        gaps = np.diff(last)
+        first = int(times[0][0, 0])
+        done = int(last[0]) + self.programs[_exit(self.design)].latency
+        return Timing(int(gaps[-1]), gaps.size > 1 and bool(gaps[-1] == gaps[-2]), done - first + 1, frames, tuple(rows), peaks)
+
+
+def _peak(wrote: d.IntArray, read: d.IntArray) -> int:
+    gone = np.searchsorted(read, wrote, side="left")  # words read in cycles before the write
+    return int((np.arange(1, wrote.size + 1) - gone).max())
+
+
+_DONE = -1
+_FULL = 8
+
+
+def _one_to_one(plan: _Plan, frames: int, latency: int, source: _Fifo, target: _Fifo, starts: array[int]) -> Iterator[int]:
+    """One input, one output: nearly all words of a network pass here. Yields the port that it waits for whenever it cannot go on."""
+    arrived, take, release = source.arrived, source.arrived.popleft, source.free.append
+    free, reserve, send = target.free, target.free.popleft, target.arrived.append
+    record = starts.append
+    flight = latency + 1
+    start = 0
+    for frame in range(frames):
+        start += plan.restart if frame else 0
+        for gap, code in zip(plan.gaps, plan.codes, strict=True):
+            start += gap
+            if code == 1:
+                while not arrived:
+                    yield 0
+                ready = take()
+                if ready > start:
+                    start = ready
+                release(start + 1)
+            elif code == 256:
+                while not free:
+                    yield _FULL
+                ready = reserve() - latency
+                if ready > start:
+                    start = ready
+                send(start + flight)
+            else:
+                while not arrived:
+                    yield 0
+                while not free:
+                    yield _FULL
+                ready = take()
+                if ready > start:
+                    start = ready
+                ready = reserve() - latency
+                if ready > start:
+                    start = ready
+                release(start + 1)
+                send(start + flight)
+            record(start)
+
+
+def _many(plan: _Plan, frames: int, latency: int, ins: list[_Fifo], outs: list[_Fifo], starts: array[int]) -> Iterator[int]:
+    """Any number of inputs and outputs."""
+    parts = {code: ([i for i in range(len(ins)) if code >> i & 1], [o for o in range(len(outs)) if code >> (8 + o) & 1]) for code in set(plan.codes)}
+    start = 0
+    for frame in range(frames):
+        start += plan.restart if frame else 0
+        for gap, code in zip(plan.gaps, plan.codes, strict=True):
+            start += gap
+            reads, writes = parts[code]
+            for i in reads:
+                while not ins[i].arrived:
+                    yield i
+            for o in writes:
+                while not outs[o].free:
+                    yield _FULL + o
+            for i in reads:
+                start = max(start, ins[i].arrived.popleft())
+            for o in writes:
+                start = max(start, outs[o].free.popleft() - latency)
+            for i in reads:
+                ins[i].free.append(start + 1)
+            for o in writes:
+                outs[o].arrived.append(start + latency + 1)
+            starts.append(start)
+
+
+def ends(design: d.Design) -> tuple[dict[str, int], dict[str, int]]:
+    """The index of the process that writes, and of the one that reads, each stream by name."""
+    writers = {stream.name: i for i, process in enumerate(design.processes) for stream in d.outputs(process)}
+    readers = {stream.name: i for i, process in enumerate(design.processes) for stream in d.inputs(process)}
+    return writers, readers
+
+
+def neighbours(design: d.Design) -> tuple[tuple[int, ...], ...]:
+    """For each process the indices of those that it shares a FIFO with."""
+    writers, readers = ends(design)
+    near: list[set[int]] = [set() for _ in design.processes]
+    for name, writer in writers.items():
+        near[writer].add(readers[name])
+        near[readers[name]].add(writer)
+    return tuple(tuple(sorted(found)) for found in near)
+
+
+def deadlock(design: d.Design, waits: Sequence[int]) -> DeadlockError:
+    """The error for processes that all wait: ``waits[i]`` is the input (0, 1) or the output (8, 9) that process i waits for, -1 if it has ended."""
+    writers, readers = ends(design)
+    found: dict[int, Wait] = {}
+    follows: dict[int, int] = {}
+    for index, wait in enumerate(waits):
+        if wait == _DONE:
+            continue
+        process = design.processes[index]
+        full = wait >= _FULL
+        stream = (d.outputs(process)[wait - _FULL] if full else d.inputs(process)[wait]).name
+        follows[index] = readers[stream] if full else writers[stream]
+        found[index] = Wait(process.name, stream, "full" if full else "empty", design.processes[follows[index]].name)
+    path: list[int] = []
+    index = min(found)
+    while index not in path:
+        path.append(index)
+        index = follows[index]
+    return DeadlockError(tuple(found.values()), [found[i] for i in path[path.index(index) :]], "schedule")
+
+
+def _exit(design: d.Design) -> int:
+    return next(i for i, process in enumerate(design.processes) if isinstance(process, d.ToPort))

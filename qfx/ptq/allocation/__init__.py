@@ -1,0 +1,1 @@
+"""Word lengths: how much each quantizer matters, and which widths a budget or a goal allows."""

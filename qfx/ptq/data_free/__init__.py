@@ -1,0 +1,1 @@
+"""Without any data: from the statistics that BatchNorm kept."""

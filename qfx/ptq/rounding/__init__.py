@@ -1,0 +1,1 @@
+"""Rounding weights better than to nearest."""

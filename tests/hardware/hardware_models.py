@@ -1,0 +1,280 @@
+"""Graphs and schedules for the tests of code generation: small, each with something that lowering could get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import gcd
+
+import numpy as np
+
+from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.ir.graph import Graph, Node
+from qfx.ir.ops import (
+    Add,
+    Affine,
+    ArrayType,
+    Cast,
+    Clip,
+    Concat,
+    Const,
+    Conv,
+    Input,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Mul,
+    Op,
+    Pad,
+    Relu,
+    Reshape,
+    Slice,
+    Stretch,
+    Sub,
+    SumPool,
+    Transpose,
+    Upsample,
+)
+
+
+def scalar(text: str) -> ArrayType:
+    return ArrayType.of(FixedType.parse(text))
+
+
+def const(seed: int, *shape: int, bits: int = 4, frac_bits: int = 3) -> Const:
+    low, high = -(1 << (bits - 1)), 1 << (bits - 1)
+    return Const(np.random.default_rng(seed).integers(low, high, shape), frac_bits)
+
+
+def chain(name: str, shape: tuple[int, ...], *ops: Op, cast: str = "ap_fixed<6,3,AP_RND,AP_SAT>") -> Graph:
+    """Input, then one operator after the other."""
+    nodes = [Node("x", Input(shape, scalar(cast)))]
+    for i, op in enumerate(ops):
+        nodes.append(Node(f"{type(op).__name__.lower()}{i}", op, (nodes[-1].name,)))
+    return Graph(name, tuple(nodes), nodes[-1].name)
+
+
+def conv(
+    seed: int, out: int, per_group: int, *kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, groups: int = 1
+) -> Conv:
+    axes = len(kernel)
+    return Conv(const(seed, out, per_group, *kernel), const(seed + 1, out, frac_bits=7), (stride,) * axes, (pads,) * axes, (dilation,) * axes, groups)
+
+
+def classifier() -> Graph:
+    """Convolution, ReLU, cast, flatten, linear, cast."""
+    return chain(
+        "classifier",
+        (3, 6, 5),
+        conv(0, 4, 3, 3, 3, pads=(1, 1)),
+        Relu(),
+        Cast(scalar("ap_ufixed<8,4,AP_RND_CONV,AP_SAT>")),
+        Reshape((120,)),
+        Linear(const(2, 10, 120), None),
+        Cast(scalar("ap_fixed<16,8>")),
+    )
+
+
+def residual() -> Graph:
+    """x -> conv -> cast -> + x, and the sum read twice by a product with itself; two forks."""
+    cast = scalar("ap_fixed<7,4,AP_RND,AP_SAT>")
+    return Graph(
+        "residual",
+        (
+            Node("x", Input((4, 5, 5), cast)),
+            Node("conv", conv(3, 4, 4, 3, 3, pads=(1, 1)), ("x",)),
+            Node("narrow", Cast(cast), ("conv",)),
+            Node("sum", Add(), ("narrow", "x")),
+            Node("difference", Sub(), ("sum", "x")),
+            Node("square", Mul(), ("difference", "difference")),
+            Node("join", Concat(), ("square", "sum", "x")),
+        ),
+        "join",
+    )
+
+
+def per_channel() -> Graph:
+    """A binary point for every channel, then one for every element, in front of and behind a permutation."""
+    rng = np.random.default_rng(5)
+    element = FixedType.parse("ap_fixed<5,3,AP_RND_CONV,AP_SAT_SYM>")
+    channels = ArrayType(element, (3, -1, 2, 0), (4, 1, 1))
+    elements = tuple(int(bits) for bits in rng.integers(-2, 3, 48))
+    return Graph(
+        "per_channel",
+        (
+            Node("x", Input((4, 3, 4), channels)),
+            Node("scale", Affine(const(6, 4), const(7, 4, frac_bits=9)), ("x",)),
+            Node("again", Cast(channels), ("scale",)),
+            Node("flat", Reshape((48,)), ("again",)),
+            Node("each", Cast(ArrayType(FixedType(4, max(elements), True), elements, (48,))), ("flat",)),
+            Node("slopes", Affine(const(8, 48), None), ("each",)),
+        ),
+        "slopes",
+    )
+
+
+def moved(weight: Const, *up: int) -> Const:
+    """The weight with the binary point of each output so many places to the left of the finest."""
+    return Const(weight.raw << np.array(up).reshape(-1, *(1,) * (weight.raw.ndim - 1)), weight.frac_bits + max(up))
+
+
+def own_points() -> Graph:
+    """Weights with a binary point for every output: grouped, depthwise and linear, with and without bias, and one output without weights."""
+    grouped = replace(conv(40, 4, 2, 3, 3, groups=2, pads=(1, 1)), weight=moved(const(40, 4, 2, 3, 3), 0, 5, 2, 5))
+    depthwise = replace(conv(41, 4, 1, 2, 2, groups=4), weight=moved(const(41, 4, 1, 2, 2), 3, 0, 0, 7), bias=None)
+    rows = const(42, 6, 4 * 3 * 4).raw * np.array([1, 1, 0, 1, 1, 1]).reshape(-1, 1)
+    narrow = Cast(scalar("ap_fixed<7,5,AP_RND,AP_SAT>"))
+    return chain(
+        "own_points", (4, 4, 5), grouped, narrow, depthwise, narrow, Reshape((48,)), Linear(moved(Const(rows, 3), 1, 0, 6, 2, 9, 1), const(43, 6))
+    )
+
+
+FAR = (2, 40, 21, -9)
+"""Grids so far apart that no word of 64 bits holds sums on the finest of them."""
+
+
+def far_channels() -> Graph:
+    """Channels on grids of their own from the convolution to the cast, by every operator that may meet them, and two that mix them again."""
+
+    def own(seed: int, *shape: int, grids: tuple[int, ...] = FAR, bits: int = 4) -> Const:
+        return Const(const(seed, *shape, bits=bits).raw, grids)
+
+    points = ArrayType(FixedType.parse("ap_fixed<6,4,AP_RND,AP_SAT>"), tuple(6 - bits for bits in (3, 19, 12, 2)), (4, 1, 1))
+    points = replace(points, element=replace(points.element, int_bits=max(points.int_bits)))
+    return Graph(
+        "far_channels",
+        (
+            Node("x", Input((4, 4, 3), points)),
+            Node("first", Affine(own(60, 4), own(61, 4, bits=6, grids=(9, 60, 30, -4))), ("x",)),
+            Node("conv", Conv(own(62, 4, 4, 2, 2), own(63, 4, bits=6, grids=(30, 62, 40, 20)), (1, 1), ((1, 0), (0, 1)), (1, 1), 1), ("x",)),
+            Node("norm", Affine(own(64, 4, grids=(0, 1, -2, 3)), own(65, 4, grids=(24, 55, 35, 16))), ("conv",)),
+            Node("sum", Add(), ("norm", "first")),
+            Node("difference", Sub(), ("sum", "x")),
+            Node("leaky", LeakyRelu(-2), ("difference",)),
+            Node("clip", Clip(Const(np.array(-3), 40), Const(np.array(200), 42)), ("leaky",)),
+            Node("relu", Relu(), ("norm",)),
+            Node("pool", MaxPool((2, 2), (1, 1), ((0, 1), (1, 0)), (1, 1)), ("relu",)),
+            Node("pads", Pad(((2, 0), (0, 0), (0, 0))), ("clip",)),
+            Node("slice", Slice((1, 0, 0), (6, 4, 3), (1, 1, 1)), ("pads",)),
+            Node("join", Concat(), ("slice", "pool", "x")),
+            Node("narrow", Cast(scalar("ap_fixed<9,6,AP_RND_CONV,AP_SAT>")), ("join",)),
+        ),
+        "narrow",
+    )
+
+
+def far_products() -> Graph:
+    """Products of channels on grids of their own, a sum over windows, and a cast with a binary point for each channel."""
+    grids = (1, 9, 4)
+    wide = Affine(Const(const(70, 3).raw, grids), Const(const(71, 3).raw, (2, 14, 3)))
+    casts = ArrayType(FixedType(7, 5, True), (5, -6, 1), (3, 1))
+    return Graph(
+        "far_products",
+        (
+            Node("x", Input((3, 6), ArrayType(FixedType.parse("ap_fixed<5,3>"), (3, -8, 0), (3, 1)))),
+            Node("wide", wide, ("x",)),
+            Node("square", Mul(), ("wide", "x")),
+            Node("pool", SumPool((2,), (2,), ((0, 0),)), ("square",)),
+            Node("twice", Upsample((2,)), ("pool",)),
+            Node("stretch", Stretch((2,)), ("twice",)),
+            Node("cast", Cast(casts), ("stretch",)),
+            Node("flat", Reshape((33,)), ("stretch",)),
+            Node("linear", Linear(const(72, 3, 33), None), ("flat",)),
+            Node("column", Reshape((3, 1)), ("linear",)),
+            Node("same", Transpose((0, 1)), ("cast",)),
+            Node("part", Slice((0, 0), (3, 1), (1, 1)), ("same",)),
+            Node("sum", Add(), ("part", "column")),
+        ),
+        "sum",
+    )
+
+
+DIRECTED: tuple[Callable[[], Graph], ...] = (
+    own_points,
+    far_channels,
+    far_products,
+    classifier,
+    residual,
+    per_channel,
+    lambda: chain("strided", (2, 7, 9), conv(10, 3, 2, 3, 2, stride=2, pads=(2, 1))),
+    lambda: chain("skipping", (2, 9, 9), conv(11, 4, 2, 2, 2, stride=4, pads=(1, 0))),
+    lambda: chain("dilated", (3, 9, 8), conv(12, 2, 3, 3, 3, dilation=2, pads=(0, 3))),
+    lambda: chain("grouped", (6, 5, 5), conv(13, 4, 3, 3, 3, groups=2, pads=(1, 1))),
+    lambda: chain("depthwise", (6, 6, 5), conv(14, 6, 1, 3, 3, groups=6, pads=(1, 1))),
+    lambda: chain("multiplier", (3, 5, 5), conv(15, 6, 1, 2, 2, groups=3)),
+    lambda: chain("pointwise_groups", (4, 3, 3), conv(16, 4, 1, 1, 1, groups=4)),
+    lambda: chain("sparse", (4, 5, 5), conv(17, 3, 4, 1, 1, stride=2)),
+    lambda: chain("one_dimension", (3, 11), conv(18, 4, 3, 4, stride=3, pads=(2, 0)), MaxPool((2,), (1,), ((1, 1),), (1,))),
+    lambda: chain("far_pads", (2, 3, 3), conv(19, 2, 2, 2, 2, pads=(3, 4))),
+    lambda: chain("overlapping_pools", (4, 7, 7), MaxPool((3, 3), (2, 1), ((1, 1), (0, 1)), (1, 2)), SumPool((2, 2), (1, 1), ((1, 0), (0, 1)))),
+    lambda: chain("unsigned_pool", (2, 5, 5), MaxPool((2, 2), (2, 2), ((1, 1), (1, 1)), (1, 1)), cast="ap_ufixed<5,2>"),
+    lambda: chain(
+        "global_pools", (4, 3, 5), SumPool((3, 5), (1, 1), ((0, 0), (0, 0))), Affine(Const(np.array(17), 8), None), Cast(scalar("ap_fixed<9,4>"))
+    ),
+    lambda: chain("global_max", (3, 4, 4), MaxPool((4, 4), (4, 4), ((0, 0), (0, 0)), (1, 1))),
+    lambda: chain("odd_reshape", (2, 3, 5), Transpose((2, 0, 1)), Reshape((3, 10)), Transpose((1, 0)), Reshape((6, 5)), Relu()),
+    lambda: chain(
+        "transposed_linear",
+        (4, 3, 2),
+        Transpose((1, 2, 0)),
+        Reshape((24,)),
+        Clip(Const(np.array(-3), 1), Const(np.array(5), 2)),
+        Linear(const(20, 6, 24), const(21, 6)),
+    ),
+    lambda: chain("padded", (2, 3, 4), Pad(((1, 2), (0, 1), (2, 0))), Slice((1, 0, 1), (4, 4, 6), (2, 1, 3)), LeakyRelu(-3)),
+    lambda: chain("padded_words", (4, 3, 4), Pad(((2, 4), (0, 1), (2, 0))), Slice((2, 0, 1), (6, 4, 6), (1, 1, 3)), LeakyRelu(-3)),
+    lambda: chain("upsampled", (4, 3, 4), Upsample((2, 3)), Relu(), Upsample((1, 2)), Upsample((3, 1))),
+    lambda: chain("transposed_convolution", (4, 3, 2), Stretch((2, 3)), Pad(((0, 0), (2, 2), (1, 1))), conv(25, 3, 4, 3, 3)),
+    lambda: chain("stretched_signal", (2, 7), Upsample((3,)), Stretch((2,)), cast="ap_ufixed<5,2>"),
+    lambda: chain("features", (9,), Pad(((1, 2),)), Slice((0,), (11,), (2,)), Affine(const(22, 6), const(23, frac_bits=0))),
+    lambda: chain(
+        "wide", (5,), Linear(const(24, 4, 5, bits=24), None), Cast(scalar("ap_fixed<30,2,AP_RND_INF,AP_WRAP>")), Relu(), cast="ap_fixed<25,3>"
+    ),
+    lambda: chain("one_bit", (8,), Linear(Const(np.zeros((3, 8), dtype=np.int64), 0), None), cast="ap_ufixed<1,1>"),
+)
+
+
+def divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
+    """Any legal folding of every node, and any number of channels per word at the ports."""
+
+    def pick(choices: list[int]) -> int:
+        return int(rng.choice(choices))
+
+    foldings: dict[str, Folding] = {}
+    for node in graph.nodes:
+        op, channels = node.op, graph.infos[node.name].shape[0]
+        if isinstance(op, Conv):
+            outputs, per_group, *kernel = op.weight.shape
+            if op.groups > 1 and per_group == 1 and outputs == op.groups:
+                foldings[node.name] = Folding(pick(divisors(outputs)))
+            else:
+                simd = [n for n in divisors(int(np.prod(kernel)) * per_group) if per_group % n == 0 or n % per_group == 0]
+                foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd))
+        elif isinstance(op, Linear):
+            foldings[node.name] = Folding(pick(divisors(channels)), pick(divisors(op.weight.shape[1])))
+        elif isinstance(op, Concat):
+            common = int(np.gcd.reduce([graph.infos[name].shape[0] for name in node.inputs]))
+            foldings[node.name] = Folding(pick(divisors(common)))
+        elif isinstance(op, Pad):
+            foldings[node.name] = Folding(pick(divisors(gcd(graph.infos[node.inputs[0]].shape[0], *op.pads[0]))))
+        elif isinstance(op, Slice):
+            whole = gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0]) if op.steps[0] == 1 else 1
+            foldings[node.name] = Folding(pick(divisors(whole)))
+        elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
+            foldings[node.name] = Folding(pick(divisors(channels)))
+    ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]
+    made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
+    try:
+        lower(graph, made)
+    except ProjectError as error:
+        if not error.what.startswith("a word of"):
+            raise
+        return Schedule()  # so many numbers of so many bits side by side that no tool takes the word
+    return made

@@ -1,0 +1,112 @@
+"""C simulation gives the raw integers of the interpreter: on directed graphs and on random ones, folded in every way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hardware_models import DIRECTED, classifier, random_schedule
+
+from qfx.errors import DataError, ProjectError
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.project import csim
+from qfx.hardware.project.csim import build_bundle
+from qfx.hardware.project.project import write_project
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import quantize_input, run, run_raw
+from qfx.ir.ops import Const, Linear
+from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
+
+SAMPLES = 5
+
+
+def check(designs: list[tuple[Graph, Schedule]], folder: Path) -> None:
+    """One bundle, every design, several frames in a row."""
+    bundle = build_bundle(designs, folder, flags=("-Werror", "-O1"))
+    for index, (graph, schedule) in enumerate(designs):
+        x = adversarial_inputs(graph, np.random.default_rng(index), SAMPLES)
+        try:
+            assert_bit_exact(bundle.run_from_raw(index, quantize_input(graph, x)), run_raw(graph, x), names=("C simulation", "interpreter"))
+        except AssertionError as error:
+            raise AssertionError(f"{graph.name} with {schedule}: {error}") from error
+
+
+@pytest.mark.usefixtures("gxx")
+def test_directed_graphs(tmp_path: Path) -> None:
+    check([(make(), Schedule()) for make in DIRECTED], tmp_path)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_directed_graphs_folded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    check([(graph, random_schedule(graph, rng)) for graph in (make() for make in DIRECTED)], tmp_path)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_random_graphs(tmp_path: Path, thorough: bool) -> None:
+    seed = int(np.random.default_rng().integers(1 << 32))
+    print(f"seed {seed}")  # shown by pytest if the test fails
+    for batch in range(20 if thorough else 1):
+        rng = np.random.default_rng(seed + batch)
+        graphs = [random_graph(rng) for _ in range(30)]
+        designs = [(graph, random_schedule(graph, rng) if i % 2 else Schedule()) for i, graph in enumerate(graphs)]
+        check(designs, tmp_path / str(batch))
+
+
+@pytest.mark.usefixtures("gxx")
+def test_a_planted_error_is_found(tmp_path: Path) -> None:
+    graph = classifier()
+    linear = graph.node("linear4")
+    assert isinstance(linear.op, Linear)
+    raw = linear.op.weight.raw.copy()
+    raw[0, 0] += 1  # one least significant bit of one weight
+    planted = replace(linear, op=replace(linear.op, weight=Const(raw, linear.op.weight.frac_bits)))
+    wrong = graph.with_nodes(tuple(planted if node is linear else node for node in graph.nodes))
+    bundle = build_bundle([(wrong, Schedule())], tmp_path)
+    x = adversarial_inputs(graph, np.random.default_rng(0), 8)
+    with pytest.raises(AssertionError, match="numbers differ"):
+        assert_bit_exact(bundle.run_from_raw(0, quantize_input(graph, x)), run_raw(graph, x))
+
+
+@pytest.mark.usefixtures("gxx")
+def test_run_a_project(tmp_path: Path) -> None:
+    graph = classifier()
+    project = tmp_path / "project"
+    write_project(graph, project, board="zcu102")
+    x = np.random.default_rng(2).normal(size=(3, 3, 6, 5)).astype(np.float32)
+    values = csim.run(project, x)
+    assert values.shape == (3, 10)
+    assert_bit_exact(values, run(graph, x))
+    assert_bit_exact(csim.run_raw(project, x.astype(np.float64)), run_raw(graph, x))
+    assert csim.run_raw(project, x[:0]).shape == (0, 10)
+    built = (project / "build" / "tb").stat().st_mtime_ns
+    csim.build(project)
+    assert (project / "build" / "tb").stat().st_mtime_ns == built  # nothing changed, nothing is compiled
+    with pytest.raises(DataError, match="shape"):
+        csim.run(project, x[:, :2])
+    with pytest.raises(DataError, match="int64"):
+        csim.run(project, x.astype(np.int64))
+    with pytest.raises(DataError):
+        csim.run(project, np.full_like(x, np.nan))
+
+
+def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(classifier(), tmp_path / "project", board="zcu102")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ProjectError, match=r"g\+\+ is missing"):
+        csim.build(tmp_path / "project")
+
+
+@pytest.mark.usefixtures("gxx")
+def test_broken_cpp_is_refused(tmp_path: Path) -> None:
+    project = write_project(classifier(), tmp_path / "project", board="zcu102")
+    source = project.path / "src" / f"{project.top}.cpp"
+    source.write_text(source.read_text() + "\n#error planted\n")
+    with pytest.raises(ProjectError, match="planted"):
+        csim.build(project.path)
+    assert not (project.path / "build" / "tb").exists()
+    source.unlink()
+    with pytest.raises(ProjectError, match="missing"):
+        csim.build(project.path)
