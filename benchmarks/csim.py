@@ -20,7 +20,9 @@ import qfx
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.timing import machine
 from qfx.hardware.design.schedule import Folding, Schedule
-from qfx.hardware.project.csim import build_bundle
+from qfx.hardware.project import csim
+from qfx.hardware.project.execute import execute
+from qfx.hardware.project.project import write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.ops import Conv, Linear, macs
@@ -46,12 +48,14 @@ def speeds(model: nn.Module, x: torch.Tensor, simulated: int, folder: Path, bits
     """
     graph = optimize(qfx.to_graph(qfx.quantize(model.eval(), x[: min(len(x), 64)], qfx.Recipe.uniform(bits))))
     x_raw = quantize_input(graph, x.numpy())
-    builds = (
-        ("vendor's headers, one at a time", Schedule(), False, simulated),
-        ("vendor's headers, PE = SIMD = 4", folded(graph, 4), False, simulated),
-        ("fast emulator", Schedule(), True, len(x)),
-    )
-    return [_speed(name, graph, schedule, fast, x_raw[:count], folder / str(i)) for i, (name, schedule, fast, count) in enumerate(builds)]
+    single, parallel = folder / "single", folder / "parallel"
+    for project, schedule in ((single, Schedule()), (parallel, folded(graph, 4))):
+        write_project(graph, project, board="zcu102", schedule=schedule)
+    return [
+        _speed("vendor's headers, one at a time", graph, single, False, x_raw[:simulated]),
+        _speed("vendor's headers, PE = SIMD = 4", graph, parallel, False, x_raw[:simulated]),
+        _speed("fast emulator", graph, single, True, x_raw),
+    ]
 
 
 def folded(graph: Graph, lanes: int) -> Schedule:
@@ -64,13 +68,13 @@ def folded(graph: Graph, lanes: int) -> Schedule:
     return Schedule.of(foldings)
 
 
-def _speed(name: str, graph: Graph, schedule: Schedule, fast: bool, x_raw: npt.NDArray[np.int64], folder: Path) -> Speed:
+def _speed(name: str, graph: Graph, project: Path, fast: bool, x_raw: npt.NDArray[np.int64]) -> Speed:
     began = _children()
-    bundle = build_bundle([(graph, schedule)], folder, fast=fast)
+    command, shape = (str(csim.build(project, fast=fast)),), graph.infos[graph.output].shape
     built = _children()
-    bundle.run_from_raw(0, x_raw[:1])  # the executable comes from the disk
+    execute(command, x_raw[:1], shape)  # the executable comes from the disk
     warm = _children()
-    found = bundle.run_from_raw(0, x_raw)
+    found = execute(command, x_raw, shape)
     seconds = _children() - warm
     assert_bit_exact(found, run_from_raw(graph, x_raw), names=(name, "interpreter"))
     work = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)

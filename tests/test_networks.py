@@ -14,13 +14,13 @@ import numpy.typing as npt
 import pytest
 import torch
 from networks import NETWORKS, make
+from support.bundles import Bundle, build_bundle
 from test_real_models import needed
 from torch import Tensor, nn
 
 import qfx
 from qfx import Graph, Recipe, Spec
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.project.csim import Bundle, build_bundle
 from qfx.ir import ops
 from qfx.ir.interpret import quantize_input, run_raw, trace
 from qfx.ir.passes.pipeline import optimize

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from support.bundles import build_bundle
 
 from qfx import DataError, FixedType, Graph
 from qfx.cli import main
@@ -20,7 +21,6 @@ from qfx.export.onnx_file import save
 from qfx.fixed.reference import round_raw
 from qfx.fixed.type import OMode, QMode
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
 from qfx.ir import ops
 from qfx.ir.graph import Node
@@ -150,9 +150,7 @@ def test_random_graphs_count_the_same(tmp_path: Path, thorough: bool) -> None:
     rng = np.random.default_rng(seed)
     graphs = [random_graph(rng, max_nodes=12) for _ in range(100 if thorough else 20)]
     for fast in (False, True):
-        bundle = csim.build_bundle(
-            [(graph, Schedule()) for graph in graphs], tmp_path / str(fast), fast=fast, flags=("-Werror", "-O1", "-DQFX_REPORT")
-        )
+        bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path / str(fast), fast=fast, flags=("-Werror", "-O1", "-DQFX_REPORT"))
         for index, graph in enumerate(graphs):
             x = adversarial_inputs(graph, np.random.default_rng(index), 5)
             places = {node.name: place for place, node in enumerate(graph.nodes)}

@@ -1,6 +1,6 @@
 """Building the fused C++: from a source and its defines to a loaded shared object, or to one clear warning that says why there is none.
 
-The compiler is ``$CXX`` (which may have arguments), else g++, c++ or clang++. Shared objects are kept in ``$XDG_CACHE_HOME/qfx`` (``~/.cache/qfx``),
+The compiler is ``$CXX``, else g++, c++ or clang++: ``qfx/compiler.py``. Shared objects are kept in ``$XDG_CACHE_HOME/qfx`` (``~/.cache/qfx``),
 named by a hash of the source, the flags, the compiler and the processor. Each ends in a digest of itself, which is looked at before it is loaded:
 loading a truncated one would kill the process. What is damaged is built anew. A file appears there whole, by a rename, so that processes may build at
 the same time; compilation itself happens in a private temporary folder.
@@ -34,6 +34,8 @@ from pathlib import Path
 
 import torch
 
+from qfx.compiler import CompilerError
+from qfx.compiler import command as compiler_command
 from qfx.errors import NativeKernelWarning, QfxError
 
 FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-std=c++11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
@@ -59,7 +61,7 @@ def library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
     """
     try:
         return _library(_SOURCES / source_name, defines)
-    except _BuildError as error:
+    except (_BuildError, CompilerError) as error:
         slow = "qfx runs without its native kernel: it computes the same numbers, but training takes up to 13 times as long"
         _say("unbuilt", f"{slow}.\n  reason: {error}")
         return None
@@ -187,21 +189,11 @@ def _workplace(cache: Path | None) -> tempfile.TemporaryDirectory[str]:
 
 @lru_cache(maxsize=1)
 def _compiler(wanted: str) -> tuple[str, ...]:
-    """The command for ``$CXX``, or of the first compiler that is installed. Raises _BuildError if there is none."""
-    if not wanted.strip():
-        for name in _COMPILERS:
-            found = shutil.which(name)
-            if found is not None:
-                return (found,)
-        raise _BuildError(f"no compiler: none of {', '.join(_COMPILERS)} is on PATH", remedy="install g++, or set CXX to a C++ compiler")
-    try:
-        words = [wanted] if shutil.which(wanted) else shlex.split(wanted)
-    except ValueError as error:
-        raise _BuildError(f"CXX is {wanted!r}, which is no command: {error}", remedy="set CXX to a C++ compiler, or unset it to use g++") from error
-    found = shutil.which(words[0]) if words else None
+    """The command for ``$CXX``, or of the first compiler that is installed. Raises CompilerError or _BuildError if there is none."""
+    found = compiler_command(wanted, _COMPILERS)
     if found is None:
-        raise _BuildError(f"CXX is {wanted!r}, which is not installed", remedy="set CXX to a C++ compiler, or unset it to use g++")
-    return (found, *words[1:])
+        raise _BuildError(f"no compiler: none of {', '.join(_COMPILERS)} is on PATH", remedy="install g++, or set CXX to a C++ compiler")
+    return found
 
 
 def _compile(compiler: tuple[str, ...], source: Path, defines: tuple[str, ...], built: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nn_models import check_exact
+from support.bundles import build_bundle
 from torch import Tensor, nn
 
 import qfx
 from qfx import Override, Recipe, Spec, UnsupportedError
 from qfx.capture.any_names import RESERVED, is_plain
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.project.csim import build_bundle
 from qfx.ir.graph import check_name, graph_name
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.passes.pipeline import optimize

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from random_models import Program, build, programs, scatter
+from support.bundles import Bundle, build_bundle
 
 import qfx
 from qfx.errors import ExactnessError
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.project.csim import Bundle, build_bundle
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.passes.pipeline import optimize

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hardware_models import DIRECTED, chain, conv, random_schedule
+from support.bundles import Bundle, build_bundle
 from support.pragma_grammar import Tool
 
 from qfx.hardware.assets import hls_root, read_tree, simulation_headers
 from qfx.hardware.design.schedule import ARITHMETIC, Folding, Schedule
 from qfx.hardware.emit.emit import CSIM_FLAGS
 from qfx.hardware.emit.emulate import FAST_FLAGS
-from qfx.hardware.project.csim import VARIANTS, Bundle, build_bundle
+from qfx.hardware.project.csim import VARIANTS
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.passes.pipeline import optimize

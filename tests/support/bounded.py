@@ -22,7 +22,7 @@ from qfx.hardware.design import loading
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
 from qfx.hardware.emit.templates import render
-from qfx.hardware.project.csim import compile_cpp
+from qfx.hardware.project.compile import compile_cpp
 from qfx.hardware.timing.simulate import deadlock
 from qfx.hardware.timing.tokens import program
 from qfx.ir.values import RawArray

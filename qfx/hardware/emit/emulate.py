@@ -39,7 +39,7 @@ FAST_FLAGS = (
 )
 """How the fast emulator is compiled."""
 
-EXECUTABLES = ("tb", "tb_trace", "tb_report", "fast", "fast_trace", "fast_report", "fast.target", "fast_trace.target", "fast_report.target")
+EXECUTABLES = tuple(f"{build}{variant}{stamp}" for build in ("tb", "fast") for variant in ("", "_trace", "_report") for stamp in ("", ".target"))
 """What simulation leaves in the folder ``build`` of a project."""
 
 _LANES = 64  # numbers per word: as many as a vector register holds bytes, and any word stays below 4096 bits

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hardware_models import chain, const, conv, random_schedule, scalar
+from support.bundles import build_bundle
 
 from qfx.errors import ProjectError
 from qfx.fixed.digits import csd
@@ -21,7 +22,6 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import ARITHMETIC, Folding, Schedule
 from qfx.hardware.emit.cpp import pack_weights
 from qfx.hardware.emit.emit import emit_sources
-from qfx.hardware.project.csim import build_bundle
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.ops import Cast, Const, Conv, Linear, Relu, Reshape

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hardware_models import DIRECTED, classifier, random_schedule
+from support.bundles import build_bundle
 
 from qfx.errors import DataError, ProjectError
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.project import csim
-from qfx.hardware.project.csim import build_bundle
 from qfx.hardware.project.project import write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run, run_raw
@@ -97,6 +98,61 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProjectError, match=r"g\+\+ is missing"):
         csim.build(tmp_path / "project")
+
+
+def wrapper(folder: Path, compiler: str) -> Path:
+    """A compiler of another name that leaves a line in ``folder/calls`` each time that it is called with sources."""
+    script = folder / "wrapped"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *.cpp*) echo "$*" >>"{folder}/calls";; esac\nexec "{compiler}" "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_the_compiler_is_the_one_that_is_asked_for(gxx: str, compiler: str, fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In either build; another one builds anew, the same one does not."""
+    path = gxx if compiler == "g++" else shutil.which(compiler)
+    if path is None:
+        pytest.skip(f"{compiler} is not installed")
+    graph = classifier()
+    project = write_project(graph, tmp_path / "project", board="zcu102").path
+    executable, x = project / "build" / ("fast" if fast else "tb"), adversarial_inputs(graph, np.random.default_rng(6), 4)
+    csim.build(project, fast=fast)
+    first = executable.stat().st_mtime_ns
+    monkeypatch.setenv("CXX", f"{wrapper(tmp_path, path)} -DASKED_FOR")
+    assert_bit_exact(csim.run_raw(project, x, fast=fast), run_raw(graph, x))
+    (call,) = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert call.startswith("-DASKED_FOR ")
+    second = executable.stat().st_mtime_ns
+    assert second > first
+    csim.build(project, fast=fast)
+    assert executable.stat().st_mtime_ns == second
+    monkeypatch.delenv("CXX")
+    csim.build(project, fast=fast)
+    assert executable.stat().st_mtime_ns > second
+    write_project(graph, project, board="zcu102", force=True)
+    assert not (project / "build").exists()  # no stamp stays behind
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [("/nowhere/g++ -O2", "which is not installed"), ("g++ 'half", "which is no command"), ("true", r"which is neither a g\+\+ nor a clang\+\+")],
+)
+def test_what_is_no_compiler_is_refused_by_name(asked: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = write_project(classifier(), tmp_path / "project", board="zcu102").path
+    monkeypatch.setenv("CXX", asked)
+    with pytest.raises(ProjectError, match=message) as refusal:
+        csim.build(project)
+    assert asked in refusal.value.what
+    assert "set CXX" in refusal.value.remedy
+
+
+def test_a_compiler_that_refuses_the_sources_is_named(gxx: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = write_project(classifier(), tmp_path / "project", board="zcu102").path
+    monkeypatch.setenv("CXX", f"{wrapper(tmp_path, gxx)} -DAP_INT_MAX_W=oops")
+    with pytest.raises(ProjectError, match=r"^\S+tb: wrapped -DAP_INT_MAX_W=oops refuses the C\+\+"):
+        csim.build(project)
 
 
 @pytest.mark.usefixtures("gxx")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hardware_models import DIRECTED, classifier, random_schedule
+from support.bundles import build_bundle
 
 from qfx.errors import ProjectError
 from qfx.fixed.reference import cast_raw
@@ -18,7 +19,6 @@ from qfx.hardware.assets import hls_root
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit.emulate import FAST_FLAGS, emit_emulator, wide_schedule
 from qfx.hardware.project import csim
-from qfx.hardware.project.csim import build_bundle
 from qfx.hardware.project.project import write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run, run_raw

@@ -1,0 +1,89 @@
+"""Several generated designs compiled into one executable: seconds once instead of once per design."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qfx.errors import ProjectError
+from qfx.hardware.assets import hls_root, simulation_headers
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.names import identifier
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
+from qfx.hardware.emit.emulate import FAST_FLAGS, emit_emulator
+from qfx.hardware.project.compile import compile_cpp
+from qfx.hardware.project.execute import counted, execute
+from qfx.ir.graph import Graph
+from qfx.ir.losses import Loss
+from qfx.ir.passes.loadable import loadable_types
+from qfx.ir.values import RawArray, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Designs in one executable. Made by ``build_bundle``."""
+
+    executable: Path
+    output_shapes: tuple[Shape, ...]
+
+    def run_from_raw(self, index: int, x_raw: RawArray) -> RawArray:
+        """The output raws of design ``index`` for input raws (N, *input shape)."""
+        return execute((str(self.executable), str(index)), x_raw, self.output_shapes[index])
+
+    def losses_from_raw(self, index: int, x_raw: RawArray) -> dict[int, Loss]:
+        """What the casts of design ``index`` lose, by their node's place in the graph; of a bundle that was compiled with QFX_REPORT defined."""
+        return counted((str(self.executable), str(index)), x_raw, self.output_shapes[index])
+
+
+def build_bundle(
+    designs: Sequence[tuple[Graph, Schedule]], folder: str | os.PathLike[str], *, fast: bool = False, flags: Sequence[str] = ()
+) -> Bundle:
+    """Compile the designs into one executable in ``folder`` (each in a namespace of its own); ``flags`` are added to CSIM_FLAGS.
+
+    ``fast``: their emulators, whatever the schedules, with FAST_FLAGS. Raises ProjectError as ``csim.build`` does, and for a graph that cannot be
+    lowered.
+    """
+    root = Path(folder)
+    tops = [f"design_{i}_{identifier(graph.name)[:24].strip('_')}" for i, (graph, _) in enumerate(designs)]
+    for top, (graph, schedule) in zip(tops, designs, strict=True):
+        if not fast and loadable_types(graph):
+            raise ProjectError("its constants are loaded, which a bundle does not", where=graph.name, remedy="write a project, or make them constant")
+        files = emit_emulator(graph, top) if fast else emit_sources(lower(graph, schedule), top)
+        for path, text in files.items():
+            place = root / top / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text, encoding="utf-8")
+    main, executable, hls = root / "bundle.cpp", root / "bundle", hls_root()
+    if fast:
+        main.write_text(_fast_bundle_main(tops), encoding="utf-8")
+        includes: tuple[str, ...] = ("-isystem", str(hls / "sim" / "native"), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}")
+    else:
+        main.write_text(_bundle_main(tops), encoding="utf-8")
+        includes = (*simulation_headers(), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
+    compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else CSIM_FLAGS), *flags))
+    return Bundle(executable, tuple(graph.infos[graph.output].shape for graph, _ in designs))
+
+
+def _bundle_main(tops: Sequence[str]) -> str:
+    includes = "\n".join(f'#include "{top}/src/{top}.cpp"' for top in tops)
+    cases = "\n".join(
+        f'  if (which == "{i}") ran = qfx_tb::run<{top}_ports::input, {top}_ports::output>({top}, in, out);' for i, top in enumerate(tops)
+    )
+    return (
+        f'#include "harness.h"\n\n{includes}\n\n'
+        "int main(int argc, char** argv) {\n  if (argc != 4) return 2;\n  const std::string which = argv[1];\n"
+        "  qfx_tb::numbers in, out;\n  bool ran = false;\n  if (!qfx_tb::load(argv[2], in)) return 2;\n"
+        f"{cases}\n  return ran && qfx_tb::save(argv[3], out, 1) ? 0 : 2;\n}}\n"
+    )
+
+
+def _fast_bundle_main(tops: Sequence[str]) -> str:
+    includes = "\n".join(f'#include "{top}/fast.cpp"' for top in tops)
+    cases = "\n".join(f'  if (which == "{i}") return {top}_main(argc - 1, argv + 1);' for i, top in enumerate(tops))
+    return (
+        f"#define QFX_BUNDLE\n#include <string>\n\n{includes}\n\n"
+        f'int main(int argc, char** argv) {{\n  const std::string which = argc > 1 ? argv[1] : "";\n{cases}\n  return 2;\n}}\n'
+    )
