@@ -2,7 +2,8 @@
 
 The forward is ``overflow(round(v * 2**F)) * 2**-F``, equal to ``reference.py`` bit for bit, and never depends on training, tracing or grad mode. The
 backward recomputes the Cast from what is alive anyway, so that nothing but the inputs is kept. Two executors give the same bits: ``native.py`` (one
-fused C++ pass) and ``eager.py`` (torch operators).
+fused C++ pass) and ``eager.py`` (torch operators). Here it is decided, call by call, in which floats a result comes and which way it is computed;
+``step.py`` goes that way, forward and backward.
 
 Gradients, with s = 2**-F the least significant bit, q = Cast(v), and "in range" decided on the rounded value (7.99 that rounds up into overflow is
 saturated):
@@ -29,15 +30,15 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qfx.errors import DataError
 from qfx.fixed import eager, native
-from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, Plan, plan_of
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, plan_of
+from qfx.fixed.step import Flat, Pair, Step, Whole
 from qfx.fixed.type import FixedType, OMode  # noqa: F401 (OMode: for the doctests)
 
 __all__ = ["CastMode", "PlainCast", "cast", "channel_moments", "quantize", "quantize_pair"]
@@ -127,36 +128,24 @@ def quantize(
         return result
     if x.is_neg() or frac_bits.is_neg():  # views that say minus; the fused pass reads what lies in memory
         x, frac_bits = x.resolve_neg(), frac_bits.resolve_neg()
-    if scale is None and shift is None and addend is None and type(width) is int and not check_finite and x.dtype is torch.float32:
-        plan = plan_of(mode, width, negative_slope, upper)
-        bound = native.flat(plan, x, frac_bits)
-        if bound is not None:  # the common case, with as little Python as possible
+    if scale is None and shift is None and addend is None and type(width) is int and not check_finite:
+        flat = _flat(x, frac_bits, width, mode, negative_slope, upper, frac_grad_scale)
+        if flat is not None:  # the common case, with as little Python as possible
             if torch.is_grad_enabled() and (x.requires_grad or frac_bits.requires_grad):
-                return _QuantizeFlat.apply(x, frac_bits, bound, frac_grad_scale)  # type: ignore[no-any-return, no-untyped-call]
-            return native.forward_flat(bound, x, frac_bits)
-    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
-        x = _as_float(x)
-    if addend is not None:
-        if addend.shape != x.shape:
-            raise DataError(f"addend has shape {tuple(addend.shape)}, x {tuple(x.shape)}", remedy="give both the same shape")
-        if addend.dtype is not x.dtype:
-            x, addend = x.double(), addend.double()
+                return Step.apply(flat, x, frac_bits)  # type: ignore[no-any-return, no-untyped-call]
+            return flat.forward(x, frac_bits)
+    x, addend = _floats(x, addend)
     scale, shift, addend = (None if tensor is None else tensor.resolve_neg() for tensor in (scale, shift, addend))
-    if isinstance(width, Tensor):
-        width_parameter: Tensor | None = width
-        width = round(width.detach().item())
-    else:
-        width_parameter = None
-    plan = plan_of(mode, width, negative_slope, upper)
+    learned = width if isinstance(width, Tensor) else None
+    plan = plan_of(mode, round(width.detach().item()) if isinstance(width, Tensor) else width, negative_slope, upper)
     if check_finite:
         for tensor in (x, scale, shift, addend):
             if tensor is not None:
                 _refuse_nonfinite(tensor)
     if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
-    return _Quantize.apply(  # type: ignore[no-any-return, no-untyped-call]
-        x, frac_bits, width_parameter, scale, shift, addend, plan, frac_grad_scale
-    )
+    way = Whole(plan, native.fused(plan, x, frac_bits, scale, shift, addend), frac_grad_scale)
+    return Step.apply(way, x, frac_bits, learned, scale, shift, addend)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class PlainCast(NamedTuple):
@@ -171,19 +160,38 @@ class PlainCast(NamedTuple):
 
 def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
     """``quantize`` twice, as one step of autograd where that is possible: for small layers the steps cost more than the numbers."""
-    pair = _flat_plan(a), _flat_plan(b)
-    if pair[0] is None or pair[1] is None or not torch.is_grad_enabled():
+    flat_a, flat_b = _flat_of(a), _flat_of(b)
+    if flat_a is None or flat_b is None or not torch.is_grad_enabled():
         first, second = (quantize(c.x, c.frac_bits, c.width, c.mode, frac_grad_scale=c.frac_grad_scale) for c in (a, b))
         return first, second
-    grad_scales = a.frac_grad_scale, b.frac_grad_scale
-    return _QuantizePair.apply(a.x, a.frac_bits, b.x, b.frac_bits, pair, grad_scales)  # type: ignore[no-any-return, no-untyped-call]
+    return Step.apply(Pair(flat_a, flat_b), a.x, a.frac_bits, b.x, b.frac_bits)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _flat_plan(c: PlainCast) -> native.Bound | None:
-    """What ``native.forward_flat`` needs, if it can do the cast."""
-    if type(c.width) is not int or c.x.dtype is not torch.float32 or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
+def _flat_of(c: PlainCast) -> Flat | None:
+    if type(c.width) is not int or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
         return None
-    return native.flat(plan_of(c.mode, c.width, 1.0, None), c.x, c.frac_bits)
+    return _flat(c.x, c.frac_bits, c.width, c.mode, 1.0, None, c.frac_grad_scale)
+
+
+def _flat(
+    x: Tensor, frac_bits: Tensor, width: int, mode: CastMode, negative_slope: float, upper: float | None, frac_grad_scale: float
+) -> Flat | None:
+    """The shortest way, where it can be gone: for a float32 tensor and result, one float32 binary point, and no affine part."""
+    if x.dtype is not torch.float32:
+        return None
+    bound = native.flat(plan_of(mode, width, negative_slope, upper), x, frac_bits)
+    return None if bound is None else Flat(bound, frac_grad_scale)
+
+
+def _floats(x: Tensor, addend: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both as float32 or both as float64."""
+    if x.dtype is not torch.float32 and x.dtype is not torch.float64:
+        x = _as_float(x)
+    if addend is None:
+        return x, None
+    if addend.shape != x.shape:
+        raise DataError(f"addend has shape {tuple(addend.shape)}, x {tuple(x.shape)}", remedy="give both the same shape")
+    return (x, addend) if addend.dtype is x.dtype else (x.double(), addend.double())
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,99 +210,6 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.dtype is not torch.float32 and x.dtype is not torch.float64:
         x = _as_float(x)
     return native.channel_moments(x) or eager.channel_moments(x)
-
-
-class _Quantize(torch.autograd.Function):
-    """One fused forward, one fused backward; keeps the inputs only."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        frac_bits: Tensor,
-        width: Tensor | None,
-        scale: Tensor | None,
-        shift: Tensor | None,
-        addend: Tensor | None,
-        plan: Plan,
-        frac_grad_scale: float,
-    ) -> Tensor:
-        ctx.save_for_backward(x, frac_bits, width, scale, shift, addend)
-        ctx.plan, ctx.frac_grad_scale = plan, frac_grad_scale
-        return _forward(plan, x, frac_bits, scale, shift, addend)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _once_backward(ctx, grad) if torch.is_grad_enabled() else _backward(ctx, grad)
-
-
-class _QuantizeFlat(torch.autograd.Function):
-    """``_Quantize`` for what ``native.flat`` takes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, frac_bits: Tensor, bound: native.Bound, frac_grad_scale: float) -> Tensor:
-        ctx.save_for_backward(x, frac_bits)
-        ctx.call = (bound, frac_grad_scale)
-        return native.forward_flat(bound, x, frac_bits)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _once_backward_flat(ctx, grad) if torch.is_grad_enabled() else _backward_flat(ctx, grad)
-
-
-class _QuantizePair(torch.autograd.Function):
-    """Two of ``_QuantizeFlat``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, x_bits: Tensor, y: Tensor, y_bits: Tensor, bounds: tuple[native.Bound, native.Bound], grad_scales: tuple[float, float]
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(x, x_bits, y, y_bits)
-        ctx.call = (*bounds, *grad_scales)
-        return native.forward_flat(bounds[0], x, x_bits), native.forward_flat(bounds[1], y, y_bits)
-
-    @staticmethod
-    def backward(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        return (_once_backward_pair if torch.is_grad_enabled() else _backward_pair)(ctx, grad_x, grad_y)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
-    grad = grad.resolve_neg()
-    plan, grad_scale, needs = ctx.plan, ctx.frac_grad_scale, ctx.needs_input_grad
-    parameters = needs[1] or needs[3] or needs[4]
-    grads = native.backward(plan, grad, x, frac_bits, scale, shift, addend, grad_scale, parameters, needs[2])
-    if grads is None:
-        grads = eager.backward(plan, grad, x, frac_bits, scale, shift, addend, grad_scale)
-    by_x, by_frac, by_width, by_scale, by_shift, by_addend = grads
-    by_width = by_width.to(width.dtype).reshape(width.shape) if needs[2] and by_width is not None else None
-    return by_x, by_frac, by_width, by_scale, by_shift, by_addend, None, None
-
-
-def _backward_flat(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, frac_bits = ctx.saved_tensors
-    bound, grad_scale = ctx.call
-    by_x, by_frac = native.backward_flat(bound, grad.resolve_neg(), x, frac_bits, grad_scale, ctx.needs_input_grad[1])
-    return by_x, by_frac, None, None
-
-
-def _backward_pair(ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    x, x_bits, y, y_bits = ctx.saved_tensors
-    x_bound, y_bound, x_grad_scale, y_grad_scale = ctx.call
-    needs = ctx.needs_input_grad
-    by_x = native.backward_flat(x_bound, grad_x.resolve_neg(), x, x_bits, x_grad_scale, needs[1])
-    by_y = native.backward_flat(y_bound, grad_y.resolve_neg(), y, y_bits, y_grad_scale, needs[3])
-    return *by_x, *by_y, None, None
-
-
-_once_backward = once_differentiable(_backward)  # refuses a second derivative; costs time, so used only where one could be asked for
-_once_backward_flat = once_differentiable(_backward_flat)
-_once_backward_pair = once_differentiable(_backward_pair)
-
-
-def _forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor:
-    result = native.forward(plan, x, frac_bits, scale, shift, addend)
-    return eager.forward(plan, x, frac_bits, scale, shift, addend) if result is None else result
 
 
 @lru_cache(maxsize=4096)

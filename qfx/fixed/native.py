@@ -1,6 +1,7 @@
 """Cast in one fused C++ pass each way: ``native.cpp`` and ``native_cast.h``, built for one mode when first used and called through ctypes.
 
-``native_build.py`` builds, keeps and loads. Where it cannot, it warns once, ``available`` is false, and callers use ``eager.py``.
+``native_build.py`` builds, keeps and loads. Where it cannot, it warns once, ``available`` is false, and callers use ``eager.py``. To which
+of the two a call goes is what ``flat`` and ``fused`` say, before anything is computed.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from torch import Tensor
 
 from qfx.fixed import native_build
 from qfx.fixed.arith import FLOAT32_BITS
+from qfx.fixed.layout import PLAIN, Layout, layout_of
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, refuse_frac_bits
 from qfx.fixed.type import OMode, QMode
 
 _PARALLEL_FROM = 65536  # elements; below, waking other threads costs more than it gives
 
-_FRAC_DOUBLE, _FRAC_PER_CHANNEL, _SCALE_PER_CHANNEL, _SHIFT_PER_CHANNEL, _WANT_WIDTH = 1, 2, 4, 8, 16
+_WANT_WIDTH = 16  # behind the flags of a Layout
 _THREADS_SHIFT = 8
 _ONE_THREAD = 1 << _THREADS_SHIFT
 _BAD_FRAC_BITS = 1
-_PLAIN = (Tensor, torch.nn.Parameter)
 _Q_CODES = {q: code for code, q in enumerate(QMode)}
 _O_CODES = {OMode.SAT: 0, OMode.SAT_SYM: 0, OMode.SAT_ZERO: 1, OMode.WRAP: 2, OMode.WRAP_SM: 3}
 
@@ -44,16 +45,6 @@ class _Constants(ctypes.Structure):
         ("least_frac_bits", ctypes.c_int32),
         ("greatest_frac_bits", ctypes.c_int32),
     )
-
-
-class Layout(NamedTuple):
-    """Element (o, c, i) of a tensor lies at (o * channels + c) * inner + i; parameters belong to c. All tensors have the same memory ``format``."""
-
-    outer: int
-    channels: int
-    inner: int
-    flags: int
-    format: torch.memory_format
 
 
 class Build(NamedTuple):
@@ -90,99 +81,103 @@ def available() -> bool:
     return _entries(Build(0, 0, 0, "float", "float", False, False, False)) is not None
 
 
-def forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor | None:
-    """What ``eager.forward`` returns, or None if eager has to do it: no compiler, another device, a tensor subclass, an unusual broadcast."""
-    layout = _layout(x, frac_bits, scale, shift)
+class Fused(NamedTuple):
+    """One fused pass each way over tensors that lie so. Made by ``fused``, for tensors of the shapes and dtypes that it was shown."""
+
+    bound: Bound
+    layout: Layout
+    wide: bool
+
+    def forward(self, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor:
+        """What ``eager.forward`` returns."""
+        layout = self.layout
+        x = x.contiguous(memory_format=layout.format)
+        out = torch.empty_like(x, dtype=torch.float64) if self.wide else torch.empty_like(x)
+        if addend is not None:
+            addend = addend.contiguous(memory_format=layout.format)
+        frac_bits, scale, shift = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
+        status = self.bound.forward(
+            self.bound.address,
+            out.data_ptr(),
+            x.data_ptr(),
+            None if addend is None else addend.data_ptr(),
+            frac_bits.data_ptr(),
+            None if scale is None else scale.data_ptr(),
+            None if shift is None else shift.data_ptr(),
+            layout.outer,
+            layout.channels,
+            layout.inner,
+            layout.flags | _threads(layout),
+        )
+        _check(status, frac_bits, out.dtype)
+        return out
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        frac_bits: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        addend: Tensor | None,
+        frac_grad_scale: float,
+        parameters: bool,
+        width: bool,
+    ) -> Gradients:
+        """What ``eager.backward`` returns. Without ``parameters`` or ``width`` those gradients are left out (None)."""
+        layout = self.layout
+        grad, x = grad.contiguous(memory_format=layout.format), x.contiguous(memory_format=layout.format)
+        grad_x = torch.empty_like(x)
+        grad_addend: Tensor | None = None
+        if addend is not None:
+            addend = addend.contiguous(memory_format=layout.format)
+            grad_addend = torch.empty_like(x)
+        frac_bits, scale64, shift64 = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
+        grad_frac = torch.empty_like(frac_bits) if parameters else None
+        grad_width = torch.empty((), dtype=torch.float64) if width else None
+        grad_scale = torch.empty_like(scale64) if parameters and scale64 is not None else None
+        grad_shift = torch.empty_like(shift64) if parameters and shift64 is not None else None
+        status = self.bound.backward(
+            self.bound.address,
+            grad_x.data_ptr(),
+            None if grad_addend is None else grad_addend.data_ptr(),
+            grad.data_ptr(),
+            x.data_ptr(),
+            None if addend is None else addend.data_ptr(),
+            frac_bits.data_ptr(),
+            None if scale64 is None else scale64.data_ptr(),
+            None if shift64 is None else shift64.data_ptr(),
+            layout.outer,
+            layout.channels,
+            layout.inner,
+            layout.flags | _threads(layout) | (_WANT_WIDTH if width else 0),
+            frac_grad_scale,
+            None if grad_frac is None else grad_frac.data_ptr(),
+            None if grad_width is None else grad_width.data_ptr(),
+            None if grad_scale is None else grad_scale.data_ptr(),
+            None if grad_shift is None else grad_shift.data_ptr(),
+        )
+        _check(status, frac_bits, grad.dtype)
+        if grad_scale is not None and scale is not None:
+            grad_scale = grad_scale.to(scale.dtype)
+        if grad_shift is not None and shift is not None:
+            grad_shift = grad_shift.to(shift.dtype)
+        return grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
+
+
+def fused(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Fused | None:
+    """The fused pass for a call, or None if ``eager.py`` has to do it: no compiler, another device, a tensor subclass, an unusual broadcast."""
+    layout = layout_of(x, frac_bits, scale, shift)
     if layout is None:
         return None
     wide = plan.width > FLOAT32_BITS
     bound = _bound(plan, x.dtype, wide, scale is not None or shift is not None, addend is not None)
-    if bound is None:
-        return None
-    x = x.contiguous(memory_format=layout.format)
-    out = torch.empty_like(x, dtype=torch.float64) if wide else torch.empty_like(x)
-    if addend is not None:
-        addend = addend.contiguous(memory_format=layout.format)
-    frac_bits, scale, shift = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
-    status = bound.forward(
-        bound.address,
-        out.data_ptr(),
-        x.data_ptr(),
-        None if addend is None else addend.data_ptr(),
-        frac_bits.data_ptr(),
-        None if scale is None else scale.data_ptr(),
-        None if shift is None else shift.data_ptr(),
-        layout.outer,
-        layout.channels,
-        layout.inner,
-        layout.flags | _threads(layout),
-    )
-    _check(status, frac_bits, out.dtype)
-    return out
-
-
-def backward(
-    plan: Plan,
-    grad: Tensor,
-    x: Tensor,
-    frac_bits: Tensor,
-    scale: Tensor | None,
-    shift: Tensor | None,
-    addend: Tensor | None,
-    frac_grad_scale: float,
-    parameters: bool,
-    width: bool,
-) -> Gradients | None:
-    """What ``eager.backward`` returns, or None where ``forward`` would. Without ``parameters`` or ``width`` those gradients are left out (None)."""
-    layout = _layout(x, frac_bits, scale, shift)
-    if layout is None:
-        return None
-    wide = plan.width > FLOAT32_BITS
-    bound = _bound(plan, x.dtype, wide, scale is not None or shift is not None, addend is not None)
-    if bound is None:
-        return None
-    grad, x = grad.contiguous(memory_format=layout.format), x.contiguous(memory_format=layout.format)
-    grad_x = torch.empty_like(x)
-    grad_addend: Tensor | None = None
-    if addend is not None:
-        addend = addend.contiguous(memory_format=layout.format)
-        grad_addend = torch.empty_like(x)
-    frac_bits, scale64, shift64 = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
-    grad_frac = torch.empty_like(frac_bits) if parameters else None
-    grad_width = torch.empty((), dtype=torch.float64) if width else None
-    grad_scale = torch.empty_like(scale64) if parameters and scale64 is not None else None
-    grad_shift = torch.empty_like(shift64) if parameters and shift64 is not None else None
-    status = bound.backward(
-        bound.address,
-        grad_x.data_ptr(),
-        None if grad_addend is None else grad_addend.data_ptr(),
-        grad.data_ptr(),
-        x.data_ptr(),
-        None if addend is None else addend.data_ptr(),
-        frac_bits.data_ptr(),
-        None if scale64 is None else scale64.data_ptr(),
-        None if shift64 is None else shift64.data_ptr(),
-        layout.outer,
-        layout.channels,
-        layout.inner,
-        layout.flags | _threads(layout) | (_WANT_WIDTH if width else 0),
-        frac_grad_scale,
-        None if grad_frac is None else grad_frac.data_ptr(),
-        None if grad_width is None else grad_width.data_ptr(),
-        None if grad_scale is None else grad_scale.data_ptr(),
-        None if grad_shift is None else grad_shift.data_ptr(),
-    )
-    _check(status, frac_bits, grad.dtype)
-    if grad_scale is not None and scale is not None:
-        grad_scale = grad_scale.to(scale.dtype)
-    if grad_shift is not None and shift is not None:
-        grad_shift = grad_shift.to(shift.dtype)
-    return grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
+    return None if bound is None else Fused(bound, layout, wide)
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
     """What ``eager.channel_moments`` returns up to the order of its sums, or None if eager has to do it."""
-    if not x.is_cpu or type(x) not in _PLAIN or x.dtype not in (torch.float32, torch.float64) or not x.numel():
+    if not x.is_cpu or type(x) not in PLAIN or x.dtype not in (torch.float32, torch.float64) or not x.numel():
         return None
     entry = _moments_entry("float" if x.dtype is torch.float32 else "double")
     if entry is None:
@@ -208,8 +203,8 @@ def flat(plan: Plan, x: Tensor, frac_bits: Tensor) -> Bound | None:
         and x.is_cpu
         and frac_bits.is_cpu
         and x.is_contiguous()
-        and type(x) in _PLAIN
-        and type(frac_bits) in _PLAIN
+        and type(x) in PLAIN
+        and type(frac_bits) in PLAIN
         and x.numel()
     ):
         return _bound(plan, torch.float32, False, False, False)
@@ -259,52 +254,6 @@ def _check(status: int, frac_bits: Tensor, dtype: torch.dtype) -> None:
         refuse_frac_bits(frac_bits, dtype)
     if status:
         raise MemoryError("no memory for the table of channels")
-
-
-# ---- layout ----------------------------------------------------------------------------------------------------------
-
-
-def _layout(x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None) -> Layout | None:
-    if not (x.is_cpu and frac_bits.is_cpu and type(x) in _PLAIN and type(frac_bits) in _PLAIN):
-        return None
-    if scale is None and shift is None and not frac_bits.dim() and x.is_contiguous():
-        return _flat(x.numel(), frac_bits.dtype)
-    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    scale_shape = None if scale is None else scale.shape
-    return _layout_of(x.shape, frac_bits.shape, frac_bits.dtype, scale_shape, None if shift is None else shift.shape, channels_last)
-
-
-@lru_cache(maxsize=4096)
-def _flat(count: int, frac_dtype: torch.dtype) -> Layout | None:
-    return _layout_of(torch.Size((count,)), torch.Size(()), frac_dtype, None, None, False)
-
-
-@lru_cache(maxsize=4096)
-def _layout_of(
-    shape: torch.Size, frac: torch.Size, frac_dtype: torch.dtype, scale: torch.Size | None, shift: torch.Size | None, channels_last: bool
-) -> Layout | None:
-    if frac_dtype not in (torch.float32, torch.float64) or shape.numel() == 0 or len(frac) > len(shape):
-        return None
-    flags = _FRAC_DOUBLE if frac_dtype is torch.float64 else 0
-    axes = [axis + len(shape) - len(frac) for axis, size in enumerate(frac) if size != 1]  # where frac_bits varies
-    if axes:
-        flags |= _FRAC_PER_CHANNEL
-    for vector, flag in ((scale, _SCALE_PER_CHANNEL), (shift, _SHIFT_PER_CHANNEL)):
-        if vector is not None and vector.numel() > 1:
-            if len(shape) < 2 or vector != shape[1:2] or axes not in ([], [1]):
-                return None
-            axes, flags = [1], flags | flag
-    if flags & _FRAC_PER_CHANNEL == 0 and axes and frac.numel() != 1:
-        return None
-    first, last = (axes[0], axes[-1] + 1) if axes else (0, 0)
-    if any(shape[axis] != 1 and axis not in axes for axis in range(first, last)):
-        return None
-    outer, channels, inner = (math.prod(shape[a:b]) for a, b in ((0, first), (first, last), (last, None)))
-    if channels_last and (first, last) == (1, 2):
-        outer, inner = outer * inner, 1
-    elif channels_last and last > 1:
-        return None
-    return Layout(outer, channels, inner, flags, torch.channels_last if channels_last else torch.contiguous_format)
 
 
 # ---- building --------------------------------------------------------------------------------------------------------

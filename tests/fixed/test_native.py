@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from qfx.fixed import eager, native, native_build
 from qfx.fixed.kernel import CastMode, channel_moments, quantize
-from qfx.fixed.plan import plan_of
+from qfx.fixed.plan import Plan, plan_of
 from qfx.fixed.type import FixedType, OMode, QMode
 
 pytestmark = pytest.mark.usefixtures("gxx")
@@ -27,8 +28,14 @@ pytestmark = pytest.mark.usefixtures("gxx")
 RND_SAT = CastMode(True, QMode.RND, OMode.SAT)
 
 
+def fused_forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor | None:
+    """The fused pass, if there is one for the call."""
+    found = native.fused(plan, x, frac_bits, scale, shift, addend)
+    return None if found is None else found.forward(x, frac_bits, scale, shift, addend)
+
+
 def native_cast(x: Tensor, to: FixedType) -> Tensor:
-    out = native.forward(plan_of(CastMode.of(to), to.width), x, torch.tensor(float(to.frac_bits)), None, None, None)
+    out = fused_forward(plan_of(CastMode.of(to), to.width), x, torch.tensor(float(to.frac_bits)), None, None, None)
     assert out is not None, "not executed natively"
     return out
 
@@ -80,10 +87,10 @@ def test_gradients_follow_the_table(o: OMode, n: int, dtype: torch.dtype) -> Non
         check_gradients(FixedType(6, 4, True, q, o, n), dtype, partial(native_backward, parameters=True, width=True))
 
 
-def native_backward(*args: object, parameters: bool, width: bool) -> object:
-    grads = native.backward(*args, parameters, width)  # type: ignore[arg-type]
-    assert grads is not None, "not executed natively"
-    return grads
+def native_backward(plan: Plan, grad: Tensor, *args: Any, parameters: bool, width: bool) -> object:
+    found = native.fused(plan, *args[:5])
+    assert found is not None, "not executed natively"
+    return found.backward(grad, *args, parameters, width)
 
 
 SHAPES = {  # of x, and of the binary points that it meets
@@ -123,15 +130,16 @@ def test_it_equals_the_torch_operators_in_every_layout(shape: tuple[int, ...], f
         addend = grid(*shape).to(x.dtype) if number in (0, 2) else None
         slope, upper = [(0.0, 6.0), (0.0, None), (1.0, None), (0.125, 3.0), (1.0, None)][number]
         plan = plan_of(mode, 9, slope, upper)
-        out = native.forward(plan, x, frac_bits, scale, shift, addend)
+        out = fused_forward(plan, x, frac_bits, scale, shift, addend)
         if out is None:
             continue
         executed += 1
         assert_same_bits(out, eager.forward(plan, x, frac_bits, scale, shift, addend))
         assert not bool(torch.any(torch.signbit(out) & (out == 0)))
         g = torch.randn(shape, generator=generator, dtype=x.dtype)
-        fused = native.backward(plan, g, x, frac_bits, scale, shift, addend, 0.5, True, True)
-        assert fused is not None
+        found = native.fused(plan, x, frac_bits, scale, shift, addend)
+        assert found is not None
+        fused = found.backward(g, x, frac_bits, scale, shift, addend, 0.5, True, True)
         for a, b in zip(fused, eager.backward(plan, g, x, frac_bits, scale, shift, addend, 0.5), strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:
@@ -187,10 +195,10 @@ class Marked(Tensor):
 def test_what_it_does_not_know_goes_to_the_torch_operators() -> None:
     plan, f = plan_of(RND_SAT, 8), torch.tensor(4.0)
     x = torch.randn(2, 3, 4)
-    assert native.forward(plan, x.as_subclass(Marked), f, None, None, None) is None
-    assert native.forward(plan, x.to("meta"), f, None, None, None) is None
-    assert native.forward(plan, x, torch.full((2, 1, 4), 4.0), None, None, None) is None  # varies along axes 0 and 2, not along 1
-    assert native.forward(plan, x, f.half(), None, None, None) is None
+    assert native.fused(plan, x.as_subclass(Marked), f, None, None, None) is None
+    assert native.fused(plan, x.to("meta"), f, None, None, None) is None
+    assert native.fused(plan, x, torch.full((2, 1, 4), 4.0), None, None, None) is None  # varies along axes 0 and 2, not along 1
+    assert native.fused(plan, x, f.half(), None, None, None) is None
     assert_same_bits(quantize(x, torch.full((2, 1, 4), 4.0), 8, RND_SAT), quantize(x, f, 8, RND_SAT))
 
 
@@ -201,7 +209,7 @@ def test_an_aliased_parameter_is_read_where_it_lies() -> None:
     x = torch.randint(-64, 64, (5, 6)) / 8
     plan = plan_of(RND_SAT, 9)
     for tensor in (x, x.t().contiguous().t()):
-        out = native.forward(plan, tensor, f[None], scale, None, None)
+        out = fused_forward(plan, tensor, f[None], scale, None, None)
         assert out is not None
         assert_same_bits(out, eager.forward(plan, tensor, f[None], scale, None, None))
 
@@ -215,6 +223,7 @@ def run_python(code: str, **environment: str) -> str:
 
 OPENMP = """
 from pathlib import Path
+from typing import Any
 import torch
 from qfx.fixed.kernel import cast
 from qfx.fixed.type import FixedType
