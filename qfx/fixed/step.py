@@ -8,8 +8,8 @@ way       the tensors that it takes                        who computes
 `Whole`   x, frac_bits, width, scale, shift, addend        C++ where it can (``native.fused`` says where), else torch operators
 ========  ===============================================  ==============================================================
 
-``kernel.py`` chooses the way, and has the table that all of them follow. The gradient needs the inputs, since it recomputes the Cast; each way leaves out
-what autograd does not ask for, as far as that saves time.
+``kernel.py`` chooses the way, and has the table that all of them follow. The gradient needs the inputs, since it recomputes the Cast; each way
+leaves out what autograd does not ask for, as far as that saves time.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ _FAST_MAIN = "sim/fast/fast.cpp"
 class Build:
     """One executable of a project: ``units`` are compiled with ``includes`` and ``flags``, and again once one of ``sources`` is newer.
 
-    ``stamp`` is the file that tells what compiled it, and for which processor if ``is_native``. ``stage`` is what to call the work.
+    ``stamp`` is the file that tells what compiled it, if that needs telling, and for which processor if ``is_native``. ``stage`` is what to call the
+    work.
     """
 
     executable: Path
@@ -62,7 +63,11 @@ def build(project_dir: str | os.PathLike[str], *, fast: bool = False, variant: s
     planned.executable.parent.mkdir(exist_ok=True)
     with blamed(project):
         compile_cpp(planned.units, planned.includes, planned.executable, planned.flags)
-    planned.stamp.write_text(_stamp(planned), encoding="utf-8")
+    stamp = _stamp(planned)
+    if stamp:
+        planned.stamp.write_text(stamp, encoding="utf-8")
+    else:
+        planned.stamp.unlink(missing_ok=True)
     progress(planned.stage, 1, 1)
     return planned.executable
 
@@ -91,23 +96,21 @@ def plan(project: Project, fast: bool, variant: str) -> Build:
 
 
 def is_fresh(planned: Build) -> bool:
-    """Whether its executable is there, newer than every source, and made by the compiler at hand. A proof that tells of no compiler, or that no
-    compiler here could make anew, is taken as it is: the project's own ``make`` builds it as well."""
+    """Whether its executable is there, newer than every source, and made by the compiler at hand. A proof is fresh, too, where there is no compiler
+    to make it anew."""
     if not planned.executable.is_file():
         return False
     made = planned.executable.stat().st_mtime
     if any(path.stat().st_mtime >= made for path in planned.sources):
         return False
     kept = planned.stamp.read_text(encoding="utf-8") if planned.stamp.is_file() else ""
-    if not planned.is_native and (installed() is None or not kept):
-        return True
-    return kept == _stamp(planned)
+    return (not planned.is_native and installed() is None) or kept == _stamp(planned)
 
 
 def _stamp(planned: Build) -> str:
-    """What a build is besides its sources."""
+    """What a build is besides its sources; empty, and then not kept, for a proof by the usual compiler: the project's own ``make`` builds it too."""
     compiler = needed()
-    return f"{compiler.identity}\n{compiler.target}" if planned.is_native else f"{compiler.identity}\n"
+    return f"{compiler.identity}\n{compiler.target}" if planned.is_native else compiler.identity
 
 
 def _belongs(path: str, fast: bool) -> bool:

@@ -13,6 +13,7 @@ from qfx import compiler, process
 from qfx.errors import ProjectError
 from qfx.hardware.project.blame import DefectError
 
+_USUAL = ("g++",)
 _SHOWN = 4000  # characters of a compiler's complaint
 
 
@@ -29,8 +30,8 @@ class Compiler:
 
     @property
     def identity(self) -> str:
-        """Two compilers with one identity are the same program with the same arguments."""
-        return shlex.join(self.command)
+        """Two compilers with one identity are the same program with the same arguments; that of the usual g++ is empty."""
+        return "" if self.command == compiler.command("", _USUAL) else shlex.join(self.command)
 
     @property
     def target(self) -> str:
@@ -42,7 +43,7 @@ def installed() -> Compiler | None:
     """``$CXX`` if that is set, else g++; None if there is none. Raises ProjectError for a ``$CXX`` that is neither a g++ nor a clang++."""
     wanted = os.environ.get("CXX", "")
     try:
-        command = compiler.command(wanted, ("g++",))
+        command = compiler.command(wanted, _USUAL)
     except compiler.CompilerError as error:
         raise ProjectError(error.what, where="C simulation", remedy=error.remedy) from error
     if command is None:
