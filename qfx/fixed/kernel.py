@@ -129,13 +129,18 @@ def quantize(
     if x.is_neg() or frac_bits.is_neg():  # views that say minus; the fused pass reads what lies in memory
         x, frac_bits = x.resolve_neg(), frac_bits.resolve_neg()
     if scale is None and shift is None and addend is None and type(width) is int and not check_finite:
-        flat = _flat(x, frac_bits, width, mode, negative_slope, upper, frac_grad_scale)
-        if flat is not None:  # the common case, with as little Python as possible
+        bound = native.flat(x, frac_bits, mode, width, negative_slope, upper)
+        if bound is not None:  # the common case, with as little Python as possible
             if torch.is_grad_enabled() and (x.requires_grad or frac_bits.requires_grad):
-                return Step.apply(flat, x, frac_bits)  # type: ignore[no-any-return, no-untyped-call]
-            return flat.forward(x, frac_bits)
+                return Step.apply(Flat(bound, frac_grad_scale), x, frac_bits)  # type: ignore[no-any-return, no-untyped-call]
+            return native.forward_flat(bound, x, frac_bits)
     x, addend = _floats(x, addend)
-    scale, shift, addend = (None if tensor is None else tensor.resolve_neg() for tensor in (scale, shift, addend))
+    if scale is not None:
+        scale = scale.resolve_neg()
+    if shift is not None:
+        shift = shift.resolve_neg()
+    if addend is not None:
+        addend = addend.resolve_neg()
     learned = width if isinstance(width, Tensor) else None
     plan = plan_of(mode, round(width.detach().item()) if isinstance(width, Tensor) else width, negative_slope, upper)
     if check_finite:
@@ -160,27 +165,18 @@ class PlainCast(NamedTuple):
 
 def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
     """``quantize`` twice, as one step of autograd where that is possible: for small layers the steps cost more than the numbers."""
-    flat_a, flat_b = _flat_of(a), _flat_of(b)
-    if flat_a is None or flat_b is None or not torch.is_grad_enabled():
+    a_bound, b_bound = _flat(a), _flat(b)
+    if a_bound is None or b_bound is None or not torch.is_grad_enabled():
         first, second = (quantize(c.x, c.frac_bits, c.width, c.mode, frac_grad_scale=c.frac_grad_scale) for c in (a, b))
         return first, second
-    return Step.apply(Pair(flat_a, flat_b), a.x, a.frac_bits, b.x, b.frac_bits)  # type: ignore[no-any-return, no-untyped-call]
+    way = Pair(a_bound, b_bound, a.frac_grad_scale, b.frac_grad_scale)
+    return Step.apply(way, a.x, a.frac_bits, b.x, b.frac_bits)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _flat_of(c: PlainCast) -> Flat | None:
+def _flat(c: PlainCast) -> native.Bound | None:
     if type(c.width) is not int or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
         return None
-    return _flat(c.x, c.frac_bits, c.width, c.mode, 1.0, None, c.frac_grad_scale)
-
-
-def _flat(
-    x: Tensor, frac_bits: Tensor, width: int, mode: CastMode, negative_slope: float, upper: float | None, frac_grad_scale: float
-) -> Flat | None:
-    """The shortest way, where it can be gone: for a float32 tensor and result, one float32 binary point, and no affine part."""
-    if x.dtype is not torch.float32:
-        return None
-    bound = native.flat(plan_of(mode, width, negative_slope, upper), x, frac_bits)
-    return None if bound is None else Flat(bound, frac_grad_scale)
+    return native.flat(c.x, c.frac_bits, c.mode, c.width, 1.0, None)
 
 
 def _floats(x: Tensor, addend: Tensor | None) -> tuple[Tensor, Tensor | None]:

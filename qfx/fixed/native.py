@@ -18,7 +18,7 @@ from torch import Tensor
 from qfx.fixed import native_build
 from qfx.fixed.arith import FLOAT32_BITS
 from qfx.fixed.layout import PLAIN, Layout, layout_of
-from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, refuse_frac_bits
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, CastMode, Gradients, Plan, plan_of, refuse_frac_bits
 from qfx.fixed.type import OMode, QMode
 
 _PARALLEL_FROM = 65536  # elements; below, waking other threads costs more than it gives
@@ -165,14 +165,56 @@ class Fused(NamedTuple):
         return grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
 
 
+def flat(x: Tensor, frac_bits: Tensor, mode: CastMode, width: int, negative_slope: float, upper: float | None) -> Bound | None:
+    """The entries for a plain Cast of a float32 tensor with one float32 binary point, if ``forward_flat`` and ``backward_flat`` can do it."""
+    if (
+        x.dtype is torch.float32
+        and frac_bits.dtype is torch.float32
+        and not frac_bits.dim()
+        and width <= FLOAT32_BITS
+        and x.is_cpu
+        and frac_bits.is_cpu
+        and x.is_contiguous()
+        and type(x) in PLAIN
+        and type(frac_bits) in PLAIN
+        and x.numel()
+    ):
+        return _flat_bound(mode, width, negative_slope, upper)
+    return None
+
+
+def forward_flat(bound: Bound, x: Tensor, frac_bits: Tensor) -> Tensor:
+    """Cast ``x``; see ``flat``."""
+    out, count = torch.empty_like(x), x.numel()
+    threads = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
+    status = bound.forward_flat(bound.address, out.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, threads)
+    if status:
+        _check(status, frac_bits, out.dtype)
+    return out
+
+
+def backward_flat(bound: Bound, grad: Tensor, x: Tensor, frac_bits: Tensor, frac_grad_scale: float, parameter: bool) -> tuple[Tensor, Tensor | None]:
+    """Gradients by ``x`` and, if ``parameter``, by ``frac_bits``; see ``flat``."""
+    if not grad.is_contiguous():
+        grad = grad.contiguous()
+    grad_x, count = torch.empty_like(x), x.numel()
+    grad_frac = torch.empty_like(frac_bits) if parameter else None
+    flags = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
+    address = None if grad_frac is None else grad_frac.data_ptr()
+    status = bound.backward_flat(
+        bound.address, grad_x.data_ptr(), grad.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, flags, frac_grad_scale, address
+    )
+    if status:
+        _check(status, frac_bits, grad.dtype)
+    return grad_x, grad_frac
+
+
 def fused(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Fused | None:
     """The fused pass for a call, or None if ``eager.py`` has to do it: no compiler, another device, a tensor subclass, an unusual broadcast."""
     layout = layout_of(x, frac_bits, scale, shift)
     if layout is None:
         return None
-    wide = plan.width > FLOAT32_BITS
-    bound = _bound(plan, x.dtype, wide, scale is not None or shift is not None, addend is not None)
-    return None if bound is None else Fused(bound, layout, wide)
+    return _fused(plan, layout, x.dtype, scale is not None or shift is not None, addend is not None)
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -193,52 +235,6 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return mean, variance
 
 
-def flat(plan: Plan, x: Tensor, frac_bits: Tensor) -> Bound | None:
-    """The entries for a plain Cast with one float32 binary point of a float32 tensor, if ``forward_flat`` and ``backward_flat`` can do it."""
-    if (
-        x.dtype is torch.float32
-        and frac_bits.dtype is torch.float32
-        and not frac_bits.dim()
-        and plan.width <= FLOAT32_BITS
-        and x.is_cpu
-        and frac_bits.is_cpu
-        and x.is_contiguous()
-        and type(x) in PLAIN
-        and type(frac_bits) in PLAIN
-        and x.numel()
-    ):
-        return _bound(plan, torch.float32, False, False, False)
-    return None
-
-
-def forward_flat(bound: Bound, x: Tensor, frac_bits: Tensor) -> Tensor:
-    """Cast ``x``; see ``flat``."""
-    out = torch.empty_like(x)
-    count = x.numel()
-    threads = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
-    status = bound.forward_flat(bound.address, out.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, threads)
-    if status:
-        _check(status, frac_bits, out.dtype)
-    return out
-
-
-def backward_flat(bound: Bound, grad: Tensor, x: Tensor, frac_bits: Tensor, frac_grad_scale: float, parameter: bool) -> tuple[Tensor, Tensor | None]:
-    """Gradients by ``x`` and, if ``parameter``, by ``frac_bits``; see ``flat``."""
-    if not grad.is_contiguous():
-        grad = grad.contiguous()
-    grad_x = torch.empty_like(x)
-    grad_frac = torch.empty_like(frac_bits) if parameter else None
-    count = x.numel()
-    flags = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
-    address = None if grad_frac is None else grad_frac.data_ptr()
-    status = bound.backward_flat(
-        bound.address, grad_x.data_ptr(), grad.data_ptr(), x.data_ptr(), frac_bits.data_ptr(), count, flags, frac_grad_scale, address
-    )
-    if status:
-        _check(status, frac_bits, grad.dtype)
-    return grad_x, grad_frac
-
-
 def _as_double(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.double().contiguous()
 
@@ -257,6 +253,18 @@ def _check(status: int, frac_bits: Tensor, dtype: torch.dtype) -> None:
 
 
 # ---- building --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4096)
+def _fused(plan: Plan, layout: Layout, dtype: torch.dtype, affine: bool, addend: bool) -> Fused | None:
+    wide = plan.width > FLOAT32_BITS
+    bound = _bound(plan, dtype, wide, affine, addend)
+    return None if bound is None else Fused(bound, layout, wide)
+
+
+@lru_cache(maxsize=4096)
+def _flat_bound(mode: CastMode, width: int, negative_slope: float, upper: float | None) -> Bound | None:
+    return _bound(plan_of(mode, width, negative_slope, upper), torch.float32, False, False, False)
 
 
 @lru_cache(maxsize=4096)

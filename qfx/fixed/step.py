@@ -1,15 +1,18 @@
 """What a Cast is for autograd: one step, which keeps its inputs and nothing else, and goes one of three ways.
 
-========  ===============================================  ==============================================================
-way       the tensors that it takes                        who computes
-========  ===============================================  ==============================================================
-`Flat`    x, frac_bits                                     C++ for one float32 binary point (``native.flat`` says where)
-`Pair`    x, frac_bits, y, frac_bits of y                  the same, twice: for small tensors a step costs more than they do
-`Whole`   x, frac_bits, width, scale, shift, addend        C++ where it can (``native.fused`` says where), else torch operators
-========  ===============================================  ==============================================================
+=========  ===========================================  ==============================================================
+way        the tensors that it takes                    who computes
+=========  ===========================================  ==============================================================
+``Flat``   x, frac_bits                                 C++ for one float32 binary point (``native.flat`` says where)
+``Pair``   x, frac_bits, y, frac_bits of y              the same, twice: for small tensors a step costs more than they do
+``Whole``  x, frac_bits, width, scale, shift, addend    C++ where it can (``native.fused`` says where), else torch operators
+=========  ===========================================  ==============================================================
+
+A way has ``forward(*tensors)`` and ``backward(ctx, *grads)``: the gradient of each tensor, behind a None for the way, from the tensors that autograd
+kept and what it says it needs.
 
 ``kernel.py`` chooses the way, and has the table that all of them follow. The gradient needs the inputs, since it recomputes the Cast; each way
-leaves out what autograd does not ask for, as far as that saves time.
+leaves out what is not asked for, as far as that saves time.
 """
 
 from __future__ import annotations
@@ -23,9 +26,6 @@ from torch.autograd.function import once_differentiable
 from qfx.fixed import eager, native
 from qfx.fixed.plan import Plan
 
-Saved = tuple[Any, ...]
-"""The tensors of a way; what was not given is None."""
-
 
 class Flat(NamedTuple):
     """A plain Cast with one binary point."""
@@ -36,22 +36,30 @@ class Flat(NamedTuple):
     def forward(self, x: Tensor, frac_bits: Tensor) -> Tensor:
         return native.forward_flat(self.bound, x, frac_bits)
 
-    def backward(self, needs: tuple[bool, ...], saved: Saved, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, frac_bits = saved
-        return native.backward_flat(self.bound, grad.resolve_neg(), x, frac_bits, self.frac_grad_scale, needs[1])
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, frac_bits = ctx.saved_tensors
+        by_x, by_frac = native.backward_flat(self.bound, grad.resolve_neg(), x, frac_bits, self.frac_grad_scale, ctx.needs_input_grad[2])
+        return None, by_x, by_frac
 
 
 class Pair(NamedTuple):
     """Two plain Casts."""
 
-    first: Flat
-    second: Flat
+    x_bound: native.Bound
+    y_bound: native.Bound
+    x_grad_scale: float
+    y_grad_scale: float
 
     def forward(self, x: Tensor, x_bits: Tensor, y: Tensor, y_bits: Tensor) -> tuple[Tensor, Tensor]:
-        return self.first.forward(x, x_bits), self.second.forward(y, y_bits)
+        return native.forward_flat(self.x_bound, x, x_bits), native.forward_flat(self.y_bound, y, y_bits)
 
-    def backward(self, needs: tuple[bool, ...], saved: Saved, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        return *self.first.backward(needs[:2], saved[:2], grad_x), *self.second.backward(needs[2:], saved[2:], grad_y)
+    def backward(self, ctx: Any, grad_x: Tensor, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, x_bits, y, y_bits = ctx.saved_tensors
+        _, _, needs_x_bits, _, needs_y_bits = ctx.needs_input_grad
+        x_bound, y_bound, x_grad_scale, y_grad_scale = self
+        by_x, by_x_bits = native.backward_flat(x_bound, grad_x.resolve_neg(), x, x_bits, x_grad_scale, needs_x_bits)
+        by_y, by_y_bits = native.backward_flat(y_bound, grad_y.resolve_neg(), y, y_bits, y_grad_scale, needs_y_bits)
+        return None, by_x, by_x_bits, by_y, by_y_bits
 
 
 class Whole(NamedTuple):
@@ -69,17 +77,18 @@ class Whole(NamedTuple):
             return eager.forward(self.plan, x, frac_bits, scale, shift, addend)
         return self.fused.forward(x, frac_bits, scale, shift, addend)
 
-    def backward(self, needs: tuple[bool, ...], saved: Saved, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, frac_bits, width, scale, shift, addend = saved
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
+        _, _, by_frac_bits, by_width, by_scale, by_shift, _ = ctx.needs_input_grad
         grad = grad.resolve_neg()
         if self.fused is None:
             grads = eager.backward(self.plan, grad, x, frac_bits, scale, shift, addend, self.frac_grad_scale)
         else:
-            parameters = needs[1] or needs[3] or needs[4]
-            grads = self.fused.backward(grad, x, frac_bits, scale, shift, addend, self.frac_grad_scale, parameters, needs[2])
-        by_x, by_frac, by_width, by_scale, by_shift, by_addend = grads
-        by_width = by_width.to(width.dtype).reshape(width.shape) if needs[2] and by_width is not None else None
-        return by_x, by_frac, by_width, by_scale, by_shift, by_addend
+            parameters = by_frac_bits or by_scale or by_shift
+            grads = self.fused.backward(grad, x, frac_bits, scale, shift, addend, self.frac_grad_scale, parameters, by_width)
+        grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend = grads
+        grad_width = grad_width.to(width.dtype).reshape(width.shape) if by_width and grad_width is not None else None
+        return None, grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
 
 
 class Step(torch.autograd.Function):
@@ -92,12 +101,12 @@ class Step(torch.autograd.Function):
         return way.forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _once_backward(ctx, *grads) if torch.is_grad_enabled() else _backward(ctx, *grads)
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _once_backward(ctx, *grads) if torch.is_grad_enabled() else ctx.way.backward(ctx, *grads)
 
 
-def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    return None, *ctx.way.backward(ctx.needs_input_grad[1:], ctx.saved_tensors, *grads)
+def _backward(ctx: Any, *grads: Tensor) -> Any:
+    return ctx.way.backward(ctx, *grads)
 
 
 _once_backward = once_differentiable(_backward)  # refuses a second derivative; costs time, so used only where one could be asked for

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class Quantizer(nn.Module):
         self.name, self.also = name, also
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
-        self._known_interval: tuple[tuple[object, ...], Bounds] | None = None
+        self._known_interval: _Known | None = None
         if spec.learn_width:
             self._parameters["width"] = nn.Parameter(torch.tensor(float(spec.width)))
         self.register_parameter("frac_bits", None)
@@ -205,77 +205,96 @@ class Quantizer(nn.Module):
 
     def points(self) -> Tensor:
         """The binary points that count, in the shape of ``frac_bits``: integral, no gradient."""
-        return torch.round(self._bounded().detach())
+        return torch.round(self._counted()[0].detach())
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
-        if not isinstance(x, QTensor):
-            plain = self._arguments(x)
-            return self._result(quantize(*plain[:4], frac_grad_scale=self.frac_grad_scale), plain.frac_bits)
-        plain = self._arguments(x.value)
-        value = quantize(
-            *plain[:4],
-            scale=x.scale,
-            shift=x.shift,
-            addend=x.addend,
-            negative_slope=x.negative_slope,
-            upper=x.upper,
-            frac_grad_scale=self.frac_grad_scale,
-        )
-        return self._result(value, plain.frac_bits)
+        frac_bits, point = self._counted()
+        width, mode = self.width, self.mode
+        if isinstance(x, QTensor):
+            value = quantize(
+                x.value,
+                frac_bits,
+                width,
+                mode,
+                scale=x.scale,
+                shift=x.shift,
+                addend=x.addend,
+                negative_slope=x.negative_slope,
+                upper=x.upper,
+                frac_grad_scale=self.frac_grad_scale,
+            )
+        else:
+            value = quantize(x, frac_bits, width, mode, frac_grad_scale=self.frac_grad_scale)
+        return self._result(value, point, width, mode)
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
-        mine, theirs = self._arguments(x), other._arguments(y)
-        a, b = quantize_pair(mine, theirs)
-        return self._result(a, mine.frac_bits), other._result(b, theirs.frac_bits)
+        a, a_point = self._counted()
+        b, b_point = other._counted()
+        mine = PlainCast(x, a, self.width, self.mode, self.frac_grad_scale)
+        theirs = PlainCast(y, b, other.width, other.mode, other.frac_grad_scale)
+        first, second = quantize_pair(mine, theirs)
+        return self._result(first, a_point, mine.width, mine.mode), other._result(second, b_point, theirs.width, theirs.mode)
 
     def interval(self) -> Bounds:
         """What the cast can give, for each channel where these have binary points of their own."""
-        return self._interval(self._bounded())
+        return self._interval(self._counted()[1], self.width, self.mode)
 
-    def _interval(self, frac_bits: Tensor) -> Bounds:
-        if frac_bits.dim() == 0:
-            point = round(frac_bits.item())  # ties to even, as torch.round
-            key: tuple[object, ...] = (self.word_length, point)
-        else:
-            rounded = torch.round(frac_bits.detach())
-            channels = rounded.movedim(self.channel_axis, 0).reshape(rounded.shape[self.channel_axis], -1)
-            if channels.shape[1] == 1:
-                key = (self.word_length, tuple(channels.flatten().tolist()))
-            else:
-                key = (self.word_length, *(tuple(bound.tolist()) for bound in torch.aminmax(channels, dim=1)))
-        known = self._known_interval
-        if known is None or known[0] != key:
-            known = self._known_interval = key, _interval(self.mode, *key)
-        return known[1]
-
-    def _bounded(self) -> Tensor:
-        """``frac_bits``; what lies further than ``spec.reach`` from its start counts as the nearest position that does not, straight-through."""
-        frac_bits = self._parameters["frac_bits"]  # the attribute would take a detour; this runs for every cast of every step
-        start = self._buffers["frac_start"]
-        assert frac_bits is not None
-        if not self.spec.learn or start is None:
-            return frac_bits
-        reach = self.spec.reach
-        if frac_bits.dim() == 0:
-            if abs(frac_bits.item() - start.item()) <= reach:
-                return frac_bits
-        elif (frac_bits.detach() - start).abs().max().item() <= reach:
-            return frac_bits
-        detached = frac_bits.detach()
-        return frac_bits + (torch.clamp(detached, start - reach, start + reach) - detached)
-
-    def _arguments(self, x: Tensor) -> PlainCast:
-        if self._parameters["frac_bits"] is None:
-            raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
-        return PlainCast(x, self._bounded(), self.width, self.mode, self.frac_grad_scale)
-
-    def _result(self, value: Tensor, frac_bits: Tensor) -> QTensor:
-        interval = self._interval(frac_bits)
+    def _result(self, value: Tensor, point: float | Tensor, width: int | Tensor, mode: CastMode) -> QTensor:
+        interval = self._interval(point, width, mode)
         if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
         return QTensor(value, interval)
+
+    # ---- the binary points that count ----
+    #
+    # They are read in every cast of every step, once, and what follows from them is kept with the numbers that it follows from. Versions of tensors
+    # would not do for that: whoever writes through ``.data`` or a shared memory changes none.
+
+    def _counted(self) -> tuple[Tensor, float | Tensor]:
+        """``frac_bits`` for the cast; and its number if it is one, else its numbers, rounded. What lies further than ``spec.reach`` from its start
+        counts as the nearest position that does not, straight-through. Raises QfxError before ``initialize``."""
+        frac_bits, start = self._parameters["frac_bits"], self._buffers["frac_start"]  # attributes would take a detour
+        if frac_bits is None:
+            raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
+        spec = self.spec
+        if frac_bits.dim():
+            points, known = frac_bits.detach(), self._known_interval
+            rounded = torch.round(points)
+            if start is None or not spec.learn:
+                return frac_bits, rounded
+            if known is not None and known.near is not None and _equal(known.points, rounded) and _equal(known.near, start):
+                return frac_bits, known.points
+            if (points - start).abs_().max().item() <= spec.reach:
+                return frac_bits, rounded
+        else:
+            point = frac_bits.item()
+            if start is None or not spec.learn or abs(point - start.item()) <= spec.reach:
+                return frac_bits, point
+            points = frac_bits.detach()
+        within = torch.clamp(points, start - spec.reach, start + spec.reach)
+        bounded = frac_bits + (within - points)
+        return bounded, torch.round(bounded.detach()) if bounded.dim() else bounded.item()
+
+    def _interval(self, point: float | Tensor, width: int | Tensor, mode: CastMode) -> Bounds:
+        """The interval of a cast with such binary points (as ``_counted`` gives them)."""
+        bits = width if isinstance(width, int) else _round(width)
+        known = self._known_interval
+        if isinstance(point, float):
+            point = round(point)  # ties to even, as torch.round
+        if known is None or known.width != bits or known.mode is not mode or not _equal(known.points, point):
+            known = self._known_interval = self._follows(point, bits, mode)
+        return known.interval
+
+    def _follows(self, points: int | Tensor, width: int, mode: CastMode) -> _Known:
+        if isinstance(points, int):
+            return _Known(points, width, mode, _interval(mode, width, points))
+        interval = _interval_of_channels(mode, width, points.movedim(self.channel_axis, 0).reshape(points.shape[self.channel_axis], -1))
+        start = self._buffers["frac_start"]
+        if start is None or not (points - start).abs_().max().item() <= self.spec.reach - 1:
+            return _Known(points, width, mode, interval)
+        return _Known(points, width, mode, interval, start.clone())
 
     def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
         """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped."""
@@ -297,6 +316,27 @@ class Quantizer(nn.Module):
         if self.spec.granularity == "channel":
             return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
         return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
+
+
+class _Known(NamedTuple):
+    """An interval, and what it follows from: binary points (rounded), word length and mode.
+
+    ``near``: the start, if the points lie so far within its reach that whatever is rounded to them does, too.
+    """
+
+    points: int | Tensor
+    width: int
+    mode: CastMode
+    interval: Bounds
+    near: Tensor | None = None
+
+
+def _equal(known: int | Tensor, points: int | Tensor) -> bool:
+    if known is points:
+        return True
+    if not isinstance(known, Tensor) or not isinstance(points, Tensor):
+        return not isinstance(known, Tensor) and not isinstance(points, Tensor) and known == points
+    return known.device == points.device and known.dtype == points.dtype and torch.equal(known, points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,6 +366,14 @@ def _described(codes: tuple[int, ...]) -> str:
 
 def _round(parameter: Tensor) -> int:
     return round(float(parameter.detach()))  # ties to even, as torch.round
+
+
+def _interval_of_channels(mode: CastMode, width: int, points: Tensor) -> Bounds:
+    """Those of the channels, from the integral binary points of each, which lie along axis 1."""
+    if points.shape[1] == 1:
+        return _interval(mode, width, tuple(points.flatten().tolist()))
+    least, most = torch.aminmax(points, dim=1)
+    return _interval(mode, width, tuple(least.tolist()), tuple(most.tolist()))
 
 
 @lru_cache(maxsize=1024)
