@@ -76,10 +76,11 @@ class Norm(nn.Module):
     def update(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics towards a batch's mean and biased variance over ``count`` numbers, as ``torch.nn.BatchNorm2d`` does."""
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            step = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.to(self.running_mean), step)
-            self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var), step)
+            running_mean, running_var = self.running_mean, self.running_var  # an attribute of a module is a search
+            tracked = self.num_batches_tracked.add_(1)
+            step = self.momentum if self.momentum is not None else 1.0 / float(tracked)
+            running_mean.lerp_(mean.to(running_mean), step)
+            running_var.lerp_((variance * (count / max(count - 1, 1))).to(running_var), step)
 
     @property
     def is_untrained(self) -> bool:

@@ -3,7 +3,7 @@ out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class QTensor:
         carried = self.shift if self.shift is None or scale is None else self.shift.double() * scale.double()
         new_shift = _sum(carried, shift)
         new_scale = scale if self.scale is None else self.scale if scale is None else self.scale.double() * scale.double()
-        return replace(self, interval=interval, scale=new_scale, shift=new_shift)
+        return QTensor(self.value, interval, new_scale, new_shift)
 
     def add(self, other: QTensor, *, where: str = "") -> QTensor:
         """``self + other``, elementwise, of one shape."""
@@ -80,7 +80,7 @@ class QTensor:
         first, second = (other, self) if self.is_plain else (self, other)  # the one that still has work to do keeps it
         if first.addend is not None or first._has_activation:
             first = first.plain()
-        return replace(first, addend=second.tensor(), interval=interval)
+        return QTensor(first.value, interval, first.scale, first.shift, second.tensor())
 
     def negated(self) -> QTensor:
         return QTensor(-self.tensor(), -self.interval)
@@ -92,7 +92,8 @@ class QTensor:
 
     def clipped_relu(self, upper: float, interval: Bounds, *, where: str = "") -> QTensor:
         """min(max(x, 0), upper)."""
-        return replace(self.relu(0.0, interval, where=where), upper=upper)
+        clipped = self.relu(0.0, interval, where=where)
+        return QTensor(clipped.value, interval, clipped.scale, clipped.shift, clipped.addend, 0.0, upper)
 
 
 def dtype_of(interval: Bounds, at_least: torch.dtype = torch.float32, *, where: str = "") -> torch.dtype:

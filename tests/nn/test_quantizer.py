@@ -216,3 +216,57 @@ def test_starting_again_keeps_the_parameter() -> None:
     q.initialize(torch.ones(3) * 100)
     assert q.frac_bits is parameter
     assert parameter.item() == 0
+
+
+def hidden_write(parameter: Tensor, values: Tensor) -> None:
+    """Through memory that torch does not know to be shared: no version of the tensor changes."""
+    parameter.detach().numpy()[...] = values.numpy()
+
+
+WRITES = {
+    "in place": lambda q, points: q.frac_bits.detach().copy_(points),
+    "through .data": lambda q, points: q.frac_bits.data.copy_(points),
+    "another .data": lambda q, points: setattr(q.frac_bits, "data", points.clone()),
+    "shared memory": lambda q, points: hidden_write(q.frac_bits, points),
+    "another parameter": lambda q, points: setattr(q, "frac_bits", nn.Parameter(points.clone())),
+    "the start": lambda q, points: hidden_write(q.frac_start, torch.round(points)),
+    "another start": lambda q, points: setattr(q, "frac_start", torch.round(points)),
+    "in another precision": lambda q, points: q.double() if q.frac_bits.dtype is torch.float32 else q.float(),
+    "a copy": lambda q, points: q.__dict__.update(copy.deepcopy(q).__dict__),
+    "the width": lambda q, points: q.width.data.fill_(float(points.flatten()[0].abs()) + 2),
+}
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+def test_nothing_that_is_kept_from_a_forward_is_stale(granularity: str) -> None:
+    """Whatever is written and however, the next forward is that of a quantizer that never had another: numbers, interval and gradients."""
+    seed = int(torch.seed() % 2**31)
+    print(f"seed {seed}")  # shown by pytest if the test fails
+    generator = torch.Generator().manual_seed(seed)
+    spec = Spec(8, granularity=granularity, signed=True, reach=2, learn_width=True)
+    x = torch.randn(4, 6, generator=generator)
+    q = made(spec, x, channel_axis=0)
+    names = list(WRITES)
+    for _ in range(150):
+        name = names[int(torch.randint(len(names), (), generator=generator))]
+        spread = (0.2, 1.0, 3.0)[int(torch.randint(3, (), generator=generator))]
+        points = (q.frac_start + spread * torch.randn(q.frac_start.shape, generator=generator)).to(q.frac_bits.dtype)
+        WRITES[name](q, points)
+        fresh = made(spec, x, channel_axis=0).to(q.frac_bits.dtype)
+        fresh.load_state_dict(q.state_dict())
+        found = []
+        for each in (q, fresh):
+            each.zero_grad()
+            y = each(x)
+            y.value.sum().backward()
+            found.append((y.value.tolist(), y.interval, each.interval(), each.points().tolist(), [p.grad.tolist() for p in each.parameters()]))
+        assert found[0] == found[1], name
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_a_binary_point_that_became_nan_is_refused_by_the_cast(granularity: str) -> None:
+    q = made(Spec(8, granularity=granularity), torch.randn(3, 5), channel_axis=0)
+    q(torch.randn(3, 5))
+    q.frac_bits.data.fill_(math.nan)
+    with pytest.raises(QfxError, match="nan fractional bits"):
+        q(torch.randn(3, 5))
