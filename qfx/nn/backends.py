@@ -33,14 +33,15 @@ def refuse_inexact(x: Tensor, where: str) -> None:
 
     The first time in a process and on a device, products that need all 24 bits are computed and looked at, which finds what no switch tells of.
     """
-    device = x.device.type
+    place = x.device
+    device = place.type
     if torch.is_autocast_enabled(device):
         raise ExactnessError("autocast is on", where=where, remedy="run fixed-point layers outside torch.autocast")
     for name, read in _switches(device):
         setting = read()
         if setting not in _WHOLE:
             raise ExactnessError(f"float32 products may be rounded: {name} is {setting!r}", where=where, remedy=_remedy(name))
-    found = _found(device if x.device.index is None else str(x.device))
+    found = _found(device if place.index is None else str(place))
     if found is not None:
         raise ExactnessError(found[0], where=where, remedy=found[1])
 
