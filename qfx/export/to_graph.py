@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from qfx import operators as ops
 from qfx.errors import DataError, UnsupportedError
-from qfx.ir import ops
 from qfx.ir.graph import Graph, Node, graph_name
-from qfx.ir.ops import ArrayType, Const, Op
 from qfx.nn import functional as qf
 from qfx.nn.layers import QConv, QConvTranspose, QLinear, Weighted
 from qfx.nn.model import graph_module, recipe_of
 from qfx.nn.norm import FoldedNorm, QBatchNorm, QFoldedBatchNorm
 from qfx.nn.quantizer import Quantizer
+from qfx.operators import ArrayType, Const, Operator
 
 
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
@@ -84,7 +84,7 @@ class _Lowering:
         return candidate
 
 
-Steps = list[tuple[str, Op]]
+Steps = list[tuple[str, Operator]]
 """The operators of one layer in order, each reading the one before: (suffix of the node's name, operator)."""
 
 
