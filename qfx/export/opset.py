@@ -11,15 +11,16 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``LeakyRelu``         for float64, where ONNX Runtime has no kernel; the slope is a power of two in (0, 1].
 ``Conv_w<P>_x<Q>``    a convolution that float32 would round: weight and input are split into P and Q pieces whose convolutions float32 holds;
                       they are summed in float64 (ONNX Runtime has no float64 Conv). ``ConvBias_...`` also adds a bias of shape (O, 1[, 1]).
-``PadMaxPool``        a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels); ``PaddedMaxPool`` up to version 2.
+``PadMaxPool``        a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels). Up to version 2:
+                      ``PaddedMaxPool``.
 ``Upsample``          nearest neighbour for float64, where ONNX Runtime's Resize has no kernel.
 ``Stretch``           zeros between the pixels: what a transposed convolution convolves.
 ``SumPool[_x<Q>]``    a depthwise convolution by ones (AveragePool divides and rounds), in float32, or in float64 from Q pieces.
 ====================  ==============================================================================================================
 
 The bodies are part of the version: files are compared with them when read, so any change needs a new ``VERSION``.
-Version 2 added a digest of the graph to the metadata of a file; its functions are those of version 1, whose files are read as before. Version 3 pads all
-axes, the batch included: where some were left out, ONNX Runtime failed on a Transpose beside the Pad.
+Version 2 added a digest of the graph to the metadata of a file; its functions are those of version 1, whose files are read as before. Version 3
+pads all axes, the batch included: where some were left out, ONNX Runtime failed on a Transpose beside the Pad.
 """
 
 from __future__ import annotations

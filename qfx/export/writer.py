@@ -22,7 +22,10 @@ _NUMPY = {FLOAT: np.float32, DOUBLE: np.float64}
 
 
 class Writer:
-    """Collects nodes, initializers and functions while the graph's nodes are written in order. ``version``: of qfx's operator set, one of ``opset.READABLE``."""
+    """Collects nodes, initializers and functions while the graph's nodes are written in order.
+
+    ``version``: of qfx's operator set, one of ``opset.READABLE``.
+    """
 
     def __init__(self, graph: Graph, version: int = opset.VERSION) -> None:
         self.graph = graph
