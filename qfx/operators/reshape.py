@@ -99,11 +99,12 @@ class Reshape(Rename):
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
         rng, size = drawing.rng, drawing.info.size
-        first = int(rng.choice([count for count in range(1, size + 1) if size % count == 0]))
-        rest = size // first
-        second = int(rng.choice([count for count in range(1, rest + 1) if rest % count == 0]))
-        shapes: list[Shape] = [(size,), (first, rest), (first, second, rest // second)]
-        return cls(shapes[int(rng.integers(3))]), (drawing.source,)
+        shape: Shape = (size,)
+        for _ in range(int(rng.choice([0, 1, 2, 0, 1, 2, 3, 4]))):
+            *outer, rest = shape
+            count = int(rng.choice([count for count in range(1, rest + 1) if rest % count == 0]))
+            shape = (*outer, count, rest // count)
+        return cls(shape), (drawing.source,)
 
 
 @dataclass(frozen=True, slots=True)
