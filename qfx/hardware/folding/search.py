@@ -25,10 +25,10 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights
+from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import OUTPUT, Layer, layers
 from qfx.hardware.timing import fifo
-from qfx.hardware.timing.simulate import RESTART, Timing, simulate
-from qfx.hardware.timing.tokens import cycles, latency
+from qfx.hardware.timing.simulate import Timing, simulate
 from qfx.ir.graph import Graph
 from qfx.progress import Progress, silent
 
@@ -62,7 +62,7 @@ class Plan:
         """Cycles from frame to frame: simulated, or those of the slowest process."""
         if self.timing is not None:
             return self.timing.interval
-        return max(cycles(process) + latency(process) for process in self.design.processes) + RESTART
+        return max(process.busy for process in self.design.processes)
 
     @property
     def fps(self) -> float:
@@ -112,7 +112,7 @@ def _remedy(graph: Graph, board: Board) -> str:
     base = lower(graph, Schedule())
     try:
         check_weights(Weights.of(base), board, LIMITS)
-        check_layers(layers(graph, base, board, {}), board, LIMITS)
+        check_layers(layers(base, board, {}), board, LIMITS)
     except DoesNotFitError as error:
         return error.remedy
     return _OTHER_FOLDING
@@ -144,7 +144,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     )  # complains if it cannot
     pinned.update({name: Folding(n) for name, n in ((graph.input.name, request.input_parallel), (OUTPUT, request.output_parallel)) if n is not None})
     progress(_LISTING, 0, 1)
-    search = _Search(graph, board, layers(graph, base, board, pinned), clock_ns, weights, progress)
+    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos:
@@ -186,13 +186,12 @@ def _least(design: d.Design, board: Board) -> Estimate:
 
 def _folded(design: d.Design) -> tuple[str, ...]:
     """The nodes that have a folding, in order."""
-    ports = (d.FromPort, d.ToPort, d.Fork, d.Rewidth, d.Regrid, d.Permute)
-    names = [node for process, node in zip(design.processes, design.nodes, strict=True) if not isinstance(process, ports)]
+    names = [node for process, node in zip(design.processes, design.nodes, strict=True) if process.role in (Role.MATVEC, Role.OTHER)]
     return tuple(dict.fromkeys(names))
 
 
 def _weighted(design: d.Design) -> frozenset[str]:
-    return frozenset(node for process, node in zip(design.processes, design.nodes, strict=True) if isinstance(process, d.MatVec))
+    return frozenset(node for process, node in zip(design.processes, design.nodes, strict=True) if process.role is Role.MATVEC)
 
 
 class _Search:
@@ -383,9 +382,9 @@ class _Search:
     def _schedule(self, picked: Sequence[int]) -> Schedule:
         foldings, ports = {}, {}
         for layer, option in zip(self.layers, picked, strict=True):
-            if layer.kind == "port":
+            if layer.kind is Role.PORT:
                 ports[layer.name] = layer.foldings[option].pe
-            elif layer.kind != "fixed":
+            elif layer.kind is not Role.FIXED:
                 foldings[layer.name] = layer.foldings[option]
         return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
 

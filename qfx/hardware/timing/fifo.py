@@ -21,8 +21,8 @@ from math import ceil
 import numpy as np
 
 from qfx.hardware.design import design as d
+from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import MAX_WORDS, Timing, ends, simulate, words
-from qfx.hardware.timing.tokens import Program, program
 
 CHAIN_DEPTH = 2
 """The least depth that passes a word every cycle, and the vendor's default."""
@@ -70,7 +70,7 @@ def plan(design: d.Design) -> Plan:
     ample = {name: _AMPLE_FRAMES * streams[name].words for name in (*network.early_inputs(), network.last)}
     floor = {name: max(CHAIN_DEPTH, held.get(name, 0)) for name in streams}
     smooth = {name: max(floor[name], depth) for name, depth in network.smoothing().items()}
-    windows = {stream.name for process in design.processes if isinstance(process, d.Window) for stream in d.inputs(process)}
+    windows = {stream.name for process in design.processes if process.front for stream in process.sources}
     busy = network.busy_fifos()
     best: tuple[Timing, dict[str, int]] | None = None
     for deep in ((), windows & busy, busy, tuple(streams)):
@@ -110,21 +110,7 @@ def with_depths(design: d.Design, depths: Mapping[str, int]) -> d.Design:
     def deep(stream: d.Stream) -> d.Stream:
         return replace(stream, depth=depths.get(stream.name, stream.depth))
 
-    def pair(streams: tuple[d.Stream, d.Stream]) -> tuple[d.Stream, d.Stream]:
-        return deep(streams[0]), deep(streams[1])
-
-    def refit(process: d.Process) -> d.Process:
-        if isinstance(process, d.FromPort):
-            return replace(process, output=deep(process.output), last=deep(process.last))
-        if isinstance(process, d.ToPort):
-            return replace(process, input=deep(process.input), last=deep(process.last))
-        if isinstance(process, d.Fork):
-            return replace(process, input=deep(process.input), outputs=pair(process.outputs))
-        if isinstance(process, d.Binary | d.Concat):
-            return replace(process, inputs=pair(process.inputs), output=deep(process.output))
-        return replace(process, input=deep(process.input), output=deep(process.output))
-
-    return replace(design, processes=tuple(map(refit, design.processes)), streams=tuple(map(deep, design.streams)))
+    return replace(design, processes=tuple(process.with_streams(deep) for process in design.processes), streams=tuple(map(deep, design.streams)))
 
 
 def sizings(design: d.Design) -> tuple[Sizing, ...]:
@@ -148,12 +134,12 @@ class Network:
 
     def __init__(self, design: d.Design, *, flushing: bool = True) -> None:
         self.design = design
-        self.programs = [program(process) if flushing else _pushed(program(process)) for process in design.processes]
+        self.programs = [process.program if flushing else _pushed(process.program) for process in design.processes]
         self.writer, self.reader = ends(design)
         self.streams = {stream.name: stream for stream in design.streams}
-        self.last = next(process.last.name for process in design.processes if isinstance(process, d.ToPort))
-        self._inputs = [[stream.name for stream in d.inputs(process)] for process in design.processes]
-        self._outputs = [[stream.name for stream in d.outputs(process)] for process in design.processes]
+        self.last = next(mark.name for process in design.processes for mark in process.marks)
+        self._inputs = [[stream.name for stream in process.sources] for process in design.processes]
+        self._outputs = [[stream.name for stream in process.targets] for process in design.processes]
         self._events = [_Events(program_) for program_ in self.programs]
         self.components = self._components()
 
