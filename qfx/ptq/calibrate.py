@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.nn.model import graph_module
 from qfx.nn.norm import Norm, QBatchNorm
 from qfx.nn.qtensor import QTensor
