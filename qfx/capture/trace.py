@@ -327,7 +327,7 @@ def _difference(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> Unsu
         expected, actual = model(x), next(value for node, value in traced.items() if node.op == "output")
     if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
         return None  # refused later, with a better reason
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
     if expected.shape == actual.shape and torch.allclose(expected, actual, rtol=0.0, atol=1e-3 * scale, equal_nan=True):
         return None
     return UnsupportedError(

@@ -98,6 +98,8 @@ _FUNCTIONAL = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
+    "square": lambda x: x**2,
+    "abs": lambda x: abs(x),
     "cat": lambda *parts: torch.cat(parts, 1),
     "maxpool": lambda x, k, s, p: (F.max_pool2d if len(k) == 2 else F.max_pool1d)(x, k, s, p),
     "avgpool": lambda x, k, s, p: (F.avg_pool2d if len(k) == 2 else F.avg_pool1d)(x, k, s, p),
@@ -150,9 +152,9 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "cat"]
+_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat"]
 _WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
-_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "cat", "pad"]
+_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad"]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
 
 
@@ -162,7 +164,7 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
     kind = draw(st.sampled_from(kinds))
     if kind == "norm":
         return Step(kind, (source,), (shape[0], len(shape))), shape
-    if kind in ("relu", "frelu", "relu6"):
+    if kind in ("relu", "frelu", "relu6", "square", "abs"):
         return Step(kind, (source,)), shape
     if kind == "leaky":
         return Step(kind, (source,), (2.0 ** -draw(st.integers(0, 5)),)), shape
