@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from qfx.errors import DataError
-from qfx.ir.ops import Const, Op
+from qfx.ir.operator import Operator
+from qfx.ir.values import Const
 from qfx.nn.clipped import Clipped
 from qfx.recipe import Recipe
 
-Steps = list[tuple[str, Op]]
+Steps = list[tuple[str, Operator]]
 """The operators of one layer in order, each reading the one before: (suffix of the node's name, operator)."""
 
 

@@ -15,11 +15,11 @@ from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode, QMode
-from qfx.ir.ops import ArrayType, Cast
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
+from qfx.operators import ArrayType, Cast
 from qfx.recipe import Spec
 
 NEGLIGIBLE_ERROR = 1e-7

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 
 import qfx
 from qfx import DataError, ExactnessError, Override, QfxError, Recipe, RecipeError, Spec, UnsupportedError
-from qfx.ir import ops
+from qfx import operators as ops
 from qfx.nn import rules
 from qfx.nn.model import recipe_of
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import qfx
-from qfx.ir import ops
+from qfx import operators as ops
 from qfx.nn import functional, layers, norm, rules
 from qfx.nn.call import Call, Family, Part, parts_of
 from qfx.nn.clipped import Clipped

@@ -22,7 +22,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.timing.simulate import RESTART
 from qfx.hardware.timing.tokens import cycles, latency
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Conv
+from qfx.operators import Conv
 
 OUTPUT = "(output port)"
 """The name of the output port among the layers; the input port is called as the graph's input."""

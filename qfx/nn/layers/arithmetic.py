@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from qfx import operators as ops
 from qfx.capture.refusals import limits, remedies
-from qfx.ir import ops
 from qfx.nn.call import Call, Family, Layers, Rule, name_of, origin
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits

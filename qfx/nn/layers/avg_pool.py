@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx import operators as ops
 from qfx.capture.refusals import remedies
-from qfx.ir import ops
 from qfx.nn.call import Call, Family, Layers, adaptive_window, pool_window
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from qfx import operators as ops
 from qfx.errors import DataError
 from qfx.fixed.kernel import channel_moments
-from qfx.ir import ops
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from qfx import operators as ops
 from qfx.capture.refusals import limits
 from qfx.fixed.arith import channelwise
-from qfx.ir import ops
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits

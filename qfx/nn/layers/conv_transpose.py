@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx import operators as ops
 from qfx.errors import UnsupportedError
-from qfx.ir import ops
-from qfx.ir.ops import Const
 from qfx.nn.backends import sums_of_products
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.fixed_layer import Steps
 from qfx.nn.layers.conv import unfolded
 from qfx.nn.layers.weighted import Weighted
+from qfx.operators import Const
 from qfx.recipe import Recipe
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qfx import operators as ops
 from qfx.errors import DataError
 from qfx.fixed.type import OMode
-from qfx.ir import ops
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.qtensor import QTensor

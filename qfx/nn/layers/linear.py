@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx import operators as ops
 from qfx.capture.refusals import limits
 from qfx.errors import DataError
-from qfx.ir import ops
-from qfx.ir.ops import Const
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.fixed_layer import Steps
 from qfx.nn.layers.weighted import Weighted
+from qfx.operators import Const
 from qfx.recipe import Recipe
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qfx.ir import ops
+from qfx import operators as ops
 from qfx.nn.call import Call, Family, Layers, adaptive_window, pool_window
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits

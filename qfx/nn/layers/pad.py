@@ -8,9 +8,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
+from qfx import operators as ops
 from qfx.capture.refusals import remedies
 from qfx.fixed.arith import Bounds
-from qfx.ir import ops
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from qfx.ir import ops
+from qfx import operators as ops
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qfx import operators as ops
 from qfx.capture.refusals import remedies
 from qfx.fixed.arith import Interval
-from qfx.ir import ops
-from qfx.ir.ops import Const
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.qtensor import QTensor
+from qfx.operators import Const
 
 
 class QReLU(FixedLayer):

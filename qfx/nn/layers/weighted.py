@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from qfx.fixed.arith import Bounds, Channels, Interval
-from qfx.ir.ops import Const
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
+from qfx.operators import Const
 from qfx.recipe import Recipe
 
 

@@ -18,7 +18,7 @@ from qfx.hardware.timing.fifo import size_fifos, with_depths
 from qfx.hardware.timing.simulate import MAX_WORDS, RESTART, DeadlockError, Timing, simulate
 from qfx.hardware.timing.tokens import cycles, latency, program
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Add, Input, Relu
+from qfx.operators import Add, Input, Relu
 
 
 def slow(design: d.Design, frames: int) -> tuple[list[int], int]:
