@@ -75,7 +75,7 @@ def _nodes(argument: Any) -> tuple[fx.Node, ...]:
 @dataclass(frozen=True, eq=False)
 class Part:
     """One layer of the small graph that an operation becomes. ``sources``: what it reads: the call's inputs by their position, and earlier parts.
-    ``suffix``: what is added to the operation's path for the layer's; the last part, whose result is the operation's, has none."""
+    ``suffix``: what is added to the operation's path for the layer's; the part that does the operation's work has none."""
 
     layer: FixedLayer
     sources: tuple[int | Part, ...]

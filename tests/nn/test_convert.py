@@ -491,7 +491,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "batch as a number": (Calls(lambda m, x: F.avg_pool2d(x, 2, divisor_override=x.shape[0])), IMAGE, "^avg_pool2d"),
     "channel mean": (Calls(lambda m, x: x.mean(1)), IMAGE, r"^mean: mean over axes \[1\]"),
     "cat of rows": (Calls(lambda m, x: torch.cat((x, x), 2)), IMAGE, "^cat: concatenation along axis 2"),
-    "five axes": (Calls(lambda m, x: x.unsqueeze(1).flatten(1)), IMAGE, "^unsqueeze: gives shape"),
+    "seven axes": (Calls(lambda m, x: x.unflatten(1, (1, 1, 3)).unsqueeze(1).flatten(1)), IMAGE, "^unsqueeze: gives shape"),
     "empty slice": (Calls(lambda m, x: x[:, 0:0]), IMAGE, "^getitem: gives shape"),
     "list index": (Calls(lambda m, x: x[:, [0, 1]]), IMAGE, "^getitem: indexing"),
     "mask": (Calls(lambda m, x: x[x > 0]), IMAGE, "getitem: gives shape"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qfx import operators as ops
 from qfx.capture.refusals import remedies
-from qfx.nn.call import Call, Family, Layers, adaptive_window, pool_window
+from qfx.nn.call import Call, Family, Layers, Part, adaptive_window, pool_window
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
 from qfx.nn.layers.reshape import QReshape
@@ -95,8 +95,12 @@ def _mean(call: Call) -> Layers:
     if rank < 3 or axes != set(range(2, rank)):
         remedy = remedies.remedy(remedies.Seen("mean", call.in_shape, call.out_shape, (None, tuple(axes)), {"keepdim": call.get("keepdim", False)}))
         raise call.refuse(f"mean over axes {sorted(axes)} of {rank}", remedy)
-    kernel = call.in_shape[1:]
+    kernel = call.in_shape[1:] if rank < 5 else (math.prod(call.in_shape[1:]),)  # more than two spatial axes as one
     pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)
+    if rank > 4:
+        flat = Part(QReshape((call.in_shape[0], *kernel)), (0,), "_flat")
+        pooled = Part(pool, (flat,))
+        return [flat, pooled, Part(QReshape(call.out_shape), (pooled,), "_1")]
     return [pool] if call.out_shape == (call.in_shape[0], *(1,) * len(kernel)) else [pool, QReshape(call.out_shape)]
 
 
