@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from qfx.errors import DataError
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
 from qfx.nn.clipped import Clipped
+from qfx.nn.qtensor import QTensor
 from qfx.recipe import Recipe
 
 Steps = list[tuple[str, Operator]]
@@ -72,6 +73,13 @@ class FixedLayer(nn.Module):
     @abstractmethod
     def scales_channels(self, channels: int) -> bool:
         """Whether the layer works on each of ``channels`` channels alone, and commutes with a positive factor for each."""
+
+    def restart(self, values: Iterable[QTensor], arguments: Callable[[], tuple[QTensor, ...]]) -> None:
+        """Start the binary points anew. ``values``: what the layer reads first, batch by batch, as often as wanted. ``arguments``: all that it reads
+        of one batch, which is enough where the data only bound what constants meet. For layers that can be started: those with an
+        ``initialize``."""
+        initialize: Any = self.initialize
+        initialize(*arguments())
 
     def bits_added(self, recipe: Recipe) -> int:
         """By how many bits an operand that is not cast may grow here."""

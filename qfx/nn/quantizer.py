@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -302,6 +302,9 @@ class Quantizer(FixedLayer):
         if self.spec.granularity == "channel":
             return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
         return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
+
+    def restart(self, values: Iterable[QTensor], arguments: Callable[[], tuple[QTensor, ...]]) -> None:
+        self.initialize_from(values)
 
     def array_type(self) -> ArrayType:
         """The cast of an activation; the batch axis is left out of its shape."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -129,6 +129,13 @@ class QBatchNorm(Norm):
         scale, shift = self.affine()
         self.scale_cast.initialize(scale)
         self.shift_cast.initialize(shift, most=finest(x.interval * self.scale_cast.interval()))
+
+    def restart(self, values: Iterable[QTensor], arguments: Callable[[], tuple[QTensor, ...]]) -> None:
+        if self.is_untrained:  # its statistics are those of all batches
+            parts = list(values)
+            self.initialize(QTensor(torch.cat([part.tensor() for part in parts]), parts[0].interval))
+        else:
+            self.initialize(*arguments())
 
     def constants(self, used: Statistics | None = None) -> tuple[QTensor, QTensor]:
         """The scale and the shift as the hardware sees them, by the running statistics or those that are given."""
