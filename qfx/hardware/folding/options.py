@@ -66,7 +66,7 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tup
         setting = Setting(on, next(iter(before), None), pinned.get(name), (design.input, design.output))
         options = process.options(setting)
         origin.update({stream.name: name for stream in process.targets})
-        if found and found[-1].name == name:  # one more process of a concatenation of three and more values
+        if found and found[-1].name == name:  # one more process of its layer
             found[-1] = _joined(found[-1], sources, options)
             continue
         found.append(_layer(name, process.role, sources, _affordable(options, board), process.limit(setting)))
@@ -92,7 +92,11 @@ def _layer(name: str, kind: Role, sources: tuple[tuple[str, int], ...], options:
 
 
 def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: list[Option]) -> Layer:
+    """The layer with one more of its processes: with the foldings that all of them can have."""
     more = _layer(layer.name, layer.kind, sources, [option for option in options if option.folding in layer.foldings], layer.limit)
+    at = [layer.foldings.index(folding) for folding in more.foldings]
+    arrays = {field: getattr(layer, field)[at] for field in ("takes", "gives", "busy", "costs", "sure")}
+    layer = replace(layer, foldings=more.foldings, **arrays)
     outside = tuple(source for source in (*layer.sources, *sources) if source[0] != layer.name)
     return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs, sure=layer.sure + more.sure)
 

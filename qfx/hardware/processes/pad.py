@@ -19,7 +19,10 @@ from qfx.hardware.timing.program import Turns, every, held
 
 @dataclass(frozen=True, slots=True)
 class PadFrame(OneToOne, Passing, Widening):
-    """``size``: H, W, C of the input; ``result``: of the result; ``before``: zeros before, per axis in that order."""
+    """``size``: H, W, C of the input; ``result``: of the result; ``before``: zeros before, per axis in that order.
+
+    ``lanes``: where a value of many axes is seen as one of three, the channels proper, of which a word holds a part; 0: all of C.
+    """
 
     name: str
     input: Stream
@@ -27,6 +30,7 @@ class PadFrame(OneToOne, Passing, Widening):
     size: tuple[int, int, int]
     result: tuple[int, int, int]
     before: tuple[int, int, int]
+    lanes: int = 0
 
     @property
     def cycles(self) -> int:
@@ -44,7 +48,7 @@ class PadFrame(OneToOne, Passing, Widening):
 
     def widths(self, setting: Setting) -> list[int]:
         first = self.before[2]
-        return common_widths(gcd(self.size[2], first, self.result[2] - self.size[2] - first), (*self.sources, *self.targets))
+        return common_widths(gcd(self.lanes or self.size[2], first, self.result[2] - self.size[2] - first), (*self.sources, *self.targets))
 
 
 @lru_cache(maxsize=64)

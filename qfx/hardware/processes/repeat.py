@@ -19,13 +19,14 @@ from qfx.hardware.timing.program import Turns, every, held
 
 @dataclass(frozen=True, slots=True)
 class Repeat(OneToOne, Buffering, Widening):
-    """Every pixel ``factors`` = (rows, columns) times: nearest-neighbour upsampling. ``size``: H, W, C of the input."""
+    """Every pixel ``factors`` = (rows, columns) times: nearest-neighbour upsampling. ``size``: H, W, C of the input. ``lanes``: as in PadFrame."""
 
     name: str
     input: Stream
     output: Stream
     size: tuple[int, int, int]
     factors: tuple[int, int]
+    lanes: int = 0
 
     @property
     def cycles(self) -> int:
@@ -54,7 +55,7 @@ class Repeat(OneToOne, Buffering, Widening):
         return self.call(f"qfx::repeat<{size}, {self.factors[0]}, {self.factors[1]}, {place_tag(self.row)}>(in, out);")
 
     def widths(self, setting: Setting) -> list[int]:
-        return common_widths(self.size[2], (*self.sources, *self.targets))
+        return common_widths(self.lanes or self.size[2], (*self.sources, *self.targets))
 
 
 @lru_cache(maxsize=64)

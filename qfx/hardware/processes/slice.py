@@ -19,13 +19,14 @@ from qfx.hardware.timing.program import Turns, every, held
 
 @dataclass(frozen=True, slots=True)
 class SliceFrame(OneToOne, Passing, Widening):
-    """``spans``: (start, stop, step) for H, W, C."""
+    """``spans``: (start, stop, step) for H, W, C. ``lanes``: as in PadFrame."""
 
     name: str
     input: Stream
     output: Stream
     size: tuple[int, int, int]
     spans: tuple[tuple[int, int, int], ...]
+    lanes: int = 0
 
     @property
     def cycles(self) -> int:
@@ -46,7 +47,7 @@ class SliceFrame(OneToOne, Passing, Widening):
 
     def widths(self, setting: Setting) -> list[int]:
         start, stop, step = self.spans[2]
-        return common_widths(gcd(self.size[2], start, stop) if step == 1 else 1, (*self.sources, *self.targets))
+        return common_widths(gcd(self.lanes or self.size[2], start, stop) if step == 1 else 1, (*self.sources, *self.targets))
 
 
 @lru_cache(maxsize=64)

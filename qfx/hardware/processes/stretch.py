@@ -18,13 +18,15 @@ from qfx.hardware.timing.program import Turns, every, held
 
 @dataclass(frozen=True, slots=True)
 class Stretch(OneToOne, Passing, Widening):
-    """Zeros between the pixels: pixel (y, x) goes to (y * rows, x * columns); the result has (H - 1) * rows + 1 by (W - 1) * columns + 1 pixels."""
+    """Zeros between the pixels: pixel (y, x) goes to (y * rows, x * columns); the result has (H - 1) * rows + 1 by (W - 1) * columns + 1 pixels.
+    ``lanes``: as in PadFrame."""
 
     name: str
     input: Stream
     output: Stream
     size: tuple[int, int, int]
     factors: tuple[int, int]
+    lanes: int = 0
 
     @property
     def cycles(self) -> int:
@@ -41,7 +43,7 @@ class Stretch(OneToOne, Passing, Widening):
         return self.call(f"qfx::stretch<{height}, {width}, {channels // self.output.parallel}, {self.factors[0]}, {self.factors[1]}>(in, out);")
 
     def widths(self, setting: Setting) -> list[int]:
-        return common_widths(self.size[2], (*self.sources, *self.targets))
+        return common_widths(self.lanes or self.size[2], (*self.sources, *self.targets))
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import QfxError, RecipeError
 from qfx.fixed.arith import Interval
 from qfx.nn.convert import quantize
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, Progress, Walk, batches, evaluating, run_node

@@ -12,8 +12,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
 from qfx.fixed.type import OMode
-from qfx.nn.functional import QLeakyReLU, QReLU
-from qfx.nn.layers import Weighted
+from qfx.nn.layers import QLeakyReLU, QReLU, Weighted
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer

@@ -23,7 +23,7 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.design.storage import Storage
 from qfx.hardware.timing.fifo import size_fifos, with_depths
-from qfx.ir.ops import Linear
+from qfx.operators import Linear
 
 PIECES = Path(__file__).parents[3] / "benchmarks" / "calibration" / "pieces.csv"
 DEVICES = {"ultrascale+": ULTRASCALE, "7series": SERIES7}

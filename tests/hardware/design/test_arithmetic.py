@@ -24,7 +24,7 @@ from qfx.hardware.emit.spelling import pack_weights
 from qfx.hardware.project.csim import build_bundle
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw
-from qfx.ir.ops import Cast, Const, Conv, Linear, Relu, Reshape
+from qfx.operators import Cast, Const, Conv, Linear, Relu, Reshape
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 S8, U8 = FixedType(8, 8), FixedType(8, 8, signed=False)

@@ -25,8 +25,8 @@ from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.design.storage import LUTS_PER_BRAM18, Storage, bram18, fifo, ram, rom
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.timing.fifo import size_fifos, with_depths
-from qfx.ir.ops import Cast, Relu, Reshape, SumPool, Transpose, Upsample
 from qfx.ir.passes.loadable import make_loadable
+from qfx.operators import Cast, Relu, Reshape, SumPool, Transpose, Upsample
 
 LIBRARY = {f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()}
 CAST = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))

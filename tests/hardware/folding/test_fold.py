@@ -24,8 +24,8 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.options import OUTPUT, layers
 from qfx.hardware.timing.simulate import RESTART, DeadlockError
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Cast, MaxPool, Reshape
-from qfx.ir.ops import Linear as LinearOp
+from qfx.operators import Cast, MaxPool, Reshape
+from qfx.operators import Linear as LinearOp
 
 ZCU = board("zcu102")
 SMALL = replace(ZCU, name="small", title="small board", lut=4000, ff=8000, dsp=12, bram36=10)

@@ -25,7 +25,7 @@ from qfx.hardware.folding.options import layers
 from qfx.hardware.project.project import prepare
 from qfx.hardware.timing.fifo import CHAIN_DEPTH, with_depths
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Cast
+from qfx.operators import Cast
 
 ZCU = board("zcu102")
 Z2 = board("pynq_z2")

@@ -18,7 +18,7 @@ from qfx.hardware.timing.network import Network
 from qfx.hardware.timing.simulate import MAX_WORDS, DeadlockError, simulate
 from qfx.hardware.timing.table import fifo_table, headline, schedule_table
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Relu
+from qfx.operators import Relu
 from qfx.testing import random_graph
 
 

@@ -17,7 +17,7 @@ from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.timing.fifo import size_fifos, with_depths
 from qfx.hardware.timing.simulate import MAX_WORDS, RESTART, DeadlockError, Timing, simulate
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Add, Input, Relu
+from qfx.operators import Add, Input, Relu
 
 
 def slow(design: d.Design, frames: int) -> tuple[list[int], int]:
