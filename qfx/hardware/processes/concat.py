@@ -10,16 +10,17 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, raw
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
-from qfx.hardware.processes.traits import TwoToOne, Widening, WithEpilogue
+from qfx.hardware.processes.traits import TwoToOne, Unweighted, Widening
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held
 
 
 @dataclass(frozen=True, slots=True)
-class Concat(TwoToOne, WithEpilogue, Widening):
+class Concat(TwoToOne, Unweighted, Widening):
     """The channels of a pixel of the one, then of the other, each moved up by its ``shifts`` into the type ``joined``."""
 
     name: str
@@ -42,6 +43,10 @@ class Concat(TwoToOne, WithEpilogue, Widening):
     def turns(self) -> Turns:
         a, b = (channels // self.output.parallel for channels in self.channels)
         return _turns(self.pixels, a, b)
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        return self.tables
 
     def logic(self, on: Device) -> Resources:
         lanes = self.output.parallel

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import Option, Role, common_widths
 from qfx.hardware.processes.process import Setting
-from qfx.hardware.processes.traits import OneToOne, Widening, WithEpilogue
+from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every
 
 
 @dataclass(frozen=True, slots=True)
-class Pointwise(OneToOne, WithEpilogue, Widening):
+class Pointwise(OneToOne, Unweighted, Widening):
     """The epilogue alone: what no other process could take over."""
 
     name: str
@@ -36,6 +37,10 @@ class Pointwise(OneToOne, WithEpilogue, Widening):
     def turns(self) -> Turns:
         words = every(self.output.words)
         return words.size, (words,), (words,)
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        return self.tables
 
     def logic(self, on: Device) -> Resources:
         return self.control() + pieces.epilogue(self.epilogue, self.output.parallel, on)

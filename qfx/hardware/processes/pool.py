@@ -16,12 +16,12 @@ from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, place_tag, raw
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
-from qfx.hardware.processes.traits import OneToOne, Widening, WithEpilogue
+from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
 
 @dataclass(frozen=True, slots=True)
-class Pool(OneToOne, WithEpilogue, Widening):
+class Pool(OneToOne, Unweighted, Widening):
     """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``."""
 
     name: str

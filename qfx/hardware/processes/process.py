@@ -24,11 +24,16 @@ from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.timing.program import RESTART, Program, Turns
 
 
+def _abstract(cls: type) -> list[str]:
+    """The members that the class itself marks as abstract, in order."""
+    return [name for name, member in vars(cls).items() if getattr(member, "__isabstractmethod__", False)]
+
+
 class Process:
     """One pipelined loop of the hardware: it reads ``sources``, writes ``targets``, and does the same in every frame.
 
-    What is marked as abstract here every kind must define, itself or by a trait; a class statement without it raises TypeError. A trait is a class
-    with ``abstract=True``.
+    What is marked as abstract, here or in a trait that it has, every kind must define, itself or by a trait: else its class statement raises
+    TypeError. A trait is a class with ``abstract=True``.
     """
 
     __slots__ = ()
@@ -38,7 +43,8 @@ class Process:
     def __init_subclass__(cls, *, abstract: bool = False, **rest: Any) -> None:
         super().__init_subclass__(**rest)
         if not abstract:
-            missing = [member for member in REQUIRED if getattr(getattr(cls, member), "__isabstractmethod__", False)]
+            asked = dict.fromkeys(member for base in reversed(cls.__mro__) for member in _abstract(base))
+            missing = [member for member in asked if getattr(getattr(cls, member), "__isabstractmethod__", False)]
             if missing:
                 raise TypeError(f"the process kind {cls.__name__} does not define {', '.join(missing)} (see {__name__}.Process)")
 
@@ -153,7 +159,7 @@ class Process:
         """What keeps the fastest option from being faster, in words that follow "it takes 7 cycles"."""
 
 
-REQUIRED = tuple(name for name, member in vars(Process).items() if getattr(member, "__isabstractmethod__", False))
+REQUIRED = tuple(_abstract(Process))
 """What every kind must define."""
 
 

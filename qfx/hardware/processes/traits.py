@@ -106,7 +106,7 @@ class Buffering(WithoutConstants, abstract=True):
 
 
 class WithEpilogue(Process, abstract=True):
-    """Its numbers go through ``epilogue`` before they leave by ``output``; it has no weights."""
+    """Its numbers go through ``epilogue`` before they leave by ``output``."""
 
     __slots__ = ()
 
@@ -114,13 +114,19 @@ class WithEpilogue(Process, abstract=True):
     output: Stream
 
     @property
-    def memories(self) -> tuple[Memory, ...]:
-        return self.tables
-
-    @property
     def tables(self) -> tuple[Memory, ...]:
-        """The tables of the epilogue, in as many shares as numbers leave at once."""
+        """The memories of the epilogue, in as many shares as numbers leave at once."""
         return storage.tables(self.epilogue, self.output.parallel)
+
+    def call_with_epilogue(self, streams: dict[str, Stream], text: str) -> Unit:
+        """The unit that is one call of ``streams``, by parameter, with the struct of the epilogue and its tables."""
+        return with_epilogue(self.name, streams, self.epilogue, text)
+
+
+class Unweighted(WithEpilogue, abstract=True):
+    """It has no constants but those of its epilogue."""
+
+    __slots__ = ()
 
     @property
     def loads(self) -> tuple[Loadable, ...]:
@@ -129,10 +135,6 @@ class WithEpilogue(Process, abstract=True):
     @property
     def stored(self) -> Stored | None:
         return None
-
-    def call_with_epilogue(self, streams: dict[str, Stream], text: str) -> Unit:
-        """The unit that is one call of ``streams``, by parameter, with the struct of the epilogue and its tables."""
-        return with_epilogue(self.name, streams, self.epilogue, text)
 
 
 class Between(Process, abstract=True):
