@@ -27,7 +27,7 @@ class Traits:
     ``moves_only``: at inference it gives its input's values as they are (zeros may join them).
     ``keeps_grid``: cast values give cast values; the result of every other layer is due for a Cast.
     ``reads_uncast``: it may read a result that is not cast yet, inside a chain; every other layer reads cast values.
-    ``ends_chain``: a Cast that is due stands right behind it.
+    ``ends_chain``: a Cast that is due stands right behind it, where it gives the result of a torch operation.
     ``aligns``: it brings its operands onto one grid, so that grids that lie far apart cost bits.
     ``named_by_source``: a Cast behind it belongs to the layer before it.
     ``called_again``: what a later call of its torch module gets: a layer of its own, the one that is there, or a refusal.
