@@ -83,7 +83,7 @@ class Pad(Mover):
             for axis in cube.changed:
                 shape[axis] += sum(self.pads[axis])
             name, source, out = moving.step("pad", shape)
-            builder.add(d.PadFrame(name, source, out, size, cube.sizes(shape), before))
+            builder.add(d.PadFrame(name, source, out, size, cube.sizes(shape), before, cube.lanes(shape)))
         moving.done()
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:

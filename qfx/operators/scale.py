@@ -193,5 +193,5 @@ def _build(
         for axis in cube.changed:
             shape[axis] = scaled(shape[axis], factors[axis])
         name, source, out = moving.step(kind, shape)
-        builder.add(process(name, source, out, size, (rows, columns)))
+        builder.add(process(name, source, out, size, (rows, columns), cube.lanes(shape)))
     moving.done()

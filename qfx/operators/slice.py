@@ -87,7 +87,7 @@ class Slice(Mover):
             for axis in cube.changed:
                 shape[axis] = len(range(*spans[axis]))
             name, source, out = moving.step("slice", shape)
-            builder.add(d.SliceFrame(name, source, out, size, taken))
+            builder.add(d.SliceFrame(name, source, out, size, taken, cube.lanes(shape)))
         moving.done()
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:

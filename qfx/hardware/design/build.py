@@ -15,6 +15,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame, Steps, append_ops
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -22,9 +23,6 @@ from qfx.ir.windows import Windows
 
 MAX_STREAM_BITS = 64
 """The widest number that travels."""
-
-MAX_WORD_BITS = 4096
-"""The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
 
 MIN_DEPTH = 2
 

@@ -26,6 +26,10 @@ class Cube:
         rows, columns, channels = (prod(shape[axis] for axis in group) for group in self.groups)
         return rows, columns, channels
 
+    def lanes(self, shape: Sequence[int]) -> int:
+        """The channels proper of a value of ``shape`` where they are a part of this view's alone, else 0. A word holds numbers of one pixel."""
+        return shape[0] if len(self.groups[2]) > 1 else 0
+
     def each(self, values: Sequence[_T], rest: tuple[_T, _T, _T]) -> tuple[_T, _T, _T]:
         """For rows, columns and channels: the entry of ``values``, which has one for each axis, or that of ``rest`` where nothing changes."""
         rows, columns, channels = (
