@@ -90,7 +90,8 @@ class Builder:
                 inputs = [self._settled(value) for value in inputs]
             norm = placement.norm_to_fold(node, self.traced, self.recipe) if part is parts[-1] and isinstance(part.layer, Weighted) else None
             role = placement.role_of_part(part, parts, placement.role(norm or node, self.traced))
-            self.values[part] = self._apply(part.layer, call.path + part.suffix, inputs, role, norm)
+            value = self._apply(part.layer, call.path + part.suffix, inputs, role, norm)
+            self.values[part] = self._cast(value) if part is parts[-1] and part.layer.traits.ends_chain else value
             if norm is not None:
                 self.values[norm] = self.values[part]
         self.values[node] = self.values[parts[-1]]
@@ -140,8 +141,7 @@ class Builder:
         data = layer(*arguments)
         result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
         name = inputs[0].path if layer.traits.named_by_source else path
-        value = _Value(result, data, placement.is_due(layer, (value.due for value in inputs)), name, role)
-        return self._cast(value) if layer.traits.ends_chain else value
+        return _Value(result, data, placement.is_due(layer, (value.due for value in inputs)), name, role)
 
     def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
         """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``."""

@@ -27,7 +27,7 @@ class Traits:
     ``moves_only``: at inference it gives its input's values as they are (zeros may join them).
     ``keeps_grid``: cast values give cast values; the result of every other layer is due for a Cast.
     ``reads_uncast``: it may read a result that is not cast yet, inside a chain; every other layer reads cast values.
-    ``ends_chain``: a Cast that is due stands right behind it.
+    ``ends_chain``: a Cast that is due stands right behind it, where it gives the result of a torch operation.
     ``aligns``: it brings its operands onto one grid, so that grids that lie far apart cost bits.
     ``named_by_source``: a Cast behind it belongs to the layer before it.
     ``called_again``: what a later call of its torch module gets: a layer of its own, the one that is there, or a refusal.
@@ -47,8 +47,8 @@ class Traits:
 class FixedLayer(nn.Module):
     """A fixed-point layer: what it computes on a ``QTensor`` (``forward``), and what exporter, tracer and passes ask of it.
 
-    Every concrete class has ``traits`` and a method for each abstract one, of its own or from a base between; one without is a TypeError when the
-    class is made. A base that leaves some to its subclasses says ``abstract=True``, and may add more by ``abstractmethod``.
+    Every concrete class has ``traits``, a ``forward`` and a method for each abstract one, of its own or from a base between; one without is a
+    TypeError when the class is made. A base that leaves some to its subclasses says ``abstract=True``, and may add more by ``abstractmethod``.
     """
 
     traits: ClassVar[Traits]
@@ -90,6 +90,8 @@ def _missing(cls: type[FixedLayer]) -> list[str]:
     """What the class would have to define."""
     names = dict.fromkeys(name for base in cls.__mro__ if issubclass(base, FixedLayer) for name in vars(base))
     found = sorted(name for name in names if getattr(getattr(cls, name), "__isabstractmethod__", False))
+    if cls.forward is nn.Module.forward:
+        found.append("forward")
     return found if hasattr(cls, "traits") else ["traits", *found]
 
 

@@ -67,9 +67,11 @@ def test_every_executor_gives_the_same(tmp_path: Path) -> None:
 def test_the_parts_have_names_and_one_cast_at_the_end() -> None:
     q, _ = quantized("magnitude of a convolution")
     names = [node.name for node in qfx.to_graph(q).nodes]
-    assert names == ["input", "conv", "conv.output", "abs_relu", "abs_twice", "abs", "abs.output"]
+    assert names == ["input", "conv", "conv.output", "abs_positive", "abs_below", "abs_negative", "abs", "abs.output"]
+    assert not dict(qfx.quantizers(q))["abs.output"].signed
     q, _ = quantized("square of a convolution")
-    assert [node.name for node in qfx.to_graph(q).nodes] == ["input", "conv", "conv.output", "pow", "pow.output"]
+    assert [node.name for node in qfx.to_graph(q).nodes] == ["input", "conv", "conv.output", "pow_product", "pow", "pow.output"]
+    assert not dict(qfx.quantizers(q))["pow.output"].signed
     assert [name for name, _ in qfx.quantizers(q)] == ["input", "conv.weight", "conv.bias", "conv.output", "pow.output"]
 
 
@@ -90,7 +92,7 @@ def test_a_module_that_runs_twice_gets_parts_for_each_call() -> None:
     q = qfx.quantize(model, torch.randn(8, 4))
     check_exact(q)
     layers = [name for name, _ in q.named_modules() if name.startswith("block.abs") and "cast" not in name]
-    assert layers == ["block.abs_relu", "block.abs_twice", "block.abs", "block.abs_1_relu", "block.abs_1_twice", "block.abs_1"]
+    assert layers == [f"block.abs{call}{part}" for call in ("", "_1") for part in ("_positive", "_below", "_negative", "")]
 
 
 def test_a_small_graph_ends_a_chain_of_equalization() -> None:

@@ -16,11 +16,12 @@ from qfx.nn.call import Call, Family, Part, parts_of
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.layers import QAdd, QConv, QReLU, Weighted
+from qfx.nn.qtensor import QTensor
 
 
 def test_a_layer_without_a_member_is_refused_by_name() -> None:
     with pytest.raises(
-        TypeError, match=r"^Nothing does not define traits, distribution, operators, scales_channels, as every fixed-point layer must$"
+        TypeError, match=r"^Nothing does not define traits, distribution, operators, scales_channels, forward, as every fixed-point layer must$"
     ):
 
         class Nothing(FixedLayer):
@@ -30,6 +31,9 @@ def test_a_layer_without_a_member_is_refused_by_name() -> None:
 
         class NoSpread(FixedLayer):
             traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
+
+            def forward(self, x: QTensor) -> QTensor:
+                return x
 
             def operators(self) -> Steps:
                 return [("", ops.Relu())]

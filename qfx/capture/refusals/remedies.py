@@ -414,7 +414,7 @@ def _reversed_subtraction(seen: Seen) -> str | None:
 
 def _power(seen: Seen) -> str | None:
     exponent = seen.get(1, "exponent")
-    if exponent in (2, 3, 4):
+    if exponent in (3, 4):
         return f"{' * '.join(['x'] * int(exponent))} is the same"
     return None
 

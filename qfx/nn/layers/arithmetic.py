@@ -88,8 +88,8 @@ def _moments(sources: Sequence[Clipped]) -> tuple[tuple[Tensor, Tensor], tuple[T
     return a.moments(), b.moments()
 
 
-def _arithmetic(layer: type[QAdd | QSub | QMul]) -> Rule:
-    kind = "add" if layer is QAdd else "sub" if layer is QSub else "mul"
+def _arithmetic(layer: type[FixedLayer], kind: str) -> Rule:
+    """The rule of an operation of two values; ``kind``: what ``remedies.with_constant`` calls it."""
 
     def rule(call: Call) -> Layers:
         a, b = call.arguments.get("input"), call.arguments.get("other")
@@ -121,7 +121,7 @@ def _with_constant(call: Call, kind: str, value: fx.Node, constant: Any) -> Laye
     raise call.refuse(what, remedies.with_constant(kind, fixed, shape, origin(value, call.traced, call.absorbing)))
 
 
-_ADD, _SUB, _MUL = _arithmetic(QAdd), _arithmetic(QSub), _arithmetic(QMul)
+_ADD, _SUB, _MUL = _arithmetic(QAdd, "add"), _arithmetic(QSub, "sub"), _arithmetic(QMul, "mul")
 
 FAMILY = Family(
     layers=(QAdd, QSub, QMul),

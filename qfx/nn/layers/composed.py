@@ -14,7 +14,9 @@ from qfx.nn.layers.relu import QReLU
 
 
 def _square(call: Call) -> list[Part]:
-    return [Part(QMul(), (0, 0))]
+    """x * x, which is never negative: the ReLU tells its bounds so, and the Cast that follows needs no sign."""
+    product = Part(QMul(), (0, 0), "_product")
+    return [product, Part(QReLU(), (product,))]
 
 
 def _pow(call: Call) -> list[Part]:
@@ -28,10 +30,11 @@ def _pow(call: Call) -> list[Part]:
 
 
 def _abs(call: Call) -> list[Part]:
-    """|x| = relu(x) + relu(x) - x, exact."""
-    positive = Part(QReLU(), (0,), "_relu")
-    twice = Part(QAdd(), (positive, positive), "_twice")
-    return [positive, twice, Part(QSub(), (twice, 0))]
+    """|x| = relu(x) + relu(-x), exact; relu(x) - x is never negative, which the ReLU behind it tells its bounds, and so the Cast that follows."""
+    positive = Part(QReLU(), (0,), "_positive")
+    below = Part(QSub(), (positive, 0), "_below")
+    negative = Part(QReLU(), (below,), "_negative")
+    return [positive, below, negative, Part(QAdd(), (positive, negative))]
 
 
 FAMILY = Family(

@@ -16,7 +16,6 @@ from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.qtensor import QTensor
-from qfx.operators import Const
 
 
 class QReLU(FixedLayer):
@@ -71,7 +70,7 @@ class QReLU6(FixedLayer):
         return x.clipped_relu(6.0, x.interval.clip(Interval(0, 0, 0), Interval(6, 6, 0)), where=self.name)
 
     def operators(self) -> Steps:
-        return [("", ops.Clip(Const.of(0.0), Const.of(6.0)))]
+        return [("", ops.Clip(ops.Const.of(0.0), ops.Const.of(6.0)))]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         return sources[0].limited(0.0, 6.0)
