@@ -18,7 +18,7 @@ from qfx.nn.norm import QFoldedBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, Progress, batches, evaluating, run_node
-from qfx.ptq.float_reference import twin_of
+from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.layers import units
 
 HELD_OUT = 8
@@ -40,7 +40,7 @@ def tune(
     qmodel: nn.Module,
     data: Tensor | Iterable[Tensor],
     *,
-    twin: fx.GraphModule | None = None,
+    reference: fx.GraphModule | None = None,
     epochs: int = 15,
     batch: int = 64,
     reach: float = 1.5,
@@ -51,6 +51,7 @@ def tune(
     keep: Callable[[int, Mapping[str, Tensor]], None] | None = None,
     resume: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
+    twin: fx.GraphModule | None = None,
 ) -> TuneResult:
     """Train the quantized model on unlabelled calibration data to give what the float model gives; in place.
 
@@ -69,7 +70,8 @@ def tune(
     the variables and the optimizer decide, while the choice and augmentation of the calibration data hardly do, so that it is taken as it is. The
     defaults were measured on ResNet-20 with power-of-two scales.
 
-    Raises QfxError for a twin of another model, DataError for bad data or fewer than two samples.
+    ``reference``: the float model (default: ``float_reference(qmodel)``, of the weights as they are; ``twin`` is its earlier name). Raises QfxError
+    for a reference of another model, DataError for bad data or fewer than two samples.
     """
     module = graph_module(qmodel)
     parts = batches(data)
@@ -78,18 +80,18 @@ def tune(
     inputs = torch.cat(parts)
     if len(inputs) < 2:
         raise DataError("one sample only", where="calibration", remedy="give at least two, one of which is held out")
-    twin = twin_of(module, twin)
+    reference = reference_of(module, reference, twin)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(inputs), generator=generator)
     held, learned = order[: max(len(inputs) // HELD_OUT, 1)], order[max(len(inputs) // HELD_OUT, 1) :]
     marks = _marks(module) if features else []
     with evaluating(module), _only(module) as (weights, biases, points):
         with torch.no_grad():
-            lessons = torch.cat([twin(part) for part in torch.split(inputs, batch)])
+            lessons = torch.cat([reference(part) for part in torch.split(inputs, batch)])
         per_epoch = math.ceil(len(learned) / batch)
         rate = 2 / max(epochs * per_epoch, 1)  # the mean of the cosine is a half
         if resume is None:
-            spread, norms = _spread(twin, inputs[learned[:batch]]), _folded_norms(module)
+            spread, norms = _spread(reference, inputs[learned[:batch]]), _folded_norms(module)
             optimizer = _Adam(
                 [
                     *((layer.weight, rate * reach * own_units(layer, norms.get(layer.name))) for layer in weights),
@@ -113,7 +115,7 @@ def tune(
                     loss = distillation(result, lessons[picked])
                     if features:
                         with torch.no_grad():
-                            _, wanted = _run(twin, inputs[picked], marks)
+                            _, wanted = _run(reference, inputs[picked], marks)
                         for ours, theirs in zip(reached, wanted, strict=True):
                             loss = loss + features * _relative(ours, theirs) / len(marks)
                     optimizer.clear()
@@ -206,16 +208,16 @@ def _run(module: fx.GraphModule, x: Tensor, marks: list[str]) -> tuple[Tensor, l
     return result, [env[mark].tensor() for mark in marks]
 
 
-def _spread(twin: fx.GraphModule, x: Tensor) -> dict[str, float]:
+def _spread(reference: fx.GraphModule, x: Tensor) -> dict[str, float]:
     """The root mean square of the results of each layer with weights, by its path."""
-    nodes = list(twin.graph.nodes)
+    nodes = list(reference.graph.nodes)
     env: Env = {next(node.name for node in nodes if node.op == "placeholder"): x}
     spread: dict[str, float] = {}
     with torch.no_grad():
         for node in nodes:
-            run_node(twin, node, env)
+            run_node(reference, node, env)
             value = env.get(node.name)
-            if node.op == "call_module" and isinstance(twin.get_submodule(str(node.target)), Weighted) and isinstance(value, QTensor):
+            if node.op == "call_module" and isinstance(reference.get_submodule(str(node.target)), Weighted) and isinstance(value, QTensor):
                 spread[str(node.target)] = max(float(value.tensor().square().mean().sqrt()), 1e-12)
             for source in node.all_input_nodes:
                 if all(user.name in env for user in source.users):

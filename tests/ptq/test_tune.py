@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.errors import DataError
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.ptq.tune import distillation, own_units, tune
 
 GENTLE: dict[str, Any] = {"reach": 0.1, "bias_reach": 0.01, "binary_point_reach": 0.1}
@@ -84,11 +84,11 @@ def test_interrupt_keeps_the_best_state_so_far() -> None:
 
     losses = tune(whole, calibration()[:96], epochs=2, batch=32, **GENTLE).losses
     assert losses[0] < tune(quantized_small(3, 3), calibration()[:96], epochs=0).before
-    twin = float_twin(q)
+    reference = float_reference(q)
     with pytest.raises(KeyboardInterrupt):
-        tune(q, calibration()[:96], twin=twin, epochs=2, batch=32, **GENTLE, progress=stop)
+        tune(q, calibration()[:96], reference=reference, epochs=2, batch=32, **GENTLE, progress=stop)
     assert all(parameter.requires_grad for parameter in q.parameters())
-    assert tune(q, calibration()[:96], twin=twin, epochs=0).before == losses[0]
+    assert tune(q, calibration()[:96], reference=reference, epochs=0).before == losses[0]
 
 
 @pytest.mark.parametrize("batch_norm", ["keep", "fold"])

@@ -17,9 +17,9 @@ from qfx.nn.convert import quantize
 from qfx.nn.functional import QInput
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.activations import Env, Progress, Walk, batches, evaluating, run_node
+from qfx.ptq.activations import ActivationCache, Env, Progress, batches, evaluating, run_node
 from qfx.ptq.calibrate import with_input_sign
-from qfx.ptq.float_reference import Through, float_twin
+from qfx.ptq.float_reference import PassThrough, float_reference
 from qfx.ptq.floating.fold import fold_batch_norm
 from qfx.recipe import Recipe
 
@@ -136,8 +136,8 @@ def sensitivity(
     qmodel = model if _is_quantized(model) else _quantized(model, parts[0], recipe)
     assert isinstance(qmodel, fx.GraphModule)
     sites = [site for site in _sites(qmodel) if site.role in wanted]
-    work = _Work(float_twin(qmodel), parts, lengths, measure, probes, seed, progress)
-    with evaluating(work.twin):
+    work = _Work(float_reference(qmodel), parts, lengths, measure, probes, seed, progress)
+    with evaluating(work.reference):
         losses = work.by_gradients(sites) if measure in _GRADIENT else work.by_outputs(sites)
     rows = (Row(site.name, site.role, work.numbers[site.name], site.quantizer.word_length, losses[site.name]) for site in sites)
     return Table(measure, lengths, tuple(rows))
@@ -159,7 +159,7 @@ def _quantized(model: nn.Module, example: Tensor, recipe: Recipe | None) -> fx.G
 
 @dataclass(frozen=True, eq=False)
 class _Site:
-    """A quantizer, the node that calls it or its layer, and the path of what stands for it in the twin."""
+    """A quantizer, the node that calls it or its layer, and the path of what stands for it in the reference."""
 
     name: str
     role: Role
@@ -207,9 +207,9 @@ def _reaches(node: fx.Node, targets: set[fx.Node]) -> bool:
 
 
 class _Probe(nn.Module):
-    """Stands in the twin where a quantizer stood: lets everything pass, but shows what is to be cast to ``see``, whose answer goes on."""
+    """Stands in the reference where a quantizer stood: lets everything pass, but shows what is to be cast to ``see``, whose answer goes on."""
 
-    def __init__(self, through: Through, see: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, through: PassThrough, see: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.through, self.see, self.frac_bits = through, see, through.frac_bits
 
@@ -217,7 +217,7 @@ class _Probe(nn.Module):
         seen: QTensor = self.through(self.see(x if isinstance(x, Tensor) else x.tensor()))
         return seen
 
-    def with_another(self, x: Tensor, other: Through, y: Tensor) -> tuple[QTensor, QTensor]:
+    def with_another(self, x: Tensor, other: PassThrough, y: Tensor) -> tuple[QTensor, QTensor]:
         return self(x), other(y)
 
     def interval(self) -> Interval:
@@ -225,9 +225,9 @@ class _Probe(nn.Module):
 
 
 @contextmanager
-def _probed(twin: fx.GraphModule, site: _Site, see: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _probed(reference: fx.GraphModule, site: _Site, see: Callable[[Tensor], Tensor]) -> Iterator[None]:
     parent, _, name = site.path.rpartition(".")
-    holder = twin.get_submodule(parent)
+    holder = reference.get_submodule(parent)
     through = getattr(holder, name)
     setattr(holder, name, _Probe(through, see))
     try:
@@ -238,7 +238,7 @@ def _probed(twin: fx.GraphModule, site: _Site, see: Callable[[Tensor], Tensor]) 
 
 @dataclass(eq=False)
 class _Work:
-    twin: fx.GraphModule
+    reference: fx.GraphModule
     parts: list[Tensor]
     widths: tuple[int, ...]
     measure: Measure
@@ -250,16 +250,16 @@ class _Work:
     def by_outputs(self, sites: list[_Site]) -> dict[str, tuple[float, ...]]:
         """Run the rest of the network behind each cast."""
         losses: dict[str, tuple[float, ...]] = {}
-        nodes = list(self.twin.graph.nodes)
+        nodes = list(self.reference.graph.nodes)
         position = {node.name: index for index, node in enumerate(nodes)}
         with torch.no_grad():
-            expected = torch.cat([self.twin(part) for part in self.parts])
-            with Walk((self.twin,), self.parts) as walk:
+            expected = torch.cat([self.reference(part) for part in self.parts])
+            with ActivationCache((self.reference,), self.parts) as cache:
                 for number, site in enumerate(sites):
                     self._tell(number, len(sites))
                     start = position[site.node]
-                    walk.to(nodes[start])
-                    starts = _Starts(self.twin, site, self.parts, walk, nodes)
+                    cache.advance_to(nodes[start])
+                    starts = _Starts(self.reference, site, self.parts, cache, nodes)
                     losses[site.name] = tuple(
                         self._loss(expected, torch.cat(list(starts.results(cast)))) for cast in self._casts(site, _Shown(starts))
                     )
@@ -269,21 +269,21 @@ class _Work:
     def by_gradients(self, sites: list[_Site]) -> dict[str, tuple[float, ...]]:
         """Forward and backward through the whole network, all casts watched at once."""
         casts: dict[str, list[Quantizer]] = {}
-        nodes = list(self.twin.graph.nodes)
+        nodes = list(self.reference.graph.nodes)
         position = {node.name: index for index, node in enumerate(nodes)}
-        with torch.no_grad(), Walk((self.twin,), self.parts) as walk:
+        with torch.no_grad(), ActivationCache((self.reference,), self.parts) as cache:
             for number, site in enumerate(sites):
                 self._tell(number, 2 * len(sites))
-                walk.to(nodes[position[site.node]])
-                casts[site.name] = self._casts(site, _Shown(_Starts(self.twin, site, self.parts, walk, nodes)))
+                cache.advance_to(nodes[position[site.node]])
+                casts[site.name] = self._casts(site, _Shown(_Starts(self.reference, site, self.parts, cache, nodes)))
         generator = torch.Generator().manual_seed(self.seed)
         sums = {site.name: _Sums(site.role == "weight", casts[site.name], self.measure) for site in sites}
         samples = sum(len(part) for part in self.parts)
         for index, part in enumerate(self.parts):
             self._tell(len(sites) + len(sites) * index // len(self.parts), 2 * len(sites))
             watched: dict[str, Tensor] = {}
-            with _all_probed(self.twin, sites, watched):
-                result = self.twin(part)
+            with _all_probed(self.reference, sites, watched):
+                result = self.reference(part)
             tensors = list(watched.values())
             for probe in range(self.probes):
                 direction = _direction(result.detach(), generator)
@@ -321,15 +321,15 @@ class _Work:
 class _Starts:
     """A site, and the batches carried to where it is next to run (those of the input's cast start from the data)."""
 
-    twin: fx.GraphModule
+    reference: fx.GraphModule
     site: _Site
     parts: list[Tensor]
-    walk: Walk
+    cache: ActivationCache
     nodes: list[fx.Node]
 
     def results(self, cast: Quantizer) -> Iterator[Tensor]:
         """The output of every batch with the site cast."""
-        with _probed(self.twin, self.site, lambda x: cast(x).value.to(x.dtype)):
+        with _probed(self.reference, self.site, lambda x: cast(x).value.to(x.dtype)):
             for index in range(len(self.parts)):
                 yield self._run(index)
 
@@ -337,19 +337,19 @@ class _Starts:
         """What the site meets in every batch; weights once."""
         for index in range(1 if self.site.role == "weight" else len(self.parts)):
             caught: list[Tensor] = []
-            with _probed(self.twin, self.site, _catcher(caught)):
+            with _probed(self.reference, self.site, _catcher(caught)):
                 self._run(index, only_site=True)
             yield caught[0]
 
     def _run(self, index: int, only_site: bool = False) -> Tensor:
         if self.site.role == "input":
-            whole: Tensor = self.twin(self.parts[index])
+            whole: Tensor = self.reference(self.parts[index])
             return whole
-        env: Env = dict(self.walk.alive(0, index))
-        for node in self.nodes[self.walk.position :]:
+        env: Env = dict(self.cache.alive(0, index))
+        for node in self.nodes[self.cache.position :]:
             if node.op == "output":
                 break
-            run_node(self.twin, node, env)
+            run_node(self.reference, node, env)
             if only_site:
                 break
         result: Tensor = torch.empty(0) if only_site else env[str(self.nodes[-1].args[0])]
@@ -375,7 +375,7 @@ class _Shown:
 
 
 @contextmanager
-def _all_probed(twin: fx.GraphModule, sites: list[_Site], into: dict[str, Tensor]) -> Iterator[None]:
+def _all_probed(reference: fx.GraphModule, sites: list[_Site], into: dict[str, Tensor]) -> Iterator[None]:
     """In this context whatever a site meets is a variable that gradients are known of, kept in ``into`` by the quantizer's name."""
 
     def watch(name: str) -> Callable[[Tensor], Tensor]:
@@ -386,7 +386,7 @@ def _all_probed(twin: fx.GraphModule, sites: list[_Site], into: dict[str, Tensor
 
         return see
 
-    open_ = [_probed(twin, site, watch(site.name)) for site in sites]
+    open_ = [_probed(reference, site, watch(site.name)) for site in sites]
     for context in open_:
         context.__enter__()
     try:

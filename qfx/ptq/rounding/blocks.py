@@ -17,8 +17,8 @@ from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.activations import Env, Progress, Station, Walk, batches, evaluating, run_node, stations
-from qfx.ptq.float_reference import twin_of
+from qfx.ptq.activations import ActivationCache, Env, LayerCall, Progress, batches, evaluating, layer_calls, run_node
+from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.layers import MEMORY_BYTES, integer_range, settle_bias, units
 from qfx.ptq.rounding.solvers import neighbour, rectified, relaxed, undecided
 
@@ -39,18 +39,18 @@ NEAREST_ERROR = 1 / 12
 class Block:
     """Nodes of the graph between two places where a single cast value is alive: a residual block, or a layer of a plain chain.
 
-    ``source``: the node before the block, whose value it reads; ``nodes``: what runs, the last one gives the block's result; ``stations``: the
-    layers with weights in it.
+    ``source``: the node before the block, whose value it reads; ``nodes``: what runs, the last one gives the block's result; ``calls``: those of
+    layers with weights.
     """
 
     source: fx.Node
     nodes: tuple[fx.Node, ...]
-    stations: tuple[Station, ...]
+    calls: tuple[LayerCall, ...]
 
     @property
     def name(self) -> str:
         """The paths of its first and last layer."""
-        first, last = self.stations[0].path, self.stations[-1].path
+        first, last = self.calls[0].path, self.calls[-1].path
         return first if first == last else f"{first}..{last}"
 
 
@@ -68,14 +68,14 @@ class BlockResult:
 
 
 def find_blocks(qmodel: fx.GraphModule) -> list[Block]:
-    """The model's blocks, in order; each has at least one layer with weights. Raises as ``stations`` does."""
+    """The model's blocks, in order; each has at least one layer with weights. Raises as ``layer_calls`` does."""
     nodes = [node for node in qmodel.graph.nodes if node.op != "output"]
     order = {node: index for index, node in enumerate(nodes)}
     last_use = {node: max((order.get(user, len(nodes)) for user in node.users), default=-1) for node in nodes}
-    by_node = {station.node: station for station in stations(qmodel)}
+    by_node = {call.node: call for call in layer_calls(qmodel)}
     blocks: list[Block] = []
     start = next(index for index, node in enumerate(nodes) if node.op == "placeholder") + 1  # the layer that casts the input
-    inside: list[Station] = []
+    inside: list[LayerCall] = []
     alive: set[fx.Node] = set()
     for index, node in enumerate(nodes):
         alive = {other for other in (*alive, node) if last_use[other] > index}
@@ -98,18 +98,20 @@ def adaround_blocks(
     regularizer: float = 3.0,
     warm_up: float = 0.2,
     binary_point_rate: float = 0.0,
-    twin: fx.GraphModule | None = None,
+    reference: fx.GraphModule | None = None,
     first: int = 0,
     seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
     progress: Progress | None = None,
+    twin: fx.GraphModule | None = None,
 ) -> tuple[BlockResult, ...]:
     """Choose for every weight between its two neighbours so that each block's cast result stays near the float model's; in place.
 
     All layers of a block are relaxed together, with the activation casts between them in the loop; biases move along, and with
     ``binary_point_rate`` (per iteration, in bits; 0: not) so do the activations' binary points where their recipe lets them learn. Each iteration
     sees one batch (a tensor is cut into batches of 32). A block that did not come nearer is left as it was. Otherwise as ``round_weights``: the
-    weights' binary points stay, inputs come from the quantized blocks before, targets from ``twin``.
+    weights' binary points stay, inputs come from the quantized blocks before, targets from ``reference`` (``twin`` is its
+    earlier name).
 
     Sources: Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction", 2021 (the squared error in place of its
     Fisher-weighted one); Nagel et al. 2020 for the relaxation. BRECQ takes 20,000 ``iterations``.
@@ -121,32 +123,32 @@ def adaround_blocks(
     blocks = find_blocks(module)
     if not 0 <= first <= len(blocks):
         raise RecipeError(f"first is {first} of {len(blocks)} blocks", where="adaround_blocks", remedy="count from 0, as find_blocks does")
-    twin = twin_of(module, twin)
+    reference = reference_of(module, reference, twin)
     parts = batches(data, BATCH)
     results = []
     total = len(blocks) * iterations
     with (
         evaluating(module),
-        Walk((module,), parts, memory_bytes=memory_bytes // 2) as walk,
-        Walk((twin,), parts, memory_bytes=memory_bytes // 2) as ahead,
+        ActivationCache((module,), parts, memory_bytes=memory_bytes // 2) as cache,
+        ActivationCache((reference,), parts, memory_bytes=memory_bytes // 2) as targets,
     ):
         for number, block in list(enumerate(blocks))[first:]:
             if progress is not None:  # with the model as it is between two blocks
                 progress("adaround_blocks", number * iterations, total)
-            walk.after(block.source)
-            ahead.after(block.nodes[-1])
-            pairs = _Pairs(module, block, walk, ahead)
+            cache.advance_past(block.source)
+            targets.advance_past(block.nodes[-1])
+            pairs = _Pairs(module, block, cache, targets)
             generator = torch.Generator().manual_seed(seed + number)
             before = pairs.error()
             with _relaxed(block, module, binary_point_rate > 0) as relaxation:
                 optimizer = torch.optim.Adam(relaxation.groups(rate, BIAS_RATE * pairs.spread(), binary_point_rate))
                 fall = [lambda step: 1.0] + [lambda step: 0.5 * (1 + math.cos(math.pi * step / iterations))] * (len(optimizer.param_groups) - 1)
                 schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, fall)
-                weights = sum(station.layer.weight.numel() for station in block.stations)
+                weights = sum(call.layer.weight.numel() for call in block.calls)
                 for step in range(iterations if before > 0 else 0):
                     if progress is not None and step and step % 10 == 0:
                         progress("adaround_blocks", number * iterations + step, total)
-                    index = int(torch.randint(walk.batches, (1,), generator=generator))
+                    index = int(torch.randint(cache.batches, (1,), generator=generator))
                     loss = pairs.loss(index) * (weights * NEAREST_ERROR / before)
                     loss = loss + regularizer * relaxation.undecided(step / iterations, warm_up)
                     optimizer.zero_grad(set_to_none=True)
@@ -211,7 +213,7 @@ class _Relaxation:
 def _relaxed(block: Block, module: fx.GraphModule, learn_points: bool) -> Iterator[_Relaxation]:
     """In this context the layers of the block have SoftRounding for weight casts, and only what is to be chosen takes gradients. Afterwards the casts
     and flags are as they were; after an error the numbers too."""
-    layers = [station.layer for station in block.stations]
+    layers = [call.layer for call in block.calls]
     modules = [module.get_submodule(str(node.target)) for node in block.nodes if node.op == "call_module"]
     casts = [part for part in modules if isinstance(part, Quantizer)]
     parameters = {parameter: parameter.requires_grad for part in modules for parameter in part.parameters()}
@@ -241,24 +243,24 @@ def _relaxed(block: Block, module: fx.GraphModule, learn_points: bool) -> Iterat
 class _Pairs:
     """A block's inputs as the quantized model gives them, and its results as the float model gives them."""
 
-    def __init__(self, module: fx.GraphModule, block: Block, walk: Walk, ahead: Walk) -> None:
-        self.module, self.block, self.walk, self.ahead = module, block, walk, ahead
+    def __init__(self, module: fx.GraphModule, block: Block, cache: ActivationCache, targets: ActivationCache) -> None:
+        self.module, self.block, self.cache, self.targets = module, block, cache, targets
 
     def loss(self, index: int) -> Tensor:
         """The mean squared error of the block's result for one batch."""
-        env: Env = {self.block.source.name: self.walk.value(self.block.source.name, index)}
+        env: Env = {self.block.source.name: self.cache.value(self.block.source.name, index)}
         for node in self.block.nodes:
             run_node(self.module, node, env)
         result = _tensor(env[self.block.nodes[-1].name])
         return (result - self.goal(index).to(result.dtype)).square().mean()
 
     def goal(self, index: int) -> Tensor:
-        return _tensor(self.ahead.value(self.block.nodes[-1].name, index))
+        return _tensor(self.targets.value(self.block.nodes[-1].name, index))
 
     def error(self) -> float:
         """The mean squared error over all data."""
         with torch.no_grad():
-            sizes = [len(self.goal(index)) for index in range(self.walk.batches)]
+            sizes = [len(self.goal(index)) for index in range(self.cache.batches)]
             return sum(float(self.loss(index)) * size for index, size in enumerate(sizes)) / sum(sizes)
 
     def spread(self) -> float:
@@ -266,8 +268,8 @@ class _Pairs:
         return max(float(self.goal(0).square().mean().sqrt()), 1e-12)
 
     def settle_biases(self) -> None:
-        env: Env = {self.block.source.name: self.walk.value(self.block.source.name, 0)}
-        layers = {station.node: station.layer for station in self.block.stations}
+        env: Env = {self.block.source.name: self.cache.value(self.block.source.name, 0)}
+        layers = {call.node: call.layer for call in self.block.calls}
         with torch.no_grad():
             for node in self.block.nodes:
                 if node in layers:
@@ -278,8 +280,8 @@ class _Pairs:
 def _hardened(relaxation: _Relaxation, pairs: _Pairs, before: float) -> BlockResult:
     moved = weights = 0
     with torch.no_grad():
-        for station, soft in zip(pairs.block.stations, relaxation.soft, strict=True):
-            layer, hard = station.layer, soft.hard()
+        for call, soft in zip(pairs.block.calls, relaxation.soft, strict=True):
+            layer, hard = call.layer, soft.hard()
             moved += int((hard != layer.weight_cast(layer.cast_weight()).value).sum())
             weights += hard.numel()
             layer.set_cast_weight(hard)

@@ -17,9 +17,9 @@ from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
+from qfx.ptq.activations import ActivationCache, LayerCall, evaluating, layer_calls, stream
 from qfx.ptq.activations import Progress as Progress
-from qfx.ptq.activations import Station, Walk, evaluating, stations, stream
-from qfx.ptq.float_reference import twin_of
+from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.rows import from_matrix, input_rows, output_rows, some_rows, to_matrix
 from qfx.ptq.rounding.solvers import Problem, Rows, solve_adaround, solve_comq, solve_gptq
 
@@ -69,23 +69,25 @@ def round_weights(
     method: Method = "adaround",
     *,
     solver: Callable[[Problem], Tensor] | None = None,
-    twin: fx.GraphModule | None = None,
+    reference: fx.GraphModule | None = None,
     layers: Iterable[str] | None = None,
     correct_bias: bool = True,
     seed: int = 0,
     memory_bytes: int = MEMORY_BYTES,
     progress: Progress | None = None,
+    twin: fx.GraphModule | None = None,
 ) -> tuple[LayerResult, ...]:
     """Choose the integers of every weight so that each layer's result stays near the float model's; in place.
 
     ``qmodel``: from ``qfx.quantize``, BatchNorm folded beforehand (``fold_batch_norm``) or kept. ``data``: calibration inputs, a tensor or batches.
-    ``method``: "adaround", "comq" or "gptq" with their defaults, or a ``solver`` in place of it (see ``qfx.ptq.rounding``). ``twin``: the float model
-    to compare with (default: ``float_twin(qmodel)``, of the weights as they are; give the one taken before other passes). ``layers``: the paths to
-    work on (default: all). With ``correct_bias`` each layer's bias takes the mean error, and its binary points start anew. The weights' binary
-    points stay: afterwards every weight lies on its grid. Inputs come from the quantized layers, targets from the float ones (asymmetric
-    reconstruction). Deterministic for a ``seed``. If it is interrupted, the layers reached so far are done and the others untouched.
+    ``method``: "adaround", "comq" or "gptq" with their defaults, or a ``solver`` in place of it (see ``qfx.ptq.rounding``). ``reference``: the float
+    model to compare with (default: ``float_reference(qmodel)``, of the weights as they are; give the one taken before other passes; ``twin`` is its
+    earlier name). ``layers``: the paths to work on (default: all). With ``correct_bias`` each layer's bias takes the mean error, and its binary
+    points start anew. The weights' binary points stay: afterwards every weight lies on its grid. Inputs come from the quantized layers, targets from
+    the float ones (asymmetric reconstruction). Deterministic for a ``seed``. If it is interrupted, the layers reached so far are done and the others
+    untouched.
 
-    Raises UnsupportedError for a layer whose BatchNorm is folded on the fly or that is called twice, QfxError for an unknown path or a twin of
+    Raises UnsupportedError for a layer whose BatchNorm is folded on the fly or that is called twice, QfxError for an unknown path or a reference of
     another model, DataError for bad data.
     """
     module = graph_module(qmodel)
@@ -93,20 +95,20 @@ def round_weights(
     if method not in solvers:
         raise RecipeError(f"the method is {method!r}", remedy=f"use one of {', '.join(solvers)}")
     solve = solvers[method] if solver is None else solver
-    todo = stations(module, layers)
-    twin = twin_of(module, twin)
+    todo = layer_calls(module, layers)
+    reference = reference_of(module, reference, twin)
     results = []
-    with evaluating(module), Walk((module, twin), stream(data), memory_bytes=memory_bytes // 2) as walk:
-        for number, station in enumerate(todo):
+    with evaluating(module), ActivationCache((module, reference), stream(data), memory_bytes=memory_bytes // 2) as cache:
+        for number, call in enumerate(todo):
             if progress is not None:
                 progress(method, number, len(todo))
-            walk.to(station.node)
+            cache.advance_to(call.node)
             generator = torch.Generator().manual_seed(seed + number)
             with torch.no_grad():
-                problem = _problem(walk, station, twin, generator, correct_bias, memory_bytes // 4)
+                problem = _problem(cache, call, reference, generator, correct_bias, memory_bytes // 4)
             raw = solve(problem)
-            results.append(_result(station.path, problem, raw))
-            _keep(station.layer, problem, raw, walk.inputs(station.node, 0)[0])
+            results.append(_result(call.path, problem, raw))
+            _keep(call.layer, problem, raw, cache.inputs(call.node, 0)[0])
     if progress is not None:
         progress(method, len(todo), len(todo))
     return tuple(results)
@@ -131,23 +133,25 @@ def settle_bias(layer: Weighted, x: QTensor) -> None:
         layer.start_bias(layer.bias.detach(), x)
 
 
-def _problem(walk: Walk, station: Station, twin: fx.GraphModule, generator: torch.Generator, correct_bias: bool, memory_bytes: int) -> Problem:
-    layer, teacher = station.layer, twin.get_submodule(station.path)
-    assert isinstance(teacher, Weighted)  # twin_of has compared the graphs
+def _problem(
+    cache: ActivationCache, call: LayerCall, reference: fx.GraphModule, generator: torch.Generator, correct_bias: bool, memory_bytes: int
+) -> Problem:
+    layer, teacher = call.layer, reference.get_submodule(call.path)
+    assert isinstance(teacher, Weighted)  # reference_of has compared the graphs
     weight = layer.cast_weight().detach().clone()  # the layer's own is overwritten while the problem is still in use
     matrix, scale = to_matrix(layer, weight), to_matrix(layer, units(layer).to(weight.dtype).expand(weight.shape))
     groups, outputs, inputs = matrix.shape
     bias = weight.new_zeros(groups, 1, outputs) if layer.bias is None else layer.bias.detach().reshape(groups, 1, outputs)
-    slope = _slope(station, walk.models[0])
+    slope = _slope(call, cache.models[0])
     row_bytes = weight.element_size() * groups * (inputs + 2 * outputs)
     sums, kept = _Sums(matrix), []
-    for index in range(walk.batches):
-        quantized, exact = walk.inputs(station.node, index)
+    for index in range(cache.batches):
+        quantized, exact = cache.inputs(call.node, index)
         x, y = quantized.tensor().to(weight.dtype), teacher(exact).tensor().to(weight.dtype)
         per_sample = y[0].numel() // (groups * outputs)  # rows
         for part in range(0, len(x), size := max(memory_bytes // (2 * row_bytes * per_sample), 1)):
             x_rows, goal = input_rows(layer, x[part : part + size]), output_rows(layer, y[part : part + size])
-            share = len(x[part : part + size]) / (len(x) * walk.batches)  # of all rows
+            share = len(x[part : part + size]) / (len(x) * cache.batches)  # of all rows
             picked = some_rows(x_rows.shape[1], max(int(SAMPLED_ROWS * share), 1), generator)
             x_rows, goal = x_rows[:, picked], goal[:, picked]
             result = x_rows @ matrix.transpose(1, 2) + bias
@@ -203,9 +207,9 @@ class _Sums:
         return gram, pull, (self.power / self.count - mean_rest.square().squeeze(2)).clamp(min=0)
 
 
-def _slope(station: Station, module: fx.GraphModule) -> float:
+def _slope(call: LayerCall, module: fx.GraphModule) -> float:
     """That of the activation that alone reads the layer's result, for negative numbers; 1 if there is none."""
-    users = list(station.node.users)
+    users = list(call.node.users)
     reader = module.get_submodule(str(users[0].target)) if len(users) == 1 and users[0].op == "call_module" else None
     return 0.0 if isinstance(reader, QReLU) else 2.0**reader.log2_slope if isinstance(reader, QLeakyReLU) else 1.0
 

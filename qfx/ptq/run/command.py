@@ -28,7 +28,7 @@ from qfx.ptq.allocation.front import Budget
 from qfx.ptq.allocation.sensitivity import Measure
 from qfx.ptq.data_free.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.measure import Labelled, outputs
-from qfx.ptq.report.analysis import survey
+from qfx.ptq.report.analysis import analyse
 from qfx.ptq.report.html import Story, decibel, page, percent
 from qfx.ptq.run.goal import Goal, reach
 from qfx.ptq.run.inputs import calibration_data, labelled_data, made_up, shape_of
@@ -44,7 +44,7 @@ PROVEN_SAMPLES = 32
 TRIED_SAMPLES = 64
 """On so many a model is tried when it is loaded; one from an ONNX file is compared with ONNX Runtime there."""
 
-SURVEYED_SAMPLES = 128
+ANALYSED_SAMPLES = 128
 """On so many calibration samples the report looks at every layer."""
 
 
@@ -93,7 +93,7 @@ def execute(request: Request) -> int:
         kept = f"what is done lies in {state.folder}; " if state.exists else ""
         click.echo(f"interrupted: {kept}go on with the same command and --resume", err=True)
         return 130
-    warnings = (*story.warnings, *story.survey.warnings)
+    warnings = (*story.warnings, *story.analysis.warnings)
     if request.as_json:
         click.echo(json.dumps(_as_data(outcome, story, request.output, report), indent=2))
     else:
@@ -227,7 +227,7 @@ def _story(
         judged=example_count(data),
         stepped=0 if evaluation is None else len(evaluation.x) if goal is not None else min(JUDGED_SAMPLES, len(evaluation.x)),
         proven=min(PROVEN_SAMPLES, len(data)),
-        survey=survey(outcome.qmodel, outcome.twin, data[: min(SURVEYED_SAMPLES, example_count(data))]),
+        analysis=analyse(outcome.qmodel, outcome.reference, data[: min(ANALYSED_SAMPLES, example_count(data))]),
         warnings=[str(finding) for finding in outcome.findings],
         goal=told,
         met=met,
@@ -339,7 +339,7 @@ def _as_data(outcome: Outcome, story: Story, output: Path, report: Path) -> dict
         "accuracy": outcome.accuracy,
         "accuracy_samples": story.evaluated,
         "goal_met": story.met,
-        "warnings": [*story.warnings, *story.survey.warnings],
+        "warnings": [*story.warnings, *story.analysis.warnings],
         "recipe": outcome.recipe.to_toml(),
     }
 

@@ -62,7 +62,7 @@ def reach(
         progress=progress,
     )
     noise = sqnr(judge.expected, outputs(found.qmodel, judge.judged, settings.batch))
-    outcome = Outcome(found.qmodel, found.twin, found.passes, tuple(judge.steps), found.float_score, found.score, noise, found.recipe, findings)
+    outcome = Outcome(found.qmodel, found.reference, found.passes, tuple(judge.steps), found.float_score, found.score, noise, found.recipe, findings)
     return outcome, found.met
 
 

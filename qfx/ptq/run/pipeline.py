@@ -20,7 +20,7 @@ from qfx.ptq.allocation.hardware import refuse_hopeless
 from qfx.ptq.allocation.search import search
 from qfx.ptq.allocation.sensitivity import WIDTHS, Measure, Table, present_widths, sensitivity
 from qfx.ptq.calibrate import with_input_sign
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_model, require
 from qfx.ptq.floating.fold import fold_batch_norm
 from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
@@ -58,13 +58,13 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The result of ``run``: the quantized model, the float twin that passes compared it with, the passes, the account of them, and the shares of
-    right answers on all evaluation data (None without). ``output_db``: signal to quantization noise of its output, as in a ``Step``. ``findings``:
+    """The result of ``run``: the quantized model, the float reference that passes compared it with, the passes, the account of them, and the shares
+    of right answers on all evaluation data (None without). ``output_db``: signal to quantization noise of its output, as in a ``Step``. ``findings``:
     what ``check_model`` warns of, in the model that the float passes left. ``found``: the word lengths that were chosen for a budget, if there was
     one; ``recipe``: what the model was quantized by in the end."""
 
     qmodel: fx.GraphModule
-    twin: fx.GraphModule
+    reference: fx.GraphModule
     passes: tuple[str, ...]
     steps: tuple[Step, ...]
     float_accuracy: float | None
@@ -128,16 +128,18 @@ class _Run:
         qmodel = self._quantized(prepared)
         if self.settings.passes is None:  # words may have become shorter
             passes = default_passes(qmodel)
-        twin = float_twin(qmodel)
+        reference = float_reference(qmodel)
         if self.saved is not None and self.saved.tensors:
             _load(qmodel, self.saved.tensors)
         else:
             self._save(qmodel)
         for name in passes:
             if name in QUANTIZED_PASSES:
-                self._quantized_pass(name, qmodel, twin)
+                self._quantized_pass(name, qmodel, reference)
         noise = sqnr(self.expected, outputs(qmodel, self.judged, self.settings.batch))
-        return Outcome(qmodel, twin, passes, tuple(self.steps), float_accuracy, self._all_right(qmodel), noise, self._recipe(), findings, self.found)
+        return Outcome(
+            qmodel, reference, passes, tuple(self.steps), float_accuracy, self._all_right(qmodel), noise, self._recipe(), findings, self.found
+        )
 
     def _start(self) -> tuple[str, ...]:
         """Quantize without any pass, for comparison, and find out which passes there are to be."""
@@ -215,7 +217,7 @@ class _Run:
         if self.state is not None:
             self.state.save(Saved(tuple(self.steps), {}, table=table, designs=designs))
 
-    def _quantized_pass(self, name: str, qmodel: fx.GraphModule, twin: fx.GraphModule) -> None:
+    def _quantized_pass(self, name: str, qmodel: fx.GraphModule, reference: fx.GraphModule) -> None:
         if self.known:
             self.steps.append(self.known.pop(0))
             return
@@ -230,7 +232,7 @@ class _Run:
                 self._save(qmodel, name, done, tensors)
                 last = now
 
-        work = Work(qmodel, twin, self.data, settings.batch, settings.seed, self._tell, keep)
+        work = Work(qmodel, reference, self.data, settings.batch, settings.seed, self._tell, keep)
         if begun and saved is not None:
             work = replace(work, done=saved.done, kept=saved.kept)
         note = QUANTIZED_PASSES[name](work)

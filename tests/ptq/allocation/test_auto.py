@@ -25,6 +25,7 @@ def test_it_stops_at_the_first_that_is_good_enough() -> None:
     x, _ = digits()
     before = {name: value.clone() for name, value in trained_small().state_dict().items()}
     found = qfx.autoquant(trained_small(), x[:128], judge, max_drop=0.02)
+    assert found.twin is found.reference  # its earlier name
     assert found.met
     assert [attempt.name for attempt in found.attempts] == ["calibration"]
     assert found.float_score == judge(trained_small())
