@@ -16,8 +16,12 @@ from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_data, check_model, require
 from qfx.ptq.floating.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
 from qfx.ptq.floating.fold import Statistics, fold_batch_norm, folded_statistics
-from qfx.ptq.rounding.blocks import BlockResult, adaround_blocks
-from qfx.ptq.rounding.layers import LayerResult, adaround, comq, gptq, round_weights
+from qfx.ptq.rounding.adaround import adaround
+from qfx.ptq.rounding.adaround_blocks import BlockResult, adaround_blocks
+from qfx.ptq.rounding.comq import comq
+from qfx.ptq.rounding.gptq import gptq
+from qfx.ptq.rounding.layers import LayerResult
+from qfx.ptq.rounding.methods import round_weights
 from qfx.ptq.tune import TuneResult, tune
 
 float_twin = float_reference

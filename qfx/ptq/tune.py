@@ -19,7 +19,7 @@ from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, Progress, batches, evaluating, run_node
 from qfx.ptq.float_reference import reference_of
-from qfx.ptq.rounding.layers import units
+from qfx.ptq.rounding.grid import units
 
 HELD_OUT = 8
 """One in so many calibration samples is not learned from, and decides which state is kept."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,10 +15,10 @@ from qfx.ptq.bias import correct_bias
 from qfx.ptq.calibrate import calibrate
 from qfx.ptq.floating.equalize import absorb_bias, equalize, equalize_exactly, replace_relu6
 from qfx.ptq.floating.fold import fold_batch_norm
-from qfx.ptq.rounding.blocks import ITERATIONS as BLOCK_ITERATIONS
-from qfx.ptq.rounding.blocks import adaround_blocks, find_blocks
-from qfx.ptq.rounding.layers import Method, round_weights
-from qfx.ptq.rounding.solvers import Problem, solve_adaround, solve_comq, solve_gptq
+from qfx.ptq.rounding.adaround_blocks import ITERATIONS as BLOCK_ITERATIONS
+from qfx.ptq.rounding.adaround_blocks import adaround_blocks
+from qfx.ptq.rounding.blocks import find_blocks
+from qfx.ptq.rounding.methods import Method, round_weights, solver_of
 from qfx.ptq.tune import tune
 
 NEAREST_IS_GOOD_BITS, TUNED_BITS = 7, 4
@@ -81,11 +80,7 @@ def _round(method: Method) -> QuantizedPass:
     def run_pass(work: Work) -> str:
         # A pass that goes on behind layer n draws what it would have drawn there: layer i of a run uses the seed plus i, the solver the seed.
         done, paths = work.done, [call.path for call in layer_calls(work.qmodel)]
-        solvers: dict[str, Callable[[Problem], Tensor]] = {
-            "adaround": partial(solve_adaround, seed=work.seed),
-            "comq": solve_comq,
-            "gptq": solve_gptq,
-        }
+        solver = solver_of(method, work.seed)
 
         def tell(stage: str, number: int, total: int) -> None:
             work.keep(number + done, {})
@@ -96,7 +91,7 @@ def _round(method: Method) -> QuantizedPass:
                 work.qmodel,
                 work.parts,
                 method,
-                solver=solvers[method],
+                solver=solver,
                 reference=work.reference,
                 layers=paths[done:],
                 seed=work.seed + done,

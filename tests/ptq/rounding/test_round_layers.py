@@ -17,7 +17,11 @@ from qfx.fixed.type import OMode, QMode
 from qfx.nn.layers import Weighted
 from qfx.ptq import adaround_blocks, correct_bias, tune
 from qfx.ptq.float_reference import float_reference
-from qfx.ptq.rounding.layers import adaround, comq, gptq, integer_range, round_weights
+from qfx.ptq.rounding.adaround import adaround
+from qfx.ptq.rounding.comq import comq
+from qfx.ptq.rounding.gptq import gptq
+from qfx.ptq.rounding.grid import integer_range
+from qfx.ptq.rounding.methods import round_weights
 
 FAST_ADAROUND: dict[str, Any] = {"iterations": 120, "rate": 0.08}
 PASSES: dict[str, Callable[..., Any]] = {"adaround": lambda q, x, **o: adaround(q, x, **FAST_ADAROUND, **o), "comq": comq, "gptq": gptq}

@@ -15,8 +15,8 @@ from qfx.errors import UnsupportedError
 from qfx.nn.model import graph_module
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.float_reference import float_reference
-from qfx.ptq.rounding import blocks as module_of_blocks
-from qfx.ptq.rounding.blocks import SoftRounding, adaround_blocks, find_blocks
+from qfx.ptq.rounding.adaround_blocks import BATCH, SoftRounding, adaround_blocks
+from qfx.ptq.rounding.blocks import find_blocks
 
 FAST: dict[str, Any] = {"iterations": 80, "rate": 0.05}
 
@@ -142,4 +142,4 @@ def test_batch_norm_folded_on_the_fly_is_refused() -> None:
     q = graph_module(qfx.quantize(trained_small(), x[:16], qfx.Recipe(batch_norm="fold")))
     with pytest.raises(UnsupportedError, match="folded on the fly"):
         adaround_blocks(q, x[:16])
-    assert module_of_blocks.BATCH == 32
+    assert BATCH == 32

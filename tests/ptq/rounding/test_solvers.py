@@ -12,20 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qfx.errors import QfxError
-from qfx.ptq.rounding.solvers import (
-    Problem,
-    Relaxation,
-    Rows,
-    _Adam,
-    _SampledRows,
-    exponent,
-    rectified,
-    relaxed,
-    solve_adaround,
-    solve_comq,
-    solve_gptq,
-    undecided,
-)
+from qfx.ptq.rounding.adaround import Relaxation, _Adam, _SampledRows, exponent, rectified, relaxed, solve_adaround, undecided
+from qfx.ptq.rounding.comq import solve_comq
+from qfx.ptq.rounding.gptq import solve_gptq
+from qfx.ptq.rounding.problem import Problem, Rows
 
 
 def problem(
