@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, Progress, batches, evaluating, run_node
 from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.grid import units
+from qfx.ptq.tuning.kept import BestState
+from qfx.ptq.tuning.optimizer import ElementwiseAdam, cosine
 
 HELD_OUT = 8
 """One in so many calibration samples is not learned from, and decides which state is kept."""
@@ -89,20 +91,19 @@ def tune(
         with torch.no_grad():
             lessons = torch.cat([reference(part) for part in torch.split(inputs, batch)])
         per_epoch = math.ceil(len(learned) / batch)
+        moving = [*(layer.weight for layer in weights), *(layer.bias for layer in biases.values() if layer.bias is not None), *points]
         rate = 2 / max(epochs * per_epoch, 1)  # the mean of the cosine is a half
         if resume is None:
             spread, norms = _spread(reference, inputs[learned[:batch]]), _folded_norms(module)
-            optimizer = _Adam(
-                [
-                    *((layer.weight, rate * reach * own_units(layer, norms.get(layer.name))) for layer in weights),
-                    *((layer.bias, torch.tensor(rate * bias_reach * spread[path])) for path, layer in biases.items() if layer.bias is not None),
-                    *((point, torch.tensor(rate * binary_point_reach)) for point in points),
-                ]
-            )
-            stage = _Stage(_held_out(module, inputs[held], lessons[held], batch), optimizer.state())
+            sizes = [
+                *(rate * reach * own_units(layer, norms.get(layer.name)) for layer in weights),
+                *(torch.tensor(rate * bias_reach * spread[path]) for path, layer in biases.items() if layer.bias is not None),
+                *(torch.tensor(rate * binary_point_reach) for point in points),
+            ]
+            optimizer = ElementwiseAdam(moving, sizes)
+            stage = BestState.started(_held_out(module, inputs[held], lessons[held], batch), moving)
         else:
-            moving = [*(layer.weight for layer in weights), *(layer.bias for layer in biases.values() if layer.bias is not None), *points]
-            optimizer, stage = _Adam.resumed(moving, resume), _Stage.resumed(resume)
+            optimizer, stage = ElementwiseAdam.resumed(moving, resume), BestState.resumed(resume)
             generator.set_state(resume["generator"])
         try:
             for epoch in range(len(stage.losses), epochs):
@@ -120,49 +121,15 @@ def tune(
                             loss = loss + features * _relative(ours, theirs) / len(marks)
                     optimizer.clear()
                     loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step(0.5 * (1 + math.cos(math.pi * done)))
-                stage.add(_held_out(module, inputs[held], lessons[held], batch), optimizer)
+                    optimizer.step(cosine(done))
+                stage.add(_held_out(module, inputs[held], lessons[held], batch), moving)
                 if keep is not None:
                     keep(epoch + 1, {**optimizer.tensors(), **stage.tensors(), "generator": generator.get_state()})
         finally:
-            optimizer.restore(stage.best_state)
+            stage.settle(moving)
     if progress is not None:
         progress("tune", epochs * per_epoch, epochs * per_epoch)
-    return TuneResult(stage.before, min([stage.before, *stage.losses]), stage.best, tuple(stage.losses))
-
-
-@dataclass
-class _Stage:
-    """How far tuning has come: the loss ``before``, the ``losses`` after each epoch, and the parameters of the ``best`` one (0: those before)."""
-
-    before: float
-    best_state: list[Tensor]
-    best: int = 0
-    losses: list[float] = field(default_factory=list)
-
-    def add(self, loss: float, optimizer: _Adam) -> None:
-        if loss < min([self.before, *self.losses]):
-            self.best, self.best_state = len(self.losses) + 1, optimizer.state()
-        self.losses.append(loss)
-
-    def tensors(self) -> dict[str, Tensor]:
-        numbers = torch.tensor([self.before, *self.losses], dtype=torch.float64)
-        return {"losses": numbers, "best": torch.tensor(self.best), **_numbered("best", self.best_state)}
-
-    @classmethod
-    def resumed(cls, kept: Mapping[str, Tensor]) -> _Stage:
-        before, *losses = kept["losses"].tolist()
-        return cls(before, _collected("best", kept), int(kept["best"]), losses)
-
-
-def _numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
-    return {f"{name}.{index}": tensor for index, tensor in enumerate(tensors)}
-
-
-def _collected(name: str, kept: Mapping[str, Tensor]) -> list[Tensor]:
-    """The inverse of ``_numbered``."""
-    count = sum(key.startswith(f"{name}.") for key in kept)
-    return [kept[f"{name}.{index}"].clone() for index in range(count)]
+    return TuneResult(stage.before, stage.least, stage.best, tuple(stage.losses))
 
 
 def distillation(result: Tensor, lesson: Tensor) -> Tensor:
@@ -267,49 +234,3 @@ def _only(module: fx.GraphModule) -> Iterator[tuple[list[Weighted], dict[str, We
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
-
-
-class _Adam:
-    """Kingma and Ba, "Adam", 2015, with a step size per element: channels of one weight have units of their own."""
-
-    def __init__(self, parameters: list[tuple[Tensor, Tensor]]) -> None:
-        self.parameters = parameters
-        self.first = [torch.zeros_like(parameter) for parameter, _ in parameters]
-        self.second = [torch.zeros_like(parameter) for parameter, _ in parameters]
-        self.count = 0
-
-    @classmethod
-    def resumed(cls, parameters: list[Tensor], kept: Mapping[str, Tensor]) -> _Adam:
-        """As it was when it gave ``tensors``."""
-        adam = cls(list(zip(parameters, _collected("size", kept), strict=True)))
-        adam.first, adam.second, adam.count = _collected("first", kept), _collected("second", kept), int(kept["count"])
-        return adam
-
-    def tensors(self) -> dict[str, Tensor]:
-        sizes = (size for _, size in self.parameters)
-        moments = {**_numbered("first", self.first), **_numbered("second", self.second)}
-        return {**_numbered("size", sizes), **moments, "count": torch.tensor(self.count)}
-
-    def clear(self) -> None:
-        for parameter, _ in self.parameters:
-            parameter.grad = None
-
-    def step(self, share: float) -> None:
-        """Move by at most about ``share`` of the step sizes."""
-        self.count += 1
-        with torch.no_grad():
-            for (parameter, size), first, second in zip(self.parameters, self.first, self.second, strict=True):
-                if parameter.grad is None:
-                    continue
-                first.lerp_(parameter.grad, 0.1)
-                second.lerp_(parameter.grad.square(), 0.001)
-                mean, power = first / (1 - 0.9**self.count), second / (1 - 0.999**self.count)
-                parameter.sub_(share * size.to(parameter.dtype) * mean / (power.sqrt() + 1e-12))
-
-    def state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter, _ in self.parameters]
-
-    def restore(self, state: list[Tensor]) -> None:
-        with torch.no_grad():
-            for (parameter, _), value in zip(self.parameters, state, strict=True):
-                parameter.copy_(value)

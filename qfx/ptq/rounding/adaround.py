@@ -55,9 +55,12 @@ def solve_adaround(
     if unit > 0:  # else nothing ever comes in
         with torch.no_grad():
             relaxation = Relaxation(problem, unit=unit, regularizer=regularizer, rows=rows, seed=seed)
-            adam = _Adam(choice, rate)
+            optimizer = torch.optim.Adam([choice], lr=rate, fused=True)
             for step in range(iterations):
-                adam.step(relaxation.gradient(choice, exponent(step / iterations, warm_up)))
+                choice.grad = relaxation.gradient(choice, exponent(step / iterations, warm_up))
+                optimizer.step()
+                if (step + 1) % 256 == 0:
+                    _flush(optimizer, choice)
     return neighbour(low, choice, problem.low, problem.high)
 
 
@@ -133,22 +136,10 @@ class _SampledRows:
         return torch.baddbmm(out, left.transpose(1, 2), x, beta=0, alpha=self.weight, out=out)
 
 
-class _Adam:
-    """Adam on one tensor, which changes in place. Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, with its defaults."""
-
-    def __init__(self, value: Tensor, rate: float) -> None:
-        self.value, self.rate, self.steps = value, rate, 0
-        self.mean, self.square, self._root = (torch.zeros_like(value) for _ in range(3))
-
-    def step(self, gradient: Tensor) -> None:
-        self.steps += 1
-        if self.steps % 256 == 0:  # what has settled would end in subnormal numbers, which are slow
-            self.mean = F.hardshrink(self.mean, 1e-20)
-        self.mean.lerp_(gradient, 0.1)
-        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        short = math.sqrt(1 - 0.999**self.steps)  # by which the root is too small
-        root = torch.sqrt(self.square, out=self._root).add_(1e-8 * short)
-        self.value.addcdiv_(self.mean, root, value=-self.rate * short / (1 - 0.9**self.steps))
+def _flush(optimizer: torch.optim.Adam, choice: Tensor) -> None:
+    """Make nothing of what would end in subnormal numbers, which many processors are slow with: the momentum of choices that have settled."""
+    momentum = optimizer.state[choice]["exp_avg"]
+    momentum.copy_(F.hardshrink(momentum, 1e-20))
 
 
 def relaxed(ratio: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from qfx.errors import DataError, QfxError, RecipeError
 from qfx.ptq.allocation.front import Designs, Found, as_data, found_from, point_from
 from qfx.ptq.allocation.sensitivity import Table, table_from
 
-_VERSION = 2
+_VERSION = 3
 _FILE = "state.json"
 _MODEL, _PASS, _INPUTS = "model/", "pass/", "inputs"
 
