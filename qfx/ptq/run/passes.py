@@ -19,7 +19,7 @@ from qfx.ptq.rounding.adaround_blocks import ITERATIONS as BLOCK_ITERATIONS
 from qfx.ptq.rounding.adaround_blocks import adaround_blocks
 from qfx.ptq.rounding.blocks import find_blocks
 from qfx.ptq.rounding.methods import Method, round_weights, solver_of
-from qfx.ptq.tune import tune
+from qfx.ptq.tuning.tune import tune
 
 NEAREST_IS_GOOD_BITS, TUNED_BITS = 7, 4
 """Weights of fewer than the first are rounded by a pass, not to nearest; for activations of at most the second the whole model is tuned."""
