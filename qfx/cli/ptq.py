@@ -11,7 +11,7 @@ import click
 from qfx.cli.common import FILE, data_option, force_option, guard, json_option, output_option, samples_option
 
 if TYPE_CHECKING:
-    from qfx.ptq.allocation.sensitivity import Measure
+    from qfx.ptq.allocation.table import Measure
 
 
 @click.command()

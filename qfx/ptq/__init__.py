@@ -8,7 +8,8 @@ calibration data), ``run`` (``qfx ptq``), ``report`` (what it writes). Beside th
 
 from qfx.ptq.allocation.auto import Attempt, AutoResult, autoquant
 from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
-from qfx.ptq.allocation.sensitivity import Row, Table, sensitivity
+from qfx.ptq.allocation.sensitivity import sensitivity
+from qfx.ptq.allocation.table import Row, Table
 from qfx.ptq.bias import BiasResult, correct_bias, correct_bias_from_statistics
 from qfx.ptq.calibrate import calibrate
 from qfx.ptq.data_free.datafree import calibrate_from_statistics, distill, quantize_without_data

@@ -25,7 +25,7 @@ from qfx.export.to_graph import to_graph
 from qfx.files import check_target, writing_all
 from qfx.progress import Progress
 from qfx.ptq.allocation.front import Budget
-from qfx.ptq.allocation.sensitivity import Measure
+from qfx.ptq.allocation.table import Measure
 from qfx.ptq.data_free.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.measure import Labelled, outputs
 from qfx.ptq.report.analysis import analyse

@@ -18,7 +18,9 @@ from qfx.ptq.activations import Progress
 from qfx.ptq.allocation.front import Budget, Designs, Found
 from qfx.ptq.allocation.hardware import refuse_hopeless
 from qfx.ptq.allocation.search import search
-from qfx.ptq.allocation.sensitivity import WIDTHS, Measure, Table, present_widths, sensitivity
+from qfx.ptq.allocation.sensitivity import WIDTHS, sensitivity
+from qfx.ptq.allocation.sites import present_widths
+from qfx.ptq.allocation.table import Measure, Table
 from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_model, require

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from qfx.capture.trace import trace
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.ptq.allocation.front import Designs, Found, as_data, found_from, point_from
-from qfx.ptq.allocation.sensitivity import Table, table_from
+from qfx.ptq.allocation.table import Table, table_from
 
 _VERSION = 3
 _FILE = "state.json"

@@ -21,7 +21,7 @@ from qfx.cli import main
 from qfx.ptq import weight_bits
 from qfx.ptq.allocation import auto, hardware
 from qfx.ptq.allocation.front import Budget
-from qfx.ptq.allocation.sensitivity import Measure
+from qfx.ptq.allocation.table import Measure
 from qfx.ptq.run import command, pipeline
 from qfx.ptq.run.passes import QUANTIZED_PASSES, Work
 
