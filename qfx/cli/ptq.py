@@ -74,7 +74,8 @@ def ptq(
     Writes an ONNX file for `qfx hls`, and a report that says what every pass gained and where the error is. Ctrl-C keeps what is done for --resume.
     With --max-drop the exit code is 1 if the goal is not met.
     """
-    from qfx.ptq.run.command import Request, execute
+    from qfx.ptq.run.command import execute
+    from qfx.ptq.run.request import Request
 
     request = Request(
         model=model,

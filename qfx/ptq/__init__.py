@@ -1,12 +1,11 @@
 """After training: passes that make a fixed-point model as good as the arithmetic allows, without labels.
 
 The rooms: ``floating`` (passes on the float model, before ``qfx.quantize``), ``rounding`` (which integers the weights become: AdaRound, COMQ, GPTQ),
-``allocation`` (how long the words are: sensitivity, budgets, search, ``autoquant``), ``tuning`` (training on unlabelled data), ``data_free`` (without
-calibration data), ``run`` (``qfx ptq``), ``report`` (what it writes). Beside them, for all: ``float_reference`` (what passes compare with),
+``allocation`` (how long the words are: sensitivity, budgets, search), ``tuning`` (training on unlabelled data), ``data_free`` (without calibration
+data), ``run`` (``qfx ptq``, ``autoquant``), ``report`` (what it writes). Beside them, for all: ``float_reference`` (what passes compare with),
 ``activations`` (what the layers are given), ``calibrate`` (binary points), ``bias`` (bias correction) and ``measure`` (how good a model is).
 """
 
-from qfx.ptq.allocation.auto import Attempt, AutoResult, autoquant
 from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
 from qfx.ptq.allocation.sensitivity import sensitivity
 from qfx.ptq.allocation.table import Row, Table
@@ -23,6 +22,7 @@ from qfx.ptq.rounding.comq import comq
 from qfx.ptq.rounding.gptq import gptq
 from qfx.ptq.rounding.layers import LayerResult
 from qfx.ptq.rounding.methods import round_weights
+from qfx.ptq.run.auto import Attempt, AutoResult, autoquant
 from qfx.ptq.tuning.tune import TuneResult, tune
 
 float_twin = float_reference

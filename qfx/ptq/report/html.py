@@ -11,7 +11,7 @@ from html import escape
 from qfx.hardware.cost.estimate import NAMES
 from qfx.ptq.allocation.front import AMOUNTS, Found, Point
 from qfx.ptq.report.analysis import Analysis, Histogram, Row
-from qfx.ptq.run.state import Step
+from qfx.ptq.report.step import Step
 
 _STYLE = """
 :root { --ink: #1b2733; --soft: #5b6b7a; --line: #d5dde5; --paper: #ffffff; --fill: #f4f7fa; --one: #2f6fb0; --two: #e08a2b; --bad: #b3372f; }
