@@ -9,8 +9,9 @@ data), ``run`` (``qfx ptq``, ``autoquant``), ``report`` (what it writes). Beside
 from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
 from qfx.ptq.allocation.sensitivity import sensitivity
 from qfx.ptq.allocation.table import Row, Table
-from qfx.ptq.bias import BiasResult, correct_bias, correct_bias_from_statistics
+from qfx.ptq.bias import BiasResult, correct_bias
 from qfx.ptq.calibrate import calibrate
+from qfx.ptq.data_free.bias_from_statistics import correct_bias_from_statistics
 from qfx.ptq.data_free.datafree import calibrate_from_statistics, distill, quantize_without_data
 from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_data, check_model, require

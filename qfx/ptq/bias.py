@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
 from qfx.nn.norm import QBatchNorm
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import ActivationCache, LayerCall, batches, evaluating, layer_calls
-from qfx.ptq.data_free.moments import Clipped, distributions, per_weight, taps
 from qfx.ptq.float_reference import reference_of
-from qfx.ptq.floating.fold import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,46 +55,9 @@ def correct_bias(
             if progress is not None:
                 progress("bias correction", number, len(todo))
             cache.advance_to(call.node)
-            results.append(_corrected(module, call, _mean_error(cache, call, reference)))
+            results.append(corrected(module, call, _mean_error(cache, call, reference)))
     if progress is not None:
         progress("bias correction", len(todo), len(todo))
-    return tuple(results)
-
-
-def correct_bias_from_statistics(
-    qmodel: nn.Module,
-    statistics: Mapping[str, Statistics],
-    *,
-    reference: fx.GraphModule | None = None,
-    layers: Iterable[str] | None = None,
-    input_mean: float = 0.0,
-    twin: fx.GraphModule | None = None,
-) -> tuple[BiasResult, ...]:
-    """``correct_bias`` without data, in place: the mean error of rounding the weights, from the mean of each layer's input according to BatchNorm.
-
-    ``statistics``: of the results of layers, by path (``folded_statistics`` of the float model that was quantized); those of BatchNorms that are
-    kept are known anyway. What a ReLU leaves of a normal distribution has its mean in closed form. Zero padding is not accounted for, and of the
-    model's input only the mean is known, as far as ``input_mean`` gives it. Source: Nagel et al. 2019, section 4.2.
-    """
-    module = graph_module(qmodel)
-    reference = reference_of(module, reference, twin)
-    nothing = torch.zeros(1, dtype=torch.float64)
-    found = distributions(module, statistics, Clipped.normal(nothing + input_mean, nothing))
-    results = []
-    with torch.no_grad():
-        for call in layer_calls(module, layers):
-            source = call.node.args[0]
-            assert isinstance(source, fx.Node)
-            layer, teacher = call.layer, reference.get_submodule(call.path)
-            assert isinstance(teacher, Weighted)
-            moved = layer.weight_cast(layer.cast_weight()).value.double() - teacher.cast_weight().double()
-            mean, _ = found[source.name].moments()
-            inputs = moved.shape[1] * int(getattr(layer, "groups", 1))
-            error = (taps(layer, moved) * per_weight(layer, mean.expand(inputs))).sum(1)
-            if layer.bias is not None:  # rounding it counts as well
-                assert teacher.bias is not None
-                error = error + layer.bias_cast(layer.bias).value.double() - teacher.bias.double()
-            results.append(_corrected(module, call, error))
     return tuple(results)
 
 
@@ -112,8 +72,8 @@ def _mean_error(cache: ActivationCache, call: LayerCall, reference: fx.GraphModu
     return total / count
 
 
-def _corrected(module: fx.GraphModule, call: LayerCall, error: Tensor) -> BiasResult:
-    """Subtract ``error``, the mean error of the layer's result as it is now, from the bias that applies to it."""
+def corrected(module: fx.GraphModule, call: LayerCall, error: Tensor) -> BiasResult:
+    """Subtract ``error``, the mean error of the layer's result as it is now, from the bias that applies to it, or to the BatchNorm behind it; in place."""
     layer, path = call.layer, call.path
     before = _rms(error)
     if layer.bias is not None:

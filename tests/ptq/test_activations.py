@@ -103,7 +103,7 @@ def test_tensor_is_cut_and_batches_are_kept() -> None:
     assert [len(part) for part in batches([torch.zeros(7, 3), torch.zeros(0, 3), torch.zeros(1, 3)], 4)] == [7, 1]
 
 
-def test_stations_in_order_and_by_path() -> None:
+def test_layer_calls_in_order_and_by_path() -> None:
     q = quantized_small()
     assert [call.path for call in layer_calls(q)] == ["stem", "conv1", "conv2", "depthwise", "head"]
     assert [call.path for call in layer_calls(q, ["head", "conv1"])] == ["conv1", "head"]
