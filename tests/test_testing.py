@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import OPERATORS, Affine, ArrayType, Cast, Conv, Input, Linear, Relu, SumPool, accumulator
 from qfx.ir.verify import verify
+from qfx.operators import OPERATORS, Affine, ArrayType, Cast, Conv, Input, Linear, Relu, SumPool, accumulator
 from qfx.testing import MAX_GROWN_WIDTH, adversarial_inputs, assert_bit_exact, random_graph
 
 

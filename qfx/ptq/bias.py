@@ -73,7 +73,7 @@ def _mean_error(cache: ActivationCache, call: LayerCall, reference: fx.GraphModu
 
 
 def corrected(module: fx.GraphModule, call: LayerCall, error: Tensor) -> BiasResult:
-    """Subtract ``error``, the mean error of the layer's result as it is now, from the bias that applies to it, or to the BatchNorm behind it; in place."""
+    """Subtract ``error``, the mean error of the layer's result as it is now, from the bias that applies to it; in place."""
     layer, path = call.layer, call.path
     before = _rms(error)
     if layer.bias is not None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError
-from qfx.nn.functional import QInput
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import Norm, QInput
 from qfx.nn.model import graph_module
-from qfx.nn.norm import Norm, QBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import ActivationCache, batches, evaluating
@@ -42,19 +42,14 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
                 layer.initialize_from(_Batches(again))
         with ActivationCache((module,), batches(again)) as cache:
             for node in cache.nodes[0]:
-                layer = module.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
-                if isinstance(layer, QInput) or not hasattr(layer, "initialize"):
+                if node.op != "call_module":
+                    continue
+                layer = module.get_submodule(str(node.target))
+                if not isinstance(layer, FixedLayer) or isinstance(layer, QInput) or not hasattr(layer, "initialize"):
                     continue
                 cache.advance_to(node)
                 values = _Values(cache, node)
-                if isinstance(layer, Quantizer):
-                    layer.initialize_from(values)
-                elif isinstance(layer, QBatchNorm) and layer.is_untrained:  # its statistics are those of all batches
-                    parts = list(values)
-                    layer.initialize(QTensor(torch.cat([part.tensor() for part in parts]), parts[0].interval))
-                else:  # constants: of the data they only ask what bounds it
-                    env = cache.alive(0, 0)
-                    layer.initialize(*(env[source.name] for source in node.args if isinstance(source, fx.Node)))  # type: ignore[operator]
+                layer.restart(values, values.of_one_batch)
 
 
 def with_input_sign(recipe: Recipe, data: Tensor | Iterable[Tensor]) -> Recipe:
@@ -101,3 +96,8 @@ class _Values:
     def __iter__(self) -> Iterator[QTensor]:
         for index in range(self.cache.batches):
             yield self.cache.inputs(self.node, index)[0]
+
+    def of_one_batch(self) -> tuple[QTensor, ...]:
+        """All that the node reads of the first batch."""
+        env = self.cache.alive(0, 0)
+        return tuple(env[source.name] for source in self.node.args if isinstance(source, fx.Node))

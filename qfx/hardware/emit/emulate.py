@@ -8,7 +8,6 @@ the project was made from.
 from __future__ import annotations
 
 import json
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.templates import render
 from qfx.ir.graph import Graph, Info, Node
-from qfx.ir.ops import Cast, Concat, Conv, Input, Linear, Pad, Reshape, Slice, Transpose
 from qfx.ir.passes.loadable import make_constant
+from qfx.operators import Cast
 
 FAST_FLAGS = (
     "-std=c++11",
@@ -116,33 +115,8 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
 
 
 def _folding(graph: Graph, node: Node) -> Folding:
-    op, channels = node.op, graph.infos[node.name].shape[0]
-    if isinstance(op, Conv):
-        outputs, per_group = op.weight.shape[:2]
-        if op.groups > 1 and op.groups == graph.infos[node.inputs[0]].shape[0] == outputs:  # depthwise
-            return Folding(_divisor(outputs))
-        return Folding(_divisor(outputs // op.groups), _divisor(per_group))
-    if isinstance(op, Linear):
-        return Folding(_divisor(channels), _divisor(op.weight.shape[1]))
-    if isinstance(op, Concat):
-        return Folding(_divisor(gcd(*(graph.infos[name].shape[0] for name in node.inputs))))
-    if isinstance(op, Pad):
-        return Folding(_divisor(gcd(graph.infos[node.inputs[0]].shape[0], *op.pads[0])))
-    if isinstance(op, Slice):
-        return Folding(_divisor(gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0])) if op.steps[0] == 1 else 1)
-    return Folding(_divisor(_travelling_channels(graph, node)))
-
-
-def _travelling_channels(graph: Graph, node: Node) -> int:
-    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels."""
-    channels = graph.infos[node.name].shape[0]
-    while not isinstance(node.op, Input):
-        source = graph.node(node.inputs[0])
-        channels = gcd(channels, graph.infos[source.name].shape[0])
-        if not isinstance(source.op, Reshape | Transpose):
-            break
-        node = source
-    return channels
+    outputs, inputs = node.op.parallel(graph, node)
+    return Folding(_divisor(outputs), _divisor(inputs))
 
 
 def _divisor(number: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
 from qfx.nn.convert import quantize
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.progress import Progress
 from qfx.ptq.activations import batches, evaluating
 from qfx.ptq.allocation.by_gradient import GRADIENT_MEASURES, measure_gradients

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.allocation.table import Role
 

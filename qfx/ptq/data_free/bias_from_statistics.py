@@ -11,7 +11,7 @@ from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
 from qfx.ptq.activations import layer_calls
 from qfx.ptq.bias import BiasResult, corrected
-from qfx.ptq.data_free.moments import Clipped, distributions, per_weight, taps
+from qfx.ptq.data_free.moments import Clipped, distributions
 from qfx.ptq.float_reference import reference_of
 from qfx.ptq.floating.fold import Statistics
 
@@ -44,8 +44,7 @@ def correct_bias_from_statistics(
             assert isinstance(teacher, Weighted)
             moved = layer.weight_cast(layer.cast_weight()).value.double() - teacher.cast_weight().double()
             mean, _ = found[source.name].moments()
-            inputs = moved.shape[1] * int(getattr(layer, "groups", 1))
-            error = (taps(layer, moved) * per_weight(layer, mean.expand(inputs))).sum(1)
+            error = (layer.taps(moved) * layer.per_weight(mean.expand(moved.shape[1] * layer.groups))).sum(1)
             if layer.bias is not None:  # rounding it counts as well
                 assert teacher.bias is not None
                 error = error + layer.bias_cast(layer.bias).value.double() - teacher.bias.double()

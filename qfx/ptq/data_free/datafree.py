@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.fixed.type import OMode
 from qfx.nn.convert import quantize
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.nn.model import graph_module
 from qfx.nn.norm import Norm
 from qfx.nn.quantizer import Quantizer

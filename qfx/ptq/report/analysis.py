@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.functional import QInput
-from qfx.nn.layers import Weighted
+from qfx.nn.layers import QInput, Weighted
 from qfx.nn.model import quantizers
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from qfx.nn.functional import QLeakyReLU, QReLU
-from qfx.nn.layers import Weighted
+from qfx.nn.layers import QLeakyReLU, QReLU, Weighted
 from qfx.ptq.activations import ActivationCache, LayerCall
 from qfx.ptq.rounding.grid import integer_range, units
 from qfx.ptq.rounding.problem import Problem, Rows

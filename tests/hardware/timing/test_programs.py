@@ -15,7 +15,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.timing.tokens import cycles, latency, program
+from qfx.hardware.processes import PROCESSES
 
 
 def designs() -> list[d.Design]:
@@ -26,16 +26,16 @@ def designs() -> list[d.Design]:
 
 def test_every_kind_of_process_is_covered() -> None:
     kinds = {type(process) for design in designs() for process in design.processes}
-    assert kinds == set(d.Process.__args__)  # type: ignore[attr-defined]
+    assert kinds == set(PROCESSES)
 
 
 def test_programs_are_whole() -> None:
     """Every word of every stream once, in turns that rise; as many turns as the closed form says."""
     for design in designs():
         for process in design.processes:
-            found = program(process)
-            assert found.turns == cycles(process), process.name
-            assert found.latency == latency(process) >= 1
+            found = process.program
+            assert found.turns == process.cycles, process.name
+            assert found.latency == process.latency >= 1
             for streams, ports in ((d.inputs(process), found.reads), (d.outputs(process), found.writes)):
                 for stream, turns in zip(streams, ports, strict=True):
                     assert turns.size == stream.words, (process.name, stream.name)
@@ -49,7 +49,7 @@ def test_no_process_writes_a_word_before_it_has_read_what_it_needs() -> None:
     for design in designs():
         for process in design.processes:
             if isinstance(process, d.MatVec | d.Pool):
-                found = program(process)
+                found = process.program
                 assert found.writes[0][0] >= found.reads[0][min(process.input.words, getattr(process, "taps", 1)) - 1]
 
 
@@ -107,7 +107,7 @@ def shapes(draw: st.DrawFn) -> tuple[int, ...]:
 @given(shapes())
 def test_windows_against_the_contract_turn_by_turn(shape: tuple[int, ...]) -> None:
     reads, writes = played(shape)
-    found = program(window(shape))
+    found = window(shape).program
     assert found.reads[0].tolist() == reads
     assert found.writes[0].tolist() == writes
     assert found.turns == max(reads[-1], writes[-1]) + 1
@@ -116,12 +116,12 @@ def test_windows_against_the_contract_turn_by_turn(shape: tuple[int, ...]) -> No
 def test_the_comparison_of_windows_sees_one_turn() -> None:
     shape = (1, 1, 4, 4, 2, 2, 3, 3, 1, 1, 0, 0, 1, 1)
     reads, _ = played((*shape[:-4], 1, 0, 1, 1))  # a row of padding more
-    assert program(window(shape)).reads[0].tolist() != reads
+    assert window(shape).program.reads[0].tolist() != reads
 
 
 def test_a_window_overlaps_reading_and_writing() -> None:
     """A 3 x 3 convolution with one word a pixel, same padding: nine turns a window, and only the first row and a pixel are read beside."""
-    found = program(window((1, 1, 8, 8, 8, 8, 3, 3, 1, 1, 1, 1, 1, 1)))
+    found = window((1, 1, 8, 8, 8, 8, 3, 3, 1, 1, 1, 1, 1, 1)).program
     assert found.turns == 64 * 9 + 8 + 2
 
 
@@ -130,12 +130,12 @@ def test_matrix_vector_unit() -> None:
     design = next(design for design in designs() if any(isinstance(process, d.MatVec) for process in design.processes))
     unit = next(process for process in design.processes if isinstance(process, d.MatVec))
     unit = replace(unit, depthwise=False, pixels=2, groups=1, outputs=6, inputs=4, pe=3, simd=2, input=stream("a", 4), output=stream("b", 4))
-    found = program(unit)
-    assert (found.turns, cycles(unit)) == (8, 8)
+    found = unit.program
+    assert (found.turns, unit.cycles) == (8, 8)
     assert found.reads[0].tolist() == [0, 1, 4, 5]
     assert found.writes[0].tolist() == [1, 3, 5, 7]
 
 
 def test_programs_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        program(window((1, 1, 4, 4, 2, 2, 3, 3, 1, 1, 0, 0, 1, 1))).reads[0][0] = 5
+        window((1, 1, 4, 4, 2, 2, 3, 3, 1, 1, 0, 0, 1, 1)).program.reads[0][0] = 5

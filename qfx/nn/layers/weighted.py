@@ -1,27 +1,33 @@
-"""Layers with weights: linear and convolution. Each computes exactly; Quantizers do the casting."""
+"""What all layers with weights share: sums of products by cast constants, exact; Quantizers do the casting."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import DataError, UnsupportedError
 from qfx.fixed.arith import Bounds, Channels, Interval
-from qfx.nn.backends import refuse_inexact, sums_of_products
-from qfx.nn.norm import FoldedNorm, signed_spec
+from qfx.nn.backends import refuse_inexact
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
+from qfx.operators import Const
 from qfx.recipe import Recipe
 
 
-class Weighted(nn.Module):
+class Weighted(FixedLayer, abstract=True):
     """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``."""
+
+    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, called_again="shared", holds_constants=True)
 
     weight: Tensor
     bias: Tensor | None
+    groups = 1
 
     def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d, recipe: Recipe, name: str) -> None:
         super().__init__()
@@ -96,93 +102,46 @@ class Weighted(nn.Module):
         with torch.no_grad():
             self.weight.copy_(weight)
 
+    def operators(self, norm: FoldedNorm | None = None) -> Steps:
+        weight, bias = self.constants(norm)
+        return self.lowered(
+            constant(weight.value, f"{self.name}.weight", self.weight_cast.channel_grids(len(weight.value))),
+            None if bias is None else constant(bias.value, f"{self.name}.bias", self.bias_cast.channel_grids(len(bias.value))),
+        )
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        """Of a layer without statistics: its channels taken as independent, neighbouring pixels as equal or independent, whichever spreads more."""
+        weight = self.cast_weight()
+        mean, variance = sources[0].expanded(weight.shape[1] * self.groups).moments()
+        total = self.taps(weight)
+        squares = self.taps(weight.square()) if weight.dim() > 2 else total.square()
+        spread = (torch.maximum(total.square(), squares) * self.per_weight(variance)).sum(1)
+        centre = (total * self.per_weight(mean)).sum(1)
+        return Clipped.normal(centre if self.bias is None else centre + self.bias.detach().double(), spread.sqrt())
+
+    def taps(self, weight: Tensor) -> Tensor:
+        """The weight (as the layer casts it) summed over its kernel, in float64: (outputs, inputs / groups). What a constant image meets."""
+        return weight.detach().double().flatten(2).sum(2) if weight.dim() > 2 else weight.detach().double()
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """One number per input channel as (outputs, inputs / groups)."""
+        outputs = self.cast_weight().shape[0]
+        return values.reshape(self.groups, 1, -1).expand(self.groups, outputs // self.groups, -1).reshape(outputs, -1)
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
+
+    @abstractmethod
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The torch operator on numbers whose sums it holds exactly; ``weight`` has the outputs on axis 0."""
 
+    @abstractmethod
+    def lowered(self, weight: Const, bias: Const | None) -> Steps:
+        """The operators of the graph, by the constants as they are cast."""
 
-class QLinear(Weighted):
-    """``torch.nn.Linear`` for values of shape (batch, in_features), exact before its result is cast."""
-
-    def __init__(self, source: nn.Linear, recipe: Recipe, name: str) -> None:
-        super().__init__(source, recipe, name)
-        self.in_features, self.out_features = source.in_features, source.out_features
-
-    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.dim() != 2:
-            raise DataError(f"got a tensor of {x.dim()} axes", where=self.name, remedy="flatten to (batch, features) before a linear layer")
-        return F.linear(x, weight, bias)
-
-
-class QConv(Weighted):
-    """``torch.nn.Conv1d`` or ``Conv2d`` (stride, zero padding, dilation, groups), exact before its result is cast."""
-
-    def __init__(self, source: nn.Conv1d | nn.Conv2d, recipe: Recipe, name: str) -> None:
-        super().__init__(source, recipe, name)
-        self.stride, self.dilation, self.groups = tuple(source.stride), tuple(source.dilation), source.groups
-        self.pads = conv_pads(source)
-
-    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = tuple(before for before, _ in self.pads)
-        if any(before != after for before, after in self.pads):
-            x, padding = F.pad(x, [side for pair in reversed(self.pads) for side in pair]), (0,) * len(self.pads)
-        conv = F.conv1d if weight.dim() == 3 else F.conv2d
-        with sums_of_products(x.device.type):
-            return conv(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-
-
-class QConvTranspose(Weighted):
-    """``torch.nn.ConvTranspose1d`` or ``ConvTranspose2d`` (stride, padding, output padding, dilation, groups), exact before its result is cast.
-
-    ``weight`` keeps PyTorch's shape (in, out / groups, *kernel). It is cast as (out, in / groups, *kernel), so that a binary point per channel is one
-    per output channel, as for every other layer. ``size``: the spatial size of the input; UnsupportedError for another.
-    """
-
-    def __init__(
-        self, source: nn.ConvTranspose1d | nn.ConvTranspose2d, size: tuple[int, ...], output_padding: tuple[int, ...], recipe: Recipe, name: str
-    ) -> None:
-        super().__init__(source, recipe, name)
-        self.kernel, self.stride, self.dilation = tuple(source.kernel_size), tuple(source.stride), tuple(source.dilation)
-        self.padding = tuple(int(p) for p in source.padding)
-        self.groups, self.size, self.output_padding = source.groups, size, output_padding
-
-    @property
-    def pads(self) -> tuple[tuple[int, int], ...]:
-        """(before, after) for each spatial axis: the layer is a convolution, by the flipped weight at stride 1, of its input with stride - 1 zeros
-        between the pixels and so many around them. A negative number crops."""
-        axes = zip(self.kernel, self.dilation, self.padding, self.output_padding, strict=True)
-        return tuple((d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in axes)
-
-    def cast_weight(self) -> Tensor:
-        return _swap_in_groups(self.weight, self.groups)
-
-    def set_cast_weight(self, weight: Tensor) -> None:
-        with torch.no_grad():
-            self.weight.copy_(_swap_in_groups(weight, self.groups))
-
-    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if tuple(x.shape[2:]) != self.size:
-            raise UnsupportedError(
-                f"is called on {self.size} and on {tuple(x.shape[2:])}", where=self.name, remedy="give each call a module of its own"
-            )
-        conv = F.conv_transpose1d if weight.dim() == 3 else F.conv_transpose2d
-        with sums_of_products(x.device.type):
-            own = _swap_in_groups(weight, self.groups)
-            return conv(x, own, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-
-
-def _swap_in_groups(weight: Tensor, groups: int) -> Tensor:
-    """(groups * a, b, *kernel) as (groups * b, a, *kernel); its own inverse."""
-    return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
-
-
-def conv_pads(source: nn.Conv1d | nn.Conv2d) -> tuple[tuple[int, int], ...]:
-    """(before, after) zeros for each spatial axis, with "same" and "valid" spelled out as PyTorch does."""
-    if source.padding == "valid":
-        return ((0, 0),) * len(source.kernel_size)
-    if source.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(source.dilation, source.kernel_size, strict=True)]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    return tuple((int(p), int(p)) for p in source.padding)
+    @abstractmethod
+    def input_rows(self, x: Tensor) -> Tensor:
+        """``x`` (batch, ...) as (groups, batch * positions, K): what the weights of one output meet, sample by sample, position by position."""
 
 
 @lru_cache(maxsize=4096)
