@@ -11,7 +11,7 @@ from torch import nn
 
 import qfx
 from qfx import DataError, Override, Recipe, RecipeError, Spec
-from qfx.ptq.allocation.auto import _wider
+from qfx.ptq.run.auto import _wider
 
 
 def judge(model: nn.Module) -> float:
@@ -25,6 +25,7 @@ def test_it_stops_at_the_first_that_is_good_enough() -> None:
     x, _ = digits()
     before = {name: value.clone() for name, value in trained_small().state_dict().items()}
     found = qfx.autoquant(trained_small(), x[:128], judge, max_drop=0.02)
+    assert found.twin is found.reference  # its earlier name
     assert found.met
     assert [attempt.name for attempt in found.attempts] == ["calibration"]
     assert found.float_score == judge(trained_small())
@@ -56,7 +57,7 @@ def test_what_cannot_be_met_gives_the_best_and_says_so(monkeypatch: pytest.Monke
         calls.append(type(model).__name__)
         return 2.0 if len(calls) == 1 else judge(model)
 
-    monkeypatch.setitem(qfx.ptq.allocation.auto.QUANTIZED_PASSES, "adaround", lambda work: "left out here: it takes long")
+    monkeypatch.setitem(qfx.ptq.run.auto.QUANTIZED_PASSES, "adaround", lambda work: "left out here: it takes long")
     found = qfx.autoquant(trained_small(), x[:64], jealous, max_drop=0.0, recipe=recipe(4, 5), widest=6)
     names = [attempt.name for attempt in found.attempts]
     assert names[:2] == ["calibration", "folding"]

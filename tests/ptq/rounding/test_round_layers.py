@@ -16,8 +16,12 @@ from qfx.errors import QfxError, RecipeError
 from qfx.fixed.type import OMode, QMode
 from qfx.nn.layers import Weighted
 from qfx.ptq import adaround_blocks, correct_bias, tune
-from qfx.ptq.float_reference import float_twin
-from qfx.ptq.rounding.layers import adaround, comq, gptq, integer_range, round_weights
+from qfx.ptq.float_reference import float_reference
+from qfx.ptq.rounding.adaround import adaround
+from qfx.ptq.rounding.comq import comq
+from qfx.ptq.rounding.gptq import gptq
+from qfx.ptq.rounding.grid import integer_range
+from qfx.ptq.rounding.methods import round_weights
 
 FAST_ADAROUND: dict[str, Any] = {"iterations": 120, "rate": 0.08}
 PASSES: dict[str, Callable[..., Any]] = {"adaround": lambda q, x, **o: adaround(q, x, **FAST_ADAROUND, **o), "comq": comq, "gptq": gptq}
@@ -60,41 +64,41 @@ def test_pass_repeats_for_a_seed_and_with_little_memory(name: str) -> None:
 def test_errors_are_those_of_the_layer() -> None:
     """What a result says about the last layer, measured by running the models."""
     q = quantized_small(3, 8)
-    twin, x = float_twin(q), calibration()
-    results = round_weights(q, x, "comq", twin=twin)
+    reference, x = float_reference(q), calibration()
+    results = round_weights(q, x, "comq", reference=reference)
     found: list[Tensor] = []
-    handles = [model.get_submodule("head").register_forward_hook(lambda *call: found.append(call[2].tensor())) for model in (q, twin)]
+    handles = [model.get_submodule("head").register_forward_hook(lambda *call: found.append(call[2].tensor())) for model in (q, reference)]
     with torch.no_grad():
         q(x)
-        twin(x)
+        reference(x)
     for handle in handles:
         handle.remove()
     assert float((found[0] - found[1]).square().mean()) == pytest.approx(results[-1].after, rel=0.02)  # the bias is rounded, that is all
 
 
-def test_targets_come_from_the_given_twin() -> None:
+def test_targets_come_from_the_given_reference() -> None:
     q = quantized_small(3, 8)
-    twin = float_twin(q)
+    reference = float_reference(q)
     for layer in q.modules():
         if isinstance(layer, Weighted):
             layer.set_cast_weight(layer.weight_cast(layer.cast_weight()).value.detach())  # an earlier pass has rounded to nearest
     start = distance(q)
     blind = quantized_small(3, 8)
     blind.load_state_dict(q.state_dict())
-    comq(q, calibration(), twin=twin)
-    comq(blind, calibration(), twin=float_twin(blind))
+    comq(q, calibration(), reference=reference)
+    comq(blind, calibration(), reference=float_reference(blind))
     assert distance(q) < 0.35 * start
     assert distance(blind) > distance(q)
 
 
-def test_a_twin_that_comes_too_late_is_refused() -> None:
+def test_a_reference_that_comes_too_late_is_refused() -> None:
     """All weights are rounded: what could be taken from the model now is not the float one."""
     q = quantized_small(3, 8)
     comq(q, calibration(), layers=["conv2"])
     comq(q, calibration(), layers=["conv1"])  # the others are still as they were
-    comq(q, calibration(), twin=float_twin(q))
+    comq(q, calibration(), reference=float_reference(q))
     for later in (*PASSES.values(), correct_bias, tune, adaround_blocks):
-        with pytest.raises(QfxError, match=r"rounded weights already(.|\n)*twin = float_twin"):
+        with pytest.raises(QfxError, match=r"rounded weights already(.|\n)*reference = float_reference"):
             later(q, calibration())
 
 
@@ -119,10 +123,10 @@ def test_bias_takes_the_mean_error_and_still_fits() -> None:
     model.requires_grad_(False)
     x = torch.rand(200, 16, generator=generator) * 8 + 4
     q = qfx.quantize(model, x, Recipe(weight=Spec(2), bias=Spec(8), activation=Spec(12), input=Spec(12), output=Spec(16))).eval()
-    twin = float_twin(q)
-    comq(q, x, twin=twin)
+    reference = float_reference(q)
+    comq(q, x, reference=reference)
     with torch.no_grad():
-        left = q(x) - twin(x)
+        left = q(x) - reference(x)
     unit = torch.exp2(-q.get_submodule("0").bias_cast.frac_bits.round()).detach()
     assert float(q.get_submodule("0").bias.abs().max()) > 1
     assert bool((left.mean(0).abs() <= unit.max()).all())
@@ -140,9 +144,9 @@ def test_weights_lie_on_the_grid_in_every_mode(o: OMode, signed: bool) -> None:
         parameter.data = torch.randn(parameter.shape, generator=generator)
     x = torch.randn(64, 4, 8, generator=generator)
     q = qfx.quantize(model, x, Recipe(weight=Spec(3, q=QMode.TRN, o=o, signed=signed, granularity="channel"))).eval()
-    twin = float_twin(q)
+    reference = float_reference(q)
     for pass_ in PASSES.values():
-        pass_(q, x, twin=twin)
+        pass_(q, x, reference=reference)
         assert_on_grid(q)
     low, high = integer_range(q.get_submodule("0").weight_cast)
     raw = q.get_submodule("0").weight.detach() * torch.exp2(q.get_submodule("0").weight_cast.frac_bits.round()).detach()

@@ -14,9 +14,9 @@ import qfx
 from qfx.errors import UnsupportedError
 from qfx.nn.model import graph_module
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.float_reference import float_twin
-from qfx.ptq.rounding import blocks as module_of_blocks
-from qfx.ptq.rounding.blocks import SoftRounding, adaround_blocks, find_blocks
+from qfx.ptq.float_reference import float_reference
+from qfx.ptq.rounding.adaround_blocks import BATCH, SoftRounding, adaround_blocks
+from qfx.ptq.rounding.blocks import find_blocks
 
 FAST: dict[str, Any] = {"iterations": 80, "rate": 0.05}
 
@@ -28,7 +28,7 @@ def calibration() -> Tensor:
 def test_blocks_are_residual_blocks_and_layers() -> None:
     q = quantized_small()
     blocks = find_blocks(q)
-    assert [[station.path for station in block.stations] for block in blocks] == [["stem"], ["conv1", "conv2"], ["depthwise"], ["head"]]
+    assert [[call.path for call in block.calls] for block in blocks] == [["stem"], ["conv1", "conv2"], ["depthwise"], ["head"]]
     assert [block.name for block in blocks] == ["stem", "conv1..conv2", "depthwise", "head"]
     assert blocks[0].source.target == "input"
     for before, after in pairwise(blocks):
@@ -128,12 +128,12 @@ def test_dead_block_is_left_alone() -> None:
     assert_exports_exactly(q, x)
 
 
-def test_targets_come_from_the_twin() -> None:
+def test_targets_come_from_the_reference() -> None:
     q = quantized_small(3, 8)
-    twin = float_twin(q)
-    for parameter in twin.parameters():
-        parameter.zero_()  # a twin that knows nothing pulls every result to 0
-    results = adaround_blocks(q, calibration()[:64], iterations=2, twin=twin)
+    reference = float_reference(q)
+    for parameter in reference.parameters():
+        parameter.zero_()  # a reference that knows nothing pulls every result to 0
+    results = adaround_blocks(q, calibration()[:64], iterations=2, reference=reference)
     assert results[0].before > 0.05
 
 
@@ -142,4 +142,4 @@ def test_batch_norm_folded_on_the_fly_is_refused() -> None:
     q = graph_module(qfx.quantize(trained_small(), x[:16], qfx.Recipe(batch_norm="fold")))
     with pytest.raises(UnsupportedError, match="folded on the fly"):
         adaround_blocks(q, x[:16])
-    assert module_of_blocks.BATCH == 32
+    assert BATCH == 32

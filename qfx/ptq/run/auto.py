@@ -17,7 +17,7 @@ from qfx.nn.convert import quantize
 from qfx.nn.model import quantizers
 from qfx.ptq.activations import Progress, batches
 from qfx.ptq.calibrate import with_input_sign
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.ptq.run.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work
 from qfx.recipe import ObserverName, Override, Recipe, Spec
 
@@ -47,11 +47,11 @@ class Attempt:
 
 @dataclass(frozen=True, eq=False)
 class AutoResult:
-    """The best model that was found, in evaluation mode, its float ``twin``, and the recipe and the passes that it was made with; ``met`` says
+    """The best model that was found, in evaluation mode, its float ``reference``, and the recipe and the passes that it was made with; ``met`` says
     whether it reaches ``float_score - max_drop``. ``attempts``: all that was tried, in order; printing the result lists them."""
 
     qmodel: fx.GraphModule
-    twin: fx.GraphModule
+    reference: fx.GraphModule
     recipe: Recipe
     passes: tuple[str, ...]
     attempts: tuple[Attempt, ...]
@@ -59,6 +59,11 @@ class AutoResult:
     score: float
     max_drop: float
     met: bool
+
+    @property
+    def twin(self) -> fx.GraphModule:
+        """The earlier name of ``reference``."""
+        return self.reference
 
     def __str__(self) -> str:
         longest = max(len(attempt.name) for attempt in self.attempts)
@@ -122,10 +127,10 @@ def _of_one_shape(parts: list[Tensor]) -> list[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """A quantized model with its twin from before any pass that changed weights, and how it came about."""
+    """A quantized model with its reference from before any pass that changed weights, and how it came about."""
 
     qmodel: fx.GraphModule
-    twin: fx.GraphModule
+    reference: fx.GraphModule
     recipe: Recipe
     passes: tuple[str, ...]
     score: float
@@ -161,7 +166,7 @@ class _Run:
             raise self.errors[0]
         best = self.best
         met = best.score >= goal - ROUNDING
-        return AutoResult(best.qmodel, best.twin, best.recipe, best.passes, tuple(self.attempts), float_score, best.score, self.max_drop, met)
+        return AutoResult(best.qmodel, best.reference, best.recipe, best.passes, tuple(self.attempts), float_score, best.score, self.max_drop, met)
 
     def _tries(self) -> Iterator[None]:
         """Each step makes one attempt. What comes later builds on the best of what came before."""
@@ -201,20 +206,20 @@ class _Run:
         if self._is_known(name, passes, recipe):
             return
         with self._attempt(name, passes) as attempt:
-            qmodel, twin = self._quantized(passes, recipe)
+            qmodel, reference = self._quantized(passes, recipe)
             for step in passes:
                 if step in QUANTIZED_PASSES:
-                    attempt.note = QUANTIZED_PASSES[step](self._work(qmodel, twin))
-            attempt.keep(_State(qmodel, twin, recipe, passes, self._score(qmodel)))
+                    attempt.note = QUANTIZED_PASSES[step](self._work(qmodel, reference))
+            attempt.keep(_State(qmodel, reference, recipe, passes, self._score(qmodel)))
 
     def _quantized(self, passes: tuple[str, ...], recipe: Recipe) -> tuple[fx.GraphModule, fx.GraphModule]:
-        """The model after the passes on the float one, and its twin."""
+        """The model after the passes on the float one, and its reference."""
         example, prepared = self.data[:EXAMPLE], self.model
         for step in passes:
             if step in FLOAT_PASSES:
                 prepared = FLOAT_PASSES[step](prepared, example, self.data)
         qmodel = quantize(prepared, example, recipe).eval()
-        return qmodel, float_twin(qmodel)
+        return qmodel, float_reference(qmodel)
 
     def _is_known(self, name: str, passes: tuple[str, ...], recipe: Recipe) -> bool:
         """Whether this attempt was made before an interrupt; then what came of it is taken over."""
@@ -228,10 +233,10 @@ class _Run:
         if attempt.score is None:
             self.errors.append(QfxError(attempt.note))
         elif self.best is None or attempt.score > self.best.score:
-            qmodel, twin = self._quantized(passes, recipe)
+            qmodel, reference = self._quantized(passes, recipe)
             if len(self.attempts) - 1 == self.last_best:
                 qmodel.load_state_dict(dict(self.tensors))
-            self.best = _State(qmodel, twin, recipe, passes, attempt.score)
+            self.best = _State(qmodel, reference, recipe, passes, attempt.score)
         return True
 
     def _tuned(self) -> None:
@@ -244,16 +249,16 @@ class _Run:
             return
         with self._attempt("tuning", passes) as attempt:
             qmodel = copy.deepcopy(best.qmodel)
-            attempt.note = QUANTIZED_PASSES["tune"](self._work(qmodel, best.twin))
-            attempt.keep(_State(qmodel, best.twin, best.recipe, passes, self._score(qmodel)))
+            attempt.note = QUANTIZED_PASSES["tune"](self._work(qmodel, best.reference))
+            attempt.keep(_State(qmodel, best.reference, best.recipe, passes, self._score(qmodel)))
 
     def _attempt(self, name: str, passes: tuple[str, ...]) -> _Attempt:
         if self.progress is not None:
             self.progress(name, 0, 1)
         return _Attempt(self, name, passes)
 
-    def _work(self, qmodel: fx.GraphModule, twin: fx.GraphModule) -> Work:
-        return Work(qmodel, twin, self.data, self.batch, self.seed, self.progress or _silent)
+    def _work(self, qmodel: fx.GraphModule, reference: fx.GraphModule) -> Work:
+        return Work(qmodel, reference, self.data, self.batch, self.seed, self.progress or _silent)
 
     def _score(self, model: nn.Module) -> float:
         with torch.no_grad():

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.errors import DataError
-from qfx.ptq.float_reference import float_twin
-from qfx.ptq.tune import distillation, own_units, tune
+from qfx.ptq.float_reference import float_reference
+from qfx.ptq.tuning.loss import distillation
+from qfx.ptq.tuning.tune import tune
+from qfx.ptq.tuning.variables import own_units
 
 GENTLE: dict[str, Any] = {"reach": 0.1, "bias_reach": 0.01, "binary_point_reach": 0.1}
 """For a handful of steps."""
@@ -84,11 +86,11 @@ def test_interrupt_keeps_the_best_state_so_far() -> None:
 
     losses = tune(whole, calibration()[:96], epochs=2, batch=32, **GENTLE).losses
     assert losses[0] < tune(quantized_small(3, 3), calibration()[:96], epochs=0).before
-    twin = float_twin(q)
+    reference = float_reference(q)
     with pytest.raises(KeyboardInterrupt):
-        tune(q, calibration()[:96], twin=twin, epochs=2, batch=32, **GENTLE, progress=stop)
+        tune(q, calibration()[:96], reference=reference, epochs=2, batch=32, **GENTLE, progress=stop)
     assert all(parameter.requires_grad for parameter in q.parameters())
-    assert tune(q, calibration()[:96], twin=twin, epochs=0).before == losses[0]
+    assert tune(q, calibration()[:96], reference=reference, epochs=0).before == losses[0]
 
 
 @pytest.mark.parametrize("batch_norm", ["keep", "fold"])
@@ -125,10 +127,10 @@ def test_units_have_the_layout_of_the_weight() -> None:
 
 
 def test_distillation_sees_what_a_softmax_does_not() -> None:
-    lesson = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-    assert float(distillation(lesson, lesson)) == 0.0
-    assert float(distillation(lesson + 1, lesson)) == pytest.approx(1 / float(lesson.var(unbiased=False)))
-    assert float(distillation(-lesson, lesson)) > 1
+    target = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    assert float(distillation(target, target)) == 0.0
+    assert float(distillation(target + 1, target)) == pytest.approx(1 / float(target.var(unbiased=False)))
+    assert float(distillation(-target, target)) > 1
     assert float(distillation(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0], [3.0]]))) == pytest.approx(0.5)
 
 

@@ -1,4 +1,4 @@
-"""The survey of a quantized model: its numbers against direct computation, and planted faults."""
+"""The analysis of a quantized model: its numbers against direct computation, and planted faults."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import qfx
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.ptq.measure import sqnr
-from qfx.ptq.report.analysis import Survey, survey
+from qfx.ptq.report.analysis import Analysis, analyse
 from qfx.ptq.report.html import decibel, number, percent, points
 
 
@@ -25,8 +25,8 @@ def qmodel(x: torch.Tensor) -> nn.Module:
     return qfx.quantize(model, x, qfx.Recipe(weight=qfx.Spec(5, granularity="channel"))).eval()
 
 
-def of(qmodel: nn.Module, x: torch.Tensor) -> Survey:
-    return survey(qmodel, float_twin(qmodel), x)  # type: ignore[arg-type]
+def of(qmodel: nn.Module, x: torch.Tensor) -> Analysis:
+    return analyse(qmodel, float_reference(qmodel), x)  # type: ignore[arg-type]
 
 
 def test_numbers(qmodel: nn.Module, x: torch.Tensor) -> None:
@@ -34,9 +34,9 @@ def test_numbers(qmodel: nn.Module, x: torch.Tensor) -> None:
     rows = {row.name: row for row in found.rows}
     assert list(rows) == ["input", "0.weight", "1.output", "3.weight", "3.output"]
     assert [name for name, _, _ in found.constants] == ["0.bias", "3.bias"]
-    twin = float_twin(qmodel)
+    reference = float_reference(qmodel)
     with torch.no_grad():
-        assert rows["3.output"].db == sqnr(twin(x), qmodel(x))
+        assert rows["3.output"].db == sqnr(reference(x), qmodel(x))
         cast = qmodel.get_submodule("input").cast
         assert rows["input"].db == rows["input"].own_db == sqnr(x, cast(x).tensor())
         layer = qmodel.get_submodule("0")
