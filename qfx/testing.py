@@ -159,4 +159,5 @@ def _living(graph: Graph) -> Graph:
 
 def _random_shape(rng: np.random.Generator) -> Shape:
     rank = int(rng.choice([1, 2, 3, 1, 2, 3, 4, 5]))
-    return (int(rng.integers(1, 4, endpoint=True)), *(int(size) for size in rng.integers(1, 6, size=rank - 1, endpoint=True)))
+    longest = {4: 3, 5: 2}.get(rank, 6)  # so that there is room to grow
+    return (int(rng.integers(1, 4, endpoint=True)), *(int(size) for size in rng.integers(1, longest, size=rank - 1, endpoint=True)))
