@@ -92,19 +92,17 @@ def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _sources(design: d.Design, top: str) -> dict[str, str]:
-    first, last = design.processes[0], design.processes[-1]
-    assert isinstance(first, d.FromPort)  # lowering begins and ends with the ports
-    assert isinstance(last, d.ToPort)
-    pairs = [(process, cpp.unit(process, ("", ""))) for process in design.processes]
-    units = [unit for process, unit in pairs if not isinstance(process, d.FromPort | d.ToPort)]
+    first, *inner, last = design.processes  # lowering begins and ends with the ports
+    units = [cpp.unit(process, ("", "")) for process in inner]
+    (source,), (result,) = ([stream for stream in streams if stream not in first.marks] for streams in (first.targets, last.sources))
     values = {
         "design": design,
         "top": top,
         "units": units,
         "stream": cpp.stream,
-        "streams": [stream for stream in design.streams if stream is not first.last],
-        "source": first.output.name,
-        "result": last.input.name,
+        "streams": [stream for stream in design.streams if stream not in first.marks],
+        "source": source.name,
+        "result": result.name,
         "guard": f"{top.upper()}_FAST",
     }
     files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
