@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from qfx.errors import ModelFileError
 from qfx.export.bounds import Value
 from qfx.fixed.arith import channelwise
+from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.cubes import cubes
 from qfx.ir import rules
@@ -79,7 +80,7 @@ class Slice(Mover):
         spans = list(zip(self.starts, self.stops, self.steps, strict=True))
         whole = [(0, size, 1) for size in shape]
         # A word of several channels is taken whole or not at all.
-        moving = builder.moving(node, (shape[0], *spans[0][:2]) if self.steps[0] == 1 else (1,))
+        moving = builder.moving(node, (shape[0], *spans[0][:2]) if self.steps[0] == 1 else (1,), self._word(builder, node))
         for cube in cubes(len(shape), [span != other for span, other in zip(spans, whole, strict=True)]):
             size = cube.sizes(shape)
             rows, columns, channels = ((0, count, 1) for count in size)
@@ -89,6 +90,13 @@ class Slice(Mover):
             name, source, out = moving.step("slice", shape)
             builder.add(d.SliceFrame(name, source, out, size, taken, cube.lanes(shape)))
         moving.done()
+
+    @staticmethod
+    def _word(builder: Builder, node: Node) -> FixedType | None:
+        """Words as they come; of the channels that are left, where each had a grid of its own, the grids are others."""
+        (source,), out = builder.sources(node), builder.graph.infos[node.name]
+        width = source.word.width
+        return FixedType(width, width - out.type.frac_bits, source.word.signed) if source.per_channel else None
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         return (gcd(graph.infos[node.inputs[0]].shape[0], self.starts[0], self.stops[0]) if self.steps[0] == 1 else 1), 1

@@ -21,7 +21,7 @@ from qfx.hardware.timing.fifo import size_fifos
 from qfx.hardware.timing.simulate import simulate
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_input, run_from_raw
-from qfx.ir.values import ArrayType
+from qfx.ir.values import ArrayType, Const
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 TYPE = ArrayType.of(FixedType(6, 3, True, QMode.RND, OMode.SAT))
@@ -78,3 +78,20 @@ def test_they_are_folded_sized_and_simulated(graph: Graph) -> None:
     assert graph.infos["x"].shape[0] % plan.schedule.folding("moved").pe == 0
     design = size_fifos(lower(graph, plan.schedule))
     assert simulate(design).interval > 0
+
+
+@pytest.mark.usefixtures("gxx")
+def test_a_channel_cut_out_of_some_that_have_grids_of_their_own(tmp_path: Path) -> None:
+    scale = Const(np.array([3, -5]), (1, 60))  # one grid for both would need 60 bits and more
+    nodes = (
+        Node("x", ops.Input((2, 3), TYPE)),
+        Node("scaled", ops.Affine(scale, None), ("x",)),
+        Node("first", ops.Slice((0, 0), (1, 3), (1, 1)), ("scaled",)),
+        Node("pool", ops.MaxPool((2,), (1,), ((0, 0),), (1,)), ("first",)),
+    )
+    graph = Graph("cut", nodes, "pool")
+    assert graph.infos["scaled"].per_channel
+    assert not graph.infos["first"].per_channel
+    bundle = build_bundle([(graph, Schedule())], tmp_path)
+    raw = quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(0), 40))
+    assert_bit_exact(bundle.run_from_raw(0, raw), run_from_raw(graph, raw), names=("C simulation", "interpreter"))
