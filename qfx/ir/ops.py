@@ -1,0 +1,30 @@
+"""The earlier name of ``qfx.operators``."""
+
+from qfx.operators import OPERATORS as OPERATORS
+from qfx.operators import Add as Add
+from qfx.operators import Affine as Affine
+from qfx.operators import ArrayType as ArrayType
+from qfx.operators import Cast as Cast
+from qfx.operators import Clip as Clip
+from qfx.operators import Concat as Concat
+from qfx.operators import Const as Const
+from qfx.operators import Conv as Conv
+from qfx.operators import Info as Info
+from qfx.operators import Input as Input
+from qfx.operators import LeakyRelu as LeakyRelu
+from qfx.operators import Linear as Linear
+from qfx.operators import MaxPool as MaxPool
+from qfx.operators import Mul as Mul
+from qfx.operators import Pad as Pad
+from qfx.operators import Pads as Pads
+from qfx.operators import RawArray as RawArray
+from qfx.operators import Relu as Relu
+from qfx.operators import Reshape as Reshape
+from qfx.operators import Slice as Slice
+from qfx.operators import Stretch as Stretch
+from qfx.operators import Sub as Sub
+from qfx.operators import SumPool as SumPool
+from qfx.operators import Transpose as Transpose
+from qfx.operators import Upsample as Upsample
+from qfx.operators import accumulator as accumulator
+from qfx.operators import macs as macs
