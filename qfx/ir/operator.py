@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from math import gcd
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qfx.fixed.type import FixedType
+from qfx.homes import unanswered
 from qfx.ir.rules import Infos
 from qfx.ir.values import Const, Info, RawArray
 
@@ -24,65 +26,57 @@ if TYPE_CHECKING:  # what is built upon this file, and handed to the operators w
 class Operator:
     """The base of every operator: a frozen dataclass of attributes. Every operator but Input and Cast is exact.
 
-    A subclass defines all of ``pieces``; one that lacks a piece is refused when it is imported, with a TypeError that names the piece. A class
-    between this one and operators, which settles some pieces for a family of them, says ``family=True``.
+    A subclass defines every class attribute that is declared here without a value and every abstract method, of its own or by a base between; one
+    that does not is a TypeError when it is imported. A base between, which answers for a family of operators, says ``abstract=True``.
 
     Shapes leave the batch out; channels are axis 0.
     """
 
     __slots__ = ()
 
-    pieces: ClassVar[tuple[str, ...]] = (
-        "reads", "forms", "infer", "evaluate", "words", "constants", "accumulator", "macs", "does_nothing",
-        "write", "read", "pointwise", "any_order", "fuses", "renames", "build", "parallel", "draw",
-    )  # fmt: skip
-
-    def __init_subclass__(cls, *, family: bool = False) -> None:
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
         super().__init_subclass__()
-        if family:
-            return
-        defined = {name for base in cls.__mro__ if base not in (Operator, object) for name in vars(base)}
-        for piece in cls.pieces:
-            if piece not in defined:
-                raise TypeError(f"the operator {cls.__name__} lacks {piece!r}: see qfx.ir.operator.Operator")
+        missing = [] if abstract else unanswered(cls, Operator)
+        if missing:
+            raise TypeError(f"the operator {cls.__name__} does not define {', '.join(missing)} (see {__name__}.Operator)")
 
     # What it computes
 
     reads: ClassVar[int | None]
     """How many values it reads: 0 for the input of a model, None for two or more."""
 
+    @abstractmethod
     def infer(self, name: str, inputs: Infos) -> Info:
         """What is known of the result. Checks attributes, arity and shapes: raises ModelFileError for what is wrong and ExactnessError for what int64
         could not hold; both name the node ``name``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, inputs: Any, infos: Infos, out: Info) -> RawArray:
         """The integer meaning: int64 raws with the batch as the first axis, each on the grid of its Info, to raws on the grid of ``out``. ``infos``
         and ``out`` are those of ``infer``. Input alone reads floats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def does_nothing(self, x: Info) -> bool:
         """Whether the result of the one input ``x`` is ``x``, for every number in its range."""
-        raise NotImplementedError
 
     # What people see of it
 
+    @abstractmethod
     def words(self) -> Iterable[str]:
         """Its attributes in a few characters each, for listings; those at their default are empty or left out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def constants(self) -> Mapping[str, Const]:
         """The constant tensors that hardware must store, by the name of their field: of an operator with two, the factors come first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def accumulator(self, x: Info) -> FixedType | None:
         """The type that holds every partial sum, whatever the order of its terms, for an input ``x``; it has the frac_bits of the result (the finest,
         where its channels have grids of their own: then it holds the raws of each). None where nothing is accumulated."""
-        raise NotImplementedError
 
+    @abstractmethod
     def macs(self, out: Info) -> int:
         """Multiply-accumulates by constants per sample, for the result ``out``."""
-        raise NotImplementedError
 
     def columns(self, out: Info) -> int:
         """Numbers per sample that the interpreter lays out besides operands and result."""
@@ -96,14 +90,14 @@ class Operator:
     functions: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """The functions of ``ai.qfx`` that it brings, as ONNX text by name: part of the version of the operator set (``qfx.export.opset``)."""
 
+    @abstractmethod
     def write(self, writer: Writer, node: Node) -> Value:
         """Write the node; what is known of the tensor that holds its result."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def read(cls, proto: OnnxNode) -> Operator:
         """The operator that was written as ``proto``, one of ``forms``."""
-        raise NotImplementedError
 
     # Its form in hardware
 
@@ -121,22 +115,22 @@ class Operator:
 
     def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
         """Of a pointwise operator: append its steps. ``source``: of what it reads; ``site``: the number that simulations know a cast by."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} is not pointwise")
 
+    @abstractmethod
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         """Take its operands from the builder, add its processes, and give its result, with the pointwise nodes of ``chain`` in the epilogue."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         """What may be worked on in parallel as the node stands in ``graph``: PE divides the first number, SIMD the second."""
-        raise NotImplementedError
 
     # For tests
 
     @classmethod
+    @abstractmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
         """A random one that mostly fits, and the nodes that it reads. QfxError where it does not fit: another one is drawn."""
-        raise NotImplementedError
 
 
 def travelling_channels(graph: Graph, node: Node) -> int:
@@ -151,7 +145,7 @@ def travelling_channels(graph: Graph, node: Node) -> int:
     return channels
 
 
-class Plain(Operator, family=True):
+class Plain(Operator, abstract=True):
     """Operators without constants that accumulate nothing."""
 
     __slots__ = ()
@@ -166,17 +160,20 @@ class Plain(Operator, family=True):
         return 0
 
 
-class Pointwise(Operator, family=True):
+class Pointwise(Operator, abstract=True):
     """Operators on each number by itself: they define ``epilogue``."""
 
     __slots__ = ()
 
-    pieces: ClassVar[tuple[str, ...]] = (*Operator.pieces, "epilogue")
     reads: ClassVar[int | None] = 1
     pointwise: ClassVar[bool] = True
     any_order: ClassVar[bool] = True
     fuses: ClassVar[bool] = True
     renames: ClassVar[bool] = False
+
+    @abstractmethod
+    def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
+        """Append its steps."""
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         builder.pointwise(node, chain)
@@ -185,7 +182,7 @@ class Pointwise(Operator, family=True):
         return travelling_channels(graph, node), 1
 
 
-class Mover(Plain, family=True):
+class Mover(Plain, abstract=True):
     """Operators that move numbers and compute nothing."""
 
     __slots__ = ()

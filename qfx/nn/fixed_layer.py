@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from qfx.errors import DataError
+from qfx.homes import unanswered
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
 from qfx.nn.clipped import Clipped
@@ -58,7 +59,9 @@ class FixedLayer(nn.Module):
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        missing = [] if abstract else _missing(cls)
+        missing = [] if abstract else unanswered(cls, FixedLayer)
+        if not abstract and cls.forward is nn.Module.forward:
+            missing.append("forward")
         if missing:
             raise TypeError(f"{cls.__name__} does not define {', '.join(missing)}, as every fixed-point layer must")
 
@@ -84,15 +87,6 @@ class FixedLayer(nn.Module):
     def bits_added(self, recipe: Recipe) -> int:
         """By how many bits an operand that is not cast may grow here."""
         return 1
-
-
-def _missing(cls: type[FixedLayer]) -> list[str]:
-    """What the class would have to define."""
-    names = dict.fromkeys(name for base in cls.__mro__ if issubclass(base, FixedLayer) for name in vars(base))
-    found = sorted(name for name in names if getattr(getattr(cls, name), "__isabstractmethod__", False))
-    if cls.forward is nn.Module.forward:
-        found.append("forward")
-    return found if hasattr(cls, "traits") else ["traits", *found]
 
 
 def constant(values: Tensor, where: str, grids: tuple[int, ...] | None = None) -> Const:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qfx.ir.onnx_node import OnnxNode
 
 
-class Binary(Plain, family=True):
+class Binary(Plain, abstract=True):
     """Operators on two values of one shape, number by number; ONNX calls them as qfx does."""
 
     __slots__ = ()

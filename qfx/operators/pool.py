@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qfx.ir.onnx_node import OnnxNode
 
 
-class Pool(Plain, family=True):
+class Pool(Plain, abstract=True):
     """Operators on the windows of each channel."""
 
     __slots__ = ()

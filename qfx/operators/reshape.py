@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -25,22 +26,21 @@ if TYPE_CHECKING:
     from qfx.ir.onnx_node import OnnxNode
 
 
-class Rename(Mover, family=True):
+class Rename(Mover, abstract=True):
     """Operators that keep the stream of a value as it is."""
 
     __slots__ = ()
 
-    pieces: ClassVar[tuple[str, ...]] = (*Mover.pieces, "keeps_channels", "frame")
     any_order: ClassVar[bool] = True
     renames: ClassVar[bool] = True
 
+    @abstractmethod
     def keeps_channels(self, x: Info) -> bool:
         """Whether the channels of the result are those of ``x``: otherwise its numbers meet on one grid."""
-        raise NotImplementedError
 
+    @abstractmethod
     def frame(self, frame: Frame) -> Frame:
         """The order in which the elements of the result travel, if those of the operand travel as ``frame`` says."""
-        raise NotImplementedError
 
     def bound(self, writer: Writer, node: Node) -> Value:
         x = writer.values[node.inputs[0]]

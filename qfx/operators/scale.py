@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qfx.ir.onnx_node import OnnxNode
 
 
-class Scale(Mover, family=True):
+class Scale(Mover, abstract=True):
     """Operators with one factor per spatial axis."""
 
     __slots__ = ()

@@ -21,7 +21,7 @@ from qfx.nn.qtensor import QTensor
 
 def test_a_layer_without_a_member_is_refused_by_name() -> None:
     with pytest.raises(
-        TypeError, match=r"^Nothing does not define traits, distribution, operators, scales_channels, forward, as every fixed-point layer must$"
+        TypeError, match=r"^Nothing does not define traits, operators, distribution, scales_channels, forward, as every fixed-point layer must$"
     ):
 
         class Nothing(FixedLayer):
@@ -41,7 +41,7 @@ def test_a_layer_without_a_member_is_refused_by_name() -> None:
             def scales_channels(self, channels: int) -> bool:
                 return True
 
-    with pytest.raises(TypeError, match=r"^Dense does not define _operator, input_rows, lowered, as"):
+    with pytest.raises(TypeError, match=r"^Dense does not define _operator, lowered, input_rows, as"):
 
         class Dense(Weighted):
             pass

@@ -22,11 +22,7 @@ from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.timing.program import RESTART, Program, Turns
-
-
-def _abstract(cls: type) -> list[str]:
-    """The members that the class itself marks as abstract, in order."""
-    return [name for name, member in vars(cls).items() if getattr(member, "__isabstractmethod__", False)]
+from qfx.homes import unanswered
 
 
 class Process:
@@ -42,11 +38,9 @@ class Process:
 
     def __init_subclass__(cls, *, abstract: bool = False, **rest: Any) -> None:
         super().__init_subclass__(**rest)
-        if not abstract:
-            asked = dict.fromkeys(member for base in reversed(cls.__mro__) for member in _abstract(base))
-            missing = [member for member in asked if getattr(getattr(cls, member), "__isabstractmethod__", False)]
-            if missing:
-                raise TypeError(f"the process kind {cls.__name__} does not define {', '.join(missing)} (see {__name__}.Process)")
+        missing = [] if abstract else unanswered(cls, Process)
+        if missing:
+            raise TypeError(f"the process kind {cls.__name__} does not define {', '.join(missing)} (see {__name__}.Process)")
 
     # Streams.
 
@@ -159,7 +153,7 @@ class Process:
         """What keeps the fastest option from being faster, in words that follow "it takes 7 cycles"."""
 
 
-REQUIRED = tuple(_abstract(Process))
+REQUIRED = tuple(unanswered(Process, Process))
 """What every kind must define."""
 
 
