@@ -25,8 +25,8 @@ from qfx.hardware.project.execute import execute
 from qfx.hardware.project.project import write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
-from qfx.ir.ops import Conv, Linear, macs
 from qfx.ir.passes.pipeline import optimize
+from qfx.operators import Conv, Linear, macs
 from qfx.testing import assert_bit_exact
 
 

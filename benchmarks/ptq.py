@@ -33,7 +33,7 @@ from benchmarks.models import Layers, ResNet
 from benchmarks.timing import machine
 from qfx import Recipe, Spec
 from qfx.ir.interpret import run_raw
-from qfx.ptq import adaround, calibrate, comq, correct_bias, float_twin, fold_batch_norm, gptq, tune
+from qfx.ptq import adaround, calibrate, comq, correct_bias, float_reference, fold_batch_norm, gptq, tune
 from qfx.verify import compare, onnx_runtime, raw_of
 
 DATA = Path(os.environ.get("QFX_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -129,9 +129,9 @@ def _nearest_min_max(data: Tensor, weight: int, activation: int) -> nn.Module:
 def _then(*passes: Callable[..., object]) -> Callable[[Tensor, int, int], nn.Module]:
     def quantized(data: Tensor, weight: int, activation: int) -> nn.Module:
         model = nearest(data, weight, activation)
-        twin = float_twin(model)  # of the float weights: what every pass aims at
+        reference = float_reference(model)  # of the float weights: what every pass aims at
         for run in passes:
-            run(model, data, twin=twin)
+            run(model, data, reference=reference)
         return model
 
     return quantized

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from qfx.nn.convert import quantize
     from qfx.nn.groups import parameter_groups
     from qfx.nn.model import quantizers
-    from qfx.ptq.allocation.auto import autoquant
     from qfx.ptq.calibrate import calibrate
+    from qfx.ptq.run.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
 
 __version__ = "0.1.0"
@@ -54,7 +54,7 @@ _HOMES = {
     "qfx.nn.convert": ("quantize",),
     "qfx.nn.groups": ("parameter_groups",),
     "qfx.nn.model": ("quantizers",),
-    "qfx.ptq.allocation.auto": ("autoquant",),
+    "qfx.ptq.run.auto": ("autoquant",),
     "qfx.ptq.calibrate": ("calibrate",),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
 }

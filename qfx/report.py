@@ -14,7 +14,7 @@ from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray
 from qfx.ir.losses import Loss, losses
-from qfx.ir.ops import Cast, Input
+from qfx.operators import Cast, Input
 from qfx.progress import Progress, parts, silent
 
 _FIRST = 8  # samples: then as many as a second takes

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import Graph, Recipe, Spec
+from qfx import operators as ops
 from qfx.hardware.design.schedule import Schedule
-from qfx.ir import ops
 from qfx.ir.interpret import quantize_input, run_raw, trace
 from qfx.ir.passes.pipeline import optimize
 from qfx.testing import adversarial_inputs, assert_bit_exact

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support.bundles import build_bundle
 
 from qfx import DataError, FixedType, Graph
+from qfx import operators as ops
 from qfx.cli import main
 from qfx.errors import ProjectError
 from qfx.export.onnx_file import save
@@ -22,12 +23,11 @@ from qfx.fixed.reference import round_raw
 from qfx.fixed.type import OMode, QMode
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.project.project import write_project
-from qfx.ir import ops
 from qfx.ir.graph import Node
 from qfx.ir.interpret import quantize_input
 from qfx.ir.losses import Loss, float_loss, losses, raw_loss
-from qfx.ir.ops import ArrayType
 from qfx.ir.passes.pipeline import optimize
+from qfx.operators import ArrayType
 from qfx.report import report, report_project
 from qfx.testing import adversarial_inputs, random_graph
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfx import DataError, FixedType, Graph, ModelFileError, QfxError
+from qfx import operators as ops
 from qfx.export.onnx_file import save
-from qfx.ir import ops
 from qfx.ir.graph import Node
 from qfx.ir.interpret import run, run_raw
 from qfx.testing import adversarial_inputs, random_graph

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from qfx.capture.any_names import RESERVED, AnyNameModule
 from qfx.capture.refusals.blockers import blockers
@@ -207,9 +208,10 @@ class Assembly:
     def pad(self, name: str, x: Value, pads: Pads) -> Value:
         if not any(side for pair in pads for side in pair):
             return x
-        if x.rank not in _ZERO_PAD or any(side < 0 for pair in pads for side in pair):
+        if any(side < 0 for pair in pads for side in pair):
             raise UnsupportedError(f"padding by {list(pads)}", where=name, remedy="pad spatial axes with zeros")
-        return self.layer(name, _ZERO_PAD[x.rank](tuple(side for pair in reversed(pads) for side in pair)), x)
+        flat = tuple(side for pair in reversed(pads) for side in pair)
+        return self.layer(name, _ZERO_PAD[x.rank](flat), x) if x.rank in _ZERO_PAD else self.call(name, functional.pad, x, flat)
 
     def reshape(self, name: str, x: Value, shape: Sequence[int]) -> Value:
         """To ``shape`` on the example, the batch first; of other batches all but the first axis."""

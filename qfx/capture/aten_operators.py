@@ -180,6 +180,16 @@ def _arithmetic(function: Callable[..., Tensor], affine: Callable[[Tensor, bool]
     return handle
 
 
+def _square(call: Call) -> Value:
+    if call.get("exponent", 2) != 2:
+        raise call.refuse(f"exponent {call.get('exponent')}", "write a small whole power as products, x * x * x")
+    return call.make.call(call.name, torch.square, call.x)
+
+
+def _abs(call: Call) -> Value:
+    return call.make.call(call.name, torch.abs, call.x)
+
+
 def _concat(call: Call) -> Value:
     return call.make.call(call.name, torch.cat, call.arguments["tensors"], int(call.get("dim", 0)))
 
@@ -300,6 +310,8 @@ OPERATORS: dict[str, Handler] = {
     **dict.fromkeys(("sub", "sub_"), _SUB),
     **dict.fromkeys(("mul", "mul_"), _MUL),
     **dict.fromkeys(("div", "div_"), _DIV),
+    **dict.fromkeys(("square", "square_", "pow", "pow_"), _square),
+    **dict.fromkeys(("abs", "abs_"), _abs),
     "cat": _concat,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     "flatten": _flatten,

@@ -220,6 +220,17 @@ def _arithmetic(function: Callable[..., Tensor], affine: Callable[[Tensor, bool]
     return handle
 
 
+def _pow(node: Node) -> Value:
+    exponent = node.tensor(1)
+    if exponent is None or not exponent.numel() or bool((exponent != 2).any()):
+        raise node.refuse("an exponent other than 2", "write a small whole power as products, x * x * x")
+    return node.make.call(node.name, torch.square, node.x())
+
+
+def _abs(node: Node) -> Value:
+    return node.make.call(node.name, torch.abs, node.x())
+
+
 def _concat(node: Node) -> Value:
     return node.make.call(node.name, torch.cat, [node.x(index) for index in range(len(node.arguments))], int(node.attributes.get("axis", 1)))
 
@@ -346,6 +357,8 @@ HANDLERS: dict[str, Handler] = {
     "Sub": _arithmetic(torch.sub, lambda c, first: (torch.tensor(-1.0), c) if first else (None, -c)),
     "Mul": _arithmetic(torch.mul, lambda c, _: (c, None)),
     "Div": _arithmetic(torch.div, lambda c, first: None if first else (1 / c, None)),
+    "Pow": _pow,
+    "Abs": _abs,
     "Concat": _concat,
     "Reshape": _reshape,
     "Flatten": _flatten,

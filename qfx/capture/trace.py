@@ -22,6 +22,7 @@ from qfx.capture.refusals import remedies
 from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
 from qfx.capture.refusals.rewrites import Shape
 from qfx.errors import DataError, UnsupportedError, together
+from qfx.ir.rules import MAX_RANK
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,6 @@ class Traced:
 
 
 _SITE = "qfx_site"
-
-MAX_AXES = 3
-"""Axes behind the batch: (features,), (channels, length) or (channels, height, width)."""
 
 
 _CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
@@ -327,7 +325,7 @@ def _difference(model: nn.Module, x: Tensor, traced: dict[fx.Node, Any]) -> Unsu
         expected, actual = model(x), next(value for node, value in traced.items() if node.op == "output")
     if not isinstance(expected, Tensor) or not isinstance(actual, Tensor):
         return None  # refused later, with a better reason
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    scale = float(expected.nan_to_num(0.0, 0.0, 0.0).abs().max()) if expected.numel() else 0.0
     if expected.shape == actual.shape and torch.allclose(expected, actual, rtol=0.0, atol=1e-3 * scale, equal_nan=True):
         return None
     return UnsupportedError(
@@ -350,7 +348,7 @@ def _misshapen(node: fx.Node, value: Tensor, other: Any) -> UnsupportedError | N
             remedy = TEXTS["stack"]
         what = f"gives shape {tuple(value.shape)} for a batch of 2 and {tuple(other.shape)} for a batch of 3"
         return UnsupportedError(_said(node, what), where=_place(node), remedy=remedy)
-    if value.dim() > MAX_AXES + 1 or value.numel() == 0:
+    if value.dim() > MAX_RANK + 1 or value.numel() == 0:
         return UnsupportedError(
             _said(node, f"gives shape {tuple(value.shape)} for a batch of 2"), where=_place(node), remedy=_fewer_axes(node, value)
         )
@@ -366,17 +364,11 @@ def _said(node: fx.Node, what: str) -> str:
 
 
 def _fewer_axes(node: fx.Node, value: Tensor) -> str:
-    if value.dim() <= MAX_AXES + 1:
+    if value.dim() <= MAX_RANK + 1:
         return "leave no axis empty"
-    shape = tuple(value.shape)
-    swapped = any(str(user.target) in ("transpose", "swapaxes", "swapdims") and set(user.args[1:]) == {1, 2} for user in node.users)
-    if len(shape) == 5 and swapped:
-        return f"a channel shuffle by {shape[1]} groups (view, transpose(1, 2), view) is {remedies.shuffled(shape[1] * shape[2], shape[1])}"
     if node.op != "placeholder" and _only_reorders(node):
         return "at the end of a model leave it out, with what follows it: the host reorders the result"
-    if node.op == "placeholder":
-        return "use (batch, features), (batch, channels, length) or (batch, channels, height, width): a fourth axis may be part of the channels"
-    return "use (batch, features), (batch, channels, length) or (batch, channels, height, width)"
+    return f"a value has at most {MAX_RANK} axes behind the batch: make one of them part of another"
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -11,7 +11,7 @@ import click
 from qfx.cli.common import FILE, data_option, force_option, guard, json_option, output_option, samples_option
 
 if TYPE_CHECKING:
-    from qfx.ptq.allocation.sensitivity import Measure
+    from qfx.ptq.allocation.table import Measure
 
 
 @click.command()
@@ -74,7 +74,8 @@ def ptq(
     Writes an ONNX file for `qfx hls`, and a report that says what every pass gained and where the error is. Ctrl-C keeps what is done for --resume.
     With --max-drop the exit code is 1 if the goal is not met.
     """
-    from qfx.ptq.run.command import Request, execute
+    from qfx.ptq.run.command import execute
+    from qfx.ptq.run.request import Request
 
     request = Request(
         model=model,

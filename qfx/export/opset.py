@@ -11,14 +11,16 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``LeakyRelu``         for float64, where ONNX Runtime has no kernel; the slope is a power of two in (0, 1].
 ``Conv_w<P>_x<Q>``    a convolution that float32 would round: weight and input are split into P and Q pieces whose convolutions float32 holds;
                       they are summed in float64 (ONNX Runtime has no float64 Conv). ``ConvBias_...`` also adds a bias of shape (O, 1[, 1]).
-``PaddedMaxPool``     a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels).
+``PadMaxPool``        a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels). Up to version 2:
+                      ``PaddedMaxPool``.
 ``Upsample``          nearest neighbour for float64, where ONNX Runtime's Resize has no kernel.
 ``Stretch``           zeros between the pixels: what a transposed convolution convolves.
 ``SumPool[_x<Q>]``    a depthwise convolution by ones (AveragePool divides and rounds), in float32, or in float64 from Q pieces.
 ====================  ==============================================================================================================
 
 The bodies are part of the version: files are compared with them when read, so any change needs a new ``VERSION``.
-Version 2 added a digest of the graph to the metadata of a file; its functions are those of version 1, whose files are read as before.
+Version 2 added a digest of the graph to the metadata of a file; its functions are those of version 1, whose files are read as before. Version 3
+pads all axes, the batch included: where some were left out, ONNX Runtime failed on a Transpose beside the Pad.
 """
 
 from __future__ import annotations
@@ -31,21 +33,22 @@ import onnx.parser
 
 from qfx.errors import UnsupportedError
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.operators import OPERATORS
 
 DOMAIN = "ai.qfx"
-VERSION = 2
-READABLE = (1, 2)
+VERSION = 3
+READABLE = (1, 2, 3)
 """The versions whose files are read. Those of version 1 have no digest: a damaged constant in them goes unnoticed."""
 DIGESTS_FROM = CHANNELS_FROM = 2
 """The version from which files have a digest, and from which the bounds that choose between float32 and float64 are kept per channel."""
+PADS_FROM = 3
+"""The version from which a Pad names all axes, the batch included. ONNX Runtime moves a Transpose past a Pad as if it did (1.31: it fails)."""
 ONNX_OPSET = 21
 IR_VERSION = 10
 
 MAX_PIECES = 4
 """Neither operand of a convolution is split into more pieces."""
 
-FLOAT = int(onnx.TensorProto.FLOAT)
-DOUBLE = int(onnx.TensorProto.DOUBLE)
 
 # Floor and Ceil are exact. `v - Floor(v)` rounds for v in (-0.5, 0) only, where it stays >= 0.5, and by symmetry `Ceil(v) - v` for v in (0, 0.5):
 # hence ">= 0.5" against the floor sends ties up, against the ceiling down, and both are right for every double. `v + 0.5` would not be.
@@ -186,58 +189,12 @@ def _cast(name: str) -> str:
 }}"""
 
 
-_SIMPLE = {
+_SIMPLE: dict[str, str] = {
     "FromRaw": """FromRaw <frac_bits, dtype> (raw, lsb) => (y) {
     integer = Cast <to: int = @dtype> (raw)
     y = Mul(integer, lsb)
 }""",
-    "Scale": """Scale (x, scale) => (y) {
-    y = Mul(x, scale)
-}""",
-    "Affine": """Affine (x, scale, shift) => (y) {
-    product = Mul(x, scale)
-    y = Add(product, shift)
-}""",
-    "LeakyRelu": """LeakyRelu <alpha> (x) => (y) {
-    slope32 = Constant <value_float: float = @alpha> ()
-    slope = CastLike(slope32, x)
-    small = Mul(x, slope)
-    y = Max(x, small)
-}""",
-    "PaddedMaxPool": """PaddedMaxPool <kernel_shape, strides, pads, dilations, axes> (x) => (y) {
-    around = Constant <value_ints: ints = @pads> ()
-    spatial = Constant <value_ints: ints = @axes> ()
-    lowest32 = Constant <value = float {-3.4028234663852886e+38}> ()
-    lowest = CastLike(lowest32, x)
-    padded = Pad(x, around, lowest, spatial)
-    y = MaxPool <kernel_shape: ints = @kernel_shape, strides: ints = @strides, dilations: ints = @dilations> (padded)
-}""",
-    # An axis of n becomes n x 1, then n x factor, then n * factor.
-    "Upsample": """Upsample <factors, split, repeats, joined> (x) => (y) {
-    split_shape = Constant <value_ints: ints = @split> ()
-    parts = Reshape(x, split_shape)
-    counts = Constant <value_ints: ints = @repeats> ()
-    repeated = Tile(parts, counts)
-    joined_shape = Constant <value_ints: ints = @joined> ()
-    y = Reshape(repeated, joined_shape)
-}""",
-    "Stretch": """Stretch <factors, split, pads, joined, starts, ends, axes> (x) => (y) {
-    split_shape = Constant <value_ints: ints = @split> ()
-    parts = Reshape(x, split_shape)
-    behind = Constant <value_ints: ints = @pads> ()
-    padded = Pad(parts, behind)
-    joined_shape = Constant <value_ints: ints = @joined> ()
-    joined_parts = Reshape(padded, joined_shape)
-    first = Constant <value_ints: ints = @starts> ()
-    last = Constant <value_ints: ints = @ends> ()
-    spatial = Constant <value_ints: ints = @axes> ()
-    y = Slice(joined_parts, first, last, spatial)
-}""",
-    "SumPool": """SumPool <window, group, strides, pads> (x) => (y) {
-    shape = Constant <value_ints: ints = @window> ()
-    ones = ConstantOfShape <value = float[1] {1.0}> (shape)
-    y = Conv <group: int = @group, strides: ints = @strides, pads: ints = @pads> (x, ones)
-}""",
+    **{name: text for operator in OPERATORS for name, text in operator.functions.items()},
 }
 
 _SPLIT = re.compile(r"^(Conv|ConvBias)_w([1-9])_x([1-9])$|^(SumPool)_x([1-9])$")

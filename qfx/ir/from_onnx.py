@@ -7,7 +7,6 @@ something else than its attributes say is refused. Nothing in a file is ever eva
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,38 +16,17 @@ from google.protobuf.message import DecodeError, Message  # type: ignore[import-
 from onnx import numpy_helper
 
 from qfx import formats
-from qfx.errors import ModelFileError, QfxError, TypeSyntaxError, UnsupportedError
+from qfx.errors import ModelFileError, QfxError, UnsupportedError
 from qfx.export import opset
 from qfx.export.onnx_file import DIGEST_KEY, digest, to_model, written_keys
-from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import (
-    Add,
-    Affine,
-    Cast,
-    Clip,
-    Concat,
-    Conv,
-    Input,
-    LeakyRelu,
-    Linear,
-    MaxPool,
-    Mul,
-    Op,
-    Pad,
-    Relu,
-    Reshape,
-    Slice,
-    Stretch,
-    Sub,
-    SumPool,
-    Transpose,
-    Upsample,
-)
-from qfx.ir.values import ArrayType, Const, Pads
+from qfx.ir.onnx_node import REMEDY, OnnxNode
+from qfx.ir.operator import Operator
+from qfx.ir.values import Const
+from qfx.operators import OPERATORS
 
-_REMEDY = "export the model again with qfx.export_onnx"
-_PLAIN: dict[str, Op] = {"Relu": Relu(), "Add": Add(), "Sub": Sub(), "Mul": Mul(), "Concat": Concat()}
+_FORMS: dict[str, type[Operator]] = {form: operator for operator in OPERATORS for form in operator.forms}
+"""The operator that reads each form."""
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -61,7 +39,7 @@ def load_graph(path: str | os.PathLike[str]) -> Graph:
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror}", where=str(source), remedy="check the path") from error
     except DecodeError as error:
-        raise ModelFileError("is not an ONNX file, or a damaged one", where=str(source), remedy=_REMEDY) from error
+        raise ModelFileError("is not an ONNX file, or a damaged one", where=str(source), remedy=REMEDY) from error
     try:
         return from_model(model)
     except QfxError as error:
@@ -83,16 +61,16 @@ def from_model(model: onnx.ModelProto) -> Graph:
     except (ModelFileError, UnsupportedError):
         raise
     except QfxError as error:  # types, constants or sums that no graph that was written can hold
-        raise ModelFileError(error.what, where=error.where, remedy=_REMEDY) from error
+        raise ModelFileError(error.what, where=error.where, remedy=REMEDY) from error
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError) as error:  # numpy and protobuf on nonsense
-        raise ModelFileError(f"is damaged: {error}", where=model.graph.name, remedy=_REMEDY) from error
+        raise ModelFileError(f"is damaged: {error}", where=model.graph.name, remedy=REMEDY) from error
     if opset_version < opset.CHANNELS_FROM:
         _forget_types(expected, model := _copy(model))
     if _bytes(expected) != _bytes(model):
         part = _difference(expected, model)
         if part is None:
             _check_digest(model, opset_version)
-        raise ModelFileError(f"{part or 'its header'} is not as qfx wrote it", where=graph.name, remedy=_REMEDY)
+        raise ModelFileError(f"{part or 'its header'} is not as qfx wrote it", where=graph.name, remedy=REMEDY)
     return graph
 
 
@@ -113,7 +91,7 @@ def _check_origin(model: onnx.ModelProto) -> int:
         )
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelFileError(f"{tensor.name!r} lies in another file", where=where, remedy="qfx writes one file; " + _REMEDY)
+            raise ModelFileError(f"{tensor.name!r} lies in another file", where=where, remedy="qfx writes one file; " + REMEDY)
     for kind, count in (("inputs", len(model.graph.input)), ("outputs", len(model.graph.output))):
         if count != 1:
             raise ModelFileError(f"has {count} {kind}", where=where, remedy="give one model one input and one output")
@@ -138,7 +116,7 @@ def _check_digest(model: onnx.ModelProto, opset_version: int) -> None:
     held = [entry.value for entry in model.metadata_props if entry.key == DIGEST_KEY]
     if opset_version >= opset.DIGESTS_FROM and held != [digest(model)]:
         what = "was changed or damaged since it was written: its constants and nodes are not those of the digest in its metadata"
-        raise ModelFileError(what if held else f"lacks the digest of its constants ({DIGEST_KEY})", where=model.graph.name, remedy=_REMEDY)
+        raise ModelFileError(what if held else f"lacks the digest of its constants ({DIGEST_KEY})", where=model.graph.name, remedy=REMEDY)
 
 
 def _read(model: onnx.ModelProto, opset_version: int) -> Graph:
@@ -160,136 +138,21 @@ class _Reader:
     def read(self, proto: onnx.NodeProto) -> list[Node]:
         """No node for a helper, else one."""
         if not proto.output:
-            raise ModelFileError("has no output", where=proto.name, remedy=_REMEDY)
+            raise ModelFileError("has no output", where=proto.name, remedy=REMEDY)
+        given = OnnxNode(proto, self.source, self.tensors, self.consts)
         if (proto.domain, proto.op_type) == ("", "Cast"):
-            self.copies[proto.output[0]] = _input(proto, 0)
+            self.copies[proto.output[0]] = given.input(0)
             return []
         if (proto.domain, proto.op_type) == (opset.DOMAIN, "FromRaw"):
-            self.consts[proto.output[0]] = Const(numpy_helper.to_array(self._tensor(proto, 0)), _grids(proto))
+            self.consts[proto.output[0]] = Const(numpy_helper.to_array(given.tensor(0)), given.grids())
             return []
-        op, count = self._op(proto)
-        names = tuple(self.copies.get(name, name) for name in proto.input[:count])
-        return [Node(proto.output[0], op, names)]
-
-    def _op(self, proto: onnx.NodeProto) -> tuple[Op, int]:
-        """The operator and how many values it reads (its other inputs are initializers)."""
-        kind = proto.op_type
-        if proto.domain == opset.DOMAIN:
-            if kind.startswith("Cast_"):
-                cast = _array_type(proto)
-                return (Input(self._shape(), cast), 0) if _input(proto, 0) == self.source.name else (Cast(cast), 1)
-            if kind.startswith("Conv"):
-                bias = self._const(proto, len(proto.input) - 1) if kind.startswith("ConvBias") else None
-                return self._conv(proto, None if bias is None else Const(bias.raw.reshape(-1), bias.frac_bits)), 1
-            if kind in ("Scale", "Affine"):
-                return Affine(_flat(self._const(proto, 1)), _flat(self._const(proto, 2)) if kind == "Affine" else None), 1
-            if kind.startswith("SumPool"):
-                return SumPool(_ints(proto, "window")[2:], _ints(proto, "strides"), _pads(_ints(proto, "pads"))), 1
-            if kind in ("Upsample", "Stretch"):
-                return (Upsample if kind == "Upsample" else Stretch)(_ints(proto, "factors")), 1
-        elif proto.domain == "":
-            if kind in _PLAIN:
-                return _PLAIN[kind], len(proto.input)
-            if kind == "Conv":
-                return self._conv(proto, self._const(proto, 2) if len(proto.input) > 2 else None), 1
-            if kind == "Gemm":
-                return Linear(self._const(proto, 1), self._const(proto, 2) if len(proto.input) > 2 else None), 1
-            if kind == "Clip":
-                return Clip(self._const(proto, 1), self._const(proto, 2)), 1
-            if kind == "Reshape":
-                return Reshape(self._list(proto, 1)[1:]), 1
-            if kind == "Transpose":
-                return Transpose(tuple(axis - 1 for axis in _ints(proto, "perm")[1:])), 1
-            if kind == "Pad":
-                return Pad(_pads(self._list(proto, 1))), 1
-            if kind == "Slice":
-                return Slice(self._list(proto, 1), self._list(proto, 2), self._list(proto, 4)), 1
-            if kind == "Resize":
-                return Upsample(self._list(proto, 2)[2:]), 1
-        if kind == "LeakyRelu" and proto.domain in ("", opset.DOMAIN):
-            return LeakyRelu(math.frexp(_float(proto, "alpha"))[1] - 1), 1
-        if (proto.domain, kind) in (("", "MaxPool"), (opset.DOMAIN, "PaddedMaxPool")):
-            return MaxPool(_ints(proto, "kernel_shape"), _ints(proto, "strides"), _pads(_ints(proto, "pads")), _ints(proto, "dilations")), 1
-        raise UnsupportedError(
-            f"the operator {proto.domain or 'ai.onnx'}.{kind} is none that qfx writes", where=proto.name, remedy="export with qfx.export_onnx"
-        )
-
-    def _conv(self, proto: onnx.NodeProto, bias: Const | None) -> Conv:
-        pads = _pads(_ints(proto, "pads"))
-        return Conv(self._const(proto, 1), bias, _ints(proto, "strides"), pads, _ints(proto, "dilations"), _int(proto, "group"))
-
-    def _shape(self) -> tuple[int, ...]:
-        """The input's shape without the batch."""
-        sizes = self.source.type.tensor_type.shape.dim[1:]
-        if not all(size.HasField("dim_value") for size in sizes):
-            raise ModelFileError("only the batch may have no fixed size", where=self.source.name, remedy=_REMEDY)
-        return tuple(size.dim_value for size in sizes)
-
-    def _tensor(self, proto: onnx.NodeProto, index: int) -> onnx.TensorProto:
-        name = _input(proto, index)
-        if name not in self.tensors:
-            raise ModelFileError(f"reads {name!r}, which the file does not hold", where=proto.name, remedy=_REMEDY)
-        tensor: onnx.TensorProto = self.tensors[name]
-        return tensor
-
-    def _list(self, proto: onnx.NodeProto, index: int) -> tuple[int, ...]:
-        return tuple(int(value) for value in numpy_helper.to_array(self._tensor(proto, index)).reshape(-1))
-
-    def _const(self, proto: onnx.NodeProto, index: int) -> Const:
-        name = _input(proto, index)
-        if name not in self.consts:
-            raise ModelFileError(f"reads {name!r}, which is not a constant", where=proto.name, remedy=_REMEDY)
-        return self.consts[name]
-
-
-def _input(proto: onnx.NodeProto, index: int) -> str:
-    if not 0 <= index < len(proto.input):
-        raise ModelFileError(f"{proto.op_type} has {len(proto.input)} inputs", where=proto.name, remedy=_REMEDY)
-    return str(proto.input[index])
-
-
-def _attribute(proto: onnx.NodeProto, name: str, kind: int) -> onnx.AttributeProto:
-    attribute: onnx.AttributeProto
-    for attribute in proto.attribute:
-        if attribute.name == name and attribute.type == kind:
-            return attribute
-    raise ModelFileError(f"{proto.op_type} lacks the attribute {name!r}", where=proto.name, remedy=_REMEDY)
-
-
-def _int(proto: onnx.NodeProto, name: str) -> int:
-    return int(_attribute(proto, name, onnx.AttributeProto.INT).i)
-
-
-def _grids(proto: onnx.NodeProto) -> int | tuple[int, ...]:
-    """The grid of a constant, or one for each index of its axis 0."""
-    several = any(attribute.name == "frac_bits" and attribute.type == onnx.AttributeProto.INTS for attribute in proto.attribute)
-    return _ints(proto, "frac_bits") if several else _int(proto, "frac_bits")
-
-
-def _float(proto: onnx.NodeProto, name: str) -> float:
-    return float(_attribute(proto, name, onnx.AttributeProto.FLOAT).f)
-
-
-def _ints(proto: onnx.NodeProto, name: str) -> tuple[int, ...]:
-    return tuple(int(value) for value in _attribute(proto, name, onnx.AttributeProto.INTS).ints)
-
-
-def _pads(pads: tuple[int, ...]) -> Pads:
-    half = len(pads) // 2
-    return tuple(zip(pads[:half], pads[half:], strict=True))
-
-
-def _flat(const: Const) -> Const:
-    """Per channel, or for all: without the axes of length 1 that let it broadcast."""
-    return Const(const.raw.reshape(-1), const.frac_bits) if const.shape else const
-
-
-def _array_type(proto: onnx.NodeProto) -> ArrayType:
-    text = _attribute(proto, "type", onnx.AttributeProto.STRING).s.decode("utf-8", "replace")
-    try:
-        return ArrayType(FixedType.parse(text), _ints(proto, "int_bits"), _ints(proto, "shape"))
-    except TypeSyntaxError as error:
-        raise ModelFileError(error.what, where=proto.name, remedy=_REMEDY) from error
+        operator = _FORMS.get(given.form)
+        if operator is None:
+            what = f"the operator {proto.domain or 'ai.onnx'}.{proto.op_type} is none that qfx writes"
+            raise UnsupportedError(what, where=proto.name, remedy="export with qfx.export_onnx")
+        op = operator.read(given)
+        read = proto.input if op.reads is None else proto.input[: op.reads]  # the other inputs are initializers
+        return [Node(proto.output[0], op, tuple(self.copies.get(name, name) for name in read))]
 
 
 def _bytes(message: Message) -> bytes:

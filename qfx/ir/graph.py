@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from qfx.errors import ModelFileError
-from qfx.ir.ops import Input, Op
+from qfx.ir.operator import Operator
 from qfx.ir.values import Info, RawArray
 
 __all__ = ["Graph", "Info", "Node", "RawArray", "check_name", "graph_name"]
@@ -38,7 +38,7 @@ class Node:
     """One operator. Its single result bears the node's own name; ``inputs`` are the names of the nodes it reads."""
 
     name: str
-    op: Op
+    op: Operator
     inputs: tuple[str, ...] = ()
 
 
@@ -59,11 +59,11 @@ class Graph:
     def __post_init__(self) -> None:
         infos: dict[str, Info] = {}
         check_name(self.name)
-        if not self.nodes or not isinstance(self.nodes[0].op, Input):
+        if not self.nodes or self.nodes[0].op.reads != 0:
             raise ModelFileError("the first node must be the input cast", where=self.name, remedy="export the model with qfx.export_onnx")
         for position, node in enumerate(self.nodes):
             check_name(node.name)
-            if position and isinstance(node.op, Input):
+            if position and node.op.reads == 0:
                 raise ModelFileError("a second input", where=node.name, remedy="qfx takes models of one input")
             if node.name in infos:
                 raise ModelFileError(f"two nodes are called {node.name!r}", where=self.name, remedy="give every node a name of its own")

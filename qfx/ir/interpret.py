@@ -13,7 +13,6 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.array import to_float
 from qfx.ir import rules
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Conv, Input
 from qfx.ir.values import Info, RawArray
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -89,9 +88,7 @@ def _collect(graph: Graph, x: FloatArray, wanted: tuple[str, ...], check_ranges:
 
 
 def _quantize(graph: Graph, x: FloatArray) -> RawArray:
-    op = graph.input.op
-    assert isinstance(op, Input)  # Graph has checked it
-    return op.evaluate((x,), (), graph.infos[graph.input.name])
+    return graph.input.op.evaluate((x,), (), graph.infos[graph.input.name])
 
 
 def _check_floats(graph: Graph, x: FloatArray) -> None:
@@ -122,9 +119,7 @@ def _batches(graph: Graph, x: _Batch) -> Iterator[_Batch]:
 def _work(graph: Graph, node: Node) -> int:
     """Elements per sample that computing the node takes."""
     out = graph.infos[node.name]
-    columns = node.op.weight.raw[0].size * node.op.groups if isinstance(node.op, Conv) else 1
-    positions = out.size // out.shape[0] if isinstance(node.op, Conv) else 0
-    return out.size + sum(graph.infos[source].size for source in node.inputs) + columns * positions
+    return out.size + sum(graph.infos[source].size for source in node.inputs) + node.op.columns(out)
 
 
 def _evaluate(graph: Graph, x_raw: RawArray, wanted: tuple[str, ...], check_ranges: bool) -> dict[str, RawArray]:
@@ -134,7 +129,7 @@ def _evaluate(graph: Graph, x_raw: RawArray, wanted: tuple[str, ...], check_rang
     kept: dict[str, RawArray] = {}
     for node in graph.nodes:
         infos, out = tuple(graph.infos[source] for source in node.inputs), graph.infos[node.name]
-        raw = x_raw if isinstance(node.op, Input) else node.op.evaluate(tuple(alive[source] for source in node.inputs), infos, out)
+        raw = x_raw if node.op.reads == 0 else node.op.evaluate(tuple(alive[source] for source in node.inputs), infos, out)
         if check_ranges:
             _check_range(node, out, raw)
         for source in set(node.inputs):

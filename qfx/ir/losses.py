@@ -13,8 +13,8 @@ from qfx.fixed.array import cast_float_array, cast_raw_array
 from qfx.fixed.type import FixedType, OMode
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import WORKING_ELEMENTS, FloatArray, trace
-from qfx.ir.ops import Cast, Input
 from qfx.ir.values import ArrayType, RawArray
+from qfx.operators import Cast, Input
 
 _T = TypeVar("_T", RawArray, FloatArray)
 _WIDE = 62

@@ -27,9 +27,14 @@ def same_shape(name: str, inputs: Infos) -> Infos:
     return inputs
 
 
+MAX_RANK = 5
+"""The most axes of a value, the batch left out."""
+
+
 def check_shape(name: str, shape: Shape) -> None:
-    if not 1 <= len(shape) <= 3 or min(shape) < 1:
-        raise ModelFileError(f"the shape is {shape}", where=name, remedy="use (features,), (channels, length) or (channels, height, width)")
+    if not 1 <= len(shape) <= MAX_RANK or min(shape) < 1:
+        remedy = f"use one to {MAX_RANK} axes, such as (features,), (channels, length) or (channels, height, width), none of them empty"
+        raise ModelFileError(f"the shape is {shape}", where=name, remedy=remedy)
 
 
 def fit(name: str, *bounds: Bounds) -> None:

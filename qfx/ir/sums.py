@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qfx.errors import ModelFileError
 from qfx.fixed.arith import FLOAT64_BITS, Bounds, Interval, channelwise
-from qfx.ir.values import Const, LoadableConst, RawArray
+from qfx.fixed.type import FixedType
+from qfx.ir import rules
+from qfx.ir.values import Const, Info, LoadableConst, RawArray, Shape
 from qfx.ir.windows import Windows
 
 
@@ -80,3 +83,30 @@ def _product(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> RawArray
     """The matrix product of two arrays of the one dtype that ``_dtype`` chose."""
     result: RawArray = np.matmul(a, b).astype(np.int64, copy=False)
     return result
+
+
+def weighted_info(name: str, shape: Shape, weight: Const, bias: Const | None, x: Interval) -> Info:
+    """What is known of ``bias + sum(weight * x)``. Raises ModelFileError or ExactnessError, naming the node."""
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ModelFileError(f"the bias is {bias.shape} for {weight.shape[0]} outputs", where=name, remedy="give one per output")
+    full, partial = weighted(weight, bias, x)
+    rules.fit(name, partial)
+    return rules.info(name, shape, full)
+
+
+def word(bounds: Bounds) -> FixedType:
+    """The type that holds the raw of every channel."""
+    return FixedType(bounds.width, bounds.width - bounds.hull.frac_bits, bounds.signed)
+
+
+def per_channel(values: RawArray | tuple[int, ...], rank: int) -> RawArray:
+    """Values of shape (), or one per channel, so that they broadcast against a value of ``rank`` axes."""
+    array = np.asarray(values, dtype=np.int64)
+    return array.reshape(-1, *(1,) * (rank - 1)) if array.ndim else array
+
+
+def with_bias(raw: RawArray, grids: npt.NDArray[np.int64], bias: Const | None, out: Info) -> RawArray:
+    """Raws of sums of products on ``grids``, taken to the grids of ``out``, plus the bias."""
+    rank = len(out.shape)
+    aligned = rules.move(raw, out.grids - grids)
+    return aligned if bias is None else aligned + rules.move(per_channel(bias.raw, rank), out.grids - per_channel(bias.grids, rank))

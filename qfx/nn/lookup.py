@@ -9,16 +9,20 @@ from torch import fx
 
 from qfx.capture.refusals import remedies
 from qfx.capture.trace import Traced, base_layer, seen
-from qfx.nn.rules import ADD, FUNCTIONS, METHODS, MODULES, MOVES, MUL, SUB, Call, Rule, name_of, origin
+from qfx.nn.call import Call, Rule, name_of, origin
+from qfx.nn.rules import ABSORBING, FAMILY_OF, FUNCTIONS, METHODS, MODULES
 from qfx.recipe import Recipe
 
 
 def only_moves(node: fx.Node, traced: Traced) -> bool:
     """Whether the node passes its input's values on as they are (zeros may join them)."""
-    if node.op == "call_module":
-        return MODULES.get(base_layer(traced.module.get_submodule(str(node.target)))) in MOVES
-    table: dict[Any, tuple[str, Rule]] = FUNCTIONS if node.op == "call_function" else METHODS
-    return node.target in table and table[node.target][1] in MOVES
+    rule = _entry(node, traced)[1]
+    return rule is not None and FAMILY_OF[rule].moves_only
+
+
+def once_alone(rule: Rule) -> bool:
+    """Whether what the rule gives may be called once alone."""
+    return any(layer.traits.called_again == "refused" for layer in FAMILY_OF[rule].layers)
 
 
 def _entry(node: fx.Node, traced: Traced) -> tuple[str, Rule | None]:
@@ -44,19 +48,19 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
     module = traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
     names, rule = _entry(node, traced)
     what = operator_name(node, traced)
-    call = Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
+    call = Call(node, path, traced, recipe, module, what, _bind(names, node, traced), absorbing=ABSORBING)
     if rule is None:
         attribute = str(node.args[1]) if node.target is getattr else ""
         name = attribute or what
         known = seen(node, name, traced.shapes, {**traced.constants, **traced.fixed}, traced.shapes.get(node), module)
         value = next((source for source in node.all_input_nodes if source in traced.shapes), None)
-        remedy_ = remedies.remedy(known if value is None else replace(known, origin=origin(value, traced)))
+        remedy_ = remedies.remedy(known if value is None else replace(known, origin=origin(value, traced, ABSORBING)))
         raise call.refuse(f"{f'the attribute .{attribute}' if attribute else what} has no fixed-point form in qfx", remedy_)
     unknown = next((source for source in call.inputs if source not in traced.fixed and source not in traced.shapes), None)
     if unknown is not None:
         raise call.refuse(f"{what} reads {unknown.name!r}, which follows the batch size", "let nothing but shapes depend on the batch size")
     fixed = next((source for source in call.inputs if source in traced.fixed), None)
-    if fixed is not None and (rule not in (ADD, SUB, MUL) or isinstance(call.arguments.get("input"), list | tuple)):
+    if fixed is not None and (not FAMILY_OF[rule].takes_constants or isinstance(call.arguments.get("input"), list | tuple)):
         remedy_ = "qfx joins computed values alone: zeros beside a value are F.pad(x, ...); other constants belong into the weights of a layer"
         raise call.refuse(f"{what} reads {name_of(fixed)!r}, which is not computed from the input", remedy_)
     return rule, call

@@ -11,7 +11,7 @@ from torch import nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe

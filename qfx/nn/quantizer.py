@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,8 +15,11 @@ from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
+from qfx.operators import ArrayType, Cast
 from qfx.recipe import Spec
 
 NEGLIGIBLE_ERROR = 1e-7
@@ -36,7 +39,7 @@ _MODES: dict[QMode | OMode, int] = {
 _TYPE_FIELDS = ("width", "signed", "q", "o", "n")
 
 
-class Quantizer(nn.Module):
+class Quantizer(FixedLayer):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
 
     ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
@@ -50,6 +53,8 @@ class Quantizer(nn.Module):
     "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it;
     ``module.double()`` changes it), else float64. The forward value never depends on training or evaluation mode.
     """
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
 
     also: str = ""
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
@@ -316,6 +321,29 @@ class Quantizer(nn.Module):
         if self.spec.granularity == "channel":
             return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
         return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
+
+    def restart(self, values: Iterable[QTensor], arguments: Callable[[], tuple[QTensor, ...]]) -> None:
+        self.initialize_from(values)
+
+    def array_type(self) -> ArrayType:
+        """The cast of an activation; the batch axis is left out of its shape."""
+        element, int_bits, shape = self.types()
+        return ArrayType(element, int_bits, shape[1:])
+
+    def channel_grids(self, count: int) -> tuple[int, ...] | None:
+        """The finest binary point of each of ``count`` indices of axis 0 of a constant; None where there is one for all."""
+        if not self.frac_bits.dim():
+            return None
+        return tuple(int(bits) for bits in self.points().reshape(count, -1).amax(1).tolist())
+
+    def operators(self) -> Steps:
+        return [("", Cast(self.array_type()))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        return sources[0]
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
 
 
 class _Known(NamedTuple):

@@ -1,18 +1,33 @@
-"""After training: passes that make a fixed-point model as good as the arithmetic allows, without labels."""
+"""After training: passes that make a fixed-point model as good as the arithmetic allows, without labels.
 
-from qfx.ptq.allocation.auto import Attempt, AutoResult, autoquant
+The rooms: ``floating`` (passes on the float model, before ``qfx.quantize``), ``rounding`` (which integers the weights become: AdaRound, COMQ, GPTQ),
+``allocation`` (how long the words are: sensitivity, budgets, search), ``tuning`` (training on unlabelled data), ``data_free`` (without calibration
+data), ``run`` (``qfx ptq``, ``autoquant``), ``report`` (what it writes). Beside them, for all: ``float_reference`` (what passes compare with),
+``activations`` (what the layers are given), ``calibrate`` (binary points), ``bias`` (bias correction) and ``measure`` (how good a model is).
+"""
+
 from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
-from qfx.ptq.allocation.sensitivity import Row, Table, sensitivity
-from qfx.ptq.bias import BiasResult, correct_bias, correct_bias_from_statistics
+from qfx.ptq.allocation.sensitivity import sensitivity
+from qfx.ptq.allocation.table import Row, Table
+from qfx.ptq.bias import BiasResult, correct_bias
 from qfx.ptq.calibrate import calibrate
+from qfx.ptq.data_free.bias_from_statistics import correct_bias_from_statistics
 from qfx.ptq.data_free.datafree import calibrate_from_statistics, distill, quantize_without_data
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_data, check_model, require
 from qfx.ptq.floating.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
 from qfx.ptq.floating.fold import Statistics, fold_batch_norm, folded_statistics
-from qfx.ptq.rounding.blocks import BlockResult, adaround_blocks
-from qfx.ptq.rounding.layers import LayerResult, adaround, comq, gptq, round_weights
-from qfx.ptq.tune import TuneResult, tune
+from qfx.ptq.rounding.adaround import adaround
+from qfx.ptq.rounding.adaround_blocks import BlockResult, adaround_blocks
+from qfx.ptq.rounding.comq import comq
+from qfx.ptq.rounding.gptq import gptq
+from qfx.ptq.rounding.layers import LayerResult
+from qfx.ptq.rounding.methods import round_weights
+from qfx.ptq.run.auto import Attempt, AutoResult, autoquant
+from qfx.ptq.tuning.tune import TuneResult, tune
+
+float_twin = float_reference
+"""The earlier name of ``float_reference``."""
 
 __all__ = [
     "Attempt",
@@ -43,6 +58,7 @@ __all__ = [
     "distill",
     "equalize",
     "equalize_exactly",
+    "float_reference",
     "float_twin",
     "fold_batch_norm",
     "folded_statistics",

@@ -1,4 +1,4 @@
-"""Walking through a quantized model and its float twin, layer by layer, with bounded memory."""
+"""The layers of a quantized model and what they are given: activations of the model and its float reference, layer by layer, in bounded memory."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _TENSORS = ("value", "scale", "shift", "addend")
 
 
 @dataclass(frozen=True)
-class Station:
-    """A layer with weights, its dotted path, and the node that calls it."""
+class LayerCall:
+    """A layer with weights where the network calls it: its dotted path, the layer, and the node of the graph."""
 
     path: str
     layer: Weighted
@@ -66,14 +66,14 @@ def stream(data: Tensor | Iterable[Tensor], size: int = 64) -> Iterator[Tensor]:
         raise DataError("no calibration data", where="calibration", remedy="give a tensor of real inputs, batch first, or an iterable of batches")
 
 
-def stations(qmodel: fx.GraphModule, layers: Iterable[str] | None = None) -> list[Station]:
+def layer_calls(qmodel: fx.GraphModule, layers: Iterable[str] | None = None) -> list[LayerCall]:
     """Every layer with weights, or those at the given paths, in the order of the network.
 
     Raises UnsupportedError for a layer whose BatchNorm is folded on the fly, and for one that is called more than once; QfxError for a path that is
     none of such a layer.
     """
     wanted = None if layers is None else set(layers)
-    found: dict[str, Station] = {}
+    found: dict[str, LayerCall] = {}
     known = []
     for node in qmodel.graph.nodes:
         layer = qmodel.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -89,7 +89,7 @@ def stations(qmodel: fx.GraphModule, layers: Iterable[str] | None = None) -> lis
             )
         if path in found:
             raise UnsupportedError("is called more than once", where=path, remedy="give each call a module of its own, or leave the layer out")
-        found[path] = Station(path, layer, node)
+        found[path] = LayerCall(path, layer, node)
     for path in sorted((wanted or set()) - set(found)):
         near = difflib.get_close_matches(path, known, 1)
         raise QfxError(
@@ -110,10 +110,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-class Walk:
-    """Moves a frontier through several models of one graph (a quantized model and its twin), batch by batch.
+class ActivationCache:
+    """The activations of several models of one graph (a quantized model and its float reference) at one place of it, which moves on.
 
-    Use it as a context. What is alive at the frontier is kept per batch and model: in memory up to ``memory_bytes``, the rest in a temporary folder
+    Use it as a context. What is alive at that place is kept per batch and model: in memory up to ``memory_bytes``, the rest in a temporary folder
     that goes when the context ends. ``data``: batches, each taken once and not kept. Nothing is differentiated. ``position`` counts the nodes that
     have run; the input's cast always has.
     """
@@ -141,7 +141,7 @@ class Walk:
             raise
         self.batches = len(self._held[0])
 
-    def __enter__(self) -> Walk:
+    def __enter__(self) -> ActivationCache:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -154,11 +154,11 @@ class Walk:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def to(self, node: fx.Node) -> None:
+    def advance_to(self, node: fx.Node) -> None:
         """Carry every batch on until ``node`` is the next to run; nothing if it has run already."""
         self._carry(self._order[node.name])
 
-    def after(self, node: fx.Node) -> None:
+    def advance_past(self, node: fx.Node) -> None:
         """Carry every batch on until ``node`` has run."""
         self._carry(self._order[node.name] + 1)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
 from qfx.nn.norm import QBatchNorm
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.activations import Station, Walk, batches, evaluating, stations
-from qfx.ptq.data_free.moments import Clipped, distributions, per_weight, taps
-from qfx.ptq.float_reference import twin_of
-from qfx.ptq.floating.fold import Statistics
+from qfx.ptq.activations import ActivationCache, LayerCall, batches, evaluating, layer_calls
+from qfx.ptq.float_reference import reference_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,91 +31,57 @@ def correct_bias(
     qmodel: nn.Module,
     data: Tensor | Iterable[Tensor],
     *,
-    twin: fx.GraphModule | None = None,
+    reference: fx.GraphModule | None = None,
     layers: Iterable[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    twin: fx.GraphModule | None = None,
 ) -> tuple[BiasResult, ...]:
     """Take from each layer's bias the mean difference, per output channel, of its result to the float model's on ``data``; in place.
 
-    Layer by layer, each one reading what the corrected quantized layers before it give, so that their errors count too. ``twin``: the float model
-    to compare with (default: ``float_twin(qmodel)``). ``layers``: the paths to work on (default: all). Where the bias is that of a BatchNorm kept
-    behind the layer, it is corrected there. A binary point of a bias that the new numbers outgrow moves to the left; none moves to the right.
+    Layer by layer, each one reading what the corrected quantized layers before it give, so that their errors count too. ``reference``: the float
+    model to compare with (default: ``float_reference(qmodel)``; ``twin`` is its earlier name). ``layers``: the paths to work on (default: all). Where
+    the bias is that of a BatchNorm kept behind the layer, it is corrected there. A binary point of a bias that the new numbers outgrow moves to the
+    left; none moves to the right.
 
     Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, appendix D. Raises UnsupportedError for a
     layer whose BatchNorm is folded on the fly, DataError for bad data.
     """
     module = graph_module(qmodel)
-    twin = twin_of(module, twin)
+    reference = reference_of(module, reference, twin)
     results = []
-    todo = stations(module, layers)
-    with evaluating(module), torch.no_grad(), Walk((module, twin), batches(data)) as walk:
-        for number, station in enumerate(todo):
+    todo = layer_calls(module, layers)
+    with evaluating(module), torch.no_grad(), ActivationCache((module, reference), batches(data)) as cache:
+        for number, call in enumerate(todo):
             if progress is not None:
                 progress("bias correction", number, len(todo))
-            walk.to(station.node)
-            results.append(_corrected(module, station, _mean_error(walk, station, twin)))
+            cache.advance_to(call.node)
+            results.append(corrected(module, call, _mean_error(cache, call, reference)))
     if progress is not None:
         progress("bias correction", len(todo), len(todo))
     return tuple(results)
 
 
-def correct_bias_from_statistics(
-    qmodel: nn.Module,
-    statistics: Mapping[str, Statistics],
-    *,
-    twin: fx.GraphModule | None = None,
-    layers: Iterable[str] | None = None,
-    input_mean: float = 0.0,
-) -> tuple[BiasResult, ...]:
-    """``correct_bias`` without data, in place: the mean error of rounding the weights, from the mean of each layer's input according to BatchNorm.
-
-    ``statistics``: of the results of layers, by path (``folded_statistics`` of the float model that was quantized); those of BatchNorms that are
-    kept are known anyway. What a ReLU leaves of a normal distribution has its mean in closed form. Zero padding is not accounted for, and of the
-    model's input only the mean is known, as far as ``input_mean`` gives it. Source: Nagel et al. 2019, section 4.2.
-    """
-    module = graph_module(qmodel)
-    twin = twin_of(module, twin)
-    nothing = torch.zeros(1, dtype=torch.float64)
-    found = distributions(module, statistics, Clipped.normal(nothing + input_mean, nothing))
-    results = []
-    with torch.no_grad():
-        for station in stations(module, layers):
-            source = station.node.args[0]
-            assert isinstance(source, fx.Node)
-            layer, teacher = station.layer, twin.get_submodule(station.path)
-            assert isinstance(teacher, Weighted)
-            moved = layer.weight_cast(layer.cast_weight()).value.double() - teacher.cast_weight().double()
-            mean, _ = found[source.name].moments()
-            inputs = moved.shape[1] * int(getattr(layer, "groups", 1))
-            error = (taps(layer, moved) * per_weight(layer, mean.expand(inputs))).sum(1)
-            if layer.bias is not None:  # rounding it counts as well
-                assert teacher.bias is not None
-                error = error + layer.bias_cast(layer.bias).value.double() - teacher.bias.double()
-            results.append(_corrected(module, station, error))
-    return tuple(results)
-
-
-def _mean_error(walk: Walk, station: Station, twin: fx.GraphModule) -> Tensor:
-    """Of the layer's present result against the twin's, per output channel, in float64."""
+def _mean_error(cache: ActivationCache, call: LayerCall, reference: fx.GraphModule) -> Tensor:
+    """Of the layer's present result against the reference's, per output channel, in float64."""
     total, count = torch.zeros((), dtype=torch.float64), 0
-    for index in range(walk.batches):
-        quantized, exact = walk.inputs(station.node, index)
-        difference = station.layer(quantized).tensor().double() - twin.get_submodule(station.path)(exact).tensor().double()
+    for index in range(cache.batches):
+        quantized, exact = cache.inputs(call.node, index)
+        difference = call.layer(quantized).tensor().double() - reference.get_submodule(call.path)(exact).tensor().double()
         rows = difference.transpose(0, 1).flatten(1)
         total, count = total + rows.sum(1), count + rows.shape[1]
     return total / count
 
 
-def _corrected(module: fx.GraphModule, station: Station, error: Tensor) -> BiasResult:
-    """Subtract ``error``, the mean error of the layer's result as it is now, from the bias that applies to it."""
-    layer, path = station.layer, station.path
+def corrected(module: fx.GraphModule, call: LayerCall, error: Tensor) -> BiasResult:
+    """Subtract ``error``, the mean error of the layer's result as it is now, from the bias that applies to it; in place."""
+    layer, path = call.layer, call.path
     before = _rms(error)
     if layer.bias is not None:
         old = layer.bias_cast(layer.bias).value.double()
         layer.bias.copy_(old - error)
         make_room(layer.bias_cast, layer.bias)
         return BiasResult(path, before, _rms(error + layer.bias_cast(layer.bias).value.double() - old), True)
-    norm = _norm_behind(module, station.node)
+    norm = _norm_behind(module, call.node)
     if norm is None or norm.bias is None:
         return BiasResult(path, before, before, False)
     scale = norm.scale_cast(norm.affine()[0]).value.double()

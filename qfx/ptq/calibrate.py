@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError
-from qfx.nn.functional import QInput
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import Norm, QInput
 from qfx.nn.model import graph_module
-from qfx.nn.norm import Norm, QBatchNorm
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.ptq.activations import Walk, batches, evaluating
+from qfx.ptq.activations import ActivationCache, batches, evaluating
 from qfx.recipe import Recipe
 
 
@@ -37,24 +37,19 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
         raise DataError("got no data", where="calibration", remedy="give real inputs: qfx.calibrate(qmodel, x)")
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
     with torch.inference_mode(False), torch.no_grad(), evaluating(module), _all_or_nothing(module):
-        for layer in module.modules():  # before all others: it is what a walk starts with
+        for layer in module.modules():  # before all others: its casts are what the cache starts from
             if isinstance(layer, QInput):
                 layer.initialize_from(_Batches(again))
-        with Walk((module,), batches(again)) as walk:
-            for node in walk.nodes[0]:
-                layer = module.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
-                if isinstance(layer, QInput) or not hasattr(layer, "initialize"):
+        with ActivationCache((module,), batches(again)) as cache:
+            for node in cache.nodes[0]:
+                if node.op != "call_module":
                     continue
-                walk.to(node)
-                values = _Values(walk, node)
-                if isinstance(layer, Quantizer):
-                    layer.initialize_from(values)
-                elif isinstance(layer, QBatchNorm) and layer.is_untrained:  # its statistics are those of all batches
-                    parts = list(values)
-                    layer.initialize(QTensor(torch.cat([part.tensor() for part in parts]), parts[0].interval))
-                else:  # constants: of the data they only ask what bounds it
-                    env = walk.alive(0, 0)
-                    layer.initialize(*(env[source.name] for source in node.args if isinstance(source, fx.Node)))  # type: ignore[operator]
+                layer = module.get_submodule(str(node.target))
+                if not isinstance(layer, FixedLayer) or isinstance(layer, QInput) or not hasattr(layer, "initialize"):
+                    continue
+                cache.advance_to(node)
+                values = _Values(cache, node)
+                layer.restart(values, values.of_one_batch)
 
 
 def with_input_sign(recipe: Recipe, data: Tensor | Iterable[Tensor]) -> Recipe:
@@ -95,9 +90,14 @@ class _Batches:
 class _Values:
     """What a node, the next to run, reads first, batch by batch, as often as wanted."""
 
-    walk: Walk
+    cache: ActivationCache
     node: fx.Node
 
     def __iter__(self) -> Iterator[QTensor]:
-        for index in range(self.walk.batches):
-            yield self.walk.inputs(self.node, index)[0]
+        for index in range(self.cache.batches):
+            yield self.cache.inputs(self.node, index)[0]
+
+    def of_one_batch(self) -> tuple[QTensor, ...]:
+        """All that the node reads of the first batch."""
+        env = self.cache.alive(0, 0)
+        return tuple(env[source.name] for source in self.node.args if isinstance(source, fx.Node))

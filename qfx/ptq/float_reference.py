@@ -1,4 +1,4 @@
-"""The float twin of a quantized model: the same graph with every Cast taken out, for comparison node by node."""
+"""The float reference of a quantized model: the same graph with every Cast taken out, for comparison node by node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qfx.nn.quantizer import Quantizer
 _UNIT = Interval(-1, 1, 0)
 
 
-class Through(nn.Module):
+class PassThrough(nn.Module):
     """Stands where a Quantizer stood, and lets everything pass. Its interval does not bound the numbers; it is small, so that all is computed in the
     dtype that the model's parameters have."""
 
@@ -32,40 +32,46 @@ class Through(nn.Module):
     def forward(self, x: QTensor | Tensor) -> QTensor:
         return QTensor(x if isinstance(x, Tensor) else x.tensor(), _UNIT)
 
-    def with_another(self, x: Tensor, other: Through, y: Tensor) -> tuple[QTensor, QTensor]:
+    def with_another(self, x: Tensor, other: PassThrough, y: Tensor) -> tuple[QTensor, QTensor]:
         return self(x), other(y)
 
 
-def float_twin(qmodel: nn.Module) -> fx.GraphModule:
+def float_reference(qmodel: nn.Module) -> fx.GraphModule:
     """A copy of ``qmodel`` in evaluation mode that computes in float, with the weights that ``qmodel`` has now.
 
     Its graph has the same nodes with the same names; the results of a node are float32 or float64 numbers that are not cast. Take it before a
     pass changes weights: it is what passes compare with. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``.
     """
-    twin = copy.deepcopy(graph_module(qmodel)).eval()
-    for path, module in list(twin.named_modules()):
+    reference = copy.deepcopy(graph_module(qmodel)).eval()
+    for path, module in list(reference.named_modules()):
         if isinstance(module, Quantizer):
             parent, _, name = path.rpartition(".")
-            setattr(twin.get_submodule(parent), name, Through(module))
-    for parameter in twin.parameters():
+            setattr(reference.get_submodule(parent), name, PassThrough(module))
+    for parameter in reference.parameters():
         parameter.requires_grad_(False)
-    return twin
+    return reference
 
 
-def twin_of(qmodel: fx.GraphModule, twin: fx.GraphModule | None) -> fx.GraphModule:
-    """``twin`` itself, or one that is taken now if it is None. Raises QfxError if it is not of this model, and if it would be taken too late: with
-    all weights on their grids already, as rounding passes leave them, it would teach the rounded model instead of the float one."""
-    if twin is None:
+def reference_of(qmodel: fx.GraphModule, reference: fx.GraphModule | None, twin: fx.GraphModule | None = None) -> fx.GraphModule:
+    """The float reference that a pass was given, as ``reference`` or under its earlier name ``twin``, or one that is taken now if there is none.
+
+    Raises QfxError for two, for one that is not of this model, and where it would be taken too late: with all weights on their grids already, as
+    rounding passes leave them, it would teach the rounded model instead of the float one.
+    """
+    if reference is not None and twin is not None:
+        raise QfxError("was given twice", where="reference", remedy="twin is its earlier name: leave it out")
+    reference = twin if reference is None else reference
+    if reference is None:
         if _is_rounded(qmodel):
             raise QfxError(
                 "has rounded weights already: the float model is not to be had from it",
-                where="twin",
-                remedy="take it before the first pass, twin = float_twin(qmodel), and give it to every pass",
+                where="reference",
+                remedy="take it before the first pass, reference = float_reference(qmodel), and give it to every pass",
             )
-        return float_twin(qmodel)
-    if not isinstance(twin, fx.GraphModule) or [node.name for node in twin.graph.nodes] != [node.name for node in qmodel.graph.nodes]:
-        raise QfxError("is not of this model", where="twin", remedy="take it from the same quantized model: twin = float_twin(qmodel)")
-    return twin
+        return float_reference(qmodel)
+    if not isinstance(reference, fx.GraphModule) or [node.name for node in reference.graph.nodes] != [node.name for node in qmodel.graph.nodes]:
+        raise QfxError("is not of this model", where="reference", remedy="take it from the same quantized model: reference = float_reference(qmodel)")
+    return reference
 
 
 def _is_rounded(qmodel: fx.GraphModule) -> bool:

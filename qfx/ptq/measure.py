@@ -59,3 +59,29 @@ def sqnr(exact: Tensor, quantized: Tensor) -> float:
     if noise == 0.0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Says how good quantized models are beside the float one: the noise of their output on ``inputs``, where the float model gives ``expected``, and
+    right answers on ``evaluation`` (None: nobody knows them)."""
+
+    inputs: Tensor
+    expected: Tensor
+    evaluation: Labelled | None
+    batch: int
+
+    @classmethod
+    def between(cls, model: nn.Module, inputs: Tensor, evaluation: Labelled | None, batch: int) -> Judge:
+        """That of a float model."""
+        return cls(inputs, outputs(model, inputs, batch), evaluation, batch)
+
+    def noise(self, model: nn.Module) -> float:
+        """``sqnr`` of a model's output."""
+        return sqnr(self.expected, outputs(model, self.inputs, self.batch))
+
+    def right(self, model: nn.Module, first: int | None = None) -> float | None:
+        """``accuracy`` of a model on the ``first`` evaluation samples (None: on all)."""
+        if self.evaluation is None:
+            return None
+        return accuracy(model, self.evaluation if first is None else self.evaluation.first(first), self.batch)

@@ -22,7 +22,7 @@ from qfx.hardware.design.schedule import Schedule
 from qfx.ir.graph import check_name, graph_name
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.passes.pipeline import optimize
-from qfx.ptq import float_twin
+from qfx.ptq import float_reference
 
 X = torch.randn(6, 3, 8, 8)
 
@@ -77,7 +77,7 @@ def test_any_name_works(kind: type[nn.Module], name: str, tmp_path: Path) -> Non
     for again in (copy.deepcopy(q), torch.load(buffer, weights_only=False), copy.deepcopy(copy.deepcopy(q))):
         assert torch.equal(again(X), expected)
         assert list(again.state_dict()) == list(q.state_dict())
-    float_twin(q)
+    float_reference(q)
     check_exact(q)
     qfx.export_onnx(q, tmp_path / "model.onnx")
     assert (qfx.run(qfx.load_graph(tmp_path / "model.onnx"), X.numpy()) == expected.detach().numpy()).all()

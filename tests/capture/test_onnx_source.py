@@ -95,6 +95,7 @@ OPERATORS: dict[str, tuple[Nodes, Sequence[int | str], dict[str, object], int]] 
     "Clip 6": ([("Clip", "x", "y", {"min": 0.0, "max": 6.0})], IMAGE, {}, 6),
     "Clip below": ([("Clip", "xl", "y", {})], IMAGE, {"l": np.float32(0)}, 17),
     "LeakyRelu": ([("LeakyRelu", "x", "y", {"alpha": 0.125})], IMAGE, {}, 17),
+    "Pow, Abs": ([("Pow", "xt", "a", {}), ("Relu", "a", "b", {}), ("Abs", "x", "c", {}), ("Sub", "bc", "y", {})], IMAGE, {"t": np.float32(2)}, 17),
     "MaxPool": ([("MaxPool", "x", "y", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]})], IMAGE, {}, 17),
     "AveragePool": ([("AveragePool", "x", "y", {"kernel_shape": [2, 2], "strides": [2, 2]})], IMAGE, {}, 17),
     "AveragePool padded": (
@@ -177,6 +178,7 @@ REFUSED: dict[str, tuple[Nodes, dict[str, object], str]] = {
     "operator": ([("Softmax", "x", "y", {})], {}, r"Softmax has no fixed-point form(.|\n)*which score is greatest"),
     "another operator": ([("Erf", "x", "y", {})], {}, r"Erf that gives 'y': .*Erf has no fixed-point form(.|\n)*docs/ptq.md"),
     "bounds": ([("Clip", "xlh", "y", {})], {"l": np.float32(-1), "h": np.float32(1)}, r"Clip with bounds"),
+    "cube": ([("Pow", "xc", "y", {})], {"c": np.float32(3)}, "Pow with an exponent other than 2"),
     "linear resize": ([("Resize", ["x", "", "s"], "y", {"mode": "linear"})], {"s": np.array([1, 1, 2, 2], dtype=np.float32)}, "mode 'linear'"),
     "reflection": ([("Pad", "xp", "y", {"mode": "reflect"})], {"p": [0, 0, 1, 1, 0, 0, 1, 1]}, "constant zeros"),
     "constant in an odd shape": ([("Add", "xc", "y", {})], {"c": normal(3, 8, 8)}, r"a constant of shape \(3, 8, 8\)"),

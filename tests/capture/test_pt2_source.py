@@ -69,6 +69,16 @@ class Chain(nn.Module):
         return F.adaptive_avg_pool1d(x, 2).flatten(1)
 
 
+class Magnitudes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x**2 - x.abs() + torch.square(x).relu()
+
+
+class Cube(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x**3
+
+
 def export(model: nn.Module, x: Tensor, path: Path, *, dynamic: bool = True, core: bool = False) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
@@ -88,6 +98,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool, bool]] = 
     "net, fixed batch": (Net, (3, 13, 13), False, False),
     "net, core operators": (Net, (3, 13, 13), True, True),
     "chain": (Chain, (2, 8), True, False),
+    "magnitudes": (Magnitudes, (3, 5), True, False),
+    "magnitudes, core operators": (Magnitudes, (3, 5), True, True),
     "chain, core operators": (lambda: Chain(upsample=False), (2, 8), False, True),
 }
 
@@ -113,6 +125,7 @@ def test_gives_what_the_module_gives(case: str, tmp_path: Path) -> None:
         (nn.GELU(), r"gelu(.|\n)*docs/ptq.md"),
         (nn.Hardtanh(), "bounds -1.0 and 1.0"),
         (nn.Flatten(0), "keep the batch"),
+        (Cube(), "pow with exponent 3"),
     ],
 )
 def test_refused(layer: nn.Module, complaint: str, tmp_path: Path) -> None:

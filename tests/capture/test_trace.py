@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from nn_models import Calls
 from torch import Tensor, nn
 
 import qfx
+from qfx import UnsupportedError
 from qfx.ir.interpret import run_raw
 from qfx.verify import raw_of
 
@@ -83,3 +85,9 @@ def test_tracing_leaves_torch_as_it_was() -> None:
     with pytest.raises(qfx.UnsupportedError):
         qfx.quantize(Decides("data"), torch.randn(6, 4))
     assert (nn.Module.__call__, nn.Module.__getattr__) == before
+
+
+def test_a_model_whose_result_is_not_finite_is_refused_for_its_operation() -> None:
+    for power in (0.5, -1):
+        with pytest.raises(UnsupportedError, match="a power other than the square has no fixed-point form"):
+            qfx.quantize(Calls(lambda m, x, power=power: x**power), torch.tensor([[-1.0, 0.0, 2.0]]))

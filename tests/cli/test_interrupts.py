@@ -54,7 +54,7 @@ def _interrupted(*_: Any, **__: Any) -> Any:
         ("qfx.report.report_project", "report project --data few.npy"),
         ("qfx.hardware.project.reload.words_for", "weights net.onnx project -o new/w.bin"),
         ("qfx.hardware.board.boards", "boards"),
-        ("qfx.ptq.run.command._check_targets", "ptq --model a:b --data few.npy -o new/m.onnx"),
+        ("qfx.ptq.run.command.check_targets", "ptq --model a:b --data few.npy -o new/m.onnx"),
         ("qfx.ptq.run.command._model_and_data", "ptq --model a:b --data few.npy -o new/m.onnx"),
         ("qfx.hardware.assets.vendor_version", "--version"),
     ],

@@ -21,8 +21,8 @@ from qfx.hardware.project.project import prepare, write_project
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw as interpret
 from qfx.ir.losses import losses as interpreted_losses
-from qfx.ir.ops import Cast, Input, Linear
 from qfx.ir.values import ArrayType, Const
+from qfx.operators import Cast, Input, Linear
 from qfx.progress import parts, silent
 from qfx.report import report_project
 from qfx.trace import locate

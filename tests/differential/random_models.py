@@ -98,6 +98,8 @@ _FUNCTIONAL = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
+    "square": lambda x: x**2,
+    "abs": lambda x: abs(x),
     "cat": lambda *parts: torch.cat(parts, 1),
     "maxpool": lambda x, k, s, p: (F.max_pool2d if len(k) == 2 else F.max_pool1d)(x, k, s, p),
     "avgpool": lambda x, k, s, p: (F.avg_pool2d if len(k) == 2 else F.avg_pool1d)(x, k, s, p),
@@ -117,9 +119,9 @@ MAX_VALUES = 300
 @st.composite
 def programs(draw: st.DrawFn, max_steps: int = 7) -> Program:
     """A network of up to ``max_steps`` operations that reads its input and gives one tensor."""
-    rank = draw(st.sampled_from([3, 3, 2, 1]))
+    rank = draw(st.sampled_from([3, 3, 3, 2, 2, 1, 1, 4, 5]))
     channels = draw(st.integers(1, 4))
-    in_shape = (channels, *(draw(st.integers(2, 7)) for _ in range(rank - 1))) if rank > 1 else (draw(st.integers(1, 12)),)
+    in_shape = (channels, *(draw(st.integers(2, 7 if rank < 4 else 3)) for _ in range(rank - 1))) if rank > 1 else (draw(st.integers(1, 12)),)
     shapes, steps = [in_shape], []
     for _ in range(draw(st.integers(1, max_steps))):
         source = len(shapes) - 1 if draw(st.integers(0, 3)) else draw(st.integers(0, len(shapes) - 1))
@@ -150,19 +152,20 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "cat"]
+_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat"]
 _WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
-_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "cat", "pad"]
+_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad"]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
+_MANY_AXES_KINDS = ["gap", "flatten", "slice", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "transpose"]
 
 
 def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step, Shape] | None:
     shape = shapes[source]
-    kinds = _VECTOR_KINDS if len(shape) == 1 else _IMAGE_KINDS if len(shape) == 3 else _SEQUENCE_KINDS
+    kinds = (_VECTOR_KINDS, _SEQUENCE_KINDS, _IMAGE_KINDS, _MANY_AXES_KINDS, _MANY_AXES_KINDS)[len(shape) - 1]
     kind = draw(st.sampled_from(kinds))
     if kind == "norm":
         return Step(kind, (source,), (shape[0], len(shape))), shape
-    if kind in ("relu", "frelu", "relu6"):
+    if kind in ("relu", "frelu", "relu6", "square", "abs"):
         return Step(kind, (source,)), shape
     if kind == "leaky":
         return Step(kind, (source,), (2.0 ** -draw(st.integers(0, 5)),)), shape
@@ -182,7 +185,7 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
         step = Step(kind, (source,), (tuple(range(2, len(shape) + 1)),))
         return step, (shape[0],) if kind == "gap" else (shape[0], *(1,) * (len(shape) - 1))
     if kind == "transpose":
-        return Step(kind, (source,)), (shape[0], shape[2], shape[1])
+        return Step(kind, (source,)), (*shape[:-2], shape[-1], shape[-2])
     if kind == "slice":
         step = draw(st.integers(1, 3))
         return Step(kind, (source,), (step,)), (shape[0], -(-shape[1] // step), *shape[2:])

@@ -34,8 +34,11 @@ def check(found: list[Program], folder: Path) -> int:
         try:
             qmodel = qfx.quantize(network, example, program.recipe)
             scatter(qmodel, program)
-            models.append((program, qmodel, qfx.to_graph(qmodel)))
-        except ExactnessError:  # refused, as promised: more than 53 bits
+            graph = qfx.to_graph(qmodel)
+            with torch.no_grad():
+                qmodel(example)
+            models.append((program, qmodel, graph))
+        except ExactnessError:  # refused, as promised: more than 53 bits, at once or with the binary points that scatter moved
             continue
     bundle = build_bundle([(optimize(graph), Schedule()) for _, _, graph in models], folder)
     for number, (program, qmodel, graph) in enumerate(models):

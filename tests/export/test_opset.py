@@ -19,8 +19,8 @@ from qfx.export.split import plan_split
 from qfx.fixed.reference import cast_float
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Input
 from qfx.ir.values import ArrayType
+from qfx.operators import Input
 
 N_KINDS = {OMode.WRAP: (0, 1, 3), OMode.WRAP_SM: (0, 1, 2, 3)}
 MODES = [(q, o, n) for q in QMode for o in OMode for n in N_KINDS.get(o, (0,))]
@@ -119,7 +119,8 @@ def test_each_pair_of_modes_has_one_function() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*CASTS, "FromRaw", "Affine", "Scale", "LeakyRelu", "PaddedMaxPool", "SumPool", "SumPool_x3", "Conv_w1_x4", "ConvBias_w3_x2"]
+    "name",
+    [*CASTS, "FromRaw", "Affine", "Scale", "LeakyRelu", "PadMaxPool", "PaddedMaxPool", "SumPool", "SumPool_x3", "Conv_w1_x4", "ConvBias_w3_x2"],
 )
 def test_a_function_is_made_of_standard_operators(name: str) -> None:
     function = opset.function(name)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import DataError, Override, Recipe, Spec, UnsupportedError
-from qfx.ir import interpret, ops
+from qfx import operators as ops
+from qfx.ir import interpret
 from qfx.ir.graph import Graph
 from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.verify import raw_of

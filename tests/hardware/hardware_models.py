@@ -13,7 +13,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import (
+from qfx.operators import (
     Add,
     Affine,
     ArrayType,
@@ -27,7 +27,7 @@ from qfx.ir.ops import (
     Linear,
     MaxPool,
     Mul,
-    Op,
+    Operator,
     Pad,
     Relu,
     Reshape,
@@ -49,7 +49,7 @@ def const(seed: int, *shape: int, bits: int = 4, frac_bits: int = 3) -> Const:
     return Const(np.random.default_rng(seed).integers(low, high, shape), frac_bits)
 
 
-def chain(name: str, shape: tuple[int, ...], *ops: Op, cast: str = "ap_fixed<6,3,AP_RND,AP_SAT>") -> Graph:
+def chain(name: str, shape: tuple[int, ...], *ops: Operator, cast: str = "ap_fixed<6,3,AP_RND,AP_SAT>") -> Graph:
     """Input, then one operator after the other."""
     nodes = [Node("x", Input(shape, scalar(cast)))]
     for i, op in enumerate(ops):

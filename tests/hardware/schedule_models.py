@@ -6,7 +6,7 @@ from hardware_models import conv, residual, scalar
 
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Add, Cast, Concat, Input, MaxPool, Mul, Op, Relu, Stretch, Upsample
+from qfx.operators import Add, Cast, Concat, Input, MaxPool, Mul, Operator, Relu, Stretch, Upsample
 
 ACT = "ap_ufixed<6,3,AP_RND,AP_SAT>"
 
@@ -17,7 +17,7 @@ class Net:
     def __init__(self, name: str, channels: int, size: int) -> None:
         self.name, self.nodes, self.seed = name, [Node("x", Input((channels, size, size), scalar("ap_fixed<6,3,AP_RND,AP_SAT>")))], 400
 
-    def add(self, name: str, op: Op, *sources: str) -> str:
+    def add(self, name: str, op: Operator, *sources: str) -> str:
         self.nodes.append(Node(name, op, sources))
         return name
 

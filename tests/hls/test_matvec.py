@@ -15,8 +15,8 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root
 from qfx.hardware.design import arithmetic
-from qfx.hardware.emit.cpp import multiplier, pack_weights, raw
 from qfx.hardware.emit.emit import CSIM_FLAGS
+from qfx.hardware.emit.spelling import multiplier, pack_weights, raw
 
 Ints = npt.NDArray[np.int64]
 SEED = 7

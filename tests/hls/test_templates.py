@@ -14,8 +14,8 @@ import pytest
 from qfx.fixed.array import cast_raw_array
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.assets import hls_root
-from qfx.hardware.emit.cpp import pack_weights
 from qfx.hardware.emit.emit import CSIM_FLAGS
+from qfx.hardware.emit.spelling import pack_weights
 from qfx.hardware.timing.window_turns import window_turns
 
 Ints = npt.NDArray[np.int64]

@@ -7,7 +7,7 @@ from qfx.errors import ExactnessError, ModelFileError
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType, OMode
 from qfx.ir.graph import Graph, Info, Node, check_name
-from qfx.ir.ops import Add, ArrayType, Cast, Const, Input, Linear, Relu
+from qfx.operators import Add, ArrayType, Cast, Const, Input, Linear, Relu
 
 INPUT = Node("x", Input((3,), ArrayType.of(FixedType(8, 4, o=OMode.SAT))))
 RELU = Node("relu", Relu(), ("x",))

@@ -12,7 +12,7 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir import interpret
 from qfx.ir.graph import Graph, Info, Node
-from qfx.ir.ops import Add, ArrayType, Cast, Const, Conv, Input, Mul, Relu
+from qfx.operators import Add, ArrayType, Cast, Const, Conv, Input, Mul, Relu
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 EIGHT = ArrayType.of(FixedType(8, 4, q=QMode.RND, o=OMode.SAT))

@@ -13,10 +13,10 @@ from qfx.errors import DataError, ExactnessError
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw, trace
-from qfx.ir.ops import Affine, ArrayType, Conv, Input, Linear
 from qfx.ir.passes.loadable import loadable_types, make_constant, make_loadable
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import Const, LoadableConst
+from qfx.operators import Affine, ArrayType, Conv, Input, Linear
 from qfx.testing import adversarial_inputs, random_graph
 
 

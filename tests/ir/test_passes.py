@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qfx import operators as ops
 from qfx.errors import ModelFileError
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType, OMode, QMode
-from qfx.ir import ops
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.interpret import run_raw
-from qfx.ir.ops import ArrayType, Const, Op
 from qfx.ir.passes.fold_pad import fold_pad
 from qfx.ir.passes.pipeline import PIPELINE, optimize
 from qfx.ir.passes.simplify import drop_relu_before_unsigned_cast, merge_reshapes, remove_dead, remove_no_ops
 from qfx.ir.verify import verify, verify_rewrite
+from qfx.operators import ArrayType, Const, Operator
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 SIGNED = FixedType(8, 4, q=QMode.RND, o=OMode.SAT)
@@ -35,7 +35,7 @@ def cast(type_: FixedType) -> ops.Cast:
     return ops.Cast(ArrayType.of(type_))
 
 
-def chain(*middle: Op, type_: FixedType = SIGNED, shape: tuple[int, ...] = (2, 4), end: Op | None = None) -> Graph:
+def chain(*middle: Operator, type_: FixedType = SIGNED, shape: tuple[int, ...] = (2, 4), end: Operator | None = None) -> Graph:
     """Input, the operators n0, n1, ... and a last cast, so that the output's type is declared."""
     nodes = [Node("x", ops.Input(shape, ArrayType.of(type_)))]
     for index, op in enumerate((*middle, end or cast(FixedType(9, 7, q=QMode.RND_CONV)))):
@@ -106,7 +106,7 @@ def test_living_nodes_stay() -> None:
         (ops.Cast(ArrayType(FixedType(10, 6), (6, 4), (2, 1))), SIGNED),
     ],
 )
-def test_no_ops_go(op: Op, type_: FixedType) -> None:
+def test_no_ops_go(op: Operator, type_: FixedType) -> None:
     fires(remove_no_ops, chain(op, type_=type_), ["Input", "Cast"])
 
 
@@ -137,7 +137,7 @@ def test_no_ops_go(op: Op, type_: FixedType) -> None:
         (ops.Cast(ArrayType(FixedType(10, 6), (6, 3), (2, 1))), SIGNED),
     ],
 )
-def test_operators_that_do_something_stay(op: Op, type_: FixedType) -> None:
+def test_operators_that_do_something_stay(op: Operator, type_: FixedType) -> None:
     stays(remove_no_ops, chain(op, type_=type_))
 
 
@@ -177,7 +177,7 @@ CONV = ops.Conv(const([[[1, -2, 3], [2, 0, 1]]], 2), const([5], 4), (2,), ((0, 1
 
 
 @pytest.mark.parametrize("op", [CONV, ops.SumPool((2,), (1,), ((0, 1),))])
-def test_pads_are_folded(op: Op) -> None:
+def test_pads_are_folded(op: Operator) -> None:
     after = fires(fold_pad, chain(ops.Pad(((0, 0), (2, 1))), op), ["Input", type(op).__name__, "Cast"])
     assert after.nodes[1].op.pads == ((2, 2),)
     fires(fold_pad, chain(ops.Pad(((0, 0), (1, 0))), ops.Pad(((0, 0), (1, 1))), op), ["Input", type(op).__name__, "Cast"])
@@ -197,7 +197,7 @@ def test_pads_of_images_are_folded_axis_by_axis() -> None:
         (ops.Pad(((0, 0), (1, 1))), ops.Relu()),
     ],
 )
-def test_other_pads_stay(pad: Op, op: Op) -> None:
+def test_other_pads_stay(pad: Operator, op: Operator) -> None:
     stays(fold_pad, chain(pad, op))
 
 
@@ -229,7 +229,7 @@ def test_a_relu_before_a_saturating_unsigned_cast_goes(q: QMode, o: OMode) -> No
         ops.LeakyRelu(-1),
     ],
 )
-def test_a_relu_before_anything_else_stays(end: Op) -> None:
+def test_a_relu_before_anything_else_stays(end: Operator) -> None:
     stays(drop_relu_before_unsigned_cast, chain(ops.Relu(), end=end))
 
 

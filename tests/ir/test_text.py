@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qfx import operators as ops
 from qfx.fixed.type import FixedType, OMode, QMode
-from qfx.ir import ops
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import ArrayType, Const
-from qfx.ir.text import constants, describe, listing
+from qfx.ir.text import describe, listing
+from qfx.operators import ArrayType, Const
 from qfx.testing import random_graph
 
 
@@ -93,14 +93,14 @@ def test_one_wrong_weight_shows() -> None:
         (ops.Add(), "Add"),
     ],
 )
-def test_operators_in_words(op: ops.Op, text: str) -> None:
+def test_operators_in_words(op: ops.Operator, text: str) -> None:
     assert describe(op) == text
 
 
 def test_constants() -> None:
-    assert constants(ops.Relu()) == {}
-    assert constants(ops.Linear(const([[1]]), None)) == {"weight": const([[1]])}
-    assert constants(ops.Affine(const(1), const(2))) == {"scale": const(1), "shift": const(2)}
+    assert ops.Relu().constants() == {}
+    assert ops.Linear(const([[1]]), None).constants() == {"weight": const([[1]])}
+    assert ops.Affine(const(1), const(2)).constants() == {"scale": const(1), "shift": const(2)}
 
 
 @settings(deadline=None, max_examples=50)

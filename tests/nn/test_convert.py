@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 
 import qfx
 from qfx import DataError, ExactnessError, Override, QfxError, Recipe, RecipeError, Spec, UnsupportedError
-from qfx.ir import ops
+from qfx import operators as ops
 from qfx.nn import rules
 from qfx.nn.model import recipe_of
 
@@ -76,6 +76,9 @@ SAME: dict[str, tuple[nn.Module, Tensor]] = {
     "same Linear twice": (Calls(lambda m, x: m.a(F.relu(m.a(x))), a=nn.Linear(6, 6)), VECTOR),
     "y + y": (Calls(lambda m, x: (lambda y: y + y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
     "y - y": (Calls(lambda m, x: (lambda y: y - y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
+    "|y| of a layer": (Calls(lambda m, x: m.a(x).abs(), a=nn.Linear(6, 6)), VECTOR),
+    "y**2 of a layer, read again": (Calls(lambda m, x: (lambda y: y**2 + y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
+    "|y| and y": (Calls(lambda m, x: (lambda y: abs(y) - y)(m.a(x)), a=nn.Linear(6, 6)), VECTOR),
     "y * y": (Calls(lambda m, x: (lambda y: y * y)(x)), VECTOR),
     "a - b": (Calls(lambda m, x: m.a(x) - x, a=nn.Linear(6, 6)), VECTOR),
     "x - a": (Calls(lambda m, x: x - m.a(x), a=nn.Linear(6, 6)), VECTOR),
@@ -112,6 +115,12 @@ FUNCTIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "*": lambda m, x: x * F.relu(x),
     "torch.mul": lambda m, x: torch.mul(x, x),
     "torch.multiply": lambda m, x: torch.multiply(x, x),
+    "**": lambda m, x: x**2,
+    "abs": lambda m, x: abs(x),
+    "torch.pow": lambda m, x: torch.pow(input=x, exponent=2.0),
+    "torch.square": lambda m, x: torch.square(x),
+    "torch.abs": lambda m, x: torch.abs(x),
+    "torch.absolute": lambda m, x: torch.absolute(x),
     "torch.cat": lambda m, x: torch.cat((x, F.relu(x), x), dim=-3),
     "torch.cat of one": lambda m, x: torch.cat([x], 1),
     "torch.concat": lambda m, x: torch.concat([x, x], 1),
@@ -136,6 +145,13 @@ FUNCTIONS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "x.sub_": lambda m, x: x.relu().sub_(x),
     "x.mul": lambda m, x: x.mul(x),
     "x.mul_": lambda m, x: x.relu().mul_(x),
+    "x.square": lambda m, x: x.square(),
+    "x.square_": lambda m, x: x.relu().square_(),
+    "x.pow": lambda m, x: x.pow(2),
+    "x.pow_": lambda m, x: x.relu().pow_(2),
+    "x.abs": lambda m, x: x.abs(),
+    "x.abs_": lambda m, x: (x - x.relu()).abs_(),
+    "x.absolute": lambda m, x: x.absolute(),
     "x.mean": lambda m, x: x[:, :, :4, :4].mean((2, 3)),
     "x.mean axis": lambda m, x: x[:, :, :4, :4].mean(axis=[2, 3], keepdim=True),
     "x.mean 1d": lambda m, x: x[:, :, :4, 0].mean(2),
@@ -475,7 +491,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "batch as a number": (Calls(lambda m, x: F.avg_pool2d(x, 2, divisor_override=x.shape[0])), IMAGE, "^avg_pool2d"),
     "channel mean": (Calls(lambda m, x: x.mean(1)), IMAGE, r"^mean: mean over axes \[1\]"),
     "cat of rows": (Calls(lambda m, x: torch.cat((x, x), 2)), IMAGE, "^cat: concatenation along axis 2"),
-    "five axes": (Calls(lambda m, x: x.unsqueeze(1).flatten(1)), IMAGE, "^unsqueeze: gives shape"),
+    "seven axes": (Calls(lambda m, x: x.unflatten(1, (1, 1, 3)).unsqueeze(1).flatten(1)), IMAGE, "^unsqueeze: gives shape"),
     "empty slice": (Calls(lambda m, x: x[:, 0:0]), IMAGE, "^getitem: gives shape"),
     "list index": (Calls(lambda m, x: x[:, [0, 1]]), IMAGE, "^getitem: indexing"),
     "mask": (Calls(lambda m, x: x[x > 0]), IMAGE, "getitem: gives shape"),

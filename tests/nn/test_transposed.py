@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import Recipe, Spec
+from qfx import operators as ops
 from qfx.fixed.arith import Interval
-from qfx.ir import ops
 from qfx.ir.interpret import run_raw
 from qfx.nn.layers import QConvTranspose
 from qfx.nn.qtensor import QTensor

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import qfx
 from qfx import QfxError
-from qfx.ptq import calibrate, float_twin
+from qfx.ptq import calibrate, float_reference
 
 X = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -65,7 +65,7 @@ def test_functions_take_what_is_inside(name: str, tmp_path: Path) -> None:
         run(plain, 2 * X)
         run(wrapped, 2 * X)
         assert qfx.to_graph(wrapped) == qfx.to_graph(plain)
-    assert torch.equal(float_twin(wrapped)(X), float_twin(plain)(X))
+    assert torch.equal(float_reference(wrapped)(X), float_reference(plain)(X))
 
 
 @quiet

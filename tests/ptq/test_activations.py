@@ -1,4 +1,4 @@
-"""Walking with bounded memory: the values are those of the models, wherever they were kept meanwhile."""
+"""Activations in bounded memory: the values are those of the models, wherever they were kept meanwhile."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import qfx
 from qfx import Recipe
 from qfx.errors import DataError, QfxError, UnsupportedError
 from qfx.nn.model import graph_module
-from qfx.ptq.activations import Walk, batches, evaluating, stations, stream
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.activations import ActivationCache, batches, evaluating, layer_calls, stream
+from qfx.ptq.float_reference import float_reference
 
 
 def seen(module: fx.GraphModule, path: str, x: Tensor) -> Tensor:
@@ -35,18 +35,18 @@ def seen(module: fx.GraphModule, path: str, x: Tensor) -> Tensor:
 def test_inputs_are_those_of_whole_runs(memory_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     q = quantized_small()
-    models = (q, float_twin(q))
+    models = (q, float_reference(q))
     data = batches(digits()[0][:50], 20)
     spilled = 0
-    with Walk(models, data, memory_bytes=memory_bytes) as walk:
-        for station in stations(q):
-            walk.to(station.node)
-            assert walk.position == list(q.graph.nodes).index(station.node)
+    with ActivationCache(models, data, memory_bytes=memory_bytes) as cache:
+        for call in layer_calls(q):
+            cache.advance_to(call.node)
+            assert cache.position == list(q.graph.nodes).index(call.node)
             for index, batch in enumerate(data):
-                for value, model in zip(walk.inputs(station.node, index), models, strict=True):
-                    assert torch.equal(value.tensor(), seen(model, station.path, batch))
+                for value, model in zip(cache.inputs(call.node, index), models, strict=True):
+                    assert torch.equal(value.tensor(), seen(model, call.path, batch))
             spilled += sum(file.stat().st_size for file in tmp_path.glob("qfx_ptq_*/*.pt"))
-            assert walk._bytes <= memory_bytes
+            assert cache._bytes <= memory_bytes
         assert (spilled > 0) == (memory_bytes < 1 << 29)
     assert not list(tmp_path.glob("qfx_ptq_*"))
 
@@ -60,7 +60,7 @@ def test_temporary_folder_goes_after_an_error(tmp_path: Path, monkeypatch: pytes
         assert list(tmp_path.glob("qfx_ptq_*"))
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Walk((q,), broken(), memory_bytes=0):
+    with pytest.raises(KeyboardInterrupt), ActivationCache((q,), broken(), memory_bytes=0):
         pass
     assert not list(tmp_path.glob("qfx_ptq_*"))
 
@@ -76,8 +76,8 @@ def test_batches_are_taken_one_at_a_time() -> None:
             batches_alive.append(weakref.ref(batch))
             yield batch
 
-    with Walk((quantized_small(),), stream(parts())) as walk:
-        assert walk.batches == 3
+    with ActivationCache((quantized_small(),), stream(parts())) as cache:
+        assert cache.batches == 3
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_tensor_is_cut_and_batches_are_kept() -> None:
     assert [len(part) for part in batches([torch.zeros(7, 3), torch.zeros(0, 3), torch.zeros(1, 3)], 4)] == [7, 1]
 
 
-def test_stations_in_order_and_by_path() -> None:
+def test_layer_calls_in_order_and_by_path() -> None:
     q = quantized_small()
-    assert [station.path for station in stations(q)] == ["stem", "conv1", "conv2", "depthwise", "head"]
-    assert [station.path for station in stations(q, ["head", "conv1"])] == ["conv1", "head"]
+    assert [call.path for call in layer_calls(q)] == ["stem", "conv1", "conv2", "depthwise", "head"]
+    assert [call.path for call in layer_calls(q, ["head", "conv1"])] == ["conv1", "head"]
     with pytest.raises(QfxError, match=r"conv3.*\n.*did you mean conv2"):
-        stations(q, ["conv3"])
+        layer_calls(q, ["conv3"])
 
 
 def test_layers_that_cannot_be_rounded_are_named() -> None:
     x, _ = digits()
     folded = graph_module(qfx.quantize(trained_small(), x[:16], Recipe(batch_norm="fold")))
     with pytest.raises(UnsupportedError, match=r"stem: its BatchNorm is folded on the fly\n.*fold_batch_norm"):
-        stations(folded)
-    assert [station.path for station in stations(folded, ["head"])] == ["head"]
+        layer_calls(folded)
+    assert [call.path for call in layer_calls(folded, ["head"])] == ["head"]
 
     class Twice(nn.Module):
         def __init__(self) -> None:
@@ -128,8 +128,8 @@ def test_layers_that_cannot_be_rounded_are_named() -> None:
 
     twice = graph_module(qfx.quantize(Twice(), torch.randn(8, 4)))
     with pytest.raises(UnsupportedError, match="layer: is called more than once"):
-        stations(twice)
-    assert [station.path for station in stations(twice, ["last"])] == ["last"]
+        layer_calls(twice)
+    assert [call.path for call in layer_calls(twice, ["last"])] == ["last"]
 
 
 def test_modes_come_back_module_by_module() -> None:

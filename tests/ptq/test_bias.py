@@ -14,7 +14,7 @@ from qfx import Recipe, Spec, UnsupportedError, ptq
 from qfx.ir.interpret import run
 from qfx.nn.layers import Weighted
 from qfx.ptq.data_free.moments import Clipped, distributions
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.testing import assert_bit_exact
 
 COARSE = Recipe(input=Spec(16), weight=Spec(3), activation=Spec(12), bias=Spec(20), output=Spec(16))
@@ -34,16 +34,16 @@ def trained(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def mean_errors(qmodel: nn.Module, twin: nn.Module, data: Tensor = X) -> dict[str, float]:
+def mean_errors(qmodel: nn.Module, reference: nn.Module, data: Tensor = X) -> dict[str, float]:
     """Per layer: the largest mean difference of an output channel to the float model."""
     results: dict[str, list[Tensor]] = {}
-    for model in (qmodel, twin):
+    for model in (qmodel, reference):
         for path, layer in model.named_modules():
             if isinstance(layer, Weighted):
                 layer.register_forward_hook(lambda module, inputs, result, path=path: results.setdefault(path, []).append(result.tensor().double()))
         with torch.no_grad():
             model(data)
-    for model in (qmodel, twin):
+    for model in (qmodel, reference):
         for layer in model.modules():
             layer._forward_hooks.clear()
     return {path: float((a - b).transpose(0, 1).flatten(1).mean(1).abs().max()) for path, (a, b) in results.items()}
@@ -52,14 +52,14 @@ def mean_errors(qmodel: nn.Module, twin: nn.Module, data: Tensor = X) -> dict[st
 def folded(recipe: Recipe = COARSE) -> tuple[nn.Module, nn.Module, nn.Module]:
     model = ptq.fold_batch_norm(trained(Residual()), X)
     qmodel = qfx.quantize(model, X, recipe)
-    return model, qmodel, float_twin(qmodel)
+    return model, qmodel, float_reference(qmodel)
 
 
 def test_the_mean_error_goes() -> None:
-    _, qmodel, twin = folded()
-    before = mean_errors(qmodel, twin)
-    results = ptq.correct_bias(qmodel, X.split(20), twin=twin)
-    after = mean_errors(qmodel, twin)
+    _, qmodel, reference = folded()
+    before = mean_errors(qmodel, reference)
+    results = ptq.correct_bias(qmodel, X.split(20), reference=reference)
+    after = mean_errors(qmodel, reference)
     assert [result.path for result in results] == ["stem", "conv1", "conv2", "fc"]
     for result in results:
         step = 2.0 ** -float(qmodel.get_parameter(f"{result.path}.bias_cast.frac_bits").detach().round())
@@ -68,18 +68,18 @@ def test_the_mean_error_goes() -> None:
         assert after[result.path] <= step, "the rounding of the bias alone is left"
         assert result.after <= step
         assert result.before > 10 * result.after
-    assert ptq.correct_bias(qmodel, X, twin=twin)[0].before <= 1e-3
+    assert ptq.correct_bias(qmodel, X, reference=reference)[0].before <= 1e-3
 
 
 def test_a_wrong_sign_would_be_seen() -> None:
-    _, qmodel, twin = folded()
-    before = mean_errors(qmodel, twin)["stem"]
+    _, qmodel, reference = folded()
+    before = mean_errors(qmodel, reference)["stem"]
     old = qmodel.get_parameter("stem.bias").detach().clone()
-    ptq.correct_bias(qmodel, X, twin=twin, layers=["stem"])
+    ptq.correct_bias(qmodel, X, reference=reference, layers=["stem"])
     with torch.no_grad():
         new = qmodel.get_parameter("stem.bias")
         new.copy_(2 * old - new)
-    assert mean_errors(qmodel, twin)["stem"] > 1.5 * before
+    assert mean_errors(qmodel, reference)["stem"] > 1.5 * before
 
 
 def test_only_the_layers_asked_for_change() -> None:
@@ -92,12 +92,12 @@ def test_only_the_layers_asked_for_change() -> None:
 
 def test_a_kept_batch_norm_takes_the_correction() -> None:
     qmodel = qfx.quantize(trained(Residual()), X, COARSE)
-    twin = float_twin(qmodel)
-    results = {result.path: result for result in ptq.correct_bias(qmodel, X, twin=twin)}
+    reference = float_reference(qmodel)
+    results = {result.path: result for result in ptq.correct_bias(qmodel, X, reference=reference)}
     assert results["conv1"].corrected
     assert results["conv1"].after < results["conv1"].before / 10
     errors: dict[str, Tensor] = {}
-    for name, model in (("q", qmodel), ("f", twin)):
+    for name, model in (("q", qmodel), ("f", reference)):
         model.get_submodule("bn1").register_forward_hook(lambda module, inputs, result, name=name: errors.__setitem__(name, result.tensor()))
         with torch.no_grad():
             model(X)
@@ -122,13 +122,13 @@ def test_a_batch_norm_folded_on_the_fly_is_refused() -> None:
 
 
 def test_a_bias_that_outgrows_its_binary_point_gets_room() -> None:
-    _, qmodel, twin = folded(Recipe(weight=Spec(2), activation=Spec(8), bias=Spec(8)))
+    _, qmodel, reference = folded(Recipe(weight=Spec(2), activation=Spec(8), bias=Spec(8)))
     with torch.no_grad():
-        for layer in twin.modules():
+        for layer in reference.modules():
             if isinstance(layer, Weighted) and layer.bias is not None:
                 layer.bias.add_(37.0)
     before = {name: cast.frac_bits.detach().clone() for name, cast in qfx.quantizers(qmodel) if name.endswith(".bias")}
-    results = ptq.correct_bias(qmodel, X, twin=twin)
+    results = ptq.correct_bias(qmodel, X, reference=reference)
     assert all(result.after < 0.3 for result in results)
     for name, cast in qfx.quantizers(qmodel):
         if name in before:
@@ -136,8 +136,8 @@ def test_a_bias_that_outgrows_its_binary_point_gets_room() -> None:
 
 
 def test_it_can_be_exported() -> None:
-    _, qmodel, twin = folded()
-    ptq.correct_bias(qmodel, X, twin=twin)
+    _, qmodel, reference = folded()
+    ptq.correct_bias(qmodel, X, reference=reference)
     graph = qfx.to_graph(qmodel.eval())
     with torch.no_grad():
         assert_bit_exact(run(graph, X.numpy()), qmodel(X).numpy())
@@ -154,15 +154,15 @@ def test_statistics_alone_take_most_of_the_error() -> None:
     )
     plain = ptq.fold_batch_norm(model, X)
     qmodel = qfx.quantize(plain, X, Recipe(weight=Spec(3), activation=Spec(16)))
-    twin = float_twin(qmodel)
+    reference = float_reference(qmodel)
     other = copy.deepcopy(qmodel)
-    before = mean_errors(qmodel, twin)
+    before = mean_errors(qmodel, reference)
     results = ptq.correct_bias_from_statistics(qmodel, ptq.folded_statistics(plain))
-    after = mean_errors(qmodel, twin)
+    after = mean_errors(qmodel, reference)
     assert [result.path for result in results] == ["0", "3", "6"]
     assert after["3"] < before["3"] / 4
     assert after["6"] < before["6"] / 2
-    ptq.correct_bias(other, X, twin=twin)
+    ptq.correct_bias(other, X, reference=reference)
     for path in ("3", "6"):  # the same as with data, but for what statistics do not tell
         measured, told = other.get_parameter(f"{path}.bias"), qmodel.get_parameter(f"{path}.bias")
         moved = measured - plain.get_parameter(f"{path}.bias")

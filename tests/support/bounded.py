@@ -2,7 +2,7 @@
 
 C simulation runs the processes one after the other over FIFOs without bounds; it says what a design computes, not whether it can run. Here every
 process runs beside the others, as in hardware, and stops when its FIFO is full or empty. The harness (``hls/sim/bounded``) counts the turns and logs
-in which turn each word is read and written: what ``tokens.program`` says it must be. Constants that are loaded come before the first frame.
+in which turn each word is read and written: what the process's ``program`` says it must be. Constants that are loaded come before the first frame.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
 from qfx.hardware.emit.templates import render
 from qfx.hardware.project.compile import compile_cpp
 from qfx.hardware.timing.simulate import deadlock
-from qfx.hardware.timing.tokens import program
 from qfx.ir.values import RawArray
 
 _DEADLOCK = 3  # the harness's exit status
@@ -118,10 +117,10 @@ def run(design: d.Design, x_raw: RawArray, depths: Mapping[str, int] | None = No
 
 
 def differences(design: d.Design, found: BoundedRun) -> list[str]:
-    """In which processes the C++ took its turns otherwise than ``tokens.program`` says: one line each, none if all agree."""
+    """In which processes the C++ took its turns otherwise than the process's ``program`` says: one line each, none if all agree."""
     lines = []
     for process, frames in zip(design.processes, found.ports, strict=True):
-        want = program(process)
+        want = process.program
         for number, frame in enumerate(frames):
             # Constants come before the first frame, one a turn.
             before = sum(memory.size for memory in loading.memories(process)) if number == 0 else 0

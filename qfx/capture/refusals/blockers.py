@@ -13,7 +13,7 @@ from qfx.capture.refusals import exported, remedies
 from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
 from qfx.capture.trace import Traced, base_layer, capture, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
-from qfx.nn.lookup import find, has_rule, operator_name
+from qfx.nn.lookup import find, has_rule, once_alone, operator_name
 from qfx.nn.rules import MODULES
 from qfx.recipe import Recipe
 
@@ -133,7 +133,7 @@ def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -
         return
     try:
         rule, call = find(node, path, traced, recipe)
-        if rule in (MODULES[nn.BatchNorm1d], MODULES[nn.BatchNorm2d]):
+        if once_alone(rule):
             if str(node.target) in norms:
                 yield norm_called_twice(path)
                 return

@@ -14,12 +14,16 @@ from qfx.capture.refusals.rewrites import Shape
 
 def linear_elsewhere(shape: Shape, source: nn.Linear) -> str:
     """A linear layer on the last of several axes is a convolution over the others, with a kernel of one."""
-    there, back = ((0, 2, 1), (0, 2, 1)) if len(shape) == 2 else ((0, 3, 1, 2), (0, 2, 3, 1))
     bias = "" if source.bias is not None else ", bias=False"
-    layer = f"nn.Conv{len(shape) - 1}d({source.in_features}, {source.out_features}, 1{bias})"
+    over = len(shape) - 1 if len(shape) < 4 else 1
+    text = {
+        2: "conv(x.permute(0, 2, 1)).permute(0, 2, 1)",
+        3: "conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)",
+    }.get(len(shape), f"conv(x.flatten(1, -2).permute(0, 2, 1)).permute(0, 2, 1).unflatten(1, {shape[:-1]})")
+    layer = f"nn.Conv{over}d({source.in_features}, {source.out_features}, 1{bias})"
     return (
-        f"flatten to (batch, features) before a linear layer; or, for one product at every place, conv(x.permute{there}).permute{back} is the same, "
-        f"where conv is {layer} with this layer's bias and its weight[:, :{', None' * (len(shape) - 1)}]"
+        f"flatten to (batch, features) before a linear layer; or, for one product at every place, {text} is the same, "
+        f"where conv is {layer} with this layer's bias and its weight[:, :{', None' * over}]"
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.capture.refusals import rewrites
-from qfx.capture.refusals.remedy_texts import ATTENTION, LEAVE, NO_FORM, TEXTS, TRAIN_RELU
+from qfx.capture.refusals.remedy_texts import ATTENTION, LEAVE, NO_FORM, TEXTS, THREE_AXES, TRAIN_RELU
 from qfx.capture.refusals.rewrites import Shape
 
 OTHERS = "replace it by a supported layer (docs/layers.md lists them), or keep it outside of the model that goes to the FPGA"
@@ -182,7 +182,7 @@ def _parts(seen: Seen) -> str | None:
 def _permuted(seen: Seen) -> str | None:
     """What only reorders axes: found out on sizes that are all different."""
     assert seen.shape is not None
-    sizes = [3, 5, 7, 11][: len(seen.shape) + 1]
+    sizes = [3, 5, 7, 11, 13, 17][: len(seen.shape) + 1]
     probe = torch.empty(sizes)
     arguments = (probe, *seen.args[1:])
     attribute = seen.name in ("T", "mT", "H", "mH")
@@ -370,6 +370,8 @@ def _addmm(seen: Seen) -> str | None:
 
 def _batch_norm_function(seen: Seen) -> str | None:
     assert seen.shape is not None
+    if len(seen.shape) > 3:
+        return THREE_AXES
     layer = f"nn.BatchNorm{2 if len(seen.shape) == 3 else 1}d({seen.shape[0]})"
     return f"let the layer {layer} hold the statistics, and call that layer"
 
@@ -377,6 +379,8 @@ def _batch_norm_function(seen: Seen) -> str | None:
 def _sync_batch_norm(seen: Seen) -> str | None:
     assert seen.shape is not None
     assert seen.module is not None
+    if len(seen.shape) > 3:
+        return THREE_AXES
     eps = "" if seen.module.eps == 1e-5 else f", eps={seen.module.eps}"
     layer = f"nn.BatchNorm{2 if len(seen.shape) == 3 else 1}d({seen.shape[0]}{eps})"
     return f"{layer} is the same on one machine, and takes its state: new.load_state_dict(old.state_dict())"
@@ -385,6 +389,8 @@ def _sync_batch_norm(seen: Seen) -> str | None:
 def _norm(seen: Seen) -> str | None:
     assert seen.shape is not None
     rank, sizes = len(seen.shape), seen.get(1, "normalized_shape", default=())
+    if rank > 3:
+        return None
     if rank > 1 and len(tuple(sizes)) == 1:  # the features come last
         there, back = ((0, 2, 1), (0, 2, 1)) if rank == 2 else ((0, 3, 1, 2), (0, 2, 3, 1))
         layer = f"nn.BatchNorm{rank - 1}d({seen.shape[-1]})"
@@ -408,7 +414,7 @@ def _reversed_subtraction(seen: Seen) -> str | None:
 
 def _power(seen: Seen) -> str | None:
     exponent = seen.get(1, "exponent")
-    if exponent in (2, 3, 4):
+    if exponent in (3, 4):
         return f"{' * '.join(['x'] * int(exponent))} is the same"
     return None
 
@@ -419,7 +425,7 @@ def _cumsum(seen: Seen) -> str | None:
     count = seen.shape[axis - 1]
     if axis == 1 and len(seen.shape) == 1:
         return f"nn.Linear({count}, {count}, bias=False) with its weight torch.ones({count}, {count}).tril() is the same"
-    if axis == 1:
+    if axis == 1 and len(seen.shape) < 4:
         ones = ", None" * (len(seen.shape) - 1)
         kernel = f"nn.Conv{len(seen.shape) - 1}d({count}, {count}, 1, bias=False)"
         return f"{kernel} with its weight torch.ones({count}, {count}).tril()[:, :{ones}] is the same"

@@ -58,9 +58,7 @@ TEXTS: dict[str, str] = {
     **dict.fromkeys(("where", "gt", "lt", "ge", "le", "eq", "ne", "maskedfill", "heaviside", "greater", "less"), COMPARE),
     "maximum": "b + torch.relu(a - b) is the same",
     "minimum": "a - torch.relu(a - b) is the same",
-    **dict.fromkeys(("abs", "absolute"), "torch.relu(x) + torch.relu(x) - x is the same"),
     **dict.fromkeys(("neg", "negative"), "before an addition write a subtraction; elsewhere x - (x + x) is the same"),
-    "square": "x * x is the same",
     "subtract": "x - y is the same",
     **dict.fromkeys(
         (

@@ -9,8 +9,10 @@ Shape = tuple[int, ...]
 
 
 def reduction(kind: str, shape: Shape, axes: Sequence[int], result: Shape) -> str:
-    """``x.mean(axes)``, or "sum" or "max", where ``result`` is left; the batch is not among the axes."""
+    """``x.mean(axes)``, or "sum" or "max", where ``result`` is left; the batch is not among the axes. ValueError for some of more than three axes."""
     gone, rank = set(axes), len(shape) + 1
+    if rank > 4 and gone != set(range(1, rank)):
+        raise ValueError(f"no one text for some of {rank} axes")
     source: str
     left: Shape
     if gone == set(range(1, rank)):
@@ -107,7 +109,7 @@ def expanded(name: str, shape: Shape, wanted: Shape) -> str | None:
     """The value ``name`` of ``shape``, its axes of size 1 repeated until it has the shape ``wanted``; None where the shapes do not broadcast so."""
     if len(shape) > len(wanted) or any(size not in (1, want) for size, want in zip(shape[::-1], wanted[::-1], strict=False)):
         return None
-    if len(shape) < len(wanted):
+    if len(shape) < len(wanted) or (len(wanted) > 4 and shape[1:] != wanted[1:]):  # F.interpolate goes up to three axes
         return None  # torch lines up the last axes, so that the batch would meet another axis
     text = name
     if shape[1:] != wanted[1:]:
@@ -129,7 +131,9 @@ def cropped(pads: Sequence[tuple[int, int]], shape: Shape) -> str:
 def per_channel(shape: Shape) -> str:
     """A layer that multiplies each channel of a value by a number and adds another."""
     channels, rank = shape[0], len(shape)
-    layer = f"nn.Conv{max(rank - 1, 1)}d({channels}, {channels}, 1, groups={channels})"
+    layer = f"nn.Conv{rank - 1 if 1 < rank < 4 else 1}d({channels}, {channels}, 1, groups={channels})"
+    if rank > 3:
+        return f"{layer} on x.flatten(2), then .unflatten(2, {shape[1:]}),"
     return layer if rank > 1 else f"{layer} on x.unsqueeze(2), then .flatten(1),"
 
 

@@ -15,8 +15,8 @@ from qfx.errors import ProjectError
 from qfx.fixed.arith import Interval
 from qfx.fixed.digits import csd_arrays
 from qfx.fixed.type import FixedType
-from qfx.hardware.design.design import IntArray, MatVec
 from qfx.hardware.design.schedule import ARITHMETIC
+from qfx.hardware.design.streams import IntArray
 
 ELEMENT_BITS = 64
 """The most bits of an element of a ROM word: what a C++11 integer literal can say."""
@@ -129,12 +129,12 @@ def weight_type(weights: IntArray) -> FixedType:
     return _bounds(weights).type()
 
 
-def rom_contents(process: MatVec) -> tuple[IntArray, FixedType]:
-    """(rows, lanes) of what the process's ROM holds, and its type: the weights, or the codes of their digits."""
-    if process.arithmetic != "shift":
-        return process.weights, process.weight_type
-    form = digit_form(process.weights)
-    return form.codes(process.weights), FixedType(form.width, form.width, signed=False)
+def rom_contents(weights: IntArray, type_: FixedType, arithmetic: str) -> tuple[IntArray, FixedType]:
+    """(rows, lanes) of what the ROM holds of the weights, raws of ``type_``, and its type: themselves, or the codes of their digits."""
+    if arithmetic != "shift":
+        return weights, type_
+    form = digit_form(weights)
+    return form.codes(weights), FixedType(form.width, form.width, signed=False)
 
 
 def choices(weights: IntArray, x: FixedType, *, pe: int, depthwise: bool = False, loaded: bool = False) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -11,11 +12,11 @@ import numpy as np
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import POINTWISE, Frame, Steps, append_ops
+from qfx.hardware.design.epilogue import Frame, Steps, append_ops
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Linear, Reshape, Transpose
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
 from qfx.ir.windows import Windows
@@ -23,13 +24,9 @@ from qfx.ir.windows import Windows
 MAX_STREAM_BITS = 64
 """The widest number that travels."""
 
-MAX_WORD_BITS = 4096
-"""The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
-
 MIN_DEPTH = 2
 
-_ANY_ORDER = (*POINTWISE, Linear, Reshape, Transpose)
-"""The operators that read a value in whatever order it travels."""
+_LAST_DEPTH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +38,10 @@ class Value:
 
 
 class Builder:
-    """The processes and streams so far, and the values that wait for their readers."""
+    """The processes and streams so far, and the values that wait for their readers. What operators are built with: see ``Operator.build``."""
+
+    input: d.Port
+    last: d.Stream
 
     def __init__(self, graph: Graph, schedule: Schedule) -> None:
         self.graph, self.schedule, self.names = graph, schedule, Names()
@@ -70,11 +70,15 @@ class Builder:
         last = node
         while last.name != self.graph.output:
             readers = self.readers(last.name)
-            if len(readers) != 1 or not isinstance(readers[0].op, POINTWISE):
+            if len(readers) != 1 or not readers[0].op.pointwise:
                 break
             last = readers[0]
             chain.append(last)
         return tuple(chain)
+
+    def sources(self, node: Node) -> tuple[Info, ...]:
+        """What is known of the values that the node reads."""
+        return tuple(self.graph.infos[name] for name in node.inputs)
 
     def stream(self, stem: str, type_: FixedType, parallel: int, size: int, depth: int = MIN_DEPTH) -> d.Stream:
         if type_.width > MAX_STREAM_BITS:
@@ -128,7 +132,7 @@ class Builder:
             value = replace(value, frame=Frame.of(value.frame.shape))
         readers = self.readers(name)
         is_output = name == self.graph.output
-        if not value.frame.canonical and (is_output or any(not isinstance(reader.op, _ANY_ORDER) for reader in readers)):
+        if not value.frame.canonical and (is_output or any(not reader.op.any_order for reader in readers)):
             value = self._canonical(name, value)
         copies, rest = deque[Value](), value
         for _ in range(len(readers) + is_output - 1):
@@ -138,6 +142,10 @@ class Builder:
             rest = replace(value, stream=outputs[1])
         copies.append(rest)
         self._waiting[name] = copies
+
+    def give_stream(self, name: str, stream: d.Stream, frame: Frame) -> None:
+        """Offer the value ``name``, which travels on ``stream`` as ``frame`` says."""
+        self.give(name, Value(stream, frame))
 
     def _canonical(self, name: str, value: Value) -> Value:
         shape = value.frame.shape
@@ -176,6 +184,106 @@ class Builder:
         out = self.stream(stem, stream.type, stream.parallel, oh * ow * kh * kw * channels)
         self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
         return out
+
+    # The processes of operators
+
+    def input_port(self, node: Node) -> None:
+        """The input of the model."""
+        info, parallel = self.graph.infos[node.name], self.schedule.input_parallel
+        if info.shape[0] % parallel:
+            raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
+        self.input = port(info.type, info.shape, parallel, node.name)
+        stream = self.stream(node.name, info.type, parallel, info.size)
+        # Safe at any depth (see qfx::from_port); so deep that small frames that follow each other do not wait.
+        self.last = self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
+        self.add(d.FromPort(self.names.new("input", "port"), stream, self.last, self.input.slot))
+        self.give_stream(node.name, stream, Frame.of(info.shape))
+
+    def pointwise(self, node: Node, chain: tuple[Node, ...]) -> None:
+        """A process that is nothing but an epilogue, of ``node`` and ``chain``."""
+        value = self.take(node.inputs[0])
+        frame = value.frame
+        pe = self.parallel(node, frame.channels)
+        source = self.rewidth(node.inputs[0], value.stream, pe)
+        steps = Steps(self.names, node.name, (source.type,), frame, self.sources(node)[0].grids)
+        append_ops(steps, self.graph, (node,))
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+        self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
+        self.give_stream(name, out, frame)
+
+    def binary(self, node: Node, chain: tuple[Node, ...], wanted: tuple[Info, ...], join: Callable[[Steps], None]) -> None:
+        """A process that joins two values, taken on the grids of ``wanted``, by the step that ``join`` appends."""
+        frame = Frame.of(self.graph.infos[node.name].shape)
+        pe = self.parallel(node, frame.channels)
+        a, b = (self.rewidth(name, self.take_on(name, info).stream, pe) for name, info in zip(node.inputs, wanted, strict=True))
+        steps = Steps(self.names, node.name, (a.type, b.type), frame)
+        join(steps)
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+        self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
+        self.give_stream(name, out, frame)
+
+    def pool(self, node: Node, chain: tuple[Node, ...], join: str, windows: Windows, acc: FixedType | None) -> None:
+        """The windows of each channel joined by ``join`` ("max" or "sum") in an accumulator ``acc``; None: in a word of the value."""
+        info, source = self.graph.infos[node.name], self.sources(node)[0]
+        frame = Frame.of(info.shape)
+        pe = self.parallel(node, frame.channels)
+        stream = self.take_stream(node.inputs[0], pe)
+        held = stream.type if acc is None else acc
+        steps = Steps(self.names, node.name, (held,), frame, source.grids)
+        if info.per_channel:
+            steps.move(info.grids, info.word)
+        else:
+            steps.fit(info.type)
+        whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
+        taps = int(np.prod(windows.kernel))
+        if not whole:
+            padding = stream.type.min_raw if join == "max" else 0
+            stream = self.window(node.name, stream, frame.channels, windows, 0, padding)
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
+        pixels = taps if whole else frame.pixels
+        self.add(d.Pool(self.names.new(node.name, "pool"), stream, out, join, whole, pixels, frame.channels, taps, held, epilogue))
+        self.give_stream(name, out, frame)
+
+    def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None) -> Moving:
+        """The value that ``node`` reads, on its way through processes that move its numbers, as many channels a word as the node is folded to.
+
+        ``counts`` are the numbers of channels that this has to divide; ``word`` is the type of the result, if it is another.
+        """
+        pe, common = self.schedule.folding(node.name).pe, gcd(*counts)
+        if common % pe:
+            raise ProjectError(f"PE={pe} would cut its channels within a word", where=node.name, remedy=f"use a divisor of {common}")
+        return Moving(self, node, self.take_stream(node.inputs[0], pe), word)
+
+
+class Moving:
+    """A value that goes through one process after the other, each of which moves its numbers."""
+
+    def __init__(self, builder: Builder, node: Node, stream: d.Stream, word: FixedType | None) -> None:
+        self._builder, self._node, self._stream, self._word = builder, node, stream, word
+
+    def step(self, kind: str, shape: Sequence[int]) -> tuple[str, d.Stream, d.Stream]:
+        """The name of the next process, what it reads and what it writes: a value of ``shape``."""
+        source = self._stream
+        self._stream = self._builder.stream(self._node.name, self._word or source.type, source.parallel, int(np.prod(shape, dtype=np.int64)))
+        return self._builder.names.new(self._node.name, kind), source, self._stream
+
+    def done(self) -> None:
+        """Give what the last process writes as the node's value."""
+        self._builder.give_stream(self._node.name, self._stream, Frame.of(self._builder.graph.infos[self._node.name].shape))
+
+
+def port(type_: FixedType, shape: tuple[int, ...], parallel: int, name: str) -> d.Port:
+    """The port of a value: each number in a slot of bytes. ProjectError where no slot or word holds it."""
+    slot = _slot(type_, name)
+    check_word(name, parallel, slot)
+    return d.Port(type_, shape, slot, parallel)
+
+
+def _slot(type_: FixedType, name: str) -> int:
+    for slot in (8, 16, 32, 64):
+        if type_.width <= slot:
+            return slot
+    raise ProjectError(f"{type_} has {type_.width} bits", where=name, remedy="a port carries at most 64; cast it")
 
 
 def loop_nest(sequence: d.IntArray) -> tuple[tuple[int, int], ...] | None:

@@ -8,15 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.errors import ProjectError
-from qfx.fixed.arith import Interval
 from qfx.fixed.type import MAX_WIDTH, FixedType
 from qfx.hardware.design.design import Epilogue, Operand, Step, Table, Tag
 from qfx.hardware.design.names import Names
 from qfx.ir.graph import Graph, Info, Node
-from qfx.ir.ops import Affine, Cast, Clip, Const, LeakyRelu, Op, Relu, accumulator
-from qfx.ir.values import ArrayType, LoadableConst
-
-POINTWISE = (Affine, Cast, Clip, LeakyRelu, Relu)
+from qfx.ir.values import Const, LoadableConst
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +70,7 @@ class Steps:
         self._names, self.stem, self._inputs, self._frame = names, stem, inputs, frame
         self._steps: list[Step] = []
         self.type = inputs[0]
-        self.grids = np.array(self.type.frac_bits) if grids is None else _simple(grids)
+        self.grids = np.array(self.type.frac_bits) if grids is None else simple(grids)
 
     def done(self) -> Epilogue:
         return Epilogue(self._inputs, tuple(self._steps), self.type, self._frame.channels)
@@ -88,55 +84,56 @@ class Steps:
 
     def operand(self, suffix: str, const: Const) -> Operand:
         """A constant of shape () or one entry per channel (axis 0 of the value)."""
-        raw = self._channels(const.raw)
+        raw = self.channels(const.raw)
         if isinstance(const, LoadableConst):
             return Operand(self._frame.loaded(self._names.new(self.stem, suffix), raw, const.type), const.type)
         interval = const.interval
-        return Operand(self._table(suffix, raw), FixedType(interval.width, interval.width - interval.hull.frac_bits, interval.signed))
+        return Operand(self.table(suffix, raw), FixedType(interval.width, interval.width - interval.hull.frac_bits, interval.signed))
 
-    def _channels(self, values: Grids) -> Grids:
+    def channels(self, values: Grids) -> Grids:
         """Values of shape (), or one for each channel, shaped to broadcast against the frame's shape."""
         return values.reshape(-1, *(1,) * (len(self._frame.shape) - 1)) if values.ndim else values
 
-    def _table(self, suffix: str, values: npt.NDArray[np.int64]) -> Table:
+    def table(self, suffix: str, values: npt.NDArray[np.int64]) -> Table:
+        """A table of ``values``, which broadcast to the frame's shape, called after the operator and ``suffix``."""
         return self._frame.table(self._names.new(self.stem, suffix), values)
 
     def fit(self, out: FixedType) -> None:
         """Bring the number to the type ``out``, exactly."""
-        shift = _shift(out, self.type.frac_bits)
+        shift = upward(out, self.type.frac_bits)
         if shift or (out.width, out.signed) != (self.type.width, self.type.signed):
             self.add("align", out, (shift,))
 
     def move(self, grids: Grids, out: FixedType) -> None:
         """Bring each channel to its grid in ``grids``, exactly, in a number of ``out``'s word."""
-        shift = _simple(grids) - self.grids
+        shift = simple(grids) - self.grids
         if not shift.any() and (out.width, out.signed) == (self.type.width, self.type.signed):
             return
         if shift.min() == shift.max() >= 0:
             self.add("align", out, (int(shift.min()),))
         else:
-            self.add("shl_by" if shift.min() >= 0 else "move_by", out, (), (Operand(self._table("up", shift)),))
-        self.grids = _simple(grids)
+            self.add("shl_by" if shift.min() >= 0 else "move_by", out, (), (Operand(self.table("up", shift)),))
+        self.grids = simple(grids)
 
     def sum(self, function: str, out: Info, infos: tuple[Info, ...]) -> None:
         """``function`` ("add" or "sub") of the two inputs, of which ``infos`` tells."""
-        shifts = [_simple(out.grids - info.grids) for info in infos]
+        shifts = [simple(out.grids - info.grids) for info in infos]
         if all(shift.ndim == 0 and shift >= 0 for shift in shifts):
             self.add(function, out.word, tuple(int(shift) for shift in shifts))
         else:
             tables = zip(("up_a", "up_b"), shifts, strict=True)
-            self.add(f"{function}_by", out.word, (), tuple(Operand(self._table(suffix, shift)) for suffix, shift in tables))
-        self.grids = _simple(out.grids)
+            self.add(f"{function}_by", out.word, (), tuple(Operand(self.table(suffix, shift)) for suffix, shift in tables))
+        self.grids = simple(out.grids)
 
     def product(self, out: Info, infos: tuple[Info, ...]) -> None:
         """The product of the two inputs, which lie on grids that add up to those of ``out``, or to a coarser one."""
-        shift = _simple(out.grids - infos[0].grids - infos[1].grids)
+        shift = simple(out.grids - infos[0].grids - infos[1].grids)
         self.add("mul", out.word, (int(shift),))
-        self.grids = _simple(out.grids)
+        self.grids = simple(out.grids)
 
     def raise_channels(self, up: npt.NDArray[np.int64], out: FixedType) -> None:
         """Move each channel ``up[channel]`` bits up, onto the grid of ``out``, which holds the result."""
-        self.add("shl_by", out, (), (Operand(self._table("up", self._channels(up))),))
+        self.add("shl_by", out, (), (Operand(self.table("up", self.channels(up))),))
 
     def bias(self, bias: Const | None, out: Info) -> None:
         """Add the bias, if there is one: the number of ``out``."""
@@ -145,7 +142,7 @@ class Steps:
             if bias is None:
                 self.fit(to)
             else:
-                self.add("add", to, (_shift(to, self.type.frac_bits), _shift(to, bias.grid)), (self.operand("bias", bias),))
+                self.add("add", to, (upward(to, self.type.frac_bits), upward(to, bias.grid)), (self.operand("bias", bias),))
             return
         # Both on the grids of the result, the constants beforehand.
         self.move(out.grids, out.word)
@@ -154,94 +151,34 @@ class Steps:
             shift = np.broadcast_to(grids - bias.grids, bias.shape if bias.raw.ndim else grids.shape)
             aligned = Const(np.broadcast_to(bias.raw, shift.shape) << shift, 0)
             self.add("add", out.word, (0, 0), (self.operand("bias", aligned),))
-            self.grids = _simple(out.grids)
+            self.grids = simple(out.grids)
 
-    def op(self, op: Op, source: Info, out: Info, site: int) -> None:
-        """Append a pointwise operator; ``source`` is the Info of what it reads, ``site`` the number that simulations know a cast by."""
-        to = out.word
-        if isinstance(op, Relu):
-            self._relu("relu", out, 0)
-        elif isinstance(op, LeakyRelu):
-            self._relu("leaky_relu", out, op.log2_slope)
-        elif isinstance(op, Clip):
-            self._clip(op, source, out)
-        elif isinstance(op, Affine):
-            if out.per_channel or op.grid(source) is None:  # narrow first: see Affine
-                self.move(source.narrow().grids, source.narrow().word)
-            wide = accumulator(op, source)
-            grids = self.grids + self._channels(op.scale.grids)
-            product = FixedType(wide.width, wide.width - int(grids.max()), wide.signed)
-            self.add("mul", product, (0,), (self.operand("scale", op.scale),))
-            self.grids = _simple(grids)
-            self.bias(op.shift, out)
-        elif isinstance(op, Cast):
-            self._cast(op.cast, site)
-        else:
-            raise TypeError(f"{type(op).__name__} is not pointwise")
-        if out.per_channel and not isinstance(op, Cast):
-            self.type, self.grids = to, _simple(out.grids)
+    def lie_on(self, grids: Grids) -> None:
+        """Say on which grids the number lies after the last step."""
+        self.grids = simple(grids)
 
-    def _relu(self, function: str, out: Info, log2_slope: int) -> None:
-        """``function`` of this package's two: numbers below 0 are shifted ``log2_slope`` less."""
-        shift = _simple(out.grids) - self.grids
-        if shift.min() != shift.max() or shift.min() < 0:
-            self.move(out.grids + log2_slope, FixedType(self.type.width + int(max(shift.max(), 0)), 0, self.type.signed))
-            shift = _simple(out.grids) - self.grids
-        by = int(shift.max())
-        self.add(function, out.word, (by,) if function == "relu" else (by, by + log2_slope))
-
-    def _clip(self, op: Clip, source: Info, out: Info) -> None:
-        if not out.per_channel and not self.grids.ndim:
-            to, shift, grid = out.type, _shift(out.type, self.type.frac_bits), out.type.frac_bits
-            low, high = op.low.interval.at(grid), op.high.interval.at(grid)
-            x = Interval.of(FixedType(self.type.width, self.type.int_bits, self.type.signed)).at(grid)
-            bounds = tuple(Operand(Table("", (bound.lo,), "scalar")) for bound in (low, high))
-            self.add("clip", to, ((x | low | high).type(), shift), bounds)
-            return
-        held = source.interval | op.low.interval.hull | op.high.interval.hull
-        wide = FixedType(held.width, 0, held.signed)
-        self.move(out.grids, wide)
-        edges = [bound.raw << (_simple(out.grids) - bound.grids) for bound in (op.low, op.high)]
-        operands = tuple(Operand(self._table(name, edge)) for name, edge in zip(("low", "high"), edges, strict=True))
-        self.add("clip", out.word, (wide, 0), operands)
-
-    def _cast(self, cast: ArrayType, site: int) -> None:
-        source = self.type
-        if len(set(cast.int_bits)) == 1 and not self.grids.ndim:
-            self.add("cast", cast.element, (_tag(source), Tag(cast.element), site))
-            return
-        # With F fractional bits of an entry that its number has g of: the least F belongs to the element's int_bits, the greatest to the hull, and
-        # g - F bits fall away, the more the less a number is moved up before.
-        falls = self.grids - cast.frac_bits
-        up = falls.max() - falls
-        fine = cast.hull.frac_bits - cast.frac_bits
-        room = int(up.max())
-        width = source.width + room
-        if width > MAX_WIDTH:
-            raise ProjectError(f"needs {width} bits", where=self.stem, remedy="use binary points that lie closer together")
-        moved = FixedType(width, width - cast.element.frac_bits - int(falls.max()), source.signed)
-        operands = (Operand(self._table("up", up)), Operand(self._table("fine", fine)))
-        self.add("cast_moved", cast.hull, (_tag(moved), Tag(cast.element), site), operands)
+    def take_op(self, node: Node, source: Info, out: Info, site: int) -> None:
+        """Append the pointwise operator of ``node``; ``source``: of what it reads; ``site``: the number that simulations know a cast by."""
+        self.stem = node.name
+        node.op.epilogue(self, source, out, site)
+        if out.per_channel:
+            self.type, self.grids = out.word, simple(out.grids)
 
 
 def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...]) -> None:
     """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the graph."""
     sites = {node.name: site for site, node in enumerate(graph.nodes)}
     for node in nodes:
-        steps.stem = node.name
-        steps.op(node.op, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
+        steps.take_op(node, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
 
 
-def _simple(grids: Grids) -> Grids:
+def simple(grids: Grids) -> Grids:
     """One grid where all channels have the same."""
     return np.array(grids.flat[0]) if (grids == grids.flat[0]).all() else grids
 
 
-def _tag(source: FixedType) -> Tag:
-    return Tag(FixedType(source.width, source.int_bits, source.signed))
-
-
-def _shift(to: FixedType, frac_bits: int) -> int:
+def upward(to: FixedType, frac_bits: int) -> int:
+    """How far a number with ``frac_bits`` moves up to lie on the grid of ``to``."""
     shift = to.frac_bits - frac_bits
     if shift < 0:
         raise ProjectError(f"a result on {to} cannot hold {frac_bits} fractional bits", remedy="this is a defect in qfx; please report it")

@@ -12,8 +12,8 @@ from functools import lru_cache
 from math import ceil
 
 from qfx.fixed.arith import Interval
-from qfx.hardware.design import design as d
 from qfx.hardware.design.arithmetic import rom_shape
+from qfx.hardware.design.streams import Epilogue, Stream, Table
 
 LUTS_PER_BRAM18 = 36
 """A memory is built of LUTs while it takes no more of them than this for every 18 kbit block that it saves. A word of a block has as many bits, so
@@ -109,49 +109,21 @@ def kept(words: int, width: int, simd: int, outputs: int) -> Memory:
     return Memory(words if outputs > 1 else 0, width, simd)
 
 
-def table(values: d.Table, lanes: int) -> Memory:
+def table(values: Table, lanes: int) -> Memory:
     """Constants of an epilogue: each of ``lanes`` lanes has its share, for it reads one in the same turn as the others."""
     return Memory(ceil(len(values.values) / lanes), _table_width(values), lanes, values.loaded is None)
 
 
 @lru_cache(maxsize=1024)
-def _table_width(values: d.Table) -> int:
+def _table_width(values: Table) -> int:
     return values.loaded.width if values.loaded is not None else Interval(min(values.values), max(values.values), 0).width
 
 
-def line(process: d.Window) -> Memory:
-    """The line buffer of a window unit: as many rows as a window spans."""
-    chunks, _, _, w, _, _, kh, _, _, _, _, _, dh, _ = process.shape
-    return Memory(((kh - 1) * dh + 1) * w * chunks, _bits(process.input))
+def tables(epilogue: Epilogue, lanes: int) -> tuple[Memory, ...]:
+    """All tables of an epilogue that works in ``lanes`` lanes."""
+    return tuple(table(values, lanes) for values in epilogue.tables)
 
 
-def sums(process: d.Pool) -> Memory:
-    """The accumulators of a global pool; no words if they are registers that shift."""
-    words = process.channels // process.output.parallel
-    return Memory(words if process.whole_frame and words > SHIFT_DEPTH else 0, process.acc.width * process.output.parallel)
-
-
-def frame(process: d.Permute) -> Memory:
-    """The frame that is put into another order."""
-    return Memory(process.input.words, _bits(process.input))
-
-
-def places(process: d.Permute) -> Memory:
-    """The table of where numbers go, if there is one."""
-    words = len(process.write.values) if isinstance(process.write, d.Table) else 0
-    return Memory(words, max(words - 1, 0).bit_length(), constant=True)
-
-
-def row(process: d.Repeat) -> Memory:
-    """The row of pixels that is repeated."""
-    _, width, channels = process.size
-    return Memory(width * channels // process.output.parallel, _bits(process.output))
-
-
-def queue(stream: d.Stream) -> Storage:
+def queue(stream: Stream) -> Storage:
     """Where the words of a stream lie."""
-    return fifo(stream.depth, _bits(stream))
-
-
-def _bits(stream: d.Stream) -> int:
-    return stream.parallel * stream.type.width
+    return fifo(stream.depth, stream.bits)

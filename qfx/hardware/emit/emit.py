@@ -17,7 +17,7 @@ from qfx.hardware.emit.emulate import simulation_files
 from qfx.hardware.emit.templates import render
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Input
+from qfx.operators import Input
 
 CSIM_FLAGS = (
     "-std=c++11",

@@ -8,7 +8,6 @@ the project was made from.
 from __future__ import annotations
 
 import json
-from math import gcd
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.templates import render
 from qfx.ir.graph import Graph, Info, Node
-from qfx.ir.ops import Cast, Concat, Conv, Input, Linear, Pad, Reshape, Slice, Transpose
 from qfx.ir.passes.loadable import make_constant
+from qfx.operators import Cast
 
 FAST_FLAGS = (
     "-std=c++11",
@@ -93,19 +92,17 @@ def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _sources(design: d.Design, top: str) -> dict[str, str]:
-    first, last = design.processes[0], design.processes[-1]
-    assert isinstance(first, d.FromPort)  # lowering begins and ends with the ports
-    assert isinstance(last, d.ToPort)
-    pairs = [(process, cpp.unit(process, ("", ""))) for process in design.processes]
-    units = [unit for process, unit in pairs if not isinstance(process, d.FromPort | d.ToPort)]
+    first, *inner, last = design.processes  # lowering begins and ends with the ports
+    units = [cpp.unit(process, ("", "")) for process in inner]
+    (source,), (result,) = ([stream for stream in streams if stream not in first.marks] for streams in (first.targets, last.sources))
     values = {
         "design": design,
         "top": top,
         "units": units,
         "stream": cpp.stream,
-        "streams": [stream for stream in design.streams if stream is not first.last],
-        "source": first.output.name,
-        "result": last.input.name,
+        "streams": [stream for stream in design.streams if stream not in first.marks],
+        "source": source.name,
+        "result": result.name,
         "guard": f"{top.upper()}_FAST",
     }
     files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
@@ -116,33 +113,8 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
 
 
 def _folding(graph: Graph, node: Node) -> Folding:
-    op, channels = node.op, graph.infos[node.name].shape[0]
-    if isinstance(op, Conv):
-        outputs, per_group = op.weight.shape[:2]
-        if op.groups > 1 and op.groups == graph.infos[node.inputs[0]].shape[0] == outputs:  # depthwise
-            return Folding(_divisor(outputs))
-        return Folding(_divisor(outputs // op.groups), _divisor(per_group))
-    if isinstance(op, Linear):
-        return Folding(_divisor(channels), _divisor(op.weight.shape[1]))
-    if isinstance(op, Concat):
-        return Folding(_divisor(gcd(*(graph.infos[name].shape[0] for name in node.inputs))))
-    if isinstance(op, Pad):
-        return Folding(_divisor(gcd(graph.infos[node.inputs[0]].shape[0], *op.pads[0])))
-    if isinstance(op, Slice):
-        return Folding(_divisor(gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0])) if op.steps[0] == 1 else 1)
-    return Folding(_divisor(_travelling_channels(graph, node)))
-
-
-def _travelling_channels(graph: Graph, node: Node) -> int:
-    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels."""
-    channels = graph.infos[node.name].shape[0]
-    while not isinstance(node.op, Input):
-        source = graph.node(node.inputs[0])
-        channels = gcd(channels, graph.infos[source.name].shape[0])
-        if not isinstance(source.op, Reshape | Transpose):
-            break
-        node = source
-    return channels
+    outputs, inputs = node.op.parallel(graph, node)
+    return Folding(_divisor(outputs), _divisor(inputs))
 
 
 def _divisor(number: int) -> int:

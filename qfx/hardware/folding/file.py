@@ -26,7 +26,7 @@ from qfx.errors import ProjectError
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.schedule import Folding, Request
-from qfx.hardware.folding.search import Plan, nearest
+from qfx.hardware.folding.plan import Plan, nearest
 
 _TABLES = ("ports", "layers", "fifos")
 _LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str}

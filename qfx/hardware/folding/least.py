@@ -17,13 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.hardware.board import Board
-from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import NAMES, DoesNotFitError, capacity, to_be_used
 from qfx.hardware.cost.resources import FIELDS
-from qfx.hardware.design import arithmetic as arith
 from qfx.hardware.design import design as d
-from qfx.hardware.design import storage
-from qfx.hardware.design.build import MAX_WORD_BITS
 from qfx.hardware.folding.options import Layer
 
 TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding makes it fit"
@@ -52,11 +48,9 @@ class Weights:
 
     @classmethod
     def of(cls, design: d.Design) -> Weights:
-        units = [process for process in design.processes if isinstance(process, d.MatVec)]
-        bits = sum(unit.weights.size * unit.weight_type.width for unit in units)
-        rows = [unit for unit in units if _in_one_row(unit)]
-        stored = sum(map(_least_bits, units))
-        return cls(bits, stored - sum(map(_least_bits, rows)), sum(map(_least_bits, rows)), sum(map(_blocks, units)))
+        units = [stored for process in design.processes if (stored := process.stored) is not None]
+        least, rows = sum(unit.least_bits for unit in units), sum(unit.least_bits for unit in units if unit.in_one_row)
+        return cls(sum(unit.bits for unit in units), least - rows, rows, sum(unit.bram18 for unit in units))
 
 
 def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -> None:
@@ -143,25 +137,3 @@ def _needs(layers: Sequence[Layer], taken: FloatArray, field: str, board: Board,
 def _alone(bits: int, blocks: int, board: Board) -> str:
     unused = "; its UltraRAM is not used" if board.uram else ""
     return f"the weights alone are {bits / 1e6:.1f} Mbit: {blocks:,} BRAM18; the board has {capacity(board).bram18:,}{unused}"
-
-
-def _in_one_row(unit: d.MatVec) -> bool:
-    """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
-    lanes_in, lanes_out = (unit.groups, unit.groups) if unit.depthwise else (unit.inputs, unit.outputs)
-    one_row = unit.inputs == 1 if unit.depthwise else unit.groups == 1
-    return one_row and lanes_in * unit.input.type.width <= MAX_WORD_BITS and lanes_out * unit.output.type.width <= MAX_WORD_BITS
-
-
-def _least_bits(unit: d.MatVec) -> int:
-    """What the weights take in the narrowest form that can be chosen for them: themselves, or their signed digits."""
-    width = unit.weight_type.width
-    if "shift" in arith.choices(unit.possible, unit.input.type, pe=1, depthwise=unit.depthwise, loaded=unit.loaded):
-        width = min(width, arith.digit_form(unit.weights).width)
-    return int(unit.weights.size) * width
-
-
-def _blocks(unit: d.MatVec) -> int:
-    rows, lanes = unit.weights.shape
-    width = arith.digit_form(unit.weights).width if unit.arithmetic == "shift" else unit.weight_type.width
-    memory = storage.weights(rows, lanes, width, loaded=unit.loaded)
-    return r.bram18(memory.depth, memory.width) * memory.count if memory.storage is storage.Storage.BRAM else 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
-from qfx.hardware.folding.search import Plan
+from qfx.hardware.folding.plan import Plan
 from qfx.hardware.timing.fifo import least_depths
 
 FORMAT = 1

@@ -33,10 +33,10 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import Plan
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import FloatArray, quantize_input, run_from_raw
-from qfx.ir.ops import Input, macs
 from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_loadable
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, RawArray
+from qfx.operators import Input, macs
 from qfx.testing import adversarial_inputs
 
 MANIFEST = "qfx_project.json"

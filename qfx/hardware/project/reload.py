@@ -13,7 +13,7 @@ from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.folding import file as folding_file
 from qfx.hardware.project.project import Project, prepare, read_project
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Input
+from qfx.operators import Input
 
 
 def words_for(graph: Graph, project_dir: str | os.PathLike[str]) -> bytes:

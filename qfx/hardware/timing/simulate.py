@@ -24,10 +24,9 @@ import numpy as np
 
 from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
-from qfx.hardware.timing.tokens import Program, program
+from qfx.hardware.timing.program import RESTART as RESTART  # part of this module's vocabulary
+from qfx.hardware.timing.program import Program
 
-RESTART = 2
-"""Cycles in which a process of a dataflow region is done with a frame and begins the next, on top of its pipeline's latency; an assumption."""
 MAX_WORDS = 20_000_000
 """Words a frame, over all FIFOs, beyond which a simulation is refused: about a minute and 2 GiB."""
 
@@ -143,7 +142,7 @@ class _Plan:
 class _Simulation:
     def __init__(self, design: d.Design, frames: int, depths: dict[str, int]) -> None:
         self.design, self.frames = design, frames
-        self.programs = [program(process) for process in design.processes]
+        self.programs = [process.program for process in design.processes]
         self.fifos = {}
         for stream in design.streams:
             depth = min(depths.get(stream.name, stream.depth), stream.words * frames)
@@ -174,8 +173,8 @@ class _Simulation:
 
     def _process(self, index: int) -> Iterator[int]:
         process, plan, program_ = self.design.processes[index], self.plans[index], self.programs[index]
-        ins = [self.fifos[stream.name] for stream in d.inputs(process)]
-        outs = [self.fifos[stream.name] for stream in d.outputs(process)]
+        ins = [self.fifos[stream.name] for stream in process.sources]
+        outs = [self.fifos[stream.name] for stream in process.targets]
         if len(ins) == len(outs) == 1:
             return _one_to_one(plan, self.frames, program_.latency, ins[0], outs[0], self.starts[index])
         return _many(plan, self.frames, program_.latency, ins, outs, self.starts[index])
@@ -187,9 +186,9 @@ class _Simulation:
         read: dict[str, d.IntArray] = {}
         rows = []
         for process, plan, program_, at in zip(processes, self.plans, self.programs, times, strict=True):
-            for stream, events in zip(d.inputs(process), plan.read_at, strict=True):
+            for stream, events in zip(process.sources, plan.read_at, strict=True):
                 read[stream.name] = at[:, events].ravel()
-            for stream, events in zip(d.outputs(process), plan.write_at, strict=True):
+            for stream, events in zip(process.targets, plan.write_at, strict=True):
                 wrote[stream.name] = at[:, events].ravel() + program_.latency
             busy = program_.turns + program_.latency + RESTART
             period = int(at[-1, -1] - at[-2, -1])
@@ -281,8 +280,8 @@ def _many(plan: _Plan, frames: int, latency: int, ins: list[_Fifo], outs: list[_
 
 def ends(design: d.Design) -> tuple[dict[str, int], dict[str, int]]:
     """The index of the process that writes, and of the one that reads, each stream by name."""
-    writers = {stream.name: i for i, process in enumerate(design.processes) for stream in d.outputs(process)}
-    readers = {stream.name: i for i, process in enumerate(design.processes) for stream in d.inputs(process)}
+    writers = {stream.name: i for i, process in enumerate(design.processes) for stream in process.targets}
+    readers = {stream.name: i for i, process in enumerate(design.processes) for stream in process.sources}
     return writers, readers
 
 
@@ -306,7 +305,7 @@ def deadlock(design: d.Design, waits: Sequence[int]) -> DeadlockError:
             continue
         process = design.processes[index]
         full = wait >= _FULL
-        stream = (d.outputs(process)[wait - _FULL] if full else d.inputs(process)[wait]).name
+        stream = (process.targets[wait - _FULL] if full else process.sources[wait]).name
         follows[index] = readers[stream] if full else writers[stream]
         found[index] = Wait(process.name, stream, "full" if full else "empty", design.processes[follows[index]].name)
     path: list[int] = []
@@ -318,4 +317,5 @@ def deadlock(design: d.Design, waits: Sequence[int]) -> DeadlockError:
 
 
 def _exit(design: d.Design) -> int:
-    return next(i for i, process in enumerate(design.processes) if isinstance(process, d.ToPort))
+    """The index of the process that writes the output port."""
+    return next(i for i, process in enumerate(design.processes) if not process.targets)

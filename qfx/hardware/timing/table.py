@@ -6,15 +6,14 @@ from rich.table import Table
 
 from qfx.hardware.design import design as d
 from qfx.hardware.timing.fifo import Plan, Sizing
-from qfx.hardware.timing.simulate import RESTART, Timing
-from qfx.hardware.timing.tokens import cycles, latency
+from qfx.hardware.timing.simulate import Timing
 
 
 def headline(plan: Plan, clock_ns: float) -> str:
     """One line: interval, latency, frames per second at a clock period of ``clock_ns``, and the process that sets the pace."""
     timing = plan.timing
     if timing is None:
-        name, busy = max(((process.name, cycles(process) + latency(process) + RESTART) for process in plan.design.processes), key=lambda row: row[1])
+        name, busy = max(((process.name, process.busy) for process in plan.design.processes), key=lambda row: row[1])
         rate = 1e9 / (busy * clock_ns)
         return f"a frame in at least {busy} cycles, at most {rate:.1f} frames/s at {clock_ns:g} ns; too long to simulate; slowest: {name}"
     return (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Conv, Pad, SumPool
 from qfx.ir.passes import rewrite
 from qfx.ir.values import Pads
+from qfx.operators import Conv, Pad, SumPool
 
 
 def fold_pad(graph: Graph) -> Graph:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from qfx.errors import DataError, ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Affine, Conv, Linear
 from qfx.ir.values import Const, LoadableConst
 
 _BYTE = 8
@@ -36,16 +36,16 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
         try:
             const = const.on_one_grid()  # its design is for any constant of the type, wherever the binary points of its channels lie
         except DataError as error:
-            raise ExactnessError(f"its {_names(node)[which]}: {error.what}", where=node.name, remedy=error.remedy) from None
+            raise ExactnessError(f"its {_name(node, which)}: {error.what}", where=node.name, remedy=error.remedy) from None
         given = (types or {}).get(node.name, (None, None))[which]
         hull = const.interval.hull
         least = Interval(min(hull.lo, -1), hull.hi, const.grid).width
-        step = 1 if which == 0 and not isinstance(node.op, Affine) else _BYTE
+        step = 1 if which == 0 and not node.op.pointwise else _BYTE
         width = -(-least // step) * step
         try:
             return LoadableConst(const.raw, const.frac_bits, given or FixedType(width, width - const.grid))
         except DataError as error:
-            raise DataError(f"its {_names(node)[which]}: {error.what}", where=node.name, remedy=error.remedy) from error
+            raise DataError(f"its {_name(node, which)}: {error.what}", where=node.name, remedy=error.remedy) from error
 
     made = _mapped(graph, loadable)
     if made.infos[graph.output].type.frac_bits != graph.infos[graph.output].type.frac_bits:
@@ -71,20 +71,15 @@ def loadable_types(graph: Graph) -> dict[str, Types]:
 def _mapped(graph: Graph, change: Callable[[Node, int, Const], Const]) -> Graph:
     nodes = []
     for node in graph.nodes:
-        op = node.op
-        if isinstance(op, Affine):
-            op = replace(op, scale=change(node, 0, op.scale), shift=None if op.shift is None else change(node, 1, op.shift))
-        elif isinstance(op, Conv | Linear):
-            op = replace(op, weight=change(node, 0, op.weight), bias=None if op.bias is None else change(node, 1, op.bias))
-        nodes.append(Node(node.name, op, node.inputs))
+        changed: dict[str, Any] = {field: change(node, which, const) for which, (field, const) in enumerate(node.op.constants().items())}
+        nodes.append(Node(node.name, replace(node.op, **changed), node.inputs) if changed else node)  # type: ignore[type-var]
     return graph.with_nodes(tuple(nodes))
 
 
-def _names(node: Node) -> tuple[str, str]:
-    return ("scale", "shift") if isinstance(node.op, Affine) else ("weight", "bias")
+def _name(node: Node, which: int) -> str:
+    return list(node.op.constants())[which]
 
 
 def _constants(node: Node) -> tuple[Const | None, Const | None]:
-    if isinstance(node.op, Affine):
-        return node.op.scale, node.op.shift
-    return (node.op.weight, node.op.bias) if isinstance(node.op, Conv | Linear) else (None, None)
+    first, second, *_ = (*node.op.constants().values(), None, None)
+    return first, second

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from qfx.fixed.type import OMode
-from qfx.ir.casting import types_of_channels
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Affine, Cast, Clip, LeakyRelu, Pad, Relu, Reshape, Slice, Stretch, Transpose, Upsample
 from qfx.ir.passes import rewrite
-from qfx.ir.values import ArrayType, Const, Info
+from qfx.ir.values import ArrayType
+from qfx.operators import Cast, Relu, Reshape
 
 
 def remove_dead(graph: Graph) -> Graph:
@@ -31,47 +28,7 @@ def _remove_no_op(graph: Graph, node: Node) -> Graph | None:
     if len(node.inputs) != 1:
         return None
     x = graph.infos[node.inputs[0]]
-    return rewrite.bypass(graph, node.name, node.inputs[0]) if _does_nothing(node, x) else None
-
-
-def _does_nothing(node: Node, x: Info) -> bool:
-    match node.op:
-        case Reshape(shape):
-            return shape == x.shape
-        case Transpose(perm):
-            return perm == tuple(range(len(perm)))
-        case Pad(pads):
-            return not any(map(any, pads))
-        case Slice(starts, stops, steps):
-            return not any(starts) and stops == x.shape and all(step == 1 for step in steps)
-        case Upsample(factors) | Stretch(factors):
-            return all(factor == 1 for factor in factors)
-        case Relu():
-            return not x.interval.signed
-        case LeakyRelu(log2_slope):
-            return not x.interval.signed or log2_slope == 0
-        case Clip(low, high):
-            bounds = x.interval.hull
-            return (low.interval.hull - bounds).hi <= 0 and (bounds - high.interval.hull).hi <= 0
-        case Affine(scale, shift):
-            return _all_ones(scale) and (shift is None or not shift.raw.any())
-        case Cast(cast):
-            return _keeps(cast, x)
-        case _:
-            return False
-
-
-def _all_ones(const: Const) -> bool:
-    return all(row >= 0 for row in const.rows(1)) and bool((const.raw == 1 << np.maximum(const.grids, 0)).all())
-
-
-def _keeps(cast: ArrayType, x: Info) -> bool:
-    """Whether the cast leaves every number as it is, whatever its modes: on the grid and within the bounds of each type of its channel."""
-    return not x.per_channel and all(
-        interval.frac_bits <= type_.frac_bits and (fine := interval.at(type_.frac_bits)).lo >= type_.min_raw and fine.hi <= type_.max_raw
-        for interval, types in zip(x.interval.spread(x.shape[0]), types_of_channels(cast, x.shape), strict=True)
-        for type_ in types
-    )
+    return rewrite.bypass(graph, node.name, node.inputs[0]) if node.op.does_nothing(x) else None
 
 
 def merge_reshapes(graph: Graph) -> Graph:

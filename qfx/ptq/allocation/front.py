@@ -18,7 +18,7 @@ from qfx.hardware.board import board, check_clock
 from qfx.hardware.cost.estimate import NAMES
 from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
-from qfx.ptq.allocation.sensitivity import Table
+from qfx.ptq.allocation.table import Table
 from qfx.recipe import Override, Recipe
 
 AMOUNTS: Mapping[str, str] = {"weight_bits": "weight bits", **NAMES}

@@ -23,7 +23,7 @@ from qfx.hardware.project.project import prepare
 from qfx.ir.graph import Graph, graph_name
 from qfx.ptq.activations import Progress
 from qfx.ptq.allocation.front import Budget, Designs, Found, Point, Widths, least_loss, weight_bits, with_widths
-from qfx.ptq.allocation.sensitivity import Table
+from qfx.ptq.allocation.table import Table
 from qfx.recipe import Recipe
 
 EXCHANGES = 4

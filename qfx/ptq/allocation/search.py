@@ -16,7 +16,7 @@ from qfx.nn.model import quantizers
 from qfx.ptq.activations import Progress
 from qfx.ptq.allocation.front import Budget, Designs, Found, Point, Widths, least_loss, plot_pareto, weight_bits, weight_count, with_widths
 from qfx.ptq.allocation.hardware import HardwareSearch
-from qfx.ptq.allocation.sensitivity import Row, Table
+from qfx.ptq.allocation.table import Row, Table
 from qfx.recipe import Recipe
 
 MOST_UNITS = 1 << 18

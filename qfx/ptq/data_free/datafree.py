@@ -20,13 +20,14 @@ from torch import Tensor, fx, nn
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.fixed.type import OMode
 from qfx.nn.convert import quantize
-from qfx.nn.functional import QInput
+from qfx.nn.layers import QInput
 from qfx.nn.model import graph_module
 from qfx.nn.norm import Norm
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, evaluating, run_node
-from qfx.ptq.bias import correct_bias, correct_bias_from_statistics
+from qfx.ptq.bias import correct_bias
 from qfx.ptq.calibrate import calibrate
+from qfx.ptq.data_free.bias_from_statistics import correct_bias_from_statistics
 from qfx.ptq.data_free.moments import Clipped, distributions
 from qfx.ptq.floating.fold import Folded, Statistics, fold_batch_norm, folded_statistics
 from qfx.recipe import Recipe

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.trace import Traced, base_layer, trace
 from qfx.errors import DataError
-from qfx.nn.functional import QReLU, QReLU6
+from qfx.nn.layers import QReLU, QReLU6
 from qfx.ptq.activations import evaluating
 from qfx.ptq.floating.equalize import layers_of, output_ranges
 from qfx.ptq.floating.fold import WEIGHTED, Folded

@@ -17,8 +17,9 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.trace import Traced, base_layer, trace
 from qfx.errors import UnsupportedError
-from qfx.nn.functional import QAvgPool, QDropout, QLeakyReLU, QMaxPool, QPad, QPermute, QReLU, QReshape, QSlice, QUpsample
-from qfx.nn.layers import conv_pads
+from qfx.nn.call import Part
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import QDropout, QMaxPool, QReLU, QReshape, conv_pads
 from qfx.nn.lookup import find
 from qfx.ptq.floating.fold import WEIGHTED, Folded, Statistics, along_inputs, along_outputs, folded_statistics, layers_alone, replace_module
 from qfx.ptq.floating.hooks import run_watched
@@ -38,7 +39,7 @@ class Chain:
 
     first: str
     second: str
-    between: tuple[nn.Module, ...]
+    between: tuple[FixedLayer, ...]
     folded: tuple[str, ...]
     repeat: int
 
@@ -56,7 +57,7 @@ def _weighted(node: fx.Node, traced: Traced, alone: set[str]) -> bool:
 
 
 def _chain_from(start: fx.Node, traced: Traced, alone: set[str]) -> Chain | None:
-    between: list[nn.Module] = []
+    between: list[FixedLayer] = []
     folded: list[str] = []
     node = start
     while True:
@@ -68,32 +69,21 @@ def _chain_from(start: fx.Node, traced: Traced, alone: set[str]) -> Chain | None
             repeat = _input_channels(traced.module.get_submodule(str(node.target))) // traced.shapes[start][0]
             return Chain(str(start.target), str(node.target), tuple(between), tuple(folded), repeat)
         layers = layers_of(node, traced)
-        if layers is None or not all(_keeps_channels(layer, traced.shapes[start][0], traced.shapes[node]) for layer in layers):
+        if layers is None or not all(layer.scales_channels(traced.shapes[start][0]) for layer in layers):
             return None
         between += layers
         if node.op == "call_module" and isinstance(traced.module.get_submodule(str(node.target)), Folded):
             folded.append(str(node.target))
 
 
-def layers_of(node: fx.Node, traced: Traced) -> list[nn.Module] | None:
-    """What the node becomes in qfx; None if it has no form there, or reads several tensors."""
+def layers_of(node: fx.Node, traced: Traced) -> list[FixedLayer] | None:
+    """What the node becomes in qfx, one layer behind the other; None if it has no form there, reads several tensors, or becomes more than a chain."""
     with contextlib.suppress(UnsupportedError):
         rule, call = find(node, node.name, traced, Recipe())
-        return rule(call) if len(call.inputs) == 1 else None
+        found = rule(call)
+        layers = [layer for layer in found if not isinstance(layer, Part)]
+        return layers if len(call.inputs) == 1 and len(layers) == len(found) else None
     return None
-
-
-def _keeps_channels(layer: nn.Module, channels: int, shape: tuple[int, ...]) -> bool:
-    """Whether the layer works on each channel alone and commutes with a positive factor. ``shape``: of its result."""
-    if isinstance(layer, QReshape):
-        return shape[0] == channels or len(shape) == 1  # (C, ...) to (C, ...) or flat: each channel's numbers stay side by side
-    if isinstance(layer, QPad):
-        return layer.pads[0] == (0, 0)
-    if isinstance(layer, QSlice):
-        return (layer.starts[0], layer.stops[0], layer.steps[0]) == (0, channels, 1)
-    if isinstance(layer, QPermute):
-        return layer.perm[0] == 0
-    return isinstance(layer, QReLU | QLeakyReLU | QMaxPool | QAvgPool | QUpsample | QDropout)
 
 
 def _input_channels(layer: nn.Module) -> int:
@@ -256,8 +246,8 @@ def absorb_bias(
     known = folded_statistics(result) if statistics is None else statistics
     for chain in chains(trace(result, example_input)):
         second = result.get_submodule(chain.second)
-        kinds = [layer for layer in chain.between if not isinstance(layer, QMaxPool | QReshape | QDropout)]
-        if chain.first not in known or len(kinds) != 1 or not isinstance(kinds[0], QReLU):
+        kinds = [kind for kind in map(type, chain.between) if kind not in (QMaxPool, QReshape, QDropout)]
+        if chain.first not in known or kinds != [QReLU]:
             continue
         if base_layer(second) in _TRANSPOSED or (not padded and _pads(second)):
             continue

@@ -1,4 +1,4 @@
-"""A survey of a quantized model beside its float twin: at every Cast the error, the range and the distribution of numbers."""
+"""The analysis of a quantized model beside its float reference: at every Cast the error, the range and the distribution of numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.functional import QInput
-from qfx.nn.layers import Weighted
+from qfx.nn.layers import QInput, Weighted
 from qfx.nn.model import quantizers
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -57,7 +56,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class Analysis:
     """The rows, in the order of the network, on ``samples`` samples; the binary points of the Casts that have no row (biases and other constants);
     and what is worth a warning."""
 
@@ -67,32 +66,32 @@ class Survey:
     warnings: tuple[str, ...]
 
 
-def survey(qmodel: fx.GraphModule, twin: fx.GraphModule, data: Tensor) -> Survey:
+def analyse(qmodel: fx.GraphModule, reference: fx.GraphModule, data: Tensor) -> Analysis:
     """Run both models on ``data`` (one batch) and look at every Cast of weights and activations. Changes nothing."""
     rows: list[Row] = []
     with torch.no_grad():
-        for node, (mine, exact) in _side_by_side(qmodel, twin, data):
+        for node, (mine, exact) in _side_by_side(qmodel, reference, data):
             layer = qmodel.get_submodule(str(node.target)) if node.op == "call_module" else None
             if isinstance(layer, Weighted):
-                rows.append(_weights(layer, twin.get_submodule(str(node.target))))
+                rows.append(_weights(layer, reference.get_submodule(str(node.target))))
             if isinstance(layer, Quantizer | QInput):
                 before = mine[node.all_input_nodes[0].name]
                 cast = layer.cast if isinstance(layer, QInput) else layer
                 rows.append(_activations(cast, before, mine[node.name].tensor(), exact[node.name].tensor()))
     seen = {row.name for row in rows}
     constants = tuple((name, *_type(cast)) for name, cast in quantizers(qmodel) if name not in seen)
-    return Survey(len(data), tuple(rows), constants, tuple(_poor(rows)))
+    return Analysis(len(data), tuple(rows), constants, tuple(_poor(rows)))
 
 
-def _side_by_side(qmodel: fx.GraphModule, twin: fx.GraphModule, data: Tensor) -> Iterator[tuple[fx.Node, tuple[Env, Env]]]:
+def _side_by_side(qmodel: fx.GraphModule, reference: fx.GraphModule, data: Tensor) -> Iterator[tuple[fx.Node, tuple[Env, Env]]]:
     """Each node with the values that are alive behind it in both models."""
     start = next(node.name for node in qmodel.graph.nodes if node.op == "placeholder")
     envs: tuple[Env, Env] = ({start: data}, {start: data})
     nodes = list(qmodel.graph.nodes)
     last_use = {source.name: node for node in nodes for source in node.all_input_nodes}
-    for node, other in zip(nodes, list(twin.graph.nodes), strict=True):
+    for node, other in zip(nodes, list(reference.graph.nodes), strict=True):
         run_node(qmodel, node, envs[0])
-        run_node(twin, other, envs[1])
+        run_node(reference, other, envs[1])
         yield node, envs
         for name in [name for name in envs[0] if last_use.get(name) is node]:
             for env in envs:

@@ -10,8 +10,8 @@ from html import escape
 
 from qfx.hardware.cost.estimate import NAMES
 from qfx.ptq.allocation.front import AMOUNTS, Found, Point
-from qfx.ptq.report.analysis import Histogram, Row, Survey
-from qfx.ptq.run.state import Step
+from qfx.ptq.report.analysis import Analysis, Histogram, Row
+from qfx.ptq.report.step import Step
 
 _STYLE = """
 :root { --ink: #1b2733; --soft: #5b6b7a; --line: #d5dde5; --paper: #ffffff; --fill: #f4f7fa; --one: #2f6fb0; --two: #e08a2b; --bad: #b3372f; }
@@ -57,7 +57,7 @@ class Story:
     judged: int
     stepped: int
     proven: int
-    survey: Survey
+    analysis: Analysis
     warnings: Sequence[str] = ()
     goal: str = ""
     met: bool | None = None
@@ -73,12 +73,12 @@ def page(story: Story) -> str:
         f"<h1>{escape(story.title)}</h1>",
         '<p class="soft">Post-training quantization to fixed point with power-of-two scales</p>',
         _tiles(story),
-        _warnings([*story.warnings, *story.survey.warnings]),
+        _warnings([*story.warnings, *story.analysis.warnings]),
         _steps(story),
         _word_lengths(story.found),
-        _error_by_layer(story.survey),
-        _casts(story.survey),
-        _constants(story.survey),
+        _error_by_layer(story.analysis),
+        _casts(story.analysis),
+        _constants(story.analysis),
         _inputs(story),
         "</body></html>",
     ]
@@ -201,10 +201,10 @@ def _front(found: Found, resource: str) -> str:
     return "".join([*parts, f'<circle class="ring" cx="{x:.1f}" cy="{y:.1f}" r="9"/>', "</svg>"])
 
 
-def _error_by_layer(survey: Survey) -> str:
-    parts = [f"<h2>Error by layer</h2><p class='soft'>Signal to quantization noise on {survey.samples} samples, against the float model.</p>"]
-    activations = [(row.name, (row.db, row.own_db)) for row in survey.rows if row.kind == "activation"]
-    weights = [(row.name, (row.db,)) for row in survey.rows if row.kind == "weight"]
+def _error_by_layer(analysis: Analysis) -> str:
+    parts = [f"<h2>Error by layer</h2><p class='soft'>Signal to quantization noise on {analysis.samples} samples, against the float model.</p>"]
+    activations = [(row.name, (row.db, row.own_db)) for row in analysis.rows if row.kind == "activation"]
+    weights = [(row.name, (row.db,)) for row in analysis.rows if row.kind == "weight"]
     parts.append('<p class="key">Activations: <b class="ink1">all error up to here</b>, <b class="ink2">what this cast alone adds</b></p>')
     parts.append(_decibel_bars(activations))
     if weights:
@@ -212,9 +212,9 @@ def _error_by_layer(survey: Survey) -> str:
     return "".join(parts)
 
 
-def _casts(survey: Survey) -> str:
+def _casts(analysis: Analysis) -> str:
     rows = []
-    for row in survey.rows:
+    for row in analysis.rows:
         rows.append(
             [
                 _cell(row.name, "name"),
@@ -238,10 +238,10 @@ def _range(row: Row) -> str:
     return f'<td class="n">{number(row.low)} to {number(row.high)}<br><span class="soft">{held}</span></td>'
 
 
-def _constants(survey: Survey) -> str:
-    if not survey.constants:
+def _constants(analysis: Analysis) -> str:
+    if not analysis.constants:
         return ""
-    rows = [[_cell(name, "name"), f"<td><code>{escape(kind)}</code></td>", _cell(points(bits))] for name, kind, bits in survey.constants]
+    rows = [[_cell(name, "name"), f"<td><code>{escape(kind)}</code></td>", _cell(points(bits))] for name, kind, bits in analysis.constants]
     return "<h2>Biases and other constants</h2>" + _table(["cast", "type", "binary point"], rows)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from qfx.ptq.activations import Progress
-from qfx.ptq.allocation.auto import Attempt, autoquant
 from qfx.ptq.floating.fold import fold_batch_norm
-from qfx.ptq.measure import Labelled, accuracy, outputs, sqnr
-from qfx.ptq.run.pipeline import Outcome, Settings, checked, example_count
-from qfx.ptq.run.state import Saved, State, Step
+from qfx.ptq.measure import Judge, Labelled, accuracy
+from qfx.ptq.report.step import Step
+from qfx.ptq.run.auto import Attempt, autoquant
+from qfx.ptq.run.pipeline import checked, example_count
+from qfx.ptq.run.settings import Outcome, Settings
+from qfx.ptq.run.state import Saved, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,17 @@ def reach(
     known = None
     if saved is not None:
         known = tuple(Attempt(step.name, (), step.accuracy, step.seconds, step.note) for step in saved.steps), saved.tensors
-    judge = _Judge(model, data[: example_count(data)], evaluation, settings.batch, [] if saved is None else list(saved.steps))
+    judge = Judge.between(model, data[: example_count(data)], evaluation, settings.batch)
+    account = _Account(judge, evaluation, [] if saved is None else list(saved.steps))
 
     def keep(attempts: tuple[Attempt, ...], tensors: Mapping[str, Tensor]) -> None:
-        judge.account(attempts)
-        state.save(Saved(tuple(judge.steps), tensors))
+        account.add(attempts)
+        state.save(Saved(tuple(account.steps), tensors))
 
     found = autoquant(
         model,
         data,
-        judge,
+        account.score,
         max_drop=goal.max_drop,
         recipe=settings.recipe,
         widest=goal.widest,
@@ -61,31 +64,28 @@ def reach(
         resume=known,
         progress=progress,
     )
-    noise = sqnr(judge.expected, outputs(found.qmodel, judge.judged, settings.batch))
-    outcome = Outcome(found.qmodel, found.twin, found.passes, tuple(judge.steps), found.float_score, found.score, noise, found.recipe, findings)
+    noise = judge.noise(found.qmodel)
+    outcome = Outcome(
+        found.qmodel, found.reference, found.passes, tuple(account.steps), found.float_score, found.score, noise, found.recipe, findings
+    )
     return outcome, found.met
 
 
 @dataclass
-class _Judge:
-    """Counts right answers, and remembers the output's noise for the account."""
+class _Account:
+    """What ``autoquant`` scores models by, which remembers the output's noise for the steps of the account."""
 
-    model: nn.Module
-    judged: Tensor
+    judge: Judge
     evaluation: Labelled
-    batch: int
     steps: list[Step]
     noise: float | None = None
-    expected: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.expected = outputs(self.model, self.judged, self.batch)
+    def score(self, model: nn.Module) -> float:
+        """The share of right answers."""
+        self.noise = self.judge.noise(model)
+        return accuracy(model, self.evaluation, self.judge.batch)
 
-    def __call__(self, model: nn.Module) -> float:
-        self.noise = sqnr(self.expected, outputs(model, self.judged, self.batch))
-        return accuracy(model, self.evaluation, self.batch)
-
-    def account(self, attempts: tuple[Attempt, ...]) -> None:
+    def add(self, attempts: tuple[Attempt, ...]) -> None:
         """A step for the last attempt."""
         last = attempts[-1]
         note = last.note or ", ".join(last.passes)

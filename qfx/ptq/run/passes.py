@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
 from qfx.nn.model import quantizers
-from qfx.ptq.activations import Progress, stations
+from qfx.ptq.activations import Progress, layer_calls
 from qfx.ptq.bias import correct_bias
 from qfx.ptq.calibrate import calibrate
 from qfx.ptq.floating.equalize import absorb_bias, equalize, equalize_exactly, replace_relu6
 from qfx.ptq.floating.fold import fold_batch_norm
-from qfx.ptq.rounding.blocks import ITERATIONS as BLOCK_ITERATIONS
-from qfx.ptq.rounding.blocks import adaround_blocks, find_blocks
-from qfx.ptq.rounding.layers import Method, round_weights
-from qfx.ptq.rounding.solvers import Problem, solve_adaround, solve_comq, solve_gptq
-from qfx.ptq.tune import tune
+from qfx.ptq.rounding.adaround_blocks import ITERATIONS as BLOCK_ITERATIONS
+from qfx.ptq.rounding.adaround_blocks import adaround_blocks
+from qfx.ptq.rounding.blocks import find_blocks
+from qfx.ptq.rounding.methods import Method, round_weights, solver_of
+from qfx.ptq.tuning.tune import tune
 
 NEAREST_IS_GOOD_BITS, TUNED_BITS = 7, 4
 """Weights of fewer than the first are rounded by a pass, not to nearest; for activations of at most the second the whole model is tuned."""
@@ -35,7 +34,7 @@ class Work:
     """
 
     qmodel: fx.GraphModule
-    twin: fx.GraphModule
+    reference: fx.GraphModule
     data: Tensor
     batch: int
     seed: int
@@ -80,12 +79,8 @@ def _calibrate(work: Work) -> str:
 def _round(method: Method) -> QuantizedPass:
     def run_pass(work: Work) -> str:
         # A pass that goes on behind layer n draws what it would have drawn there: layer i of a run uses the seed plus i, the solver the seed.
-        done, paths = work.done, [station.path for station in stations(work.qmodel)]
-        solvers: dict[str, Callable[[Problem], Tensor]] = {
-            "adaround": partial(solve_adaround, seed=work.seed),
-            "comq": solve_comq,
-            "gptq": solve_gptq,
-        }
+        done, paths = work.done, [call.path for call in layer_calls(work.qmodel)]
+        solver = solver_of(method, work.seed)
 
         def tell(stage: str, number: int, total: int) -> None:
             work.keep(number + done, {})
@@ -93,7 +88,14 @@ def _round(method: Method) -> QuantizedPass:
 
         if done < len(paths):
             round_weights(
-                work.qmodel, work.parts, method, solver=solvers[method], twin=work.twin, layers=paths[done:], seed=work.seed + done, progress=tell
+                work.qmodel,
+                work.parts,
+                method,
+                solver=solver,
+                reference=work.reference,
+                layers=paths[done:],
+                seed=work.seed + done,
+                progress=tell,
             )
         return f"chose the integers of {len(paths)} layers"
 
@@ -101,7 +103,7 @@ def _round(method: Method) -> QuantizedPass:
 
 
 def _bias(work: Work) -> str:
-    results = correct_bias(work.qmodel, work.parts, twin=work.twin, progress=work.progress)
+    results = correct_bias(work.qmodel, work.parts, reference=work.reference, progress=work.progress)
     return f"corrected {sum(result.corrected for result in results)} of {len(results)} layers"
 
 
@@ -111,7 +113,7 @@ def _blocks(work: Work) -> str:
             work.keep(number // BLOCK_ITERATIONS, {})
         work.progress("adaround-blocks", number, total)
 
-    adaround_blocks(work.qmodel, work.data, iterations=BLOCK_ITERATIONS, twin=work.twin, first=work.done, seed=work.seed, progress=tell)
+    adaround_blocks(work.qmodel, work.data, iterations=BLOCK_ITERATIONS, reference=work.reference, first=work.done, seed=work.seed, progress=tell)
     return f"chose the integers of {len(find_blocks(work.qmodel))} blocks"
 
 
@@ -119,7 +121,7 @@ def _tune(work: Work) -> str:
     result = tune(
         work.qmodel,
         work.parts,
-        twin=work.twin,
+        reference=work.reference,
         batch=min(work.batch, max(len(work.data) // 8, 1)),
         seed=work.seed,
         keep=work.keep,

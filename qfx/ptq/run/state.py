@@ -20,26 +20,12 @@ from torch import Tensor, nn
 from qfx.capture.trace import trace
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.ptq.allocation.front import Designs, Found, as_data, found_from, point_from
-from qfx.ptq.allocation.sensitivity import Table, table_from
+from qfx.ptq.allocation.table import Table, table_from
+from qfx.ptq.report.step import Step
 
-_VERSION = 2
+_VERSION = 3
 _FILE = "state.json"
 _MODEL, _PASS, _INPUTS = "model/", "pass/", "inputs"
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One row of the account: a pass (or where it started) and how good the fixed-point model is after it.
-
-    ``output_db``: signal to quantization noise of the model's output on calibration data, in dB (inf: no noise at all; None: not measured).
-    ``accuracy``: the share of right answers on the evaluation data that steps are judged by. ``note``: what the pass says of itself.
-    """
-
-    name: str
-    seconds: float
-    output_db: float | None
-    accuracy: float | None
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.board import board, boards
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.estimate import LIMITS, capacity, check_fits, estimate, matvec_cost
+from qfx.hardware.cost.estimate import LIMITS, capacity, check_fits, estimate
 from qfx.hardware.cost.resources import FIELDS, SERIES7, ULTRASCALE, Device, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design import storage
@@ -23,7 +23,7 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.design.storage import Storage
 from qfx.hardware.timing.fifo import size_fifos, with_depths
-from qfx.ir.ops import Linear
+from qfx.operators import Linear
 
 PIECES = Path(__file__).parents[3] / "benchmarks" / "calibration" / "pieces.csv"
 DEVICES = {"ultrascale+": ULTRASCALE, "7series": SERIES7}
@@ -142,7 +142,7 @@ def unit(bits: int, arithmetic: str, pe: int = 4, simd: int = 8) -> d.MatVec:
 
 
 def test_arithmetic_decides_what_the_multipliers_are_made_of() -> None:
-    cost = {name: matvec_cost(unit(8, name), ULTRASCALE) for name in ("dsp", "lut", "pair", "shift")}
+    cost = {name: unit(8, name).cost(ULTRASCALE) for name in ("dsp", "lut", "pair", "shift")}
     assert {name: found.dsp for name, found in cost.items()} == {"dsp": 32, "lut": 0, "pair": 16, "shift": 0}
     assert cost["lut"].lut - cost["dsp"].lut == 32 * r.multiplier_luts(8, unit(8, "dsp").weight_type.width)
     assert cost["dsp"].lut < cost["pair"].lut < cost["lut"].lut  # splitting a pair takes some
@@ -152,14 +152,14 @@ def test_an_estimate_of_another_folding_is_that_of_the_lowered_one() -> None:
     base = unit(8, "auto", 1, 1)
     for pe, simd, name in ((2, 4, "dsp"), (8, 16, "lut"), (4, 2, "pair"), (2, 8, "shift")):
         lowered = unit(8, name, pe, simd)
-        assert matvec_cost(base, ULTRASCALE, pe=pe, simd=simd, arithmetic=name) == matvec_cost(lowered, ULTRASCALE)
+        assert base.cost_at(Folding(pe, simd, name), ULTRASCALE) == lowered.cost(ULTRASCALE)
 
 
 def test_wide_products_depend_on_the_family() -> None:
     assert r.device("xc7z020clg400-1") == SERIES7
     assert r.device("xczu3eg-sbva484-1-i") == r.device("xck26-sfvc784-2LV-c") == ULTRASCALE
     process = unit(26, "dsp")
-    assert (matvec_cost(process, ULTRASCALE).dsp, matvec_cost(process, SERIES7).dsp) == (32 * 2, 32 * 4)
+    assert (process.cost(ULTRASCALE).dsp, process.cost(SERIES7).dsp) == (32 * 2, 32 * 4)
 
 
 def test_deep_fifos_cost_block_ram() -> None:

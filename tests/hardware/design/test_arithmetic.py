@@ -20,11 +20,11 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.arithmetic import MAX_DIGITS, choices, digit_form, lanes_per_element, pair_form, product_type, rom_shape
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import ARITHMETIC, Folding, Schedule
-from qfx.hardware.emit.cpp import pack_weights
 from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.emit.spelling import pack_weights
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw
-from qfx.ir.ops import Cast, Const, Conv, Linear, Relu, Reshape
+from qfx.operators import Cast, Const, Conv, Linear, Relu, Reshape
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 S8, U8 = FixedType(8, 8), FixedType(8, 8, signed=False)
@@ -267,7 +267,7 @@ def test_the_roms_of_a_project_hold_little_more_than_its_weights(name: str) -> N
     processes = [process for process in design.processes if isinstance(process, d.MatVec)]
     sources = emit_sources(design, "top")
     for process in processes:
-        _, type_ = arithmetic.rom_contents(process)
+        _, type_ = arithmetic.rom_contents(process.weights, process.weight_type, process.arithmetic)
         stated = re.search(r"// (\d+) bits: (\d+) words of (\d+) x (\d+), for (\d+) numbers of (\d+) bits", sources[f"src/weights/{process.name}.h"])
         assert stated is not None
         total, words, elements, bits, numbers, width = map(int, stated.groups())

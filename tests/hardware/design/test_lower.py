@@ -17,7 +17,7 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.emit.emit import emit_sources
 from qfx.ir.graph import Node
-from qfx.ir.ops import Cast, Conv, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, Transpose, Upsample
+from qfx.operators import Cast, Conv, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, Transpose, Upsample
 
 ONE = Schedule()
 

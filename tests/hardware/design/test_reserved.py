@@ -19,8 +19,8 @@ from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit.emit import emit
 from qfx.hardware.project.project import prepare
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Cast, Input, Linear, Relu
 from qfx.ir.values import ArrayType, Const
+from qfx.operators import Cast, Input, Linear, Relu
 
 GROUPS = {**reserved._AS_WRITTEN, **reserved._ANY_CASE}
 FLAGS = ("-std=c++11", "-DNDEBUG", "-w", "-fsyntax-only")

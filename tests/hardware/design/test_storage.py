@@ -18,15 +18,15 @@ from support.pragmas import check
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import board
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.estimate import estimate, process_cost
+from qfx.hardware.cost.estimate import estimate
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.design.storage import LUTS_PER_BRAM18, Storage, bram18, fifo, ram, rom
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.timing.fifo import size_fifos, with_depths
-from qfx.ir.ops import Cast, Relu, Reshape, SumPool, Transpose, Upsample
 from qfx.ir.passes.loadable import make_loadable
+from qfx.operators import Cast, Relu, Reshape, SumPool, Transpose, Upsample
 
 LIBRARY = {f"include/{path}": text for path, text in read_tree(hls_root() / "include", "qfx/*.h").items()}
 CAST = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
@@ -150,7 +150,7 @@ def disagreeing(design: d.Design, files: Files) -> list[str]:
     found = [
         process.name
         for process in design.processes
-        if (process_cost(process, r.ULTRASCALE).bram18 > 0) != (re.search(r"\bBRAM\)|in_bram\b", bodies(files)[process.name]) is not None)
+        if (process.cost(r.ULTRASCALE).bram18 > 0) != (re.search(r"\bBRAM\)|in_bram\b", bodies(files)[process.name]) is not None)
     ]
     for stream in design.streams:
         where = "BRAM" if r.fifo(stream.depth, stream.parallel * stream.type.width).bram18 else "SRL"

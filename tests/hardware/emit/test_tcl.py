@@ -21,7 +21,7 @@ from qfx.hardware.design.design import Design
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit.blockdesign import block_design
 from qfx.hardware.project.project import Project, write_project
-from qfx.ir.ops import Relu
+from qfx.operators import Relu
 
 MODELS = Path(__file__).resolve().parent / "tcl"
 _NEWEST = {

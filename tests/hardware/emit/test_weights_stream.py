@@ -38,7 +38,7 @@ from qfx.hardware.project.project import Project, prepare, write_project
 from qfx.hardware.project.reload import words_for
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_input, run_from_raw, trace
-from qfx.ir.ops import Affine, Cast, Const, Conv, Linear, Relu, Reshape
+from qfx.operators import Affine, Cast, Const, Conv, Linear, Relu, Reshape
 from qfx.testing import adversarial_inputs
 
 FOLDING = Schedule.of(

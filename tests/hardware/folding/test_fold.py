@@ -23,10 +23,9 @@ from qfx.hardware.folding import search as fold
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.options import OUTPUT, layers
 from qfx.hardware.timing.simulate import RESTART, DeadlockError
-from qfx.hardware.timing.tokens import cycles, latency
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Cast, MaxPool, Reshape
-from qfx.ir.ops import Linear as LinearOp
+from qfx.operators import Cast, MaxPool, Reshape
+from qfx.operators import Linear as LinearOp
 
 ZCU = board("zcu102")
 SMALL = replace(ZCU, name="small", title="small board", lut=4000, ff=8000, dsp=12, bram36=10)
@@ -54,7 +53,7 @@ def busy(design: d.Design) -> dict[str, int]:
     for process, node in zip(design.processes, design.nodes, strict=True):
         if not isinstance(process, d.Fork | d.Rewidth | d.Regrid):
             name = OUTPUT if isinstance(process, d.ToPort) else process.name if isinstance(process, d.Permute) else node
-            found[name] = max(found.get(name, 0), cycles(process) + latency(process) + RESTART)
+            found[name] = max(found.get(name, 0), process.cycles + process.latency + RESTART)
     return found
 
 
@@ -68,7 +67,7 @@ def schedule_of(graph: Graph, picks: dict[str, Folding]) -> Schedule:
 @given(st.integers(0, len(DIRECTED) - 1), st.data())
 def test_an_option_is_what_lowering_makes_of_it(index: int, data: st.DataObject) -> None:
     graph = DIRECTED[index]()
-    found = layers(graph, lower(graph, Schedule()), ZCU, {})
+    found = layers(lower(graph, Schedule()), ZCU, {})
     picks = {layer.name: data.draw(st.integers(0, len(layer.foldings) - 1), layer.name) for layer in found}
     design = lower(graph, schedule_of(graph, {layer.name: layer.foldings[picks[layer.name]] for layer in found}))
     assert busy(design) == {layer.name: int(layer.busy[picks[layer.name]]) for layer in found}
@@ -82,7 +81,7 @@ def test_an_option_is_what_lowering_makes_of_it(index: int, data: st.DataObject)
 @pytest.mark.parametrize("index", range(len(DIRECTED)))
 def test_every_legal_folding_is_an_option(index: int) -> None:
     graph = DIRECTED[index]()
-    found = {layer.name: layer for layer in layers(graph, lower(graph, Schedule()), ZCU, {})}
+    found = {layer.name: layer for layer in layers(lower(graph, Schedule()), ZCU, {})}
     schedule = random_schedule(graph, np.random.default_rng(index))
     for name, folding in schedule.foldings:
         if name in found:

@@ -25,7 +25,7 @@ from qfx.hardware.folding.options import layers
 from qfx.hardware.project.project import prepare
 from qfx.hardware.timing.fifo import CHAIN_DEPTH, with_depths
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Cast
+from qfx.operators import Cast
 
 ZCU = board("zcu102")
 Z2 = board("pynq_z2")
@@ -48,7 +48,7 @@ def large(channels: int = 256, layers_: int = 4) -> Graph:
 @given(st.integers(0, len(DIRECTED) - 1), st.sampled_from((ZCU, Z2)), st.data())
 def test_no_design_takes_less_than_its_options_say(index: int, on: Board, data: st.DataObject) -> None:
     graph = DIRECTED[index]()
-    found = layers(graph, lower(graph, Schedule()), on, {})
+    found = layers(lower(graph, Schedule()), on, {})
     picks = {layer.name: data.draw(st.integers(0, len(layer.foldings) - 1), layer.name) for layer in found}
     design = lower(graph, schedule_of(graph, {layer.name: layer.foldings[picks[layer.name]] for layer in found}))
     sure = np.sum([layer.sure[picks[layer.name]] for layer in found], axis=0)
@@ -74,7 +74,7 @@ def test_what_is_refused_fits_with_no_combination_of_options() -> None:
     """Against every combination, on boards around the border."""
     narrow = Cast(scalar("ap_ufixed<4,2,AP_RND,AP_SAT>"))
     graph = chain("two", (8, 6, 6), conv(0, 16, 8, 3, 3), narrow, conv(2, 4, 16, 1, 1), narrow)
-    found = layers(graph, lower(graph, Schedule()), ZCU, {})
+    found = layers(lower(graph, Schedule()), ZCU, {})
     totals = np.array([np.sum(rows, axis=0) for rows in itertools.product(*(np.unique(layer.sure, axis=0) for layer in found))])
     rng = np.random.default_rng(3)
     refused = fitting = 0
@@ -162,7 +162,7 @@ def test_two_resources_that_exclude_each_other_are_named() -> None:
     """Products in LUTs or in DSP blocks, with 32 multipliers and more in each layer: there are too few of both."""
     graph = network()
     wide = []
-    for layer in layers(graph, lower(graph, Schedule()), ZCU, {}):
+    for layer in layers(lower(graph, Schedule()), ZCU, {}):
         some = [i for i, folding in enumerate(layer.foldings) if folding.pe * folding.simd >= 32] if layer.kind == "matvec" else slice(None)
         wide.append(replace(layer, sure=layer.sure[some]))
     least = sum(int(layer.sure[:, 0].min()) for layer in wide)

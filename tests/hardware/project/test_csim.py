@@ -17,7 +17,7 @@ from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run, run_raw
-from qfx.ir.ops import Const, Linear
+from qfx.operators import Const, Linear
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 SAMPLES = 5

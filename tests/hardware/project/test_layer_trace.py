@@ -19,8 +19,8 @@ from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import run, trace
-from qfx.ir.ops import Cast, Relu, Reshape, Transpose
 from qfx.ir.passes.pipeline import optimize
+from qfx.operators import Cast, Relu, Reshape, Transpose
 from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.trace import first_divergence, locate
 

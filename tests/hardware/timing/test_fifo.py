@@ -13,11 +13,12 @@ from schedule_models import BRANCHED, crossing, folded, resnet, unet
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.timing.fifo import Network, Sizing, allow_for_held_words, least_depths, plan, size_fifos, sizings, with_depths
+from qfx.hardware.timing.fifo import Sizing, allow_for_held_words, least_depths, plan, size_fifos, sizings, with_depths
+from qfx.hardware.timing.network import Network
 from qfx.hardware.timing.simulate import MAX_WORDS, DeadlockError, simulate
 from qfx.hardware.timing.table import fifo_table, headline, schedule_table
 from qfx.ir.graph import Graph
-from qfx.ir.ops import Relu
+from qfx.operators import Relu
 from qfx.testing import random_graph
 
 
@@ -105,7 +106,7 @@ def test_shortcuts_hold_less_than_a_frame() -> None:
 def test_depths_allow_for_pipelines_that_do_not_flush(make: Callable[[], Graph]) -> None:
     graph = make()
     design = size_fifos(lower(graph, folded(graph)))
-    held = Network(design, flushing=False).least_depths()
+    held = least_depths(design, flushing=False)
     assert all(held[stream.name] <= stream.depth for stream in design.streams)
     assert allow_for_held_words(design) is design
 
@@ -114,7 +115,7 @@ def test_pipelines_that_do_not_flush_need_more() -> None:
     """They hold words of the longer branch back, so a shortcut must hold more; one that is just deep enough for flushing ones is made deeper."""
     graph = resnet()
     design = size_fifos(lower(graph, folded(graph)))
-    least, held = least_depths(design), Network(design, flushing=False).least_depths()
+    least, held = least_depths(design), least_depths(design, flushing=False)
     name = max(least, key=lambda name: held[name] - least[name])
     assert held[name] > least[name] > 1
     deepened = allow_for_held_words(with_depths(design, {name: least[name]}))

@@ -16,14 +16,13 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.timing.fifo import size_fifos, with_depths
 from qfx.hardware.timing.simulate import MAX_WORDS, RESTART, DeadlockError, Timing, simulate
-from qfx.hardware.timing.tokens import cycles, latency, program
 from qfx.ir.graph import Graph, Node
-from qfx.ir.ops import Add, Input, Relu
+from qfx.operators import Add, Input, Relu
 
 
 def slow(design: d.Design, frames: int) -> tuple[list[int], int]:
     """The cycles in which the frames' last words leave, and of the first word's read: the model's rules as inequalities, raised until all hold."""
-    programs = [program(process) for process in design.processes]
+    programs = [process.program for process in design.processes]
     periods = [found.turns + found.latency + RESTART for found in programs]
     starts = [np.concatenate([np.arange(f.turns) + i * period for i in range(frames)]) for f, period in zip(programs, periods, strict=True)]
     rules = []  # (process, turn) starts at least `lag` after (process, turn)
@@ -79,7 +78,7 @@ def test_the_slow_simulation_tells_depths_apart() -> None:
 def test_a_chain_by_hand() -> None:
     """Ports and a ReLU of ten words: each process takes ten turns, the word its latency, and a frame follows when the pipeline has emptied."""
     design = lower(chain("relu", (10,), Relu()), Schedule())
-    pipeline = [latency(process) for process in design.processes]
+    pipeline = [process.latency for process in design.processes]
     found = simulate(design)
     assert found.latency == 10 + sum(pipeline) + len(pipeline) - 1  # a FIFO costs a cycle
     assert found.interval == 10 + max(pipeline) + RESTART == found.bottleneck.busy
@@ -92,9 +91,9 @@ def test_the_slowest_process_bounds_the_interval() -> None:
         graph = make()
         design = lower(graph, random_schedule(graph, np.random.default_rng(3)))
         found = simulate(design)
-        assert found.interval >= max(map(cycles, design.processes))
+        assert found.interval >= max(process.cycles for process in design.processes)
         assert found.bottleneck.busy <= found.interval
-        assert [row.turns for row in found.processes] == [cycles(process) for process in design.processes]
+        assert [row.turns for row in found.processes] == [process.cycles for process in design.processes]
 
 
 def test_peaks_are_the_depths_that_change_nothing() -> None:

@@ -14,7 +14,8 @@ import qfx
 from qfx import DataError, QfxError, Recipe, RecipeError, Spec
 from qfx.nn.layers import Weighted
 from qfx.ptq import Table, fold_batch_norm, sensitivity
-from qfx.ptq.allocation.sensitivity import Measure, canonical_correlation
+from qfx.ptq.allocation.by_output import canonical_correlation
+from qfx.ptq.allocation.table import Measure
 
 MEASURES: tuple[Measure, ...] = ("sqnr", "correlation", "fisher", "hessian", "taylor")
 

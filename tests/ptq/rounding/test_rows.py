@@ -9,7 +9,7 @@ from torch import nn
 import qfx
 from qfx import Recipe, Spec
 from qfx.nn.layers import Weighted
-from qfx.ptq.float_reference import float_twin
+from qfx.ptq.float_reference import float_reference
 from qfx.ptq.rounding.rows import from_matrix, input_rows, output_rows, some_rows, to_matrix
 
 LAYERS = {
@@ -33,8 +33,8 @@ def test_product_of_matrices_is_the_layer(kind: str, dtype: torch.dtype) -> None
     x = torch.randint(-4, 5, (3, *shape), generator=generator).to(dtype)
     for parameter in model.parameters():
         parameter.data = torch.randint(-4, 5, parameter.shape, generator=generator).to(dtype)
-    twin = float_twin(qfx.quantize(model, x, Recipe(weight=Spec(16), activation=Spec(16))))
-    layer = next(part for part in twin.modules() if isinstance(part, Weighted))
+    reference = float_reference(qfx.quantize(model, x, Recipe(weight=Spec(16), activation=Spec(16))))
+    layer = next(part for part in reference.modules() if isinstance(part, Weighted))
     rows, matrix = input_rows(layer, x), to_matrix(layer, layer.cast_weight())
     with torch.no_grad():
         y = model(x)
@@ -47,7 +47,7 @@ def test_product_of_matrices_is_the_layer(kind: str, dtype: torch.dtype) -> None
 def test_wrong_order_of_taps_would_show() -> None:
     model = nn.ConvTranspose1d(1, 1, 3, bias=False)
     x = torch.arange(1.0, 5.0).reshape(1, 1, 4)
-    layer = next(part for part in float_twin(qfx.quantize(model, x)).modules() if isinstance(part, Weighted))
+    layer = next(part for part in float_reference(qfx.quantize(model, x)).modules() if isinstance(part, Weighted))
     rows = input_rows(layer, x)
     assert rows[0, 1].tolist() == [2.0, 1.0, 0.0]  # the result's second pixel meets the first input by the second tap
 

@@ -18,8 +18,8 @@ from torch import nn
 
 import qfx
 from qfx.capture.source import from_factory, use_current_folder
-from qfx.ptq.run.command import prove
 from qfx.ptq.run.state import hash_of_model
+from qfx.ptq.run.written import prove
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from torch import nn
 import qfx
 from qfx.cli import main
 from qfx.ptq import weight_bits
-from qfx.ptq.allocation import auto, hardware
+from qfx.ptq.allocation import hardware
 from qfx.ptq.allocation.front import Budget
-from qfx.ptq.allocation.sensitivity import Measure
-from qfx.ptq.run import command, pipeline
+from qfx.ptq.allocation.table import Measure
+from qfx.ptq.run import auto, command, pipeline, word_lengths
 from qfx.ptq.run.passes import QUANTIZED_PASSES, Work
 
 NO_DATA = BASE[:-2]
@@ -173,7 +173,7 @@ def test_a_budget_resumed_is_not_searched_again(tmp_path: Path, monkeypatch: pyt
     assert qfx_command(*options, tmp_path / "model.onnx").exit_code == 130
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
     monkeypatch.setattr(pipeline, "QUANTIZED_PASSES", QUANTIZED_PASSES)
-    monkeypatch.setattr(pipeline, "search", None)
+    monkeypatch.setattr(word_lengths, "search", None)
     changed = [option if option != "board=ultra96v2,fps=100000" else "board=ultra96v2,fps=100001" for option in options]
     assert "another budget" in refusal(*changed, tmp_path / "model.onnx", "--resume")
     resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
@@ -187,11 +187,11 @@ def test_an_interrupted_search_keeps_what_was_measured(tmp_path: Path, monkeypat
     options = (*BASE, "--budget", "mean-weight-bits=4.5", "--passes", "fold,comq", "-o")
     (tmp_path / "whole").mkdir()
     assert qfx_command(*options, tmp_path / "whole" / "model.onnx").exit_code == 0
-    search = pipeline.search
-    monkeypatch.setattr(pipeline, "search", interrupted)
+    search = word_lengths.search
+    monkeypatch.setattr(word_lengths, "search", interrupted)
     assert qfx_command(*options, tmp_path / "model.onnx").exit_code == 130
-    monkeypatch.setattr(pipeline, "search", search)
-    monkeypatch.setattr(pipeline, "sensitivity", None)
+    monkeypatch.setattr(word_lengths, "search", search)
+    monkeypatch.setattr(word_lengths, "sensitivity", None)
     resumed = qfx_command(*options, tmp_path / "model.onnx", "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()

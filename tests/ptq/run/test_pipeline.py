@@ -15,7 +15,8 @@ from qfx.ptq.measure import Labelled, accuracy, sqnr
 from qfx.ptq.run import pipeline
 from qfx.ptq.run import state as state_module
 from qfx.ptq.run.passes import FLOAT_PASSES, QUANTIZED_PASSES, checked_passes, default_passes
-from qfx.ptq.run.pipeline import Settings, run
+from qfx.ptq.run.pipeline import run
+from qfx.ptq.run.settings import Settings
 from qfx.ptq.run.state import State
 
 

@@ -1,0 +1,86 @@
+"""What processes have in common, in resources: memories, epilogues, FIFOs, the control of a loop. The formulas are in ``resources.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from qfx.fixed.type import FixedType
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design.storage import Memory
+from qfx.hardware.design.streams import Epilogue, Step, Stream, Tag
+
+PROCESS = Resources(lut=30, ff=20)
+"""The handshake and state machine of a process: an assumption."""
+
+
+def control(turns: int, streams: Iterable[Stream]) -> Resources:
+    """The state machine, a counter of the turns, and a register for a word of each stream, read or written."""
+    return r.total([PROCESS, r.counter(max(turns, 2)), *(Resources(ff=stream.bits) for stream in streams)])
+
+
+def memory(found: Memory, on: Device) -> Resources:
+    """All memories of an array."""
+    one = r.rom(found.depth, found.width) if found.constant else r.ram(found.depth, found.width, on)
+    return one * found.count
+
+
+def queue(stream: Stream, parallel: int) -> Resources:
+    """The shallowest FIFO of the stream, ``parallel`` numbers a word."""
+    return r.fifo(2, parallel * stream.type.width)
+
+
+def rewidth(stream: Stream, source: int, target: int) -> Resources:
+    """The process that changes words of ``source`` numbers into such of ``target``, with its FIFO; nothing where they are the same."""
+    if source == target:
+        return Resources()
+    wide = max(source, target) * stream.type.width
+    return Resources(lut=60 + wide // 2, ff=40 + 2 * wide) + queue(stream, target)
+
+
+def port(slot: int, stream: Stream) -> Resources:
+    """The register slice of an AXI4-Stream port of as many slots as the stream has numbers a word."""
+    bits = slot * stream.parallel
+    return Resources(lut=bits // 2 + 10, ff=2 * bits + 10)
+
+
+def place(size: tuple[int, ...]) -> Resources:
+    """Counters over a frame and, for each, two comparisons."""
+    return r.total([r.counter(count) + r.comparison(2 * (count - 1).bit_length()) for count in size if count > 1])
+
+
+def epilogue(steps: Epilogue, lanes: int, on: Device) -> Resources:
+    """All steps in each of the lanes, a register behind each; the tables that they read are memories of the process."""
+    pieces = []
+    before = steps.inputs[0]
+    for step in steps.steps:
+        operands = tuple(operand.type for operand in step.operands if operand.type is not None)
+        second = operands[0] if operands else steps.inputs[-1]
+        pieces.append((_step(step, before, second, on) + Resources(ff=step.out.width)) * lanes)
+        before = step.out
+    return r.total(pieces)
+
+
+def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
+    """One step on one number, without the register behind it."""
+    width = step.out.width
+    if step.function in ("add", "sub"):
+        return Resources(lut=width)
+    if step.function in ("relu", "leaky_relu"):
+        return r.multiplexer(2, width)
+    if step.function in ("shl_by", "move_by", "add_by", "sub_by"):
+        moved = r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
+        return moved if step.function.startswith(("shl", "move")) else moved + Resources(lut=width)
+    if step.function == "clip":
+        wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
+        return r.comparison(wide) * 2 + r.multiplexer(3, width)
+    if step.function == "mul":
+        return replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
+    if step.function in ("cast", "cast_moved"):
+        source, target = (argument.type for argument in step.arguments[:2] if isinstance(argument, Tag))
+        moved = Resources()
+        if step.function == "cast_moved":
+            moved = r.multiplexer(4, source.width) + r.multiplexer(4, width)
+        return r.cast(source, target) + moved
+    return Resources()

@@ -1,0 +1,57 @@
+"""Values of any rank as rows, columns and channels: what the processes that move numbers work on.
+
+A value travels pixel by pixel, channels innermost: of its axes the second is outermost and the first innermost. Any run of neighbouring axes, in that
+order, may be seen as one. So what changes one axis of a value of many sees it as columns, all that is outside it as rows, and all inside as channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Cube:
+    """``groups``: the axes of the value that make the rows, the columns and the channels. ``changed``: those that a process changes in this view."""
+
+    groups: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    changed: tuple[int, ...]
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """(H, W, C) of a value of ``shape``."""
+        rows, columns, channels = (prod(shape[axis] for axis in group) for group in self.groups)
+        return rows, columns, channels
+
+    def lanes(self, shape: Sequence[int]) -> int:
+        """The channels proper of a value of ``shape`` where they are a part of this view's alone, else 0. A word holds numbers of one pixel."""
+        return shape[0] if len(self.groups[2]) > 1 else 0
+
+    def each(self, values: Sequence[_T], rest: tuple[_T, _T, _T]) -> tuple[_T, _T, _T]:
+        """For rows, columns and channels: the entry of ``values``, which has one for each axis, or that of ``rest`` where nothing changes."""
+        rows, columns, channels = (
+            values[group[0]] if len(group) == 1 and group[0] in self.changed else other for group, other in zip(self.groups, rest, strict=True)
+        )
+        return rows, columns, channels
+
+
+def cubes(rank: int, changed: Sequence[bool]) -> tuple[Cube, ...]:
+    """Views of a value of ``rank`` axes, one after the other, in which each axis with ``changed`` is changed once: a single one for up to three axes.
+
+    >>> [cube.groups for cube in cubes(5, [True, False, False, True, False])]
+    [((), (1, 2, 3, 4), (0,)), ((1, 2), (3,), (4, 0))]
+    """
+    if rank <= 3:
+        spatial: list[tuple[int, ...]] = [(axis,) for axis in range(1, rank)]
+        empty: list[tuple[int, ...]] = [()] * (2 - len(spatial))
+        rows, columns = [*empty, *spatial]
+        return (Cube((rows, columns, (0,)), tuple(range(rank))),)
+    axes = [axis for axis in range(rank) if changed[axis]]
+    return tuple(Cube(((), tuple(range(1, rank)), (0,)) if axis == 0 else _around(axis, rank), (axis,)) for axis in axes)
+
+
+def _around(axis: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    return tuple(range(1, axis)), (axis,), (*range(axis + 1, rank), 0)

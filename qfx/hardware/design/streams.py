@@ -1,0 +1,94 @@
+"""What travels between processes, and what happens to a number before it leaves one. Values only; every process kind speaks of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx.fixed.type import FixedType
+
+IntArray = npt.NDArray[np.int64]
+
+MAX_WORD_BITS = 4096
+"""The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel."""
+
+    name: str
+    type: FixedType
+    parallel: int
+    words: int
+    depth: int
+
+    @property
+    def bits(self) -> int:
+        """The width of a word."""
+        return self.parallel * self.type.width
+
+    @property
+    def numbers(self) -> int:
+        """The numbers of a frame."""
+        return self.words * self.parallel
+
+    def with_parallel(self, parallel: int) -> Stream:
+        """The same numbers, ``parallel`` of them a word."""
+        return replace(self, parallel=parallel, words=self.numbers // parallel)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """Constants that an epilogue reads: one (``index`` is "scalar"), one per channel, or one per element of the frame in stream order."""
+
+    name: str
+    values: tuple[int, ...]
+    index: str  # "scalar", "channel", "element"
+    loaded: FixedType | None = None
+    """The type of values that are loaded while the hardware runs; ``values`` are then those at hand. Never "scalar"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of a pointwise template: ``out x = qfx::<function><out, *arguments>(x, *operands)``.
+
+    An argument is an int, a FixedType (its raw type) or a Tag (a fixed-point type with its modes).
+    """
+
+    function: str
+    out: FixedType
+    arguments: tuple[int | FixedType | Tag, ...]
+    operands: tuple[Operand, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A template argument ``qfx::fixed<...>``: the type with its modes, where FixedType alone stands for its raw."""
+
+    type: FixedType
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A constant operand: the entry of ``table`` at the present channel or element; ``type`` is its raw type, None for a plain C++ int."""
+
+    table: Table
+    type: FixedType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Epilogue:
+    """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves."""
+
+    inputs: tuple[FixedType, ...]
+    steps: tuple[Step, ...]
+    out: FixedType
+    channels: int  # of the frame, to address tables per element
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The arrays that it reads, in the order of its steps: all tables but scalars, which are literals."""
+        return tuple(operand.table for step in self.steps for operand in step.operands if operand.table.index != "scalar")

@@ -1,0 +1,209 @@
+"""C++ spellings of types, constants, epilogues and calls: the words in which every process kind says what it is. Text only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from qfx.fixed.type import FixedType
+from qfx.hardware.design import arithmetic, storage
+from qfx.hardware.design.storage import Memory, Storage
+from qfx.hardware.design.streams import Epilogue, IntArray, Operand, Step, Stream, Table, Tag
+
+_WRAP = 140  # columns of an initializer
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A constant array: ``static const <type> <name><dims> = {<body>};``, behind a line of ``comment`` if there is one.
+
+    ``loaded``: it is not constant but loaded while the hardware runs, and has no body.
+    """
+
+    name: str
+    type: str
+    dims: str
+    body: str
+    comment: str = ""
+    loaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand
+    before its ``body``."""
+
+    name: str
+    constants: tuple[Constant, ...]
+    epilogue: str
+    parameters: tuple[str, ...]
+    arguments: tuple[str, ...]
+    pragmas: tuple[str, ...]
+    body: tuple[str, ...]
+
+
+def raw(type_: FixedType) -> str:
+    """The raw type: ``qfx::sint<8>``."""
+    return f"qfx::{'s' if type_.signed else 'u'}int<{type_.width}>"
+
+
+def tag(type_: FixedType) -> str:
+    """The type with its modes: ``qfx::fixed<8, 3, true, AP_RND, AP_SAT>``."""
+    parts = [str(type_.width), str(type_.int_bits), "true" if type_.signed else "false", type_.q.value, type_.o.value, str(type_.n)]
+    return f"qfx::fixed<{', '.join(parts)}>"
+
+
+def literal(value: int) -> str:
+    """An integer literal that keeps its value in C++11, whatever the size of int."""
+    if value == -(1 << 63):
+        return "(-9223372036854775807LL - 1)"
+    return str(value) if -(1 << 31) < value < 1 << 31 else f"{value}LL"
+
+
+def native(values: Iterable[int]) -> str:
+    """The smallest native integer that holds the values."""
+    held = list(values)
+    low, high = min(held), max(held)
+    for bits in (8, 16, 32, 64):
+        if low >= 0 and high < 1 << bits:
+            return f"uint{bits}_t"
+        if low < 0 and -(1 << (bits - 1)) <= low and high < 1 << (bits - 1):
+            return f"int{bits}_t"
+    raise OverflowError(f"{low}..{high} fits no native integer")
+
+
+def stream(type_: FixedType, parallel: int) -> str:
+    return f"hls::stream<qfx::vec<{raw(type_)}, {parallel}> >"
+
+
+def queue(name: str, depth: int, width: int) -> str:
+    """The binding of the stream ``name`` of words of ``width`` bits."""
+    return f"QFX_BIND({name}, FIFO, {storage.fifo(depth, width).value})"
+
+
+def bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...]:
+    """The binding of an array that the layer's function can see; none for one that is no memory."""
+    where = memory.storage
+    return () if where is Storage.REGISTERS else (f"  QFX_BIND({name}, {constant if memory.constant else 'RAM_S2P'}, {where.value})",)
+
+
+def place_tag(memory: Memory) -> str:
+    """The type of storage.h that says where a template keeps its buffer."""
+    return {Storage.LUTRAM: "qfx::in_lutram", Storage.BRAM: "qfx::in_bram"}.get(memory.storage, "qfx::by_tool")
+
+
+def table(values: Table) -> Constant:
+    if values.loaded is not None:
+        type_ = f"qfx::loaded<{native((values.loaded.min_raw, values.loaded.max_raw))}>::type"
+        return Constant(values.name, type_, f"[{len(values.values)}]", "", loaded=True)
+    return Constant(values.name, native(values.values), f"[{len(values.values)}]", initializer([literal(value) for value in values.values]))
+
+
+def initializer(items: list[str]) -> str:
+    """Comma-separated items, wrapped."""
+    lines, line = [], ""
+    for item in items:
+        if line and len(line) + len(item) > _WRAP:
+            lines.append(line.rstrip())
+            line = ""
+        line += f"{item}, "
+    return "\n    ".join([*lines, line.rstrip(", ")])
+
+
+def pack_weights(name: str, weights: IntArray, type_: FixedType, *, loaded: bool = False) -> tuple[Constant, str]:
+    """A ROM of the rows (words, lanes) of raws of ``type_``, and the ``qfx::packed`` type that reads it; a RAM if ``loaded``.
+
+    Lanes share the elements of a word as ``arithmetic.lanes_per_element`` says; none straddles two of them.
+    """
+    count, lanes = weights.shape
+    _, elements, bits = arithmetic.rom_shape(count, lanes, type_.width)
+    per_element = bits // type_.width
+    comment = f"{count * elements * bits} bits: {count} words of {elements} x {bits}, for {count * lanes} numbers of {type_.width} bits."
+    reader = f"qfx::packed<{'true' if type_.signed else 'false'}, {type_.width}, {per_element}>"
+    if loaded:
+        return Constant(name, f"qfx::loaded<qfx::rom<{bits}>::type>::type", f"[{count}][{elements}]", "", comment, loaded=True), reader
+    words, _ = arithmetic.pack_rows(weights, type_)
+    suffix = "ULL" if bits > 32 else "U"
+    items = ["{" + ", ".join(f"0x{element:x}{suffix}" for element in word) + "}" for word in words]
+    return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
+
+
+def epilogue_struct(name: str, epilogue: Epilogue) -> str:
+    """The struct that a process template calls for every number that leaves."""
+    names = ["a", "b"] if len(epilogue.inputs) == 2 else ["x0"]
+    indices = {operand.table.index for step in epilogue.steps for operand in step.operands}
+    pixel = "pixel" if "element" in indices else "/*pixel*/"
+    channel = "channel" if indices & {"channel", "element"} else "/*channel*/"
+    parameters = [f"const {raw(type_)}& {x}" for type_, x in zip(epilogue.inputs, names, strict=True)]
+    lines = [
+        f"struct {name} {{",
+        f"  typedef {raw(epilogue.out)} out;",
+        f"  static inline out apply({', '.join([*parameters, f'const int {pixel}', f'const int {channel}'])}) {{",
+        "#pragma HLS INLINE",
+    ]
+    current = ", ".join(names)
+    for i, step in enumerate(epilogue.steps, start=1):
+        arguments = ", ".join(_arguments(step))
+        arguments += " " if arguments.endswith(">") else ""
+        operands = ", ".join([current, *(_operand(operand, epilogue.channels) for operand in step.operands)])
+        lines.append(f"    const {raw(step.out)} x{i} = qfx::{step.function}<{arguments}>({operands});")
+        current = f"x{i}"
+    return "\n".join([*lines, f"    return {current};", "  }", "};"])
+
+
+def _arguments(step: Step) -> Iterable[str]:
+    if step.function != "cast":  # whose Dst says the result
+        yield raw(step.out)
+    for argument in step.arguments:
+        yield tag(argument.type) if isinstance(argument, Tag) else raw(argument) if isinstance(argument, FixedType) else str(argument)
+
+
+def _operand(operand: Operand, channels: int) -> str:
+    table_ = operand.table
+    if table_.index == "scalar":
+        text = literal(table_.values[0])
+    else:
+        text = f"{table_.name}[{'channel' if table_.index == 'channel' else f'pixel * {channels} + channel'}]"
+    return f"{raw(operand.type)}({text})" if operand.type is not None else text
+
+
+def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``."""
+    if name == "pair":
+        pair = arithmetic.pair_form(weights, x)
+        return f"qfx::mul_pair<{raw(pair.packed)}, {raw(pair.wide)}, {pair.split}>"
+    arguments = []
+    if name in ("dsp", "lut"):
+        # As wide as the C++ product, so that the multiplication itself is what is bound.
+        weight = arithmetic.weight_type(weights)
+        arguments = [raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))]
+    elif name == "shift":
+        slots = arithmetic.digit_form(weights).slots
+        flags = {True: "true", False: "false"}
+        digits = [f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>" for slot in slots]
+        arguments = [raw(arithmetic.product_type(weights, x)), *digits]
+    return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
+
+
+def plain(name: str, streams: dict[str, Stream], call: str, constants: tuple[Constant, ...] = ()) -> Unit:
+    parameters = tuple(f"{words_of(stream_)}& {parameter}" for parameter, stream_ in streams.items())
+    return Unit(name, constants, "", parameters, tuple(stream_.name for stream_ in streams.values()), (), (call,))
+
+
+def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, call: str) -> Unit:
+    tables = epilogue.tables
+    unit = plain(name, streams, call, tuple(map(table, tables)))
+    lanes = streams["out"].parallel
+    # Every lane of a word reads its own entry in the same cycle.
+    pragmas = tuple(f"#pragma HLS ARRAY_PARTITION variable={table_.name} cyclic factor={lanes} dim=1" for table_ in tables if lanes > 1)
+    # Any number of reads: the tool may not see that each lane keeps to its own bank.
+    bindings = [line for table_ in tables for line in bound(table_.name, storage.table(table_, lanes), "ROM_NP")]
+    return replace(unit, epilogue=epilogue_struct(f"{name}_epilogue", epilogue), pragmas=(*pragmas, *bindings))
+
+
+def port(slot: int, stream_: Stream) -> str:
+    return f"hls::stream<qfx::axi_word<{slot * stream_.parallel}> >"
+
+
+def words_of(stream_: Stream) -> str:
+    return stream(stream_.type, stream_.parallel)

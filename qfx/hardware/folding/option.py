@@ -1,0 +1,66 @@
+"""How one layer can be folded, and in what surroundings: what a process kind is asked, and in what terms it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qfx.hardware.cost.resources import Resources
+from qfx.hardware.design.schedule import Folding
+from qfx.hardware.design.streams import MAX_WORD_BITS, Stream
+
+MAX_PORT_BITS = 512
+"""The widest port word that is chosen; AXI DMA takes powers of two up to 1024 bits (PG021)."""
+
+AS_FAR_AS_IT_GOES = "it is unfolded as far as it goes"
+"""What limits a layer that nothing else limits."""
+
+
+class Role(StrEnum):
+    """What a process is in the folding of its layer.
+
+    BETWEEN: none; it takes the words that come. MATVEC: it sets the layer's PE, SIMD and arithmetic. OTHER: it sets the layer's PE. PORT: it sets a
+    port's numbers per word. FIXED: it is a layer of its own that cannot be folded.
+    """
+
+    BETWEEN = "between"
+    MATVEC = "matvec"
+    OTHER = "other"
+    PORT = "port"
+    FIXED = "fixed"
+
+
+_NOTHING = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One folding of a layer: numbers per word that it takes and gives, busy cycles a frame (turns, pipeline, restart), and what it costs with the
+    FIFOs that it writes; ``between`` is the part of the costs that depends on the neighbours."""
+
+    folding: Folding
+    takes: int
+    gives: int
+    busy: int
+    cost: Resources
+    between: Resources = _NOTHING
+
+
+def divisors(count: int) -> list[int]:
+    """All of them, ascending."""
+    return [n for n in range(1, count + 1) if count % n == 0]
+
+
+def fits_word(count: int, stream: Stream) -> bool:
+    """Whether a word of the stream may hold ``count`` numbers."""
+    return count * stream.type.width <= MAX_WORD_BITS
+
+
+def common_widths(count: int, streams: tuple[Stream, ...]) -> list[int]:
+    """The numbers per word that divide ``count`` and that all of the streams can carry."""
+    return [n for n in divisors(count) if all(fits_word(n, stream) for stream in streams)]
+
+
+def port_widths(channels: int, slot: int) -> list[int]:
+    """The numbers per word of a port: powers of two that divide the channels."""
+    return [n for n in divisors(channels) if n & (n - 1) == 0 and n * slot <= MAX_PORT_BITS]

@@ -1,0 +1,117 @@
+"""What comes of a schedule: the design with its FIFOs sized, what it costs on a board, and how it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from qfx.errors import ProjectError
+from qfx.hardware.board import Board
+from qfx.hardware.cost.estimate import LIMITS, DoesNotFitError, Estimate, check_fits, estimate
+from qfx.hardware.design import design as d
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights
+from qfx.hardware.folding.option import Role
+from qfx.hardware.folding.options import layers
+from qfx.hardware.timing import fifo
+from qfx.hardware.timing.simulate import Timing, simulate
+from qfx.ir.graph import Graph
+
+_OTHER_FOLDING = "use a larger board, shorter words or smaller layers, or try --fit: other foldings may take less"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule and what comes of it: the design with its FIFOs sized, what it costs, and how it runs (None: too long a frame to simulate)."""
+
+    schedule: Schedule
+    design: d.Design
+    estimate: Estimate
+    timing: Timing | None
+    clock_ns: float
+
+    @property
+    def interval(self) -> int:
+        """Cycles from frame to frame: simulated, or those of the slowest process."""
+        if self.timing is not None:
+            return self.timing.interval
+        return max(process.busy for process in self.design.processes)
+
+    @property
+    def fps(self) -> float:
+        return 1e9 / (self.interval * self.clock_ns)
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """The graph's nodes that have a folding, in order."""
+        return folded_nodes(self.design)
+
+    @property
+    def weighted(self) -> frozenset[str]:
+        """Those of them that have a SIMD and an arithmetic."""
+        return weighted_nodes(self.design)
+
+
+def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
+    """What comes of ``schedule`` (of an optimized graph). Raises ProjectError if it cannot be built or would deadlock; not if it is too large."""
+    sized = fifo.plan(lower(graph, schedule))
+    design, timing = sized.design, sized.timing
+    if schedule.fifos:
+        wished = dict(schedule.fifos)
+        for name in wished:
+            if all(stream.name != name for stream in design.streams):
+                raise ProjectError(f"no FIFO is called {name!r}", where="[fifos]", remedy=nearest(name, [stream.name for stream in design.streams]))
+        design = fifo.with_depths(design, wished)
+        timing = timing and simulate(design)
+    return Plan(schedule, design, estimate(design, board), timing, clock_ns)
+
+
+def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
+    """As ``plan``, but raises ProjectError too if the design does not fit the board: if possible before FIFOs are sized, which takes long."""
+    design = lower(graph, schedule)
+    weights = Weights.of(design)
+    try:
+        check_blocks(weights, board)
+        check_fits(shallow_estimate(design, board))
+        made = plan(graph, board, schedule, clock_ns=clock_ns)
+        check_fits(made.estimate)
+    except DoesNotFitError as error:
+        raise DoesNotFitError(board, error.needs, _remedy(graph, board)) from None
+    return made
+
+
+def _remedy(graph: Graph, board: Board) -> str:
+    """What to do about a design that does not fit, as far as that can be told without a search."""
+    base = lower(graph, Schedule())
+    try:
+        check_weights(Weights.of(base), board, LIMITS)
+        check_layers(layers(base, board, {}), board, LIMITS)
+    except DoesNotFitError as error:
+        return error.remedy
+    return _OTHER_FOLDING
+
+
+def shallow_estimate(design: d.Design, board: Board) -> Estimate:
+    """The estimate with all FIFOs as shallow as they can be."""
+    return estimate(fifo.with_depths(design, {stream.name: fifo.CHAIN_DEPTH for stream in design.streams}), board)
+
+
+def folded_nodes(design: d.Design) -> tuple[str, ...]:
+    """The nodes that have a folding, in order."""
+    names = [node for process, node in zip(design.processes, design.nodes, strict=True) if process.role in (Role.MATVEC, Role.OTHER)]
+    return tuple(dict.fromkeys(names))
+
+
+def weighted_nodes(design: d.Design) -> frozenset[str]:
+    """Those of them that have a SIMD and an arithmetic."""
+    return frozenset(node for process, node in zip(design.processes, design.nodes, strict=True) if process.role is Role.MATVEC)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A remedy for a name that does not exist: the nearest one that does, and the others."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.5)
+    listed = ", ".join(names[:40]) + (f" and {len(names) - 40} more" if len(names) > 40 else "")
+    return (f"did you mean {close[0]!r}? " if close else "") + f"there are {listed}"

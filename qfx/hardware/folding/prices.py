@@ -1,0 +1,156 @@
+"""The cheapest options that keep a pace, found by prices.
+
+*Cheapest* is the least sum of the squares of the used shares of the board's LUTs, flip-flops, DSP blocks and block RAMs, so that the load is spread.
+Every layer takes its cheapest option among those that keep the pace, in topological order so that the words of neighbours go together; a resource's
+price follows its share (the gradient of the sum of squares, averaged: Frank and Wolfe), and is raised further while the sum is above what may be used
+(a subgradient step on the multipliers of a knapsack). Then single layers are exchanged as long as that helps: prices alone treat equal layers alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx.hardware.board import Board
+from qfx.hardware.cost.estimate import capacity
+from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design import design as d
+from qfx.hardware.folding.options import Layer
+
+_PRICE_STEPS = 36
+_SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
+_LEAST_PRICE = 0.02
+_EXCHANGES = 4
+_REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Picked = list[int]
+"""The option of each layer, by its place among the layer's options."""
+
+
+class Market:
+    """The layers of a model, the board that they share, and ``limits``: how much of it they may use. ``sources`` and ``readers`` of each layer, by
+    index, with the numbers a frame that pass between them."""
+
+    def __init__(self, layers: Sequence[Layer], board: Board, limits: Mapping[str, float]) -> None:
+        self.layers = layers
+        self.capacity = vector(capacity(board))
+        self.limits = self.capacity * np.array([limits[field] for field in FIELDS])
+        index = {layer.name: i for i, layer in enumerate(layers)}
+        self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
+        self.readers: list[list[tuple[int, int]]] = [[] for _ in layers]
+        for reader, sources in enumerate(self.sources):
+            for source, size in sources:
+                self.readers[source].append((reader, size))
+
+    @property
+    def floor(self) -> int:
+        """Cycles of the layer that can be sped up least."""
+        return max(int(layer.busy.min()) for layer in self.layers)
+
+    @property
+    def ceiling(self) -> int:
+        """Cycles of a frame that leave every layer all of its options: any words go together at one number a cycle."""
+        frames = [size + _REWIDTH for sources in self.sources for _, size in sources]
+        return max(*(int(layer.busy.max()) for layer in self.layers), *frames)
+
+    def smallest(self) -> Picked:
+        """Of every layer the option with the fewest LUTs."""
+        return [int(layer.costs[:, 0].argmin()) for layer in self.layers]
+
+    def costs(self, picked: Picked) -> FloatArray:
+        """What the layers take."""
+        taken: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))
+        return taken
+
+    def fits(self, picked: Picked, overhead: FloatArray) -> bool:
+        """Whether the layers keep within the limits, with ``overhead`` for what is no layer: forks, changes of width, deep FIFOs."""
+        return bool((overhead + self.costs(picked) <= self.limits).all())
+
+    def cheapest(self, target: int, overhead: FloatArray) -> Picked | None:
+        """The option of each layer for a frame in ``target`` cycles: one that fits, else the one that comes nearest; None if none keeps the pace."""
+        possible = self._possible(target)
+        prices = np.ones(len(FIELDS))
+        best: Picked | None = None
+        least = np.inf
+        for step in range(_PRICE_STEPS):
+            picked = self._pick(target, possible, prices / np.maximum(self.capacity, 1))
+            if picked is None:
+                return None
+            shares = (overhead + self.costs(picked)) / np.maximum(self.limits, 1)
+            badness = _badness(shares)
+            if badness < least:
+                best, least = picked, badness
+            if step >= _SPREAD_STEPS and (shares <= 1).all():
+                break
+            prices = _next_prices(prices, shares, step)
+        return None if best is None else self._exchanged(best, target, overhead)
+
+    def _exchanged(self, picked: Picked, target: int, overhead: FloatArray) -> Picked:
+        """Better options of single layers, for the same words at both ends, as long as there are any."""
+        best = list(picked)
+        limits = np.maximum(self.limits, 1)
+        used = overhead + self.costs(best)
+        for _ in range(_EXCHANGES):
+            before = list(best)
+            for index, layer in enumerate(self.layers):
+                now = best[index]
+                like = np.flatnonzero((layer.busy <= target) & (layer.takes == layer.takes[now]) & (layer.gives == layer.gives[now]))
+                others = used - layer.costs[now] + layer.costs[like]
+                best[index] = int(like[np.argmin([_badness(row / limits) for row in others])])
+                used = used - layer.costs[now] + layer.costs[best[index]]
+            if best == before:
+                break
+        return best
+
+    def _possible(self, target: int) -> list[BoolArray]:
+        """For each layer which of its options keep the pace and give words that every reader can take at that pace."""
+        fast = [layer.busy <= target for layer in self.layers]
+        possible = [mask.copy() for mask in fast]
+        for index, layer in enumerate(self.layers):
+            for reader, size in self.readers[index]:
+                words = np.unique(self.layers[reader].takes[fast[reader]])
+                widths, at = np.unique(layer.gives, return_inverse=True)
+                together: BoolArray = np.asarray((_rewidth_cycles(size, words[None, :], widths[:, None]) <= target).any(axis=1))
+                possible[index] &= together[at]
+        return possible
+
+    def _pick(self, target: int, possible: Sequence[BoolArray], prices: FloatArray) -> Picked | None:
+        chosen: Picked = []
+        for index, layer in enumerate(self.layers):
+            mask, scores = possible[index].copy(), layer.costs @ prices
+            for source, size in self.sources[index]:
+                width = self.layers[source].gives[chosen[source]]
+                mask &= _rewidth_cycles(size, layer.takes, width) <= target
+                scores = scores + (layer.takes != width) * (prices[0] * (60 + 4 * np.maximum(layer.takes, width)))
+            if not mask.any():
+                return None
+            chosen.append(int(np.flatnonzero(mask)[np.argmin(scores[mask])]))
+        return chosen
+
+
+def _next_prices(prices: FloatArray, shares: FloatArray, step: int) -> FloatArray:
+    """First the prices move towards the shares, ever less; then what is short becomes dearer and what is left cheaper, ever more slowly."""
+    if step < _SPREAD_STEPS:
+        return prices + (np.maximum(shares, _LEAST_PRICE) - prices) * 2 / (step + 3)
+    raised: FloatArray = prices * np.exp(np.clip(shares - 1, -0.5, 1) * 2 / (1 + (step - _SPREAD_STEPS) / 4))
+    return raised
+
+
+def _badness(shares: FloatArray) -> float:
+    """What is to be least: what is above the limits, then the sum of squares. ``shares``: of the limits."""
+    return 1e3 * max(float(shares.max()) - 1, 0.0) + float((shares**2).sum())
+
+
+def _rewidth_cycles(size: int, words: d.IntArray, widths: d.IntArray) -> d.IntArray:
+    """Cycles of the change between words of ``words`` and of ``widths`` numbers, over the greatest common divisor; 0 where they are the same."""
+    cycles: d.IntArray = np.where(words == widths, 0, size // np.gcd(words, widths) + _REWIDTH)
+    return cycles
+
+
+def vector(resources: Resources) -> FloatArray:
+    """In the order of FIELDS."""
+    return np.array([getattr(resources, field) for field in FIELDS], dtype=np.float64)

@@ -1,0 +1,26 @@
+"""The kinds of processes that a design is made of, a file each. What a kind is asked is in ``process.py``; a new one is a file and an entry here."""
+
+from __future__ import annotations
+
+from qfx.hardware.processes.binary import Binary as Binary
+from qfx.hardware.processes.concat import Concat as Concat
+from qfx.hardware.processes.fork import Fork as Fork
+from qfx.hardware.processes.matvec import MatVec as MatVec
+from qfx.hardware.processes.pad import PadFrame as PadFrame
+from qfx.hardware.processes.permute import Permute as Permute
+from qfx.hardware.processes.pointwise import Pointwise as Pointwise
+from qfx.hardware.processes.pointwise import Regrid as Regrid
+from qfx.hardware.processes.pool import Pool as Pool
+from qfx.hardware.processes.ports import FromPort as FromPort
+from qfx.hardware.processes.ports import ToPort as ToPort
+from qfx.hardware.processes.process import Process as Process
+from qfx.hardware.processes.repeat import Repeat as Repeat
+from qfx.hardware.processes.rewidth import Rewidth as Rewidth
+from qfx.hardware.processes.slice import SliceFrame as SliceFrame
+from qfx.hardware.processes.stretch import Stretch as Stretch
+from qfx.hardware.processes.window import Window as Window
+
+PROCESSES: tuple[type[Process], ...] = (
+    FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch
+)  # fmt: skip
+"""Every kind, for tests that go over all of them; nothing is looked up here."""

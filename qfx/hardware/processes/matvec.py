@@ -1,0 +1,257 @@
+"""The matrix-vector unit: convolutions behind their window unit, and linear layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from qfx.fixed.type import FixedType
+from qfx.hardware.cost import pieces
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design import arithmetic as arith
+from qfx.hardware.design import loadable, storage
+from qfx.hardware.design.loadable import Loadable
+from qfx.hardware.design.schedule import Folding
+from qfx.hardware.design.storage import Memory, Storage
+from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
+from qfx.hardware.emit.spelling import Unit, bound, multiplier, pack_weights, place_tag, raw
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
+from qfx.hardware.processes.process import Setting, Stored
+from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
+from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
+
+_ARITHMETIC = ("dsp", "lut", "pair", "shift")
+"""What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatVec(OneToOne, WithEpilogue):
+    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe.
+
+    ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    """
+
+    name: str
+    input: Stream
+    output: Stream
+    depthwise: bool
+    pixels: int
+    groups: int
+    outputs: int
+    inputs: int
+    pe: int
+    simd: int
+    weights: IntArray
+    weight_type: FixedType
+    acc: FixedType
+    epilogue: Epilogue
+    arithmetic: str
+    loaded: bool = False
+
+    @property
+    def possible(self) -> IntArray:
+        """Raws between which all weights lie that the hardware must compute with."""
+        return np.array([[self.weight_type.min_raw, self.weight_type.max_raw]], dtype=np.int64) if self.loaded else self.weights
+
+    @property
+    def folding(self) -> Folding:
+        """As it is folded."""
+        return Folding(self.pe, self.simd, self.arithmetic)
+
+    # Time.
+
+    @property
+    def cycles(self) -> int:
+        outputs, inputs = self._folds(self.folding)
+        return self._vectors(self.pe) * outputs * inputs
+
+    @property
+    def latency(self) -> int:
+        """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle."""
+        tree = 0 if self.depthwise else (self.simd - 1).bit_length()
+        return READ_WRITE + MEMORY + MULTIPLY + tree + 1 + epilogue_latency(self.epilogue)
+
+    def turns(self) -> Turns:
+        outputs, inputs = self._folds(self.folding)
+        return reduce(self._vectors(self.pe), inputs) if self.depthwise else _turns(self._vectors(self.pe), outputs, inputs)
+
+    def _vectors(self, pe: int) -> int:
+        """How many times a frame the unit takes new inputs."""
+        return self.pixels * (self.groups // pe if self.depthwise else self.groups)
+
+    def _folds(self, folding: Folding) -> tuple[int, int]:
+        """(outputs, inputs): the turns for all outputs of the same inputs, and for all inputs of an output."""
+        return (1, self.inputs) if self.depthwise else (self.outputs // folding.pe, self.inputs // folding.simd)
+
+    # Resources.
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        return self.memories_at(self.folding)
+
+    def memories_at(self, folding: Folding) -> tuple[Memory, ...]:
+        """The memories of the unit with another folding: the weights, the inputs that are kept for further outputs, the tables of the epilogue."""
+        return (self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
+
+    def _lanes(self, folding: Folding) -> int:
+        return folding.pe if self.depthwise else folding.pe * folding.simd
+
+    def _rom(self, folding: Folding) -> Memory:
+        lanes = self._lanes(folding)
+        return storage.weights(self.weights.size // lanes, lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
+
+    def _kept(self, folding: Folding) -> Memory:
+        outputs, inputs = self._folds(folding)
+        return storage.kept(inputs, self.input.type.width, folding.simd, outputs)
+
+    def _code_bits(self, arithmetic: str) -> int:
+        """Bits of a weight in the ROM."""
+        return _digits(self).width if arithmetic == "shift" else self.weight_type.width
+
+    def logic(self, on: Device) -> Resources:
+        return self.logic_at(self.folding, on)
+
+    def cost_at(self, folding: Folding, on: Device) -> Resources:
+        """``cost`` with another folding, whose weights need not have been laid out for it."""
+        return r.total([self.logic_at(folding, on), *(pieces.memory(memory, on) for memory in self.memories_at(folding))])
+
+    def logic_at(self, folding: Folding, on: Device) -> Resources:
+        """The products and their sums in a turn, the accumulators, the counters, the registers, and the epilogue of each lane."""
+        pe, simd, acc = folding.pe, folding.simd, self.acc.width
+        x, lanes = self.input.type, self._lanes(folding)
+        output_fold, input_fold = self._folds(folding)
+        rows = self.weights.size // lanes
+        trees = r.adder_tree(1 if self.depthwise else simd, self._product_bits, acc) * pe
+        loops = (self.pixels, self.groups, output_fold, input_fold, rows)
+        loads = r.counter(rows) if self.loaded else Resources()
+        found = [pieces.PROCESS, self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
+        if output_fold > 1:
+            found.append(r.multiplexer(2, simd * x.width))
+        taken = (pe if self.depthwise else simd) * x.width
+        registers = Resources(ff=taken + lanes * self._code_bits(folding.arithmetic))
+        return r.total([*found, registers, pieces.epilogue(self.epilogue, pe, on)])
+
+    @property
+    def _factors(self) -> tuple[int, int]:
+        """Bits of an input and of a weight as signed numbers."""
+        x, weight = self.input.type, self.weight_type
+        return x.width + (not x.signed), weight.width + (not weight.signed)
+
+    @property
+    def _product_bits(self) -> int:
+        return min(sum(self._factors), self.acc.width)
+
+    def _products(self, folding: Folding, on: Device) -> Resources:
+        x, (a, b), width, lanes = self.input.type, self._factors, self._product_bits, self._lanes(folding)
+        if folding.arithmetic == "pair":
+            form = arith.pair_form(self.possible, x)
+            # joining two weights borrows from the upper one; splitting the product gives it back
+            glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
+            return (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
+        if folding.arithmetic == "shift":
+            digits = [(slot.span + slot.zero, slot.negative) for slot in _digits(self).slots]
+            return r.digit_product(x.width, width, digits) * lanes
+        return r.product(a, b, folding.arithmetic, on) * lanes
+
+    # Constants.
+
+    @property
+    def loads(self) -> tuple[Loadable, ...]:
+        weights = (loadable.rom(self.weights, self.weight_type),) if self.loaded else ()
+        return (*weights, *loadable.tables(self.epilogue.tables))
+
+    @property
+    def stored(self) -> Stored:
+        width = self.weight_type.width
+        least = width
+        if "shift" in arith.choices(self.possible, self.input.type, pe=1, depthwise=self.depthwise, loaded=self.loaded):
+            least = min(width, _digits(self).width)
+        rom, count = self._rom(self.folding), int(self.weights.size)
+        blocks = r.bram18(rom.depth, rom.width) * rom.count if rom.storage is Storage.BRAM else 0
+        return Stored(count * width, count * least, self._in_one_row, blocks)
+
+    @property
+    def _in_one_row(self) -> bool:
+        """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
+        lanes_in, lanes_out = (self.groups, self.groups) if self.depthwise else (self.inputs, self.outputs)
+        one_row = self.inputs == 1 if self.depthwise else self.groups == 1
+        return one_row and lanes_in * self.input.type.width <= MAX_WORD_BITS and lanes_out * self.output.type.width <= MAX_WORD_BITS
+
+    # Text.
+
+    def unit(self, ports: tuple[str, str]) -> Unit:
+        codes, code_type = arith.rom_contents(self.weights, self.weight_type, self.arithmetic)
+        weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
+        numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
+        product = multiplier(self.arithmetic, self.possible, self.input.type)
+        types = (reader, raw(self.acc), product, place_tag(self._kept(self.folding)))
+        shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
+        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
+        unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
+        pragmas = (*bound(weights.name, self._rom(self.folding)), *unit.pragmas)
+        return replace(unit, constants=(weights, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
+
+    # Folding.
+
+    @property
+    def role(self) -> Role:
+        return Role.MATVEC
+
+    @property
+    def front(self) -> None:
+        return None
+
+    def limit(self, setting: Setting) -> str:
+        return IN_WINDOWS if setting.front else AS_FAR_AS_IT_GOES
+
+    def options(self, setting: Setting) -> list[Option]:
+        pinned, on = setting.pinned, setting.on
+        per_group = setting.front.channels // self.groups if setting.front else self.inputs
+        possible = {
+            even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
+        }
+        front: dict[int, tuple[int, Resources]] = {}
+        found = []
+        for pe, simd in [(pinned.pe, pinned.simd)] if pinned else self._foldings(per_group):
+            word = pe if self.depthwise else min(simd, per_group)
+            if word not in front:
+                front[word] = _window(setting, word)
+            window_busy, window_cost = front[word]
+            busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
+            between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
+            around = window_cost + pieces.queue(self.output, pe) + between
+            for name in (pinned.arithmetic,) if pinned else [name for name in _ARITHMETIC if name in possible[pe % 2 == 0]]:
+                folding = Folding(pe, simd, name)
+                found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
+        return found
+
+    def _foldings(self, per_group: int) -> list[tuple[int, int]]:
+        """Every PE and SIMD whose words can travel; ``per_group``: the input channels of a group."""
+        pes = divisors(self.groups if self.depthwise else self.outputs)
+        simds = [1] if self.depthwise else [n for n in divisors(self.inputs) if not (per_group % n and n % per_group)]
+        pairs = [(pe, simd) for pe in pes for simd in simds]
+        return [(pe, simd) for pe, simd in pairs if fits_word(pe if self.depthwise else simd, self.input) and fits_word(pe, self.output)]
+
+
+def _window(setting: Setting, word: int) -> tuple[int, Resources]:
+    """Busy cycles and costs of the window unit in front, with words of ``word`` numbers; nothing where there is none."""
+    if setting.front is None:
+        return 0, Resources()
+    unit = setting.front.widened(word)
+    return unit.busy, r.total([unit.cost(setting.on), *(pieces.queue(stream, word) for stream in unit.targets)])
+
+
+@lru_cache(maxsize=64)
+def _turns(vectors: int, output_fold: int, input_fold: int) -> Turns:
+    turns = every(vectors * output_fold * input_fold).reshape(vectors, output_fold, input_fold)
+    return turns.size, (held(turns[:, 0, :].flatten()),), (held(turns[:, :, -1].flatten()),)
+
+
+@lru_cache(maxsize=256)
+def _digits(process: MatVec) -> arith.Digits:
+    return arith.digit_form(process.weights)

@@ -1,0 +1,194 @@
+"""What every process kind says of itself, and is asked by those above: simulation, estimate, folding, emission.
+
+A kind is a frozen dataclass in a file of its own, derived from ``Process`` and from the traits (``traits.py``) that answer for it what several kinds
+answer alike. It cannot be imported while an answer is missing.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from qfx.fixed.packing import Port
+from qfx.hardware.cost import pieces
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design.loadable import Loadable
+from qfx.hardware.design.schedule import Folding
+from qfx.hardware.design.storage import Memory
+from qfx.hardware.design.streams import Stream
+from qfx.hardware.emit.spelling import Unit
+from qfx.hardware.folding.option import Option, Role
+from qfx.hardware.timing.program import RESTART, Program, Turns
+from qfx.homes import unanswered
+
+
+class Process:
+    """One pipelined loop of the hardware: it reads ``sources``, writes ``targets``, and does the same in every frame.
+
+    What is marked as abstract, here or in a trait that it has, every kind must define, itself or by a trait: else its class statement raises
+    TypeError. A trait is a class with ``abstract=True``.
+    """
+
+    __slots__ = ()
+
+    name: str
+
+    def __init_subclass__(cls, *, abstract: bool = False, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        missing = [] if abstract else unanswered(cls, Process)
+        if missing:
+            raise TypeError(f"the process kind {cls.__name__} does not define {', '.join(missing)} (see {__name__}.Process)")
+
+    # Streams.
+
+    @property
+    @abstractmethod
+    def sources(self) -> tuple[Stream, ...]:
+        """The streams that it reads, in the order of its fields; a port is none."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> tuple[Stream, ...]:
+        """The streams that it writes, in the order of its fields; a port is none."""
+
+    @property
+    @abstractmethod
+    def marks(self) -> tuple[Stream, ...]:
+        """Those of its streams that carry no numbers but the TLAST of a frame."""
+
+    def with_streams(self, change: Callable[[Stream], Stream]) -> Self:
+        """The process with ``change`` made to every stream that it holds."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # every kind is a dataclass
+        changed: dict[str, Any] = {name: change(value) for name, value in held.items() if isinstance(value, Stream)}
+        for name, value in held.items():
+            if isinstance(value, tuple) and value and all(isinstance(item, Stream) for item in value):
+                changed[name] = tuple(map(change, value))
+        return replace(self, **changed)  # type: ignore[type-var]
+
+    # Time.
+
+    @property
+    @abstractmethod
+    def cycles(self) -> int:
+        """The turns of a frame: the least number of cycles between two frames as far as this process goes. As many as ``turns`` has."""
+
+    @property
+    @abstractmethod
+    def latency(self) -> int:
+        """Cycles from the start of a turn to its write, assumed (``timing/program.py``)."""
+
+    @abstractmethod
+    def turns(self) -> Turns:
+        """The turns of a frame, and in which of them every word of every source is read and of every target written."""
+
+    @property
+    def program(self) -> Program:
+        """The program of one frame."""
+        turns, reads, writes = self.turns()
+        return Program(turns, self.latency, reads, writes)
+
+    @property
+    def busy(self) -> int:
+        """Cycles of a frame if it never waits: turns, pipeline, restart."""
+        return self.cycles + self.latency + RESTART
+
+    # Resources.
+
+    @property
+    @abstractmethod
+    def memories(self) -> tuple[Memory, ...]:
+        """The arrays that it keeps words in: constants, tables, buffers."""
+
+    @abstractmethod
+    def logic(self, on: Device) -> Resources:
+        """What it takes beside its memories and FIFOs."""
+
+    def cost(self, on: Device) -> Resources:
+        """What it takes without its FIFOs."""
+        return r.total([self.logic(on), *(pieces.memory(memory, on) for memory in self.memories)])
+
+    def control(self) -> Resources:
+        """The part of ``logic`` that nearly all kinds have: state machine, counter of turns, registers of the words."""
+        return pieces.control(self.cycles, (*self.sources, *self.targets))
+
+    # Constants.
+
+    @property
+    @abstractmethod
+    def loads(self) -> tuple[Loadable, ...]:
+        """Its constants that are loaded while the hardware runs, in the order in which they come."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> Stored | None:
+        """What its weights take; None if it has none."""
+
+    # Text.
+
+    @abstractmethod
+    def unit(self, ports: tuple[str, str]) -> Unit:
+        """It as C++, as if all of its constants were there; ``ports`` are the names of the top function's streams."""
+
+    # Folding.
+
+    @property
+    @abstractmethod
+    def role(self) -> Role:
+        """What it is in the folding of its layer."""
+
+    @property
+    @abstractmethod
+    def front(self) -> Front | None:
+        """Itself if it is the window unit of the process behind it, which is then asked for both; else None."""
+
+    @abstractmethod
+    def options(self, setting: Setting) -> list[Option]:
+        """How its layer can be folded, told by the process as it is with one number at a time; the first of equals is preferred. None if BETWEEN."""
+
+    @abstractmethod
+    def limit(self, setting: Setting) -> str:
+        """What keeps the fastest option from being faster, in words that follow "it takes 7 cycles"."""
+
+
+REQUIRED = tuple(unanswered(Process, Process))
+"""What every kind must define."""
+
+
+class Front(Process, abstract=True):
+    """A window unit: it cuts the frames of another process of its layer into windows, and is folded with it."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Of a pixel."""
+
+    @abstractmethod
+    def widened(self, parallel: int) -> Front:
+        """It with ``parallel`` numbers a word; it has one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setting:
+    """Where a process stands when it is asked for ``options``: on which family of parts, with which window unit in front, folded as the user wishes
+    (``pinned``), and between which ports of the design, input and output."""
+
+    on: Device
+    front: Front | None
+    pinned: Folding | None
+    ports: tuple[Port, Port]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The weights of one process: their ``bits``, and those in the narrowest form that can be chosen for them; whether in some folding one row holds
+    all (they then are constants of the multipliers); and the block RAMs that they take as they are."""
+
+    bits: int
+    least_bits: int
+    in_one_row: bool
+    bram18: int

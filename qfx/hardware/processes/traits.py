@@ -1,0 +1,195 @@
+"""Answers that several process kinds share. A kind names the traits that it has; each answers some of what ``Process`` asks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.pieces import queue
+from qfx.hardware.cost.resources import Resources
+from qfx.hardware.design import loadable, storage
+from qfx.hardware.design.loadable import Loadable
+from qfx.hardware.design.schedule import Folding
+from qfx.hardware.design.storage import Memory
+from qfx.hardware.design.streams import Epilogue, Stream
+from qfx.hardware.emit.spelling import Unit, plain, with_epilogue
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
+from qfx.hardware.processes.process import Front, Process, Setting, Stored
+from qfx.hardware.timing.program import MEMORY, READ_WRITE
+
+IN_WINDOWS = "its window unit writes at most the channels of one pixel a cycle"
+"""What limits a layer with a window unit."""
+
+
+class OneToOne(Process, abstract=True):
+    """It reads ``input`` and writes ``output``, and nothing else."""
+
+    __slots__ = ()
+
+    input: Stream
+    output: Stream
+
+    @property
+    def sources(self) -> tuple[Stream, ...]:
+        return (self.input,)
+
+    @property
+    def targets(self) -> tuple[Stream, ...]:
+        return (self.output,)
+
+    @property
+    def marks(self) -> tuple[Stream, ...]:
+        return ()
+
+    def call(self, text: str) -> Unit:
+        """The unit that is this one call of ``in`` and ``out``."""
+        return plain(self.name, {"in": self.input, "out": self.output}, text)
+
+
+class TwoToOne(Process, abstract=True):
+    """It joins the two ``inputs`` into ``output``."""
+
+    __slots__ = ()
+
+    inputs: tuple[Stream, Stream]
+    output: Stream
+
+    @property
+    def sources(self) -> tuple[Stream, ...]:
+        return self.inputs
+
+    @property
+    def targets(self) -> tuple[Stream, ...]:
+        return (self.output,)
+
+    @property
+    def marks(self) -> tuple[Stream, ...]:
+        return ()
+
+
+class WithoutConstants(Process, abstract=True):
+    """It has no weights and no tables that could be loaded: it moves numbers and computes nothing."""
+
+    __slots__ = ()
+
+    @property
+    def loads(self) -> tuple[Loadable, ...]:
+        return ()
+
+    @property
+    def stored(self) -> Stored | None:
+        return None
+
+
+class Passing(WithoutConstants, abstract=True):
+    """Its words go from hand to hand, and none is kept."""
+
+    __slots__ = ()
+
+    @property
+    def latency(self) -> int:
+        return READ_WRITE
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        return ()
+
+
+class Buffering(WithoutConstants, abstract=True):
+    """Its words lie in a memory before they leave."""
+
+    __slots__ = ()
+
+    @property
+    def latency(self) -> int:
+        return READ_WRITE + MEMORY
+
+
+class WithEpilogue(Process, abstract=True):
+    """Its numbers go through ``epilogue`` before they leave by ``output``."""
+
+    __slots__ = ()
+
+    epilogue: Epilogue
+    output: Stream
+
+    @property
+    def tables(self) -> tuple[Memory, ...]:
+        """The memories of the epilogue, in as many shares as numbers leave at once."""
+        return storage.tables(self.epilogue, self.output.parallel)
+
+    def call_with_epilogue(self, streams: dict[str, Stream], text: str) -> Unit:
+        """The unit that is one call of ``streams``, by parameter, with the struct of the epilogue and its tables."""
+        return with_epilogue(self.name, streams, self.epilogue, text)
+
+
+class Unweighted(WithEpilogue, abstract=True):
+    """It has no constants but those of its epilogue."""
+
+    __slots__ = ()
+
+    @property
+    def loads(self) -> tuple[Loadable, ...]:
+        return loadable.tables(self.epilogue.tables)
+
+    @property
+    def stored(self) -> Stored | None:
+        return None
+
+
+class Between(Process, abstract=True):
+    """It takes the words that come; the layers at its two ends are folded."""
+
+    __slots__ = ()
+
+    @property
+    def role(self) -> Role:
+        return Role.BETWEEN
+
+    @property
+    def front(self) -> Front | None:
+        return None
+
+    def options(self, setting: Setting) -> list[Option]:
+        return []
+
+    def limit(self, setting: Setting) -> str:
+        return ""
+
+
+class Widening(Process, abstract=True):
+    """Its layer has a PE alone: numbers per word, the same at all ends."""
+
+    __slots__ = ()
+
+    @property
+    def role(self) -> Role:
+        return Role.OTHER
+
+    @property
+    def front(self) -> None:
+        return None
+
+    @abstractmethod
+    def widths(self, setting: Setting) -> list[int]:
+        """The numbers per word that it can have, ascending."""
+
+    def widened(self, parallel: int) -> Process:
+        """It with ``parallel`` numbers a word."""
+        return self.with_streams(lambda stream: stream if stream in self.marks else stream.with_parallel(parallel))
+
+    def options(self, setting: Setting) -> list[Option]:
+        return [self._option(pe, setting) for pe in ([setting.pinned.pe] if setting.pinned else self.widths(setting))]
+
+    def limit(self, setting: Setting) -> str:
+        return IN_WINDOWS if setting.front else AS_FAR_AS_IT_GOES
+
+    def _option(self, pe: int, setting: Setting) -> Option:
+        """``pe`` numbers per word, with its window unit if it has one."""
+        busy, cost = 0, Resources()
+        if setting.front is not None:
+            unit = setting.front.widened(pe)
+            busy, cost = unit.busy, unit.cost(setting.on) + r.total([queue(stream, pe) for stream in unit.targets])
+        wide = self.widened(pe)
+        queues = [queue(stream, stream.parallel) for stream in wide.targets]
+        return Option(Folding(pe), pe, pe, max(busy, wide.busy), r.total([cost, wide.cost(setting.on), *queues]))

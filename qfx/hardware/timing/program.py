@@ -1,0 +1,88 @@
+"""Programs: in which turn of its loop a process reads and writes which word.
+
+A process is one pipelined loop (a few in a row for Permute) with an initiation interval of one. A *turn* is one iteration; it reads at most one word
+of each input and writes at most one word of each output. Which turn does what depends on the shape alone, never on data: a frame is a fixed program.
+``docs/schedule.md`` lists the programs, which lie with the process kinds; the bounded simulation (``tests/support/bounded.py``) checks every one
+against the C++ turn by turn.
+
+``latency`` is no property of the C++ but of what the vendor's tool makes of it: cycles from the start of a turn to its write. The numbers here are
+assumptions (each is a constant below); they enter the predicted latency and the depth of FIFOs that balance branches, not freedom from deadlock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from qfx.hardware.design.streams import Epilogue, IntArray
+
+READ_WRITE = 1
+"""Cycles that any process spends between reading a word and writing one."""
+MEMORY = 2
+"""Cycles for the address and the data of a ROM or a line buffer."""
+MULTIPLY = 3
+"""Cycles of a multiplier: the three registers of a DSP48 (AMD UG579), and as many for one in LUTs."""
+EPILOGUE_STEP = 1
+"""Cycles of an addition, comparison, shift or cast in an epilogue."""
+RESTART = 2
+"""Cycles in which a process of a dataflow region is done with a frame and begins the next, on top of its pipeline's latency; an assumption."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """One frame of a process: ``turns`` of its loop.
+
+    ``reads[i][n]`` is the turn that reads word n of input i, ``writes[o][n]`` the turn that writes word n of output o; inputs and outputs in the
+    order of the process's ``sources`` and ``targets``, ports left out. The arrays rise strictly and cannot be written to.
+    """
+
+    turns: int
+    latency: int
+    reads: tuple[IntArray, ...]
+    writes: tuple[IntArray, ...]
+
+
+Turns = tuple[int, tuple[IntArray, ...], tuple[IntArray, ...]]
+"""``turns``, ``reads`` and ``writes`` of a Program."""
+
+
+def epilogue_latency(epilogue: Epilogue) -> int:
+    """The cycles of all steps."""
+    return sum(MULTIPLY if step.function == "mul" else EPILOGUE_STEP for step in epilogue.steps)
+
+
+# What follows depends on numbers alone, and many layers of a network have the same.
+
+
+def held(array: IntArray) -> IntArray:
+    """The array, which from here on cannot be written to."""
+    array.flags.writeable = False
+    return array
+
+
+@lru_cache(maxsize=64)
+def every(words: int) -> IntArray:
+    """A word in each of ``words`` turns."""
+    return held(np.arange(words, dtype=np.int64))
+
+
+@lru_cache(maxsize=64)
+def last(words: int) -> IntArray:
+    """One word, in the last of ``words`` turns."""
+    return held(np.array([words - 1], dtype=np.int64))
+
+
+@lru_cache(maxsize=64)
+def reduce(results: int, taps: int) -> Turns:
+    """A result after every ``taps`` words."""
+    turns = results * taps
+    return turns, (every(turns),), (held(np.arange(taps - 1, turns, taps)),)
+
+
+@lru_cache(maxsize=64)
+def spread(words: int, copies: int) -> Turns:
+    """Every word read once, in the first of the ``copies`` turns that write something of it."""
+    turns = words * copies
+    return turns, (held(np.arange(0, turns, copies)),), (every(turns),)

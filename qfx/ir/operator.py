@@ -1,0 +1,193 @@
+"""What an operator is: all that any part of qfx asks of one. The operators themselves are ``qfx.operators``, a file each."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from math import gcd
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from qfx.fixed.type import FixedType
+from qfx.homes import unanswered
+from qfx.ir.rules import Infos
+from qfx.ir.values import Const, Info, RawArray
+
+if TYPE_CHECKING:  # what is built upon this file, and handed to the operators when they are asked
+    from qfx.export.bounds import Value
+    from qfx.export.writer import Writer
+    from qfx.hardware.design.build import Builder
+    from qfx.hardware.design.epilogue import Steps
+    from qfx.ir.drawing import Drawing
+    from qfx.ir.graph import Graph, Node
+    from qfx.ir.onnx_node import OnnxNode
+
+
+class Operator:
+    """The base of every operator: a frozen dataclass of attributes. Every operator but Input and Cast is exact.
+
+    A subclass defines every class attribute that is declared here without a value and every abstract method, of its own or by a base between; one
+    that does not is a TypeError when it is imported. A base between, which answers for a family of operators, says ``abstract=True``.
+
+    Shapes leave the batch out; channels are axis 0.
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, *, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        missing = [] if abstract else unanswered(cls, Operator)
+        if missing:
+            raise TypeError(f"the operator {cls.__name__} does not define {', '.join(missing)} (see {__name__}.Operator)")
+
+    # What it computes
+
+    reads: ClassVar[int | None]
+    """How many values it reads: 0 for the input of a model, None for two or more."""
+
+    @abstractmethod
+    def infer(self, name: str, inputs: Infos) -> Info:
+        """What is known of the result. Checks attributes, arity and shapes: raises ModelFileError for what is wrong and ExactnessError for what int64
+        could not hold; both name the node ``name``."""
+
+    @abstractmethod
+    def evaluate(self, inputs: Any, infos: Infos, out: Info) -> RawArray:
+        """The integer meaning: int64 raws with the batch as the first axis, each on the grid of its Info, to raws on the grid of ``out``. ``infos``
+        and ``out`` are those of ``infer``. Input alone reads floats."""
+
+    @abstractmethod
+    def does_nothing(self, x: Info) -> bool:
+        """Whether the result of the one input ``x`` is ``x``, for every number in its range."""
+
+    # What people see of it
+
+    @abstractmethod
+    def words(self) -> Iterable[str]:
+        """Its attributes in a few characters each, for listings; those at their default are empty or left out."""
+
+    @abstractmethod
+    def constants(self) -> Mapping[str, Const]:
+        """The constant tensors that hardware must store, by the name of their field: of an operator with two, the factors come first."""
+
+    @abstractmethod
+    def accumulator(self, x: Info) -> FixedType | None:
+        """The type that holds every partial sum, whatever the order of its terms, for an input ``x``; it has the frac_bits of the result (the finest,
+        where its channels have grids of their own: then it holds the raws of each). None where nothing is accumulated."""
+
+    @abstractmethod
+    def macs(self, out: Info) -> int:
+        """Multiply-accumulates by constants per sample, for the result ``out``."""
+
+    def columns(self, out: Info) -> int:
+        """Numbers per sample that the interpreter lays out besides operands and result."""
+        return 0
+
+    # Its form in an ONNX file
+
+    forms: ClassVar[tuple[str, ...]]
+    """The ONNX operators that ``write`` makes and ``read`` takes: ``Conv``, or ``ai.qfx.Scale``; what follows a ``_`` is left out."""
+
+    functions: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The functions of ``ai.qfx`` that it brings, as ONNX text by name: part of the version of the operator set (``qfx.export.opset``)."""
+
+    @abstractmethod
+    def write(self, writer: Writer, node: Node) -> Value:
+        """Write the node; what is known of the tensor that holds its result."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, proto: OnnxNode) -> Operator:
+        """The operator that was written as ``proto``, one of ``forms``."""
+
+    # Its form in hardware
+
+    pointwise: ClassVar[bool]
+    """Whether it is a few steps on each number, which ride in the epilogue of the process that gives the number."""
+
+    any_order: ClassVar[bool]
+    """Whether it takes the numbers of a value in whatever order they travel; else they come pixel by pixel, channels innermost."""
+
+    fuses: ClassVar[bool]
+    """Whether its process has an epilogue, which the pointwise operators behind it may join."""
+
+    renames: ClassVar[bool]
+    """Whether it only says how the elements of a value are addressed, so that nothing is built."""
+
+    def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
+        """Of a pointwise operator: append its steps. ``source``: of what it reads; ``site``: the number that simulations know a cast by."""
+        raise TypeError(f"{type(self).__name__} is not pointwise")
+
+    @abstractmethod
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        """Take its operands from the builder, add its processes, and give its result, with the pointwise nodes of ``chain`` in the epilogue."""
+
+    @abstractmethod
+    def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
+        """What may be worked on in parallel as the node stands in ``graph``: PE divides the first number, SIMD the second."""
+
+    # For tests
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
+        """A random one that mostly fits, and the nodes that it reads. QfxError where it does not fit: another one is drawn."""
+
+
+def travelling_channels(graph: Graph, node: Node) -> int:
+    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels."""
+    channels = graph.infos[node.name].shape[0]
+    while node.op.reads != 0:
+        source = graph.node(node.inputs[0])
+        channels = gcd(channels, graph.infos[source.name].shape[0])
+        if not source.op.renames:
+            break
+        node = source
+    return channels
+
+
+class Plain(Operator, abstract=True):
+    """Operators without constants that accumulate nothing."""
+
+    __slots__ = ()
+
+    def constants(self) -> Mapping[str, Const]:
+        return {}
+
+    def accumulator(self, x: Info) -> FixedType | None:
+        return None
+
+    def macs(self, out: Info) -> int:
+        return 0
+
+
+class Pointwise(Operator, abstract=True):
+    """Operators on each number by itself: they define ``epilogue``."""
+
+    __slots__ = ()
+
+    reads: ClassVar[int | None] = 1
+    pointwise: ClassVar[bool] = True
+    any_order: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
+    renames: ClassVar[bool] = False
+
+    @abstractmethod
+    def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
+        """Append its steps."""
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        builder.pointwise(node, chain)
+
+    def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
+        return travelling_channels(graph, node), 1
+
+
+class Mover(Plain, abstract=True):
+    """Operators that move numbers and compute nothing."""
+
+    __slots__ = ()
+
+    reads: ClassVar[int | None] = 1
+    pointwise: ClassVar[bool] = False
+    renames: ClassVar[bool] = False
+    fuses: ClassVar[bool] = False

@@ -1,0 +1,219 @@
+"""Building the fixed-point network of a traced float model: modules attached under the names that users know, the graph between them, and every
+binary point started from the data that reaches it. What stands where is decided in ``qfx.nn.placement``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor, fx, nn
+
+from qfx.capture.refusals.blockers import norm_called_twice, output_problems
+from qfx.capture.trace import Traced
+from qfx.errors import QfxError, UnsupportedError
+from qfx.nn import placement
+from qfx.nn.call import Call, Part, parts_of
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.lookup import find
+from qfx.nn.model import QuantizedModel
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer
+from qfx.recipe import Recipe
+
+
+@dataclass
+class _Value:
+    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, and the name and the role of that
+    Cast."""
+
+    node: fx.Node
+    data: QTensor
+    due: bool
+    path: str
+    role: str
+
+
+class Builder:
+    """Builds the fixed-point network node by node, running it on the example as it grows: every binary point starts from the data that
+    reaches it."""
+
+    def __init__(self, traced: Traced, recipe: Recipe) -> None:
+        self.traced, self.recipe = traced, recipe
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.values: dict[fx.Node | Part, _Value] = {}
+        self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
+        self.used: set[str] = set()
+        self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
+        self.sites: dict[tuple[str, str, int], str] = {}
+
+    def build(self, example: Tensor) -> QuantizedModel:
+        for node in self.traced.module.graph.nodes:
+            if node.op == "placeholder" and node in self.traced.shapes:
+                self._input(node, self.traced.shapes[node], example)
+            elif node.op == "output":
+                self._output(node)
+            elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
+                self._operation(node)
+        return QuantizedModel(self.root, self.graph, class_name="QuantizedModel")
+
+    def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
+        placeholder = self.graph.placeholder(node.name)
+        layer = QInput(shape, self.recipe)
+        path = self._attach(self._free("input"), layer)
+        layer.initialize(example)
+        self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path, role="input")
+
+    def _operation(self, node: fx.Node) -> None:
+        path = str(node.target) if node.op == "call_module" else self._functional_path(node)
+        try:
+            self._convert(node, path)
+        except QfxError as error:
+            if error.where:
+                raise
+            raise type(error)(error.what, where=path, remedy=error.remedy) from error
+
+    def _convert(self, node: fx.Node, path: str) -> None:
+        rule, call = find(node, path, self.traced, self.recipe)
+        call = self._placed(call)
+        sources = [source for source in call.inputs if source in self.values]
+        parts = parts_of(rule(call), len(sources))
+        if not parts:
+            self.values[node] = self.values[sources[0]]
+            return
+        readers = placement.readers(parts)
+        for part in parts:
+            places = [sources[source] if isinstance(source, int) else source for source in part.sources]
+            alone = [readers[source] == 1 and self._has_one_user(place) for source, place in zip(part.sources, places, strict=True)]
+            inputs = [self._ready(place, part.layer, only) for place, only in zip(places, alone, strict=True)]
+            if placement.lie_far_apart(part.layer, [value.data.interval for value in inputs]):
+                inputs = [self._settled(value) for value in inputs]
+            norm = placement.norm_to_fold(node, self.traced, self.recipe) if part is parts[-1] and isinstance(part.layer, Weighted) else None
+            role = placement.role_of_part(part, parts, placement.role(norm or node, self.traced))
+            value = self._apply(part.layer, call.path + part.suffix, inputs, role, norm)
+            self.values[part] = self._cast(value) if part is parts[-1] and part.layer.traits.ends_chain else value
+            if norm is not None:
+                self.values[norm] = self.values[part]
+        self.values[node] = self.values[parts[-1]]
+        for part in parts:
+            del self.values[part]
+        shape = tuple(self.values[node].data.shape[1:])
+        if shape != call.out_shape:
+            raise call.refuse(f"{call.name} gives {call.out_shape} in float and {shape} here", "please report this defect")
+
+    def _placed(self, call: Call) -> Call:
+        """The call under the path that its layers get, which a later call of a module may have to itself."""
+        site, path = self.traced.site(call.node), call.path
+        first = path if site is None else self.sites.setdefault(site, path)
+        if site is None and path in self.used and self._layer(path).traits.called_again == "new":
+            path = self._free(path)
+        if path == first:
+            return call
+        self.first[path] = first
+        return replace(call, path=path, first=first)
+
+    def _has_one_user(self, place: fx.Node | Part) -> bool:
+        return isinstance(place, Part) or len(self.traced.tensor_users(place)) == 1
+
+    def _layer(self, path: str) -> FixedLayer:
+        layer = self.root.get_submodule(path)
+        assert isinstance(layer, FixedLayer)  # nothing else is attached
+        return layer
+
+    def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
+        """Attach the layer, start its constants, and run it on the example. ``norm``: the BatchNorm that goes into it."""
+        again = layer.traits.called_again if path in self.used else "new"
+        if again == "refused":
+            raise norm_called_twice(path)
+        if again == "shared":  # the same module called again keeps its one set of constants
+            layer = self._layer(path)
+        else:
+            path = self._attach(path, layer)
+        arguments: tuple[QTensor | FoldedNorm, ...] = tuple(value.data for value in inputs)
+        extra: tuple[fx.Node, ...] = ()
+        if norm is not None:
+            assert isinstance(layer, Weighted)
+            folded, partner = self._fold(layer, norm, inputs[0].data)
+            arguments, extra = (*arguments, folded), (partner,)
+        initialize = getattr(layer, "initialize", None)
+        if again != "shared" and initialize is not None:
+            initialize(*arguments)
+        data = layer(*arguments)
+        result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
+        name = inputs[0].path if layer.traits.named_by_source else path
+        return _Value(result, data, placement.is_due(layer, (value.due for value in inputs)), name, role)
+
+    def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
+        """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``."""
+        source = self.traced.module.get_submodule(str(norm.target))
+        folded = QFoldedBatchNorm(source, str(norm.target))  # type: ignore[arg-type]
+        if folded.is_untrained:
+            folded.start_from(layer.in_float(x))
+        path = self._attach(str(norm.target), folded)
+        return folded(), self.graph.call_module(path)
+
+    def _ready(self, place: fx.Node | Part, layer: FixedLayer, alone: bool) -> _Value:
+        """The value as the layer may read it: cast first where that is due."""
+        value = self.values[place]
+        if not value.due or placement.may_read_uncast(layer, value.data.interval, self.recipe, alone=alone):
+            return value
+        return self._settled(value)
+
+    def _settled(self, value: _Value) -> _Value:
+        """The value after the Cast that is due, from here on for all who read it."""
+        cast = self._cast(value)
+        for other, known in self.values.items():
+            if known is value:
+                self.values[other] = cast
+        return cast
+
+    def _cast(self, value: _Value) -> _Value:
+        if not value.due:
+            return value
+        name = value.path
+        path, count = f"{name}.output_cast", 1
+        while path in self.used:
+            path, count = f"{name}.output_cast_{count}", count + 1
+        label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
+        also = f"{self.first.get(name, name)}.output"
+        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
+        self._attach(path, quantizer)
+        quantizer.initialize(value.data)
+        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
+
+    def _output(self, node: fx.Node) -> None:
+        for problem in output_problems(node, self.traced):
+            raise problem
+        (source,) = node.all_input_nodes
+        value = self._cast(self.values[source])
+        self.graph.output(self.graph.call_method("tensor", (value.node,)))
+
+    def _functional_path(self, node: fx.Node) -> str:
+        """Where a functional call gets its place: below the module that makes it, under the operation's name."""
+        parent = self.traced.path(node)
+        base = getattr(node.target, "__name__", str(node.target)).strip("_")
+        path = f"{parent}.{base}" if parent else base
+        return self._free(path)
+
+    def _free(self, path: str) -> str:
+        candidate, count = path, 1
+        while candidate in self.paths or candidate in self.used:
+            candidate, count = f"{path}_{count}", count + 1
+        return candidate
+
+    def _attach(self, path: str, layer: FixedLayer) -> str:
+        """Put the layer at a dotted path (or, if that is taken, one beside it) and return where it is."""
+        if path in self.used:
+            path = self._free(path)
+        *parents, leaf = path.split(".")
+        holder = self.root
+        for name in parents:
+            if not hasattr(holder, name):
+                holder.add_module(name, nn.Module())
+            holder = getattr(holder, name)
+        if hasattr(holder, leaf):
+            raise UnsupportedError(f"the name {path!r} is taken", where=path, remedy="rename the module")
+        layer.name = layer.name or path
+        holder.add_module(leaf, layer.eval())  # while it is built, nothing drops out and no statistics move
+        self.used.add(path)
+        return path

@@ -1,0 +1,55 @@
+"""Operations that are small graphs of other families' layers: the square and the magnitude of each number."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from qfx.capture.refusals import remedies
+from qfx.nn.call import Call, Family, Part
+from qfx.nn.layers.arithmetic import QAdd, QMul, QSub
+from qfx.nn.layers.relu import QReLU
+
+
+def _square(call: Call) -> list[Part]:
+    """x * x, which is never negative: the ReLU tells its bounds so, and the Cast that follows needs no sign."""
+    product = Part(QMul(), (0, 0), "_product")
+    return [product, Part(QReLU(), (product,))]
+
+
+def _pow(call: Call) -> list[Part]:
+    base, exponent = call.arguments.get("input"), call.arguments.get("exponent")
+    if not isinstance(base, fx.Node) or isinstance(exponent, fx.Node) or exponent != 2:
+        value = remedies.Seen("x", call.in_shape)
+        arguments = tuple(value if isinstance(argument, fx.Node) else argument for argument in (base, exponent))
+        remedy = remedies.remedy(remedies.Seen("pow", call.in_shape, call.out_shape, arguments))
+        raise call.refuse("a power other than the square has no fixed-point form in qfx", remedy)
+    return _square(call)
+
+
+def _abs(call: Call) -> list[Part]:
+    """|x| = relu(x) + relu(-x), exact; relu(x) - x is never negative, which the ReLU behind it tells its bounds, and so the Cast that follows."""
+    positive = Part(QReLU(), (0,), "_positive")
+    below = Part(QSub(), (positive, 0), "_below")
+    negative = Part(QReLU(), (below,), "_negative")
+    return [positive, below, negative, Part(QAdd(), (positive, negative))]
+
+
+FAMILY = Family(
+    layers=(QAdd, QMul, QReLU, QSub),
+    functions={
+        torch.square: ("input", _square),
+        operator.pow: ("input exponent", _pow),
+        torch.pow: ("input exponent", _pow),
+        operator.abs: ("input", _abs),
+        torch.abs: ("input", _abs),
+        torch.absolute: ("input", _abs),
+    },
+    methods={
+        **dict.fromkeys(("square", "square_"), ("input", _square)),
+        **dict.fromkeys(("pow", "pow_"), ("input exponent", _pow)),
+        **dict.fromkeys(("abs", "abs_", "absolute"), ("input", _abs)),
+    },
+)

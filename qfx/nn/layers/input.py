@@ -1,0 +1,97 @@
+"""The model's float input and its cast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qfx import operators as ops
+from qfx.errors import DataError
+from qfx.fixed.type import OMode
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer
+from qfx.nn.recording import refuse_recording
+from qfx.recipe import Recipe
+
+
+class QInput(FixedLayer):
+    """The model's float input and its cast: the first operation of every model.
+
+    Where the spec leaves the sign open, the first data decide, once and for all: a type without one if no number is negative and not all are zero,
+    so that images from 0 to 255 lose no bit to it. (AP_WRAP_SM has no such types.)
+
+    Raises DataError for NaN, infinity, a shape other than (batch, *shape), or negative numbers to start from where the first had none.
+    """
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+
+    def __init__(self, shape: tuple[int, ...], recipe: Recipe) -> None:
+        super().__init__()
+        self.shape, self.recipe = shape, recipe
+        spec = recipe.spec("input", "input")
+        self.cast = Quantizer(spec, name="input")
+
+    def initialize(self, x: Tensor) -> None:
+        self.initialize_from((x,))
+
+    def initialize_from(self, parts: Iterable[Tensor]) -> None:
+        checked = _Checked(self, parts)
+        if self.cast.spec.signed is None:
+            self._settle_sign(checked)
+        self.cast.initialize_from(checked)
+
+    def _settle_sign(self, parts: Iterable[Tensor]) -> None:
+        seen = [x.detach().aminmax() for x in parts if x.numel()]
+        negative, zero = any(bool(low < 0) for low, _ in seen), all(bool((low == 0) & (high == 0)) for low, high in seen)
+        if self.cast.signed is None:
+            self.cast.signed = negative or zero or self.cast.spec.o is OMode.WRAP_SM
+        elif negative and not self.cast.signed:
+            raise DataError(
+                "negative numbers, but the data that the model was quantized with had none, so that its type has no sign",
+                where="input",
+                remedy="quantize the float model again with such data as the example, or with signed = true in the recipe's [input]",
+            )
+
+    def forward(self, x: Tensor) -> QTensor:
+        refuse_recording()  # here too: torch.export runs the graph node by node, not the model's forward
+        return self.cast(self._checked(x))  # type: ignore[no-any-return]
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != len(self.shape) + 1:
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise DataError(
+                f"got {got}, expected (batch, {', '.join(map(str, self.shape))})", where="input", remedy="give what the model was made for"
+            )
+        if x.is_complex():
+            raise DataError("complex numbers", where="input", remedy="give real ones")
+        if not x.is_floating_point():
+            x = x.double() if x.dtype in (torch.int32, torch.int64) else x.float()
+        if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
+            raise DataError("NaN or infinity", where="input", remedy="clean the data")
+        return x
+
+    def operators(self) -> Steps:
+        return [("", ops.Input(self.shape, self.cast.array_type()))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        return sources[0].expanded(self.shape[0])
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """Batches that an input layer takes."""
+
+    layer: QInput
+    parts: Iterable[Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.layer._checked, self.parts)

@@ -1,0 +1,67 @@
+"""Zeros around a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from qfx import operators as ops
+from qfx.capture.refusals import remedies
+from qfx.fixed.arith import Bounds
+from qfx.nn.call import Call, Family, Layers
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.qtensor import QTensor
+
+Pads = tuple[tuple[int, int], ...]
+
+
+class QPad(FixedLayer):
+    """Zeros around every axis behind the batch, (before, after) each."""
+
+    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+
+    def __init__(self, pads: Pads) -> None:
+        super().__init__()
+        self.pads = pads
+
+    def forward(self, x: QTensor) -> QTensor:
+        interval: Bounds = x.interval.hull if any(self.pads[0]) else x.interval
+        return QTensor(F.pad(x.tensor(), [side for pair in reversed(self.pads) for side in pair]), interval.with_zero())
+
+    def operators(self) -> Steps:
+        return [("", ops.Pad(self.pads))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        x = sources[0]
+        if x.channels == 1 or self.pads[0] == (0, 0):
+            return x
+        return Clipped(*(F.pad(values, self.pads[0]) for values in (x.mean, x.std, x.low, x.high)))
+
+    def scales_channels(self, channels: int) -> bool:
+        return self.pads[0] == (0, 0)
+
+
+def _pad(call: Call) -> Layers:
+    if call.get("mode", "constant") != "constant" or float(call.get("value", 0.0)) != 0.0:
+        raise call.refuse("padding with something else than zeros", "train with zero padding (nn.ZeroPad2d, F.pad)")
+    flat: Any = call.get("pad" if call.module is None else "padding")
+    if isinstance(flat, int):
+        flat = (flat,) * (2 * (len(call.in_shape) - 1))
+    pairs = [(int(flat[i]), int(flat[i + 1])) for i in range(0, len(flat), 2)][::-1]
+    if len(pairs) > len(call.in_shape) or any(side < 0 for pair in pairs for side in pair):
+        remedy = "pad the axes behind the batch, with numbers of at least 0"
+        if len(pairs) <= len(call.in_shape):
+            remedy = remedies.cut_or_padded([*[(0, 0)] * (len(call.in_shape) - len(pairs)), *pairs], call.in_shape)
+        raise call.refuse(f"padding {tuple(flat)}", remedy)
+    return [QPad((((0, 0),) * (len(call.in_shape) - len(pairs))) + tuple(pairs))]
+
+
+FAMILY = Family(
+    layers=(QPad,),
+    modules=dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d), _pad),
+    functions={F.pad: ("input pad mode value", _pad)},
+)

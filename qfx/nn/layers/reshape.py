@@ -1,0 +1,63 @@
+"""Other shapes for the same elements in the same order, and what changes nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from qfx import operators as ops
+from qfx.nn.call import Call, Family, Layers
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.qtensor import QTensor
+
+
+class QReshape(FixedLayer):
+    """The same elements in the same order; ``shape`` leaves the batch out."""
+
+    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: QTensor) -> QTensor:
+        interval = x.interval if self.shape[0] == x.shape[1] else x.interval.hull
+        return QTensor(x.tensor().reshape(-1, *self.shape), interval)
+
+    def operators(self) -> Steps:
+        return [("", ops.Reshape(self.shape))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        x = sources[0]
+        if x.channels == 1 or self.shape[0] == x.channels:
+            return x
+        repeat, rest = divmod(self.shape[0], x.channels)
+        return x.at(torch.arange(x.channels).repeat_interleave(repeat)) if len(self.shape) == 1 and rest == 0 else x.pooled()
+
+    def scales_channels(self, channels: int) -> bool:
+        return self.shape[0] == channels or len(self.shape) == 1  # (C, ...) to (C, ...) or flat: each channel's numbers stay side by side
+
+
+def _no_layer(call: Call) -> Layers:
+    return []
+
+
+def _reshape(call: Call) -> Layers:
+    if any(isinstance(argument, torch.dtype) for argument in (*call.node.args, *call.node.kwargs.values())):
+        raise call.refuse("a view of the bits as another dtype", "leave the dtype alone")
+    return [] if call.in_shape == call.out_shape else [QReshape(call.out_shape)]
+
+
+FAMILY = Family(
+    layers=(QReshape,),
+    modules={nn.Flatten: _reshape, nn.Unflatten: _reshape, nn.Identity: _no_layer},
+    functions=dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), ("input", _reshape)),
+    methods={
+        **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"), ("input", _reshape)),
+        "contiguous": ("input", _no_layer),
+        "clone": ("input", _no_layer),
+    },
+)

@@ -1,0 +1,66 @@
+"""Parts of a value: slices and integers as indices."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import torch
+
+from qfx import operators as ops
+from qfx.capture.refusals import limits
+from qfx.fixed.arith import channelwise
+from qfx.nn.call import Call, Family, Layers
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.reshape import QReshape
+from qfx.nn.qtensor import QTensor
+
+
+class QSlice(FixedLayer):
+    """x[:, start:stop:step, ...] on every axis behind the batch."""
+
+    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+
+    def __init__(self, starts: tuple[int, ...], stops: tuple[int, ...], steps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.starts, self.stops, self.steps = starts, stops, steps
+
+    def forward(self, x: QTensor) -> QTensor:
+        index = (slice(None), *map(slice, self.starts, self.stops, self.steps))
+        channels = x.interval.spread(x.shape[1])[self.starts[0] : self.stops[0] : self.steps[0]]
+        return QTensor(x.tensor()[index], channelwise(channels))
+
+    def operators(self) -> Steps:
+        return [("", ops.Slice(self.starts, self.stops, self.steps))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        x = sources[0]
+        return x if x.channels == 1 else x.at(torch.arange(x.channels)[self.starts[0] : self.stops[0] : self.steps[0]])
+
+    def scales_channels(self, channels: int) -> bool:
+        return (self.starts[0], self.stops[0], self.steps[0]) == (0, channels, 1)
+
+
+def _getitem(call: Call) -> Layers:
+    index = call.get("index")
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *([slice(None)] * (len(call.in_shape) + 2 - len(index))), *index[at + 1 :])
+    if not all(isinstance(part, slice | int) for part in index) or index[0] != slice(None):
+        raise call.refuse(f"indexing with {index}", limits.indexed(call.in_shape, index))
+    ranges = []
+    for axis, size in enumerate(call.in_shape):
+        part = index[axis + 1] if axis + 1 < len(index) else slice(None)
+        if isinstance(part, int):
+            part = slice(part % size, part % size + 1)
+        start, stop, step = part.indices(size)
+        ranges.append((start, stop, step))
+    starts, stops, steps = zip(*ranges, strict=True)
+    layer = QSlice(starts, stops, steps)
+    sliced = tuple(len(range(*r)) for r in ranges)
+    return [layer] if sliced == call.out_shape else [layer, QReshape(call.out_shape)]
+
+
+FAMILY = Family(layers=(QSlice, QReshape), functions={operator.getitem: ("input index", _getitem)})

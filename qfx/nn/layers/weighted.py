@@ -1,0 +1,164 @@
+"""What all layers with weights share: sums of products by cast constants, exact; Quantizers do the casting."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from qfx.fixed.arith import Bounds, Channels, Interval
+from qfx.nn.backends import refuse_inexact
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
+from qfx.nn.qtensor import QTensor, check_float64
+from qfx.nn.quantizer import Quantizer, finest
+from qfx.operators import Const
+from qfx.recipe import Recipe
+
+
+class Weighted(FixedLayer, abstract=True):
+    """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``."""
+
+    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, called_again="shared", holds_constants=True)
+
+    weight: Tensor
+    bias: Tensor | None
+    groups = 1
+
+    def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d, recipe: Recipe, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.weight = source.weight
+        self.bias = source.bias
+        self.weight_cast = Quantizer(signed_spec(recipe.spec(f"{name}.weight", "weight")), channel_axis=0, name=f"{name}.weight")
+        self.bias_cast = Quantizer(signed_spec(recipe.spec(f"{name}.bias", "bias")), channel_axis=0, name=f"{name}.bias")
+
+    def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
+        """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""
+        weight, bias = self._float_constants(norm)
+        self.weight_cast.initialize(weight)
+        if bias is None:
+            return
+        self.start_bias(bias, x)
+
+    def start_bias(self, bias: Tensor, x: QTensor) -> None:
+        """Choose the binary points of the bias: no finer than the products of ``x`` that it joins."""
+        self.bias_cast.initialize(bias, most=finest(x.interval.hull * self.weight_cast.interval()))
+
+    def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
+        """The weight and the bias as the hardware sees them."""
+        weight, bias = self._float_constants(norm)
+        return (self.weight_cast(weight), None) if bias is None else self.weight_cast.with_another(weight, self.bias_cast, bias)
+
+    def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
+        """weight (*) x + bias, exact: in float32 if no partial sum can need more than 24 bits, else in float64. The bias joins the products
+        where float32 holds the whole sum, else the Cast that follows."""
+        x = x.plain()
+        refuse_inexact(x.value, self.name)
+        if norm is not None and norm.recall is not None:
+            norm = norm.recall(lambda past: self._summed(x, past)[0])
+        value, interval, bias = self._summed(x, norm)
+        if norm is not None and norm.observe is not None:
+            value = norm.observe(value, None if bias is None else bias.value)
+        result = QTensor(value, interval)
+        return result if bias is None else result.affine(None, bias.value, interval + bias.interval, where=self.name)
+
+    def _summed(self, x: QTensor, norm: FoldedNorm | None) -> tuple[Tensor, Bounds, QTensor | None]:
+        """The sums, their interval, and the bias if it has not joined them."""
+        weight, bias = self.constants(norm)
+        mixed = x.interval.hull
+        products = _sums(mixed, weight.interval, weight.value.numel() // weight.value.shape[0])
+        in_float32 = x.value.dtype == weight.value.dtype == torch.float32
+        if bias is not None and norm is None and in_float32:
+            total = products + bias.interval
+            if total.fits_float32():
+                return self._operator(x.value, weight.value, bias.value), total, None
+        if in_float32 and (products.fits_float32() or _fits_float32(mixed, weight)):
+            return self._operator(x.value, weight.value, None), products, bias
+        check_float64(products, self.name)
+        return self._operator(x.value.double(), weight.value.double(), None), products, bias
+
+    def in_float(self, x: QTensor) -> Tensor:
+        """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""
+        return self._operator(x.tensor().to(self.weight.dtype), self.cast_weight(), self.bias)
+
+    def _float_constants(self, norm: FoldedNorm | None) -> tuple[Tensor, Tensor | None]:
+        if norm is None:
+            return self.cast_weight(), self.bias
+        scale = norm.scale if norm.observe is None else norm.scale.detach()  # then its gradient comes from the products
+        weight = self.cast_weight() * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
+        return weight, norm.shift if self.bias is None else norm.shift + self.bias * norm.scale
+
+    def cast_weight(self) -> Tensor:
+        """The float weight with the outputs on axis 0, which is how it is cast and how ``_operator`` takes it."""
+        return self.weight
+
+    def set_cast_weight(self, weight: Tensor) -> None:
+        """Overwrite the float weight by one that has the outputs on axis 0."""
+        with torch.no_grad():
+            self.weight.copy_(weight)
+
+    def operators(self, norm: FoldedNorm | None = None) -> Steps:
+        weight, bias = self.constants(norm)
+        return self.lowered(
+            constant(weight.value, f"{self.name}.weight", self.weight_cast.channel_grids(len(weight.value))),
+            None if bias is None else constant(bias.value, f"{self.name}.bias", self.bias_cast.channel_grids(len(bias.value))),
+        )
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        """Of a layer without statistics: its channels taken as independent, neighbouring pixels as equal or independent, whichever spreads more."""
+        weight = self.cast_weight()
+        mean, variance = sources[0].expanded(weight.shape[1] * self.groups).moments()
+        total = self.taps(weight)
+        squares = self.taps(weight.square()) if weight.dim() > 2 else total.square()
+        spread = (torch.maximum(total.square(), squares) * self.per_weight(variance)).sum(1)
+        centre = (total * self.per_weight(mean)).sum(1)
+        return Clipped.normal(centre if self.bias is None else centre + self.bias.detach().double(), spread.sqrt())
+
+    def taps(self, weight: Tensor) -> Tensor:
+        """The weight (as the layer casts it) summed over its kernel, in float64: (outputs, inputs / groups). What a constant image meets."""
+        return weight.detach().double().flatten(2).sum(2) if weight.dim() > 2 else weight.detach().double()
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """One number per input channel as (outputs, inputs / groups)."""
+        outputs = self.cast_weight().shape[0]
+        return values.reshape(self.groups, 1, -1).expand(self.groups, outputs // self.groups, -1).reshape(outputs, -1)
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
+
+    @abstractmethod
+    def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The torch operator on numbers whose sums it holds exactly; ``weight`` has the outputs on axis 0."""
+
+    @abstractmethod
+    def lowered(self, weight: Const, bias: Const | None) -> Steps:
+        """The operators of the graph, by the constants as they are cast."""
+
+    @abstractmethod
+    def input_rows(self, x: Tensor) -> Tensor:
+        """``x`` (batch, ...) as (groups, batch * positions, K): what the weights of one output meet, sample by sample, position by position."""
+
+
+@lru_cache(maxsize=4096)
+def _sums(x: Interval, weight: Bounds, terms: int) -> Bounds:
+    """What ``terms`` products can add up to, whatever the weights; partial sums and padding included."""
+    return (x.with_zero() * weight).times(terms)
+
+
+def _fits_float32(x: Interval, weight: QTensor) -> bool:
+    """Whether these very weights keep every partial sum within float32's 24 bits (the word lengths alone allow more)."""
+    with torch.no_grad():
+        rows = weight.value.detach().abs().flatten(1).sum(1)
+        if isinstance(weight.interval, Channels):
+            grids = [interval.frac_bits for interval in weight.interval.channels]
+            largest = float((rows.double() * torch.exp2(torch.tensor(grids, dtype=torch.float64, device=rows.device))).max())
+        else:
+            grids = [weight.interval.frac_bits]
+            largest = float(rows.max()) * 2.0 ** grids[0]
+    bound = largest * 1.001 * max(abs(x.lo), abs(x.hi))  # 1.001: the sum itself was rounded
+    return bound <= 2.0**24 and x.frac_bits + min(grids) >= -100 and x.frac_bits + max(grids) <= 120

@@ -1,0 +1,66 @@
+"""Where Casts stand, which spec each takes, and which BatchNorm goes into the layer before it: the decisions of ``quantize``, as pure functions of
+the trace, the recipe and the bounds of what is read. ``qfx.nn.builder`` carries them out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from torch import fx, nn
+
+from qfx.capture.trace import Traced, base_layer
+from qfx.fixed.arith import Bounds
+from qfx.nn.call import Part
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.lookup import only_moves
+from qfx.recipe import Recipe
+
+MAX_EXACT_BITS = 48
+"""A result that would need more bits than this is cast before it grows further, well below float64's 53."""
+
+
+def may_read_uncast(layer: FixedLayer, bounds: Bounds, recipe: Recipe, *, alone: bool) -> bool:
+    """Whether the layer may read a result before the Cast that is due. ``alone``: nothing else reads it."""
+    return alone and layer.traits.reads_uncast and bounds.magnitude_bits <= MAX_EXACT_BITS - layer.bits_added(recipe)
+
+
+def lie_far_apart(layer: FixedLayer, bounds: Sequence[Bounds]) -> bool:
+    """Whether operands that are short enough each need too many bits on the one grid that the layer brings them onto."""
+    return layer.traits.aligns and (bounds[0] | bounds[1]).magnitude_bits >= MAX_EXACT_BITS
+
+
+def is_due(layer: FixedLayer, due: Iterable[bool]) -> bool:
+    """Whether a Cast is due behind the layer; ``due``: before it, of each value that it reads."""
+    return not layer.traits.keeps_grid or any(due)
+
+
+def readers(parts: Sequence[Part]) -> Counter[int | Part]:
+    """How many parts read each input and each part."""
+    return Counter(source for part in parts for source in set(part.sources))
+
+
+def role(node: fx.Node, traced: Traced) -> str:
+    """Which spec a Cast of the node's value takes: "output" if the value only moves from here to the model's output, else "activation"."""
+    users = traced.tensor_users(node)
+    leaves = all(user.op == "output" or (only_moves(user, traced) and role(user, traced) == "output") for user in users)
+    return "output" if leaves else "activation"
+
+
+def role_of_part(part: Part, parts: Sequence[Part], of_result: str) -> str:
+    """``role`` for one of the parts of an operation whose result has the role ``of_result``."""
+    found = (reader for reader in parts if part in reader.sources)
+    leaves = all(reader.layer.traits.moves_only and role_of_part(reader, parts, of_result) == of_result for reader in found)
+    return of_result if leaves else "activation"
+
+
+def norm_to_fold(node: fx.Node, traced: Traced, recipe: Recipe) -> fx.Node | None:
+    """The BatchNorm that goes into the layer of ``node``, if there is one: the recipe folds, both are called once, and nothing else reads between."""
+    if recipe.batch_norm != "fold":
+        return None
+    users = traced.tensor_users(node)
+    if len(users) != 1 or users[0].op != "call_module":
+        return None
+    module = traced.module.get_submodule(str(users[0].target))
+    once = sum(other.target in (users[0].target, node.target) for other in traced.module.graph.nodes) == 2
+    is_norm = base_layer(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and getattr(module, "running_mean", None) is not None
+    return users[0] if once and is_norm else None

@@ -1,0 +1,129 @@
+"""Sum, difference and product of two values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from qfx.export.bounds import Value
+from qfx.ir import rules
+from qfx.ir.drawing import Drawing
+from qfx.ir.graph import Graph, Node
+from qfx.ir.operator import Operator, Plain, travelling_channels
+from qfx.ir.rules import Infos, Raws
+from qfx.ir.values import Info, RawArray
+
+if TYPE_CHECKING:
+    from qfx.export.writer import Writer
+    from qfx.hardware.design.build import Builder
+    from qfx.ir.onnx_node import OnnxNode
+
+
+class Binary(Plain, abstract=True):
+    """Operators on two values of one shape, number by number; ONNX calls them as qfx does."""
+
+    __slots__ = ()
+
+    reads: ClassVar[int | None] = 2
+    pointwise: ClassVar[bool] = False
+    any_order: ClassVar[bool] = False
+    fuses: ClassVar[bool] = True
+    renames: ClassVar[bool] = False
+
+    def does_nothing(self, x: Info) -> bool:
+        return False
+
+    def words(self) -> Iterable[str]:
+        return []
+
+    @classmethod
+    def read(cls, proto: OnnxNode) -> Operator:
+        return cls()
+
+    def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
+        return travelling_channels(graph, node), 1
+
+    @classmethod
+    def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
+        return cls(), drawing.pair()
+
+
+@dataclass(frozen=True, slots=True)
+class Add(Binary):
+    """Sum of two values of one shape."""
+
+    forms: ClassVar[tuple[str, ...]] = ("Add",)
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        a, b = rules.same_shape(name, inputs)
+        return rules.info(name, a.shape, a.interval + b.interval, rules.common_grid(a, b))
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
+        return a + b
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        return _write_sum("Add", writer, node)
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        infos = builder.sources(node)
+        builder.binary(node, chain, infos, lambda steps: steps.sum("add", builder.graph.infos[node.name], infos))
+
+
+@dataclass(frozen=True, slots=True)
+class Sub(Binary):
+    """Difference of two values of one shape."""
+
+    forms: ClassVar[tuple[str, ...]] = ("Sub",)
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        a, b = rules.same_shape(name, inputs)
+        return rules.info(name, a.shape, a.interval - b.interval, rules.common_grid(a, b))
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
+        return a - b
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        return _write_sum("Sub", writer, node)
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        infos = builder.sources(node)
+        builder.binary(node, chain, infos, lambda steps: steps.sum("sub", builder.graph.infos[node.name], infos))
+
+
+@dataclass(frozen=True, slots=True)
+class Mul(Binary):
+    """Elementwise product of two values of one shape."""
+
+    forms: ClassVar[tuple[str, ...]] = ("Mul",)
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        a, b = rules.same_shape(name, inputs)
+        one_grid = rules.common_grid(a, b) is not None
+        return rules.info(name, a.shape, a.interval * b.interval, a.type.frac_bits + b.type.frac_bits if one_grid else None)
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        a, b = _factors(infos, out)
+        product = rules.align(inputs[0], infos[0], a) * rules.align(inputs[1], infos[1], b)
+        return rules.move(product, out.grids - a.grids - b.grids)
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        a, b = (writer.values[name] for name in node.inputs)
+        return writer.plain(node, "Mul", Value(a.dtype, a.bound * b.bound))
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        info = builder.graph.infos[node.name]
+        infos = _factors(builder.sources(node), info)
+        builder.binary(node, chain, infos, lambda steps: steps.product(info, infos))
+
+
+def _write_sum(kind: str, writer: Writer, node: Node) -> Value:
+    a, b = (writer.values[name] for name in node.inputs)
+    return writer.plain(node, kind, Value(a.dtype, a.bound + b.bound))
+
+
+def _factors(infos: Infos, out: Info) -> Infos:
+    """The factors as they are multiplied: on the grids of their channels where these differ."""
+    return tuple(info.narrow() for info in infos) if out.per_channel or rules.common_grid(*infos) is None else infos

@@ -1,0 +1,179 @@
+"""Convolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from qfx.errors import ModelFileError, ProjectError
+from qfx.export import bounds
+from qfx.export.bounds import DOUBLE, FLOAT, Attributes, Value
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
+from qfx.hardware.design import matrix
+from qfx.hardware.design.epilogue import Frame
+from qfx.ir import rules, sums, words
+from qfx.ir.drawing import Drawing
+from qfx.ir.graph import Graph, Node
+from qfx.ir.operator import Operator
+from qfx.ir.rules import Infos, Raws
+from qfx.ir.values import Const, Info, Pads, RawArray, Shape
+from qfx.ir.windows import Windows
+
+if TYPE_CHECKING:
+    from qfx.export.writer import Writer
+    from qfx.hardware.design.build import Builder
+    from qfx.ir.onnx_node import OnnxNode
+
+
+@dataclass(frozen=True, slots=True)
+class Conv(Operator):
+    """Cross-correlation over 1 or 2 spatial axes, as torch.nn.functional.conv1d / conv2d; zero padding."""
+
+    weight: Const  # (out_channels, in_channels / groups, *kernel)
+    bias: Const | None  # (out_channels,)
+    stride: Shape
+    pads: Pads  # one pair per spatial axis
+    dilation: Shape
+    groups: int
+
+    reads: ClassVar[int | None] = 1
+    forms: ClassVar[tuple[str, ...]] = ("Conv", "ai.qfx.Conv", "ai.qfx.ConvBias")
+    pointwise: ClassVar[bool] = False
+    any_order: ClassVar[bool] = False
+    fuses: ClassVar[bool] = True
+    renames: ClassVar[bool] = False
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        if len(self.weight.shape) != len(x.shape) + 1:
+            raise ModelFileError(
+                f"the weight is {self.weight.shape} for a value of shape {x.shape}", where=name, remedy="give (out, in/groups, *kernel)"
+            )
+        windows = self.windows(name, x.shape)
+        outputs, per_group = self.weight.shape[:2]
+        if self.groups < 1 or outputs % self.groups or per_group * self.groups != x.shape[0]:
+            raise ModelFileError(
+                f"the weight is {self.weight.shape} for {x.shape[0]} channels in {self.groups} groups",
+                where=name,
+                remedy="give (out, in/groups, *kernel)",
+            )
+        return sums.weighted_info(name, (outputs, *windows.out), self.weight, self.bias, self._met(rules.one_grid(name, x)))
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        x = infos[0].on_one_grid()
+        raw = sums.convolve(self.weight, self.groups, self.windows("", x.shape), rules.align(inputs[0], infos[0], x), x.interval.at(x.type.frac_bits))
+        rows = sums.per_channel(self.weight.rows(len(self.weight.raw)), len(out.shape))
+        return sums.with_bias(raw, x.grids + rows, self.bias, out)
+
+    def windows(self, name: str, shape: Shape) -> Windows:
+        """The windows over an input of ``shape``."""
+        return Windows.of(name, shape, self.weight.shape[2:], self.stride, self.pads, self.dilation)
+
+    def _met(self, x: Info) -> Interval:
+        """What the weights meet: the input's numbers on the one grid that they mix on, and 0 where there is padding."""
+        stored = x.interval.at(x.type.frac_bits)
+        return stored.with_zero() if any(map(any, self.pads)) else stored
+
+    def does_nothing(self, x: Info) -> bool:
+        return False
+
+    def words(self) -> Iterable[str]:
+        return [
+            words.sizes(self.weight.shape[2:]),
+            words.steps("s", self.stride),
+            words.pads(self.pads),
+            words.steps("d", self.dilation),
+            f"g{self.groups}" if self.groups > 1 else "",
+        ]
+
+    def constants(self) -> Mapping[str, Const]:
+        return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
+
+    def accumulator(self, x: Info) -> FixedType:
+        return sums.word(sums.weighted(self.weight, self.bias, self._met(x))[1])
+
+    def macs(self, out: Info) -> int:
+        return out.size * math.prod(self.weight.shape[1:])
+
+    def columns(self, out: Info) -> int:
+        return int(self.weight.raw[0].size) * self.groups * (out.size // out.shape[0])
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        x = writer.values[node.inputs[0]]
+        value = writer.choose(node, bounds.weighted(x, self.weight, self.bias), [self.weight, self.bias])
+        geometry: Attributes = {
+            "dilations": list(self.dilation), "group": self.groups, "pads": bounds.onnx_pads(self.pads), "strides": list(self.stride),
+        }  # fmt: skip
+        weight = writer.const(node, "weight", self.weight, value.dtype)
+        if value.dtype == FLOAT:
+            bias = [] if self.bias is None else [writer.const(node, "bias", self.bias, FLOAT)]
+            writer.emit(node, "Conv", [node.inputs[0], weight, *bias], {"kernel_shape": list(self.weight.shape[2:]), **geometry})
+            return value
+        w_steps, x_steps = writer.split(node, self.weight, x, self.bias)
+        inputs = [node.inputs[0], weight, *w_steps, *x_steps]
+        if self.bias is not None:
+            inputs.append(writer.const(node, "bias", self.bias, DOUBLE, (-1, *(1 for _ in self.stride))))
+        writer.call(node, writer.conv_name(len(w_steps) + 1, len(x_steps) + 1, bias=self.bias is not None), inputs, geometry)
+        return value
+
+    @classmethod
+    def read(cls, proto: OnnxNode) -> Operator:
+        if proto.form == "Conv":
+            bias = proto.maybe_const(2)
+        else:
+            bias = proto.flat_const(len(proto.proto.input) - 1) if proto.form == "ai.qfx.ConvBias" else None
+        weight, pads = proto.const(1), proto.pads("pads")
+        return cls(weight, bias, proto.ints("strides"), pads, proto.ints("dilations"), proto.integer("group"))
+
+    def _depthwise(self, source: Info) -> bool:
+        return self.groups > 1 and self.groups == source.shape[0] == self.weight.shape[0]
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        """Window (unless every window is one pixel), then a matrix-vector unit; depthwise convolutions have a unit of their own."""
+        source, info = builder.graph.infos[node.inputs[0]], builder.graph.infos[node.name]
+        windows = self.windows(node.name, source.shape)
+        outputs, per_group = self.weight.shape[:2]
+        taps = int(np.prod(windows.kernel))
+        folding = builder.schedule.folding(node.name)
+        depthwise = self._depthwise(source)
+        pe, simd = folding.pe, folding.simd
+        if depthwise:
+            matrix.check(node, "PE", pe, outputs, "channels")
+            matrix.check(node, "SIMD", simd, 1, "input channels of a group")
+            word = pe
+        else:
+            matrix.check(node, "PE", pe, outputs // self.groups, "outputs of a group")
+            matrix.check(node, "SIMD", simd, taps * per_group, "inputs of an output")
+            if per_group % simd and simd % per_group:
+                raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
+            word = min(simd, per_group)
+        stream = builder.rewidth(node.inputs[0], builder.take_on_one_grid(node.inputs[0]).stream, word)
+        if taps > 1 or set(windows.stride) != {1} or any(map(any, windows.pads)):
+            stream = builder.window(node.name, stream, source.shape[0], windows, 0 if depthwise else self.groups, 0)
+        if not depthwise:
+            stream = builder.rewidth(node.name, stream, simd)
+        # (outputs, per_group, *kernel) -> (outputs, taps, per_group): the order in which a window arrives
+        rows = np.moveaxis(self.weight.raw.reshape(outputs, per_group, taps), 1, 2).reshape(outputs, taps * per_group)
+        unit = matrix.Unit(
+            node, chain, stream, Frame.of(info.shape), depthwise, self.groups, pe, simd, self.weight, self.bias,
+            lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
+        )  # fmt: skip
+        matrix.add_unit(builder, unit, rows)
+
+    def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
+        outputs, per_group = self.weight.shape[:2]
+        return (outputs, 1) if self._depthwise(graph.infos[node.inputs[0]]) else (outputs // self.groups, per_group)
+
+    @classmethod
+    def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
+        rng, shape = drawing.rng, drawing.shape
+        kernel, stride, pads, dilation = drawing.window()
+        groups = int(rng.choice([count for count in range(1, shape[0] + 1) if shape[0] % count == 0]))
+        outputs = groups * int(rng.integers(1, max(4 // groups, 1), endpoint=True))
+        weight = drawing.const((outputs, shape[0] // groups, *kernel))
+        return cls(weight, drawing.maybe(drawing.const((outputs,), bits=8)), stride, pads, dilation, groups), (drawing.source,)

@@ -1,0 +1,106 @@
+"""The matrix-vector product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from qfx.errors import ModelFileError
+from qfx.export import bounds
+from qfx.export.bounds import Value
+from qfx.fixed.type import FixedType
+from qfx.hardware.design import matrix
+from qfx.hardware.design.epilogue import Frame
+from qfx.ir import rules, sums
+from qfx.ir.drawing import Drawing
+from qfx.ir.graph import Graph, Node
+from qfx.ir.operator import Operator
+from qfx.ir.rules import Infos, Raws
+from qfx.ir.values import Const, Info, RawArray
+
+if TYPE_CHECKING:
+    from qfx.export.writer import Writer
+    from qfx.hardware.design.build import Builder
+    from qfx.ir.onnx_node import OnnxNode
+
+
+@dataclass(frozen=True, slots=True)
+class Linear(Operator):
+    """y = weight @ x + bias for a value of shape (in_features,)."""
+
+    weight: Const  # (out_features, in_features)
+    bias: Const | None  # (out_features,)
+
+    reads: ClassVar[int | None] = 1
+    forms: ClassVar[tuple[str, ...]] = ("Gemm",)
+    pointwise: ClassVar[bool] = False
+    any_order: ClassVar[bool] = True
+    fuses: ClassVar[bool] = True
+    renames: ClassVar[bool] = False
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        if len(self.weight.shape) != 2 or x.shape != self.weight.shape[1:]:
+            raise ModelFileError(
+                f"the weight is {self.weight.shape} for a value of shape {x.shape}", where=name, remedy="flatten the value, give (out, in)"
+            )
+        return sums.weighted_info(name, self.weight.shape[:1], self.weight, self.bias, rules.one_grid(name, x).interval.at(x.type.frac_bits))
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        x = infos[0].on_one_grid()
+        raw = sums.matvec(self.weight, rules.align(inputs[0], infos[0], x), x.interval.at(x.type.frac_bits))
+        return sums.with_bias(raw, x.grids + np.array(self.weight.rows(len(self.weight.raw))), self.bias, out)
+
+    def does_nothing(self, x: Info) -> bool:
+        return False
+
+    def words(self) -> Iterable[str]:
+        return []
+
+    def constants(self) -> Mapping[str, Const]:
+        return {"weight": self.weight} if self.bias is None else {"weight": self.weight, "bias": self.bias}
+
+    def accumulator(self, x: Info) -> FixedType:
+        return sums.word(sums.weighted(self.weight, self.bias, x.interval.at(x.type.frac_bits))[1])
+
+    def macs(self, out: Info) -> int:
+        return out.size * self.weight.shape[1]
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        value = writer.choose(node, bounds.weighted(writer.values[node.inputs[0]], self.weight, self.bias), [self.weight, self.bias])
+        inputs = [writer.as_dtype(node.inputs[0], value.dtype), writer.const(node, "weight", self.weight, value.dtype)]
+        if self.bias is not None:
+            inputs.append(writer.const(node, "bias", self.bias, value.dtype))
+        writer.emit(node, "Gemm", inputs, {"transB": 1})
+        return value
+
+    @classmethod
+    def read(cls, proto: OnnxNode) -> Operator:
+        return cls(proto.const(1), proto.maybe_const(2))
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        """A matrix-vector unit whose weight columns follow the order in which the input travels."""
+        source, info = builder.graph.infos[node.inputs[0]], builder.graph.infos[node.name]
+        outputs, inputs = self.weight.shape
+        folding = builder.schedule.folding(node.name)
+        matrix.check(node, "PE", folding.pe, outputs, "outputs")
+        matrix.check(node, "SIMD", folding.simd, inputs, "inputs")
+        value = builder.take_on_one_grid(node.inputs[0])
+        stream = builder.rewidth(node.inputs[0], value.stream, folding.simd)
+        unit = matrix.Unit(
+            node, chain, stream, Frame.of(info.shape), False, 1, folding.pe, folding.simd, self.weight, self.bias,
+            lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
+        )  # fmt: skip
+        matrix.add_unit(builder, unit, self.weight.raw[:, value.frame.order])
+
+    def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
+        return self.weight.shape[0], self.weight.shape[1]
+
+    @classmethod
+    def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
+        outputs = int(drawing.rng.integers(1, 4, endpoint=True))
+        weight = drawing.const((outputs, *drawing.shape))
+        return cls(weight, drawing.maybe(drawing.const((outputs,), bits=8))), (drawing.source,)

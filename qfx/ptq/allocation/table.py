@@ -1,0 +1,76 @@
+"""The table of sensitivities: what a model loses if one quantizer alone works at a word length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qfx.errors import QfxError
+
+Measure = Literal["sqnr", "correlation", "fisher", "hessian", "taylor"]
+Role = Literal["weight", "activation", "input"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was found at a site: how many ``numbers`` it casts, and the loss at each word length."""
+
+    numbers: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One quantizer. ``losses[i]``: what the model loses with it alone at ``widths[i]`` bits, at least 0. ``numbers``: how many numbers it casts, all
+    weights of a layer or one sample's activations. ``width``: the word length that the model has there now."""
+
+    name: str
+    role: Role
+    numbers: int
+    width: int
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Losses of quantizers, in the order of the network, in the unit of ``measure`` (see ``sensitivity``)."""
+
+    measure: Measure
+    widths: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+    def row(self, name: str) -> Row:
+        """The row of one quantizer. Raises QfxError if there is none."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise QfxError("has no row", where=name, remedy=f"the rows are: {', '.join(row.name for row in self.rows[:12])}")
+
+    def loss(self, name: str, width: int) -> float:
+        """What the model loses with the quantizer ``name`` alone at ``width`` bits. Raises QfxError if that was not measured."""
+        if width not in self.widths:
+            raise QfxError(f"was not measured at {width} bits", where=name, remedy=f"the word lengths are: {', '.join(map(str, self.widths))}")
+        return self.row(name).losses[self.widths.index(width)]
+
+    def decibels(self, name: str, width: int) -> float:
+        """-10 log10 of the loss: for "sqnr" the ratio of signal and noise at the output; infinite without a loss."""
+        loss = self.loss(name, width)
+        return -10 * math.log10(loss) if loss > 0 else math.inf
+
+    def __str__(self) -> str:
+        """A table for people, in decibels, the most sensitive quantizers (at the shortest word length) first."""
+        order = sorted(self.rows, key=lambda row: -row.losses[0])
+        longest = max((len(row.name) for row in order), default=0)
+        head = f"{'quantizer':{longest}}  {'numbers':>9}" + "".join(f"{width:>6} bit" for width in self.widths)
+        lines = [f"{self.measure}, in dB", head]
+        for row in order:
+            lines.append(f"{row.name:{longest}}  {row.numbers:>9}" + "".join(f"{self.decibels(row.name, width):>10.1f}" for width in self.widths))
+        return "\n".join(lines)
+
+
+def table_from(data: Mapping[str, Any]) -> Table:
+    """A table from what ``dataclasses.asdict`` made of it. Raises KeyError, TypeError or ValueError for anything else."""
+    rows = (Row(row["name"], row["role"], row["numbers"], row["width"], tuple(row["losses"])) for row in data["rows"])
+    return Table(data["measure"], tuple(data["widths"]), tuple(rows))
