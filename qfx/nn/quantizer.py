@@ -58,6 +58,8 @@ class Quantizer(FixedLayer):
 
     also: str = ""
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
+    _known: _Known | None = None
+    """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor
     frac_start: Tensor
     cast_type: Tensor
@@ -70,7 +72,6 @@ class Quantizer(FixedLayer):
         self.name, self.also = name, also
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
-        self._known_interval: _Known | None = None
         if spec.learn_width:
             self._parameters["width"] = nn.Parameter(torch.tensor(float(spec.width)))
         self.register_parameter("frac_bits", None)
@@ -265,7 +266,7 @@ class Quantizer(FixedLayer):
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
         spec = self.spec
         if frac_bits.dim():
-            points, known = frac_bits.detach(), self._known_interval
+            points, known = frac_bits.detach(), self._known
             rounded = torch.round(points)
             if start is None or not spec.learn:
                 return frac_bits, rounded
@@ -285,11 +286,11 @@ class Quantizer(FixedLayer):
     def _interval(self, point: float | Tensor, width: int | Tensor, mode: CastMode) -> Bounds:
         """The interval of a cast with such binary points (as ``_counted`` gives them)."""
         bits = width if isinstance(width, int) else _round(width)
-        known = self._known_interval
+        known = self._known
         if isinstance(point, float):
             point = round(point)  # ties to even, as torch.round
         if known is None or known.width != bits or known.mode is not mode or not _equal(known.points, point):
-            known = self._known_interval = self._follows(point, bits, mode)
+            known = self._known = self._follows(point, bits, mode)
         return known.interval
 
     def _follows(self, points: int | Tensor, width: int, mode: CastMode) -> _Known:

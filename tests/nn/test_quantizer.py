@@ -270,3 +270,12 @@ def test_a_binary_point_that_became_nan_is_refused_by_the_cast(granularity: str)
     q.frac_bits.data.fill_(math.nan)
     with pytest.raises(QfxError, match="nan fractional bits"):
         q(torch.randn(3, 5))
+
+
+def test_a_model_that_an_earlier_version_pickled_still_runs() -> None:
+    x = torch.randn(3, 5)
+    q = made(Spec(8), x)
+    expected = q(x).value
+    vars(q).pop("_known")
+    vars(q)["_known_interval"] = (8, 4), Interval(0, 1, 0)  # as it was kept then
+    assert torch.equal(q(x).value, expected)
