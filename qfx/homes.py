@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
+_Key = TypeVar("_Key")
+_Entry = TypeVar("_Entry")
+
 
 def unanswered(cls: type, root: type) -> list[str]:
     """What ``root`` and the bases between ask of ``cls`` and it does not define, in the order in which it is asked: abstract methods and
@@ -24,3 +30,13 @@ def unanswered(cls: type, root: type) -> list[str]:
     asked = dict.fromkeys(name for base in bases for name in vars(base) if getattr(getattr(base, name), "__isabstractmethod__", False))
     missing = [name for name in declared if not hasattr(cls, name)]
     return [*missing, *(name for name in asked if getattr(getattr(cls, name), "__isabstractmethod__", False))]
+
+
+def joined(entries: Iterable[tuple[_Key, _Entry]]) -> dict[_Key, _Entry]:
+    """The table of what several homes bring. Raises ValueError for a key that two of them claim."""
+    table: dict[_Key, _Entry] = {}
+    for key, entry in entries:
+        if key in table:
+            raise ValueError(f"two homes claim {key!r}")
+        table[key] = entry
+    return table

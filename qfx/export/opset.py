@@ -33,6 +33,7 @@ import onnx.parser
 
 from qfx.errors import UnsupportedError
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.homes import joined
 from qfx.operators import OPERATORS
 
 DOMAIN = "ai.qfx"
@@ -194,7 +195,7 @@ _SIMPLE: dict[str, str] = {
     integer = Cast <to: int = @dtype> (raw)
     y = Mul(integer, lsb)
 }""",
-    **{name: text for operator in OPERATORS for name, text in operator.functions.items()},
+    **joined(pair for operator in OPERATORS for pair in operator.functions.items()),
 }
 
 _SPLIT = re.compile(r"^(Conv|ConvBias)_w([1-9])_x([1-9])$|^(SumPool)_x([1-9])$")

@@ -3,11 +3,12 @@ Whatever is not here is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
+from qfx.homes import joined
 from qfx.nn.call import Family, Rule
 from qfx.nn.layers import (
     arithmetic,
@@ -47,29 +48,15 @@ FAMILIES: tuple[Family, ...] = (
     dropout.FAMILY,
 )
 
-_Key = TypeVar("_Key")
-_Entry = TypeVar("_Entry")
-
-
-def _joined(tables: Iterable[Iterable[tuple[_Key, _Entry]]]) -> dict[_Key, _Entry]:
-    """One table of several. Raises ValueError for what stands in two of them."""
-    result: dict[_Key, _Entry] = {}
-    for key, entry in (pair for table in tables for pair in table):
-        if key in result:
-            raise ValueError(f"two families have a rule for {key}")
-        result[key] = entry
-    return result
-
-
-MODULES: dict[type[nn.Module], Rule] = _joined(family.modules.items() for family in FAMILIES)
+MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())
 """By the class whose forward runs."""
 
-FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = _joined(family.functions.items() for family in FAMILIES)
+FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = joined(pair for family in FAMILIES for pair in family.functions.items())
 """Argument names (a star gathers the rest) and the rule."""
 
-METHODS: dict[str, tuple[str, Rule]] = _joined(family.methods.items() for family in FAMILIES)
+METHODS: dict[str, tuple[str, Rule]] = joined(pair for family in FAMILIES for pair in family.methods.items())
 
-FAMILY_OF: dict[Rule, Family] = _joined(((rule, family) for rule in family.rules) for family in FAMILIES)
+FAMILY_OF: dict[Rule, Family] = joined((rule, family) for family in FAMILIES for rule in family.rules)
 
 ABSORBING: frozenset[type[nn.Module]] = frozenset(
     module for family in FAMILIES for module in family.modules if any(layer.traits.holds_constants for layer in family.layers)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from qfx.export.bounds import Value
 from qfx.ir import rules
@@ -49,48 +50,58 @@ class Binary(Plain, abstract=True):
         return cls(), drawing.pair()
 
 
+class Sum(Binary, abstract=True):
+    """Operators that align two values and join them; ``join`` does so with bounds and with raws, ``step`` is the function of the C++."""
+
+    __slots__ = ()
+
+    step: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def join(a: Any, b: Any) -> Any:
+        """The sum or difference of two bounds, or of two arrays of raws on one grid."""
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        a, b = rules.same_shape(name, inputs)
+        return rules.info(name, a.shape, self.join(a.interval, b.interval), rules.common_grid(a, b))
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
+        raw: RawArray = self.join(a, b)
+        return raw
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        a, b = (writer.values[name] for name in node.inputs)
+        return writer.plain(node, self.forms[0], Value(a.dtype, a.bound + b.bound))  # bounds are symmetric
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        infos = builder.sources(node)
+        builder.binary(node, chain, infos, lambda steps: steps.sum(self.step, builder.graph.infos[node.name], infos))
+
+
 @dataclass(frozen=True, slots=True)
-class Add(Binary):
+class Add(Sum):
     """Sum of two values of one shape."""
 
     forms: ClassVar[tuple[str, ...]] = ("Add",)
+    step: ClassVar[str] = "add"
 
-    def infer(self, name: str, inputs: Infos) -> Info:
-        a, b = rules.same_shape(name, inputs)
-        return rules.info(name, a.shape, a.interval + b.interval, rules.common_grid(a, b))
-
-    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
+    @staticmethod
+    def join(a: Any, b: Any) -> Any:
         return a + b
-
-    def write(self, writer: Writer, node: Node) -> Value:
-        return _write_sum("Add", writer, node)
-
-    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        infos = builder.sources(node)
-        builder.binary(node, chain, infos, lambda steps: steps.sum("add", builder.graph.infos[node.name], infos))
 
 
 @dataclass(frozen=True, slots=True)
-class Sub(Binary):
+class Sub(Sum):
     """Difference of two values of one shape."""
 
     forms: ClassVar[tuple[str, ...]] = ("Sub",)
+    step: ClassVar[str] = "sub"
 
-    def infer(self, name: str, inputs: Infos) -> Info:
-        a, b = rules.same_shape(name, inputs)
-        return rules.info(name, a.shape, a.interval - b.interval, rules.common_grid(a, b))
-
-    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
+    @staticmethod
+    def join(a: Any, b: Any) -> Any:
         return a - b
-
-    def write(self, writer: Writer, node: Node) -> Value:
-        return _write_sum("Sub", writer, node)
-
-    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        infos = builder.sources(node)
-        builder.binary(node, chain, infos, lambda steps: steps.sum("sub", builder.graph.infos[node.name], infos))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +128,6 @@ class Mul(Binary):
         info = builder.graph.infos[node.name]
         infos = _factors(builder.sources(node), info)
         builder.binary(node, chain, infos, lambda steps: steps.product(info, infos))
-
-
-def _write_sum(kind: str, writer: Writer, node: Node) -> Value:
-    a, b = (writer.values[name] for name in node.inputs)
-    return writer.plain(node, kind, Value(a.dtype, a.bound + b.bound))
 
 
 def _factors(infos: Infos, out: Info) -> Infos:

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError, QfxError, UnsupportedError
-from qfx.nn.layers import Weighted
-from qfx.nn.norm import QFoldedBatchNorm
+from qfx.nn.layers import QFoldedBatchNorm, Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.progress import Progress as Progress
 

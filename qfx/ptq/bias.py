@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.nn.layers import QBatchNorm
 from qfx.nn.model import graph_module
-from qfx.nn.norm import QBatchNorm
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import ActivationCache, LayerCall, batches, evaluating, layer_calls

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import OMode, QMode, Recipe, Spec
+from qfx.fixed.arith import FLOAT64_BITS
+from qfx.ir.graph import Graph
 
 Shape = tuple[int, ...]
 
@@ -276,3 +278,12 @@ def recipes(draw: st.DrawFn) -> Recipe:
         output=draw(specs(2, 16)),
         batch_norm=draw(st.sampled_from(["keep", "fold"])),
     )
+
+
+def leaves_float64(graph: Graph) -> bool:
+    """Whether a value of the graph or a partial sum behind it needs more than float64's 53 bits: what torch must refuse, and nothing else."""
+    for node in graph.nodes:
+        acc = node.op.accumulator(graph.infos[node.inputs[0]]) if node.inputs else None
+        if graph.infos[node.name].interval.magnitude_bits > FLOAT64_BITS or (acc is not None and acc.width > FLOAT64_BITS):
+            return True
+    return False

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, event, given, settings
-from random_models import Program, build, programs, scatter
+from random_models import Program, build, leaves_float64, programs, scatter
 
 import qfx
 from qfx.errors import ExactnessError
+from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw
+from qfx.operators import ArrayType, Input, Mul
 from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.verify import onnx_runtime, raw_of
 
@@ -27,11 +30,16 @@ def check(program: Program, folder: Path) -> None:
         qmodel = qfx.quantize(network, example, program.recipe)
         scatter(qmodel, program)
         graph = qfx.to_graph(qmodel)
-        x = adversarial_inputs(graph, np.random.default_rng(program.seed), 6)
-        batch = torch.from_numpy(x)
-        found = qmodel(batch).detach().numpy()
-    except ExactnessError:  # refused, as promised: more than 53 bits, at once or with the binary points that scatter moved
+    except ExactnessError:  # refused, as promised: more than 53 bits
         event("refused as too wide")
+        return
+    x = adversarial_inputs(graph, np.random.default_rng(program.seed), 6)
+    batch = torch.from_numpy(x)
+    try:
+        found = qmodel(batch).detach().numpy()
+    except ExactnessError:  # with the binary points that scatter moved
+        assert leaves_float64(graph), "refused for no reason"
+        event("refused as too wide once scattered")
         return
     expected = run_raw(graph, x, check_ranges=True)
     assert_bit_exact(raw_of(found, graph, "torch"), expected, names=("torch", "interpreter"))
@@ -74,3 +82,11 @@ def test_a_wrong_weight_in_the_file_is_seen(tmp_path: Path) -> None:
     graph = qfx.load_graph(tmp_path / "model.onnx")
     with pytest.raises(AssertionError, match="ONNX Runtime has"):
         assert_bit_exact(onnx_runtime(tmp_path / "model.onnx", graph)(x), expected, names=("ONNX Runtime", "interpreter"))
+
+
+def test_a_refusal_without_a_reason_would_be_seen() -> None:
+    wide = ArrayType.of(FixedType(30, 15))
+    nodes = (Node("x", Input((2,), wide)), Node("square", Mul(), ("x", "x")))
+    assert leaves_float64(Graph("wide", nodes, "square"))
+    narrow = (Node("x", Input((2,), ArrayType.of(FixedType(20, 15)))), *nodes[1:])
+    assert not leaves_float64(Graph("narrow", narrow, "square"))

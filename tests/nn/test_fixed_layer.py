@@ -11,6 +11,7 @@ from torch import nn
 
 import qfx
 from qfx import operators as ops
+from qfx.homes import joined
 from qfx.nn import functional, layers, norm, rules
 from qfx.nn.call import Call, Family, Part, parts_of
 from qfx.nn.clipped import Clipped
@@ -81,8 +82,8 @@ def test_a_torch_operation_has_one_home() -> None:
         return [QReLU()]
 
     one, other = Family(modules={nn.GELU: rule}), Family(modules={nn.GELU: rule})
-    with pytest.raises(ValueError, match="two families have a rule for"):
-        rules._joined(family.modules.items() for family in (one, other))
+    with pytest.raises(ValueError, match="two homes claim"):
+        joined(pair for family in (one, other) for pair in family.modules.items())
 
 
 def test_old_paths_lead_to_the_same_classes() -> None:

@@ -20,9 +20,8 @@ from torch import Tensor, fx, nn
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.fixed.type import OMode
 from qfx.nn.convert import quantize
-from qfx.nn.layers import QInput
+from qfx.nn.layers import Norm, QInput
 from qfx.nn.model import graph_module
-from qfx.nn.norm import Norm
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, evaluating, run_node
 from qfx.ptq.bias import correct_bias

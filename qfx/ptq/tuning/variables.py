@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.nn.layers import Weighted
-from qfx.nn.norm import QFoldedBatchNorm
+from qfx.nn.layers import QFoldedBatchNorm, Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, run_node
