@@ -21,7 +21,7 @@ from qfx.fixed.type import FixedType, OMode, QMode
 Granularity = Literal["tensor", "channel", "element"]
 BatchNormStyle = Literal["keep", "fold"]
 ObserverName = Literal["mse", "minmax", "percentile", "kl"]
-ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "activation", "output")
+ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", "internal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
 
 _ModeT = TypeVar("_ModeT", bound=Enum)
@@ -150,8 +150,9 @@ class Recipe:
     """How a model is to be quantized: a Spec for each kind of tensor, and exceptions by name.
 
     ``input``: the cast of the model's float input. ``weight``, ``bias``: of convolutions and linear layers. ``scale``, ``shift``: of a
-    BatchNorm that is kept as an affine step. ``reciprocal``: the constant 1/n of an average pooling. ``activation``: the result of a layer
-    (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``: "keep" it as a fixed-point affine
+    BatchNorm that is kept as an affine step. ``reciprocal``: the constant 1/n of an average. ``constant``: numbers, buffers and parameters in
+    arithmetic. ``internal``: results inside an operation that is several steps, as a normalization, a softmax or a recurrent cell.
+    ``activation``: the result of a layer (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``: "keep" it as a fixed-point affine
     step, or "fold" it into the layer before it.
 
     >>> Recipe.uniform(4).weight.width
@@ -164,6 +165,8 @@ class Recipe:
     scale: Spec = _BITS_16
     shift: Spec = _BITS_16
     reciprocal: Spec = _RECIPROCAL
+    constant: Spec = _BITS_16
+    internal: Spec = _BITS_16
     activation: Spec = _BITS_8
     output: Spec = _BITS_16
     batch_norm: BatchNormStyle = "keep"
