@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, fx, nn
 
 from qfx.capture.refusals.blockers import norm_called_twice, output_problems
-from qfx.capture.trace import Traced
+from qfx.capture.traced import Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of

@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
 from qfx.capture.refusals.remedies import OTHERS, plain_remedy
-from qfx.capture.trace import capture, is_layer
+from qfx.capture.trace import capture
+from qfx.capture.traced import is_layer
 from qfx.errors import DataError, RecipeError, UnsupportedError, together
 from qfx.nn.builder import Builder
 from qfx.nn.layers import QInput

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import fx, nn
 
-from qfx.capture.trace import Traced, base_layer
+from qfx.capture.traced import Traced, base_layer
 from qfx.fixed.arith import Bounds
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer

@@ -11,7 +11,8 @@ from torch.nn.utils import parametrize, prune
 from qfx.capture.any_names import RESERVED
 from qfx.capture.refusals import exported, remedies
 from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
-from qfx.capture.trace import Traced, base_layer, capture, is_layer
+from qfx.capture.trace import capture
+from qfx.capture.traced import Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn.lookup import find, has_rule, once_alone, operator_name
 from qfx.nn.rules import MODULES
