@@ -12,6 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx.errors import UnsupportedError
+
+
+class NotTakenApartError(UnsupportedError):
+    """An operation in a form that qfx does not take apart."""
+
+
+def _refused(what: str, remedy: str) -> NotTakenApartError:
+    return NotTakenApartError(what, remedy=remedy)
+
 
 def _chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     size = -(-input.shape[dim] // chunks)
@@ -166,7 +176,7 @@ def _norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *_:
     """The Euclidean length or the sum of magnitudes."""
     p = 2 if p == "fro" else p
     if dim is None or p not in (1, 2):
-        raise TypeError(f"norm with p={p}, dim={dim}")
+        raise _refused(f"takes a norm with p={p} over {'all axes' if dim is None else dim}", "use p=1 or p=2, and name the axes: dim=...")
     return input.abs().sum(dim, keepdim) if p == 1 else torch.sqrt((input * input).sum(dim, keepdim))
 
 
@@ -175,9 +185,9 @@ def _linalg_vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool 
 
 
 def _div(input: Tensor | float, other: Tensor | float, *, rounding_mode: str | None = None) -> Any:
-    if rounding_mode is not None or not isinstance(other, Tensor):
-        raise TypeError("division that rounds to integers")
-    return input * torch.reciprocal(other)
+    if rounding_mode is not None:
+        raise _refused("divides and rounds to integers", "leave rounding_mode off: the cast behind it rounds")
+    return input * (torch.reciprocal(other) if isinstance(other, Tensor) else 1.0 / other)
 
 
 def _var(input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None) -> Tensor:
@@ -216,7 +226,7 @@ def _attention(
 ) -> Tensor:
     """softmax(q k^T * scale + mask) v."""
     if enable_gqa or dropout_p:
-        raise TypeError("attention with grouped queries, or with dropout at inference")
+        raise _refused("attends with grouped queries or with dropout", "leave enable_gqa off, and pass dropout_p=0.0 at inference")
     scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scale is None else scale), key.transpose(-2, -1))
     return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
 
@@ -248,7 +258,10 @@ def _multihead(
 ) -> tuple[Tensor, Tensor | None]:
     """``nn.MultiheadAttention``, batch first all the way."""
     if not module.batch_first or query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
-        raise TypeError("MultiheadAttention without batch_first=True, or with a padding mask, bias_kv or zero_attn")
+        raise _refused(
+            "has a MultiheadAttention without batch_first=True, or with a padding mask, add_bias_kv or add_zero_attn",
+            "make it with batch_first=True, and give it whole sequences",
+        )
     size, heads = module.embed_dim, module.num_heads
     if module.in_proj_weight is None:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from qfx.errors import DataError
+from qfx.errors import DataError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,12 @@ class Inputs:
         Raises DataError for what holds no tensor, or tensors of different batch sizes."""
         if isinstance(example, Inputs):
             return example
+        if isinstance(example, Tensor) and len(_required(model)) > 1:
+            raise UnsupportedError(
+                f"has {len(_required(model))} inputs: {', '.join(_required(model))}",
+                where=type(model).__name__,
+                remedy="give an example of each: a tuple in this order, or a dict by name",
+            )
         parameters = [each for each in inspect.signature(model.forward).parameters.values() if each.kind is not each.VAR_KEYWORD]
         needed = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
         several = len(parameters) > 1 or any(each.kind is each.VAR_POSITIONAL for each in parameters)
@@ -85,6 +91,11 @@ class Inputs:
 
     def dtypes(self) -> str:
         return ", ".join(str(tensor.dtype) for tensor in self.tensors())
+
+
+def _required(model: nn.Module) -> list[str]:
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
 
 
 def _leaves(name: str, argument: Any) -> Iterator[tuple[str, Tensor]]:

@@ -15,21 +15,21 @@ Target = Callable[..., Any] | str
 """A function, or the name of a method."""
 
 READS_DATA = {
-    "bool": "decides by data",
-    "int": "makes a Python number of data",
-    "float": "makes a Python number of data",
-    "index": "makes a Python number of data",
-    "complex": "makes a Python number of data",
+    "__bool__": "decides by data",
+    "__int__": "makes a Python number of data",
+    "__float__": "makes a Python number of data",
+    "__index__": "makes a Python number of data",
+    "__complex__": "makes a Python number of data",
     "item": "makes a Python number of data",
     "tolist": "makes Python numbers of data",
     "numpy": "hands data to numpy",
-    "array": "hands data to numpy",
-    "contains": "looks for a number in data",
+    "__array__": "hands data to numpy",
+    "__contains__": "looks for a number in data",
     "equal": "decides by data",
     "allclose": "decides by data",
     "is_nonzero": "decides by data",
 }
-"""Functions that give Python what a tensor holds, without underscores."""
+"""Functions that give Python what a tensor holds."""
 
 _DUNDERS = {
     "__getitem__": operator.getitem,

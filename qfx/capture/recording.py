@@ -73,6 +73,7 @@ class Recording(TorchFunctionMode):
         self._writers: dict[int, fx.Node] = {}  # by the memory that was written to
         self._foreign: dict[str, Tensor] = {}
         self._frames = [_Frame("", False, "")]
+        self._open: list[Any] = []
         self._inside = 0  # operations that qfx takes apart itself
         self._paths = {id(module): name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
         named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
@@ -120,16 +121,23 @@ class Recording(TorchFunctionMode):
         if _is_question(func):
             return func(*args, **kwargs)
         target, arguments = spelled(func, args)
+        if _divides(target) and len(arguments) > 1 and isinstance(arguments[1], Tensor) and self._depends(arguments[1]):
+            with self:
+                return self._taken_apart(OF_TORCH["div"], arguments, kwargs)
         if not known(target):
             whole = isinstance(func, types.FunctionType)
             taken = OF_TORCH.get(target if isinstance(target, str) else getattr(target, "__name__", "")) if not whole else None
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs)
-            if whole:
-                with self:
-                    return _opened(func)(*args, **kwargs)
-        return self._operation(target, arguments, kwargs, lambda: func(*args, **kwargs))
+            if whole and func not in self._open:
+                self._open.append(func)
+                try:
+                    with self:
+                        return _opened(func)(*args, **kwargs)
+                finally:
+                    self._open.pop()
+        return self._operation(getattr(func, "__name__", ""), target, arguments, kwargs, lambda: func(*args, **kwargs))
 
     def _taken_apart(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run ``function`` in place of torch's; what its steps give stays within the operation, its results do not."""
@@ -144,12 +152,11 @@ class Recording(TorchFunctionMode):
                 found.node.meta[INTERNAL] = False
         return result
 
-    def _operation(self, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
+    def _operation(self, name: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
-        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        if name.strip("_") in READS_DATA and any(self._depends(tensor) for tensor in tensors):
-            raise StopError(READS_DATA[name.strip("_")], "let no Python decision in forward depend on data: compute with tensors (torch.where), or ahead")
+        if name in READS_DATA and any(self._depends(tensor) for tensor in tensors):
+            raise StopError(READS_DATA[name], "let no Python decision in forward depend on data: compute with tensors (torch.where), or ahead")
         node_args, node_kwargs = self._nodes(args, kwargs)
         result = run()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
@@ -317,7 +324,7 @@ def merge(mine: Recording, other: Recording, *, sizes: bool = True) -> Unsupport
                 where=mine.place or type(mine.model).__name__,
                 remedy="write them with torch's own functions",
             )
-    if len(mine.values) != len(other.values) and sizes:
+    if len(mine.values) != len(other.values):
         return _by_batch(list(mine.values)[-1])
     return None
 
@@ -384,6 +391,10 @@ def _sized(run: Recording, factor: int, offset: int) -> fx.Node:
         return run.graph.call_function(operator.add, (size, offset)) if offset else size
 
 
+def _divides(target: Any) -> bool:
+    return target == "div" or getattr(target, "__name__", "") in ("div", "truediv")
+
+
 def _is_plain(module: nn.Module) -> bool:
     """Whether nothing but its class says what the module computes: no hooks, no parametrization, no forward of its own instance."""
     hooks = (module._forward_hooks, module._forward_pre_hooks)
@@ -402,7 +413,7 @@ _QUESTIONS = frozenset((
     *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_floating_point", "is_complex", "is_signed", "get_device", "element_size"),
     *("is_contiguous", "storage_offset", "data_ptr", "untyped_storage", "requires_grad_", "retain_grad", "register_hook", "__len__", "__hash__"),
     *("__repr__", "__format__", "__str__", "is_same_size", "is_tensor", "is_nested", "result_type", "can_cast", "promote_types", "__reduce_ex__"),
-    *("is_inference", "is_conj", "is_neg", "broadcast_shapes", "__dir__"),
+    *("is_inference", "is_conj", "is_neg", "broadcast_shapes", "__dir__", "_assert", "is_tensor"),
 ))  # fmt: skip
 """Functions that ask a tensor for what its data do not decide."""
 

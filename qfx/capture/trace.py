@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import AnyNameModule
+from qfx.capture.decompositions import NotTakenApartError
 from qfx.capture.inputs import Inputs
 from qfx.capture.recording import Recording, StopError, merge, recording
 from qfx.capture.refusals import remedies
@@ -38,7 +39,13 @@ def trace(model: nn.Module, example: Any) -> Traced:
 def capture(model: nn.Module, example: Any) -> Traced:
     """``trace``, but what is not supported is noted in the result. Raises UnsupportedError only for a model that reads no input; DataError."""
     inputs = Inputs.of(model, example)
-    small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
+    try:
+        small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
+    except DataError:
+        if inputs.is_floating_point():
+            raise
+        inputs = inputs.map(lambda part: part.float() if isinstance(part, Tensor) else part)  # the input's cast takes integers as they are
+        small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
     stopped = small.stopped or large.stopped or merge(small, large) or _by_one(model, inputs, small)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")
@@ -66,7 +73,8 @@ def capture(model: nn.Module, example: Any) -> Traced:
                 refused[node] = problem
     differs = _difference(module, inputs.rows(3), large.outputs) if stopped is None and not refused else None
     ordered = {node: refused[node] for node in small.graph.nodes if node in refused}
-    return Traced(module, shapes, constants, fixed, ordered, frozenset(tainted), stopped, differs)
+    dtypes = {node: value.dtype for node, value in small.values.items() if isinstance(value, Tensor)}
+    return Traced(module, shapes, constants, fixed, ordered, frozenset(tainted), stopped, differs, dtypes)
 
 
 def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
@@ -74,7 +82,7 @@ def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
     run = recording(model, inputs)
     if run.failure is None:
         return run
-    if isinstance(run.failure, StopError):
+    if isinstance(run.failure, StopError | NotTakenApartError):
         run.stopped = _stop(run.failure, run.place or type(model).__name__)
         return run
     message = str(run.failure).split("\n")[0] or type(run.failure).__name__
@@ -92,7 +100,7 @@ def _by_one(model: nn.Module, inputs: Inputs, seen: Recording) -> UnsupportedErr
     return merge(seen, run, sizes=False)
 
 
-def _stop(error: StopError, place: str) -> UnsupportedError:
+def _stop(error: UnsupportedError, place: str) -> UnsupportedError:
     """Why recording ended, where in the user's code, and what to do."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     line = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames and frames[-1].line else ""

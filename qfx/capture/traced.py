@@ -7,6 +7,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -27,7 +28,7 @@ class Traced:
 
     ``fixed``: the tensors that do not depend on the input, parameters and what is computed of them. ``refused``: the nodes that have no place in a
     fixed-point network, whatever comes of the others. ``tainted``: those whose shape has none. ``stopped``: why tracing ended before the end of the
-    model; the graph then gives None. ``differs``: that the model computes something else than the graph.
+    model; the graph then gives None. ``differs``: that the model computes something else than the graph. ``dtypes``: of every tensor.
     """
 
     module: fx.GraphModule
@@ -38,6 +39,7 @@ class Traced:
     tainted: Set[fx.Node] = frozenset()
     stopped: UnsupportedError | None = None
     differs: UnsupportedError | None = None
+    dtypes: Mapping[fx.Node, torch.dtype] = field(default_factory=dict)
 
     def tensor_users(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that compute with the tensor, not only ask for its size; the output node included."""
@@ -46,6 +48,10 @@ class Traced:
     def resolve(self, argument: Any) -> Any:
         """An argument with nodes of known value replaced by it; nodes that give tensors stay."""
         return fx.map_arg(argument, lambda node: self.constants.get(node, node))
+
+    def internal(self, node: fx.Node) -> bool:
+        """Whether the node is a step of an operation that qfx takes apart, not its result."""
+        return bool(node.meta.get(INTERNAL))
 
     def path(self, node: fx.Node) -> str:
         """The dotted path of the module in whose forward the node was called."""
