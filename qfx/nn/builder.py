@@ -23,14 +23,15 @@ from qfx.recipe import Recipe
 
 @dataclass
 class _Value:
-    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, and the name and the role of that
-    Cast."""
+    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, the name and the role of that Cast,
+    and whether it has one binary point for all."""
 
     node: fx.Node
     data: QTensor
     due: bool
     path: str
     role: str
+    one_point: bool = False
 
 
 class Builder:
@@ -141,7 +142,8 @@ class Builder:
         data = layer(*arguments)
         result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
         name = inputs[0].path if layer.traits.named_by_source else path
-        return _Value(result, data, placement.is_due(layer, (value.due for value in inputs)), name, role)
+        due = placement.is_due(layer, (value.due for value in inputs))
+        return _Value(result, data, due, name, role, layer.traits.one_point)
 
     def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
         """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``."""
@@ -176,7 +178,8 @@ class Builder:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
         also = f"{self.first.get(name, name)}.output"
-        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
+        spec = self.recipe.spec(label, value.role, also)
+        quantizer = Quantizer(replace(spec, granularity="tensor") if value.one_point else spec, name=label, also=also)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)

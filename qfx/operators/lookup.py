@@ -190,9 +190,9 @@ class Lookup(Table):
 
 @dataclass(frozen=True, slots=True)
 class LookupLinear(Table):
-    """values[i] + slopes[i] * low, where the number lies i * 2**shift + low raws behind ``first``, on the grid of ``frac_bits`` bits: a line for
-    every 2**``shift`` numbers. Exact: what the slope adds lies on the grid of ``slopes``, and that of ``values`` is as coarse or coarser. Both of shape
-    (n,)."""
+    """values[i] + slopes[i] * low, where the number lies i * 2**shift + low raws behind ``first``, on the grid of ``frac_bits`` bits: a line
+    for every 2**``shift`` numbers. Exact: what the slope adds lies on the grid of ``slopes``, and that of ``values`` is as coarse or coarser. Both of
+    shape (n,)."""
 
     values: Const
     slopes: Const
