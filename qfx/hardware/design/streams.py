@@ -74,8 +74,8 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A constant operand: the entry of ``table`` at the present channel or element, or the table itself where the number says which entry; ``type`` is
-    its raw type, None for a plain C++ int."""
+    """A constant operand: the entry of ``table`` at the present channel or element, or the table itself where the number says which entry;
+    ``type`` is its raw type, None for a plain C++ int."""
 
     table: Table
     type: FixedType | None = None

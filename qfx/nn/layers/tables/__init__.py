@@ -29,8 +29,8 @@ from qfx.nn.quantizer import Quantizer
 
 
 def table(function: Function, call: Call, label: str, role: str = "internal", *, max_error: float | None = None, **changes: Any) -> QInnerLookup:
-    """A table of ``function`` with a Cast of its own, called ``<call.path>.<label>``, whose spec is that of ``role`` with ``changes`` (fields of Spec)
-    where the recipe's overrides do not say otherwise. ``function``: of a module, or a partial of one, so that models can be pickled."""
+    """A table of ``function`` with a Cast of its own, called ``<call.path>.<label>``, whose spec is that of ``role`` with ``changes`` (fields of
+    Spec) where the recipe's overrides do not say otherwise. ``function``: of a module, or a partial of one, so that models can be pickled."""
     name, also = f"{call.path}.{label}", f"{call.first or call.path}.{label}"
     recipe = replace(call.recipe, **{role: replace(getattr(call.recipe, role), **changes)})
     spec = replace(recipe.spec(name, role, also), granularity="tensor")

@@ -97,7 +97,7 @@ def _finite(values: Floats, slopes: Floats, label: str) -> tuple[Floats, Floats]
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """A line for every 2**``shift`` raws from the first on: ``values`` on the grid of ``frac_bits`` bits, ``slopes`` on that of ``frac_bits + shift``.
+    """A line for every 2**``shift`` raws from the first on: ``values`` on the grid of ``frac_bits`` bits, ``slopes`` on that of ``fine`` bits.
 
     ``results``: what they give for every raw, on the grid of the slopes. ``error``: the greatest distance from the function over all raws, both
     limited to what the output type holds where that saturates.

@@ -27,11 +27,14 @@ from qfx.operators.lookup import MAX_ENTRIES
 _QUANTILES = 256
 """Of a distribution: where a function is evaluated to see what becomes of it."""
 
+_STEPS, _NEAR = 25, 0.02
+"""In which a limited distribution is fitted to moments, and how far from them, in deviations, it may end."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """A table, and what it follows from: the numbers that come and, where lines stand in for entries, the type of the output. ``values`` and ``slopes``:
-    what each raw gives and how that changes, on the device that asked; ``result`` bounds the values."""
+    """A table, and what it follows from: the numbers that come and, where lines stand in for entries, the type of the output. ``values`` and
+    ``slopes``: what each raw gives and how that changes, on the device that asked; ``result`` bounds the values."""
 
     reach: Interval
     out: FixedType | None
@@ -243,11 +246,14 @@ def _all_bits(values: Any) -> Interval:
 
 
 def _limited(mean: Tensor, variance: Tensor, low: Tensor, high: Tensor) -> Clipped:
-    """Normal numbers that have these moments once they are limited, as nearly as a few steps come."""
-    flat = variance <= 0
-    found = Clipped(mean, variance.sqrt(), torch.where(flat, mean, low), torch.where(flat, mean, high))
-    for _ in range(12):
+    """Normal numbers that have these moments once they are limited; without limits where no step comes near."""
+    flat, wanted = variance <= 0, variance.sqrt()
+    found = Clipped(mean, wanted, torch.where(flat, mean, low), torch.where(flat, mean, high))
+    for _ in range(_STEPS):
         is_mean, is_variance = found.moments()
         std = found.std * (variance / is_variance.clamp(min=1e-300)).sqrt().clamp(0.5, 2.0)
         found = Clipped(found.mean + (mean - is_mean), torch.where(flat, found.std, std), found.low, found.high)
-    return found
+    is_mean, is_variance = found.moments()
+    far = ((is_mean - mean).abs() > _NEAR * wanted) | ((is_variance.sqrt() - wanted).abs() > _NEAR * wanted)
+    normal = Clipped.normal(mean, wanted)
+    return Clipped(*(torch.where(far, getattr(normal, name), getattr(found, name)) for name in ("mean", "std", "low", "high")))

@@ -44,13 +44,13 @@ def lookup(fn: Function, *, name: str = "", max_error: float | None = None) -> n
     x = torch.linspace(-2.0, 2.0, _SAMPLES, dtype=torch.float64)
     with torch.no_grad():
         try:
-            y, turned = fn(x.clone()), fn(x.flip(0).reshape(4, -1))
+            y, turned = fn(x.clone()), fn(x[_SAMPLES // 2 :].flip(0).reshape(4, -1))
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             raise DataError(f"does not take numbers: {error}", where=label, remedy="give a function of one tensor, by torch operators") from error
     remedy = "give a function that makes one number of each, whatever stands beside it"
-    for given, shape in ((y, x.shape), (turned, (4, _SAMPLES // 4))):
+    for given, shape in ((y, x.shape), (turned, (4, _SAMPLES // 8))):
         if not isinstance(given, Tensor) or given.shape != shape:
             raise DataError("does not keep the shape of its tensor", where=label, remedy=remedy)
-    if not torch.allclose(turned.reshape(-1).flip(0).double(), y.double(), rtol=1e-9, atol=1e-12, equal_nan=True):
+    if not torch.allclose(turned.reshape(-1).flip(0).double(), y[_SAMPLES // 2 :].double(), rtol=1e-9, atol=1e-12, equal_nan=True):
         raise DataError("depends on the place of a number, or on others", where=label, remedy=remedy)
     return Lookup(fn, label, max_error)
