@@ -93,17 +93,20 @@ inline R clip(const X& x, const Low& low, const High& high) {
 template <class R, int FIRST, class X, class Number, int ENTRIES>
 inline R lookup(const X& x, const Number (&entries)[ENTRIES]) {
 #pragma HLS INLINE
-  const typename upto<ENTRIES - 1>::type address = x - FIRST;
-  return R(entries[address]);
+  typedef typename upto<ENTRIES - 1>::type address;
+  return R(entries[address(x - FIRST)]);
 }
 
 // values[line] * 2**UP + slopes[line] * low, where x lies line * 2**SHIFT + low behind FIRST, with line < LINES. R holds the result.
 template <class R, int FIRST, int SHIFT, int UP, class X, class Value, class Slope, int LINES>
 inline R lookup_linear(const X& x, const Value (&values)[LINES], const Slope (&slopes)[LINES]) {
 #pragma HLS INLINE
-  const uint<bits_for<LINES - 1>::value + SHIFT> place = x - FIRST;
-  const typename upto<LINES - 1>::type line = place >> SHIFT;
-  const typename upto<(1 << SHIFT) - 1>::type low = place & ((1 << SHIFT) - 1);
+  typedef uint<bits_for<LINES - 1>::value + SHIFT> place_type;
+  typedef typename upto<LINES - 1>::type line_type;
+  typedef typename upto<(1 << SHIFT) - 1>::type low_type;
+  const place_type place = place_type(x - FIRST);
+  const line_type line = line_type(place >> SHIFT);
+  const low_type low = low_type(place & ((1 << SHIFT) - 1));
   return R(shl<R>(values[line], UP) + product<R>(slopes[line], low));
 }
 
