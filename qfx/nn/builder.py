@@ -14,6 +14,7 @@ from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.lookup import find
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
@@ -56,6 +57,9 @@ class Builder:
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
+        for layer in self.root.modules():
+            if isinstance(layer, Tabled):
+                layer.settle()
         return QuantizedModel(self.root, self.graph, class_name="QuantizedModel")
 
     def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:

@@ -117,6 +117,10 @@ class Tabled(FixedLayer, abstract=True):
             raise QfxError("has no table yet", where=self.name or self.label, remedy="run the model once")
         return self._table(self._known.reach, self._known.values.device)
 
+    def settle(self) -> None:
+        """Make the table for the types as they are. Raises what ``forward`` would raise for them."""
+        self._of_last_forward()
+
     def operators(self) -> Steps:
         """Those of the types that the last forward met."""
         known, output = self._of_last_forward(), self.output
