@@ -17,6 +17,7 @@ from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.lookup import find
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
@@ -26,14 +27,15 @@ from qfx.recipe import Recipe
 
 @dataclass
 class _Value:
-    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, and the name and the role of that
-    Cast."""
+    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, the name and the role of that Cast,
+    and whether it has one binary point for all."""
 
     node: fx.Node
     data: QTensor
     due: bool
     path: str
     role: str
+    one_point: bool = False
 
 
 class Builder:
@@ -66,6 +68,9 @@ class Builder:
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
+        for layer in self.root.modules():
+            if isinstance(layer, Tabled):
+                layer.settle()
         return QuantizedModel(self.root, self.graph, class_name="QuantizedModel")
 
     def _given(self, node: fx.Node, data: Any, raw: fx.Node, given: dict[fx.Node, Any]) -> None:
@@ -169,7 +174,8 @@ class Builder:
         data = layer(*arguments)
         result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
         name = inputs[0].path if layer.traits.named_by_source else path
-        return _Value(result, data, placement.is_due(layer, (value.due for value in inputs)), name, role)
+        due = placement.is_due(layer, (value.due for value in inputs))
+        return _Value(result, data, due, name, role, layer.traits.one_point)
 
     def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
         """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``."""
@@ -206,7 +212,8 @@ class Builder:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
         also = f"{self.first.get(name, name)}.output"
-        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
+        spec = self.recipe.spec(label, value.role, also)
+        quantizer = Quantizer(replace(spec, granularity="tensor") if value.one_point else spec, name=label, also=also)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)

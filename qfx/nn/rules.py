@@ -26,6 +26,7 @@ from qfx.nn.layers import (
     relu,
     reshape,
     slice,
+    tables,
     upsample,
 )
 
@@ -46,6 +47,7 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    tables.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

@@ -92,6 +92,16 @@ def oracle_upsample(op: ops.Upsample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def places(op: ops.Lookup | ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
+    return (x * 2.0**op.frac_bits).long() - op.first
+
+
+def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
+    place = places(op, x)
+    line = place // 2**op.shift
+    return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
+
+
 ORACLE = {
     ops.Conv: oracle_conv,
     ops.Linear: lambda op, x: F.linear(x, const_values(op.weight), None if op.bias is None else const_values(op.bias)),
@@ -111,6 +121,8 @@ ORACLE = {
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
+    ops.Lookup: lambda op, x: const_values(op.entries)[places(op, x)],
+    ops.LookupLinear: oracle_lookup_linear,
 }
 
 
