@@ -282,6 +282,20 @@ def _fits(bounds: Channels) -> tuple[bool, bool]:
     return all(c.fits_float32() for c in bounds.channels), all(c.fits_float64() for c in bounds.channels)
 
 
+def greater(a: Bounds, b: Bounds) -> Bounds:
+    """The greater of two numbers, channel by channel."""
+    return _each(_greater, a, b) if isinstance(a, Channels) or isinstance(b, Channels) else _greater(a, b)
+
+
+def lesser(a: Bounds, b: Bounds) -> Bounds:
+    return -greater(-a, -b)
+
+
+def _greater(a: Interval, b: Interval) -> Interval:
+    a, b = align(a, b)
+    return Interval(max(a.lo, b.lo), max(a.hi, b.hi), a.frac_bits)
+
+
 def align(a: Interval, b: Interval) -> tuple[Interval, Interval]:
     """Both on the finer of the two grids."""
     grid = max(a.frac_bits, b.frac_bits)

@@ -55,7 +55,8 @@ def torch_pad(x: torch.Tensor, pads: ops.Pads) -> torch.Tensor:
 
 
 def channelwise(c: Const, x: torch.Tensor) -> torch.Tensor:
-    return const_values(c).reshape(-1, *(1,) * (x.ndim - 2))
+    found = const_values(c)
+    return found.reshape(-1, *(1,) * (x.ndim - 2)) if found.ndim < 2 else found
 
 
 def oracle_conv(op: ops.Conv, x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +96,7 @@ def oracle_upsample(op: ops.Upsample, x: torch.Tensor) -> torch.Tensor:
 ORACLE = {
     ops.Conv: oracle_conv,
     ops.Linear: lambda op, x: F.linear(x, const_values(op.weight), None if op.bias is None else const_values(op.bias)),
-    ops.Affine: lambda op, x: x * channelwise(op.scale, x) + (0 if op.shift is None else channelwise(op.shift, x)),
+    ops.Affine: lambda op, x: x * (1 if op.scale is None else channelwise(op.scale, x)) + (0 if op.shift is None else channelwise(op.shift, x)),
     ops.Add: lambda op, x, y: x + y,
     ops.Sub: lambda op, x, y: x - y,
     ops.Mul: lambda op, x, y: x * y,
@@ -111,6 +112,12 @@ ORACLE = {
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
+    ops.Expand: lambda op, x: x.expand(-1, *op.shape),
+    ops.Max: lambda op, x, y: torch.maximum(x, y),
+    ops.Min: lambda op, x, y: torch.minimum(x, y),
+    ops.ReduceSum: lambda op, x: x.sum([axis + 1 for axis in op.axes], keepdim=True),
+    ops.ReduceMax: lambda op, x: x.amax([axis + 1 for axis in op.axes], keepdim=True),
+    ops.ReduceMin: lambda op, x: x.amin([axis + 1 for axis in op.axes], keepdim=True),
 }
 
 

@@ -46,6 +46,22 @@ inline R sub(const A& a, const B& b) {
   return R(shl<R>(a, SHIFT_A) - shl<R>(b, SHIFT_B));
 }
 
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R greater(const A& a, const B& b) {
+#pragma HLS INLINE
+  const R x = shl<R>(a, SHIFT_A);
+  const R y = shl<R>(b, SHIFT_B);
+  return x < y ? y : x;
+}
+
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R lesser(const A& a, const B& b) {
+#pragma HLS INLINE
+  const R x = shl<R>(a, SHIFT_A);
+  const R y = shl<R>(b, SHIFT_B);
+  return x < y ? x : y;
+}
+
 // Operands whose channels lie on grids of their own, each moved onto that of the result.
 template <class R, class A, class B>
 inline R add_by(const A& a, const B& b, const int shift_a, const int shift_b) {
