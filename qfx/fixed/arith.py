@@ -291,6 +291,17 @@ def lesser(a: Bounds, b: Bounds) -> Bounds:
     return -greater(-a, -b)
 
 
+def clipped(x: Bounds, low: Interval | None, high: Interval | None) -> Bounds:
+    """min(max(x, low), high) for two constants, of which either may be missing."""
+    least = x if low is None else greater(x, low)
+    return least if high is None else lesser(least, high)
+
+
+def rectified(x: Bounds, slope: Bounds) -> Bounds:
+    """x for x >= 0, else x * slope, channel by channel."""
+    return x.relu() | lesser(x, Interval(0, 0, 0)) * slope
+
+
 def _greater(a: Interval, b: Interval) -> Interval:
     a, b = align(a, b)
     return Interval(max(a.lo, b.lo), max(a.hi, b.hi), a.frac_bits)

@@ -11,6 +11,7 @@ from torch import nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
+from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.quantizer import Quantizer
@@ -92,13 +93,16 @@ def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str)
     """Give the constants of arithmetic in a float checkpoint the names that they have here; what is computed of others stays as it is here."""
     held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant)]
     names = {path + own: (prefix + theirs if theirs else "", layer, own) for path, layer in held for own, theirs in layer.float_names().items()}
-    for ours, (theirs, layer, own) in names.items():
+    for ours, (theirs, layer, name) in names.items():
         if theirs in state_dict:
             state_dict.setdefault(ours, state_dict[theirs])
         elif not theirs:
-            state_dict.setdefault(ours, layer.get_buffer(own))
-    for theirs in {theirs for theirs, _, _ in names.values()} - {*names, *model.state_dict(prefix=prefix, keep_vars=True)}:
-        state_dict.pop(theirs, None)
+            state_dict.setdefault(ours, layer.get_buffer(name))
+    read = {prefix + theirs for layer in model.modules() if isinstance(layer, FixedLayer) for theirs in layer.float_tensors}
+    own = model.state_dict(prefix=prefix, keep_vars=True) if read else {}
+    for theirs in read | {theirs for theirs, _, _ in names.values()}:
+        if theirs not in names and theirs not in own:
+            state_dict.pop(theirs, None)
 
 
 def _names(layer: Quantizer, prefix: str) -> list[str]:

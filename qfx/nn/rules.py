@@ -28,6 +28,8 @@ from qfx.nn.layers import (
     slice,
     upsample,
 )
+from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.reductions import reduce
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -46,6 +48,9 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    extreme.FAMILY,
+    piecewise.FAMILY,
+    reduce.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

@@ -21,6 +21,7 @@ from qfx.operators.binary import Sub as Sub
 from qfx.operators.cast import Cast as Cast
 from qfx.operators.cast import Input as Input
 from qfx.operators.clip import Clip as Clip
+from qfx.operators.compare import Compare as Compare
 from qfx.operators.concat import Concat as Concat
 from qfx.operators.conv import Conv as Conv
 from qfx.operators.expand import Expand as Expand
@@ -28,6 +29,7 @@ from qfx.operators.linear import Linear as Linear
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
+from qfx.operators.prelu import PRelu as PRelu
 from qfx.operators.reduce import ReduceMax as ReduceMax
 from qfx.operators.reduce import ReduceMin as ReduceMin
 from qfx.operators.reduce import ReduceSum as ReduceSum
@@ -41,7 +43,7 @@ from qfx.operators.slice import Slice as Slice
 
 OPERATORS: tuple[type[Operator], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
-    Upsample, Stretch, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
+    Upsample, Stretch, Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

@@ -164,10 +164,7 @@ class ReduceSum(Reduce):
     join: ClassVar[str] = "sum"
 
     def bounds(self, x: Info) -> Bounds:
-        return self._mixed(x).times(self.count(x.shape))
-
-    def _mixed(self, x: Info) -> Bounds:
-        return x.interval.hull if 0 in self.axes else x.interval
+        return (x.interval.hull if 0 in self.axes else x.interval).times(self.count(x.shape))
 
     def joined(self, raw: RawArray, axes: tuple[int, ...]) -> RawArray:
         total: RawArray = raw.sum(axis=axes, keepdims=True)
@@ -175,10 +172,7 @@ class ReduceSum(Reduce):
 
     def accumulator(self, x: Info) -> FixedType:
         """It holds the sums of some of the terms too."""
-        x = self.source("", x)
-        result = self.infer("", (x,))
-        some = self._mixed(x).with_zero().times(self.count(x.shape))
-        return sums.word(some) if result.per_channel else some.at(result.type.frac_bits).type()
+        return sums.word(self.source("", x).stored.times(self.count(x.shape)).with_zero())
 
     def write(self, writer: Writer, node: Node) -> Value:
         x, info = writer.values[node.inputs[0]], writer.graph.infos[node.inputs[0]]

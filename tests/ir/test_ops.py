@@ -93,6 +93,8 @@ def oracle_upsample(op: ops.Upsample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
+
 ORACLE = {
     ops.Conv: oracle_conv,
     ops.Linear: lambda op, x: F.linear(x, const_values(op.weight), None if op.bias is None else const_values(op.bias)),
@@ -102,7 +104,9 @@ ORACLE = {
     ops.Mul: lambda op, x, y: x * y,
     ops.Relu: lambda op, x: F.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, 2.0**op.log2_slope),
-    ops.Clip: lambda op, x: torch.clamp(x, const_values(op.low), const_values(op.high)),
+    ops.Clip: lambda op, x: torch.clamp(x, *(None if bound is None else const_values(bound) for bound in (op.low, op.high))),
+    ops.PRelu: lambda op, x: torch.where(x < 0, x * channelwise(op.slope, x), x),
+    ops.Compare: lambda op, x: COMPARISONS[op.sign](x, const_values(op.bound)).double(),
     ops.MaxPool: oracle_max_pool,
     ops.SumPool: oracle_sum_pool,
     ops.Concat: lambda op, *xs: torch.cat(xs, dim=1),

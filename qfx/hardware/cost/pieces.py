@@ -72,6 +72,15 @@ def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
     if step.function in ("shl_by", "move_by", "add_by", "sub_by"):
         moved = r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
         return moved if step.function.startswith(("shl", "move")) else moved + Resources(lut=width)
+    if step.function in ("greater", "lesser"):
+        return r.comparison(width) + r.multiplexer(2, width)
+    if step.function in ("greater_by", "lesser_by"):
+        return r.comparison(width) + r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
+    if step.function in ("above", "not_above"):
+        return r.comparison(x.width)
+    if step.function in ("prelu", "prelu_by"):
+        factor = replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
+        return factor + r.total([r.multiplexer(2, width)] * (3 if step.function.endswith("_by") else 1))
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
         return r.comparison(wide) * 2 + r.multiplexer(3, width)

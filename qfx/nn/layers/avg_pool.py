@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import operators as ops
-from qfx.capture.refusals import remedies
 from qfx.nn.call import Call, Family, Layers, Part, adaptive_window, pool_window
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.layers.reductions.reduce import QReduceMean, reduced_mean
 from qfx.nn.layers.reshape import QReshape
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.nn.quantizer import Quantizer
@@ -90,11 +90,10 @@ def _adaptive_avg_pool(call: Call) -> Layers:
 
 def _mean(call: Call) -> Layers:
     rank = len(call.in_shape) + 1
-    dims = call.get("dim", tuple(range(rank)))
+    dims = call.get("dim", ())
     axes = {axis % rank for axis in ((dims,) if isinstance(dims, int) else dims)}
     if rank < 3 or axes != set(range(2, rank)):
-        remedy = remedies.remedy(remedies.Seen("mean", call.in_shape, call.out_shape, (None, tuple(axes)), {"keepdim": call.get("keepdim", False)}))
-        raise call.refuse(f"mean over axes {sorted(axes)} of {rank}", remedy)
+        return reduced_mean(call)
     kernel = call.in_shape[1:] if rank < 5 else (math.prod(call.in_shape[1:]),)  # more than two spatial axes as one
     pool = QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)
     if rank > 4:
@@ -107,7 +106,7 @@ def _mean(call: Call) -> Layers:
 _ARGUMENTS = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
 
 FAMILY = Family(
-    layers=(QAvgPool, QReshape),
+    layers=(QAvgPool, QReduceMean, QReshape),
     modules={
         nn.AvgPool1d: _avg_pool,
         nn.AvgPool2d: _avg_pool,

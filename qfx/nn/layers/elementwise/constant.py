@@ -42,7 +42,7 @@ class QScaleBy(FixedLayer):
         return True
 
 
-class _WithConstant(FixedLayer, abstract=True):
+class WithConstant(FixedLayer, abstract=True):
     """It has one constant, of role ``constant``."""
 
     constant: HeldConstant
@@ -57,7 +57,7 @@ class _WithConstant(FixedLayer, abstract=True):
         return False
 
 
-class QMulConstant(_WithConstant):
+class QMulConstant(WithConstant):
     """x times a constant that is cast, exact; the constant has one entry, one per channel, or one per element. Gradients: those of the product."""
 
     traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
@@ -90,7 +90,7 @@ class QMulConstant(_WithConstant):
         return recipe.constant.width
 
 
-class QAddConstant(_WithConstant):
+class QAddConstant(WithConstant):
     """x plus or minus a constant that is cast, or the constant minus x (``value_sign`` -1); exact. Gradients: those of the sum."""
 
     traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)

@@ -62,6 +62,9 @@ class Held:
     def plus(self, other: Held) -> Held:
         return Held((self.now() + other.now()).detach())
 
+    def shaped(self, shape: tuple[int, ...]) -> Held:
+        return replace(self, shape=shape)
+
     def within(self, call: Call, rank: int) -> Held:
         """With its ``shape`` for a value of ``rank`` axes behind the batch. Refuses a constant that differs from sample to sample."""
         shape = tuple(self.now().shape)
@@ -184,6 +187,17 @@ def _exact_grid(values: Tensor, spec: Spec) -> int | None:
     if not isinstance(const.frac_bits, int) or abs(const.frac_bits) > 100:
         return None
     return const.frac_bits if held_by.min_raw <= hull.lo and hull.hi <= held_by.max_raw else None
+
+
+def rounded(number: float, spec: Spec) -> Const:
+    """A number as a constant: itself where the word length of the spec holds it, else the nearest that it holds, by the significant bits."""
+    exact = Const.of(number)
+    width = spec.width - 1  # without a sign
+    if abs(int(exact.raw)) < 1 << width:
+        return exact
+    _, exponent = math.frexp(abs(number))
+    grid = max(width, 1) - exponent
+    return Const.of(math.ldexp(round(math.ldexp(number, grid)), -grid))
 
 
 def power_of_two(number: float) -> tuple[int, int] | None:
