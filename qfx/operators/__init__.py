@@ -22,6 +22,7 @@ from qfx.operators.clip import Clip as Clip
 from qfx.operators.concat import Concat as Concat
 from qfx.operators.conv import Conv as Conv
 from qfx.operators.linear import Linear as Linear
+from qfx.operators.matmul import MatMul as MatMul
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
@@ -35,7 +36,7 @@ from qfx.operators.slice import Slice as Slice
 
 OPERATORS: tuple[type[Operator], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
-    Upsample, Stretch,
+    Upsample, Stretch, MatMul,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 
