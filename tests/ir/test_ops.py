@@ -111,6 +111,7 @@ ORACLE = {
     ops.Add: lambda op, x, y: x + y,
     ops.Sub: lambda op, x, y: x - y,
     ops.Mul: lambda op, x, y: x * y,
+    ops.MatMul: lambda op, x, y: x @ y,
     ops.Relu: lambda op, x: F.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, 2.0**op.log2_slope),
     ops.Clip: lambda op, x: torch.clamp(x, *(None if bound is None else const_values(bound) for bound in (op.low, op.high))),
