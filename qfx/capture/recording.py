@@ -121,9 +121,10 @@ class Recording(TorchFunctionMode):
         if _is_question(func):
             return func(*args, **kwargs)
         target, arguments = spelled(func, args)
-        if _divides(target) and len(arguments) > 1 and isinstance(arguments[1], Tensor) and self._depends(arguments[1]):
+        parts = self._always_apart(target, arguments, kwargs)
+        if parts is not None:
             with self:
-                return self._taken_apart(OF_TORCH["div"], arguments, kwargs)
+                return self._taken_apart(parts, arguments, kwargs)
         if not known(target):
             whole = isinstance(func, types.FunctionType)
             taken = OF_TORCH.get(target if isinstance(target, str) else getattr(target, "__name__", "")) if not whole else None
@@ -138,6 +139,16 @@ class Recording(TorchFunctionMode):
                 finally:
                     self._open.pop()
         return self._operation(getattr(func, "__name__", ""), target, arguments, kwargs, lambda: func(*args, **kwargs))
+
+    def _always_apart(self, target: Any, args: Any, kwargs: Any) -> Callable[..., Any] | None:
+        """What takes apart a call of a function that has a rule for other arguments: a quotient of values, the extreme of an axis with its place."""
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        second = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("dim"))
+        if name in ("div", "truediv") and isinstance(second, Tensor) and self._depends(second):
+            return OF_TORCH["div"]
+        if name in ("max", "min") and isinstance(second, int) and isinstance(args[0], Tensor) and self._depends(args[0]):
+            return OF_TORCH[name]
+        return None
 
     def _taken_apart(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run ``function`` in place of torch's; what its steps give stays within the operation, its results do not."""
@@ -389,10 +400,6 @@ def _sized(run: Recording, factor: int, offset: int) -> fx.Node:
         if factor != 1:
             size = run.graph.call_function(operator.mul, (size, factor))
         return run.graph.call_function(operator.add, (size, offset)) if offset else size
-
-
-def _divides(target: Any) -> bool:
-    return target == "div" or getattr(target, "__name__", "") in ("div", "truediv")
 
 
 def _is_plain(module: nn.Module) -> bool:
