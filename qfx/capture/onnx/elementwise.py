@@ -22,7 +22,9 @@ def _plain(function: Callable[..., Any], **defaults: float) -> Handler:
     return lambda node: node.call(function, node.x(), **{key: node.number(key, value) for key, value in defaults.items()})
 
 
-def _binary(function: Callable[..., Any], absorb: Callable[[Tensor, bool], tuple[Tensor | None, Tensor | None] | None] | None = None) -> Handler:
+def _binary(
+    function: Callable[..., Any], absorb: Callable[[Tensor, bool], tuple[Tensor | None, Tensor | None] | None] | None = None
+) -> Callable[[Node], Value]:
     """Of two arguments. A constant beside the result of a layer joins its weights: by the (scale, shift) that ``absorb`` makes of it, told whether
     the constant comes first."""
 
@@ -59,9 +61,7 @@ def _many(mean: bool) -> Handler:
     def handle(node: Node) -> Value:
         parts = [node.operand(index) for index in range(len(node.arguments))]
         parts.sort(key=lambda part: not isinstance(part, Value))
-        result = functools.reduce(lambda a, b: node.call(torch.add, a, b), parts)
-        if len(parts) == 1:
-            return parts[0]
+        result: Value = functools.reduce(lambda a, b: node.call(torch.add, a, b), parts)
         return node.call(torch.mul, result, 1 / len(parts)) if mean else result
 
     return handle
@@ -74,13 +74,15 @@ def _extreme(function: Callable[..., Any]) -> Handler:
     def handle(node: Node) -> Value:
         parts = [node.operand(index) for index in range(len(node.arguments))]
         values, numbers = ([part for part in parts if isinstance(part, Value) is kind] for kind in (True, False))
-        result = functools.reduce(lambda a, b: node.call(function, a, b), values)
-        return functools.reduce(lambda a, b: node.call(torch.clamp, a, **{bound: b}), numbers, result)
+        result: Value = functools.reduce(lambda a, b: node.call(function, a, b), values)
+        for number in numbers:
+            result = node.call(torch.clamp, result, **{bound: number})
+        return result
 
     return handle
 
 
-def _sum(node: Node) -> Value:
+def _sum(node: Node) -> Value | list[Value]:
     return _ADD(node) if len(node.arguments) == 2 else _many(mean=False)(node)
 
 

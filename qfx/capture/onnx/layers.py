@@ -107,9 +107,9 @@ def _max_pool(node: Node) -> Value:
     if all(first == last for first, last in pads):
         return node.layer(_MAX[len(kernel)](kernel, stride, before, dilation, ceil_mode=ceil))
     # Padding never wins: symmetric pads, or partial windows at the end, give the same values and perhaps more of them, which are cut off.
-    ends = [_count(n, f + b, *rest, ceil) for n, (f, b), *rest in zip(x.data.shape[2:], pads, kernel, stride, dilation, strict=True)]
+    ends = [_count(n, f + b, k, s, d, ceil) for n, (f, b), k, s, d in zip(x.data.shape[2:], pads, kernel, stride, dilation, strict=True)]
     for partial in (False, True):
-        most = [_count(n, 2 * f, *rest, partial) for n, f, *rest in zip(x.data.shape[2:], before, kernel, stride, dilation, strict=True)]
+        most = [_count(n, 2 * f, k, s, d, partial) for n, f, k, s, d in zip(x.data.shape[2:], before, kernel, stride, dilation, strict=True)]
         if all(have >= want for have, want in zip(most, ends, strict=True)) and all(2 * f <= k for f, k in zip(before, kernel, strict=True)):
             result = node.layer(_MAX[len(kernel)](kernel, stride, before, dilation, ceil_mode=partial))
             for axis, end in enumerate(ends):
