@@ -281,6 +281,18 @@ def _multihead(
     return result, seen.mean(1) if average_attn_weights else seen
 
 
+def _upsample(mode: str) -> Callable[..., Tensor]:
+    """ATen's names for what people write as ``F.interpolate``."""
+
+    def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
+        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
+        factors = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
+        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+
+    return upsample
+
+
 OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "chunk": _chunk,
     "split": _split,
@@ -312,6 +324,10 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "addcdiv": _addcdiv,
     "lerp": _lerp,
     "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
+    **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
+    "upsample_linear1d": _upsample("linear"),
+    "upsample_bilinear2d": _upsample("bilinear"),
 })  # fmt: skip
 """By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
 

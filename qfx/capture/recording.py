@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qfx.capture.decompositions import OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
-from qfx.capture.names import READS_DATA, known, spelled
+from qfx.capture.names import READS_DATA, bare_name, known, spelled
 from qfx.capture.traced import CALLER, INTERNAL, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
 from qfx.errors import UnsupportedError
 from qfx.nn.rules import MODULES
@@ -127,7 +127,7 @@ class Recording(TorchFunctionMode):
                 return self._taken_apart(parts, arguments, kwargs)
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            taken = OF_TORCH.get(target if isinstance(target, str) else getattr(target, "__name__", "")) if not whole else None
+            taken = OF_TORCH.get(bare_name(target)) if not whole else None
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs)
@@ -142,7 +142,7 @@ class Recording(TorchFunctionMode):
 
     def _always_apart(self, target: Any, args: Any, kwargs: Any) -> Callable[..., Any] | None:
         """What takes apart a call of a function that has a rule for other arguments: a quotient of values, the extreme of an axis with its place."""
-        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        name = bare_name(target)
         second = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("dim"))
         if name in ("div", "truediv") and isinstance(second, Tensor) and self._depends(second):
             return OF_TORCH["div"]
