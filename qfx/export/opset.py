@@ -7,7 +7,7 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``Cast_<Q>_<O>``      rounding mode Q, then overflow mode O, in float64: right for every finite float32, and for every float64 that ``scale`` takes
                       to 0 or a normal number. ``dtype`` is the result's dtype.
 ``FromRaw``           a constant from its integer raws.
-``Affine``/``Scale``  ``x * scale + shift`` / ``x * scale``.
+``Affine``, ``Scale`` ``x * scale + shift``, ``x * scale``; ``Shift``: ``x + shift``.
 ``LeakyRelu``         for float64, where ONNX Runtime has no kernel; the slope is a power of two in (0, 1].
 ``Conv_w<P>_x<Q>``    a convolution that float32 would round: weight and input are split into P and Q pieces whose convolutions float32 holds;
                       they are summed in float64 (ONNX Runtime has no float64 Conv). ``ConvBias_...`` also adds a bias of shape (O, 1[, 1]).

@@ -14,7 +14,7 @@ from qfx.capture.refusals.blockers import norm_called_twice, output_problems
 from qfx.capture.traced import Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
-from qfx.nn.call import Call, Part, parts_of
+from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.tables.lookup import Tabled
@@ -114,6 +114,7 @@ class Builder:
         if not parts:
             self.values[node] = self.values[sources[0]]
             return
+        parts[-1].layer.float_tensors = tensors_of(node, self.traced)
         readers = placement.readers(parts)
         for part in parts:
             places = [sources[source] if isinstance(source, int) else source for source in part.sources]

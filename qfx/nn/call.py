@@ -130,6 +130,15 @@ def name_of(node: fx.Node) -> str:
     return str(node.target) if node.op == "get_attr" else node.name
 
 
+def tensors_of(node: fx.Node, traced: Traced) -> tuple[str, ...]:
+    """The parameters and buffers that an operation reads, itself or by what is computed of them alone."""
+    found: dict[str, None] = {}
+    for source in node.all_input_nodes:
+        if source in traced.fixed:
+            found.update(dict.fromkeys([str(source.target)] if source.op == "get_attr" else tensors_of(source, traced)))
+    return tuple(found)
+
+
 def origin(value: fx.Node, traced: Traced, absorbing: frozenset[type[nn.Module]]) -> str:
     """Where a constant could go: "input", the path of the layer (one of ``absorbing``) that gives the value to nothing else, or ""."""
     if value.op == "call_module" and base_layer(traced.module.get_submodule(str(value.target))) is nn.Identity:

@@ -59,6 +59,9 @@ class FixedLayer(nn.Module):
     name = ""
     """The layer's place in the network, for errors."""
 
+    float_tensors: tuple[str, ...] = ()
+    """The parameters and buffers of the float model, by their dotted names, that went into the layer's constants: a float checkpoint has them."""
+
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         missing = [] if abstract else unanswered(cls, FixedLayer)

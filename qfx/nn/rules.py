@@ -29,6 +29,8 @@ from qfx.nn.layers import (
     tables,
     upsample,
 )
+from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.reductions import reduce
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -48,6 +50,9 @@ FAMILIES: tuple[Family, ...] = (
     upsample.FAMILY,
     dropout.FAMILY,
     tables.FAMILY,
+    extreme.FAMILY,
+    piecewise.FAMILY,
+    reduce.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

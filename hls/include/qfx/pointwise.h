@@ -47,6 +47,22 @@ inline R sub(const A& a, const B& b) {
   return R(shl<R>(a, SHIFT_A) - shl<R>(b, SHIFT_B));
 }
 
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R greater(const A& a, const B& b) {
+#pragma HLS INLINE
+  const R x = shl<R>(a, SHIFT_A);
+  const R y = shl<R>(b, SHIFT_B);
+  return x < y ? y : x;
+}
+
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R lesser(const A& a, const B& b) {
+#pragma HLS INLINE
+  const R x = shl<R>(a, SHIFT_A);
+  const R y = shl<R>(b, SHIFT_B);
+  return x < y ? x : y;
+}
+
 // Operands whose channels lie on grids of their own, each moved onto that of the result.
 template <class R, class A, class B>
 inline R add_by(const A& a, const B& b, const int shift_a, const int shift_b) {
@@ -58,6 +74,22 @@ template <class R, class A, class B>
 inline R sub_by(const A& a, const B& b, const int shift_a, const int shift_b) {
 #pragma HLS INLINE
   return R(move_by<R>(a, shift_a) - move_by<R>(b, shift_b));
+}
+
+template <class R, class A, class B>
+inline R greater_by(const A& a, const B& b, const int shift_a, const int shift_b) {
+#pragma HLS INLINE
+  const R x = move_by<R>(a, shift_a);
+  const R y = move_by<R>(b, shift_b);
+  return x < y ? y : x;
+}
+
+template <class R, class A, class B>
+inline R lesser_by(const A& a, const B& b, const int shift_a, const int shift_b) {
+#pragma HLS INLINE
+  const R x = move_by<R>(a, shift_a);
+  const R y = move_by<R>(b, shift_b);
+  return x < y ? x : y;
 }
 
 template <class R, int SHIFT, class A, class B>
@@ -77,6 +109,32 @@ template <class R, int SHIFT_POS, int SHIFT_NEG, class X>
 inline R leaky_relu(const X& x) {
 #pragma HLS INLINE
   return x < 0 ? shl<R>(x, SHIFT_NEG) : shl<R>(x, SHIFT_POS);
+}
+
+// SHIFT_NEG is that of the product.
+template <class R, int SHIFT_POS, int SHIFT_NEG, class X, class S>
+inline R prelu(const X& x, const S& slope) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(product<R>(x, slope), SHIFT_NEG) : shl<R>(x, SHIFT_POS);
+}
+
+template <class R, class X, class S>
+inline R prelu_by(const X& x, const S& slope, const int shift_pos, const int shift_neg) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(product<R>(x, slope), shift_neg) : shl<R>(x, shift_pos);
+}
+
+// Whether a raw is greater than a constant, which its type holds, or is one below.
+template <class R, class X, class B>
+inline R above(const X& x, const B& bound) {
+#pragma HLS INLINE
+  return R(x > bound ? 1 : 0);
+}
+
+template <class R, class X, class B>
+inline R not_above(const X& x, const B& bound) {
+#pragma HLS INLINE
+  return R(x > bound ? 0 : 1);
 }
 
 // low and high lie on the result's grid already; Wide holds them and x on that grid.

@@ -79,6 +79,15 @@ def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
         low = step.arguments[1] if isinstance(step.arguments[1], int) else 0
         slope = storage.table(step.operands[1].table, 1).width
         return Resources(lut=x.width + width) + replace(r.product(low + 1, slope, "auto", on), ff=0)
+    if step.function in ("greater", "lesser"):
+        return r.comparison(width) + r.multiplexer(2, width)
+    if step.function in ("greater_by", "lesser_by"):
+        return r.comparison(width) + r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
+    if step.function in ("above", "not_above"):
+        return r.comparison(x.width)
+    if step.function in ("prelu", "prelu_by"):
+        factor = replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
+        return factor + r.total([r.multiplexer(2, width)] * (3 if step.function.endswith("_by") else 1))
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
         return r.comparison(wide) * 2 + r.multiplexer(3, width)

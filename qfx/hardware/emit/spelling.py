@@ -193,6 +193,11 @@ def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
     return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
 
 
+def product(name: str, weight: FixedType, x: FixedType) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` ("auto", "dsp" or "lut") for two numbers of these types."""
+    return f"qfx::mul_{name}" + (f"<{raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))} >" if name != "auto" else "")
+
+
 def plain(name: str, streams: dict[str, Stream], call: str, constants: tuple[Constant, ...] = ()) -> Unit:
     parameters = tuple(f"{words_of(stream_)}& {parameter}" for parameter, stream_ in streams.items())
     return Unit(name, constants, "", parameters, tuple(stream_.name for stream_ in streams.values()), (), (call,))
