@@ -43,8 +43,8 @@ def test_the_result_is_bounded_by_the_entries_that_can_be_reached() -> None:
 @pytest.mark.parametrize(
     ("op", "x", "error", "what"),
     [
-        (Lookup(ENTRIES, -4, 0), info(-5, 3), ModelFileError, "entries for raws -4 to 3, its input goes from -5 to 3"),
-        (Lookup(ENTRIES, -4, 0), info(-4, 4), ModelFileError, "its input goes from -4 to 4"),
+        (Lookup(ENTRIES, -4, 0), info(-5, 3), ExactnessError, "entries for raws -4 to 3, its input goes from -5 to 3"),
+        (Lookup(ENTRIES, -4, 0), info(-4, 4), ExactnessError, "its input goes from -4 to 4"),
         (Lookup(ENTRIES, -4, 0), info(-4, 3, 1), ModelFileError, "addressed by 0 fractional bits, its input has 1"),
         (Lookup(Const(np.zeros((2, 4), dtype=np.int64), 0), 0, 0), info(0, 3), ModelFileError, "shape"),
         (Lookup(Const(np.zeros(4097, dtype=np.int64), 0), 0, 0), info(0, 3), ModelFileError, "shape"),
