@@ -40,6 +40,7 @@ from qfx.nn.layers import QMul
 from qfx.nn.layers.tables import FAMILY, QInnerLookup, QLookup, Tabled, error_bound, table
 from qfx.nn.layers.tables.entries import evaluate, lines
 from qfx.nn.layers.tables.user import Lookup as Lookup_
+from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.operators import Cast, Const, Lookup, LookupLinear
 from qfx.ptq import calibrate
@@ -314,16 +315,21 @@ def test_the_gradient_is_the_functions_at_the_cast_input(name: str, width: int) 
     torch.testing.assert_close(x.grad, come.grad.float(), rtol=1e-6, atol=1e-7)
 
 
-def test_binary_points_get_their_gradients() -> None:
-    """That of the output: -ln2 * (q - v) in range and -ln2 * q beyond, v the function's value; that of the input goes through the slope."""
+@pytest.mark.parametrize("width", [6, 14])
+def test_binary_points_get_their_gradients(width: int) -> None:
+    """That of the output: -ln2 * (q - v) in range and -ln2 * q beyond, v what the table gives; that of the input goes through the slope."""
     x = torch.tensor([[0.3, 1.7], [-0.9, 3.0]])
-    q = quantized(torch.exp, x, Recipe(input=Spec(6, frac_bits=3, signed=True), output=Spec(6, frac_bits=2, signed=False)))
+    q = quantized(torch.exp, x, Recipe(input=Spec(width, frac_bits=width - 3, signed=True), output=Spec(6, frac_bits=2, signed=False)))
     points = dict(q.named_parameters())
     y = q(x)
     y.sum().backward()
-    come = cast(x, FixedType(6, 3, True, QMode.RND, OMode.SAT)).double()
-    value = torch.exp(come)
-    inside = value < 16
+    come = cast(x, FixedType(width, 3, True, QMode.RND, OMode.SAT)).double()
+    slope = torch.exp(come)
+    inside = slope < 16
+    (layer,) = [layer for layer in q.modules() if isinstance(layer, Tabled)]
+    with torch.no_grad():
+        value = layer.values(QTensor(come, Interval(-(1 << width - 1), (1 << width - 1) - 1, width - 3))).value
+    assert bool((value - slope).abs().max() <= error_bound(layer) * 4 + 1e-12)  # what saturates need not be near
     expected = -math.log(2) * torch.where(inside, y.detach() - value, y.detach()).sum()
     (output,) = [points[name] for name in points if "output" in name]
     (source,) = [points[name] for name in points if name.startswith("input")]
@@ -332,7 +338,7 @@ def test_binary_points_get_their_gradients() -> None:
     assert output.grad is not None
     assert source.grad is not None
     torch.testing.assert_close(output.grad.double(), expected * scales[True], rtol=1e-5, atol=1e-7)
-    through = (torch.where(inside, value, 0.0) * -math.log(2) * (come - x)).sum()
+    through = (torch.where(inside, slope, 0.0) * -math.log(2) * (come - x)).sum()
     torch.testing.assert_close(source.grad.double(), through * scales[False], rtol=1e-5, atol=1e-7)
 
 
@@ -394,6 +400,16 @@ def test_the_error_of_lines_is_exact_and_as_wanted() -> None:
         half = 1 << op.shift
         first, middle, last = (f[at : at + (1 << 16) - 2 * half + 1 : 2 * half] for at in (0, half, 2 * half - 1))
         assert (np.abs(first - 2 * middle + last)[(last < limits[1]) & (first > limits[0])] / 4).max() > 0.7 * limit
+
+
+def test_what_a_number_gives_does_not_depend_on_which_others_can_come() -> None:
+    for form in (torch.sin, torch.sigmoid, F.gelu, torch.exp):
+        whole = evaluate(form, Interval(-5000, 4000, 9), "f")
+        for low, high in ((-5000, -4999), (-1025, 7), (-3, 1021), (999, 4000)):
+            part = evaluate(form, Interval(low, high, 9), "f")
+            here = slice(low + 5000, high + 5001)
+            assert part.values.tolist() == whole.values[here].tolist()
+            assert part.slopes.tolist() == whole.slopes[here].tolist()
 
 
 def test_a_bound_out_of_reach_is_refused_and_named() -> None:
