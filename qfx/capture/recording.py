@@ -356,7 +356,12 @@ def _unsteady(node: fx.Node, value: Any, other: Any) -> UnsupportedError | None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b) or torch.allclose(a.double(), b.double(), 0.0, 0.0, equal_nan=True))
+    return (
+        isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and bool(torch.equal(a, b) or torch.allclose(a.double(), b.double(), 0.0, 0.0, equal_nan=True))
+    )
 
 
 def _joined(a: Any, b: Any, run: Recording, batches: tuple[int, ...]) -> Any:
@@ -370,8 +375,10 @@ def _joined(a: Any, b: Any, run: Recording, batches: tuple[int, ...]) -> Any:
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         if len(a) != len(b):
             raise ValueError
-        return type(a)(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True)) if type(a) in (tuple, list) else tuple(
-            _joined(x, y, run, batches) for x, y in zip(a, b, strict=True)
+        return (
+            type(a)(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
+            if type(a) in (tuple, list)
+            else tuple(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
         )
     if isinstance(a, dict) and isinstance(b, dict):
         return {key: _joined(a[key], b[key], run, batches) for key in a}

@@ -89,7 +89,9 @@ def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
     remedy = "give one real batch, and let the model take any batch size: x.shape[0] or -1 in place of a number"
     if not inputs.is_floating_point():
         remedy = f"give floating-point numbers, as the model takes them: the example is {inputs.dtypes()}, example.float() may do"
-    raise DataError(f"the model does not run on an example of shape {inputs.shapes()}: {message}", where="example_input", remedy=remedy) from run.failure
+    raise DataError(
+        f"the model does not run on an example of shape {inputs.shapes()}: {message}", where="example_input", remedy=remedy
+    ) from run.failure
 
 
 def _by_one(model: nn.Module, inputs: Inputs, seen: Recording) -> UnsupportedError | None:

@@ -102,6 +102,7 @@ def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
     line = place // 2**op.shift
     return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
 
+
 COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
 
 ORACLE = {

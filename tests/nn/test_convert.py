@@ -423,7 +423,6 @@ A = nn.Linear(6, 6)
 # name: (model, data, what the message must say)
 REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     "Softmax": (last(nn.Softmax(1)), IMAGE, r"^1: Softmax .*\n  remedy: at the end of a model leave it out"),
-    "RReLU": (last(nn.RReLU()), IMAGE, "^1: RReLU .*\n  remedy: use nn.LeakyReLU"),
     "GroupNorm": (last(nn.GroupNorm(3, 3)), IMAGE, "^1: GroupNorm"),
     "Upsample bilinear": (last(nn.Upsample(scale_factor=2, mode="bilinear")), IMAGE, "^1: upsampling by mode='bilinear'\n.*mode='nearest'"),
     "Upsample by a fraction": (last(nn.Upsample(scale_factor=1.5)), IMAGE, r"^1: upsampling from \(7, 5\) to \(10, 7\) pixels\n.*whole number"),

@@ -67,6 +67,7 @@ def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
             remedy = f"call it {name}_, say, and so in checkpoints: {{re.sub(r'^{name}\\.', '{name}_.', key): value for key, value in state.items()}}"
             yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
 
+
 def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()) -> tuple[UnsupportedError, ...]:
     """Everything in the trace that has no fixed-point form, in the order of the model. ``changed``: of ``changed_modules``."""
     found = list(changed)
