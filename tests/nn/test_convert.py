@@ -85,7 +85,7 @@ SAME: dict[str, tuple[nn.Module, Tensor]] = {
     "LeakyReLU of another slope": (nn.Sequential(nn.LeakyReLU(0.75)), VECTOR),
     "LeakyReLU 0": (nn.Sequential(nn.LeakyReLU(0.0)), VECTOR),
     "LeakyReLU 2": (nn.Sequential(nn.LeakyReLU(2.0)), VECTOR),
-    "Hardtanh": (nn.Sequential(nn.Hardtanh(-2, 3)), VECTOR),
+    "Hardtanh of other bounds": (nn.Sequential(nn.Hardtanh(-2, 3)), VECTOR),
     "Hardtanh of fractions": (nn.Sequential(nn.Hardtanh(-0.75, 0.5)), VECTOR),
     "PReLU": (nn.Sequential(nn.PReLU(3)), IMAGE),
     "PReLU of one slope": (nn.Sequential(nn.PReLU()), IMAGE),
