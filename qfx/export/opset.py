@@ -14,6 +14,8 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``PadMaxPool``        a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels). Up to version 2:
                       ``PaddedMaxPool``.
 ``Upsample``          nearest neighbour for float64, where ONNX Runtime's Resize has no kernel.
+``Lookup``            a function by table: an entry for every number that can come.
+``LookupLinear``      a function by lines between the entries of a table.
 ``Stretch``           zeros between the pixels: what a transposed convolution convolves.
 ``SumPool[_x<Q>]``    a depthwise convolution by ones (AveragePool divides and rounds), in float32, or in float64 from Q pieces.
 ====================  ==============================================================================================================

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from qfx.capture.refusals import limits
-from qfx.capture.trace import Traced, base_layer
+from qfx.capture.traced import Traced, base_layer
 from qfx.errors import UnsupportedError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.recipe import Recipe

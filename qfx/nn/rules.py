@@ -26,6 +26,7 @@ from qfx.nn.layers import (
     relu,
     reshape,
     slice,
+    tables,
     upsample,
 )
 from qfx.nn.layers.elementwise import extreme, piecewise
@@ -48,6 +49,7 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    tables.FAMILY,
     extreme.FAMILY,
     piecewise.FAMILY,
     reduce.FAMILY,

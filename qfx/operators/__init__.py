@@ -26,6 +26,9 @@ from qfx.operators.concat import Concat as Concat
 from qfx.operators.conv import Conv as Conv
 from qfx.operators.expand import Expand as Expand
 from qfx.operators.linear import Linear as Linear
+from qfx.operators.lookup import Lookup as Lookup
+from qfx.operators.lookup import LookupLinear as LookupLinear
+from qfx.operators.matmul import MatMul as MatMul
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
@@ -43,7 +46,9 @@ from qfx.operators.slice import Slice as Slice
 
 OPERATORS: tuple[type[Operator], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
-    Upsample, Stretch, Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
+    Upsample, Stretch, Lookup, LookupLinear,
+    Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
+    MatMul,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

@@ -93,6 +93,16 @@ def oracle_upsample(op: ops.Upsample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def places(op: ops.Lookup | ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
+    return (x * 2.0**op.frac_bits).long() - op.first
+
+
+def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
+    place = places(op, x)
+    line = place // 2**op.shift
+    return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
+
+
 COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
 
 ORACLE = {
@@ -102,6 +112,7 @@ ORACLE = {
     ops.Add: lambda op, x, y: x + y,
     ops.Sub: lambda op, x, y: x - y,
     ops.Mul: lambda op, x, y: x * y,
+    ops.MatMul: lambda op, x, y: x @ y,
     ops.Relu: lambda op, x: F.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, 2.0**op.log2_slope),
     ops.Clip: lambda op, x: torch.clamp(x, *(None if bound is None else const_values(bound) for bound in (op.low, op.high))),
@@ -116,6 +127,8 @@ ORACLE = {
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
+    ops.Lookup: lambda op, x: const_values(op.entries)[places(op, x)],
+    ops.LookupLinear: oracle_lookup_linear,
     ops.Expand: lambda op, x: x.expand(-1, *op.shape),
     ops.Max: lambda op, x, y: torch.maximum(x, y),
     ops.Min: lambda op, x, y: torch.minimum(x, y),

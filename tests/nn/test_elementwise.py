@@ -306,7 +306,7 @@ def test_a_layer_scale_trains() -> None:
         loss = F.mse_loss(q(x), target)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] / 20
 
 

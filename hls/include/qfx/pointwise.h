@@ -3,6 +3,7 @@
 #ifndef QFX_POINTWISE_H
 #define QFX_POINTWISE_H
 
+#include "qfx/rom.h"
 #include "qfx/types.h"
 
 #if defined(QFX_NATIVE) || defined(QFX_REPORT)  // simulation only
@@ -144,6 +145,27 @@ inline R clip(const X& x, const Low& low, const High& high) {
   const Wide lo = Wide(low);
   const Wide hi = Wide(high);
   return wide < lo ? R(lo) : (hi < wide ? R(hi) : R(wide));
+}
+
+// The entry of a table for the number x, one of FIRST .. FIRST + ENTRIES - 1.
+template <class R, int FIRST, class X, class Number, int ENTRIES>
+inline R lookup(const X& x, const Number (&entries)[ENTRIES]) {
+#pragma HLS INLINE
+  typedef typename upto<ENTRIES - 1>::type address;
+  return R(entries[address(x - FIRST)]);
+}
+
+// values[line] * 2**UP + slopes[line] * low, where x lies line * 2**SHIFT + low behind FIRST, with line < LINES. R holds the result.
+template <class R, int FIRST, int SHIFT, int UP, class X, class Value, class Slope, int LINES>
+inline R lookup_linear(const X& x, const Value (&values)[LINES], const Slope (&slopes)[LINES]) {
+#pragma HLS INLINE
+  typedef uint<bits_for<LINES - 1>::value + SHIFT> place_type;
+  typedef typename upto<LINES - 1>::type line_type;
+  typedef typename upto<(1 << SHIFT) - 1>::type low_type;
+  const place_type place = place_type(x - FIRST);
+  const line_type line = line_type(place >> SHIFT);
+  const low_type low = low_type(place & ((1 << SHIFT) - 1));
+  return R(shl<R>(values[line], UP) + product<R>(slopes[line], low));
 }
 
 // The one operator that loses bits: the vendor's own assignment between two fixed-point types. Src and Dst are qfx::fixed tags; the raw of

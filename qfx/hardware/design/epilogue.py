@@ -90,6 +90,10 @@ class Steps:
         interval = const.interval
         return Operand(self.table(suffix, raw), FixedType(interval.width, interval.width - interval.hull.frac_bits, interval.signed))
 
+    def rom(self, suffix: str, values: npt.NDArray[np.int64]) -> Operand:
+        """A table of which the number on its way says the entry."""
+        return Operand(Table(self._names.new(self.stem, suffix), tuple(values.tolist()), "number"))
+
     def channels(self, values: Grids) -> Grids:
         """Values of shape (), one for each channel, or with an axis for each of the frame's, shaped to broadcast against the frame's shape."""
         return values.reshape(-1, *(1,) * (len(self._frame.shape) - 1)) if values.ndim == 1 else values
