@@ -3,7 +3,6 @@ sizes, types and options, and only a decision by data or by the number of sample
 
 from __future__ import annotations
 
-import re
 import traceback
 from pathlib import Path
 from typing import Any

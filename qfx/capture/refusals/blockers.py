@@ -10,9 +10,9 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import RESERVED
+from qfx.capture.inputs import Inputs
 from qfx.capture.refusals import exported, remedies
 from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
-from qfx.capture.inputs import Inputs
 from qfx.capture.trace import capture
 from qfx.capture.traced import Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
