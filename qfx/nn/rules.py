@@ -28,6 +28,7 @@ from qfx.nn.layers import (
     slice,
     upsample,
 )
+from qfx.nn.layers.moving import borders, rearrange, take
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -46,6 +47,9 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    take.FAMILY,
+    rearrange.FAMILY,
+    borders.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

@@ -32,10 +32,10 @@ from qfx.operators import (
     Relu,
     Reshape,
     Slice,
-    Take,
     Stretch,
     Sub,
     SumPool,
+    Take,
     Transpose,
     Upsample,
 )

@@ -22,6 +22,7 @@ from qfx.hardware.processes.take import TakeFrame as TakeFrame
 from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
-    FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch, TakeFrame
+    FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
+    TakeFrame,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""
