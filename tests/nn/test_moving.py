@@ -160,6 +160,19 @@ def test_channels_keep_what_is_known_of_them() -> None:
     assert (QTake(0, (1, 0)).scales_channels(2), QTake(1, (1, 0)).scales_channels(2)) == (False, True)
 
 
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_a_convolution_pads_as_its_mode_says(mode: str) -> None:
+    """As the same convolution behind a layer that pads."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 5, 6)
+    layer = nn.Conv2d(2, 3, 3, padding=(1, 2), padding_mode=mode)
+    plain = nn.Conv2d(2, 3, 3)
+    plain.load_state_dict(layer.state_dict())
+    pad = {"circular": nn.CircularPad2d, "reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}[mode]((2, 2, 1, 1))
+    with torch.no_grad():
+        assert torch.equal(qfx.quantize(nn.Sequential(layer).eval(), x)(x), qfx.quantize(nn.Sequential(pad, plain).eval(), x)(x))
+
+
 @pytest.mark.parametrize(
     ("form", "words"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -14,7 +13,7 @@ from qfx.fixed.arith import Bounds
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
-from qfx.nn.layers.moving.take import QTake, taken
+from qfx.nn.layers.moving.take import QTake, border_orders, taken
 from qfx.nn.layers.reshape import QReshape
 from qfx.nn.layers.slice import QSlice
 from qfx.nn.qtensor import QTensor
@@ -49,15 +48,9 @@ class QPad(FixedLayer):
 
 
 def bordered(call: Call, sides: Any, mode: str) -> Layers:
-    """Padding by the value's own numbers: where they lie is torch's own answer for the numbers of an axis."""
-    rank = len(call.in_shape)
-    flat = (sides,) * (2 * (rank - 1)) if isinstance(sides, int) else tuple(int(side) for side in sides)
-    orders: dict[int, Sequence[int]] = {}
-    for place, pair in enumerate(zip(flat[::2], flat[1::2], strict=True)):
-        axis = rank - 1 - place
-        numbers = torch.arange(call.in_shape[axis], dtype=torch.float64).reshape(1, 1, -1)
-        orders[axis] = F.pad(numbers, pair, mode).reshape(-1).long().tolist()
-    return taken(call, orders, call.in_shape)
+    """Padding by the value's own numbers."""
+    flat = (sides,) * (2 * (len(call.in_shape) - 1)) if isinstance(sides, int) else tuple(int(side) for side in sides)
+    return taken(call, border_orders(call.in_shape, flat, mode), call.in_shape)
 
 
 def _pad(call: Call) -> Layers:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from qfx import operators as ops
@@ -55,6 +56,17 @@ def taken(call: Call, orders: dict[int, Sequence[int]], shape: tuple[int, ...]) 
             layers.append(QTake(axis, indices))
         found[axis] = len(indices)
     return layers if tuple(found) == call.out_shape else [*layers, QReshape(call.out_shape)]
+
+
+def border_orders(shape: tuple[int, ...], sides: Sequence[int], mode: str) -> dict[int, Sequence[int]]:
+    """What to take along each axis so that ``sides`` (as in F.pad) are padded by the value's own numbers: torch's own answer for the numbers of an
+    axis."""
+    orders: dict[int, Sequence[int]] = {}
+    for place, pair in enumerate(zip(sides[::2], sides[1::2], strict=True)):
+        axis = len(shape) - 1 - place
+        numbers = torch.arange(shape[axis], dtype=torch.float64).reshape(1, 1, -1)
+        orders[axis] = F.pad(numbers, pair, mode).reshape(-1).long().tolist()
+    return orders
 
 
 def axis_of(call: Call, dim: int) -> int:
