@@ -31,6 +31,7 @@ from qfx.nn.layers import (
 )
 from qfx.nn.layers.elementwise import extreme, piecewise
 from qfx.nn.layers.reductions import reduce
+from qfx.nn.layers.moving import borders, rearrange, take
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -53,6 +54,9 @@ FAMILIES: tuple[Family, ...] = (
     extreme.FAMILY,
     piecewise.FAMILY,
     reduce.FAMILY,
+    take.FAMILY,
+    rearrange.FAMILY,
+    borders.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

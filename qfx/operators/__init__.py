@@ -43,12 +43,14 @@ from qfx.operators.reshape import Transpose as Transpose
 from qfx.operators.scale import Stretch as Stretch
 from qfx.operators.scale import Upsample as Upsample
 from qfx.operators.slice import Slice as Slice
+from qfx.operators.take import Take as Take
 
 OPERATORS: tuple[type[Operator], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
     Upsample, Stretch, Lookup, LookupLinear,
     Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
     MatMul,
+    Take,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

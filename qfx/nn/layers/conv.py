@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from qfx import operators as ops
 from qfx.nn.backends import sums_of_products
-from qfx.nn.call import Call, Family, Layers
+from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.fixed_layer import Steps
+from qfx.nn.layers.moving.take import QTake, border_orders
 from qfx.nn.layers.weighted import Weighted
 from qfx.operators import Const
 from qfx.recipe import Recipe
@@ -61,9 +62,17 @@ def unfolded(
 
 def _conv(call: Call) -> Layers:
     assert isinstance(call.module, nn.Conv1d | nn.Conv2d)
-    if call.module.padding_mode != "zeros" and any(side for pair in conv_pads(call.module) for side in pair):
-        raise call.refuse(f"padding_mode={call.module.padding_mode!r}", "train with zero padding (padding_mode='zeros')")
-    return [QConv(call.module, call.recipe, call.path)]
+    layer = QConv(call.module, call.recipe, call.path)
+    if call.module.padding_mode == "zeros" or not any(map(any, layer.pads)):
+        return [layer]
+    sides = [side for pair in reversed(layer.pads) for side in pair]
+    orders = border_orders(call.in_shape, sides, call.module.padding_mode)
+    layer.pads = ((0, 0),) * len(layer.pads)  # the border holds numbers of the value: another layer's work
+    parts: list[Part] = []
+    for axis, order in sorted(orders.items()):
+        if len(order) != call.in_shape[axis]:
+            parts.append(Part(QTake(axis, tuple(order)), (parts[-1] if parts else 0,), f"_border_{axis}"))
+    return [*parts, Part(layer, (parts[-1] if parts else 0,))]
 
 
-FAMILY = Family(layers=(QConv,), modules={nn.Conv1d: _conv, nn.Conv2d: _conv})
+FAMILY = Family(layers=(QConv, QTake), modules={nn.Conv1d: _conv, nn.Conv2d: _conv})
