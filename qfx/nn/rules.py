@@ -28,9 +28,11 @@ from qfx.nn.layers import (
     slice,
     upsample,
 )
+from qfx.nn.layers.products import einsum
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
+    einsum.FAMILY,
     conv.FAMILY,
     conv_transpose.FAMILY,
     batch_norm.FAMILY,

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qfx.capture.trace import Traced, base_layer, trace
 
@@ -75,7 +75,7 @@ def foldable(traced: Traced) -> list[tuple[str, str]]:
     for node in nodes:
         path = str(node.target)
         users = traced.tensor_users(node)
-        if path not in alone or len(users) != 1 or users[0].op != "call_module":
+        if path not in alone or len(users) != 1 or users[0].op != "call_module" or not channels_first(node, traced):
             continue
         norm = str(users[0].target)
         module = traced.module.get_submodule(norm)
@@ -84,10 +84,18 @@ def foldable(traced: Traced) -> list[tuple[str, str]]:
     return pairs
 
 
+def channels_first(node: fx.Node, traced: Traced) -> bool:
+    """Whether the outputs of the layer of the node are channels, axis 1 of its result: those of a linear layer on several axes are the last one."""
+    return base_layer(traced.module.get_submodule(str(node.target))) is not nn.Linear or len(traced.shapes[node]) == 1
+
+
 def layers_alone(traced: Traced) -> set[str]:
-    """The paths of the layers with weights that are called once and share no parameter with another module: those that a pass may change."""
+    """The paths of the layers with weights that are called once and share no parameter with another module, nor with an operation that reads it by
+    itself: those that a pass may change."""
     calls = Counter(str(node.target) for node in traced.module.graph.nodes if node.op == "call_module")
     owners = Counter(id(parameter) for module in traced.module.modules() for parameter in module.parameters(recurse=False))
+    held = dict(traced.module.named_parameters(remove_duplicate=False))
+    owners.update(id(held[str(node.target)]) for node in traced.module.graph.nodes if node.op == "get_attr" and str(node.target) in held)
     once = {path: traced.module.get_submodule(path) for path, count in calls.items() if count == 1}
     return {path for path, layer in once.items() if base_layer(layer) in WEIGHTED and all(owners[id(own)] == 1 for own in layer.parameters())}
 
