@@ -26,9 +26,12 @@ from qfx.nn.layers import (
     relu,
     reshape,
     slice,
+    tables,
     upsample,
 )
+from qfx.nn.layers.elementwise import extreme, piecewise
 from qfx.nn.layers.products import einsum
+from qfx.nn.layers.reductions import reduce
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -48,6 +51,10 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    tables.FAMILY,
+    extreme.FAMILY,
+    piecewise.FAMILY,
+    reduce.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

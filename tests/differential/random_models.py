@@ -94,6 +94,8 @@ def _layer(step: Step) -> nn.Module | None:
     return None
 
 
+_TABLES = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "silu": F.silu, "gelu": F.gelu, "exp": torch.exp, "sqrt": torch.sqrt, "sin": torch.sin}
+
 _FUNCTIONAL = {
     "frelu": F.relu,
     "leaky": lambda x, slope: F.leaky_relu(x, slope),
@@ -101,6 +103,7 @@ _FUNCTIONAL = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "square": lambda x: x**2,
+    "table": lambda x, name: _TABLES[name](x),
     "abs": lambda x: abs(x),
     "cat": lambda *parts: torch.cat(parts, 1),
     "maxpool": lambda x, k, s, p: (F.max_pool2d if len(k) == 2 else F.max_pool1d)(x, k, s, p),
@@ -154,11 +157,28 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat"]
+_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
 _WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
-_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad"]
+_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "table"]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
-_MANY_AXES_KINDS = ["gap", "flatten", "slice", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "transpose"]
+_MANY_AXES_KINDS = [
+    "gap",
+    "flatten",
+    "slice",
+    "relu",
+    "frelu",
+    "relu6",
+    "leaky",
+    "add",
+    "sub",
+    "mul",
+    "square",
+    "abs",
+    "cat",
+    "pad",
+    "transpose",
+    "table",
+]
 
 
 def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step, Shape] | None:
@@ -169,6 +189,8 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
         return Step(kind, (source,), (shape[0], len(shape))), shape
     if kind in ("relu", "frelu", "relu6", "square", "abs"):
         return Step(kind, (source,)), shape
+    if kind == "table":
+        return Step(kind, (source,), (draw(st.sampled_from(sorted(_TABLES))),)), shape
     if kind == "leaky":
         return Step(kind, (source,), (2.0 ** -draw(st.integers(0, 5)),)), shape
     if kind in ("add", "sub", "mul"):

@@ -25,6 +25,8 @@ from qfx.operators import (
     Input,
     LeakyRelu,
     Linear,
+    Lookup,
+    LookupLinear,
     MatMul,
     MaxPool,
     Mul,
@@ -259,6 +261,18 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     lambda: chain(
         "wide", (5,), Linear(const(24, 4, 5, bits=24), None), Cast(scalar("ap_fixed<30,2,AP_RND_INF,AP_WRAP>")), Relu(), cast="ap_fixed<25,3>"
     ),
+    lambda: chain(
+        "tables",
+        (4, 3, 2),
+        Lookup(const(26, 256, bits=8), -128, 5),
+        Cast(scalar("ap_ufixed<6,3,AP_RND,AP_SAT>")),
+        conv(27, 4, 4, 1, 1),
+        Cast(scalar("ap_fixed<14,6,AP_RND,AP_SAT>")),
+        LookupLinear(const(28, 260, bits=9), const(29, 260, frac_bits=6), -8200, 8, 6),
+        Cast(scalar("ap_fixed<10,8>")),
+        cast="ap_fixed<8,3>",
+    ),
+    lambda: chain("one_entry", (3,), Lookup(Const(np.array([-5, -5]), 1), 0, -1), Lookup(const(30, 12), -10, 1), cast="ap_ufixed<1,2>"),
     lambda: chain("one_bit", (8,), Linear(Const(np.zeros((3, 8), dtype=np.int64), 0), None), cast="ap_ufixed<1,1>"),
 )
 

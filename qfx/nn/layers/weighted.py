@@ -39,13 +39,14 @@ class Weighted(FixedLayer, abstract=True):
     form: Form | None = None
     """How the weight is cast, if not as it is kept."""
     origins: Mapping[str, str] = MappingProxyType({})
-    """What float checkpoints call ``weight`` and ``bias``, where it is not the layer's place that says it."""
+    """What float checkpoints call ``weight`` and ``bias``, where it is not the layer's place that says it: by role, "" if they do not have it."""
 
     def __init__(self, source: Source, recipe: Recipe, name: str) -> None:
         super().__init__()
         self.name = name
         if isinstance(source, Weights):
-            self.form, self.origins = source.form, dict(source.origins)
+            roles = [role for role in ("weight", "bias") if getattr(source, role) is not None]
+            self.form, self.origins = source.form, {role: source.origins.get(role, "") for role in roles}
         for role in ("weight", "bias"):
             tensor = getattr(source, role)
             if isinstance(source, Weights) and tensor is not None and not isinstance(tensor, nn.Parameter):
@@ -53,6 +54,10 @@ class Weighted(FixedLayer, abstract=True):
             else:
                 setattr(self, role, tensor)
         self.weight_cast, self.bias_cast = (self._cast_of(role, recipe) for role in ("weight", "bias"))
+
+    def float_names(self) -> Mapping[str, str]:
+        """What a float checkpoint calls the tensors here, by their names here; "" for one that it does not have."""
+        return self.origins
 
     def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
         name, also = f"{self.name}.{role}", self.origins.get(role, "")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.trace import Traced, base_layer, trace
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced, base_layer
 from qfx.errors import DataError
 from qfx.nn.layers import QReLU, QReLU6
 from qfx.ptq.activations import evaluating
@@ -25,7 +26,7 @@ ERRORS = ("empty-data", "nan-data", "wrong-shape", "wrong-layout", "missing-labe
 WARNINGS = ("constant-input", "unlike-training", "dead-layer", "silent-channels", "uneven-channels")
 """Names of findings that a result may be poor for."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 

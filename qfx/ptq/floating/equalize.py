@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.trace import Traced, base_layer, trace
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced, base_layer
 from qfx.errors import UnsupportedError
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
@@ -189,7 +190,7 @@ def input_ranges(layer: nn.Module, weight: Tensor) -> Tensor:
     return weight.abs().reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).amax((1, 3)).reshape(-1)
 
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _groups(layer: nn.Module) -> int:
@@ -289,7 +290,7 @@ def _absorb(model: nn.Module, chain: Chain, constant: Tensor) -> None:
 
 
 def _pads(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv1d | nn.Conv2d) and any(side for pair in conv_pads(layer) for side in pair)
+    return isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and any(side for pair in conv_pads(layer) for side in pair)
 
 
 def measured_statistics(model: nn.Module, data: Tensor | Iterable[Tensor]) -> dict[str, Statistics]:

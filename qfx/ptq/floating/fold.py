@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.trace import Traced, base_layer, trace
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced, base_layer
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """torch's layers with weights, by the class whose forward runs."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +103,7 @@ def layers_alone(traced: Traced) -> set[str]:
 
 def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:
     layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.no_grad():
@@ -123,7 +124,7 @@ def along_outputs(layer: nn.Module, values: Tensor) -> Tensor:
     """One number per output channel, shaped to multiply the layer's weight (whose outputs lie on axis 1 if it is transposed, group by group)."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if base_layer(layer) not in (nn.ConvTranspose1d, nn.ConvTranspose2d):
+    if base_layer(layer) not in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         return values.reshape(-1, *(1,) * (weight.dim() - 1))
     groups = int(layer.groups)  # type: ignore[arg-type]
     per_input = values.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
@@ -135,7 +136,7 @@ def along_inputs(layer: nn.Module, values: Tensor) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     taps = (1,) * (weight.dim() - 2)
-    if base_layer(layer) in (nn.ConvTranspose1d, nn.ConvTranspose2d):
+    if base_layer(layer) in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         return values.reshape(-1, 1, *taps)
     groups = int(getattr(layer, "groups", 1))
     per_output = values.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
