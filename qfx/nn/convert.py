@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
 from qfx.capture.inputs import Inputs
+from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
 from qfx.capture.trace import capture
 from qfx.capture.traced import is_layer
-from qfx.errors import DataError, RecipeError, UnsupportedError, together
+from qfx.errors import DataError, RecipeError, UnsupportedError
 from qfx.nn.builder import Builder
 from qfx.nn.layers import QInput
 from qfx.nn.model import QuantizedModel, quantizers, unwrapped

@@ -30,12 +30,13 @@ from qfx.nn.layers import (
     upsample,
 )
 from qfx.nn.layers.elementwise import extreme, piecewise
-from qfx.nn.layers.products import einsum
+from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
     einsum.FAMILY,
+    bilinear.FAMILY,
     conv.FAMILY,
     conv_transpose.FAMILY,
     batch_norm.FAMILY,

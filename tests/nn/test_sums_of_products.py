@@ -51,6 +51,15 @@ class Two(nn.Module):
         return self.second(F.relu(self.first(x)))
 
 
+class Bilinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.form = nn.Bilinear(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.form(x, x[..., :4])
+
+
 def turned(x: Tensor) -> Tensor:
     return x.transpose(-1, -2)
 
@@ -86,6 +95,8 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "bmm": (lambda: Holding(lambda x: torch.bmm(turned(x), x)), (3, 6)),
     "baddbmm": (lambda: Holding(lambda x: torch.baddbmm(torch.bmm(x, turned(x)), x, turned(x))), (3, 6)),
     "attention": (lambda: Holding(lambda x: F.relu(x @ turned(x)) @ x), (3, 6)),
+    "bilinear": (lambda: Bilinear(), (6,)),
+    "bilinear_axes": (lambda: Bilinear(), (2, 3, 6)),
     "e_scores": (lambda: Holding(lambda x: torch.einsum("bhqd,bhkd->bhqk", x, x)), (2, 3, 6)),
     "e_outer": (lambda: Holding(lambda x: torch.einsum("bi,bj->bij", x, x)), (6,)),
     "e_elementwise": (lambda: Holding(lambda x: torch.einsum("bij,bij->bij", x, x)), (3, 6)),
