@@ -260,4 +260,4 @@ def _batch_norm(call: Call) -> Layers:
     return [QBatchNorm(call.module, call.recipe, call.path)]
 
 
-FAMILY = Family(layers=(QBatchNorm,), modules=dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm))
+FAMILY = Family(layers=(QBatchNorm,), modules=dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _batch_norm))
