@@ -30,11 +30,14 @@ from qfx.nn.layers import (
     upsample,
 )
 from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
 from qfx.nn.layers.moving import borders, rearrange, take
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
+    einsum.FAMILY,
+    bilinear.FAMILY,
     conv.FAMILY,
     conv_transpose.FAMILY,
     batch_norm.FAMILY,

@@ -12,7 +12,7 @@ from nn_models import Calls, check_exact, integers
 from torch import Tensor, nn
 
 import qfx
-from qfx import QfxError, UnsupportedError
+from qfx import UnsupportedError
 from qfx.capture.refusals import rewrites
 
 IMAGE, SIGNAL, VECTOR = integers(4, 4, 6, 8), integers(4, 6, 9), integers(4, 8)
@@ -127,20 +127,6 @@ def test_layers_with_one_hot_weights(name: str) -> None:
     check_exact(qfx.quantize(rewritten, x))
 
 
-def test_a_linear_layer_on_the_last_axis_is_a_convolution() -> None:
-    for x in (SIGNAL, IMAGE):
-        linear = nn.Linear(x.shape[-1], 3)
-        with pytest.raises(UnsupportedError, match="flatten to") as caught:
-            qfx.quantize(nn.Sequential(linear), x)
-        found = re.search(r"place, (.*) is the same, where conv is (.*) with this layer's bias and its weight(.*)$", caught.value.remedy)
-        assert found is not None
-        conv = eval(found[2], {"nn": nn})
-        conv.weight, conv.bias = nn.Parameter(eval(f"weight{found[3]}", {"weight": linear.weight.detach()})), linear.bias
-        rewritten = Rewritten(found[1], conv=conv)
-        torch.testing.assert_close(rewritten(x), linear(x))
-        check_exact(qfx.quantize(rewritten, x))
-
-
 TWO: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "join of rows": lambda m, x: torch.cat([x, m.a(x)], 2),
 }
@@ -173,18 +159,3 @@ def test_a_padded_maximum_behind_a_relu() -> None:
 def test_shapes_that_do_not_broadcast() -> None:
     assert rewrites.expanded("x", (4, 1), (4, 8, 8)) is None
     assert rewrites.expanded("x", (3, 8, 8), (4, 8, 8)) is None
-
-
-def test_functions_that_hold_no_weights_name_the_layer() -> None:
-    for call, text in (
-        (lambda m, x: F.linear(x, m.w.T), r"let the layer nn\.Linear\(8, 5, \.\.\.\)"),
-        (lambda m, x: x @ m.w, r"nn\.Linear\(8, 5, bias=False\) with its weight the transposed matrix"),
-    ):
-        model = Calls(call)
-        model.w = W
-        with pytest.raises(QfxError, match=text):
-            qfx.quantize(model, VECTOR)
-    linear = nn.Linear(8, 5, bias=False)
-    linear.weight = nn.Parameter(W.detach().T.contiguous())
-    torch.testing.assert_close(linear(VECTOR), VECTOR @ W)
-    check_exact(qfx.quantize(nn.Sequential(linear), VECTOR))

@@ -111,6 +111,7 @@ _FUNCTIONAL = {
     "where": lambda x, bound: torch.where(x > bound, x, -x),
     "reduce": lambda x, axes, kind: getattr(x, kind)(axes, keepdim=True),
     "spread": lambda x, axes: x * x.amax(axes, keepdim=True),
+    "product": lambda a, b: a @ b.transpose(-1, -2),
     "square": lambda x: x**2,
     "table": lambda x, name: _TABLES[name](x),
     "abs": lambda x: abs(x),
@@ -169,7 +170,7 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
 _ANY_KINDS = ["max", "min", "times", "plus", "clamp", "steep", "where", "reduce", "spread"]
 _VECTOR_KINDS = [*_ANY_KINDS, "linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
 _WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
-_SEQUENCE_KINDS = [*_ANY_KINDS, *_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "table"]
+_SEQUENCE_KINDS = [*_ANY_KINDS, *_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "table", "linear", "product"]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
 _MANY_AXES_KINDS = [
     *_ANY_KINDS,
@@ -189,6 +190,8 @@ _MANY_AXES_KINDS = [
     "pad",
     "transpose",
     "table",
+    "linear",
+    "product",
 ]
 
 
@@ -226,8 +229,13 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
         out = (shape[0] + sum(shapes[i][0] for i in others), *shape[1:])
         return (Step(kind, (source, *others)), out) if _size(out) <= MAX_VALUES else None
     if kind == "linear":
-        outputs = draw(st.integers(1, 10))
-        return Step(kind, (source,), (shape[0], outputs, draw(st.booleans()))), (outputs,)
+        outputs = draw(st.integers(1, 10 if len(shape) == 1 else 4))
+        return Step(kind, (source,), (shape[-1], outputs, draw(st.booleans()))), (*shape[:-1], outputs)
+    if kind == "product":
+        alike = [i for i, s in enumerate(shapes) if len(s) == len(shape) and s[-1] == shape[-1] and s[:-2] == shape[:-2]]
+        other = draw(st.sampled_from(alike))
+        out = (*shape[:-1], shapes[other][-2])
+        return (Step(kind, (source, other)), out) if _size(out) <= MAX_VALUES else None
     if kind == "flatten":
         return Step(kind, (source,)), (_size(shape),)
     if kind in ("gap", "adaptive"):

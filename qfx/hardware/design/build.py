@@ -9,7 +9,7 @@ from math import gcd
 
 import numpy as np
 
-from qfx.errors import ProjectError
+from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame, Steps, append_ops
@@ -186,6 +186,9 @@ class Builder:
 
     def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int) -> d.Stream:
         """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside."""
+        if len(windows.size) > 2:
+            remedy = "work on two axes at a time in what goes onto the board; training, ONNX and the interpreter take three"
+            raise UnsupportedError(f"windows over {len(windows.size)} axes have no form in hardware", where=self.node or stem, remedy=remedy)
         chunks = channels // stream.parallel
         h, w = plane(windows.size, 1)
         oh, ow = plane(windows.out, 1)

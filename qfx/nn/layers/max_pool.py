@@ -30,7 +30,7 @@ class QMaxPool(FixedLayer):
         self.beyond = beyond or (0,) * len(kernel)
 
     def forward(self, x: QTensor) -> QTensor:
-        pool = F.max_pool1d if len(self.kernel) == 1 else F.max_pool2d
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(self.kernel) - 1]
         return QTensor(pool(x.tensor(), self.kernel, self.stride, self.padding, self.dilation, any(self.beyond)), x.interval)
 
     def operators(self) -> Steps:
@@ -95,12 +95,15 @@ FAMILY = Family(
     modules={
         nn.MaxPool1d: _max_pool,
         nn.MaxPool2d: _max_pool,
+        nn.MaxPool3d: _max_pool,
         nn.AdaptiveMaxPool1d: _adaptive_max_pool,
         nn.AdaptiveMaxPool2d: _adaptive_max_pool,
+        nn.AdaptiveMaxPool3d: _adaptive_max_pool,
     },
     functions={
         F.max_pool1d: (_ARGUMENTS, _max_pool),
         F.max_pool2d: (_ARGUMENTS, _max_pool),
+        F.max_pool3d: (_ARGUMENTS, _max_pool),
         torch.max_pool1d: (_ARGUMENTS, _max_pool),
         torch.max_pool2d: (_ARGUMENTS, _max_pool),
         F.adaptive_max_pool1d: (_ADAPTIVE, _adaptive_max_pool),
