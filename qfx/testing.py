@@ -69,9 +69,18 @@ def adversarial_inputs(graph: Graph, rng: np.random.Generator, n: int) -> npt.ND
     bounds and one bit beyond, +-0, subnormals, 2**24 and its neighbours, huge numbers, ordinary numbers in range. The first samples are all the
     least, all the greatest and all zero: the ends of every range.
     """
-    op = graph.input.op
+    return _adversarial(graph.input, rng, n)
+
+
+def adversarial_feeds(graph: Graph, rng: np.random.Generator, n: int) -> dict[str, npt.NDArray[np.float32]]:
+    """The same for each input of a model, by name."""
+    return {node.name: _adversarial(node, rng, n) for node in graph.inputs}
+
+
+def _adversarial(node: Node, rng: np.random.Generator, n: int) -> npt.NDArray[np.float32]:
+    op = node.op
     if not isinstance(op, Input):
-        raise DataError("the first node is no input", where=graph.name)  # pragma: no cover - Graph refuses it
+        raise DataError("is no input", where=node.name)  # pragma: no cover - nothing else reads nothing
     pools = {type_.int_bits: _pool(type_, rng) for type_ in op.cast.distinct}
     int_bits = np.broadcast_to(np.array(op.cast.int_bits).reshape(op.cast.shape), op.shape)
     x = np.empty((n, *op.shape), dtype=np.float32)
@@ -150,7 +159,7 @@ def _bounded(op: Operator, x: Info, out: Info) -> bool:
 
 
 def _living(graph: Graph) -> Graph:
-    needed = {graph.output}
+    needed = {*graph.outputs, *(node.name for node in graph.inputs)}
     for node in reversed(graph.nodes):
         if node.name in needed:
             needed.update(node.inputs)
