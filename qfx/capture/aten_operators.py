@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qfx.capture.assemble import Assembly, Pads, Value
@@ -135,7 +134,23 @@ ON_CONSTANTS = frozenset(
         *("clamp", "clamp_min", "maximum", "minimum", "sum", "mean", "var", "amax", "amin", "norm", "linalg_vector_norm", "dot", "vdot", "mv", "mm"),
         *("matmul", "flatten", "select", "slice", "cat", "stack", "_weight_norm", "permute", "t", "transpose", "view", "reshape", "unsqueeze"),
         *("squeeze", "expand", "clone", "detach", "detach_", "alias", "lift_fresh_copy", "contiguous", "zeros", "ones", "full", "arange", "eye"),
-        *("tril", "triu", "where", "zeros_like", "ones_like", "full_like", "scalar_tensor", "sign", "gt", "lt", "ge", "le", "eq", "ne", "logical_not"),
+        *(
+            "tril",
+            "triu",
+            "where",
+            "zeros_like",
+            "ones_like",
+            "full_like",
+            "scalar_tensor",
+            "sign",
+            "gt",
+            "lt",
+            "ge",
+            "le",
+            "eq",
+            "ne",
+            "logical_not",
+        ),
         *("to", "_to_copy", "cumsum", "repeat", "roll", "flip", "index_select", "linspace", "_assert_tensor_metadata"),
     )
 )

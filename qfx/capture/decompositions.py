@@ -211,7 +211,8 @@ def _addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 
 
 
 def _lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
-    return input + (end - input) * weight
+    result: Tensor = input + (end - input) * weight
+    return result
 
 
 def _attention(
@@ -286,7 +287,7 @@ def _upsample(mode: str) -> Callable[..., Tensor]:
 
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
         corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
+        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
         size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
         return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
 

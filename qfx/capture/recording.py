@@ -1,5 +1,6 @@
 """Recording one run of a float model: a ``TorchFunctionMode`` sees every function of torch, at the level at which people write them, and a wrapper
-of ``nn.Module.__call__`` every module. What qfx has a rule for becomes one node; what it has none for is opened, down to what torch itself computes."""
+of ``nn.Module.__call__`` every module. What qfx has a rule for becomes one node; what it has none for is opened, down to what torch computes itself.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +51,9 @@ class _Frame:
 
 
 class Recording(TorchFunctionMode):
-    """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are computed
-    from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network; ``failure``: what
-    ended the run early; ``twins``: of ``merge``, the nodes of another run."""
+    """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are
+    computed from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network;
+    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def capture(model: nn.Module, example: Any) -> Traced:
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")
     small.graph.output(small.result if stopped is None else None)
     small.forget_unused()
-    module = AnyNameModule(small.held(), small.graph, class_name=type(model).__name__)  # type: ignore[arg-type]
+    module = AnyNameModule(small.held(), small.graph, class_name=type(model).__name__)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
     constants: dict[fx.Node, Any] = {}
     fixed: dict[fx.Node, Tensor] = {}
@@ -124,7 +124,7 @@ def _difference(module: nn.Module, inputs: Inputs, expected: Any) -> Unsupported
             return UnsupportedError(
                 "computes something else when it is traced",
                 where=type(module).__name__,
-                remedy="write x = x + y where another name stands for x too, and keep randomness out of inference (F.dropout(x, training=self.training))",
+                remedy="write x = x + y where another name stands for x too; keep randomness out of inference (F.dropout(x, training=self.training))",
             )
     return None
 

@@ -26,8 +26,9 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
 
     ``model`` is left as it is; DataParallel, DistributedDataParallel, AveragedModel and torch.compile around it are looked through. The result is a
     ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus one ``frac_bits`` per quantizer:
-    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; of a model with several, a tuple of them in the
-    order of its arguments, or a dict by their names. Binary points start where the squared error on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
+    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; of a model with several, a tuple of them
+    in the order of its arguments, or a dict by their names. Binary points start where the squared error on it is least. ``recipe``: word lengths,
+    modes, granularity; default Recipe().
 
     Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at
     the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named

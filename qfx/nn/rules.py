@@ -30,9 +30,9 @@ from qfx.nn.layers import (
     upsample,
 )
 from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.moving import borders, rearrange, take
 from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
-from qfx.nn.layers.moving import borders, rearrange, take
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,

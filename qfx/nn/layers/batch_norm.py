@@ -119,7 +119,7 @@ class QBatchNorm(Norm):
     from scratch do not come near their float accuracy.
     """
 
-    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, recipe: Recipe, name: str) -> None:
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, recipe: Recipe, name: str) -> None:
         super().__init__(source, name)
         self.scale_cast = Quantizer(signed_spec(recipe.spec(f"{name}.scale", "scale")), channel_axis=0, name=f"{name}.scale")
         self.shift_cast = Quantizer(signed_spec(recipe.spec(f"{name}.shift", "shift")), channel_axis=0, name=f"{name}.shift")
