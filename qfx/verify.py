@@ -99,10 +99,11 @@ def onnx_runtime(path: str | os.PathLike[str], graph: Graph) -> Executor:
     session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
     names = [node.name for node in graph.inputs]
 
-    def execute(x: Any) -> tuple[RawArray, ...]:
+    def execute(x: Any) -> RawArray | tuple[RawArray, ...]:
         given = {f"{name}#float": array for name, array in (x if isinstance(x, Mapping) else dict(zip(names, (x,), strict=True))).items()}
         results = session.run(list(graph.outputs), given)
-        return tuple(raw_of(result, graph, "ONNX Runtime", output) for result, output in zip(results, graph.outputs, strict=True))
+        raws = tuple(raw_of(result, graph, "ONNX Runtime", output) for result, output in zip(results, graph.outputs, strict=True))
+        return raws[0] if len(raws) == 1 else raws
 
     return execute
 
