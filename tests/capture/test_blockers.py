@@ -324,7 +324,6 @@ EXPORTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "float": lambda m, x: m.c(x.float()),
     "to": lambda m, x: m.c(x.to(m.c.weight.dtype)),
     "x[:, None]": lambda m, x: m.e(x.flatten(1)[:, None]),
-    "select": lambda m, x: m.c(x).select(2, -1),
 }
 
 
@@ -346,7 +345,6 @@ HELPLESS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "sigmoid": lambda m, x: m.c(x).sigmoid() * 2,
     "1 - x": lambda m, x: 1 - m.c(x),
     "clamp": lambda m, x: m.c(x).clamp(-1, 1),
-    "flip": lambda m, x: x.flip(2),
 }
 
 
