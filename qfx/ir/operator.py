@@ -69,6 +69,9 @@ class Operator:
     def constants(self) -> Mapping[str, Const]:
         """The constant tensors that hardware must store, by the name of their field: of an operator with two, the factors come first."""
 
+    loadable: ClassVar[bool] = True
+    """Whether hardware may get other constants while it runs (``qfx.ir.passes.loadable``)."""
+
     @abstractmethod
     def accumulator(self, x: Info) -> FixedType | None:
         """The type that holds every partial sum, whatever the order of its terms, for an input ``x``; it has the frac_bits of the result (the finest,

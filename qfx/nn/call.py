@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from qfx.capture.refusals import limits
-from qfx.capture.trace import Traced, base_layer
+from qfx.capture.traced import Traced, base_layer
 from qfx.errors import UnsupportedError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.recipe import Recipe
@@ -128,6 +128,15 @@ class Family:
 def name_of(node: fx.Node) -> str:
     """What a node is called in messages: a parameter or buffer by its own name."""
     return str(node.target) if node.op == "get_attr" else node.name
+
+
+def tensors_of(node: fx.Node, traced: Traced) -> tuple[str, ...]:
+    """The parameters and buffers that an operation reads, itself or by what is computed of them alone."""
+    found: dict[str, None] = {}
+    for source in node.all_input_nodes:
+        if source in traced.fixed:
+            found.update(dict.fromkeys([str(source.target)] if source.op == "get_attr" else tensors_of(source, traced)))
+    return tuple(found)
 
 
 def origin(value: fx.Node, traced: Traced, absorbing: frozenset[type[nn.Module]]) -> str:

@@ -26,8 +26,11 @@ from qfx.nn.layers import (
     relu,
     reshape,
     slice,
+    tables,
     upsample,
 )
+from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.reductions import reduce
 from qfx.nn.layers.moving import borders, rearrange, take
 
 FAMILIES: tuple[Family, ...] = (
@@ -47,6 +50,10 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    tables.FAMILY,
+    extreme.FAMILY,
+    piecewise.FAMILY,
+    reduce.FAMILY,
     take.FAMILY,
     rearrange.FAMILY,
     borders.FAMILY,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.trace import Traced, base_layer, trace
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced, base_layer
 from qfx.errors import DataError
 from qfx.nn.layers import QReLU, QReLU6
 from qfx.ptq.activations import evaluating

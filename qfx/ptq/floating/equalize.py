@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.trace import Traced, base_layer, trace
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced, base_layer
 from qfx.errors import UnsupportedError
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer

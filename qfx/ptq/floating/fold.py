@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qfx.capture.trace import Traced, base_layer, trace
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced, base_layer
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 """torch's layers with weights, by the class whose forward runs."""
