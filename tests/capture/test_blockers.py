@@ -304,7 +304,6 @@ EXPORTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "float": lambda m, x: m.c(x.float()),
     "to": lambda m, x: m.c(x.to(m.c.weight.dtype)),
     "x[:, None]": lambda m, x: m.e(x.flatten(1)[:, None]),
-    "select": lambda m, x: m.c(x).select(2, -1),
 }
 
 
@@ -324,7 +323,6 @@ def test_what_an_exported_program_may_hold_is_offered_and_works(form: str, tmp_p
 
 HELPLESS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "lgamma": lambda m, x: m.c(x).lgamma() * 2,
-    "flip": lambda m, x: x.flip(2),
 }
 
 

@@ -50,7 +50,7 @@ def _getitem(call: Call) -> Layers:
     if any(part is Ellipsis for part in index):
         at = next(at for at, part in enumerate(index) if part is Ellipsis)
         index = (*index[:at], *([slice(None)] * (len(call.in_shape) + 2 - len(index))), *index[at + 1 :])
-    listed = [at for at, part in enumerate(index) if isinstance(part, list | torch.Tensor | fx.Node)]
+    listed = [at for at, part in enumerate(index) if isinstance(part, list | tuple | torch.Tensor | fx.Node)]
     if len(listed) == 1 and listed[0] > 0 and all(part == slice(None) for at, part in enumerate(index) if at != listed[0]):
         axis = listed[0] - 1
         return taken(call, {axis: constant_indices(call, index[listed[0]], call.in_shape[axis])}, call.in_shape)
