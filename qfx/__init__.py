@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qfx.ir.interpret import run
     from qfx.nn.convert import quantize
     from qfx.nn.groups import parameter_groups
+    from qfx.nn.layers.tables.user import lookup
     from qfx.nn.model import quantizers
     from qfx.ptq.calibrate import calibrate
     from qfx.ptq.run.auto import autoquant
@@ -53,6 +54,7 @@ _HOMES = {
     "qfx.ir.interpret": ("run",),
     "qfx.nn.convert": ("quantize",),
     "qfx.nn.groups": ("parameter_groups",),
+    "qfx.nn.layers.tables.user": ("lookup",),
     "qfx.nn.model": ("quantizers",),
     "qfx.ptq.run.auto": ("autoquant",),
     "qfx.ptq.calibrate": ("calibrate",),
@@ -81,6 +83,7 @@ __all__ = [
     "cast",
     "export_onnx",
     "load_graph",
+    "lookup",
     "parameter_groups",
     "quantize",
     "quantizers",

@@ -93,6 +93,7 @@ class Assembly:
         self.root, self.graph = nn.Module(), fx.Graph()
         self.input = Value(self.graph.placeholder("x"), example)
         self._leaves: set[str] = set()
+        self._held: list[str] = []
         self._sliced: dict[fx.Node, tuple[Value, list[slice]]] = {}
 
     def finish(self, result: Value, name: str) -> fx.GraphModule:
@@ -126,10 +127,21 @@ class Assembly:
         weighted = isinstance(module, _AFFINE)
         return Value(self.graph.call_module(path, (x.node,)), data, module if weighted else None)
 
-    def call(self, name: str, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Value:
-        """Call a function of torch; Values among the arguments stand for their tensors."""
+    def constant(self, name: str, values: Tensor) -> Value:
+        """A tensor that the module holds."""
+        path = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_constant_{len(self._held)}"
+        self._held.append(path)
+        self.root.register_buffer(path, values, persistent=False)
+        return Value(self.graph.get_attr(path), values)
+
+    def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function of torch; Values among the arguments stand for their tensors. A list of Values for one that gives several."""
         nodes, data = _each(args, lambda value: value.node), _each(args, lambda value: value.data)
-        return Value(self.graph.call_function(function, tuple(nodes), kwargs), self._tried(name, function, *data, **kwargs))
+        result = self._tried(name, function, *data, **kwargs)
+        node = self.graph.call_function(function, tuple(nodes), kwargs)
+        if isinstance(result, Tensor):
+            return Value(node, result)
+        return [Value(self.graph.call_function(operator.getitem, (node, place)), part) for place, part in enumerate(result)]
 
     def conv(
         self, name: str, x: Value, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pads: Pads, dilation: Sequence[int], groups: int

@@ -7,13 +7,15 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``Cast_<Q>_<O>``      rounding mode Q, then overflow mode O, in float64: right for every finite float32, and for every float64 that ``scale`` takes
                       to 0 or a normal number. ``dtype`` is the result's dtype.
 ``FromRaw``           a constant from its integer raws.
-``Affine``/``Scale``  ``x * scale + shift`` / ``x * scale``.
+``Affine``, ``Scale`` ``x * scale + shift``, ``x * scale``; ``Shift``: ``x + shift``.
 ``LeakyRelu``         for float64, where ONNX Runtime has no kernel; the slope is a power of two in (0, 1].
 ``Conv_w<P>_x<Q>``    a convolution that float32 would round: weight and input are split into P and Q pieces whose convolutions float32 holds;
                       they are summed in float64 (ONNX Runtime has no float64 Conv). ``ConvBias_...`` also adds a bias of shape (O, 1[, 1]).
 ``PadMaxPool``        a MaxPool whose padding ONNX Runtime refuses because it reaches the kernel size (dilated kernels). Up to version 2:
                       ``PaddedMaxPool``.
 ``Upsample``          nearest neighbour for float64, where ONNX Runtime's Resize has no kernel.
+``Lookup``            a function by table: an entry for every number that can come.
+``LookupLinear``      a function by lines between the entries of a table.
 ``Stretch``           zeros between the pixels: what a transposed convolution convolves.
 ``SumPool[_x<Q>]``    a depthwise convolution by ones (AveragePool divides and rounds), in float32, or in float64 from Q pieces.
 ====================  ==============================================================================================================

@@ -10,7 +10,8 @@ from torch import fx, nn
 from qfx.errors import DataError, UnsupportedError
 from qfx.ir.graph import Graph, Node, graph_name
 from qfx.nn.fixed_layer import FixedLayer
-from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, Weighted
+from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.model import graph_module, recipe_of
 from qfx.nn.quantizer import Quantizer
 
@@ -27,9 +28,25 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
             raise DataError("NaN or infinity", where=path, remedy="load an earlier checkpoint; a lower learning rate may help")
     lowering = _Lowering(module)
     with torch.no_grad():
+        _make_tables(module)
         for node in module.graph.nodes:
             lowering.visit(node)
     return Graph(name, tuple(lowering.nodes), lowering.output, {"recipe": recipe_of(module).to_toml()})
+
+
+def _make_tables(module: fx.GraphModule) -> None:
+    """Let every table follow from the types as they are now: by a forward of one sample, in evaluation mode."""
+    if not any(isinstance(layer, Tabled) for layer in module.modules()):
+        return
+    casts = [next(iter(node.users)) for node in module.graph.nodes if node.op == "placeholder"]
+    inputs = [layer for cast in casts if isinstance(layer := module.get_submodule(str(cast.target)), QInput)]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        module(*(torch.zeros(1, *layer.shape, device=next(layer.parameters()).device) for layer in inputs))
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @dataclass

@@ -86,7 +86,7 @@ class Writer:
     def ints(self, node: Node, role: str, ints: list[int]) -> str:
         return self.tensor(f"{node.name}#{role}", np.array(ints, dtype=np.int64))
 
-    def _doubles(self, node: Node, role: str, values: float | npt.NDArray[np.float64]) -> str:
+    def doubles(self, node: Node, role: str, values: float | npt.NDArray[np.float64]) -> str:
         return self.tensor(f"{node.name}#{role}", np.asarray(values, dtype=np.float64))
 
     def const(self, node: Node, role: str, const: Const, dtype: int, shape: tuple[int, ...] | None = None) -> str:
@@ -149,8 +149,8 @@ class Writer:
             "base_under": -(1 << top) if type_.signed else (1 << top) - (1 << (top - type_.n)),
             "base_over": (1 << top) - (1 << (type_.width - type_.n)),
         }
-        inputs = [x, self._doubles(node, "scale", np.ldexp(1.0, points))]
-        inputs += [self._doubles(node, role, float(scalars[role])) for role in opset.cast_inputs(function)[1:]]
+        inputs = [x, self.doubles(node, "scale", np.ldexp(1.0, points))]
+        inputs += [self.doubles(node, role, float(scalars[role])) for role in opset.cast_inputs(function)[1:]]
         self.call(node, function, inputs, {"type": str(type_), "int_bits": list(cast.int_bits), "shape": list(cast.shape), "dtype": value.dtype})
         return value
 
@@ -168,7 +168,7 @@ class Writer:
             )
         roles = (("w", plan.w_cuts, weight.grids), ("x", plan.x_cuts, np.array(x.frac)))
         w_steps, x_steps = (
-            [self._doubles(node, role, np.ldexp(1.0, cut - frac)) for role, cut in zip(opset.step_names(letter, len(cuts) + 1), cuts, strict=True)]
+            [self.doubles(node, role, np.ldexp(1.0, cut - frac)) for role, cut in zip(opset.step_names(letter, len(cuts) + 1), cuts, strict=True)]
             for letter, cuts, frac in roles
         )
         return w_steps, x_steps

@@ -282,6 +282,31 @@ def _fits(bounds: Channels) -> tuple[bool, bool]:
     return all(c.fits_float32() for c in bounds.channels), all(c.fits_float64() for c in bounds.channels)
 
 
+def greater(a: Bounds, b: Bounds) -> Bounds:
+    """The greater of two numbers, channel by channel."""
+    return _each(_greater, a, b) if isinstance(a, Channels) or isinstance(b, Channels) else _greater(a, b)
+
+
+def lesser(a: Bounds, b: Bounds) -> Bounds:
+    return -greater(-a, -b)
+
+
+def clipped(x: Bounds, low: Interval | None, high: Interval | None) -> Bounds:
+    """min(max(x, low), high) for two constants, of which either may be missing."""
+    least = x if low is None else greater(x, low)
+    return least if high is None else lesser(least, high)
+
+
+def rectified(x: Bounds, slope: Bounds) -> Bounds:
+    """x for x >= 0, else x * slope, channel by channel."""
+    return x.relu() | lesser(x, Interval(0, 0, 0)) * slope
+
+
+def _greater(a: Interval, b: Interval) -> Interval:
+    a, b = align(a, b)
+    return Interval(max(a.lo, b.lo), max(a.hi, b.hi), a.frac_bits)
+
+
 def align(a: Interval, b: Interval) -> tuple[Interval, Interval]:
     """Both on the finer of the two grids."""
     grid = max(a.frac_bits, b.frac_bits)

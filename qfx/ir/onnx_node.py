@@ -67,6 +67,11 @@ class OnnxNode:
         const = self.const(index)
         return Const(const.raw.reshape(-1), const.frac_bits) if const.shape else const
 
+    def broadcast_const(self, index: int) -> Const:
+        """As ``flat_const``, but one that differs along other axes than the channels as it is."""
+        const = self.const(index)
+        return const if any(size > 1 for size in const.shape[1:]) else self.flat_const(index)
+
     def maybe_const(self, index: int) -> Const | None:
         """The constant, if there is such an input."""
         return self.const(index) if len(self.proto.input) > index else None

@@ -69,6 +69,9 @@ class Operator:
     def constants(self) -> Mapping[str, Const]:
         """The constant tensors that hardware must store, by the name of their field: of an operator with two, the factors come first."""
 
+    loadable: ClassVar[bool] = True
+    """Whether hardware may get other constants while it runs (``qfx.ir.passes.loadable``)."""
+
     @abstractmethod
     def accumulator(self, x: Info) -> FixedType | None:
         """The type that holds every partial sum, whatever the order of its terms, for an input ``x``; it has the frac_bits of the result (the finest,
@@ -113,6 +116,10 @@ class Operator:
     renames: ClassVar[bool]
     """Whether it only says how the elements of a value are addressed, so that nothing is built."""
 
+    def travelling(self, out: Info) -> int:
+        """How many numbers of its result ``out`` travel as the channels of a pixel."""
+        return out.shape[0]
+
     def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
         """Of a pointwise operator: append its steps. ``source``: of what it reads; ``site``: the number that simulations know a cast by."""
         raise TypeError(f"{type(self).__name__} is not pointwise")
@@ -134,12 +141,13 @@ class Operator:
 
 
 def travelling_channels(graph: Graph, node: Node) -> int:
-    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels."""
+    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels. Pointwise operators
+    leave it as it comes."""
     channels = graph.infos[node.name].shape[0]
     while node.op.reads != 0:
         source = graph.node(node.inputs[0])
-        channels = gcd(channels, graph.infos[source.name].shape[0])
-        if not source.op.renames:
+        channels = gcd(channels, graph.infos[source.name].shape[0], source.op.travelling(graph.infos[source.name]))
+        if not source.op.renames and not source.op.pointwise:
             break
         node = source
     return channels

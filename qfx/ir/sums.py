@@ -100,9 +100,9 @@ def word(bounds: Bounds) -> FixedType:
 
 
 def per_channel(values: RawArray | tuple[int, ...], rank: int) -> RawArray:
-    """Values of shape (), or one per channel, so that they broadcast against a value of ``rank`` axes."""
+    """Values of shape (), one per channel, or with an axis for each of a value's, so that they broadcast against a value of ``rank`` axes."""
     array = np.asarray(values, dtype=np.int64)
-    return array.reshape(-1, *(1,) * (rank - 1)) if array.ndim else array
+    return array.reshape(-1, *(1,) * (rank - 1)) if array.ndim == 1 else array
 
 
 def with_bias(raw: RawArray, grids: npt.NDArray[np.int64], bias: Const | None, out: Info) -> RawArray:

@@ -3,17 +3,21 @@ binary point started from the data that reaches it. What stands where is decided
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, fx, nn
 
+from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import norm_called_twice, output_problems
-from qfx.capture.trace import Traced
+from qfx.capture.traced import Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
-from qfx.nn.call import Call, Part, parts_of
+from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.lookup import find
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
@@ -23,14 +27,15 @@ from qfx.recipe import Recipe
 
 @dataclass
 class _Value:
-    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, and the name and the role of that
-    Cast."""
+    """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, the name and the role of that Cast,
+    and whether it has one binary point for all."""
 
     node: fx.Node
     data: QTensor
     due: bool
     path: str
     role: str
+    one_point: bool = False
 
 
 class Builder:
@@ -44,25 +49,53 @@ class Builder:
         self.values: dict[fx.Node | Part, _Value] = {}
         self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
         self.used: set[str] = set()
+        self.raw: dict[fx.Node, fx.Node] = {}  # arguments that hold several tensors
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
         self.sites: dict[tuple[str, str, int], str] = {}
 
-    def build(self, example: Tensor) -> QuantizedModel:
-        for node in self.traced.module.graph.nodes:
-            if node.op == "placeholder" and node in self.traced.shapes:
-                self._input(node, self.traced.shapes[node], example)
+    def build(self, inputs: Inputs) -> QuantizedModel:
+        """The network, started from ``inputs``, with which the trace was made."""
+        nodes = self.traced.module.graph.nodes
+        arguments = iter((*inputs.args, *inputs.kwargs.values()))
+        given: dict[fx.Node, Any] = {}
+        for node in nodes:
+            if node.op == "placeholder":
+                self._given(node, next(arguments), self.graph.placeholder(node.name), given)
+            elif node.target is operator.getitem and node.args[0] in given and node not in given:
+                source, place = node.args
+                self._given(node, given[source][place], self.graph.call_function(operator.getitem, (self.raw[source], place)), given)  # type: ignore[index]
             elif node.op == "output":
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
                 self._operation(node)
+        for layer in self.root.modules():
+            if isinstance(layer, Tabled):
+                layer.settle()
         return QuantizedModel(self.root, self.graph, class_name="QuantizedModel")
 
-    def _input(self, node: fx.Node, shape: tuple[int, ...], example: Tensor) -> None:
-        placeholder = self.graph.placeholder(node.name)
-        layer = QInput(shape, self.recipe)
-        path = self._attach(self._free("input"), layer)
-        layer.initialize(example)
-        self.values[node] = _Value(self.graph.call_module(path, (placeholder,)), layer(example), due=False, path=path, role="input")
+    def _given(self, node: fx.Node, data: Any, raw: fx.Node, given: dict[fx.Node, Any]) -> None:
+        """An argument of the model, or a part of one that holds several tensors: a tensor gets its cast."""
+        if not isinstance(data, Tensor):
+            given[node], self.raw[node] = data, raw
+            return
+        if not self.traced.tensor_users(node):
+            raise UnsupportedError(f"the input {self._label(node)!r} is never read", where=self._label(node), remedy="leave it out of the example")
+        label = self._label(node) if self._several() else "input"
+        layer = QInput(self.traced.shapes[node], self.recipe, f"input.{label}" if self._several() else label)
+        path = self._attach(self._free(layer.label), layer)
+        layer.initialize(data)
+        self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")
+
+    def _several(self) -> bool:
+        """Whether the model reads more than one tensor."""
+        placeholders = [node for node in self.traced.module.graph.nodes if node.op == "placeholder"]
+        return len(placeholders) > 1 or any(node not in self.traced.shapes for node in placeholders)
+
+    def _label(self, node: fx.Node) -> str:
+        if node.op == "placeholder":
+            return str(node.target)
+        source, place = node.args
+        return f"{self._label(source)}_{place}"  # type: ignore[arg-type]
 
     def _operation(self, node: fx.Node) -> None:
         path = str(node.target) if node.op == "call_module" else self._functional_path(node)
@@ -81,6 +114,7 @@ class Builder:
         if not parts:
             self.values[node] = self.values[sources[0]]
             return
+        parts[-1].layer.float_tensors = tensors_of(node, self.traced)
         readers = placement.readers(parts)
         for part in parts:
             places = [sources[source] if isinstance(source, int) else source for source in part.sources]
@@ -141,7 +175,8 @@ class Builder:
         data = layer(*arguments)
         result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
         name = inputs[0].path if layer.traits.named_by_source else path
-        return _Value(result, data, placement.is_due(layer, (value.due for value in inputs)), name, role)
+        due = placement.is_due(layer, (value.due for value in inputs))
+        return _Value(result, data, due, name, role, layer.traits.one_point)
 
     def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
         """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``."""
@@ -161,6 +196,8 @@ class Builder:
 
     def _settled(self, value: _Value) -> _Value:
         """The value after the Cast that is due, from here on for all who read it."""
+        if not value.due:
+            return value
         cast = self._cast(value)
         for other, known in self.values.items():
             if known is value:
@@ -176,7 +213,8 @@ class Builder:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
         also = f"{self.first.get(name, name)}.output"
-        quantizer = Quantizer(self.recipe.spec(label, value.role, also), name=label, also=also)
+        spec = self.recipe.spec(label, value.role, also)
+        quantizer = Quantizer(replace(spec, granularity="tensor") if value.one_point else spec, name=label, also=also)
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
         return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
@@ -184,9 +222,14 @@ class Builder:
     def _output(self, node: fx.Node) -> None:
         for problem in output_problems(node, self.traced):
             raise problem
-        (source,) = node.all_input_nodes
-        value = self._cast(self.values[source])
-        self.graph.output(self.graph.call_method("tensor", (value.node,)))
+        results: dict[fx.Node, fx.Node] = {}
+
+        def result(source: fx.Node) -> fx.Node:
+            if source not in results:
+                results[source] = self.graph.call_method("tensor", (self._settled(self.values[source]).node,))
+            return results[source]
+
+        self.graph.output(fx.map_arg(node.args[0], result))
 
     def _functional_path(self, node: fx.Node) -> str:
         """Where a functional call gets its place: below the module that makes it, under the operation's name."""

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
-from qfx.capture.refusals.remedies import OTHERS, plain_remedy
-from qfx.capture.trace import capture, is_layer
-from qfx.errors import DataError, RecipeError, UnsupportedError, together
+from qfx.capture.trace import capture
+from qfx.capture.traced import is_layer
+from qfx.errors import DataError, RecipeError, UnsupportedError
 from qfx.nn.builder import Builder
 from qfx.nn.layers import QInput
 from qfx.nn.model import QuantizedModel, quantizers, unwrapped
 from qfx.recipe import Recipe
 
 
-def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None) -> QuantizedModel:
+def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None) -> QuantizedModel:
     """The same network in fixed point: trainable, and initialised from ``example_input``.
 
     ``model`` is left as it is; DataParallel, DistributedDataParallel, AveragedModel and torch.compile around it are looked through. The result is a
     ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus one ``frac_bits`` per quantizer:
-    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; binary points start where the squared error
-    on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
+    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; of a model with several, a tuple of them in the
+    order of its arguments, or a dict by their names. Binary points start where the squared error on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
 
     Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at
     the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named
@@ -39,14 +40,11 @@ def quantize(model: nn.Module, example_input: Tensor, recipe: Recipe | None = No
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
-    if not isinstance(example_input, Tensor) or example_input.dim() < 2 or example_input.shape[0] < 1:
-        raise DataError("must be one tensor, batch first", where="example_input", remedy="give a batch of real inputs")
-    if not bool(torch.isfinite(example_input).all()):
-        raise DataError("NaN or infinity", where="example_input", remedy="clean the data")
     model = unwrapped(model)
     _check_model(model)
+    inputs = Inputs.of(model, example_input)
     with torch.inference_mode(False), torch.no_grad():
-        result = _built(_copied(model), example_input, recipe, type(model).__name__)
+        result = _built(_copied(model), inputs, recipe, type(model).__name__)
     recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
@@ -78,24 +76,18 @@ def _check_model(model: nn.Module) -> None:
 def _copied(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode; of a single layer, one that gives it a name."""
     changed = tuple(changed_modules(model))
+    held = [tensor for module in model.modules() for tensor in vars(module).values() if isinstance(tensor, Tensor) and not tensor.is_leaf]
     try:
-        source = copy.deepcopy(model).eval()
-    except RuntimeError as error:  # torch's refusal of tensors with a history: a pruned weight, say
-        if changed:
-            raise together(changed, where=type(model).__name__) from error
+        source = copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in held}).eval()  # a pruned weight, which its hook computes anew
+    except RuntimeError as error:  # torch's refusal of tensors with a history
         message = str(error).split(". ")[0]
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
-    if not is_layer(model):
-        return source
-    if sum(each.default is each.empty for each in inspect.signature(model.forward).parameters.values()) > 1:
-        name = type(model).__name__
-        raise UnsupportedError(f"{name} has no fixed-point form in qfx", where=name, remedy=plain_remedy(name, OTHERS))
-    return nn.Sequential(OrderedDict(layer=source))
+    return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
-def _built(source: nn.Module, example: Tensor, recipe: Recipe, name: str) -> QuantizedModel:
+def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> QuantizedModel:
     """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
     if any(True for _ in changed_modules(source)):
         require_supported(source, example, recipe)

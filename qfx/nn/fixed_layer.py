@@ -32,6 +32,7 @@ class Traits:
     ``aligns``: it brings its operands onto one grid, so that grids that lie far apart cost bits.
     ``named_by_source``: a Cast behind it belongs to the layer before it.
     ``called_again``: what a later call of its torch module gets: a layer of its own, the one that is there, or a refusal.
+    ``one_point``: a Cast behind it has one binary point for all channels, whatever the recipe says.
     ``holds_constants``: it has numbers of its own for every output channel, which could take in a factor or an addend that follows.
     """
 
@@ -42,6 +43,7 @@ class Traits:
     aligns: bool = False
     named_by_source: bool = False
     called_again: Literal["new", "shared", "refused"] = "new"
+    one_point: bool = False
     holds_constants: bool = False
 
 
@@ -56,6 +58,9 @@ class FixedLayer(nn.Module):
 
     name = ""
     """The layer's place in the network, for errors."""
+
+    float_tensors: tuple[str, ...] = ()
+    """The parameters and buffers of the float model, by their dotted names, that went into the layer's constants: a float checkpoint has them."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

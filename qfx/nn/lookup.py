@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from qfx.capture.refusals import remedies
-from qfx.capture.trace import Traced, base_layer, seen
+from qfx.capture.traced import Traced, base_layer, seen
 from qfx.nn.call import Call, Rule, name_of, origin
 from qfx.nn.rules import ABSORBING, FAMILY_OF, FUNCTIONS, METHODS, MODULES
 from qfx.recipe import Recipe

@@ -11,7 +11,9 @@ from torch import nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
-from qfx.nn.layers import QInput
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import QInput, Weighted
+from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe
@@ -51,6 +53,7 @@ class QuantizedModel(AnyNameModule):
             first, *others = misfits
             more = f" (and so for {len(others)} more: {', '.join(other.where for other in others[:_LISTED])}{'...' * (len(others) > _LISTED)})"
             raise ModelFileError(first.what + more * bool(others), where=first.where, remedy=first.remedy)
+        _rename_constants(self, state_dict, prefix)
         if not any(name in state_dict for path, layer in layers for name in _names(layer, path)):
             state_dict.update({name: value for path, layer in layers for name, value in layer.state_dict(prefix=path, keep_vars=True).items()})
         super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call, unused-ignore]
@@ -84,6 +87,23 @@ def _quantizers(model: nn.Module, prefix: str) -> Iterator[tuple[str, Quantizer]
     for path, layer in model.named_modules():
         if isinstance(layer, Quantizer) and layer.is_initialized:
             yield f"{prefix}{path}.", layer
+
+
+def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
+    """Give the constants and weights in a float checkpoint that no module of torch holds the names that they have here; what is computed of others
+    stays as it is here."""
+    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted)]
+    names = {path + own: (prefix + theirs if theirs else "", layer, own) for path, layer in held for own, theirs in layer.float_names().items()}
+    for ours, (theirs, layer, name) in names.items():
+        if theirs in state_dict:
+            state_dict.setdefault(ours, state_dict[theirs])
+        elif not theirs:
+            state_dict.setdefault(ours, layer.get_buffer(name))
+    read = {prefix + theirs for layer in model.modules() if isinstance(layer, FixedLayer) for theirs in layer.float_tensors}
+    own = model.state_dict(prefix=prefix, keep_vars=True) if read else {}
+    for theirs in read | {theirs for theirs, _, _ in names.values()}:
+        if theirs not in names and theirs not in own:
+            state_dict.pop(theirs, None)
 
 
 def _names(layer: Quantizer, prefix: str) -> list[str]:

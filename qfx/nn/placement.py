@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 
 from torch import fx, nn
 
-from qfx.capture.trace import Traced, base_layer
+from qfx.capture.traced import Traced, base_layer
 from qfx.fixed.arith import Bounds
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.lookup import only_moves
 from qfx.recipe import Recipe
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 MAX_EXACT_BITS = 48
 """A result that would need more bits than this is cast before it grows further, well below float64's 53."""
@@ -43,7 +45,7 @@ def role(node: fx.Node, traced: Traced) -> str:
     """Which spec a Cast of the node's value takes: "output" if the value only moves from here to the model's output, else "activation"."""
     users = traced.tensor_users(node)
     leaves = all(user.op == "output" or (only_moves(user, traced) and role(user, traced) == "output") for user in users)
-    return "output" if leaves else "activation"
+    return "output" if leaves else "internal" if traced.internal(node) else "activation"
 
 
 def role_of_part(part: Part, parts: Sequence[Part], of_result: str) -> str:
@@ -62,5 +64,5 @@ def norm_to_fold(node: fx.Node, traced: Traced, recipe: Recipe) -> fx.Node | Non
         return None
     module = traced.module.get_submodule(str(users[0].target))
     once = sum(other.target in (users[0].target, node.target) for other in traced.module.graph.nodes) == 2
-    is_norm = base_layer(module) in (nn.BatchNorm1d, nn.BatchNorm2d) and getattr(module, "running_mean", None) is not None
+    is_norm = base_layer(module) in _NORMS and getattr(module, "running_mean", None) is not None
     return users[0] if once and is_norm else None

@@ -26,11 +26,18 @@ from qfx.nn.layers import (
     relu,
     reshape,
     slice,
+    tables,
     upsample,
 )
+from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.products import bilinear, einsum
+from qfx.nn.layers.reductions import reduce
+from qfx.nn.layers.moving import borders, rearrange, take
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
+    einsum.FAMILY,
+    bilinear.FAMILY,
     conv.FAMILY,
     conv_transpose.FAMILY,
     batch_norm.FAMILY,
@@ -46,6 +53,13 @@ FAMILIES: tuple[Family, ...] = (
     slice.FAMILY,
     upsample.FAMILY,
     dropout.FAMILY,
+    tables.FAMILY,
+    extreme.FAMILY,
+    piecewise.FAMILY,
+    reduce.FAMILY,
+    take.FAMILY,
+    rearrange.FAMILY,
+    borders.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

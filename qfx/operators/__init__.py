@@ -14,17 +14,28 @@ from qfx.ir.values import Pads as Pads
 from qfx.ir.values import RawArray as RawArray
 from qfx.operators.affine import Affine as Affine
 from qfx.operators.binary import Add as Add
+from qfx.operators.binary import Max as Max
+from qfx.operators.binary import Min as Min
 from qfx.operators.binary import Mul as Mul
 from qfx.operators.binary import Sub as Sub
 from qfx.operators.cast import Cast as Cast
 from qfx.operators.cast import Input as Input
 from qfx.operators.clip import Clip as Clip
+from qfx.operators.compare import Compare as Compare
 from qfx.operators.concat import Concat as Concat
 from qfx.operators.conv import Conv as Conv
+from qfx.operators.expand import Expand as Expand
 from qfx.operators.linear import Linear as Linear
+from qfx.operators.lookup import Lookup as Lookup
+from qfx.operators.lookup import LookupLinear as LookupLinear
+from qfx.operators.matmul import MatMul as MatMul
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
+from qfx.operators.prelu import PRelu as PRelu
+from qfx.operators.reduce import ReduceMax as ReduceMax
+from qfx.operators.reduce import ReduceMin as ReduceMin
+from qfx.operators.reduce import ReduceSum as ReduceSum
 from qfx.operators.relu import LeakyRelu as LeakyRelu
 from qfx.operators.relu import Relu as Relu
 from qfx.operators.reshape import Reshape as Reshape
@@ -32,10 +43,14 @@ from qfx.operators.reshape import Transpose as Transpose
 from qfx.operators.scale import Stretch as Stretch
 from qfx.operators.scale import Upsample as Upsample
 from qfx.operators.slice import Slice as Slice
+from qfx.operators.take import Take as Take
 
 OPERATORS: tuple[type[Operator], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
-    Upsample, Stretch,
+    Upsample, Stretch, Lookup, LookupLinear,
+    Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
+    MatMul,
+    Take,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

@@ -1,4 +1,4 @@
-"""Sum, difference and product of two values."""
+"""Sum, difference, product, maximum and minimum of two values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+
 from qfx.export.bounds import Value
+from qfx.fixed import arith
 from qfx.ir import rules
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
@@ -60,7 +63,7 @@ class Sum(Binary, abstract=True):
     @staticmethod
     @abstractmethod
     def join(a: Any, b: Any) -> Any:
-        """The sum or difference of two bounds, or of two arrays of raws on one grid."""
+        """What becomes of two bounds, or of two arrays of raws on one grid."""
 
     def infer(self, name: str, inputs: Infos) -> Info:
         a, b = rules.same_shape(name, inputs)
@@ -102,6 +105,40 @@ class Sub(Sum):
     @staticmethod
     def join(a: Any, b: Any) -> Any:
         return a - b
+
+
+class Extreme(Sum, abstract=True):
+    """The greater or the lesser of two numbers."""
+
+    __slots__ = ()
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        a, b = (writer.values[name] for name in node.inputs)
+        return writer.plain(node, self.forms[0], Value(a.dtype, a.bound | b.bound))
+
+
+@dataclass(frozen=True, slots=True)
+class Max(Extreme):
+    """The greater of two values of one shape, number by number."""
+
+    forms: ClassVar[tuple[str, ...]] = ("Max",)
+    step: ClassVar[str] = "greater"
+
+    @staticmethod
+    def join(a: Any, b: Any) -> Any:
+        return np.maximum(a, b) if isinstance(a, np.ndarray) else arith.greater(a, b)
+
+
+@dataclass(frozen=True, slots=True)
+class Min(Extreme):
+    """The lesser of two values of one shape, number by number."""
+
+    forms: ClassVar[tuple[str, ...]] = ("Min",)
+    step: ClassVar[str] = "lesser"
+
+    @staticmethod
+    def join(a: Any, b: Any) -> Any:
+        return np.minimum(a, b) if isinstance(a, np.ndarray) else arith.lesser(a, b)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import DataError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import Norm, QInput
+from qfx.nn.layers.tables.lookup import opened
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -36,7 +37,7 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
     if data is None:
         raise DataError("got no data", where="calibration", remedy="give real inputs: qfx.calibrate(qmodel, x)")
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
-    with torch.inference_mode(False), torch.no_grad(), evaluating(module), _all_or_nothing(module):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(module), _all_or_nothing(module), opened(module):
         for layer in module.modules():  # before all others: its casts are what the cache starts from
             if isinstance(layer, QInput):
                 layer.initialize_from(_Batches(again))

@@ -41,7 +41,7 @@ class Everything(nn.Module):
         y = F.relu6(F.pad(y, (1, 0, 1, 0))) * F.relu(F.pad(y, (0, 1, 0, 1)))
         y = torch.cat([y, y[:, ::2]], 1).permute(0, 2, 3, 1)
         y = self.drop(self.mean(y[:, :3, :3].permute(0, 3, 1, 2)))
-        return self.head(y.flatten(1))
+        return self.head(torch.tanh(y).flatten(1))
 
 
 def made(recipe: Recipe | None = None) -> qfx.Graph:
@@ -54,7 +54,7 @@ def operators(graph: Graph) -> list[str]:
 
 
 def test_every_operator_has_a_layer() -> None:
-    assert set(operators(made())) == {op.__name__ for op in ops.OPERATORS}
+    assert {*operators(made()), *operators(made(Recipe(activation=Spec(14))))} == {op.__name__ for op in ops.OPERATORS}
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
@@ -84,7 +84,7 @@ def test_every_value_on_the_way_is_the_emulators() -> None:
     q(X)
     values = interpret.trace(graph, X.numpy(), check_ranges=True)
     casts = [node.name for node in graph.nodes if isinstance(node.op, ops.Cast)]
-    assert casts == ["act.output", "sub.output", "mul.output", "mean.output", "head.output"]
+    assert casts == ["act.output", "sub.output", "mul.output", "mean.output", "tanh.output", "head.output"]
     for name in casts:
         grid = graph.infos[name].type.frac_bits
         assert_bit_exact(np.ldexp(seen[name][0].double().numpy(), grid).astype(np.int64), values[name])

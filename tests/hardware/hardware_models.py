@@ -25,6 +25,9 @@ from qfx.operators import (
     Input,
     LeakyRelu,
     Linear,
+    Lookup,
+    LookupLinear,
+    MatMul,
     MaxPool,
     Mul,
     Operator,
@@ -35,6 +38,7 @@ from qfx.operators import (
     Stretch,
     Sub,
     SumPool,
+    Take,
     Transpose,
     Upsample,
 )
@@ -192,10 +196,35 @@ def far_products() -> Graph:
     )
 
 
+def products() -> Graph:
+    """Matrices times matrices: of one value and its transpose, of channels on grids of their own, and of two heads; in orders that need a permutation
+    and in those that do not."""
+    points = ArrayType(FixedType.parse("ap_fixed<5,3,AP_RND,AP_SAT>"), (3, -1, 2, 0), (4, 1))
+    narrow = Cast(scalar("ap_fixed<7,6,AP_RND,AP_SAT>"))
+    return Graph(
+        "products",
+        (
+            Node("x", Input((4, 6), points)),
+            Node("turned", Transpose((1, 0)), ("x",)),
+            Node("scores", MatMul(), ("x", "turned")),
+            Node("bias", Affine(const(80, 4), const(81, 4, frac_bits=4)), ("scores",)),
+            Node("positive", Relu(), ("bias",)),
+            Node("weights", narrow, ("positive",)),
+            Node("mixed", MatMul(), ("weights", "x")),
+            Node("narrow", Cast(scalar("ap_fixed<6,9,AP_TRN,AP_SAT>")), ("mixed",)),
+            Node("heads", Reshape((2, 2, 6)), ("narrow",)),
+            Node("columns", Transpose((0, 2, 1)), ("heads",)),
+            Node("outer", MatMul(), ("columns", "heads")),
+        ),
+        "outer",
+    )
+
+
 DIRECTED: tuple[Callable[[], Graph], ...] = (
     own_points,
     far_channels,
     far_products,
+    products,
     classifier,
     residual,
     per_channel,
@@ -226,6 +255,8 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     ),
     lambda: chain("padded", (2, 3, 4), Pad(((1, 2), (0, 1), (2, 0))), Slice((1, 0, 1), (4, 4, 6), (2, 1, 3)), LeakyRelu(-3)),
     lambda: chain("padded_words", (4, 3, 4), Pad(((2, 4), (0, 1), (2, 0))), Slice((2, 0, 1), (6, 4, 6), (1, 1, 3)), LeakyRelu(-3)),
+    lambda: chain("taken", (4, 3, 5), Take(1, (2, 0, 0, 1)), Take(2, (4, 3, 1, 0)), Relu(), Take(0, (2, 3, 0, 1, 2, 3)), LeakyRelu(-3)),
+    lambda: chain("taken_features", (6,), Take(0, (5, 4, 3, 2, 1, 0, 0)), Relu()),
     lambda: chain("upsampled", (4, 3, 4), Upsample((2, 3)), Relu(), Upsample((1, 2)), Upsample((3, 1))),
     lambda: chain("transposed_convolution", (4, 3, 2), Stretch((2, 3)), Pad(((0, 0), (2, 2), (1, 1))), conv(25, 3, 4, 3, 3)),
     lambda: chain("stretched_signal", (2, 7), Upsample((3,)), Stretch((2,)), cast="ap_ufixed<5,2>"),
@@ -233,6 +264,18 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     lambda: chain(
         "wide", (5,), Linear(const(24, 4, 5, bits=24), None), Cast(scalar("ap_fixed<30,2,AP_RND_INF,AP_WRAP>")), Relu(), cast="ap_fixed<25,3>"
     ),
+    lambda: chain(
+        "tables",
+        (4, 3, 2),
+        Lookup(const(26, 256, bits=8), -128, 5),
+        Cast(scalar("ap_ufixed<6,3,AP_RND,AP_SAT>")),
+        conv(27, 4, 4, 1, 1),
+        Cast(scalar("ap_fixed<14,6,AP_RND,AP_SAT>")),
+        LookupLinear(const(28, 260, bits=9), const(29, 260, frac_bits=6), -8200, 8, 6),
+        Cast(scalar("ap_fixed<10,8>")),
+        cast="ap_fixed<8,3>",
+    ),
+    lambda: chain("one_entry", (3,), Lookup(Const(np.array([-5, -5]), 1), 0, -1), Lookup(const(30, 12), -10, 1), cast="ap_ufixed<1,2>"),
     lambda: chain("one_bit", (8,), Linear(Const(np.zeros((3, 8), dtype=np.int64), 0), None), cast="ap_ufixed<1,1>"),
 )
 
@@ -259,6 +302,9 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
                 foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd))
         elif isinstance(op, Linear):
             foldings[node.name] = Folding(pick(divisors(channels)), pick(divisors(op.weight.shape[1])))
+        elif isinstance(op, MatMul):
+            terms, columns = graph.infos[node.inputs[1]].shape[-2:]
+            foldings[node.name] = Folding(pick(divisors(columns)), pick(divisors(terms)), str(rng.choice(["auto", "dsp", "lut"])))
         elif isinstance(op, Concat):
             common = int(np.gcd.reduce([graph.infos[name].shape[0] for name in node.inputs]))
             foldings[node.name] = Folding(pick(divisors(common)))
@@ -267,6 +313,8 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         elif isinstance(op, Slice):
             whole = gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0]) if op.steps[0] == 1 else 1
             foldings[node.name] = Folding(pick(divisors(whole)))
+        elif isinstance(op, Take):
+            foldings[node.name] = Folding(pick(divisors(op.parallel(graph, node)[0])))
         elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
     ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]

@@ -55,7 +55,8 @@ def torch_pad(x: torch.Tensor, pads: ops.Pads) -> torch.Tensor:
 
 
 def channelwise(c: Const, x: torch.Tensor) -> torch.Tensor:
-    return const_values(c).reshape(-1, *(1,) * (x.ndim - 2))
+    found = const_values(c)
+    return found.reshape(-1, *(1,) * (x.ndim - 2)) if found.ndim < 2 else found
 
 
 def oracle_conv(op: ops.Conv, x: torch.Tensor) -> torch.Tensor:
@@ -92,16 +93,31 @@ def oracle_upsample(op: ops.Upsample, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def places(op: ops.Lookup | ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
+    return (x * 2.0**op.frac_bits).long() - op.first
+
+
+def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
+    place = places(op, x)
+    line = place // 2**op.shift
+    return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
+
+
+COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
+
 ORACLE = {
     ops.Conv: oracle_conv,
     ops.Linear: lambda op, x: F.linear(x, const_values(op.weight), None if op.bias is None else const_values(op.bias)),
-    ops.Affine: lambda op, x: x * channelwise(op.scale, x) + (0 if op.shift is None else channelwise(op.shift, x)),
+    ops.Affine: lambda op, x: x * (1 if op.scale is None else channelwise(op.scale, x)) + (0 if op.shift is None else channelwise(op.shift, x)),
     ops.Add: lambda op, x, y: x + y,
     ops.Sub: lambda op, x, y: x - y,
     ops.Mul: lambda op, x, y: x * y,
+    ops.MatMul: lambda op, x, y: x @ y,
     ops.Relu: lambda op, x: F.relu(x),
     ops.LeakyRelu: lambda op, x: F.leaky_relu(x, 2.0**op.log2_slope),
-    ops.Clip: lambda op, x: torch.clamp(x, const_values(op.low), const_values(op.high)),
+    ops.Clip: lambda op, x: torch.clamp(x, *(None if bound is None else const_values(bound) for bound in (op.low, op.high))),
+    ops.PRelu: lambda op, x: torch.where(x < 0, x * channelwise(op.slope, x), x),
+    ops.Compare: lambda op, x: COMPARISONS[op.sign](x, const_values(op.bound)).double(),
     ops.MaxPool: oracle_max_pool,
     ops.SumPool: oracle_sum_pool,
     ops.Concat: lambda op, *xs: torch.cat(xs, dim=1),
@@ -109,8 +125,17 @@ ORACLE = {
     ops.Transpose: lambda op, x: x.permute(0, *(axis + 1 for axis in op.perm)),
     ops.Pad: lambda op, x: torch_pad(x, op.pads),
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
+    ops.Take: lambda op, x: x.index_select(op.axis + 1, torch.tensor(op.indices)),
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
+    ops.Lookup: lambda op, x: const_values(op.entries)[places(op, x)],
+    ops.LookupLinear: oracle_lookup_linear,
+    ops.Expand: lambda op, x: x.expand(-1, *op.shape),
+    ops.Max: lambda op, x, y: torch.maximum(x, y),
+    ops.Min: lambda op, x, y: torch.minimum(x, y),
+    ops.ReduceSum: lambda op, x: x.sum([axis + 1 for axis in op.axes], keepdim=True),
+    ops.ReduceMax: lambda op, x: x.amax([axis + 1 for axis in op.axes], keepdim=True),
+    ops.ReduceMin: lambda op, x: x.amin([axis + 1 for axis in op.axes], keepdim=True),
 }
 
 
@@ -261,6 +286,11 @@ POOL = ops.MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
         (ops.Slice((2,), (2,), (1,)), [(3,)], "0 <= start < stop <= size"),
         (ops.Slice((2,), (0,), (-1,)), [(3,)], "0 <= start < stop <= size"),
         (ops.Slice((-1,), (2,), (1,)), [(3,)], "0 <= start < stop <= size"),
+        (ops.Take(2, (0,)), [(2, 3)], "along axis 2"),
+        (ops.Take(-1, (0,)), [(2, 3)], "along axis -1"),
+        (ops.Take(1, (0, 3)), [(2, 3)], "takes 0,3 along an axis of 3"),
+        (ops.Take(0, (-1,)), [(2, 3)], "takes -1 along"),
+        (ops.Take(0, ()), [(2, 3)], "one or more numbers of 0 to 1"),
         (ops.Upsample((2,)), [(2, 3, 4)], "one of at least 1 per axis behind the channels"),
         (ops.Upsample((2, 0)), [(2, 3, 4)], r"factors are \(2, 0\)"),
         (ops.Upsample(()), [(2,)], "factors are"),

@@ -3,6 +3,7 @@
 #ifndef QFX_POINTWISE_H
 #define QFX_POINTWISE_H
 
+#include "qfx/rom.h"
 #include "qfx/types.h"
 
 #if defined(QFX_NATIVE) || defined(QFX_REPORT)  // simulation only
@@ -46,6 +47,22 @@ inline R sub(const A& a, const B& b) {
   return R(shl<R>(a, SHIFT_A) - shl<R>(b, SHIFT_B));
 }
 
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R greater(const A& a, const B& b) {
+#pragma HLS INLINE
+  const R x = shl<R>(a, SHIFT_A);
+  const R y = shl<R>(b, SHIFT_B);
+  return x < y ? y : x;
+}
+
+template <class R, int SHIFT_A, int SHIFT_B, class A, class B>
+inline R lesser(const A& a, const B& b) {
+#pragma HLS INLINE
+  const R x = shl<R>(a, SHIFT_A);
+  const R y = shl<R>(b, SHIFT_B);
+  return x < y ? x : y;
+}
+
 // Operands whose channels lie on grids of their own, each moved onto that of the result.
 template <class R, class A, class B>
 inline R add_by(const A& a, const B& b, const int shift_a, const int shift_b) {
@@ -57,6 +74,22 @@ template <class R, class A, class B>
 inline R sub_by(const A& a, const B& b, const int shift_a, const int shift_b) {
 #pragma HLS INLINE
   return R(move_by<R>(a, shift_a) - move_by<R>(b, shift_b));
+}
+
+template <class R, class A, class B>
+inline R greater_by(const A& a, const B& b, const int shift_a, const int shift_b) {
+#pragma HLS INLINE
+  const R x = move_by<R>(a, shift_a);
+  const R y = move_by<R>(b, shift_b);
+  return x < y ? y : x;
+}
+
+template <class R, class A, class B>
+inline R lesser_by(const A& a, const B& b, const int shift_a, const int shift_b) {
+#pragma HLS INLINE
+  const R x = move_by<R>(a, shift_a);
+  const R y = move_by<R>(b, shift_b);
+  return x < y ? x : y;
 }
 
 template <class R, int SHIFT, class A, class B>
@@ -78,6 +111,32 @@ inline R leaky_relu(const X& x) {
   return x < 0 ? shl<R>(x, SHIFT_NEG) : shl<R>(x, SHIFT_POS);
 }
 
+// SHIFT_NEG is that of the product.
+template <class R, int SHIFT_POS, int SHIFT_NEG, class X, class S>
+inline R prelu(const X& x, const S& slope) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(product<R>(x, slope), SHIFT_NEG) : shl<R>(x, SHIFT_POS);
+}
+
+template <class R, class X, class S>
+inline R prelu_by(const X& x, const S& slope, const int shift_pos, const int shift_neg) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(product<R>(x, slope), shift_neg) : shl<R>(x, shift_pos);
+}
+
+// Whether a raw is greater than a constant, which its type holds, or is one below.
+template <class R, class X, class B>
+inline R above(const X& x, const B& bound) {
+#pragma HLS INLINE
+  return R(x > bound ? 1 : 0);
+}
+
+template <class R, class X, class B>
+inline R not_above(const X& x, const B& bound) {
+#pragma HLS INLINE
+  return R(x > bound ? 0 : 1);
+}
+
 // low and high lie on the result's grid already; Wide holds them and x on that grid.
 template <class R, class Wide, int SHIFT, class X, class Low, class High>
 inline R clip(const X& x, const Low& low, const High& high) {
@@ -86,6 +145,27 @@ inline R clip(const X& x, const Low& low, const High& high) {
   const Wide lo = Wide(low);
   const Wide hi = Wide(high);
   return wide < lo ? R(lo) : (hi < wide ? R(hi) : R(wide));
+}
+
+// The entry of a table for the number x, one of FIRST .. FIRST + ENTRIES - 1.
+template <class R, int FIRST, class X, class Number, int ENTRIES>
+inline R lookup(const X& x, const Number (&entries)[ENTRIES]) {
+#pragma HLS INLINE
+  typedef typename upto<ENTRIES - 1>::type address;
+  return R(entries[address(x - FIRST)]);
+}
+
+// values[line] * 2**UP + slopes[line] * low, where x lies line * 2**SHIFT + low behind FIRST, with line < LINES. R holds the result.
+template <class R, int FIRST, int SHIFT, int UP, class X, class Value, class Slope, int LINES>
+inline R lookup_linear(const X& x, const Value (&values)[LINES], const Slope (&slopes)[LINES]) {
+#pragma HLS INLINE
+  typedef uint<bits_for<LINES - 1>::value + SHIFT> place_type;
+  typedef typename upto<LINES - 1>::type line_type;
+  typedef typename upto<(1 << SHIFT) - 1>::type low_type;
+  const place_type place = place_type(x - FIRST);
+  const line_type line = line_type(place >> SHIFT);
+  const low_type low = low_type(place & ((1 << SHIFT) - 1));
+  return R(shl<R>(values[line], UP) + product<R>(slopes[line], low));
 }
 
 // The one operator that loses bits: the vendor's own assignment between two fixed-point types. Src and Dst are qfx::fixed tags; the raw of

@@ -24,6 +24,14 @@ struct pool_max {
   }
 };
 
+struct pool_min {
+  template <class Acc, class T>
+  static inline Acc join(const Acc& acc, const T& x) {
+#pragma HLS INLINE
+    return Acc(x) < acc ? Acc(x) : acc;
+  }
+};
+
 // TAPS words in, one word out, for each pixel and chunk of P channels.
 template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, class T, int P>
 void pool(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {

@@ -32,6 +32,24 @@ struct rom {
 };
 #endif
 
+// A number of a table that is read one number at a time: exactly so many bits in hardware, in simulation the smallest native integer.
+#if defined(__SYNTHESIS__) || defined(QFX_EXACT_ROM)
+template <bool SIGNED, int WIDTH>
+struct rom_number {
+  typedef typename either<SIGNED, sint<WIDTH>, uint<WIDTH> >::type type;
+};
+#else
+template <bool SIGNED, int WIDTH>
+struct rom_number {
+  typedef typename rom<WIDTH>::type type;
+};
+template <int WIDTH>
+struct rom_number<true, WIDTH> {
+  typedef typename either<(WIDTH <= 16), typename either<(WIDTH <= 8), int8_t, int16_t>::type, typename either<(WIDTH <= 32), int32_t, int64_t>::type>::type
+      type;
+};
+#endif
+
 // How the lanes of a row lie in its elements: PER_ELEMENT raws of WIDTH bits in each, the first in the lowest bits; none straddles two elements.
 template <bool SIGNED_, int WIDTH_, int PER_ELEMENT_>
 struct packed {

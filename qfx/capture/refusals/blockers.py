@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize, prune
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import RESERVED
+from qfx.capture.inputs import Inputs
 from qfx.capture.refusals import exported, remedies
 from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
-from qfx.capture.trace import Traced, base_layer, capture, is_layer
+from qfx.capture.trace import capture
+from qfx.capture.traced import Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn.lookup import find, has_rule, once_alone, operator_name
 from qfx.nn.rules import MODULES
 from qfx.recipe import Recipe
 
 
-def require_supported(model: nn.Module, example: Tensor, recipe: Recipe | None = None) -> None:
+def require_supported(model: nn.Module, example: Any, recipe: Recipe | None = None) -> None:
     """Raise UnsupportedError, listing every blocker, if ``quantize`` would refuse the model for its operations; DataError for an example that it does
     not take. ``model`` in evaluation mode."""
     changed = tuple(changed_modules(model))
@@ -34,7 +37,7 @@ def require_supported(model: nn.Module, example: Tensor, recipe: Recipe | None =
         raise refusal(model, example, traced, found)
 
 
-def refusal(model: nn.Module, example: Tensor, traced: Traced, found: tuple[UnsupportedError, ...], where: str = "") -> UnsupportedError:
+def refusal(model: nn.Module, example: Any, traced: Traced, found: tuple[UnsupportedError, ...], where: str = "") -> UnsupportedError:
     """One error for all that was found in the model, called ``where`` (default: its class). Where tracing stopped on the way, the layers behind
     that place are looked at too."""
     where = where or type(model).__name__
@@ -58,39 +61,11 @@ def require_traceable(model: nn.Module, changed: tuple[UnsupportedError, ...]) -
 
 
 def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
-    """Modules that do something which a trace would not see (hooks, parametrizations, a forward of their own), or have a name that a traced module
-    cannot hold."""
+    """Modules that have a name which a traced module cannot hold."""
     for name, _ in model.named_children():
         if name in RESERVED:
             remedy = f"call it {name}_, say, and so in checkpoints: {{re.sub(r'^{name}\\.', '{name}_.', key): value for key, value in state.items()}}"
             yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
-    for name, module in model.named_modules():
-        where, access = name or type(module).__name__, f"model.get_submodule({name!r})" if name else "model"
-        if parametrize.is_parametrized(module):
-            tensors = list(module.parametrizations)
-            calls = "; ".join(f'torch.nn.utils.parametrize.remove_parametrizations({access}, "{tensor}")' for tensor in tensors)
-            what = f"has parametrizations of {', '.join(tensors)}: qfx trains plain weights"
-            yield UnsupportedError(what, where=where, remedy=f"let the model have its trained weights as they are: {calls}")
-        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        if hooks or "forward" in vars(module):
-            calls = (
-                "; ".join(dict.fromkeys(_undo(hook, access) for hook in hooks))
-                if hooks
-                else f"del {access}.forward, or the model before torch.compile"
-            )
-            yield UnsupportedError("has forward hooks, or a forward of its own instance", where=where, remedy=f"remove them first: {calls}")
-
-
-def _undo(hook: object, access: str) -> str:
-    """The call that takes a forward hook away, its effect on the weights kept."""
-    if isinstance(hook, prune.BasePruningMethod):
-        return f'torch.nn.utils.prune.remove({access}, "{hook._tensor_name}")'
-    kind, name = type(hook).__name__, getattr(hook, "name", "weight")
-    if kind == "WeightNorm":
-        return f'torch.nn.utils.remove_weight_norm({access}, "{name}")'
-    if kind == "SpectralNorm":
-        return f'torch.nn.utils.remove_spectral_norm({access}, "{name}")'
-    return "call remove() of the handle that register_forward_hook gave"
 
 
 def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()) -> tuple[UnsupportedError, ...]:
@@ -165,21 +140,13 @@ def norm_called_twice(path: str) -> UnsupportedError:
 def output_problems(node: fx.Node, traced: Traced) -> Iterator[UnsupportedError]:
     """Why the output node of a trace gives something else than one tensor that is computed from the input."""
     (source,) = node.args
-    if isinstance(source, fx.Node) and (source in traced.shapes or source in traced.refused):
+    leaves = tree_leaves(source)
+    if leaves and all(isinstance(leaf, fx.Node) and (leaf in traced.shapes or leaf in traced.refused) for leaf in leaves):
         return
-    what = "the model returns something else than one tensor"
-    remedy = "return exactly one tensor"
-    if isinstance(source, dict) and source:
-        what, remedy = (
-            f"{what}: a dict of {', '.join(map(repr, source))}",
-            f"{remedy}: write a module whose forward(self, x) is model(x)[{next(iter(source))!r}]",
-        )
-    elif isinstance(source, tuple | list) and source:
-        what, remedy = (
-            f"{what}: a {'tuple' if isinstance(source, tuple) else 'list'} of {len(source)}",
-            f"{remedy}: write a module whose forward(self, x) is model(x)[0]",
-        )
-    yield UnsupportedError(what, where="output", remedy=remedy)
+    odd = [leaf for leaf in leaves if not (isinstance(leaf, fx.Node) and leaf in traced.shapes)]
+    told = "nothing" if not leaves else ", ".join(str(leaf) if isinstance(leaf, fx.Node) else repr(leaf) for leaf in odd)
+    remedy = "return a tensor that is computed from the input, or a tuple, list or dict of such tensors"
+    yield UnsupportedError(f"the model returns something else than tensors computed from its input: {told}", where="output", remedy=remedy)
 
 
 def _no_form(layer: nn.Module) -> str:
@@ -190,7 +157,7 @@ def _remedy(layer: nn.Module) -> str:
     return remedies.remedy(remedies.Seen(base_layer(layer).__name__, module=layer))
 
 
-def _called(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
+def _called(model: nn.Module, example: Any) -> list[tuple[str, nn.Module]]:
     """The layers without a fixed-point form that run on the example, by path, in the order of their calls."""
     found: dict[str, nn.Module] = {}
     unknown = {path: layer for path, layer in model.named_modules() if path and is_layer(layer) and base_layer(layer) not in MODULES}
@@ -202,7 +169,8 @@ def _called(model: nn.Module, example: Tensor) -> list[tuple[str, nn.Module]]:
     ]
     try:
         with torch.no_grad():
-            model(example[:2])
+            rows = Inputs.of(model, example).rows(2)
+            model(*rows.args, **rows.kwargs)
     except Exception:  # whatever the user's model raises: then less is known
         pass
     finally:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.capture.refusals.remedies import key
-from qfx.capture.trace import Traced
+from qfx.capture.traced import Traced
 from qfx.nn.lookup import operator_name
 
 REMEDY = (

@@ -8,6 +8,7 @@ from dataclasses import replace
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design import storage
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Step, Stream, Tag
 
@@ -72,6 +73,21 @@ def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
     if step.function in ("shl_by", "move_by", "add_by", "sub_by"):
         moved = r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
         return moved if step.function.startswith(("shl", "move")) else moved + Resources(lut=width)
+    if step.function == "lookup":  # the table itself is a memory
+        return Resources(lut=x.width)
+    if step.function == "lookup_linear":
+        low = step.arguments[1] if isinstance(step.arguments[1], int) else 0
+        slope = storage.table(step.operands[1].table, 1).width
+        return Resources(lut=x.width + width) + replace(r.product(low + 1, slope, "auto", on), ff=0)
+    if step.function in ("greater", "lesser"):
+        return r.comparison(width) + r.multiplexer(2, width)
+    if step.function in ("greater_by", "lesser_by"):
+        return r.comparison(width) + r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
+    if step.function in ("above", "not_above"):
+        return r.comparison(x.width)
+    if step.function in ("prelu", "prelu_by"):
+        factor = replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
+        return factor + r.total([r.multiplexer(2, width)] * (3 if step.function.endswith("_by") else 1))
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
         return r.comparison(wide) * 2 + r.multiplexer(3, width)

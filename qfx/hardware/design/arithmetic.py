@@ -154,6 +154,14 @@ def check(arithmetic: str, weights: IntArray, x: FixedType, *, pe: int, depthwis
         raise ProjectError(f"arithmetic {arithmetic!r}: {what}", where=where, remedy=remedy)
 
 
+def check_product(arithmetic: str, *, where: str) -> None:
+    """Raises ProjectError, naming the node ``where``, if ``arithmetic`` needs constants: two values are multiplied."""
+    if arithmetic not in ("auto", "dsp", "lut"):
+        raise ProjectError(
+            f"arithmetic {arithmetic!r}: it multiplies two values, and this form needs constants", where=where, remedy="use dsp or lut"
+        )
+
+
 def lanes_per_element(lanes: int, width: int) -> int:
     """How many weights of ``width`` bits an element of a ROM word holds: as many as possible with little waste (ROM_SLACK).
 

@@ -9,7 +9,7 @@ from math import gcd
 
 import numpy as np
 
-from qfx.errors import ProjectError
+from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame, Steps, append_ops
@@ -117,6 +117,15 @@ class Builder:
         """The value as an operator reads it that mixes its channels."""
         return self.take_on(name, one_grid(name, self.graph.infos[name]))
 
+    def take_in_order(self, name: str, wanted: Info, order: d.IntArray) -> d.Stream:
+        """The stream of the value ``name`` on the grids of ``wanted``, its elements (row-major) in ``order``, for one more of its readers."""
+        value = self.take_on(name, wanted)
+        if np.array_equal(value.frame.order, order):
+            return value.stream
+        places = np.empty(order.size, dtype=np.int64)
+        places[order] = np.arange(order.size)
+        return self._permuted(name, value.stream, places[value.frame.order], ((order.size, 1),))
+
     def rewidth(self, stem: str, stream: d.Stream, parallel: int) -> d.Stream:
         """The stream with ``parallel`` numbers a word."""
         common = gcd(stream.parallel, parallel)
@@ -151,14 +160,18 @@ class Builder:
 
     def _canonical(self, name: str, value: Value) -> Value:
         shape = value.frame.shape
-        source = self.rewidth(name, value.stream, 1)
-        out = self.like(name, source, 1)
-        write: tuple[tuple[int, int], ...] | d.Table | None = loop_nest(value.frame.order)
-        if write is None:
-            write = d.Table(self.names.new(name, "order"), tuple(value.frame.order.tolist()), "element")
         spatial = int(np.prod(shape[1:], dtype=np.int64))
-        self.add(d.Permute(self.names.new(name, "permute"), source, out, write, ((spatial, 1), (shape[0], spatial))))
-        return Value(out, Frame.of(shape))
+        return Value(self._permuted(name, value.stream, value.frame.order, ((spatial, 1), (shape[0], spatial))), Frame.of(shape))
+
+    def _permuted(self, name: str, stream: d.Stream, places: d.IntArray, read: tuple[tuple[int, int], ...]) -> d.Stream:
+        """The numbers of the stream, of which number i goes to ``places[i]``, read from there by the loop nest ``read``."""
+        source = self.rewidth(name, stream, 1)
+        out = self.like(name, source, 1)
+        write: tuple[tuple[int, int], ...] | d.Table | None = loop_nest(places)
+        if write is None:
+            write = d.Table(self.names.new(name, "order"), tuple(places.tolist()), "element")
+        self.add(d.Permute(self.names.new(name, "permute"), source, out, write, read))
+        return out
 
     def parallel(self, node: Node, channels: int) -> int:
         pe = self.schedule.folding(node.name).pe
@@ -175,6 +188,9 @@ class Builder:
 
     def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int) -> d.Stream:
         """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside."""
+        if len(windows.size) > 2:
+            remedy = "work on two axes at a time in what goes onto the board; training, ONNX and the interpreter take three"
+            raise UnsupportedError(f"windows over {len(windows.size)} axes have no form in hardware", where=self.node or stem, remedy=remedy)
         chunks = channels // stream.parallel
         h, w = plane(windows.size, 1)
         oh, ow = plane(windows.out, 1)

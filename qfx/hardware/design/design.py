@@ -19,6 +19,7 @@ from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
+from qfx.hardware.processes import MatMul as MatMul
 from qfx.hardware.processes import MatVec as MatVec
 from qfx.hardware.processes import PadFrame as PadFrame
 from qfx.hardware.processes import Permute as Permute
@@ -30,8 +31,10 @@ from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import Stretch as Stretch
+from qfx.hardware.processes import TakeFrame as TakeFrame
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import Window as Window
+from qfx.hardware.processes.matmul import ProductShape as ProductShape
 
 
 def inputs(process: Process) -> tuple[Stream, ...]:

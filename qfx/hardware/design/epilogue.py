@@ -83,16 +83,20 @@ class Steps:
         self.type, self.grids = out, np.array(out.frac_bits)
 
     def operand(self, suffix: str, const: Const) -> Operand:
-        """A constant of shape () or one entry per channel (axis 0 of the value)."""
+        """A constant of shape (), of one entry per channel (axis 0 of the value), or with an axis for each of the value's."""
         raw = self.channels(const.raw)
         if isinstance(const, LoadableConst):
             return Operand(self._frame.loaded(self._names.new(self.stem, suffix), raw, const.type), const.type)
         interval = const.interval
         return Operand(self.table(suffix, raw), FixedType(interval.width, interval.width - interval.hull.frac_bits, interval.signed))
 
+    def rom(self, suffix: str, values: npt.NDArray[np.int64]) -> Operand:
+        """A table of which the number on its way says the entry."""
+        return Operand(Table(self._names.new(self.stem, suffix), tuple(values.tolist()), "number"))
+
     def channels(self, values: Grids) -> Grids:
-        """Values of shape (), or one for each channel, shaped to broadcast against the frame's shape."""
-        return values.reshape(-1, *(1,) * (len(self._frame.shape) - 1)) if values.ndim else values
+        """Values of shape (), one for each channel, or with an axis for each of the frame's, shaped to broadcast against the frame's shape."""
+        return values.reshape(-1, *(1,) * (len(self._frame.shape) - 1)) if values.ndim == 1 else values
 
     def table(self, suffix: str, values: npt.NDArray[np.int64]) -> Table:
         """A table of ``values``, which broadcast to the frame's shape, called after the operator and ``suffix``."""
@@ -147,11 +151,14 @@ class Steps:
         # Both on the grids of the result, the constants beforehand.
         self.move(out.grids, out.word)
         if bias is not None:
-            grids = self.grids.reshape(-1) if self.grids.ndim else self.grids
-            shift = np.broadcast_to(grids - bias.grids, bias.shape if bias.raw.ndim else grids.shape)
-            aligned = Const(np.broadcast_to(bias.raw, shift.shape) << shift, 0)
+            aligned = Const(self.channels(bias.raw) << (self.grids - self.channels(bias.grids)), 0)
             self.add("add", out.word, (0, 0), (self.operand("bias", aligned),))
             self.grids = simple(out.grids)
+
+    def read_on(self, grids: Grids) -> None:
+        """The same raws on other grids: the binary point moves, and nothing is computed."""
+        self.type = FixedType(self.type.width, self.type.width - int(grids.max()), self.type.signed)
+        self.grids = simple(grids)
 
     def lie_on(self, grids: Grids) -> None:
         """Say on which grids the number lies after the last step."""

@@ -110,7 +110,10 @@ def kept(words: int, width: int, simd: int, outputs: int) -> Memory:
 
 
 def table(values: Table, lanes: int) -> Memory:
-    """Constants of an epilogue: each of ``lanes`` lanes has its share, for it reads one in the same turn as the others."""
+    """Constants of an epilogue: each of ``lanes`` lanes has its share, for it reads one in the same turn as the others; or all of them, where the
+    number says which."""
+    if values.index == "number":
+        return Memory(len(values.values), _table_width(values), lanes, constant=True)
     return Memory(ceil(len(values.values) / lanes), _table_width(values), lanes, values.loaded is None)
 
 

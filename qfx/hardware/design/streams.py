@@ -42,11 +42,12 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """Constants that an epilogue reads: one (``index`` is "scalar"), one per channel, or one per element of the frame in stream order."""
+    """Constants that an epilogue reads: one (``index`` is "scalar"), one per channel, one per element of the frame in stream order, or one that the
+    number itself says (``index`` is "number": each lane has the whole table)."""
 
     name: str
     values: tuple[int, ...]
-    index: str  # "scalar", "channel", "element"
+    index: str  # "scalar", "channel", "element", "number"
     loaded: FixedType | None = None
     """The type of values that are loaded while the hardware runs; ``values`` are then those at hand. Never "scalar"."""
 
@@ -73,7 +74,8 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A constant operand: the entry of ``table`` at the present channel or element; ``type`` is its raw type, None for a plain C++ int."""
+    """A constant operand: the entry of ``table`` at the present channel or element, or the table itself where the number says which entry;
+    ``type`` is its raw type, None for a plain C++ int."""
 
     table: Table
     type: FixedType | None = None

@@ -96,7 +96,13 @@ def table(values: Table) -> Constant:
     if values.loaded is not None:
         type_ = f"qfx::loaded<{native((values.loaded.min_raw, values.loaded.max_raw))}>::type"
         return Constant(values.name, type_, f"[{len(values.values)}]", "", loaded=True)
-    return Constant(values.name, native(values.values), f"[{len(values.values)}]", initializer([literal(value) for value in values.values]))
+    items = initializer([literal(value) for value in values.values])
+    if values.index == "number":
+        width = storage.table(values, 1).width
+        comment = f"{len(values.values) * width} bits: {len(values.values)} numbers of {width} bits, of which each lane reads one."
+        signed = "true" if min(values.values) < 0 else "false"
+        return Constant(values.name, f"qfx::rom_number<{signed}, {width}>::type", f"[{len(values.values)}]", items, comment)
+    return Constant(values.name, native(values.values), f"[{len(values.values)}]", items)
 
 
 def initializer(items: list[str]) -> str:
@@ -162,6 +168,8 @@ def _operand(operand: Operand, channels: int) -> str:
     table_ = operand.table
     if table_.index == "scalar":
         text = literal(table_.values[0])
+    elif table_.index == "number":
+        text = table_.name
     else:
         text = f"{table_.name}[{'channel' if table_.index == 'channel' else f'pixel * {channels} + channel'}]"
     return f"{raw(operand.type)}({text})" if operand.type is not None else text
@@ -185,6 +193,11 @@ def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
     return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
 
 
+def product(name: str, weight: FixedType, x: FixedType) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` ("auto", "dsp" or "lut") for two numbers of these types."""
+    return f"qfx::mul_{name}" + (f"<{raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))} >" if name != "auto" else "")
+
+
 def plain(name: str, streams: dict[str, Stream], call: str, constants: tuple[Constant, ...] = ()) -> Unit:
     parameters = tuple(f"{words_of(stream_)}& {parameter}" for parameter, stream_ in streams.items())
     return Unit(name, constants, "", parameters, tuple(stream_.name for stream_ in streams.values()), (), (call,))
@@ -195,7 +208,8 @@ def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, cal
     unit = plain(name, streams, call, tuple(map(table, tables)))
     lanes = streams["out"].parallel
     # Every lane of a word reads its own entry in the same cycle.
-    pragmas = tuple(f"#pragma HLS ARRAY_PARTITION variable={table_.name} cyclic factor={lanes} dim=1" for table_ in tables if lanes > 1)
+    shared = [table_ for table_ in tables if table_.index != "number" and lanes > 1]
+    pragmas = tuple(f"#pragma HLS ARRAY_PARTITION variable={table_.name} cyclic factor={lanes} dim=1" for table_ in shared)
     # Any number of reads: the tool may not see that each lane keeps to its own bank.
     bindings = [line for table_ in tables for line in bound(table_.name, storage.table(table_, lanes), "ROM_NP")]
     return replace(unit, epilogue=epilogue_struct(f"{name}_epilogue", epilogue), pragmas=(*pragmas, *bindings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qfx.hardware.processes.binary import Binary as Binary
 from qfx.hardware.processes.concat import Concat as Concat
 from qfx.hardware.processes.fork import Fork as Fork
+from qfx.hardware.processes.matmul import MatMul as MatMul
 from qfx.hardware.processes.matvec import MatVec as MatVec
 from qfx.hardware.processes.pad import PadFrame as PadFrame
 from qfx.hardware.processes.permute import Permute as Permute
@@ -18,9 +19,12 @@ from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
 from qfx.hardware.processes.slice import SliceFrame as SliceFrame
 from qfx.hardware.processes.stretch import Stretch as Stretch
+from qfx.hardware.processes.take import TakeFrame as TakeFrame
 from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
-    FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch
+    FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
+    MatMul,
+    TakeFrame,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""

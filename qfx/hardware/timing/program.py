@@ -44,13 +44,16 @@ class Program:
     writes: tuple[IntArray, ...]
 
 
+_STEPS = {"mul": MULTIPLY, "lookup": EPILOGUE_STEP + MEMORY, "lookup_linear": EPILOGUE_STEP + MEMORY + MULTIPLY}
+"""Of the steps of an epilogue that take longer than others."""
+
 Turns = tuple[int, tuple[IntArray, ...], tuple[IntArray, ...]]
 """``turns``, ``reads`` and ``writes`` of a Program."""
 
 
 def epilogue_latency(epilogue: Epilogue) -> int:
     """The cycles of all steps."""
-    return sum(MULTIPLY if step.function == "mul" else EPILOGUE_STEP for step in epilogue.steps)
+    return sum(_STEPS.get(step.function, EPILOGUE_STEP) for step in epilogue.steps)
 
 
 # What follows depends on numbers alone, and many layers of a network have the same.

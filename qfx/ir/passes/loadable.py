@@ -31,8 +31,8 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
     """
 
     def loadable(node: Node, which: int, const: Const) -> Const:
-        if isinstance(const, LoadableConst) or not const.shape:
-            return const
+        if isinstance(const, LoadableConst) or not const.shape or not node.op.loadable or (node.op.pointwise and len(const.shape) > 1):
+            return const  # what differs by the place in the frame stays
         try:
             const = const.on_one_grid()  # its design is for any constant of the type, wherever the binary points of its channels lie
         except DataError as error:

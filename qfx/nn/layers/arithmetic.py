@@ -1,19 +1,21 @@
-"""Arithmetic between two values of one shape: addition, subtraction and the product of their elements."""
+"""Arithmetic between two values, and of values and constants: sums, differences, products, and quotients by constants."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from qfx import operators as ops
-from qfx.capture.refusals import limits, remedies
-from qfx.nn.call import Call, Family, Layers, Rule, name_of, origin
+from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScaleBy
+from qfx.nn.layers.elementwise.expand import QExpand
+from qfx.nn.layers.elementwise.expression import Expression, Operand
+from qfx.nn.layers.elementwise.held import Held
 from qfx.nn.qtensor import QTensor, dtype_of
 
 
@@ -88,62 +90,105 @@ def _moments(sources: Sequence[Clipped]) -> tuple[tuple[Tensor, Tensor], tuple[T
     return a.moments(), b.moments()
 
 
-def _arithmetic(layer: type[FixedLayer], kind: str) -> Rule:
-    """The rule of an operation of two values; ``kind``: what ``remedies.with_constant`` calls it."""
-
-    def rule(call: Call) -> Layers:
-        a, b = call.arguments.get("input"), call.arguments.get("other")
-        values = [side for side in (a, b) if isinstance(side, fx.Node) and side in call.traced.shapes]
-        if len(values) < 2:
-            return _with_constant(call, kind, values[0], b if values[0] is a else a)
-        if call.get("alpha", 1) != 1:
-            raise call.refuse(f"alpha={call.get('alpha')}", "leave alpha at 1")
-        left, right = (call.traced.shapes[side] for side in values)
-        if left != right:
-            raise call.refuse(f"operands of shapes {left} and {right}", limits.one_shape(left, right, call.out_shape))
-        return [layer()]
-
-    return rule
+def _add(call: Call) -> Layers:
+    """input + alpha * other."""
+    e = Expression(call)
+    return e.parts(e.sum(e["input"], _times_alpha(e, e["other"]), QAdd))
 
 
-def _with_constant(call: Call, kind: str, value: fx.Node, constant: Any) -> Layers:
-    if kind == "add" and isinstance(constant, int | float) and constant == 0:  # sum([a, b]) starts so
-        return []
-    fixed = call.traced.fixed.get(constant) if isinstance(constant, fx.Node) else constant
-    shape = call.traced.shapes[value]
-    if call.get("alpha", 1) != 1 or not isinstance(fixed, int | float | torch.Tensor):
-        raise call.refuse("arithmetic with a constant", "fold it into a neighbouring layer's weights (BatchNorm scales and shifts)")
-    if kind == "sub" and value is call.arguments.get("other"):
-        kind = "rsub"
-    what = f"arithmetic with a constant: {call.name} with {fixed}"
-    if isinstance(constant, fx.Node):
-        what = f"reads {name_of(constant)!r}, which is not computed from the input"
-    raise call.refuse(what, remedies.with_constant(kind, fixed, shape, origin(value, call.traced, call.absorbing)))
+def _sub(call: Call) -> Layers:
+    """input - alpha * other."""
+    e = Expression(call)
+    return e.parts(e.sum(e["input"], _times_alpha(e, e["other"]), QSub, minus=True))
 
 
-_ADD, _SUB, _MUL = _arithmetic(QAdd, "add"), _arithmetic(QSub, "sub"), _arithmetic(QMul, "mul")
+def _rsub(call: Call) -> Layers:
+    """other - alpha * input."""
+    e = Expression(call)
+    return e.parts(e.sum(e["other"], _times_alpha(e, e["input"]), QSub, minus=True))
+
+
+def _mul(call: Call) -> Layers:
+    e = Expression(call)
+    return e.parts(e.product(e["input"], e["other"], QMul))
+
+
+def _div(call: Call) -> Layers:
+    """By a constant: a product with its reciprocal, which is computed in float64 and then cast."""
+    if call.get("rounding_mode") is not None:
+        raise call.refuse(f"division with rounding_mode={call.get('rounding_mode')!r}", "leave the quotient unrounded: a Cast rounds it")
+    e = Expression(call)
+    return e.parts(e.product(e["input"], _reciprocal(call, e["other"]), QMul))
+
+
+def _reciprocal(call: Call, operand: Operand) -> Held:
+    if not isinstance(operand, Held):
+        raise call.refuse("division by a value", "divide by a constant, or multiply by a reciprocal that is computed as a function of the value")
+    if bool((operand.now() == 0).any()):
+        raise call.refuse("division by a constant that holds 0", "divide by numbers other than 0")
+    return operand.inverse()
+
+
+def _times_alpha(e: Expression, operand: Operand) -> Operand:
+    return e.product(Held(float(e.call.get("alpha", 1))), operand, QMul)
+
+
+def _addcmul(call: Call) -> Layers:
+    """input + value * tensor1 * tensor2."""
+    e = Expression(call)
+    factor = e.product(Held(float(call.get("value", 1))), e["tensor1"], QMul)
+    return e.parts(e.sum(e["input"], e.product(factor, e["tensor2"], QMul), QAdd))
+
+
+def _addcdiv(call: Call) -> Layers:
+    """input + value * tensor1 / tensor2."""
+    e = Expression(call)
+    factor = e.product(Held(float(call.get("value", 1))), _reciprocal(call, e["tensor2"]), QMul)
+    return e.parts(e.sum(e["input"], e.product(e["tensor1"], factor, QMul), QAdd))
+
+
+def _lerp(call: Call) -> Layers:
+    """input + weight * (end - input)."""
+    e = Expression(call)
+    start = e["input"]
+    return e.parts(e.sum(start, e.product(e["weight"], e.sum(e["end"], start, QSub, minus=True), QMul), QAdd))
+
+
+_DIV = ("input other rounding_mode", _div)
 
 FAMILY = Family(
-    layers=(QAdd, QSub, QMul),
+    layers=(QAdd, QSub, QMul, QAddConstant, QMulConstant, QScaleBy, QExpand),
     functions={
-        operator.add: ("input other", _ADD),
-        operator.iadd: ("input other", _ADD),
-        torch.add: ("input other alpha", _ADD),
-        operator.sub: ("input other", _SUB),
-        operator.isub: ("input other", _SUB),
-        torch.sub: ("input other alpha", _SUB),
-        operator.mul: ("input other", _MUL),
-        operator.imul: ("input other", _MUL),
-        torch.mul: ("input other", _MUL),
-        torch.multiply: ("input other", _MUL),
+        operator.add: ("input other", _add),
+        operator.iadd: ("input other", _add),
+        torch.add: ("input other alpha", _add),
+        operator.sub: ("input other", _sub),
+        operator.isub: ("input other", _sub),
+        torch.sub: ("input other alpha", _sub),
+        torch.subtract: ("input other alpha", _sub),
+        torch.rsub: ("input other alpha", _rsub),
+        operator.mul: ("input other", _mul),
+        operator.imul: ("input other", _mul),
+        torch.mul: ("input other", _mul),
+        torch.multiply: ("input other", _mul),
+        operator.truediv: ("input other", _div),
+        operator.itruediv: ("input other", _div),
+        torch.div: _DIV,
+        torch.divide: _DIV,
+        torch.true_divide: ("input other", _div),
+        torch.addcmul: ("input tensor1 tensor2 value", _addcmul),
+        torch.addcdiv: ("input tensor1 tensor2 value", _addcdiv),
+        torch.lerp: ("input end weight", _lerp),
     },
     methods={
-        "add": ("input other alpha", _ADD),
-        "add_": ("input other alpha", _ADD),
-        "sub": ("input other alpha", _SUB),
-        "sub_": ("input other alpha", _SUB),
-        "mul": ("input other", _MUL),
-        "mul_": ("input other", _MUL),
+        **dict.fromkeys(("add", "add_"), ("input other alpha", _add)),
+        **dict.fromkeys(("sub", "sub_", "subtract", "subtract_"), ("input other alpha", _sub)),
+        **dict.fromkeys(("mul", "mul_", "multiply", "multiply_"), ("input other", _mul)),
+        **dict.fromkeys(("div", "div_", "divide", "divide_"), _DIV),
+        **dict.fromkeys(("true_divide", "true_divide_"), ("input other", _div)),
+        **dict.fromkeys(("addcmul", "addcmul_"), ("input tensor1 tensor2 value", _addcmul)),
+        **dict.fromkeys(("addcdiv", "addcdiv_"), ("input tensor1 tensor2 value", _addcdiv)),
+        **dict.fromkeys(("lerp", "lerp_"), ("input end weight", _lerp)),
     },
     takes_constants=True,
 )

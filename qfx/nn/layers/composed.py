@@ -8,9 +8,11 @@ import torch
 from torch import fx
 
 from qfx.capture.refusals import remedies
-from qfx.nn.call import Call, Family, Part
+from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.layers.arithmetic import QAdd, QMul, QSub
 from qfx.nn.layers.relu import QReLU
+from qfx.nn.layers.tables.lookup import QLookup
+from qfx.nn.layers.tables.rules import exponential, power
 
 
 def _square(call: Call) -> list[Part]:
@@ -19,14 +21,17 @@ def _square(call: Call) -> list[Part]:
     return [product, Part(QReLU(), (product,))]
 
 
-def _pow(call: Call) -> list[Part]:
+def _pow(call: Call) -> Layers:
+    """The square is a product; other powers, and exponentials, are functions by table."""
     base, exponent = call.arguments.get("input"), call.arguments.get("exponent")
-    if not isinstance(base, fx.Node) or isinstance(exponent, fx.Node) or exponent != 2:
-        value = remedies.Seen("x", call.in_shape)
-        arguments = tuple(value if isinstance(argument, fx.Node) else argument for argument in (base, exponent))
-        remedy = remedies.remedy(remedies.Seen("pow", call.in_shape, call.out_shape, arguments))
-        raise call.refuse("a power other than the square has no fixed-point form in qfx", remedy)
-    return _square(call)
+    if isinstance(base, fx.Node) and isinstance(exponent, int | float):
+        return _square(call) if exponent == 2 else [] if exponent == 1 else [power(float(exponent))]
+    if isinstance(base, int | float) and isinstance(exponent, fx.Node) and base > 0:
+        return [exponential(float(base))]
+    value = remedies.Seen("x", call.in_shape)
+    arguments = tuple(value if isinstance(argument, fx.Node) else argument for argument in (base, exponent))
+    remedy = remedies.remedy(remedies.Seen("pow", call.in_shape, call.out_shape, arguments))
+    raise call.refuse("a power of two values, or of a base that is not positive, has no fixed-point form in qfx", remedy)
 
 
 def _abs(call: Call) -> list[Part]:
@@ -38,7 +43,7 @@ def _abs(call: Call) -> list[Part]:
 
 
 FAMILY = Family(
-    layers=(QAdd, QMul, QReLU, QSub),
+    layers=(QAdd, QLookup, QMul, QReLU, QSub),
     functions={
         torch.square: ("input", _square),
         operator.pow: ("input exponent", _pow),

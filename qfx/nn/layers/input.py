@@ -31,11 +31,11 @@ class QInput(FixedLayer):
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
-    def __init__(self, shape: tuple[int, ...], recipe: Recipe) -> None:
+    def __init__(self, shape: tuple[int, ...], recipe: Recipe, label: str = "input") -> None:
+        """``label``: what recipes call its quantizer; of a model with several inputs each has its own."""
         super().__init__()
-        self.shape, self.recipe = shape, recipe
-        spec = recipe.spec("input", "input")
-        self.cast = Quantizer(spec, name="input")
+        self.shape, self.recipe, self.label = shape, recipe, label
+        self.cast = Quantizer(recipe.spec(label, "input", "input"), name=label, also="input")
 
     def initialize(self, x: Tensor) -> None:
         self.initialize_from((x,))
@@ -54,7 +54,7 @@ class QInput(FixedLayer):
         elif negative and not self.cast.signed:
             raise DataError(
                 "negative numbers, but the data that the model was quantized with had none, so that its type has no sign",
-                where="input",
+                where=self.label,
                 remedy="quantize the float model again with such data as the example, or with signed = true in the recipe's [input]",
             )
 
@@ -66,14 +66,14 @@ class QInput(FixedLayer):
         if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != len(self.shape) + 1:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise DataError(
-                f"got {got}, expected (batch, {', '.join(map(str, self.shape))})", where="input", remedy="give what the model was made for"
+                f"got {got}, expected (batch, {', '.join(map(str, self.shape))})", where=self.label, remedy="give what the model was made for"
             )
         if x.is_complex():
-            raise DataError("complex numbers", where="input", remedy="give real ones")
+            raise DataError("complex numbers", where=self.label, remedy="give real ones")
         if not x.is_floating_point():
             x = x.double() if x.dtype in (torch.int32, torch.int64) else x.float()
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
-            raise DataError("NaN or infinity", where="input", remedy="clean the data")
+            raise DataError("NaN or infinity", where=self.label, remedy="clean the data")
         return x
 
     def operators(self) -> Steps:

@@ -1,4 +1,4 @@
-"""Activations: ReLU, ReLU6 (and Hardtanh from 0 to 6), and LeakyReLU by a shift."""
+"""Activations: ReLU, ReLU6, and LeakyReLU by a shift."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import operators as ops
-from qfx.capture.refusals import remedies
 from qfx.fixed.arith import Interval
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
@@ -87,33 +86,14 @@ def _relu6(call: Call) -> Layers:
     return [QReLU6()]
 
 
-def _leaky_relu(call: Call) -> Layers:
-    slope = float(call.get("negative_slope", 0.01))
-    log2 = math.log2(slope) if slope > 0 else math.inf
-    if not log2.is_integer() or log2 > 0:
-        near = f"such as {2.0 ** min(round(log2), 0)} (train with it), so that it is a shift" if 0 < slope < math.inf else "or ReLU"
-        raise call.refuse(f"LeakyReLU with negative_slope={slope}", f"use a power of two of at most 1, {near}")
-    return [QLeakyReLU(int(log2))]
-
-
-def _hardtanh(call: Call) -> Layers:
-    if (call.get("min_val", -1.0), call.get("max_val", 1.0)) != (0.0, 6.0):
-        raise call.refuse(
-            "Hardtanh with other bounds than 0 and 6", remedies.clamped(call.get("min_val", -1.0), call.get("max_val", 1.0), call.in_shape)
-        )
-    return [QReLU6()]
-
-
 FAMILY = Family(
     layers=(QReLU, QLeakyReLU, QReLU6),
-    modules={nn.ReLU: _relu, nn.ReLU6: _relu6, nn.Hardtanh: _hardtanh, nn.LeakyReLU: _leaky_relu},
+    modules={nn.ReLU: _relu, nn.ReLU6: _relu6},
     functions={
         F.relu: ("input inplace", _relu),
         torch.relu: ("input", _relu),
         torch.relu_: ("input", _relu),
         F.relu6: ("input inplace", _relu6),
-        F.hardtanh: ("input min_val max_val inplace", _hardtanh),
-        F.leaky_relu: ("input negative_slope inplace", _leaky_relu),
     },
     methods={"relu": ("input", _relu), "relu_": ("input", _relu)},
 )

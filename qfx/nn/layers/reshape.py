@@ -45,6 +45,36 @@ def _no_layer(call: Call) -> Layers:
     return []
 
 
+class QDetach(FixedLayer):
+    """The same values; no gradient goes back."""
+
+    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+
+    def forward(self, x: QTensor) -> QTensor:
+        return QTensor(x.tensor().detach(), x.interval)
+
+    def operators(self) -> Steps:
+        return []
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        return sources[0]
+
+    def scales_channels(self, channels: int) -> bool:
+        return True
+
+
+def _detach(call: Call) -> Layers:
+    return [QDetach()]
+
+
+def _converted(call: Call) -> Layers:
+    """A conversion that changes no number; one that could round is refused."""
+    source, result = (call.traced.dtypes.get(node) for node in (call.inputs[0], call.node))
+    if result not in (torch.float32, torch.float64, source):
+        raise call.refuse(f"a conversion from {source} to {result}", "leave the dtype alone: casts decide what is rounded")
+    return []
+
+
 def _reshape(call: Call) -> Layers:
     if any(isinstance(argument, torch.dtype) for argument in (*call.node.args, *call.node.kwargs.values())):
         raise call.refuse("a view of the bits as another dtype", "leave the dtype alone")
@@ -52,12 +82,13 @@ def _reshape(call: Call) -> Layers:
 
 
 FAMILY = Family(
-    layers=(QReshape,),
+    layers=(QReshape, QDetach),
     modules={nn.Flatten: _reshape, nn.Unflatten: _reshape, nn.Identity: _no_layer},
     functions=dict.fromkeys((torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), ("input", _reshape)),
     methods={
         **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"), ("input", _reshape)),
-        "contiguous": ("input", _no_layer),
-        "clone": ("input", _no_layer),
+        **dict.fromkeys(("contiguous", "clone", "cpu", "cuda"), ("input", _no_layer)),
+        **dict.fromkeys(("float", "double", "to", "type", "type_as", "half", "bfloat16", "int", "long", "bool"), ("input", _converted)),
+        "detach": ("input", _detach),
     },
 )

@@ -1,0 +1,335 @@
+"""Operations that qfx takes apart, in torch's own words: what stands here runs in place of torch's function while a model is recorded, so that rules
+see its parts. Written so that the batch stays the first axis and the order of operations, with the Casts that rules put behind them, is fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qfx.errors import UnsupportedError
+
+
+class NotTakenApartError(UnsupportedError):
+    """An operation in a form that qfx does not take apart."""
+
+
+def _refused(what: str, remedy: str) -> NotTakenApartError:
+    return NotTakenApartError(what, remedy=remedy)
+
+
+def _chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    size = -(-input.shape[dim] // chunks)
+    return _split(input, size, dim)
+
+
+def _split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    total, sizes = tensor.shape[dim], split_size_or_sections
+    if isinstance(sizes, int):
+        sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
+    starts = [sum(sizes[:place]) for place in range(len(sizes))]
+    return tuple(tensor[_at(dim % tensor.dim(), slice(start, start + size))] for start, size in zip(starts, sizes, strict=True))
+
+
+def _tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    total, places = input.shape[dim], indices_or_sections
+    if isinstance(places, int):
+        short, longer = divmod(total, places)
+        return _split(input, [short + (place < longer) for place in range(places)], dim)
+    ends = [*places, total]
+    return _split(input, [end - start for start, end in zip([0, *places], ends, strict=True)], dim)
+
+
+def _unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    return tuple(input[_at(dim % input.dim(), place)] for place in range(input.shape[dim]))
+
+
+def _slice(input: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
+    return input[_at(dim % input.dim(), slice(start, end, step))]
+
+
+def _narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+    return _slice(input, dim, start, start + length)
+
+
+def _at(dim: int, part: Any) -> tuple[Any, ...]:
+    return (*(slice(None),) * dim, part)
+
+
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
+
+
+def _extreme(name: str) -> Callable[..., Any]:
+    """The largest or the least of an axis, with its place, or of two values."""
+
+    def extreme(input: Tensor, dim: Any = None, keepdim: bool = False, other: Tensor | None = None) -> Any:
+        other = dim if isinstance(dim, Tensor) else other
+        if other is not None:
+            return getattr(torch, f"{name}imum")(input, other)
+        if dim is None:
+            return getattr(torch, f"a{name}")(input)
+        values = getattr(torch, f"a{name}")(input, dim, keepdim)
+        kind: Any = getattr(torch.return_types, name)
+        return kind((values, getattr(torch, f"arg{name}")(input, dim, keepdim)))
+
+    return extreme
+
+
+def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
+    """exp(x - max) over the sum of these: nothing overflows, and the sum is exact."""
+    powers = torch.exp(input - torch.amax(input, dim, True))
+    return powers * torch.reciprocal(powers.sum(dim, keepdim=True))
+
+
+def _log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
+    shifted = input - torch.amax(input, dim, True)
+    return shifted - torch.log(torch.exp(shifted).sum(dim, keepdim=True))
+
+
+def _logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    largest = torch.amax(input, dim, True)
+    found = torch.log(torch.exp(input - largest).sum(dim, keepdim=True)) + largest
+    return found if keepdim else found.squeeze(dim)
+
+
+def _normalized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over ``dims``: difference, square, mean and inverse root, each cast once."""
+    centred = x - x.mean(dims, keepdim=True)
+    return centred * torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _layer_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any, **__: Any
+) -> Tensor:
+    dims = tuple(range(input.dim() - len(normalized_shape), input.dim()))
+    return _scaled(_normalized(input, dims, eps), weight, bias)
+
+
+def _rms_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    dims = tuple(range(input.dim() - len(normalized_shape), input.dim()))
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return _scaled(input * torch.rsqrt((input * input).mean(dims, keepdim=True) + eps), weight, None)
+
+
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5, *_: Any, **__: Any
+) -> Tensor:
+    grouped = input.reshape(input.shape[0], num_groups, -1)
+    return _scaled(_normalized(grouped, (2,), eps).reshape(input.shape), _along_channels(weight, input), _along_channels(bias, input))
+
+
+def _instance_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    if not use_input_stats:
+        return _batch_norm(input, weight, bias, running_mean, running_var, False, momentum, eps)
+    normal = _normalized(input, tuple(range(2, input.dim())), eps)
+    return _scaled(normal, _along_channels(weight, input), _along_channels(bias, input))
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+    **__: Any,
+) -> Tensor:
+    """With statistics that stand: one factor and one addend a channel."""
+    if training or running_mean is None or running_var is None:
+        normal = _normalized(input, (0, *range(2, input.dim())), eps)  # mixes samples: refused where it is read
+        return _scaled(normal, _along_channels(weight, input), _along_channels(bias, input))
+    factor = torch.rsqrt(running_var + eps) if weight is None else weight * torch.rsqrt(running_var + eps)
+    addend = -running_mean * factor if bias is None else bias - running_mean * factor
+    return _scaled(input, _along_channels(factor, input), _along_channels(addend, input))
+
+
+def _along_channels(constant: Tensor | None, x: Tensor) -> Tensor | None:
+    return None if constant is None else constant.reshape(-1, *(1,) * (x.dim() - 2))
+
+
+def _norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, *_: Any, **__: Any) -> Tensor:
+    """The Euclidean length or the sum of magnitudes."""
+    p = 2 if p == "fro" else p
+    if dim is None or p not in (1, 2):
+        raise _refused(f"takes a norm with p={p} over {'all axes' if dim is None else dim}", "use p=1 or p=2, and name the axes: dim=...")
+    return input.abs().sum(dim, keepdim) if p == 1 else torch.sqrt((input * input).sum(dim, keepdim))
+
+
+def _linalg_vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+    return _norm(x, ord, dim, keepdim)
+
+
+def _div(input: Tensor | float, other: Tensor | float, *, rounding_mode: str | None = None) -> Any:
+    if rounding_mode is not None:
+        raise _refused("divides and rounds to integers", "leave rounding_mode off: the cast behind it rounds")
+    return input * (torch.reciprocal(other) if isinstance(other, Tensor) else 1.0 / other)
+
+
+def _var(input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: int | None = None) -> Tensor:
+    dims = tuple(range(1, input.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    centred = input - input.mean(dims, keepdim=True)
+    count = math.prod(input.shape[axis] for axis in dims)
+    rest = count - (int(unbiased) if correction is None else correction)
+    return (centred * centred).sum(dims, keepdim=keepdim) * (1.0 / rest)
+
+
+def _std(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return torch.sqrt(_var(input, *args, **kwargs))
+
+
+def _addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + (tensor1 * tensor2 if value == 1 else tensor1 * tensor2 * value)
+
+
+def _addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    return input + (tensor1 / tensor2 if value == 1 else tensor1 / tensor2 * value)
+
+
+def _lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    return input + (end - input) * weight
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(q k^T * scale + mask) v."""
+    if enable_gqa or dropout_p:
+        raise _refused("attends with grouped queries or with dropout", "leave enable_gqa off, and pass dropout_p=0.0 at inference")
+    scores = torch.matmul(query * (query.shape[-1] ** -0.5 if scale is None else scale), key.transpose(-2, -1))
+    return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
+
+
+_FAR_BELOW = -64.0
+"""What is added to a score that is not to be seen: its power is nothing in any word of 32 bits beside one that is seen."""
+
+
+def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        mask = torch.where(mask, 0.0, _FAR_BELOW)
+    return scores + mask.clamp(min=_FAR_BELOW)
+
+
+def _multihead(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """``nn.MultiheadAttention``, batch first all the way."""
+    if not module.batch_first or query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
+        raise _refused(
+            "has a MultiheadAttention without batch_first=True, or with a padding mask, add_bias_kv or add_zero_attn",
+            "make it with batch_first=True, and give it whole sequences",
+        )
+    size, heads = module.embed_dim, module.num_heads
+    if module.in_proj_weight is None:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    else:
+        weights = tuple(module.in_proj_weight[place * size : (place + 1) * size] for place in range(3))
+    biases = (None,) * 3 if module.in_proj_bias is None else tuple(module.in_proj_bias[place * size : (place + 1) * size] for place in range(3))
+    parts = [F.linear(x, weight, bias) for x, weight, bias in zip((query, key, value), weights, biases, strict=True)]
+    q, k, v = (part.view(part.shape[0], part.shape[1], heads, size // heads).transpose(1, 2) for part in parts)
+    scores = torch.matmul(q * (size // heads) ** -0.5, k.transpose(-2, -1))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        attn_mask = ~attn_mask  # here True hides
+    seen = _softmax(_masked(scores, attn_mask, is_causal and attn_mask is None), -1)
+    mixed = torch.matmul(seen, v).transpose(1, 2).reshape(query.shape[0], query.shape[1], size)
+    result = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
+    if not need_weights:
+        return result, None
+    return result, seen.mean(1) if average_attn_weights else seen
+
+
+def _upsample(mode: str) -> Callable[..., Tensor]:
+    """ATen's names for what people write as ``F.interpolate``."""
+
+    def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
+        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
+        factors = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
+        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+
+    return upsample
+
+
+OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
+    "chunk": _chunk,
+    "split": _split,
+    "split_with_sizes": _split,
+    "unsafe_chunk": _chunk,
+    "unsafe_split": _split,
+    "tensor_split": _tensor_split,
+    "unbind": _unbind,
+    "slice": _slice,
+    "narrow": _narrow,
+    "stack": _stack,
+    "max": _extreme("max"),
+    "min": _extreme("min"),
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "logsumexp": _logsumexp,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "batch_norm": _batch_norm,
+    "norm": _norm,
+    "linalg_vector_norm": _linalg_vector_norm,
+    "div": _div,
+    "truediv": _div,
+    "var": _var,
+    "std": _std,
+    "addcmul": _addcmul,
+    "addcdiv": _addcdiv,
+    "lerp": _lerp,
+    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
+    **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
+    "upsample_linear1d": _upsample("linear"),
+    "upsample_bilinear2d": _upsample("bilinear"),
+})  # fmt: skip
+"""By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
+
+OF_MODULES: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType({nn.MultiheadAttention: _multihead})
+"""By the class of a layer whose own forward does not keep the batch first."""

@@ -1,0 +1,213 @@
+"""The greater and the lesser of two values, and values held between bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qfx import operators as ops
+from qfx.fixed import arith
+from qfx.ir.values import Const
+from qfx.nn.call import Call, Family, Layers
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.elementwise.expand import QExpand
+from qfx.nn.layers.elementwise.expression import Expression, Term
+from qfx.nn.layers.elementwise.held import rounded
+from qfx.nn.layers.relu import QReLU, QReLU6
+from qfx.nn.qtensor import QTensor, check_float64, dtype_of
+
+
+class _Extreme(FixedLayer, abstract=True):
+    """Of two values of one shape, number by number; exact. The gradient goes to the one that wins, and half to each of equals."""
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True, aligns=True)
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
+
+
+class QMax(_Extreme):
+    """The greater of two values."""
+
+    def forward(self, a: QTensor, b: QTensor) -> QTensor:
+        interval = check_float64(arith.greater(a.interval, b.interval), self.name)
+        return QTensor(torch.maximum(*_alike(a, b, self.name)), interval)
+
+    def operators(self) -> Steps:
+        return [("", ops.Max())]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        a, b = sources
+        return a if a is b else _extreme(a, b)
+
+
+class QMin(_Extreme):
+    """The lesser of two values."""
+
+    def forward(self, a: QTensor, b: QTensor) -> QTensor:
+        interval = check_float64(arith.lesser(a.interval, b.interval), self.name)
+        return QTensor(torch.minimum(*_alike(a, b, self.name)), interval)
+
+    def operators(self) -> Steps:
+        return [("", ops.Min())]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        a, b = sources
+        return a if a is b else _negated(_extreme(_negated(a), _negated(b)))
+
+
+def _alike(a: QTensor, b: QTensor, where: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in the dtype that holds either."""
+    x, y = a.tensor(), b.tensor()
+    dtype = dtype_of(a.interval | b.interval, torch.promote_types(x.dtype, y.dtype), where=where)
+    return x.to(dtype), y.to(dtype)
+
+
+def _negated(x: Clipped) -> Clipped:
+    return Clipped(-x.mean, x.std, -x.high, -x.low)
+
+
+def _extreme(a: Clipped, b: Clipped) -> Clipped:
+    """The greater of two independent normal numbers (Clark, "The greatest of a finite set of random variables", 1961)."""
+    (mean_a, var_a), (mean_b, var_b) = a.moments(), b.moments()
+    spread = (var_a + var_b).clamp(min=1e-30).sqrt()
+    alpha = (mean_a - mean_b) / spread
+    density, below = torch.exp(-0.5 * alpha.square()) / math.sqrt(2 * math.pi), torch.special.ndtr(alpha)
+    first = mean_a * below + mean_b * (1 - below) + spread * density
+    square = (var_a + mean_a.square()) * below + (var_b + mean_b.square()) * (1 - below) + (mean_a + mean_b) * spread * density
+    return replace(Clipped.normal(first, (square - first.square()).clamp(min=0).sqrt()), low=torch.maximum(a.low, b.low) + 0 * first)
+
+
+class QClamp(FixedLayer):
+    """min(max(x, low), high), either bound may be missing; exact, the bounds as they are given. The gradient is 1 from bound to bound, else 0."""
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
+
+    def __init__(self, low: Const | None, high: Const | None) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.ends = tuple(None if bound is None else float(bound.values) for bound in (low, high))
+
+    def forward(self, x: QTensor) -> QTensor:
+        low, high = (None if bound is None else bound.interval.hull for bound in (self.low, self.high))
+        interval = check_float64(arith.clipped(x.interval, low, high), self.name)
+        value = x.tensor()
+        return QTensor(torch.clamp(value.to(dtype_of(interval, value.dtype, where=self.name)), *self.ends), interval)
+
+    def operators(self) -> Steps:
+        return [("", ops.Clip(self.low, self.high))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        low, high = self.ends
+        return sources[0].limited(-math.inf if low is None else low, math.inf if high is None else high)
+
+    def scales_channels(self, channels: int) -> bool:
+        return all(bound in (None, 0.0) for bound in self.ends)
+
+
+class QFineClamp(QClamp):
+    """Bounds finer than whole numbers: the result may lie on their grid, and is due for a Cast."""
+
+    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
+
+
+def clamp(call: Call, low: float | None, high: float | None) -> Layers:
+    """The layers that hold a value between two numbers. A bound that the word length of ``constant`` does not hold is rounded to it."""
+    low, high = (None if bound is None or math.isinf(bound) else float(bound) for bound in (low, high))
+    if low is None and high is None:
+        return []
+    if low is not None and high is not None and low > high:
+        low = high  # as torch: all numbers become the upper bound
+    if low == 0 and high is None:
+        return [QReLU()]
+    if (low, high) == (0.0, 6.0):
+        return [QReLU6()]
+    label, also = f"{call.path}.constant", f"{call.first or call.path}.constant"
+    spec = call.recipe.spec(label, "constant", also)
+    ends = tuple(None if bound is None else rounded(bound, spec) for bound in (low, high))
+    fine = any(end is not None and end.grid > 0 for end in ends)
+    return [(QFineClamp if fine else QClamp)(*ends)]
+
+
+def _two(call: Call, layer: type[QMax] | type[QMin]) -> Layers:
+    e = Expression(call)
+    a, b = e["input"], e["other"]
+    if isinstance(a, Term) and isinstance(b, Term):
+        return e.parts(e.pair(a, b, layer, "_extreme"))
+    number = next((operand.number for operand in (a, b) if not isinstance(operand, Term)), None)
+    if number is None:
+        raise call.refuse(f"{call.name} with a constant that is not one fixed number", "use one number, or torch.relu(x - c) + c")
+    return clamp(call, number, None) if layer is QMax else clamp(call, None, number)
+
+
+def maximum(call: Call) -> Layers:
+    return _two(call, QMax)
+
+
+def minimum(call: Call) -> Layers:
+    return _two(call, QMin)
+
+
+def _bound(call: Call, name: str) -> float | None:
+    found = call.arguments.get(name)
+    if found is None:
+        return None
+    constant = Expression(call).of(found)
+    number = None if isinstance(constant, Term) else constant.number
+    if number is None:
+        raise call.refuse(f"{call.name} between values", "use numbers for the bounds, or torch.maximum and torch.minimum")
+    return number
+
+
+def _clamp(call: Call) -> Layers:
+    return clamp(call, _bound(call, "min"), _bound(call, "max"))
+
+
+def _clamp_min(call: Call) -> Layers:
+    return clamp(call, _bound(call, "min"), None)
+
+
+def _clamp_max(call: Call) -> Layers:
+    return clamp(call, None, _bound(call, "max"))
+
+
+def _hardtanh(call: Call) -> Layers:
+    return clamp(call, float(call.get("min_val", -1.0)), float(call.get("max_val", 1.0)))
+
+
+_CLAMP: tuple[str, Any] = ("input min max", _clamp)
+_MAXIMUM, _MINIMUM = ("input other", maximum), ("input other", minimum)
+
+FAMILY = Family(
+    layers=(QMax, QMin, QClamp, QFineClamp, QReLU, QReLU6, QExpand),
+    modules={nn.Hardtanh: _hardtanh},
+    functions={
+        torch.maximum: _MAXIMUM,
+        torch.minimum: _MINIMUM,
+        torch.fmax: _MAXIMUM,
+        torch.fmin: _MINIMUM,
+        torch.clamp: _CLAMP,
+        torch.clip: _CLAMP,
+        torch.clamp_: _CLAMP,
+        torch.clip_: _CLAMP,
+        torch.clamp_min: ("input min", _clamp_min),
+        torch.clamp_max: ("input max", _clamp_max),
+        F.hardtanh: ("input min_val max_val inplace", _hardtanh),
+        F.hardtanh_: ("input min_val max_val", _hardtanh),
+    },
+    methods={
+        **dict.fromkeys(("maximum", "fmax"), _MAXIMUM),
+        **dict.fromkeys(("minimum", "fmin"), _MINIMUM),
+        **dict.fromkeys(("clamp", "clamp_", "clip", "clip_"), _CLAMP),
+        **dict.fromkeys(("clamp_min", "clamp_min_"), ("input min", _clamp_min)),
+        **dict.fromkeys(("clamp_max", "clamp_max_"), ("input max", _clamp_max)),
+    },
+    takes_constants=True,
+)

@@ -1,0 +1,206 @@
+"""``Held``: a constant of a float model on its way into a fixed-point layer, and ``HeldConstant``, the part of a layer that casts it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.fixed.arith import Bounds
+from qfx.ir.values import Const
+from qfx.nn.call import Call, name_of
+from qfx.nn.fixed_layer import constant
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer, finest
+from qfx.recipe import Spec
+
+_SPARE = 4
+"""A constant that is added starts at most so many bits finer than what it is added to: more would only widen the sum."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """``factor * value`` or ``factor / value``: a number, or a tensor that does not depend on the input.
+
+    ``name``: the dotted name of the parameter or buffer that it is; else "". ``shape``: its own, without the axes of the batch and before
+    (``within`` tells it); () until then.
+    """
+
+    value: float | Tensor
+    name: str = ""
+    factor: float = 1.0
+    inverted: bool = False
+    shape: tuple[int, ...] = ()
+
+    def now(self) -> Tensor:
+        """The constant in float64, with the gradient of its parameter."""
+        value = self.value.double() if isinstance(self.value, Tensor) else torch.tensor(float(self.value), dtype=torch.float64)
+        return self.factor / value if self.inverted else value if self.factor == 1.0 else value * self.factor
+
+    @property
+    def number(self) -> float | None:
+        """What it is for good, if it is one number; None for a parameter, which may be trained, and for several."""
+        fixed = not isinstance(self.value, nn.Parameter) and self.now().numel() == 1
+        return float(self.now()) if fixed else None
+
+    def times(self, other: Held) -> Held:
+        """The product with another; of two tensors it is held as it is now."""
+        for a, b in ((self, other), (other, self)):
+            if b.number is not None:
+                return replace(a, factor=a.factor * b.number)
+        return Held((self.now() * other.now()).detach())
+
+    def inverse(self) -> Held:
+        if self.inverted:
+            return Held((1.0 / self.now()).detach())
+        return replace(self, factor=1.0 / self.factor, inverted=True)
+
+    def plus(self, other: Held) -> Held:
+        return Held((self.now() + other.now()).detach())
+
+    def shaped(self, shape: tuple[int, ...]) -> Held:
+        return replace(self, shape=shape)
+
+    def within(self, call: Call, rank: int) -> Held:
+        """With its ``shape`` for a value of ``rank`` axes behind the batch. Refuses a constant that differs from sample to sample."""
+        shape = tuple(self.now().shape)
+        padded = (1,) * (rank + 1 - len(shape)) + shape
+        if len(padded) > rank + 1 or padded[0] != 1:
+            what = f"a constant of shape {shape} beside a value of {rank + 1} axes, the batch included"
+            raise call.refuse(what, "give it no more axes than the value, and a length of 1 along the batch")
+        return replace(self, shape=padded[1:])
+
+
+def held(call: Call, operand: Any) -> Held | None:
+    """An argument of the call as a constant; None if it is computed from the input. Refuses what is neither, and numbers that are not finite."""
+    found, name = operand, ""
+    if isinstance(operand, fx.Node):
+        if operand in call.traced.shapes:
+            return None
+        found = call.traced.fixed.get(operand)
+        if operand.op == "get_attr":
+            name = str(operand.target)
+            holder, own = _holder(call.traced.module, name)
+            if isinstance(own, nn.Parameter):
+                found = own
+            elif holder is None or name.rpartition(".")[2] in holder._non_persistent_buffers_set or not isinstance(own, Tensor):
+                name = ""  # checkpoints do not have it
+    if isinstance(found, Tensor):
+        if found.is_complex() or not bool(torch.isfinite(found.detach().double()).all()):
+            raise call.refuse(f"the constant {name or name_of(operand)!r} holds NaN, infinity or complex numbers", "repair the model")
+        return Held(found if isinstance(found, nn.Parameter) else found.detach().clone(), name)
+    if isinstance(found, int | float) and math.isfinite(found):
+        return Held(float(found))
+    raise call.refuse(f"{call.name} with {operand!r}", "give numbers, tensors and values computed from the input")
+
+
+def _holder(module: nn.Module, name: str) -> tuple[nn.Module | None, Any]:
+    """The module that holds an attribute of a dotted name, and the attribute; (None, None) where there is none."""
+    path, _, own = name.rpartition(".")
+    try:
+        holder = module.get_submodule(path)
+    except AttributeError:
+        return None, None
+    return (holder, getattr(holder, own)) if own in holder._parameters or own in holder._buffers else (None, None)
+
+
+def kept_form(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in which a constant is kept: (), (C,), or an axis for each of the value's."""
+    if all(size == 1 for size in shape):
+        return ()
+    return shape if any(size > 1 for size in shape[1:]) else shape[:1]
+
+
+class HeldConstant(nn.Module):
+    """A constant in a layer: a number, a buffer or a parameter under its own name, and its cast.
+
+    What the word length holds exactly (powers of two, small integers) is exact, and its binary point then stays. A parameter is trained, with the
+    gradient of its cast (straight-through within its range) and of the reciprocal where it divides.
+    """
+
+    def __init__(self, source: Held, spec: Spec, name: str, also: str) -> None:
+        super().__init__()
+        self.factor, self.inverted, self.form = source.factor, source.inverted, kept_form(source.shape)
+        self.origin, self.own = source.name, source.name.rpartition(".")[2] or "value"
+        self.number: float | None = None
+        if isinstance(source.value, nn.Parameter):
+            self.register_parameter(self.own, source.value)
+        elif isinstance(source.value, Tensor):
+            self.register_buffer(self.own, source.value)
+        else:
+            self.number = float(source.value)
+        self.exact = False
+        if spec.signed is None:
+            spec = replace(spec, signed=True)
+        if not isinstance(source.value, nn.Parameter) and spec.frac_bits is None and not spec.learn_width:
+            grid = _exact_grid(source.now(), spec)
+            if grid is not None:
+                spec, self.exact = replace(spec, frac_bits=grid, learn=False), True
+        self.cast = Quantizer(spec, channel_axis=0, name=name, also=also)
+
+    def float_names(self) -> Mapping[str, str]:
+        """What a float checkpoint calls the tensors here, by their names here; "" for one that it does not have."""
+        return {} if self.number is not None else {self.own: self.origin}
+
+    def real(self) -> Tensor:
+        """The constant as it is trained, in the form in which it is kept, in float64."""
+        value = self._parameters.get(self.own) if self.own in self._parameters else self._buffers.get(self.own)
+        if value is None:
+            value = torch.full(
+                (), self.number or 0.0, dtype=torch.float64, device=None if self.cast.frac_bits is None else self.cast.frac_bits.device
+            )
+        value = value.double()
+        value = self.factor / value if self.inverted else value if self.factor == 1.0 else value * self.factor
+        return value.reshape(self.form)
+
+    def initialize(self, beside: Bounds | None) -> None:
+        """``beside``: what it is added to; None for a factor."""
+        most = None if beside is None else finest(beside) + _SPARE
+        self.cast.initialize(self.real().detach(), most=most)
+
+    def forward(self) -> QTensor:
+        """The constant as the hardware sees it."""
+        return self.cast(self.real())  # type: ignore[no-any-return]
+
+    def const(self, where: str, *, negated: bool = False) -> Const:
+        """The same for the graph."""
+        value = self().value
+        rows = self.form[0] if self.form else 1
+        grids = self.cast.channel_grids(rows) if self.form else None
+        return constant(-value if negated else value, where, grids)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Its mean along all axes but the channels, and that of its square: of one entry, or one for each channel."""
+        value = self().value.detach().double()
+        rows = value.reshape(self.form[0], -1) if self.form else value.reshape(1, 1)
+        return rows.mean(1), rows.square().mean(1)
+
+
+def _exact_grid(values: Tensor, spec: Spec) -> int | None:
+    """The grid on which the word length holds the values exactly."""
+    const = Const.of(values.detach().cpu().numpy())
+    hull, held_by = const.interval.hull, spec.type(signed=bool(spec.signed))
+    if not isinstance(const.frac_bits, int) or abs(const.frac_bits) > 100:
+        return None
+    return const.frac_bits if held_by.min_raw <= hull.lo and hull.hi <= held_by.max_raw else None
+
+
+def rounded(number: float, spec: Spec) -> Const:
+    """A number as a constant: itself where the word length of the spec holds it, else the nearest that it holds, by the significant bits."""
+    exact = Const.of(number)
+    width = spec.width - 1  # without a sign
+    if abs(int(exact.raw)) < 1 << width:
+        return exact
+    _, exponent = math.frexp(abs(number))
+    grid = max(width, 1) - exponent
+    return Const.of(math.ldexp(round(math.ldexp(number, grid)), -grid))
+
+
+def power_of_two(number: float) -> tuple[int, int] | None:
+    """(sign, exponent) of plus or minus a power of two."""
+    mantissa, exponent = math.frexp(abs(number))
+    return (1 if number > 0 else -1, exponent - 1) if mantissa == 0.5 else None
