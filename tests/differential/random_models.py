@@ -170,7 +170,25 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
 _ANY_KINDS = ["max", "min", "times", "plus", "clamp", "steep", "where", "reduce", "spread"]
 _VECTOR_KINDS = [*_ANY_KINDS, "linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
 _WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
-_SEQUENCE_KINDS = [*_ANY_KINDS, *_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "table", "linear", "product"]
+_SEQUENCE_KINDS = [
+    *_ANY_KINDS,
+    *_WINDOWS,
+    "norm",
+    "relu",
+    "frelu",
+    "relu6",
+    "leaky",
+    "add",
+    "sub",
+    "mul",
+    "square",
+    "abs",
+    "cat",
+    "pad",
+    "table",
+    "linear",
+    "product",
+]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
 _MANY_AXES_KINDS = [
     *_ANY_KINDS,

@@ -118,7 +118,6 @@ def _conv(call: Call) -> Layers:
     return [*parts, Part(layer, (parts[-1] if parts else 0,))]
 
 
-
 def _functional(call: Call) -> Layers:
     """F.conv1d and its kin, by tensors that the model holds."""
     source = weights_of(call, call.arguments.get("weight"), call.arguments.get("bias"))
