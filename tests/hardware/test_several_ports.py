@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support import bounded
 from support.bundles import build_bundle
 
 from qfx.cli import main
@@ -18,13 +19,15 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import OUT, Schedule
 from qfx.hardware.project import csim
+from qfx.hardware.project.execute import put_together
 from qfx.hardware.project.project import read_project, write_project
 from qfx.hardware.timing.fifo import plan
 from qfx.ir.graph import OUTPUTS_KEY, Graph, Node
 from qfx.ir.interpret import quantize_inputs, run_from_raws, run_raws
+from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, Const
 from qfx.operators import Add, Cast, Concat, Conv, Input, Linear, Mul, Relu, Reshape
-from qfx.testing import adversarial_feeds, assert_bit_exact
+from qfx.testing import adversarial_feeds, assert_bit_exact, random_graph
 from qfx.trace import locate
 from qfx.verify import verify
 
@@ -181,3 +184,32 @@ def test_the_commands_take_and_give_arrays_by_name(tmp_path: Path) -> None:
     assert runner.invoke(main, ["report", project, "--data", str(tmp_path / "x.npz")]).exit_code == 0
     refused = runner.invoke(main, ["verify", model, project, "--data", str(tmp_path / "one.npz")])
     assert (refused.exit_code, "the model has the inputs a, b" in refused.output) == (2, True)
+
+
+def test_bounded_fifos_pass_frames_of_inputs_that_wait_for_nothing(tmp_path: Path) -> None:
+    """With the depths chosen nothing deadlocks, and every process takes the turns that its program says."""
+    graphs = [make() for make in GRAPHS]
+    designs = [plan(lower(graph, Schedule())).design for graph in graphs]
+    compiled = bounded.build(designs, tmp_path)
+    for index, graph in enumerate(graphs):
+        x = quantize_inputs(graph, data(graph, 6))
+        found = compiled.run(index, put_together(list(x.values())))
+        for raw, expected in zip(found.outputs, run_from_raws(graph, x), strict=True):
+            assert_bit_exact(raw, expected, names=("bounded simulation", f"interpreter, {graph.name}"))
+        assert bounded.differences(designs[index], found) == []
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_random_models_of_two_inputs_and_outputs(tmp_path: Path, fast: bool) -> None:
+    graphs = [optimize(random_graph(np.random.default_rng(seed), several=True)) for seed in range(10)]
+    assert sum(len(graph.inputs) == 2 for graph in graphs) >= 3
+    assert sum(len(graph.outputs) == 2 for graph in graphs) >= 8
+    bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, fast=fast)
+    for index, graph in enumerate(graphs):
+        x = data(graph)
+        model = tmp_path / f"{index}.onnx"
+        save(graph, model)
+        assert [row.differing_values for row in verify(model, x)] == [0]
+        raws = quantize_inputs(graph, x)
+        for found, expected in zip(bundle.run_from_raws(index, list(raws.values())), run_from_raws(graph, raws), strict=True):
+            assert_bit_exact(found, expected, names=("C simulation", f"interpreter, graph {index}"))
