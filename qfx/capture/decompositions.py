@@ -53,6 +53,11 @@ def _slice(input: Tensor, dim: int = 0, start: int | None = None, end: int | Non
     return input[_at(dim % input.dim(), slice(start, end, step))]
 
 
+def _index(input: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """ATen's form of an index by lists."""
+    return input[tuple(slice(None) if index is None else index for index in indices)]
+
+
 def _narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     return _slice(input, dim, start, start + length)
 
@@ -303,6 +308,7 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "tensor_split": _tensor_split,
     "unbind": _unbind,
     "slice": _slice,
+    "index": _index,
     "narrow": _narrow,
     "stack": _stack,
     "max": _extreme("max"),

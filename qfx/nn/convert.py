@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
@@ -85,7 +86,21 @@ def _copied(model: nn.Module) -> nn.Module:
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
+    _as_they_are(source)
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
+
+
+def _as_they_are(model: nn.Module) -> None:
+    """Give layers whose weight is computed of others, by weight or spectral normalization say, that weight as a parameter: it is what is trained."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if type(hook).__name__ == "WeightNorm":
+                torch.nn.utils.remove_weight_norm(module, hook.name)  # type: ignore[attr-defined]
+            elif type(hook).__name__ == "SpectralNorm":
+                torch.nn.utils.remove_spectral_norm(module, hook.name)  # type: ignore[attr-defined]
 
 
 def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> QuantizedModel:

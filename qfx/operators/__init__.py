@@ -32,11 +32,11 @@ from qfx.operators.matmul import MatMul as MatMul
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
-from qfx.operators.prelu import PRelu as PRelu
 from qfx.operators.reduce import ReduceMax as ReduceMax
 from qfx.operators.reduce import ReduceMin as ReduceMin
 from qfx.operators.reduce import ReduceSum as ReduceSum
 from qfx.operators.relu import LeakyRelu as LeakyRelu
+from qfx.operators.relu import PRelu as PRelu
 from qfx.operators.relu import Relu as Relu
 from qfx.operators.reshape import Reshape as Reshape
 from qfx.operators.reshape import Transpose as Transpose
