@@ -141,8 +141,8 @@ class Operator:
 
 
 def travelling_channels(graph: Graph, node: Node) -> int:
-    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels. Pointwise operators
-    leave it as it comes."""
+    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels. Pointwise
+    operators leave it as it comes."""
     channels = graph.infos[node.name].shape[0]
     while node.op.reads != 0:
         source = graph.node(node.inputs[0])
