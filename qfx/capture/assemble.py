@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,10 @@ from qfx.recipe import Recipe
 Pads = Sequence[tuple[int, int]]
 """(before, after) for each spatial axis."""
 
-_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
-_TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
-_NORM: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
-_AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.BatchNorm1d, nn.BatchNorm2d)
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_AFFINE = (nn.Linear, *_CONV.values(), *_TRANSPOSED.values(), nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ZERO_PAD: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d}
 
 
@@ -89,15 +89,18 @@ class Assembly:
     ``name`` in its methods is a dotted path, made unique. All of them raise UnsupportedError with that name for what qfx has no layer for.
     """
 
-    def __init__(self, example: Tensor) -> None:
+    def __init__(self, example: Tensor | Mapping[str, Tensor]) -> None:
+        """``example``: the one input, or several by the names of the module's arguments."""
         self.root, self.graph = nn.Module(), fx.Graph()
-        self.input = Value(self.graph.placeholder("x"), example)
+        examples = {"x": example} if isinstance(example, Tensor) else example
+        self.inputs = {name: Value(self.graph.placeholder(name), data) for name, data in examples.items()}
+        self.input = next(iter(self.inputs.values()))
         self._leaves: set[str] = set()
-        self._held: list[str] = []
         self._sliced: dict[fx.Node, tuple[Value, list[slice]]] = {}
 
-    def finish(self, result: Value, name: str) -> fx.GraphModule:
-        self.graph.output(result.node)
+    def finish(self, result: Value | Mapping[str, Value], name: str) -> fx.GraphModule:
+        """The module; it returns a tensor, or a dict of them by name."""
+        self.graph.output(result.node if isinstance(result, Value) else {key: value.node for key, value in result.items()})
         module = AnyNameModule(self.root, self.graph, class_name=re.sub(r"\W", "_", name) or "Model").eval()
         module.graph.eliminate_dead_code()
         module.recompile()
@@ -113,10 +116,47 @@ class Assembly:
         """What ``quantize`` would refuse in the operations that were added. To be called when the graph is of no further use."""
         self.graph.output(list(self.graph.nodes)[-1])
         try:
-            found = blockers(capture(AnyNameModule(self.root, self.graph).eval(), self.input.data), Recipe())
+            found = blockers(capture(AnyNameModule(self.root, self.graph).eval(), self._example()), Recipe())
         except QfxError:
             return ()
         return tuple(error for error in found if not error.where.startswith(_ZEROS) and error.where != "output")
+
+    def _example(self) -> Any:
+        return self.input.data if len(self.inputs) == 1 else {name: value.data for name, value in self.inputs.items()}
+
+    def constant(self, name: str, value: Tensor) -> Value:
+        """Numbers that the module holds: a parameter if they are floating-point, else a buffer."""
+        holder, leaf = nn.Module(), "value"
+        if value.is_floating_point():
+            holder.register_parameter(leaf, nn.Parameter(value.clone()))
+        else:
+            holder.register_buffer(leaf, value.clone())
+        return Value(self.graph.get_attr(f"{self._attach(name, holder)}.{leaf}"), value)
+
+    def batch(self) -> Value:
+        """The number of samples that the module is called with."""
+        sizes = self.graph.call_function(getattr, (self.input.node, "shape"))
+        return Value(self.graph.call_function(operator.getitem, (sizes, 0)), self.input.data.shape[0])  # type: ignore[arg-type]
+
+    def absorbed(self, x: Value, scale: Tensor | None, shift: Tensor | None) -> Value | None:
+        """``x * scale + shift`` in the weights of the layer that gives ``x``, which nothing else may read; None if the constants are not one number,
+        or one for each output of that layer."""
+        axis = x.data.dim() - 1 if isinstance(x.layer, nn.Linear) else 1
+        shape = [1] * x.data.dim()
+        shape[axis] = x.data.shape[axis]
+        rows: list[Tensor | None] = []
+        for constant in (scale, shift):
+            aligned = None if constant is None else constant.float()[(None,) * (x.data.dim() - constant.dim())]
+            if aligned is not None and (aligned.dim() != x.data.dim() or tuple(aligned.shape) not in (tuple(shape), (1,) * x.data.dim())):
+                return None
+            rows.append(None if aligned is None else aligned.expand(shape))
+        if x.layer is None:
+            return None
+        factors, offsets = rows
+        with torch.no_grad():
+            _absorb(x.layer, *(None if row is None else row.reshape(-1).clone() for row in rows))
+            data = x.data if factors is None else x.data * factors
+            return Value(x.node, data if offsets is None else data + offsets, x.layer)
 
     def layer(self, name: str, module: nn.Module, x: Value) -> Value:
         """Call ``module``, placed at ``name``."""
@@ -127,18 +167,11 @@ class Assembly:
         weighted = isinstance(module, _AFFINE)
         return Value(self.graph.call_module(path, (x.node,)), data, module if weighted else None)
 
-    def constant(self, name: str, values: Tensor) -> Value:
-        """A tensor that the module holds."""
-        path = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_constant_{len(self._held)}"
-        self._held.append(path)
-        self.root.register_buffer(path, values, persistent=False)
-        return Value(self.graph.get_attr(path), values)
-
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of torch; Values among the arguments stand for their tensors. A list of Values for one that gives several."""
-        nodes, data = _each(args, lambda value: value.node), _each(args, lambda value: value.data)
-        result = self._tried(name, function, *data, **kwargs)
-        node = self.graph.call_function(function, tuple(nodes), kwargs)
+        nodes, data = (_each([args, kwargs], take) for take in (lambda value: value.node, lambda value: value.data))
+        result = self._tried(name, function, *data[0], **data[1])
+        node = self.graph.call_function(function, tuple(nodes[0]), nodes[1])
         if isinstance(result, Tensor):
             return Value(node, result)
         return [Value(self.graph.call_function(operator.getitem, (node, place)), part) for place, part in enumerate(result)]
@@ -147,7 +180,7 @@ class Assembly:
         self, name: str, x: Value, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pads: Pads, dilation: Sequence[int], groups: int
     ) -> Value:
         if x.rank not in _CONV or weight.dim() != x.data.dim():
-            raise UnsupportedError(f"convolution over {x.rank} axes", where=name, remedy="use Conv1d or Conv2d")
+            raise UnsupportedError(f"convolution over {x.rank} axes", where=name, remedy="use Conv1d, Conv2d or Conv3d")
         x, padding = self._padded(name, x, pads)
         module = _CONV[x.rank](
             weight.shape[1] * groups, weight.shape[0], tuple(weight.shape[2:]), tuple(stride), padding, tuple(dilation), groups, bias is not None
@@ -167,9 +200,7 @@ class Assembly:
         groups: int,
     ) -> Value:
         if x.rank not in _TRANSPOSED or any(before != after for before, after in pads):
-            raise UnsupportedError(
-                "a transposed convolution over other than 1 or 2 axes, or with unequal pads", where=name, remedy="pad both sides alike"
-            )
+            raise UnsupportedError("a transposed convolution over more than 3 axes, or with unequal pads", where=name, remedy="pad both sides alike")
         module = _TRANSPOSED[x.rank](
             weight.shape[0],
             weight.shape[1] * groups,
@@ -191,7 +222,7 @@ class Assembly:
 
     def batch_norm(self, name: str, x: Value, scale: Tensor | None, shift: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Value:
         if x.rank not in _NORM:
-            raise UnsupportedError(f"BatchNorm over {x.rank} axes", where=name, remedy="use BatchNorm1d or BatchNorm2d")
+            raise UnsupportedError(f"BatchNorm over {x.rank} axes", where=name, remedy="use BatchNorm1d, BatchNorm2d or BatchNorm3d")
         module = _NORM[x.rank](len(mean), eps=eps)
         with torch.no_grad():
             module.running_mean.copy_(mean)
@@ -294,6 +325,8 @@ class Assembly:
 def _each(arguments: Any, take: Callable[[Value], Any]) -> Any:
     if isinstance(arguments, Value):
         return take(arguments)
+    if isinstance(arguments, dict):
+        return {key: _each(part, take) for key, part in arguments.items()}
     return type(arguments)(_each(part, take) for part in arguments) if isinstance(arguments, list | tuple) else arguments
 
 
@@ -321,7 +354,7 @@ def _per_channel(name: str, constant: Tensor, x: Tensor) -> Tensor:
 def _absorb(layer: Any, factors: Tensor | None, offsets: Tensor | None) -> None:
     """Let the layer compute ``y * factors + offsets`` in place of ``y``."""
     if factors is not None:
-        norm = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
+        norm = isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
         layer.weight.copy_(layer.weight * (factors if norm else along_outputs(layer, factors)))
         if layer.bias is not None:
             layer.bias.copy_(layer.bias * factors)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import keyword
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,35 +20,90 @@ from torch import Tensor, fx, nn
 
 from qfx import formats
 from qfx.capture.assemble import Assembly, Blockers, Value
-from qfx.capture.onnx_operators import HANDLERS, Node
+from qfx.capture.inputs import Inputs
+from qfx.capture.onnx.node import Node
+from qfx.capture.onnx_operators import HANDLERS
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 
 Array = npt.NDArray[Any]
 
+_TYPES = {
+    onnx.TensorProto.FLOAT: torch.float32,
+    onnx.TensorProto.UINT8: torch.uint8,
+    onnx.TensorProto.INT8: torch.int8,
+    onnx.TensorProto.INT32: torch.int32,
+    onnx.TensorProto.INT64: torch.int64,
+}
+"""Of inputs."""
+
 TOLERANCE = 1e-3
 """Of the greatest output: how far the module may be from ONNX Runtime, which sums in another order."""
 
 
-def from_onnx(path: Path, example: Tensor) -> fx.GraphModule:
-    """The float ONNX model at ``path`` as a module of torch layers, in evaluation mode, that gives what ONNX Runtime gives on ``example``.
+def from_onnx(path: Path, example: Any) -> fx.GraphModule:
+    """The float ONNX model at ``path`` as a module of torch layers and functions, in evaluation mode, that gives what ONNX Runtime gives on
+    ``example``: a tensor, or several in the order of the file's inputs or by their names.
 
-    Layers are called after their weights (``conv1.weight`` makes ``conv1``) or after the ONNX node. A fixed batch in the file does not bind the
-    module.
-    Raises ModelFileError for a file that is no ONNX model, UnsupportedError for operators or attributes without a layer, which lists all of
+    Its arguments have the names of the file's inputs; it returns one tensor, or a dict by the names of the file's outputs. Layers are called after
+    their weights (``conv1.weight`` makes ``conv1``) or after the ONNX node. A fixed batch in the file does not bind the module.
+    Raises ModelFileError for a file that is no ONNX model, UnsupportedError for operators or attributes that torch has not, which lists all of
     them with node and remedy, DataError for an example of the wrong shape.
     """
     model = _read(path)
     expected_of = _onnx_runtime(path)  # which also finds whatever is wrong with the file
-    inputs = [value for value in model.graph.input if value.name not in {tensor.name for tensor in model.graph.initializer}]
-    if len(inputs) != 1 or len(model.graph.output) != 1:
+    held = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in held]
+    if not inputs or not model.graph.output:
         raise UnsupportedError(
-            f"has {len(inputs)} inputs and {len(model.graph.output)} outputs", where=str(path), remedy="give a model with one of each"
+            f"has {len(inputs)} inputs and {len(model.graph.output)} outputs", where=str(path), remedy="give a model with some of each"
         )
-    batch = _check_shape(inputs[0], example, path)
-    module = _Reader(model, inputs[0].name, example[: batch or 2] if batch != 1 else example[:1]).read(path.stem)
-    _check_same(module, expected_of, path, example, batch)
+    feeds = _feeds(inputs, example, path)
+    batches = {_check_shape(value, feeds[value.name], path) for value in inputs} - {None}
+    batch = max(batches, key=lambda size: size or 0) if batches else None
+    rows = {name: data[: batch or 2] for name, data in feeds.items()}
+    module = _Reader(model, rows).read(path.stem)
+    _check_same(module, expected_of, path, feeds, batch)
     return module
+
+
+def argument(name: str) -> str:
+    """The name of an argument of the module for that of an input of the file."""
+    found = re.sub(r"\W", "_", name) or "x"
+    return f"_{found}" if found[0].isdigit() or keyword.iskeyword(found) or found == "self" else found
+
+
+def _feeds(inputs: list[onnx.ValueInfoProto], example: Any, path: Path) -> dict[str, Tensor]:
+    """The example by the names of the file's inputs, in the types that the file takes."""
+    if isinstance(example, Inputs):
+        example = dict(example.kwargs) if example.kwargs else example.args
+    names = [value.name for value in inputs]
+    if isinstance(example, Mapping):
+        known = {argument(name): name for name in names} | {name: name for name in names}
+        given = {known.get(name, name): data for name, data in example.items()}
+    else:
+        parts = [example] if isinstance(example, Tensor) else list(example)
+        given = dict(zip(names, parts, strict=False)) if len(parts) <= len(names) else {}
+    if set(given) != set(names):
+        raise DataError(
+            f"the model takes {len(names)} inputs: {', '.join(names)}", where="calibration data", remedy="give each of them, by name or in order"
+        )
+    if len({len(data) for data in given.values()}) > 1:
+        told = ", ".join(f"{name} {len(data)}" for name, data in given.items())
+        raise DataError(f"inputs of different batch sizes: {told}", where="calibration data", remedy="give as many samples of each input")
+    return {value.name: _typed(value, given[value.name], path) for value in inputs}
+
+
+def _typed(declared: onnx.ValueInfoProto, data: Tensor, path: Path) -> Tensor:
+    kind = declared.type.tensor_type.elem_type
+    if kind not in _TYPES:
+        raise UnsupportedError(
+            f"its input {declared.name!r} is not float32", where=str(path), remedy="give the float model, without quantization at its input"
+        )
+    result = data.to(_TYPES[kind])
+    if not _TYPES[kind].is_floating_point and not torch.equal(result.double(), data.double()):
+        raise DataError(f"the input {declared.name!r} takes whole numbers", where="calibration data", remedy="save integers")
+    return result
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -68,8 +125,6 @@ def _check_shape(declared: onnx.ValueInfoProto, example: Tensor, path: Path) -> 
     dims = declared.type.tensor_type.shape.dim
     sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in dims]
     shape = tuple(example.shape)
-    if declared.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise UnsupportedError("its input is not float32", where=str(path), remedy="give the float model, without quantization at its input")
     if not sizes:
         return None
     if len(sizes) != len(shape) or any(size not in (None, have) for size, have in zip(sizes[1:], shape[1:], strict=True)):
@@ -82,7 +137,7 @@ def _check_shape(declared: onnx.ValueInfoProto, example: Tensor, path: Path) -> 
     return sizes[0]
 
 
-def _onnx_runtime(path: Path) -> Callable[[Tensor], Array]:
+def _onnx_runtime(path: Path) -> Callable[[Mapping[str, Tensor]], list[Array]]:
     """What ONNX Runtime makes of inputs. Raises ModelFileError for a file that it does not take."""
     import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 
@@ -93,9 +148,9 @@ def _onnx_runtime(path: Path) -> Callable[[Tensor], Array]:
     except Exception as error:  # onnxruntime's own kinds
         raise _does_not_run(path, error) from error
 
-    def run(x: Tensor) -> Array:
+    def run(feeds: Mapping[str, Tensor]) -> list[Array]:
         try:
-            result: Array = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+            result: list[Array] = session.run(None, {name: data.numpy() for name, data in feeds.items()})
         except Exception as error:  # onnxruntime's own kinds
             raise _does_not_run(path, error) from error
         return result
@@ -108,33 +163,45 @@ def _does_not_run(path: Path, error: Exception) -> ModelFileError:
     return ModelFileError(f"does not run under ONNX Runtime: {message}", where=str(path), remedy="export it again")
 
 
-def _check_same(module: nn.Module, expected_of: Callable[[Tensor], Array], path: Path, example: Tensor, batch: int | None) -> None:
+def _check_same(
+    module: nn.Module, expected_of: Callable[[Mapping[str, Tensor]], list[Array]], path: Path, feeds: Mapping[str, Tensor], batch: int | None
+) -> None:
     """Refuse a module that gives something else than the file under ONNX Runtime."""
-    parts = [example] if batch is None else list(torch.split(example[: len(example) // batch * batch], batch))
-    expected = np.concatenate([expected_of(part) for part in parts])
+    count = len(next(iter(feeds.values())))
+    starts = [0] if batch is None else range(0, count // batch * batch, batch)
+    runs = [expected_of({name: data[start : start + (batch or count)] for name, data in feeds.items()}) for start in starts]
     with torch.no_grad():
-        found = module(example[: len(expected)]).numpy()
-    scale = float(np.abs(expected).max())
+        result = module(*(data[: len(starts) * (batch or count)] for data in feeds.values()))
+    found = list(result.items()) if isinstance(result, dict) else [("", result)]
+    for (name, value), *parts in zip(found, *runs, strict=True):
+        _check_output(f" as {name!r}" if name else "", value.numpy(), np.concatenate([np.atleast_1d(part) for part in parts]), path)
+
+
+def _check_output(name: str, found: Array, expected: Array, path: Path) -> None:
+    scale = float(np.abs(expected).max()) if expected.size else 0.0
     if found.shape != expected.shape or not np.allclose(found, expected, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
         what = (
             f"shape {found.shape} in place of {expected.shape}"
             if found.shape != expected.shape
-            else f"up to {np.abs(found - expected).max():.3g} else"
+            else f"up to {np.abs(found.astype(float) - expected).max():.3g} else"
         )
         raise UnsupportedError(
-            f"the module made of it gives {what}", where=str(path), remedy="please report this defect; or use the PyTorch module with --checkpoint"
+            f"the module made of it gives {what}{name}",
+            where=str(path),
+            remedy="please report this defect; or use the PyTorch module with --checkpoint",
         )
 
 
 class _Reader:
     """Walks through an ONNX graph. ``values`` holds a Value for what depends on the input and an array for what does not."""
 
-    def __init__(self, model: onnx.ModelProto, input_name: str, example: Tensor) -> None:
-        self.model, self.graph, self.input_name = model, model.graph, input_name
-        self.assembly = Assembly(example)
+    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Tensor]) -> None:
+        self.model, self.graph, self.feeds = model, model.graph, feeds
+        self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+        self.assembly = Assembly({argument(name): data for name, data in feeds.items()})
         self.blockers = Blockers()
         self.values: dict[str, Value | Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
-        self.values[input_name] = self.assembly.input
+        self.values |= {name: self.assembly.inputs[argument(name)] for name in feeds}
         self.uses: dict[str, int] = {}
         for name in [name for node in self.graph.node for name in node.input] + [value.name for value in self.graph.output]:
             self.uses[name] = self.uses.get(name, 0) + 1
@@ -144,15 +211,19 @@ class _Reader:
             with self.blockers.at(partial(self._stand_in, node)):
                 self._node(node)
         self.blockers.check(self.assembly, name)
-        result = self.values[self.graph.output[0].name]
-        if not isinstance(result, Value):
-            raise UnsupportedError("its output does not depend on the input", where=name, remedy="give a model that computes something")
-        return self.assembly.finish(result, name)
+        results: dict[str, Value] = {}
+        for output in self.graph.output:
+            value = self.values[output.name]
+            if not isinstance(value, Value):
+                what = f"its output {output.name!r} does not depend on the input"
+                raise UnsupportedError(what, where=name, remedy="give a model that computes something")
+            results[output.name] = value
+        return self.assembly.finish(next(iter(results.values())) if len(results) == 1 else results, name)
 
     def _node(self, proto: onnx.NodeProto) -> None:
         where = proto.name or f"{proto.op_type} that gives {proto.output[0]!r}"
         arguments = [self.values[name] if name else None for name in proto.input]
-        if not any(isinstance(argument, Value) for argument in arguments) or proto.op_type == "Shape":
+        if not any(isinstance(value, Value) for value in arguments) or proto.op_type in ("Shape", "Size"):
             self._constant(proto, arguments, where)
             return
         handler = HANDLERS.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
@@ -160,7 +231,7 @@ class _Reader:
             remedy = plain_remedy(proto.op_type, "replace it by a supported layer, or cut the model before it")
             what = f"the operator {proto.op_type} has no fixed-point form in qfx"
             raise UnsupportedError(what, where=where, remedy=f"{remedy} (docs/ptq.md lists the operators)")
-        results = handler(Node(self.assembly, proto, where, arguments, self.uses))
+        results = handler(Node(self.assembly, proto, where, arguments, self.uses, self.opset))
         for name, value in zip(proto.output, results if isinstance(results, list) else [results], strict=False):
             self.values[name] = value
 
@@ -179,8 +250,8 @@ class _Reader:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         for value in model.graph.input:
-            if value.name == self.input_name:
-                value.CopyFrom(helper.make_tensor_value_info(self.input_name, onnx.TensorProto.FLOAT, tuple(self.assembly.input.data.shape)))
+            if value.name in self.feeds:
+                value.CopyFrom(helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, tuple(self.feeds[value.name].shape)))
         del model.graph.value_info[:]
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
@@ -197,7 +268,7 @@ class _Reader:
 
     def _constant(self, proto: onnx.NodeProto, arguments: list[Value | Array | None], where: str) -> None:
         """Carry out what depends on no data. Shapes are those on the example; what becomes of its batch, ``Assembly.reshape`` sees to."""
-        arrays = [argument.data.numpy() if isinstance(argument, Value) else argument for argument in arguments]
+        arrays = [value.data.numpy() if isinstance(value, Value) else value for value in arguments]
         feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if array is not None}
         graph = helper.make_graph(
             [proto],

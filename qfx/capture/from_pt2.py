@@ -206,6 +206,8 @@ class _Reader:
             return _DTYPES[value]
         if kind in ("as_device", "as_layout", "as_memory_format"):
             return None
+        if kind == "as_optional_tensors":
+            return [self._argument(entry) for entry in value]
         if kind == "as_sym_int":
             return self._integer(value)
         if kind == "as_sym_ints":
@@ -252,4 +254,5 @@ def _tensor_names(arguments: list[Any]) -> list[str]:
     for argument in arguments:
         found += [argument["as_tensor"]["name"]] if "as_tensor" in argument else []
         found += [entry["name"] for entry in argument.get("as_tensors", [])]
+        found += _tensor_names(argument.get("as_optional_tensors", []))
     return found

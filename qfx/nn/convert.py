@@ -96,6 +96,10 @@ def _as_they_are(model: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                value = getattr(module, name)
+                if not isinstance(value, nn.Parameter):  # torch leaves a buffer where gradients are off
+                    delattr(module, name)
+                    module.register_parameter(name, nn.Parameter(value.detach().clone()))
         for hook in list(module._forward_pre_hooks.values()):
             if type(hook).__name__ == "WeightNorm":
                 torch.nn.utils.remove_weight_norm(module, hook.name)  # type: ignore[attr-defined]

@@ -1,0 +1,285 @@
+"""ONNX operators that move numbers. The batch may lie on another axis between two transpositions: these are then made one, or gone round."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from qfx.capture.assemble import Value
+from qfx.capture.onnx.node import Handler, Node
+
+
+def permute(node: Node, x: Value, perm: Sequence[int]) -> Value:
+    """Two permutations in a row are one, and none if nothing moves."""
+    source, first = _unpermuted(x)
+    whole = [first[axis] for axis in perm]
+    return source if whole == sorted(whole) else node.call(torch.permute, source, tuple(whole))
+
+
+def _unpermuted(x: Value) -> tuple[Value, list[int]]:
+    if x.node.target is not torch.permute:
+        return x, list(range(x.data.dim()))
+    perm: list[int] = list(x.node.args[1])  # type: ignore[arg-type]
+    return Value(x.node.args[0], x.data.permute(tuple(np.argsort(perm)))), perm  # type: ignore[arg-type]
+
+
+def reshape(node: Node, x: Value, shape: Sequence[int]) -> Value:
+    """To ``shape`` on the example; of other batches the axis differs that the batch is on."""
+    wanted = list(torch.empty(x.data.shape, device="meta").reshape(tuple(shape)).shape)
+    if wanted == list(x.data.shape):
+        return x
+    source, perm = _unpermuted(x)
+    at = perm.index(0)
+    if at and wanted[: at + 1] == list(x.data.shape[: at + 1]):  # the batch is on an axis that stays
+        front = [at, *(axis for axis in range(x.data.dim()) if axis != at)]
+        moved = reshape(node, permute(node, x, front), [wanted[at], *wanted[:at], *wanted[at + 1 :]])
+        return permute(node, moved, [*range(1, at + 1), 0, *range(at + 1, len(wanted))])
+    if at and source.data.numel() and [size for size in wanted if size != 1] == [size for size in x.data.shape if size != 1]:
+        return _ones(node, x, wanted)
+    if wanted and wanted[0] == x.data.shape[0] and len(wanted) == 2:
+        return node.call(torch.flatten, x, 1)
+    samples = node.make.input.data.shape[0]
+    axis = 0 if not wanted or wanted[0] % samples == 0 or samples not in wanted else wanted.index(samples)
+    return node.call(torch.reshape, x, tuple(-1 if place == axis else size for place, size in enumerate(wanted)))
+
+
+def _ones(node: Node, x: Value, wanted: Sequence[int]) -> Value:
+    """Take out and put in axes of one number, before the permutation in place of behind it."""
+    source, perm = _unpermuted(x)
+    keep = [axis for axis in perm if source.data.shape[axis] != 1 or axis == 0]
+    order = sorted(keep)
+    small = reshape(node, source, [source.data.shape[axis] for axis in order])
+    result = permute(node, small, [order.index(axis) for axis in keep])
+    for axis, size in enumerate(wanted):
+        if axis >= result.data.dim() or result.data.shape[axis] != size:
+            result = node.call(torch.unsqueeze, result, axis)
+    return result
+
+
+def _reshape(node: Node) -> Value:
+    wanted, x = node.numbers(1, "shape") or [], node.x()
+    if not node.integer("allowzero", 0):
+        wanted = [x.data.shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
+    return reshape(node, x, wanted)
+
+
+def _flatten(node: Node) -> Value:
+    x = node.x()
+    return reshape(node, x, (math.prod(x.data.shape[: node.integer("axis", 1) % (x.data.dim() + 1)]), -1))
+
+
+def _squeeze(node: Node) -> Value:
+    axes, x = node.axes(), node.x()
+    gone = [axis for axis, size in enumerate(x.data.shape) if size == 1 and axis] if axes is None else axes
+    source, perm = _unpermuted(x)
+    at = perm.index(0)
+    if at and at not in gone:  # before the permutation
+        left = [axis for place, axis in enumerate(perm) if place not in gone]
+        small = reshape(node, source, [size for axis, size in enumerate(source.data.shape) if axis in left])
+        return permute(node, small, [sorted(left).index(axis) for axis in left])
+    return reshape(node, x, [size for axis, size in enumerate(x.data.shape) if axis not in gone])
+
+
+def _unsqueeze(node: Node) -> Value:
+    x, axes = node.x(), node.numbers(1, "axes") or []
+    shape = list(x.data.shape)
+    for axis in sorted(axis % (len(shape) + len(axes)) for axis in axes):
+        shape.insert(axis, 1)
+        x = node.call(torch.unsqueeze, x, axis)
+    return x
+
+
+def _transpose(node: Node) -> Value:
+    return permute(node, node.x(), node.ints("perm", tuple(reversed(range(node.x().data.dim())))))
+
+
+def _concat(node: Node) -> Value:
+    parts = [node.sample_wise(index) for index in range(len(node.arguments))]
+    return node.call(torch.cat, parts, node.integer("axis", 1))
+
+
+def _slice(node: Node) -> Value:
+    starts, stops, axes, steps = node.numbers(1, "starts"), node.numbers(2, "ends"), node.numbers(3, "axes"), node.numbers(4)
+    x = node.x()
+    if starts is None or stops is None:
+        raise node.refuse("no bounds", "export it again")
+    axes = list(range(len(starts))) if axes is None else axes
+    for number, (axis, start, stop, step) in enumerate(zip(axes, starts, stops, steps or [1] * len(starts), strict=True)):
+        name = f"{node.name}_{number}" if number else node.name
+        if step > 0:
+            x = node.make.slice(name, x, axis, start, stop, step)
+            continue
+        places = list(range(*slice(start, stop if stop >= -(2**31) else None, step).indices(x.data.shape[axis])))
+        if places == list(range(x.data.shape[axis]))[::-1]:
+            x = node.make.call(name, torch.flip, x, (axis,))
+        else:
+            x = node.make.call(name, torch.index_select, x, axis, node.make.constant(f"{name}_places", torch.tensor(places)))
+    return x
+
+
+def _split(node: Node) -> list[Value]:
+    x, axis, count = node.x(), node.integer("axis", 0), len(node.proto.output)
+    sizes, total = node.numbers(1, "split"), node.x().data.shape[node.integer("axis", 0)]
+    size = math.ceil(total / count)
+    lengths = [min(size, total - size * place) for place in range(count)] if sizes is None else sizes
+    ends = np.cumsum(lengths)
+    return [
+        node.make.slice(f"{node.name}_{i}", x, axis, int(end - size), int(end), 1) for i, (end, size) in enumerate(zip(ends, lengths, strict=True))
+    ]
+
+
+def _gather(node: Node) -> Value:
+    axis = node.integer("axis", 0)
+    if isinstance(node.arguments[1], Value):  # rows of a table
+        table = node.tensor(0)
+        if table is None or axis % table.dim() or table.dim() != 2:
+            raise node.refuse("places that depend on data, in other than the rows of a table", "use an embedding (nn.Embedding)")
+        return node.make.layer(node.name, torch.nn.Embedding.from_pretrained(table, freeze=False), node.x(1))
+    x, places = node.x(), node.constant(1)
+    if places is None:
+        raise node.refuse("no places", "export it again")
+    axis, flat = axis % x.data.dim(), [int(place) for place in np.ravel(places)]
+    source, perm = _unpermuted(x)
+    if places.ndim == 0 and perm.index(0) not in (0, axis):  # before the permutation
+        small = node.call(torch.select, source, perm[axis], flat[0])
+        left = [each for place, each in enumerate(perm) if place != axis]
+        return permute(node, small, [sorted(left).index(each) for each in left])
+    if places.ndim == 0:
+        return node.call(torch.select, x, axis, flat[0])
+    flat = [place % x.data.shape[axis] for place in flat]
+    result = node.call(torch.index_select, x, axis, node.make.constant(f"{node.name}_places", torch.tensor(flat)))
+    shape = list(x.data.shape)
+    return result if places.ndim == 1 else reshape(node, result, [*shape[:axis], *places.shape, *shape[axis + 1 :]])
+
+
+def _gather_elements(node: Node) -> Value:
+    places = node.constant(1)
+    if places is None:
+        raise node.refuse("no places", "export it again")
+    x, axis = node.x(), node.integer("axis", 0)
+    index = node.sample_wise(1)
+    if (places < 0).any():
+        index = node.call(torch.remainder, index, x.data.shape[axis])
+    return node.call(torch.gather, x, axis, index)
+
+
+def _expand(node: Node) -> Value:
+    x, shape = node.x(), node.numbers(1) or []
+    sizes = list(torch.broadcast_shapes(tuple(x.data.shape), tuple(shape)))
+    if list(x.data.shape) == sizes:
+        return x
+    extra = len(sizes) - x.data.dim()
+    kept = [-1 if place >= extra and x.data.shape[place - extra] == size else size for place, size in enumerate(sizes)]
+    return node.call(torch.Tensor.expand, x, tuple(kept))
+
+
+def _tile(node: Node) -> Value:
+    times = node.numbers(1) or []
+    return node.x() if set(times) == {1} else node.call(torch.Tensor.repeat, node.x(), tuple(times))
+
+
+def _depth_to_space(node: Node) -> Value:
+    x, block = node.x(), node.integer("blocksize", 2)
+    if node.text("mode", "DCR") == "CRD":
+        return node.call(functional.pixel_shuffle, x, block)
+    channels = x.data.shape[1] // block**2
+    order = [s * channels + c for c in range(channels) for s in range(block**2)]
+    sorted_ = node.call(torch.index_select, x, 1, node.make.constant(f"{node.name}_places", torch.tensor(order)))
+    return node.call(functional.pixel_shuffle, sorted_, block)
+
+
+def _space_to_depth(node: Node) -> Value:
+    x, block = node.x(), node.integer("blocksize", 2)
+    channels = x.data.shape[1]
+    order = [c * block**2 + s for s in range(block**2) for c in range(channels)]
+    result = node.call(functional.pixel_unshuffle, x, block)
+    return node.call(torch.index_select, result, 1, node.make.constant(f"{node.name}_places", torch.tensor(order)))
+
+
+def _pad(node: Node) -> Value:
+    x = node.x()
+    flat, value, axes = node.numbers(1, "pads"), node.constant(2, "value"), node.numbers(3)
+    rank, mode = x.data.dim(), node.text("mode", "constant")
+    if flat is None:
+        raise node.refuse("no pads", "export it again")
+    wanted = list(range(rank)) if axes is None else [axis % rank for axis in axes]
+    pairs = [(0, 0)] * rank
+    for place, axis in enumerate(wanted):
+        pairs[axis] = flat[place], flat[place + len(wanted)]
+    if not any(side for pair in pairs for side in pair):
+        return x
+    fill = 0.0 if value is None else float(np.ravel(value)[0])
+    zeros = mode == "constant" and fill == 0.0 and pairs[:2] == [(0, 0)] * 2
+    if zeros and all(side >= 0 for pair in pairs for side in pair):
+        return node.make.pad(node.name, x, pairs[2:])
+    while pairs and pairs[0] == (0, 0):
+        pairs.pop(0)
+    sides = tuple(side for pair in reversed(pairs) for side in pair)
+    if mode == "constant":
+        return node.call(functional.pad, x, sides, value=fill)
+    modes = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+    return node.call(functional.pad, x, sides, mode=modes[mode])
+
+
+def _resize(node: Node) -> Value:
+    x, upsample = node.x(), node.proto.op_type == "Upsample"
+    mode, rank = node.text("mode", "nearest"), node.x().rank
+    how = "asymmetric" if upsample or node.opset < 11 else node.text("coordinate_transformation_mode", "half_pixel")
+    at = 1 if upsample or node.opset < 11 else 2
+    scales, sizes = node.constant(at, "scales"), node.numbers(3) if at == 2 else None
+    axes = list(node.ints("axes", range(x.data.dim())))
+    target = list(x.data.shape)
+    if scales is not None and scales.size:
+        for axis, scale in zip(axes, np.ravel(scales), strict=True):
+            target[axis] = math.floor(target[axis] * float(scale))
+    for axis, size in zip(axes, sizes or (), strict=False):
+        target[axis] = size
+    out = target[2:]
+    factors = [new / old for new, old in zip(out, x.data.shape[2:], strict=True)]
+    if target[:2] != list(x.data.shape[:2]) or rank not in (1, 2, 3):
+        raise node.refuse(f"a size from {tuple(x.data.shape)} to {tuple(target)}", "resize the axes behind the channels")
+    if mode == "nearest":
+        whole = len(set(factors)) == 1 and factors[0].is_integer()
+        given: dict[str, object] = {"scale_factor": factors[0]} if whole else {"size": tuple(out)}
+        return node.call(functional.interpolate, x, mode="nearest", **given)
+    aligned = how == "align_corners"
+    if mode != "linear" or how not in ("half_pixel", "pytorch_half_pixel", "align_corners") or node.integer("antialias", 0):
+        raise node.refuse(f"mode {mode!r} by {how}", "use nearest, or linear by half_pixel or align_corners")
+    return node.call(functional.interpolate, x, size=tuple(out), mode=("linear", "bilinear", "trilinear")[rank - 1], align_corners=aligned)
+
+
+def _trilu(node: Node) -> Value:
+    diagonal = node.numbers(1)
+    return node.call(torch.triu if node.integer("upper", 1) else torch.tril, node.x(), (diagonal or [0])[0])
+
+
+def element(node: Node, several: Value, place: int) -> Value:
+    """One of the tensors that an operation gives."""
+    return node.call(operator.getitem, several, place)
+
+
+HANDLERS: dict[str, Handler] = {
+    "Concat": _concat,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Split": _split,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Expand": _expand,
+    "Tile": _tile,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
+    "Resize": _resize,
+    "Upsample": _resize,
+    "Trilu": _trilu,
+}
