@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,31 @@ def load_inputs(path: str | os.PathLike[str], key: str = "x") -> FloatArray:
     ``load_array``."""
     with np.errstate(over="ignore"):  # a number beyond float32 becomes infinity, which every executor refuses
         return load_array(path, key).astype(np.float32)
+
+
+def load_feed(path: str | os.PathLike[str], names: Sequence[str]) -> FloatArray | dict[str, Array]:
+    """The inputs of a model that calls them ``names``: of one as ``load_inputs``; of several the arrays of a ``.npz`` file by these names, or x0, x1,
+    ... in this order. Floats become float32 and integers stay as they are. Raises DataError, naming the file."""
+    if len(names) == 1:
+        return load_inputs(path, names[0] if names[0] in _listed(path) else "x")
+    held = _listed(path)
+    numbered = [f"x{position}" for position in range(len(names))]
+    keys = list(names) if set(names) <= held else numbered
+    if not set(keys) <= held:
+        what = f"holds {', '.join(sorted(held)) or 'one array'}, and the model has the inputs {', '.join(names)}"
+        raise DataError(what, where=str(path), remedy="save an .npz file with an array for each input, by its name, or x0, x1, ... in this order")
+    loaded = {name: load_array(path, key) for name, key in zip(names, keys, strict=True)}
+    with np.errstate(over="ignore"):
+        return {name: array.astype(np.float32) if array.dtype.kind in "fb" else array for name, array in loaded.items()}
+
+
+def _listed(path: str | os.PathLike[str]) -> set[str]:
+    """The names of the arrays in a ``.npz`` file; none for any other file, and for one that ``load_array`` will complain about."""
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            return set(loaded.files) if isinstance(loaded, np.lib.npyio.NpzFile) else set()
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile):
+        return set()
 
 
 def load_array(path: str | os.PathLike[str], key: str = "x") -> Array:

@@ -152,8 +152,8 @@ class Recipe:
     ``input``: the cast of the model's float input. ``weight``, ``bias``: of convolutions and linear layers. ``scale``, ``shift``: of a
     BatchNorm that is kept as an affine step. ``reciprocal``: the constant 1/n of an average. ``constant``: numbers, buffers and parameters in
     arithmetic. ``internal``: results inside an operation that is several steps, as a normalization, a softmax or a recurrent cell.
-    ``activation``: the result of a layer (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``: "keep" it as a fixed-point affine
-    step, or "fold" it into the layer before it.
+    ``activation``: the result of a layer (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``:
+    "keep" it as a fixed-point affine step, or "fold" it into the layer before it.
 
     >>> Recipe.uniform(4).weight.width
     4

@@ -10,9 +10,9 @@ from typing import Any
 from qfx.errors import DataError, ProjectError
 from qfx.hardware.project.csim import losses as simulated_losses
 from qfx.hardware.project.project import MANIFEST, prepare, read_project
+from qfx.ir.feeds import Feed, feeds, part, samples
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
-from qfx.ir.interpret import FloatArray
 from qfx.ir.losses import Loss, losses
 from qfx.operators import Cast, Input
 from qfx.progress import Progress, parts, silent
@@ -66,14 +66,17 @@ class Report:
         return {"samples": self.samples, "casts": casts}
 
 
-def report(graph: Graph, x: FloatArray, *, progress: Progress = silent) -> Report:
-    """What the casts of the graph lose on the floats ``x`` (N, *input shape). Raises DataError for data that the graph does not take, or none."""
+def report(graph: Graph, x: Feed, *, progress: Progress = silent) -> Report:
+    """What the casts of the graph lose on the floats ``x`` (N, *input shape), or several as ``qfx.run`` takes them.
+
+    Raises DataError for data that the graph does not take, or none.
+    """
     return _report(graph, x, {}, {}, progress)
 
 
 def report_project(
     project_dir: str | os.PathLike[str],
-    x: FloatArray,
+    x: Feed,
     *,
     model: str | os.PathLike[str] | None = None,
     fast: bool = False,
@@ -104,19 +107,21 @@ def is_project(path: str | os.PathLike[str]) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def _counted(graph: Graph, x: FloatArray, progress: Progress, stage: str) -> dict[str, Loss]:
+def _counted(graph: Graph, x: Feed, progress: Progress, stage: str) -> dict[str, Loss]:
     """``losses``, part by part."""
-    pieces = [losses(graph, x[part]) for part in parts(len(x), progress, stage, first=_FIRST)]
+    given = feeds(graph, x)
+    pieces = [losses(graph, part(given, piece)) for piece in parts(samples(given), progress, stage, first=_FIRST)]
     return {name: sum((piece[name] for piece in pieces), Loss()) for name in pieces[0]}
 
 
-def _report(graph: Graph, x: FloatArray, counted: dict[str, Loss], unoptimized: dict[str, Loss], progress: Progress) -> Report:
+def _report(graph: Graph, x: Feed, counted: dict[str, Loss], unoptimized: dict[str, Loss], progress: Progress) -> Report:
     found = _counted(graph, x, progress, "counting with the integer interpreter")
-    if len(x) == 0:
+    count = samples(feeds(graph, x))
+    if count == 0:
         raise DataError("holds no samples", where="data", remedy="give at least one")
     types = {node.name: str(node.op.cast) for node in graph.nodes if isinstance(node.op, Cast | Input)}
     rows = (Row(name, types[name], loss, counted.get(name), loss.below - unoptimized.get(name, loss).below) for name, loss in found.items())
-    return Report(len(x), tuple(rows))
+    return Report(count, tuple(rows))
 
 
 __all__ = ["Loss", "Report", "Row", "is_project", "report", "report_project"]

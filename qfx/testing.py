@@ -69,9 +69,18 @@ def adversarial_inputs(graph: Graph, rng: np.random.Generator, n: int) -> npt.ND
     bounds and one bit beyond, +-0, subnormals, 2**24 and its neighbours, huge numbers, ordinary numbers in range. The first samples are all the
     least, all the greatest and all zero: the ends of every range.
     """
-    op = graph.input.op
+    return _adversarial(graph.input, rng, n)
+
+
+def adversarial_feeds(graph: Graph, rng: np.random.Generator, n: int) -> dict[str, npt.NDArray[np.float32]]:
+    """The same for each input of a model, by name."""
+    return {node.name: _adversarial(node, rng, n) for node in graph.inputs}
+
+
+def _adversarial(node: Node, rng: np.random.Generator, n: int) -> npt.NDArray[np.float32]:
+    op = node.op
     if not isinstance(op, Input):
-        raise DataError("the first node is no input", where=graph.name)  # pragma: no cover - Graph refuses it
+        raise DataError("is no input", where=node.name)  # pragma: no cover - nothing else reads nothing
     pools = {type_.int_bits: _pool(type_, rng) for type_ in op.cast.distinct}
     int_bits = np.broadcast_to(np.array(op.cast.int_bits).reshape(op.cast.shape), op.shape)
     x = np.empty((n, *op.shape), dtype=np.float32)
@@ -106,18 +115,20 @@ def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.clip(exact, -bound, bound).astype(np.float32)
 
 
-def random_graph(rng: np.random.Generator, *, max_nodes: int = 10, operators: Collection[type[Operator]] = OPERATORS) -> Graph:
+def random_graph(rng: np.random.Generator, *, max_nodes: int = 10, operators: Collection[type[Operator]] = OPERATORS, several: bool = False) -> Graph:
     """A valid random model of at most ``max_nodes`` operators behind its input, tiny and varied: branches, residual sums, concatenations, every mode,
     a binary point per channel or element, odd windows. No node is dead; no value or accumulator is wider than 45 bits.
 
-    ``operators`` limits the choice (Input is always there). Equal generators give equal graphs.
+    ``operators`` limits the choice (Input is always there). ``several``: mostly two inputs and two outputs. Equal generators give equal graphs.
     """
     choice = [op for op in OPERATORS if op in operators and op is not Input for _ in range(_OFTEN.get(op, 1))]
     shape = _random_shape(rng)
     graph = Graph("random", (Node("x", Input(shape, random_cast(rng, shape))),), "x")
+    if several:
+        graph = graph.with_nodes((*graph.nodes, Node("y", Input(shape, random_cast(rng, shape)))))
     for count in range(1, int(rng.integers(1, max(max_nodes, 1), endpoint=True)) + 1):
         graph = _grow(graph, rng, choice, count)
-    return _living(graph)
+    return _living(_second_output(graph, rng) if several else graph)
 
 
 _OFTEN: dict[type[Operator], int] = {Conv: 3, Linear: 2, Cast: 2, MaxPool: 2, SumPool: 2}
@@ -142,6 +153,12 @@ def _grow(graph: Graph, rng: np.random.Generator, choice: list[type[Operator]], 
     return graph
 
 
+def _second_output(graph: Graph, rng: np.random.Generator) -> Graph:
+    """The graph with another of its values as an output, if it has one: often one that is read inside."""
+    others = [node.name for node in graph.nodes if node.name != graph.output]
+    return graph.with_nodes(graph.nodes, (graph.output, others[int(rng.integers(len(others)))])) if others else graph
+
+
 def _bounded(op: Operator, x: Info, out: Info) -> bool:
     widths = [out.type.width, out.interval.width]
     if (acc := op.accumulator(x)) is not None:
@@ -150,7 +167,7 @@ def _bounded(op: Operator, x: Info, out: Info) -> bool:
 
 
 def _living(graph: Graph) -> Graph:
-    needed = {graph.output}
+    needed = set(graph.outputs)
     for node in reversed(graph.nodes):
         if node.name in needed:
             needed.update(node.inputs)

@@ -12,9 +12,10 @@ import numpy as np
 from qfx.errors import ProjectError
 from qfx.hardware.project.csim import build, layers_of, trace_raw
 from qfx.hardware.project.project import prepare, read_project
+from qfx.ir.feeds import Feed, feeds, part, samples
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
-from qfx.ir.interpret import FloatArray, trace
+from qfx.ir.interpret import trace
 from qfx.ir.values import RawArray
 from qfx.progress import Progress, parts, silent
 
@@ -61,7 +62,7 @@ def first_divergence(
 
 
 def locate(
-    model: str | os.PathLike[str], project_dir: str | os.PathLike[str], x: FloatArray, *, fast: bool = False, progress: Progress = silent
+    model: str | os.PathLike[str], project_dir: str | os.PathLike[str], x: Feed, *, fast: bool = False, progress: Progress = silent
 ) -> tuple[int, Divergence | None]:
     """How many values of the model were compared on the samples ``x`` of a project's C++ and the interpreter, and where they differ first.
 
@@ -73,9 +74,10 @@ def locate(
     if unknown:
         raise ProjectError(f"{unknown[0]!r} is no node of {Path(model).name}", where=str(project_dir), remedy="name the model that it was made from")
     build(project_dir, fast=fast, variant="trace", progress=progress)
-    for piece in parts(len(x), progress, f"comparing every layer of the {'fast emulator' if fast else 'C simulation'}", most=_SAMPLES):
-        start, part = piece.start, x[piece]
-        found = first_divergence(graph, trace(graph, part), trace_raw(project_dir, part, fast=fast), layers)
+    given = feeds(graph, x)
+    for piece in parts(samples(given), progress, f"comparing every layer of the {'fast emulator' if fast else 'C simulation'}", most=_SAMPLES):
+        start, some = piece.start, part(given, piece)
+        found = first_divergence(graph, trace(graph, some), trace_raw(project_dir, some, fast=fast), layers)
         if found is not None:
             return len(layers), replace(found, sample=found.sample + start)
     return len(layers), None

@@ -92,7 +92,7 @@ class Net(nn.Module):
 
     def forward(self, x):
         y = self.norm(self.conv(x))
-        return -self.last(torch.relu(y) - torch.relu(torch.neg(y)).neg())
+        return torch.negative(self.last(torch.relu(y) - torch.relu(torch.negative(y)).negative()))
 
 
 torch.manual_seed(0)

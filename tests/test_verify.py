@@ -130,7 +130,7 @@ def test_bad_files_and_data(tmp_path: Path) -> None:
     graph, path = linear_graph(), tmp_path / "net.onnx"
     save(graph, path)
     x = np.zeros((4, 3), dtype=np.float32)
-    for bad in (x[:, :2], x[0], np.full_like(x, np.nan), x.astype(np.int32), x.astype(np.float64), x.astype(object), x.tolist()):
+    for bad in (x[:, :2], x[0], np.full_like(x, np.nan), x.astype(np.int32) + (1 << 25), x.astype(np.float64), x.astype(object), x.tolist()):
         with pytest.raises(DataError) as caught:
             verify(path, bad)
         assert caught.value.remedy

@@ -51,11 +51,9 @@ inline bool save(const std::string& path, const numbers& from, const size_t fram
   return file.good();
 }
 
-// One call of the top function. `last` goes into the TLAST of the frame's last word; false if the results' TLAST is not the same.
-template <class In, class Out>
-bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const int64_t* x, int64_t* y, const bool last) {
-  hls::stream<typename In::word> in("in");
-  hls::stream<typename Out::word> out("out");
+// A frame into an input; `last` goes into the TLAST of its last word. Returns what follows it in `x`.
+template <class In>
+const int64_t* put(hls::stream<typename In::word>& in, const int64_t* x, const bool last) {
   for (int pixel = 0; pixel < In::pixels; pixel++) {
     for (int channel = 0; channel < In::channels; channel += In::parallel) {
       ap_uint<In::slot * In::parallel> word = 0;
@@ -66,8 +64,12 @@ bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out:
       in.write(qfx::axi<In::slot * In::parallel>(word, last && final));
     }
   }
-  top(in, out);
-  bool right = true;
+  return x + In::pixels * In::channels;
+}
+
+// A frame from an output. Returns the place behind it in `y`; `right` becomes false if its TLAST is not `last`.
+template <class Out>
+int64_t* get(hls::stream<typename Out::word>& out, int64_t* y, const bool last, bool& right) {
   for (int pixel = 0; pixel < Out::pixels; pixel++) {
     for (int channel = 0; channel < Out::channels; channel += Out::parallel) {
       const typename Out::word word = out.read();
@@ -79,6 +81,18 @@ bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out:
       right = right && (word.last != 0) == (last && final);
     }
   }
+  return y + Out::pixels * Out::channels;
+}
+
+// One call of the top function. `last` goes into the TLAST of the frame's last word; false if the results' TLAST is not the same.
+template <class In, class Out>
+bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const int64_t* x, int64_t* y, const bool last) {
+  hls::stream<typename In::word> in("in");
+  hls::stream<typename Out::word> out("out");
+  put<In>(in, x, last);
+  top(in, out);
+  bool right = true;
+  get<Out>(out, y, last, right);
   return right;
 }
 
@@ -96,6 +110,23 @@ bool run(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::
   out.resize(frames * out_frame);
   for (size_t frame = 0; frame < frames; frame++) {
     if (!call<In, Out>(top, &in[frame * in_frame], &out[frame * out_frame], frame + 1 == frames)) {
+      std::cerr << "error: wrong TLAST in frame " << frame << std::endl;
+      return false;
+    }
+  }
+  return true;
+}
+
+// The same through `top`, which calls a top function of several ports: frames list those of all inputs, and of all outputs, one after the other.
+inline bool run(bool (*top)(const int64_t*, int64_t*, bool), const size_t in_frame, const size_t out_frame, const numbers& in, numbers& out) {
+  if (in.size() % in_frame) {
+    std::cerr << "error: " << in.size() << " numbers are no multiple of a frame of " << in_frame << std::endl;
+    return false;
+  }
+  const size_t frames = in.size() / in_frame;
+  out.resize(frames * out_frame);
+  for (size_t frame = 0; frame < frames; frame++) {
+    if (!top(&in[frame * in_frame], &out[frame * out_frame], frame + 1 == frames)) {
       std::cerr << "error: wrong TLAST in frame " << frame << std::endl;
       return false;
     }

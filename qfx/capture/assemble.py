@@ -167,10 +167,14 @@ class Assembly:
         weighted = isinstance(module, _AFFINE)
         return Value(self.graph.call_module(path, (x.node,)), data, module if weighted else None)
 
-    def call(self, name: str, function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Value:
-        """Call a function of torch; Values among the arguments stand for their tensors."""
+    def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function of torch; Values among the arguments stand for their tensors. A list of Values for one that gives several."""
         nodes, data = (_each([args, kwargs], take) for take in (lambda value: value.node, lambda value: value.data))
-        return Value(self.graph.call_function(function, tuple(nodes[0]), nodes[1]), self._tried(name, function, *data[0], **data[1]))
+        result = self._tried(name, function, *data[0], **data[1])
+        node = self.graph.call_function(function, tuple(nodes[0]), nodes[1])
+        if isinstance(result, Tensor):
+            return Value(node, result)
+        return [Value(self.graph.call_function(operator.getitem, (node, place)), part) for place, part in enumerate(result)]
 
     def conv(
         self, name: str, x: Value, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pads: Pads, dilation: Sequence[int], groups: int

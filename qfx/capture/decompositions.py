@@ -53,6 +53,11 @@ def _slice(input: Tensor, dim: int = 0, start: int | None = None, end: int | Non
     return input[_at(dim % input.dim(), slice(start, end, step))]
 
 
+def _index(input: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
+    """ATen's form of an index by lists."""
+    return input[tuple(slice(None) if index is None else index for index in indices)]
+
+
 def _narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
     return _slice(input, dim, start, start + length)
 
@@ -211,7 +216,8 @@ def _addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 
 
 
 def _lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
-    return input + (end - input) * weight
+    result: Tensor = input + (end - input) * weight
+    return result
 
 
 def _attention(
@@ -281,6 +287,18 @@ def _multihead(
     return result, seen.mean(1) if average_attn_weights else seen
 
 
+def _upsample(mode: str) -> Callable[..., Tensor]:
+    """ATen's names for what people write as ``F.interpolate``."""
+
+    def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
+        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
+        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
+        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+
+    return upsample
+
+
 OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "chunk": _chunk,
     "split": _split,
@@ -290,6 +308,7 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "tensor_split": _tensor_split,
     "unbind": _unbind,
     "slice": _slice,
+    "index": _index,
     "narrow": _narrow,
     "stack": _stack,
     "max": _extreme("max"),
@@ -312,6 +331,10 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "addcdiv": _addcdiv,
     "lerp": _lerp,
     "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
+    **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
+    "upsample_linear1d": _upsample("linear"),
+    "upsample_bilinear2d": _upsample("bilinear"),
 })  # fmt: skip
 """By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
 

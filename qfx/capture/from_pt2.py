@@ -14,7 +14,9 @@ from torch import Tensor, fx
 
 from qfx import formats
 from qfx.capture.assemble import Assembly, Blockers, Value
-from qfx.capture.aten_operators import CONSTANTS, INTEGERS, ON_CONSTANTS, OPERATORS, Call
+from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
+from qfx.capture.decompositions import OF_TORCH
+from qfx.capture.names import bare_name, known, spelled
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 
@@ -144,32 +146,37 @@ class _Reader:
             return
         read = list(_tensor_names([argument["arg"] for argument in node["inputs"]]))
         path = self._path(node, base)
-        constants = not any(isinstance(self.values[name], Value | list) for name in read)
-        if constants and read and target != operator and base in ON_CONSTANTS:
-            overload = operator.partition(".")[2] or "default"
-            self.values[outputs[0]] = getattr(getattr(torch.ops.aten, base), overload)(**arguments)
-            self.names[outputs[0]] = self.names.get(read[0], "")
-            return
-        if target == operator or base not in OPERATORS | CONSTANTS:
-            remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
-            raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
-        if constants:
-            if base not in CONSTANTS:
-                raise UnsupportedError(
-                    f"{base} of constants alone", where=path, remedy="compute constants ahead, and export in evaluation mode: model.eval()"
-                )
-            self.values[outputs[0]] = CONSTANTS[base](*arguments.values())
+        function = _function(operator) if target != operator else None
+        if not any(isinstance(self.values[name], Value | list) for name in read):
+            if function is None or base not in ON_CONSTANTS:
+                raise UnsupportedError(f"{target} of constants alone", where=path, remedy="compute constants ahead, and export with model.eval()")
+            self.values[outputs[0]] = function(*_in_order(function, arguments)[0], **_in_order(function, arguments)[1])
             self.names[outputs[0]] = self.names.get(read[0], "") if read else ""
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
-        if base not in OPERATORS:
-            raise call.refuse("data", f"replace it by a supported layer ({_LISTED})")
-        result = OPERATORS[base](call)
+        if base in LAYERS and all(not isinstance(value, Value) for value in list(arguments.values())[1:]):
+            result: Any = LAYERS[base](call)
+        elif function is None or not _is_taken(function):
+            remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
+            raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
+        else:
+            result = self._called(path, function, arguments)
         for name, value in zip(outputs, result if isinstance(result, list) else [result], strict=False):
             self.values[name] = value
         if base.endswith("_"):  # in place: who reads the source from here on reads the result
             self.values[read[0]] = result
+
+    def _called(self, path: str, function: Any, arguments: dict[str, Any]) -> Any:
+        """The operator, carried out as it is; one that gives several tensors gives a list."""
+
+        def held(argument: Any) -> Any:
+            if isinstance(argument, Tensor):
+                return self.assembly.constant(path, argument)
+            return [held(part) for part in argument] if isinstance(argument, list) else argument
+
+        args, kwargs = _in_order(function, {name: held(argument) for name, argument in arguments.items()})
+        return self.assembly.call(path, function, *args, **kwargs)
 
     def _stand_in(self, node: Any) -> bool:
         """Give what a refused operation would have given, as far as the file knows its shape, so that the operations behind it are looked at."""
@@ -195,6 +202,12 @@ class _Reader:
             return self.values[value["name"]]
         if kind == "as_tensors":
             return [self.values[entry["name"]] for entry in value]
+        if kind == "as_scalar_type":
+            return _DTYPES[value]
+        if kind in ("as_device", "as_layout", "as_memory_format"):
+            return None
+        if kind == "as_optional_tensors":
+            return [self._argument(entry) for entry in value]
         if kind == "as_sym_int":
             return self._integer(value)
         if kind == "as_sym_ints":
@@ -203,6 +216,28 @@ class _Reader:
 
     def _integer(self, value: Any) -> int:
         return int(value["as_int"]) if "as_int" in value else int(self.values[value["as_name"]])
+
+
+def _function(name: str) -> Any:
+    """The operator of ATen with this name and overload; None if this torch has none."""
+    base, _, overload = name.partition(".")
+    return getattr(getattr(torch.ops.aten, base, None), overload or "default", None)
+
+
+def _is_taken(function: Any) -> bool:
+    """Whether ``quantize`` knows the operator, or takes it apart. Nothing else of a file is carried out."""
+    target, _ = spelled(function, (torch.zeros(2, 2), torch.zeros(2, 2)))
+    return known(target) or bare_name(target) in OF_TORCH or bare_name(function) in OF_TORCH
+
+
+def _in_order(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by name as the operator's schema wants them."""
+    by_place = [argument.name for argument in function._schema.arguments if not argument.kwarg_only]
+    given = [name for name in by_place if name in arguments]
+    last = by_place.index(given[-1]) + 1 if given else 0
+    defaults = {argument.name: argument.default_value for argument in function._schema.arguments}
+    args = [arguments.get(name, defaults[name]) for name in by_place[:last]]
+    return args, {name: value for name, value in arguments.items() if name not in by_place and name != "pin_memory"}
 
 
 def _names(output: Any) -> list[str]:
@@ -219,4 +254,5 @@ def _tensor_names(arguments: list[Any]) -> list[str]:
     for argument in arguments:
         found += [argument["as_tensor"]["name"]] if "as_tensor" in argument else []
         found += [entry["name"] for entry in argument.get("as_tensors", [])]
+        found += _tensor_names(argument.get("as_optional_tensors", []))
     return found

@@ -53,7 +53,9 @@ class Inputs:
         """Raise DataError unless all tensors are finite, with at least one axis behind the batch, and hold the same number of samples."""
         tensors = list(self.named())
         if not tensors:
-            raise DataError("holds no tensor", where="example_input", remedy="give one tensor, batch first, or several in a tuple or by name in a dict")
+            raise DataError(
+                "holds no tensor", where="example_input", remedy="give one tensor, batch first, or several in a tuple or by name in a dict"
+            )
         for name, tensor in tensors:
             if tensor.dim() < 2 or tensor.shape[0] < 1:
                 raise DataError("must be one tensor, batch first", where=_where(name, tensors), remedy="give a batch of real inputs")

@@ -81,6 +81,15 @@ _ALIASES = {
 }
 
 
+_OTHER_ORDER = ("where",)
+"""Methods that read their tensor elsewhere than the function of that name does."""
+
+
+def bare_name(target: Target) -> str:
+    """What a function or method is called, an overload of ATen's without its suffix."""
+    return target if isinstance(target, str) else _plain_name(target)
+
+
 def known(target: Target) -> bool:
     """Whether there is a rule for the function, or for the method of that name."""
     return target in METHODS if isinstance(target, str) else target in FUNCTIONS
@@ -100,7 +109,7 @@ def spelled(func: Any, args: tuple[Any, ...]) -> tuple[Target, tuple[Any, ...]]:
         return target, args
     bare = name.strip("_") if name.startswith("__") else name.removesuffix("_") if not name.startswith("_") else name
     for candidate in dict.fromkeys((name, bare, _ALIASES.get(bare, bare))):
-        if candidate in METHODS and hasattr(torch.Tensor, candidate):
+        if candidate in METHODS and hasattr(torch.Tensor, candidate) and (candidate not in _OTHER_ORDER or _is_method(func)):
             return candidate, args
         for home in (torch, F, operator):
             function = getattr(home, candidate, None)

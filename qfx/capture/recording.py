@@ -1,5 +1,6 @@
 """Recording one run of a float model: a ``TorchFunctionMode`` sees every function of torch, at the level at which people write them, and a wrapper
-of ``nn.Module.__call__`` every module. What qfx has a rule for becomes one node; what it has none for is opened, down to what torch itself computes."""
+of ``nn.Module.__call__`` every module. What qfx has a rule for becomes one node; what it has none for is opened, down to what torch computes itself.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qfx.capture.decompositions import OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
-from qfx.capture.names import READS_DATA, known, spelled
+from qfx.capture.names import READS_DATA, bare_name, known, spelled
 from qfx.capture.traced import CALLER, INTERNAL, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
 from qfx.errors import UnsupportedError
 from qfx.nn.rules import MODULES
@@ -50,9 +51,9 @@ class _Frame:
 
 
 class Recording(TorchFunctionMode):
-    """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are computed
-    from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network; ``failure``: what
-    ended the run early; ``twins``: of ``merge``, the nodes of another run."""
+    """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are
+    computed from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network;
+    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class Recording(TorchFunctionMode):
                 return self._taken_apart(parts, arguments, kwargs)
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            taken = OF_TORCH.get(target if isinstance(target, str) else getattr(target, "__name__", "")) if not whole else None
+            taken = OF_TORCH.get(bare_name(target)) if not whole else None
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs)
@@ -142,7 +143,7 @@ class Recording(TorchFunctionMode):
 
     def _always_apart(self, target: Any, args: Any, kwargs: Any) -> Callable[..., Any] | None:
         """What takes apart a call of a function that has a rule for other arguments: a quotient of values, the extreme of an axis with its place."""
-        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        name = bare_name(target)
         second = args[1] if len(args) > 1 else kwargs.get("other", kwargs.get("dim"))
         if name in ("div", "truediv") and isinstance(second, Tensor) and self._depends(second):
             return OF_TORCH["div"]
@@ -356,7 +357,12 @@ def _unsteady(node: fx.Node, value: Any, other: Any) -> UnsupportedError | None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return isinstance(b, Tensor) and a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b) or torch.allclose(a.double(), b.double(), 0.0, 0.0, equal_nan=True))
+    return (
+        isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and bool(torch.equal(a, b) or torch.allclose(a.double(), b.double(), 0.0, 0.0, equal_nan=True))
+    )
 
 
 def _joined(a: Any, b: Any, run: Recording, batches: tuple[int, ...]) -> Any:
@@ -370,8 +376,10 @@ def _joined(a: Any, b: Any, run: Recording, batches: tuple[int, ...]) -> Any:
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         if len(a) != len(b):
             raise ValueError
-        return type(a)(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True)) if type(a) in (tuple, list) else tuple(
-            _joined(x, y, run, batches) for x, y in zip(a, b, strict=True)
+        return (
+            type(a)(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
+            if type(a) in (tuple, list)
+            else tuple(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
         )
     if isinstance(a, dict) and isinstance(b, dict):
         return {key: _joined(a[key], b[key], run, batches) for key in a}

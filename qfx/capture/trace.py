@@ -3,7 +3,6 @@ sizes, types and options, and only a decision by data or by the number of sample
 
 from __future__ import annotations
 
-import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def capture(model: nn.Module, example: Any) -> Traced:
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")
     small.graph.output(small.result if stopped is None else None)
     small.forget_unused()
-    module = AnyNameModule(small.held(), small.graph, class_name=type(model).__name__)  # type: ignore[arg-type]
+    module = AnyNameModule(small.held(), small.graph, class_name=type(model).__name__)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
     constants: dict[fx.Node, Any] = {}
     fixed: dict[fx.Node, Tensor] = {}
@@ -89,7 +88,9 @@ def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
     remedy = "give one real batch, and let the model take any batch size: x.shape[0] or -1 in place of a number"
     if not inputs.is_floating_point():
         remedy = f"give floating-point numbers, as the model takes them: the example is {inputs.dtypes()}, example.float() may do"
-    raise DataError(f"the model does not run on an example of shape {inputs.shapes()}: {message}", where="example_input", remedy=remedy) from run.failure
+    raise DataError(
+        f"the model does not run on an example of shape {inputs.shapes()}: {message}", where="example_input", remedy=remedy
+    ) from run.failure
 
 
 def _by_one(model: nn.Module, inputs: Inputs, seen: Recording) -> UnsupportedError | None:
@@ -123,7 +124,7 @@ def _difference(module: nn.Module, inputs: Inputs, expected: Any) -> Unsupported
             return UnsupportedError(
                 "computes something else when it is traced",
                 where=type(module).__name__,
-                remedy="write x = x + y where another name stands for x too, and keep randomness out of inference (F.dropout(x, training=self.training))",
+                remedy="write x = x + y where another name stands for x too; keep randomness out of inference (F.dropout(x, training=self.training))",
             )
     return None
 

@@ -82,8 +82,11 @@ def base_layer(module: nn.Module) -> type[nn.Module]:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether the module is a layer of torch or a subclass that computes the same: one piece in a trace."""
-    return base_layer(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    """Whether the module is one piece in a trace: a layer of torch, a subclass that computes the same, or one whose class says so (``one_piece``)."""
+    base = base_layer(module)
+    if getattr(base, "one_piece", False) is True:
+        return True
+    return base.__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
 def called(node: fx.Node) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,6 +91,19 @@ def inputs(path: Path, samples: int | None) -> FloatArray:
     from qfx.data import load_inputs
 
     return load_inputs(path)[:samples]
+
+
+def feed(path: Path, samples: int | None, names: Sequence[str]) -> Any:
+    """The same for a model whose inputs are called ``names``: an array of one, of several a dict. Raises DataError."""
+    from qfx.data import load_feed
+
+    loaded = load_feed(path, names)
+    return {name: array[:samples] for name, array in loaded.items()} if isinstance(loaded, dict) else loaded[:samples]
+
+
+def count(x: Any) -> int:
+    """How many samples there are."""
+    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
 
 
 def print_json(content: Any) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from qfx.cli.common import FILE, FOLDER, data_option, force_option, guard, inputs, output_option, samples_option
+from qfx.cli.common import FILE, FOLDER, count, data_option, feed, force_option, guard, output_option, samples_option
 from qfx.cli.telling import telling
 
 
 @click.command()
 @click.argument("project", type=FOLDER)
 @data_option(".npy or .npz (inputs called x) of float inputs, batch first, PyTorch's layout.", "--input")
-@output_option(".npy to write the float results to.", required=False)
+@output_option(".npy to write the float results to (of several outputs: .npz, or a folder).", required=False)
 @click.option("--trace", "trace_path", default=None, type=FILE, help=".npz or folder to write the raws of every layer to.")
 @click.option("--fast", is_flag=True, help="Run the fast emulator: the same templates over native integers.")
 @samples_option()
@@ -28,22 +28,29 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
     from qfx.errors import DataError
     from qfx.files import check_target
     from qfx.hardware.project.csim import run, trace_raw
+    from qfx.hardware.project.project import read_project
 
     if output is None and trace_path is None:
         raise DataError("nothing to write", where=str(project), remedy="pass --output, --trace or both")
+    names = read_project(project)
+    several = len(names.outputs) > 1
     if output is not None:
-        check_target(output, force=force)
+        (check_arrays_target if several else check_target)(output, force=force)
     if trace_path is not None:
         check_arrays_target(trace_path, force=force)
-    x = inputs(data, samples)
+    x = feed(data, samples, list(names.inputs))
     with telling("reading the project") as progress:
         if output is not None:
-            save_array(output, run(project, x, fast=fast, progress=progress), force=force)
+            found = run(project, x, fast=fast, progress=progress)
+            if several:
+                save_arrays(output, dict(zip(names.outputs, found, strict=True)), force=force)
+            else:
+                save_array(output, found, force=force)
         if trace_path is not None:
             traced = trace_raw(project, x, fast=fast, progress=progress)
             progress(f"writing {trace_path}", 0, 1)
             save_arrays(trace_path, traced, force=force)
     if output is not None:
-        click.echo(f"wrote {output}: {x.shape[0]} samples")
+        click.echo(f"wrote {output}: {count(x)} samples")
     if trace_path is not None:
-        click.echo(f"wrote {trace_path}: {len(traced)} values of {x.shape[0]} samples")
+        click.echo(f"wrote {trace_path}: {len(traced)} values of {count(x)} samples")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import click
 
-from qfx.cli.common import FILE, data_option, force_option, guard, inputs, json_option, output_option, print_json, samples_option
+from qfx.cli.common import FILE, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
 from qfx.cli.planning import plan, plan_options
 from qfx.cli.telling import telling
 
@@ -43,11 +44,15 @@ def hls(
     from qfx.hardware.design.names import checked_top
     from qfx.hardware.folding import summary
     from qfx.hardware.project.project import check_target, write_project
+    from qfx.ir.from_onnx import load_graph
 
     check_target(output, force=force)
     if top is not None:
         checked_top(top)
-    golden = None if data is None else inputs(data, samples)
+    names = ["x"]
+    if data is not None and zipfile.is_zipfile(data):  # several inputs come by the model's names for them
+        names = [node.name for node in load_graph(model).inputs]
+    golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
         graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, progress)
         progress("writing the project and its golden vectors", 0, 1)

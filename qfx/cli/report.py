@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from qfx.cli.common import DIFFERENCE, FILE, data_option, guard, inputs, json_option, print_json, samples_option
+from qfx.cli.common import DIFFERENCE, FILE, data_option, feed, guard, json_option, print_json, samples_option
 from qfx.cli.telling import telling
 
 if TYPE_CHECKING:
@@ -37,13 +37,12 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, samples: in
     from qfx.report import is_project, report_project
     from qfx.report import report as report_model
 
-    x = inputs(data, samples)
     is_folder = is_project(target) or target.is_dir()
+    graph = None if is_folder else load_graph(target)
+    names = list(read_project(target).inputs) if graph is None else [node.name for node in graph.inputs]
+    x = feed(data, samples, names)
     with telling("reading the model") as progress:
-        if is_folder:
-            found = report_project(target, x, model=model, fast=fast, progress=progress)
-        else:
-            found = report_model(load_graph(target), x, progress=progress)
+        found = report_project(target, x, model=model, fast=fast, progress=progress) if graph is None else report_model(graph, x, progress=progress)
     if as_json:
         print_json(found.to_json())
     else:

@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from qfx.cli.common import DIFFERENCE, FILE, FOLDER, data_option, guard, inputs, json_option, print_json, samples_option
+from qfx.cli.common import DIFFERENCE, FILE, FOLDER, data_option, feed, guard, json_option, print_json, samples_option
+from qfx.cli.common import count as count_of
 from qfx.cli.telling import telling
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool, samp
     from qfx.trace import locate
     from qfx.verify import verify as compare_all
 
-    x = inputs(data, samples)
+    x = feed(data, samples, list(read_project(project).inputs))
     builds = {"C simulation": False, "fast emulator": True} if fast else {"C simulation": False}
     layers: dict[str, tuple[int, Divergence | None]] = {}
     with telling("reading the model") as progress:
@@ -49,20 +50,26 @@ def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool, samp
         for row in comparisons:
             if row.executor in builds and (trace or row.first is not None):
                 start = 0 if trace or row.first is None else row.first.sample
-                part = x if trace else x[start : start + 1]
+                part = x if trace else _sample(x, start)
                 count, found = locate(model, project, part, fast=builds[row.executor], progress=progress)
                 layers[row.executor] = count, None if found is None else replace(found, sample=found.sample + start)
     differs = any(row.first is not None for row in comparisons) or any(found is not None for _, found in layers.values())
     if as_json:
-        print_json(_as_data(len(x), comparisons, layers, differs))
+        print_json(_as_data(count_of(x), comparisons, layers, differs))
     else:
-        _print_table(len(x), comparisons)
+        _print_table(count_of(x), comparisons)
     _say(comparisons, layers, quiet=as_json)
     if differs:
         changed = changed_files(read_project(project))
         if changed:
             click.echo(f"note: of the project, {told(changed)} changed since it was written", err=True)
         sys.exit(DIFFERENCE)
+
+
+def _sample(x: Any, number: int) -> Any:
+    """One sample of the data."""
+    piece = slice(number, number + 1)
+    return {name: array[piece] for name, array in x.items()} if isinstance(x, dict) else x[piece]
 
 
 def _print_table(samples: int, comparisons: Sequence[Comparison]) -> None:

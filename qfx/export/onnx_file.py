@@ -29,7 +29,8 @@ _MAX_FILE_BYTES = (1 << 31) - 1
 
 
 def to_model(graph: Graph, *, producer_version: str | None = None, opset_version: int = opset.VERSION) -> onnx.ModelProto:
-    """The graph as an ONNX model: input float32 of shape ("N", *shape) in PyTorch's layout, output float32 where that is exact, else float64.
+    """The graph as an ONNX model: each input float32 of shape ("N", *shape) in PyTorch's layout, each output float32 where
+    that is exact, else float64.
 
     Exact on ONNX Runtime's CPU provider at every optimization level; TF32 on a GPU (``use_tf32``) is not. The same graph gives the same bytes.
     ``producer_version`` is recorded; it is qfx's own if left out. ``opset_version`` is one of ``opset.READABLE``.
@@ -45,14 +46,13 @@ def to_model(graph: Graph, *, producer_version: str | None = None, opset_version
     writer = Writer(graph, opset_version)
     for node in graph.nodes:
         writer.write(node)
-    source = graph.nodes[0].name
     body = helper.make_graph(
         writer.nodes,
         graph.name,
-        [helper.make_tensor_value_info(f"{source}#float", FLOAT, ["N", *graph.infos[source].shape])],
-        [writer.value_info(graph.output)],
+        [helper.make_tensor_value_info(f"{node.name}#float", FLOAT, ["N", *graph.infos[node.name].shape]) for node in graph.inputs],
+        [writer.value_info(name) for name in graph.outputs],
         writer.initializers,
-        value_info=[writer.value_info(node.name) for node in graph.nodes if node.name != graph.output],
+        value_info=[writer.value_info(node.name) for node in graph.nodes if node.name not in graph.outputs],
     )
     model = helper.make_model(
         body,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from qfx.errors import DataError, UnsupportedError
-from qfx.ir.graph import Graph, Node, graph_name
+from qfx.ir.graph import OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.tables.lookup import Tabled
@@ -31,7 +34,11 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
         _make_tables(module)
         for node in module.graph.nodes:
             lowering.visit(node)
-    return Graph(name, tuple(lowering.nodes), lowering.output, {"recipe": recipe_of(module).to_toml()})
+    metadata = {"recipe": recipe_of(module).to_toml()}
+    if any(lowering.outputs):
+        metadata[OUTPUTS_KEY] = "\n".join(lowering.outputs)
+    outputs = tuple(lowering.values[node] for node in lowering.outputs.values())
+    return Graph(name, tuple(lowering.nodes), outputs, metadata)
 
 
 def _make_tables(module: fx.GraphModule) -> None:
@@ -49,6 +56,15 @@ def _make_tables(module: fx.GraphModule) -> None:
             part.training = training
 
 
+def _named(results: Any, name: str = "") -> Iterator[tuple[str, fx.Node]]:
+    """Every result of a model with a name: none for the only one, keys and places for those in dicts, tuples and lists."""
+    if isinstance(results, fx.Node):
+        yield name, results
+        return
+    for place, part in results.items() if isinstance(results, dict) else enumerate(results):
+        yield from _named(part, f"{name}_{place}" if name else f"y{place}" if isinstance(place, int) else str(place))
+
+
 @dataclass
 class _Lowering:
     module: fx.GraphModule
@@ -56,16 +72,17 @@ class _Lowering:
     values: dict[fx.Node, str] = field(default_factory=dict)
     norms: dict[fx.Node, FoldedNorm] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
-    output: str = ""
+    outputs: dict[str, fx.Node] = field(default_factory=dict)
 
     def visit(self, node: fx.Node) -> None:
-        if node.op == "placeholder":
-            return
+        if node.op == "placeholder" or (node.op == "call_function" and node.target is operator.getitem):
+            return  # an argument, or a part of one
         if node.op == "call_method" and node.target == "tensor":
             (source,) = node.args
-            self.output = self.values[source]  # type: ignore[index]
+            self.values[node] = self.values[source]  # type: ignore[index]
             return
         if node.op == "output":
+            self.outputs = dict(_named(node.args[0]))
             return
         layer = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, QFoldedBatchNorm):

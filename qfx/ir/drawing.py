@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qfx.errors import ModelFileError
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir.graph import Graph
 from qfx.ir.values import ArrayType, Const, Info, Pads, Shape
@@ -77,6 +78,8 @@ class Drawing:
 
     def window(self) -> tuple[Shape, Shape, Pads, Shape]:
         """Kernel, stride, pads and dilation that often fit ``source``."""
+        if len(self.shape) > 3:
+            raise ModelFileError("windows over three axes", where=self.source, remedy="draw another operator: these have no form in hardware")
         rng = self.rng
         kernel = tuple(int(rng.integers(1, min(size + 1, 3), endpoint=True)) for size in self.shape[1:])
         stride, dilation = (tuple(int(step) for step in rng.choice([1, 1, 1, 2, 3], size=len(kernel))) for _ in range(2))

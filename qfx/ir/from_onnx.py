@@ -93,9 +93,9 @@ def _check_origin(model: onnx.ModelProto) -> int:
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelFileError(f"{tensor.name!r} lies in another file", where=where, remedy="qfx writes one file; " + REMEDY)
-    for kind, count in (("inputs", len(model.graph.input)), ("outputs", len(model.graph.output))):
-        if count != 1:
-            raise ModelFileError(f"has {count} {kind}", where=where, remedy="give one model one input and one output")
+    for kind, count in (("input", len(model.graph.input)), ("output", len(model.graph.output))):
+        if not count:
+            raise ModelFileError(f"has no {kind}", where=where, remedy=REMEDY)
     return int(versions[opset.DOMAIN])
 
 
@@ -124,14 +124,14 @@ def _read(model: onnx.ModelProto, opset_version: int) -> Graph:
     reader = _Reader(model.graph)
     nodes = tuple(node for proto in model.graph.node for node in reader.read(proto))
     metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key not in written_keys(opset_version)}
-    return Graph(model.graph.name, nodes, model.graph.output[0].name, metadata)
+    return Graph(model.graph.name, nodes, tuple(output.name for output in model.graph.output), metadata)
 
 
 class _Reader:
     """Turns ONNX nodes into graph nodes; remembers the constants and the float64 copies that it passes."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.source = graph.input[0]
+        self.sources = {source.name: source for source in graph.input}
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.consts: dict[str, Const] = {}
         self.copies: dict[str, str] = {}
@@ -140,7 +140,7 @@ class _Reader:
         """No node for a helper, else one."""
         if not proto.output:
             raise ModelFileError("has no output", where=proto.name, remedy=REMEDY)
-        given = OnnxNode(proto, self.source, self.tensors, self.consts)
+        given = OnnxNode(proto, self.sources, self.tensors, self.consts)
         if (proto.domain, proto.op_type) == ("", "Cast"):
             self.copies[proto.output[0]] = given.input(0)
             return []

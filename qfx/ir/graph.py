@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 from qfx.errors import ModelFileError
 from qfx.ir.operator import Operator
 from qfx.ir.values import Info, RawArray
 
-__all__ = ["Graph", "Info", "Node", "RawArray", "check_name", "graph_name"]
+__all__ = ["OUTPUTS_KEY", "Graph", "Info", "Node", "RawArray", "check_name", "graph_name"]
 
+_T = TypeVar("_T")
+_NONE: Mapping[str, str] = MappingProxyType({})
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]+")
 
 
@@ -42,43 +45,86 @@ class Node:
     inputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Graph:
-    """Nodes in topological order; the first is the one ``Input``; ``output`` names the node whose value leaves.
+OUTPUTS_KEY = "outputs"
+"""The entry of the metadata that names the outputs for users, a line each; without it they are called as their nodes."""
 
+
+@dataclass(frozen=True, init=False)
+class Graph:
+    """Nodes in topological order, an input first; ``inputs`` are those that read nothing, ``outputs`` name the nodes whose values leave.
+
+    Both have an order, which is that of data given and results had without names. One output may be given as a plain string.
     ``infos`` holds shape, type and interval of every node; it is derived on construction, so that a Graph that exists is consistent.
     ``metadata`` is free text, kept in order. Raises ModelFileError naming the node that is wrong, and from the type rules ExactnessError likewise.
     """
 
     name: str
     nodes: tuple[Node, ...]
-    output: str
-    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    outputs: tuple[str, ...]
+    metadata: Mapping[str, str]
     infos: Mapping[str, Info] = field(init=False, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
+    def __init__(self, name: str, nodes: tuple[Node, ...], outputs: str | tuple[str, ...], metadata: Mapping[str, str] = _NONE) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "outputs", (outputs,) if isinstance(outputs, str) else tuple(outputs))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(metadata)))
+        object.__setattr__(self, "infos", MappingProxyType(self._inferred()))
+        self._check_outputs()
+
+    def _inferred(self) -> dict[str, Info]:
         infos: dict[str, Info] = {}
         check_name(self.name)
         if not self.nodes or self.nodes[0].op.reads != 0:
             raise ModelFileError("the first node must be the input cast", where=self.name, remedy="export the model with qfx.export_onnx")
-        for position, node in enumerate(self.nodes):
+        for node in self.nodes:
             check_name(node.name)
-            if position and node.op.reads == 0:
-                raise ModelFileError("a second input", where=node.name, remedy="qfx takes models of one input")
             if node.name in infos:
                 raise ModelFileError(f"two nodes are called {node.name!r}", where=self.name, remedy="give every node a name of its own")
             missing = [source for source in node.inputs if source not in infos]
             if missing:
                 raise ModelFileError(f"reads {missing[0]!r} before it is computed", where=node.name, remedy="order the nodes topologically")
             infos[node.name] = node.op.infer(node.name, tuple(infos[source] for source in node.inputs))
-        if self.output not in infos:
-            raise ModelFileError(f"the output {self.output!r} is not a node", where=self.name, remedy="name one of the nodes")
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
-        object.__setattr__(self, "infos", MappingProxyType(infos))
+        return infos
+
+    def _check_outputs(self) -> None:
+        if not self.outputs:
+            raise ModelFileError("has no output", where=self.name, remedy="name at least one of the nodes")
+        for position, output in enumerate(self.outputs):
+            if output not in self.infos:
+                raise ModelFileError(f"the output {output!r} is not a node", where=self.name, remedy="name one of the nodes")
+            if output in self.outputs[:position]:
+                raise ModelFileError(f"{output!r} is an output twice", where=self.name, remedy="name it once, and use the value twice")
+        names = self.output_names
+        if len(names) != len(self.outputs) or len(set(names)) != len(names) or not all(names):
+            what = f"names its outputs {', '.join(map(repr, names))}, and has {len(self.outputs)}"
+            raise ModelFileError(what, where=self.name, remedy="give each output one name of its own")
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        """The nodes that read nothing, in order."""
+        return tuple(node for node in self.nodes if node.op.reads == 0)
 
     @property
     def input(self) -> Node:
-        return self.nodes[0]
+        """The one input. Raises ModelFileError where there are several."""
+        return self._only("inputs", self.inputs)
+
+    @property
+    def output(self) -> str:
+        """The one output. Raises ModelFileError where there are several."""
+        return self._only("outputs", self.outputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What users call the outputs, in order."""
+        given = self.metadata.get(OUTPUTS_KEY)
+        return self.outputs if given is None else tuple(given.split("\n"))
+
+    def _only(self, what: str, values: tuple[_T, ...]) -> _T:
+        if len(values) != 1:
+            raise ModelFileError(f"has {len(values)} {what}", where=self.name, remedy="this takes a model of one input and one output")
+        return values[0]
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError if there is none."""
@@ -91,6 +137,6 @@ class Graph:
         """The nodes that read the value, in order; one that reads it twice is listed once."""
         return tuple(node for node in self.nodes if name in node.inputs)
 
-    def with_nodes(self, nodes: tuple[Node, ...], output: str | None = None) -> Graph:
-        """A new graph with other nodes (and output)."""
-        return replace(self, nodes=nodes, output=self.output if output is None else output)
+    def with_nodes(self, nodes: tuple[Node, ...], output: str | tuple[str, ...] | None = None) -> Graph:
+        """A new graph with other nodes (and output, or outputs)."""
+        return Graph(self.name, nodes, self.outputs if output is None else output, self.metadata)

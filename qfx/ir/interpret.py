@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,25 +11,30 @@ import numpy.typing as npt
 from qfx.errors import DataError, ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.fixed.array import to_float
+from qfx.ir import feeds as data
 from qfx.ir import rules
+from qfx.ir.feeds import Feed, Feeds, feeds, part, samples
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import Info, RawArray
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
-_Batch = TypeVar("_Batch", RawArray, FloatArray)
-
 WORKING_ELEMENTS = 1 << 23
 """Samples are taken in batches of about so many elements of work (64 MiB of int64), whatever the length of the data."""
 
 
-def run(graph: Graph, x: FloatArray) -> FloatArray:
-    """The output of the model for floats ``x`` of shape (N, *input shape): (N, *output shape) values.
+def run(graph: Graph, x: Feed, *, named: bool = False) -> Any:
+    """The output of the model for ``x`` of shape (N, *input shape): (N, *output shape) values; of several outputs a tuple, in order.
 
-    float32 where the output's type fits it exactly, else float64. Raises DataError for a wrong shape or dtype, NaN or infinity; ExactnessError
-    if a result does not fit float64 (``run_raw`` has no such limit).
+    ``x``: floats, or integers that float64 holds; for several inputs a sequence in their order or a mapping by their names. ``named``: a dict of the
+    outputs by name instead, of one output too.
+    float32 where an output's type fits it exactly, else float64. Raises DataError for a wrong shape or dtype, NaN or infinity and for inputs of
+    different batch sizes; ExactnessError if a result does not fit float64 (``run_raws`` has no such limit).
     """
-    return values(run_raw(graph, x), graph.infos[graph.output])
+    results = tuple(values(raw, graph.infos[name]) for raw, name in zip(run_raws(graph, x), graph.outputs, strict=True))
+    if named:
+        return dict(zip(graph.output_names, results, strict=True))
+    return results[0] if len(results) == 1 else results
 
 
 def values(raw: RawArray, info: Info) -> FloatArray:
@@ -38,82 +43,97 @@ def values(raw: RawArray, info: Info) -> FloatArray:
     return exact.astype(np.float32) if Interval.of(info.type).fits_float32() else exact
 
 
-def run_raw(graph: Graph, x: FloatArray, *, check_ranges: bool = False) -> RawArray:
-    """As ``run``, but the raws of the output, on the grid of its type. ``check_ranges``: ExactnessError if a value leaves its node's interval."""
+def run_raws(graph: Graph, x: Feed, *, check_ranges: bool = False) -> tuple[RawArray, ...]:
+    """The raws of each output, in order, on the grid of its type. ``check_ranges``: ExactnessError if a value leaves its node's interval."""
+    return outputs_raw(graph, _collect(graph, x, graph.outputs, check_ranges))
+
+
+def run_raw(graph: Graph, x: Feed, *, check_ranges: bool = False) -> RawArray:
+    """As ``run_raws``, of a model with one output. ModelFileError for any other."""
     return output_raw(graph, _collect(graph, x, (graph.output,), check_ranges)[graph.output])
 
 
-def output_raw(graph: Graph, raw: RawArray) -> RawArray:
-    """The raws of the output as ``trace`` gives them, on the one grid of its type. ExactnessError where int64 does not hold them there."""
-    info = graph.infos[graph.output]
-    return rules.align(raw, info, rules.one_grid(graph.output, info))
+def output_raw(graph: Graph, raw: RawArray, output: str | None = None) -> RawArray:
+    """The raws of an output (default: the only one) as ``trace`` gives them, on the one grid of its type. ExactnessError where int64 does not hold
+    them there."""
+    name = graph.output if output is None else output
+    info = graph.infos[name]
+    return rules.align(raw, info, rules.one_grid(name, info))
 
 
-def trace(graph: Graph, x: FloatArray, *, check_ranges: bool = False) -> dict[str, RawArray]:
-    """The raws of every node, in the graph's order, each (N, *shape) on the grids of its Info; the input's are those after its cast."""
+def outputs_raw(graph: Graph, traced: Mapping[str, RawArray]) -> tuple[RawArray, ...]:
+    """``output_raw`` of every output, in order, from raws by node."""
+    return tuple(output_raw(graph, traced[name], name) for name in graph.outputs)
+
+
+def trace(graph: Graph, x: Feed, *, check_ranges: bool = False) -> dict[str, RawArray]:
+    """The raws of every node, in the graph's order, each (N, *shape) on the grids of its Info; an input's are those after its cast."""
     return _collect(graph, x, tuple(node.name for node in graph.nodes), check_ranges)
 
 
-def quantize_input(graph: Graph, x: FloatArray) -> RawArray:
-    """The raws (N, *shape) of the input after its cast, on the grid of its type. Raises DataError as ``run`` does."""
-    _check_floats(graph, x)
-    return _quantize(graph, x)
+def quantize_input(graph: Graph, x: Feed) -> RawArray:
+    """The raws (N, *shape) of the only input after its cast, on the grid of its type. Raises DataError as ``run`` does."""
+    name = graph.input.name
+    return quantize_inputs(graph, x)[name]
 
 
-def run_from_raw(graph: Graph, x_raw: RawArray, *, check_ranges: bool = False) -> RawArray:
-    """The raws of the output for raws of the input (N, *shape), as ``quantize_input`` gives them.
+def quantize_inputs(graph: Graph, x: Feed) -> dict[str, RawArray]:
+    """The raws (N, *shape) of each input after its cast, by name, on the grid of its type. Raises DataError as ``run`` does."""
+    return _quantize(graph, feeds(graph, x))
 
-    Raises DataError for a wrong shape or dtype and for raws that the input's type cannot hold.
+
+def run_from_raw(graph: Graph, x_raw: Feed, *, check_ranges: bool = False) -> RawArray:
+    """``run_from_raws`` of a model with one output. ModelFileError for any other."""
+    position = graph.outputs.index(graph.output)
+    return run_from_raws(graph, x_raw, check_ranges=check_ranges)[position]
+
+
+def run_from_raws(graph: Graph, x_raw: Feed, *, check_ranges: bool = False) -> tuple[RawArray, ...]:
+    """The raws of the outputs for raws of the inputs (N, *shape), as ``quantize_input`` and ``quantize_inputs`` give them.
+
+    Raises DataError for a wrong shape or dtype and for raws that an input's type cannot hold.
     """
-    node, info = graph.input, graph.infos[graph.input.name]
-    if not isinstance(x_raw, np.ndarray) or x_raw.dtype != np.int64:
-        got = x_raw.dtype if isinstance(x_raw, np.ndarray) else type(x_raw).__name__
-        raise DataError(f"expected int64 raws, got {got}", where=node.name, remedy="use quantize_input")
-    _check_batch(node, info, x_raw)
-    held = info.interval.at(info.type.frac_bits)
-    if x_raw.size and (x_raw.min() < held.lo or x_raw.max() > held.hi):
-        raise DataError(
-            f"expected raws in [{held.lo}, {held.hi}], got [{x_raw.min()}, {x_raw.max()}]",
-            where=node.name,
-            remedy=f"give raws of {info.type}",
-        )
-    parts = [_evaluate(graph, part, (graph.output,), check_ranges)[graph.output] for part in _batches(graph, x_raw)]
-    return output_raw(graph, np.concatenate(parts))
+    shapes = {node.name: graph.infos[node.name].shape for node in graph.inputs}
+    for name, array in x_raw.items() if isinstance(x_raw, Mapping) else zip(shapes, _listed(x_raw), strict=False):
+        if not isinstance(array, np.ndarray) or array.dtype != np.int64:
+            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise DataError(f"expected int64 raws, got {got}", where=name, remedy="use quantize_input")
+    checked = data.named(shapes, x_raw, graph.name)
+    for name, array in checked.items():
+        info = graph.infos[name]
+        held = info.interval.at(info.type.frac_bits)
+        if array.size and (array.min() < held.lo or array.max() > held.hi):
+            raise DataError(
+                f"expected raws in [{held.lo}, {held.hi}], got [{array.min()}, {array.max()}]",
+                where=name,
+                remedy=f"give raws of {info.type}",
+            )
+    parts = [_evaluate(graph, part(checked, piece), graph.outputs, check_ranges) for piece in _batches(graph, checked)]
+    return outputs_raw(graph, _joined(parts, graph.outputs))
 
 
-def _collect(graph: Graph, x: FloatArray, wanted: tuple[str, ...], check_ranges: bool) -> dict[str, RawArray]:
-    _check_floats(graph, x)
-    parts = [_evaluate(graph, _quantize(graph, part), wanted, check_ranges) for part in _batches(graph, x)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+def _listed(x: Feed) -> Sequence[RawArray]:
+    return x if isinstance(x, tuple | list) else (x,)
 
 
-def _quantize(graph: Graph, x: FloatArray) -> RawArray:
-    return graph.input.op.evaluate((x,), (), graph.infos[graph.input.name])
+def _collect(graph: Graph, x: Feed, wanted: tuple[str, ...], check_ranges: bool) -> dict[str, RawArray]:
+    given = feeds(graph, x)
+    return _joined([_evaluate(graph, _quantize(graph, part(given, piece)), wanted, check_ranges) for piece in _batches(graph, given)], wanted)
 
 
-def _check_floats(graph: Graph, x: FloatArray) -> None:
-    node, info = graph.input, graph.infos[graph.input.name]
-    if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64):
-        got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-        raise DataError(f"expected a float32 or float64 array, got {got}", where=node.name, remedy="convert the data")
-    _check_batch(node, info, x)
-    finite = np.isfinite(x)
-    if not finite.all():
-        index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise DataError(f"expected finite numbers, got {x[index]} at {index}", where=node.name, remedy="remove NaN and infinity from the data")
+def _joined(parts: Sequence[Mapping[str, RawArray]], names: tuple[str, ...]) -> dict[str, RawArray]:
+    return {name: np.concatenate([piece[name] for piece in parts]) for name in names}
 
 
-def _check_batch(node: Node, info: Info, x: npt.NDArray[np.generic]) -> None:
-    if x.ndim == 0 or x.shape[1:] != info.shape:
-        expected = ", ".join(map(str, ("N", *info.shape)))
-        raise DataError(f"expected the shape ({expected}), got {x.shape}", where=node.name, remedy="put the batch first and leave no axis out")
+def _quantize(graph: Graph, x: Feeds) -> dict[str, RawArray]:
+    return {node.name: node.op.evaluate((x[node.name],), (), graph.infos[node.name]) for node in graph.inputs}
 
 
-def _batches(graph: Graph, x: _Batch) -> Iterator[_Batch]:
+def _batches(graph: Graph, x: Feeds) -> Iterator[slice]:
     """The data in pieces of bounded work; one empty piece for no data."""
     batch = max(1, WORKING_ELEMENTS // max(_work(graph, node) for node in graph.nodes))
-    for start in range(0, max(len(x), 1), batch):
-        yield x[start : start + batch]
+    for start in range(0, max(samples(x), 1), batch):
+        yield slice(start, start + batch)
 
 
 def _work(graph: Graph, node: Node) -> int:
@@ -122,14 +142,14 @@ def _work(graph: Graph, node: Node) -> int:
     return out.size + sum(graph.infos[source].size for source in node.inputs) + node.op.columns(out)
 
 
-def _evaluate(graph: Graph, x_raw: RawArray, wanted: tuple[str, ...], check_ranges: bool) -> dict[str, RawArray]:
+def _evaluate(graph: Graph, x_raw: Mapping[str, RawArray], wanted: tuple[str, ...], check_ranges: bool) -> dict[str, RawArray]:
     """The raws of the wanted nodes for one batch; a value is dropped after its last reader."""
     last_reader = {source: node.name for node in graph.nodes for source in node.inputs}
     alive: dict[str, RawArray] = {}
     kept: dict[str, RawArray] = {}
     for node in graph.nodes:
         infos, out = tuple(graph.infos[source] for source in node.inputs), graph.infos[node.name]
-        raw = x_raw if node.op.reads == 0 else node.op.evaluate(tuple(alive[source] for source in node.inputs), infos, out)
+        raw = x_raw[node.name] if node.op.reads == 0 else node.op.evaluate(tuple(alive[source] for source in node.inputs), infos, out)
         if check_ranges:
             _check_range(node, out, raw)
         for source in set(node.inputs):

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qfx.fixed.array import cast_float_array, cast_raw_array
 from qfx.fixed.type import FixedType, OMode
+from qfx.ir.feeds import Feed, Feeds, feeds, part, samples
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import WORKING_ELEMENTS, FloatArray, trace
 from qfx.ir.values import ArrayType, RawArray
@@ -45,17 +46,18 @@ class Loss:
         )
 
 
-def losses(graph: Graph, x: FloatArray) -> dict[str, Loss]:
-    """What the input's cast and every Cast of the graph lose on the floats ``x`` (N, *input shape), by node, in the graph's order.
+def losses(graph: Graph, x: Feed) -> dict[str, Loss]:
+    """What the casts of the inputs and every Cast of the graph lose on the floats ``x`` (N, *input shape; several as ``interpret.run`` takes them),
+    by node, in the graph's order.
 
     Raises DataError as ``interpret.run`` does.
     """
     casts = {node.name: (node.op.cast, node.inputs) for node in graph.nodes if isinstance(node.op, Cast | Input)}
     found = dict.fromkeys(casts, Loss())
-    for part in _parts(graph, x):
-        raws = trace(graph, part)
+    for piece in _parts(graph, x):
+        raws = trace(graph, piece)
         for name, (cast, inputs) in casts.items():
-            loss = raw_loss(raws[inputs[0]], graph.infos[inputs[0]].grids, cast) if inputs else float_loss(part, cast)
+            loss = raw_loss(raws[inputs[0]], graph.infos[inputs[0]].grids, cast) if inputs else float_loss(piece[name], cast)
             found[name] += loss
     return found
 
@@ -78,10 +80,11 @@ def float_loss(x: FloatArray, cast: ArrayType) -> Loss:
     return _per_type(x, cast, _float_loss)
 
 
-def _parts(graph: Graph, x: FloatArray) -> Iterator[FloatArray]:
-    samples = max(1, WORKING_ELEMENTS // sum(info.size for info in graph.infos.values()))
-    for start in range(0, max(len(x), 1), samples):
-        yield x[start : start + samples]
+def _parts(graph: Graph, x: Feed) -> Iterator[Feeds]:
+    given = feeds(graph, x)
+    count = max(1, WORKING_ELEMENTS // sum(info.size for info in graph.infos.values()))
+    for start in range(0, max(samples(given), 1), count):
+        yield part(given, slice(start, start + count))
 
 
 def _per_type(x: _T, cast: ArrayType, count: Callable[[_T, FixedType], Loss]) -> Loss:

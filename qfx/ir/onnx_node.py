@@ -17,10 +17,10 @@ REMEDY = "export the model again with qfx.export_onnx"
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """``proto`` in its file, whose float input is ``source``, with the initializers and the constants that were passed before it."""
+    """``proto`` in its file, whose float inputs are ``sources``, by name, with the initializers and the constants that were passed before it."""
 
     proto: onnx.NodeProto
-    source: onnx.ValueInfoProto
+    sources: Mapping[str, onnx.ValueInfoProto]
     tensors: Mapping[str, onnx.TensorProto]
     consts: Mapping[str, Const]
 
@@ -36,14 +36,14 @@ class OnnxNode:
 
     @property
     def reads_source(self) -> bool:
-        """Whether its first input is that of the model."""
-        return self.input(0) == str(self.source.name)
+        """Whether its first input is one of the model's."""
+        return self.input(0) in self.sources
 
     def source_shape(self) -> Shape:
-        """The shape of the model's input without the batch."""
-        sizes = self.source.type.tensor_type.shape.dim[1:]
+        """The shape of the model's input that it reads, without the batch."""
+        sizes = self.sources[self.input(0)].type.tensor_type.shape.dim[1:]
         if not all(size.HasField("dim_value") for size in sizes):
-            raise ModelFileError("only the batch may have no fixed size", where=self.source.name, remedy=REMEDY)
+            raise ModelFileError("only the batch may have no fixed size", where=self.input(0), remedy=REMEDY)
         return tuple(size.dim_value for size in sizes)
 
     def tensor(self, index: int) -> onnx.TensorProto:

@@ -116,6 +116,10 @@ class Operator:
     renames: ClassVar[bool]
     """Whether it only says how the elements of a value are addressed, so that nothing is built."""
 
+    def travelling(self, out: Info) -> int:
+        """How many numbers of its result ``out`` travel as the channels of a pixel."""
+        return out.shape[0]
+
     def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
         """Of a pointwise operator: append its steps. ``source``: of what it reads; ``site``: the number that simulations know a cast by."""
         raise TypeError(f"{type(self).__name__} is not pointwise")
@@ -137,12 +141,13 @@ class Operator:
 
 
 def travelling_channels(graph: Graph, node: Node) -> int:
-    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels."""
+    """A divisor of the channels of the frame that ``node`` reads, whether or not the renames in front of it changed how it travels. Pointwise
+    operators leave it as it comes."""
     channels = graph.infos[node.name].shape[0]
     while node.op.reads != 0:
         source = graph.node(node.inputs[0])
-        channels = gcd(channels, graph.infos[source.name].shape[0])
-        if not source.op.renames:
+        channels = gcd(channels, graph.infos[source.name].shape[0], source.op.travelling(graph.infos[source.name]))
+        if not source.op.renames and not source.op.pointwise:
             break
         node = source
     return channels

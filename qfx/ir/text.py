@@ -15,7 +15,7 @@ _RIGHT_ALIGNED = ("acc",)
 
 
 def listing(graph: Graph) -> str:
-    """The nodes in order, one a line, ``*`` at the output; then the totals. Deterministic.
+    """The nodes in order, one a line, ``*`` at the outputs; then the totals. Deterministic.
 
     The columns: operator and attributes; inputs; shape without the batch; storage type (and the bits of a word where each channel's raws are on its
     own grid); the exact range, as values (``~`` before a number that is cut to six digits) and as raws; the bits of the accumulator that holds every
@@ -25,8 +25,9 @@ def listing(graph: Graph) -> str:
     stride, ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
     """
     rows = [_row(graph, node) for node in graph.nodes]
-    output = graph.infos[graph.output]
-    lines = [f"{graph.name}: {graph.output} is the output, {words.sizes(output.shape)} of {output.type}", ""]
+    lines = [f"{graph.name}: {_output(graph, 0)}"] if len(graph.outputs) == 1 else [f"{graph.name}:"]
+    lines += [f"  {_output(graph, position)}" for position in range(len(graph.outputs)) if len(graph.outputs) > 1]
+    lines.append("")
     lines += _table([_HEADER, *rows])
     consts = [const for node in graph.nodes for const in node.op.constants().values()]
     total_macs = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
@@ -46,12 +47,20 @@ def as_data(graph: Graph) -> dict[str, Any]:
     nodes = [_node_data(graph, node) for node in graph.nodes]
     return {
         "model": graph.name,
-        "output": graph.output,
+        **({"output": graph.output} if len(graph.outputs) == 1 else {"outputs": dict(zip(graph.output_names, graph.outputs, strict=True))}),
         "nodes": nodes,
         "macs_per_sample": sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes),
         "constants": sum(entry["count"] for node in nodes for entry in node["constants"]),
         "constant_bits": sum(entry["count"] * entry["bits"] for node in nodes for entry in node["constants"]),
     }
+
+
+def _output(graph: Graph, position: int) -> str:
+    name, info = graph.outputs[position], graph.infos[graph.outputs[position]]
+    own = graph.output_names[position]
+    which = "the output" if len(graph.outputs) == 1 else f"output {position}"
+    called = "" if own == name else f" ({own})"
+    return f"{name} is {which}{called}, {words.sizes(info.shape)} of {info.type}"
 
 
 def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def _row(graph: Graph, node: Node) -> tuple[str, ...]:
     interval, stored, acc = info.interval.hull, info.stored.spread(info.shape[0]), _accumulator(graph, node)
     own = f" {info.word.width} per channel" if info.per_channel else ""
     return (
-        node.name + ("*" if node.name == graph.output else ""),
+        node.name + ("*" if node.name in graph.outputs else ""),
         describe(node.op),
         ",".join(node.inputs),
         words.sizes(info.shape),

@@ -9,8 +9,8 @@ from qfx.ir.values import RAW_MAX, RAW_MIN
 
 
 def living(graph: Graph) -> frozenset[str]:
-    """The names of the input and of every node that the output depends on."""
-    needed = {graph.output, graph.input.name}
+    """The names of the inputs and of every node that an output depends on."""
+    needed = {*graph.outputs, *(node.name for node in graph.inputs)}
     for node in reversed(graph.nodes):
         if node.name in needed:
             needed.update(node.inputs)
@@ -38,12 +38,15 @@ def verify(graph: Graph, *, where: str = "verify") -> None:
 
 
 def verify_rewrite(before: Graph, after: Graph, *, where: str) -> None:
-    """Raises ModelFileError, naming ``where``, unless the input node, the output's shape and type, and the metadata are what they were."""
-    if before.input != after.input:
-        raise _defect(where, f"changed the input from {before.input} to {after.input}")
-    old, new = before.infos[before.output], after.infos[after.output]
-    if (old.shape, old.type, old.per_channel) != (new.shape, new.type, new.per_channel):
-        raise _defect(where, f"changed the output from {old.shape} of {old.type} to {new.shape} of {new.type}")
+    """Raises ModelFileError, naming ``where``, unless the input nodes, the outputs' shapes and types, and the metadata are what they were."""
+    if before.inputs != after.inputs:
+        changed = next((pair for pair in zip(before.inputs, after.inputs, strict=False) if pair[0] != pair[1]), (before.inputs, after.inputs))
+        raise _defect(where, f"changed the input from {changed[0]} to {changed[1]}")
+    if len(before.outputs) != len(after.outputs):
+        raise _defect(where, f"changed the outputs from {before.outputs} to {after.outputs}")
+    for old, new in ((before.infos[a], after.infos[b]) for a, b in zip(before.outputs, after.outputs, strict=True)):
+        if (old.shape, old.type, old.per_channel) != (new.shape, new.type, new.per_channel):
+            raise _defect(where, f"changed the output from {old.shape} of {old.type} to {new.shape} of {new.type}")
     if (before.name, before.metadata) != (after.name, after.metadata):
         raise _defect(where, "changed the name or the metadata")
 

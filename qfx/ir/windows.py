@@ -25,8 +25,9 @@ class Windows:
     def of(cls, name: str, shape: Shape, kernel: Shape, stride: Shape, pads: Pads, dilation: Shape | None = None) -> Windows:
         """Checked windows over a value of ``shape``. Raises ModelFileError naming the node."""
         spatial = shape[1:]
-        if len(spatial) not in (1, 2):
-            raise ModelFileError(f"windows over a value of shape {shape}", where=name, remedy="give (channels, length) or (channels, height, width)")
+        if len(spatial) not in (1, 2, 3):
+            remedy = "give (channels, length), (channels, height, width) or (channels, depth, height, width)"
+            raise ModelFileError(f"windows over a value of shape {shape}", where=name, remedy=remedy)
         dilation = (1,) * len(spatial) if dilation is None else dilation
         for field, values in (("kernel", kernel), ("stride", stride), ("pads", pads), ("dilation", dilation)):
             if len(values) != len(spatial):

@@ -82,7 +82,7 @@ def _found(device: str) -> tuple[str, str] | None:
 
 
 def _rounded(device: str) -> str:
-    """Which of two products that need all 24 bits is not exact on the device; none: an empty text. They are as large as layers are, so that the
+    """Which of some products that need all 24 bits is not exact on the device; none: an empty text. They are as large as layers are, so that the
     algorithms are taken which a library keeps for those, and each operand is wide in turn, so that splitting one into short parts is found too."""
     with torch.no_grad(), sums_of_products(device.partition(":")[0]):
         for wide, narrow in ((20, 1), (10, 10), (1, 20)):
@@ -90,6 +90,9 @@ def _rounded(device: str) -> str:
             found = F.linear(vectors.to(device), matrix.to(device))
             if not torch.equal(found.cpu().double(), vectors.double() @ matrix.double().T):
                 return "a matrix product"
+            left, right = vectors.reshape(8, 32, 512), matrix.reshape(8, 32, 512).transpose(1, 2)
+            if not torch.equal(torch.matmul(left.to(device), right.to(device)).cpu().double(), left.double() @ right.double()):
+                return "a product of many matrices"
             images, weight = _integers((16, 32, 12, 12), wide, 32), _integers((32, 32, 3, 3), narrow)
             exact = F.conv2d(images.double(), weight.double(), padding=1)
             if not torch.equal(F.conv2d(images.to(device), weight.to(device), padding=1).cpu().double(), exact):

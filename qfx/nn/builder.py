@@ -63,7 +63,7 @@ class Builder:
                 self._given(node, next(arguments), self.graph.placeholder(node.name), given)
             elif node.target is operator.getitem and node.args[0] in given and node not in given:
                 source, place = node.args
-                self._given(node, given[source][place], self.graph.call_function(operator.getitem, (self.raw[source], place)), given)  # type: ignore[index]
+                self._given(node, given[source][place], self.graph.call_function(operator.getitem, (self.raw[source], place)), given)
             elif node.op == "output":
                 self._output(node)
             elif node in self.traced.shapes and node not in self.values and self.traced.tensor_users(node):
@@ -81,7 +81,7 @@ class Builder:
         if not self.traced.tensor_users(node):
             raise UnsupportedError(f"the input {self._label(node)!r} is never read", where=self._label(node), remedy="leave it out of the example")
         label = self._label(node) if self._several() else "input"
-        layer = QInput(self.traced.shapes[node], self.recipe, f"input.{label}" if self._several() else label)
+        layer = QInput(self.traced.shapes[node], self.recipe, label)
         path = self._attach(self._free(layer.label), layer)
         layer.initialize(data)
         self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")

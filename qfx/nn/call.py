@@ -43,6 +43,11 @@ class Call:
         """The nodes read, in order."""
         return _nodes(tuple(self.arguments.values()))
 
+    @property
+    def values(self) -> tuple[fx.Node, ...]:
+        """Those of ``inputs`` that are computed from the model's: what parts count as their sources."""
+        return tuple(node for node in self.inputs if node in self.traced.shapes)
+
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute of the module, or an argument of the function."""
         value = getattr(self.module, name, default) if self.module is not None else self.arguments.get(name, default)
@@ -58,7 +63,7 @@ class Call:
         """The spatial axes that the operation works on, from its name. Refuses a value of others: PyTorch would take its batch for channels."""
         rank = int(self.name[-2])
         if len(self.in_shape) != rank + 1:
-            axes = "length" if rank == 1 else "height, width"
+            axes = {1: "length", 2: "height, width"}.get(rank, "depth, height, width")
             raise self.refuse(f"{self.name} on a value of shape {self.in_shape}", f"give it (batch, channels, {axes})")
         return rank
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
-from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
 from qfx.capture.inputs import Inputs
+from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
 from qfx.capture.trace import capture
 from qfx.capture.traced import is_layer
-from qfx.errors import DataError, RecipeError, UnsupportedError, together
+from qfx.errors import DataError, RecipeError, UnsupportedError
 from qfx.nn.builder import Builder
 from qfx.nn.layers import QInput
 from qfx.nn.model import QuantizedModel, quantizers, unwrapped
@@ -26,8 +27,9 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
 
     ``model`` is left as it is; DataParallel, DistributedDataParallel, AveragedModel and torch.compile around it are looked through. The result is a
     ``torch.fx.GraphModule`` whose parameters keep their names (a float checkpoint of ``model`` loads into it), plus one ``frac_bits`` per quantizer:
-    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; of a model with several, a tuple of them in the
-    order of its arguments, or a dict by their names. Binary points start where the squared error on it is least. ``recipe``: word lengths, modes, granularity; default Recipe().
+    the binary points, which any optimizer learns. ``example_input``: a batch of real inputs, batch first; of a model with several, a tuple of them
+    in the order of its arguments, or a dict by their names. Binary points start where the squared error on it is least. ``recipe``: word lengths,
+    modes, granularity; default Recipe().
 
     Casts stand behind every chain of {convolution, linear} -> BatchNorm -> addition -> activation, behind pooling averages and products, at
     the input and at the output; inside a chain the numbers are exact, however wide. A ``model`` that is a single torch layer is named
@@ -84,7 +86,25 @@ def _copied(model: nn.Module) -> nn.Module:
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
+    _as_they_are(source)
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
+
+
+def _as_they_are(model: nn.Module) -> None:
+    """Give layers whose weight is computed of others, by weight or spectral normalization say, that weight as a parameter: it is what is trained."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                value = getattr(module, name)
+                if not isinstance(value, nn.Parameter):  # torch leaves a buffer where gradients are off
+                    delattr(module, name)
+                    module.register_parameter(name, nn.Parameter(value.detach().clone()))
+        for hook in list(module._forward_pre_hooks.values()):
+            if type(hook).__name__ == "WeightNorm":
+                torch.nn.utils.remove_weight_norm(module, hook.name)  # type: ignore[attr-defined]
+            elif type(hook).__name__ == "SpectralNorm":
+                torch.nn.utils.remove_spectral_norm(module, hook.name)  # type: ignore[attr-defined]
 
 
 def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> QuantizedModel:

@@ -15,6 +15,8 @@ from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.lookup import only_moves
 from qfx.recipe import Recipe
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 MAX_EXACT_BITS = 48
 """A result that would need more bits than this is cast before it grows further, well below float64's 53."""
 
@@ -62,5 +64,5 @@ def norm_to_fold(node: fx.Node, traced: Traced, recipe: Recipe) -> fx.Node | Non
         return None
     module = traced.module.get_submodule(str(users[0].target))
     once = sum(other.target in (users[0].target, node.target) for other in traced.module.graph.nodes) == 2
-    is_norm = base_layer(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm) and getattr(module, "running_mean", None) is not None
+    is_norm = base_layer(module) in _NORMS and getattr(module, "running_mean", None) is not None
     return users[0] if once and is_norm else None

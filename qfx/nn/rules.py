@@ -30,10 +30,14 @@ from qfx.nn.layers import (
     upsample,
 )
 from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.moving import borders, rearrange, take
+from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
+    einsum.FAMILY,
+    bilinear.FAMILY,
     conv.FAMILY,
     conv_transpose.FAMILY,
     batch_norm.FAMILY,
@@ -53,6 +57,9 @@ FAMILIES: tuple[Family, ...] = (
     extreme.FAMILY,
     piecewise.FAMILY,
     reduce.FAMILY,
+    take.FAMILY,
+    rearrange.FAMILY,
+    borders.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

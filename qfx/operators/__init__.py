@@ -32,23 +32,25 @@ from qfx.operators.matmul import MatMul as MatMul
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
-from qfx.operators.prelu import PRelu as PRelu
 from qfx.operators.reduce import ReduceMax as ReduceMax
 from qfx.operators.reduce import ReduceMin as ReduceMin
 from qfx.operators.reduce import ReduceSum as ReduceSum
 from qfx.operators.relu import LeakyRelu as LeakyRelu
+from qfx.operators.relu import PRelu as PRelu
 from qfx.operators.relu import Relu as Relu
 from qfx.operators.reshape import Reshape as Reshape
 from qfx.operators.reshape import Transpose as Transpose
 from qfx.operators.scale import Stretch as Stretch
 from qfx.operators.scale import Upsample as Upsample
 from qfx.operators.slice import Slice as Slice
+from qfx.operators.take import Take as Take
 
 OPERATORS: tuple[type[Operator], ...] = (
     Input, Cast, Conv, Linear, Affine, Add, Sub, Mul, Relu, LeakyRelu, Clip, MaxPool, SumPool, Concat, Reshape, Transpose, Pad, Slice,
     Upsample, Stretch, Lookup, LookupLinear,
     Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
     MatMul,
+    Take,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

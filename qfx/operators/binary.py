@@ -21,6 +21,7 @@ from qfx.ir.values import Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.design.epilogue import Steps
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -115,6 +116,19 @@ class Extreme(Sum, abstract=True):
     def write(self, writer: Writer, node: Node) -> Value:
         a, b = (writer.values[name] for name in node.inputs)
         return writer.plain(node, self.forms[0], Value(a.dtype, a.bound | b.bound))
+
+    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        """Compared in words that hold both, which the one that is taken need not."""
+        infos, out = builder.sources(node), builder.graph.infos[node.name]
+        both = infos[0].interval | infos[1].interval
+        grid = None if out.per_channel else out.type.frac_bits
+        wide = rules.info(node.name, out.shape, both if grid is None else both.at(grid), grid)
+
+        def steps_of(steps: Steps) -> None:
+            steps.sum(self.step, wide, infos)
+            steps.move(out.grids, out.word)
+
+        builder.binary(node, chain, infos, steps_of)
 
 
 @dataclass(frozen=True, slots=True)

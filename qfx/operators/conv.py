@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Conv(Operator):
-    """Cross-correlation over 1 or 2 spatial axes, as torch.nn.functional.conv1d / conv2d; zero padding."""
+    """Cross-correlation over 1 to 3 spatial axes, as torch.nn.functional.conv1d, conv2d and conv3d; zero padding. Windows over three axes have no
+    form in hardware."""
 
     weight: Const  # (out_channels, in_channels / groups, *kernel)
     bias: Const | None  # (out_channels,)

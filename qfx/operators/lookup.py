@@ -73,7 +73,7 @@ class Table(Pointwise, abstract=True):
         hull = hull.at(self.frac_bits)
         if hull.lo < self.first or hull.hi >= self.first + self.span:
             what = f"has entries for raws {self.first} to {self.first + self.span - 1}, its input goes from {hull.lo} to {hull.hi}"
-            raise ModelFileError(what, where=name, remedy="cast the input, or give entries for all numbers")
+            raise ExactnessError(what, where=name, remedy="cast the input, or give entries for all numbers")
         if max(-self.first, self.first + self.span) >= _FARTHEST:
             raise ExactnessError(f"addresses raws of {hull.width} bits", where=name, remedy="cast its input to a narrower type")
         results = self.results(hull.lo, hull.hi)

@@ -99,6 +99,9 @@ class MatMul(Plain):
         builder.add(d.MatMul(builder.names.new(node.name, "matmul"), (a, b), out, shape, acc, epilogue, folding.arithmetic))
         builder.give_stream(name, out, frame)
 
+    def travelling(self, out: Info) -> int:
+        return out.shape[-1]
+
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         inputs, outputs = graph.infos[node.inputs[1]].shape[-2:]
         return outputs, inputs

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from qfx.errors import ModelFileError
+from qfx.export import bounds
 from qfx.export.bounds import DOUBLE, FLOAT, Value
+from qfx.fixed import arith
+from qfx.fixed.arith import Bounds, channelwise
 from qfx.fixed.type import FixedType
+from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import simple
-from qfx.ir import rules
+from qfx.ir import rules, sums
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator, Plain, Pointwise
 from qfx.ir.rules import Infos, Raws
-from qfx.ir.values import Info, RawArray
+from qfx.ir.values import Const, Info, RawArray
 
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
@@ -126,3 +130,89 @@ def _steps(steps: Steps, function: str, out: Info, log2_slope: int) -> None:
         shift = simple(out.grids) - steps.grids
     by = int(shift.max())
     steps.add(function, out.word, (by,) if function == "relu" else (by, by + log2_slope))
+
+
+@dataclass(frozen=True, slots=True)
+class PRelu(Pointwise):
+    """x for x >= 0, else x * slope, with one slope per channel (shape (C,)) or for all (shape ())."""
+
+    slope: Const
+
+    forms: ClassVar[tuple[str, ...]] = ("ai.qfx.PRelu",)
+    functions: ClassVar[Mapping[str, str]] = MappingProxyType({
+        "PRelu": """PRelu (x, slope) => (y) {
+    small = Mul(x, slope)
+    zero32 = Constant <value_float: float = 0.0> ()
+    zero = CastLike(zero32, x)
+    below = Less(x, zero)
+    y = Where(below, small, x)
+}""",
+    })  # fmt: skip
+
+    def infer(self, name: str, inputs: Infos) -> Info:
+        (x,) = rules.arity(name, inputs, 1)
+        if self.slope.shape not in ((), x.shape[:1]):
+            raise ModelFileError(
+                f"the slope is {self.slope.shape} for a value of shape {x.shape}", where=name, remedy="give one per channel, or a scalar"
+            )
+        one_grid = rules.common_grid(x, self.slope) is not None
+        return rules.info(name, x.shape, self._bounds(x), max(x.type.frac_bits, x.type.frac_bits + self.slope.grid) if one_grid else None)
+
+    def _bounds(self, x: Info) -> Bounds:
+        channels = x.shape[0]
+        slopes = self.slope.entries * (channels // len(self.slope.entries))
+        return channelwise(arith.rectified(a, b).hull for a, b in zip(x.interval.spread(channels), slopes, strict=True))
+
+    def _source(self, x: Info, out: Info) -> Info:
+        """The value as it is multiplied: on the grids of its channels where the result's differ."""
+        return x.narrow() if out.per_channel or rules.common_grid(x, self.slope) is None else x
+
+    def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        rank = len(out.shape)
+        x = self._source(infos[0], out)
+        raw = rules.align(inputs[0], infos[0], x)
+        small = np.minimum(raw, 0) * sums.per_channel(self.slope.raw, rank)
+        negative = rules.move(small, out.grids - x.grids - sums.per_channel(self.slope.grids, rank))
+        return np.where(raw < 0, negative, rules.move(np.maximum(raw, 0), out.grids - x.grids))
+
+    def does_nothing(self, x: Info) -> bool:
+        return not x.interval.signed and bool((self.slope.grids <= 0).all())
+
+    def words(self) -> Iterable[str]:
+        return []
+
+    def constants(self) -> Mapping[str, Const]:
+        return {"slope": self.slope}
+
+    def accumulator(self, x: Info) -> FixedType | None:
+        return None
+
+    def macs(self, out: Info) -> int:
+        return out.size
+
+    def write(self, writer: Writer, node: Node) -> Value:
+        x = writer.values[node.inputs[0]]
+        value = writer.choose(node, Value(x.dtype, x.bound | x.bound * bounds.of(self.slope)), [self.slope])
+        ones = (1,) * (len(writer.graph.infos[node.name].shape) - 1)
+        slope = writer.const(node, "slope", self.slope, value.dtype, (*self.slope.shape, *ones) if self.slope.shape else ())
+        writer.call(node, "PRelu", [writer.as_dtype(node.inputs[0], value.dtype), slope])
+        return value
+
+    @classmethod
+    def read(cls, proto: OnnxNode) -> Operator:
+        return cls(proto.flat_const(1))
+
+    def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
+        x = self._source(source, out)
+        steps.move(x.grids, x.word)
+        up, up_small = simple(out.grids - steps.grids), simple(out.grids - steps.grids - steps.channels(self.slope.grids))
+        slope = steps.operand("slope", self.slope)
+        if not up.ndim and not up_small.ndim:
+            steps.add("prelu", out.word, (int(up), int(up_small)), (slope,))
+        else:
+            steps.add("prelu_by", out.word, (), (slope, d.Operand(steps.table("up", up)), d.Operand(steps.table("up_small", up_small))))
+        steps.lie_on(out.grids)
+
+    @classmethod
+    def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
+        return cls(drawing.const(drawing.shape[:1] if drawing.rng.random() < 0.7 else ())), (drawing.source,)

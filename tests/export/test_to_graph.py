@@ -39,7 +39,7 @@ class Everything(nn.Module):
         y = self.norm(self.conv(x)) + self.other(x) + self.up(small)
         y = self.pool(self.act(y) - self.other(F.interpolate(small, scale_factor=2)))
         y = F.relu6(F.pad(y, (1, 0, 1, 0))) * F.relu(F.pad(y, (0, 1, 0, 1)))
-        y = torch.cat([y, y[:, ::2]], 1).permute(0, 2, 3, 1)
+        y = torch.cat([y, y[:, ::2].flip(2)], 1).permute(0, 2, 3, 1)
         y = self.drop(self.mean(y[:, :3, :3].permute(0, 3, 1, 2)))
         return self.head(torch.tanh(y).flatten(1))
 

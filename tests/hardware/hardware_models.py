@@ -38,6 +38,7 @@ from qfx.operators import (
     Stretch,
     Sub,
     SumPool,
+    Take,
     Transpose,
     Upsample,
 )
@@ -254,6 +255,8 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     ),
     lambda: chain("padded", (2, 3, 4), Pad(((1, 2), (0, 1), (2, 0))), Slice((1, 0, 1), (4, 4, 6), (2, 1, 3)), LeakyRelu(-3)),
     lambda: chain("padded_words", (4, 3, 4), Pad(((2, 4), (0, 1), (2, 0))), Slice((2, 0, 1), (6, 4, 6), (1, 1, 3)), LeakyRelu(-3)),
+    lambda: chain("taken", (4, 3, 5), Take(1, (2, 0, 0, 1)), Take(2, (4, 3, 1, 0)), Relu(), Take(0, (2, 3, 0, 1, 2, 3)), LeakyRelu(-3)),
+    lambda: chain("taken_features", (6,), Take(0, (5, 4, 3, 2, 1, 0, 0)), Relu()),
     lambda: chain("upsampled", (4, 3, 4), Upsample((2, 3)), Relu(), Upsample((1, 2)), Upsample((3, 1))),
     lambda: chain("transposed_convolution", (4, 3, 2), Stretch((2, 3)), Pad(((0, 0), (2, 2), (1, 1))), conv(25, 3, 4, 3, 3)),
     lambda: chain("stretched_signal", (2, 7), Upsample((3,)), Stretch((2,)), cast="ap_ufixed<5,2>"),
@@ -310,6 +313,8 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         elif isinstance(op, Slice):
             whole = gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0]) if op.steps[0] == 1 else 1
             foldings[node.name] = Folding(pick(divisors(whole)))
+        elif isinstance(op, Take):
+            foldings[node.name] = Folding(pick(divisors(op.parallel(graph, node)[0])))
         elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
     ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]

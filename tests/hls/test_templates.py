@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import pytest
 from qfx.fixed.array import cast_raw_array
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.assets import hls_root
+from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.emit import CSIM_FLAGS
 from qfx.hardware.emit.spelling import pack_weights
+from qfx.hardware.processes import TakeFrame
 from qfx.hardware.timing.window_turns import window_turns
 
 Ints = npt.NDArray[np.int64]
@@ -132,6 +135,19 @@ def stretched(frame: Ints, rows: int, columns: int) -> Ints:
     return out.reshape(-1)
 
 
+def taken(frame: Ints, axis: int, order: tuple[int, ...], together: int) -> Case:
+    """``order`` of one axis of a frame (H, W, C), in words of ``together`` channels."""
+    outer, inner = math.prod(frame.shape[:axis]), math.prod(frame.shape[axis + 1 :])
+    words = FixedType(9, 9)
+    streams = [
+        Stream(name, words, together, outer * count * inner // together, 2) for name, count in (("in", frame.shape[axis]), ("out", len(order)))
+    ]
+    unit = TakeFrame("take", *streams, (outer, frame.shape[axis], inner), order, together, f"program{axis}").unit(("in", "out"))
+    (program,) = unit.constants
+    known = f"static const {program.type} {program.name}{program.dims} = {{{program.body}}};\n"
+    return Case(f"take {axis}", unit.body[0], frame.reshape(-1), np.take(frame, order, axis).reshape(-1), together, together, globals=known)
+
+
 def movers() -> list[Case]:
     x = numbers(24)
     frame = numbers(3, 4, 5)  # H, W, C
@@ -163,6 +179,7 @@ def movers() -> list[Case]:
         Case("repeat rows", "qfx::repeat<3, 4, 6, 4, 1, qfx::in_lutram>(in, out);", broad.reshape(-1), repeated(broad, 4, 1)),
         Case("repeat columns", "qfx::repeat<3, 4, 1, 1, 2, qfx::in_bram>(in, out);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
         Case("repeat one pixel", "qfx::repeat<1, 1, 5, 3, 2, qfx::by_tool>(in, out);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
+        *(taken(broad, axis, order, together) for axis, order, together in ((0, (2, 0, 0), 3), (1, (3, 1, 2, 1, 0), 3), (2, (5, 0, 0, 3), 1))),
         Case("stretch", "qfx::stretch<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), stretched(broad, 2, 3), 3, 3, type_out="qfx::sint<12>"),
         Case("stretch rows", "qfx::stretch<3, 4, 6, 3, 1>(in, out);", broad.reshape(-1), stretched(broad, 3, 1)),
         Case("stretch columns", "qfx::stretch<3, 4, 3, 1, 2>(in, out);", broad.reshape(-1), stretched(broad, 1, 2), 2, 2),

@@ -50,7 +50,6 @@ def test_a_graph_is_a_value() -> None:
         ((INPUT, RELU, RELU), "relu", "net", "two nodes are called 'relu'"),
         ((INPUT, Node("a", Relu(), ("b",)), Node("b", Relu(), ("x",))), "a", "a", "reads 'b' before it is computed"),
         ((INPUT, Node("a", Relu(), ("a",))), "a", "a", "reads 'a' before it is computed"),
-        ((INPUT, Node("y", INPUT.op)), "y", "y", "a second input"),
         ((INPUT, RELU), "absent", "net", "the output 'absent' is not a node"),
         ((INPUT, Node("l", Linear(Const(np.ones((2, 2), dtype=np.int64), 0), None), ("x",))), "l", "l", "the weight is"),
     ],

@@ -102,6 +102,7 @@ def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
     line = place // 2**op.shift
     return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
 
+
 COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
 
 ORACLE = {
@@ -124,6 +125,7 @@ ORACLE = {
     ops.Transpose: lambda op, x: x.permute(0, *(axis + 1 for axis in op.perm)),
     ops.Pad: lambda op, x: torch_pad(x, op.pads),
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
+    ops.Take: lambda op, x: x.index_select(op.axis + 1, torch.tensor(op.indices)),
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
     ops.Lookup: lambda op, x: const_values(op.entries)[places(op, x)],
@@ -284,6 +286,11 @@ POOL = ops.MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
         (ops.Slice((2,), (2,), (1,)), [(3,)], "0 <= start < stop <= size"),
         (ops.Slice((2,), (0,), (-1,)), [(3,)], "0 <= start < stop <= size"),
         (ops.Slice((-1,), (2,), (1,)), [(3,)], "0 <= start < stop <= size"),
+        (ops.Take(2, (0,)), [(2, 3)], "along axis 2"),
+        (ops.Take(-1, (0,)), [(2, 3)], "along axis -1"),
+        (ops.Take(1, (0, 3)), [(2, 3)], "takes 0,3 along an axis of 3"),
+        (ops.Take(0, (-1,)), [(2, 3)], "takes -1 along"),
+        (ops.Take(0, ()), [(2, 3)], "one or more numbers of 0 to 1"),
         (ops.Upsample((2,)), [(2, 3, 4)], "one of at least 1 per axis behind the channels"),
         (ops.Upsample((2, 0)), [(2, 3, 4)], r"factors are \(2, 0\)"),
         (ops.Upsample(()), [(2,)], "factors are"),

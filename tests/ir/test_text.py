@@ -88,6 +88,8 @@ def test_one_wrong_weight_shows() -> None:
         (ops.Transpose((1, 0)), "Transpose 1,0"),
         (ops.Pad(((0, 0), (1, 2))), "Pad p0:0x1:2"),
         (ops.Slice((0, 1), (2, 6), (1, 2)), "Slice 0:2,1:6:2"),
+        (ops.Take(1, (2, 0, 0)), "Take axis 1 2,0,0"),
+        (ops.Take(0, tuple(range(8))), "Take axis 0 0,1,2,3,4,5..(8)"),
         (ops.Upsample((2, 3)), "Upsample 2x3"),
         (ops.Stretch((2,)), "Stretch 2"),
         (ops.Add(), "Add"),

@@ -7,6 +7,7 @@ in which turn each word is read and written: what the process's ``program`` says
 
 from __future__ import annotations
 
+import math
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
+from qfx.hardware.emit.emulate import numbers, offsets
 from qfx.hardware.emit.templates import render
 from qfx.hardware.project.compile import compile_cpp
 from qfx.hardware.timing.simulate import deadlock
@@ -41,12 +43,19 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoundedRun:
-    """``y_raw``: the output raws (N, *output shape); ``peaks``: the most words that each FIFO held, in the order of the design's streams (fibers run
+    """``outputs``: the raws (N, *output shape) of each; ``peaks``: the most words that each FIFO held, in the order of the design's streams
+    (fibers run
     ahead as far as they can, so this is often the depth, and never more); ``ports``: per process, then per frame."""
 
-    y_raw: RawArray
+    outputs: tuple[RawArray, ...]
     peaks: tuple[int, ...]
     ports: tuple[tuple[Ports, ...], ...]
+
+    @property
+    def y_raw(self) -> RawArray:
+        """The raws of the only output."""
+        (only,) = self.outputs
+        return only
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,8 @@ class BoundedBundle:
     designs: tuple[d.Design, ...]
 
     def run(self, index: int, x_raw: RawArray, depths: Mapping[str, int] | None = None) -> BoundedRun:
-        """Run design ``index`` on raws (N, *input shape), frames back to back; ``depths`` overrides depths by stream name.
+        """Run design ``index`` on raws (N, *input shape), of several inputs put together,
+        frames back to back; ``depths`` overrides depths by stream name.
 
         Raises DeadlockError if it stops, ProjectError if the harness fails or words are left in a FIFO.
         """
@@ -77,12 +87,14 @@ class BoundedBundle:
             found = _Report(report.read_text(encoding="utf-8"))
             if done.returncode == _DEADLOCK:
                 raise deadlock(design, [_waits(process, *found.processes[process.name][:2]) for process in design.processes])
-            left = [name for name, (_, left) in found.streams.items() if left and name != "out"]
+            left = [name for name, (_, left) in found.streams.items() if left and name not in design.port_names[1]]
             if left:
                 raise _failed(f"words are left in {', '.join(left)}", self.executable)
-            y_raw = np.frombuffer(result.read_bytes(), dtype="<i8").astype(np.int64).reshape(len(x_raw), *design.output.shape)
+            flat = np.frombuffer(result.read_bytes(), dtype="<i8").astype(np.int64)
         ports = tuple(found.ports(process, len(x_raw)) for process in design.processes)
-        return BoundedRun(y_raw, tuple(found.streams[stream.name][0] for stream in design.streams), ports)
+        cuts = np.cumsum([len(x_raw) * math.prod(port.shape) for port in design.outputs])[:-1]
+        outputs = tuple(part.reshape(len(x_raw), *port.shape) for part, port in zip(np.split(flat, cuts), design.outputs, strict=True))
+        return BoundedRun(outputs, tuple(found.streams[stream.name][0] for stream in design.streams), ports)
 
 
 def build(designs: Sequence[d.Design], folder: Path, *, flags: Sequence[str] = ()) -> BoundedBundle:
@@ -97,7 +109,9 @@ def build(designs: Sequence[d.Design], folder: Path, *, flags: Sequence[str] = (
             place = folder / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
-        entry = {"top": top, "design": design, "units": cpp.units(design, ("in", "out")), "flags": cpp.flags_stream(), "words": ""}
+        entry: dict[str, object] = {"top": top, "design": design, "units": cpp.units(design, ("in", "out")), "flags": cpp.flags_stream(), "words": ""}
+        entry["in_frame"] = numbers(design.inputs)
+        entry["in_places"] = [(at, at + numbers([port])) for at, port in zip(offsets(design.inputs), design.inputs, strict=True)]
         entries.append(entry if design.loader is None else {**entry, "words": cpp.words_stream(design.loader.port.slot)})
     main = folder / "bounded.cpp"
     main.write_text(render("bounded.cpp.j2", {"designs": entries, "stream": cpp.stream}), encoding="utf-8")

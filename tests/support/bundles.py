@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from pathlib import Path
 
 from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, simulation_headers
+from qfx.hardware.design.design import Design
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.names import identifier
 from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
-from qfx.hardware.emit.emulate import FAST_FLAGS, emit_emulator
+from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources, test_bench
+from qfx.hardware.emit.emulate import FAST_FLAGS, emit_emulator, numbers
 from qfx.hardware.project.compile import compile_cpp
-from qfx.hardware.project.execute import counted, execute
+from qfx.hardware.project.execute import counted, execute, put_together, taken_apart
 from qfx.ir.graph import Graph
 from qfx.ir.losses import Loss
 from qfx.ir.passes.loadable import loadable_types
@@ -27,15 +29,24 @@ class Bundle:
     """Designs in one executable. Made by ``build_bundle``."""
 
     executable: Path
-    output_shapes: tuple[Shape, ...]
+    output_shapes: tuple[tuple[Shape, ...], ...]
 
     def run_from_raw(self, index: int, x_raw: RawArray) -> RawArray:
         """The output raws of design ``index`` for input raws (N, *input shape)."""
-        return execute((str(self.executable), str(index)), x_raw, self.output_shapes[index])
+        return execute((str(self.executable), str(index)), x_raw, self._shape(index))
+
+    def run_from_raws(self, index: int, x_raw: Sequence[RawArray]) -> tuple[RawArray, ...]:
+        """The raws of the outputs of design ``index`` for those of its inputs, in order."""
+        raw = execute((str(self.executable), str(index)), put_together(x_raw), (sum(map(math.prod, self.output_shapes[index])),))
+        return taken_apart(raw, self.output_shapes[index])
+
+    def _shape(self, index: int) -> Shape:
+        shapes = self.output_shapes[index]
+        return shapes[0] if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
     def losses_from_raw(self, index: int, x_raw: RawArray) -> dict[int, Loss]:
         """What the casts of design ``index`` lose, by their node's place in the graph; of a bundle that was compiled with QFX_REPORT defined."""
-        return counted((str(self.executable), str(index)), x_raw, self.output_shapes[index])
+        return counted((str(self.executable), str(index)), x_raw, self._shape(index))
 
 
 def build_bundle(
@@ -48,10 +59,13 @@ def build_bundle(
     """
     root = Path(folder)
     tops = [f"design_{i}_{identifier(graph.name)[:24].strip('_')}" for i, (graph, _) in enumerate(designs)]
+    lowered = []
     for top, (graph, schedule) in zip(tops, designs, strict=True):
         if not fast and loadable_types(graph):
             raise ProjectError("its constants are loaded, which a bundle does not", where=graph.name, remedy="write a project, or make them constant")
-        files = emit_emulator(graph, top) if fast else emit_sources(lower(graph, schedule), top)
+        if not fast:
+            lowered.append(lower(graph, schedule))
+        files = emit_emulator(graph, top) if fast else emit_sources(lowered[-1], top)
         for path, text in files.items():
             place = root / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -61,17 +75,22 @@ def build_bundle(
         main.write_text(_fast_bundle_main(tops), encoding="utf-8")
         includes: tuple[str, ...] = ("-isystem", str(hls / "sim" / "native"), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}")
     else:
-        main.write_text(_bundle_main(tops), encoding="utf-8")
+        main.write_text(_bundle_main(tops, lowered), encoding="utf-8")
         includes = (*simulation_headers(), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
     compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else CSIM_FLAGS), *flags))
-    return Bundle(executable, tuple(graph.infos[graph.output].shape for graph, _ in designs))
+    return Bundle(executable, tuple(tuple(graph.infos[name].shape for name in graph.outputs) for graph, _ in designs))
 
 
-def _bundle_main(tops: Sequence[str]) -> str:
+def _bundle_main(tops: Sequence[str], designs: Sequence[Design]) -> str:
+    runs = [f"qfx_tb::run<{top}_ports::input, {top}_ports::output>({top}, in, out)" for top in tops]
+    frames = []
+    for i, (top, design) in enumerate(zip(tops, designs, strict=True)):
+        if design.several:
+            runs[i] = f"qfx_tb::run({top}_frame, {numbers(design.inputs)}, {numbers(design.outputs)}, in, out)"
+            frames.append("\n" + test_bench(design, top)["tb/frame.h"])
     includes = "\n".join(f'#include "{top}/src/{top}.cpp"' for top in tops)
-    cases = "\n".join(
-        f'  if (which == "{i}") ran = qfx_tb::run<{top}_ports::input, {top}_ports::output>({top}, in, out);' for i, top in enumerate(tops)
-    )
+    cases = "\n".join(f'  if (which == "{i}") ran = {runs[i]};' for i in range(len(tops)))
+    includes += "".join(frames)
     return (
         f'#include "harness.h"\n\n{includes}\n\n'
         "int main(int argc, char** argv) {\n  if (argc != 4) return 2;\n  const std::string which = argv[1];\n"

@@ -1,4 +1,4 @@
-// Processes that move numbers and leave them as they are: duplication, padding, slicing, upsampling, permutation.
+// Processes that move numbers and leave them as they are: duplication, padding, slicing, upsampling, slices by a table, permutation.
 #ifndef QFX_SHAPE_H
 #define QFX_SHAPE_H
 
@@ -197,6 +197,58 @@ stretch_y:
             row = row == ROWS - 1 ? typename upto<ROWS>::type(0) : typename upto<ROWS>::type(row + 1);
           } else {
             column = column == COLUMNS - 1 ? typename upto<COLUMNS>::type(0) : typename upto<COLUMNS>::type(column + 1);
+          }
+        }
+      }
+    }
+  }
+}
+
+// Slices of a frame along one axis in another order, each any number of times. The frame is OUTER blocks; a block takes STEPS steps of WORDS words, in
+// which a slice is read, one written, or both. An entry of `program` has four flags (reads, writes, keeps what it reads, writes what it reads), and then,
+// ADDRESS bits each, where the slice to write begins and where the one to keep goes. Slices that wait lie in KEPT words, in Storage (storage.h). No word
+// is written to where one is read in the same turn, so that the order of the two is free.
+template <int OUTER, int STEPS, int WORDS, int KEPT, int ADDRESS, class Storage, class T, int P, class Entry>
+void take(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const Entry (&program)[STEPS]) {
+#pragma HLS INLINE
+  T kept[KEPT][P];
+#pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
+  Storage::bind(kept);
+take_block:
+  for (int block = 0; block < OUTER; block++) {
+  take_step:
+    for (int step = 0; step < STEPS; step++) {
+    take_word:
+      for (int i = 0; i < WORDS; i++) {
+        QFX_PIPELINE
+        QFX_TURN();
+        const uint<4 + 2 * ADDRESS> entry = program[step];
+        const int from = int((entry >> 4) & ((1 << ADDRESS) - 1)) + i;
+        const int to = int(entry >> (4 + ADDRESS)) + i;
+        const bool reads = (entry & 1) != 0;
+        const bool writes = (entry & 2) != 0;
+        const bool keeps = (entry & 4) != 0;
+        const bool passes = (entry & 8) != 0;
+        vec<T, P> word;
+        QFX_PACK(word)
+        if (reads) {
+          word = in.read();
+        }
+        if (writes) {
+          vec<T, P> taken;
+          QFX_PACK(taken)
+        take_recall:
+          for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+            taken[p] = passes ? word[p] : kept[from][p];
+          }
+          out.write(taken);
+        }
+        if (keeps) {
+        take_keep:
+          for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+            kept[to][p] = word[p];
           }
         }
       }

@@ -99,6 +99,26 @@ from_port_word:
   }
 }
 
+// An input of several: the TLAST of another of them goes round, and that of this one is ignored.
+template <int WORDS, int SLOT, class T, int P>
+void from_port(hls::stream<axi_word<SLOT * P> >& in, hls::stream<vec<T, P> >& out) {
+#pragma HLS INLINE
+from_port_unmarked_word:
+  for (int i = 0; i < WORDS; i++) {
+    QFX_PIPELINE
+    QFX_TURN();
+    const axi_word<SLOT * P> port = in.read();
+    vec<T, P> word;
+    QFX_PACK(word)
+  from_port_unmarked_lane:
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      word[p] = T(ap_uint<SLOT>(port.data.range(p * SLOT + SLOT - 1, p * SLOT)));
+    }
+    out.write(word);
+  }
+}
+
 // The frame's last word carries the frame's TLAST; so a transfer of many frames ends with one TLAST, as it began.
 template <int WORDS, int SLOT, class T, int P>
 void to_port(hls::stream<vec<T, P> >& in, hls::stream<vec<uint<1>, 1> >& last, hls::stream<axi_word<SLOT * P> >& out) {

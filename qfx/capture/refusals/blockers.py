@@ -10,9 +10,9 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import RESERVED
+from qfx.capture.inputs import Inputs
 from qfx.capture.refusals import exported, remedies
 from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
-from qfx.capture.inputs import Inputs
 from qfx.capture.trace import capture
 from qfx.capture.traced import Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
@@ -66,6 +66,7 @@ def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
         if name in RESERVED:
             remedy = f"call it {name}_, say, and so in checkpoints: {{re.sub(r'^{name}\\.', '{name}_.', key): value for key, value in state.items()}}"
             yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
+
 
 def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()) -> tuple[UnsupportedError, ...]:
     """Everything in the trace that has no fixed-point form, in the order of the model. ``changed``: of ``changed_modules``."""

@@ -9,7 +9,7 @@ from math import gcd
 
 import numpy as np
 
-from qfx.errors import ProjectError
+from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame, Steps, append_ops
@@ -40,7 +40,6 @@ class Value:
 class Builder:
     """The processes and streams so far, and the values that wait for their readers. What operators are built with: see ``Operator.build``."""
 
-    input: d.Port
     last: d.Stream
 
     def __init__(self, graph: Graph, schedule: Schedule) -> None:
@@ -50,6 +49,9 @@ class Builder:
         self.node = ""  # the graph node that is being lowered
         self.streams: list[d.Stream] = []
         self.travels: list[d.Travel] = []
+        self.inputs: list[d.Port] = []
+        self.port_names: list[str] = []  # of the inputs
+        self.several = len(graph.inputs) + len(graph.outputs) > 2
         self._live = _live(graph)
         self._waiting: dict[str, deque[Value]] = {}
 
@@ -68,7 +70,7 @@ class Builder:
         """The chain of pointwise nodes after ``node`` that its process can take over."""
         chain: list[Node] = []
         last = node
-        while last.name != self.graph.output:
+        while last.name not in self.graph.outputs:
             readers = self.readers(last.name)
             if len(readers) != 1 or not readers[0].op.pointwise:
                 break
@@ -140,7 +142,7 @@ class Builder:
         if value.frame.canonical:
             value = replace(value, frame=Frame.of(value.frame.shape))
         readers = self.readers(name)
-        is_output = name == self.graph.output
+        is_output = name in self.graph.outputs
         if not value.frame.canonical and (is_output or any(not reader.op.any_order for reader in readers)):
             value = self._canonical(name, value)
         copies, rest = deque[Value](), value
@@ -186,6 +188,9 @@ class Builder:
 
     def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int) -> d.Stream:
         """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside."""
+        if len(windows.size) > 2:
+            remedy = "work on two axes at a time in what goes onto the board; training, ONNX and the interpreter take three"
+            raise UnsupportedError(f"windows over {len(windows.size)} axes have no form in hardware", where=self.node or stem, remedy=remedy)
         chunks = channels // stream.parallel
         h, w = plane(windows.size, 1)
         oh, ow = plane(windows.out, 1)
@@ -202,15 +207,39 @@ class Builder:
 
     def input_port(self, node: Node) -> None:
         """The input of the model."""
-        info, parallel = self.graph.infos[node.name], self.schedule.input_parallel
+        info = self.graph.infos[node.name]
+        parallel = self.schedule.port(node.name, info.shape[0]) if self.several else self.schedule.input_parallel
         if info.shape[0] % parallel:
             raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
-        self.input = port(info.type, info.shape, parallel, node.name)
+        port_ = port(info.type, info.shape, parallel, node.name)
         stream = self.stream(node.name, info.type, parallel, info.size)
-        # Safe at any depth (see qfx::from_port); so deep that small frames that follow each other do not wait.
-        self.last = self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
-        self.add(d.FromPort(self.names.new("input", "port"), stream, self.last, self.input.slot))
+        first = not self.inputs
+        if first:  # the TLAST of the first input goes round: all inputs have as many frames
+            self.last = self.mark()
+        name = self.names.new(node.name, "in") if self.several else ""
+        self.inputs.append(port_)
+        self.port_names.append(name or "in")
+        self.add(
+            d.FromPort(
+                self.names.new(f"{node.name}_input" if self.several else "input", "port"), stream, self.last if first else None, port_.slot, name
+            )
+        )
         self.give_stream(node.name, stream, Frame.of(info.shape))
+
+    def mark(self) -> d.Stream:
+        """A stream of TLAST. Safe at any depth (see qfx::from_port); so deep that small frames that follow each other do not wait."""
+        return self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
+
+    def marks(self, count: int) -> list[d.Stream]:
+        """The TLAST of the first input for ``count`` ports."""
+        found: list[d.Stream] = []
+        rest = self.last
+        for _ in range(count - 1):
+            outputs = (self.mark(), self.mark())
+            self.add(d.Fork(self.names.new("last", "fork"), rest, outputs, mark=True))
+            found.append(outputs[0])
+            rest = outputs[1]
+        return [*found, rest]
 
     def pointwise(self, node: Node, chain: tuple[Node, ...]) -> None:
         """A process that is nothing but an epilogue, of ``node`` and ``chain``."""
@@ -337,7 +366,7 @@ def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:
 
 
 def _live(graph: Graph) -> frozenset[str]:
-    live = {graph.output}
+    live = set(graph.outputs)
     for node in reversed(graph.nodes):
         if node.name in live:
             live.update(node.inputs)

@@ -31,6 +31,7 @@ from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import Stretch as Stretch
+from qfx.hardware.processes import TakeFrame as TakeFrame
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape
@@ -77,7 +78,8 @@ class Loader:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """Processes in topological order, the streams between them, and the two ports. ``nodes``: the graph node that each process works for;
+    """Processes in topological order, the streams between them, and the ports: of a graph with several inputs the others are
+    ``more_inputs``, of one with several outputs ``more_outputs``, in the graph's order. ``nodes``: the graph node that each process works for;
     ``travels``: the values of the graph that travel on a stream, in the graph's order. ``loader``: where constants are loaded while it runs; it and
     its FIFOs stand beside the processes and streams, which are those of a frame."""
 
@@ -88,3 +90,30 @@ class Design:
     output: Port
     travels: tuple[Travel, ...] = ()
     loader: Loader | None = None
+    more_inputs: tuple[Port, ...] = ()
+    more_outputs: tuple[Port, ...] = ()
+    port_names: tuple[tuple[str, ...], tuple[str, ...]] = (("in",), ("out",))
+    """What the top function's streams are called: the inputs', then the outputs'."""
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return (self.input, *self.more_inputs)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return (self.output, *self.more_outputs)
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one input or output."""
+        return bool(self.more_inputs or self.more_outputs)
+
+    @property
+    def sources(self) -> tuple[tuple[str, Port], ...]:
+        """The inputs with their names."""
+        return tuple(zip(self.port_names[0], self.inputs, strict=True))
+
+    @property
+    def sinks(self) -> tuple[tuple[str, Port], ...]:
+        """The outputs with their names."""
+        return tuple(zip(self.port_names[1], self.outputs, strict=True))

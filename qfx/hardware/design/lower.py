@@ -26,6 +26,9 @@ def lower(graph: Graph, schedule: Schedule) -> d.Design:
         if name not in known:
             raise ProjectError(f"the schedule folds {name!r}, which is no node", where=graph.name, remedy="name nodes of the graph")
     builder = Builder(graph, schedule)
+    unread = [node.name for node in graph.inputs if not builder.live(node.name)]
+    if unread:
+        raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")
     done: set[str] = set()
     for node in graph.nodes:
         if builder.live(node.name) and node.name not in done:
@@ -37,14 +40,40 @@ def lower(graph: Graph, schedule: Schedule) -> d.Design:
 
 
 def _finished(builder: Builder) -> d.Design:
-    """The design, once the value of the graph's output goes into a port."""
-    graph, parallel = builder.graph, builder.schedule.output_parallel
-    out = graph.infos[graph.output]
-    value = builder.take_on_one_grid(graph.output)
-    if out.shape[0] % parallel:
-        raise ProjectError(f"{parallel} numbers per output word", where=graph.output, remedy=f"use a divisor of its {out.shape[0]} channels")
-    stream = builder.rewidth(graph.output, value.stream, parallel)
-    output = port(out.type, out.shape, stream.parallel, graph.output)
-    builder.add(d.ToPort(builder.names.new("output", "port"), stream, builder.last, output.slot))
+    """The design, once the values of the graph's outputs go into ports."""
+    graph = builder.graph
+    outputs: list[d.Port] = []
+    names: list[str] = []
+    layers = {travel.node: travel.layer for travel in builder.travels}
+    if builder.several:
+        builder.node = graph.inputs[0].name
+    for position, (node, last) in enumerate(zip(graph.outputs, builder.marks(len(graph.outputs)), strict=True)):
+        if builder.several:
+            builder.node = layers[node]
+        out = graph.infos[node]
+        parallel = builder.schedule.port(node, out.shape[0], output=True) if builder.several else builder.schedule.output_parallel
+        value = builder.take_on_one_grid(node)
+        if out.shape[0] % parallel:
+            raise ProjectError(f"{parallel} numbers per output word", where=node, remedy=f"use a divisor of its {out.shape[0]} channels")
+        stream = builder.rewidth(node, value.stream, parallel)
+        outputs.append(port(out.type, out.shape, stream.parallel, node))
+        own = graph.output_names[position]
+        names.append(builder.names.new(own, "out") if builder.several else "out")
+        name = builder.names.new(f"{own}_output" if builder.several else "output", "port")
+        builder.add(d.ToPort(name, stream, last, outputs[-1].slot, names[-1] if builder.several else ""))
     loader = loading.loader(builder.processes, builder.names)
-    return d.Design(tuple(builder.processes), tuple(builder.nodes), tuple(builder.streams), builder.input, output, tuple(builder.travels), loader)
+    if loader is not None and builder.several:
+        raise ProjectError("loads its weights and has several inputs or outputs", where=graph.name, remedy="leave the weights in ROM")
+    first, *more = builder.inputs
+    return d.Design(
+        tuple(builder.processes),
+        tuple(builder.nodes),
+        tuple(builder.streams),
+        first,
+        outputs[0],
+        tuple(builder.travels),
+        loader,
+        tuple(more),
+        tuple(outputs[1:]),
+        (tuple(builder.port_names), tuple(names)),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import check_clock as check_clock  # part of this module's vocabulary
@@ -31,6 +32,9 @@ class Folding:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
 
 
+OUT = "output:"
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """The folding of each node by name (nodes not listed: one number at a time) and of the two ports.
@@ -42,12 +46,27 @@ class Schedule:
     input_parallel: int = 1
     output_parallel: int = 1
     fifos: tuple[tuple[str, int], ...] = ()
+    ports: tuple[tuple[str, int], ...] = ()
+    """Of a graph with several inputs or outputs: the numbers per word of a port, by the node's name (with ``OUT`` before that of an output),
+    where they are not the greatest common divisor of ``input_parallel`` or ``output_parallel`` and the port's channels."""
 
     @classmethod
     def of(
-        cls, foldings: Mapping[str, Folding], *, input_parallel: int = 1, output_parallel: int = 1, fifos: Mapping[str, int] | None = None
+        cls,
+        foldings: Mapping[str, Folding],
+        *,
+        input_parallel: int = 1,
+        output_parallel: int = 1,
+        fifos: Mapping[str, int] | None = None,
+        ports: Mapping[str, int] | None = None,
     ) -> Schedule:
-        return cls(tuple(sorted(foldings.items(), key=lambda item: item[0])), input_parallel, output_parallel, tuple(sorted((fifos or {}).items())))
+        folded = tuple(sorted(foldings.items(), key=lambda item: item[0]))
+        return cls(folded, input_parallel, output_parallel, tuple(sorted((fifos or {}).items())), tuple(sorted((ports or {}).items())))
+
+    def port(self, name: str, channels: int, *, output: bool = False) -> int:
+        """The numbers per word of one port among several."""
+        asked = dict(self.ports).get(f"{OUT}{name}" if output else name)
+        return gcd(self.output_parallel if output else self.input_parallel, channels) if asked is None else asked
 
     def folding(self, name: str) -> Folding:
         """That of the node ``name``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import Board, check_clock
@@ -13,7 +15,7 @@ from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.blockdesign import block_design
 from qfx.hardware.emit.driver import driver_files
-from qfx.hardware.emit.emulate import simulation_files
+from qfx.hardware.emit.emulate import numbers, offsets, simulation_files
 from qfx.hardware.emit.templates import render
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.ir.graph import Graph
@@ -48,6 +50,8 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
         raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
     names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
     files = emit_sources(design, top)
+    if design.several:
+        return _of_several_ports(files, graph, design, names)
     for path, template in (
         ("tb/tb.cpp", "tb.cpp.j2"),
         ("Makefile", "Makefile.j2"),
@@ -61,6 +65,32 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
     op = graph.input.op
     assert isinstance(op, Input)  # Graph has checked it
     files.update(driver_files(design, op.cast, board, model=graph.name, clock_ns=clock_ns, top=top))
+    return _with_library(files, graph, design, top)
+
+
+def test_bench(design: Design, top: str) -> dict[str, str]:
+    """The test bench of a design of several ports, by relative path."""
+    values = {"design": design, "top": top, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
+    values["offsets"] = {
+        name: at
+        for names, ports in zip(design.port_names, (design.inputs, design.outputs), strict=True)
+        for name, at in zip(names, offsets(ports), strict=True)
+    }
+    return {"tb/tb.cpp": render("tb_ports.cpp.j2", values), "tb/frame.h": render("frame.h.j2", values)}
+
+
+def _of_several_ports(files: dict[str, str], graph: Graph, design: Design, names: Mapping[str, object]) -> dict[str, str]:
+    """The project of a design of several ports: it has neither a block design nor a driver yet."""
+    top = str(names["top"])
+    files |= test_bench(design, top)
+    files["script.tcl"] = render("script.tcl.j2", {"design": design, **names})
+    files["Makefile"] = render("Makefile.j2", {"design": design, **names})
+    files["README.md"] = render("README_ports.md.j2", {"design": design, **names})
+    files["tb/harness.h"] = (hls_root() / "templates" / "harness.h").read_text(encoding="utf-8")
+    return _with_library(files, graph, design, top)
+
+
+def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str) -> dict[str, str]:
     library = read_tree(hls_root() / "include", "qfx/*.h")
     files.update({f"include/{path}": text for path, text in library.items() if design.loader is not None or path != _LOAD_HEADER})
     files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
@@ -72,6 +102,9 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
     """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
     units = cpp.units(design, ("in", "out"))
     values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper(), "queue": cpp.queue}
+    if design.several:
+        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for names in design.port_names for name in names]
+        values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
     if design.loader is not None:
         values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}
         values |= {"flags_depth": loading.FLAGS_DEPTH, "words_depth": loading.WORDS_DEPTH}

@@ -8,6 +8,7 @@ the project was made from.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame
 from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.design.schedule import OUT, Folding, Schedule
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.templates import render
+from qfx.hardware.folding.option import Role
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.passes.loadable import make_constant
 from qfx.operators import Cast
@@ -47,8 +49,12 @@ _LANES = 64  # numbers per word: as many as a vector register holds bytes, and a
 def wide_schedule(graph: Graph) -> Schedule:
     """The folding of the emulator: all outputs of a group and all its input channels at once, up to 64 of each; all channels elsewhere."""
     foldings = {node.name: _folding(graph, node) for node in graph.nodes}
-    ports = [_divisor(graph.infos[name].shape[0]) for name in (graph.input.name, graph.output)]
-    return Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
+    if len(graph.inputs) + len(graph.outputs) > 2:
+        ports = {node.name: _divisor(graph.infos[node.name].shape[0]) for node in graph.inputs}
+        ports |= {OUT + name: _divisor(graph.infos[name].shape[0]) for name in graph.outputs}
+        return Schedule.of(foldings, ports=ports)
+    input_, output = (_divisor(graph.infos[name].shape[0]) for name in (graph.input.name, graph.output))
+    return Schedule.of(foldings, input_parallel=input_, output_parallel=output)
 
 
 def emit_emulator(graph: Graph, top: str) -> dict[str, str]:
@@ -92,17 +98,21 @@ def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _sources(design: d.Design, top: str) -> dict[str, str]:
-    first, *inner, last = design.processes  # lowering begins and ends with the ports
+    marks = {mark.name for process in design.processes for mark in process.marks}
+    inner = [process for process in design.processes if process.role is not Role.PORT and not _only(process.sources, marks)]
     units = [cpp.unit(process, ("", "")) for process in inner]
-    (source,), (result,) = ([stream for stream in streams if stream not in first.marks] for streams in (first.targets, last.sources))
+    entries = [process.targets[0] for process in design.processes if not process.sources]
+    exits = [process.sources[0] for process in design.processes if not process.targets]
     values = {
         "design": design,
         "top": top,
         "units": units,
         "stream": cpp.stream,
-        "streams": [stream for stream in design.streams if stream not in first.marks],
-        "source": source.name,
-        "result": result.name,
+        "streams": [stream for stream in design.streams if stream.name not in marks],
+        "sources": [(port, offset, stream.name) for port, offset, stream in zip(design.inputs, offsets(design.inputs), entries, strict=True)],
+        "results": [(port, offset, stream.name) for port, offset, stream in zip(design.outputs, offsets(design.outputs), exits, strict=True)],
+        "in_frame": numbers(design.inputs),
+        "out_frame": numbers(design.outputs),
         "guard": f"{top.upper()}_FAST",
     }
     files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
@@ -110,6 +120,20 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
         if unit.constants:
             files[f"weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files
+
+
+def numbers(ports: Sequence[d.Port]) -> int:
+    """The numbers of a frame of all the ports."""
+    return sum(port.pixels * port.channels for port in ports)
+
+
+def offsets(ports: Sequence[d.Port]) -> list[int]:
+    """Where the numbers of each port begin in a frame of them all."""
+    return [numbers(ports[:position]) for position in range(len(ports))]
+
+
+def _only(streams: Sequence[d.Stream], marks: Collection[str]) -> bool:
+    return all(stream.name in marks for stream in streams)
 
 
 def _folding(graph: Graph, node: Node) -> Folding:

@@ -23,6 +23,11 @@ OUTPUT = "(output port)"
 """The name of the output port among the layers; the input port is called as the graph's input."""
 
 
+def output_layer(port: str) -> str:
+    """The name among the layers of the output that the top function calls ``port``, where there are several."""
+    return f"{OUTPUT} {port}" if port else OUTPUT
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """The options of one layer, in parallel arrays: numbers per word that it takes and gives, busy cycles a frame (turns, pipeline, restart), costs.
@@ -55,6 +60,8 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tup
     found: list[Layer] = []
     for process, node in zip(design.processes, design.nodes, strict=True):
         streams = [stream for stream in process.sources if stream not in process.marks]
+        if process.role is Role.BETWEEN and not streams:
+            continue  # TLAST on its way to several outputs
         if process.role is Role.BETWEEN:
             origin.update({stream.name: origin[streams[0].name] for stream in process.targets})
             if process.front is not None:
@@ -63,7 +70,7 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tup
         name = _layer_name(process, node)
         before = [fronts.get(stream.name) for stream in streams]
         sources = tuple((origin[stream.name], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
-        setting = Setting(on, next(iter(before), None), pinned.get(name), (design.input, design.output))
+        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process))
         options = process.options(setting)
         origin.update({stream.name: name for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer
@@ -73,9 +80,15 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tup
     return tuple(found)
 
 
+def _ports(design: d.Design, process: d.Process) -> tuple[d.Port, d.Port]:
+    """The input and the output that options are about: a port's own where it is one of several."""
+    name = process.port if isinstance(process, d.FromPort | d.ToPort) else ""
+    return dict(design.sources).get(name, design.input), dict(design.sinks).get(name, design.output)
+
+
 def _layer_name(process: d.Process, node: str) -> str:
-    if process.role is Role.PORT and not process.targets:
-        return OUTPUT
+    if isinstance(process, d.ToPort):
+        return output_layer(process.port)
     return process.name if process.role is Role.FIXED else node
 
 

@@ -18,10 +18,10 @@ from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import Folding, Request, Schedule
+from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
 from qfx.hardware.folding.least import Weights, check_layers, check_weights
 from qfx.hardware.folding.option import Role
-from qfx.hardware.folding.options import OUTPUT, Layer, layers
+from qfx.hardware.folding.options import OUTPUT, Layer, layers, output_layer
 from qfx.hardware.folding.plan import Plan as Plan  # part of this module's vocabulary
 from qfx.hardware.folding.plan import fitting_plan as fitting_plan
 from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estimate, weighted_nodes
@@ -56,7 +56,11 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     weights = Weights.of(base)
     check_weights(weights, board, LIMITS)
     lower(graph, asked)  # complains if it cannot
-    ports = ((graph.input.name, request.input_parallel), (OUTPUT, request.output_parallel))
+    outputs = _output_layers(base)
+    ports = (*((node.name, request.input_parallel) for node in graph.inputs), *((name, request.output_parallel) for name in outputs))
+    if len(ports) > 2 and (request.input_parallel or request.output_parallel):
+        remedy = "leave the ports to the search, or give a schedule"
+        raise ProjectError("has several inputs or outputs, and one width is asked for", where=graph.name, remedy=remedy)
     pinned.update({name: Folding(parallel) for name, parallel in ports if parallel is not None})
     progress(_LISTING, 0, 1)
     search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress)
@@ -65,6 +69,10 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     if not request.fifos:
         return made
     return plan(graph, board, replace(made.schedule, fifos=request.fifos), clock_ns=clock_ns)
+
+
+def _output_layers(design: d.Design) -> list[str]:
+    return [output_layer(process.port) for process in design.processes if isinstance(process, d.ToPort)]
 
 
 def choose(graph: Graph, board: Board, *, clock_ns: float, fps: float | None = None) -> Schedule:
@@ -219,4 +227,8 @@ class _Search:
                 ports[layer.name] = layer.foldings[option].pe
             elif layer.kind is not Role.FIXED:
                 foldings[layer.name] = layer.foldings[option]
-        return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
+        if len(ports) == 2:
+            return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
+        inputs = {node.name: ports.pop(node.name) for node in self.graph.inputs}
+        outputs = zip(self.graph.outputs, ports.values(), strict=True)  # both in the graph's order
+        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs})

@@ -19,10 +19,12 @@ from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
 from qfx.hardware.processes.slice import SliceFrame as SliceFrame
 from qfx.hardware.processes.stretch import Stretch as Stretch
+from qfx.hardware.processes.take import TakeFrame as TakeFrame
 from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
+    TakeFrame,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""

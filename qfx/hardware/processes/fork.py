@@ -13,11 +13,12 @@ from qfx.hardware.timing.program import Turns, every
 
 @dataclass(frozen=True, slots=True)
 class Fork(Passing, Between):
-    """Every word goes to both outputs in the same turn."""
+    """Every word goes to both outputs in the same turn. ``mark``: the words are TLAST on their way to several ports."""
 
     name: str
     input: Stream
     outputs: tuple[Stream, Stream]
+    mark: bool = False
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -29,7 +30,7 @@ class Fork(Passing, Between):
 
     @property
     def marks(self) -> tuple[Stream, ...]:
-        return ()
+        return (self.input, *self.outputs) if self.mark else ()
 
     @property
     def cycles(self) -> int:

@@ -19,12 +19,16 @@ _LIMIT = f"a port carries at most {MAX_PORT_BITS} bits, and a power of two of nu
 
 @dataclass(frozen=True, slots=True)
 class FromPort(Passing, Widening):
-    """``last`` carries one word a frame to the ToPort: the TLAST that came with the frame's last word."""
+    """``last`` carries one word a frame to the ToPorts: the TLAST that came with the frame's last word. None: that of another input goes there.
+
+    ``port`` names the top function's stream where there are several.
+    """
 
     name: str
     output: Stream
-    last: Stream
+    last: Stream | None
     slot: int
+    port: str = ""
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -32,11 +36,11 @@ class FromPort(Passing, Widening):
 
     @property
     def targets(self) -> tuple[Stream, ...]:
-        return (self.output, self.last)
+        return (self.output, *self.marks)
 
     @property
     def marks(self) -> tuple[Stream, ...]:
-        return (self.last,)
+        return () if self.last is None else (self.last,)
 
     @property
     def cycles(self) -> int:
@@ -44,16 +48,16 @@ class FromPort(Passing, Widening):
 
     def turns(self) -> Turns:
         words = self.output.words
-        return words, (), (every(words), last(words))
+        return words, (), (every(words), *(last(words) for _ in self.marks))
 
     def logic(self, on: Device) -> Resources:
         return self.control() + pieces.port(self.slot, self.output)
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        out, mark = self.output, self.last
-        call = f"qfx::from_port<{out.words}, {self.slot}>(in, out, last);"
-        parameters = (f"{spelling.port(self.slot, out)}& in", f"{words_of(out)}& out", f"{words_of(mark)}& last")
-        return Unit(self.name, (), "", parameters, (ports[0], out.name, mark.name), (), (call,))
+        out, marks = self.output, self.marks
+        call = f"qfx::from_port<{out.words}, {self.slot}>(in, out{', last' * len(marks)});"
+        parameters = (f"{spelling.port(self.slot, out)}& in", f"{words_of(out)}& out", *(f"{words_of(mark)}& last" for mark in marks))
+        return Unit(self.name, (), "", parameters, (self.port or ports[0], out.name, *(mark.name for mark in marks)), (), (call,))
 
     @property
     def role(self) -> Role:
@@ -74,6 +78,7 @@ class ToPort(Passing, Widening):
     input: Stream
     last: Stream
     slot: int
+    port: str = ""
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -102,7 +107,7 @@ class ToPort(Passing, Widening):
         source, mark = self.input, self.last
         call = f"qfx::to_port<{source.words}, {self.slot}>(in, last, out);"
         parameters = (f"{words_of(source)}& in", f"{words_of(mark)}& last", f"{spelling.port(self.slot, source)}& out")
-        return Unit(self.name, (), "", parameters, (source.name, mark.name, ports[1]), (), (call,))
+        return Unit(self.name, (), "", parameters, (source.name, mark.name, self.port or ports[1]), (), (call,))
 
     @property
     def role(self) -> Role:

@@ -40,6 +40,18 @@ def execute(command: Sequence[str], x_raw: RawArray, output_shape: Shape, enviro
     return raw.reshape(len(x_raw), *output_shape)
 
 
+def put_together(raws: Sequence[RawArray]) -> RawArray:
+    """The raws (N, numbers) of several ports as an executable takes them: in a sample those of one port after those of the other."""
+    return np.concatenate([raw.reshape(len(raw), math.prod(raw.shape[1:])) for raw in raws], axis=1)
+
+
+def taken_apart(raw: RawArray, shapes: Sequence[Shape]) -> tuple[RawArray, ...]:
+    """The raws (N, *shape) of ports of these shapes; the inverse of ``put_together``."""
+    cuts = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+    parts = np.split(raw, cuts, axis=1)
+    return tuple(np.ascontiguousarray(part).reshape(len(raw), *shape) for part, shape in zip(parts, shapes, strict=True))
+
+
 def traced(
     command: Sequence[str], x_raw: RawArray, output_shape: Shape, travels: Sequence[Travel], environment: Mapping[str, str]
 ) -> dict[str, RawArray]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from qfx.hardware.assets import read_tree, vendor_headers
 from qfx.hardware.board import Board, check_clock
 from qfx.hardware.board import board as find_board
 from qfx.hardware.design import loading
+from qfx.hardware.design.design import Design
 from qfx.hardware.design.names import checked_top, top_name
 from qfx.hardware.design.schedule import Request, Schedule
 from qfx.hardware.emit.driver import golden_files
@@ -31,13 +32,14 @@ from qfx.hardware.folding import file as folding_file
 from qfx.hardware.folding import search as fold
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import Plan
-from qfx.ir.graph import Graph
-from qfx.ir.interpret import FloatArray, quantize_input, run_from_raw
+from qfx.ir.feeds import Feed, Feeds, feeds, samples
+from qfx.ir.graph import Graph, Node
+from qfx.ir.interpret import FloatArray, quantize_inputs, run_from_raws
 from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_loadable
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, RawArray
 from qfx.operators import Input, macs
-from qfx.testing import adversarial_inputs
+from qfx.testing import adversarial_feeds
 
 MANIFEST = "qfx_project.json"
 WEIGHTS = ("rom", "stream")
@@ -52,8 +54,27 @@ _GOLDEN_MACS = 200_000_000  # a few seconds of C simulation
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """An input: its shape without the batch, and the cast that makes raws of its floats."""
+
+    shape: tuple[int, ...]
+    cast: ArrayType
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """An output: its shape without the batch, and its type."""
+
+    shape: tuple[int, ...]
+    type: FixedType
+
+
+_Port = TypeVar("_Port")
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
-    """A project folder, as its manifest tells it. ``input_cast`` is the cast that makes raws of the model's float input; ``weights`` is one of
+    """A project folder, as its manifest tells it. ``inputs`` and ``outputs`` are those of the model by name, in its order; ``weights`` is one of
     WEIGHTS, and ``loadable`` are the types of the constants that can be loaded."""
 
     path: Path
@@ -63,12 +84,34 @@ class Project:
     top: str
     weights: str
     loadable: Mapping[str, Types]
-    input_shape: tuple[int, ...]
-    input_cast: ArrayType
-    output_shape: tuple[int, ...]
-    output_type: FixedType
+    inputs: Mapping[str, Entry]
+    outputs: Mapping[str, Exit]
     files: Mapping[str, str]
     """SHA-256 of every file by its path in the folder."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of the only input, as ``input_cast``. ProjectError where there are several."""
+        return _only(self.inputs, self).shape
+
+    @property
+    def input_cast(self) -> ArrayType:
+        return _only(self.inputs, self).cast
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of the only output, as ``output_type``. ProjectError where there are several."""
+        return _only(self.outputs, self).shape
+
+    @property
+    def output_type(self) -> FixedType:
+        return _only(self.outputs, self).type
+
+
+def _only(ports: Mapping[str, _Port], project: Project) -> _Port:
+    if len(ports) != 1:
+        raise ProjectError(f"has {len(ports)} ports: {', '.join(ports)}", where=project.top, remedy="this takes one input and one output")
+    return next(iter(ports.values()))
 
 
 def write_project(
@@ -81,7 +124,7 @@ def write_project(
     schedule: Schedule | Request | Plan | None = None,
     weights: str = "rom",
     force: bool = False,
-    golden_inputs: FloatArray | None = None,
+    golden_inputs: Feed | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Project:
     """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name, the path of a TOML file, or a Board) into ``out_dir``.
@@ -90,8 +133,8 @@ def write_project(
     ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
     plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
     it runs.
-    ``golden_inputs``, floats of shape (N, *input shape), are the samples of the test bench (default: a few adversarial ones); the interpreter gives
-    the expected raws. ``extra_files`` are added as they are.
+    ``golden_inputs``, floats of shape (N, *input shape; several as ``qfx.run`` takes them), are the samples of the test bench (default: a few
+    adversarial ones); the interpreter gives the expected raws. ``extra_files`` are added as they are.
 
     The folder appears complete or not at all. It must be absent or empty; ``force`` also replaces a qfx project, but keeps every file in it that qfx
     did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
@@ -112,8 +155,8 @@ def write_project(
     texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
     golden = _golden(make_constant(graph), golden_inputs)
-    texts.update({"tb/golden_input.txt": _lines(golden[1]), "tb/golden_output.txt": _lines(golden[2])})
-    files = {path: text.encode("utf-8") for path, text in texts.items()} | golden_files(*golden)
+    made_of = {path: text.encode("utf-8") for path, text in texts.items()}
+    files = made_of | _golden_files(graph, made.design, *golden)
     if made.design.loader is not None:
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
     for path, data in (extra_files or {}).items():
@@ -168,7 +211,6 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
         data: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ProjectError(f"its format is {data['format']}, this qfx reads {FORMAT}", where=str(path), remedy="write the project again")
-        cast = ArrayType(FixedType.parse(data["input"]["type"]), tuple(data["input"]["int_bits"]), tuple(data["input"]["int_bits_shape"]))
         return Project(
             path=path,
             model=str(data["model"]),
@@ -177,16 +219,21 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
             top=str(data["top"]),
             weights=str(data.get("weights", "rom")),
             loadable={name: (_type(first), _type(second)) for name, (first, second) in data.get("loadable", {}).items()},
-            input_shape=tuple(data["input"]["shape"]),
-            input_cast=cast,
-            output_shape=tuple(data["output"]["shape"]),
-            output_type=FixedType.parse(data["output"]["type"]),
+            inputs={name: _entry(port) for name, port in (data["inputs"] if "inputs" in data else {"input": data["input"]}).items()},
+            outputs={
+                name: Exit(tuple(port["shape"]), FixedType.parse(port["type"]))
+                for name, port in (data["outputs"] if "outputs" in data else {"output": data["output"]}).items()
+            },
             files=dict(data["files"]),
         )
     except FileNotFoundError as error:
         raise ProjectError(f"there is no {MANIFEST}", where=str(path), remedy="name a folder that qfx wrote") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"{MANIFEST} cannot be read: {error}", where=str(path), remedy="write the project again") from error
+
+
+def _entry(port: Mapping[str, Any]) -> Entry:
+    return Entry(tuple(port["shape"]), ArrayType(FixedType.parse(port["type"]), tuple(port["int_bits"]), tuple(port["int_bits_shape"])))
 
 
 def changed_files(project: Project) -> list[str]:
@@ -201,16 +248,29 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _golden(graph: Graph, inputs: FloatArray | None) -> tuple[FloatArray, RawArray, RawArray]:
+def _golden_files(
+    graph: Graph, design: Design, x: Mapping[str, FloatArray], x_raw: Mapping[str, RawArray], y_raw: tuple[RawArray, ...]
+) -> dict[str, bytes]:
+    """The golden vectors of the test bench and, where there is a driver, its own."""
+    if design.several:
+        raws = (*zip(design.port_names[0], x_raw.values(), strict=True), *zip(design.port_names[1], y_raw, strict=True))
+        return {f"tb/golden_{name}.txt": _lines(raw).encode("utf-8") for name, raw in raws}
+    name = graph.input.name
+    texts = {"tb/golden_input.txt": _lines(x_raw[name]), "tb/golden_output.txt": _lines(y_raw[0])}
+    return {path: text.encode("utf-8") for path, text in texts.items()} | golden_files(x[name], x_raw[name], y_raw[0])
+
+
+def _golden(graph: Graph, inputs: Feed | None) -> tuple[Feeds, dict[str, RawArray], tuple[RawArray, ...]]:
     """Inputs, the raws of their cast and the raws of the results."""
     if inputs is None:
         work = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
         count = min(max(_GOLDEN_MACS // max(work, 1), 2), _GOLDEN_SAMPLES)
-        inputs = adversarial_inputs(graph, np.random.default_rng(0), count)
-    if len(inputs) == 0:
+        inputs = adversarial_feeds(graph, np.random.default_rng(0), count)
+    given = feeds(graph, inputs)
+    if samples(given) == 0:
         raise ProjectError("no golden inputs", where=graph.name, remedy="give at least one sample")
-    x_raw = quantize_input(graph, inputs)
-    return inputs, x_raw, run_from_raw(graph, x_raw)
+    x_raw = quantize_inputs(graph, given)
+    return given, x_raw, run_from_raws(graph, x_raw)
 
 
 def _lines(raw: RawArray) -> str:
@@ -218,8 +278,12 @@ def _lines(raw: RawArray) -> str:
 
 
 def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: str, files: Mapping[str, bytes]) -> dict[str, Any]:
-    op, out = graph.input.op, graph.infos[graph.output]
-    assert isinstance(op, Input)  # Graph has checked it
+    several = len(graph.inputs) + len(graph.outputs) > 2
+    outputs = {
+        name: {"shape": list(graph.infos[node].shape), "type": str(graph.infos[node].type)}
+        for name, node in zip(graph.output_names, graph.outputs, strict=True)
+    }
+    inputs = {node.name: _entry_data(graph, node) for node in graph.inputs}
     return {
         "format": FORMAT,
         "qfx": __version__,
@@ -229,15 +293,20 @@ def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: st
         "clock_ns": clock_ns,
         "top": top,
         **({} if weights == "rom" else {"weights": weights, "loadable": _texts(loadable_types(graph))}),
-        "input": {
-            "shape": list(op.shape),
-            "type": str(op.cast.element),
-            "int_bits": list(op.cast.int_bits),
-            "int_bits_shape": list(op.cast.shape),
-            "raw_type": str(graph.infos[graph.input.name].type),
-        },
-        "output": {"shape": list(out.shape), "type": str(out.type)},
+        **({"inputs": inputs, "outputs": outputs} if several else {"input": inputs[graph.input.name], "output": next(iter(outputs.values()))}),
         "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+    }
+
+
+def _entry_data(graph: Graph, node: Node) -> dict[str, Any]:
+    op = node.op
+    assert isinstance(op, Input)  # nothing else reads nothing
+    return {
+        "shape": list(op.shape),
+        "type": str(op.cast.element),
+        "int_bits": list(op.cast.int_bits),
+        "int_bits_shape": list(op.cast.shape),
+        "raw_type": str(graph.infos[node.name].type),
     }
 
 

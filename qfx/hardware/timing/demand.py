@@ -19,7 +19,9 @@ _BUSY = 0.4
 def join_demands(network: Network) -> dict[str, int]:
     """For every FIFO into a join: the words that must have room there, if every other FIFO holds at least one.
 
-    Feed a component one word after the other and let everything run that can: what then waits in front of a join.
+    Feed a component one word after the other and let everything run that can: what then waits in front of a join. A component that is entered at
+    several places (from several inputs, which wait for nothing) is fed there at one pace. Any order of feeding would do: a network of processes that
+    wait stops either in all orders or in none.
     """
     early = early_inputs(network)
     found: dict[str, int] = {}
@@ -37,9 +39,10 @@ def _steps(network: Network, component: Component) -> dict[str, d.IntArray]:
     """By FIFO: the step of the component's first process that each word needs."""
     members = network.members(component)
     steps: dict[str, d.IntArray] = {}
+    pace = int(network.events[members[0]].turns[-1]) + 1
     for index in members:
         events = network.events[index].within(component)
-        step = events.turns if index == members[0] else _joined(events, steps)
+        step = _joined(events, steps) if events.reads else events.turns * pace // (int(events.turns[-1]) + 1)
         steps.update({name: step[at] for name, at in events.writes.items()})
     return steps
 

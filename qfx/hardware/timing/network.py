@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -72,12 +73,19 @@ class Network:
         for name in names:
             edges[self.writer[name]].append((self.reader[name], name))
             edges[self.reader[name]].append((self.writer[name], name))
-        order: dict[int, int] = {0: 0}
-        low = {0: 0}
-        path: list[tuple[int, str, int]] = [(0, "", 0)]  # process, the edge that led there, the next of its edges
+        order: dict[int, int] = {}
+        low: dict[int, int] = {}
+        path: list[tuple[int, str, int]] = []  # process, the edge that led there, the next of its edges
         open_edges: list[str] = []
         found: list[set[str]] = []
-        while path:
+        roots = deque(range(len(self.programs)))  # several where inputs and outputs never meet
+        while path or roots:
+            if not path:
+                root = roots.popleft()
+                if root in order:
+                    continue
+                order[root] = low[root] = len(order)
+                path.append((root, "", 0))
             node, came, place = path.pop()
             if place < len(edges[node]):
                 path.append((node, came, place + 1))

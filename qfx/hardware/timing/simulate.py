@@ -7,7 +7,7 @@ Model, cycle by cycle (docs/schedule.md says what is assumed and why it is the s
 - A turn that starts in cycle t reads in cycle t and writes in cycle t + latency. A word can be read from the cycle after its write, and its place be
   written from the cycle after its read.
 - Between the last turn of a frame and the first of the next, a process empties its pipeline and starts again: latency + RESTART cycles.
-- The input port always has a word and the output port always takes one; frames follow each other without a pause.
+- An input port always has a word and an output port always takes one, whatever the others do; frames follow each other without a pause.
 
 When a turn takes place depends only on turns that it needs, so the order in which processes are simulated does not matter, and a design that stops
 in one order stops in all of them.
@@ -195,10 +195,11 @@ class _Simulation:
             rows.append(ProcessTiming(process.name, program_.turns, program_.latency, busy, period - busy))
         # A place is taken from the cycle of its word's write to that of its read.
         peaks = tuple(_peak(wrote[stream.name], read[stream.name]) for stream in self.design.streams)
-        last = times[_exit(self.design)][:, -1]
+        exits = _exits(self.design)
+        last = np.max([times[index][:, -1] for index in exits], axis=0)  # the frame has left when its last output has
         gaps = np.diff(last)
         first = int(times[0][0, 0])
-        done = int(last[0]) + self.programs[_exit(self.design)].latency
+        done = max(int(times[index][0, -1]) + self.programs[index].latency for index in exits)
         return Timing(int(gaps[-1]), gaps.size > 1 and bool(gaps[-1] == gaps[-2]), done - first + 1, frames, tuple(rows), peaks)
 
 
@@ -316,6 +317,6 @@ def deadlock(design: d.Design, waits: Sequence[int]) -> DeadlockError:
     return DeadlockError(tuple(found.values()), [found[i] for i in path[path.index(index) :]], "schedule")
 
 
-def _exit(design: d.Design) -> int:
-    """The index of the process that writes the output port."""
-    return next(i for i, process in enumerate(design.processes) if not process.targets)
+def _exits(design: d.Design) -> list[int]:
+    """The indices of the processes that write the output ports."""
+    return [i for i, process in enumerate(design.processes) if not process.targets]

@@ -48,8 +48,9 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
             raise DataError(f"its {_name(node, which)}: {error.what}", where=node.name, remedy=error.remedy) from error
 
     made = _mapped(graph, loadable)
-    if made.infos[graph.output].type.frac_bits != graph.infos[graph.output].type.frac_bits:
-        raise ExactnessError("would lie on another grid", where=graph.output, remedy="end the model with a cast")
+    for output in graph.outputs:
+        if made.infos[output].type.frac_bits != graph.infos[output].type.frac_bits:
+            raise ExactnessError("would lie on another grid", where=output, remedy="end the model with a cast")
     return made
 
 

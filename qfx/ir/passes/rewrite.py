@@ -27,10 +27,12 @@ def everywhere(graph: Graph, rule: Rule) -> Graph:
     return graph
 
 
-def bypass(graph: Graph, name: str, by: str) -> Graph:
-    """Every reader of ``name`` (and the output) reads ``by`` instead; the node itself stays."""
+def bypass(graph: Graph, name: str, by: str) -> Graph | None:
+    """Every reader of ``name`` (and the output) reads ``by`` instead; the node itself stays. None where both are outputs, which stay two."""
+    if name in graph.outputs and by in graph.outputs:
+        return None
     nodes = tuple(replace(node, inputs=tuple(by if source == name else source for source in node.inputs)) for node in graph.nodes)
-    return graph.with_nodes(nodes, output=by if graph.output == name else graph.output)
+    return graph.with_nodes(nodes, output=tuple(by if output == name else output for output in graph.outputs))
 
 
 def swap(graph: Graph, new: Mapping[str, Node]) -> Graph:
@@ -39,11 +41,11 @@ def swap(graph: Graph, new: Mapping[str, Node]) -> Graph:
 
 
 def drop_dead(graph: Graph) -> Graph:
-    """A node that the output does not depend on cannot change it. The input stays."""
+    """A node that no output depends on cannot change one. The inputs stay."""
     alive = living(graph)
     return graph if len(alive) == len(graph.nodes) else graph.with_nodes(tuple(node for node in graph.nodes if node.name in alive))
 
 
 def _keeps_output(before: Graph, after: Graph) -> bool:
-    old, new = before.infos[before.output], after.infos[after.output]
-    return (old.shape, old.type, old.per_channel) == (new.shape, new.type, new.per_channel)
+    pairs = ((before.infos[a], after.infos[b]) for a, b in zip(before.outputs, after.outputs, strict=True))
+    return all((old.shape, old.type, old.per_channel) == (new.shape, new.type, new.per_channel) for old, new in pairs)

@@ -55,7 +55,7 @@ def drop_relu_before_unsigned_cast(graph: Graph) -> Graph:
 
 
 def _drop_relu(graph: Graph, node: Node) -> Graph | None:
-    if not isinstance(node.op, Relu) or node.name == graph.output:
+    if not isinstance(node.op, Relu) or node.name in graph.outputs:
         return None
     if not all(isinstance(reader.op, Cast) and _cuts_negatives(reader.op.cast) for reader in graph.consumers(node.name)):
         return None

@@ -67,7 +67,8 @@ class QAvgPool(FixedLayer):
         if len(axes) == 1:  # avg_pool1d cannot leave the division out
             pooled = F.avg_pool2d(x.unsqueeze(2), (1, *self.kernel), (1, *self.stride), (0, *self.padding), divisor_override=1)
             return pooled.squeeze(2)
-        return F.avg_pool2d(x, self.kernel, self.stride, self.padding, divisor_override=1)
+        pool = F.avg_pool2d if len(axes) == 2 else F.avg_pool3d
+        return pool(x, self.kernel, self.stride, self.padding, divisor_override=1)
 
     def operators(self) -> Steps:
         total = ops.SumPool(self.kernel, self.stride, tuple((p, p) for p in self.padding))
@@ -112,7 +113,8 @@ class QPartialAvgPool(FixedLayer):
         if len(self.kernel) == 1:  # avg_pool1d cannot leave the division out
             total = F.avg_pool2d(value.unsqueeze(2), (1, *self.kernel), (1, *self.stride), divisor_override=1).squeeze(2)
         else:
-            total = F.avg_pool2d(value, self.kernel, self.stride, divisor_override=1)
+            pool = F.avg_pool2d if len(self.kernel) == 2 else F.avg_pool3d
+            total = pool(value, self.kernel, self.stride, divisor_override=1)
         reciprocals = self.reciprocals()
         bounds = interval * reciprocals.interval
         dtype = dtype_of(bounds, total.dtype, where=self.name)
@@ -187,14 +189,18 @@ FAMILY = Family(
     modules={
         nn.AvgPool1d: _avg_pool,
         nn.AvgPool2d: _avg_pool,
+        nn.AvgPool3d: _avg_pool,
         nn.AdaptiveAvgPool1d: _adaptive_avg_pool,
         nn.AdaptiveAvgPool2d: _adaptive_avg_pool,
+        nn.AdaptiveAvgPool3d: _adaptive_avg_pool,
     },
     functions={
         F.avg_pool1d: (_ARGUMENTS, _avg_pool),
         F.avg_pool2d: (_ARGUMENTS, _avg_pool),
+        F.avg_pool3d: (_ARGUMENTS, _avg_pool),
         F.adaptive_avg_pool1d: ("input output_size", _adaptive_avg_pool),
         F.adaptive_avg_pool2d: ("input output_size", _adaptive_avg_pool),
+        F.adaptive_avg_pool3d: ("input output_size", _adaptive_avg_pool),
         torch.mean: ("input dim keepdim", _mean),
     },
     methods={"mean": ("input dim keepdim", _mean)},

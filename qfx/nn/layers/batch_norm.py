@@ -50,7 +50,7 @@ class Norm(FixedLayer, abstract=True):
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, name: str) -> None:
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, name: str) -> None:
         super().__init__()
         self.name = name
         self.eps, self.momentum = source.eps, source.momentum
@@ -119,7 +119,7 @@ class QBatchNorm(Norm):
     from scratch do not come near their float accuracy.
     """
 
-    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d, recipe: Recipe, name: str) -> None:
+    def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, recipe: Recipe, name: str) -> None:
         super().__init__(source, name)
         self.scale_cast = Quantizer(signed_spec(recipe.spec(f"{name}.scale", "scale")), channel_axis=0, name=f"{name}.scale")
         self.shift_cast = Quantizer(signed_spec(recipe.spec(f"{name}.shift", "shift")), channel_axis=0, name=f"{name}.shift")
@@ -254,10 +254,10 @@ def signed_spec(spec: Spec) -> Spec:
 
 
 def _batch_norm(call: Call) -> Layers:
-    assert isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm)
     if call.module.running_mean is None:
         raise call.refuse("BatchNorm without running statistics", "use track_running_stats=True")
     return [QBatchNorm(call.module, call.recipe, call.path)]
 
 
-FAMILY = Family(layers=(QBatchNorm,), modules=dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm), _batch_norm))
+FAMILY = Family(layers=(QBatchNorm,), modules=dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _batch_norm))

@@ -9,9 +9,11 @@ import torch
 from qfx import operators as ops
 from qfx.capture.refusals import limits
 from qfx.fixed.arith import channelwise
-from qfx.nn.call import Call, Family, Layers
+from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.permute import QPermute
+from qfx.nn.layers.reshape import QReshape
 from qfx.nn.qtensor import QTensor
 
 
@@ -39,13 +41,42 @@ class QConcat(FixedLayer):
 
 
 def _concat(call: Call) -> Layers:
-    dim = call.get("dim", call.arguments.get("axis", 0))
-    if dim % (len(call.in_shape) + 1) != 1:
-        raise call.refuse(f"concatenation along axis {dim}", limits.joined_elsewhere(len(call.inputs), dim % (len(call.in_shape) + 1)))
-    return [QConcat()] if len(call.inputs) > 1 else []
+    dim = call.get("dim", call.arguments.get("axis", 0)) % (len(call.in_shape) + 1)
+    if dim == 0:
+        raise call.refuse("concatenation along axis 0", limits.joined_elsewhere(len(call.inputs), 0))
+    if len(call.inputs) < 2:
+        return []
+    return [QConcat()] if dim == 1 else _joined([*range(len(call.inputs))], dim - 1, len(call.in_shape), ())
+
+
+def _stack(call: Call) -> Layers:
+    rank = len(call.in_shape) + 1
+    dim = call.get("dim", 0) % (rank + 1)
+    if dim == 0:
+        raise call.refuse("stacking along the batch", "stack along another axis (dim=1)")
+    apart = (*call.in_shape[: dim - 1], 1, *call.in_shape[dim - 1 :])
+    apart_parts = [Part(QReshape(apart), (index,), f"_{index}") for index in range(len(call.inputs))]
+    if len(apart_parts) == 1:
+        return [QReshape(apart)]
+    if dim == 1:
+        return [*apart_parts, Part(QConcat(), tuple(apart_parts))]
+    return [*apart_parts, *_joined(apart_parts, dim - 1, rank, ("turned",))]
+
+
+def _joined(sources: Sequence[int | Part], axis: int, rank: int, words: tuple[str, ...]) -> list[Part]:
+    """``sources`` joined along ``axis``, which trades places with the channels before and after."""
+    order = [*range(rank)]
+    order[0], order[axis] = axis, 0
+    label = "_".join(("", *words, "in"))
+    turned = [Part(QPermute(tuple(order)), (source,), f"{label}_{index}") for index, source in enumerate(sources)]
+    joined = Part(QConcat(), tuple(turned), "_joined")
+    return [*turned, joined, Part(QPermute(tuple(order)), (joined,))]
 
 
 FAMILY = Family(
-    layers=(QConcat,),
-    functions=dict.fromkeys((torch.cat, torch.concat, torch.concatenate), ("tensors dim", _concat)),
+    layers=(QConcat, QReshape, QPermute),
+    functions={
+        **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), ("tensors dim", _concat)),
+        torch.stack: ("tensors dim", _stack),
+    },
 )

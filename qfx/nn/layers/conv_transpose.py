@@ -1,4 +1,4 @@
-"""Transposed convolution over one or two axes."""
+"""Transposed convolution over one, two or three axes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,41 @@ from qfx.errors import UnsupportedError
 from qfx.nn.backends import sums_of_products
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.fixed_layer import Steps
-from qfx.nn.layers.conv import unfolded
+from qfx.nn.layers.conv import Geometry, unfolded
+from qfx.nn.layers.products.weights import Weights, weights_of
 from qfx.nn.layers.weighted import Weighted
 from qfx.operators import Const
 from qfx.recipe import Recipe
 
+Source = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+"""The modules of torch."""
+
 
 class QConvTranspose(Weighted):
-    """``torch.nn.ConvTranspose1d`` or ``ConvTranspose2d`` (stride, padding, output padding, dilation, groups), exact before its result is cast.
+    """``torch.nn.ConvTranspose1d``, ``ConvTranspose2d`` or ``ConvTranspose3d`` (stride, padding, output padding, dilation, groups), exact before its
+    result is cast. ``geometry``: of ``Weights``, which do not tell it; its pads are the same on both sides.
 
     ``weight`` keeps PyTorch's shape (in, out / groups, *kernel). It is cast as (out, in / groups, *kernel), so that a binary point per channel is one
     per output channel, as for every other layer. ``size``: the spatial size of the input; UnsupportedError for another.
     """
 
     def __init__(
-        self, source: nn.ConvTranspose1d | nn.ConvTranspose2d, size: tuple[int, ...], output_padding: tuple[int, ...], recipe: Recipe, name: str
+        self,
+        source: Source | Weights,
+        size: tuple[int, ...],
+        output_padding: tuple[int, ...],
+        recipe: Recipe,
+        name: str,
+        geometry: Geometry | None = None,
     ) -> None:
         super().__init__(source, recipe, name)
-        self.kernel, self.stride, self.dilation = tuple(source.kernel_size), tuple(source.stride), tuple(source.dilation)
-        self.padding = tuple(int(p) for p in source.padding)
-        self.groups, self.size, self.output_padding = source.groups, size, output_padding
+        if geometry is None:
+            if isinstance(source, Weights):
+                raise TypeError("weights have no geometry of their own")
+            geometry = _geometry(source)
+        self.kernel, self.stride, self.dilation = tuple(source.weight.shape[2:]), geometry.stride, geometry.dilation
+        self.padding = tuple(before for before, _ in geometry.pads)
+        self.groups, self.size, self.output_padding = geometry.groups, size, output_padding
 
     @property
     def pads(self) -> tuple[tuple[int, int], ...]:
@@ -54,7 +69,7 @@ class QConvTranspose(Weighted):
             raise UnsupportedError(
                 f"is called on {self.size} and on {tuple(x.shape[2:])}", where=self.name, remedy="give each call a module of its own"
             )
-        conv = F.conv_transpose1d if weight.dim() == 3 else F.conv_transpose2d
+        conv = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
         with sums_of_products(x.device.type):
             own = _swap_in_groups(weight, self.groups)
             return conv(x, own, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
@@ -102,14 +117,38 @@ def _stretched(x: Tensor, factors: tuple[int, ...]) -> Tensor:
     return result
 
 
+def _geometry(source: Source) -> Geometry:
+    pads = tuple((int(p), int(p)) for p in source.padding)
+    return Geometry(tuple(source.stride), pads, tuple(source.dilation), source.groups)
+
+
 def _conv_transpose(call: Call) -> Layers:
-    source = call.module
-    assert isinstance(source, nn.ConvTranspose1d | nn.ConvTranspose2d)
-    size, padding = call.in_shape[1:], call.sizes("padding", 0, call.spatial_rank())
-    axes = zip(size, source.kernel_size, source.stride, padding, source.dilation, strict=True)
-    least = tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, p, d in axes)
+    assert isinstance(call.module, Source)
+    return _transposed(call, call.module, _geometry(call.module))
+
+
+def _functional(call: Call) -> Layers:
+    """F.conv_transpose1d and its kin, by tensors that the model holds."""
+    source, rank = weights_of(call, call.arguments.get("weight"), call.arguments.get("bias")), call.spatial_rank()
+    stride, padding, dilation = (call.sizes(name, default, rank) for name, default in (("stride", 1), ("padding", 0), ("dilation", 1)))
+    geometry = Geometry(stride, tuple((p, p) for p in padding), dilation, int(call.get("groups", 1)))
+    return _transposed(call, source, geometry)
+
+
+def _transposed(call: Call, source: Source | Weights, geometry: Geometry) -> Layers:
+    call.spatial_rank()
+    size, kernel = call.in_shape[1:], tuple(source.weight.shape[2:])
+    axes = zip(size, kernel, geometry.stride, geometry.pads, geometry.dilation, strict=True)
+    least = tuple((n - 1) * s + d * (k - 1) + 1 - 2 * p for n, k, s, (p, _), d in axes)
     extra = tuple(out - n for out, n in zip(call.out_shape[1:], least, strict=True))  # output_padding, or what output_size asked for
-    return [QConvTranspose(source, size, extra, call.recipe, call.path)]
+    return [QConvTranspose(source, size, extra, call.recipe, call.path, geometry)]
 
 
-FAMILY = Family(layers=(QConvTranspose,), modules={nn.ConvTranspose1d: _conv_transpose, nn.ConvTranspose2d: _conv_transpose})
+FAMILY = Family(
+    layers=(QConvTranspose,),
+    modules={nn.ConvTranspose1d: _conv_transpose, nn.ConvTranspose2d: _conv_transpose, nn.ConvTranspose3d: _conv_transpose},
+    functions=dict.fromkeys(
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), ("input weight bias stride padding output_padding groups dilation", _functional)
+    ),
+    takes_constants=True,
+)

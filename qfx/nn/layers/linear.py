@@ -6,39 +6,68 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import operators as ops
-from qfx.capture.refusals import limits
 from qfx.errors import DataError
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.fixed_layer import Steps
+from qfx.nn.layers.permute import QPermute
+from qfx.nn.layers.products.contraction import last_axis_first
+from qfx.nn.layers.products.weights import Weights, weights_of
+from qfx.nn.layers.reshape import QReshape
 from qfx.nn.layers.weighted import Weighted
 from qfx.operators import Const
 from qfx.recipe import Recipe
 
 
 class QLinear(Weighted):
-    """``torch.nn.Linear`` for values of shape (batch, in_features), exact before its result is cast."""
+    """``torch.nn.Linear`` for values of shape (batch, in_features), exact before its result is cast.
 
-    def __init__(self, source: nn.Linear, recipe: Recipe, name: str) -> None:
+    With ``positions`` it is for (batch, in_features, positions), and works on each position alone: features are the channels, as everywhere.
+    """
+
+    positions = False
+
+    def __init__(self, source: nn.Linear | Weights, recipe: Recipe, name: str, *, positions: bool = False) -> None:
         super().__init__(source, recipe, name)
-        self.in_features, self.out_features = source.in_features, source.out_features
+        self.out_features, self.in_features = self.cast_weight().shape
+        self.positions = positions
 
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if x.dim() != 2:
-            raise DataError(f"got a tensor of {x.dim()} axes", where=self.name, remedy="flatten to (batch, features) before a linear layer")
+        if x.dim() != 2 + self.positions:
+            remedy = "give each call a module of its own" if self.positions or x.dim() == 3 else "flatten to (batch, features) before a linear layer"
+            raise DataError(f"got a tensor of {x.dim()} axes", where=self.name, remedy=remedy)
+        if self.positions:
+            return F.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
         return F.linear(x, weight, bias)
 
     def lowered(self, weight: Const, bias: Const | None) -> Steps:
+        if self.positions:
+            return [("", ops.Conv(Const(weight.raw[..., None], weight.frac_bits), bias, (1,), ((0, 0),), (1,), 1))]
         return [("", ops.Linear(weight, bias))]
 
     def input_rows(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(0)
+        return x.transpose(1, 2).reshape(1, -1, x.shape[1]) if self.positions else x.unsqueeze(0)
 
 
 def _linear(call: Call) -> Layers:
     assert isinstance(call.module, nn.Linear)
-    if len(call.in_shape) != 1:
-        raise call.refuse(f"Linear on a value of shape {call.in_shape}", limits.linear_elsewhere(call.in_shape, call.module))
-    return [QLinear(call.module, call.recipe, call.path)]
+    return linear(call, call.module)
 
 
-FAMILY = Family(layers=(QLinear,), modules={nn.Linear: _linear})
+def _functional(call: Call) -> Layers:
+    return linear(call, weights_of(call, call.arguments.get("weight"), call.arguments.get("bias")))
+
+
+def linear(call: Call, source: nn.Linear | Weights) -> Layers:
+    """The linear layer on the last axis of the call's input."""
+    shape: tuple[int, ...] = call.traced.shapes[call.arguments["input"]] if call.module is None else call.in_shape
+    if len(shape) == 1:
+        return [QLinear(source, call.recipe, call.path)]
+    return last_axis_first(shape, call.out_shape, QLinear(source, call.recipe, call.path, positions=True))
+
+
+FAMILY = Family(
+    layers=(QLinear, QPermute, QReshape),
+    modules={nn.Linear: _linear},
+    functions={F.linear: ("input weight bias", _functional)},
+    takes_constants=True,
+)

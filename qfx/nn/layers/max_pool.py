@@ -12,6 +12,7 @@ from qfx import operators as ops
 from qfx.nn.call import Call, Family, Layers, adaptive_window, pool_window
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.moving.take import QTake
 from qfx.nn.qtensor import QTensor
 
 
@@ -20,16 +21,25 @@ class QMaxPool(FixedLayer):
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
-    def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...]) -> None:
+    def __init__(
+        self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...], beyond: tuple[int, ...] = ()
+    ) -> None:
+        """``beyond``: by how many places the last windows stick out at the end (``ceil_mode``)."""
         super().__init__()
         self.kernel, self.stride, self.padding, self.dilation = kernel, stride, padding, dilation
+        self.beyond = beyond or (0,) * len(kernel)
 
     def forward(self, x: QTensor) -> QTensor:
-        pool = F.max_pool1d if len(self.kernel) == 1 else F.max_pool2d
-        return QTensor(pool(x.tensor(), self.kernel, self.stride, self.padding, self.dilation), x.interval)
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(self.kernel) - 1]
+        return QTensor(pool(x.tensor(), self.kernel, self.stride, self.padding, self.dilation, any(self.beyond)), x.interval)
 
     def operators(self) -> Steps:
-        return [("", ops.MaxPool(self.kernel, self.stride, tuple((p, p) for p in self.padding), self.dilation))]
+        return [
+            (
+                "",
+                ops.MaxPool(self.kernel, self.stride, tuple((p, p + more) for p, more in zip(self.padding, self.beyond, strict=True)), self.dilation),
+            )
+        ]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         return sources[0]
@@ -41,30 +51,59 @@ class QMaxPool(FixedLayer):
 def _max_pool(call: Call) -> Layers:
     if call.get("return_indices", False):
         raise call.refuse("max pooling that returns indices", "leave return_indices off")
-    return [QMaxPool(*pool_window(call))]
+    if not call.get("ceil_mode", False):
+        return [QMaxPool(*pool_window(call))]
+    rank = call.spatial_rank()
+    kernel = call.sizes("kernel_size", None, rank)
+    stride = call.sizes("stride", kernel, rank) or kernel
+    padding, dilation = call.sizes("padding", 0, rank), call.sizes("dilation", 1, rank)
+    axes = zip(call.in_shape[1:], call.out_shape[1:], kernel, stride, padding, dilation, strict=True)
+    beyond = tuple(max((out - 1) * s + d * (k - 1) + 1 - size - 2 * p, 0) for size, out, k, s, p, d in axes)
+    return [QMaxPool(kernel, stride, padding, dilation, beyond)]
 
 
 def _adaptive_max_pool(call: Call) -> Layers:
     if call.get("return_indices", False):
         raise call.refuse("max pooling that returns indices", "leave return_indices off")
+    call.spatial_rank()
+    size, result = call.in_shape[1:], call.out_shape[1:]
+    if any(n % out for n, out in zip(size, result, strict=True)):
+        return _uneven(size, result)
     kernel = adaptive_window(call)
     return [QMaxPool(kernel, kernel, (0,) * len(kernel), (1,) * len(kernel))]
+
+
+def _uneven(size: tuple[int, ...], result: tuple[int, ...]) -> Layers:
+    """Windows of several lengths, which overlap: a shorter one takes its last element again, which changes no maximum."""
+    layers: list[FixedLayer] = []
+    kernel = []
+    for axis, (n, out) in enumerate(zip(size, result, strict=True), start=1):
+        spans = [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
+        longest = max(stop - start for start, stop in spans)
+        order = tuple(min(start + tap, stop - 1) for start, stop in spans for tap in range(longest))
+        kernel.append(longest)
+        if order != tuple(range(n)):
+            layers.append(QTake(axis, order))
+    return [*layers, QMaxPool(tuple(kernel), tuple(kernel), (0,) * len(kernel), (1,) * len(kernel))]
 
 
 _ARGUMENTS = "input kernel_size stride padding dilation ceil_mode return_indices"
 _ADAPTIVE = "input output_size return_indices"
 
 FAMILY = Family(
-    layers=(QMaxPool,),
+    layers=(QMaxPool, QTake),
     modules={
         nn.MaxPool1d: _max_pool,
         nn.MaxPool2d: _max_pool,
+        nn.MaxPool3d: _max_pool,
         nn.AdaptiveMaxPool1d: _adaptive_max_pool,
         nn.AdaptiveMaxPool2d: _adaptive_max_pool,
+        nn.AdaptiveMaxPool3d: _adaptive_max_pool,
     },
     functions={
         F.max_pool1d: (_ARGUMENTS, _max_pool),
         F.max_pool2d: (_ARGUMENTS, _max_pool),
+        F.max_pool3d: (_ARGUMENTS, _max_pool),
         torch.max_pool1d: (_ARGUMENTS, _max_pool),
         torch.max_pool2d: (_ARGUMENTS, _max_pool),
         F.adaptive_max_pool1d: (_ADAPTIVE, _adaptive_max_pool),

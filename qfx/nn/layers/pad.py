@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import operators as ops
-from qfx.capture.refusals import remedies
 from qfx.fixed.arith import Bounds
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.moving.take import QTake, border_orders, taken
+from qfx.nn.layers.reshape import QReshape
+from qfx.nn.layers.slice import QSlice
 from qfx.nn.qtensor import QTensor
 
 Pads = tuple[tuple[int, int], ...]
@@ -45,23 +47,37 @@ class QPad(FixedLayer):
         return self.pads[0] == (0, 0)
 
 
+def bordered(call: Call, sides: Any, mode: str) -> Layers:
+    """Padding by the value's own numbers."""
+    flat = (sides,) * (2 * (len(call.in_shape) - 1)) if isinstance(sides, int) else tuple(int(side) for side in sides)
+    return taken(call, border_orders(call.in_shape, flat, mode), call.in_shape)
+
+
 def _pad(call: Call) -> Layers:
+    if call.get("mode", "constant") in ("reflect", "replicate", "circular"):
+        return bordered(call, call.get("pad"), call.get("mode"))
     if call.get("mode", "constant") != "constant" or float(call.get("value", 0.0)) != 0.0:
         raise call.refuse("padding with something else than zeros", "train with zero padding (nn.ZeroPad2d, F.pad)")
     flat: Any = call.get("pad" if call.module is None else "padding")
     if isinstance(flat, int):
         flat = (flat,) * (2 * (len(call.in_shape) - 1))
     pairs = [(int(flat[i]), int(flat[i + 1])) for i in range(0, len(flat), 2)][::-1]
-    if len(pairs) > len(call.in_shape) or any(side < 0 for pair in pairs for side in pair):
-        remedy = "pad the axes behind the batch, with numbers of at least 0"
-        if len(pairs) <= len(call.in_shape):
-            remedy = remedies.cut_or_padded([*[(0, 0)] * (len(call.in_shape) - len(pairs)), *pairs], call.in_shape)
-        raise call.refuse(f"padding {tuple(flat)}", remedy)
-    return [QPad((((0, 0),) * (len(call.in_shape) - len(pairs))) + tuple(pairs))]
+    if len(pairs) > len(call.in_shape):
+        raise call.refuse(f"padding {tuple(flat)}", "pad the axes behind the batch")
+    pairs = [*[(0, 0)] * (len(call.in_shape) - len(pairs)), *pairs]
+    layers: list[FixedLayer] = []
+    if any(side < 0 for pair in pairs for side in pair):  # what is cut off, before what is put on
+        if any(size + min(before, 0) + min(after, 0) < 1 for size, (before, after) in zip(call.in_shape, pairs, strict=True)):
+            raise call.refuse(f"padding {tuple(flat)}, which cuts off a whole axis", "cut off less")
+        starts = tuple(max(-before, 0) for before, _ in pairs)
+        stops = tuple(size + min(after, 0) for size, (_, after) in zip(call.in_shape, pairs, strict=True))
+        layers.append(QSlice(starts, stops, (1,) * len(pairs)))
+    more = tuple((max(before, 0), max(after, 0)) for before, after in pairs)
+    return [*layers, QPad(more)] if any(map(any, more)) or not layers else layers
 
 
 FAMILY = Family(
-    layers=(QPad,),
+    layers=(QPad, QTake, QReshape, QSlice),
     modules=dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d), _pad),
     functions={F.pad: ("input pad mode value", _pad)},
 )

@@ -49,6 +49,11 @@ def _transpose(call: Call) -> Layers:
     return _permutation(call, tuple(perm))
 
 
+def _movedim(call: Call) -> Layers:
+    order = torch.empty(tuple(range(1, len(call.in_shape) + 2)), device="meta").movedim(call.get("source"), call.get("destination")).shape
+    return _permutation(call, tuple(size - 1 for size in order))
+
+
 def _permutation(call: Call, perm: tuple[int, ...]) -> Layers:
     perm = tuple(axis % len(perm) for axis in perm)
     if perm[0] != 0:
@@ -58,6 +63,15 @@ def _permutation(call: Call, perm: tuple[int, ...]) -> Layers:
 
 FAMILY = Family(
     layers=(QPermute,),
-    functions={torch.permute: ("input *dims", _permute), torch.transpose: ("input dim0 dim1", _transpose)},
-    methods={"permute": ("input *dims", _permute), "transpose": ("input dim0 dim1", _transpose)},
+    functions={
+        torch.permute: ("input *dims", _permute),
+        **dict.fromkeys((torch.transpose, torch.swapdims), ("input dim0 dim1", _transpose)),
+        torch.swapaxes: ("input dim0 dim1", _transpose),
+        **dict.fromkeys((torch.movedim, torch.moveaxis), ("input source destination", _movedim)),
+    },
+    methods={
+        "permute": ("input *dims", _permute),
+        **dict.fromkeys(("transpose", "swapdims", "swapaxes"), ("input dim0 dim1", _transpose)),
+        **dict.fromkeys(("movedim", "moveaxis"), ("input source destination", _movedim)),
+    },
 )

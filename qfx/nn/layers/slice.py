@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 
 from qfx import operators as ops
 from qfx.capture.refusals import limits
@@ -13,6 +14,7 @@ from qfx.fixed.arith import channelwise
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.moving.take import QTake, constant_indices, taken
 from qfx.nn.layers.reshape import QReshape
 from qfx.nn.qtensor import QTensor
 
@@ -45,9 +47,13 @@ class QSlice(FixedLayer):
 def _getitem(call: Call) -> Layers:
     index = call.get("index")
     index = index if isinstance(index, tuple) else (index,)
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
+    if any(part is Ellipsis for part in index):
+        at = next(at for at, part in enumerate(index) if part is Ellipsis)
         index = (*index[:at], *([slice(None)] * (len(call.in_shape) + 2 - len(index))), *index[at + 1 :])
+    listed = [at for at, part in enumerate(index) if isinstance(part, list | tuple | torch.Tensor | fx.Node)]
+    if len(listed) == 1 and listed[0] > 0 and all(part == slice(None) for at, part in enumerate(index) if at != listed[0]):
+        axis = listed[0] - 1
+        return taken(call, {axis: constant_indices(call, index[listed[0]], call.in_shape[axis])}, call.in_shape)
     if not all(isinstance(part, slice | int) for part in index) or index[0] != slice(None):
         raise call.refuse(f"indexing with {index}", limits.indexed(call.in_shape, index))
     ranges = []
@@ -63,4 +69,4 @@ def _getitem(call: Call) -> Layers:
     return [layer] if sliced == call.out_shape else [layer, QReshape(call.out_shape)]
 
 
-FAMILY = Family(layers=(QSlice, QReshape), functions={operator.getitem: ("input index", _getitem)})
+FAMILY = Family(layers=(QSlice, QReshape, QTake), functions={operator.getitem: ("input index", _getitem)}, takes_constants=True)

@@ -13,6 +13,7 @@ from qfx import operators as ops
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.moving.take import QTake
 from qfx.nn.qtensor import QTensor
 
 
@@ -50,19 +51,21 @@ def _upsample(call: Call) -> Layers:
         raise call.refuse(f"upsampling by mode={mode!r}", "use mode='nearest', or a ConvTranspose, which learns what to put between the pixels")
     size, result = call.in_shape[1:], call.out_shape[1:]
     factors = tuple(out // n for n, out in zip(size, result, strict=True))
-    # PyTorch finds the source of a pixel in float arithmetic; what it finds here must be the pixel divided by the factor.
-    sources = torch.arange(math.prod(size), dtype=torch.float32).reshape(1, 1, *size)
-    found = F.interpolate(sources, call.get("size"), call.get("scale_factor"), mode, recompute_scale_factor=call.get("recompute_scale_factor"))
-    if min(factors) >= 1:
-        for axis, factor in enumerate(factors, start=2):
-            sources = sources.repeat_interleave(factor, axis)
-    if not torch.equal(sources, found):
-        raise call.refuse(f"upsampling from {size} to {result} pixels", "scale every axis by a whole number (a large one with mode='nearest-exact')")
-    return [] if set(factors) == {1} else [QUpsample(factors)]
+    # PyTorch finds the source of a pixel in float arithmetic, and each axis by itself: what it finds in the numbers of the pixels is the answer.
+    numbers = torch.arange(math.prod(size), dtype=torch.float32 if math.prod(size) < 1 << 24 else torch.float64).reshape(1, 1, *size)
+    found = F.interpolate(numbers, call.get("size"), call.get("scale_factor"), mode, recompute_scale_factor=call.get("recompute_scale_factor"))
+    orders = []
+    for axis, count in enumerate(size):
+        line = found[0, 0].movedim(axis, 0).reshape(result[axis], -1)[:, 0].long()
+        orders.append((line // math.prod(size[axis + 1 :]) % count).tolist())
+    whole = all(order == [index for index in range(n) for _ in range(factor)] for n, factor, order in zip(size, factors, orders, strict=True))
+    if whole:
+        return [] if set(factors) == {1} else [QUpsample(factors)]
+    return [QTake(axis, tuple(order)) for axis, (n, order) in enumerate(zip(size, orders, strict=True), start=1) if order != [*range(n)]]
 
 
 FAMILY = Family(
-    layers=(QUpsample,),
+    layers=(QUpsample, QTake),
     modules={nn.Upsample: _upsample, nn.UpsamplingNearest2d: _upsample},
     functions={F.interpolate: ("input size scale_factor mode align_corners recompute_scale_factor", _upsample)},
 )

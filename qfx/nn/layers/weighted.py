@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +15,53 @@ from qfx.nn.backends import refuse_inexact
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
+from qfx.nn.layers.products.weights import Form, Weights
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
 from qfx.operators import Const
 from qfx.recipe import Recipe
 
+Source = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | Weights
+"""Who holds the tensors of a layer."""
+
 
 class Weighted(FixedLayer, abstract=True):
-    """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``."""
+    """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``.
+
+    They are those of ``source``: a torch module, or ``Weights`` that the model holds by themselves. A parameter there is the parameter here.
+    """
 
     traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, called_again="shared", holds_constants=True)
 
     weight: Tensor
     bias: Tensor | None
     groups = 1
+    form: Form | None = None
+    """How the weight is cast, if not as it is kept."""
+    origins: Mapping[str, str] = MappingProxyType({})
+    """What float checkpoints call ``weight`` and ``bias``, where it is not the layer's place that says it: by role, "" if they do not have it."""
 
-    def __init__(self, source: nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d, recipe: Recipe, name: str) -> None:
+    def __init__(self, source: Source, recipe: Recipe, name: str) -> None:
         super().__init__()
         self.name = name
-        self.weight = source.weight
-        self.bias = source.bias
-        self.weight_cast = Quantizer(signed_spec(recipe.spec(f"{name}.weight", "weight")), channel_axis=0, name=f"{name}.weight")
-        self.bias_cast = Quantizer(signed_spec(recipe.spec(f"{name}.bias", "bias")), channel_axis=0, name=f"{name}.bias")
+        if isinstance(source, Weights):
+            roles = [role for role in ("weight", "bias") if getattr(source, role) is not None]
+            self.form, self.origins = source.form, {role: source.origins.get(role, "") for role in roles}
+        for role in ("weight", "bias"):
+            tensor = getattr(source, role)
+            if isinstance(source, Weights) and tensor is not None and not isinstance(tensor, nn.Parameter):
+                self.register_buffer(role, tensor)
+            else:
+                setattr(self, role, tensor)
+        self.weight_cast, self.bias_cast = (self._cast_of(role, recipe) for role in ("weight", "bias"))
+
+    def float_names(self) -> Mapping[str, str]:
+        """What a float checkpoint calls the tensors here, by their names here; "" for one that it does not have."""
+        return self.origins
+
+    def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
+        name, also = f"{self.name}.{role}", self.origins.get(role, "")
+        return Quantizer(signed_spec(recipe.spec(name, role, also)), channel_axis=0, name=name, also=also)
 
     def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
         """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""
@@ -90,17 +116,18 @@ class Weighted(FixedLayer, abstract=True):
         if norm is None:
             return self.cast_weight(), self.bias
         scale = norm.scale if norm.observe is None else norm.scale.detach()  # then its gradient comes from the products
-        weight = self.cast_weight() * scale.reshape(-1, *([1] * (self.weight.dim() - 1)))
+        weight = self.cast_weight()
+        weight = weight * scale.reshape(-1, *([1] * (weight.dim() - 1)))
         return weight, norm.shift if self.bias is None else norm.shift + self.bias * norm.scale
 
     def cast_weight(self) -> Tensor:
         """The float weight with the outputs on axis 0, which is how it is cast and how ``_operator`` takes it."""
-        return self.weight
+        return self.weight if self.form is None else self.form.there(self.weight)
 
     def set_cast_weight(self, weight: Tensor) -> None:
         """Overwrite the float weight by one that has the outputs on axis 0."""
         with torch.no_grad():
-            self.weight.copy_(weight)
+            self.weight.copy_(weight if self.form is None else self.form.back(weight, tuple(self.weight.shape)))
 
     def operators(self, norm: FoldedNorm | None = None) -> Steps:
         weight, bias = self.constants(norm)

@@ -37,7 +37,7 @@ SAMPLES = 2048
 SAMPLES_DISTILLED = 32
 """How many inputs are distilled where nothing else is asked for."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def quantize_without_data(
@@ -181,7 +181,7 @@ def distill(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     with contextlib.ExitStack() as stack:
         for module in model.modules():
-            if isinstance(module, Folded | nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, Folded | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
                 stack.callback(module.register_forward_pre_hook(see).remove)
         for step in range(steps):
             losses.clear()

@@ -18,7 +18,7 @@ from qfx.errors import DataError
 from qfx.nn.layers import QReLU, QReLU6
 from qfx.ptq.activations import evaluating
 from qfx.ptq.floating.equalize import layers_of, output_ranges
-from qfx.ptq.floating.fold import WEIGHTED, Folded
+from qfx.ptq.floating.fold import WEIGHTED, Folded, channels_first
 
 ERRORS = ("empty-data", "nan-data", "wrong-shape", "wrong-layout", "missing-labels", "wrong-labels", "nan-weights")
 """Names of findings with which no pass can go on."""
@@ -26,7 +26,7 @@ ERRORS = ("empty-data", "nan-data", "wrong-shape", "wrong-layout", "missing-labe
 WARNINGS = ("constant-input", "unlike-training", "dead-layer", "silent-channels", "uneven-channels")
 """Names of findings that a result may be poor for."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 
 
@@ -243,7 +243,7 @@ class _Watch(fx.Interpreter):
         """For each layer with weights, by path, that reaches a ReLU through BatchNorm and additions alone: which channels never fire there."""
         found = {}
         for node in self.traced.module.graph.nodes:
-            if node.op == "call_module" and base_layer(self._module(node)) in WEIGHTED:
+            if node.op == "call_module" and base_layer(self._module(node)) in WEIGHTED and channels_first(node, self.traced):
                 end = self._behind(node)
                 if end in self.largest:
                     found[str(node.target)] = self.largest[end] <= 0

@@ -22,7 +22,17 @@ from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QDropout, QMaxPool, QReLU, QReshape, conv_pads
 from qfx.nn.lookup import find
-from qfx.ptq.floating.fold import WEIGHTED, Folded, Statistics, along_inputs, along_outputs, folded_statistics, layers_alone, replace_module
+from qfx.ptq.floating.fold import (
+    WEIGHTED,
+    Folded,
+    Statistics,
+    along_inputs,
+    along_outputs,
+    channels_first,
+    folded_statistics,
+    layers_alone,
+    replace_module,
+)
 from qfx.ptq.floating.hooks import run_watched
 from qfx.recipe import Recipe
 
@@ -46,7 +56,8 @@ class Chain:
 
 
 def chains(traced: Traced) -> list[Chain]:
-    """Every chain of the model, in its order. A layer that is called twice, or shares its weight with another, is in none."""
+    """Every chain of the model, in its order. A layer that is called twice, or shares its weight with another, is in none; nor is a linear layer on
+    several axes, whose outputs are no channels of what follows."""
     alone = layers_alone(traced)
     found = (_chain_from(node, traced, alone) for node in traced.module.graph.nodes if _weighted(node, traced, alone))
     return [chain for chain in found if chain is not None]
@@ -54,7 +65,7 @@ def chains(traced: Traced) -> list[Chain]:
 
 def _weighted(node: fx.Node, traced: Traced, alone: set[str]) -> bool:
     path = str(node.target)
-    return node.op == "call_module" and path in alone and base_layer(traced.module.get_submodule(path)) in WEIGHTED
+    return node.op == "call_module" and path in alone and base_layer(traced.module.get_submodule(path)) in WEIGHTED and channels_first(node, traced)
 
 
 def _chain_from(start: fx.Node, traced: Traced, alone: set[str]) -> Chain | None:
@@ -179,7 +190,7 @@ def input_ranges(layer: nn.Module, weight: Tensor) -> Tensor:
     return weight.abs().reshape(groups, weight.shape[0] // groups, weight.shape[1], -1).amax((1, 3)).reshape(-1)
 
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _groups(layer: nn.Module) -> int:
@@ -279,7 +290,7 @@ def _absorb(model: nn.Module, chain: Chain, constant: Tensor) -> None:
 
 
 def _pads(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv1d | nn.Conv2d) and any(side for pair in conv_pads(layer) for side in pair)
+    return isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d) and any(side for pair in conv_pads(layer) for side in pair)
 
 
 def measured_statistics(model: nn.Module, data: Tensor | Iterable[Tensor]) -> dict[str, Statistics]:
@@ -288,7 +299,8 @@ def measured_statistics(model: nn.Module, data: Tensor | Iterable[Tensor]) -> di
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
 
     def see(path: str, x: Tensor, result: Tensor) -> None:
-        rows = result.double().transpose(0, 1).flatten(1)
+        features = result.movedim(-1, 0) if base_layer(sites[path]) is nn.Linear else result.transpose(0, 1)
+        rows = features.double().flatten(1)
         count, total, squares = sums.get(path, (0, torch.zeros(()), torch.zeros(())))
         sums[path] = count + rows.shape[1], total + rows.sum(1), squares + rows.square().sum(1)
 

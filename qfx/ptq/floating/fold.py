@@ -7,15 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced, base_layer
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """torch's layers with weights, by the class whose forward runs."""
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ def foldable(traced: Traced) -> list[tuple[str, str]]:
     for node in nodes:
         path = str(node.target)
         users = traced.tensor_users(node)
-        if path not in alone or len(users) != 1 or users[0].op != "call_module":
+        if path not in alone or len(users) != 1 or users[0].op != "call_module" or not channels_first(node, traced):
             continue
         norm = str(users[0].target)
         module = traced.module.get_submodule(norm)
@@ -85,17 +85,25 @@ def foldable(traced: Traced) -> list[tuple[str, str]]:
     return pairs
 
 
+def channels_first(node: fx.Node, traced: Traced) -> bool:
+    """Whether the outputs of the layer of the node are channels, axis 1 of its result: those of a linear layer on several axes are the last one."""
+    return base_layer(traced.module.get_submodule(str(node.target))) is not nn.Linear or len(traced.shapes[node]) == 1
+
+
 def layers_alone(traced: Traced) -> set[str]:
-    """The paths of the layers with weights that are called once and share no parameter with another module: those that a pass may change."""
+    """The paths of the layers with weights that are called once and share no parameter with another module, nor with an operation that reads it by
+    itself: those that a pass may change."""
     calls = Counter(str(node.target) for node in traced.module.graph.nodes if node.op == "call_module")
     owners = Counter(id(parameter) for module in traced.module.modules() for parameter in module.parameters(recurse=False))
+    held = dict(traced.module.named_parameters(remove_duplicate=False))
+    owners.update(id(held[str(node.target)]) for node in traced.module.graph.nodes if node.op == "get_attr" and str(node.target) in held)
     once = {path: traced.module.get_submodule(path) for path, count in calls.items() if count == 1}
     return {path for path, layer in once.items() if base_layer(layer) in WEIGHTED and all(owners[id(own)] == 1 for own in layer.parameters())}
 
 
 def _fold(model: nn.Module, layer_path: str, norm_path: str) -> None:
     layer, norm = model.get_submodule(layer_path), model.get_submodule(norm_path)
-    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     with torch.no_grad():
@@ -116,7 +124,7 @@ def along_outputs(layer: nn.Module, values: Tensor) -> Tensor:
     """One number per output channel, shaped to multiply the layer's weight (whose outputs lie on axis 1 if it is transposed, group by group)."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if base_layer(layer) not in (nn.ConvTranspose1d, nn.ConvTranspose2d):
+    if base_layer(layer) not in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         return values.reshape(-1, *(1,) * (weight.dim() - 1))
     groups = int(layer.groups)  # type: ignore[arg-type]
     per_input = values.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)
@@ -128,7 +136,7 @@ def along_inputs(layer: nn.Module, values: Tensor) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     taps = (1,) * (weight.dim() - 2)
-    if base_layer(layer) in (nn.ConvTranspose1d, nn.ConvTranspose2d):
+    if base_layer(layer) in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         return values.reshape(-1, 1, *taps)
     groups = int(getattr(layer, "groups", 1))
     per_output = values.reshape(groups, 1, -1).expand(groups, weight.shape[0] // groups, -1)

@@ -34,6 +34,10 @@ def moved(shape: tuple[int, ...]) -> Iterator[ops.Operator]:
     for axes in (*((axis,) for axis in range(rank)), tuple(range(rank))):
         chosen = [axis in axes for axis in range(rank)]
         yield ops.Pad(tuple((1, 2) if here else (0, 0) for here in chosen))
+        if len(axes) == 1:
+            size = shape[axes[0]]
+            yield ops.Take(axes[0], tuple(reversed(range(size))))
+            yield ops.Take(axes[0], (*range(size), *range(size)))
         yield ops.Slice(tuple(int(here) for here in chosen), shape, (1,) * rank)
         if axes != (0,):
             yield ops.Upsample(tuple(2 if here else 1 for here in chosen[1:]))

@@ -12,7 +12,7 @@ from hardware_models import products, random_schedule, scalar
 from support.bounded import build, differences
 from support.bundles import build_bundle
 
-from qfx.errors import ProjectError
+from qfx.errors import ExactnessError, ProjectError
 from qfx.export.onnx_file import to_model
 from qfx.hardware.cost import resources as r
 from qfx.hardware.design import design as d
@@ -63,6 +63,36 @@ def test_the_file_runs_and_is_read_back() -> None:
         x = adversarial_inputs(graph, np.random.default_rng(1), 6)
         (found,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x#float": x})
         assert_bit_exact(found, run(graph, x).astype(found.dtype), names=("ONNX Runtime", "interpreter"))
+
+
+def squares(width: int, terms: int = 8) -> Graph:
+    """Sums of ``terms`` products of two numbers of ``width`` bits: up to 2 * width - 2 + 3 bits."""
+    nodes = (
+        Node("x", Input((2, terms), scalar(f"ap_fixed<{width},{width}>"))),
+        Node("t", Transpose((1, 0)), ("x",)),
+        Node("scores", MatMul(), ("x", "t")),
+    )
+    return Graph("squares", nodes, "scores")
+
+
+@pytest.mark.parametrize(("width", "in_double"), [(11, False), (12, True), (25, True)])
+def test_the_file_is_in_the_type_that_holds_every_sum(width: int, in_double: bool) -> None:
+    """2 * (width - 1) + 3 bits: 23, 25 and 51."""
+    graph = squares(width)
+    model = to_model(graph)
+    raw = np.full((1, 2, 8), -(2 ** (width - 1)), dtype=np.int64)
+    raw[0, 1] += 1
+    session = ort.InferenceSession(model.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: raw.astype(np.float32)})
+    assert_bit_exact(found.astype(np.float64), run(graph, raw.astype(np.float32)).astype(np.float64), names=("ONNX Runtime", "interpreter"))
+    assert any(node.output[0].endswith("#double") for node in model.graph.node) == in_double
+
+
+def test_sums_that_no_float_holds_are_refused_by_name() -> None:
+    with pytest.raises(ExactnessError, match=r"^scores: its sums need 55 bits"):
+        to_model(squares(27))
+    with pytest.raises(ExactnessError, match=r"^scores: needs words of"):
+        squares(32, 64).infos  # noqa: B018
 
 
 def test_one_wrong_bit_is_seen() -> None:

@@ -240,7 +240,6 @@ FAMILY = Family(
         F.threshold: ("input threshold value inplace", _threshold),
         operator.neg: _NEG,
         torch.neg: _NEG,
-        torch.negative: _NEG,
         torch.sign: _SIGN,
         torch.sgn: _SIGN,
         torch.where: ("condition input other", _where),
@@ -249,7 +248,7 @@ FAMILY = Family(
         **{getattr(torch, long): _COMPARED[name] for name, long in _LONG.items()},
     },
     methods={
-        **dict.fromkeys(("neg", "neg_", "negative", "negative_"), _NEG),
+        **dict.fromkeys(("neg", "neg_"), _NEG),
         **dict.fromkeys(("sign", "sign_", "sgn"), _SIGN),
         **_COMPARED,
         **{long: _COMPARED[name] for name, long in _LONG.items()},

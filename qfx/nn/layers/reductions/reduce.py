@@ -177,19 +177,6 @@ def _second(call: Call) -> Any:
     return None
 
 
-def _refused(what: str, remedy: str) -> Any:
-    def rule(call: Call) -> Layers:
-        raise call.refuse(what, remedy)
-
-    return rule
-
-
-_PROD = _refused(
-    "a product of all numbers along axes has no fixed-point form in qfx", "its words grow with every factor; multiply few values, or sum logs"
-)
-_CUMSUM = _refused("cumulative sums have no hardware form in qfx", "sum whole axes, or convolve with a kernel of ones, which sums a window")
-_LOGICAL = _refused("logical reductions have no fixed-point form in qfx", "compare amax or amin with a number")
-
 _EXTREME = "input dim keepdim other"
 
 FAMILY = Family(
@@ -200,11 +187,6 @@ FAMILY = Family(
         torch.amin: ("input dim keepdim", _amin),
         torch.max: (_EXTREME, _amax),
         torch.min: (_EXTREME, _amin),
-        torch.prod: ("input dim keepdim", _PROD),
-        torch.cumsum: ("input dim", _CUMSUM),
-        torch.cumprod: ("input dim", _CUMSUM),
-        torch.any: ("input dim keepdim", _LOGICAL),
-        torch.all: ("input dim keepdim", _LOGICAL),
     },
     methods={
         "sum": ("input dim keepdim", _sum),
@@ -212,11 +194,6 @@ FAMILY = Family(
         "amin": ("input dim keepdim", _amin),
         "max": (_EXTREME, _amax),
         "min": (_EXTREME, _amin),
-        "prod": ("input dim keepdim", _PROD),
-        "cumsum": ("input dim", _CUMSUM),
-        "cumprod": ("input dim", _CUMSUM),
-        "any": ("input dim keepdim", _LOGICAL),
-        "all": ("input dim keepdim", _LOGICAL),
     },
     takes_constants=True,
 )

@@ -44,6 +44,16 @@ class _Known:
     slopes: Tensor
     result: Interval
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Known:
+        return self  # nothing in it is ever changed
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _nothing, ()  # it follows from the types, which are in the model
+
+
+def _nothing() -> None:
+    """What a file holds of a table."""
+
 
 class Tabled(FixedLayer, abstract=True):
     """A function of one number as a table that the raw of the number addresses.
@@ -108,7 +118,8 @@ class Tabled(FixedLayer, abstract=True):
         else:
             values = np.ldexp(found.results.astype(np.float64), -found.fine)
             result = Interval(int(found.results.min()), int(found.results.max()), found.fine)
-        held, slopes = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (values, entries.slopes))
+        with torch.inference_mode(False):  # a later step may train with them
+            held, slopes = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (values, entries.slopes))
         return _Known(reach, out, entries, found, held, slopes, result)
 
     def _of_last_forward(self) -> _Known:

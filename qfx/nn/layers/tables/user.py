@@ -14,6 +14,9 @@ _SAMPLES = 64
 class Lookup(nn.Module):
     """``function`` of each number of a tensor. Made by ``lookup``."""
 
+    one_piece = True
+    """For capture, which does not look inside."""
+
     def __init__(self, function: Function, name: str, max_error: float | None = None) -> None:
         super().__init__()
         self.function, self.name, self.max_error = function, name, max_error
