@@ -28,7 +28,7 @@ from qfx.errors import DataError, ModelFileError, UnsupportedError
 
 Array = npt.NDArray[Any]
 
-_TYPES = {
+_TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.UINT8: torch.uint8,
     onnx.TensorProto.INT8: torch.int8,

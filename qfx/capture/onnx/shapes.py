@@ -139,7 +139,7 @@ def _gather(node: Node) -> Value:
         table = node.tensor(0)
         if table is None or axis % table.dim() or table.dim() != 2:
             raise node.refuse("places that depend on data, in other than the rows of a table", "use an embedding (nn.Embedding)")
-        return node.make.layer(node.name, torch.nn.Embedding.from_pretrained(table, freeze=False), node.x(1))
+        return node.make.layer(node.name, torch.nn.Embedding(table.shape[0], table.shape[1], _weight=table), node.x(1))
     x, places = node.x(), node.constant(1)
     if places is None:
         raise node.refuse("no places", "export it again")
@@ -170,7 +170,7 @@ def _gather_elements(node: Node) -> Value:
 
 def _expand(node: Node) -> Value:
     x, shape = node.x(), node.numbers(1) or []
-    sizes = list(torch.broadcast_shapes(tuple(x.data.shape), tuple(shape)))
+    sizes = list(np.broadcast_shapes(tuple(x.data.shape), tuple(shape)))
     if list(x.data.shape) == sizes:
         return x
     extra = len(sizes) - x.data.dim()
