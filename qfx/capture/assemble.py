@@ -233,28 +233,14 @@ class Assembly:
                     parameter.copy_(values)
         return self.layer(name, module, x)
 
-    def affine(self, name: str, x: Value, scale: Tensor | None, shift: Tensor | None, *, alone: bool) -> Value:
-        """``x * scale + shift`` by constants: one number, or one for each channel. Joins the weights of the layer that gives ``x`` if nothing else
-        reads that (``alone``); else it becomes a BatchNorm, qfx's affine step."""
-        channels = x.data.shape[1]
-        factors = None if scale is None else _per_channel(name, scale, x.data)
-        offsets = None if shift is None else _per_channel(name, shift, x.data)
-        if alone and x.layer is not None:
-            with torch.no_grad():
-                _absorb(x.layer, factors, offsets)
-                data = x.data if factors is None else x.data * factors.reshape(-1, *(1,) * x.rank)
-                data = data if offsets is None else data + offsets.reshape(-1, *(1,) * x.rank)
-            return Value(x.node, data, x.layer)
-        zeros, ones = torch.zeros(channels), torch.ones(channels)
-        return self.batch_norm(name, x, ones if factors is None else factors, zeros if offsets is None else offsets, zeros, ones, 0.0)
-
     def pad(self, name: str, x: Value, pads: Pads) -> Value:
         if not any(side for pair in pads for side in pair):
             return x
         if any(side < 0 for pair in pads for side in pair):
             raise UnsupportedError(f"padding by {list(pads)}", where=name, remedy="pad spatial axes with zeros")
         flat = tuple(side for pair in reversed(pads) for side in pair)
-        return self.layer(name, _ZERO_PAD[x.rank](flat), x) if x.rank in _ZERO_PAD else self.call(name, functional.pad, x, flat)
+        padded: Value = self.layer(name, _ZERO_PAD[x.rank](flat), x) if x.rank in _ZERO_PAD else self.call(name, functional.pad, x, flat)
+        return padded
 
     def reshape(self, name: str, x: Value, shape: Sequence[int]) -> Value:
         """To ``shape`` on the example, the batch first; of other batches all but the first axis."""
@@ -265,7 +251,8 @@ class Assembly:
             return x
         if data.dim() == 2:
             return self.layer(name, nn.Flatten(), x)
-        return self.call(name, torch.reshape, x, (-1, *data.shape[1:]))
+        result: Value = self.call(name, torch.reshape, x, (-1, *data.shape[1:]))
+        return result
 
     def slice(self, name: str, x: Value, axis: int, start: int, stop: int, step: int) -> Value:
         axis %= x.data.dim()
@@ -282,7 +269,7 @@ class Assembly:
             x = source[0]
         while index[-1] == slice(None):
             index.pop()
-        result = self.call(name, operator.getitem, x, tuple(index))
+        result: Value = self.call(name, operator.getitem, x, tuple(index))
         self._sliced[result.node] = x, index + [slice(None)] * (x.data.dim() - len(index))
         return result
 
@@ -337,18 +324,6 @@ def _filled(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
             module.bias.copy_(bias.reshape(-1))
     found: nn.Module = module
     return found
-
-
-def _per_channel(name: str, constant: Tensor, x: Tensor) -> Tensor:
-    """A constant that broadcasts against ``x`` as one number per channel."""
-    aligned = constant.float().reshape((1,) * (x.dim() - constant.dim()) + tuple(constant.shape)) if constant.dim() <= x.dim() else constant
-    if aligned.dim() != x.dim() or any(size != 1 for axis, size in enumerate(aligned.shape) if axis != 1) or aligned.shape[1] not in (1, x.shape[1]):
-        raise UnsupportedError(
-            f"arithmetic with a constant of shape {tuple(constant.shape)} on a value of shape {tuple(x.shape)}",
-            where=name,
-            remedy="use one number, or one for each channel",
-        )
-    return aligned.reshape(-1).expand(x.shape[1]).clone()
 
 
 def _absorb(layer: Any, factors: Tensor | None, offsets: Tensor | None) -> None:
