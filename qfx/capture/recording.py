@@ -9,6 +9,7 @@ import operator
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -308,7 +309,9 @@ class Recording(TorchFunctionMode):
 def recording(model: nn.Module, inputs: Inputs) -> Recording:
     """One run of ``model``, recorded as far as it got."""
     run = Recording(model, inputs)
-    run.run()
+    with warnings.catch_warnings():  # of torch, about the model: whoever runs it sees them
+        warnings.simplefilter("ignore")
+        run.run()
     return run
 
 

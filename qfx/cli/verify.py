@@ -36,12 +36,16 @@ def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool, samp
 
     Exits with 1 and names the first differing value, and the layer of the C++ where the difference starts, if anything differs.
     """
+    from qfx import formats
     from qfx.hardware.project.csim import run_raw, told
     from qfx.hardware.project.project import changed_files, read_project
+    from qfx.ir.from_onnx import load_graph
     from qfx.trace import locate
     from qfx.verify import verify as compare_all
 
-    x = feed(data, samples, list(read_project(project).inputs))
+    formats.refuse(formats.kind_of_file(model), str(model))
+    with telling("reading the model"):
+        x = feed(data, samples, [node.name for node in load_graph(model).inputs])
     builds = {"C simulation": False, "fast emulator": True} if fast else {"C simulation": False}
     layers: dict[str, tuple[int, Divergence | None]] = {}
     with telling("reading the model") as progress:

@@ -141,7 +141,7 @@ def test_json_of_a_difference(folder: Path, tmp_path: Path) -> None:
     assert found["equal"] is False
     simulation = found["executors"][1]
     assert simulation["differing_values"] > 0
-    assert set(simulation["first"]) == {"sample", "index", "expected_raw", "actual_raw", "expected", "actual"}
+    assert set(simulation["first"]) == {"sample", "index", "expected_raw", "actual_raw", "expected", "actual", "output"}
 
 
 def test_outputs_follow_links_and_make_folders(folder: Path, tmp_path: Path) -> None:

@@ -19,19 +19,27 @@ from qfx.operators import (
     ArrayType,
     Cast,
     Clip,
+    Compare,
     Concat,
     Const,
     Conv,
+    Expand,
     Input,
     LeakyRelu,
     Linear,
     Lookup,
     LookupLinear,
     MatMul,
+    Max,
     MaxPool,
+    Min,
     Mul,
     Operator,
     Pad,
+    PRelu,
+    ReduceMax,
+    ReduceMin,
+    ReduceSum,
     Relu,
     Reshape,
     Slice,
@@ -220,11 +228,44 @@ def products() -> Graph:
     )
 
 
+def extremes() -> Graph:
+    """The greater and the lesser of two values: of words that the result's does not hold, and of channels on grids of their own; slopes."""
+    wide, narrow = scalar("ap_ufixed<8,8,AP_RND,AP_SAT>"), scalar("ap_fixed<4,3,AP_RND,AP_SAT>")
+    points = ArrayType(FixedType.parse("ap_fixed<5,3,AP_RND,AP_SAT>"), (3, -1, 2, 0), (4, 1, 1))
+    return Graph(
+        "extremes",
+        (
+            Node("x", Input((4, 3, 4), wide)),
+            Node("small", Cast(narrow), ("x",)),
+            Node("least", Min(), ("x", "small")),
+            Node("most", Max(), ("least", "small")),
+            Node("own", Cast(points), ("x",)),
+            Node("far", Affine(Const(np.array([3, 5, -7, 2]), FAR), None), ("own",)),
+            Node("least_own", Min(), ("own", "far")),
+            Node("most_own", Max(), ("least_own", "far")),
+            Node("bent_far", PRelu(const(90, 4)), ("most_own",)),
+            Node("narrow_far", Cast(narrow), ("bent_far",)),
+            Node("bent", PRelu(const(91, 4)), ("most",)),
+            Node("above", Compare(">", Const(np.array(3), 1)), ("bent",)),
+            Node("below", Compare("<", Const(np.array(3), 1)), ("small",)),
+            Node("sum", Add(), ("above", "below")),
+            Node("all", Add(), ("sum", "narrow_far")),
+            Node("pixels", ReduceMin((1, 2)), ("all",)),
+            Node("spread", Expand((4, 3, 4)), ("pixels",)),
+            Node("with", Add(), ("spread", "all")),
+            Node("channels", ReduceMax((0,)), ("with",)),
+            Node("rows", ReduceSum((1,)), ("channels",)),
+        ),
+        "rows",
+    )
+
+
 DIRECTED: tuple[Callable[[], Graph], ...] = (
     own_points,
     far_channels,
     far_products,
     products,
+    extremes,
     classifier,
     residual,
     per_channel,

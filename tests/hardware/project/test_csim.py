@@ -87,8 +87,8 @@ def test_run_a_project(tmp_path: Path) -> None:
     assert (project / "build" / "tb").stat().st_mtime_ns == built  # nothing changed, nothing is compiled
     with pytest.raises(DataError, match="shape"):
         csim.run(project, x[:, :2])
-    with pytest.raises(DataError, match="int64"):
-        csim.run(project, x.astype(np.int64))
+    with pytest.raises(DataError, match="complex64"):
+        csim.run(project, x.astype(np.complex64))
     with pytest.raises(DataError):
         csim.run(project, np.full_like(x, np.nan))
 
