@@ -19,17 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qfx.capture.decompositions import OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
-from qfx.capture.names import READS_DATA, bare_name, known, spelled
+from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
 from qfx.capture.traced import CALLER, INTERNAL, KIND, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
 from qfx.errors import UnsupportedError
 from qfx.nn.rules import MODULES
-
-_DECISIONS = "let no Python decision in forward depend on data: compute with tensors (torch.where), or ahead"
-_REMEDIES = {
-    "makes": "let no Python number in forward depend on data: compute with tensors, x * x.mean((1, 2, 3), keepdim=True), say, or ahead",
-    "hands": "compute with torch's functions on tensors: numpy goes past them",
-}
-"""By how the complaint begins."""
 
 
 class StopError(UnsupportedError):
@@ -126,7 +119,7 @@ class Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _is_question(func):
+        if is_question(func):
             return func(*args, **kwargs)
         target, arguments = spelled(func, args)
         parts = self._always_apart(target, arguments, kwargs)
@@ -175,7 +168,7 @@ class Recording(TorchFunctionMode):
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
         if name in READS_DATA and any(self._depends(tensor) for tensor in tensors):
-            raise StopError(READS_DATA[name], _REMEDIES.get(READS_DATA[name].partition(" ")[0], _DECISIONS))
+            raise StopError(READS_DATA[name], instead(name))
         node_args, node_kwargs = self._nodes(args, kwargs)
         result = run()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
@@ -189,10 +182,18 @@ class Recording(TorchFunctionMode):
         self._note(node)
         for tensor in written:
             self._writers[tensor.untyped_storage().data_ptr()] = node
-            if result is not tensor:
+            if id(tensor) in self._names:
+                self.refused[node] = UnsupportedError(
+                    f"changes {self._names[id(tensor)]!r}, which the model keeps from run to run",
+                    where=place_of(node),
+                    remedy="keep counters and other state out of inference (if self.training: ...)",
+                )
+            elif result is not tensor:
                 self.refused[node] = UnsupportedError(
                     "assigns into a tensor", where=place_of(node), remedy="build the result of its parts: torch.cat, torch.where or F.pad"
                 )
+            if result is None:  # what was assigned into is what is read from here on
+                self.values[node], self._tensors[id(tensor)] = tensor, _Known(tensor, node)
         self._parts(node, result)
         return result
 
@@ -433,25 +434,6 @@ def _got(model: nn.Module, target: str) -> Any:
     for name in target.split("."):
         found = getattr(found, name)
     return found
-
-
-_QUESTIONS = frozenset((
-    *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_floating_point", "is_complex", "is_signed", "get_device", "element_size"),
-    *("is_contiguous", "storage_offset", "data_ptr", "untyped_storage", "requires_grad_", "retain_grad", "register_hook", "__len__", "__hash__"),
-    *("__repr__", "__format__", "__str__", "is_same_size", "is_tensor", "is_nested", "result_type", "can_cast", "promote_types", "__reduce_ex__"),
-    *("is_inference", "is_conj", "is_neg", "broadcast_shapes", "__dir__", "_assert", "is_tensor"),
-))  # fmt: skip
-"""Functions that ask a tensor for what its data do not decide."""
-
-_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
-"""The properties of a tensor that are tensors."""
-
-
-def _is_question(func: Any) -> bool:
-    name = getattr(func, "__name__", "")
-    if name in ("__get__", "__set__", "__delete__"):
-        return name != "__get__" or getattr(getattr(func, "__self__", None), "__name__", "") not in _PROPERTIES
-    return name in _QUESTIONS
 
 
 def _opened(function: types.FunctionType) -> Callable[..., Any]:
