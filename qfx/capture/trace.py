@@ -136,8 +136,8 @@ def _difference(module: nn.Module, inputs: Inputs, expected: Any) -> Unsupported
             return UnsupportedError(
                 "computes something else when it is traced",
                 where=type(module).__name__,
-                remedy="write x = x + y where another name stands for x too; keep randomness (F.dropout(x, training=self.training)) and counters out of "
-                "inference",
+                remedy="write x = x + y where another name stands for x too; keep randomness (F.dropout(x, training=self.training)) and counters out "
+                "of inference",
             )
     return None
 
