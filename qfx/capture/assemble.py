@@ -265,7 +265,8 @@ class Assembly:
             return x
         if data.dim() == 2:
             return self.layer(name, nn.Flatten(), x)
-        return self.call(name, torch.reshape, x, (-1, *data.shape[1:]))
+        found: Value = self.call(name, torch.reshape, x, (-1, *data.shape[1:]))
+        return found
 
     def slice(self, name: str, x: Value, axis: int, start: int, stop: int, step: int) -> Value:
         axis %= x.data.dim()
@@ -282,7 +283,7 @@ class Assembly:
             x = source[0]
         while index[-1] == slice(None):
             index.pop()
-        result = self.call(name, operator.getitem, x, tuple(index))
+        result: Value = self.call(name, operator.getitem, x, tuple(index))
         self._sliced[result.node] = x, index + [slice(None)] * (x.data.dim() - len(index))
         return result
 

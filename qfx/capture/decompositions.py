@@ -50,6 +50,8 @@ def _unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
 
 
 def _slice(input: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
+    if slice(start, end, step).indices(input.shape[dim]) == (0, input.shape[dim], 1):
+        return input
     return input[_at(dim % input.dim(), slice(start, end, step))]
 
 
@@ -287,6 +289,18 @@ def _multihead(
     return result, seen.mean(1) if average_attn_weights else seen
 
 
+def _pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
+    return F.pad(input, list(pad), value=value)
+
+
+def _maxima(input: Tensor, kernel_size: Any, *geometry: Any) -> tuple[Tensor, None]:
+    return F.max_pool2d(input, kernel_size, *geometry), None
+
+
+def _unpool(*_: Any, **__: Any) -> Tensor:
+    raise _refused("undoes a pooling by the places of its maxima", "train with nn.Upsample(scale_factor=2) or nn.ConvTranspose2d")
+
+
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
@@ -333,6 +347,10 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
     **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
+    "max_pool2d_with_indices": _maxima,
+    **dict.fromkeys(("max_unpool1d", "max_unpool2d", "max_unpool3d"), _unpool),
+    "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "constant_pad_nd": _pad,
     "upsample_linear1d": _upsample("linear"),
     "upsample_bilinear2d": _upsample("bilinear"),
 })  # fmt: skip

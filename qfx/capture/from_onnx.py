@@ -28,7 +28,7 @@ from qfx.errors import DataError, ModelFileError, UnsupportedError
 
 Array = npt.NDArray[Any]
 
-_TYPES = {
+_TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.UINT8: torch.uint8,
     onnx.TensorProto.INT8: torch.int8,
@@ -170,8 +170,16 @@ def _check_same(
     count = len(next(iter(feeds.values())))
     starts = [0] if batch is None else range(0, count // batch * batch, batch)
     runs = [expected_of({name: data[start : start + (batch or count)] for name, data in feeds.items()}) for start in starts]
-    with torch.no_grad():
-        result = module(*(data[: len(starts) * (batch or count)] for data in feeds.values()))
+    try:
+        with torch.no_grad():
+            result = module(*(data[: len(starts) * (batch or count)] for data in feeds.values()))
+    except Exception as error:  # whatever torch raises where a shape of the file holds its batch
+        message = str(error).split("\n")[0]
+        raise UnsupportedError(
+            f"the module made of it does not take another batch: {message}",
+            where=str(path),
+            remedy="keep the batch as the first axis of every tensor",
+        ) from error
     found = list(result.items()) if isinstance(result, dict) else [("", result)]
     for (name, value), *parts in zip(found, *runs, strict=True):
         _check_output(f" as {name!r}" if name else "", value.numpy(), np.concatenate([np.atleast_1d(part) for part in parts]), path)

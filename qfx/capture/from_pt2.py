@@ -24,7 +24,7 @@ _DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: tor
 _DTYPES |= {12: torch.bool, 13: torch.bfloat16}
 """By the numbers of torch's export schema (torch/_export/serde/schema.py, ScalarType)."""
 
-_LISTED = "docs/ptq.md lists the operators"
+_LISTED = "docs/layers.md lists what qfx takes"
 
 
 def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
@@ -155,7 +155,7 @@ class _Reader:
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
-        if base in LAYERS and all(not isinstance(value, Value) for value in list(arguments.values())[1:]):
+        if base in LAYERS and sum(isinstance(value, Value) for value in arguments.values()) == 1:
             result: Any = LAYERS[base](call)
         elif function is None or not _is_taken(function):
             remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"

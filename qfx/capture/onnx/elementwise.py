@@ -22,7 +22,9 @@ def _plain(function: Callable[..., Any], **defaults: float) -> Handler:
     return lambda node: node.call(function, node.x(), **{key: node.number(key, value) for key, value in defaults.items()})
 
 
-def _binary(function: Callable[..., Any], absorb: Callable[[Tensor, bool], tuple[Tensor | None, Tensor | None] | None] | None = None) -> Handler:
+def _binary(
+    function: Callable[..., Any], absorb: Callable[[Tensor, bool], tuple[Tensor | None, Tensor | None] | None] | None = None
+) -> Callable[[Node], Value]:
     """Of two arguments. A constant beside the result of a layer joins its weights: by the (scale, shift) that ``absorb`` makes of it, told whether
     the constant comes first."""
 
@@ -35,8 +37,8 @@ def _binary(function: Callable[..., Any], absorb: Callable[[Tensor, bool], tuple
             if taken is not None:
                 return taken
         left, right = node.operand(0), node.operand(1)
-        if function in _OF_TENSORS and not (isinstance(left, Value) and isinstance(right, Value)):
-            left, right = node.x(0), node.x(1)
+        if function in _LEFT_IS_A_TENSOR and not isinstance(left, Value):
+            left = node.x(0)
         return node.call(function, left, right)
 
     return handle
@@ -53,22 +55,35 @@ def _dtype(argument: Any) -> Any:
     return argument.data.numpy().dtype if isinstance(argument, Value) else argument.dtype
 
 
-def _many(function: Callable[..., Any], mean: bool = False) -> Handler:
+def _many(mean: bool) -> Handler:
     """Of any number of arguments, one after the other."""
 
     def handle(node: Node) -> Value:
-        parts = [node.operand(index) if function is torch.add else node.x(index) for index in range(len(node.arguments))]
+        parts = [node.operand(index) for index in range(len(node.arguments))]
         parts.sort(key=lambda part: not isinstance(part, Value))
-        result = functools.reduce(lambda a, b: node.call(function, a, b), parts)
-        if len(parts) == 1:
-            return parts[0]
+        result: Value = functools.reduce(lambda a, b: node.call(torch.add, a, b), parts)
         return node.call(torch.mul, result, 1 / len(parts)) if mean else result
 
     return handle
 
 
-def _sum(node: Node) -> Value:
-    return _ADD(node) if len(node.arguments) == 2 else _many(torch.add)(node)
+def _extreme(function: Callable[..., Any]) -> Handler:
+    """Of any number of arguments; a number among them is a bound."""
+    bound = "min" if function is torch.maximum else "max"
+
+    def handle(node: Node) -> Value:
+        parts = [node.operand(index) for index in range(len(node.arguments))]
+        values, numbers = ([part for part in parts if isinstance(part, Value) is kind] for kind in (True, False))
+        result: Value = functools.reduce(lambda a, b: node.call(function, a, b), values)
+        for number in numbers:
+            result = node.call(torch.clamp, result, **{bound: number})
+        return result
+
+    return handle
+
+
+def _sum(node: Node) -> Value | list[Value]:
+    return _ADD(node) if len(node.arguments) == 2 else _many(mean=False)(node)
 
 
 def _pow(node: Node) -> Value:
@@ -148,8 +163,8 @@ def _same(node: Node) -> Value:
 
 
 _ADD = _binary(torch.add, lambda c, _: (None, c))
+_LEFT_IS_A_TENSOR = (torch.eq, torch.gt, torch.ge, torch.lt, torch.le, torch.logical_and, torch.logical_or)
 _DIV = _binary(torch.div, lambda c, first: None if first else (1 / c, None))
-_OF_TENSORS = (torch.pow, torch.maximum, torch.minimum)
 
 HANDLERS: dict[str, Handler] = {
     "Add": _ADD,
@@ -157,9 +172,9 @@ HANDLERS: dict[str, Handler] = {
     "Mul": _binary(torch.mul, lambda c, _: (c, None)),
     "Div": _div,
     "Sum": _sum,
-    "Mean": _many(torch.add, mean=True),
-    "Max": _many(torch.maximum),
-    "Min": _many(torch.minimum),
+    "Mean": _many(mean=True),
+    "Max": _extreme(torch.maximum),
+    "Min": _extreme(torch.minimum),
     "Pow": _pow,
     "Abs": _plain(torch.abs),
     "Neg": _plain(torch.neg),

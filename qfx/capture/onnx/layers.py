@@ -36,12 +36,11 @@ def _conv_transpose(node: Node) -> Value:
     stride, dilation = node.ints("strides", ones), node.ints("dilations", ones)
     extra, how, sizes = node.ints("output_padding", [0] * len(ones)), node.text("auto_pad", "NOTSET"), list(x.data.shape[2:])
     full = [s * (n - 1) + e + (k - 1) * d + 1 for n, s, e, k, d in zip(sizes, stride, extra, kernel, dilation, strict=True)]
-    pads = list(node.pads((), (), ())) if how != "NOTSET" else list(node.pads(kernel, stride, dilation))
+    pads = list(node.pads(kernel, stride, dilation)) if how == "NOTSET" else [(0, 0)] * len(ones)
     if "output_shape" in node.attributes or how.startswith("SAME"):
         wanted = node.ints("output_shape", [n * s for n, s in zip(sizes, stride, strict=True)])[-len(ones) :]
         totals = [whole - size for whole, size in zip(full, wanted, strict=True)]
         pads = [(t // 2, t - t // 2) if how == "SAME_UPPER" else (t - t // 2, t // 2) for t in totals]
-    pads = pads or [(0, 0)] * len(ones)
     group = node.integer("group", 1)
     if all(before == after >= 0 for before, after in pads):
         return node.make.conv_transpose(node.name, x, weight, node.tensor(2), stride, pads, extra, dilation, group)
@@ -108,9 +107,9 @@ def _max_pool(node: Node) -> Value:
     if all(first == last for first, last in pads):
         return node.layer(_MAX[len(kernel)](kernel, stride, before, dilation, ceil_mode=ceil))
     # Padding never wins: symmetric pads, or partial windows at the end, give the same values and perhaps more of them, which are cut off.
-    ends = [_count(n, f + b, *rest, ceil) for n, (f, b), *rest in zip(x.data.shape[2:], pads, kernel, stride, dilation, strict=True)]
+    ends = [_count(n, f + b, k, s, d, ceil) for n, (f, b), k, s, d in zip(x.data.shape[2:], pads, kernel, stride, dilation, strict=True)]
     for partial in (False, True):
-        most = [_count(n, 2 * f, *rest, partial) for n, f, *rest in zip(x.data.shape[2:], before, kernel, stride, dilation, strict=True)]
+        most = [_count(n, 2 * f, k, s, d, partial) for n, f, k, s, d in zip(x.data.shape[2:], before, kernel, stride, dilation, strict=True)]
         if all(have >= want for have, want in zip(most, ends, strict=True)) and all(2 * f <= k for f, k in zip(before, kernel, strict=True)):
             result = node.layer(_MAX[len(kernel)](kernel, stride, before, dilation, ceil_mode=partial))
             for axis, end in enumerate(ends):

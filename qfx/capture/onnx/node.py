@@ -122,7 +122,8 @@ class Node:
     # Results
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Value:
-        return self.make.call(self.name, function, *args, **kwargs)
+        found: Value = self.make.call(self.name, function, *args, **kwargs)
+        return found
 
     def layer(self, module: nn.Module) -> Value:
         return self.make.layer(self.name, module, self.x())

@@ -103,6 +103,14 @@ def _concat(node: Node) -> Value:
     return node.call(torch.cat, parts, node.integer("axis", 1))
 
 
+def _cut(node: Node, name: str, x: Value, axis: int, start: int, stop: int, step: int) -> Value:
+    """A slice of one axis, before a permutation in place of behind it."""
+    source, perm = _unpermuted(x)
+    if perm.index(0) == 0:
+        return node.make.slice(name, x, axis, start, stop, step)
+    return permute(node, node.make.slice(name, source, perm[axis], start, stop, step), perm)
+
+
 def _slice(node: Node) -> Value:
     starts, stops, axes, steps = node.numbers(1, "starts"), node.numbers(2, "ends"), node.numbers(3, "axes"), node.numbers(4)
     x = node.x()
@@ -112,7 +120,7 @@ def _slice(node: Node) -> Value:
     for number, (axis, start, stop, step) in enumerate(zip(axes, starts, stops, steps or [1] * len(starts), strict=True)):
         name = f"{node.name}_{number}" if number else node.name
         if step > 0:
-            x = node.make.slice(name, x, axis, start, stop, step)
+            x = _cut(node, name, x, axis, start, stop, step)
             continue
         places = list(range(*slice(start, stop if stop >= -(2**31) else None, step).indices(x.data.shape[axis])))
         if places == list(range(x.data.shape[axis]))[::-1]:
@@ -128,9 +136,7 @@ def _split(node: Node) -> list[Value]:
     size = math.ceil(total / count)
     lengths = [min(size, total - size * place) for place in range(count)] if sizes is None else sizes
     ends = np.cumsum(lengths)
-    return [
-        node.make.slice(f"{node.name}_{i}", x, axis, int(end - size), int(end), 1) for i, (end, size) in enumerate(zip(ends, lengths, strict=True))
-    ]
+    return [_cut(node, f"{node.name}_{i}", x, axis, int(end - size), int(end), 1) for i, (end, size) in enumerate(zip(ends, lengths, strict=True))]
 
 
 def _gather(node: Node) -> Value:
@@ -139,7 +145,7 @@ def _gather(node: Node) -> Value:
         table = node.tensor(0)
         if table is None or axis % table.dim() or table.dim() != 2:
             raise node.refuse("places that depend on data, in other than the rows of a table", "use an embedding (nn.Embedding)")
-        return node.make.layer(node.name, torch.nn.Embedding.from_pretrained(table, freeze=False), node.x(1))
+        return node.make.layer(node.name, torch.nn.Embedding(table.shape[0], table.shape[1], _weight=table), node.x(1))
     x, places = node.x(), node.constant(1)
     if places is None:
         raise node.refuse("no places", "export it again")
@@ -170,7 +176,7 @@ def _gather_elements(node: Node) -> Value:
 
 def _expand(node: Node) -> Value:
     x, shape = node.x(), node.numbers(1) or []
-    sizes = list(torch.broadcast_shapes(tuple(x.data.shape), tuple(shape)))
+    sizes = list(np.broadcast_shapes(tuple(x.data.shape), tuple(shape)))
     if list(x.data.shape) == sizes:
         return x
     extra = len(sizes) - x.data.dim()
