@@ -43,10 +43,10 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
     model = unwrapped(model)
-    _check_model(model)
+    check_model(model)
     inputs = Inputs.of(model, example_input)
     with torch.inference_mode(False), torch.no_grad():
-        result = _built(_copied(model), inputs, recipe, type(model).__name__)
+        result = _built(copied(model), inputs, recipe, type(model).__name__)
     recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
@@ -58,7 +58,7 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
     return result
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
     """Refuse what tracing would not see, and numbers that have no fixed-point form."""
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
@@ -76,7 +76,7 @@ def _check_model(model: nn.Module) -> None:
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode; of a single layer, one that gives it a name."""
     changed = tuple(changed_modules(model))
     held = [tensor for module in model.modules() for tensor in vars(module).values() if isinstance(tensor, Tensor) and not tensor.is_leaf]

@@ -62,8 +62,18 @@ def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
             yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
 
 
+Placed = tuple[fx.Node | None, UnsupportedError]
+
+
 def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()) -> tuple[UnsupportedError, ...]:
     """Everything in the trace that has no fixed-point form, in the order of the model. ``changed``: of ``changed_modules``."""
+    return tuple(error for _, error in blockers_by_node(traced, recipe, changed))
+
+
+def blockers_by_node(
+    traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()
+) -> tuple[tuple[fx.Node | None, UnsupportedError], ...]:
+    """``blockers``, each with its node, or the first of several that it stands for; None for what belongs to no single one."""
     found: list[tuple[fx.Node | None, UnsupportedError]] = [(None, error) for error in changed]
     skipped = {error.where for error in changed}
     norms: set[str] = set()
@@ -83,9 +93,9 @@ def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ..
             found.extend((node, error) for error in _operation(node, traced, recipe, norms))
     errors = list(_layers_as_one(found))
     if traced.stopped is not None:
-        errors.append(traced.stopped)
+        errors.append((None, traced.stopped))
     elif traced.differs is not None and not errors:  # else it tells once more of what is random, say
-        errors.append(traced.differs)
+        errors.append((None, traced.differs))
     return tuple(errors)
 
 
@@ -97,7 +107,7 @@ def _of_several(node: fx.Node, traced: Traced) -> bool:
     return node.target is operator.getitem and any(source in traced.several or _of_several(source, traced) for source in node.all_input_nodes)
 
 
-def _layers_as_one(found: list[tuple[fx.Node | None, UnsupportedError]]) -> Iterator[UnsupportedError]:
+def _layers_as_one(found: list[tuple[fx.Node | None, UnsupportedError]]) -> Iterator[tuple[fx.Node | None, UnsupportedError]]:
     """A layer of torch that was opened, and of which several operations are refused or which is known to have no form, is named once."""
     opened: dict[str, list[UnsupportedError]] = {}
     for node, error in found:
@@ -106,20 +116,20 @@ def _layers_as_one(found: list[tuple[fx.Node | None, UnsupportedError]]) -> Iter
     for node, error in found:
         layer = None if node is None else node.meta.get(OPENED)
         if node is None or not layer:
-            yield error
+            yield node, error
             continue
         inner = opened.pop(layer, [])
         kind = str(node.meta[KIND])
         if not inner:
             continue
         if named(kind):
-            yield UnsupportedError(_said(kind), where=layer, remedy=plain_remedy(kind))
+            yield node, UnsupportedError(_said(kind), where=layer, remedy=plain_remedy(kind))
         elif len(inner) > 1:
             told = "; ".join(dict.fromkeys(each.what for each in inner))
             remedies = dict.fromkeys(each.remedy for each in inner if each.remedy != OTHERS)
-            yield UnsupportedError(f"{_said(kind)}: {told}", where=layer, remedy="; ".join(remedies) or OTHERS)
+            yield node, UnsupportedError(f"{_said(kind)}: {told}", where=layer, remedy="; ".join(remedies) or OTHERS)
         else:
-            yield error
+            yield node, error
 
 
 def _said(name: str) -> str:
