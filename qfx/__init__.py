@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qfx.capture.check import check
     from qfx.errors import (
         DataError,
         ExactnessError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "qfx.capture.check": ("check",),
     "qfx.errors": (
         "DataError",
         "ExactnessError",
@@ -81,6 +83,7 @@ __all__ = [
     "autoquant",
     "calibrate",
     "cast",
+    "check",
     "export_onnx",
     "load_graph",
     "lookup",

@@ -31,6 +31,13 @@ READS_DATA = {
 }
 """Functions that give Python what a tensor holds."""
 
+_DECISIONS = "let no Python decision in forward depend on data: compute with tensors (torch.where), or ahead"
+_REMEDIES = {
+    "makes": "let no Python number in forward depend on data: compute with tensors, x * x.mean((1, 2, 3), keepdim=True), say, or ahead",
+    "hands": "compute with torch's functions on tensors: numpy goes past them",
+}
+"""By how the complaint begins."""
+
 _DUNDERS = {
     "__getitem__": operator.getitem,
     "__truediv__": "div",
@@ -81,6 +88,17 @@ _ALIASES = {
 }
 
 
+_QUESTIONS = frozenset((
+    *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_floating_point", "is_complex", "is_signed", "get_device", "element_size"),
+    *("is_contiguous", "storage_offset", "data_ptr", "untyped_storage", "requires_grad_", "retain_grad", "register_hook", "__len__", "__hash__"),
+    *("__repr__", "__format__", "__str__", "is_same_size", "is_tensor", "is_nested", "result_type", "can_cast", "promote_types", "__reduce_ex__"),
+    *("is_inference", "is_conj", "is_neg", "broadcast_shapes", "__dir__", "_assert", "is_tensor"),
+))  # fmt: skip
+"""Functions that ask a tensor for what its data do not decide."""
+
+_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
+"""The properties of a tensor that are tensors."""
+
 _OTHER_ORDER = ("where",)
 """Methods that read their tensor elsewhere than the function of that name does."""
 
@@ -88,6 +106,19 @@ _OTHER_ORDER = ("where",)
 def bare_name(target: Target) -> str:
     """What a function or method is called, an overload of ATen's without its suffix."""
     return target if isinstance(target, str) else _plain_name(target)
+
+
+def instead(name: str) -> str:
+    """What to write in place of a function of ``READS_DATA``."""
+    return _REMEDIES.get(READS_DATA[name].partition(" ")[0], _DECISIONS)
+
+
+def is_question(func: Any) -> bool:
+    """Whether the function asks a tensor for what its data do not decide."""
+    name = getattr(func, "__name__", "")
+    if name in ("__get__", "__set__", "__delete__"):
+        return name != "__get__" or getattr(getattr(func, "__self__", None), "__name__", "") not in _PROPERTIES
+    return name in _QUESTIONS
 
 
 def known(target: Target) -> bool:

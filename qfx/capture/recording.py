@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from qfx.capture.decompositions import OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
-from qfx.capture.names import READS_DATA, bare_name, known, spelled
-from qfx.capture.traced import CALLER, INTERNAL, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
+from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
+from qfx.capture.traced import CALLER, INTERNAL, KIND, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
 from qfx.errors import UnsupportedError
 from qfx.nn.rules import MODULES
 
@@ -45,8 +45,8 @@ class _Known:
 class _Frame:
     """A module whose forward runs: where it is, how often each operation was called in it, and the nodes made."""
 
-    def __init__(self, path: str, layer: bool, opened: str) -> None:
-        self.path, self.layer, self.opened = path, layer, opened
+    def __init__(self, path: str, layer: bool, opened: str, kind: str) -> None:
+        self.path, self.layer, self.opened, self.kind = path, layer, opened, kind
         self.counts: dict[str, int] = {}
         self.nodes: list[fx.Node] = []
 
@@ -74,7 +74,7 @@ class Recording(TorchFunctionMode):
         self._tensors: dict[int, _Known] = {}
         self._writers: dict[int, fx.Node] = {}  # by the memory that was written to
         self._foreign: dict[str, Tensor] = {}
-        self._frames = [_Frame("", False, "")]
+        self._frames = [_Frame("", False, "", "")]
         self._open: list[Any] = []
         self._inside = 0  # operations that qfx takes apart itself
         self._paths = {id(module): name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
@@ -120,7 +120,7 @@ class Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _is_question(func):
+        if is_question(func):
             return func(*args, **kwargs)
         target, arguments = spelled(func, args)
         parts = self._always_apart(target, arguments, kwargs)
@@ -169,7 +169,7 @@ class Recording(TorchFunctionMode):
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
         if name in READS_DATA and any(self._depends(tensor) for tensor in tensors):
-            raise StopError(READS_DATA[name], "let no Python decision in forward depend on data: compute with tensors (torch.where), or ahead")
+            raise StopError(READS_DATA[name], instead(name))
         node_args, node_kwargs = self._nodes(args, kwargs)
         result = run()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
@@ -183,10 +183,18 @@ class Recording(TorchFunctionMode):
         self._note(node)
         for tensor in written:
             self._writers[tensor.untyped_storage().data_ptr()] = node
-            if result is not tensor:
+            if id(tensor) in self._names:
+                self.refused[node] = UnsupportedError(
+                    f"changes {self._names[id(tensor)]!r}, which the model keeps from run to run",
+                    where=place_of(node),
+                    remedy="keep counters and other state out of inference (if self.training: ...)",
+                )
+            elif result is not tensor:
                 self.refused[node] = UnsupportedError(
                     "assigns into a tensor", where=place_of(node), remedy="build the result of its parts: torch.cat, torch.where or F.pad"
                 )
+            if result is None:  # what was assigned into is what is read from here on
+                self.values[node], self._tensors[id(tensor)] = tensor, _Known(tensor, node)
         self._parts(node, result)
         return result
 
@@ -194,7 +202,7 @@ class Recording(TorchFunctionMode):
         """Say where a node is: in which module, and which of the calls in its forward."""
         frame = self._frames[-1]
         name = getattr(node.target, "__name__", str(node.target)).strip("_")
-        node.meta |= {CALLER: frame.path, SITE: (frame.path, name, frame.counts.setdefault(name, 0)), OPENED: frame.opened}
+        node.meta |= {CALLER: frame.path, SITE: (frame.path, name, frame.counts.setdefault(name, 0)), OPENED: frame.opened, KIND: frame.kind}
         node.meta |= {INTERNAL: self._inside > 0, SPARE: name.startswith("arg")}
         frame.counts[name] += 1
         frame.nodes.append(node)
@@ -221,11 +229,12 @@ class Recording(TorchFunctionMode):
             found = self._tensors[id(tensor)] = _Known(tensor, self._add("get_attr", name, (), {}, tensor, False))
         elif tensor._version != found.version:
             writer = self._writers.get(tensor.untyped_storage().data_ptr(), found.node)
-            self.refused[writer] = UnsupportedError(
+            problem = UnsupportedError(
                 f"changes the result of {found.node.name!r} in place, which is read again later",
                 where=place_of(writer),
                 remedy="use the form that is not in place (inplace=False, x = x + y), and its result",
             )
+            self.refused.setdefault(writer, problem)
         return found.node
 
     def _nodes(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -271,13 +280,15 @@ class Recording(TorchFunctionMode):
             self.quiet = True
             try:
                 with torch._C.DisableTorchFunction():
-                    return self._layer(path, module, args, kwargs, original)
+                    result = self._layer(path, module, args, kwargs, original)
             finally:
                 self.quiet = False
+            self.place = self._frames[-1].path
+            return result
         taken = OF_MODULES.get(base_layer(module)) if layer and _is_plain(module) else None
         outer = self._frames[-1]
         path = outer.path if path is None else path
-        frame = _Frame(path, layer, outer.opened or (path if layer else ""))
+        frame = _Frame(path, layer, *((path, base_layer(module).__name__) if layer and not outer.opened else (outer.opened, outer.kind)))
         self._frames.append(frame)
         try:
             if taken is None:
@@ -336,26 +347,27 @@ def merge(mine: Recording, other: Recording, *, sizes: bool = True) -> Unsupport
         if sizes and str(node.target) in mine._foreign and not _same(mine.values[node], other.values[twin]):
             return UnsupportedError(
                 "computes with operations that torch does not show (a TorchScript function, an extension, numpy)",
-                where=mine.place or type(mine.model).__name__,
+                where=str(node.meta[CALLER]) or type(mine.model).__name__,
                 remedy="write them with torch's own functions",
             )
     if len(mine.values) != len(other.values):
-        return _by_batch(list(mine.values)[-1])
+        longer = max((list(run.values) for run in (mine, other)), key=len)
+        return _by_batch(longer[min(len(mine.values), len(other.values))])
     return None
 
 
 def _by_batch(node: fx.Node) -> UnsupportedError:
     return UnsupportedError(
-        "does something else for another number of samples",
+        "does something else in another run, with another number of samples",
         where=place_of(node),
-        remedy="let nothing but sizes depend on the batch size (x.shape[0] in a view is fine)",
+        remedy="take the whole batch at once, let nothing but sizes depend on its size (x.shape[0] in a view is fine), and nothing on chance",
     )
 
 
 def _unsteady(node: fx.Node, value: Any, other: Any) -> UnsupportedError | None:
     if not isinstance(value, Tensor) or value.shape != other.shape or _same(value, other):
         return None
-    remedy = "keep randomness out of inference; what the batch size decides belongs outside of the model"
+    remedy = "keep randomness and counters out of inference; what the batch size decides belongs outside of the model"
     return UnsupportedError("gives other constants in every run", where=place_of(node), remedy=remedy)
 
 
@@ -425,25 +437,6 @@ def _got(model: nn.Module, target: str) -> Any:
     for name in target.split("."):
         found = getattr(found, name)
     return found
-
-
-_QUESTIONS = frozenset((
-    *("size", "dim", "numel", "nelement", "ndimension", "stride", "is_floating_point", "is_complex", "is_signed", "get_device", "element_size"),
-    *("is_contiguous", "storage_offset", "data_ptr", "untyped_storage", "requires_grad_", "retain_grad", "register_hook", "__len__", "__hash__"),
-    *("__repr__", "__format__", "__str__", "is_same_size", "is_tensor", "is_nested", "result_type", "can_cast", "promote_types", "__reduce_ex__"),
-    *("is_inference", "is_conj", "is_neg", "broadcast_shapes", "__dir__", "_assert", "is_tensor"),
-))  # fmt: skip
-"""Functions that ask a tensor for what its data do not decide."""
-
-_PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
-"""The properties of a tensor that are tensors."""
-
-
-def _is_question(func: Any) -> bool:
-    name = getattr(func, "__name__", "")
-    if name in ("__get__", "__set__", "__delete__"):
-        return name != "__get__" or getattr(getattr(func, "__self__", None), "__name__", "") not in _PROPERTIES
-    return name in _QUESTIONS
 
 
 def _opened(function: types.FunctionType) -> Callable[..., Any]:

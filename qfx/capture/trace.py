@@ -3,6 +3,7 @@ sizes, types and options, and only a decision by data or by the number of sample
 
 from __future__ import annotations
 
+import operator
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from qfx.capture.any_names import AnyNameModule
 from qfx.capture.decompositions import NotTakenApartError
 from qfx.capture.inputs import Inputs
 from qfx.capture.recording import Recording, StopError, merge, recording
-from qfx.capture.refusals import remedies
-from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
+from qfx.capture.refusals.remedies import named, plain_remedy
 from qfx.capture.traced import Traced, called, place_of
 from qfx.errors import DataError, UnsupportedError, together
 from qfx.ir.rules import MAX_RANK
@@ -45,7 +45,8 @@ def capture(model: nn.Module, example: Any) -> Traced:
             raise
         inputs = inputs.map(lambda part: part.float() if isinstance(part, Tensor) else part)  # the input's cast takes integers as they are
         small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
-    stopped = small.stopped or large.stopped or merge(small, large) or _by_one(model, inputs, small)
+    apart = merge(small, large)  # also as far as they got
+    stopped = small.stopped or large.stopped or apart or _by_one(model, inputs, small)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")
     small.graph.output(small.result if stopped is None else None)
@@ -73,7 +74,12 @@ def capture(model: nn.Module, example: Any) -> Traced:
     differs = _difference(module, inputs.rows(3), large.outputs) if stopped is None and not refused else None
     ordered = {node: refused[node] for node in small.graph.nodes if node in refused}
     dtypes = {node: value.dtype for node, value in small.values.items() if isinstance(value, Tensor)}
-    return Traced(module, shapes, constants, fixed, ordered, frozenset(tainted), stopped, differs, dtypes)
+    several = {
+        node
+        for node in small.dependent
+        if node.op.startswith("call") and node.target is not operator.getitem and _holds_tensors(small.values.get(node))
+    }
+    return Traced(module, shapes, constants, fixed, ordered, frozenset(tainted), stopped, differs, frozenset(several), dtypes)
 
 
 def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
@@ -115,16 +121,23 @@ def _is_library(filename: str) -> bool:
 
 def _difference(module: nn.Module, inputs: Inputs, expected: Any) -> UnsupportedError | None:
     """Whether a model computes something else than its graph: then something went past torch's functions, or is random."""
-    with torch.no_grad():
-        actual = module(*inputs.args, **inputs.kwargs)
+    try:
+        with torch.no_grad():
+            actual = module(*inputs.args, **inputs.kwargs)
+    except Exception as error:  # whatever torch raises
+        message = str(error).split("\n")[0] or type(error).__name__
+        remedy = "write it with public functions of torch; docs/layers.md lists those that have a fixed-point form"
+        return UnsupportedError(f"does not run again as it was recorded: {message}", where=type(module).__name__, remedy=remedy)
     pairs = [(a, b) for a, b in zip(tree_leaves(expected), tree_leaves(actual), strict=False) if isinstance(a, Tensor) and isinstance(b, Tensor)]
     for a, b in pairs:
+        a, b = (torch.view_as_real(part) if part.is_complex() else part for part in (a, b))
         scale = float(a.double().nan_to_num(0.0, 0.0, 0.0).abs().max()) if a.numel() else 0.0
         if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=0.0, atol=1e-3 * scale, equal_nan=True):
             return UnsupportedError(
                 "computes something else when it is traced",
                 where=type(module).__name__,
-                remedy="write x = x + y where another name stands for x too; keep randomness out of inference (F.dropout(x, training=self.training))",
+                remedy="write x = x + y where another name stands for x too; keep randomness (F.dropout(x, training=self.training)) and counters out "
+                "of inference",
             )
     return None
 
@@ -134,12 +147,10 @@ def _misshapen(node: fx.Node, value: Tensor, other: Tensor) -> UnsupportedError 
     name = called(node)
     if value.dim() < 2 or value.shape[0] != 2 or other.shape != (3, *value.shape[1:]):
         remedy = "keep the batch as the first axis of every tensor, with at least one axis behind it"
-        if remedies.key(name) in TEXTS and remedies.key(name) not in OF_SHAPES:
-            remedy = TEXTS[remedies.key(name)]
+        if named(name):
+            remedy = plain_remedy(name)
         elif value.dim() == 1 and value.shape[0] == 2:
             remedy = "leave one axis behind the batch: shape (batch, 1), which the host may squeeze"
-        elif remedies.key(name) in ("stack", "vstack"):
-            remedy = TEXTS["stack"]
         what = f"gives shape {tuple(value.shape)} for a batch of 2 and {tuple(other.shape)} for a batch of 3"
         return UnsupportedError(_said(node, what), where=place_of(node), remedy=remedy)
     if value.dim() > MAX_RANK + 1 or value.numel() == 0:
@@ -174,4 +185,4 @@ def _only_reorders(node: fx.Node) -> bool:
 
 
 def _holds_tensors(value: Any) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+    return not isinstance(value, Tensor) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))

@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
-from qfx.capture.refusals import remedies
-from qfx.capture.refusals.rewrites import Shape
 from qfx.errors import UnsupportedError
 
-SITE, CALLER, WHOLE, OPENED, INTERNAL, SPARE = "qfx_site", "qfx_caller", "qfx_whole", "qfx_opened", "qfx_internal", "qfx_spare"
+SITE, CALLER, WHOLE, OPENED, KIND, INTERNAL, SPARE = (
+    *("qfx_site", "qfx_caller", "qfx_whole", "qfx_opened", "qfx_kind", "qfx_internal", "qfx_spare"),
+)
 """What is noted at a node: which call in the user's forward it is; the module in whose forward it is; that it is all that this module, one of
-torch's layers, does; the outermost layer of torch that was opened for it; that it is a step of an operation that qfx takes apart;
+torch's layers, does; the outermost layer of torch that was opened for it, and its class; that it is a step of an operation that qfx takes apart;
 that it is of use only where it is read."""
 
 
@@ -28,7 +27,8 @@ class Traced:
 
     ``fixed``: the tensors that do not depend on the input, parameters and what is computed of them. ``refused``: the nodes that have no place in a
     fixed-point network, whatever comes of the others. ``tainted``: those whose shape has none. ``stopped``: why tracing ended before the end of the
-    model; the graph then gives None. ``differs``: that the model computes something else than the graph. ``dtypes``: of every tensor.
+    model; the graph then gives None. ``differs``: that the model computes something else than the graph. ``several``: the operations that give
+    several tensors, computed from the input. ``dtypes``: of every tensor.
     """
 
     module: fx.GraphModule
@@ -39,6 +39,7 @@ class Traced:
     tainted: Set[fx.Node] = frozenset()
     stopped: UnsupportedError | None = None
     differs: UnsupportedError | None = None
+    several: Set[fx.Node] = frozenset()
     dtypes: Mapping[fx.Node, torch.dtype] = field(default_factory=dict)
 
     def tensor_users(self, node: fx.Node) -> list[fx.Node]:
@@ -112,16 +113,3 @@ def place_of(node: fx.Node) -> str:
     if hasattr(builtins, own) and name == f"{own}_1":  # fx avoids the names of builtins, as in max_1
         name = own
     return f"{parent}.{name}" if parent else name
-
-
-def seen(
-    node: fx.Node, name: str, shapes: Mapping[fx.Node, Shape], known: Mapping[fx.Node, Any], result: Any, module: nn.Module | None
-) -> remedies.Seen:
-    """What remedies want to know of a call: ``known`` has the values of nodes that do not depend on the input, ``shapes`` the shapes of others."""
-
-    def value_of(source: fx.Node) -> Any:
-        return known[source] if source in known else remedies.Seen(source.name, shapes.get(source))
-
-    args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
-    first = next((arg for arg in tree_leaves((args, dict(kwargs))) if isinstance(arg, remedies.Seen)), None)
-    return remedies.Seen(name, None if first is None else first.shape, result, tuple(args), dict(kwargs), module)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from qfx.capture.refusals import limits
-from qfx.capture.traced import Traced, base_layer
+from qfx.capture.traced import Traced
 from qfx.errors import UnsupportedError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.recipe import Recipe
@@ -18,7 +18,7 @@ from qfx.recipe import Recipe
 @dataclass(frozen=True)
 class Call:
     """One operation of the float graph, ready for its rule: where it stands, its arguments by name, and what it reads and gives. ``first``: the path
-    of the same operation in the first call of its module, where this is a later one. ``absorbing``: torch's layers that could take in a constant."""
+    of the same operation in the first call of its module, where this is a later one."""
 
     node: fx.Node
     path: str
@@ -28,7 +28,6 @@ class Call:
     name: str
     arguments: dict[str, Any]
     first: str = ""
-    absorbing: frozenset[type[nn.Module]] = frozenset()
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -142,15 +141,6 @@ def tensors_of(node: fx.Node, traced: Traced) -> tuple[str, ...]:
         if source in traced.fixed:
             found.update(dict.fromkeys([str(source.target)] if source.op == "get_attr" else tensors_of(source, traced)))
     return tuple(found)
-
-
-def origin(value: fx.Node, traced: Traced, absorbing: frozenset[type[nn.Module]]) -> str:
-    """Where a constant could go: "input", the path of the layer (one of ``absorbing``) that gives the value to nothing else, or ""."""
-    if value.op == "call_module" and base_layer(traced.module.get_submodule(str(value.target))) is nn.Identity:
-        return origin(value.all_input_nodes[0], traced, absorbing)
-    if value.op == "call_module" and len(value.users) == 1:
-        return str(value.target) if base_layer(traced.module.get_submodule(str(value.target))) in absorbing else ""
-    return "input" if value.op == "placeholder" else ""
 
 
 Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]

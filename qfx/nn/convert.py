@@ -43,10 +43,10 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
     model = unwrapped(model)
-    _check_model(model)
+    check_model(model)
     inputs = Inputs.of(model, example_input)
     with torch.inference_mode(False), torch.no_grad():
-        result = _built(_copied(model), inputs, recipe, type(model).__name__)
+        result = _built(copied(model), inputs, recipe, type(model).__name__)
     recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
@@ -58,12 +58,13 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
     return result
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
     """Refuse what tracing would not see, and numbers that have no fixed-point form."""
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"{type(model).__name__} is not a torch.nn.Module", where="model", remedy="give the float model itself")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedError("is a TorchScript module", where="model", remedy="give the Python module that it was made of")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedError("is a TorchScript module", where=name or "model", remedy="give the Python module that it was made of")
     if any(isinstance(module, QInput) for module in model.modules()):
         raise UnsupportedError(
             "is quantized already", where=type(model).__name__, remedy="give the float model; qfx.calibrate starts binary points anew"
@@ -75,7 +76,7 @@ def _check_model(model: nn.Module) -> None:
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode; of a single layer, one that gives it a name."""
     changed = tuple(changed_modules(model))
     held = [tensor for module in model.modules() for tensor in vars(module).values() if isinstance(tensor, Tensor) and not tensor.is_leaf]
@@ -90,10 +91,18 @@ def _copied(model: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrized module a class of its own: it shares one with the module that it is a copy of, and torch removes the weight from that."""
+    shared = type(module)
+    members = {name: member for name, member in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)
+
+
 def _as_they_are(model: nn.Module) -> None:
     """Give layers whose weight is computed of others, by weight or spectral normalization say, that weight as a parameter: it is what is trained."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
+            _own_class(module)
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
                 value = getattr(module, name)
@@ -119,5 +128,4 @@ def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> Qua
         except UnsupportedError as error:
             found = (error,)
     all_found = blockers(traced, recipe)
-    known = {error.what for error in all_found}
-    raise refusal(source, example, traced, all_found + tuple(error for error in found if error.what not in known), name)
+    raise refusal(source, example, traced, all_found or found, name)

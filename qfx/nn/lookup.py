@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import fx
 
-from qfx.capture.refusals import remedies
-from qfx.capture.traced import Traced, base_layer, seen
-from qfx.nn.call import Call, Rule, name_of, origin
-from qfx.nn.rules import ABSORBING, FAMILY_OF, FUNCTIONS, METHODS, MODULES
+from qfx.capture.refusals.remedies import plain_remedy
+from qfx.capture.traced import Traced, base_layer
+from qfx.nn.call import Call, Rule, name_of
+from qfx.nn.rules import FAMILY_OF, FUNCTIONS, METHODS, MODULES
 from qfx.recipe import Recipe
 
 
@@ -48,14 +47,9 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
     module = traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
     names, rule = _entry(node, traced)
     what = operator_name(node, traced)
-    call = Call(node, path, traced, recipe, module, what, _bind(names, node, traced), absorbing=ABSORBING)
+    call = Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
     if rule is None:
-        attribute = str(node.args[1]) if node.target is getattr else ""
-        name = attribute or what
-        known = seen(node, name, traced.shapes, {**traced.constants, **traced.fixed}, traced.shapes.get(node), module)
-        value = next((source for source in node.all_input_nodes if source in traced.shapes), None)
-        remedy_ = remedies.remedy(known if value is None else replace(known, origin=origin(value, traced, ABSORBING)))
-        raise call.refuse(f"{f'the attribute .{attribute}' if attribute else what} has no fixed-point form in qfx", remedy_)
+        raise call.refuse(f"{what} has no fixed-point form in qfx", plain_remedy(what))
     unknown = next((source for source in call.inputs if source not in traced.fixed and source not in traced.shapes), None)
     if unknown is not None:
         raise call.refuse(f"{what} reads {unknown.name!r}, which follows the batch size", "let nothing but shapes depend on the batch size")

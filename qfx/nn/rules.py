@@ -71,8 +71,3 @@ FUNCTIONS: dict[Callable[..., Any], tuple[str, Rule]] = joined(pair for family i
 METHODS: dict[str, tuple[str, Rule]] = joined(pair for family in FAMILIES for pair in family.methods.items())
 
 FAMILY_OF: dict[Rule, Family] = joined((rule, family) for family in FAMILIES for rule in family.rules)
-
-ABSORBING: frozenset[type[nn.Module]] = frozenset(
-    module for family in FAMILIES for module in family.modules if any(layer.traits.holds_constants for layer in family.layers)
-)
-"""torch's layers that could take in a constant which follows."""

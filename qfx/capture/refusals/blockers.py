@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +12,11 @@ from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import RESERVED
 from qfx.capture.inputs import Inputs
-from qfx.capture.refusals import exported, remedies
-from qfx.capture.refusals.remedy_texts import OF_SHAPES, TEXTS
+from qfx.capture.refusals.remedies import OTHERS, named, plain_remedy
 from qfx.capture.trace import capture
-from qfx.capture.traced import Traced, base_layer, is_layer
+from qfx.capture.traced import KIND, OPENED, Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn.lookup import find, has_rule, once_alone, operator_name
-from qfx.nn.rules import MODULES
 from qfx.recipe import Recipe
 
 
@@ -42,16 +41,11 @@ def refusal(model: nn.Module, example: Any, traced: Traced, found: tuple[Unsuppo
     that place are looked at too."""
     where = where or type(model).__name__
     if traced.stopped is None:
-        return together(found, where=where, more=exported.REMEDY if _all_exported(traced, found) else "")
-    reached = {str(node.target) for node in traced.module.graph.nodes if node.op == "call_module"}
-    behind = [UnsupportedError(_no_form(layer), where=path, remedy=_remedy(layer)) for path, layer in _called(model, example) if path not in reached]
+        return together(found, where=where)
+    reached = {node.meta.get(OPENED) or str(node.target) for node in traced.module.graph.nodes}
+    called = [(path, base_layer(layer).__name__) for path, layer in _called(model, example) if path not in reached]
+    behind = [UnsupportedError(_said(kind), where=path, remedy=plain_remedy(kind)) for path, kind in called]
     return together([*found, *behind], where=where)
-
-
-def _all_exported(traced: Traced, found: tuple[UnsupportedError, ...]) -> bool:
-    """Whether an exported program with all of these is taken as it is."""
-    places = {traced.place(node): node for node in traced.module.graph.nodes}
-    return all(error.where in places and exported.takes(places[error.where], traced) for error in found)
 
 
 def require_traceable(model: nn.Module, changed: tuple[UnsupportedError, ...]) -> None:
@@ -68,23 +62,87 @@ def changed_modules(model: nn.Module) -> Iterator[UnsupportedError]:
             yield UnsupportedError(f"has a name that torch.fx takes for itself: {name}", where=name, remedy=remedy)
 
 
+Placed = tuple[fx.Node | None, UnsupportedError]
+
+
 def blockers(traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()) -> tuple[UnsupportedError, ...]:
     """Everything in the trace that has no fixed-point form, in the order of the model. ``changed``: of ``changed_modules``."""
-    found = list(changed)
+    return tuple(error for _, error in blockers_by_node(traced, recipe, changed))
+
+
+def blockers_by_node(
+    traced: Traced, recipe: Recipe, changed: tuple[UnsupportedError, ...] = ()
+) -> tuple[tuple[fx.Node | None, UnsupportedError], ...]:
+    """``blockers``, each with its node, or the first of several that it stands for; None for what belongs to no single one."""
+    found: list[tuple[fx.Node | None, UnsupportedError]] = [(None, error) for error in changed]
     skipped = {error.where for error in changed}
     norms: set[str] = set()
     decision = _decision(traced) if traced.stopped is not None else set()
     for node in traced.module.graph.nodes:
         if node in decision:
             continue
-        if node in traced.refused:
-            found.append(traced.refused[node])
+        if _of_several(node, traced):
+            continue
+        if node.op in _CALLS and not has_rule(node, traced) and (node in traced.refused or node in traced.several) and _named(node, traced):
+            found.append((node, _no_form(node, traced)))
+        elif node in traced.refused:
+            found.append((node, traced.refused[node]))
         elif node.op == "output" and traced.stopped is None:
-            found.extend(output_problems(node, traced))
-        elif node in traced.shapes and node.op in ("call_module", "call_function", "call_method") and str(node.target) not in skipped:
-            found.extend(_operation(node, traced, recipe, norms))
-    found.extend(error for error in (traced.stopped, traced.differs) if error is not None)
-    return tuple(found)
+            found.extend((node, error) for error in output_problems(node, traced))
+        elif node.op in _CALLS and (node in traced.shapes or node in traced.several) and str(node.target) not in skipped:
+            found.extend((node, error) for error in _operation(node, traced, recipe, norms))
+    errors = list(_layers_as_one(found))
+    if traced.stopped is not None:
+        errors.append((None, traced.stopped))
+    elif traced.differs is not None and not errors:  # else it tells once more of what is random, say
+        errors.append((None, traced.differs))
+    return tuple(errors)
+
+
+_CALLS = ("call_module", "call_function", "call_method")
+
+
+def _of_several(node: fx.Node, traced: Traced) -> bool:
+    """Whether the node is one of the several tensors that another gives: that is named."""
+    return node.target is operator.getitem and any(source in traced.several or _of_several(source, traced) for source in node.all_input_nodes)
+
+
+def _layers_as_one(found: list[tuple[fx.Node | None, UnsupportedError]]) -> Iterator[tuple[fx.Node | None, UnsupportedError]]:
+    """A layer of torch that was opened, and of which several operations are refused or which is known to have no form, is named once."""
+    opened: dict[str, list[UnsupportedError]] = {}
+    for node, error in found:
+        if node is not None and node.meta.get(OPENED):
+            opened.setdefault(node.meta[OPENED], []).append(error)
+    for node, error in found:
+        layer = None if node is None else node.meta.get(OPENED)
+        if node is None or not layer:
+            yield node, error
+            continue
+        inner = opened.pop(layer, [])
+        kind = str(node.meta[KIND])
+        if not inner:
+            continue
+        if named(kind):
+            yield node, UnsupportedError(_said(kind), where=layer, remedy=plain_remedy(kind))
+        elif len(inner) > 1:
+            told = "; ".join(dict.fromkeys(each.what for each in inner))
+            remedies = dict.fromkeys(each.remedy for each in inner if each.remedy != OTHERS)
+            yield node, UnsupportedError(f"{_said(kind)}: {told}", where=layer, remedy="; ".join(remedies) or OTHERS)
+        else:
+            yield node, error
+
+
+def _said(name: str) -> str:
+    return f"{name} has no fixed-point form in qfx"
+
+
+def _named(node: fx.Node, traced: Traced) -> bool:
+    return named(operator_name(node, traced))
+
+
+def _no_form(node: fx.Node, traced: Traced) -> UnsupportedError:
+    name = operator_name(node, traced)
+    return UnsupportedError(_said(name), where=traced.place(node), remedy=plain_remedy(name))
 
 
 _COMPARISONS = ("gt", "lt", "ge", "le", "eq", "ne")
@@ -104,7 +162,7 @@ def _decision(traced: Traced) -> set[fx.Node]:
 def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -> Iterator[UnsupportedError]:
     path = traced.place(node)
     if any(_unreadable(source, traced) for source in node.all_input_nodes):
-        yield from _by_name(node, path, traced)  # what it reads has no shape that a rule could look at
+        yield from _by_name(node, traced)  # what it reads has no shape that a rule could look at
         return
     try:
         rule, call = find(node, path, traced, recipe)
@@ -119,18 +177,17 @@ def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -
 
 
 def _unreadable(node: fx.Node, traced: Traced) -> bool:
-    """Whether what the node gives says nothing: it is refused, or several tensors of one that is."""
-    if node in traced.refused or node in traced.tainted:
+    """Whether what the node gives says nothing: it is refused, or several tensors."""
+    if node in traced.refused or node in traced.tainted or node in traced.several:
         return True
     known = node in traced.shapes or node in traced.constants or node in traced.fixed
     return not known and any(_unreadable(source, traced) for source in node.all_input_nodes)
 
 
-def _by_name(node: fx.Node, path: str, traced: Traced) -> Iterator[UnsupportedError]:
+def _by_name(node: fx.Node, traced: Traced) -> Iterator[UnsupportedError]:
     """An operation on something that is refused already: only what has no form whatever it reads, and a remedy of its own."""
-    name = operator_name(node, traced)
-    if not has_rule(node, traced) and remedies.key(name) in TEXTS and remedies.key(name) not in OF_SHAPES:
-        yield UnsupportedError(f"{name} has no fixed-point form in qfx", where=path, remedy=TEXTS[remedies.key(name)])
+    if not has_rule(node, traced) and _named(node, traced):
+        yield _no_form(node, traced)
 
 
 def norm_called_twice(path: str) -> UnsupportedError:
@@ -149,18 +206,10 @@ def output_problems(node: fx.Node, traced: Traced) -> Iterator[UnsupportedError]
     yield UnsupportedError(f"the model returns something else than tensors computed from its input: {told}", where="output", remedy=remedy)
 
 
-def _no_form(layer: nn.Module) -> str:
-    return f"{base_layer(layer).__name__} has no fixed-point form in qfx"
-
-
-def _remedy(layer: nn.Module) -> str:
-    return remedies.remedy(remedies.Seen(base_layer(layer).__name__, module=layer))
-
-
 def _called(model: nn.Module, example: Any) -> list[tuple[str, nn.Module]]:
     """The layers without a fixed-point form that run on the example, by path, in the order of their calls."""
     found: dict[str, nn.Module] = {}
-    unknown = {path: layer for path, layer in model.named_modules() if path and is_layer(layer) and base_layer(layer) not in MODULES}
+    unknown = {path: layer for path, layer in model.named_modules() if path and is_layer(layer) and named(base_layer(layer).__name__)}
     inner = {path for path in unknown if any(path.startswith(f"{outer}.") for outer in unknown)}
     handles = [
         layer.register_forward_pre_hook(lambda *_, path=path, layer=layer: found.setdefault(path, layer) and None)

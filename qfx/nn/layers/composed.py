@@ -7,7 +7,6 @@ import operator
 import torch
 from torch import fx
 
-from qfx.capture.refusals import remedies
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.layers.arithmetic import QAdd, QMul, QSub
 from qfx.nn.layers.relu import QReLU
@@ -28,9 +27,7 @@ def _pow(call: Call) -> Layers:
         return _square(call) if exponent == 2 else [] if exponent == 1 else [power(float(exponent))]
     if isinstance(base, int | float) and isinstance(exponent, fx.Node) and base > 0:
         return [exponential(float(base))]
-    value = remedies.Seen("x", call.in_shape)
-    arguments = tuple(value if isinstance(argument, fx.Node) else argument for argument in (base, exponent))
-    remedy = remedies.remedy(remedies.Seen("pow", call.in_shape, call.out_shape, arguments))
+    remedy = "where the base is positive, torch.exp(torch.log(a) * b) is the same"
     raise call.refuse("a power of two values, or of a base that is not positive, has no fixed-point form in qfx", remedy)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from qfx import operators as ops
-from qfx.capture.refusals import limits
 from qfx.fixed.arith import channelwise
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
@@ -43,7 +42,7 @@ class QConcat(FixedLayer):
 def _concat(call: Call) -> Layers:
     dim = call.get("dim", call.arguments.get("axis", 0)) % (len(call.in_shape) + 1)
     if dim == 0:
-        raise call.refuse("concatenation along axis 0", limits.joined_elsewhere(len(call.inputs), 0))
+        raise call.refuse("concatenation along axis 0", "concatenate along another axis: that is the batch")
     if len(call.inputs) < 2:
         return []
     return [QConcat()] if dim == 1 else _joined([*range(len(call.inputs))], dim - 1, len(call.in_shape), ())

@@ -9,7 +9,6 @@ import torch
 from torch import fx
 
 from qfx import operators as ops
-from qfx.capture.refusals import limits
 from qfx.fixed.arith import channelwise
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
@@ -55,7 +54,7 @@ def _getitem(call: Call) -> Layers:
         axis = listed[0] - 1
         return taken(call, {axis: constant_indices(call, index[listed[0]], call.in_shape[axis])}, call.in_shape)
     if not all(isinstance(part, slice | int) for part in index) or index[0] != slice(None):
-        raise call.refuse(f"indexing with {index}", limits.indexed(call.in_shape, index))
+        raise call.refuse(f"indexing with {index}", "use slices with steps, and take the whole batch")
     ranges = []
     for axis, size in enumerate(call.in_shape):
         part = index[axis + 1] if axis + 1 < len(index) else slice(None)

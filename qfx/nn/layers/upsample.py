@@ -48,7 +48,9 @@ class QUpsample(FixedLayer):
 def _upsample(call: Call) -> Layers:
     mode = call.get("mode", "nearest")
     if mode not in ("nearest", "nearest-exact"):
-        raise call.refuse(f"upsampling by mode={mode!r}", "use mode='nearest', or a ConvTranspose, which learns what to put between the pixels")
+        raise call.refuse(
+            f"upsampling by mode={mode!r}", "use mode='nearest' or mode='bilinear', or a ConvTranspose, which learns what to put between the pixels"
+        )
     size, result = call.in_shape[1:], call.out_shape[1:]
     factors = tuple(out // n for n, out in zip(size, result, strict=True))
     # PyTorch finds the source of a pixel in float arithmetic, and each axis by itself: what it finds in the numbers of the pixels is the answer.

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from qfx.capture.refusals import limits
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers.arithmetic import QAdd, QMul
@@ -179,7 +178,7 @@ def _added(call: Call) -> Layers:
     if is_constant(call, addend):
         raise call.refuse(f"{call.name} with a constant of shape {shape_of(call, addend)}", "write a @ b + constant")
     if call.traced.shapes[addend] != call.out_shape:
-        raise call.refuse(f"{call.name} repeats a value of shape {call.traced.shapes[addend]}", limits.one_shape((), call.out_shape, call.out_shape))
+        raise call.refuse(f"{call.name} repeats a value of shape {call.traced.shapes[addend]}", "write a @ b + c, which repeats it")
     parts = _product(call, first, second)
     return [*parts, Part(QAdd(), (call.values.index(addend), parts[-1]), "_sum")]
 

@@ -1,0 +1,104 @@
+"""``check()``: what a float model would become in fixed point, operation by operation, without quantizing it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from qfx.capture.inputs import Inputs
+from qfx.capture.refusals.blockers import blockers_by_node, changed_modules, refusal
+from qfx.capture.trace import capture
+from qfx.capture.traced import KIND, OPENED, Traced
+from qfx.errors import RecipeError, UnsupportedError
+from qfx.nn.call import parts_of
+from qfx.nn.convert import check_model, copied
+from qfx.nn.lookup import find, operator_name
+from qfx.nn.model import unwrapped
+from qfx.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation of the model. ``form``: the classes of the fixed-point layers that it becomes, in order; none where it only passes its input on.
+    ``blocker``: why it has no fixed-point form, or ""; then ``remedy`` says what to do."""
+
+    path: str
+    operation: str
+    form: tuple[str, ...] = ()
+    blocker: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What ``check`` found: the operations in the order of the model, and the blockers that belong to no single one, last."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether ``quantize`` takes every operation."""
+        return not self.blocked
+
+    @property
+    def blocked(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.blocker)
+
+    def __str__(self) -> str:
+        cells = [("path", "operation", "fixed point"), *((row.path, row.operation, _told(row)) for row in self.rows)]
+        widths = [max(len(line[column]) for line in cells) for column in range(2)]
+        lines = [f"{path:{widths[0]}}  {operation:{widths[1]}}  {form}".rstrip() for path, operation, form in cells]
+        remedies = {row.blocker: row.remedy for row in self.blocked}
+        more = [f"{blocker}\n  remedy: {remedy}" for blocker, remedy in remedies.items()]
+        return "\n".join([*lines, *([""] if more else []), *more])
+
+
+def check(model: nn.Module, example_input: Any, recipe: Recipe | None = None) -> Check:
+    """What ``quantize(model, example_input, recipe)`` would make of every operation, or why it would refuse it: rules are asked, nothing is built.
+
+    ``model`` is left as it is. Raises DataError for an example that the model does not take, UnsupportedError for what is no float model at all;
+    everything else is told in the rows."""
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
+    model = unwrapped(model)
+    check_model(model)
+    inputs = Inputs.of(model, example_input)
+    with torch.inference_mode(False), torch.no_grad():
+        source = copied(model)
+        changed = tuple(changed_modules(source))
+        traced = capture(source, inputs)
+        found = blockers_by_node(traced, recipe, changed)
+        whole = refusal(source, inputs, traced, tuple(error for _, error in found)).blockers if found else ()
+        return Check(tuple(_rows(traced, recipe, found, whole[len(found) :])))
+
+
+Found = Sequence[tuple[fx.Node | None, UnsupportedError]]
+
+
+def _rows(traced: Traced, recipe: Recipe, found: Found, behind: Sequence[UnsupportedError]) -> Iterator[Row]:
+    """``behind``: layers that were not reached."""
+    blocked = {error.where for _, error in found}
+    for node in traced.module.graph.nodes:
+        errors = [error for at, error in found if at is node]
+        for error in errors:
+            path = str(node.meta.get(OPENED) or "")
+            operation = str(node.meta[KIND]) if path and path == error.where else "" if node.op == "output" else operator_name(node, traced)
+            yield Row(error.where, operation, (), error.what, error.remedy)
+        if errors or node not in traced.shapes or not node.op.startswith("call") or {traced.place(node), node.meta.get(OPENED)} & blocked:
+            continue
+        with contextlib.suppress(UnsupportedError):  # behind a blocker, of which more is not known
+            rule, call = find(node, traced.place(node), traced, recipe)
+            form = tuple(type(part.layer).__name__ for part in parts_of(rule(call), len(call.values)))
+            yield Row(traced.place(node), operator_name(node, traced), form)
+    for error in (*(error for at, error in found if at is None), *behind):
+        yield Row(error.where, "", (), error.what, error.remedy)
+
+
+def _told(row: Row) -> str:
+    return f"- {row.blocker}" if row.blocker else ", ".join(row.form) or "its input"

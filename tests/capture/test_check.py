@@ -1,0 +1,77 @@
+"""What a model would become is told without quantizing it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from nn_models import Calls
+from torch import nn
+
+import qfx
+from qfx.cli import main
+
+X = torch.randn(4, 8)
+
+
+def taken() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 4))
+
+
+def refused() -> nn.Module:
+    return Calls(lambda m, x: F.relu(m.cell(m.a(x))).cumsum(1), a=nn.Linear(8, 8), cell=nn.GRUCell(8, 4))
+
+
+def test_every_operation_has_its_form() -> None:
+    found = qfx.check(taken(), X)
+    assert found.ok
+    assert [(row.path, row.operation, row.form[-1:]) for row in found.rows[:2]] == [("0", "Linear", ("QLinear",)), ("1", "ReLU", ("QReLU",))]
+    assert str(found).split("\n")[0].split() == ["path", "operation", "fixed", "point"]
+
+
+def test_the_forms_are_those_of_quantize() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.LayerNorm((4, 6, 6)), nn.Flatten(), nn.Linear(144, 3), nn.Softmax(1))
+    x = torch.randn(4, 3, 8, 8)
+    built = {type(layer).__name__ for layer in qfx.quantize(model, x).modules()}
+    assert {name for row in qfx.check(model, x).rows for name in row.form} <= built
+
+
+def test_blockers_stand_in_their_rows() -> None:
+    found = qfx.check(refused(), X)
+    assert not found.ok
+    assert [(row.path, row.operation) for row in found.rows] == [("a", "Linear"), ("cell", "GRUCell"), ("relu", "relu"), ("cumsum", "cumsum")]
+    with pytest.raises(qfx.UnsupportedError) as caught:
+        qfx.quantize(refused(), X)
+    assert [(row.path, row.blocker, row.remedy) for row in found.blocked] == [(e.where, e.what, e.remedy) for e in caught.value.blockers]
+    assert all(row.remedy in str(found) for row in found.blocked)
+
+
+def test_where_tracing_stops_the_rest_is_told_as_well() -> None:
+    found = qfx.check(Calls(lambda m, x: m.cell(x) if m.a(x).sum() > 0 else x, a=nn.Linear(8, 8), cell=nn.GRUCell(8, 8)), X)
+    assert not found.ok
+    assert any("decides by data" in row.blocker for row in found.rows)
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    model = taken().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    qfx.check(model, X)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("factory", "code"), [("taken", 0), ("refused", 1)])
+def test_the_command(factory: str, code: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X.numpy())
+    arguments = ["check", "--model", f"{__name__}:{factory}", "--data", str(tmp_path / "x.npy")]
+    table = CliRunner().invoke(main, arguments)
+    assert table.exit_code == code, table.output
+    assert "Linear" in table.stdout
+    told = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert told["ok"] is (code == 0)
+    assert told["rows"][0]["operation"] == "Linear"
