@@ -243,7 +243,7 @@ def extremes() -> Graph:
             Node("far", Affine(Const(np.array([3, 5, -7, 2]), FAR), None), ("own",)),
             Node("least_own", Min(), ("own", "far")),
             Node("most_own", Max(), ("least_own", "far")),
-            Node("bent_far", PRelu(const(90, 4)), ("most_own",)),
+            Node("bent_far", PRelu(Const(np.array([3, 5, -7, 2]), (2, 9, 0, 5))), ("most_own",)),
             Node("narrow_far", Cast(narrow), ("bent_far",)),
             Node("bent", PRelu(const(91, 4)), ("most",)),
             Node("above", Compare(">", Const(np.array(3), 1)), ("bent",)),
