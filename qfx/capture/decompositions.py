@@ -348,13 +348,17 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
     **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
     "max_pool2d_with_indices": _maxima,
-    **dict.fromkeys(("max_unpool1d", "max_unpool2d", "max_unpool3d"), _unpool),
     "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
     "constant_pad_nd": _pad,
     "upsample_linear1d": _upsample("linear"),
     "upsample_bilinear2d": _upsample("bilinear"),
 })  # fmt: skip
 """By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
+
+OF_FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType(
+    dict.fromkeys((F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), _unpool)
+)
+"""By the function itself: what would not get so far as the functions that it calls."""
 
 OF_MODULES: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType({nn.MultiheadAttention: _multihead})
 """By the class of a layer whose own forward does not keep the batch first."""

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from qfx.capture.decompositions import OF_MODULES, OF_TORCH
+from qfx.capture.decompositions import OF_FUNCTIONS, OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
 from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
 from qfx.capture.traced import CALLER, INTERNAL, KIND, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
@@ -129,7 +129,7 @@ class Recording(TorchFunctionMode):
                 return self._taken_apart(parts, arguments, kwargs)
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            taken = OF_TORCH.get(bare_name(target)) if not whole else None
+            taken = OF_TORCH.get(bare_name(target)) if not whole else OF_FUNCTIONS.get(func)
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs)
