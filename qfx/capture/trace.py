@@ -47,9 +47,9 @@ def capture(model: nn.Module, example: Any) -> Traced:
         small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
     apart = merge(small, large)  # also as far as they got
     stopped = small.stopped or large.stopped or apart or _by_one(model, inputs, small)
+    small.graph.output(small.result if stopped is None else None)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")
-    small.graph.output(small.result if stopped is None else None)
     small.forget_unused()
     module = AnyNameModule(small.held(), small.graph, class_name=type(model).__name__)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
