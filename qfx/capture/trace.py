@@ -41,7 +41,7 @@ def capture(model: nn.Module, example: Any) -> Traced:
     try:
         small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
     except DataError:
-        if inputs.is_floating_point():
+        if inputs.is_floating_point() or any(tensor.is_complex() for tensor in inputs.tensors()):
             raise
         inputs = inputs.map(lambda part: part.float() if isinstance(part, Tensor) else part)  # the input's cast takes integers as they are
         small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))

@@ -541,72 +541,39 @@ def last(*layers: nn.Module) -> nn.Module:
 A = nn.Linear(6, 6)
 # name: (model, data, what the message must say)
 REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
-    "Softmax": (last(nn.Softmax(1)), IMAGE, r"^1: Softmax .*\n  remedy: at the end of a model leave it out"),
-    "GroupNorm": (last(nn.GroupNorm(3, 3)), IMAGE, "^1: GroupNorm"),
     "Upsample bilinear": (last(nn.Upsample(scale_factor=2, mode="bilinear")), IMAGE, "^1: upsampling by mode='bilinear'\n.*mode='nearest'"),
-    "Upsample by a fraction": (last(nn.Upsample(scale_factor=1.5)), IMAGE, r"^1: upsampling from \(7, 5\) to \(10, 7\) pixels\n.*whole number"),
-    "Upsample by nearly 2": (last(nn.Upsample(scale_factor=2.1)), SIGNAL, "^1: upsampling from"),
-    "Upsample by 41, which PyTorch rounds": (last(nn.Upsample(scale_factor=41)), SIGNAL, "^1: upsampling from.*\n.*mode='nearest-exact'"),
-    "Upsample to fewer": (last(nn.Upsample(size=(7, 3))), IMAGE, r"^1: upsampling from \(7, 5\) to \(7, 3\)"),
     "ConvTranspose1d on vectors": (last(nn.ConvTranspose1d(6, 6, 1)), VECTOR, "does not run on an example|ConvTranspose1d"),
     "ConvTranspose2d on two sizes": (
         Calls(lambda m, x: m.a(m.a(x)), a=nn.ConvTranspose2d(3, 3, 2, stride=2)),
         IMAGE,
         r"^a: is called on \(7, 5\) and on \(14, 10\)",
     ),
-    "ceil_mode": (last(nn.MaxPool2d(2, ceil_mode=True)), IMAGE, "^1: ceil_mode"),
     "divisor_override": (last(nn.AvgPool2d(2, divisor_override=-4)), IMAGE, "^1: divisor_override=-4"),
-    "return_indices": (last(nn.MaxPool2d(2, return_indices=True)), IMAGE, "^1: MaxPool2d gives a tuple of tensors\n.*return_indices off"),
+    "return_indices": (last(nn.MaxPool2d(2, return_indices=True)), IMAGE, "^1: max pooling that returns indices\n.*return_indices off"),
     "adaptive": (last(nn.AdaptiveAvgPool2d(3)), IMAGE, "^1: adaptive pooling"),
-    "padding_mode": (last(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), IMAGE, "^1: padding_mode='reflect'"),
-    "padding_mode same": (last(nn.Conv2d(3, 3, 3, padding="same", padding_mode="circular")), IMAGE, "^1: padding_mode='circular'"),
     "ConstantPad2d": (last(nn.ConstantPad2d(1, 1.0)), IMAGE, "^1: padding with something else than zeros"),
-    "ZeroPad2d negative": (last(nn.ZeroPad2d((-1, 0, 0, 0))), IMAGE, "^1: padding"),
     "track_running_stats": (last(nn.BatchNorm2d(3, track_running_stats=False)), IMAGE, "^1: BatchNorm without running statistics"),
     "MaxPool2d on signals": (last(nn.MaxPool2d(3, 1, 1)), SIGNAL, "^1: MaxPool2d on a value of shape"),
     "AvgPool2d on signals": (last(nn.AvgPool2d(2, 1)), SIGNAL, "^1: AvgPool2d on a value of shape"),
     "MaxPool1d on vectors": (last(nn.MaxPool1d(3, 1, 1)), VECTOR, "^1: MaxPool1d on a value of shape"),
     "AdaptiveAvgPool1d on vectors": (last(nn.AdaptiveAvgPool1d(1)), VECTOR, "AdaptiveAvgPool1d|keep the batch"),
-    "weight standardization": (nn.Sequential(Standardized(3, 4, 3)), IMAGE, "^0"),
-    "forward hook": (hooked(lambda m: m[2].register_forward_hook(lambda *_: None)), DATA, "^2: has forward hooks"),
-    "pre-hook of the root": (hooked(lambda m: m.register_forward_pre_hook(lambda *_: None)), DATA, "^Sequential: has forward hooks"),
-    "pruning": (hooked(lambda m: prune.l1_unstructured(m[0], "weight", 0.5)), DATA, "^0: has forward hooks"),
-    "weight_norm": (
-        hooked(lambda m: torch.nn.utils.parametrizations.weight_norm(m[0])),
-        DATA,
-        r"^0: has parametrizations of weight.*\n.*remove_parametrizations\(model.get_submodule\('0'\), \"weight\"\)",
-    ),
-    "own forward": (hooked(lambda m: setattr(m[2], "forward", torch.tanh)), DATA, "^2: has .*forward of its own"),
     "several inputs": (TwoInputs(), IMAGE, "TwoInputs: has 2 inputs"),
     "no input": (Calls(lambda m, x: 1), IMAGE, "has 0 inputs"),
     "control flow": (Calls(lambda m, x: x if x.sum() > 0 else -x), IMAGE, "^Calls: cannot be traced.*control flow"),
-    "len": (Calls(lambda m, x: x.view(len(x), -1)), IMAGE, r"^Calls: cannot be traced: .*length of the batch .*\n.*x\.shape\[0\]"),
     "numpy": (Calls(lambda m, x: torch.from_numpy(x.numpy())), IMAGE, "^Calls: cannot be traced"),
     "item": (Calls(lambda m, x: x * x.max().item()), IMAGE, "keep the batch"),
-    "a tuple": (Calls(lambda m, x: (x, x)), IMAGE, "^output: the model returns something else than one tensor"),
-    "a dict": (Calls(lambda m, x: {"a": x}), IMAGE, "^output: the model returns something else than one tensor"),
     "batch merged": (Calls(lambda m, x: x.view(-1, 5)), IMAGE, "^view: .*batch of 2"),
     "batch moved": (Calls(lambda m, x: x.transpose(0, 1)), IMAGE, "^transpose: .*batch of 2"),
     "batch hard-coded": (Calls(lambda m, x: x.view(4, -1)), IMAGE, "does not run on an example"),
     "batch cut": (Calls(lambda m, x: x[1:]), IMAGE, "^getitem: .*batch of 2"),
     "batch joined": (Calls(lambda m, x: torch.cat((x, x))), IMAGE, "^cat: .*batch of 2"),
     "batch as a number": (Calls(lambda m, x: F.avg_pool2d(x, 2, divisor_override=x.shape[0])), IMAGE, "^avg_pool2d"),
-    "cat of rows": (Calls(lambda m, x: torch.cat((x, x), 2)), IMAGE, "^cat: concatenation along axis 2"),
     "seven axes": (Calls(lambda m, x: x.unflatten(1, (1, 1, 3)).unsqueeze(1).flatten(1)), IMAGE, "^unsqueeze: gives shape"),
     "empty slice": (Calls(lambda m, x: x[:, 0:0]), IMAGE, "^getitem: gives shape"),
-    "list index": (Calls(lambda m, x: x[:, [0, 1]]), IMAGE, "^getitem: indexing"),
     "mask": (Calls(lambda m, x: x[x > 0]), IMAGE, "getitem: gives shape"),
-    "chunk": (Calls(lambda m, x: torch.chunk(x, 3, 1)[0]), IMAGE, "^chunk: gives a tuple of tensors"),
-    "split": (Calls(lambda m, x: x.split(1, 1)[1]), IMAGE, "^split: gives a tuple of tensors"),
     "bits as integers": (Calls(lambda m, x: x.view(torch.int32)), IMAGE, "^view: a view of the bits"),
-    "dropout at inference": (Calls(lambda m, x: F.dropout(x, 0.5)), IMAGE, "randomness out of inference"),
-    "relu(inplace) read again": (Calls(lambda m, x: (lambda y: F.relu(y, inplace=True) + y)(m.a(x)), a=A), VECTOR, "^relu: changes .*'a' in place"),
-    "relu_ as a statement": (Calls(lambda m, x: (lambda y: (y.relu_(), y)[1])(m.a(x)), a=A), VECTOR, "^relu_: changes .*'a' in place"),
+    "dropout at inference": (Calls(lambda m, x: F.dropout(x, 0.5)), IMAGE, r"^dropout: dropout at inference\n.*training=self\.training"),
     "relu_ of a view": (Calls(lambda m, x: (lambda y: (y.view(-1, 2, 3).relu_(), y)[1])(m.a(x)), a=A), VECTOR, "^relu_: changes"),
-    "add_ as a statement": (Calls(lambda m, x: (lambda y: (y.add_(x), y)[1])(m.a(x)), a=A), VECTOR, "^add_: changes"),
-    "inplace module read again": (Calls(lambda m, x: (lambda y: m.r(y) + y)(m.a(x)), a=A, r=nn.ReLU(inplace=True)), VECTOR, "^r: changes"),
-    "input changed in place": (Calls(lambda m, x: torch.relu_(x) + m.a(x), a=A), VECTOR, "^relu_: changes .*'x' in place"),
-    "y += x with another name for y": (InPlaceAlias(), VECTOR, "^InPlaceAlias: computes something else"),
 }
 
 
@@ -619,15 +586,55 @@ def test_refused_with_place_and_remedy(name: str) -> None:
     assert caught.value.remedy
 
 
+TAKEN: dict[str, tuple[nn.Module, Tensor]] = {
+    "Softmax": (last(nn.Softmax(1)), IMAGE),
+    "GroupNorm": (last(nn.GroupNorm(3, 3)), IMAGE),
+    "Upsample by a fraction": (last(nn.Upsample(scale_factor=1.5)), IMAGE),
+    "Upsample by nearly 2": (last(nn.Upsample(scale_factor=2.1)), SIGNAL),
+    "Upsample by 41, which PyTorch rounds": (last(nn.Upsample(scale_factor=41)), SIGNAL),
+    "Upsample to fewer": (last(nn.Upsample(size=(7, 3))), IMAGE),
+    "ceil_mode": (last(nn.MaxPool2d(2, ceil_mode=True)), IMAGE),
+    "padding_mode": (last(nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect")), IMAGE),
+    "padding_mode same": (last(nn.Conv2d(3, 3, 3, padding="same", padding_mode="circular")), IMAGE),
+    "ZeroPad2d negative": (last(nn.ZeroPad2d((-1, 0, 0, 0))), IMAGE),
+    "weight standardization": (nn.Sequential(Standardized(3, 4, 3)), IMAGE),
+    "forward hook": (hooked(lambda m: m[2].register_forward_hook(lambda *_: None)), DATA),
+    "pre-hook of the root": (hooked(lambda m: m.register_forward_pre_hook(lambda *_: None)), DATA),
+    "pruning": (hooked(lambda m: prune.l1_unstructured(m[0], "weight", 0.5)), DATA),
+    "weight_norm": (hooked(lambda m: torch.nn.utils.parametrizations.weight_norm(m[0])), DATA),
+    "own forward": (hooked(lambda m: setattr(m[2], "forward", torch.tanh)), DATA),
+    "len": (Calls(lambda m, x: x.view(len(x), -1)), IMAGE),
+    "cat of rows": (Calls(lambda m, x: torch.cat((x, x), 2)), IMAGE),
+    "list index": (Calls(lambda m, x: x[:, [0, 1]]), IMAGE),
+    "chunk": (Calls(lambda m, x: torch.chunk(x, 3, 1)[0]), IMAGE),
+    "split": (Calls(lambda m, x: x.split(1, 1)[1]), IMAGE),
+    "relu(inplace) read again": (Calls(lambda m, x: (lambda y: F.relu(y, inplace=True) + y)(m.a(x)), a=A), VECTOR),
+    "relu_ as a statement": (Calls(lambda m, x: (lambda y: (y.relu_(), y)[1])(m.a(x)), a=A), VECTOR),
+    "add_ as a statement": (Calls(lambda m, x: (lambda y: (y.add_(x), y)[1])(m.a(x)), a=A), VECTOR),
+    "inplace module read again": (Calls(lambda m, x: (lambda y: m.r(y) + y)(m.a(x)), a=A, r=nn.ReLU(inplace=True)), VECTOR),
+    "input changed in place": (Calls(lambda m, x: torch.relu_(x) + m.a(x), a=A), VECTOR),
+    "y += x with another name for y": (InPlaceAlias(), VECTOR),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_unusual_forms_compute_what_the_float_model_does(name: str) -> None:
+    model, x = TAKEN[name]
+    model.train()(x.clone())  # a norm without statistics would start from the example
+    model.eval()
+    expected = model(x.clone()).detach()
+    q = qfx.quantize(model, x.clone(), qfx.Recipe.uniform(16, input=qfx.Spec(16)))
+    assert (q(x) - expected).abs().max() < 5e-3 * expected.abs().max()  # 16 bits keep it within this
+    check_exact(q)
+
+
 BAD_DATA: dict[str, object] = {
     "NaN": DATA * float("nan"),
     "infinity": DATA / 0,
     "channels": DATA[:, :2],
     "axes": DATA[0],
     "no sample": DATA[:0],
-    "a list": [DATA],
     "nothing": None,
-    "integers": DATA.int(),
     "complex": DATA.to(torch.complex64),
     "another dtype": DATA.double(),
 }
@@ -640,7 +647,7 @@ def test_bad_examples_are_refused(name: str) -> None:
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["NaN", "infinity", "channels", "axes", "a list", "nothing", "complex"])
+@pytest.mark.parametrize("name", ["NaN", "infinity", "channels", "axes", "nothing", "complex"])
 def test_bad_inputs_are_refused(name: str) -> None:
     q = qfx.quantize(small_network(), DATA).eval()
     with pytest.raises(DataError, match=r"^input: ") as caught:
