@@ -129,25 +129,23 @@ def test_readme_lists_the_commands() -> None:
         assert any(word.startswith(f"qfx {command}") for word in words), command
 
 
-def test_layers_page_is_complete() -> None:
-    """Every entry of the tables stands in docs/layers.md, and no other layer stands among the supported ones."""
-    import operator
+def test_layers_page_is_what_the_definitions_give() -> None:
+    """docs/layers.md is written by ``make layers``; every entry of the tables stands in it, and no other layer among the supported ones."""
+    from support import layers_page
 
-    import torch
-    from torch import nn
-
+    from qfx.capture.decompositions import OF_MODULES, OF_TORCH
     from qfx.nn.rules import FUNCTIONS, METHODS, MODULES
 
-    homes = {"F": nn.functional, "torch": torch, "operator": operator}
-    supported = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8").split("## What is refused")[0]
+    text = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
+    assert text == layers_page.page(), "make layers"
+    supported = text.split("## What is refused")[0]
     words = set(re.findall(r"`([^`\n]+)`", supported))
-    missing = [f"nn.{kind.__name__}" for kind in MODULES if f"nn.{kind.__name__}" not in words]
-    for function in FUNCTIONS:
-        names = {f"{prefix}.{name}" for prefix, home in homes.items() for name in dir(home) if getattr(home, name) is function}
-        missing += [] if names & words else [" or ".join(sorted(names))]
-    missing += [f".{name}()" for name in METHODS if f".{name}()" not in words]
-    assert missing == []
-    assert {word for word in words if re.fullmatch(r"nn\.[A-Z]\w*", word)} == {f"nn.{kind.__name__}" for kind in MODULES}
+    modules = {layers_page.name_of_module(kind) for kind in (*MODULES, *OF_MODULES)}
+    assert modules <= words
+    assert [function for function in FUNCTIONS if not set(layers_page.names_of_function(function)) <= words] == []
+    assert [name for name in METHODS if f".{name}()" not in words] == []
+    assert set(OF_TORCH) <= words
+    assert {word for word in words if re.fullmatch(r"nn\.[A-Z]\w*", word)} <= modules
 
 
 def test_recipe_page_is_complete() -> None:

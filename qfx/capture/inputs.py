@@ -60,7 +60,7 @@ class Inputs:
             if tensor.dim() < 2 or tensor.shape[0] < 1:
                 raise DataError("must be one tensor, batch first", where=_where(name, tensors), remedy="give a batch of real inputs")
             if tensor.is_complex():
-                raise DataError("complex numbers", where=_where(name, tensors), remedy="give real ones")
+                raise DataError("complex numbers", where=_where(name, tensors), remedy="give real ones, with real and imaginary parts as channels")
             if not bool(torch.isfinite(tensor).all()):
                 raise DataError("NaN or infinity", where=_where(name, tensors), remedy="clean the data")
         sizes = {name: tensor.shape[0] for name, tensor in tensors}

@@ -71,3 +71,13 @@ def trained(model: nn.Module, x: Tensor) -> nn.Module:
         for _ in range(3):
             model(x + 0.1 * torch.randn(x.shape, generator=generator))
     return model.eval()
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.Dropout(0.3), nn.Flatten(), nn.Linear(36, 3)
+    )  # fmt: skip
+
+
+DATA = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
