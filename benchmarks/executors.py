@@ -57,10 +57,14 @@ def rates(model: nn.Module, x: torch.Tensor, simulated: int, folder: Path, bits:
         csim.build(folder / "project")
         return lambda batch: csim.run_raw(folder / "project", batch)
 
+    def runtime() -> Execute:
+        execute = onnx_runtime(path, graph)
+        return lambda batch: np.asarray(execute(batch))
+
     images = x.numpy()
     found = [
         _rate("PyTorch emulator", lambda: emulate, images),
-        _rate("ONNX Runtime", lambda: onnx_runtime(path, graph), images),
+        _rate("ONNX Runtime", runtime, images),
         _rate("integer interpreter", lambda: interpret, images),
         _rate("C simulation", simulator, images[:simulated]),
     ]

@@ -72,7 +72,7 @@ def prove(qmodel: nn.Module, paths: Paths, images: torch.Tensor, on_step: Callab
         by_torch = raw_of(qmodel(images).numpy(), graph, "PyTorch")
 
     def simulate(board: str) -> RawArray:
-        result = csim.run_raw(paths.project(board), x)
+        result: RawArray = csim.run_raw(paths.project(board), x)
         on_step()
         return result
 
