@@ -17,8 +17,9 @@ from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.selecting.embedding import rows_addressed
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.lookup import find
+from qfx.nn.lookup import find, only_moves
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -81,7 +82,7 @@ class Builder:
         if not self.traced.tensor_users(node):
             raise UnsupportedError(f"the input {self._label(node)!r} is never read", where=self._label(node), remedy="leave it out of the example")
         label = self._label(node) if self._several() else "input"
-        layer = QInput(self.traced.shapes[node], self.recipe, label)
+        layer = QInput(self.traced.shapes[node], self.recipe, label, rows_addressed(node, self.traced, only_moves))
         path = self._attach(self._free(layer.label), layer)
         layer.initialize(data)
         self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")

@@ -14,6 +14,7 @@ from qfx.errors import ModelFileError, QfxError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.selecting.embedding import QEmbedding
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe
@@ -92,7 +93,7 @@ def _quantizers(model: nn.Module, prefix: str) -> Iterator[tuple[str, Quantizer]
 def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
     """Give the constants and weights in a float checkpoint that no module of torch holds the names that they have here; what is computed of others
     stays as it is here."""
-    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted)]
+    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted | QEmbedding)]
     names = {path + own: (prefix + theirs if theirs else "", layer, own) for path, layer in held for own, theirs in layer.float_names().items()}
     for ours, (theirs, layer, name) in names.items():
         if theirs in state_dict:

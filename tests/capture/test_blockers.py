@@ -187,7 +187,6 @@ NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]]
     "LSTM": (lambda m, x: m.lstm(x)[0], SIGNAL, "^lstm: LSTM has no", "nn.Conv1d or attention over the steps"),
     "hidden state": (lambda m, x: m.lstm(x)[1][0].transpose(0, 1), SIGNAL, "^lstm: LSTM has no", "no state"),
     "cell": (lambda m, x: m.cell(x), VECTOR, "^cell: GRUCell has no", "no state"),
-    "embedding": (lambda m, x: m.table(x), VECTOR.abs().long(), "^table: Embedding has no", "look the table up on the host"),
     "zeros": (lambda m, x: torch.cat([x, torch.zeros(x.shape[0], 1)], 1), VECTOR, "zeros", "F.pad"),
     "zeros_like": (lambda m, x: m.a(x) - torch.zeros_like(x), VECTOR, "zeros_like", "the batch's size"),
     "concatenated constant": (lambda m, x: torch.cat([x, m.p.expand(x.shape[0], 8)], 1), VECTOR, "expand", "F.pad"),

@@ -34,7 +34,6 @@ TEXTS: dict[str, str] = {
     "glu": "a * torch.sigmoid(b) with a, b = x.chunk(2, dim) is the same",
     **dict.fromkeys(("lstm", "gru", "rnn", "lstmcell", "grucell", "rnncell", "rnntanh", "rnnrelu", "rnntanhcell", "rnnrelucell", "rnnbase"), STATE),
     **dict.fromkeys(("packpaddedsequence", "padpackedsequence"), "give the model whole sequences of one length: qfx has no packed ones"),
-    **dict.fromkeys(("embedding", "embeddingbag", "onehot"), "look the table up on the host, and give the model the numbers that it holds"),
     **dict.fromkeys(("eq", "ne"), "numbers that are rounded are rarely equal: compare by >, >=, < or <="),
     **dict.fromkeys(("maskedfill", "maskedscatter"), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
     **dict.fromkeys(("dropout3d", "alphadropout", "featurealphadropout", "featuredropout"), "use nn.Dropout or nn.Dropout2d"),
