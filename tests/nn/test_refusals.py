@@ -52,7 +52,7 @@ def last(*layers: nn.Module) -> nn.Module:
 A = nn.Linear(6, 6)
 # name: (model, data, what the message must say)
 REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
-    "Upsample bilinear": (last(nn.Upsample(scale_factor=2, mode="bilinear")), IMAGE, "^1: upsampling by mode='bilinear'\n.*mode='nearest'"),
+    "Upsample bicubic": (last(nn.Upsample(scale_factor=2, mode="bicubic")), IMAGE, "^1: upsampling by mode='bicubic'\n.*mode='nearest'"),
     "ConvTranspose1d on vectors": (last(nn.ConvTranspose1d(6, 6, 1)), VECTOR, "does not run on an example|ConvTranspose1d"),
     "ConvTranspose2d on two sizes": (
         Calls(lambda m, x: m.a(m.a(x)), a=nn.ConvTranspose2d(3, 3, 2, stride=2)),

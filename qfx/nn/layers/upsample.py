@@ -1,4 +1,4 @@
-"""Nearest-neighbour upsampling by whole factors."""
+"""Interpolation: the nearest pixel here, between pixels by ``resampling.linear``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.layers.moving.take import QTake
+from qfx.nn.layers.resampling.linear import QInterpolate, QInterpolateFurther, interpolated
 from qfx.nn.qtensor import QTensor
 
 
@@ -45,12 +46,13 @@ class QUpsample(FixedLayer):
         return True
 
 
+_NEAREST = ("nearest", "nearest-exact")
+
+
 def _upsample(call: Call) -> Layers:
     mode = call.get("mode", "nearest")
-    if mode not in ("nearest", "nearest-exact"):
-        raise call.refuse(
-            f"upsampling by mode={mode!r}", "use mode='nearest' or mode='bilinear', or a ConvTranspose, which learns what to put between the pixels"
-        )
+    if mode not in _NEAREST:
+        return interpolated(call)
     size, result = call.in_shape[1:], call.out_shape[1:]
     factors = tuple(out // n for n, out in zip(size, result, strict=True))
     # PyTorch finds the source of a pixel in float arithmetic, and each axis by itself: what it finds in the numbers of the pixels is the answer.
@@ -67,7 +69,8 @@ def _upsample(call: Call) -> Layers:
 
 
 FAMILY = Family(
-    layers=(QUpsample, QTake),
-    modules={nn.Upsample: _upsample, nn.UpsamplingNearest2d: _upsample},
-    functions={F.interpolate: ("input size scale_factor mode align_corners recompute_scale_factor", _upsample)},
+    layers=(QUpsample, QTake, QInterpolate, QInterpolateFurther),
+    modules=dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _upsample),
+    functions={F.interpolate: ("input size scale_factor mode align_corners recompute_scale_factor antialias", _upsample)},
+    moving=lambda arguments: arguments.get("mode", "nearest") in _NEAREST,
 )
