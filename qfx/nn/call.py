@@ -163,12 +163,3 @@ def pool_window(call: Call) -> Window:
         remedy = limits.whole_windows(list(axes), "max" in call.name.lower())
         raise call.refuse("ceil_mode with a partial last window", remedy)
     return kernel, stride, padding, dilation
-
-
-def adaptive_window(call: Call) -> tuple[int, ...]:
-    """Kernel and stride of adaptive pooling. Refuses output sizes that do not divide the input's."""
-    call.spatial_rank()
-    kernel = tuple(size // out for size, out in zip(call.in_shape[1:], call.out_shape[1:], strict=True))
-    if any(size != k * out for size, k, out in zip(call.in_shape[1:], kernel, call.out_shape[1:], strict=True)):
-        raise call.refuse(f"adaptive pooling from {call.in_shape[1:]} to {call.out_shape[1:]}", limits.divisors(call.in_shape[1:]))
-    return kernel

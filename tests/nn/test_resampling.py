@@ -19,6 +19,7 @@ from qfx.errors import UnsupportedError
 from qfx.fixed.arith import Interval
 from qfx.hardware.design.schedule import Schedule
 from qfx.ir.interpret import quantize_input, run_from_raw
+from qfx.nn.layers.avg_pool import QAvgPool, QPartialAvgPool
 from qfx.nn.layers.resampling.linear import QInterpolate, QInterpolateFurther
 from qfx.nn.qtensor import QTensor
 from qfx.testing import assert_bit_exact
@@ -52,7 +53,30 @@ ROUNDED: dict[str, Form | nn.Module] = {
     "smaller with corners": bilinear(size=(4, 3), align_corners=True),
     "UpsamplingBilinear2d": nn.UpsamplingBilinear2d(scale_factor=2),
 }
-ALL = {**EXACT, **ROUNDED}
+
+ADAPTIVE: dict[str, nn.Module] = {
+    "8 to 3": nn.AdaptiveAvgPool2d(3),
+    "to 4 and 5": nn.AdaptiveAvgPool2d((4, 5)),
+    "one axis even": nn.AdaptiveAvgPool2d((4, 2)),
+    "one axis as it is": nn.AdaptiveAvgPool2d((3, None)),
+    "to more": nn.AdaptiveAvgPool2d(13),
+    "to more and to less": nn.AdaptiveAvgPool2d((16, 3)),
+}
+MOVED: dict[str, nn.Module] = {
+    "to twice as many": nn.AdaptiveAvgPool2d(16),
+    "maxima, 8 to 3": nn.AdaptiveMaxPool2d(3),
+    "maxima to more": nn.AdaptiveMaxPool2d((13, 3)),
+    "maxima to twice as many": nn.AdaptiveMaxPool2d(16),
+}
+ON_LINES: dict[str, nn.Module] = {
+    "a line": nn.Upsample(scale_factor=2, mode="linear"),
+    "a line to a size": nn.Upsample(10, mode="linear", align_corners=True),
+    "means of a line, 7 to 3": nn.AdaptiveAvgPool1d(3),
+    "means of a line, 7 to 5": nn.AdaptiveAvgPool1d(5),
+    "maxima of a line, 7 to 3": nn.AdaptiveMaxPool1d(3),
+    "maxima of a line, 7 to 5": nn.AdaptiveMaxPool1d(5),
+}
+ALL: dict[str, Form | nn.Module] = {**EXACT, **ROUNDED, **ADAPTIVE, **MOVED, **ON_LINES}
 
 
 class Net(nn.Module):
@@ -90,14 +114,9 @@ def read_and_given(q: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 def made() -> dict[str, tuple[nn.Module, Tensor]]:
     """A quantized network of every form, and an input."""
     torch.manual_seed(0)
-    x, line = torch.randn(3, 2, 6, 6), torch.randn(3, 2, 7)
-    found = {name: (quantized(form, x), x) for name, form in ALL.items()}
-    found["a line"] = quantized(lambda x: F.interpolate(x, scale_factor=2, mode="linear"), line), line
-    found["a line to a size"] = quantized(nn.Upsample(10, mode="linear", align_corners=True), line), line
-    return found
-
-
-NAMES = [*ALL, "a line", "a line to a size"]
+    small, map_, line = torch.randn(3, 2, 6, 6), torch.randn(3, 2, 8, 8), torch.randn(3, 2, 7)
+    inputs = {**dict.fromkeys([*EXACT, *ROUNDED], small), **dict.fromkeys([*ADAPTIVE, *MOVED], map_), **dict.fromkeys(ON_LINES, line)}
+    return {name: (quantized(form, inputs[name]), inputs[name]) for name, form in ALL.items()}
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -125,7 +144,49 @@ def test_other_constants_are_torchs_weights_cast(name: str, made: dict[str, tupl
     assert torch.equal(given, expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["means of a line, 7 to 3", "means of a line, 7 to 5"])
+def test_means_are_exact_sums_times_the_reciprocal_of_their_windows(name: str, made: dict[str, tuple[nn.Module, Tensor]]) -> None:
+    q, x = made[name]
+    read, given = read_and_given(q, x)
+    reciprocals = divided_by(q).expand(1, given.shape[-1])[0]
+    count, size = given.shape[-1], read.shape[-1]
+    for i in range(count):
+        window = read[..., i * size // count : -(-(i + 1) * size // count)]
+        assert torch.equal(given[..., i], window.sum(-1) * reciprocals[i])
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_means_of_maps_are_too(name: str, made: dict[str, tuple[nn.Module, Tensor]]) -> None:
+    q, x = made[name]
+    read, given = read_and_given(q, x)
+    rows, columns = ([(i * 8 // n, -(-(i + 1) * 8 // n)) for i in range(n)] for n in given.shape[2:])
+    reciprocals = divided_by(q).expand(1, *given.shape[2:])[0]
+    for i, (top, bottom) in enumerate(rows):
+        for j, (left, right) in enumerate(columns):
+            window = read[:, :, top:bottom, left:right]
+            assert torch.equal(given[:, :, i, j], window.sum((2, 3)) * reciprocals[i, j])
+            assert abs(float(reciprocals[i, j]) * window[0, 0].numel() - 1) < 2**-10
+
+
+def divided_by(q: nn.Module) -> Tensor:
+    (pool,) = (layer for layer in q.modules() if isinstance(layer, QAvgPool | QPartialAvgPool))
+    return (pool.reciprocals() if isinstance(pool, QPartialAvgPool) else pool.reciprocal()).value.double()
+
+
+@pytest.mark.parametrize("name", [*MOVED, "maxima of a line, 7 to 3", "maxima of a line, 7 to 5"])
+def test_what_only_moves_is_torchs(name: str, made: dict[str, tuple[nn.Module, Tensor]]) -> None:
+    q, x = made[name]
+    read, _ = read_and_given(q, x)
+    with torch.no_grad():
+        assert torch.equal(q(x).double(), ALL[name](read))
+
+
+def test_windows_that_lie_as_those_of_pooling_take_no_numbers(made: dict[str, tuple[nn.Module, Tensor]]) -> None:
+    for name in ("means of a line, 7 to 3", "maxima of a line, 7 to 3"):
+        assert not any(isinstance(node.op, ops.Take | ops.Pad) for node in qfx.to_graph(made[name][0]).nodes)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_graph_and_the_file_give_the_same_numbers(name: str, made: dict[str, tuple[nn.Module, Tensor]], tmp_path: Path) -> None:
     q, x = made[name]
     graph = qfx.to_graph(q)
