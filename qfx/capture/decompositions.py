@@ -307,11 +307,21 @@ def _unpool(*_: Any, **__: Any) -> Tensor:
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
+    linear = mode.endswith("linear")
+
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
-        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
-        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
-        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+        corners = (rest[0] if rest else options.get("align_corners")) if linear else None
+        given = rest[1:] if linear else rest
+        named = [options[name] for name in ("scale_factors", "scales", "scales_d", "scales_h", "scales_w") if name in options]
+        factors = [*(given or named)]
+        if len(factors) == 1 and isinstance(factors[0], list | tuple):
+            factors = list(factors[0])
+        size = None if output_size is None else list(output_size)
+        if factors and None not in factors:  # it is by these that torch finds the places
+            by_factors = [math.floor(float(n) * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]
+            if size is None or size == by_factors:
+                return F.interpolate(input, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=corners)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners)
 
     return upsample
 
