@@ -150,7 +150,7 @@ def write_project(
     check_clock(clock_ns, found)
     made = _planned(graph, found, schedule, clock_ns)
     texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
-    texts["folding.toml"] = folding_file.text(made, graph.name)
+    texts["folding.toml"] = folding_file.text(made, graph.name, ([node.name for node in graph.inputs], graph.output_names))
     texts["estimate.txt"] = summary.as_text(made, graph.name)
     texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})

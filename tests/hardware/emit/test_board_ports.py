@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -202,13 +203,20 @@ def projects(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 @pytest.fixture(scope="module")
 def driver(projects: dict[str, Path]) -> Iterator[ModuleType]:
     """The package of one of them; ``board_of`` gives it the ports of any."""
-    sys.path.insert(0, str(projects["siamese"]))
+    with driver_of(projects["siamese"]) as package:
+        yield package
+
+
+@contextmanager
+def driver_of(project: Path) -> Iterator[ModuleType]:
+    """The project's package ``driver``."""
+    sys.path.insert(0, str(project))
     try:
         import driver
 
         yield driver
     finally:
-        sys.path.remove(str(projects["siamese"]))
+        sys.path.remove(str(project))
         for name in [name for name in sys.modules if name == "driver" or name.startswith("driver.")]:
             del sys.modules[name]
 
