@@ -50,7 +50,8 @@ ZOO: dict[str, Entry] = {
     "deep_sets": _one(tokens.DeepSets, 5, 3),
     "interaction": _one(tokens.InteractionNetwork, 3, 4),
     "pointnet": _one(tokens.PointNet, 3, 8),
-    "siamese": Entry(tokens.SiameseNetwork, ((1, 8, 8), (1, 8, 8))),
+    "siamese": Entry(lambda: tokens.SiameseNetwork(False), ((1, 8, 8), (1, 8, 8))),
+    "siamese_norm": Entry(lambda: tokens.SiameseNetwork(True), ((1, 8, 8), (1, 8, 8))),
     "policy": _one(tokens.ActorCritic, 6),
     "fracbnn": _one(tokens.FracBNN, 3, 8, 8),
 }

@@ -250,6 +250,7 @@ class SSD(nn.Module):
         self.extras = nn.ModuleList([nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 3, stride=2, padding=1)])
         self.loc = nn.ModuleList([nn.Conv2d(6, 2 * 4, 3, padding=1), nn.Conv2d(8, 2 * 4, 3, padding=1)])
         self.conf = nn.ModuleList([nn.Conv2d(6, 2 * num_classes, 3, padding=1), nn.Conv2d(8, 2 * num_classes, 3, padding=1)])
+        nn.init.constant_(self.vgg[3].bias, 0.5)  # as in a trained network, hardly a place where all channels are 0
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         sources, loc, conf = [], [], []

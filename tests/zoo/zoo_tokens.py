@@ -262,12 +262,12 @@ class PointNet(nn.Module):
 
 
 class SiameseNetwork(nn.Module):
-    """Koch et al. 2015: one network on two images, a distance number by number, one score."""
+    """Koch et al. 2015: one network on two images, a distance number by number, one score. ``norm``: with BatchNorm, as many write it."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: bool) -> None:
         super().__init__()
         self.cnn1 = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(1, 4, kernel_size=3), nn.ReLU(inplace=True), nn.BatchNorm2d(4), nn.MaxPool2d(2),
+            nn.ReflectionPad2d(1), nn.Conv2d(1, 4, kernel_size=3), nn.ReLU(inplace=True), *([nn.BatchNorm2d(4)] if norm else []), nn.MaxPool2d(2),
             nn.Conv2d(4, 4, kernel_size=3), nn.ReLU(inplace=True),
         )  # fmt: skip
         self.fc1 = nn.Sequential(nn.Linear(4 * 2 * 2, 6), nn.Sigmoid())
