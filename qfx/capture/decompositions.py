@@ -68,6 +68,14 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
 
 
+def _expand_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.expand(other.shape)
+
+
+def _view_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.reshape(other.shape)
+
+
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
 
@@ -338,6 +346,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
+    "expand_as": _expand_as,
+    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
     "softmax": _softmax,
