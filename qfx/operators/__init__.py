@@ -43,6 +43,7 @@ from qfx.operators.reshape import Transpose as Transpose
 from qfx.operators.scale import Stretch as Stretch
 from qfx.operators.scale import Upsample as Upsample
 from qfx.operators.selecting import Embedding as Embedding
+from qfx.operators.sequences.scan import Scan as Scan
 from qfx.operators.slice import Slice as Slice
 from qfx.operators.take import Take as Take
 
@@ -53,6 +54,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     MatMul,
     Take,
     Embedding,
+    Scan,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 
