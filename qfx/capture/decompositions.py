@@ -12,11 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import UnsupportedError
-
-
-class NotTakenApartError(UnsupportedError):
-    """An operation in a form that qfx does not take apart."""
+from qfx.capture.refusals.apart import NotTakenApartError
 
 
 def _refused(what: str, remedy: str) -> NotTakenApartError:

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from qfx.capture.decompositions import OF_FUNCTIONS, OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
 from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
+from qfx.capture.recurrence import taken_apart
 from qfx.capture.traced import CALLER, INTERNAL, KEPT, KIND, MADE, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
 from qfx.capture.weights import computed_roles, kept_names
 from qfx.errors import UnsupportedError
@@ -131,7 +133,8 @@ class Recording(TorchFunctionMode):
                 return self._taken_apart(parts, arguments, kwargs)
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            taken = OF_TORCH.get(bare_name(target)) if not whole else OF_FUNCTIONS.get(func)
+            name = bare_name(target)
+            taken = OF_FUNCTIONS.get(func) if whole else OF_TORCH.get(name) or taken_apart(name, arguments, self._depends)
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs)
@@ -205,7 +208,7 @@ class Recording(TorchFunctionMode):
         frame = self._frames[-1]
         name = getattr(node.target, "__name__", str(node.target)).strip("_")
         node.meta |= {CALLER: frame.path, SITE: (frame.path, name, frame.counts.setdefault(name, 0)), OPENED: frame.opened, KIND: frame.kind}
-        node.meta |= {INTERNAL: self._inside > 0, SPARE: name.startswith("arg")}
+        node.meta |= {INTERNAL: self._inside > 0, SPARE: self._inside > 0 or name.startswith("arg")}
         frame.counts[name] += 1
         frame.nodes.append(node)
 
@@ -285,7 +288,8 @@ class Recording(TorchFunctionMode):
         layer = path is not None and is_layer(module)
         self.place = self._frames[-1].path if path is None else path
         roles = computed_roles(module) if layer else None
-        if layer and (_is_plain(module) or roles) and base_layer(module) in MODULES and path:
+        packed = any(isinstance(argument, PackedSequence) for argument in args)  # refused where it was packed, whatever happens here
+        if layer and (_is_plain(module) or roles) and (base_layer(module) in MODULES or packed) and path:
             made = {role: self._node_of(tensor) for role, tensor in roles.items()} if roles else {}
             self.quiet = True
             try:

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.capture.batch.rewriting import batch_in_front
-from qfx.capture.decompositions import NotTakenApartError
 from qfx.capture.inputs import Inputs
 from qfx.capture.recording import Recording, StopError, merge, recording
+from qfx.capture.refusals.apart import NotTakenApartError
 from qfx.capture.refusals.remedies import named, plain_remedy
 from qfx.capture.traced import Traced, called, place_of
 from qfx.errors import DataError, UnsupportedError, together

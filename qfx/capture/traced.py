@@ -114,7 +114,7 @@ def place_of(node: fx.Node) -> str:
         return str(node.target)
     if node.meta.get(WHOLE):
         return caller(node)
-    parent, name = caller(node), node.name
+    parent, name = caller(node), str(node.kwargs.get("label") or node.name)
     own = str(getattr(node.target, "__name__", node.target))
     if hasattr(builtins, own) and name == f"{own}_1":  # fx avoids the names of builtins, as in max_1
         name = own

@@ -138,7 +138,7 @@ class Builder:
         for part in parts:
             del self.values[part]
         shape = tuple(self.values[node].data.shape[1:])
-        if shape != call.out_shape:
+        if shape != call.out_shape and not parts[-1].layer.traits.leaves_out:
             raise call.refuse(f"{call.name} gives {call.out_shape} in float and {shape} here", "please report this defect")
 
     def _placed(self, call: Call) -> Call:
@@ -240,7 +240,7 @@ class Builder:
     def _functional_path(self, node: fx.Node) -> str:
         """Where a functional call gets its place: below the module that makes it, under the operation's name."""
         parent = self.traced.path(node)
-        base = getattr(node.target, "__name__", str(node.target)).strip("_")
+        base = str(node.kwargs.get("label") or getattr(node.target, "__name__", str(node.target))).strip("_")
         path = f"{parent}.{base}" if parent else base
         return self._free(path)
 
