@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import helper, numpy_helper
+from ptq_user import qfx_command
 from support.bundles import build_bundle
 from torch import Tensor, nn
 
 import qfx
+from qfx import ptq
+from qfx.capture.from_onnx import from_onnx
+from qfx.capture.from_pt2 import from_pt2
 from qfx.errors import DataError, UnsupportedError
 from qfx.hardware.design.schedule import Schedule
 from qfx.ir.graph import Graph
-from qfx.ir.interpret import quantize_input, run_from_raw
+from qfx.ir.interpret import quantize_input, quantize_inputs, run_from_raw
 from qfx.nn.layers.selecting.embedding import QEmbedding
 from qfx.recipe import Override, Recipe, Spec
 
@@ -207,3 +215,98 @@ def test_what_has_no_form_says_so() -> None:
 
     with pytest.raises(UnsupportedError, match="with weights"):
         qfx.quantize(Weighted(), x)
+
+
+def test_integers_of_every_kind_are_taken() -> None:
+    torch.manual_seed(4)
+    model, x = MODELS["text"][0]().eval(), torch.randint(0, 21, (7, 5))
+    y = qfx.quantize(model, x).eval()(x)
+    for dtype in (torch.int32, torch.uint8, torch.int16):
+        assert torch.equal(qfx.quantize(model, x.to(dtype)).eval()(x.to(dtype)), y)
+    with pytest.raises(DataError, match=r"(?s)scalar types.*example\.long\(\)"):
+        qfx.quantize(model, x.float())
+
+
+class Beside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.emb = nn.Embedding(21, 6)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, tokens: Tensor, features: Tensor) -> Tensor:
+        return self.head(torch.cat([self.emb(tokens).mean(1), features], 1))
+
+
+def test_numbers_beside_features(tmp_path: Path, gxx: str) -> None:
+    torch.manual_seed(5)
+    tokens, features = torch.randint(0, 21, (7, 5)), torch.randn(7, 2)
+    q = qfx.quantize(Beside(), (tokens, features)).eval()
+    graph = qfx.to_graph(q)
+    expected = qfx.run(graph, {"tokens": tokens.numpy(), "features": features.numpy()})
+    assert np.array_equal(q(tokens, features).detach().numpy(), expected)
+    bundle = build_bundle([(graph, Schedule())], tmp_path)
+    feeds = quantize_inputs(graph, {"tokens": tokens.numpy(), "features": features.numpy()})
+    assert np.array_equal(bundle.run_from_raws(0, [*feeds.values()])[0], raws(graph, q(tokens, features)))
+
+
+def test_the_other_doors(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    model, x = nn.Sequential(nn.Embedding(21, 6, padding_idx=3), nn.Linear(6, 4)).eval(), torch.randint(0, 21, (7, 5))
+    y = qfx.quantize(model, x).eval()(x)
+    batch: Any = torch.export.Dim("batch", min=2, max=64)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False), tmp_path / "model.pt2")
+    program = from_pt2(tmp_path / "model.pt2", x)
+    assert {name for name, _ in program.named_parameters()} == {"0.weight", "1.weight", "1.bias"}
+    assert torch.equal(qfx.quantize(program, x).eval()(x), y)
+    tensors = [
+        numpy_helper.from_array(value.numpy(), name) for name, value in (("rows", model[0].weight.data), ("w", model[1].weight.data.T.contiguous()))
+    ]
+    nodes = [helper.make_node("Gather", ["rows", "x"], ["e"]), helper.make_node("MatMul", ["e", "w"], ["y"])]
+    ends = [
+        helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["N", 5]),
+        helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 5, 4]),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "model.onnx")
+    read = qfx.quantize(from_onnx(tmp_path / "model.onnx", x), x).eval()
+    model[1].bias.data.zero_()
+    assert torch.equal(read(x), qfx.quantize(model, x).eval()(x))
+
+
+@pytest.mark.parametrize("name", ["calibrate", "correct_bias", "adaround", "gptq", "comq", "adaround_blocks", "tune"])
+def test_the_passes_after_training_go_past_the_table(name: str) -> None:
+    torch.manual_seed(7)
+    model, x = MODELS["text"][0]().eval(), torch.randint(0, 21, (16, 5))
+    q = qfx.quantize(model, x).eval()
+    getattr(ptq, name)(q, x)
+    assert np.array_equal(q(x).detach().numpy(), qfx.run(qfx.to_graph(q), x.numpy()))
+
+
+def test_word_lengths_are_searched_for_the_rows_and_not_for_their_numbers() -> None:
+    torch.manual_seed(8)
+    model, x = MODELS["text"][0]().eval(), torch.randint(0, 21, (16, 5))
+    table = ptq.sensitivity(model, x)
+    assert "emb.weight" in str(table)
+    assert "input" not in {row.name for row in table.rows}
+    with pytest.raises(qfx.QfxError, match="row numbers"):
+        ptq.distill(model, x)
+
+
+def test_the_command_line_takes_integers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gxx: str) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    lines = (
+        "import torch",
+        "from torch import nn",
+        "torch.manual_seed(0)",
+        "net = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 3))",
+    )
+    Path("rows_net.py").write_text("\n".join(lines), encoding="utf-8")
+    x = np.random.default_rng(0).integers(0, 9, (32, 3))
+    np.savez("data.npz", x=x, y=x.sum(1) % 3)
+    done = qfx_command("ptq", "--model", "rows_net:net", "--data", "data.npz", "--eval", "data.npz", "-o", "model.onnx")
+    assert done.exit_code == 0, done.output
+    assert qfx_command("check", "--model", "rows_net:net", "--data", "data.npz").exit_code == 0
+    assert qfx_command("hls", "model.onnx", "--board", "ultra96v2", "-o", "project").exit_code == 0
+    done = qfx_command("verify", "model.onnx", "project", "--data", "data.npz", "--fast")
+    assert done.exit_code == 0, done.output

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,7 @@ class QEmbedding(FixedLayer):
     def __init__(self, source: nn.Embedding | nn.EmbeddingBag | Weights, recipe: Recipe, name: str, padding_idx: int | None = None) -> None:
         super().__init__()
         self.name, self.padding_idx = name, padding_idx
-        self.origins: Mapping[str, str] = MappingProxyType({})
-        if isinstance(source, Weights):
-            self.origins = {"weight": source.origins.get("weight", "")}
+        self.origins: Mapping[str, str] = {"weight": source.origins.get("weight", "")} if isinstance(source, Weights) else {}
         if isinstance(source.weight, nn.Parameter):
             self.register_parameter("weight", source.weight)
         else:
