@@ -260,12 +260,14 @@ def _multihead(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention``, batch first all the way."""
-    if not module.batch_first or query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
+    """``nn.MultiheadAttention``, batch first within."""
+    if query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
         raise _refused(
-            "has a MultiheadAttention without batch_first=True, or with a padding mask, add_bias_kv or add_zero_attn",
-            "make it with batch_first=True, and give it whole sequences",
+            "has a MultiheadAttention with a padding mask, add_bias_kv or add_zero_attn, or of values without a batch",
+            "make it without these, and give it whole sequences",
         )
+    if not module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     size, heads = module.embed_dim, module.num_heads
     if module.in_proj_weight is None:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
@@ -280,6 +282,7 @@ def _multihead(
     seen = _softmax(_masked(scores, attn_mask, is_causal and attn_mask is None), -1)
     mixed = torch.matmul(seen, v).transpose(1, 2).reshape(query.shape[0], query.shape[1], size)
     result = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
+    result = result if module.batch_first else result.transpose(0, 1)
     if not need_weights:
         return result, None
     return result, seen.mean(1) if average_attn_weights else seen

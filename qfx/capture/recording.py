@@ -274,6 +274,11 @@ class Recording(TorchFunctionMode):
 
     # Modules
 
+    def module(self, path: str) -> nn.Module:
+        """The model's layer at a dotted path."""
+        found: nn.Module = _got(self.model, path)
+        return found
+
     def call(self, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any]) -> Any:
         """Called in place of ``nn.Module.__call__``."""
         path = self._paths.get(id(module))
@@ -395,11 +400,8 @@ def _joined(a: Any, b: Any, run: Recording, batches: tuple[int, ...]) -> Any:
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         if len(a) != len(b):
             raise ValueError
-        return (
-            type(a)(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
-            if type(a) in (tuple, list)
-            else tuple(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
-        )
+        parts = [_joined(x, y, run, batches) for x, y in zip(a, b, strict=True)]
+        return parts if isinstance(a, list) else tuple(parts)
     if isinstance(a, dict) and isinstance(b, dict):
         return {key: _joined(a[key], b[key], run, batches) for key in a}
     if isinstance(a, int) and isinstance(b, int) and a != b:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import AnyNameModule
+from qfx.capture.batch.rewriting import batch_in_front
 from qfx.capture.inputs import Inputs
 from qfx.capture.recording import Recording, StopError, merge, recording
 from qfx.capture.refusals.apart import NotTakenApartError
@@ -47,6 +48,7 @@ def capture(model: nn.Module, example: Any) -> Traced:
         small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
     apart = merge(small, large)  # also as far as they got
     stopped = small.stopped or large.stopped or apart or _by_one(model, inputs, small)
+    batch_in_front(small, large)
     small.graph.output(small.result if stopped is None else None)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")

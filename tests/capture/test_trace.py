@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Callable[[nn.Module, Tensor], object], list[str], str]]
     "no batch": (lambda m, x: m.a(x).sum(), ["sum"], r"gives shape \(\) for a batch of 2.*keep the batch"),
     "a mean over the batch": (lambda m, x: m.a(x).mean(0), ["mean"], r"gives shape \(8,\) for a batch of 2 and \(8,\) for a batch of 3"),
     "the batch behind": (lambda m, x: m.a(x).transpose(0, 1), ["transpose"], "keep the batch as the first axis"),
-    "samples in pieces": (lambda m, x: m.a(x).view(x.shape[0] * 2, 4).view(-1, 8), ["view"], r"gives shape \(4, 4\) for a batch of 2"),
+    "samples in pieces": (lambda m, x: m.a(x).view(4, -1).view(-1, 8), ["view"], r"gives shape \(4, 4\) for a batch of 2"),
     "samples chosen by data": (lambda m, x: m.a(x)[x > 0], ["getitem"], "keep the batch as the first axis"),
     "text": (lambda m, x: (m.a(x), "done"), ["output"], "something else than tensors computed from its input: 'done'"),
     "nothing": (lambda m, x: None, ["Calls"], "has 0 inputs"),
