@@ -9,6 +9,7 @@ from qfx.fixed.type import FixedType
 from qfx.ir import words
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator
+from qfx.ir.within import MARK
 
 _HEADER = ("node", "operator", "inputs", "shape", "type", "values", "raws", "acc", "constants")
 _RIGHT_ALIGNED = ("acc",)
@@ -72,7 +73,7 @@ def _rows(graph: Graph, inside: str = "") -> list[tuple[str, ...]]:
         name, *rest, constants = _row(graph, node)
         body = node.op.inner()
         rows.append((inside + name, *rest, constants if body is None else ""))
-        rows += [] if body is None else _rows(body, f"{inside}{node.name}::")
+        rows += [] if body is None else _rows(body, f"{inside}{node.name}{MARK}")
     return rows
 
 

@@ -17,8 +17,12 @@ from qfx.hardware.design.streams import Table as Table
 from qfx.hardware.design.streams import Tag as Tag
 from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
+from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
+from qfx.hardware.processes import Keep as Keep
+from qfx.hardware.processes import Leave as Leave
+from qfx.hardware.processes import Loop as Loop
 from qfx.hardware.processes import MatMul as MatMul
 from qfx.hardware.processes import MatVec as MatVec
 from qfx.hardware.processes import PadFrame as PadFrame
@@ -26,6 +30,7 @@ from qfx.hardware.processes import Permute as Permute
 from qfx.hardware.processes import Pointwise as Pointwise
 from qfx.hardware.processes import Pool as Pool
 from qfx.hardware.processes import Process as Process
+from qfx.hardware.processes import Recall as Recall
 from qfx.hardware.processes import Regrid as Regrid
 from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth

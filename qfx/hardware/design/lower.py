@@ -29,13 +29,7 @@ def lower(graph: Graph, schedule: Schedule) -> d.Design:
     unread = [node.name for node in graph.inputs if not builder.live(node.name)]
     if unread:
         raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")
-    done: set[str] = set()
-    for node in graph.nodes:
-        if builder.live(node.name) and node.name not in done:
-            chain = builder.fused(node) if node.op.fuses else ()
-            done.update(member.name for member in chain)
-            builder.node = node.name
-            node.op.build(builder, node, chain)
+    builder.build(graph.nodes)
     return _finished(builder)
 
 

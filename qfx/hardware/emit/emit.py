@@ -101,7 +101,17 @@ def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str)
 def emit_sources(design: Design, top: str) -> dict[str, str]:
     """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
     units = cpp.units(design, ("in", "out"))
-    values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper(), "queue": cpp.queue}
+    functions = cpp.functions(units)
+    values = {
+        "design": design,
+        "top": top,
+        "units": units,
+        "functions": functions,
+        "stream": cpp.stream,
+        "raw": cpp.raw,
+        "guard": top.upper(),
+        "queue": cpp.queue,
+    }
     if design.several:
         streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for names in design.port_names for name in names]
         values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
@@ -113,7 +123,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         f"src/{top}.h": render("top.h.j2", values),
         "src/layers.h": render("layers.h.j2", values),
     }
-    for unit in units:
+    for unit in functions:
         if unit.constants:
             files[f"src/weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files

@@ -101,12 +101,14 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
     marks = {mark.name for process in design.processes for mark in process.marks}
     inner = [process for process in design.processes if process.role is not Role.PORT and not _only(process.sources, marks)]
     units = [cpp.unit(process, ("", "")) for process in inner]
+    functions = cpp.functions(units)
     entries = [process.targets[0] for process in design.processes if not process.sources]
     exits = [process.sources[0] for process in design.processes if not process.targets]
     values = {
         "design": design,
         "top": top,
         "units": units,
+        "functions": functions,
         "stream": cpp.stream,
         "streams": [stream for stream in design.streams if stream.name not in marks],
         "sources": [(port, offset, stream.name) for port, offset, stream in zip(design.inputs, offsets(design.inputs), entries, strict=True)],
@@ -116,7 +118,7 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
         "guard": f"{top.upper()}_FAST",
     }
     files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
-    for unit in units:
+    for unit in functions:
         if unit.constants:
             files[f"weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files

@@ -31,7 +31,7 @@ class Constant:
 @dataclass(frozen=True, slots=True)
 class Unit:
     """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand
-    before its ``body``."""
+    before its ``body``. ``inner`` are functions that it calls, which stand before it."""
 
     name: str
     constants: tuple[Constant, ...]
@@ -40,6 +40,7 @@ class Unit:
     arguments: tuple[str, ...]
     pragmas: tuple[str, ...]
     body: tuple[str, ...]
+    inner: tuple[Unit, ...] = ()
 
 
 def raw(type_: FixedType) -> str:

@@ -17,6 +17,11 @@ from qfx.hardware.processes.ports import ToPort as ToPort
 from qfx.hardware.processes.process import Process as Process
 from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
+from qfx.hardware.processes.sequences import Enter as Enter
+from qfx.hardware.processes.sequences import Keep as Keep
+from qfx.hardware.processes.sequences import Leave as Leave
+from qfx.hardware.processes.sequences import Loop as Loop
+from qfx.hardware.processes.sequences import Recall as Recall
 from qfx.hardware.processes.slice import SliceFrame as SliceFrame
 from qfx.hardware.processes.stretch import Stretch as Stretch
 from qfx.hardware.processes.take import TakeFrame as TakeFrame
@@ -26,5 +31,6 @@ PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
     TakeFrame,
+    Loop, Enter, Leave, Recall, Keep,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from qfx.errors import ModelFileError, UnsupportedError
+from qfx.errors import ModelFileError
 from qfx.export.bounds import Value
 from qfx.fixed.arith import Bounds, Channels
 from qfx.fixed.type import FixedType
+from qfx.hardware.design.sequence import build_loop
 from qfx.ir import rules
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
@@ -165,10 +166,16 @@ class Scan(Operator):
         return cls(*proto.body("body"))
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        raise UnsupportedError("steps of a sequence have no form in hardware yet", where=node.name, remedy="train and export it as ONNX")
+        """A loop around one hardware for all steps."""
+        build_loop(builder, node, self.body, self.states)
+
+    def travelling(self, out: Info) -> int:
+        return out.shape[1]
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
-        return 1, 1
+        """The widest of what is done in a step."""
+        found = [part.op.parallel(self.body, part) for part in self.body.nodes]
+        return max(outputs for outputs, _ in found), max(inputs for _, inputs in found)
 
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:

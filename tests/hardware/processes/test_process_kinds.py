@@ -177,7 +177,8 @@ def test_what_kinds_say_holds_together() -> None:
     rng, device, seen = np.random.default_rng(1), r.ULTRASCALE, set()
     for make in (*DIRECTED, upsampling):
         graph = make()
-        for process in lower(graph, random_schedule(graph, rng)).processes:
+        outer = lower(graph, random_schedule(graph, rng)).processes
+        for process in (*outer, *(part for loop in outer if isinstance(loop, d.Loop) for part in loop.step.parts)):
             seen.add(type(process))
             held_streams = [getattr(process, field.name) for field in fields(process)]  # type: ignore[arg-type]
             flat = [one for value in held_streams for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, d.Stream)]
