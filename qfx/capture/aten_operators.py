@@ -161,6 +161,7 @@ ON_CONSTANTS = frozenset(
             "ne",
             "logical_not",
         ),
+        *("split", "split_with_sizes", "chunk", "unbind"),
         *("to", "_to_copy", "cumsum", "repeat", "roll", "flip", "index_select", "linspace", "_assert_tensor_metadata"),
     )
 )

@@ -31,6 +31,8 @@ def _unpermuted(x: Value) -> tuple[Value, list[int]]:
 def reshape(node: Node, x: Value, shape: Sequence[int]) -> Value:
     """To ``shape`` on the example; of other batches the axis differs that the batch is on."""
     wanted = list(torch.empty(x.data.shape, device="meta").reshape(tuple(shape)).shape)
+    if node.make.literal:
+        return node.call(torch.reshape, x, tuple(wanted))
     if wanted == list(x.data.shape):
         return x
     source, perm = _unpermuted(x)
