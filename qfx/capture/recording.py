@@ -287,6 +287,7 @@ class Recording(TorchFunctionMode):
         path = self._paths.get(id(module))
         layer = path is not None and is_layer(module)
         self.place = self._frames[-1].path if path is None else path
+        layer = layer and any(self._depends(leaf) for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor))
         roles = computed_roles(module) if layer else None
         packed = any(isinstance(argument, PackedSequence) for argument in args)  # refused where it was packed, whatever happens here
         if layer and (_is_plain(module) or roles) and (base_layer(module) in MODULES or packed) and path:

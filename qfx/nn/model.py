@@ -92,8 +92,6 @@ def _guarded(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         refuse_recording()
-        if getattr(args[0], "_is_replica", False):  # of DataParallel, which has parameters of its own
-            settle(args[0])
         if torch.compiler.is_compiling():  # casts are fused already, and what stands between two of them must stay exact
             return torch.compiler.disable(forward)(*args, **kwargs)  # type: ignore[no-untyped-call]
         return forward(*args, **kwargs)
