@@ -262,7 +262,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     **_names(_view, "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as", "Flatten", "Unflatten"),
     **_names(_permute, "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t"),
     **_names(elementwise, "contiguous", "clone", "cpu", "cuda", "detach", "float", "double", "to", "type", "type_as"),
-    **_names(elementwise, "Identity", "Dropout", "dropout"),
+    **_names(elementwise, "Identity", "Dropout", "dropout", "masked_fill"),
     **_names(_linear, "Linear", "linear"),
     **_names(_reduce, "sum", "mean", "amax", "amin", "argmax", "argmin", "prod", "any", "all", "max", "min"),
     **_names(_along, "cumsum", "cumprod", "index_select", "narrow", "repeat_interleave", "softmax", "log_softmax"),
