@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qfx.capture.assemble import Assembly, Pads, Value
 from qfx.errors import UnsupportedError
@@ -95,6 +95,15 @@ def _batch_norm(call: Call) -> Value | list[Value]:
     return [result] if call.operator.startswith("_native") else result
 
 
+def _embedding(call: Call) -> Value:
+    weight, padding = call.weight(), int(call.get("padding_idx", -1))
+    module = nn.Embedding(weight.shape[0], weight.shape[1], None if padding < 0 else padding, _weight=weight)
+    numbers = call.arguments.get("indices")
+    if not isinstance(numbers, Value):
+        raise call.refuse("constant indices", "take the rows ahead of the export")
+    return call.make.layer(call.name, module, numbers)
+
+
 def _reshape(call: Call) -> Value:
     return call.make.reshape(call.name, call.x, [int(size) for size in call.get("size", call.get("shape"))])
 
@@ -104,6 +113,7 @@ LAYERS: dict[str, Handler] = {
     "linear": _linear,
     "addmm": _addmm,
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
+    "embedding": _embedding,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
 }
 """What becomes a layer of torch, under the path that the exported module had, or needs to know of the batch; by the operator's name without its

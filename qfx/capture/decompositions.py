@@ -12,11 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import UnsupportedError
-
-
-class NotTakenApartError(UnsupportedError):
-    """An operation in a form that qfx does not take apart."""
+from qfx.capture.refusals.apart import NotTakenApartError
 
 
 def _refused(what: str, remedy: str) -> NotTakenApartError:
@@ -66,6 +62,14 @@ def _narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
 
 def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
+
+
+def _expand_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.expand(other.shape)
+
+
+def _view_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.reshape(other.shape)
 
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -307,11 +311,21 @@ def _unpool(*_: Any, **__: Any) -> Tensor:
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
+    linear = mode.endswith("linear")
+
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
-        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
-        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
-        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+        corners = (rest[0] if rest else options.get("align_corners")) if linear else None
+        given = rest[1:] if linear else rest
+        named = [options[name] for name in ("scale_factors", "scales", "scales_d", "scales_h", "scales_w") if name in options]
+        factors = [*(given or named)]
+        if len(factors) == 1 and isinstance(factors[0], list | tuple):
+            factors = list(factors[0])
+        size = None if output_size is None else list(output_size)
+        if factors and None not in factors:  # it is by these that torch finds the places
+            by_factors = [math.floor(float(n) * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]
+            if size is None or size == by_factors:
+                return F.interpolate(input, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=corners)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners)
 
     return upsample
 
@@ -328,6 +342,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
+    "expand_as": _expand_as,
+    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
     "softmax": _softmax,

@@ -184,7 +184,7 @@ REFUSED: dict[str, tuple[Callable[[nn.Module, Tensor], object], list[str], str]]
     "in place on a view": (changes_a_view, ["relu_"], "changes the result of 'a' in place, which is read again later"),
     "in place on the input": (changes_the_input, ["add_"], "in place, which is read again later"),
     "a TorchScript function": (hidden, ["Calls"], "operations that torch does not show"),
-    "packed sequences": (packs, ["_pack_padded_sequence", "lstm", "_pad_packed_sequence"], "whole sequences of one length.*LSTM has no"),
+    "packed sequences": (packs, ["_pack_padded_sequence", "_pad_packed_sequence"], "whole sequences of one length"),
     "unpooling": (unpools, ["unpool", "unpool"], "ConvTranspose2d"),
     "no batch": (lambda m, x: m.a(x).sum(), ["sum"], r"gives shape \(\) for a batch of 2.*keep the batch"),
     "a mean over the batch": (lambda m, x: m.a(x).mean(0), ["mean"], r"gives shape \(8,\) for a batch of 2 and \(8,\) for a batch of 3"),

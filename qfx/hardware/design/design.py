@@ -17,6 +17,7 @@ from qfx.hardware.design.streams import Table as Table
 from qfx.hardware.design.streams import Tag as Tag
 from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
+from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
 from qfx.hardware.processes import MatMul as MatMul
