@@ -243,7 +243,7 @@ def _attention(
     return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
 
 
-_FAR_BELOW = -64.0
+FAR_BELOW = -64.0
 """What is added to a score that is not to be seen: its power is nothing in any word of 32 bits beside one that is seen."""
 
 
@@ -253,8 +253,8 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, _FAR_BELOW)
-    return scores + mask.clamp(min=_FAR_BELOW)
+        mask = torch.where(mask, 0.0, FAR_BELOW)
+    return scores + mask.clamp(min=FAR_BELOW)
 
 
 def _multihead(

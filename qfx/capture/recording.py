@@ -57,7 +57,8 @@ class _Frame:
 class Recording(TorchFunctionMode):
     """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are
     computed from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network;
-    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run."""
+    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run; ``replaced``: layers in place of
+    the model's, by its paths."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
@@ -72,6 +73,7 @@ class Recording(TorchFunctionMode):
         self.failure: BaseException | None = None
         self.stopped: UnsupportedError | None = None
         self.twins: dict[fx.Node, fx.Node] = {}
+        self.replaced: dict[str, nn.Module] = {}
         self.place = ""
         self.quiet = False  # a layer that is one piece runs
         self._tensors: dict[int, _Known] = {}
@@ -273,13 +275,14 @@ class Recording(TorchFunctionMode):
     def held(self) -> dict[str, Any]:
         """The modules and tensors that the graph names."""
         targets = {str(node.target): node for node in self.graph.nodes if node.op in ("call_module", "get_attr")}
-        return {target: self._foreign[target] if target in self._foreign else _got(self.model, target) for target in targets}
+        own = {**self._foreign, **self.replaced}
+        return {target: own[target] if target in own else _got(self.model, target) for target in targets}
 
     # Modules
 
     def module(self, path: str) -> nn.Module:
         """The model's layer at a dotted path."""
-        found: nn.Module = _got(self.model, path)
+        found: nn.Module = self.replaced.get(path) or _got(self.model, path)
         return found
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any]) -> Any:

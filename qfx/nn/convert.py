@@ -72,7 +72,8 @@ def check_model(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise DataError("is not initialized yet", where=name, remedy="run the model once on an example: model(example_input)")
-        if not bool(torch.isfinite(tensor).all()):
+        held = tensor if isinstance(tensor, nn.Parameter) else torch.where(tensor == -torch.inf, 0, tensor)  # a mask: refused where it is none
+        if not bool(torch.isfinite(held).all()):
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
