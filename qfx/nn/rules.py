@@ -33,7 +33,7 @@ from qfx.nn.layers.elementwise import extreme, piecewise
 from qfx.nn.layers.moving import borders, rearrange, take
 from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
-from qfx.nn.layers.selecting import embedding
+from qfx.nn.layers.selecting import embedding, top
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -62,6 +62,7 @@ FAMILIES: tuple[Family, ...] = (
     rearrange.FAMILY,
     borders.FAMILY,
     embedding.FAMILY,
+    top.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())
