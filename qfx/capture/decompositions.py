@@ -13,11 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx.capture import ranked
-from qfx.errors import UnsupportedError
-
-
-class NotTakenApartError(UnsupportedError):
-    """An operation in a form that qfx does not take apart."""
+from qfx.capture.refusals.apart import NotTakenApartError
 
 
 def _refused(what: str, remedy: str) -> NotTakenApartError:
@@ -67,6 +63,14 @@ def _narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
 
 def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
+
+
+def _expand_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.expand(other.shape)
+
+
+def _view_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.reshape(other.shape)
 
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -291,12 +295,14 @@ def _multihead(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention``, batch first all the way."""
-    if not module.batch_first or query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
+    """``nn.MultiheadAttention``, batch first within."""
+    if query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
         raise _refused(
-            "has a MultiheadAttention without batch_first=True, or with a padding mask, add_bias_kv or add_zero_attn",
-            "make it with batch_first=True, and give it whole sequences",
+            "has a MultiheadAttention with a padding mask, add_bias_kv or add_zero_attn, or of values without a batch",
+            "make it without these, and give it whole sequences",
         )
+    if not module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     size, heads = module.embed_dim, module.num_heads
     if module.in_proj_weight is None:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
@@ -311,6 +317,7 @@ def _multihead(
     seen = _softmax(_masked(scores, attn_mask, is_causal and attn_mask is None), -1)
     mixed = torch.matmul(seen, v).transpose(1, 2).reshape(query.shape[0], query.shape[1], size)
     result = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
+    result = result if module.batch_first else result.transpose(0, 1)
     if not need_weights:
         return result, None
     return result, seen.mean(1) if average_attn_weights else seen
@@ -331,11 +338,21 @@ def _unpool(*_: Any, **__: Any) -> Tensor:
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
+    linear = mode.endswith("linear")
+
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
-        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
-        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
-        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+        corners = (rest[0] if rest else options.get("align_corners")) if linear else None
+        given = rest[1:] if linear else rest
+        named = [options[name] for name in ("scale_factors", "scales", "scales_d", "scales_h", "scales_w") if name in options]
+        factors = [*(given or named)]
+        if len(factors) == 1 and isinstance(factors[0], list | tuple):
+            factors = list(factors[0])
+        size = None if output_size is None else list(output_size)
+        if factors and None not in factors:  # it is by these that torch finds the places
+            by_factors = [math.floor(float(n) * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]
+            if size is None or size == by_factors:
+                return F.interpolate(input, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=corners)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners)
 
     return upsample
 
@@ -352,6 +369,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
+    "expand_as": _expand_as,
+    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
     "topk": _topk,

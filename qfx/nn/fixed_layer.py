@@ -33,6 +33,8 @@ class Traits:
     ``named_by_source``: a Cast behind it belongs to the layer before it.
     ``called_again``: what a later call of its torch module gets: a layer of its own, the one that is there, or a refusal.
     ``one_point``: a Cast behind it has one binary point for all channels, whatever the recipe says.
+    ``casts``: it gives cast values, whatever it reads.
+    ``leaves_out``: it may give less than its operation does, where nothing reads the rest.
     ``holds_constants``: it has numbers of its own for every output channel, which could take in a factor or an addend that follows.
     """
 
@@ -44,6 +46,8 @@ class Traits:
     named_by_source: bool = False
     called_again: Literal["new", "shared", "refused"] = "new"
     one_point: bool = False
+    casts: bool = False
+    leaves_out: bool = False
     holds_constants: bool = False
 
 

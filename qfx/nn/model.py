@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.products.computed import settle
+from qfx.nn.layers.products.materialize import materialize_for
 from qfx.nn.layers.selecting.embedding import QEmbedding
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
@@ -28,19 +30,33 @@ class QuantizedModel(AnyNameModule):
 
     ``state_dict`` has, for each quantizer, its binary points, where they started (``frac_start``) and its type (``cast_type``: word length, sign and
     modes, as integers). ``load_state_dict`` takes a float model's checkpoint, which has none of them (the present ones stay), and those of a
-    quantized model of the same types. Raises ModelFileError, strict or not, for one of other types. A load that fails changes nothing.
+    quantized model of the same types; of one that was materialized (``materialize``), which this one then is too. Raises ModelFileError,
+    strict or not, for one of other types. A load that fails changes nothing.
     """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "QuantizedModel") -> None:
+        super().__init__(root, graph, class_name)
+        settle(self, root, fresh=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = super().__deepcopy__(memo)
+        settle(made, self)
+        return made
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's, but all or nothing: after an error, torch's own included, the model is as it was."""
-        tensors = [(module, dict(module._parameters), dict(module._buffers)) for module in self.modules()]
+        kept = [(module, dict(module._parameters), dict(module._buffers), dict(module._modules)) for module in self.modules()]
         values = [(tensor, tensor.detach().clone()) for tensor in (*self.parameters(), *self.buffers())]
         try:
+            materialize_for(self, state_dict)
             return super().load_state_dict(state_dict, strict, assign)
         except BaseException:
-            for module, parameters, buffers in tensors:
+            for module, parameters, buffers, parts in kept:
+                for place in (module._parameters, module._buffers, module._modules):
+                    place.clear()
                 module._parameters.update(parameters)
                 module._buffers.update(buffers)
+                module._modules.update(parts)
             with torch.no_grad():
                 for tensor, value in values:
                     tensor.copy_(value)
@@ -76,6 +92,8 @@ def _guarded(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         refuse_recording()
+        if getattr(args[0], "_is_replica", False):  # of DataParallel, which has parameters of its own
+            settle(args[0])
         if torch.compiler.is_compiling():  # casts are fused already, and what stands between two of them must stay exact
             return torch.compiler.disable(forward)(*args, **kwargs)  # type: ignore[no-untyped-call]
         return forward(*args, **kwargs)
@@ -101,7 +119,7 @@ def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str)
         elif not theirs:
             state_dict.setdefault(ours, layer.get_buffer(name))
     read = {prefix + theirs for layer in model.modules() if isinstance(layer, FixedLayer) for theirs in layer.float_tensors}
-    own = model.state_dict(prefix=prefix, keep_vars=True) if read else {}
+    own = model.state_dict(prefix=prefix, keep_vars=True) if read or names else {}
     for theirs in read | {theirs for theirs, _, _ in names.values()}:
         if theirs not in names and theirs not in own:
             state_dict.pop(theirs, None)

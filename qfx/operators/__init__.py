@@ -45,6 +45,7 @@ from qfx.operators.scale import Upsample as Upsample
 from qfx.operators.selecting import Embedding as Embedding
 from qfx.operators.selecting import TopPlaces as TopPlaces
 from qfx.operators.selecting import TopValues as TopValues
+from qfx.operators.sequences.scan import Scan as Scan
 from qfx.operators.slice import Slice as Slice
 from qfx.operators.take import Take as Take
 
@@ -55,6 +56,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     MatMul,
     Take,
     Embedding, TopValues, TopPlaces,
+    Scan,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

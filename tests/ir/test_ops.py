@@ -103,6 +103,25 @@ def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
     return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
 
 
+def oracle_scan(op: ops.Scan, x: torch.Tensor) -> torch.Tensor:
+    """The body by its own operators' oracles, step by step."""
+    first, *states = (node.name for node in op.body.inputs)
+    held = {name: torch.zeros(len(x), *op.body.infos[name].shape, dtype=torch.float64) for name in states}
+    results = []
+    for step in x.unbind(1):
+        known = {first: step, **held}
+        for node in op.body.nodes[len(known) :]:
+            sources = [known[name] for name in node.inputs]
+            if isinstance(node.op, ops.Cast):
+                cast = oracle_cast(node.op.cast, [Fraction(value) for value in sources[0].reshape(-1).tolist()], sources[0].shape[1:])
+                known[node.name] = torch.tensor([float(value) for value in cast], dtype=torch.float64).reshape(sources[0].shape)
+            else:
+                known[node.name] = ORACLE[type(node.op)](node.op, *sources)
+        results.append(known[op.result])
+        held = {name: known[following] for name, following in op.states}
+    return torch.stack(results, 1)
+
+
 COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
 
 ORACLE = {
@@ -139,6 +158,7 @@ ORACLE = {
     ops.ReduceSum: lambda op, x: x.sum([axis + 1 for axis in op.axes], keepdim=True),
     ops.ReduceMax: lambda op, x: x.amax([axis + 1 for axis in op.axes], keepdim=True),
     ops.ReduceMin: lambda op, x: x.amin([axis + 1 for axis in op.axes], keepdim=True),
+    ops.Scan: oracle_scan,
 }
 
 
@@ -171,7 +191,7 @@ def check_node(graph: Graph, node: Node, traced: dict[str, np.ndarray], x: np.nd
 @given(st.integers(0, 2**32 - 1))
 def test_random_graphs_equal_the_oracle_and_stay_in_range(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph = random_graph(rng)
+    graph = random_graph(rng, operators=OPERATORS)
     x = adversarial_inputs(graph, rng, 6)
     traced = trace(graph, x, check_ranges=True)
     for node in graph.nodes:
@@ -205,7 +225,7 @@ def samples() -> dict[type, tuple[Graph, Node]]:
     """One node of each operator, out of random graphs."""
     found: dict[type, tuple[Graph, Node]] = {}
     for seed in itertools.count():
-        graph = random_graph(np.random.default_rng(seed))
+        graph = random_graph(np.random.default_rng(seed), operators=OPERATORS)
         for node in graph.nodes:
             found.setdefault(type(node.op), (graph, node))
         if len(found) == len(OPERATORS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 NO_FORM = "train the model without it, or end the model before it and compute the rest on the host"
-STATE = "qfx has no state from step to step: use nn.Conv1d or attention over the steps, or keep it outside of the model that goes to the FPGA"
 LEAVE = "leave it out: it changes no value"
 HOST = "leave it out, and take it of the result on the host"
 RANDOM = "let nothing be random at inference: return the mean, say"
@@ -30,7 +29,6 @@ TEXTS: dict[str, str] = {
     ),
     "cumsum": "it is a product by a constant matrix: torch.matmul(x, torch.ones(n, n).triu()) is the same along a last axis of n places",
     "glu": "a * torch.sigmoid(b) with a, b = x.chunk(2, dim) is the same",
-    **dict.fromkeys(("lstm", "gru", "rnn", "lstmcell", "grucell", "rnncell", "rnntanh", "rnnrelu", "rnntanhcell", "rnnrelucell", "rnnbase"), STATE),
     **dict.fromkeys(("packpaddedsequence", "padpackedsequence"), "give the model whole sequences of one length: qfx has no packed ones"),
     **dict.fromkeys(("eq", "ne"), "numbers that are rounded are rarely equal: compare by >, >=, < or <="),
     **dict.fromkeys(("maskedfill", "maskedscatter"), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
