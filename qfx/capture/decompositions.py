@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx.capture import ranked
 from qfx.capture.refusals.apart import NotTakenApartError
 
 
@@ -90,6 +91,32 @@ def _extreme(name: str) -> Callable[..., Any]:
         return kind((values, getattr(torch, f"arg{name}")(input, dim, keepdim)))
 
     return extreme
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return torch.return_types.topk((ranked.topk(input, k, dim, largest), ranked.argtopk(input, k, dim, largest)))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    count = input.shape[dim]
+    return torch.return_types.sort((ranked.topk(input, count, dim, descending), ranked.argtopk(input, count, dim, descending)))
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    return ranked.argtopk(input, input.shape[dim], dim, descending)
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th least, of numbers that come in order."""
+    values, places = (_slice(function(input, k, dim, False), dim, k - 1, k) for function in (ranked.topk, ranked.argtopk))
+    return torch.return_types.kthvalue((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
+
+
+def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two in the middle, as torch has it."""
+    if dim is None:
+        raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
+    return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -346,6 +373,11 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
+    "topk": _topk,
+    "sort": _sort,
+    "argsort": _argsort,
+    "kthvalue": _kthvalue,
+    "median": _median,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,

@@ -90,6 +90,8 @@ def test_one_wrong_weight_shows() -> None:
         (ops.Slice((0, 1), (2, 6), (1, 2)), "Slice 0:2,1:6:2"),
         (ops.Take(1, (2, 0, 0)), "Take axis 1 2,0,0"),
         (ops.Take(0, tuple(range(8))), "Take axis 0 0,1,2,3,4,5..(8)"),
+        (ops.TopValues(1, 3), "TopValues greatest 3 axis 1"),
+        (ops.TopPlaces(0, 1, False), "TopPlaces least 1 axis 0"),
         (ops.Embedding(const(np.ones((7, 3)))), "Embedding 7 rows of 3"),
         (ops.Upsample((2, 3)), "Upsample 2x3"),
         (ops.Stretch((2,)), "Stretch 2"),

@@ -18,6 +18,7 @@ from qfx.hardware.processes.process import Process as Process
 from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
 from qfx.hardware.processes.selecting import Embedding as Embedding
+from qfx.hardware.processes.selecting import Top as Top
 from qfx.hardware.processes.sequences import Enter as Enter
 from qfx.hardware.processes.sequences import Keep as Keep
 from qfx.hardware.processes.sequences import Leave as Leave
@@ -32,7 +33,7 @@ PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
     TakeFrame,
-    Embedding,
+    Embedding, Top,
     Loop, Enter, Leave, Recall, Keep,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""
