@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
-from qfx.capture.trace import capture
+from qfx.capture.tail import captured
 from qfx.capture.traced import is_layer
 from qfx.errors import DataError, RecipeError, UnsupportedError
 from qfx.nn.builder import Builder
@@ -120,7 +120,7 @@ def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> Qua
     """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
     if any(True for _ in changed_modules(source)):
         require_supported(source, example, recipe)
-    traced = capture(source, example)
+    traced = captured(source, example, recipe)
     found: tuple[UnsupportedError, ...] = ()
     if traced.stopped is None and traced.differs is None and not traced.refused:
         try:
