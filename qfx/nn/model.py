@@ -173,3 +173,8 @@ def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 def recipe_of(qmodel: nn.Module) -> Recipe:
     """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
     return next(layer.recipe for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))
+
+
+def left_out_of(qmodel: nn.Module) -> tuple[str, ...]:
+    """What ``qmodel`` was made without because its recipe leaves it out (``Recipe.tail``), and where that stood in the float model."""
+    return next(layer.left_out for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))
