@@ -26,8 +26,8 @@ from qfx.nn.quantizer import Quantizer
 STEP = "step"
 """What the steps of a loop call the slice of the sequence that they work on."""
 
-_SETTLED = 12
-"""After so many steps a state's distribution is taken as the one that stays."""
+_SETTLED, _SAMPLES = 16, 256
+"""After so many steps a state's distribution is taken as the one that stays; the samples of it that are looked at."""
 
 _UNIT = Interval(-1, 1, 0)
 """The interval of numbers in a run without casts: it bounds nothing, and leaves all in the dtype of the model."""
@@ -97,7 +97,8 @@ class QScan(FixedLayer):
     # What it computes
 
     def forward(self, x: QTensor) -> QTensor:
-        results, bounds = [], None
+        x, results, bounds = x.plain(), [], None
+        self._reach = x.interval.hull
         for env in self._run(x):
             results.append(env[self.result].tensor())
             bounds = env[self.result].interval
@@ -106,9 +107,7 @@ class QScan(FixedLayer):
 
     def _run(self, x: QTensor) -> Iterator[dict[str, QTensor]]:
         """What each step of the body gives, time by time."""
-        x = x.plain()
         reach, self._features = x.interval.hull, x.shape[1]
-        self._reach = reach
         layers: list[tuple[str, nn.Module, tuple[str, ...]]] = [(step.name, self._layer(step), step.sources) for step in self.steps]
         now = {state.name: self._zeros(state, x) for state in self.states}
         with contextlib.ExitStack() as stack:
@@ -186,18 +185,17 @@ class QScan(FixedLayer):
         return [(".steps", ops.Transpose((1, 0))), ("", scan)]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
-        """Of the state that stays: the distributions of the layers, step by step. One for all times, which are the channels of the result."""
-        x = sources[0]
-        zero = torch.zeros(1, dtype=torch.float64, device=x.mean.device)
-        now = {state.name: Clipped.normal(zero, zero) for state in self.states}
-        env: dict[str, Clipped] = {}
-        for _ in range(_SETTLED):
-            env = {STEP: x, **now}
-            for step in self.steps:
-                layer: Any = self._layer(step)
-                env[step.name] = layer.distribution([env[source] for source in step.sources])
-            now = {state.name: env[state.next] for state in self.states}
-        return env[self.result].pooled()
+        """Of the state that stays, as a run in float on independent numbers of that distribution shows it: what a state is computed of depends on the
+        state before, so that distributions of the layers alone would not tell. One for all times, which are the channels of the result."""
+        like = next(self.parameters())
+        x = sources[0].expanded(self._features).samples(_SAMPLES)
+        order = torch.rand(*x.shape, _SETTLED, generator=torch.Generator().manual_seed(0)).argsort(0).to(x.device)
+        drawn = x.unsqueeze(-1).expand(order.shape).gather(0, order).to(like)
+        states = drawn
+        with _without_casts(self), torch.no_grad():
+            for env in self._run(QTensor(drawn, _UNIT)):
+                states = env[self.result].tensor()
+        return Clipped.normal(states.mean().reshape(1), states.std().reshape(1))
 
     def scales_channels(self, channels: int) -> bool:
         return False
