@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from qfx import operators as ops
 from qfx.errors import QfxError
 from qfx.fixed.arith import Bounds, Interval
+from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node, graph_name
-from qfx.ir.values import ArrayType
+from qfx.ir.values import ArrayType, Info
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.layers.batch_norm import FoldedNorm
@@ -25,6 +26,8 @@ from qfx.nn.quantizer import Quantizer
 
 STEP = "step"
 """What the steps of a loop call the slice of the sequence that they work on."""
+
+_TURNED = ops.Transpose((1, 0))
 
 _SETTLED, _SAMPLES = 16, 256
 """After so many steps a state's distribution is taken as the one that stays; the samples of it that are looked at."""
@@ -170,7 +173,15 @@ class QScan(FixedLayer):
         """Those of the types that the last forward met."""
         if self._reach is None:
             raise QfxError("has met no sequence yet", where=self.name, remedy="run the model once")
-        inputs = [Node(STEP, ops.Input((self._features,), ArrayType.of(self._reach.type())))]
+        return self._steps_on((self._features,), self._reach.type())
+
+    def operators_on(self, x: Info) -> Steps:
+        """Those for a sequence of which this much is known: constants may have left less of it than word lengths allow, on another grid."""
+        turned = _TURNED.infer(self.name, (x,))
+        return self._steps_on(turned.shape[1:], turned.type)
+
+    def _steps_on(self, shape: tuple[int, ...], type_: FixedType) -> Steps:
+        inputs = [Node(STEP, ops.Input(shape, ArrayType.of(type_)))]
         inputs += [Node(state.name, ops.Input((state.size,), self._cast_of(state).array_type())) for state in self.states]
         nodes, last = list(inputs), {node.name: node.name for node in inputs}
         for step in self.steps:
@@ -182,7 +193,7 @@ class QScan(FixedLayer):
                 sources = (name,)
             (last[step.name],) = sources
         scan = ops.Scan.of(graph_name(self.name), tuple(nodes), last[self.result], tuple(last[state.next] for state in self.states))
-        return [(".steps", ops.Transpose((1, 0))), ("", scan)]
+        return [(".steps", _TURNED), ("", scan)]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         """Of the state that stays, as a run in float on independent numbers of that distribution shows it: what a state is computed of depends on the
