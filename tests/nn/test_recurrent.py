@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -252,10 +253,21 @@ def test_a_float_checkpoint_loads() -> None:
 
 def test_check_tells_the_form() -> None:
     rows = qfx.check(model("lstm", bidirectional=True), data()).rows
-    assert [(row.path, row.form) for row in rows if "QScan" in row.form] == [
-        (f"rnn.{place}", ("QPermute", "QLinear", "QScan")) for place in ("l0", "l0_reverse")
+    assert [(row.path, row.operation, row.form) for row in rows if "QScan" in row.form] == [
+        (f"rnn.{place}", "LSTM", ("QPermute", "QLinear", "QScan")) for place in ("l0", "l0_reverse")
     ]
     assert not any(row.blocker for row in rows)
+
+
+def test_a_network_that_runs_twice_shares_its_weights() -> None:
+    m, x = model("lstm", lambda m, x: m.fc(m.rnn(x)[0][:, -1] - m.rnn(x.flip(2))[0][:, -1])), data()
+    q = qfx.quantize(m, x, WIDE)
+    assert near(q, m, x, 1e-5)
+    assert q.rnn.l0.hidden.weight is q.rnn.l0_1.hidden.weight
+    exact_everywhere(q)
+    q.load_state_dict(m.state_dict(), strict=True)
+    narrow = qfx.quantize(m, x, qfx.Recipe(overrides=(qfx.Override("rnn.*.state", {"width": 5}),)))
+    assert [narrow.get_submodule(f"rnn.{place}.state").word_length for place in ("l0", "l0_1")] == [5, 5]
 
 
 # Training
@@ -348,8 +360,11 @@ def test_copies_and_checkpoints() -> None:
     again = copy.deepcopy(q)
     fresh = qfx.quantize(model("lstm"), data(8) * 3)
     fresh.load_state_dict(q.state_dict())
-    assert torch.equal(again(x), expected)
-    assert torch.equal(fresh(x), expected)
+    buffer = io.BytesIO()
+    torch.save(q, buffer)
+    buffer.seek(0)
+    for other in (again, fresh, torch.load(buffer, weights_only=False)):
+        assert torch.equal(other(x), expected)
 
 
 @pytest.mark.parametrize("bits", [4, 8])

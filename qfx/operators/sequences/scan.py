@@ -59,7 +59,7 @@ class Scan(Operator):
         }
     )
     pointwise: ClassVar[bool] = False
-    any_order: ClassVar[bool] = False
+    any_order: ClassVar[bool] = True
     fuses: ClassVar[bool] = False
     renames: ClassVar[bool] = False
 
