@@ -142,6 +142,11 @@ def _swish(node: Node) -> Value:
 
 
 def _where(node: Node) -> Value:
+    chosen = node.arguments[0]
+    if isinstance(chosen, np.ndarray) and chosen.size == 1:  # decided when it was exported
+        taken, other = (node.x(place).data.shape for place in ((1, 2) if bool(np.ravel(chosen)[0]) else (2, 1)))
+        if tuple(taken) == np.broadcast_shapes(taken, other, chosen.shape):
+            return node.x(1 if bool(np.ravel(chosen)[0]) else 2)
     return node.call(torch.where, node.x(0), node.operand(1), node.operand(2))
 
 
