@@ -66,7 +66,12 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
 
 
 def _expand_as(input: Tensor, other: Tensor) -> Tensor:
-    return input.expand(other.shape)
+    own = (0,) * (other.dim() - input.dim()) + tuple(input.shape)
+    return input.expand([-1 if size == wanted else wanted for size, wanted in zip(own, other.shape, strict=True)])
+
+
+def _matrices_transposed(input: Tensor) -> Tensor:
+    return input.transpose(-2, -1)
 
 
 def _view_as(input: Tensor, other: Tensor) -> Tensor:
@@ -141,6 +146,10 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
     if dim is None:
         raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
     return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    return F.unfold(input, kernel_size, dilation, padding, stride)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -294,7 +303,7 @@ def _attention(
     return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
 
 
-_FAR_BELOW = -64.0
+FAR_BELOW = -64.0
 """What is added to a score that is not to be seen: its power is nothing in any word of 32 bits beside one that is seen."""
 
 
@@ -304,8 +313,8 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, _FAR_BELOW)
-    return scores + mask.clamp(min=_FAR_BELOW)
+        mask = torch.where(mask, 0.0, FAR_BELOW)
+    return scores + mask.clamp(min=FAR_BELOW)
 
 
 def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -417,6 +426,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "stack": _stack,
     "expand_as": _expand_as,
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
+    "mT": _matrices_transposed,
+    "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
     "zeros_like": _like(0.0),

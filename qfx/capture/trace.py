@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from qfx.capture.any_names import AnyNameModule
 from qfx.capture.batch.rewriting import batch_in_front
 from qfx.capture.inputs import Inputs
+from qfx.capture.masks import soften
 from qfx.capture.recording import Recording, StopError, merge, recording
 from qfx.capture.refusals.apart import NotTakenApartError
 from qfx.capture.refusals.remedies import named, plain_remedy
@@ -48,6 +49,7 @@ def capture(model: nn.Module, example: Any) -> Traced:
     apart = merge(small, large)  # also as far as they got
     stopped = small.stopped or large.stopped or apart or _by_one(model, inputs, small)
     batch_in_front(small, large)
+    soften(small, large)
     small.graph.output(small.result if stopped is None else None)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")

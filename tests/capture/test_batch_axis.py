@@ -13,6 +13,7 @@ from nn_models import Calls
 from torch import Tensor, nn
 
 import qfx
+from qfx.capture.from_onnx import from_onnx
 from qfx.capture.from_pt2 import from_pt2
 from qfx.capture.trace import trace
 from qfx.errors import UnsupportedError
@@ -158,9 +159,91 @@ def exported(module: nn.Module, x: Tensor, path: Path) -> nn.Module:
     return from_pt2(path, x)
 
 
-@pytest.mark.parametrize("form", ["time major", "stack and sum", "one number a sample", "einsum", "a normalization"])
+@pytest.mark.parametrize("form", ["time major", "rows", "attention by hand", "stack and sum", "one number a sample", "einsum", "a normalization"])
 def test_an_exported_program_is_taken_as_well(form: str, tmp_path: Path) -> None:
     module, x = held(FORMS[form]), samples()
     y = check(module, x, form)
     other = check(exported(module, x, tmp_path / "model.pt2"), x, f"{form}, exported")
     assert_bit_exact(other.numpy(), y.numpy(), names=("the exported program", "the module"))
+
+
+class Attends(nn.Module):
+    """nn.MultiheadAttention as its default options have it, the steps first."""
+
+    def __init__(self, *, need_weights: bool, **options: Any) -> None:
+        super().__init__()
+        self.before, self.attention, self.need_weights = nn.Linear(E, E), nn.MultiheadAttention(E, 2, **options), need_weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x).transpose(0, 1)
+        result: Tensor = self.attention(x, x, x, need_weights=self.need_weights)[0]
+        return result.transpose(0, 1)
+
+
+class Encodes(nn.Module):
+    """Layers of torch with their default options, behind one another."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.before, self.layers = nn.Linear(E, E), nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layers(self.before(x).transpose(0, 1))
+        return result.mean(0)
+
+
+def encoder_layer(**options: Any) -> nn.Module:
+    return nn.TransformerEncoderLayer(E, 2, 16, **options)
+
+
+class Transforms(nn.Module):
+    """An encoder and a decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = nn.Transformer(E, 2, 1, 1, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        result: Tensor = self.transformer(x, x[:3])
+        return result.transpose(0, 1)
+
+
+STEPS_FIRST: dict[str, Callable[[], nn.Module]] = {
+    "attention": lambda: Attends(need_weights=True),
+    "attention without weights": lambda: Attends(need_weights=False),
+    "attention without bias": lambda: Attends(need_weights=False, bias=False),
+    "attention of other sizes": lambda: Attends(need_weights=True, kdim=E, vdim=E),
+    "an encoder layer": lambda: Encodes(encoder_layer()),
+    "an encoder": lambda: Encodes(nn.TransformerEncoder(encoder_layer(norm_first=True, activation="gelu"), 2, enable_nested_tensor=False)),
+    "a transformer": Transforms,
+}
+
+
+def made(name: str) -> nn.Module:
+    torch.manual_seed(2)
+    return STEPS_FIRST[name]().eval()
+
+
+def from_legacy_onnx(module: nn.Module, x: Tensor, path: Path, *, free: bool = True) -> nn.Module:
+    axes = {"dynamic_axes": {"x": {0: "batch"}}} if free else {}
+    torch.onnx.export(module, (x,), str(path), dynamo=False, input_names=["x"], **axes)  # type: ignore[arg-type]
+    return from_onnx(path, x)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("name", STEPS_FIRST)
+def test_layers_that_want_the_steps_first(name: str) -> None:
+    check(made(name), samples(), name)
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("name", STEPS_FIRST)
+def test_layers_that_want_the_steps_first_exported(name: str, tmp_path: Path) -> None:
+    check(exported(made(name), samples(), tmp_path / "model.pt2"), samples(), f"{name}, exported")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", STEPS_FIRST)
+def test_layers_that_want_the_steps_first_in_onnx(name: str, tmp_path: Path) -> None:
+    check(from_legacy_onnx(made(name), samples(), tmp_path / "model.onnx"), samples(), f"{name}, ONNX")
