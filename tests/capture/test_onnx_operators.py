@@ -384,13 +384,8 @@ REFUSED_BY_QUANTIZE: tuple[str, ...] = (
     "Max many",
     "Min many",
     "LpNormalization",
-    "ReduceProd (2, 3) 1",
-    "ReduceProd (1,) 0",
-    "ReduceProd (-1,) 1",
     "CumSum",
     "CumSum reverse",
-    "GatherElements",
-    "Trilu",
 )
 """Forms that have no fixed-point form yet."""
 
