@@ -110,14 +110,16 @@ def parts_of(layers: Layers, inputs: int) -> tuple[Part, ...]:
 class Family:
     """What one file of ``qfx/nn/layers`` brings: its fixed-point ``layers``, and the torch ``modules`` (by the class whose forward runs),
     ``functions`` and ``methods`` that become them: the names of the arguments (a star gathers the rest) and the rule. ``takes_constants``: its
-    rules have words of their own for operands that are not computed from the input. ``moving``: whether a call with such arguments (by name, or
-    attributes of the module) only moves values, where that is not the same for all."""
+    rules have words of their own for operands that are not computed from the input. ``elementwise``: whether its operations work number by number,
+    with operands repeated as torch does: whatever the axes are. ``moving``: whether a call with such arguments (by name, or attributes of the
+    module) only moves values, where that is not the same for all."""
 
     layers: tuple[type[FixedLayer], ...] = ()
     modules: Mapping[type[nn.Module], Rule] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any], tuple[str, Rule]] = field(default_factory=dict)
     methods: Mapping[str, tuple[str, Rule]] = field(default_factory=dict)
     takes_constants: bool = False
+    elementwise: bool = False
     moving: Callable[[Mapping[str, Any]], bool] | None = None
 
     @property
