@@ -212,7 +212,6 @@ ON_MAPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "maxima to 2": lambda m, x: F.adaptive_max_pool2d(x, 2),
     "means to 12": lambda m, x: F.adaptive_avg_pool2d(x, 12),
     "the size of another": lambda m, x: F.interpolate(F.max_pool2d(x, 2), size=x.shape[-2:]),
-    "bilinear": lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"),
     "response of neighbours": lambda m, x: F.local_response_norm(x, 2),
     "statistics": lambda m, x: F.batch_norm(x, m.mean.flatten(), m.gain.flatten().detach().abs()),
     "instance norm": lambda m, x: F.instance_norm(x),
