@@ -170,6 +170,8 @@ class Builder:
             layer = self._layer(path)
         else:
             path = self._attach(path, layer)
+        if isinstance(layer, Tabled):
+            layer.table_error = self.recipe.table_error
         arguments: tuple[QTensor | FoldedNorm, ...] = tuple(value.data for value in inputs)
         extra: tuple[fx.Node, ...] = ()
         if norm is not None:
