@@ -97,3 +97,20 @@ def recurrent(scan: ops.Scan, steps: int, *, last: bool = False) -> Graph:
         nodes.append(Node("fc", ops.Linear(Const(np.random.default_rng(5).integers(-7, 8, (2, hidden)), 3), None), ("flat",)))
         nodes.append(Node("y", cast(WORD), ("fc",)))
     return Graph("recurrent", tuple(nodes), nodes[-1].name)
+
+
+def rows(steps: int) -> Graph:
+    """Pictures of two channels, one after the other: a convolution of each and the state, a state for each element, and a result that is no state."""
+    own = ArrayType(WORD, tuple(1 + (i % 3) for i in range(24)), (2, 3, 4))
+    weight = Const(np.random.default_rng(3).integers(-7, 8, (2, 2, 3, 3)), 4)
+    nodes = (
+        Node("x", ops.Input((2, 3, 4), ArrayType.of(WORD))),
+        Node("h", ops.Input((2, 3, 4), own)),
+        Node("conv", ops.Conv(weight, None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1), ("x",)),
+        Node("sum", ops.Add(), ("conv", "h")),
+        Node("next", ops.Cast(own), ("sum",)),
+        Node("apart", ops.Sub(), ("x", "next")),
+        Node("y", ops.MaxPool((2, 2), (1, 1), ((0, 0), (0, 0)), (1, 1)), ("apart",)),
+    )
+    scan = ops.Scan.of("rows", nodes, "y", ("next",))
+    return Graph("rows", (Node("x", ops.Input((steps, 2, 3, 4), ArrayType.of(WORD))), Node("rnn", scan, ("x",))), "rnn")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx.capture import ranked
 from qfx.capture.refusals.apart import NotTakenApartError
 
 
@@ -90,6 +91,56 @@ def _extreme(name: str) -> Callable[..., Any]:
         return kind((values, getattr(torch, f"arg{name}")(input, dim, keepdim)))
 
     return extreme
+
+
+def _full_like(input: Tensor, fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """A constant: it does not depend on the value, whose shape alone is asked."""
+    return torch.full(tuple(input.shape), fill_value, dtype=dtype or input.dtype, device=input.device)
+
+
+def _new_full(input: Tensor, size: Sequence[int], fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    return torch.full(tuple(size), fill_value, dtype=dtype or input.dtype, device=input.device)
+
+
+def _like(value: float) -> Callable[..., Tensor]:
+    def like(input: Tensor, **options: Any) -> Tensor:
+        return _full_like(input, value, **options)
+
+    return like
+
+
+def _new(value: float) -> Callable[..., Tensor]:
+    def new(input: Tensor, *size: Any, **options: Any) -> Tensor:
+        sizes = size[0] if size and not isinstance(size[0], int) else size or options.pop("size")
+        return _new_full(input, sizes, value, **options)
+
+    return new
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return torch.return_types.topk((ranked.topk(input, k, dim, largest), ranked.argtopk(input, k, dim, largest)))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    count = input.shape[dim]
+    return torch.return_types.sort((ranked.topk(input, count, dim, descending), ranked.argtopk(input, count, dim, descending)))
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    return ranked.argtopk(input, input.shape[dim], dim, descending)
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th least, of numbers that come in order."""
+    values, places = (_slice(function(input, k, dim, False), dim, k - 1, k) for function in (ranked.topk, ranked.argtopk))
+    return torch.return_types.kthvalue((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
+
+
+def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two in the middle, as torch has it."""
+    if dim is None:
+        raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
+    return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -346,6 +397,17 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
+    "zeros_like": _like(0.0),
+    "ones_like": _like(1.0),
+    "full_like": _full_like,
+    "new_zeros": _new(0.0),
+    "new_ones": _new(1.0),
+    "new_full": _new_full,
+    "topk": _topk,
+    "sort": _sort,
+    "argsort": _argsort,
+    "kthvalue": _kthvalue,
+    "median": _median,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,

@@ -23,7 +23,7 @@ from qfx.capture.decompositions import OF_FUNCTIONS, OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
 from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
 from qfx.capture.recurrence import taken_apart
-from qfx.capture.traced import CALLER, INTERNAL, KEPT, KIND, MADE, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
+from qfx.capture.traced import CALLER, INTERNAL, KEPT, KIND, MADE, OPENED, SITE, SPARE, TAKEN_APART, WHOLE, base_layer, is_layer, place_of
 from qfx.capture.weights import computed_roles, kept_names
 from qfx.errors import UnsupportedError
 from qfx.nn.rules import MODULES
@@ -132,14 +132,14 @@ class Recording(TorchFunctionMode):
         parts = self._always_apart(target, arguments, kwargs)
         if parts is not None:
             with self:
-                return self._taken_apart(parts, arguments, kwargs)
+                return self._taken_apart(parts, arguments, kwargs, bare_name(target))
         if not known(target):
             whole = isinstance(func, types.FunctionType)
             name = bare_name(target)
             taken = OF_FUNCTIONS.get(func) if whole else OF_TORCH.get(name) or taken_apart(name, arguments, self._depends)
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
-                    return self._taken_apart(taken, arguments, kwargs)
+                    return self._taken_apart(taken, arguments, kwargs, bare_name(target))
             if whole and func not in self._open:
                 self._open.append(func)
                 try:
@@ -159,7 +159,7 @@ class Recording(TorchFunctionMode):
             return OF_TORCH[name]
         return None
 
-    def _taken_apart(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _taken_apart(self, function: Callable[..., Any], args: Any, kwargs: Any, name: str = "") -> Any:
         """Run ``function`` in place of torch's; what its steps give stays within the operation, its results do not."""
         self._inside += 1
         try:
@@ -170,6 +170,9 @@ class Recording(TorchFunctionMode):
             found = self._tensors.get(id(leaf)) if isinstance(leaf, Tensor) else None
             if found is not None and not self._inside:
                 found.node.meta[INTERNAL] = False
+                source = args[0] if args else kwargs.get("input")
+                if name and isinstance(source, Tensor):
+                    found.node.meta[TAKEN_APART] = (name, self._node_of(source))
         return result
 
     def _operation(self, name: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
@@ -290,6 +293,7 @@ class Recording(TorchFunctionMode):
         path = self._paths.get(id(module))
         layer = path is not None and is_layer(module)
         self.place = self._frames[-1].path if path is None else path
+        layer = layer and any(self._depends(leaf) for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor))
         roles = computed_roles(module) if layer else None
         packed = any(isinstance(argument, PackedSequence) for argument in args)  # refused where it was packed, whatever happens here
         if layer and (_is_plain(module) or roles) and (base_layer(module) in MODULES or packed) and path:

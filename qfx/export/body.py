@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnx import NodeProto, helper
@@ -11,32 +10,10 @@ from qfx.errors import UnsupportedError
 from qfx.export import opset
 from qfx.export.bounds import Value, symmetric
 from qfx.ir.graph import Graph, Node
+from qfx.ir.within import MARK, inside, renamed
 
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
-
-MARK = "::"
-"""Stands between the name of a node and the names inside its body: those of a file are unique, bodies included."""
-
-
-def inside(node: str, name: str) -> str:
-    """The name in the file of what is called ``name`` in the body of ``node``."""
-    return f"{node}{MARK}{name}"
-
-
-def renamed(graph: Graph, node: str) -> Graph:
-    """The body with the names that it has in the file."""
-    nodes = (replace(part, name=inside(node, part.name), inputs=tuple(inside(node, name) for name in part.inputs)) for part in graph.nodes)
-    return Graph(inside(node, graph.name), tuple(nodes), tuple(inside(node, name) for name in graph.outputs))
-
-
-def restored(graph: Graph, node: str) -> Graph:
-    """The inverse of ``renamed``. Names that do not begin so stay as they are."""
-    start = inside(node, "")
-    nodes = (
-        replace(part, name=part.name.removeprefix(start), inputs=tuple(name.removeprefix(start) for name in part.inputs)) for part in graph.nodes
-    )
-    return Graph(graph.name.removeprefix(start), tuple(nodes), tuple(name.removeprefix(start) for name in graph.outputs))
 
 
 def write_scan(writer: Writer, node: Node, body: Graph, carried: tuple[int, ...]) -> Value:

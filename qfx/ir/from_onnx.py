@@ -18,13 +18,13 @@ from onnx import numpy_helper
 from qfx import formats
 from qfx.errors import ModelFileError, QfxError, UnsupportedError
 from qfx.export import opset
-from qfx.export.body import restored
 from qfx.export.onnx_file import DIGEST_KEY, digest, to_model, written_keys
 from qfx.homes import joined
 from qfx.ir.graph import Graph, Node
 from qfx.ir.onnx_node import REMEDY, OnnxNode
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
+from qfx.ir.within import restored
 from qfx.operators import OPERATORS
 
 _FORMS: dict[str, type[Operator]] = joined((form, operator) for operator in OPERATORS for form in operator.forms)

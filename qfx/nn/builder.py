@@ -85,6 +85,7 @@ class Builder:
             raise UnsupportedError(f"the input {self._label(node)!r} is never read", where=self._label(node), remedy="leave it out of the example")
         label = self._label(node) if self._several() else "input"
         layer = QInput(self.traced.shapes[node], self.recipe, label, rows_addressed(node, self.traced, only_moves))
+        layer.left_out = self.traced.left_out
         path = self._attach(self._free(layer.label), layer)
         layer.initialize(data)
         self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")

@@ -92,8 +92,6 @@ def _guarded(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
         refuse_recording()
-        if getattr(args[0], "_is_replica", False):  # of DataParallel, which has parameters of its own
-            settle(args[0])
         if torch.compiler.is_compiling():  # casts are fused already, and what stands between two of them must stay exact
             return torch.compiler.disable(forward)(*args, **kwargs)  # type: ignore[no-untyped-call]
         return forward(*args, **kwargs)
@@ -175,3 +173,8 @@ def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 def recipe_of(qmodel: nn.Module) -> Recipe:
     """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
     return next(layer.recipe for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))
+
+
+def left_out_of(qmodel: nn.Module) -> tuple[str, ...]:
+    """What ``qmodel`` was made without because its recipe leaves it out (``Recipe.tail``), and where that stood in the float model."""
+    return next(layer.left_out for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))

@@ -63,7 +63,7 @@ class Modern(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.slope(torch.maximum(x, x.flip(2))) * x.amax((2, 3), keepdim=True) - x.amin(1, keepdim=True)
         y = torch.minimum(torch.where(y > 0.5, y, x), x)
-        return (y @ x.transpose(2, 3)).sum(1)
+        return (y @ x.transpose(2, 3)).topk(2)[0].sum(1) + x.argmin(1)[:, :, :2]
 
 
 def test_every_operator_has_a_layer() -> None:

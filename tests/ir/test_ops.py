@@ -145,6 +145,8 @@ ORACLE = {
     ops.Pad: lambda op, x: torch_pad(x, op.pads),
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
     ops.Take: lambda op, x: x.index_select(op.axis + 1, torch.tensor(op.indices)),
+    ops.TopValues: lambda op, x: x.sort(dim=op.axis + 1, descending=op.largest, stable=True).values.narrow(op.axis + 1, 0, op.count),
+    ops.TopPlaces: lambda op, x: x.sort(dim=op.axis + 1, descending=op.largest, stable=True).indices.narrow(op.axis + 1, 0, op.count).double(),
     ops.Embedding: lambda op, x: const_values(op.rows)[x.long().clamp(0, len(op.rows.raw) - 1)],
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
@@ -189,7 +191,7 @@ def check_node(graph: Graph, node: Node, traced: dict[str, np.ndarray], x: np.nd
 @given(st.integers(0, 2**32 - 1))
 def test_random_graphs_equal_the_oracle_and_stay_in_range(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph = random_graph(rng, operators=OPERATORS)
+    graph = random_graph(rng)
     x = adversarial_inputs(graph, rng, 6)
     traced = trace(graph, x, check_ranges=True)
     for node in graph.nodes:
@@ -223,7 +225,7 @@ def samples() -> dict[type, tuple[Graph, Node]]:
     """One node of each operator, out of random graphs."""
     found: dict[type, tuple[Graph, Node]] = {}
     for seed in itertools.count():
-        graph = random_graph(np.random.default_rng(seed), operators=OPERATORS)
+        graph = random_graph(np.random.default_rng(seed))
         for node in graph.nodes:
             found.setdefault(type(node.op), (graph, node))
         if len(found) == len(OPERATORS):
@@ -312,6 +314,9 @@ POOL = ops.MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
         (ops.Take(1, (0, 3)), [(2, 3)], "takes 0,3 along an axis of 3"),
         (ops.Take(0, (-1,)), [(2, 3)], "takes -1 along"),
         (ops.Take(0, ()), [(2, 3)], "one or more numbers of 0 to 1"),
+        (ops.TopValues(2, 1), [(2, 3)], "takes 1 numbers along axis 2"),
+        (ops.TopValues(1, 4), [(2, 3)], "takes 4 numbers along axis 1"),
+        (ops.TopPlaces(1, 0), [(2, 3)], "take no more than there are"),
         (ops.Embedding(const([1, 2])), [(3,)], r"the rows are of shape \(2,\)"),
         (ops.Embedding(Const(np.array([[1], [2]]), (0, 3))), [(3,)], "on 2 grids"),
         (ops.Upsample((2,)), [(2, 3, 4)], "one of at least 1 per axis behind the channels"),

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from nn_models import check_exact
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.utils.checkpoint import checkpoint
 
 import qfx
 from qfx import Recipe, Spec, ptq
@@ -86,6 +87,34 @@ class Filled(nn.Module):
         return F.linear(F.linear(x, matrix), torch.cat([first, second, first + second])[:, :3])
 
 
+class Bias(nn.Module):
+    """Attention's numbers with a bias from a table of parameters, one from a small network of positions, and a scale that is clamped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.scale = P(torch.randn(9, 2)), P(torch.zeros(2, 1, 1))
+        self.network = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 2, bias=False))
+        self.register_buffer("index", torch.randint(0, 9, (16,)))
+        self.register_buffer("positions", torch.randn(9, 2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.table[self.index].view(4, 4, -1).permute(2, 0, 1).contiguous().unsqueeze(0)
+        second = 4 * torch.sigmoid(self.network(self.positions)[self.index].view(4, 4, -1).permute(2, 0, 1))
+        return x * self.scale.clamp(max=4.6).exp() + first + second.unsqueeze(0)
+
+
+class Combined(nn.Module):
+    """Operations of a value and several constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.slope = P(torch.randn(4)), P(torch.rand(4) + 1), P(torch.rand(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcdiv(torch.addcmul(x, self.a, self.b, value=0.5), self.a, self.b)
+        return F.prelu(x, self.slope * 2)
+
+
 class Double(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return weight * 2 + 0.25
@@ -125,6 +154,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "tied": (Tied, (6,)),
     "attention": (Attention, (5, 8)),
     "filled": (Filled, (3,)),
+    "bias of positions": (Bias, (2, 4, 4)),
+    "combined": (Combined, (4,)),
 }
 
 
@@ -298,6 +329,74 @@ def test_a_computed_weight_that_is_no_number_is_refused_at_export() -> None:
         q.get_parameter("0.weight_v").zero_()
     with pytest.raises(qfx.errors.DataError):
         qfx.to_graph(q)
+
+
+class TwiceNormed(nn.Module):
+    """Two layers with one normalized weight between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = old("weight_norm", nn.Linear(4, 4)), old("weight_norm", nn.Linear(4, 4))
+        self.b.weight_g, self.b.weight_v = self.a.weight_g, self.a.weight_v
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+def test_a_parameter_with_two_names_has_both_and_stays_one() -> None:
+    model, x = TwiceNormed().eval(), torch.randn(8, 4)
+    q = qfx.quantize(model, x)
+    assert own_names(q) == set(model.state_dict())
+    q.load_state_dict(model.state_dict())
+    for each in (q, copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        steps(each, x)
+        assert each.get_parameter("a.weight_v") is each.get_parameter("b.weight_v")
+        assert torch.equal(each.get_submodule("a").weight, each.get_submodule("b").weight)  # type: ignore[arg-type]
+        check_exact(each)
+
+
+class Keeps(nn.Module):
+    """Numbers that its checkpoints do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.layer = torch.randn(4, 6), nn.Linear(4, 4)
+        self.register_buffer("fixed", torch.randn(1, 4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(F.linear(x, self.plain) + self.fixed)
+
+
+def test_numbers_that_checkpoints_do_not_have_stay() -> None:
+    model = Keeps().eval()
+    q = qfx.quantize(model, torch.randn(8, 6))
+    q.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_call_with_parameters_of_ones_own_reads_those(name: str) -> None:
+    model, x = made(name)
+    q = qfx.quantize(model, x).eval()
+    other = copy.deepcopy(q)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.125)
+    before = q(x)
+    assert torch.equal(torch.func.functional_call(q, dict(other.named_parameters()), (x,)), other(x))
+    assert torch.equal(q(x), before)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", ["pruned", "standardized", "tied"])
+def test_activation_checkpointing_gives_the_same_gradients(name: str, reentrant: bool) -> None:
+    model, x = made(name)
+    q = qfx.quantize(model, x).train()
+    again = copy.deepcopy(q)
+    q(x).square().sum().backward()
+    checkpoint(again, x.requires_grad_(), use_reentrant=reentrant).square().sum().backward()
+    for (path, parameter), other in zip(q.named_parameters(), again.parameters(), strict=True):
+        assert (parameter.grad is None) == (other.grad is None), path
+        assert parameter.grad is None or torch.equal(parameter.grad, other.grad), path
 
 
 # --- passes that write weights ----------------------------------------------------------------------------------------------------------

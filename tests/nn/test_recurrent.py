@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -43,12 +44,24 @@ def data(count: int = 24, steps: int = STEPS) -> Tensor:
 def model(kind: str, forward: Callable[[Any, Tensor], Any] = lambda m, x: m.fc(m.rnn(x)[0][:, -1]), **options: Any) -> nn.Module:
     torch.manual_seed(1)
     size = (options.get("proj_size") or HIDDEN) * (2 if options.get("bidirectional") else 1)
-    return Calls(forward, rnn=KINDS[kind](FEATURES, HIDDEN, batch_first=True, **options), fc=nn.Linear(size, 3)).eval()
+    return Calls(forward, rnn=KINDS[kind](FEATURES, HIDDEN, **{"batch_first": True, **options}), fc=nn.Linear(size, 3)).eval()
 
 
 def near(q: nn.Module, m: nn.Module, x: Tensor, share: float) -> bool:
     expected = m(x)
     return float((q(x) - expected).detach().square().mean()) <= share * float(expected.detach().var())
+
+
+def exact_everywhere(q: nn.Module) -> Graph:
+    """Torch, interpreter and ONNX Runtime, raw for raw; and the file is read as the graph that it was written from."""
+    graph = check_exact(q)
+    file = to_model(graph)
+    assert from_model(file) == graph
+    session = ort.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = adversarial_inputs(graph, np.random.default_rng(2), 12)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x})
+    assert_bit_exact(raw_of(y, graph, "ONNX Runtime"), run_raw(graph, x), names=("ONNX Runtime", "interpreter"))
+    return graph
 
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -91,6 +104,67 @@ OUTPUTS: dict[str, Callable[[Any, Tensor], Any]] = {
 def test_what_is_made_of_the_sequence(kind: str, output: str) -> None:
     m, x = model(kind, OUTPUTS[output]), data()
     assert near(qfx.quantize(m, x, WIDE), m, x, 1e-5)
+
+
+def h_n(m: Any, x: Tensor) -> Tensor:
+    found = m.rnn(x)[1]
+    return found[0] if isinstance(found, tuple) else found
+
+
+ENDS: dict[str, tuple[Callable[[Any, Tensor], Any], dict[str, Any]]] = {
+    "of the last layer": (lambda m, x: m.fc(h_n(m, x)[-1]), {"num_layers": 2}),
+    "of the only layer": (lambda m, x: m.fc(h_n(m, x).squeeze(0)), {}),
+    "of both directions": (lambda m, x: m.fc(torch.cat([m.rnn(x)[1][0][-2], m.rnn(x)[1][0][-1]], 1)), {"bidirectional": True}),
+    "of all": (lambda m, x: m.fc(h_n(m, x).permute(1, 0, 2).flatten(1)), {"bidirectional": True}),
+    "alone": (lambda m, x: h_n(m, x)[0], {"num_layers": 2}),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_what_is_made_of_the_last_state(kind: str, end: str) -> None:
+    forward, options = ENDS[end]
+    if kind == "gru" and end == "of both directions":
+        forward = ENDS["of all"][0]
+    m, x = model(kind, forward, **options), data()
+    q = qfx.quantize(m, x, WIDE)
+    assert near(q, m, x, 1e-5)
+    exact_everywhere(q)
+
+
+CELLS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "the cell": lambda m, x: m.rnn(x)[1][1][-1],
+    "both": lambda m, x: (lambda found: torch.cat([found[1][0][-1], found[1][1][-1]], 1))(m.rnn(x)),
+    "the sequence and the cell": lambda m, x: (lambda found: m.fc(found[0].mean(1) + found[1][1].squeeze(0)))(m.rnn(x)),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_last_cell(cell: str) -> None:
+    m, x = model("lstm", CELLS[cell]), data()
+    q = qfx.quantize(m, x, WIDE)
+    assert near(q, m, x, 1e-5)
+    graph = exact_everywhere(q)
+    (scan,) = (node for node in graph.nodes if isinstance(node.op, ops.Scan))
+    assert graph.infos[scan.name].shape == (STEPS, 2 * HIDDEN)
+
+
+STEPS_FIRST: dict[str, tuple[Callable[[Any, Tensor], Any], dict[str, Any]]] = {
+    "the last step": (lambda m, x: m.fc(m.rnn(x.transpose(0, 1))[0][-1]), {}),
+    "there and back": (lambda m, x: m.fc(m.rnn(x.permute(1, 0, 2))[0].permute(1, 0, 2)[:, -1]), {"bidirectional": True, "num_layers": 2}),
+    "the last state": (lambda m, x: m.fc(h_n(m, x.transpose(0, 1))[-1]), {}),
+    "a head at every step": (lambda m, x: m.fc(m.rnn(x.transpose(0, 1))[0]).transpose(0, 1), {}),
+}
+
+
+@pytest.mark.parametrize("form", STEPS_FIRST)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_steps_before_samples(kind: str, form: str) -> None:
+    forward, options = STEPS_FIRST[form]
+    m, x = model(kind, forward, batch_first=False, **options), data()
+    q = qfx.quantize(m, x, WIDE)
+    assert near(q, m, x, 1e-5)
+    exact_everywhere(q)
 
 
 def test_a_first_state_of_zeros_is_none() -> None:
@@ -179,10 +253,21 @@ def test_a_float_checkpoint_loads() -> None:
 
 def test_check_tells_the_form() -> None:
     rows = qfx.check(model("lstm", bidirectional=True), data()).rows
-    assert [(row.path, row.form) for row in rows if "QScan" in row.form] == [
-        (f"rnn.{place}", ("QPermute", "QLinear", "QScan")) for place in ("l0", "l0_reverse")
+    assert [(row.path, row.operation, row.form) for row in rows if "QScan" in row.form] == [
+        (f"rnn.{place}", "LSTM", ("QPermute", "QLinear", "QScan")) for place in ("l0", "l0_reverse")
     ]
     assert not any(row.blocker for row in rows)
+
+
+def test_a_network_that_runs_twice_shares_its_weights() -> None:
+    m, x = model("lstm", lambda m, x: m.fc(m.rnn(x)[0][:, -1] - m.rnn(x.flip(2))[0][:, -1])), data()
+    q = qfx.quantize(m, x, WIDE)
+    assert near(q, m, x, 1e-5)
+    assert q.rnn.l0.hidden.weight is q.rnn.l0_1.hidden.weight
+    exact_everywhere(q)
+    q.load_state_dict(m.state_dict(), strict=True)
+    narrow = qfx.quantize(m, x, qfx.Recipe(overrides=(qfx.Override("rnn.*.state", {"width": 5}),)))
+    assert [narrow.get_submodule(f"rnn.{place}.state").word_length for place in ("l0", "l0_1")] == [5, 5]
 
 
 # Training
@@ -275,8 +360,11 @@ def test_copies_and_checkpoints() -> None:
     again = copy.deepcopy(q)
     fresh = qfx.quantize(model("lstm"), data(8) * 3)
     fresh.load_state_dict(q.state_dict())
-    assert torch.equal(again(x), expected)
-    assert torch.equal(fresh(x), expected)
+    buffer = io.BytesIO()
+    torch.save(q, buffer)
+    buffer.seek(0)
+    for other in (again, fresh, torch.load(buffer, weights_only=False)):
+        assert torch.equal(other(x), expected)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -288,18 +376,6 @@ def test_one_time_step_and_few_bits(kind: str, bits: int) -> None:
 
 
 # The executors
-
-
-def exact_everywhere(q: nn.Module) -> Graph:
-    """Torch, interpreter and ONNX Runtime, raw for raw; and the file is read as the graph that it was written from."""
-    graph = check_exact(q)
-    file = to_model(graph)
-    assert from_model(file) == graph
-    session = ort.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = adversarial_inputs(graph, np.random.default_rng(2), 12)
-    (y,) = session.run(None, {session.get_inputs()[0].name: x})
-    assert_bit_exact(raw_of(y, graph, "ONNX Runtime"), run_raw(graph, x), names=("ONNX Runtime", "interpreter"))
-    return graph
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -14,9 +14,7 @@ INDICES = "let indices be constants, as in x[:, [2, 0, 1]]: such that are comput
 JOINED = "to join values along the channels write torch.cat(values, 1), along a new axis behind the batch torch.stack(values, 1)"
 
 TEXTS: dict[str, str] = {
-    **dict.fromkeys(
-        ("argmax", "argmin", "topk", "sort", "msort", "argsort", "kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile"), HOST
-    ),
+    **dict.fromkeys(("msort", "nanmedian", "mode", "quantile", "nanquantile"), HOST),
     **dict.fromkeys(
         (
             *("mod", "remainder", "fmod", "floordivide", "floordiv", "atan2", "cumprod", "cummax", "cummin", "logcumsumexp", "prod", "reduceprod"),
@@ -72,7 +70,7 @@ TEXTS: dict[str, str] = {
         ),
         RANDOM,
     ),
-    **dict.fromkeys(("zeroslike", "oneslike", "fulllike", "newzeros", "newones", "newfull", "newempty", "zeros", "ones", "full"), OF_THE_BATCH),
+    **dict.fromkeys(("newempty", "zeros", "ones", "full"), OF_THE_BATCH),
     "upsamplebicubic2d": "use mode='nearest' or mode='bilinear', or a ConvTranspose, which learns what to put between the pixels",
     **dict.fromkeys(("vstack", "hstack", "dstack", "columnstack"), JOINED),
     **dict.fromkeys(

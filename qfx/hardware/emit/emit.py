@@ -85,10 +85,20 @@ def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str)
 def emit_sources(design: Design, top: str) -> dict[str, str]:
     """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
     units = cpp.units(design, ("in", "out"))
-    values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper(), "queue": cpp.queue}
+    functions = cpp.functions(units)
+    values = {
+        "design": design,
+        "top": top,
+        "units": units,
+        "functions": functions,
+        "stream": cpp.stream,
+        "raw": cpp.raw,
+        "guard": top.upper(),
+        "queue": cpp.queue,
+    }
     if design.several:
-        named = [name for names in design.port_names for name in names]
-        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named + ["weights"] * (design.loader is not None)]
+        named = (*design.wire_names, *["weights"] * (design.loader is not None))
+        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named]
         streams += ["const bool load"] * (design.loader is not None)
         values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
     if design.loader is not None:
@@ -99,7 +109,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         f"src/{top}.h": render("top.h.j2", values),
         "src/layers.h": render("layers.h.j2", values),
     }
-    for unit in units:
+    for unit in functions:
         if unit.constants:
             files[f"src/weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files

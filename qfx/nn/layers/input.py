@@ -36,6 +36,8 @@ class QInput(FixedLayer):
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     rows: int | None = None  # of a model that an earlier version pickled
+    left_out: tuple[str, ...] = ()
+    """What the model has no layers for because its recipe leaves it out, and where it stood."""
 
     def __init__(self, shape: tuple[int, ...], recipe: Recipe, label: str = "input", rows: int | None = None) -> None:
         """``label``: what recipes call its quantizer; of a model with several inputs each has its own."""

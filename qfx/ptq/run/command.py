@@ -14,6 +14,7 @@ from qfx.capture.refusals.blockers import require_supported
 from qfx.capture.source import load_model, load_model_and_data, use_current_folder
 from qfx.cli.telling import telling
 from qfx.errors import DataError, QfxError
+from qfx.nn.model import left_out_of
 from qfx.progress import Progress
 from qfx.ptq.allocation.front import Budget
 from qfx.ptq.data_free.datafree import SAMPLES_DISTILLED, distill
@@ -154,6 +155,7 @@ def _story(
         "widest": request.widest,
         "budget": None if request.budget is None else f"{request.budget}, words weighed by {settings.measure}",
         "passes": ", ".join(outcome.passes) or "none",
+        "left out": ", ".join(left_out_of(outcome.qmodel)) or None,
         "seed, batch": f"{settings.seed}, {settings.batch}",
         "output": request.output,
         "versions": f"qfx {qfx.__version__}, torch {torch.__version__}",

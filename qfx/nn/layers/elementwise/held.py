@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.traced import called
+from qfx.capture.traced import KEPT, called
 from qfx.fixed.arith import Bounds
 from qfx.ir.values import Const
 from qfx.nn.call import Call, name_of
 from qfx.nn.fixed_layer import constant
-from qfx.nn.layers.products.computed import Computed, computed_of
+from qfx.nn.layers.products.computed import Computed, computed_of, joined
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer, finest
 from qfx.recipe import Spec
@@ -29,7 +29,7 @@ class Held:
     """``factor * value`` or ``factor / value``: a number, a tensor that does not depend on the input, or one that is computed of parameters.
 
     ``name``: the dotted name of the parameter or buffer that it is; else "". ``shape``: its own, without the axes of the batch and before
-    (``within`` tells it); () until then.
+    (``within`` tells it); () until then. ``itself``: of a parameter that the user's model holds, how it is read there.
     """
 
     value: float | Tensor | Computed
@@ -37,6 +37,7 @@ class Held:
     factor: float = 1.0
     inverted: bool = False
     shape: tuple[int, ...] = ()
+    itself: Computed | None = None
 
     def now(self) -> Tensor:
         """The constant in float64, with the gradient of its parameter."""
@@ -51,19 +52,37 @@ class Held:
         return float(self.now()) if fixed else None
 
     def times(self, other: Held) -> Held:
-        """The product with another; of two tensors it is held as it is now."""
+        """The product with another."""
         for a, b in ((self, other), (other, self)):
             if b.number is not None:
                 return replace(a, factor=a.factor * b.number)
-        return Held((self.now() * other.now()).detach())
+        return self._with(other, torch.mul)
 
     def inverse(self) -> Held:
         if self.inverted:
-            return Held((1.0 / self.now()).detach())
+            return self._with(None, torch.reciprocal)
         return replace(self, factor=1.0 / self.factor, inverted=True)
 
     def plus(self, other: Held) -> Held:
-        return Held((self.now() + other.now()).detach())
+        return self._with(other, torch.add)
+
+    def _with(self, other: Held | None, function: Callable[..., Tensor]) -> Held:
+        """A function of this constant, and another: computed anew whenever it is read if parameters go into it, else held as it is now."""
+        operands = (self,) if other is None else (self, other)
+        if not any(isinstance(operand._source(), Computed) for operand in operands):
+            return Held(function(*(operand.now() for operand in operands)).detach())
+        return Held(joined(function, [operand._exact() for operand in operands]))
+
+    def _source(self) -> float | Tensor | Computed:
+        return self.value if self.itself is None else self.itself
+
+    def _exact(self) -> Computed | Tensor:
+        """What ``now`` gives, as it is computed."""
+        source = self._source()
+        if not isinstance(source, Computed):
+            return self.now().detach()
+        wide = joined("double", [source])
+        return joined(torch.div, [self.factor, wide]) if self.inverted else wide if self.factor == 1.0 else joined(torch.mul, [wide, self.factor])
 
     def shaped(self, shape: tuple[int, ...]) -> Held:
         return replace(self, shape=shape)
@@ -96,13 +115,15 @@ def held(call: Call, operand: Any) -> Held | None:
             holder, own = _holder(call.traced.module, name)
             if isinstance(own, nn.Parameter):
                 found = own
-            elif holder is None or name.rpartition(".")[2] in holder._non_persistent_buffers_set or not isinstance(own, Tensor):
+            elif holder is None or not operand.meta.get(KEPT) or not isinstance(own, Tensor):
                 name = ""  # checkpoints do not have it
         elif computed is not None and isinstance(found, Tensor):
             _check_finite(call, found, name_of(operand))
             return Held(computed)
     if isinstance(found, Tensor):
         _check_finite(call, found, name or name_of(operand))
+        if isinstance(found, nn.Parameter) and isinstance(operand, fx.Node):
+            return Held(found, name, itself=computed_of(call.traced, operand))
         return Held(found if isinstance(found, nn.Parameter) else found.detach().clone(), name)
     if isinstance(found, int | float) and math.isfinite(found):
         return Held(float(found))

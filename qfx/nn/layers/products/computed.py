@@ -84,11 +84,13 @@ class Computed(nn.Module):
         return self._result(values)
 
     def _result(self, values: list[Any]) -> Tensor:
-        constants = [self._buffers[name] for name in self._constants]
-        values += [tensor.clone() for tensor in constants] if self._writes else constants  # type: ignore[union-attr]
+        values += [tensor.clone() for tensor in self.constants()] if self._writes else self.constants()
         for step in self.steps:
             values.append(step(values))
         return values[-1]  # type: ignore[no-any-return]
+
+    def constants(self) -> list[Tensor]:
+        return [self.get_buffer(name) for name in self._constants]
 
     def tensors_read(self) -> Iterator[Tensor]:
         return (leaf.tensor() for leaf in self.leaves)
@@ -112,6 +114,32 @@ class Computed(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "leaves": tuple(Leaf(leaf.names, None) for leaf in self.leaves)}
+
+
+def joined(target: Callable[..., Any] | str, parts: Sequence[Computed | Tensor | float]) -> Computed:
+    """A function of torch, or a method, of what is computed, of constants and of numbers."""
+    leaves = [leaf for part in parts if isinstance(part, Computed) for leaf in part.leaves]
+    constants: list[Tensor] = []
+    for part in parts:
+        constants += part.constants() if isinstance(part, Computed) else [part] if isinstance(part, Tensor) else []
+    steps: list[Step] = []
+    results: list[Slot | float] = []
+    leaf, constant = 0, len(leaves)
+    for part in parts:
+        if isinstance(part, float):
+            results.append(part)
+            continue
+        if isinstance(part, Tensor):
+            results.append(Slot(constant))
+            constant += 1
+            continue
+        own = [Slot(leaf + place) for place in range(len(part.leaves))] + [Slot(constant + place) for place in range(len(part.constants()))]
+        leaf, constant = leaf + len(part.leaves), constant + len(part.constants())
+        for step in part.steps:
+            steps.append(Step(step.target, _mapped(step.args, own.__getitem__), _mapped(step.kwargs, own.__getitem__)))
+            own.append(Slot(len(leaves) + len(constants) + len(steps) - 1))
+        results.append(own[-1] if part.steps else own[0])
+    return Computed(leaves, constants, (*steps, Step(target, tuple(results), {})))
 
 
 def settle(model: nn.Module, source: nn.Module | None = None, *, fresh: bool = False) -> None:

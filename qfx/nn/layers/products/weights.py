@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.traced import Traced
+from qfx.capture.traced import KEPT, Traced
 from qfx.nn.call import Call, name_of
 from qfx.nn.layers.products.computed import Computed, computed_of
 
@@ -76,7 +76,7 @@ def _tensor(call: Call, argument: Any, role: str, origins: dict[str, str]) -> Te
         raise call.refuse(f"the {role} of {call.name} is computed from the input", "multiply two values with torch.matmul, which has a form")
     if not isinstance(found, Tensor):
         raise call.refuse(f"the {role} of {call.name} is {argument!r}", "give a parameter or a buffer of the model")
-    if isinstance(argument, fx.Node) and argument.op == "get_attr":
+    if isinstance(argument, fx.Node) and argument.op == "get_attr" and argument.meta.get(KEPT):
         own = _own(call.traced.module, str(argument.target))
         if own is not None:
             found, origins[role] = own, str(argument.target)
@@ -90,12 +90,10 @@ def _tensor(call: Call, argument: Any, role: str, origins: dict[str, str]) -> Te
 
 
 def _own(module: nn.Module, name: str) -> Tensor | None:
-    """The parameter, or the buffer that checkpoints have, of a dotted name."""
+    """The parameter or buffer of a dotted name."""
     path, _, leaf = name.rpartition(".")
     try:
         holder = module.get_submodule(path)
     except AttributeError:
         return None
-    if leaf in holder._parameters:
-        return holder._parameters[leaf]
-    return None if leaf in holder._non_persistent_buffers_set else holder._buffers.get(leaf)
+    return holder._parameters[leaf] if leaf in holder._parameters else holder._buffers.get(leaf)

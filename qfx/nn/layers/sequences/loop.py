@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from qfx import operators as ops
 from qfx.errors import QfxError
 from qfx.fixed.arith import Bounds, Interval
+from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node, graph_name
-from qfx.ir.values import ArrayType
+from qfx.ir.values import ArrayType, Info
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.layers.batch_norm import FoldedNorm
@@ -26,8 +27,10 @@ from qfx.nn.quantizer import Quantizer
 STEP = "step"
 """What the steps of a loop call the slice of the sequence that they work on."""
 
-_SETTLED = 12
-"""After so many steps a state's distribution is taken as the one that stays."""
+_TURNED = ops.Transpose((1, 0))
+
+_SETTLED, _SAMPLES = 16, 256
+"""After so many steps a state's distribution is taken as the one that stays; the samples of it that are looked at."""
 
 _UNIT = Interval(-1, 1, 0)
 """The interval of numbers in a run without casts: it bounds nothing, and leaves all in the dtype of the model."""
@@ -97,7 +100,8 @@ class QScan(FixedLayer):
     # What it computes
 
     def forward(self, x: QTensor) -> QTensor:
-        results, bounds = [], None
+        x, results, bounds = x.plain(), [], None
+        self._reach = x.interval.hull
         for env in self._run(x):
             results.append(env[self.result].tensor())
             bounds = env[self.result].interval
@@ -106,9 +110,7 @@ class QScan(FixedLayer):
 
     def _run(self, x: QTensor) -> Iterator[dict[str, QTensor]]:
         """What each step of the body gives, time by time."""
-        x = x.plain()
         reach, self._features = x.interval.hull, x.shape[1]
-        self._reach = reach
         layers: list[tuple[str, nn.Module, tuple[str, ...]]] = [(step.name, self._layer(step), step.sources) for step in self.steps]
         now = {state.name: self._zeros(state, x) for state in self.states}
         with contextlib.ExitStack() as stack:
@@ -171,7 +173,15 @@ class QScan(FixedLayer):
         """Those of the types that the last forward met."""
         if self._reach is None:
             raise QfxError("has met no sequence yet", where=self.name, remedy="run the model once")
-        inputs = [Node(STEP, ops.Input((self._features,), ArrayType.of(self._reach.type())))]
+        return self._steps_on((self._features,), self._reach.type())
+
+    def operators_on(self, x: Info) -> Steps:
+        """Those for a sequence of which this much is known: constants may have left less of it than word lengths allow, on another grid."""
+        turned = _TURNED.infer(self.name, (x,))
+        return self._steps_on(turned.shape[1:], turned.type)
+
+    def _steps_on(self, shape: tuple[int, ...], type_: FixedType) -> Steps:
+        inputs = [Node(STEP, ops.Input(shape, ArrayType.of(type_)))]
         inputs += [Node(state.name, ops.Input((state.size,), self._cast_of(state).array_type())) for state in self.states]
         nodes, last = list(inputs), {node.name: node.name for node in inputs}
         for step in self.steps:
@@ -183,21 +193,20 @@ class QScan(FixedLayer):
                 sources = (name,)
             (last[step.name],) = sources
         scan = ops.Scan.of(graph_name(self.name), tuple(nodes), last[self.result], tuple(last[state.next] for state in self.states))
-        return [(".steps", ops.Transpose((1, 0))), ("", scan)]
+        return [(".steps", _TURNED), ("", scan)]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
-        """Of the state that stays: the distributions of the layers, step by step. One for all times, which are the channels of the result."""
-        x = sources[0]
-        zero = torch.zeros(1, dtype=torch.float64, device=x.mean.device)
-        now = {state.name: Clipped.normal(zero, zero) for state in self.states}
-        env: dict[str, Clipped] = {}
-        for _ in range(_SETTLED):
-            env = {STEP: x, **now}
-            for step in self.steps:
-                layer: Any = self._layer(step)
-                env[step.name] = layer.distribution([env[source] for source in step.sources])
-            now = {state.name: env[state.next] for state in self.states}
-        return env[self.result].pooled()
+        """Of the state that stays, as a run in float on independent numbers of that distribution shows it: what a state is computed of depends on the
+        state before, so that distributions of the layers alone would not tell. One for all times, which are the channels of the result."""
+        like = next(self.parameters())
+        x = sources[0].expanded(self._features).samples(_SAMPLES)
+        order = torch.rand(*x.shape, _SETTLED, generator=torch.Generator().manual_seed(0)).argsort(0).to(x.device)
+        drawn = x.unsqueeze(-1).expand(order.shape).gather(0, order).to(like)
+        states = drawn
+        with _without_casts(self), torch.no_grad():
+            for env in self._run(QTensor(drawn, _UNIT)):
+                states = env[self.result].tensor()
+        return Clipped.normal(states.mean().reshape(1), states.std().reshape(1))
 
     def scales_channels(self, channels: int) -> bool:
         return False
