@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from qfx.capture.assemble import Assembly, Pads, Value
 from qfx.errors import UnsupportedError
@@ -95,8 +96,23 @@ def _batch_norm(call: Call) -> Value | list[Value]:
     return [result] if call.operator.startswith("_native") else result
 
 
+def _embedding(call: Call) -> Value:
+    weight, padding = call.weight(), int(call.get("padding_idx", -1))
+    module = nn.Embedding(weight.shape[0], weight.shape[1], None if padding < 0 else padding, _weight=weight)
+    numbers = call.arguments.get("indices")
+    if not isinstance(numbers, Value):
+        raise call.refuse("constant indices", "take the rows ahead of the export")
+    return call.make.layer(call.name, module, numbers)
+
+
 def _reshape(call: Call) -> Value:
     return call.make.reshape(call.name, call.x, [int(size) for size in call.get("size", call.get("shape"))])
+
+
+def _adaptive_maxima(call: Call) -> list[Value]:
+    """ATen's gives the places too."""
+    function = getattr(functional, call.operator)
+    return [call.make.call(call.name, function, call.x, [int(size) for size in call.get("output_size")])]
 
 
 LAYERS: dict[str, Handler] = {
@@ -104,7 +120,9 @@ LAYERS: dict[str, Handler] = {
     "linear": _linear,
     "addmm": _addmm,
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
+    "embedding": _embedding,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
+    **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_maxima),
 }
 """What becomes a layer of torch, under the path that the exported module had, or needs to know of the batch; by the operator's name without its
 overload. Everything else is called as it is, and ``quantize`` says what becomes of it."""
@@ -151,6 +169,7 @@ ON_CONSTANTS = frozenset(
             "ne",
             "logical_not",
         ),
+        *("split", "split_with_sizes", "chunk", "unbind"),
         *("to", "_to_copy", "cumsum", "repeat", "roll", "flip", "index_select", "linspace", "_assert_tensor_metadata"),
     )
 )

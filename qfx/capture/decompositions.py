@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import UnsupportedError
-
-
-class NotTakenApartError(UnsupportedError):
-    """An operation in a form that qfx does not take apart."""
+from qfx.capture import ranked
+from qfx.capture.refusals.apart import NotTakenApartError
 
 
 def _refused(what: str, remedy: str) -> NotTakenApartError:
@@ -68,6 +65,19 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
 
 
+def _expand_as(input: Tensor, other: Tensor) -> Tensor:
+    own = (0,) * (other.dim() - input.dim()) + tuple(input.shape)
+    return input.expand([-1 if size == wanted else wanted for size, wanted in zip(own, other.shape, strict=True)])
+
+
+def _matrices_transposed(input: Tensor) -> Tensor:
+    return input.transpose(-2, -1)
+
+
+def _view_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.reshape(other.shape)
+
+
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
 
@@ -86,6 +96,60 @@ def _extreme(name: str) -> Callable[..., Any]:
         return kind((values, getattr(torch, f"arg{name}")(input, dim, keepdim)))
 
     return extreme
+
+
+def _full_like(input: Tensor, fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """A constant: it does not depend on the value, whose shape alone is asked."""
+    return torch.full(tuple(input.shape), fill_value, dtype=dtype or input.dtype, device=input.device)
+
+
+def _new_full(input: Tensor, size: Sequence[int], fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    return torch.full(tuple(size), fill_value, dtype=dtype or input.dtype, device=input.device)
+
+
+def _like(value: float) -> Callable[..., Tensor]:
+    def like(input: Tensor, **options: Any) -> Tensor:
+        return _full_like(input, value, **options)
+
+    return like
+
+
+def _new(value: float) -> Callable[..., Tensor]:
+    def new(input: Tensor, *size: Any, **options: Any) -> Tensor:
+        sizes = size[0] if size and not isinstance(size[0], int) else size or options.pop("size")
+        return _new_full(input, sizes, value, **options)
+
+    return new
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return torch.return_types.topk((ranked.topk(input, k, dim, largest), ranked.argtopk(input, k, dim, largest)))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    count = input.shape[dim]
+    return torch.return_types.sort((ranked.topk(input, count, dim, descending), ranked.argtopk(input, count, dim, descending)))
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    return ranked.argtopk(input, input.shape[dim], dim, descending)
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th least, of numbers that come in order."""
+    values, places = (_slice(function(input, k, dim, False), dim, k - 1, k) for function in (ranked.topk, ranked.argtopk))
+    return torch.return_types.kthvalue((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
+
+
+def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two in the middle, as torch has it."""
+    if dim is None:
+        raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
+    return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    return F.unfold(input, kernel_size, dilation, padding, stride)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -239,7 +303,7 @@ def _attention(
     return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
 
 
-_FAR_BELOW = -64.0
+FAR_BELOW = -64.0
 """What is added to a score that is not to be seen: its power is nothing in any word of 32 bits beside one that is seen."""
 
 
@@ -249,8 +313,8 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, _FAR_BELOW)
-    return scores + mask.clamp(min=_FAR_BELOW)
+        mask = torch.where(mask, 0.0, FAR_BELOW)
+    return scores + mask.clamp(min=FAR_BELOW)
 
 
 def _multihead(
@@ -264,12 +328,14 @@ def _multihead(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention``, batch first all the way."""
-    if not module.batch_first or query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
+    """``nn.MultiheadAttention``, batch first within."""
+    if query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
         raise _refused(
-            "has a MultiheadAttention without batch_first=True, or with a padding mask, add_bias_kv or add_zero_attn",
-            "make it with batch_first=True, and give it whole sequences",
+            "has a MultiheadAttention with a padding mask, add_bias_kv or add_zero_attn, or of values without a batch",
+            "make it without these, and give it whole sequences",
         )
+    if not module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     size, heads = module.embed_dim, module.num_heads
     if module.in_proj_weight is None:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
@@ -284,6 +350,7 @@ def _multihead(
     seen = _softmax(_masked(scores, attn_mask, is_causal and attn_mask is None), -1)
     mixed = torch.matmul(seen, v).transpose(1, 2).reshape(query.shape[0], query.shape[1], size)
     result = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
+    result = result if module.batch_first else result.transpose(0, 1)
     if not need_weights:
         return result, None
     return result, seen.mean(1) if average_attn_weights else seen
@@ -304,11 +371,21 @@ def _unpool(*_: Any, **__: Any) -> Tensor:
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
+    linear = mode.endswith("linear")
+
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
-        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
-        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
-        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+        corners = (rest[0] if rest else options.get("align_corners")) if linear else None
+        given = rest[1:] if linear else rest
+        named = [options[name] for name in ("scale_factors", "scales", "scales_d", "scales_h", "scales_w") if name in options]
+        factors = [*(given or named)]
+        if len(factors) == 1 and isinstance(factors[0], list | tuple):
+            factors = list(factors[0])
+        size = None if output_size is None else list(output_size)
+        if factors and None not in factors:  # it is by these that torch finds the places
+            by_factors = [math.floor(float(n) * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]
+            if size is None or size == by_factors:
+                return F.interpolate(input, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=corners)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners)
 
     return upsample
 
@@ -325,8 +402,23 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
+    "expand_as": _expand_as,
+    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
+    "mT": _matrices_transposed,
+    "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
+    "zeros_like": _like(0.0),
+    "ones_like": _like(1.0),
+    "full_like": _full_like,
+    "new_zeros": _new(0.0),
+    "new_ones": _new(1.0),
+    "new_full": _new_full,
+    "topk": _topk,
+    "sort": _sort,
+    "argsort": _argsort,
+    "kthvalue": _kthvalue,
+    "median": _median,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from qfx import formats
 from qfx.capture.assemble import Assembly, Blockers, Value
+from qfx.capture.batch.joining import BATCHES, joined, rows
 from qfx.capture.inputs import Inputs
 from qfx.capture.onnx.node import Node
 from qfx.capture.onnx_operators import HANDLERS
@@ -61,10 +62,23 @@ def from_onnx(path: Path, example: Any) -> fx.GraphModule:
     feeds = _feeds(inputs, example, path)
     batches = {_check_shape(value, feeds[value.name], path) for value in inputs} - {None}
     batch = max(batches, key=lambda size: size or 0) if batches else None
-    rows = {name: data[: batch or 2] for name, data in feeds.items()}
-    module = _Reader(model, rows).read(path.stem)
+    module = _for_any_batch(model, feeds, batch, path.stem)
     _check_same(module, expected_of, path, feeds, batch)
     return module
+
+
+def _for_any_batch(model: onnx.ModelProto, feeds: Mapping[str, Tensor], batch: int | None, name: str) -> fx.GraphModule:
+    """The model, read once, or for two batches where its batch leaves the first axis and the file takes any."""
+    reader = _Reader(model, {key: data[: batch or 2] for key, data in feeds.items()})
+    try:
+        module = reader.read(name)
+    except UnsupportedError:
+        if not reader.assembly.is_odd() or batch is not None:
+            raise
+    if not reader.assembly.is_odd() or batch is not None:
+        return module
+    small, large = (_Reader(model, {key: rows(data, count) for key, data in feeds.items()}, literal=True).read(name) for count in BATCHES)
+    return joined(small, large, name)
 
 
 def argument(name: str) -> str:
@@ -203,10 +217,10 @@ def _check_output(name: str, found: Array, expected: Array, path: Path) -> None:
 class _Reader:
     """Walks through an ONNX graph. ``values`` holds a Value for what depends on the input and an array for what does not."""
 
-    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Tensor], *, literal: bool = False) -> None:
         self.model, self.graph, self.feeds = model, model.graph, feeds
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-        self.assembly = Assembly({argument(name): data for name, data in feeds.items()})
+        self.assembly = Assembly({argument(name): data for name, data in feeds.items()}, literal=literal)
         self.blockers = Blockers()
         self.values: dict[str, Value | Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.values |= {name: self.assembly.inputs[argument(name)] for name in feeds}

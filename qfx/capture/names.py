@@ -56,6 +56,7 @@ _SWAPPED = {
     "__rtruediv__": operator.truediv,
     "__rpow__": operator.pow,
     "__rmatmul__": operator.matmul,
+    "embedding": F.embedding,  # ATen's reads the table first
 }
 _ALIASES = {
     "multiply": "mul",
@@ -82,6 +83,7 @@ _ALIASES = {
     "special_expit": "sigmoid",
     "arctan": "atan",
     "fix": "trunc",
+    "log_sigmoid": "logsigmoid",
     "alias": "clone",
     "lift_fresh_copy": "clone",
     "detach_copy": "detach",

@@ -18,8 +18,9 @@ from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.products.weights import computed_together
+from qfx.nn.layers.selecting.embedding import rows_addressed
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.lookup import find
+from qfx.nn.lookup import find, only_moves
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -84,7 +85,8 @@ class Builder:
         if not self.traced.tensor_users(node):
             raise UnsupportedError(f"the input {self._label(node)!r} is never read", where=self._label(node), remedy="leave it out of the example")
         label = self._label(node) if self._several() else "input"
-        layer = QInput(self.traced.shapes[node], self.recipe, label)
+        layer = QInput(self.traced.shapes[node], self.recipe, label, rows_addressed(node, self.traced, only_moves))
+        layer.left_out = self.traced.left_out
         path = self._attach(self._free(layer.label), layer)
         layer.initialize(data)
         self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")
@@ -138,7 +140,7 @@ class Builder:
         for part in parts:
             del self.values[part]
         shape = tuple(self.values[node].data.shape[1:])
-        if shape != call.out_shape:
+        if shape != call.out_shape and not parts[-1].layer.traits.leaves_out:
             raise call.refuse(f"{call.name} gives {call.out_shape} in float and {shape} here", "please report this defect")
 
     def _placed(self, call: Call) -> Call:
@@ -240,7 +242,7 @@ class Builder:
     def _functional_path(self, node: fx.Node) -> str:
         """Where a functional call gets its place: below the module that makes it, under the operation's name."""
         parent = self.traced.path(node)
-        base = getattr(node.target, "__name__", str(node.target)).strip("_")
+        base = str(node.kwargs.get("label") or getattr(node.target, "__name__", str(node.target))).strip("_")
         path = f"{parent}.{base}" if parent else base
         return self._free(path)
 

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
-from qfx.capture.trace import capture
+from qfx.capture.tail import captured
 from qfx.capture.traced import base_layer, is_layer
 from qfx.capture.weights import computed_roles, detached_copy, make_plain
 from qfx.errors import DataError, RecipeError, UnsupportedError
@@ -72,7 +72,8 @@ def check_model(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise DataError("is not initialized yet", where=name, remedy="run the model once on an example: model(example_input)")
-        if not bool(torch.isfinite(tensor).all()):
+        held = tensor if isinstance(tensor, nn.Parameter) else torch.where(tensor == -torch.inf, 0, tensor)  # a mask: refused where it is none
+        if not bool(torch.isfinite(held).all()):
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
@@ -96,7 +97,7 @@ def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> Qua
     """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
     if any(True for _ in changed_modules(source)):
         require_supported(source, example, recipe)
-    traced = capture(source, example)
+    traced = captured(source, example, recipe)
     found: tuple[UnsupportedError, ...] = ()
     if traced.stopped is None and traced.differs is None and not traced.refused:
         try:

@@ -16,6 +16,7 @@ from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import settle
 from qfx.nn.layers.products.materialize import materialize_for
+from qfx.nn.layers.selecting.embedding import QEmbedding
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe
@@ -108,7 +109,7 @@ def _quantizers(model: nn.Module, prefix: str) -> Iterator[tuple[str, Quantizer]
 def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
     """Give the constants and weights in a float checkpoint that no module of torch holds the names that they have here; what is computed of others
     stays as it is here."""
-    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted)]
+    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted | QEmbedding)]
     names = {path + own: (prefix + theirs if theirs else "", layer, own) for path, layer in held for own, theirs in layer.float_names().items()}
     for ours, (theirs, layer, name) in names.items():
         if theirs in state_dict:
@@ -172,3 +173,8 @@ def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 def recipe_of(qmodel: nn.Module) -> Recipe:
     """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
     return next(layer.recipe for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))
+
+
+def left_out_of(qmodel: nn.Module) -> tuple[str, ...]:
+    """What ``qmodel`` was made without because its recipe leaves it out (``Recipe.tail``), and where that stood in the float model."""
+    return next(layer.left_out for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,9 +173,8 @@ class Steps:
             self.type, self.grids = out.word, simple(out.grids)
 
 
-def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...]) -> None:
-    """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the graph."""
-    sites = {node.name: site for site, node in enumerate(graph.nodes)}
+def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...], sites: Mapping[str, int]) -> None:
+    """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the whole model."""
     for node in nodes:
         steps.take_op(node, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
 

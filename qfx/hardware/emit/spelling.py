@@ -31,7 +31,7 @@ class Constant:
 @dataclass(frozen=True, slots=True)
 class Unit:
     """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand
-    before its ``body``."""
+    before its ``body``. ``inner`` are functions that it calls, which stand before it."""
 
     name: str
     constants: tuple[Constant, ...]
@@ -40,6 +40,7 @@ class Unit:
     arguments: tuple[str, ...]
     pragmas: tuple[str, ...]
     body: tuple[str, ...]
+    inner: tuple[Unit, ...] = ()
 
 
 def raw(type_: FixedType) -> str:
@@ -216,7 +217,12 @@ def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, cal
 
 
 def port(slot: int, stream_: Stream) -> str:
-    return f"hls::stream<qfx::axi_word<{slot * stream_.parallel}> >"
+    return axi(slot * stream_.parallel)
+
+
+def axi(bits: int) -> str:
+    """An AXI4-Stream with words of so many bits."""
+    return f"hls::stream<qfx::axi_word<{bits}> >"
 
 
 def words_of(stream_: Stream) -> str:

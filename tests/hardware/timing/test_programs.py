@@ -21,7 +21,9 @@ from qfx.hardware.processes import PROCESSES
 def designs() -> list[d.Design]:
     rng = np.random.default_rng(0)
     graphs = [make() for make in (*DIRECTED, upsampling)]
-    return [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
+    found = [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
+    loops = [(design, process) for design in found for process in design.processes if isinstance(process, d.Loop)]
+    return [*found, *(replace(design, processes=loop.step.parts, streams=loop.step.fifos) for design, loop in loops)]
 
 
 def test_every_kind_of_process_is_covered() -> None:

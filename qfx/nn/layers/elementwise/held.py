@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.traced import KEPT
+from qfx.capture.traced import KEPT, called
 from qfx.fixed.arith import Bounds
 from qfx.ir.values import Const
 from qfx.nn.call import Call, name_of
@@ -94,8 +94,11 @@ class Held:
 
     def within(self, call: Call, rank: int) -> Held:
         """With its ``shape`` for a value of ``rank`` axes behind the batch. Refuses a constant that differs from sample to sample."""
-        shape = tuple(self.now().shape)
+        now = self.now()
+        shape = tuple(now.shape)
         padded = (1,) * (rank + 1 - len(shape)) + shape
+        if len(shape) == rank + 1 and shape[0] > 1 and torch.equal(now, now[:1].expand(shape)):  # made for every sample, as torch.zeros(len(x), ...)
+            return Held(now[:1].detach(), shape=shape[1:])
         if len(padded) > rank + 1 or padded[0] != 1:
             what = f"a constant of shape {shape} beside a value of {rank + 1} axes, the batch included"
             raise call.refuse(what, "give it no more axes than the value, and a length of 1 along the batch")
@@ -104,10 +107,12 @@ class Held:
 
 def held(call: Call, operand: Any) -> Held | None:
     """An argument of the call as a constant; None if it is computed from the input. Refuses what is neither, and numbers that are not finite."""
-    found, name = operand, ""
     if isinstance(operand, fx.Node):
         if operand in call.traced.shapes:
             return None
+        operand = _unrepeated(call, operand)
+    found, name = operand, ""
+    if isinstance(operand, fx.Node):
         found = call.traced.fixed.get(operand)
         computed = None if operand.op == "get_attr" else computed_of(call.traced, operand)
         if operand.op == "get_attr":
@@ -128,6 +133,26 @@ def held(call: Call, operand: Any) -> Held | None:
     if isinstance(found, int | float) and math.isfinite(found):
         return Held(float(found))
     raise call.refuse(f"{call.name} with {operand!r}", "give numbers, tensors and values computed from the input")
+
+
+_REPEATS = ("expand", "broadcast_to", "repeat", "tile")
+
+
+def _unrepeated(call: Call, node: fx.Node) -> fx.Node:
+    """What a constant repeats along axes, as ``bias.expand_as(x)`` does, where the operation repeats it anyway: so it is kept once, and trained."""
+    source = node.args[0] if node.args else None
+    if called(node) not in _REPEATS or not isinstance(source, fx.Node):
+        return node
+    value, short = call.traced.fixed.get(node), call.traced.fixed.get(source)
+    if value is None or short is None or value.dim() > len(call.out_shape) + 1:
+        return node
+    others = [(1, *call.traced.shapes[other]) for other in call.values]
+    try:
+        together = tuple(torch.broadcast_shapes(*others, tuple(short.shape)))  # type: ignore[no-untyped-call]
+        same = together[1:] == call.out_shape and torch.equal(short.broadcast_to(value.shape), value)
+    except RuntimeError:  # not repeated as in arithmetic
+        return node
+    return _unrepeated(call, source) if same else node
 
 
 def _check_finite(call: Call, value: Tensor, name: str) -> None:

@@ -256,4 +256,5 @@ FAMILY = Family(
         "prelu": ("input weight", _prelu),
     },
     takes_constants=True,
+    elementwise=True,
 )
