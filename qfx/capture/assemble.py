@@ -128,9 +128,9 @@ class Assembly:
         return self.input.data if len(self.inputs) == 1 else {name: value.data for name, value in self.inputs.items()}
 
     def constant(self, name: str, value: Tensor) -> Value:
-        """Numbers that the module holds: a parameter if they are floating-point, else a buffer."""
+        """Numbers that the module holds: a parameter if they are floating-point and finite, else a buffer."""
         holder, leaf = nn.Module(), "value"
-        if value.is_floating_point():
+        if value.is_floating_point() and bool(torch.isfinite(value).all()):
             holder.register_parameter(leaf, nn.Parameter(value.clone()))
         else:
             holder.register_buffer(leaf, value.clone())

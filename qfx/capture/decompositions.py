@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx.capture import ranked
 from qfx.capture.refusals.apart import NotTakenApartError
 
 
@@ -64,6 +65,14 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
 
 
+def _expand_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.expand(other.shape)
+
+
+def _view_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.reshape(other.shape)
+
+
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
 
@@ -82,6 +91,32 @@ def _extreme(name: str) -> Callable[..., Any]:
         return kind((values, getattr(torch, f"arg{name}")(input, dim, keepdim)))
 
     return extreme
+
+
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return torch.return_types.topk((ranked.topk(input, k, dim, largest), ranked.argtopk(input, k, dim, largest)))
+
+
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    count = input.shape[dim]
+    return torch.return_types.sort((ranked.topk(input, count, dim, descending), ranked.argtopk(input, count, dim, descending)))
+
+
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    return ranked.argtopk(input, input.shape[dim], dim, descending)
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th least, of numbers that come in order."""
+    values, places = (_slice(function(input, k, dim, False), dim, k - 1, k) for function in (ranked.topk, ranked.argtopk))
+    return torch.return_types.kthvalue((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
+
+
+def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two in the middle, as torch has it."""
+    if dim is None:
+        raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
+    return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -235,7 +270,7 @@ def _attention(
     return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
 
 
-_FAR_BELOW = -64.0
+FAR_BELOW = -64.0
 """What is added to a score that is not to be seen: its power is nothing in any word of 32 bits beside one that is seen."""
 
 
@@ -245,8 +280,8 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, _FAR_BELOW)
-    return scores + mask.clamp(min=_FAR_BELOW)
+        mask = torch.where(mask, 0.0, FAR_BELOW)
+    return scores + mask.clamp(min=FAR_BELOW)
 
 
 def _multihead(
@@ -303,11 +338,21 @@ def _unpool(*_: Any, **__: Any) -> Tensor:
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
+    linear = mode.endswith("linear")
+
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
-        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
-        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
-        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+        corners = (rest[0] if rest else options.get("align_corners")) if linear else None
+        given = rest[1:] if linear else rest
+        named = [options[name] for name in ("scale_factors", "scales", "scales_d", "scales_h", "scales_w") if name in options]
+        factors = [*(given or named)]
+        if len(factors) == 1 and isinstance(factors[0], list | tuple):
+            factors = list(factors[0])
+        size = None if output_size is None else list(output_size)
+        if factors and None not in factors:  # it is by these that torch finds the places
+            by_factors = [math.floor(float(n) * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]
+            if size is None or size == by_factors:
+                return F.interpolate(input, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=corners)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners)
 
     return upsample
 
@@ -324,8 +369,15 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
+    "expand_as": _expand_as,
+    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
+    "topk": _topk,
+    "sort": _sort,
+    "argsort": _argsort,
+    "kthvalue": _kthvalue,
+    "median": _median,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,

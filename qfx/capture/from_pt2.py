@@ -17,8 +17,8 @@ from qfx.capture.assemble import Assembly, Blockers, Value
 from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
 from qfx.capture.batch.joining import BATCHES, joined, rows
 from qfx.capture.decompositions import OF_TORCH
+from qfx.capture.masks import CHOOSES
 from qfx.capture.names import bare_name, known, spelled
-from qfx.capture.recurrent_layers import RECURRENT
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 
@@ -174,7 +174,7 @@ class _Reader:
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
-        handler = LAYERS.get(base, RECURRENT.get(base))
+        handler = LAYERS.get(base)
         if handler is not None and sum(isinstance(value, Value) for value in arguments.values()) == 1:
             result: Any = handler(call)
         elif function is None or not _is_taken(function):
@@ -228,6 +228,8 @@ class _Reader:
             return None
         if kind == "as_optional_tensors":
             return [self._argument(entry) for entry in value]
+        if kind == "as_float":
+            return float(value)  # "-Infinity" too
         if kind == "as_sym_int":
             return self._integer(value)
         if kind == "as_sym_ints":
@@ -247,7 +249,7 @@ def _function(name: str) -> Any:
 def _is_taken(function: Any) -> bool:
     """Whether ``quantize`` knows the operator, or takes it apart. Nothing else of a file is carried out."""
     target, _ = spelled(function, (torch.zeros(2, 2), torch.zeros(2, 2)))
-    return known(target) or bare_name(target) in OF_TORCH or bare_name(function) in OF_TORCH
+    return known(target) or bare_name(target) in (*OF_TORCH, CHOOSES) or bare_name(function) in OF_TORCH
 
 
 def _in_order(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -56,6 +56,7 @@ _SWAPPED = {
     "__rtruediv__": operator.truediv,
     "__rpow__": operator.pow,
     "__rmatmul__": operator.matmul,
+    "embedding": F.embedding,  # ATen's reads the table first
 }
 _ALIASES = {
     "multiply": "mul",

@@ -11,21 +11,21 @@ import torch
 from torch import fx, nn
 
 from qfx.errors import DataError, UnsupportedError
-from qfx.ir.graph import OUTPUTS_KEY, Graph, Node, graph_name
+from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.ir.values import Info
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.sequences.loop import QScan
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.model import graph_module, recipe_of
+from qfx.nn.model import graph_module, left_out_of, recipe_of
 from qfx.nn.quantizer import Quantizer
 
 
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
-    ``name`` names the graph. Its metadata carries the recipe as TOML. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``,
-    DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
+    ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
+    ``qfx.quantize``, DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -39,6 +39,8 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     metadata = {"recipe": recipe_of(module).to_toml()}
     if any(lowering.outputs):
         metadata[OUTPUTS_KEY] = "\n".join(lowering.outputs)
+    if left_out_of(module):
+        metadata[LEFT_OUT_KEY] = "\n".join(left_out_of(module))
     outputs = tuple(lowering.values[node] for node in lowering.outputs.values())
     return Graph(name, tuple(lowering.nodes), outputs, metadata)
 

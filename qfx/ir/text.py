@@ -7,7 +7,7 @@ from typing import Any
 
 from qfx.fixed.type import FixedType
 from qfx.ir import words
-from qfx.ir.graph import Graph, Node
+from qfx.ir.graph import LEFT_OUT_KEY, Graph, Node
 from qfx.ir.operator import Operator
 from qfx.ir.within import MARK
 
@@ -30,6 +30,7 @@ def listing(graph: Graph) -> str:
     rows = _rows(graph)
     lines = [f"{graph.name}: {_output(graph, 0)}"] if len(graph.outputs) == 1 else [f"{graph.name}:"]
     lines += [f"  {_output(graph, position)}" for position in range(len(graph.outputs)) if len(graph.outputs) > 1]
+    lines += [f"  without {told}, which the recipe left out" for told in graph.metadata.get(LEFT_OUT_KEY, "").splitlines()]
     lines.append("")
     lines += _table([_HEADER, *rows])
     consts = [const for node in graph.nodes for const in node.op.constants().values()]
@@ -52,6 +53,7 @@ def as_data(graph: Graph) -> dict[str, Any]:
     return {
         "model": graph.name,
         **({"output": graph.output} if len(graph.outputs) == 1 else {"outputs": dict(zip(graph.output_names, graph.outputs, strict=True))}),
+        **({"left_out": graph.metadata[LEFT_OUT_KEY].splitlines()} if LEFT_OUT_KEY in graph.metadata else {}),
         "nodes": nodes,
         "macs_per_sample": sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes),
         "constants": sum(entry["count"] for node in nodes for entry in node["constants"]),

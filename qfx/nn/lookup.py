@@ -15,8 +15,14 @@ from qfx.recipe import Recipe
 
 def only_moves(node: fx.Node, traced: Traced) -> bool:
     """Whether the node passes its input's values on as they are (zeros may join them)."""
-    rule = _entry(node, traced)[1]
-    return rule is not None and FAMILY_OF[rule].moves_only
+    names, rule = _entry(node, traced)
+    if rule is None:
+        return False
+    family = FAMILY_OF[rule]
+    if family.moving is None:
+        return family.moves_only
+    module = node.op == "call_module"
+    return family.moving(vars(traced.module.get_submodule(str(node.target))) if module else _bind(names, node, traced))
 
 
 def once_alone(rule: Rule) -> bool:

@@ -81,6 +81,10 @@ ON_MAPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "reflected": lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
     "crop": lambda m, x: F.pad(x, (-1, -1)),
     "nearest": lambda m, x: F.interpolate(x, size=(9, 12)),
+    "nearest by a factor": lambda m, x: F.interpolate(x, scale_factor=1.3),
+    "bilinear": lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+    "bilinear to a size": lambda m, x: F.interpolate(x, size=(9, 4), mode="bilinear", align_corners=True),
+    "bilinear by a factor": lambda m, x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
     "group norm": lambda m, x: F.group_norm(x, 2),
     "partial maxima": lambda m, x: F.max_pool2d(x, 4, 3, ceil_mode=True),
     "partial means": lambda m, x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
@@ -88,6 +92,7 @@ ON_MAPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "python": lambda m, x: x.detach().float().to(x.dtype) + len([x]) if x.shape[1] == 4 and f"{x.shape[2]}" == "6" else x,
 }
 ON_LINES: dict[str, Callable[[Any, Tensor], Any]] = {
+    "between places": lambda m, x: F.interpolate(x, scale_factor=1.7, mode="linear"),
     "mean of places": lambda m, x: x.mean(-1),
     "product of values": lambda m, x: x @ x.transpose(1, 2),
     "linear on the last axis": lambda m, x: F.linear(x, m.place[0]),

@@ -92,6 +92,10 @@ CONSTANTS = {
     "lerp to a constant": Case(lambda m, x: torch.lerp(x, m.end, 0.25), (4, 6), lambda: {"end": torch.rand(6)}),
     "a constant larger than the value": Case(lambda m, x: m.c(x) * m.d, held=lambda: {"c": nn.Conv2d(3, 1, 1), "d": torch.rand(4, 1, 1)}),
     "five axes": Case(lambda m, x: x * m.f + m.g, (2, 3, 2, 1, 2), lambda: {"f": torch.randn(2, 1, 2, 1, 1), "g": P(torch.randn(3, 1, 1, 2))}),
+    "expanded to the value": Case(lambda m, x: x + m.bias.expand_as(x), held=lambda: {"bias": P(torch.rand(1, 3, 1, 1))}),
+    "expanded beyond the value": Case(lambda m, x: m.c(x) * m.f.expand(len(x), 3, 4, 5), held=lambda: {**conv(1), "f": torch.rand(1, 3, 1, 1)}),
+    "repeated for each sample": Case(lambda m, x: x + m.eye.view(1, 16).repeat(x.size(0), 1), (16,), lambda: {"eye": torch.eye(4)}),
+    "made for each sample": Case(lambda m, x: x - torch.full((x.size(0), 4, 6), 0.3), (4, 6)),
     "computed of a parameter": Case(lambda m, x: x * torch.exp(m.log), held=lambda: {"log": P(torch.rand(3, 1, 1))}),
 }
 
@@ -255,7 +259,9 @@ def test_a_reciprocal_is_computed_in_float64_and_rounded_once() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["channel scale", "layer scale", "position embedding", "a row of factors", "minus features"])
+@pytest.mark.parametrize(
+    "name", ["channel scale", "layer scale", "position embedding", "a row of factors", "minus features", "expanded to the value"]
+)
 def test_parameters_are_trained_with_the_gradient_of_the_float_model(name: str) -> None:
     """In wide words a cast passes every gradient on, so both gradients are nearly equal."""
     model, x = CONSTANTS[name].model()
@@ -363,6 +369,7 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "cumsum": (lambda m, x: x.cumsum(1), "cumsum"),
     "product": (lambda m, x: x.prod(1), "prod"),
     "over the batch": (lambda m, x: x.amax((0, 1), keepdim=True) + x, "batch"),
+    "another for each sample": (lambda m, x: x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), "length of 1 along the batch"),
     "infinite": (lambda m, x: x + float("inf"), "inf"),
     "rounded quotient": (lambda m, x: torch.div(x, 3, rounding_mode="floor"), "rounding_mode"),
 }

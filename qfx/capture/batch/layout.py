@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,12 +16,14 @@ class Layout:
     flattens ``(N, T)`` has behind=T.
 
     Such a tensor is kept *turned*: the batch first, then the other axes in their order, the batch's own axis as those of its factors that are not 1;
-    at least one axis, of length 1 if there is no other.
+    at least one axis, of length 1 if there is no other. ``inner``: those factors stand behind the channels, not in front of them: so the frames of
+    ``(N * T, C, H, W)`` are a further axis of one picture, ``(N, C, T, H, W)``.
     """
 
     axis: int = 0
     before: int = 1
     behind: int = 1
+    inner: bool = False
 
     @property
     def factors(self) -> Shape:
@@ -34,10 +36,12 @@ class Layout:
 
     def turned(self, shape: Shape) -> Shape:
         """The axes behind the batch of the turned tensor, for a tensor of ``shape``."""
+        if self.inner:
+            return (shape[1], *self.factors, *shape[2:])
         return (*shape[: self.axis], *self.factors, *shape[self.axis + 1 :]) or (1,)
 
     def place(self, axis: int) -> int:
-        """Where another axis than the batch's is in the turned tensor, the batch counted."""
+        """Where another axis than the batch's is in the turned tensor, the batch counted; not of ``inner``."""
         return axis + 1 if axis < self.axis else axis + len(self.factors)
 
     def places(self, axis: int) -> range:
@@ -46,13 +50,24 @@ class Layout:
 
     def moved(self, by: int) -> Layout:
         """With so many axes more in front."""
-        return Layout(self.axis + by, self.before, self.behind)
+        return replace(self, axis=self.axis + by)
 
     def turn(self, tensor: Tensor) -> Tensor:
         shape = tuple(tensor.shape)
         batch = shape[self.axis] // (self.before * self.behind)
         apart = tensor.reshape(*shape[: self.axis], self.before, batch, self.behind, *shape[self.axis + 1 :])
-        return apart.movedim(self.axis + 1, 0).reshape(batch, *self.turned(shape))
+        outer = apart.movedim(self.axis + 1, 0).reshape(batch, *replace(self, inner=False).turned(shape))
+        return outer.permute(self.inward(len(shape))) if self.inner else outer
+
+    def inward(self, rank: int) -> Shape:
+        """The order that brings the factors behind the channels, for a tensor of so many axes."""
+        count = len(self.factors)
+        return (0, count + 1, *range(1, count + 1), *range(count + 2, count + rank))
+
+    def outward(self, rank: int) -> Shape:
+        """The inverse of ``inward``."""
+        order = self.inward(rank)
+        return tuple(order.index(place) for place in range(len(order)))
 
     def fits(self, shape: Shape, batch: int) -> bool:
         return self.axis < len(shape) and shape[self.axis] == self.before * batch * self.behind

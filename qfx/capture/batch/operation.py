@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Protocol
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from qfx.capture.batch.layout import Layout, Shape, following
 
@@ -32,14 +33,17 @@ class Written:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-Put = Callable[[Callable[..., Any], tuple[Any, ...]], fx.Node]
-"""Adds an operation in front of the one that is written."""
+class Put(Protocol):
+    """Adds an operation in front of the one that is written; without a target the same one, with other arguments."""
+
+    def __call__(self, target: Callable[..., Any] | None, args: tuple[Any, ...]) -> fx.Node: ...
 
 
 @dataclass(frozen=True)
 class Operation:
     """A node whose sources or result have their batch elsewhere. ``names``: its arguments, as rules name them; ``shapes``: of the user's tensors, in
-    both runs; ``turned``: the nodes that hold dependent tensors turned; ``put``: adds an operation in front."""
+    both runs; ``turned``: the nodes that hold dependent tensors turned; ``put``: adds an operation in front. ``module``: the layer;
+    ``users``: all its calls; ``framed``: puts another in its place."""
 
     node: fx.Node
     name: str
@@ -49,6 +53,9 @@ class Operation:
     layouts: Mapping[fx.Node, Layout]
     turned: Mapping[fx.Node, fx.Node]
     put: Put
+    module: nn.Module | None = None
+    users: tuple[fx.Node, ...] = ()
+    framed: Callable[[nn.Module], None] = lambda _: None
 
     # What it reads
 
@@ -131,7 +138,9 @@ class Operation:
             return self._constant(value, rank, layout)
         own, shape = self.layouts[value], self.shapes[value][0]
         by = rank - len(shape)
-        if own.moved(by) != layout:
+        if layout.inner and not own.inner and own == replace(layout, inner=False) and not by:
+            return self.put(torch.permute, (self.turned[value], own.inward(rank)))
+        if own.moved(by) != layout or (own.inner and by):
             raise NotFollowedError("joins values whose samples lie on different axes", MIXES)
         return self.reshaped(self.turned[value], layout.turned(((1,) * by) + shape), own.turned(shape))
 
@@ -140,6 +149,15 @@ class Operation:
             raise NotFollowedError
         shape, other = self.shapes[value]
         place = layout.axis - (rank - len(shape))
+        if layout.inner:
+            whole = (1,) * (rank - len(shape)) + shape
+            if whole[0] != 1:
+                raise NotFollowedError("has other constants for every sample", "let constants be the same for every sample")
+            return (
+                value
+                if len(shape) < 2 and prod(shape) == 1
+                else self.put(torch.reshape, (value, (whole[1], *(1,) * len(layout.factors), *whole[2:])))
+            )
         if place < 0 or not shape:
             return value
         if shape[place] == 1:

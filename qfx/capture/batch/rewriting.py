@@ -3,7 +3,9 @@ the user's model computed. A graph in which the batch is in front everywhere is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +13,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from qfx.capture.batch.layout import Layout, Shape
-from qfx.capture.batch.operation import NotFollowedError, Operation, Written
-from qfx.capture.batch.rules import RULES, elementwise
+from qfx.capture.batch.operation import NotFollowedError, Operation, Put, Written
+from qfx.capture.batch.rules import KEEPS_INNER, RULES, elementwise
 from qfx.capture.recording import Recording
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.capture.traced import CALLER, INTERNAL, SITE, WHOLE, base_layer, place_of
@@ -110,26 +112,51 @@ class _Rewriting:
         if rule is None:
             raise NotFollowedError
 
-        def put(target: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
+        def put(target: Callable[..., Any] | None, args: tuple[Any, ...]) -> fx.Node:
             return self._put(node, target, args)
 
-        return rule(Operation(node, name, tuple(names.split()), self.batches, self.shapes, self.layouts, self.turned, put))
+        def framed(module: torch.nn.Module) -> None:
+            self.run.replaced[str(node.target)] = module
 
-    def _put(self, node: fx.Node, target: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
-        """An operation in front of ``node``, in its name."""
-        graph, name = self.run.graph, target.__name__
+        layouts, turned = (self.layouts, self.turned) if rule in KEEPS_INNER else self._outer(node, put)
+        module = self.run.module(str(node.target)) if node.op == "call_module" else None
+        users = tuple(user for user in self.run.graph.nodes if user.op == "call_module" and user.target == node.target) if module is not None else ()
+        return rule(Operation(node, name, tuple(names.split()), self.batches, self.shapes, layouts, turned, put, module, users, framed))
+
+    def _outer(self, node: fx.Node, put: Put) -> tuple[Mapping[fx.Node, Layout], Mapping[fx.Node, fx.Node]]:
+        """The sources with their frames in front of the channels."""
+        layouts, turned = dict[fx.Node, Layout](), dict[fx.Node, fx.Node]()
+        for source in node.all_input_nodes:
+            if source in self.layouts and self.layouts[source].inner:
+                layouts[source] = replace(self.layouts[source], inner=False)
+                turned[source] = put(torch.permute, (self.turned[source], layouts[source].outward(len(self.shapes[source][0]))))
+        return (ChainMap(layouts, self.layouts), ChainMap(turned, self.turned)) if layouts else (self.layouts, self.turned)
+
+    def _put(self, node: fx.Node, target: Callable[..., Any] | None, args: tuple[Any, ...]) -> fx.Node:
+        """An operation in front of ``node``, in its name; without a target the same with other arguments."""
+        graph = self.run.graph
         with graph.inserting_before(node):
-            new = graph.call_function(target, args)
+            new = graph.create_node(node.op, node.target, args, node.kwargs) if target is None else graph.call_function(target, args)
+        if target is None:
+            new.meta |= node.meta
+            node.meta[SITE] = (node.meta.get(CALLER, ""), f"{node.target}:result", node.meta.get(SITE, ("", "", 0))[2])
+            node.meta.pop(WHOLE, None)
+            self._count(new)
+            return new
+        name = target.__name__
         path, own, count = node.meta.get(SITE, (node.meta.get(CALLER, ""), str(node.target), 0))
-        before = sum(each.meta[SITE][1].startswith(f"{own}:{name}") for each in self.added)
+        before = sum(str(each.meta.get(SITE, ("", ""))[1]).startswith(f"{own}:{name}") for each in self.added)
         new.meta |= {key: value for key, value in node.meta.items() if key != WHOLE}
         new.meta[SITE] = (path, f"{own}:{name}:{before}", count)
+        self._count(new)
+        return new
+
+    def _count(self, new: fx.Node) -> None:
         self.added.append(new)
         if any(source in self.run.dependent for source in new.all_input_nodes):
             self.run.dependent.add(new)
         self.run.twins[new] = new
         self.run.values[new], self.other.values[new] = self._computed(new)
-        return new
 
     def _write(self, node: fx.Node, written: Written) -> None:
         layout = written.layout
@@ -146,7 +173,7 @@ class _Rewriting:
         before = node.op, node.target, node.args, node.kwargs
         if written.target is not node.target:
             if node.op == "call_module":
-                node.meta |= {SITE: (str(node.target), "moved", 0)}
+                node.meta.setdefault(SITE, (str(node.target), "moved", 0))
             node.op = "call_method" if isinstance(written.target, str) else "call_function"
             node.target = written.target
         node.args, node.kwargs = written.args, dict(written.kwargs)

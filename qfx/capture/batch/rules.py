@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from qfx.capture.batch.frames import channelwise, convolution, normalization
 from qfx.capture.batch.layout import Layout
 from qfx.capture.batch.operation import MIXES, NotFollowedError, Operation, Written
 
@@ -21,7 +22,7 @@ Rule = Callable[[Operation], Written]
 def elementwise(op: Operation) -> Written:
     """Number by number, operands repeated as torch does."""
     rank = len(op.result)
-    first = op.sources[0]
+    first = next((node for node in op.sources if op.layouts[node].inner), op.sources[0])
     layout = op.layouts[first].moved(rank - len(op.shapes[first][0]))
     args, kwargs = map_arg((op.node.args, dict(op.node.kwargs)), lambda node: op.aligned(node, rank, layout))
     return Written(layout, op.node.target, args, kwargs)
@@ -262,7 +263,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     **_names(_view, "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as", "Flatten", "Unflatten"),
     **_names(_permute, "permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t"),
     **_names(elementwise, "contiguous", "clone", "cpu", "cuda", "detach", "float", "double", "to", "type", "type_as"),
-    **_names(elementwise, "Identity", "Dropout", "dropout"),
+    **_names(elementwise, "Identity", "Dropout", "dropout", "masked_fill"),
     **_names(_linear, "Linear", "linear"),
     **_names(_reduce, "sum", "mean", "amax", "amin", "argmax", "argmin", "prod", "any", "all", "max", "min"),
     **_names(_along, "cumsum", "cumprod", "index_select", "narrow", "repeat_interleave", "softmax", "log_softmax"),
@@ -272,6 +273,12 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     **_names(_matmul, "matmul", "bmm", "mm"),
     **_names(_added, "baddbmm", "addmm", "addbmm"),
     **_names(_cat, "cat", "concat", "concatenate"),
+    **_names(convolution, "Conv1d", "Conv2d", "conv1d", "conv2d", "OverFrames"),
+    **_names(normalization, "BatchNorm1d", "BatchNorm2d", "SyncBatchNorm"),
+    **_names(channelwise, *(f"{kind}Pool{rank}d" for kind in ("Max", "Avg", "AdaptiveAvg", "AdaptiveMax") for rank in (1, 2, 3))),
+    **_names(channelwise, *(f"{kind}_pool{rank}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for rank in (1, 2, 3))),
+    **_names(channelwise, *(f"{kind}Pad{rank}d" for kind in ("Zero", "Constant", "Reflection", "Replication", "Circular") for rank in (1, 2))),
+    **_names(channelwise, "Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d", "interpolate"),
     "stack": _stack,
     "select": _select,
     "getitem": _getitem,
@@ -281,3 +288,6 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     "prelu": _prelu,
 })  # fmt: skip
 """By what the user calls the operation; what works number by number, a family says itself."""
+
+KEEPS_INNER = (elementwise, convolution, normalization, channelwise)
+"""Those that take frames behind the channels; the others get them in front."""

@@ -142,7 +142,14 @@ def _swish(node: Node) -> Value:
 
 
 def _where(node: Node) -> Value:
+    condition, other = node.arguments[0], node.arguments[2]
+    if isinstance(condition, Value) and isinstance(other, Value) and condition.node.target is torch.isnan and condition.node.args[0] is other.node:
+        return other  # what would be NaN has no fixed-point form: PyTorch exports so what attention hides as a whole
     return node.call(torch.where, node.x(0), node.operand(1), node.operand(2))
+
+
+def _is_nan(node: Node) -> Value:
+    return node.call(torch.isnan, node.x())
 
 
 def _cast(node: Node) -> Value:
@@ -216,6 +223,7 @@ HANDLERS: dict[str, Handler] = {
     "Or": _binary(torch.logical_or),
     "Not": _plain(torch.logical_not),
     "Where": _where,
+    "IsNaN": _is_nan,
     "Cast": _cast,
     "CastLike": _cast,
     "Identity": _same,

@@ -14,9 +14,7 @@ INDICES = "let indices be constants, as in x[:, [2, 0, 1]]: such that are comput
 JOINED = "to join values along the channels write torch.cat(values, 1), along a new axis behind the batch torch.stack(values, 1)"
 
 TEXTS: dict[str, str] = {
-    **dict.fromkeys(
-        ("argmax", "argmin", "topk", "sort", "msort", "argsort", "kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile"), HOST
-    ),
+    **dict.fromkeys(("msort", "nanmedian", "mode", "quantile", "nanquantile"), HOST),
     **dict.fromkeys(
         (
             *("mod", "remainder", "fmod", "floordivide", "floordiv", "atan2", "cumprod", "cummax", "cummin", "logcumsumexp", "prod", "reduceprod"),
@@ -32,7 +30,6 @@ TEXTS: dict[str, str] = {
     "cumsum": "it is a product by a constant matrix: torch.matmul(x, torch.ones(n, n).triu()) is the same along a last axis of n places",
     "glu": "a * torch.sigmoid(b) with a, b = x.chunk(2, dim) is the same",
     **dict.fromkeys(("packpaddedsequence", "padpackedsequence"), "give the model whole sequences of one length: qfx has no packed ones"),
-    **dict.fromkeys(("embedding", "embeddingbag", "onehot"), "look the table up on the host, and give the model the numbers that it holds"),
     **dict.fromkeys(("eq", "ne"), "numbers that are rounded are rarely equal: compare by >, >=, < or <="),
     **dict.fromkeys(("maskedfill", "maskedscatter"), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
     **dict.fromkeys(("dropout3d", "alphadropout", "featurealphadropout", "featuredropout"), "use nn.Dropout or nn.Dropout2d"),

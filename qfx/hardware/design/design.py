@@ -17,6 +17,7 @@ from qfx.hardware.design.streams import Table as Table
 from qfx.hardware.design.streams import Tag as Tag
 from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
+from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
@@ -37,6 +38,7 @@ from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import Stretch as Stretch
 from qfx.hardware.processes import TakeFrame as TakeFrame
+from qfx.hardware.processes import Top as Top
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape

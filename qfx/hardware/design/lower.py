@@ -56,8 +56,6 @@ def _finished(builder: Builder) -> d.Design:
         name = builder.names.new(f"{own}_output" if builder.several else "output", "port")
         builder.add(d.ToPort(name, stream, last, outputs[-1].slot, names[-1] if builder.several else ""))
     loader = loading.loader(builder.processes, builder.names)
-    if loader is not None and builder.several:
-        raise ProjectError("loads its weights and has several inputs or outputs", where=graph.name, remedy="leave the weights in ROM")
     first, *more = builder.inputs
     return d.Design(
         tuple(builder.processes),

@@ -87,6 +87,8 @@ class Request:
     fifos: tuple[tuple[str, int], ...] = ()
     fps: float | None = None
     fit: bool = False
+    ports: tuple[tuple[str, int], ...] = ()
+    """The numbers per word of ports by the model's names for them, with ``OUT`` before that of an output."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fit:

@@ -17,6 +17,8 @@ from qfx.hardware.processes.ports import ToPort as ToPort
 from qfx.hardware.processes.process import Process as Process
 from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
+from qfx.hardware.processes.selecting import Embedding as Embedding
+from qfx.hardware.processes.selecting import Top as Top
 from qfx.hardware.processes.sequences import Enter as Enter
 from qfx.hardware.processes.sequences import Keep as Keep
 from qfx.hardware.processes.sequences import Leave as Leave
@@ -31,6 +33,7 @@ PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
     TakeFrame,
+    Embedding, Top,
     Loop, Enter, Leave, Recall, Keep,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import operators as ops
+from qfx.capture.batch.frames import OverFrames
 from qfx.nn.backends import sums_of_products
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.fixed_layer import Steps
 from qfx.nn.layers.moving.take import QTake, border_orders
-from qfx.nn.layers.products.weights import Weights, weights_of
+from qfx.nn.layers.products.weights import Form, Weights, weights_of
 from qfx.nn.layers.weighted import Weighted
 from qfx.operators import Const
 from qfx.recipe import Recipe
@@ -118,6 +119,17 @@ def _conv(call: Call) -> Layers:
     return [*parts, Part(layer, (parts[-1] if parts else 0,))]
 
 
+def _over_frames(call: Call) -> Layers:
+    """Frames as an axis in front of the spatial ones: a kernel of length 1 along it."""
+    assert isinstance(call.module, OverFrames)
+    conv: Source = call.module.__dict__["conv"]
+    weight, own = conv.weight, Geometry.of(conv)
+    form = Form(tuple(range(weight.dim())), (*weight.shape[:2], 1, *weight.shape[2:]))
+    origins = {role: f"{call.node.target}.{role}" for role in ("weight", "bias")}
+    geometry = Geometry((1, *own.stride), ((0, 0), *own.pads), (1, *own.dilation), own.groups)
+    return [QConv(Weights(weight, conv.bias, form, origins), call.recipe, call.path, geometry)]
+
+
 def _functional(call: Call) -> Layers:
     """F.conv1d and its kin, by tensors that the model holds."""
     source = weights_of(call, call.arguments.get("weight"), call.arguments.get("bias"))
@@ -133,7 +145,7 @@ _ARGUMENTS = "input weight bias stride padding dilation groups"
 
 FAMILY = Family(
     layers=(QConv, QTake),
-    modules={nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv},
+    modules={nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv, OverFrames: _over_frames},
     functions=dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (_ARGUMENTS, _functional)),
     takes_constants=True,
 )

@@ -35,6 +35,7 @@ def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
         *,
         computed: Computed,
     ) -> tuple[Tensor, ...]:
+        """For each layer and direction a linear layer over all steps and a loop (``QScan``); the last states as slices of what the loops give."""
         if input.dim() != 3:
             raise NotTakenApartError(f"runs over a sequence of {input.dim()} axes", remedy="give it (batch, steps, features)")
         for state in [hx] if isinstance(hx, Tensor) else hx:
@@ -104,6 +105,7 @@ def _sum(x: Tensor, y: Tensor | None) -> Tensor:
 def _lstm_cell(
     input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
 ) -> tuple[Tensor, Tensor]:
+    """Two linear layers, and the gates as they are written."""
     h, c = (None if _starts(state, computed) else state for state in hx)
     i, f, g, o = _sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)).chunk(4, 1)
     written = torch.sigmoid(i) * torch.tanh(g)
@@ -114,6 +116,7 @@ def _lstm_cell(
 def _gru_cell(
     input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
 ) -> Tensor:
+    """Two linear layers, and the gates as they are written: n + z * (h - n)."""
     h = None if _starts(hx, computed) else hx
     size = w_hh.shape[1]
     x, u = F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)
@@ -127,6 +130,7 @@ def _rnn_cell(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def cell(
         input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
     ) -> Tensor:
+        """Two linear layers and the function of their sum."""
         h = None if _starts(hx, computed) else hx
         return function(_sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)))
 
