@@ -21,7 +21,7 @@ from qfx.ir.drawing import Drawing, random_cast
 from qfx.ir.drawing import random_type as random_type  # part of this module's vocabulary
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import Info, Shape
-from qfx.operators import OPERATORS, Cast, Conv, Input, Linear, MaxPool, Operator, Scan, SumPool
+from qfx.operators import OPERATORS, Cast, Conv, Input, Linear, MaxPool, Operator, SumPool
 
 MAX_GROWN_WIDTH = 45
 """No value and no accumulator of a random graph is wider: float64 holds them all."""
@@ -30,9 +30,6 @@ _WIDE = 20
 """Values of random graphs above this width are mostly cast next, as in real networks."""
 
 _ATTEMPTS = 40
-
-DRAWN = tuple(op for op in OPERATORS if op is not Scan)
-"""The operators that random graphs are made of, unless others are named: those that have a form in hardware."""
 
 
 def assert_bit_exact(actual: npt.ArrayLike, expected: npt.ArrayLike, *, names: tuple[str, str] = ("actual", "expected")) -> None:
@@ -118,7 +115,7 @@ def _finite(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return np.clip(exact, -bound, bound).astype(np.float32)
 
 
-def random_graph(rng: np.random.Generator, *, max_nodes: int = 10, operators: Collection[type[Operator]] = DRAWN, several: bool = False) -> Graph:
+def random_graph(rng: np.random.Generator, *, max_nodes: int = 10, operators: Collection[type[Operator]] = OPERATORS, several: bool = False) -> Graph:
     """A valid random model of at most ``max_nodes`` operators behind its input, tiny and varied: branches, residual sums, concatenations, every mode,
     a binary point per channel or element, odd windows. No node is dead; no value or accumulator is wider than 45 bits.
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .description import Description, InputPort, OutputPort, load_description
+from .description import Description, InputPort, Wire, load_description
 from .device import Buffer, Channel, Device, DeviceError, open_board
 from .errors import DataError
 from .fixed.array import Int64Array, to_float
@@ -77,7 +77,7 @@ class Accelerator:
             )
         self._device = device
         self._timeout_s = timeout_s
-        self._buffers: tuple[tuple[Buffer, ...], tuple[Buffer, ...]] | None = None  # of the inputs and of the outputs
+        self._buffers: tuple[tuple[Buffer, ...], tuple[Buffer, ...]] | None = None  # to send from, and to receive into
         self._capacity = 0
         self._usable = True
         self.timing = Timing(0, 0, 0.0, 0.0)
@@ -153,8 +153,8 @@ class Accelerator:
 
     def _pass_zeros(self) -> None:
         """A frame of zeros at every input, dropped, and the end of the call that takes it, behind which no other one starts."""
-        sources = [np.zeros((1, end.port.frame_bytes), dtype=np.uint8) for end in self.description.inputs]
-        self._transfer(sources, [np.empty((1, end.port.frame_bytes), dtype=np.uint8) for end in self.description.outputs])
+        sources = [np.zeros((1, wire.frame_bytes), dtype=np.uint8) for wire in self.description.sends]
+        self._transfer(sources, [np.empty((1, wire.frame_bytes), dtype=np.uint8) for wire in self.description.receives])
         begin = time.perf_counter()
         while not self._device.accelerator.read(CONTROL) & AP_IDLE:
             if time.perf_counter() - begin > self._timeout_s:
@@ -226,23 +226,24 @@ class Accelerator:
             raise DeviceError("the accelerator is closed, or has failed before", where=self.description.top, remedy="open it again")
         begin = time.perf_counter()
         inputs, outputs = self.description.inputs, self.description.outputs
-        packed = [pack(raw, end.port) for raw, end in zip(x_raw, inputs, strict=True)]
-        frames = len(packed[0])
-        if any(len(words) != frames for words in packed):
-            told = ", ".join(f"{end.name} has {len(words)}" for end, words in zip(inputs, packed, strict=True))
+        own = [pack(raw, end.port) for raw, end in zip(x_raw, inputs, strict=True)]
+        frames = len(own[0])
+        if any(len(words) != frames for words in own):
+            told = ", ".join(f"{end.name} has {len(words)}" for end, words in zip(inputs, own, strict=True))
             raise DataError(f"the inputs have different numbers of frames: {told}", where=self.description.top, remedy="give as many of each")
         step = self._batch(frames, batch)
-        results = [np.empty((frames, end.port.frame_bytes), dtype=np.uint8) for end in outputs]
+        packed = _put_together(own, self.description.sends)
+        results = [np.empty((frames, wire.frame_bytes), dtype=np.uint8) for wire in self.description.receives]
         transfer_seconds = 0.0
         for start in range(0, frames, step):
             part = slice(start, min(start + step, frames))
             transfer_seconds += self._transfer([words[part] for words in packed], [words[part] for words in results])
-        raws = tuple(unpack(words, end.port) for words, end in zip(results, outputs, strict=True))
+        raws = tuple(unpack(words, end.port) for words, end in zip(_taken_apart(results, self.description.receives), outputs, strict=True))
         self.timing = Timing(frames, -(-frames // step), time.perf_counter() - begin, transfer_seconds)
         return raws
 
     def _batch(self, frames: int, batch: int | None) -> int:
-        largest = max(end.port.frame_bytes for end in (*self.description.inputs, *self.description.outputs))
+        largest = max(wire.frame_bytes for wire in (*self.description.sends, *self.description.receives))
         limit = self.description.max_bytes // largest
         if limit == 0:
             raise DeviceError(f"a frame has {largest} bytes, a transfer at most {self.description.max_bytes}", where=self.description.top)
@@ -253,7 +254,7 @@ class Accelerator:
         return batch
 
     def _transfer(self, sources: Sequence[npt.NDArray[np.uint8]], targets: Sequence[npt.NDArray[np.uint8]]) -> float:
-        """Frames through the hardware, an array for each input and output; the seconds from the start of the transfers to their end.
+        """Frames through the hardware, an array for each stream; the seconds from the start of the transfers to their end.
 
         All results can be written before any word is sent, so no output holds another back.
         """
@@ -271,20 +272,20 @@ class Accelerator:
                 channel.transfer(receive, 0, target.size)
             for channel, send, source in zip(taking, sends, sources, strict=True):
                 channel.transfer(send, 0, source.size)
-            for source_end, channel in zip(self.description.inputs, taking, strict=True):
-                self._wait(channel, f"has not taken all frames{self._at(source_end)}", begin)
-            for end, channel in zip(self.description.outputs, giving, strict=True):
-                self._wait(channel, f"has not given all results{self._at(end)}", begin)
+            for wire, channel in zip(self.description.sends, taking, strict=True):
+                self._wait(channel, f"has not taken all frames{self._at(wire)}", begin)
+            for wire, channel in zip(self.description.receives, giving, strict=True):
+                self._wait(channel, f"has not given all results{self._at(wire)}", begin)
         except (RuntimeError, ValueError) as error:
             raise DeviceError(
                 f"the DMA failed: {error}", where=self.description.top, remedy="open the accelerator again, with smaller batches"
             ) from error
         seconds = time.perf_counter() - begin
-        for end, channel, target in zip(self.description.outputs, giving, targets, strict=True):
+        for wire, channel, target in zip(self.description.receives, giving, targets, strict=True):
             arrived = getattr(channel, "transferred", target.size)
             if arrived != target.size:
                 raise DeviceError(
-                    f"{arrived} bytes of results instead of {target.size}{self._at(end)}",
+                    f"{arrived} bytes of results instead of {target.size}{self._at(wire)}",
                     where=self.description.top,
                     remedy="check that the bitstream is this project's",
                 )
@@ -295,13 +296,13 @@ class Accelerator:
         return seconds
 
     def _channels(self) -> tuple[list[Channel], list[Channel]]:
-        """Those of the inputs and those of the outputs."""
-        inputs, outputs = self.description.inputs, self.description.outputs
-        return [getattr(self._device, end.dma).sendchannel for end in inputs], [getattr(self._device, end.dma).recvchannel for end in outputs]
+        """Those that send and those that receive."""
+        sends, receives = self.description.sends, self.description.receives
+        return [getattr(self._device, wire.dma).sendchannel for wire in sends], [getattr(self._device, wire.dma).recvchannel for wire in receives]
 
-    def _at(self, end: OutputPort) -> str:
-        """Which port a complaint is about, where there are several."""
-        return f" at {end.name}" if self.description.several else ""
+    def _at(self, wire: Wire) -> str:
+        """Which ports a complaint is about, where there are several."""
+        return f" at {wire.name}" if self.description.several else ""
 
     def _wait(self, channel: Channel, complaint: str, begin: float) -> None:
         while not channel.idle:
@@ -318,9 +319,8 @@ class Accelerator:
     def _reserve(self, frames: int) -> tuple[tuple[Buffer, ...], tuple[Buffer, ...]]:
         if self._buffers is None or frames > self._capacity:
             self._free()
-            inputs, outputs = self.description.inputs, self.description.outputs
-            sends = tuple(self._device.allocate(frames * end.port.frame_bytes) for end in inputs)
-            self._buffers = (sends, tuple(self._device.allocate(frames * end.port.frame_bytes) for end in outputs))
+            sends = tuple(self._device.allocate(frames * wire.frame_bytes) for wire in self.description.sends)
+            self._buffers = (sends, tuple(self._device.allocate(frames * wire.frame_bytes) for wire in self.description.receives))
             self._capacity = frames
         return self._buffers
 
@@ -329,3 +329,22 @@ class Accelerator:
             for buffer in (*self._buffers[0], *self._buffers[1]):
                 buffer.freebuffer()
             self._buffers, self._capacity = None, 0
+
+
+def _put_together(words: Sequence[npt.NDArray[np.uint8]], wires: Sequence[Wire]) -> list[npt.NDArray[np.uint8]]:
+    """The bytes (N, frame_bytes) of each stream, for those of each port."""
+    found, left = [], list(words)
+    for wire in wires:
+        if len(wire.ends) == 1:
+            found.append(left.pop(0))
+            continue
+        frames = np.zeros((len(left[0]), wire.frame_bytes), dtype=np.uint8)
+        for at, size in wire.places:
+            frames[:, at : at + size] = left.pop(0)
+        found.append(frames)
+    return found
+
+
+def _taken_apart(words: Sequence[npt.NDArray[np.uint8]], wires: Sequence[Wire]) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of each port, for those of each stream; the inverse of ``_put_together``."""
+    return [frames[:, at : at + size] for frames, wire in zip(words, wires, strict=True) for at, size in wire.places]

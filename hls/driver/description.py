@@ -33,6 +33,40 @@ class InputPort(OutputPort):
     cast: ArrayType
 
 
+@dataclass(frozen=True)
+class Wire:
+    """A stream of the accelerator: the ports that it carries, one after the other in a frame, each padded with zeros to whole words of ``bits``."""
+
+    ends: tuple[OutputPort, ...]
+    bits: int
+
+    @property
+    def dma(self) -> str:
+        return self.ends[0].dma
+
+    @property
+    def name(self) -> str:
+        """The model's names for what it carries."""
+        return ", ".join(end.name for end in self.ends)
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """For every port where its bytes lie in a frame: from, and how many without the padding."""
+        found, at = [], 0
+        for end in self.ends:
+            found.append((at, end.port.frame_bytes))
+            at += self._padded(end)
+        return tuple(found)
+
+    @property
+    def frame_bytes(self) -> int:
+        return sum(self._padded(end) for end in self.ends)
+
+    def _padded(self, end: OutputPort) -> int:
+        word = self.bits // 8
+        return -(-end.port.frame_bytes // word) * word
+
+
 _End = TypeVar("_End", bound=OutputPort)
 
 
@@ -53,6 +87,8 @@ class Description:
     length_bits: int
     alignment: int
     weights: Port | None = None
+    merged: tuple[int, int] = (0, 0)
+    """The bits of the one stream that carries all inputs, and of that of all outputs; 0: each has its own."""
 
     @property
     def max_bytes(self) -> int:
@@ -63,6 +99,16 @@ class Description:
     def several(self) -> bool:
         """Whether there is more than one input or output."""
         return len(self.inputs) + len(self.outputs) > 2
+
+    @property
+    def sends(self) -> tuple[Wire, ...]:
+        """The streams into the accelerator."""
+        return _wires(self.inputs, self.merged[0])
+
+    @property
+    def receives(self) -> tuple[Wire, ...]:
+        """The streams out of it."""
+        return _wires(self.outputs, self.merged[1])
 
     @property
     def dmas(self) -> tuple[str, ...]:
@@ -107,9 +153,14 @@ def load_description(path: Path | None = None) -> Description:
             length_bits=int(data["length_bits"]),
             alignment=int(data["alignment"]),
             weights=_port(data["weights"]) if "weights" in data else None,
+            merged=(int(data["merged"]["input"]), int(data["merged"]["output"])) if "merged" in data else (0, 0),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"cannot be read: {error}", where=str(source), remedy="write the project again") from error
+
+
+def _wires(ends: Sequence[OutputPort], merged: int) -> tuple[Wire, ...]:
+    return (Wire(tuple(ends), merged),) if merged else tuple(Wire((end,), end.port.word_bits) for end in ends)
 
 
 _ONE = {"name": "", "dma": "dma"}  # where there is one input and one output

@@ -158,15 +158,15 @@ class SimulatedBoard:
         """Do what can be done: take constants if the call that has begun loads them, then run frames once all channels have a transfer."""
         if self.accelerator.loads and not self._take_constants():
             return
-        inputs, outputs = self.description.inputs, self.description.outputs
-        sends: list[SimulatedChannel] = [getattr(self, end.dma).sendchannel for end in inputs]
-        receives: list[SimulatedChannel] = [getattr(self, end.dma).recvchannel for end in outputs]
+        into, out = self.description.sends, self.description.receives
+        sends: list[SimulatedChannel] = [getattr(self, wire.dma).sendchannel for wire in into]
+        receives: list[SimulatedChannel] = [getattr(self, wire.dma).recvchannel for wire in out]
         taken, given = [channel.active for channel in sends], [channel.active for channel in receives]
         if any(active is None for active in (*taken, *given)) or not self.accelerator.control & _START:
             return
-        lengths = [divmod(active[2], end.port.frame_bytes) for active, end in zip(taken, inputs, strict=True) if active]
+        lengths = [divmod(active[2], wire.frame_bytes) for active, wire in zip(taken, into, strict=True) if active]
         frames = lengths[0][0]
-        if lengths != [(frames, 0)] * len(inputs) or (frames > 1 and (self.accelerator.loads or not self.accelerator.control & _RESTART)):
+        if lengths != [(frames, 0)] * len(into) or (frames > 1 and (self.accelerator.loads or not self.accelerator.control & _RESTART)):
             return  # the accelerator waits for words that never come, or the DMA for an accelerator that has stopped
         words = [source.memory[begin : begin + nbytes].tobytes() for source, begin, nbytes in filter(None, taken)]
         for channel, sent in zip(sends, words, strict=True):
@@ -221,4 +221,4 @@ class SimulatedBoard:
             return [path.read_bytes() for path in got]
 
     def _counts(self) -> tuple[tuple[str, int], tuple[str, int]]:
-        return ("in", len(self.description.inputs)), ("out", len(self.description.outputs))
+        return ("in", len(self.description.sends)), ("out", len(self.description.receives))

@@ -68,30 +68,24 @@ int transfer(void (*top)(hls::stream<typename In::word>&, hls::stream<typename O
   return open ? 3 : 0;
 }
 
-// Of top functions with several ports: the bytes of a frame at one of them.
-template <class Port>
-size_t frame_bytes() {
-  return static_cast<size_t>(Port::pixels) * Port::channels * (Port::slot / 8);
-}
-
-// Frame number `frame` of a transfer into an input; `last` goes into the TLAST of its last word.
-template <class In>
-void put_words(hls::stream<typename In::word>& in, const bytes& from, const size_t frame, const bool last) {
-  const size_t end = (frame + 1) * frame_bytes<In>();
-  for (size_t at = frame * frame_bytes<In>(); at < end;) {
-    ap_uint<In::slot * In::parallel> data = 0;
-    for (int byte = 0; byte < In::slot * In::parallel / 8; byte++) data.range(8 * byte + 7, 8 * byte) = static_cast<unsigned char>(from[at++]);
-    in.write(qfx::axi<In::slot * In::parallel>(data, last && at == end));
+// Of top functions with several streams: the bytes from `at` on, of one frame, into one of them; `last` goes into the TLAST of its last word.
+template <int BITS>
+void put_words(hls::stream<qfx::axi_word<BITS> >& in, const bytes& from, size_t at, const size_t frame_bytes, const bool last) {
+  const size_t end = at + frame_bytes;
+  while (at < end) {
+    ap_uint<BITS> data = 0;
+    for (int byte = 0; byte < BITS / 8; byte++) data.range(8 * byte + 7, 8 * byte) = static_cast<unsigned char>(from[at++]);
+    in.write(qfx::axi<BITS>(data, last && at == end));
   }
 }
 
 // All words that an output has, behind those of `into`, up to the first with TLAST. `ended`: there has been one; returns whether there is one now.
-template <class Out>
-bool get_words(hls::stream<typename Out::word>& out, bytes& into, bool ended) {
+template <int BITS>
+bool get_words(hls::stream<qfx::axi_word<BITS> >& out, bytes& into, bool ended) {
   while (!out.empty()) {
-    const typename Out::word word = out.read();
+    const qfx::axi_word<BITS> word = out.read();
     if (ended) continue;
-    for (int byte = 0; byte < Out::slot * Out::parallel / 8; byte++) {
+    for (int byte = 0; byte < BITS / 8; byte++) {
       const ap_uint<8> data = word.data.range(8 * byte + 7, 8 * byte);
       into.push_back(static_cast<char>(data.to_int()));
     }

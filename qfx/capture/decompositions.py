@@ -93,6 +93,30 @@ def _extreme(name: str) -> Callable[..., Any]:
     return extreme
 
 
+def _full_like(input: Tensor, fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """A constant: it does not depend on the value, whose shape alone is asked."""
+    return torch.full(tuple(input.shape), fill_value, dtype=dtype or input.dtype, device=input.device)
+
+
+def _new_full(input: Tensor, size: Sequence[int], fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    return torch.full(tuple(size), fill_value, dtype=dtype or input.dtype, device=input.device)
+
+
+def _like(value: float) -> Callable[..., Tensor]:
+    def like(input: Tensor, **options: Any) -> Tensor:
+        return _full_like(input, value, **options)
+
+    return like
+
+
+def _new(value: float) -> Callable[..., Tensor]:
+    def new(input: Tensor, *size: Any, **options: Any) -> Tensor:
+        sizes = size[0] if size and not isinstance(size[0], int) else size or options.pop("size")
+        return _new_full(input, sizes, value, **options)
+
+    return new
+
+
 def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     return torch.return_types.topk((ranked.topk(input, k, dim, largest), ranked.argtopk(input, k, dim, largest)))
 
@@ -373,6 +397,12 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "max": _extreme("max"),
     "min": _extreme("min"),
+    "zeros_like": _like(0.0),
+    "ones_like": _like(1.0),
+    "full_like": _full_like,
+    "new_zeros": _new(0.0),
+    "new_ones": _new(1.0),
+    "new_full": _new_full,
     "topk": _topk,
     "sort": _sort,
     "argsort": _argsort,

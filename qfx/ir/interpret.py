@@ -112,9 +112,9 @@ def run_from_raws(graph: Graph, x_raw: Feed, *, check_ranges: bool = False) -> t
     return outputs_raw(graph, _joined(parts, graph.outputs))
 
 
-def outputs_of_raws(graph: Graph, x_raw: Mapping[str, RawArray]) -> tuple[RawArray, ...]:
-    """``run_from_raws`` of one batch for raws that are known to be right: of every input, by name."""
-    return outputs_raw(graph, _evaluate(graph, x_raw, graph.outputs, check_ranges=False))
+def traced_raws(graph: Graph, x_raw: Mapping[str, RawArray], wanted: tuple[str, ...]) -> dict[str, RawArray]:
+    """The raws of the wanted nodes, on the grids of their Infos, for one batch of raws of every input, by name, that are known to be right."""
+    return _evaluate(graph, x_raw, wanted, check_ranges=False)
 
 
 def _listed(x: Feed) -> Sequence[RawArray]:

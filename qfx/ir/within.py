@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from qfx.ir.graph import Graph
+from qfx.ir.graph import Graph, Node
 
 MARK = "::"
 """Stands between the name of a node and the names inside its body."""
@@ -30,10 +31,14 @@ def restored(graph: Graph, node: str) -> Graph:
     return Graph(graph.name.removeprefix(start), tuple(nodes), tuple(name.removeprefix(start) for name in graph.outputs))
 
 
-def places(graph: Graph) -> dict[str, int]:
-    """A number for every node of the whole model: those of the graph itself by their place, then those of its bodies in the same order."""
-    names = [node.name for node in graph.nodes]
+def everything(graph: Graph) -> Iterator[tuple[str, Node]]:
+    """The nodes of the whole model by name: those of the graph itself, then those of its bodies in the same order."""
+    yield from ((node.name, node) for node in graph.nodes)
     for node in graph.nodes:
         if (body := node.op.inner()) is not None:
-            names += places(renamed(body, node.name))
-    return {name: place for place, name in enumerate(names)}
+            yield from ((inside(node.name, name), part) for name, part in everything(body))
+
+
+def places(graph: Graph) -> dict[str, int]:
+    """The place of every node of the whole model among them all."""
+    return {name: place for place, (name, _) in enumerate(everything(graph))}

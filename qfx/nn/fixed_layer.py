@@ -25,7 +25,7 @@ Steps = list[tuple[str, Operator]]
 class Traits:
     """What ``quantize`` has to know of a kind of layer to place Casts and to attach it.
 
-    ``moves_only``: at inference it gives its input's values as they are (zeros may join them).
+    ``moves_only``: at inference it gives its input's values as they are (zeros, or another constant, may join them).
     ``keeps_grid``: cast values give cast values; the result of every other layer is due for a Cast.
     ``reads_uncast``: it may read a result that is not cast yet, inside a chain; every other layer reads cast values.
     ``ends_chain``: a Cast that is due stands right behind it, where it gives the result of a torch operation.

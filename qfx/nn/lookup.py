@@ -62,7 +62,7 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
         raise call.refuse(f"{what} reads {unknown.name!r}, which follows the batch size", "let nothing but shapes depend on the batch size")
     fixed = next((source for source in call.inputs if source in traced.fixed), None)
     if fixed is not None and (not FAMILY_OF[rule].takes_constants or isinstance(call.arguments.get("input"), list | tuple)):
-        remedy_ = "qfx joins computed values alone: zeros beside a value are F.pad(x, ...); other constants belong into the weights of a layer"
+        remedy_ = "constants belong into the weights of a layer, into arithmetic, or beside a value (torch.cat)"
         raise call.refuse(f"{what} reads {name_of(fixed)!r}, which is not computed from the input", remedy_)
     return rule, call
 

@@ -184,9 +184,6 @@ def test_inputs_are_named() -> None:
 
 # What must stand in the place or the complaint, and in the remedy.
 NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]] = {
-    "zeros": (lambda m, x: torch.cat([x, torch.zeros(x.shape[0], 1)], 1), VECTOR, "zeros", "F.pad"),
-    "zeros_like": (lambda m, x: m.a(x) - torch.zeros_like(x), VECTOR, "zeros_like", "the batch's size"),
-    "concatenated constant": (lambda m, x: torch.cat([x, m.p.expand(x.shape[0], 8)], 1), VECTOR, "expand", "F.pad"),
     "squeezed": (lambda m, x: m.a(x)[:, :1].squeeze(), VECTOR, "squeeze: gives shape", "shape \\(batch, 1\\)"),
     "classes": (lambda m, x: m.a(x).argmax(1), VECTOR, r"^argmax: gives shape \(2,\)", "leave one axis behind the batch"),
     "mode": (lambda m, x: torch.mode(m.a(x), 1).values, VECTOR, "^mode: mode has no", "of the result on the host"),

@@ -108,7 +108,7 @@ def test_a_float_checkpoint_loads_and_its_weights_are_trained() -> None:
 
 @pytest.mark.usefixtures("gxx")
 def test_every_executor_gives_the_same(tmp_path: Path) -> None:
-    made = {form: qfx.quantize(over_frames(FORMS[form]), videos()).eval() for form in ("a network", "functions", "lines", "borders")}
+    made = {form: qfx.quantize(over_frames(FORMS[form]), videos()).eval() for form in ("a network", "beside itself", "lines", "borders")}
     made |= {form: qfx.quantize(held(ON_STEPS[form]), samples()).eval() for form in ("attention by hand", "rows", "stack and sum", "a normalization")}
     graphs = {form: qfx.to_graph(q) for form, q in made.items()}
     bundle = build_bundle([(optimize(graph), Schedule()) for graph in graphs.values()], tmp_path)

@@ -21,7 +21,6 @@ from qfx.ir.from_onnx import from_model, load_graph
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw
 from qfx.ir.values import ArrayType, Const
-from qfx.operators import OPERATORS
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 LEVELS = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -64,20 +63,20 @@ def kinds(model: onnx.ModelProto) -> list[str]:
 
 @given(st.integers(0, 2**32 - 1))
 def test_onnx_runtime_computes_the_raws_of_the_graph(seed: int) -> None:
-    graph = random_graph(np.random.default_rng(seed), operators=OPERATORS)
+    graph = random_graph(np.random.default_rng(seed))
     check(graph, adversarial_inputs(graph, np.random.default_rng(seed + 1), 12))
 
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=25)
 def test_the_checker_and_shape_inference_accept_the_file(seed: int) -> None:
-    onnx.checker.check_model(to_model(random_graph(np.random.default_rng(seed), operators=OPERATORS)), full_check=True)
+    onnx.checker.check_model(to_model(random_graph(np.random.default_rng(seed))), full_check=True)
 
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=25)
 def test_equal_graphs_give_equal_bytes(seed: int) -> None:
-    a, b = (to_model(random_graph(np.random.default_rng(seed), operators=OPERATORS)).SerializeToString(deterministic=True) for _ in range(2))
+    a, b = (to_model(random_graph(np.random.default_rng(seed))).SerializeToString(deterministic=True) for _ in range(2))
     assert a == b
 
 

@@ -15,7 +15,7 @@ from qfx.fixed.type import FixedType
 from qfx.ir.from_onnx import from_model
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import run_raw
-from qfx.operators import OPERATORS, ArrayType
+from qfx.operators import ArrayType
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 LEVELS = (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -60,7 +60,7 @@ def test_random_scans() -> None:
     seen = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        graph = random_graph(rng, operators=OPERATORS)
+        graph = random_graph(rng)
         if any(isinstance(node.op, ops.Scan) for node in graph.nodes):
             seen += 1
             check(graph, adversarial_inputs(graph, rng, 6))

@@ -191,7 +191,7 @@ def check_node(graph: Graph, node: Node, traced: dict[str, np.ndarray], x: np.nd
 @given(st.integers(0, 2**32 - 1))
 def test_random_graphs_equal_the_oracle_and_stay_in_range(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph = random_graph(rng, operators=OPERATORS)
+    graph = random_graph(rng)
     x = adversarial_inputs(graph, rng, 6)
     traced = trace(graph, x, check_ranges=True)
     for node in graph.nodes:
@@ -225,7 +225,7 @@ def samples() -> dict[type, tuple[Graph, Node]]:
     """One node of each operator, out of random graphs."""
     found: dict[type, tuple[Graph, Node]] = {}
     for seed in itertools.count():
-        graph = random_graph(np.random.default_rng(seed), operators=OPERATORS)
+        graph = random_graph(np.random.default_rng(seed))
         for node in graph.nodes:
             found.setdefault(type(node.op), (graph, node))
         if len(found) == len(OPERATORS):

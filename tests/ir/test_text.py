@@ -114,7 +114,7 @@ def test_any_graph_can_be_listed_the_same_each_time(seed: int) -> None:
     graph = random_graph(np.random.default_rng(seed))
     text = listing(graph)
     assert text == listing(random_graph(np.random.default_rng(seed)))
-    rows = text.split("\n\n")[1].splitlines()
+    rows = [row for row in text.split("\n\n")[1].splitlines() if "::" not in row.split()[0]]
     assert len(rows) == len(graph.nodes) + 1
     assert [row.split()[0].rstrip("*") for row in rows[1:]] == [node.name for node in graph.nodes]
     assert all(line == line.rstrip() for line in text.splitlines())

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[nn.Module, Tensor, str]] = {
     ),
     "divisor_override": (last(nn.AvgPool2d(2, divisor_override=-4)), IMAGE, "^1: divisor_override=-4"),
     "return_indices": (last(nn.MaxPool2d(2, return_indices=True)), IMAGE, "return_indices off"),
-    "ConstantPad2d": (last(nn.ConstantPad2d(1, 1.0)), IMAGE, "^1: padding with something else than zeros"),
+    "ConstantPad2d": (last(nn.ConstantPad2d(1, -float("inf"))), IMAGE, "^1: padding by mode 'constant' with -inf"),
     "track_running_stats": (last(nn.BatchNorm2d(3, track_running_stats=False)), IMAGE, "^1: BatchNorm without running statistics"),
     "MaxPool2d on signals": (last(nn.MaxPool2d(3, 1, 1)), SIGNAL, "^1: MaxPool2d on a value of shape"),
     "AvgPool2d on signals": (last(nn.AvgPool2d(2, 1)), SIGNAL, "^1: AvgPool2d on a value of shape"),

@@ -87,7 +87,7 @@ class BoundedBundle:
             found = _Report(report.read_text(encoding="utf-8"))
             if done.returncode == _DEADLOCK:
                 raise deadlock(design, [_waits(process, *found.processes[process.name][:2]) for process in design.processes])
-            left = [name for name, (_, left) in found.streams.items() if left and name not in design.port_names[1]]
+            left = [name for name, (_, left) in found.streams.items() if left and name not in [wire.name for wire in design.wires[1]]]
             if left:
                 raise _failed(f"words are left in {', '.join(left)}", self.executable)
             flat = np.frombuffer(result.read_bytes(), dtype="<i8").astype(np.int64)

@@ -35,8 +35,6 @@ NOT_YET: dict[str, str] = {
     "crnn_gru": "recurrence",
     "lstm": "recurrence",
     "gru": "recurrence",
-    "vit_written": "a class token joined to the patches; the batch behind other axes",
-    "vit_module": "a class token joined to the patches",
     "siamese_norm": "a BatchNorm that two calls share",
 }
 """Networks that are refused, each for what it is; strict, so that whoever mends it takes it off the list."""

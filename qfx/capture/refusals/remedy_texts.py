@@ -70,7 +70,7 @@ TEXTS: dict[str, str] = {
         ),
         RANDOM,
     ),
-    **dict.fromkeys(("zeroslike", "oneslike", "fulllike", "newzeros", "newones", "newfull", "newempty", "zeros", "ones", "full"), OF_THE_BATCH),
+    **dict.fromkeys(("newempty", "zeros", "ones", "full"), OF_THE_BATCH),
     "upsamplebicubic2d": "use mode='nearest' or mode='bilinear', or a ConvTranspose, which learns what to put between the pixels",
     **dict.fromkeys(("vstack", "hstack", "dstack", "columnstack"), JOINED),
     **dict.fromkeys(

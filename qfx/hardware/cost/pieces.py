@@ -42,7 +42,11 @@ def rewidth(stream: Stream, source: int, target: int) -> Resources:
 
 def port(slot: int, stream: Stream) -> Resources:
     """The register slice of an AXI4-Stream port of as many slots as the stream has numbers a word."""
-    bits = slot * stream.parallel
+    return register_slice(slot * stream.parallel)
+
+
+def register_slice(bits: int) -> Resources:
+    """That of a stream with words of so many bits."""
     return Resources(lut=bits // 2 + 10, ff=2 * bits + 10)
 
 

@@ -15,6 +15,7 @@ from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.design.build import Builder, port
+from qfx.hardware.design.merge import merge
 from qfx.hardware.design.schedule import Schedule
 from qfx.ir.graph import Graph
 
@@ -41,7 +42,9 @@ def _finished(builder: Builder) -> d.Design:
     layers = {travel.node: travel.layer for travel in builder.travels}
     if builder.several:
         builder.node = graph.inputs[0].name
-    for position, (node, last) in enumerate(zip(graph.outputs, builder.marks(len(graph.outputs)), strict=True)):
+    joined = builder.schedule.merged and len(graph.outputs) > 1
+    marks = [builder.last] * len(graph.outputs) if joined else builder.marks(len(graph.outputs))
+    for position, (node, last) in enumerate(zip(graph.outputs, marks, strict=True)):
         if builder.several:
             builder.node = layers[node]
         out = graph.infos[node]
@@ -55,6 +58,7 @@ def _finished(builder: Builder) -> d.Design:
         names.append(builder.names.new(own, "out") if builder.several else "out")
         name = builder.names.new(f"{own}_output" if builder.several else "output", "port")
         builder.add(d.ToPort(name, stream, last, outputs[-1].slot, names[-1] if builder.several else ""))
+    merged = merge(builder, tuple(zip(names, outputs, strict=True)))
     loader = loading.loader(builder.processes, builder.names)
     first, *more = builder.inputs
     return d.Design(
@@ -68,4 +72,5 @@ def _finished(builder: Builder) -> d.Design:
         tuple(more),
         tuple(outputs[1:]),
         (tuple(builder.port_names), tuple(names)),
+        merged,
     )

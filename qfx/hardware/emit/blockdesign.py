@@ -1,8 +1,9 @@
 """What ``vivado.tcl`` needs to know beyond the board: DMAs and their widths, the clock to ask for, the ports of the processing system.
 
-Every input and output has a DMA channel of its own. Input and output of one place share a DMA: ``dma`` those of the first, ``dma_1`` those of the
-second and so on; where there are more of one kind, the last DMAs have one channel. Of several ports the DMAs take the processing system's ports into
-memory by turns, from the board's on: each has a SmartConnect of its own.
+Every stream of the top function has a DMA channel of its own: every input and output, or all of them together (``Schedule.merged``). Streams in
+and out of one place share a DMA: ``dma`` those of the first, ``dma_1`` those of the second and so on; where there are more of one kind, the last
+DMAs have one channel. Of several ports the DMAs take the processing system's ports into memory by turns, from the board's on: each has a
+SmartConnect of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from qfx.errors import ProjectError
-from qfx.fixed.packing import Port
 from qfx.hardware.board import PORTS, Board, PsPort, check_ports
 from qfx.hardware.design.design import Design
 
@@ -56,7 +56,7 @@ class StreamWidths:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A port of the accelerator and its DMA channel. ``converter``: what a width converter between them is called."""
+    """A stream of the accelerator and its DMA channel. ``converter``: what a width converter between them is called."""
 
     port: str
     widths: StreamWidths
@@ -163,21 +163,21 @@ def block_design(design: Design, board: Board, *, clock_ns: float) -> BlockDesig
 
 
 def _dmas(design: Design, board: Board) -> tuple[Dma, ...]:
-    names = cells(len(design.inputs), len(design.outputs))
+    into, out = design.wires
+    names = cells(len(into), len(out))
     hp = len(_memory_ports(board)) if design.several else 1
     found = []
-    for place, (name, source, sink) in enumerate(zip_longest(names[len(names[1]) > len(names[0])], design.sources, design.sinks)):
+    for place, (name, source, sink) in enumerate(zip_longest(names[len(names[1]) > len(names[0])], into, out)):
         suffix = f"_{place}" if place else ""
-        send = None if source is None else Lane(source[0], _widths(source[1], board), f"widen{suffix}")
-        receive = None if sink is None else Lane(sink[0], _widths(sink[1], board), f"narrow{suffix}")
+        send = None if source is None else Lane(source.name, _widths(source.bits, board), f"widen{suffix}")
+        receive = None if sink is None else Lane(sink.name, _widths(sink.bits, board), f"narrow{suffix}")
         found.append(Dma(name, send, receive, place % hp))
     if design.loader is not None:
-        found.append(Dma(WEIGHTS, Lane("weights", _widths(design.loader.port, board), ""), None))
+        found.append(Dma(WEIGHTS, Lane("weights", _widths(design.loader.port.word_bits, board), ""), None))
     if len(found) >= MAX_CONNECTED:
         what = f"has {len(design.inputs)} inputs and {len(design.outputs)} outputs{' and loads its weights' * (design.loader is not None)}"
-        remedy = (
-            f"a SmartConnect reaches the registers of {MAX_CONNECTED - 1} DMAs at most (PG247), each with one input and one output: join some of them"
-        )
+        most = f"a SmartConnect reaches the registers of {MAX_CONNECTED - 1} DMAs at most (PG247), each with one input and one output"
+        remedy = f"{most}: use --ports merged"
         raise ProjectError(what, where="block design", remedy=remedy)
     return tuple(found)
 
@@ -198,8 +198,7 @@ def _memories(dmas: Sequence[Dma], board: Board) -> tuple[Memory, ...]:
     return tuple(found)
 
 
-def _widths(port: Port, board: Board) -> StreamWidths:
-    bits = port.word_bits
+def _widths(bits: int, board: Board) -> StreamWidths:
     if bits > MAX_CONVERTER_BITS:
         raise ProjectError(
             f"a port is {bits} bits wide", where="block design", remedy=f"use fewer numbers per word: {MAX_CONVERTER_BITS} bits at most (PG085)"

@@ -61,15 +61,22 @@ def golden_files(design: Design, x: Sequence[FloatArray], x_raw: Sequence[RawArr
 
 
 def _ports(graph: Graph, design: Design) -> dict[str, object]:
-    """The ports as the description has them: of several the names in the model, the streams' and those of their DMAs beside the words."""
+    """The ports as the description has them: of several the names in the model, the streams' and those of their DMAs beside the words;
+    ``merged``: the bits of the stream that carries all inputs, and of that of all outputs."""
     if not design.several:
         return {"input": {**_port(design.input), "cast": _cast(graph.input)}, "output": _port(design.output)}
-    sends, receives = cells(len(design.inputs), len(design.outputs))
+    into, out = design.wires
+    sends, receives = cells(len(into), len(out))
+    if design.merged[0]:
+        sends *= len(design.inputs)
+    if design.merged[1]:
+        receives *= len(design.outputs)
     sources = zip(graph.inputs, design.sources, sends, strict=True)
     sinks = zip(graph.output_names, design.sinks, receives, strict=True)
     return {
         "inputs": [{"name": node.name, "stream": name, "dma": dma, **_port(port), "cast": _cast(node)} for node, (name, port), dma in sources],
         "outputs": [{"name": own, "stream": name, "dma": dma, **_port(port)} for own, (name, port), dma in sinks],
+        **({"merged": {"input": design.merged[0], "output": design.merged[1]}} if any(design.merged) else {}),
     }
 
 

@@ -97,8 +97,8 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         "queue": cpp.queue,
     }
     if design.several:
-        named = [name for names in design.port_names for name in names]
-        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named + ["weights"] * (design.loader is not None)]
+        named = (*design.wire_names, *["weights"] * (design.loader is not None))
+        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named]
         streams += ["const bool load"] * (design.loader is not None)
         values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
     if design.loader is not None:

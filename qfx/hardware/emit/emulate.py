@@ -23,6 +23,7 @@ from qfx.hardware.emit.templates import render
 from qfx.hardware.folding.option import Role
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.passes.loadable import make_constant
+from qfx.ir.within import everything
 from qfx.operators import Cast
 
 FAST_FLAGS = (
@@ -74,7 +75,7 @@ def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]
     wide = lower(constant, wide_schedule(constant))
     files = {f"sim/fast/{path}": text for path, text in _sources(wide, top).items()}
     files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
-    casts = [{"site": site, "node": node.name} for site, node in enumerate(graph.nodes) if isinstance(node.op, Cast)]
+    casts = [{"site": site, "node": name} for site, (name, node) in enumerate(everything(graph)) if isinstance(node.op, Cast)]
     files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(constant, wide)})
     return files
 

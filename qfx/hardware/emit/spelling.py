@@ -217,7 +217,12 @@ def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, cal
 
 
 def port(slot: int, stream_: Stream) -> str:
-    return f"hls::stream<qfx::axi_word<{slot * stream_.parallel}> >"
+    return axi(slot * stream_.parallel)
+
+
+def axi(bits: int) -> str:
+    """An AXI4-Stream with words of so many bits."""
+    return f"hls::stream<qfx::axi_word<{bits}> >"
 
 
 def words_of(stream_: Stream) -> str:

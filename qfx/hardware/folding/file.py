@@ -19,6 +19,8 @@ Where the model has several inputs or outputs, each port has a width of its own,
     [ports.output]
     "map 1" = 2
 
+``merged = true`` in ``[ports]`` sends all inputs in one stream, one after the other in a frame, and all outputs in one.
+
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``.
 """
 
@@ -58,15 +60,18 @@ def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = Fal
         if not isinstance(data.get(name, {}), dict):
             raise ProjectError(f"{name} is not a table", where=where, remedy=f"write [{name}]")
     asked = data.get("ports", {})
-    _known(asked, ("input", "output"), f"{where}: [ports]", "a port")
+    _known(asked, ("input", "output", "merged"), f"{where}: [ports]", "a port")
+    merged = asked.get("merged", False)
+    if not isinstance(merged, bool):
+        raise ProjectError(f"merged is {merged!r}", where=f"{where}: [ports]", remedy="give true or false")
     tables = {name: value for name, value in asked.items() if isinstance(value, dict)}
-    ports = _counts({name: value for name, value in asked.items() if name not in tables}, f"{where}: [ports]")
+    ports = _counts({name: value for name, value in asked.items() if name not in tables and name != "merged"}, f"{where}: [ports]")
     named = {name: _counts(tables.get(name, {}), f"{where}: [ports.{name}]") for name in ("input", "output")}
     widths = (*named["input"].items(), *((OUT + name, width) for name, width in named["output"].items()))
     layers = {name: _folding(values, f'{where}: [layers."{name}"]') for name, values in data.get("layers", {}).items()}
     fifos = _counts(data.get("fifos", {}), f"{where}: [fifos]")
     foldings = tuple(sorted(layers.items(), key=lambda item: item[0]))
-    return Request(foldings, ports.get("input"), ports.get("output"), tuple(sorted(fifos.items())), fps, fit, widths)
+    return Request(foldings, ports.get("input"), ports.get("output"), tuple(sorted(fifos.items())), fps, fit, widths, merged)
 
 
 def _folding(values: object, where: str) -> Folding:
@@ -123,7 +128,7 @@ def _ports(plan: Plan, names: tuple[Sequence[str], Sequence[str]] | None) -> lis
     """The widths of the ports: those of several by name, as they came out."""
     if names is None or not plan.design.several:
         return ["[ports]", f"input = {plan.schedule.input_parallel}", f"output = {plan.schedule.output_parallel}"]
-    lines: list[str] = []
+    lines: list[str] = ["[ports]", "merged = true"] * plan.schedule.merged
     for table, own, ports in zip(("input", "output"), names, (plan.design.inputs, plan.design.outputs), strict=True):
         widths = [f"{json.dumps(name, ensure_ascii=False)} = {port.parallel}" for name, port in zip(own, ports, strict=True)]
         lines += [*[""] * bool(lines), f"[ports.{table}]", *widths]

@@ -60,7 +60,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
-    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress)
+    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos:
@@ -107,8 +107,11 @@ class _Made:
 class _Search:
     """The search over one model's layers. ``overhead``: what is no layer took in the design made last."""
 
-    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress) -> None:
+    def __init__(
+        self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress, merged: bool
+    ) -> None:
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
+        self.merged = merged
         self.weights, self.progress = weights, progress
         self.market = Market(found, board, LIMITS)
         self.overhead: FloatArray = np.zeros(len(FIELDS))
@@ -228,4 +231,4 @@ class _Search:
             return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
         inputs = {node.name: ports.pop(node.name) for node in self.graph.inputs}
         outputs = zip(self.graph.outputs, ports.values(), strict=True)  # both in the graph's order
-        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs})
+        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs}, merged=self.merged)

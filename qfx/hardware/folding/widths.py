@@ -35,7 +35,9 @@ def fixed_schedule(graph: Graph, request: Request) -> Schedule:
     if len(graph.inputs) + len(graph.outputs) == 2:
         input_, output = ports.get(graph.input.name, input_), ports.get(OUT + graph.output, output)
         ports = {}
-    return Schedule.of(dict(request.foldings), input_parallel=input_, output_parallel=output, fifos=dict(request.fifos), ports=ports)
+    return Schedule.of(
+        dict(request.foldings), input_parallel=input_, output_parallel=output, fifos=dict(request.fifos), ports=ports, merged=request.merged
+    )
 
 
 def fixed_widths(graph: Graph, request: Request) -> tuple[Sequence[int | None], Sequence[int | None]]:

@@ -13,6 +13,8 @@ from qfx.hardware.processes.pointwise import Pointwise as Pointwise
 from qfx.hardware.processes.pointwise import Regrid as Regrid
 from qfx.hardware.processes.pool import Pool as Pool
 from qfx.hardware.processes.ports import FromPort as FromPort
+from qfx.hardware.processes.ports import JoinPort as JoinPort
+from qfx.hardware.processes.ports import SplitPort as SplitPort
 from qfx.hardware.processes.ports import ToPort as ToPort
 from qfx.hardware.processes.process import Process as Process
 from qfx.hardware.processes.repeat import Repeat as Repeat
@@ -32,7 +34,7 @@ from qfx.hardware.processes.window import Window as Window
 PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
-    TakeFrame,
+    TakeFrame, SplitPort, JoinPort,
     Embedding, Top,
     Loop, Enter, Leave, Recall, Keep,
 )  # fmt: skip

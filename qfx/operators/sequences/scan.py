@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from qfx.errors import ModelFileError
+from qfx.errors import ExactnessError, ModelFileError
 from qfx.export.bounds import Value
 from qfx.fixed.arith import Bounds, Channels
 from qfx.fixed.type import FixedType
@@ -17,7 +17,7 @@ from qfx.hardware.design.sequence import build_loop
 from qfx.ir import rules
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
-from qfx.ir.interpret import outputs_of_raws
+from qfx.ir.interpret import output_raw, traced_raws
 from qfx.ir.operator import Operator
 from qfx.ir.rules import Infos, Raws
 from qfx.ir.values import Const, Info, RawArray
@@ -90,7 +90,7 @@ class Scan(Operator):
             raise ModelFileError(what, where=name, remedy="give a sequence (steps, *shape of a step)")
         if not _holds(within, rules.one_grid(name, x)):
             what = f"reads {x.type}, which the input {step.name!r} of its body, {within.type}, does not hold"
-            raise ModelFileError(what, where=name, remedy="cast the sequence to the type of the body's input")
+            raise ExactnessError(what, where=name, remedy="cast the sequence to the type of the body's input")
         for state, following in self.states:
             own, new = self.body.infos[state], self.body.infos[following]
             if own.shape != new.shape:
@@ -98,7 +98,7 @@ class Scan(Operator):
                 raise ModelFileError(what, where=name, remedy="give both one shape")
             if not _holds(own, rules.one_grid(name, new)):
                 what = f"the state {state!r} is {own.type} and becomes {following!r}, {new.type}, which it does not hold"
-                raise ModelFileError(what, where=name, remedy="end its next value with a cast to the type of the state")
+                raise ExactnessError(what, where=name, remedy="end its next value with a cast to the type of the state")
         y = rules.one_grid(name, self.body.infos[self.result])
         shape = (x.shape[0], *y.shape)
         rules.check_shape(name, shape)
@@ -119,19 +119,21 @@ class Scan(Operator):
             raise ModelFileError("its body has metadata", where=name, remedy="put them into that of the model")
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
+        result = np.empty((len(inputs[0]), *out.shape), dtype=np.int64)
+        for turn, found in enumerate(self.traced(inputs[0], infos[0], self.body.outputs)):
+            result[:, turn] = output_raw(self.body, found[self.result], self.result)
+        return result
+
+    def traced(self, raw: RawArray, info: Info, wanted: tuple[str, ...]) -> Iterator[dict[str, RawArray]]:
+        """Step by step the raws of those nodes of the body, the outputs among them, for the raws of a sequence."""
         step, *states = (node.name for node in self.body.inputs)
         known = self.body.infos
-        x = rules.align(inputs[0], infos[0], known[step])
+        x = rules.align(raw, info, known[step])
         held = {name: np.zeros((len(x), *known[name].shape), dtype=np.int64) for name in states}
-        result = np.empty((len(x), *out.shape), dtype=np.int64)
-        for turn in range(out.shape[0]):
-            found = outputs_of_raws(self.body, {step: x[:, turn], **held})
-            result[:, turn] = found[0]
-            held = {
-                name: found[position] << (known[name].type.frac_bits - known[following].type.frac_bits)
-                for (name, following), position in zip(self.states, self.carried, strict=True)
-            }
-        return result
+        for turn in range(info.shape[0]):
+            found = traced_raws(self.body, {step: x[:, turn], **held}, wanted)
+            yield found
+            held = {name: rules.align(found[following], known[following], known[name]) for name, following in self.states}
 
     def does_nothing(self, x: Info) -> bool:
         return False

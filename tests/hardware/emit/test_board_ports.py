@@ -403,7 +403,7 @@ def test_the_test_bench_wants_as_many_frames_of_each_input(projects: dict[str, P
     done = subprocess.run([bench, "--words", "a", "b", "y", "z"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "50 bytes are not b_in's 2 frames" in done.stderr) == (2, True)
     done = subprocess.run([bench, "--words", "a", "b", "y"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, "takes 2 files of inputs and 2 of outputs" in done.stderr) == (2, True)
+    assert (done.returncode, "takes 2 files of input streams and 2 of output streams" in done.stderr) == (2, True)
     done = subprocess.run([bench, "--words", "a", "a", "y", "z"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, (tmp_path / "y").stat().st_size, (tmp_path / "z").stat().st_size) == (0, 12, 200)
 

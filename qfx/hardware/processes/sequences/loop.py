@@ -102,7 +102,7 @@ class Loop(OneToOne):
         if not found:
             return None
         bits, least, blocks = (sum(getattr(one, name) for one in found) for name in ("bits", "least_bits", "bram18"))
-        return Stored(bits, least, all(one.in_one_row for one in found), blocks)
+        return Stored(bits, least, any(one.in_one_row for one in found), blocks)  # what one part could do counts for all: a bound
 
     # Text.
 
