@@ -74,8 +74,7 @@ class Recording(TorchFunctionMode):
         self.stopped: UnsupportedError | None = None
         self.twins: dict[fx.Node, fx.Node] = {}
         self.replaced: dict[str, nn.Module] = {}
-        self.place = ""
-        self.quiet = False  # a layer that is one piece runs
+        self.place, self.quiet = "", False  # quiet: a layer that is one piece runs
         self._tensors: dict[int, _Known] = {}
         self._writers: dict[int, fx.Node] = {}  # by the memory that was written to
         self._foreign: dict[str, Tensor] = {}
@@ -135,7 +134,8 @@ class Recording(TorchFunctionMode):
                 return self._taken_apart(parts, arguments, kwargs, bare_name(target))
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            taken = OF_FUNCTIONS.get(func) if whole else OF_TORCH.get(bare_name(target)) or taken_apart(bare_name(target), arguments, self._depends)
+            apart = OF_TORCH.get(bare_name(target)) or taken_apart(target, arguments, self._node_of, self.dependent)
+            taken = OF_FUNCTIONS.get(func) if whole else apart
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs, bare_name(target))
