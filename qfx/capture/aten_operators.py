@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from qfx.capture.assemble import Assembly, Pads, Value
 from qfx.errors import UnsupportedError
@@ -138,6 +139,12 @@ def _recurrent_module(call: Call, params: list[Tensor]) -> nn.Module:
     return found
 
 
+def _adaptive_maxima(call: Call) -> list[Value]:
+    """ATen's gives the places too."""
+    function = getattr(functional, call.operator)
+    return [call.make.call(call.name, function, call.x, [int(size) for size in call.get("output_size")])]
+
+
 LAYERS: dict[str, Handler] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "convolution"), _conv),
     "linear": _linear,
@@ -146,6 +153,7 @@ LAYERS: dict[str, Handler] = {
     "embedding": _embedding,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     **dict.fromkeys(_RECURRENT, _recurrent),
+    **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_maxima),
 }
 """What becomes a layer of torch, under the path that the exported module had, or needs to know of the batch; by the operator's name without its
 overload. Everything else is called as it is, and ``quantize`` says what becomes of it."""
