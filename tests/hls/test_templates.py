@@ -225,6 +225,19 @@ def cast_cases() -> list[Case]:
     return cases
 
 
+def state_case(words: int, lanes: int) -> Case:
+    """Three frames of which each leaves with the one before it: zeros first."""
+    x = numbers(3, words * lanes)
+    body = (
+        f"qfx::sint<9> now[{words}][{lanes}], next[{words}][{lanes}]; qfx::forget<{words}>(now);\n"
+        f"for (int step = 0; step < 3; step++) {{ hls::stream<qfx::vec<qfx::sint<12>, {lanes}> > wide;\n"
+        f"qfx::hand_over<{words}>(in, wide); qfx::keep<{words}>(wide, next); qfx::recall<{words}>(now, out);\n"
+        f"qfx::advance<{words}>(next, now); qfx::recall<{words}>(now, out); }}"
+    )
+    before = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+    return Case("state", body, x.reshape(-1), np.stack([before, x], 1).reshape(-1), lanes, lanes)
+
+
 SAME = "struct same { typedef qfx::sint<9> out; static inline out apply(const qfx::sint<9>& x, const int, const int) { return x; } };\n"
 CASES = (
     window_case(4, 2, 1, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
@@ -250,6 +263,8 @@ CASES = (
     whole_case("max", np.max, 5, 3, 3),
     whole_case("max", np.max, 4, 32, 2),
     whole_case("sum", np.sum, 3, 34, 2),
+    state_case(4, 1),
+    state_case(3, 2),
     *movers(),
     *cast_cases(),
 )
