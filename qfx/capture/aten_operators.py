@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from qfx.capture.assemble import Assembly, Pads, Value
 from qfx.errors import UnsupportedError
@@ -108,6 +109,12 @@ def _reshape(call: Call) -> Value:
     return call.make.reshape(call.name, call.x, [int(size) for size in call.get("size", call.get("shape"))])
 
 
+def _adaptive_maxima(call: Call) -> list[Value]:
+    """ATen's gives the places too."""
+    function = getattr(functional, call.operator)
+    return [call.make.call(call.name, function, call.x, [int(size) for size in call.get("output_size")])]
+
+
 LAYERS: dict[str, Handler] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "convolution"), _conv),
     "linear": _linear,
@@ -115,6 +122,7 @@ LAYERS: dict[str, Handler] = {
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
     "embedding": _embedding,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
+    **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_maxima),
 }
 """What becomes a layer of torch, under the path that the exported module had, or needs to know of the batch; by the operator's name without its
 overload. Everything else is called as it is, and ``quantize`` says what becomes of it."""

@@ -66,7 +66,12 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
 
 
 def _expand_as(input: Tensor, other: Tensor) -> Tensor:
-    return input.expand(other.shape)
+    own = (0,) * (other.dim() - input.dim()) + tuple(input.shape)
+    return input.expand([-1 if size == wanted else wanted for size, wanted in zip(own, other.shape, strict=True)])
+
+
+def _matrices_transposed(input: Tensor) -> Tensor:
+    return input.transpose(-2, -1)
 
 
 def _view_as(input: Tensor, other: Tensor) -> Tensor:
@@ -141,6 +146,10 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
     if dim is None:
         raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
     return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    return F.unfold(input, kernel_size, dilation, padding, stride)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -395,6 +404,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "stack": _stack,
     "expand_as": _expand_as,
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
+    "mT": _matrices_transposed,
+    "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
     "zeros_like": _like(0.0),

@@ -83,6 +83,7 @@ _ALIASES = {
     "special_expit": "sigmoid",
     "arctan": "atan",
     "fix": "trunc",
+    "log_sigmoid": "logsigmoid",
     "alias": "clone",
     "lift_fresh_copy": "clone",
     "detach_copy": "detach",
