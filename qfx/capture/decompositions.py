@@ -66,7 +66,12 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
 
 
 def _expand_as(input: Tensor, other: Tensor) -> Tensor:
-    return input.expand(other.shape)
+    own = (0,) * (other.dim() - input.dim()) + tuple(input.shape)
+    return input.expand([-1 if size == wanted else wanted for size, wanted in zip(own, other.shape, strict=True)])
+
+
+def _matrices_transposed(input: Tensor) -> Tensor:
+    return input.transpose(-2, -1)
 
 
 def _view_as(input: Tensor, other: Tensor) -> Tensor:
@@ -141,6 +146,10 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
     if dim is None:
         raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
     return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
+
+
+def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    return F.unfold(input, kernel_size, dilation, padding, stride)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -308,6 +317,28 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     return scores + mask.clamp(min=FAR_BELOW)
 
 
+def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """A value so low that it means "not to be seen" is added as attention adds it: the softmax behind it gives zeros there."""
+    if not isinstance(value, Tensor) and value <= -1e4:
+        return input + torch.where(mask, _FAR_BELOW, 0.0).to(input.dtype)
+    return torch.where(mask, value if isinstance(value, Tensor) else torch.full((), value, dtype=input.dtype), input)
+
+
+def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    """One factor after the other, each product cast."""
+    if dim is None or input.shape[dim] > _FACTORS:
+        many = "all axes, the batch included" if dim is None else f"{input.shape[dim]} numbers"
+        raise _refused(f"takes the product of {many}", f"name an axis of at most {_FACTORS} numbers: dim=...")
+    first, *others = (_slice(input, dim, place, place + 1) for place in range(input.shape[dim]))
+    for other in others:
+        first = first * other
+    return first if keepdim else first.squeeze(dim)
+
+
+_FACTORS = 8
+"""The most factors of a product that is taken apart."""
+
+
 def _multihead(
     module: nn.MultiheadAttention,
     query: Tensor,
@@ -395,6 +426,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "stack": _stack,
     "expand_as": _expand_as,
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
+    "mT": _matrices_transposed,
+    "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
     "zeros_like": _like(0.0),
@@ -403,6 +436,8 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "new_zeros": _new(0.0),
     "new_ones": _new(1.0),
     "new_full": _new_full,
+    "masked_fill": _masked_fill,
+    "prod": _prod,
     "topk": _topk,
     "sort": _sort,
     "argsort": _argsort,

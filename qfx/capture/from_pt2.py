@@ -20,7 +20,6 @@ from qfx.capture.batch.joining import rows
 from qfx.capture.batch.masks import CHOOSES
 from qfx.capture.decompositions import OF_TORCH
 from qfx.capture.names import bare_name, known, spelled
-from qfx.capture.recurrent_layers import RECURRENT
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 
@@ -163,7 +162,7 @@ class _Reader:
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
-        handler = LAYERS.get(base, RECURRENT.get(base))
+        handler = LAYERS.get(base)
         if handler is not None and sum(isinstance(value, Value) for value in arguments.values()) == 1:
             result: Any = handler(call)
         elif function is None or not _is_taken(function):

@@ -48,6 +48,9 @@ _DUNDERS = {
     "__rmul__": "mul",
     "__floordiv__": operator.floordiv,
     "__invert__": "logical_not",
+    **dict.fromkeys(("__and__", "__rand__", "__iand__", "bitwise_and"), "logical_and"),
+    **dict.fromkeys(("__or__", "__ror__", "__ior__", "bitwise_or"), "logical_or"),
+    "bitwise_not": "logical_not",
 }
 _SWAPPED = {
     "__rsub__": operator.sub,
@@ -83,6 +86,7 @@ _ALIASES = {
     "special_expit": "sigmoid",
     "arctan": "atan",
     "fix": "trunc",
+    "log_sigmoid": "logsigmoid",
     "alias": "clone",
     "lift_fresh_copy": "clone",
     "detach_copy": "detach",

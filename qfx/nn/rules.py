@@ -33,7 +33,7 @@ from qfx.nn.layers.elementwise import extreme, piecewise
 from qfx.nn.layers.moving import borders, rearrange, take
 from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
-from qfx.nn.layers.selecting import embedding, top
+from qfx.nn.layers.selecting import embedding, logic, top
 from qfx.nn.layers.sequences import recurrent
 
 FAMILIES: tuple[Family, ...] = (
@@ -64,6 +64,7 @@ FAMILIES: tuple[Family, ...] = (
     borders.FAMILY,
     embedding.FAMILY,
     top.FAMILY,
+    logic.FAMILY,
     recurrent.FAMILY,
 )
 

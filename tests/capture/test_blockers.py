@@ -192,9 +192,7 @@ NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]]
     "Fourier transform": (lambda m, x: torch.fft.rfft(m.a(x)).abs(), VECTOR, "fft_rfft has no", "cosines and sines"),
     "complex": (lambda m, x: torch.complex(x, x).real, VECTOR, "complex has no", "two values"),
     "remainder": (lambda m, x: m.a(x) % 3, VECTOR, "remainder has no", "on the host"),
-    "computed indices": (lambda m, x: m.a(x).gather(1, torch.zeros(x.shape[0], 8).long()), VECTOR, "gather has no", "constants"),
-    "masked_fill": (lambda m, x: m.a(x).masked_fill(x > 0, 0.0), VECTOR, "masked_fill has no", r"torch\.where\(mask, value, x\)"),
-    "masked_fill_": (lambda m, x: m.a(x).masked_fill_(x > 0, 0.0), VECTOR, "masked_fill has no", r"torch\.where\(mask, value, x\)"),
+    "computed indices": (lambda m, x: m.a(x).gather(1, x.argmax(1, keepdim=True)), VECTOR, "gather by places", "constant places"),
     "a special function": (lambda m, x: torch.lgamma(m.a(x)), VECTOR, "^lgamma: lgamma has no", "docs/layers.md"),
     "boxes at the end": (
         lambda m, x: m.a(x).view(-1, 2, 2, 2, 1, 1, 1).permute(0, 1, 4, 2, 3, 5, 6),
@@ -226,7 +224,6 @@ SAME: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], Callable[[nn.Module
     "cumsum": (lambda m, x: m.a(x).cumsum(1), lambda m, x: torch.matmul(m.a(x), torch.ones(8, 8).triu())),
     "glu": (lambda m, x: F.glu(m.a(x), 1), lambda m, x: m.a(x).chunk(2, 1)[0] * torch.sigmoid(m.a(x).chunk(2, 1)[1])),
     "round": (lambda m, x: m.a(x).round(), lambda m, x: torch.floor(m.a(x) + 0.5)),
-    "masked_fill": (lambda m, x: m.a(x).masked_fill(x > 0, 0.25), lambda m, x: torch.where(x > 0, 0.25, m.a(x))),
     "cosine": (
         lambda m, x: F.cosine_similarity(m.a(x), x, 1).unsqueeze(1),
         lambda m, x: (m.a(x) * x).sum(1, keepdim=True) / ((m.a(x) * m.a(x)).sum(1, keepdim=True) * (x * x).sum(1, keepdim=True)).sqrt(),

@@ -350,6 +350,11 @@ CHAINS: dict[str, tuple[Sequence[tuple[str, str, str, dict[str, object]]], dict[
     "Softmax 11": ([("Softmax", "x", "y", {"axis": 1})], {}),
     "MatMul of values": ([("Transpose", "x", "a", {"perm": [0, 2, 1]}), ("MatMul", "xa", "y", {})], {}),
     "Upsample": ([("Upsample", "xs", "y", {"mode": "nearest"})], {"s": f(1, 1, 2)}),
+    "GatherND": (
+        [("Transpose", "x", "a", {"perm": [1, 0, 2]}), ("GatherND", "ak", "b", {}), ("Transpose", "b", "y", {"perm": [1, 0, 2]})],
+        {"k": np.array([[2], [-4], [2]], dtype=np.int64)},
+    ),
+    "Where decided": ([("Mul", "xl", "a", {}), ("Where", "kxa", "y", {})], {"k": np.array(False), "l": f(3)}),
     "Split": ([("Split", "x", "ab", {"axis": 2}), ("Concat", "ba", "y", {"axis": 2})], {}),
 }
 """From x to y, by several operators or in an older opset."""
@@ -379,13 +384,8 @@ REFUSED_BY_QUANTIZE: tuple[str, ...] = (
     "Max many",
     "Min many",
     "LpNormalization",
-    "ReduceProd (2, 3) 1",
-    "ReduceProd (1,) 0",
-    "ReduceProd (-1,) 1",
     "CumSum",
     "CumSum reverse",
-    "GatherElements",
-    "Trilu",
 )
 """Forms that have no fixed-point form yet."""
 

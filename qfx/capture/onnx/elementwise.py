@@ -142,9 +142,13 @@ def _swish(node: Node) -> Value:
 
 
 def _where(node: Node) -> Value:
-    condition, other = node.arguments[0], node.arguments[2]
-    if isinstance(condition, Value) and isinstance(other, Value) and condition.node.target is torch.isnan and condition.node.args[0] is other.node:
-        return other  # what would be NaN has no fixed-point form: PyTorch exports so what attention hides as a whole
+    condition, rest = node.arguments[0], node.arguments[2]
+    if isinstance(condition, Value) and isinstance(rest, Value) and condition.node.target is torch.isnan and condition.node.args[0] is rest.node:
+        return rest  # what would be NaN has no fixed-point form: PyTorch exports so what attention hides as a whole
+    if isinstance(condition, np.ndarray) and condition.size == 1:  # decided when it was exported
+        taken, other = (node.x(place).data.shape for place in ((1, 2) if bool(np.ravel(condition)[0]) else (2, 1)))
+        if tuple(taken) == np.broadcast_shapes(taken, other, condition.shape):
+            return node.x(1 if bool(np.ravel(condition)[0]) else 2)
     return node.call(torch.where, node.x(0), node.operand(1), node.operand(2))
 
 

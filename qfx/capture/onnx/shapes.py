@@ -165,6 +165,17 @@ def _gather(node: Node) -> Value:
     return result if places.ndim == 1 else reshape(node, result, [*shape[:axis], *places.shape, *shape[axis + 1 :]])
 
 
+def _gather_nd(node: Node) -> Value:
+    """Numbers of the first axis, of which a list of places is left: what an index by a list becomes, between two transpositions."""
+    places = node.constant(1)
+    x, at = node.x(), node.integer("batch_dims", 0)
+    source, perm = _unpermuted(x)
+    if places is None or places.shape[1:] != (1,) or at or perm[0] == 0:
+        raise node.refuse("places along several axes, or along the samples", "index one axis, behind the batch, by a list")
+    flat = torch.tensor([int(place) % x.data.shape[0] for place in np.ravel(places)])
+    return permute(node, node.call(torch.index_select, source, perm[0], node.make.constant(f"{node.name}_places", flat)), perm)
+
+
 def _gather_elements(node: Node) -> Value:
     places = node.constant(1)
     if places is None:
@@ -256,6 +267,7 @@ HANDLERS: dict[str, Handler] = {
     "Split": _split,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
     "Expand": _expand,
     "Tile": _tile,
     "DepthToSpace": _depth_to_space,

@@ -17,7 +17,7 @@ TEXTS: dict[str, str] = {
     **dict.fromkeys(("msort", "nanmedian", "mode", "quantile", "nanquantile"), HOST),
     **dict.fromkeys(
         (
-            *("mod", "remainder", "fmod", "floordivide", "floordiv", "atan2", "cumprod", "cummax", "cummin", "logcumsumexp", "prod", "reduceprod"),
+            *("mod", "remainder", "fmod", "floordivide", "floordiv", "atan2", "cumprod", "cummax", "cummin", "logcumsumexp", "reduceprod"),
             *("fractionalmaxpool2d", "fractionalmaxpool3d", "gridsample", "gridsampler", "affinegrid", "cdist", "byte", "char", "short"),
         ),
         NO_FORM,
@@ -30,8 +30,7 @@ TEXTS: dict[str, str] = {
     "cumsum": "it is a product by a constant matrix: torch.matmul(x, torch.ones(n, n).triu()) is the same along a last axis of n places",
     "glu": "a * torch.sigmoid(b) with a, b = x.chunk(2, dim) is the same",
     **dict.fromkeys(("packpaddedsequence", "padpackedsequence"), "give the model whole sequences of one length: qfx has no packed ones"),
-    **dict.fromkeys(("eq", "ne"), "numbers that are rounded are rarely equal: compare by >, >=, < or <="),
-    **dict.fromkeys(("maskedfill", "maskedscatter"), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
+    **dict.fromkeys(("maskedscatter",), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
     **dict.fromkeys(("dropout3d", "alphadropout", "featurealphadropout", "featuredropout"), "use nn.Dropout or nn.Dropout2d"),
     **dict.fromkeys(
         ("maxunpool", "maxunpool1d", "maxunpool2d", "maxunpool3d"),

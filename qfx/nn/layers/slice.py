@@ -50,11 +50,13 @@ def _getitem(call: Call) -> Layers:
     index = index if isinstance(index, tuple) else (index,)
     if any(part is Ellipsis for part in index):
         at = next(at for at, part in enumerate(index) if part is Ellipsis)
-        index = (*index[:at], *([slice(None)] * (len(call.in_shape) + 2 - len(index))), *index[at + 1 :])
+        left = len(call.in_shape) + 2 - sum(part is not None for part in index)
+        index = (*index[:at], *([slice(None)] * left), *index[at + 1 :])
     listed = [at for at, part in enumerate(index) if isinstance(part, list | tuple | torch.Tensor | fx.Node)]
     if len(listed) == 1 and listed[0] > 0 and all(part == slice(None) for at, part in enumerate(index) if at != listed[0]):
         axis = listed[0] - 1
         return taken(call, {axis: constant_indices(call, index[listed[0]], call.in_shape[axis])}, call.in_shape)
+    index = (index[0], *(part for part in index[1:] if part is not None))  # new axes: out_shape has them
     if not all(isinstance(part, slice | int) for part in index) or index[0] != slice(None):
         raise call.refuse(f"indexing with {index}", "use slices with steps, and take the whole batch")
     ranges = []
@@ -65,9 +67,9 @@ def _getitem(call: Call) -> Layers:
         start, stop, step = part.indices(size)
         ranges.append((start, stop, step))
     starts, stops, steps = zip(*ranges, strict=True)
-    layer = QSlice(starts, stops, steps)
     sliced = tuple(len(range(*r)) for r in ranges)
-    return [layer] if sliced == call.out_shape else [layer, QReshape(call.out_shape)]
+    layers: list[FixedLayer] = [QSlice(starts, stops, steps)] if sliced != call.in_shape else []
+    return layers if sliced == call.out_shape else [*layers, QReshape(call.out_shape)]
 
 
 FAMILY = Family(layers=(QSlice, QReshape, QTake), functions={operator.getitem: ("input index", _getitem)}, takes_constants=True)
