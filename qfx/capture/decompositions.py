@@ -320,7 +320,7 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
 def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """A value so low that it means "not to be seen" is added as attention adds it: the softmax behind it gives zeros there."""
     if not isinstance(value, Tensor) and value <= -1e4:
-        return input + torch.where(mask, _FAR_BELOW, 0.0).to(input.dtype)
+        return input + torch.where(mask, FAR_BELOW, 0.0).to(input.dtype)
     return torch.where(mask, value if isinstance(value, Tensor) else torch.full((), value, dtype=input.dtype), input)
 
 

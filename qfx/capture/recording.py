@@ -284,8 +284,7 @@ class Recording(TorchFunctionMode):
 
     def module(self, path: str) -> nn.Module:
         """The model's layer at a dotted path."""
-        found: nn.Module = self.replaced.get(path) or _got(self.model, path)
-        return found
+        return self.replaced.get(path) or _got(self.model, path)
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any]) -> Any:
         """Called in place of ``nn.Module.__call__``."""
