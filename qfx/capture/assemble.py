@@ -302,6 +302,11 @@ class Assembly:
             self._odd.add(node)
         return node
 
+    @property
+    def feeds(self) -> dict[str, Tensor]:
+        """The example, by the names of the module's arguments."""
+        return {name: value.data for name, value in self.inputs.items()}
+
     def is_odd(self) -> bool:
         """Whether in what is left of the graph the batch may lie on another axis than the first."""
         return any(node in self._odd for node in self.graph.nodes)

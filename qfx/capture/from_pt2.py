@@ -15,11 +15,11 @@ from torch import Tensor, fx
 from qfx import formats
 from qfx.capture.assemble import Assembly, Blockers, Value
 from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
-from qfx.capture.batch.joining import BATCHES, joined, rows
+from qfx.capture.batch.freeing import for_any_batch
+from qfx.capture.batch.joining import rows
 from qfx.capture.decompositions import OF_TORCH
 from qfx.capture.masks import CHOOSES
 from qfx.capture.names import bare_name, known, spelled
-from qfx.capture.recurrent_layers import RECURRENT
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 
@@ -42,7 +42,8 @@ def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
         formats.refuse(kind, str(path))
     try:
         with zipfile.ZipFile(path) as archive:
-            return _for_any_batch(archive, path, example)
+            first = _Reader(archive, path, example)
+            return for_any_batch(first, lambda count: _Reader(archive, path, rows(example, count), literal=True), first.batch, str(path))
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -52,20 +53,6 @@ def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
             where=str(path),
             remedy="save it again with torch.export.save of a recent PyTorch (2.8 or newer)",
         ) from error
-
-
-def _for_any_batch(archive: zipfile.ZipFile, path: Path, example: Tensor) -> fx.GraphModule:
-    """The program, read once, or for two batches where its batch leaves the first axis and the file takes any."""
-    reader = _Reader(archive, path, example)
-    try:
-        module = reader.read()
-    except UnsupportedError:
-        if not reader.assembly.is_odd() or reader.batch is not None:
-            raise
-    if not reader.assembly.is_odd() or reader.batch is not None:
-        return module
-    small, large = (_Reader(archive, path, rows(example, count), literal=True).read() for count in BATCHES)
-    return joined(small, large, str(path))
 
 
 class _Reader:
@@ -84,7 +71,7 @@ class _Reader:
         (user,) = self._inputs("user_input", "one input")
         name = user["arg"]["as_tensor"]["name"]
         self.batch = self._check_shape(self.graph["tensor_values"][name], example)
-        self.assembly = Assembly(example[: self.batch or (None if literal else 2)], literal=literal)
+        self.assembly = Assembly(example if literal else example[: self.batch or 2], literal=literal)
         self.values: dict[str, Any] = {name: self.assembly.input}
         self.names: dict[str, str] = {}
         self.blockers = Blockers()
@@ -175,7 +162,7 @@ class _Reader:
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
-        handler = LAYERS.get(base, RECURRENT.get(base))
+        handler = LAYERS.get(base)
         if handler is not None and sum(isinstance(value, Value) for value in arguments.values()) == 1:
             result: Any = handler(call)
         elif function is None or not _is_taken(function):

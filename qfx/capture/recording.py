@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from qfx.capture.decompositions import OF_FUNCTIONS, OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
 from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
-from qfx.capture.recurrence import taken_apart
 from qfx.capture.traced import CALLER, INTERNAL, KEPT, KIND, MADE, OPENED, SITE, SPARE, TAKEN_APART, WHOLE, base_layer, is_layer, place_of
 from qfx.capture.weights import computed_roles, kept_names
 from qfx.errors import UnsupportedError
+from qfx.nn.layers.sequences.apart import taken_apart
 from qfx.nn.rules import MODULES
 
 
@@ -74,8 +74,7 @@ class Recording(TorchFunctionMode):
         self.stopped: UnsupportedError | None = None
         self.twins: dict[fx.Node, fx.Node] = {}
         self.replaced: dict[str, nn.Module] = {}
-        self.place = ""
-        self.quiet = False  # a layer that is one piece runs
+        self.place, self.quiet = "", False  # quiet: a layer that is one piece runs
         self._tensors: dict[int, _Known] = {}
         self._writers: dict[int, fx.Node] = {}  # by the memory that was written to
         self._foreign: dict[str, Tensor] = {}
@@ -135,8 +134,8 @@ class Recording(TorchFunctionMode):
                 return self._taken_apart(parts, arguments, kwargs, bare_name(target))
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            name = bare_name(target)
-            taken = OF_FUNCTIONS.get(func) if whole else OF_TORCH.get(name) or taken_apart(name, arguments, self._depends)
+            apart = OF_TORCH.get(bare_name(target)) or taken_apart(target, arguments, self._node_of, self.dependent)
+            taken = OF_FUNCTIONS.get(func) if whole else apart
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
                     return self._taken_apart(taken, arguments, kwargs, bare_name(target))

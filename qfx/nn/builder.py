@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import norm_called_twice, output_problems
-from qfx.capture.traced import MADE, Traced
+from qfx.capture.traced import KEPT, MADE, Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of, tensors_of
@@ -50,7 +50,8 @@ class Builder:
         self.graph = fx.Graph()
         self.values: dict[fx.Node | Part, _Value] = {}
         self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
-        self.paths |= {name for name, _ in traced.module.named_buffers()}
+        read = (node for node in traced.module.graph.nodes if any(user not in traced.shapes for user in node.users))
+        self.paths |= {name for node in read for name in node.meta.get(KEPT, ())}  # what is computed of others stays under its name
         self.used: set[str] = set()
         self.raw: dict[fx.Node, fx.Node] = {}  # arguments that hold several tensors
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
@@ -170,6 +171,8 @@ class Builder:
             layer = self._layer(path)
         else:
             path = self._attach(path, layer)
+        if isinstance(layer, Tabled):
+            layer.table_error = self.recipe.table_error
         arguments: tuple[QTensor | FoldedNorm, ...] = tuple(value.data for value in inputs)
         extra: tuple[fx.Node, ...] = ()
         if norm is not None:

@@ -153,9 +153,11 @@ def test_what_mixes_samples_is_refused(form: str) -> None:
     assert where in str(caught.value)
 
 
-def exported(module: nn.Module, x: Tensor, path: Path) -> nn.Module:
+def exported(module: nn.Module, x: Tensor, path: Path, *, free: bool = True) -> nn.Module:
+    """The module that is made of an exported program: for batches of any size, or for two samples at a time."""
     batch: Any = torch.export.Dim("batch", min=2, max=64)
-    torch.export.save(torch.export.export(module, (x,), dynamic_shapes=({0: batch},), strict=False), path)
+    shapes = ({0: batch},) if free else None
+    torch.export.save(torch.export.export(module, (x if free else x[:2],), dynamic_shapes=shapes, strict=False), path)
     return from_pt2(path, x)
 
 
@@ -220,6 +222,9 @@ STEPS_FIRST: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+FOR_ONE_BATCH = ("attention", "attention without weights", "an encoder", "a transformer")
+
+
 def made(name: str) -> nn.Module:
     torch.manual_seed(2)
     return STEPS_FIRST[name]().eval()
@@ -227,7 +232,7 @@ def made(name: str) -> nn.Module:
 
 def from_legacy_onnx(module: nn.Module, x: Tensor, path: Path, *, free: bool = True) -> nn.Module:
     axes = {"dynamic_axes": {"x": {0: "batch"}}} if free else {}
-    torch.onnx.export(module, (x,), str(path), dynamo=False, input_names=["x"], **axes)  # type: ignore[arg-type]
+    torch.onnx.export(module, (x if free else x[:1],), str(path), dynamo=False, input_names=["x"], **axes)  # type: ignore[arg-type]
     return from_onnx(path, x)
 
 
@@ -247,3 +252,28 @@ def test_layers_that_want_the_steps_first_exported(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", STEPS_FIRST)
 def test_layers_that_want_the_steps_first_in_onnx(name: str, tmp_path: Path) -> None:
     check(from_legacy_onnx(made(name), samples(), tmp_path / "model.onnx"), samples(), f"{name}, ONNX")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FOR_ONE_BATCH)
+def test_files_that_hold_one_batch_size_are_freed_of_it(name: str, tmp_path: Path) -> None:
+    module, x = made(name), samples()
+    programs = exported(module, x, tmp_path / "model.pt2", free=False), exported(module, x, tmp_path / "free.pt2")
+    for rows in (x, x[:5]):
+        torch.testing.assert_close(programs[0](rows), module(rows), rtol=1e-4, atol=1e-5)
+    y = check(programs[1], x, name)
+    assert_bit_exact(check(programs[0], x, name).numpy(), y.numpy(), names=("for two samples", "for any number"))
+    check(from_legacy_onnx(module, x, tmp_path / "model.onnx", free=False), x, f"{name}, ONNX")
+
+
+@pytest.mark.parametrize(
+    "form", ["time major", "rows", "flattened", "attention by hand", "stack and take", "one number a sample", "every step alone"]
+)
+def test_forms_exported_for_one_batch_size(form: str, tmp_path: Path) -> None:
+    check(exported(held(FORMS[form]), samples(), tmp_path / "model.pt2", free=False), samples(), form)
+
+
+def test_a_file_whose_batch_is_lost_is_refused(tmp_path: Path) -> None:
+    model = held(lambda m, x: m.a(x.transpose(0, 1).reshape(2, T, E)))
+    with pytest.raises(UnsupportedError, match=r"(?s)moves the batch, and holds one size of it alone.*export it with a batch of any size"):
+        exported(model, samples(2), tmp_path / "model.pt2", free=False)

@@ -128,6 +128,8 @@ _FUNCTIONAL = {
     "adaptive": lambda x, axes: (F.adaptive_avg_pool2d if len(axes) == 2 else F.adaptive_avg_pool1d)(x, 1),
     "flatten": lambda x: torch.flatten(x, 1),
     "pad": lambda x, flat: F.pad(x, flat),
+    "resized": lambda x, size, corners: F.interpolate(x, size, mode="bilinear" if len(size) == 2 else "linear", align_corners=corners),
+    "windows": lambda x, size, kind: getattr(F, f"adaptive_{kind}_pool{len(size)}d")(x, size),
     "upsample": lambda x, factors: F.interpolate(x, scale_factor=factors),
     "slice": lambda x, step: x[:, :, ::step],
     "transpose": lambda x: x.transpose(-1, -2),
@@ -175,7 +177,8 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
 
 _ANY_KINDS = ["max", "min", "times", "plus", "clamp", "steep", "where", "reduce", "spread"]
 _VECTOR_KINDS = [*_ANY_KINDS, "linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
-_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
+_SIZES = ["slice", "upsample", "transposed", "resized", "windows"]
+_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", *_SIZES]
 _SEQUENCE_KINDS = [
     *_ANY_KINDS,
     *_WINDOWS,
@@ -279,6 +282,11 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
         factors = tuple(draw(st.integers(1, 3)) for _ in shape[1:])
         out = (shape[0], *(n * factor for n, factor in zip(shape[1:], factors, strict=True)))
         return (Step(kind, (source,), (factors,)), out) if _size(out) <= MAX_VALUES else None
+    if kind in ("resized", "windows"):
+        size = tuple(draw(st.integers(1, 2 * n)) for n in shape[1:])
+        more = draw(st.booleans()) if kind == "resized" else draw(st.sampled_from(["avg", "max"]))
+        out = (shape[0], *size)
+        return (Step(kind, (source,), (size, more)), out) if _size(out) <= MAX_VALUES else None
     if kind == "transposed":
         return _draw_transposed(draw, shape, source)
     if kind == "pad":

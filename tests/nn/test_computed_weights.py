@@ -24,6 +24,8 @@ from torch.utils.checkpoint import checkpoint
 import qfx
 from qfx import Recipe, Spec, ptq
 from qfx.ir.interpret import run_raw
+from qfx.nn.layers import Weighted
+from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import Computed
 from qfx.nn.layers.products.materialize import materialize
 from qfx.testing import adversarial_inputs, assert_bit_exact
@@ -367,6 +369,50 @@ class Keeps(nn.Module):
         return self.layer(F.linear(x, self.plain) + self.fixed)
 
 
+class Normalized(nn.Module):
+    """Numbers that are prepared by buffers, which its forward brings into shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.rand(3))
+        self.register_buffer("std", torch.rand(3) + 0.5)
+        self.register_buffer("kernel", torch.randint(-3, 4, (2, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d((x - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1), self.kernel[:, :, None, None].float())
+
+
+class Mean(nn.Module):
+    """A buffer and an operation of one name."""
+
+    def __init__(self, view: bool) -> None:
+        super().__init__()
+        self.view = view
+        self.register_buffer("mean", torch.rand(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - (self.mean.view(3, 1, 1) if self.view else self.mean)).mean((2, 3))
+
+
+def test_an_operation_gives_way_to_a_buffer_of_its_name_that_is_read_there() -> None:
+    for view in (True, False):
+        model = Mean(view).eval()
+        q = qfx.quantize(model, torch.rand(8, *IMAGE))
+        q.load_state_dict(model.state_dict())
+        assert ("mean" in q.state_dict()) == view
+        assert ("mean" in dict(q.named_modules())) != view
+
+
+def test_buffers_that_are_brought_into_shape_are_those_of_the_checkpoint() -> None:
+    torch.manual_seed(0)
+    models, x = [Normalized().eval() for _ in range(2)], torch.rand(8, *IMAGE)
+    q = qfx.quantize(models[0], x)
+    assert own_names(q) == set(models[0].state_dict())
+    q.load_state_dict(models[1].state_dict())
+    assert (q.eval()(x) - models[1](x)).abs().max() < 0.05 * models[1](x).abs().max()
+    check_exact(q)
+
+
 def test_numbers_that_checkpoints_do_not_have_stay() -> None:
     model = Keeps().eval()
     q = qfx.quantize(model, torch.randn(8, 6))
@@ -408,17 +454,38 @@ def test_materialized_it_computes_the_same(name: str) -> None:
     q = qfx.quantize(model, x).eval()
     before, fresh = q(x), copy.deepcopy(q)
     names = materialize(q)
-    assert names
+    assert bool(names) == (name not in ("bias of positions", "combined"))
     assert torch.equal(q(x), before)
-    assert not any(isinstance(part, Computed) and not part.itself for part in q.modules())
+    assert all(how.itself for layer in q.modules() if isinstance(layer, Weighted) for how in layer.computed().values())
     check_exact(q)
     unread = [path for path, parameter in q.named_parameters() if torch.autograd.grad(q(x).sum(), parameter, allow_unused=True)[0] is None]
     assert not unread
     fresh.load_state_dict(q.state_dict())
     assert torch.equal(fresh(x), before)
     assert list(fresh.state_dict()) == list(q.state_dict())
-    with pytest.raises(RuntimeError):
-        q.load_state_dict(model.state_dict())
+    if names:
+        with pytest.raises(RuntimeError):
+            q.load_state_dict(model.state_dict())
+
+
+def test_a_constant_that_is_computed_of_a_weight_which_passes_write_stays_what_it_was() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.other = nn.Linear(4, 4), P(torch.rand(1, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) * self.layer.weight.mean(1) + self.other[:, :4]
+
+    torch.manual_seed(0)
+    model, x = Scaled().eval(), torch.randn(16, 4)
+    q = qfx.quantize(model, x, Recipe.uniform(4)).eval()
+    ptq.round_weights(q, x, "comq")
+    constants = [layer for layer in q.modules() if isinstance(layer, HeldConstant)]
+    assert torch.equal(constants[0].real(), model.layer.weight.mean(1).double())
+    assert [layer.computed is None for layer in constants] == [True, False]
+    assert "other" in q.state_dict()
+    check_exact(q)
 
 
 @pytest.mark.parametrize("name", ["pruned", "weight_norm, parametrized", "standardized", "tied", "attention", "transposed"])

@@ -167,9 +167,19 @@ def test_steps_before_samples(kind: str, form: str) -> None:
     exact_everywhere(q)
 
 
-def test_a_first_state_of_zeros_is_none() -> None:
-    x = data()
-    given = model("lstm", lambda m, x: m.fc(m.rnn(x, (torch.zeros(1, x.shape[0], HIDDEN), torch.zeros(1, x.shape[0], HIDDEN)))[0][:, -1]))
+ZEROS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zeros": lambda x: torch.zeros(1, x.shape[0], HIDDEN),
+    "of a type": lambda x: torch.zeros(1, x.size(0), HIDDEN).to(x.device).type_as(x),
+    "new_zeros": lambda x: x.new_zeros(1, x.shape[0], HIDDEN),
+    "zeros_like": lambda x: torch.zeros_like(x[:, 0, :1]).expand(-1, HIDDEN).unsqueeze(0),
+    "that wants a gradient": lambda x: torch.zeros(1, x.size(0), HIDDEN).requires_grad_().detach(),
+}
+
+
+@pytest.mark.parametrize("zeros", ZEROS)
+def test_a_first_state_of_zeros_is_none(zeros: str) -> None:
+    x, make = data(), ZEROS[zeros]
+    given = model("lstm", lambda m, x: m.fc(m.rnn(x, (make(x), make(x)))[0][:, -1]))
     assert torch.equal(qfx.quantize(given, x)(x), qfx.quantize(model("lstm"), x)(x))
 
 

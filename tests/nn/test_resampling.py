@@ -17,6 +17,7 @@ import qfx
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
 from qfx.fixed.arith import Interval
+from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.nn.layers.avg_pool import QAvgPool, QPartialAvgPool
@@ -202,12 +203,22 @@ def test_the_graph_and_the_file_give_the_same_numbers(name: str, made: dict[str,
 
 
 @pytest.mark.usefixtures("gxx")
-def test_the_hardware_gives_the_same_numbers(made: dict[str, tuple[nn.Module, Tensor]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_the_hardware_gives_the_same_numbers(made: dict[str, tuple[nn.Module, Tensor]], tmp_path: Path, fast: bool) -> None:
     graphs = {name: qfx.to_graph(q) for name, (q, _) in made.items()}
-    bundle = build_bundle([(graph, Schedule()) for graph in graphs.values()], tmp_path)
+    bundle = build_bundle([(graph, Schedule()) for graph in graphs.values()], tmp_path, fast=fast)
     for number, (name, graph) in enumerate(graphs.items()):
         raw = quantize_input(graph, made[name][1].numpy())
         assert_bit_exact(bundle.run_from_raw(number, raw), run_from_raw(graph, raw), names=(f"C simulation of {name}", "interpreter"))
+
+
+def test_the_hardware_holds_each_constant_once() -> None:
+    """Two words of the chain a number, as many constants as an axis has places: whatever the channels and the other axis."""
+    q = quantized(bilinear(scale_factor=2, align_corners=True), torch.randn(2, 2, 6, 6))
+    processes = lower(qfx.to_graph(q), Schedule()).processes
+    tables = [table for process in processes for table in getattr(getattr(process, "epilogue", None), "tables", ()) if "constant" not in table.name]
+    assert sorted((table.index, len(table.values)) for table in tables if len(table.values) > 4) == [("pixel", 24), ("pixel", 24)]
+    assert {process.name.split("_")[-1]: process.cycles for process in processes if process.name.endswith("take")} == {"take": 2 * 12 * 12 * 4}
 
 
 def test_no_cast_stands_between_the_axes_where_the_sum_is_short_enough(made: dict[str, tuple[nn.Module, Tensor]]) -> None:

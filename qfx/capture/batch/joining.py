@@ -39,7 +39,7 @@ def joined(small: fx.GraphModule, large: fx.GraphModule, where: str) -> fx.Graph
     something else."""
     pairs = list(zip(small.graph.nodes, large.graph.nodes, strict=False))
     twins = dict(pairs)
-    sizes = _Sizes(small.graph)
+    sizes = Sizes(small.graph)
     if len(small.graph.nodes) != len(large.graph.nodes):
         raise _differs(where)
     for node, twin in pairs:
@@ -77,16 +77,16 @@ def _hold(small: nn.Module, large: nn.Module, target: str) -> None:
         setattr(holder, leaf, one.clone())
 
 
-class _Sizes:
+class Sizes:
     """Nodes that give numbers which follow the batch, behind the placeholders."""
 
-    def __init__(self, graph: fx.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: fx.Graph, batches: tuple[int, int] = BATCHES) -> None:
+        self.graph, self.batches = graph, batches
         self.made: dict[tuple[int, int], fx.Node] = {}
 
     def of(self, small: int, large: int) -> fx.Node:
-        factor, rest = divmod(large - small, BATCHES[1] - BATCHES[0])
-        offset = small - factor * BATCHES[0]
+        factor, rest = divmod(large - small, self.batches[1] - self.batches[0])
+        offset = small - factor * self.batches[0]
         if rest:
             raise ValueError
         if (factor, offset) not in self.made:
@@ -106,7 +106,7 @@ class _Sizes:
                 yield self.graph.call_function(operator.add, (size, offset))
 
 
-def _joined(a: Any, b: Any, twins: Mapping[fx.Node, fx.Node], sizes: _Sizes) -> Any:
+def _joined(a: Any, b: Any, twins: Mapping[fx.Node, fx.Node], sizes: Sizes) -> Any:
     """An argument of both. Raises ValueError for a difference that is no size."""
     if isinstance(a, fx.Node):
         if twins.get(a) is not b:

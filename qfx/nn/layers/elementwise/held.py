@@ -26,7 +26,7 @@ _SPARE = 4
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """``factor * value`` or ``factor / value``: a number, a tensor that does not depend on the input, or one that is computed of parameters.
+    """``factor * value`` or ``factor / value``: a number, a tensor that does not depend on the input, or one that is computed of some.
 
     ``name``: the dotted name of the parameter or buffer that it is; else "". ``shape``: its own, without the axes of the batch and before
     (``within`` tells it); () until then. ``itself``: of a parameter that the user's model holds, how it is read there.
@@ -46,9 +46,14 @@ class Held:
         return self.factor / value if self.inverted else value if self.factor == 1.0 else value * self.factor
 
     @property
+    def trained(self) -> bool:
+        """Whether it is a parameter, or computed of some."""
+        return self.value.trained if isinstance(self.value, Computed) else isinstance(self.value, nn.Parameter)
+
+    @property
     def number(self) -> float | None:
         """What it is for good, if it is one number; None for a parameter, which may be trained, and for several."""
-        fixed = not isinstance(self.value, nn.Parameter | Computed) and self.now().numel() == 1
+        fixed = not self.trained and self.now().numel() == 1
         return float(self.now()) if fixed else None
 
     def times(self, other: Held) -> Held:
@@ -67,7 +72,7 @@ class Held:
         return self._with(other, torch.add)
 
     def _with(self, other: Held | None, function: Callable[..., Tensor]) -> Held:
-        """A function of this constant, and another: computed anew whenever it is read if parameters go into it, else held as it is now."""
+        """A function of this constant, and another: computed anew whenever it is read if tensors of the model go into it, else held as it is."""
         operands = (self,) if other is None else (self, other)
         if not any(isinstance(operand._source(), Computed) for operand in operands):
             return Held(function(*(operand.now() for operand in operands)).detach())
@@ -173,7 +178,7 @@ def kept_form(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class HeldConstant(nn.Module):
-    """A constant in a layer: a number, a buffer or a parameter under its own name, or one computed of parameters elsewhere, and its cast.
+    """A constant in a layer: a number, a buffer or a parameter under its own name, or one computed of such elsewhere, and its cast.
 
     What the word length holds exactly (powers of two, small integers) is exact, and its binary point then stays. A parameter is trained, with the
     gradient of its cast (straight-through within its range) and of the reciprocal where it divides.
@@ -199,7 +204,7 @@ class HeldConstant(nn.Module):
         self.exact = False
         if spec.signed is None:
             spec = replace(spec, signed=True)
-        if not isinstance(source.value, nn.Parameter | Computed) and spec.frac_bits is None and not spec.learn_width:
+        if not source.trained and spec.frac_bits is None and not spec.learn_width:
             grid = _exact_grid(source.now(), spec)
             if grid is not None:
                 spec, self.exact = replace(spec, frac_bits=grid, learn=False), True

@@ -1,4 +1,4 @@
-"""``Computed``: a weight or a constant that a float model computes of its parameters, computed anew whenever it is read."""
+"""``Computed``: a weight or a constant that a float model computes of its parameters and buffers, computed anew whenever it is read."""
 
 from __future__ import annotations
 
@@ -67,6 +67,11 @@ class Computed(nn.Module):
         self._writes = any(isinstance(step.target, str) and step.target.endswith("_") for step in self.steps)
         for name, tensor in zip(self._constants, constants, strict=True):
             self.register_buffer(name, tensor.detach().clone(), persistent=False)
+
+    @property
+    def trained(self) -> bool:
+        """Whether parameters go into it, not buffers alone."""
+        return any(isinstance(tensor, nn.Parameter) for tensor in self.tensors_read())
 
     @property
     def itself(self) -> bool:
@@ -191,8 +196,8 @@ def _taken(name: str) -> UnsupportedError:
 
 
 def computed_of(traced: Traced, node: fx.Node) -> Computed | None:
-    """What a node of ``traced.fixed`` is computed of. None where no parameter goes into it, or it is not tensors alone that do: then it stays as it
-    is."""
+    """What a node of ``traced.fixed`` is computed of. None where nothing goes into it that checkpoints have, or not tensors alone do: then it stays
+    as it is."""
     try:
         found = _Found(traced).of(node)
     except _NotOfTensorsError:
@@ -237,7 +242,7 @@ class _Found:
                 raise _NotOfTensorsError
         if any(step.op not in ("call_function", "call_method") for step in self.steps):
             raise _NotOfTensorsError
-        if not any(isinstance(leaf.tensor(), nn.Parameter) for leaf in self.leaves.values()):
+        if not self.leaves:
             return None
         read = {source for step in self.steps for source in step.all_input_nodes}
         constants = {source: tensor for source, tensor in self.constants.items() if source in read}

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers.batch_norm import Norm
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import Computed, Leaf
 from qfx.nn.layers.weighted import Weighted
 
 
 def materialize(module: fx.GraphModule) -> tuple[str, ...]:
-    """Make every weight, bias and constant that a quantized model computes of parameters a parameter of its own, of its present value; in place.
+    """Make every weight and bias that a quantized model computes of other tensors a parameter of its own, of its present value, so that passes may
+    write it; in place. So are constants that are computed of what such a pass writes.
 
     The model computes the same. ``state_dict`` has the new parameters, whose names are returned, in place of those that they were computed of, and a
     checkpoint of the float model does not load any longer. What is a parameter as it stands stays.
     """
-    return tuple(name for path, layer in list(module.named_modules()) for name in _made(module, path, layer))
+    written = {id(tensor) for layer in module.modules() if isinstance(layer, Weighted | Norm) for tensor in _written(layer)}
+    return tuple(name for path, layer in list(module.named_modules()) for name in _made(module, path, layer, written))
 
 
-def _made(root: nn.Module, path: str, layer: nn.Module) -> list[str]:
+def _written(layer: nn.Module) -> Iterator[Tensor]:
+    """The tensors that passes write."""
+    yield from layer.parameters(recurse=False)
+    for how in layer.computed().values() if isinstance(layer, Weighted) else ():
+        yield from how.tensors_read() if how.itself else ()
+
+
+def _made(root: nn.Module, path: str, layer: nn.Module, written: Collection[int]) -> list[str]:
     done: list[Computed] = []
     names = []
     if isinstance(layer, Weighted):
@@ -30,7 +40,7 @@ def _made(root: nn.Module, path: str, layer: nn.Module) -> list[str]:
                 layer.materialize(role)
                 names.append(f"{path}.{role}")
                 done.append(how)
-    elif isinstance(layer, HeldConstant) and layer.computed is not None:
+    elif isinstance(layer, HeldConstant) and layer.computed is not None and any(id(tensor) in written for tensor in layer.computed.tensors_read()):
         done.append(layer.computed)
         names.append(f"{path}.{layer.materialize()}")
     if done:

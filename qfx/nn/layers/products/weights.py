@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.traced import KEPT, Traced
 from qfx.nn.call import Call, name_of
-from qfx.nn.layers.products.computed import Computed, computed_of
+from qfx.nn.layers.products.computed import Computed, computed_of, joined
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Form:
 class Weights:
     """A weight and maybe a bias. A parameter is trained; any other tensor stays as it is. ``form``: how the weight is cast, if not as it is kept,
     with its outputs on axis 0. ``origins``: what the float model calls them, by "weight" and "bias"; its checkpoints have them under these names.
-    ``computed``: how they are computed, both by the same names, where one of them is computed of parameters."""
+    ``computed``: how they are computed, both by the same names, where one of them is computed of others."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -52,12 +52,16 @@ def weights_of(call: Call, weight: Any, bias: Any = None, form: Form | None = No
 
 
 def computed_together(traced: Traced, arguments: Mapping[str, Any]) -> dict[str, Computed]:
-    """How the tensors of a layer are computed, if one of them at least is computed of parameters: then all of them stand where the user has them."""
+    """How the tensors of a layer are computed, if one of them at least is computed of others: then all of them stand where the user has them."""
     nodes = {role: argument for role, argument in arguments.items() if isinstance(argument, fx.Node) and argument in traced.fixed}
     if not any(node.op != "get_attr" for node in nodes.values()):
         return {}
-    found = {role: computed for role, node in nodes.items() if (computed := computed_of(traced, node)) is not None}
+    found = {role: _in_float(computed) for role, node in nodes.items() if (computed := computed_of(traced, node)) is not None}
     return found if any(not computed.itself for computed in found.values()) else {}
+
+
+def _in_float(computed: Computed) -> Computed:
+    return computed if computed().dtype in (torch.float32, torch.float64) else joined("float", [computed])
 
 
 def is_constant(call: Call, argument: Any) -> bool:

@@ -4,15 +4,16 @@ hold, into layers of one direction each; the cells into their arithmetic."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
 
 from qfx.capture.refusals.apart import NotTakenApartError
+from qfx.capture.traced import SPARE
 from qfx.nn.layers.sequences.recurrent import cell_of, hidden_of, recurrent
 
 Computed = Callable[[Tensor], bool]
@@ -35,6 +36,7 @@ def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
         *,
         computed: Computed,
     ) -> tuple[Tensor, ...]:
+        """For each layer and direction a linear layer over all steps and a loop (``QScan``); the last states as slices of what the loops give."""
         if input.dim() != 3:
             raise NotTakenApartError(f"runs over a sequence of {input.dim()} axes", remedy="give it (batch, steps, features)")
         for state in [hx] if isinstance(hx, Tensor) else hx:
@@ -82,7 +84,9 @@ def _starts(state: Tensor | None, computed: Computed) -> bool:
         return True
     if computed(state):
         return False
-    if bool(state.any()):
+    with torch._C.DisableTorchFunction():  # nothing of the model
+        zeros = not bool(state.any())
+    if not zeros:
         raise NotTakenApartError("starts from a state other than zeros", remedy="start from zeros: leave the initial state out")
     return True
 
@@ -104,6 +108,7 @@ def _sum(x: Tensor, y: Tensor | None) -> Tensor:
 def _lstm_cell(
     input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
 ) -> tuple[Tensor, Tensor]:
+    """Two linear layers, and the gates as they are written."""
     h, c = (None if _starts(state, computed) else state for state in hx)
     i, f, g, o = _sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)).chunk(4, 1)
     written = torch.sigmoid(i) * torch.tanh(g)
@@ -114,6 +119,7 @@ def _lstm_cell(
 def _gru_cell(
     input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
 ) -> Tensor:
+    """Two linear layers, and the gates as they are written: n + z * (h - n)."""
     h = None if _starts(hx, computed) else hx
     size = w_hh.shape[1]
     x, u = F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)
@@ -127,17 +133,40 @@ def _rnn_cell(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     def cell(
         input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
     ) -> Tensor:
+        """Two linear layers and the function of their sum."""
         h = None if _starts(hx, computed) else hx
         return function(_sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)))
 
     return cell
 
 
-def taken_apart(name: str, arguments: Sequence[Any], computed: Computed) -> Callable[..., Any] | None:
-    """What runs in place of torch's function of that name, for these arguments. None for what is no recurrent network, and for packed sequences: they
-    are refused where they are packed."""
+_EMPTY = ("new_zeros", "zeros_like", "new_full", "full_like")
+"""Of a tensor they take no more than its shape, type or device."""
+
+_OF_FIRST = ("type_as", "to", "expand_as", "view_as", "reshape_as")
+"""Of all tensors but the first likewise."""
+
+
+def _from_data(node: fx.Node, dependent: Set[fx.Node]) -> bool:
+    """Whether what a node gives follows from the model's input, not from its shape alone. Where it does not, it is of use only where it is read."""
+    if node not in dependent:
+        return False
+    name = getattr(node.target, "__name__", node.target)
+    sources = [] if name in _EMPTY else node.all_input_nodes[:1] if name in _OF_FIRST else node.all_input_nodes
+    if node.op == "placeholder" or any(_from_data(source, dependent) for source in sources):
+        return True
+    node.meta[SPARE] = True
+    return False
+
+
+def taken_apart(target: Any, arguments: Sequence[Any], node_of: Callable[[Tensor], fx.Node], dependent: Set[fx.Node]) -> Callable[..., Any] | None:
+    """What runs in place of a function of torch, for these arguments. None for what is no recurrent network, and for packed sequences, which are
+    refused where they are packed. ``dependent``: the nodes that are computed of the model's input."""
+    name = str(getattr(target, "__name__", target))
     packed = len(arguments) > 3 and isinstance(arguments[3], list | tuple)  # (data, batch_sizes, hx, params, ...)
-    return None if name not in RECURRENT or packed else functools.partial(RECURRENT[name], computed=computed)
+    if name not in RECURRENT or packed:
+        return None
+    return functools.partial(RECURRENT[name], computed=lambda tensor: _from_data(node_of(tensor), dependent))
 
 
 RECURRENT: Mapping[str, Callable[..., Any]] = MappingProxyType({
