@@ -330,18 +330,13 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
 NOT_YET: dict[str, dict[str, str]] = {
+    "zeros joined": {"pt2": "zeros of the batch's size"},
     "greatest of a buffer": {"all": "extremes with several constants"},
     "least of a buffer": {"all": "extremes with several constants"},
     "stacked and summed": {"all": "a stack in front of the batch"},
-    "zeros joined": {"all": "constants joined to values"},
-    "pad of ones": {"all": "padding with other constants"},
     "means to 12": {"all": "adaptive pooling to more places"},
     "bilinear": {"all": "bilinear upsampling"},
-    "two comparisons": {"all": "masks of several comparisons"},
-    "masked fill": {"all": "masks"},
-    "greatest place": {"all": "places of extremes"},
     "glu": {"module": "gates", "pt2": "gates"},
-    "two greatest": {"all": "the greatest few"},
     "layers: attention": {"pt2": "the batch behind other axes", "onnx": "the batch behind other axes"},
 }
 """Forms that a door (or all of them) refuses for now."""
