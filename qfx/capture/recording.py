@@ -169,8 +169,7 @@ class Recording(TorchFunctionMode):
             found = self._tensors.get(id(leaf)) if isinstance(leaf, Tensor) else None
             if found is not None and not self._inside:
                 found.node.meta[INTERNAL] = False
-                source = args[0] if args else kwargs.get("input")
-                if name and isinstance(source, Tensor):
+                if name and isinstance(source := args[0] if args else kwargs.get("input"), Tensor):
                     found.node.meta[TAKEN_APART] = (name, self._node_of(source))
         return result
 
