@@ -331,8 +331,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 
 NOT_YET: dict[str, dict[str, str]] = {
     "zeros joined": {"pt2": "zeros of the batch's size"},
-    "greatest of a buffer": {"all": "extremes with several constants"},
-    "least of a buffer": {"all": "extremes with several constants"},
     "stacked and summed": {"all": "a stack in front of the batch"},
     "means to 12": {"all": "adaptive pooling to more places"},
     "bilinear": {"all": "bilinear upsampling"},

@@ -136,6 +136,16 @@ PIECEWISE = {
     "minimum, broadcast": Case(lambda m, x: torch.minimum(x, m.c(x)), held=lambda: conv(1)),
     "torch.max of two": Case(lambda m, x: torch.max(x, m.c(x)), held=conv),
     "maximum with zeros": Case(lambda m, x: torch.maximum(x, m.z), held=lambda: {"z": torch.zeros(1)}),
+    "maximum with channels": Case(lambda m, x: torch.maximum(m.c(x), m.f), held=lambda: {**conv(), "f": P(torch.rand(3, 1, 1) - 0.5)}),
+    "minimum with one parameter": Case(lambda m, x: torch.minimum(m.f, x), held=lambda: {"f": P(torch.tensor(0.3))}),
+    "minimum with a map": Case(
+        lambda m, x: m.c(x).minimum(m.f) * m.g, held=lambda: {**conv(), "f": P(torch.randn(1, *IMAGE)), "g": P(torch.rand(1, 3, 1, 1))}
+    ),
+    "torch.max with a row": Case(lambda m, x: torch.max(m.f, m.c(x).relu()), held=lambda: {**conv(1), "f": torch.rand(3, 1, 5)}),
+    "torch.min with features": Case(lambda m, x: x.min(m.f), (6,), lambda: {"f": P(torch.randn(6))}),
+    "clamp to tensors": Case(lambda m, x: m.c(x).clamp(m.f, m.g), held=lambda: {**conv(), "f": P(torch.rand(3, 1, 1) - 1), "g": torch.rand(5)}),
+    "clamp to a tensor and a value": Case(lambda m, x: torch.clamp(m.c(x), m.f, x), held=lambda: {**conv(), "f": torch.randn(3, 1, 1)}),
+    "clamp from below by a tensor": Case(lambda m, x: torch.clamp_min(x, m.f), (4, 6), lambda: {"f": torch.randn(6)}),
     "clamp from below": Case(lambda m, x: x.clamp(min=-0.3)),
     "clamp from above": Case(lambda m, x: x.clamp(max=1)),
     "clamp": Case(lambda m, x: m.c(x).clamp(-0.1, 0.7), held=conv),
@@ -260,11 +270,22 @@ def test_a_reciprocal_is_computed_in_float64_and_rounded_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["channel scale", "layer scale", "position embedding", "a row of factors", "minus features", "expanded to the value"]
+    "name",
+    [
+        "channel scale",
+        "layer scale",
+        "position embedding",
+        "a row of factors",
+        "minus features",
+        "expanded to the value",
+        "maximum with channels",
+        "minimum with a map",
+        "torch.min with features",
+    ],
 )
 def test_parameters_are_trained_with_the_gradient_of_the_float_model(name: str) -> None:
     """In wide words a cast passes every gradient on, so both gradients are nearly equal."""
-    model, x = CONSTANTS[name].model()
+    model, x = CASES[name].model()
     q = qfx.quantize(copy.deepcopy(model), x, Recipe(**{role: Spec(20) for role in ("input", "weight", "constant", "activation", "output")}))
     for network in (model, q):
         network(x).square().sum().backward()
@@ -285,7 +306,21 @@ def test_the_binary_point_of_a_trained_constant_is_learned_if_the_recipe_says_so
         assert (constant.cast.frac_bits.grad is not None) == learn
 
 
-@pytest.mark.parametrize("name", ["prelu", "prelu, one slope", "maximum", "clamp", "where", "mean over channels", "amax over channels", "pool: ceil"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prelu",
+        "prelu, one slope",
+        "maximum",
+        "maximum with channels",
+        "clamp to tensors",
+        "clamp",
+        "where",
+        "mean over channels",
+        "amax over channels",
+        "pool: ceil",
+    ],
+)
 def test_gradients_of_the_input_are_those_of_the_float_model(name: str) -> None:
     model, x = CASES[name].model()
     wide = Recipe(**{role: Spec(20) for role in ("input", "weight", "constant", "activation", "output")})
