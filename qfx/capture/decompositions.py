@@ -101,6 +101,61 @@ def _extreme(name: str) -> Callable[..., Any]:
     return extreme
 
 
+def _full_like(input: Tensor, fill_value: float, **_: Any) -> Tensor:
+    """One number for every sample, made anew for each batch: where it meets values it is one constant."""
+    return torch.full(tuple(input.shape), float(fill_value))
+
+
+def _zeros_like(input: Tensor, **_: Any) -> Tensor:
+    return _full_like(input, 0.0)
+
+
+def _ones_like(input: Tensor, **_: Any) -> Tensor:
+    return _full_like(input, 1.0)
+
+
+def _diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The places of the diagonal, of two axes that are made one."""
+    x = input.movedim((dim1, dim2), (-2, -1))
+    rows, columns = x.shape[-2:]
+    places = [row * columns + row + offset for row in range(rows) if 0 <= row + offset < columns]
+    return x.flatten(-2)[..., places]
+
+
+def _slice_scatter(input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
+    """What is left on both sides, and between them what takes its place."""
+    if step != 1:
+        raise _refused(f"writes every {step}th place of an axis", "build the result of its parts: torch.stack and a view")
+    first, last, _ = slice(start, end).indices(input.shape[dim])
+    parts = (_slice(input, dim, 0, first) if first else None, src, _slice(input, dim, last) if last < input.shape[dim] else None)
+    return torch.cat([part for part in parts if part is not None], dim)
+
+
+def _select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    index %= input.shape[dim]
+    return _slice_scatter(input, src.unsqueeze(dim), dim, index, index + 1)
+
+
+def _to_copy(input: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    return input.clone() if dtype is None else input.to(dtype)
+
+
+def _native_layer_norm(input: Tensor, *args: Any) -> tuple[Tensor, None, None]:
+    return _layer_norm(input, *args), None, None
+
+
+def _native_group_norm(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, samples: int, channels: int, places: int, group: int, eps: float
+) -> tuple[Tensor, None, None]:
+    return _group_norm(input, group, weight, bias, eps), None, None
+
+
+def _native_dropout(input: Tensor, p: float, train: bool | None = None) -> tuple[Tensor, None]:
+    if train is not False:
+        raise _refused("drops out at inference", "export the model in evaluation mode: model.eval()")
+    return input.clone(), None
+
+
 def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
     return F.unfold(input, kernel_size, dilation, padding, stride)
 
@@ -310,8 +365,13 @@ def _pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(input, list(pad), value=value)
 
 
+def _bordered(mode: str) -> Callable[..., Tensor]:
+    """ATen's names for ``F.pad`` by what lies inside."""
+    return lambda input, padding: F.pad(input, list(padding), mode=mode)
+
+
 def _maxima(input: Tensor, kernel_size: Any, *geometry: Any) -> tuple[Tensor, None]:
-    return F.max_pool2d(input, kernel_size, *geometry), None
+    return (F.max_pool2d if input.dim() == 4 else F.max_pool3d)(input, kernel_size, *geometry), None
 
 
 def _unpool(*_: Any, **__: Any) -> Tensor:
@@ -345,6 +405,12 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "expand_as": _expand_as,
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "mT": _matrices_transposed,
+    "full_like": _full_like,
+    "zeros_like": _zeros_like,
+    "ones_like": _ones_like,
+    "diagonal": _diagonal,
+    "slice_scatter": _slice_scatter,
+    "select_scatter": _select_scatter,
     "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
@@ -368,9 +434,16 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
     **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
-    "max_pool2d_with_indices": _maxima,
+    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _maxima),
     "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "_adaptive_avg_pool3d": F.adaptive_avg_pool3d,
+    "native_layer_norm": _native_layer_norm,
+    "native_group_norm": _native_group_norm,
+    "native_dropout": _native_dropout,
+    "_to_copy": _to_copy,
     "constant_pad_nd": _pad,
+    **dict.fromkeys(("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"), _bordered("reflect")),
+    **dict.fromkeys(("replication_pad1d", "replication_pad2d", "replication_pad3d"), _bordered("replicate")),
     "upsample_linear1d": _upsample("linear"),
     "upsample_bilinear2d": _upsample("bilinear"),
 })  # fmt: skip

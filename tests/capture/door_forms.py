@@ -226,6 +226,11 @@ ON_MAPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "two comparisons": lambda m, x: torch.where((x > -0.5) & (x < 0.5), x, 0.0),
     "masked fill": lambda m, x: x.masked_fill(x < -0.3, 0.25),
     "floor": lambda m, x: torch.floor(4 * x),
+    "zeros of the same shape": lambda m, x: x - torch.ones_like(x) + torch.zeros_like(x),
+    "diagonal": lambda m, x: x.diagonal(1, 2, 3),
+    "another slice": lambda m, x: x.slice_scatter(F.relu(x[:, 1:3]), 1, 1, 3),
+    "another channel": lambda m, x: torch.select_scatter(x, x[:, 2], 1, 0),
+    "new axes": lambda m, x: x[:, None, ..., ::2],
     "expanded parameter": lambda m, x: x + m.gain.expand_as(x),
     "python": lambda m, x: x.detach().float().to(x.dtype) + len([x]) if x.shape[1] == 4 and f"{x.shape[2]}" == "6" else x,
 }
@@ -337,6 +342,8 @@ NOT_YET: dict[str, dict[str, str]] = {
     "masked fill": {"all": "masks"},
     "greatest place": {"all": "places of extremes"},
     "glu": {"module": "gates", "pt2": "gates"},
+    "another slice": {"onnx": "the exporter writes by index (ScatterND)"},
+    "another channel": {"onnx": "the exporter writes by index (ScatterElements)"},
     "two greatest": {"all": "the greatest few"},
     "layers: attention": {"pt2": "the batch behind other axes", "onnx": "the batch behind other axes"},
 }

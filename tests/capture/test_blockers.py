@@ -189,7 +189,6 @@ NAMED: dict[str, tuple[Callable[[nn.Module, Tensor], object], Tensor, str, str]]
     "cell": (lambda m, x: m.cell(x), VECTOR, "^cell: GRUCell has no", "no state"),
     "embedding": (lambda m, x: m.table(x), VECTOR.abs().long(), "^table: Embedding has no", "look the table up on the host"),
     "zeros": (lambda m, x: torch.cat([x, torch.zeros(x.shape[0], 1)], 1), VECTOR, "zeros", "F.pad"),
-    "zeros_like": (lambda m, x: m.a(x) - torch.zeros_like(x), VECTOR, "zeros_like", "the batch's size"),
     "concatenated constant": (lambda m, x: torch.cat([x, m.p.expand(x.shape[0], 8)], 1), VECTOR, "expand", "F.pad"),
     "squeezed": (lambda m, x: m.a(x)[:, :1].squeeze(), VECTOR, "squeeze: gives shape", "shape \\(batch, 1\\)"),
     "classes": (lambda m, x: m.a(x).argmax(1), VECTOR, "^argmax: argmax has no", "of the result on the host"),
