@@ -20,9 +20,13 @@ from qfx.fixed.type import FixedType, OMode, QMode
 
 Granularity = Literal["tensor", "channel", "element"]
 BatchNormStyle = Literal["keep", "fold"]
+Tail = Literal["keep", "drop"]
 ObserverName = Literal["mse", "minmax", "percentile", "kl"]
 ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", "internal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
+
+_PLAIN = ("batch_norm", "tail", "table_error")
+"""Its fields that are no Spec."""
 
 _ModeT = TypeVar("_ModeT", bound=Enum)
 
@@ -153,7 +157,10 @@ class Recipe:
     BatchNorm that is kept as an affine step. ``reciprocal``: the constant 1/n of an average. ``constant``: numbers, buffers and parameters in
     arithmetic. ``internal``: results inside an operation that is several steps, as a normalization, a softmax or a recurrent cell.
     ``activation``: the result of a layer (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``:
-    "keep" it as a fixed-point affine step, or "fold" it into the layer before it.
+    "keep" it as a fixed-point affine step, or "fold" it into the layer before it. ``tail``: a softmax, log-softmax or sigmoid that is the last
+    operation before an output: "keep" it, or "drop" it, for who needs only which number is greatest, or computes it of the result.
+    ``table_error``: how far a table of lines may be from its function, in least significant bits of its output; None: half of one where there can
+    be as many lines as that takes, else as near as they come.
 
     >>> Recipe.uniform(4).weight.width
     4
@@ -170,12 +177,19 @@ class Recipe:
     activation: Spec = _BITS_8
     output: Spec = _BITS_16
     batch_norm: BatchNormStyle = "keep"
+    tail: Tail = "keep"
+    table_error: float | None = None
     overrides: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
         for role in ROLES:
             _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
         _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
+        _require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
+        if self.table_error is not None:
+            is_number = _is_int(self.table_error) or isinstance(self.table_error, float)
+            _require(is_number and 0 < self.table_error < 1e9, "table_error", self.table_error, "use a number above 0, or leave it out")
+            object.__setattr__(self, "table_error", float(self.table_error))
         _require(isinstance(self.overrides, tuple | list), "overrides", self.overrides, "give a tuple of Override values")
         object.__setattr__(self, "overrides", tuple(self.overrides))
         for override in self.overrides:
@@ -210,7 +224,7 @@ class Recipe:
 
     def to_toml(self) -> str:
         """The recipe as TOML text; ``from_toml`` reads it back to an equal recipe."""
-        lines = [f'batch_norm = "{self.batch_norm}"']
+        lines = [f'batch_norm = "{self.batch_norm}"', f'tail = "{self.tail}"', *_toml_fields({"table_error": self.table_error})]
         for role in ROLES:
             lines += ["", f"[{role}]", *_toml_fields(_as_dict(getattr(self, role)))]
         for override in self.overrides:
@@ -224,9 +238,9 @@ class Recipe:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"not TOML: {error}", where=where, remedy="see docs/recipe.md for an example") from None
-        _check_names(data, [*ROLES, "batch_norm", "override"], where)
+        _check_names(data, [*ROLES, *_PLAIN, "override"], where)
         defaults = cls()
-        fields: dict[str, Any] = {"batch_norm": data.get("batch_norm", defaults.batch_norm)}
+        fields: dict[str, Any] = {name: data.get(name, getattr(defaults, name)) for name in _PLAIN}
         for role in ROLES:
             table = data.get(role, {})
             _require(isinstance(table, dict), role, table, "write it as a table", where)

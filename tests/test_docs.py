@@ -151,7 +151,7 @@ def test_layers_page_is_what_the_definitions_give() -> None:
 def test_recipe_page_is_complete() -> None:
     page = ROOT / "docs" / "recipe.md"
     words = code_words(page)
-    wanted = [*ROLES, *Spec.__dataclass_fields__, "batch_norm", "overrides", "pattern"]
+    wanted = [*ROLES, *Spec.__dataclass_fields__, "batch_norm", "tail", "table_error", "overrides", "pattern"]
     assert [name for name in wanted if name not in words] == []
     default, *others = (block.text for block in blocks(page) if block.language == "toml")
     assert default == Recipe().to_toml()

@@ -27,6 +27,7 @@ from qfx.ir.graph import Node
 from qfx.ir.interpret import quantize_input
 from qfx.ir.losses import Loss, float_loss, losses, raw_loss
 from qfx.ir.passes.pipeline import optimize
+from qfx.ir.within import places
 from qfx.operators import ArrayType
 from qfx.report import report, report_project
 from qfx.testing import adversarial_inputs, random_graph
@@ -153,8 +154,8 @@ def test_random_graphs_count_the_same(tmp_path: Path, thorough: bool) -> None:
         bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path / str(fast), fast=fast, flags=("-Werror", "-O1", "-DQFX_REPORT"))
         for index, graph in enumerate(graphs):
             x = adversarial_inputs(graph, np.random.default_rng(index), 5)
-            places = {node.name: place for place, node in enumerate(graph.nodes)}
-            expected = {places[name]: loss for name, loss in losses(graph, x).items() if name != graph.input.name}
+            sites = places(graph)
+            expected = {sites[name]: loss for name, loss in losses(graph, x).items() if name != graph.input.name}
             assert bundle.losses_from_raw(index, quantize_input(graph, x)) == expected, f"graph {index}, fast={fast}"
 
 

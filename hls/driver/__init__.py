@@ -3,7 +3,7 @@
     from driver import Accelerator
 
     with Accelerator() as accelerator:
-        y = accelerator.run(x)  # x: float array (N, *input shape)
+        y = accelerator.run(x)  # x: float array (N, *input shape), or of several inputs a dict of such arrays
         print(accelerator.timing)
 
 ``errors.py`` and ``fixed/`` are qfx's own: the numbers are quantized and packed here by the code that the emulator runs.

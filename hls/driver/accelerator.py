@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from .description import Description, load_description
+from .description import Description, InputPort, Wire, load_description
 from .device import Buffer, Channel, Device, DeviceError, open_board
 from .errors import DataError
 from .fixed.array import Int64Array, to_float
@@ -23,6 +25,11 @@ AP_START, AP_IDLE, AUTO_RESTART = 0x01, 0x04, 0x80
 
 LOAD = 0x10
 """The offset of the argument ``load``, where constants are loaded while the hardware runs."""
+
+Given: TypeAlias = "npt.NDArray[Any] | Sequence[npt.NDArray[Any]] | Mapping[str, npt.NDArray[Any]]"
+"""The array of the only input; of several the arrays in the inputs' order, or by their names."""
+
+Result = TypeVar("Result")
 
 _BATCH_BYTES = 8 << 20  # of the larger buffer, unless the user says otherwise: far below what PYNQ can allocate
 
@@ -65,10 +72,12 @@ class Accelerator:
         self.description = load_description() if description is None else description
         if device is None:
             default = Path(__file__).resolve().parent.parent / f"{self.description.top}.bit"
-            device = open_board(default if bitfile is None else Path(bitfile), weights=self.description.weights is not None)
+            device = open_board(
+                default if bitfile is None else Path(bitfile), weights=self.description.weights is not None, dmas=self.description.dmas
+            )
         self._device = device
         self._timeout_s = timeout_s
-        self._buffers: tuple[Buffer, Buffer] | None = None
+        self._buffers: tuple[tuple[Buffer, ...], tuple[Buffer, ...]] | None = None  # to send from, and to receive into
         self._capacity = 0
         self._usable = True
         self.timing = Timing(0, 0, 0.0, 0.0)
@@ -143,9 +152,9 @@ class Accelerator:
             buffer.freebuffer()
 
     def _pass_zeros(self) -> None:
-        """A frame of zeros, dropped, and the end of the call that takes it, behind which no other one starts."""
-        source = np.zeros((1, self.description.input.frame_bytes), dtype=np.uint8)
-        self._transfer(source, np.empty((1, self.description.output.frame_bytes), dtype=np.uint8))
+        """A frame of zeros at every input, dropped, and the end of the call that takes it, behind which no other one starts."""
+        sources = [np.zeros((1, wire.frame_bytes), dtype=np.uint8) for wire in self.description.sends]
+        self._transfer(sources, [np.empty((1, wire.frame_bytes), dtype=np.uint8) for wire in self.description.receives])
         begin = time.perf_counter()
         while not self._device.accelerator.read(CONTROL) & AP_IDLE:
             if time.perf_counter() - begin > self._timeout_s:
@@ -157,50 +166,84 @@ class Accelerator:
         if not self._device.accelerator.read(CONTROL) & AUTO_RESTART:
             raise DeviceError("the accelerator does not start", where=self.description.top, remedy="check that the bitstream is this project's")
 
-    def quantize(self, x: npt.NDArray[np.floating]) -> Int64Array:
+    def quantize(self, x: Given) -> Any:
         """The raws (N, *input shape) of float32 or float64 numbers, as the model's input cast gives them.
 
-        Raises DataError for another shape or dtype, NaN and infinity.
+        ``x``: the array of the only input; of several the arrays by the inputs' names, or a sequence in their order; so are the raws, by name.
+        Raises DataError for another shape or dtype, NaN and infinity, and for arrays of other inputs.
         """
-        shape = self.description.input.shape
+        raws = {end.name: self._quantized(x, end) for end, x in zip(self.description.inputs, self._arrays(x), strict=True)}
+        return raws if len(raws) > 1 else raws.popitem()[1]
+
+    def _quantized(self, x: npt.NDArray[Any], end: InputPort) -> Int64Array:
+        where = end.name or self.description.top
         if not isinstance(x, np.ndarray) or x.dtype not in (np.float32, np.float64):
             got = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-            raise DataError(f"expected a float32 or float64 array, got {got}", where=self.description.top, remedy="convert the data")
-        if x.ndim == 0 or x.shape[1:] != shape:
-            expected = ", ".join(map(str, ("N", *shape)))
-            raise DataError(f"expected the shape ({expected}), got {x.shape}", where=self.description.top, remedy="give what the model was made for")
-        return cast_floats(x, self.description.cast)
+            raise DataError(f"expected a float32 or float64 array, got {got}", where=where, remedy="convert the data")
+        if x.ndim == 0 or x.shape[1:] != end.port.shape:
+            expected = ", ".join(map(str, ("N", *end.port.shape)))
+            raise DataError(f"expected the shape ({expected}), got {x.shape}", where=where, remedy="give what the model was made for")
+        return cast_floats(x, end.cast)
 
-    def run(self, x: npt.NDArray[np.floating], *, batch: int | None = None) -> npt.NDArray[np.float64]:
+    def _arrays(self, x: Given) -> tuple[Any, ...]:
+        """An array for each input, in the inputs' order."""
+        names = [end.name for end in self.description.inputs]
+        if isinstance(x, Mapping) and self.description.several:
+            if set(x) != set(names):
+                got = ", ".join(map(str, x)) or "nothing"
+                raise DataError(f"expected the inputs {', '.join(names)}, got {got}", where=self.description.top, remedy="give an array for each")
+            return tuple(x[name] for name in names)
+        arrays = tuple(x) if isinstance(x, tuple | list) and self.description.several else (x,)
+        if len(arrays) != len(names):
+            what = f"expected {len(names)} input{'s' * (len(names) > 1)} ({', '.join(names)}), got {len(arrays)}"
+            raise DataError(what, where=self.description.top, remedy="give an array for each, in this order or by name")
+        return arrays
+
+    def run(self, x: Given, *, batch: int | None = None) -> Any:
         """The values (N, *output shape) for floats (N, *input shape), exact. ``batch``: frames per transfer (default: as many as 8 MiB hold).
 
-        Raises DataError as ``quantize`` does, DeviceError if the hardware fails, ExactnessError for results that float64 cannot hold.
+        ``x`` as for ``quantize``. Of several outputs the values by the outputs' names, in the model's order.
+        Raises DataError as ``quantize`` does and for inputs of different lengths, DeviceError if the hardware fails, ExactnessError for results that
+        float64 cannot hold.
         """
         begin = time.perf_counter()
-        raw = self.run_raw(self.quantize(x), batch=batch)
-        values = to_float(raw, self.description.output.type.frac_bits)
+        raws = self._run(self._arrays(self.quantize(x)), batch)
+        values = tuple(to_float(raw, end.port.type.frac_bits) for raw, end in zip(raws, self.description.outputs, strict=True))
         self.timing = Timing(self.timing.frames, self.timing.transfers, time.perf_counter() - begin, self.timing.transfer_seconds)
-        return values
+        return self._named(values)
 
-    def run_raw(self, x_raw: Int64Array, *, batch: int | None = None) -> Int64Array:
-        """The raws of the output for raws of the input (int64), as ``quantize`` gives them; ``batch`` as in ``run``."""
+    def run_raw(self, x_raw: Given, *, batch: int | None = None) -> Any:
+        """The raws of the output for raws of the input (int64), as ``quantize`` gives them; ``batch``, several inputs and outputs as in ``run``."""
+        return self._named(self._run(self._arrays(x_raw), batch))
+
+    def _named(self, results: tuple[Result, ...]) -> Result | dict[str, Result]:
+        if len(results) == 1:
+            return results[0]
+        return {end.name: result for end, result in zip(self.description.outputs, results, strict=True)}
+
+    def _run(self, x_raw: tuple[Int64Array, ...], batch: int | None) -> tuple[Int64Array, ...]:
         if not self._usable:
             raise DeviceError("the accelerator is closed, or has failed before", where=self.description.top, remedy="open it again")
         begin = time.perf_counter()
-        packed = pack(x_raw, self.description.input)
-        frames = len(packed)
+        inputs, outputs = self.description.inputs, self.description.outputs
+        own = [pack(raw, end.port) for raw, end in zip(x_raw, inputs, strict=True)]
+        frames = len(own[0])
+        if any(len(words) != frames for words in own):
+            told = ", ".join(f"{end.name} has {len(words)}" for end, words in zip(inputs, own, strict=True))
+            raise DataError(f"the inputs have different numbers of frames: {told}", where=self.description.top, remedy="give as many of each")
         step = self._batch(frames, batch)
-        result = np.empty((frames, self.description.output.frame_bytes), dtype=np.uint8)
+        packed = _put_together(own, self.description.sends)
+        results = [np.empty((frames, wire.frame_bytes), dtype=np.uint8) for wire in self.description.receives]
         transfer_seconds = 0.0
         for start in range(0, frames, step):
             part = slice(start, min(start + step, frames))
-            transfer_seconds += self._transfer(packed[part], result[part])
-        raw = unpack(result, self.description.output)
+            transfer_seconds += self._transfer([words[part] for words in packed], [words[part] for words in results])
+        raws = tuple(unpack(words, end.port) for words, end in zip(_taken_apart(results, self.description.receives), outputs, strict=True))
         self.timing = Timing(frames, -(-frames // step), time.perf_counter() - begin, transfer_seconds)
-        return raw
+        return raws
 
     def _batch(self, frames: int, batch: int | None) -> int:
-        largest = max(self.description.input.frame_bytes, self.description.output.frame_bytes)
+        largest = max(wire.frame_bytes for wire in (*self.description.sends, *self.description.receives))
         limit = self.description.max_bytes // largest
         if limit == 0:
             raise DeviceError(f"a frame has {largest} bytes, a transfer at most {self.description.max_bytes}", where=self.description.top)
@@ -210,35 +253,56 @@ class Accelerator:
             raise DataError(f"the batch is {batch} frames", where=self.description.top, remedy=f"use 1 to {limit}")
         return batch
 
-    def _transfer(self, source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> float:
-        """Frames through the hardware; the seconds from the start of the transfers to their end."""
-        send, receive = self._reserve(max(len(source), 1))
-        send[: source.size] = source.reshape(-1)
-        send.flush()
-        receive.invalidate()  # or a dirty line of the cache could be written over the results
+    def _transfer(self, sources: Sequence[npt.NDArray[np.uint8]], targets: Sequence[npt.NDArray[np.uint8]]) -> float:
+        """Frames through the hardware, an array for each stream; the seconds from the start of the transfers to their end.
+
+        All results can be written before any word is sent, so no output holds another back.
+        """
+        sends, receives = self._reserve(max(len(sources[0]), 1))
+        for source, send in zip(sources, sends, strict=True):
+            send[: source.size] = source.reshape(-1)
+            send.flush()
+        for receive in receives:
+            receive.invalidate()  # or a dirty line of the cache could be written over the results
+        taking, giving = self._channels()
         self._usable = False  # until this ends well
         begin = time.perf_counter()
         try:
-            self._device.dma.recvchannel.transfer(receive, 0, target.size)
-            self._device.dma.sendchannel.transfer(send, 0, source.size)
-            self._wait(self._device.dma.sendchannel, "has not taken all frames", begin)
-            self._wait(self._device.dma.recvchannel, "has not given all results", begin)
+            for channel, receive, target in zip(giving, receives, targets, strict=True):
+                channel.transfer(receive, 0, target.size)
+            for channel, send, source in zip(taking, sends, sources, strict=True):
+                channel.transfer(send, 0, source.size)
+            for wire, channel in zip(self.description.sends, taking, strict=True):
+                self._wait(channel, f"has not taken all frames{self._at(wire)}", begin)
+            for wire, channel in zip(self.description.receives, giving, strict=True):
+                self._wait(channel, f"has not given all results{self._at(wire)}", begin)
         except (RuntimeError, ValueError) as error:
             raise DeviceError(
                 f"the DMA failed: {error}", where=self.description.top, remedy="open the accelerator again, with smaller batches"
             ) from error
         seconds = time.perf_counter() - begin
-        arrived = getattr(self._device.dma.recvchannel, "transferred", target.size)
-        if arrived != target.size:
-            raise DeviceError(
-                f"{arrived} bytes of results instead of {target.size}",
-                where=self.description.top,
-                remedy="check that the bitstream is this project's",
-            )
-        receive.invalidate()
-        target[...] = np.asarray(receive[: target.size]).reshape(target.shape)
+        for wire, channel, target in zip(self.description.receives, giving, targets, strict=True):
+            arrived = getattr(channel, "transferred", target.size)
+            if arrived != target.size:
+                raise DeviceError(
+                    f"{arrived} bytes of results instead of {target.size}{self._at(wire)}",
+                    where=self.description.top,
+                    remedy="check that the bitstream is this project's",
+                )
+        for receive, target in zip(receives, targets, strict=True):
+            receive.invalidate()
+            target[...] = np.asarray(receive[: target.size]).reshape(target.shape)
         self._usable = True
         return seconds
+
+    def _channels(self) -> tuple[list[Channel], list[Channel]]:
+        """Those that send and those that receive."""
+        sends, receives = self.description.sends, self.description.receives
+        return [getattr(self._device, wire.dma).sendchannel for wire in sends], [getattr(self._device, wire.dma).recvchannel for wire in receives]
+
+    def _at(self, wire: Wire) -> str:
+        """Which ports a complaint is about, where there are several."""
+        return f" at {wire.name}" if self.description.several else ""
 
     def _wait(self, channel: Channel, complaint: str, begin: float) -> None:
         while not channel.idle:
@@ -252,16 +316,35 @@ class Accelerator:
                 )
         channel.wait()
 
-    def _reserve(self, frames: int) -> tuple[Buffer, Buffer]:
+    def _reserve(self, frames: int) -> tuple[tuple[Buffer, ...], tuple[Buffer, ...]]:
         if self._buffers is None or frames > self._capacity:
             self._free()
-            ports = (self.description.input, self.description.output)
-            self._buffers = (self._device.allocate(frames * ports[0].frame_bytes), self._device.allocate(frames * ports[1].frame_bytes))
+            sends = tuple(self._device.allocate(frames * wire.frame_bytes) for wire in self.description.sends)
+            self._buffers = (sends, tuple(self._device.allocate(frames * wire.frame_bytes) for wire in self.description.receives))
             self._capacity = frames
         return self._buffers
 
     def _free(self) -> None:
         if self._buffers is not None:
-            for buffer in self._buffers:
+            for buffer in (*self._buffers[0], *self._buffers[1]):
                 buffer.freebuffer()
             self._buffers, self._capacity = None, 0
+
+
+def _put_together(words: Sequence[npt.NDArray[np.uint8]], wires: Sequence[Wire]) -> list[npt.NDArray[np.uint8]]:
+    """The bytes (N, frame_bytes) of each stream, for those of each port."""
+    found, left = [], list(words)
+    for wire in wires:
+        if len(wire.ends) == 1:
+            found.append(left.pop(0))
+            continue
+        frames = np.zeros((len(left[0]), wire.frame_bytes), dtype=np.uint8)
+        for at, size in wire.places:
+            frames[:, at : at + size] = left.pop(0)
+        found.append(frames)
+    return found
+
+
+def _taken_apart(words: Sequence[npt.NDArray[np.uint8]], wires: Sequence[Wire]) -> list[npt.NDArray[np.uint8]]:
+    """The bytes of each port, for those of each stream; the inverse of ``_put_together``."""
+    return [frames[:, at : at + size] for frames, wire in zip(words, wires, strict=True) for at, size in wire.places]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import ProjectError
+from .errors import DataError, ProjectError
 from .fixed.arraytype import ArrayType
 from .fixed.packing import Port
 from .fixed.type import FixedType
@@ -16,9 +17,63 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class OutputPort:
+    """A stream port: its name in the model, that of the stream, the DMA that it is a channel of, and the words."""
+
+    name: str
+    stream: str
+    dma: str
+    port: Port
+
+
+@dataclass(frozen=True)
+class InputPort(OutputPort):
+    """``cast`` makes raws of the floats."""
+
+    cast: ArrayType
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A stream of the accelerator: the ports that it carries, one after the other in a frame, each padded with zeros to whole words of ``bits``."""
+
+    ends: tuple[OutputPort, ...]
+    bits: int
+
+    @property
+    def dma(self) -> str:
+        return self.ends[0].dma
+
+    @property
+    def name(self) -> str:
+        """The model's names for what it carries."""
+        return ", ".join(end.name for end in self.ends)
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """For every port where its bytes lie in a frame: from, and how many without the padding."""
+        found, at = [], 0
+        for end in self.ends:
+            found.append((at, end.port.frame_bytes))
+            at += self._padded(end)
+        return tuple(found)
+
+    @property
+    def frame_bytes(self) -> int:
+        return sum(self._padded(end) for end in self.ends)
+
+    def _padded(self, end: OutputPort) -> int:
+        word = self.bits // 8
+        return -(-end.port.frame_bytes // word) * word
+
+
+_End = TypeVar("_End", bound=OutputPort)
+
+
+@dataclass(frozen=True)
 class Description:
-    """``input`` and ``output`` are the stream ports, ``cast`` makes raws of the model's float input. ``weights`` is the port of the constants, if
-    they are loaded while the hardware runs.
+    """``inputs`` and ``outputs`` are the stream ports, in the model's order. ``weights`` is the port of the constants, if they are loaded while the
+    hardware runs.
 
     ``length_bits`` is the width of the DMA's length registers, ``alignment`` what the addresses of its buffers must be multiples of, in bytes.
     """
@@ -27,17 +82,58 @@ class Description:
     model: str
     board: str
     clock_ns: float
-    input: Port
-    output: Port
-    cast: ArrayType
+    inputs: tuple[InputPort, ...]
+    outputs: tuple[OutputPort, ...]
     length_bits: int
     alignment: int
     weights: Port | None = None
+    merged: tuple[int, int] = (0, 0)
+    """The bits of the one stream that carries all inputs, and of that of all outputs; 0: each has its own."""
 
     @property
     def max_bytes(self) -> int:
         """The longest transfer."""
         return (1 << self.length_bits) - 1
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one input or output."""
+        return len(self.inputs) + len(self.outputs) > 2
+
+    @property
+    def sends(self) -> tuple[Wire, ...]:
+        """The streams into the accelerator."""
+        return _wires(self.inputs, self.merged[0])
+
+    @property
+    def receives(self) -> tuple[Wire, ...]:
+        """The streams out of it."""
+        return _wires(self.outputs, self.merged[1])
+
+    @property
+    def dmas(self) -> tuple[str, ...]:
+        """The names of the DMAs of inputs and outputs."""
+        return tuple(dict.fromkeys(end.dma for end in (*self.inputs, *self.outputs)))
+
+    @property
+    def input(self) -> Port:
+        """The only input. DataError where there are several, as with ``output`` and ``cast``."""
+        return self._only(self.inputs).port
+
+    @property
+    def output(self) -> Port:
+        return self._only(self.outputs).port
+
+    @property
+    def cast(self) -> ArrayType:
+        """What makes raws of the only input's floats."""
+        return self._only(self.inputs).cast
+
+    def _only(self, ends: Sequence[_End]) -> _End:
+        if len(ends) != 1:
+            names = ", ".join(end.name for end in ends)
+            raise DataError(f"has {len(ends)} ports of this kind: {names}", where=self.top, remedy="name the one that you mean")
+        return ends[0]
 
 
 def load_description(path: Path | None = None) -> Description:
@@ -47,21 +143,35 @@ def load_description(path: Path | None = None) -> Description:
         data: dict[str, Any] = json.loads(source.read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise ProjectError(f"its format is {data['format']}, this driver reads {FORMAT}", where=str(source), remedy="write the project again")
-        cast = data["input"]["cast"]
         return Description(
             top=str(data["top"]),
             model=str(data["model"]),
             board=str(data["board"]),
             clock_ns=float(data["clock_ns"]),
-            input=_port(data["input"]),
-            output=_port(data["output"]),
-            cast=ArrayType(FixedType.parse(cast["type"]), tuple(cast["int_bits"]), tuple(cast["int_bits_shape"])),
+            inputs=tuple(InputPort(*_end(end), _cast(end["cast"])) for end in data.get("inputs") or [{**_ONE, "stream": "in", **data["input"]}]),
+            outputs=tuple(OutputPort(*_end(end)) for end in data.get("outputs") or [{**_ONE, "stream": "out", **data["output"]}]),
             length_bits=int(data["length_bits"]),
             alignment=int(data["alignment"]),
             weights=_port(data["weights"]) if "weights" in data else None,
+            merged=(int(data["merged"]["input"]), int(data["merged"]["output"])) if "merged" in data else (0, 0),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"cannot be read: {error}", where=str(source), remedy="write the project again") from error
+
+
+def _wires(ends: Sequence[OutputPort], merged: int) -> tuple[Wire, ...]:
+    return (Wire(tuple(ends), merged),) if merged else tuple(Wire((end,), end.port.word_bits) for end in ends)
+
+
+_ONE = {"name": "", "dma": "dma"}  # where there is one input and one output
+
+
+def _end(data: dict[str, Any]) -> tuple[str, str, str, Port]:
+    return str(data["name"]), str(data["stream"]), str(data["dma"]), _port(data)
+
+
+def _cast(data: dict[str, Any]) -> ArrayType:
+    return ArrayType(FixedType.parse(data["type"]), tuple(data["int_bits"]), tuple(data["int_bits_shape"]))
 
 
 def _port(data: dict[str, Any]) -> Port:

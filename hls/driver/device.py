@@ -5,6 +5,7 @@ PYNQ's own objects fit these protocols (pynq.allocate, pynq.lib.dma.DMA, pynq.De
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,7 +70,8 @@ class Registers(Protocol):
 
 class Device(Protocol):
     """The board with its bitstream loaded. ``accelerator`` are the registers of the IP (UG1399, "S_AXILITE Control Register Map"); ``dma_weights`` is
-    there, and asked for, if constants are loaded while the hardware runs."""
+    there, and asked for, if constants are loaded while the hardware runs. Of several ports, each DMA of the description is an attribute of
+    its name; one may then have a single channel."""
 
     @property
     def dma(self) -> Dma: ...
@@ -83,20 +85,23 @@ class Device(Protocol):
 
 
 class _Board:
-    def __init__(self, overlay: Any, allocate: Any) -> None:
-        self.dma, self.accelerator, self._allocate = overlay.dma, overlay.accelerator, allocate
-        self._overlay = overlay
+    """``dmas``: which cells of the overlay are attributes here."""
 
-    @property
-    def dma_weights(self) -> Any:
-        return self._overlay.dma_weights
+    dma: Any
+    dma_weights: Any
+
+    def __init__(self, overlay: Any, allocate: Any, dmas: Sequence[str]) -> None:
+        self.accelerator, self._allocate = overlay.accelerator, allocate
+        for name in dmas:
+            setattr(self, name, getattr(overlay, name))
 
     def allocate(self, nbytes: int) -> Any:
         return self._allocate(shape=(nbytes,), dtype=np.uint8)
 
 
-def open_board(bitfile: Path, *, weights: bool = False) -> Device:
-    """Load the bitstream, whose hardware handoff (.hwh) must lie beside it, with PYNQ; ``weights``: it must have a DMA for them.
+def open_board(bitfile: Path, *, weights: bool = False, dmas: Sequence[str] = ("dma",)) -> Device:
+    """Load the bitstream, whose hardware handoff (.hwh) must lie beside it, with PYNQ; ``weights``: it must have a DMA for them. ``dmas``: those of
+    inputs and outputs.
 
     Raises DeviceError if a file or PYNQ is missing, or if the design is another one.
     """
@@ -108,7 +113,8 @@ def open_board(bitfile: Path, *, weights: bool = False) -> Device:
     except ImportError as error:
         raise DeviceError(f"PYNQ cannot be imported: {error}", remedy="run on a board with PYNQ, or use the model: --simulate build/tb") from error
     overlay = pynq.Overlay(str(bitfile))
-    missing = [name for name in ("dma", "accelerator", *["dma_weights"] * weights) if name not in overlay.ip_dict]
+    wanted = (*dmas, *["dma_weights"] * weights)
+    missing = [name for name in (dmas[0], "accelerator", *wanted[1:]) if name not in overlay.ip_dict]
     if missing:
         raise DeviceError(f"the design has no {' and no '.join(missing)}", where=str(bitfile), remedy="build it with the project's vivado.tcl")
-    return _Board(overlay, pynq.allocate)
+    return _Board(overlay, pynq.allocate, wanted)

@@ -78,14 +78,20 @@ class SimulatedChannel:
             raise RuntimeError("this transfer would never end")
 
 
-class _Dma:
-    def __init__(self, board: SimulatedBoard) -> None:
-        self.sendchannel, self.recvchannel = SimulatedChannel(board), SimulatedChannel(board)
-
-
 class _Sender:
     def __init__(self, board: SimulatedBoard) -> None:
         self.sendchannel = SimulatedChannel(board)
+
+
+class _Receiver:
+    def __init__(self, board: SimulatedBoard) -> None:
+        self.recvchannel = SimulatedChannel(board)
+
+
+class _Dma(_Sender, _Receiver):
+    def __init__(self, board: SimulatedBoard) -> None:
+        _Sender.__init__(self, board)
+        _Receiver.__init__(self, board)
 
 
 class _Registers:
@@ -125,13 +131,19 @@ class _Registers:
 
 
 class SimulatedBoard:
-    """The board of ``description`` with the accelerator in ``executable``, the project's test bench. Fits ``device.Device``."""
+    """The board of ``description`` with the accelerator in ``executable``, the project's test bench. Fits ``device.Device``: each DMA of the
+    description is an attribute, with the channels that it has."""
+
+    dma: _Dma
 
     def __init__(self, executable: str | Path, description: Description) -> None:
         self.executable, self.description = Path(executable).resolve(), description
         if not self.executable.is_file():
             raise DeviceError("the test bench is missing", where=str(executable), remedy="run `make build/tb` in the project")
-        self.dma, self.dma_weights, self.accelerator = _Dma(self), _Sender(self), _Registers(self)
+        self.dma_weights, self.accelerator = _Sender(self), _Registers(self)
+        sends, receives = {end.dma for end in description.inputs}, {end.dma for end in description.outputs}
+        for name in description.dmas:
+            setattr(self, name, (_Dma if name in sends & receives else _Sender if name in sends else _Receiver)(self))
         self._arrived, self._constants = b"", b""  # words of a load under way, and those of the last
         self._next_address = _PAGE
 
@@ -143,29 +155,33 @@ class SimulatedBoard:
         return buffer
 
     def advance(self) -> None:
-        """Do what can be done: take constants if the call that has begun loads them, then run frames once both channels have a transfer."""
+        """Do what can be done: take constants if the call that has begun loads them, then run frames once all channels have a transfer."""
         if self.accelerator.loads and not self._take_constants():
             return
-        send, receive = self.dma.sendchannel, self.dma.recvchannel
-        if send.active is None or receive.active is None or not self.accelerator.control & _START:
+        into, out = self.description.sends, self.description.receives
+        sends: list[SimulatedChannel] = [getattr(self, wire.dma).sendchannel for wire in into]
+        receives: list[SimulatedChannel] = [getattr(self, wire.dma).recvchannel for wire in out]
+        taken, given = [channel.active for channel in sends], [channel.active for channel in receives]
+        if any(active is None for active in (*taken, *given)) or not self.accelerator.control & _START:
             return
-        source, begin, nbytes = send.active
-        frames, rest = divmod(nbytes, self.description.input.frame_bytes)
-        if rest or (frames > 1 and (self.accelerator.loads or not self.accelerator.control & _RESTART)):
+        lengths = [divmod(active[2], wire.frame_bytes) for active, wire in zip(taken, into, strict=True) if active]
+        frames = lengths[0][0]
+        if lengths != [(frames, 0)] * len(into) or (frames > 1 and (self.accelerator.loads or not self.accelerator.control & _RESTART)):
             return  # the accelerator waits for words that never come, or the DMA for an accelerator that has stopped
-        words = source.memory[begin : begin + nbytes].tobytes()
-        send.finish(nbytes)
+        words = [source.memory[begin : begin + nbytes].tobytes() for source, begin, nbytes in filter(None, taken)]
+        for channel, sent in zip(sends, words, strict=True):
+            channel.finish(len(sent))
         self.accelerator.frame_taken()
         self._arrived = b""
         results = self._simulate(words)
         if results is None:
             return  # no TLAST: the DMA goes on waiting
-        target, begin, room = receive.active
-        if len(results) > room:
-            receive.error = True
-            return
-        target.memory[begin : begin + len(results)] = np.frombuffer(results, dtype=np.uint8)
-        receive.finish(len(results))
+        for channel, (target, begin, room), result in zip(receives, filter(None, given), results, strict=True):
+            if len(result) > room:
+                channel.error = True
+                continue
+            target.memory[begin : begin + len(result)] = np.frombuffer(result, dtype=np.uint8)
+            channel.finish(len(result))
 
     def _take_constants(self) -> bool:
         """Whether the words of a load are complete. What a transfer has beyond them stays where it is, and the transfer never ends."""
@@ -185,14 +201,16 @@ class SimulatedBoard:
         self._constants = self._arrived
         return True
 
-    def _simulate(self, words: bytes) -> bytes | None:
-        """The bytes that leave the accelerator up to the first TLAST; None if there is none."""
+    def _simulate(self, words: list[bytes]) -> list[bytes] | None:
+        """The bytes that leave each output up to the first TLAST, for those into each input; None if there is none."""
         with tempfile.TemporaryDirectory(prefix="qfx_dma_") as folder:
-            given, got, constants = (Path(folder) / name for name in ("in.bin", "out.bin", "weights.bin"))
-            given.write_bytes(words)
+            constants = Path(folder) / "weights.bin"
+            given, got = ([Path(folder) / f"{kind}_{i}.bin" for i in range(count)] for kind, count in self._counts())
+            for path, sent in zip(given, words, strict=True):
+                path.write_bytes(sent)
             constants.write_bytes(self._constants)
             environment = dict(os.environ) | {"QFX_WEIGHTS": str(constants) if self._constants else ""}
-            command = [str(self.executable), "--words", str(given), str(got)]
+            command = [str(self.executable), "--words", *map(str, (*given, *got))]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode == _NO_TLAST:
                 return None
@@ -200,4 +218,7 @@ class SimulatedBoard:
                 raise DeviceError(
                     f"the C simulation failed (status {done.returncode}): {(done.stdout + done.stderr)[:_SHOWN]}", where=str(self.executable)
                 )
-            return got.read_bytes()
+            return [path.read_bytes() for path in got]
+
+    def _counts(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        return ("in", len(self.description.sends)), ("out", len(self.description.receives))

@@ -68,6 +68,43 @@ int transfer(void (*top)(hls::stream<typename In::word>&, hls::stream<typename O
   return open ? 3 : 0;
 }
 
+// Of top functions with several streams: the bytes from `at` on, of one frame, into one of them; `last` goes into the TLAST of its last word.
+template <int BITS>
+void put_words(hls::stream<qfx::axi_word<BITS> >& in, const bytes& from, size_t at, const size_t frame_bytes, const bool last) {
+  const size_t end = at + frame_bytes;
+  while (at < end) {
+    ap_uint<BITS> data = 0;
+    for (int byte = 0; byte < BITS / 8; byte++) data.range(8 * byte + 7, 8 * byte) = static_cast<unsigned char>(from[at++]);
+    in.write(qfx::axi<BITS>(data, last && at == end));
+  }
+}
+
+// All words that an output has, behind those of `into`, up to the first with TLAST. `ended`: there has been one; returns whether there is one now.
+template <int BITS>
+bool get_words(hls::stream<qfx::axi_word<BITS> >& out, bytes& into, bool ended) {
+  while (!out.empty()) {
+    const qfx::axi_word<BITS> word = out.read();
+    if (ended) continue;
+    for (int byte = 0; byte < BITS / 8; byte++) {
+      const ap_uint<8> data = word.data.range(8 * byte + 7, 8 * byte);
+      into.push_back(static_cast<char>(data.to_int()));
+    }
+    ended = word.last != 0;
+  }
+  return ended;
+}
+
+// The constants into their port; none are left in `from`.
+template <class Weights>
+void feed_constants(hls::stream<typename Weights::word>& port, bytes& from) {
+  for (size_t at = 0; at < from.size();) {
+    ap_uint<Weights::slot> data = 0;
+    for (int byte = 0; byte < Weights::slot / 8; byte++) data.range(8 * byte + 7, 8 * byte) = static_cast<unsigned char>(from[at++]);
+    port.write(qfx::axi<Weights::slot>(data, at == from.size()));
+  }
+  from.clear();
+}
+
 }  // namespace qfx_tb
 
 #endif

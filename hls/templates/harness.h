@@ -84,6 +84,29 @@ int64_t* get(hls::stream<typename Out::word>& out, int64_t* y, const bool last, 
   return y + Out::pixels * Out::channels;
 }
 
+// Of streams that carry several ports: a frame of one of them behind `words`, dense, from a word of its own on. Returns what follows it in `x`.
+template <class In, int BITS>
+const int64_t* lay(const int64_t* x, std::vector<ap_uint<BITS> >& words) {
+  for (int i = 0; i < In::pixels * In::channels; i++) {
+    const int at = i % (BITS / In::slot) * In::slot;
+    if (at == 0) words.push_back(0);
+    words.back().range(at + In::slot - 1, at) = ap_uint<In::slot>(x[i % In::channels * In::pixels + i / In::channels]);
+  }
+  return x + In::pixels * In::channels;
+}
+
+// Likewise back: the frame that begins with the word `at`, which becomes the place of the next. Returns the place behind it in `y`.
+template <class Out, int BITS>
+int64_t* pick(const std::vector<ap_uint<BITS> >& words, size_t& at, int64_t* y) {
+  const int count = Out::pixels * Out::channels, dense = BITS / Out::slot;
+  for (int i = 0; i < count; i++) {
+    const ap_uint<Out::slot> slot = words[at + i / dense].range(i % dense * Out::slot + Out::slot - 1, i % dense * Out::slot);
+    y[i % Out::channels * Out::pixels + i / Out::channels] = Out::is_signed ? ap_int<Out::slot>(slot).to_int64() : slot.to_int64();
+  }
+  at += (count + dense - 1) / dense;
+  return y + count;
+}
+
 // One call of the top function. `last` goes into the TLAST of the frame's last word; false if the results' TLAST is not the same.
 template <class In, class Out>
 bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const int64_t* x, int64_t* y, const bool last) {

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qfx.capture.any_names import RESERVED, AnyNameModule
+from qfx.capture.batch.joining import moves_batch
 from qfx.capture.refusals.blockers import blockers
 from qfx.capture.trace import capture
 from qfx.errors import QfxError, UnsupportedError, together
@@ -89,9 +90,11 @@ class Assembly:
     ``name`` in its methods is a dotted path, made unique. All of them raise UnsupportedError with that name for what qfx has no layer for.
     """
 
-    def __init__(self, example: Tensor | Mapping[str, Tensor]) -> None:
-        """``example``: the one input, or several by the names of the module's arguments."""
-        self.root, self.graph = nn.Module(), fx.Graph()
+    def __init__(self, example: Tensor | Mapping[str, Tensor], *, literal: bool = False) -> None:
+        """``example``: the one input, or several by the names of the module's arguments. ``literal``: write sizes as they are on the example; another
+        assembly, on another batch, tells which of them follow it (``qfx.capture.batch.joining``)."""
+        self.root, self.graph, self.literal = nn.Module(), fx.Graph(), literal
+        self._odd: set[fx.Node] = set()  # where the batch may have left the first axis
         examples = {"x": example} if isinstance(example, Tensor) else example
         self.inputs = {name: Value(self.graph.placeholder(name), data) for name, data in examples.items()}
         self.input = next(iter(self.inputs.values()))
@@ -125,9 +128,9 @@ class Assembly:
         return self.input.data if len(self.inputs) == 1 else {name: value.data for name, value in self.inputs.items()}
 
     def constant(self, name: str, value: Tensor) -> Value:
-        """Numbers that the module holds: a parameter if they are floating-point, else a buffer."""
+        """Numbers that the module holds: a parameter if they are floating-point and finite, else a buffer."""
         holder, leaf = nn.Module(), "value"
-        if value.is_floating_point():
+        if value.is_floating_point() and bool(torch.isfinite(value).all()):
             holder.register_parameter(leaf, nn.Parameter(value.clone()))
         else:
             holder.register_buffer(leaf, value.clone())
@@ -164,17 +167,19 @@ class Assembly:
         path = self._attach(name, module)
         with torch.no_grad():
             data = self._tried(name, module, x.data)
-        weighted = isinstance(module, _AFFINE)
-        return Value(self.graph.call_module(path, (x.node,)), data, module if weighted else None)
+        node = self._look(self.graph.call_module(path, (x.node,)), data)
+        return Value(node, data, module if isinstance(module, _AFFINE) else None)
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of torch; Values among the arguments stand for their tensors. A list of Values for one that gives several."""
         nodes, data = (_each([args, kwargs], take) for take in (lambda value: value.node, lambda value: value.data))
         result = self._tried(name, function, *data[0], **data[1])
-        node = self.graph.call_function(function, tuple(nodes[0]), nodes[1])
+        node = self._look(self.graph.call_function(function, tuple(nodes[0]), nodes[1]), result)
+        if moves_batch(function, data[0], data[1]):
+            self._odd.add(node)
         if isinstance(result, Tensor):
             return Value(node, result)
-        return [Value(self.graph.call_function(operator.getitem, (node, place)), part) for place, part in enumerate(result)]
+        return [Value(self._look(self.graph.call_function(operator.getitem, (node, place)), part), part) for place, part in enumerate(result)]
 
     def conv(
         self, name: str, x: Value, weight: Tensor, bias: Tensor | None, stride: Sequence[int], pads: Pads, dilation: Sequence[int], groups: int
@@ -259,7 +264,11 @@ class Assembly:
     def reshape(self, name: str, x: Value, shape: Sequence[int]) -> Value:
         """To ``shape`` on the example, the batch first; of other batches all but the first axis."""
         data = self._tried(name, torch.reshape, x.data, tuple(shape))
+        if self.literal:
+            as_is: Value = self.call(name, torch.reshape, x, tuple(data.shape))
+            return as_is
         if data.shape[0] != x.data.shape[0]:
+            self._odd.add(x.node)
             raise UnsupportedError(f"reshapes {tuple(x.data.shape)} to {tuple(data.shape)}", where=name, remedy="keep the batch as the first axis")
         if data.shape == x.data.shape:
             return x
@@ -273,7 +282,7 @@ class Assembly:
         start, stop, step = slice(start, stop, step).indices(x.data.shape[axis])
         if (start, stop, step) == (0, x.data.shape[axis], 1):
             return x
-        if axis == 0:
+        if axis == 0 and not self.literal:
             raise UnsupportedError("takes a part of the batch", where=name, remedy="take the whole batch")
         index = [slice(None)] * x.data.dim()
         index[axis] = slice(start, stop, step)
@@ -286,6 +295,21 @@ class Assembly:
         result: Value = self.call(name, operator.getitem, x, tuple(index))
         self._sliced[result.node] = x, index + [slice(None)] * (x.data.dim() - len(index))
         return result
+
+    def _look(self, node: fx.Node, result: Any) -> fx.Node:
+        """Note a tensor whose first axis is not the batch."""
+        if isinstance(result, Tensor) and (result.dim() == 0 or result.shape[0] != self.input.data.shape[0]):
+            self._odd.add(node)
+        return node
+
+    @property
+    def feeds(self) -> dict[str, Tensor]:
+        """The example, by the names of the module's arguments."""
+        return {name: value.data for name, value in self.inputs.items()}
+
+    def is_odd(self) -> bool:
+        """Whether in what is left of the graph the batch may lie on another axis than the first."""
+        return any(node in self._odd for node in self.graph.nodes)
 
     def _padded(self, name: str, x: Value, pads: Pads) -> tuple[Value, tuple[int, ...]]:
         """Unequal pads become a layer of their own."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from qfx.capture.assemble import Assembly, Pads, Value
@@ -96,8 +97,46 @@ def _batch_norm(call: Call) -> Value | list[Value]:
     return [result] if call.operator.startswith("_native") else result
 
 
+def _embedding(call: Call) -> Value:
+    weight, padding = call.weight(), int(call.get("padding_idx", -1))
+    module = nn.Embedding(weight.shape[0], weight.shape[1], None if padding < 0 else padding, _weight=weight)
+    numbers = call.arguments.get("indices")
+    if not isinstance(numbers, Value):
+        raise call.refuse("constant indices", "take the rows ahead of the export")
+    return call.make.layer(call.name, module, numbers)
+
+
 def _reshape(call: Call) -> Value:
     return call.make.reshape(call.name, call.x, [int(size) for size in call.get("size", call.get("shape"))])
+
+
+_RECURRENT: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn_tanh": nn.RNN, "rnn_relu": nn.RNN}
+
+
+def _recurrent(call: Call) -> list[Value]:
+    params, hx = call.get("params"), call.get("hx")
+    if not isinstance(params, list) or not all(isinstance(part, Tensor) for part in params) or "batch_sizes" in call.arguments:
+        raise call.refuse("weights that depend on data, or a packed sequence", "let weights be constants, and all sequences as long")
+    states = [hx] if not isinstance(hx, list) else hx
+    if not all(isinstance(state, Tensor) and not bool(state.any()) for state in states):
+        raise call.refuse("a state other than zeros", "start from zeros: leave the initial state out")
+    found = call.make.layer(call.name, _recurrent_module(call, params), call.x)
+    result, ends = (call.make.call(call.name, operator.getitem, found, place) for place in (0, 1))
+    return [result, *(ends if isinstance(ends, list) else [ends])]
+
+
+def _recurrent_module(call: Call, params: list[Tensor]) -> nn.Module:
+    more: dict[str, Any] = {"nonlinearity": call.operator.removeprefix("rnn_")} if call.operator.startswith("rnn") else {}
+    hidden, size = params[0].shape[0] // {"lstm": 4, "gru": 3}.get(call.operator, 1), params[1].shape[1]
+    if call.operator == "lstm" and size != hidden:
+        more["proj_size"] = size
+    options = {name: call.get(name, False) for name in ("num_layers", "dropout", "bidirectional", "batch_first")}
+    module = _RECURRENT[call.operator](params[0].shape[1], hidden, bias=bool(call.get("has_biases", False)), **options, **more)
+    with torch.no_grad():
+        for name, values in zip(module._flat_weights_names, params, strict=True):
+            getattr(module, name).copy_(values)
+    found: nn.Module = module
+    return found
 
 
 def _adaptive_maxima(call: Call) -> list[Value]:
@@ -111,7 +150,9 @@ LAYERS: dict[str, Handler] = {
     "linear": _linear,
     "addmm": _addmm,
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
+    "embedding": _embedding,
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
+    **dict.fromkeys(_RECURRENT, _recurrent),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_maxima),
 }
 """What becomes a layer of torch, under the path that the exported module had, or needs to know of the batch; by the operator's name without its
@@ -159,6 +200,7 @@ ON_CONSTANTS = frozenset(
             "ne",
             "logical_not",
         ),
+        *("split", "split_with_sizes", "chunk", "unbind"),
         *("to", "_to_copy", "cumsum", "repeat", "roll", "flip", "index_select", "linspace", "_assert_tensor_metadata"),
     )
 )

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers_by_node, changed_modules, refusal
-from qfx.capture.trace import capture
+from qfx.capture.tail import captured
 from qfx.capture.traced import KIND, OPENED, Traced
 from qfx.errors import RecipeError, UnsupportedError
 from qfx.nn.call import parts_of
@@ -25,13 +25,14 @@ from qfx.recipe import Recipe
 @dataclass(frozen=True)
 class Row:
     """One operation of the model. ``form``: the classes of the fixed-point layers that it becomes, in order; none where it only passes its input on.
-    ``blocker``: why it has no fixed-point form, or ""; then ``remedy`` says what to do."""
+    ``blocker``: why it has no fixed-point form, or ""; then ``remedy`` says what to do. ``left_out``: that the recipe leaves it out."""
 
     path: str
     operation: str
     form: tuple[str, ...] = ()
     blocker: str = ""
     remedy: str = ""
+    left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def check(model: nn.Module, example_input: Any, recipe: Recipe | None = None) ->
     with torch.inference_mode(False), torch.no_grad():
         source = copied(model)
         changed = tuple(changed_modules(source))
-        traced = capture(source, inputs)
+        traced = captured(source, inputs, recipe)
         found = blockers_by_node(traced, recipe, changed)
         whole = refusal(source, inputs, traced, tuple(error for _, error in found)).blockers if found else ()
         return Check(tuple(_rows(traced, recipe, found, whole[len(found) :])))
@@ -96,9 +97,14 @@ def _rows(traced: Traced, recipe: Recipe, found: Found, behind: Sequence[Unsuppo
             rule, call = find(node, traced.place(node), traced, recipe)
             form = tuple(type(part.layer).__name__ for part in parts_of(rule(call), len(call.values)))
             yield Row(traced.place(node), operator_name(node, traced), form)
+    for told in traced.left_out:
+        operation, _, place = told.partition(" at ")
+        yield Row(place.strip("'"), operation, left_out=True)
     for error in (*(error for at, error in found if at is None), *behind):
         yield Row(error.where, "", (), error.what, error.remedy)
 
 
 def _told(row: Row) -> str:
+    if row.left_out:
+        return 'left out (tail = "drop")'
     return f"- {row.blocker}" if row.blocker else ", ".join(row.form) or "its input"

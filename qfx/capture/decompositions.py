@@ -12,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import UnsupportedError
-
-
-class NotTakenApartError(UnsupportedError):
-    """An operation in a form that qfx does not take apart."""
+from qfx.capture import ranked
+from qfx.capture.apart.native import OF_ATEN
+from qfx.capture.refusals.apart import NotTakenApartError
 
 
 def _refused(what: str, remedy: str) -> NotTakenApartError:
@@ -68,19 +66,6 @@ def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
 
 
-def _expand_as(input: Tensor, other: Tensor) -> Tensor:
-    own = (0,) * (other.dim() - input.dim()) + tuple(input.shape)
-    return input.expand([-1 if size == wanted else wanted for size, wanted in zip(own, other.shape, strict=True)])
-
-
-def _matrices_transposed(input: Tensor) -> Tensor:
-    return input.transpose(-2, -1)
-
-
-def _view_as(input: Tensor, other: Tensor) -> Tensor:
-    return input.reshape(other.shape)
-
-
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([tensor.unsqueeze(dim) for tensor in tensors], dim)
 
@@ -101,63 +86,54 @@ def _extreme(name: str) -> Callable[..., Any]:
     return extreme
 
 
-def _full_like(input: Tensor, fill_value: float, **_: Any) -> Tensor:
-    """One number for every sample, made anew for each batch: where it meets values it is one constant."""
-    return torch.full(tuple(input.shape), float(fill_value))
+def _full_like(input: Tensor, fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    """A constant: it does not depend on the value, whose shape alone is asked."""
+    return torch.full(tuple(input.shape), fill_value, dtype=dtype or input.dtype, device=input.device)
 
 
-def _zeros_like(input: Tensor, **_: Any) -> Tensor:
-    return _full_like(input, 0.0)
+def _new_full(input: Tensor, size: Sequence[int], fill_value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
+    return torch.full(tuple(size), fill_value, dtype=dtype or input.dtype, device=input.device)
 
 
-def _ones_like(input: Tensor, **_: Any) -> Tensor:
-    return _full_like(input, 1.0)
+def _like(value: float) -> Callable[..., Tensor]:
+    def like(input: Tensor, **options: Any) -> Tensor:
+        return _full_like(input, value, **options)
+
+    return like
 
 
-def _diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
-    """The places of the diagonal, of two axes that are made one."""
-    x = input.movedim((dim1, dim2), (-2, -1))
-    rows, columns = x.shape[-2:]
-    places = [row * columns + row + offset for row in range(rows) if 0 <= row + offset < columns]
-    return x.flatten(-2)[..., places]
+def _new(value: float) -> Callable[..., Tensor]:
+    def new(input: Tensor, *size: Any, **options: Any) -> Tensor:
+        sizes = size[0] if size and not isinstance(size[0], int) else size or options.pop("size")
+        return _new_full(input, sizes, value, **options)
+
+    return new
 
 
-def _slice_scatter(input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
-    """What is left on both sides, and between them what takes its place."""
-    if step != 1:
-        raise _refused(f"writes every {step}th place of an axis", "build the result of its parts: torch.stack and a view")
-    first, last, _ = slice(start, end).indices(input.shape[dim])
-    parts = (_slice(input, dim, 0, first) if first else None, src, _slice(input, dim, last) if last < input.shape[dim] else None)
-    return torch.cat([part for part in parts if part is not None], dim)
+def _topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    return torch.return_types.topk((ranked.topk(input, k, dim, largest), ranked.argtopk(input, k, dim, largest)))
 
 
-def _select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
-    index %= input.shape[dim]
-    return _slice_scatter(input, src.unsqueeze(dim), dim, index, index + 1)
+def _sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    count = input.shape[dim]
+    return torch.return_types.sort((ranked.topk(input, count, dim, descending), ranked.argtopk(input, count, dim, descending)))
 
 
-def _to_copy(input: Tensor, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
-    return input.clone() if dtype is None else input.to(dtype)
+def _argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Tensor:
+    return ranked.argtopk(input, input.shape[dim], dim, descending)
 
 
-def _native_layer_norm(input: Tensor, *args: Any) -> tuple[Tensor, None, None]:
-    return _layer_norm(input, *args), None, None
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    """The k-th least, of numbers that come in order."""
+    values, places = (_slice(function(input, k, dim, False), dim, k - 1, k) for function in (ranked.topk, ranked.argtopk))
+    return torch.return_types.kthvalue((values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim)))
 
 
-def _native_group_norm(
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, samples: int, channels: int, places: int, group: int, eps: float
-) -> tuple[Tensor, None, None]:
-    return _group_norm(input, group, weight, bias, eps), None, None
-
-
-def _native_dropout(input: Tensor, p: float, train: bool | None = None) -> tuple[Tensor, None]:
-    if train is not False:
-        raise _refused("drops out at inference", "export the model in evaluation mode: model.eval()")
-    return input.clone(), None
-
-
-def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
-    return F.unfold(input, kernel_size, dilation, padding, stride)
+def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The lower of the two in the middle, as torch has it."""
+    if dim is None:
+        raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
+    return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -311,7 +287,7 @@ def _attention(
     return torch.matmul(_softmax(_masked(scores, attn_mask, is_causal), -1), value)
 
 
-_FAR_BELOW = -64.0
+FAR_BELOW = -64.0
 """What is added to a score that is not to be seen: its power is nothing in any word of 32 bits beside one that is seen."""
 
 
@@ -321,8 +297,30 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if mask is None:
         return scores
     if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, _FAR_BELOW)
-    return scores + mask.clamp(min=_FAR_BELOW)
+        mask = torch.where(mask, 0.0, FAR_BELOW)
+    return scores + mask.clamp(min=FAR_BELOW)
+
+
+def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """A value so low that it means "not to be seen" is added as attention adds it: the softmax behind it gives zeros there."""
+    if not isinstance(value, Tensor) and value <= -1e4:
+        return input + torch.where(mask, FAR_BELOW, 0.0).to(input.dtype)
+    return torch.where(mask, value if isinstance(value, Tensor) else torch.full((), value, dtype=input.dtype), input)
+
+
+def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    """One factor after the other, each product cast."""
+    if dim is None or input.shape[dim] > _FACTORS:
+        many = "all axes, the batch included" if dim is None else f"{input.shape[dim]} numbers"
+        raise _refused(f"takes the product of {many}", f"name an axis of at most {_FACTORS} numbers: dim=...")
+    first, *others = (_slice(input, dim, place, place + 1) for place in range(input.shape[dim]))
+    for other in others:
+        first = first * other
+    return first if keepdim else first.squeeze(dim)
+
+
+_FACTORS = 8
+"""The most factors of a product that is taken apart."""
 
 
 def _multihead(
@@ -336,12 +334,14 @@ def _multihead(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention``, batch first all the way."""
-    if not module.batch_first or query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
+    """``nn.MultiheadAttention``, batch first within."""
+    if query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
         raise _refused(
-            "has a MultiheadAttention without batch_first=True, or with a padding mask, add_bias_kv or add_zero_attn",
-            "make it with batch_first=True, and give it whole sequences",
+            "has a MultiheadAttention with a padding mask, add_bias_kv or add_zero_attn, or of values without a batch",
+            "make it without these, and give it whole sequences",
         )
+    if not module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     size, heads = module.embed_dim, module.num_heads
     if module.in_proj_weight is None:
         weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
@@ -356,6 +356,7 @@ def _multihead(
     seen = _softmax(_masked(scores, attn_mask, is_causal and attn_mask is None), -1)
     mixed = torch.matmul(seen, v).transpose(1, 2).reshape(query.shape[0], query.shape[1], size)
     result = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
+    result = result if module.batch_first else result.transpose(0, 1)
     if not need_weights:
         return result, None
     return result, seen.mean(1) if average_attn_weights else seen
@@ -363,11 +364,6 @@ def _multihead(
 
 def _pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
     return F.pad(input, list(pad), value=value)
-
-
-def _bordered(mode: str) -> Callable[..., Tensor]:
-    """ATen's names for ``F.pad`` by what lies inside."""
-    return lambda input, padding: F.pad(input, list(padding), mode=mode)
 
 
 def _maxima(input: Tensor, kernel_size: Any, *geometry: Any) -> tuple[Tensor, None]:
@@ -381,11 +377,21 @@ def _unpool(*_: Any, **__: Any) -> Tensor:
 def _upsample(mode: str) -> Callable[..., Tensor]:
     """ATen's names for what people write as ``F.interpolate``."""
 
+    linear = mode.endswith("linear")
+
     def upsample(input: Tensor, output_size: Any = None, *rest: Any, **options: Any) -> Tensor:
-        corners = rest[0] if mode.endswith("linear") and rest else options.get("align_corners")
-        factors: Any = rest[-1] if rest and isinstance(rest[-1], list | tuple) else options.get("scale_factors")
-        size = [int(n * f) for n, f in zip(input.shape[2:], factors, strict=True)] if output_size is None else list(output_size)
-        return F.interpolate(input, size=size, mode=mode, align_corners=corners if mode.endswith("linear") else None)
+        corners = (rest[0] if rest else options.get("align_corners")) if linear else None
+        given = rest[1:] if linear else rest
+        named = [options[name] for name in ("scale_factors", "scales", "scales_d", "scales_h", "scales_w") if name in options]
+        factors = [*(given or named)]
+        if len(factors) == 1 and isinstance(factors[0], list | tuple):
+            factors = list(factors[0])
+        size = None if output_size is None else list(output_size)
+        if factors and None not in factors:  # it is by these that torch finds the places
+            by_factors = [math.floor(float(n) * factor) for n, factor in zip(input.shape[2:], factors, strict=True)]
+            if size is None or size == by_factors:
+                return F.interpolate(input, scale_factor=tuple(map(float, factors)), mode=mode, align_corners=corners)
+        return F.interpolate(input, size=size, mode=mode, align_corners=corners)
 
     return upsample
 
@@ -402,18 +408,21 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
-    "expand_as": _expand_as,
-    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
-    "mT": _matrices_transposed,
-    "full_like": _full_like,
-    "zeros_like": _zeros_like,
-    "ones_like": _ones_like,
-    "diagonal": _diagonal,
-    "slice_scatter": _slice_scatter,
-    "select_scatter": _select_scatter,
-    "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
+    "zeros_like": _like(0.0),
+    "ones_like": _like(1.0),
+    "full_like": _full_like,
+    "new_zeros": _new(0.0),
+    "new_ones": _new(1.0),
+    "new_full": _new_full,
+    "masked_fill": _masked_fill,
+    "prod": _prod,
+    "topk": _topk,
+    "sort": _sort,
+    "argsort": _argsort,
+    "kthvalue": _kthvalue,
+    "median": _median,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,
@@ -436,16 +445,10 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _maxima),
     "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
-    "_adaptive_avg_pool3d": F.adaptive_avg_pool3d,
-    "native_layer_norm": _native_layer_norm,
-    "native_group_norm": _native_group_norm,
-    "native_dropout": _native_dropout,
-    "_to_copy": _to_copy,
     "constant_pad_nd": _pad,
-    **dict.fromkeys(("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"), _bordered("reflect")),
-    **dict.fromkeys(("replication_pad1d", "replication_pad2d", "replication_pad3d"), _bordered("replicate")),
     "upsample_linear1d": _upsample("linear"),
     "upsample_bilinear2d": _upsample("bilinear"),
+    **OF_ATEN,
 })  # fmt: skip
 """By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
 

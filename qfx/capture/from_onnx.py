@@ -20,6 +20,8 @@ from torch import Tensor, fx, nn
 
 from qfx import formats
 from qfx.capture.assemble import Assembly, Blockers, Value
+from qfx.capture.batch.freeing import for_any_batch
+from qfx.capture.batch.joining import rows
 from qfx.capture.inputs import Inputs
 from qfx.capture.onnx.node import Node
 from qfx.capture.onnx_operators import HANDLERS
@@ -61,8 +63,12 @@ def from_onnx(path: Path, example: Any) -> fx.GraphModule:
     feeds = _feeds(inputs, example, path)
     batches = {_check_shape(value, feeds[value.name], path) for value in inputs} - {None}
     batch = max(batches, key=lambda size: size or 0) if batches else None
-    rows = {name: data[: batch or 2] for name, data in feeds.items()}
-    module = _Reader(model, rows).read(path.stem)
+    first = _Reader(model, {name: data[: batch or 2] for name, data in feeds.items()}, path.stem)
+
+    def literal(count: int) -> _Reader:
+        return _Reader(model, {name: rows(data, count) for name, data in feeds.items()}, path.stem, literal=True)
+
+    module = for_any_batch(first, literal, batch, path.stem)
     _check_same(module, expected_of, path, feeds, batch)
     return module
 
@@ -203,10 +209,10 @@ def _check_output(name: str, found: Array, expected: Array, path: Path) -> None:
 class _Reader:
     """Walks through an ONNX graph. ``values`` holds a Value for what depends on the input and an array for what does not."""
 
-    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Tensor]) -> None:
-        self.model, self.graph, self.feeds = model, model.graph, feeds
+    def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Tensor], name: str, *, literal: bool = False) -> None:
+        self.model, self.graph, self.feeds, self.name = model, model.graph, feeds, name
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-        self.assembly = Assembly({argument(name): data for name, data in feeds.items()})
+        self.assembly = Assembly({argument(name): data for name, data in feeds.items()}, literal=literal)
         self.blockers = Blockers()
         self.values: dict[str, Value | Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.initializer}
         self.values |= {name: self.assembly.inputs[argument(name)] for name in feeds}
@@ -214,7 +220,8 @@ class _Reader:
         for name in [name for node in self.graph.node for name in node.input] + [value.name for value in self.graph.output]:
             self.uses[name] = self.uses.get(name, 0) + 1
 
-    def read(self, name: str) -> fx.GraphModule:
+    def read(self) -> fx.GraphModule:
+        name = self.name
         for node in self.graph.node:
             with self.blockers.at(partial(self._stand_in, node)):
                 self._node(node)

@@ -15,7 +15,10 @@ from torch import Tensor, fx
 from qfx import formats
 from qfx.capture.assemble import Assembly, Blockers, Value
 from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
+from qfx.capture.batch.freeing import for_any_batch
+from qfx.capture.batch.joining import rows
 from qfx.capture.decompositions import OF_TORCH
+from qfx.capture.masks import CHOOSES
 from qfx.capture.names import bare_name, known, spelled
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
@@ -39,7 +42,8 @@ def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
         formats.refuse(kind, str(path))
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Reader(archive, path, example).read()
+            first = _Reader(archive, path, example)
+            return for_any_batch(first, lambda count: _Reader(archive, path, rows(example, count), literal=True), first.batch, str(path))
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
@@ -54,7 +58,7 @@ def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
 class _Reader:
     """Walks through an exported graph. ``values``: by name, a Value for what depends on the input, else a tensor, an integer or a list of Values."""
 
-    def __init__(self, archive: zipfile.ZipFile, path: Path, example: Tensor) -> None:
+    def __init__(self, archive: zipfile.ZipFile, path: Path, example: Tensor, *, literal: bool = False) -> None:
         self.archive, self.path = archive, path
         names = archive.namelist()
         found = [name for name in names if name.endswith("models/model.json")]
@@ -66,8 +70,8 @@ class _Reader:
         self.signature: Any = program["graph_module"]["signature"]
         (user,) = self._inputs("user_input", "one input")
         name = user["arg"]["as_tensor"]["name"]
-        batch = self._check_shape(self.graph["tensor_values"][name], example)
-        self.assembly = Assembly(example[: batch or 2])
+        self.batch = self._check_shape(self.graph["tensor_values"][name], example)
+        self.assembly = Assembly(example if literal else example[: self.batch or 2], literal=literal)
         self.values: dict[str, Any] = {name: self.assembly.input}
         self.names: dict[str, str] = {}
         self.blockers = Blockers()
@@ -150,13 +154,17 @@ class _Reader:
         if not any(isinstance(self.values[name], Value | list) for name in read):
             if function is None or base not in ON_CONSTANTS:
                 raise UnsupportedError(f"{target} of constants alone", where=path, remedy="compute constants ahead, and export with model.eval()")
-            self.values[outputs[0]] = function(*_in_order(function, arguments)[0], **_in_order(function, arguments)[1])
-            self.names[outputs[0]] = self.names.get(read[0], "") if read else ""
+            args, kwargs = _in_order(function, arguments)
+            found = function(*args, **kwargs)
+            for name, value in zip(outputs, found if isinstance(found, list | tuple) else [found], strict=True):
+                self.values[name] = value
+                self.names[name] = self.names.get(read[0], "") if read else ""
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
-        if base in LAYERS and sum(isinstance(value, Value) for value in arguments.values()) == 1:
-            result: Any = LAYERS[base](call)
+        handler = LAYERS.get(base)
+        if handler is not None and sum(isinstance(value, Value) for value in arguments.values()) == 1:
+            result: Any = handler(call)
         elif function is None or not _is_taken(function):
             remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
             raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
@@ -208,6 +216,8 @@ class _Reader:
             return None
         if kind == "as_optional_tensors":
             return [self._argument(entry) for entry in value]
+        if kind == "as_float":
+            return float(value)  # "-Infinity" too
         if kind == "as_sym_int":
             return self._integer(value)
         if kind == "as_sym_ints":
@@ -227,7 +237,7 @@ def _function(name: str) -> Any:
 def _is_taken(function: Any) -> bool:
     """Whether ``quantize`` knows the operator, or takes it apart. Nothing else of a file is carried out."""
     target, _ = spelled(function, (torch.zeros(2, 2), torch.zeros(2, 2)))
-    return known(target) or bare_name(target) in OF_TORCH or bare_name(function) in OF_TORCH
+    return known(target) or bare_name(target) in (*OF_TORCH, CHOOSES) or bare_name(function) in OF_TORCH
 
 
 def _in_order(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:

@@ -48,6 +48,9 @@ _DUNDERS = {
     "__rmul__": "mul",
     "__floordiv__": operator.floordiv,
     "__invert__": "logical_not",
+    **dict.fromkeys(("__and__", "__rand__", "__iand__", "bitwise_and"), "logical_and"),
+    **dict.fromkeys(("__or__", "__ror__", "__ior__", "bitwise_or"), "logical_or"),
+    "bitwise_not": "logical_not",
 }
 _SWAPPED = {
     "__rsub__": operator.sub,
@@ -56,6 +59,7 @@ _SWAPPED = {
     "__rtruediv__": operator.truediv,
     "__rpow__": operator.pow,
     "__rmatmul__": operator.matmul,
+    "embedding": F.embedding,  # ATen's reads the table first
 }
 _ALIASES = {
     "multiply": "mul",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from qfx.capture.onnx import elementwise, layers, recurrent, reductions, shapes
+from qfx.capture.onnx import elementwise, layers, recurrent, reductions, resizing, shapes
 from qfx.capture.onnx.node import Handler
 from qfx.homes import joined
 
-HANDLERS: dict[str, Handler] = joined(pair for kind in (layers, elementwise, reductions, shapes, recurrent) for pair in kind.HANDLERS.items())
+HANDLERS: dict[str, Handler] = joined(
+    pair for kind in (layers, elementwise, reductions, shapes, resizing, recurrent) for pair in kind.HANDLERS.items()
+)
 """What each operator becomes."""
 
 OPERATORS = tuple(HANDLERS)

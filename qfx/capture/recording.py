@@ -15,14 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from qfx.capture.decompositions import OF_FUNCTIONS, OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
 from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
-from qfx.capture.traced import CALLER, INTERNAL, KIND, OPENED, SITE, SPARE, WHOLE, base_layer, is_layer, place_of
+from qfx.capture.traced import CALLER, INTERNAL, KEPT, KIND, MADE, OPENED, SITE, SPARE, TAKEN_APART, WHOLE, base_layer, is_layer, place_of
+from qfx.capture.weights import computed_roles, kept_names
 from qfx.errors import UnsupportedError
+from qfx.nn.layers.sequences.apart import taken_apart
 from qfx.nn.rules import MODULES
 
 
@@ -54,7 +57,8 @@ class _Frame:
 class Recording(TorchFunctionMode):
     """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are
     computed from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network;
-    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run."""
+    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run; ``replaced``: layers in place of
+    the model's, by its paths."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
@@ -69,8 +73,8 @@ class Recording(TorchFunctionMode):
         self.failure: BaseException | None = None
         self.stopped: UnsupportedError | None = None
         self.twins: dict[fx.Node, fx.Node] = {}
-        self.place = ""
-        self.quiet = False  # a layer that is one piece runs
+        self.replaced: dict[str, nn.Module] = {}
+        self.place, self.quiet = "", False  # quiet: a layer that is one piece runs
         self._tensors: dict[int, _Known] = {}
         self._writers: dict[int, fx.Node] = {}  # by the memory that was written to
         self._foreign: dict[str, Tensor] = {}
@@ -80,6 +84,7 @@ class Recording(TorchFunctionMode):
         self._paths = {id(module): name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
         named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         self._names = {id(tensor): name for name, tensor in reversed(named)}
+        self._kept = kept_names(model)
         self._held = [model, named]
 
     # The run
@@ -126,13 +131,14 @@ class Recording(TorchFunctionMode):
         parts = self._always_apart(target, arguments, kwargs)
         if parts is not None:
             with self:
-                return self._taken_apart(parts, arguments, kwargs)
+                return self._taken_apart(parts, arguments, kwargs, bare_name(target))
         if not known(target):
             whole = isinstance(func, types.FunctionType)
-            taken = OF_TORCH.get(bare_name(target)) if not whole else OF_FUNCTIONS.get(func)
+            apart = OF_TORCH.get(bare_name(target)) or taken_apart(target, arguments, self._node_of, self.dependent)
+            taken = OF_FUNCTIONS.get(func) if whole else apart
             if taken is not None and any(self._depends(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 with self:
-                    return self._taken_apart(taken, arguments, kwargs)
+                    return self._taken_apart(taken, arguments, kwargs, bare_name(target))
             if whole and func not in self._open:
                 self._open.append(func)
                 try:
@@ -152,7 +158,7 @@ class Recording(TorchFunctionMode):
             return OF_TORCH[name]
         return None
 
-    def _taken_apart(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _taken_apart(self, function: Callable[..., Any], args: Any, kwargs: Any, name: str = "") -> Any:
         """Run ``function`` in place of torch's; what its steps give stays within the operation, its results do not."""
         self._inside += 1
         try:
@@ -163,6 +169,9 @@ class Recording(TorchFunctionMode):
             found = self._tensors.get(id(leaf)) if isinstance(leaf, Tensor) else None
             if found is not None and not self._inside:
                 found.node.meta[INTERNAL] = False
+                source = args[0] if args else kwargs.get("input")
+                if name and isinstance(source, Tensor):
+                    found.node.meta[TAKEN_APART] = (name, self._node_of(source))
         return result
 
     def _operation(self, name: str, target: Any, args: Any, kwargs: Any, run: Callable[[], Any]) -> Any:
@@ -203,7 +212,7 @@ class Recording(TorchFunctionMode):
         frame = self._frames[-1]
         name = getattr(node.target, "__name__", str(node.target)).strip("_")
         node.meta |= {CALLER: frame.path, SITE: (frame.path, name, frame.counts.setdefault(name, 0)), OPENED: frame.opened, KIND: frame.kind}
-        node.meta |= {INTERNAL: self._inside > 0, SPARE: name.startswith("arg")}
+        node.meta |= {INTERNAL: self._inside > 0, SPARE: self._inside > 0 or name.startswith("arg")}
         frame.counts[name] += 1
         frame.nodes.append(node)
 
@@ -227,6 +236,7 @@ class Recording(TorchFunctionMode):
         if found is None:
             name = self._names.get(id(tensor)) or self._named(tensor)
             found = self._tensors[id(tensor)] = _Known(tensor, self._add("get_attr", name, (), {}, tensor, False))
+            found.node.meta[KEPT] = self._kept.get(id(tensor), ())
         elif tensor._version != found.version:
             writer = self._writers.get(tensor.untyped_storage().data_ptr(), found.node)
             problem = UnsupportedError(
@@ -267,20 +277,30 @@ class Recording(TorchFunctionMode):
     def held(self) -> dict[str, Any]:
         """The modules and tensors that the graph names."""
         targets = {str(node.target): node for node in self.graph.nodes if node.op in ("call_module", "get_attr")}
-        return {target: self._foreign[target] if target in self._foreign else _got(self.model, target) for target in targets}
+        own = {**self._foreign, **self.replaced}
+        return {target: own[target] if target in own else _got(self.model, target) for target in targets}
 
     # Modules
+
+    def module(self, path: str) -> nn.Module:
+        """The model's layer at a dotted path."""
+        found: nn.Module = self.replaced.get(path) or _got(self.model, path)
+        return found
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any]) -> Any:
         """Called in place of ``nn.Module.__call__``."""
         path = self._paths.get(id(module))
         layer = path is not None and is_layer(module)
         self.place = self._frames[-1].path if path is None else path
-        if layer and _is_plain(module) and base_layer(module) in MODULES and path:
+        layer = layer and any(self._depends(leaf) for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor))
+        roles = computed_roles(module) if layer else None
+        packed = any(isinstance(argument, PackedSequence) for argument in args)  # refused where it was packed, whatever happens here
+        if layer and (_is_plain(module) or roles) and (base_layer(module) in MODULES or packed) and path:
+            made = {role: self._node_of(tensor) for role, tensor in roles.items()} if roles else {}
             self.quiet = True
             try:
                 with torch._C.DisableTorchFunction():
-                    result = self._layer(path, module, args, kwargs, original)
+                    result = self._layer(path, module, args, kwargs, original, made)
             finally:
                 self.quiet = False
             self.place = self._frames[-1].path
@@ -302,7 +322,7 @@ class Recording(TorchFunctionMode):
                 frame.nodes[0].meta[WHOLE] = True
             outer.nodes += frame.nodes if not layer else ()
 
-    def _layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any]) -> Any:
+    def _layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any], made: dict[str, fx.Node]) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
         node_args, node_kwargs = self._nodes(args, kwargs)
@@ -311,6 +331,7 @@ class Recording(TorchFunctionMode):
         if not written:
             result = tree_map(lambda leaf: leaf.view_as(leaf) if any(leaf is tensor for tensor in tensors) else leaf, result)
         node = self._add("call_module", path, node_args, node_kwargs, result, any(self._depends(tensor) for tensor in tensors))
+        node.meta[MADE] = made
         for tensor in written:
             self._writers[tensor.untyped_storage().data_ptr()] = node
         self._parts(node, result)
@@ -391,11 +412,8 @@ def _joined(a: Any, b: Any, run: Recording, batches: tuple[int, ...]) -> Any:
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         if len(a) != len(b):
             raise ValueError
-        return (
-            type(a)(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
-            if type(a) in (tuple, list)
-            else tuple(_joined(x, y, run, batches) for x, y in zip(a, b, strict=True))
-        )
+        parts = [_joined(x, y, run, batches) for x, y in zip(a, b, strict=True)]
+        return parts if isinstance(a, list) else tuple(parts)
     if isinstance(a, dict) and isinstance(b, dict):
         return {key: _joined(a[key], b[key], run, batches) for key in a}
     if isinstance(a, int) and isinstance(b, int) and a != b:

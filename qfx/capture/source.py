@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qfx import formats
 from qfx.capture.checkpoint import load_checkpoint
-from qfx.errors import DataError, ModelFileError
+from qfx.errors import DataError, ModelFileError, UnsupportedError
 
 
 def load_model(source: str, checkpoint: Path | None, example: Tensor, *, where: str = "calibration data") -> nn.Module:
@@ -36,6 +36,22 @@ def load_model(source: str, checkpoint: Path | None, example: Tensor, *, where: 
     model.eval()
     check_runs(model, example, where=where)
     return model
+
+
+def load_model_and_data(
+    source: str, checkpoint: Path | None, data: Tensor, count: int, *, where: str = "calibration data"
+) -> tuple[nn.Module, Tensor]:
+    """``load_model`` on the first ``count`` of ``data``, and the data as the model takes them: as int64 if it takes no others, which are then numbers
+    of a table's rows."""
+    try:
+        return load_model(source, checkpoint, data[:count], where=where), data
+    except (DataError, UnsupportedError) as error:
+        if not torch.equal(data, data.round()):
+            raise
+        try:
+            return load_model(source, checkpoint, data[:count].long(), where=where), data.long()
+        except (DataError, UnsupportedError, ModelFileError):
+            raise error from error.__cause__
 
 
 def _from_file(path: Path, suffix: str, example: Tensor) -> nn.Module:

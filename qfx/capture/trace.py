@@ -13,9 +13,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import AnyNameModule
-from qfx.capture.decompositions import NotTakenApartError
+from qfx.capture.batch.rewriting import batch_in_front
 from qfx.capture.inputs import Inputs
+from qfx.capture.masks import soften
 from qfx.capture.recording import Recording, StopError, merge, recording
+from qfx.capture.refusals.apart import NotTakenApartError
 from qfx.capture.refusals.remedies import named, plain_remedy
 from qfx.capture.traced import Traced, called, place_of
 from qfx.errors import DataError, UnsupportedError, together
@@ -43,10 +45,11 @@ def capture(model: nn.Module, example: Any) -> Traced:
     except DataError:
         if inputs.is_floating_point() or any(tensor.is_complex() for tensor in inputs.tensors()):
             raise
-        inputs = inputs.map(lambda part: part.float() if isinstance(part, Tensor) else part)  # the input's cast takes integers as they are
-        small, large = (_recorded(model, inputs.rows(count)) for count in (2, 3))
+        inputs, small, large = _otherwise(model, inputs)
     apart = merge(small, large)  # also as far as they got
     stopped = small.stopped or large.stopped or apart or _by_one(model, inputs, small)
+    batch_in_front(small, large)
+    soften(small, large)
     small.graph.output(small.result if stopped is None else None)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")
@@ -82,6 +85,22 @@ def capture(model: nn.Module, example: Any) -> Traced:
     return Traced(module, shapes, constants, fixed, ordered, frozenset(tainted), stopped, differs, frozenset(several), dtypes)
 
 
+def _otherwise(model: nn.Module, inputs: Inputs) -> tuple[Inputs, Recording, Recording]:
+    """Integers that the model does not take as they are, as it takes them: as numbers, or as those of rows, whose table wants int64. The input's cast
+    reads them all the same. Raises DataError where neither does."""
+    numbers = inputs.map(lambda part: part.float() if isinstance(part, Tensor) else part)
+    try:
+        small, large = (_recorded(model, numbers.rows(count)) for count in (2, 3))
+    except DataError as error:
+        rows = inputs.map(lambda part: part.long() if isinstance(part, Tensor) and not part.is_floating_point() else part)
+        try:
+            small, large = (_recorded(model, rows.rows(count)) for count in (2, 3))
+        except DataError:
+            raise error from error.__cause__
+        return rows, small, large
+    return numbers, small, large
+
+
 def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
     """One run, as far as it got. Raises DataError where the model itself fails."""
     run = recording(model, inputs)
@@ -92,7 +111,9 @@ def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
         return run
     message = str(run.failure).split("\n")[0] or type(run.failure).__name__
     remedy = "give one real batch, and let the model take any batch size: x.shape[0] or -1 in place of a number"
-    if not inputs.is_floating_point():
+    if "'indices'" in message:
+        remedy = "give the numbers of rows as integers: example.long(), say"
+    elif not inputs.is_floating_point():
         remedy = f"give floating-point numbers, as the model takes them: the example is {inputs.dtypes()}, example.float() may do"
     raise DataError(
         f"the model does not run on an example of shape {inputs.shapes()}: {message}", where="example_input", remedy=remedy

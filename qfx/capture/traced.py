@@ -12,12 +12,14 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import UnsupportedError
 
-SITE, CALLER, WHOLE, OPENED, KIND, INTERNAL, SPARE = (
-    *("qfx_site", "qfx_caller", "qfx_whole", "qfx_opened", "qfx_kind", "qfx_internal", "qfx_spare"),
+SITE, CALLER, WHOLE, OPENED, KIND, INTERNAL, SPARE, KEPT, MADE, TAKEN_APART = (
+    *("qfx_site", "qfx_caller", "qfx_whole", "qfx_opened", "qfx_kind", "qfx_internal", "qfx_spare", "qfx_kept", "qfx_made", "qfx_taken_apart"),
 )
 """What is noted at a node: which call in the user's forward it is; the module in whose forward it is; that it is all that this module, one of
 torch's layers, does; the outermost layer of torch that was opened for it, and its class; that it is a step of an operation that qfx takes apart;
-that it is of use only where it is read."""
+that it is of use only where it is read; under which names checkpoints have the tensor, none if they do not; of a layer, the nodes of its weight and
+bias by their names, where the model computes them of others; that it is the result of an operation that was taken apart: its name, and the node
+of its input."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Traced:
     ``fixed``: the tensors that do not depend on the input, parameters and what is computed of them. ``refused``: the nodes that have no place in a
     fixed-point network, whatever comes of the others. ``tainted``: those whose shape has none. ``stopped``: why tracing ended before the end of the
     model; the graph then gives None. ``differs``: that the model computes something else than the graph. ``several``: the operations that give
-    several tensors, computed from the input. ``dtypes``: of every tensor.
+    several tensors, computed from the input. ``dtypes``: of every tensor. ``left_out``: operations that stood at the end, and where.
     """
 
     module: fx.GraphModule
@@ -41,6 +43,7 @@ class Traced:
     differs: UnsupportedError | None = None
     several: Set[fx.Node] = frozenset()
     dtypes: Mapping[fx.Node, torch.dtype] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def tensor_users(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that compute with the tensor, not only ask for its size; the output node included."""
@@ -74,12 +77,17 @@ _HARMLESS = ("extra_repr", "reset_parameters")
 def base_layer(module: nn.Module) -> type[nn.Module]:
     """The class that says what the module computes: torch's, for a subclass that overrides none of its methods."""
     mine = [base for base in type(module).__mro__ if not base.__module__.startswith("torch.nn.") and base is not object]
-    base = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn."))
+    base = next(base for base in type(module).__mro__ if base.__module__.startswith("torch.nn.") and not _parametrized(base))
     names = {name for own in mine for name in vars(own) if not name.startswith("__") or name in ("__call__", "__getattr__")}
     changed = {name for name in names if name not in _HARMLESS and callable(getattr(base, name, None))}
     if base is nn.Module or changed:
         return type(module)
     return base
+
+
+def _parametrized(base: type[nn.Module]) -> bool:
+    """Whether the class is that which torch makes for a layer with a parametrization, or holds the parametrizations of one."""
+    return base.__module__ == "torch.nn.utils.parametrize"
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -108,7 +116,7 @@ def place_of(node: fx.Node) -> str:
         return str(node.target)
     if node.meta.get(WHOLE):
         return caller(node)
-    parent, name = caller(node), node.name
+    parent, name = caller(node), str(node.kwargs.get("label") or node.name)
     own = str(getattr(node.target, "__name__", node.target))
     if hasattr(builtins, own) and name == f"{own}_1":  # fx avoids the names of builtins, as in max_1
         name = own

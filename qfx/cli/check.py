@@ -27,13 +27,14 @@ def check(model: str, data: Path, recipe: Path | None, samples: int | None, as_j
     import torch
 
     from qfx.capture.check import check as check_model
-    from qfx.capture.source import load_model, use_current_folder
+    from qfx.capture.source import load_model_and_data, use_current_folder
     from qfx.recipe import Recipe
 
     use_current_folder()
     example = torch.from_numpy(inputs(data, samples))
     with telling("reading the model"):
-        found = check_model(load_model(model, None, example, where=str(data)), example, None if recipe is None else Recipe.load(recipe))
+        loaded, example = load_model_and_data(model, None, example, len(example), where=str(data))
+        found = check_model(loaded, example, None if recipe is None else Recipe.load(recipe))
     if as_json:
         print_json({"ok": found.ok, "rows": [asdict(row) for row in found.rows]})
     else:

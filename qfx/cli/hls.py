@@ -31,6 +31,7 @@ def hls(
     fit: bool,
     folding: Path | None,
     weights: str,
+    ports: str | None,
     top: str | None,
     data: Path | None,
     samples: int | None,
@@ -54,7 +55,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, progress)
+        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -81,12 +82,20 @@ def hls(
 @json_option("Print report.json instead of the table.")
 @guard
 def estimate(
-    model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str, as_json: bool
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    weights: str,
+    ports: str | None,
+    as_json: bool,
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
     from qfx.hardware.folding import summary
 
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, progress)
+        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
     click.echo(text, nl=False)

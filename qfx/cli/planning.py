@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ _OPTIONS = (
     click.option(
         "--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs."
     ),
+    click.option(
+        "--ports",
+        type=click.Choice(("separate", "merged")),
+        default=None,
+        help="Of several inputs or outputs: a stream for each, or one for all inputs and one for all outputs  [default: as --folding, or separate].",
+    ),
 )
 
 
@@ -35,7 +42,15 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def plan(
-    model: Path, board_name: str, clock_ns: float | None, fps: float | None, fit: bool, folding: Path | None, weights: str, progress: Progress
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    weights: str,
+    ports: str | None,
+    progress: Progress,
 ) -> tuple[Graph, Plan]:
     """The prepared graph of the model and what the options make of it."""
     from qfx.hardware.board import board, check_clock
@@ -49,5 +64,7 @@ def plan(
     clock_ns = found.clock_ns if clock_ns is None else clock_ns
     check_clock(clock_ns, found)
     request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
+    if ports is not None:
+        request = replace(request, merged=ports == "merged")
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)

@@ -18,6 +18,7 @@ float32 or float64 holds every partial sum; the functions do the rest:
 ``LookupLinear``      a function by lines between the entries of a table.
 ``Stretch``           zeros between the pixels: what a transposed convolution convolves.
 ``SumPool[_x<Q>]``    a depthwise convolution by ones (AveragePool divides and rounds), in float32, or in float64 from Q pieces.
+``Swap``, ``Zeros``   for Scan: batch and steps change places, and the first states.
 ====================  ==============================================================================================================
 
 The bodies are part of the version: files are compared with them when read, so any change needs a new ``VERSION``.

@@ -11,19 +11,21 @@ import torch
 from torch import fx, nn
 
 from qfx.errors import DataError, UnsupportedError
-from qfx.ir.graph import OUTPUTS_KEY, Graph, Node, graph_name
+from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
+from qfx.ir.values import Info
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.sequences.loop import QScan
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.model import graph_module, recipe_of
+from qfx.nn.model import graph_module, left_out_of, recipe_of
 from qfx.nn.quantizer import Quantizer
 
 
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
-    ``name`` names the graph. Its metadata carries the recipe as TOML. Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``,
-    DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
+    ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
+    ``qfx.quantize``, DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -37,13 +39,15 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     metadata = {"recipe": recipe_of(module).to_toml()}
     if any(lowering.outputs):
         metadata[OUTPUTS_KEY] = "\n".join(lowering.outputs)
+    if left_out_of(module):
+        metadata[LEFT_OUT_KEY] = "\n".join(left_out_of(module))
     outputs = tuple(lowering.values[node] for node in lowering.outputs.values())
     return Graph(name, tuple(lowering.nodes), outputs, metadata)
 
 
 def _make_tables(module: fx.GraphModule) -> None:
-    """Let every table follow from the types as they are now: by a forward of one sample, in evaluation mode."""
-    if not any(isinstance(layer, Tabled) for layer in module.modules()):
+    """Let every table and loop follow from the types as they are now: by a forward of one sample, in evaluation mode."""
+    if not any(isinstance(layer, Tabled | QScan) for layer in module.modules()):
         return
     casts = [next(iter(node.users)) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = [layer for cast in casts if isinstance(layer := module.get_submodule(str(cast.target)), QInput)]
@@ -73,6 +77,7 @@ class _Lowering:
     norms: dict[fx.Node, FoldedNorm] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     outputs: dict[str, fx.Node] = field(default_factory=dict)
+    infos: dict[str, Info] = field(default_factory=dict)
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder" or (node.op == "call_function" and node.target is operator.getitem):
@@ -95,12 +100,21 @@ class _Lowering:
         inputs = tuple(self.values[source] for source in node.args if source in self.values)  # type: ignore[index]
         norm = next((self.norms[source] for source in node.args if source in self.norms), None)  # type: ignore[index]
         label = layer.name if isinstance(layer, Quantizer) else str(node.target)
-        steps = layer.operators(norm) if isinstance(layer, Weighted) else layer.operators()
+        if isinstance(layer, QScan):
+            steps = layer.operators_on(self._info(inputs[0]))
+        else:
+            steps = layer.operators(norm) if isinstance(layer, Weighted) else layer.operators()
         for suffix, op in steps:
             value = self._free(label + suffix)
             self.nodes.append(Node(value, op, inputs))
             inputs = (value,)
         self.values[node] = inputs[0]
+
+    def _info(self, name: str) -> Info:
+        """What is known of a node that is there."""
+        for node in self.nodes[len(self.infos) :]:
+            self.infos[node.name] = node.op.infer(node.name, tuple(self.infos[source] for source in node.inputs))
+        return self.infos[name]
 
     def _free(self, name: str) -> str:
         """The name as a graph can hold it, or one beside it for a layer that is called again."""

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from qfx.errors import ExactnessError
-from qfx.export import bounds, opset
+from qfx.export import body, bounds, opset
 from qfx.export.bounds import DOUBLE, FLOAT, MAX_EXPONENT, Attributes, Value, fits, plus, symmetric
 from qfx.export.split import plan_split
 from qfx.fixed.arith import FLOAT64_BITS, Bounds, Interval, channelwise
@@ -29,6 +29,7 @@ class Writer:
 
     def __init__(self, graph: Graph, version: int = opset.VERSION) -> None:
         self.graph = graph
+        self.version = version
         self.pads_all_axes = version >= opset.PADS_FROM
         self._hulls = version < opset.CHANNELS_FROM  # bounds join all channels
         self.nodes: list[onnx.NodeProto] = []
@@ -48,6 +49,12 @@ class Writer:
 
     def _seen(self, bound: Bounds) -> Bounds:
         return bound.hull if self._hulls else bound
+
+    def within(self, graph: Graph) -> Writer:
+        """A writer for a graph inside this one: its functions are those of the file."""
+        inner = Writer(graph, self.version)
+        inner.functions = self.functions
+        return inner
 
     # Pieces of a model
 
@@ -153,6 +160,10 @@ class Writer:
         inputs += [self.doubles(node, role, float(scalars[role])) for role in opset.cast_inputs(function)[1:]]
         self.call(node, function, inputs, {"type": str(type_), "int_bits": list(cast.int_bits), "shape": list(cast.shape), "dtype": value.dtype})
         return value
+
+    def scan(self, node: Node, graph: Graph, carried: tuple[int, ...]) -> Value:
+        """A Scan with this body; ``carried`` as the operator has it."""
+        return body.write_scan(self, node, graph, carried)
 
     def split(self, node: Node, weight: Const, x: Value, bias: Const | None) -> tuple[list[str], list[str]]:
         """The initializers that say where the operands of a convolution are cut."""

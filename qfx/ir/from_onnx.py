@@ -24,10 +24,14 @@ from qfx.ir.graph import Graph, Node
 from qfx.ir.onnx_node import REMEDY, OnnxNode
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
+from qfx.ir.within import restored
 from qfx.operators import OPERATORS
 
 _FORMS: dict[str, type[Operator]] = joined((form, operator) for operator in OPERATORS for form in operator.forms)
 """The operator that reads each form."""
+
+_COPIES = {("", "Cast"), ("", "Identity"), (opset.DOMAIN, "Swap"), (opset.DOMAIN, "Zeros")}
+"""What gives the values of its input in another form, or nothing of its own: helpers of the nodes."""
 
 
 def load_graph(path: str | os.PathLike[str]) -> Graph:
@@ -140,9 +144,10 @@ class _Reader:
         """No node for a helper, else one."""
         if not proto.output:
             raise ModelFileError("has no output", where=proto.name, remedy=REMEDY)
-        given = OnnxNode(proto, self.sources, self.tensors, self.consts)
-        if (proto.domain, proto.op_type) == ("", "Cast"):
-            self.copies[proto.output[0]] = given.input(0)
+        given = OnnxNode(proto, self.sources, self.tensors, self.consts, _read_body)
+        if (proto.domain, proto.op_type) in _COPIES:
+            if "#" in proto.output[0]:  # else the last one of a node that has helpers behind it, under its own name
+                self.copies[proto.output[0]] = self.original(given.input(0))
             return []
         if (proto.domain, proto.op_type) == (opset.DOMAIN, "FromRaw"):
             self.consts[proto.output[0]] = Const(numpy_helper.to_array(given.tensor(0)), given.grids())
@@ -152,8 +157,20 @@ class _Reader:
             what = f"the operator {proto.domain or 'ai.onnx'}.{proto.op_type} is none that qfx writes"
             raise UnsupportedError(what, where=proto.name, remedy="export with qfx.export_onnx")
         op = operator.read(given)
-        read = proto.input if op.reads is None else proto.input[: op.reads]  # the other inputs are initializers
-        return [Node(proto.output[0], op, tuple(self.copies.get(name, name) for name in read))]
+        return [Node(proto.output[0].partition("#")[0], op, tuple(map(self.original, op.operands(proto.input))))]
+
+    def original(self, name: str) -> str:
+        """The value that a copy of that name is one of; others are themselves."""
+        return self.copies.get(name, name)
+
+
+def _read_body(proto: onnx.GraphProto, name: str) -> tuple[Graph, tuple[int, ...]]:
+    """The body of the Scan ``name``, and the positions of the outputs that it carries to the next step. The file lists these first."""
+    reader = _Reader(proto)
+    nodes = [node for part in proto.node for node in reader.read(part)]
+    *states, result = (reader.original(output.name) for output in proto.output)
+    outputs = tuple(dict.fromkeys((result, *states)))
+    return restored(Graph(proto.name, tuple(nodes), outputs), name), tuple(outputs.index(state) for state in states)
 
 
 def _bytes(message: Message) -> bytes:

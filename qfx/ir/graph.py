@@ -45,6 +45,8 @@ class Node:
     inputs: tuple[str, ...] = ()
 
 
+LEFT_OUT_KEY = "left_out"
+"""The entry of the metadata that tells what the recipe left out at the end of the model, a line each."""
 OUTPUTS_KEY = "outputs"
 """The entry of the metadata that names the outputs for users, a line each; without it they are called as their nodes."""
 

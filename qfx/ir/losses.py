@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +15,8 @@ from qfx.ir.feeds import Feed, Feeds, feeds, part, samples
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import WORKING_ELEMENTS, FloatArray, trace
 from qfx.ir.values import ArrayType, RawArray
-from qfx.operators import Cast, Input
+from qfx.ir.within import everything, inside
+from qfx.operators import Cast, Input, Scan
 
 _T = TypeVar("_T", RawArray, FloatArray)
 _WIDE = 62
@@ -48,18 +49,31 @@ class Loss:
 
 def losses(graph: Graph, x: Feed) -> dict[str, Loss]:
     """What the casts of the inputs and every Cast of the graph lose on the floats ``x`` (N, *input shape; several as ``interpret.run`` takes them),
-    by node, in the graph's order.
+    by node, in the graph's order, and then those inside its nodes: at all steps together.
 
     Raises DataError as ``interpret.run`` does.
     """
-    casts = {node.name: (node.op.cast, node.inputs) for node in graph.nodes if isinstance(node.op, Cast | Input)}
-    found = dict.fromkeys(casts, Loss())
+    entering = {node.name for node in graph.nodes if isinstance(node.op, Input)}
+    found = {name: Loss() for name, node in everything(graph) if isinstance(node.op, Cast) or name in entering}
     for piece in _parts(graph, x):
-        raws = trace(graph, piece)
-        for name, (cast, inputs) in casts.items():
-            loss = raw_loss(raws[inputs[0]], graph.infos[inputs[0]].grids, cast) if inputs else float_loss(piece[name], cast)
+        for node in graph.inputs:
+            if isinstance(node.op, Input):
+                found[node.name] += float_loss(piece[node.name], node.op.cast)
+        for name, loss in _inner(graph, trace(graph, piece), ""):
             found[name] += loss
     return found
+
+
+def _inner(graph: Graph, raws: Mapping[str, RawArray], start: str) -> Iterator[tuple[str, Loss]]:
+    """What the casts behind the inputs lose, by name behind ``start``, those of bodies at each step."""
+    for node in graph.nodes:
+        source = node.inputs[0] if node.inputs else ""
+        if isinstance(node.op, Cast):
+            yield start + node.name, raw_loss(raws[source], graph.infos[source].grids, node.op.cast)
+        if isinstance(node.op, Scan):
+            body = node.op.body
+            for step in node.op.traced(raws[source], graph.infos[source], tuple(part.name for part in body.nodes)):
+                yield from _inner(body, step, inside(start + node.name, ""))
 
 
 def raw_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], cast: ArrayType) -> Loss:

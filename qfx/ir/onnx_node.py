@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from qfx.errors import ModelFileError, TypeSyntaxError
 from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph
 from qfx.ir.values import ArrayType, Const, Pads, Shape
 
 REMEDY = "export the model again with qfx.export_onnx"
@@ -23,6 +24,7 @@ class OnnxNode:
     sources: Mapping[str, onnx.ValueInfoProto]
     tensors: Mapping[str, onnx.TensorProto]
     consts: Mapping[str, Const]
+    read_body: Callable[[onnx.GraphProto, str], tuple[Graph, tuple[int, ...]]]
 
     @property
     def form(self) -> str:
@@ -103,6 +105,10 @@ class OnnxNode:
             return ArrayType(FixedType.parse(text), self.ints("int_bits"), self.ints("shape"))
         except TypeSyntaxError as error:
             raise ModelFileError(error.what, where=self.proto.name, remedy=REMEDY) from error
+
+    def body(self, name: str) -> tuple[Graph, tuple[int, ...]]:
+        """The graph inside the node, and which of its outputs are carried to the next step."""
+        return self.read_body(self._attribute(name, onnx.AttributeProto.GRAPH).g, str(self.proto.name))
 
     def _attribute(self, name: str, kind: int) -> onnx.AttributeProto:
         attribute: onnx.AttributeProto

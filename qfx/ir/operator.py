@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import gcd
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -85,6 +85,10 @@ class Operator:
         """Numbers per sample that the interpreter lays out besides operands and result."""
         return 0
 
+    def inner(self) -> Graph | None:
+        """The graph that it carries out again and again, if it is made of one."""
+        return None
+
     # Its form in an ONNX file
 
     forms: ClassVar[tuple[str, ...]]
@@ -96,6 +100,10 @@ class Operator:
     @abstractmethod
     def write(self, writer: Writer, node: Node) -> Value:
         """Write the node; what is known of the tensor that holds its result."""
+
+    def operands(self, inputs: Sequence[str]) -> Sequence[str]:
+        """Those of the inputs of what ``write`` made that are the values that it reads; others are initializers and helpers."""
+        return inputs if self.reads is None else inputs[: self.reads]
 
     @classmethod
     @abstractmethod

@@ -7,8 +7,9 @@ from typing import Any
 
 from qfx.fixed.type import FixedType
 from qfx.ir import words
-from qfx.ir.graph import Graph, Node
+from qfx.ir.graph import LEFT_OUT_KEY, Graph, Node
 from qfx.ir.operator import Operator
+from qfx.ir.within import MARK
 
 _HEADER = ("node", "operator", "inputs", "shape", "type", "values", "raws", "acc", "constants")
 _RIGHT_ALIGNED = ("acc",)
@@ -21,12 +22,15 @@ def listing(graph: Graph) -> str:
     own grid); the exact range, as values (``~`` before a number that is cut to six digits) and as raws; the bits of the accumulator that holds every
     partial sum; the constants as ``count x bits``.
 
+    What is done at each step of a sequence follows its node, as ``node::name``.
+
     The rounding and overflow modes stand at the cast that applies them, not in the type. Attributes at their default are left out: ``s2`` is a
     stride, ``p1`` are pads, ``d2`` a dilation, ``g4`` groups.
     """
-    rows = [_row(graph, node) for node in graph.nodes]
+    rows = _rows(graph)
     lines = [f"{graph.name}: {_output(graph, 0)}"] if len(graph.outputs) == 1 else [f"{graph.name}:"]
     lines += [f"  {_output(graph, position)}" for position in range(len(graph.outputs)) if len(graph.outputs) > 1]
+    lines += [f"  without {told}, which the recipe left out" for told in graph.metadata.get(LEFT_OUT_KEY, "").splitlines()]
     lines.append("")
     lines += _table([_HEADER, *rows])
     consts = [const for node in graph.nodes for const in node.op.constants().values()]
@@ -43,11 +47,13 @@ def listing(graph: Graph) -> str:
 
 def as_data(graph: Graph) -> dict[str, Any]:
     """The listing as JSON values. A value is ``raw * 2**-frac_bits``, with one ``frac_bits`` for all channels or a list of one for each;
-    ``accumulator_bits`` is null where nothing is accumulated; ``constants`` are those that hardware stores."""
+    ``accumulator_bits`` is null where nothing is accumulated; ``constants`` are those that hardware stores; ``body``, where
+    there is one, are the nodes of what is done at each step."""
     nodes = [_node_data(graph, node) for node in graph.nodes]
     return {
         "model": graph.name,
         **({"output": graph.output} if len(graph.outputs) == 1 else {"outputs": dict(zip(graph.output_names, graph.outputs, strict=True))}),
+        **({"left_out": graph.metadata[LEFT_OUT_KEY].splitlines()} if LEFT_OUT_KEY in graph.metadata else {}),
         "nodes": nodes,
         "macs_per_sample": sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes),
         "constants": sum(entry["count"] for node in nodes for entry in node["constants"]),
@@ -61,6 +67,16 @@ def _output(graph: Graph, position: int) -> str:
     which = "the output" if len(graph.outputs) == 1 else f"output {position}"
     called = "" if own == name else f" ({own})"
     return f"{name} is {which}{called}, {words.sizes(info.shape)} of {info.type}"
+
+
+def _rows(graph: Graph, inside: str = "") -> list[tuple[str, ...]]:
+    rows = []
+    for node in graph.nodes:
+        name, *rest, constants = _row(graph, node)
+        body = node.op.inner()
+        rows.append((inside + name, *rest, constants if body is None else ""))
+        rows += [] if body is None else _rows(body, f"{inside}{node.name}{MARK}")
+    return rows
 
 
 def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
@@ -77,6 +93,7 @@ def _node_data(graph: Graph, node: Node) -> dict[str, Any]:
         "raw_range": [min(word.lo for word in stored), max(word.hi for word in stored)],
         "accumulator_bits": acc.width if (acc := _accumulator(graph, node)) else None,
         "constants": held,
+        **({} if (body := node.op.inner()) is None else {"body": [_node_data(body, part) for part in body.nodes]}),
     }
 
 

@@ -22,6 +22,8 @@ def verify(graph: Graph, *, where: str = "verify") -> None:
     range lies in its type and in int64 on the type's grid, no node is dead. (Names, order and arity are checked when a Graph is built.)
     """
     for node in graph.nodes:
+        if (body := node.op.inner()) is not None:
+            verify(body, where=f"{where}: {node.name}")
         info = graph.infos[node.name]
         inferred = node.op.infer(node.name, tuple(graph.infos[source] for source in node.inputs))
         if inferred != info:

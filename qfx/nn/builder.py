@@ -11,14 +11,16 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import norm_called_twice, output_problems
-from qfx.capture.traced import Traced
+from qfx.capture.traced import KEPT, MADE, Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
+from qfx.nn.layers.products.weights import computed_together
+from qfx.nn.layers.selecting.embedding import rows_addressed
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.lookup import find
+from qfx.nn.lookup import find, only_moves
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -48,6 +50,8 @@ class Builder:
         self.graph = fx.Graph()
         self.values: dict[fx.Node | Part, _Value] = {}
         self.paths = {name for name, _ in traced.module.named_modules()} | {name for name, _ in traced.module.named_parameters()}
+        read = (node for node in traced.module.graph.nodes if any(user not in traced.shapes for user in node.users))
+        self.paths |= {name for node in read for name in node.meta.get(KEPT, ())}  # what is computed of others stays under its name
         self.used: set[str] = set()
         self.raw: dict[fx.Node, fx.Node] = {}  # arguments that hold several tensors
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
@@ -81,7 +85,8 @@ class Builder:
         if not self.traced.tensor_users(node):
             raise UnsupportedError(f"the input {self._label(node)!r} is never read", where=self._label(node), remedy="leave it out of the example")
         label = self._label(node) if self._several() else "input"
-        layer = QInput(self.traced.shapes[node], self.recipe, label)
+        layer = QInput(self.traced.shapes[node], self.recipe, label, rows_addressed(node, self.traced, only_moves))
+        layer.left_out = self.traced.left_out
         path = self._attach(self._free(layer.label), layer)
         layer.initialize(data)
         self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")
@@ -115,6 +120,9 @@ class Builder:
             self.values[node] = self.values[sources[0]]
             return
         parts[-1].layer.float_tensors = tensors_of(node, self.traced)
+        for part in parts:
+            if isinstance(part.layer, Weighted) and node.meta.get(MADE):
+                part.layer.compute_own(computed_together(self.traced, node.meta[MADE]))
         readers = placement.readers(parts)
         for part in parts:
             places = [sources[source] if isinstance(source, int) else source for source in part.sources]
@@ -132,7 +140,7 @@ class Builder:
         for part in parts:
             del self.values[part]
         shape = tuple(self.values[node].data.shape[1:])
-        if shape != call.out_shape:
+        if shape != call.out_shape and not parts[-1].layer.traits.leaves_out:
             raise call.refuse(f"{call.name} gives {call.out_shape} in float and {shape} here", "please report this defect")
 
     def _placed(self, call: Call) -> Call:
@@ -163,6 +171,8 @@ class Builder:
             layer = self._layer(path)
         else:
             path = self._attach(path, layer)
+        if isinstance(layer, Tabled):
+            layer.table_error = self.recipe.table_error
         arguments: tuple[QTensor | FoldedNorm, ...] = tuple(value.data for value in inputs)
         extra: tuple[fx.Node, ...] = ()
         if norm is not None:
@@ -234,7 +244,7 @@ class Builder:
     def _functional_path(self, node: fx.Node) -> str:
         """Where a functional call gets its place: below the module that makes it, under the operation's name."""
         parent = self.traced.path(node)
-        base = getattr(node.target, "__name__", str(node.target)).strip("_")
+        base = str(node.kwargs.get("label") or getattr(node.target, "__name__", str(node.target))).strip("_")
         path = f"{parent}.{base}" if parent else base
         return self._free(path)
 

@@ -110,13 +110,17 @@ def parts_of(layers: Layers, inputs: int) -> tuple[Part, ...]:
 class Family:
     """What one file of ``qfx/nn/layers`` brings: its fixed-point ``layers``, and the torch ``modules`` (by the class whose forward runs),
     ``functions`` and ``methods`` that become them: the names of the arguments (a star gathers the rest) and the rule. ``takes_constants``: its
-    rules have words of their own for operands that are not computed from the input."""
+    rules have words of their own for operands that are not computed from the input. ``elementwise``: whether its operations work number by number,
+    with operands repeated as torch does: whatever the axes are. ``moving``: whether a call with such arguments (by name, or attributes of the
+    module) only moves values, where that is not the same for all."""
 
     layers: tuple[type[FixedLayer], ...] = ()
     modules: Mapping[type[nn.Module], Rule] = field(default_factory=dict)
     functions: Mapping[Callable[..., Any], tuple[str, Rule]] = field(default_factory=dict)
     methods: Mapping[str, tuple[str, Rule]] = field(default_factory=dict)
     takes_constants: bool = False
+    elementwise: bool = False
+    moving: Callable[[Mapping[str, Any]], bool] | None = None
 
     @property
     def rules(self) -> frozenset[Rule]:
@@ -161,12 +165,3 @@ def pool_window(call: Call) -> Window:
         remedy = limits.whole_windows(list(axes), "max" in call.name.lower())
         raise call.refuse("ceil_mode with a partial last window", remedy)
     return kernel, stride, padding, dilation
-
-
-def adaptive_window(call: Call) -> tuple[int, ...]:
-    """Kernel and stride of adaptive pooling. Refuses output sizes that do not divide the input's."""
-    call.spatial_rank()
-    kernel = tuple(size // out for size, out in zip(call.in_shape[1:], call.out_shape[1:], strict=True))
-    if any(size != k * out for size, k, out in zip(call.in_shape[1:], kernel, call.out_shape[1:], strict=True)):
-        raise call.refuse(f"adaptive pooling from {call.in_shape[1:]} to {call.out_shape[1:]}", limits.divisors(call.in_shape[1:]))
-    return kernel

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
-from qfx.capture.trace import capture
-from qfx.capture.traced import is_layer
+from qfx.capture.tail import captured
+from qfx.capture.traced import base_layer, is_layer
+from qfx.capture.weights import computed_roles, detached_copy, make_plain
 from qfx.errors import DataError, RecipeError, UnsupportedError
 from qfx.nn.builder import Builder
 from qfx.nn.layers import QInput
 from qfx.nn.model import QuantizedModel, quantizers, unwrapped
+from qfx.nn.rules import MODULES
 from qfx.recipe import Recipe
 
 
@@ -72,55 +72,32 @@ def check_model(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise DataError("is not initialized yet", where=name, remedy="run the model once on an example: model(example_input)")
-        if not bool(torch.isfinite(tensor).all()):
+        held = tensor if isinstance(tensor, nn.Parameter) else torch.where(tensor == -torch.inf, 0, tensor)  # a mask: refused where it is none
+        if not bool(torch.isfinite(held).all()):
             raise DataError("NaN or infinity", where=name, remedy="repair the checkpoint")
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode; of a single layer, one that gives it a name."""
     changed = tuple(changed_modules(model))
-    held = [tensor for module in model.modules() for tensor in vars(module).values() if isinstance(tensor, Tensor) and not tensor.is_leaf]
     try:
-        source = copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in held}).eval()  # a pruned weight, which its hook computes anew
+        source = detached_copy(model).eval()
     except RuntimeError as error:  # torch's refusal of tensors with a history
         message = str(error).split(". ")[0]
         remedy = "let the model keep no results of earlier calls, only parameters and buffers"
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
-    _as_they_are(source)
+    for module in source.modules():
+        if is_layer(module) and base_layer(module) in MODULES and not computed_roles(module):
+            make_plain(module)  # what a BatchNorm, say, computes of others is not seen by its rule
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
-
-
-def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class of its own: it shares one with the module that it is a copy of, and torch removes the weight from that."""
-    shared = type(module)
-    members = {name: member for name, member in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, members)
-
-
-def _as_they_are(model: nn.Module) -> None:
-    """Give layers whose weight is computed of others, by weight or spectral normalization say, that weight as a parameter: it is what is trained."""
-    for module in model.modules():
-        if parametrize.is_parametrized(module):
-            _own_class(module)
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-                value = getattr(module, name)
-                if not isinstance(value, nn.Parameter):  # torch leaves a buffer where gradients are off
-                    delattr(module, name)
-                    module.register_parameter(name, nn.Parameter(value.detach().clone()))
-        for hook in list(module._forward_pre_hooks.values()):
-            if type(hook).__name__ == "WeightNorm":
-                torch.nn.utils.remove_weight_norm(module, hook.name)  # type: ignore[attr-defined]
-            elif type(hook).__name__ == "SpectralNorm":
-                torch.nn.utils.remove_spectral_norm(module, hook.name)  # type: ignore[attr-defined]
 
 
 def _built(source: nn.Module, example: Inputs, recipe: Recipe, name: str) -> QuantizedModel:
     """The fixed-point network. A model that cannot become one is refused with all that stands in the way."""
     if any(True for _ in changed_modules(source)):
         require_supported(source, example, recipe)
-    traced = capture(source, example)
+    traced = captured(source, example, recipe)
     found: tuple[UnsupportedError, ...] = ()
     if traced.stopped is None and traced.differs is None and not traced.refused:
         try:

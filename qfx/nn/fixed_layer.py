@@ -25,7 +25,7 @@ Steps = list[tuple[str, Operator]]
 class Traits:
     """What ``quantize`` has to know of a kind of layer to place Casts and to attach it.
 
-    ``moves_only``: at inference it gives its input's values as they are (zeros may join them).
+    ``moves_only``: at inference it gives its input's values as they are (zeros, or another constant, may join them).
     ``keeps_grid``: cast values give cast values; the result of every other layer is due for a Cast.
     ``reads_uncast``: it may read a result that is not cast yet, inside a chain; every other layer reads cast values.
     ``ends_chain``: a Cast that is due stands right behind it, where it gives the result of a torch operation.
@@ -33,6 +33,8 @@ class Traits:
     ``named_by_source``: a Cast behind it belongs to the layer before it.
     ``called_again``: what a later call of its torch module gets: a layer of its own, the one that is there, or a refusal.
     ``one_point``: a Cast behind it has one binary point for all channels, whatever the recipe says.
+    ``casts``: it gives cast values, whatever it reads.
+    ``leaves_out``: it may give less than its operation does, where nothing reads the rest.
     ``holds_constants``: it has numbers of its own for every output channel, which could take in a factor or an addend that follows.
     """
 
@@ -44,6 +46,8 @@ class Traits:
     named_by_source: bool = False
     called_again: Literal["new", "shared", "refused"] = "new"
     one_point: bool = False
+    casts: bool = False
+    leaves_out: bool = False
     holds_constants: bool = False
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from qfx.capture.refusals.remedies import plain_remedy
-from qfx.capture.traced import Traced, base_layer
+from qfx.capture.traced import KIND, Traced, base_layer
 from qfx.nn.call import Call, Rule, name_of
 from qfx.nn.rules import FAMILY_OF, FUNCTIONS, METHODS, MODULES
 from qfx.recipe import Recipe
@@ -15,8 +15,14 @@ from qfx.recipe import Recipe
 
 def only_moves(node: fx.Node, traced: Traced) -> bool:
     """Whether the node passes its input's values on as they are (zeros may join them)."""
-    rule = _entry(node, traced)[1]
-    return rule is not None and FAMILY_OF[rule].moves_only
+    names, rule = _entry(node, traced)
+    if rule is None:
+        return False
+    family = FAMILY_OF[rule]
+    if family.moving is None:
+        return family.moves_only
+    module = node.op == "call_module"
+    return family.moving(vars(traced.module.get_submodule(str(node.target))) if module else _bind(names, node, traced))
 
 
 def once_alone(rule: Rule) -> bool:
@@ -39,7 +45,8 @@ def operator_name(node: fx.Node, traced: Traced) -> str:
     """What the user calls the operation: the class of a layer, the name of a function or a method."""
     if node.op == "call_module":
         return base_layer(traced.module.get_submodule(str(node.target))).__name__
-    return str(getattr(node.target, "__name__", node.target))
+    own = str(getattr(node.target, "__name__", node.target))
+    return str(node.meta.get(KIND) or own) if "label" in node.kwargs else own  # a part of a layer that has a name of its own
 
 
 def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule, Call]:
@@ -55,7 +62,7 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
         raise call.refuse(f"{what} reads {unknown.name!r}, which follows the batch size", "let nothing but shapes depend on the batch size")
     fixed = next((source for source in call.inputs if source in traced.fixed), None)
     if fixed is not None and (not FAMILY_OF[rule].takes_constants or isinstance(call.arguments.get("input"), list | tuple)):
-        remedy_ = "qfx joins computed values alone: zeros beside a value are F.pad(x, ...); other constants belong into the weights of a layer"
+        remedy_ = "constants belong into the weights of a layer, into arithmetic, or beside a value (torch.cat)"
         raise call.refuse(f"{what} reads {name_of(fixed)!r}, which is not computed from the input", remedy_)
     return rule, call
 

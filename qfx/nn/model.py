@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.products.computed import settle
+from qfx.nn.layers.products.materialize import materialize_for
+from qfx.nn.layers.selecting.embedding import QEmbedding
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe
@@ -27,19 +30,33 @@ class QuantizedModel(AnyNameModule):
 
     ``state_dict`` has, for each quantizer, its binary points, where they started (``frac_start``) and its type (``cast_type``: word length, sign and
     modes, as integers). ``load_state_dict`` takes a float model's checkpoint, which has none of them (the present ones stay), and those of a
-    quantized model of the same types. Raises ModelFileError, strict or not, for one of other types. A load that fails changes nothing.
+    quantized model of the same types; of one that was materialized (``materialize``), which this one then is too. Raises ModelFileError,
+    strict or not, for one of other types. A load that fails changes nothing.
     """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "QuantizedModel") -> None:
+        super().__init__(root, graph, class_name)
+        settle(self, root, fresh=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = super().__deepcopy__(memo)
+        settle(made, self)
+        return made
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As torch's, but all or nothing: after an error, torch's own included, the model is as it was."""
-        tensors = [(module, dict(module._parameters), dict(module._buffers)) for module in self.modules()]
+        kept = [(module, dict(module._parameters), dict(module._buffers), dict(module._modules)) for module in self.modules()]
         values = [(tensor, tensor.detach().clone()) for tensor in (*self.parameters(), *self.buffers())]
         try:
+            materialize_for(self, state_dict)
             return super().load_state_dict(state_dict, strict, assign)
         except BaseException:
-            for module, parameters, buffers in tensors:
+            for module, parameters, buffers, parts in kept:
+                for place in (module._parameters, module._buffers, module._modules):
+                    place.clear()
                 module._parameters.update(parameters)
                 module._buffers.update(buffers)
+                module._modules.update(parts)
             with torch.no_grad():
                 for tensor, value in values:
                     tensor.copy_(value)
@@ -92,7 +109,7 @@ def _quantizers(model: nn.Module, prefix: str) -> Iterator[tuple[str, Quantizer]
 def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str) -> None:
     """Give the constants and weights in a float checkpoint that no module of torch holds the names that they have here; what is computed of others
     stays as it is here."""
-    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted)]
+    held = [(f"{prefix}{path}.", layer) for path, layer in model.named_modules() if isinstance(layer, HeldConstant | Weighted | QEmbedding)]
     names = {path + own: (prefix + theirs if theirs else "", layer, own) for path, layer in held for own, theirs in layer.float_names().items()}
     for ours, (theirs, layer, name) in names.items():
         if theirs in state_dict:
@@ -100,7 +117,7 @@ def _rename_constants(model: nn.Module, state_dict: dict[str, Any], prefix: str)
         elif not theirs:
             state_dict.setdefault(ours, layer.get_buffer(name))
     read = {prefix + theirs for layer in model.modules() if isinstance(layer, FixedLayer) for theirs in layer.float_tensors}
-    own = model.state_dict(prefix=prefix, keep_vars=True) if read else {}
+    own = model.state_dict(prefix=prefix, keep_vars=True) if read or names else {}
     for theirs in read | {theirs for theirs, _, _ in names.values()}:
         if theirs not in names and theirs not in own:
             state_dict.pop(theirs, None)
@@ -156,3 +173,8 @@ def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 def recipe_of(qmodel: nn.Module) -> Recipe:
     """The recipe that ``qmodel`` was made with. QfxError if it did not come from ``quantize``."""
     return next(layer.recipe for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))
+
+
+def left_out_of(qmodel: nn.Module) -> tuple[str, ...]:
+    """What ``qmodel`` was made without because its recipe leaves it out (``Recipe.tail``), and where that stood in the float model."""
+    return next(layer.left_out for layer in graph_module(qmodel).modules() if isinstance(layer, QInput))

@@ -33,7 +33,7 @@ def lie_far_apart(layer: FixedLayer, bounds: Sequence[Bounds]) -> bool:
 
 def is_due(layer: FixedLayer, due: Iterable[bool]) -> bool:
     """Whether a Cast is due behind the layer; ``due``: before it, of each value that it reads."""
-    return not layer.traits.keeps_grid or any(due)
+    return not layer.traits.casts and (not layer.traits.keeps_grid or any(due))
 
 
 def readers(parts: Sequence[Part]) -> Counter[int | Part]:

@@ -33,6 +33,8 @@ from qfx.nn.layers.elementwise import extreme, piecewise
 from qfx.nn.layers.moving import borders, rearrange, take
 from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
+from qfx.nn.layers.selecting import embedding, logic, top
+from qfx.nn.layers.sequences import recurrent
 
 FAMILIES: tuple[Family, ...] = (
     linear.FAMILY,
@@ -60,6 +62,10 @@ FAMILIES: tuple[Family, ...] = (
     take.FAMILY,
     rearrange.FAMILY,
     borders.FAMILY,
+    embedding.FAMILY,
+    top.FAMILY,
+    logic.FAMILY,
+    recurrent.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

@@ -42,6 +42,10 @@ from qfx.operators.reshape import Reshape as Reshape
 from qfx.operators.reshape import Transpose as Transpose
 from qfx.operators.scale import Stretch as Stretch
 from qfx.operators.scale import Upsample as Upsample
+from qfx.operators.selecting import Embedding as Embedding
+from qfx.operators.selecting import TopPlaces as TopPlaces
+from qfx.operators.selecting import TopValues as TopValues
+from qfx.operators.sequences.scan import Scan as Scan
 from qfx.operators.slice import Slice as Slice
 from qfx.operators.take import Take as Take
 
@@ -51,6 +55,8 @@ OPERATORS: tuple[type[Operator], ...] = (
     Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
     MatMul,
     Take,
+    Embedding, TopValues, TopPlaces,
+    Scan,
 )  # fmt: skip
 """The whole set: what files are read with, what random graphs are made of, and what tests go over."""
 

@@ -117,7 +117,7 @@ class Reduce(Operator, abstract=True):
             value = builder.take(node.inputs[0])
         stream = builder.rewidth(node.inputs[0], value.stream, pe)
         if not whole:
-            stream = self._in_order(builder, node, stream, shape)
+            stream = side_by_side(builder, node, stream, shape, self.axes)
         held = self.accumulator(source) or stream.type
         steps = Steps(builder.names, node.name, (held,), frame, source.grids)
         if info.per_channel:
@@ -130,28 +130,30 @@ class Reduce(Operator, abstract=True):
         builder.add(d.Pool(builder.names.new(node.name, "reduce"), stream, out, self.join, whole, pixels, frame.channels, count, held, epilogue))
         builder.give_stream(name, out, frame)
 
-    def _in_order(self, builder: Builder, node: Node, stream: d.Stream, shape: Shape) -> d.Stream:
-        """The stream with the numbers of each result side by side."""
-        rank, size = len(shape), prod(shape)
-        canonical = np.empty(size, dtype=np.int64)  # where an element travels
-        canonical[Frame.of(shape).order] = np.arange(size)
-        kept = [axis for axis in (*range(1, rank), 0) if axis not in self.axes]
-        joined = sorted(self.axes, key=lambda axis: axis or rank)  # channels innermost
-        places = np.argsort(canonical.reshape(shape).transpose(*kept, *joined).reshape(-1))
-        if np.array_equal(places, np.arange(size)):
-            return stream
-        write: tuple[tuple[int, int], ...] | d.Table | None = loop_nest(places)
-        if write is None:
-            write = d.Table(builder.names.new(node.name, "order"), tuple(places.tolist()), "element")
-        out = builder.like(node.name, stream, 1)
-        builder.add(d.Permute(builder.names.new(node.name, "permute"), stream, out, write, ((size, 1),)))
-        return out
-
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
         rank = len(drawing.shape)
         axes = [axis for axis in range(rank) if drawing.rng.random() < 0.5] or [int(drawing.rng.integers(rank))]
         return cls(tuple(axes)), (drawing.source,)  # type: ignore[call-arg]
+
+
+def side_by_side(builder: Builder, node: Node, stream: d.Stream, shape: Shape, axes: tuple[int, ...]) -> d.Stream:
+    """The stream of a value of ``shape``, one number a word, with the numbers along ``axes`` side by side, the channels among them innermost; what
+    stays in the order of a value without these axes."""
+    rank, size = len(shape), prod(shape)
+    canonical = np.empty(size, dtype=np.int64)  # where an element travels
+    canonical[Frame.of(shape).order] = np.arange(size)
+    kept = [axis for axis in (*range(1, rank), 0) if axis not in axes]
+    joined = sorted(axes, key=lambda axis: axis or rank)  # channels innermost
+    places = np.argsort(canonical.reshape(shape).transpose(*kept, *joined).reshape(-1))
+    if np.array_equal(places, np.arange(size)):
+        return stream
+    write: tuple[tuple[int, int], ...] | d.Table | None = loop_nest(places)
+    if write is None:
+        write = d.Table(builder.names.new(node.name, "order"), tuple(places.tolist()), "element")
+    out = builder.like(node.name, stream, 1)
+    builder.add(d.Permute(builder.names.new(node.name, "permute"), stream, out, write, ((size, 1),)))
+    return out
 
 
 @dataclass(frozen=True, slots=True)

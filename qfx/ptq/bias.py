@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.nn.layers import QBatchNorm
+from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import Quantizer
@@ -41,7 +42,7 @@ def correct_bias(
     Layer by layer, each one reading what the corrected quantized layers before it give, so that their errors count too. ``reference``: the float
     model to compare with (default: ``float_reference(qmodel)``; ``twin`` is its earlier name). ``layers``: the paths to work on (default: all). Where
     the bias is that of a BatchNorm kept behind the layer, it is corrected there. A binary point of a bias that the new numbers outgrow moves to the
-    left; none moves to the right.
+    left; none moves to the right. Weights and biases that the model computes of other parameters become parameters (``materialize``).
 
     Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, appendix D. Raises UnsupportedError for a
     layer whose BatchNorm is folded on the fly, DataError for bad data.
@@ -50,6 +51,7 @@ def correct_bias(
     reference = reference_of(module, reference, twin)
     results = []
     todo = layer_calls(module, layers)
+    materialize(module)
     with evaluating(module), torch.no_grad(), ActivationCache((module, reference), batches(data)) as cache:
         for number, call in enumerate(todo):
             if progress is not None:

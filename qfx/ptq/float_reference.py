@@ -75,8 +75,9 @@ def reference_of(qmodel: fx.GraphModule, reference: fx.GraphModule | None, twin:
 
 
 def _is_rounded(qmodel: fx.GraphModule) -> bool:
-    """Whether every weight that is not zero lies on its grid."""
-    weights = [(layer.cast_weight().detach(), layer.weight_cast) for layer in qmodel.modules() if isinstance(layer, Weighted)]
+    """Whether every weight that is not zero lies on its grid; those inside of loops apart, which rounding passes leave as they are."""
+    layers = [qmodel.get_submodule(str(node.target)) for node in qmodel.graph.nodes if node.op == "call_module"]
+    weights = [(layer.cast_weight().detach(), layer.weight_cast) for layer in layers if isinstance(layer, Weighted)]
     some = [(weight, cast) for weight, cast in weights if bool(weight.any())]
     with torch.no_grad():
         return bool(some) and all(torch.equal(cast(weight).tensor().to(weight.dtype), weight) for weight, cast in some)

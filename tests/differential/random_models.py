@@ -53,7 +53,8 @@ class Network(nn.Module):
         for number, step in enumerate(self.steps):
             inputs = [values[source] for source in step.sources]
             child = getattr(self, f"{step.kind}{number}", None)
-            values.append(child(*inputs) if child is not None else _FUNCTIONAL[step.kind](*inputs, *step.options))
+            found = child(*inputs) if child is not None else _FUNCTIONAL[step.kind](*inputs, *step.options)
+            values.append(found[0] if step.kind == "recurrent" else found)
         return values[-1]
 
 
@@ -87,12 +88,17 @@ def _layer(step: Step) -> nn.Module | None:
         return nn.Linear(o[0], o[1], bias=o[2])
     if kind == "norm":
         return (nn.BatchNorm2d if o[1] == 3 else nn.BatchNorm1d)(o[0])
+    if kind == "recurrent":
+        more = {"nonlinearity": "relu"} if o[0] == "relu" else {}
+        return _RECURRENT[o[0]](o[1], o[2], bidirectional=o[3], bias=o[4], batch_first=True, **more)
     if kind == "relu":
         return nn.ReLU()
     if kind == "relu6":
         return nn.ReLU6()
     return None
 
+
+_RECURRENT: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "tanh": nn.RNN, "relu": nn.RNN}
 
 _TABLES = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "silu": F.silu, "gelu": F.gelu, "exp": torch.exp, "sqrt": torch.sqrt, "sin": torch.sin}
 
@@ -122,6 +128,8 @@ _FUNCTIONAL = {
     "adaptive": lambda x, axes: (F.adaptive_avg_pool2d if len(axes) == 2 else F.adaptive_avg_pool1d)(x, 1),
     "flatten": lambda x: torch.flatten(x, 1),
     "pad": lambda x, flat: F.pad(x, flat),
+    "resized": lambda x, size, corners: F.interpolate(x, size, mode="bilinear" if len(size) == 2 else "linear", align_corners=corners),
+    "windows": lambda x, size, kind: getattr(F, f"adaptive_{kind}_pool{len(size)}d")(x, size),
     "upsample": lambda x, factors: F.interpolate(x, scale_factor=factors),
     "slice": lambda x, step: x[:, :, ::step],
     "transpose": lambda x: x.transpose(-1, -2),
@@ -169,7 +177,8 @@ def _reachable(steps: list[Step]) -> tuple[Step, ...]:
 
 _ANY_KINDS = ["max", "min", "times", "plus", "clamp", "steep", "where", "reduce", "spread"]
 _VECTOR_KINDS = [*_ANY_KINDS, "linear", "linear", "linear", "norm", "relu", "frelu", "leaky", "add", "mul", "square", "abs", "cat", "table"]
-_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", "slice", "upsample", "transposed"]
+_SIZES = ["slice", "upsample", "transposed", "resized", "windows"]
+_WINDOWS = ["conv", "conv", "conv", "conv", "maxpool", "avgpool", "gap", "adaptive", "flatten", *_SIZES]
 _SEQUENCE_KINDS = [
     *_ANY_KINDS,
     *_WINDOWS,
@@ -190,6 +199,7 @@ _SEQUENCE_KINDS = [
     "product",
 ]
 _IMAGE_KINDS = [*_SEQUENCE_KINDS, "transpose"]
+_SEQUENCE_KINDS.append("recurrent")
 _MANY_AXES_KINDS = [
     *_ANY_KINDS,
     "gap",
@@ -249,6 +259,10 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
     if kind == "linear":
         outputs = draw(st.integers(1, 10 if len(shape) == 1 else 4))
         return Step(kind, (source,), (shape[-1], outputs, draw(st.booleans()))), (*shape[:-1], outputs)
+    if kind == "recurrent":
+        hidden, both = draw(st.integers(1, 3)), draw(st.booleans())
+        options = (draw(st.sampled_from(sorted(_RECURRENT))), shape[1], hidden, both, draw(st.booleans()))
+        return Step(kind, (source,), options), (shape[0], hidden * (1 + both))
     if kind == "product":
         alike = [i for i, s in enumerate(shapes) if len(s) == len(shape) and s[-1] == shape[-1] and s[:-2] == shape[:-2]]
         other = draw(st.sampled_from(alike))
@@ -268,6 +282,11 @@ def _draw_step(draw: st.DrawFn, shapes: list[Shape], source: int) -> tuple[Step,
         factors = tuple(draw(st.integers(1, 3)) for _ in shape[1:])
         out = (shape[0], *(n * factor for n, factor in zip(shape[1:], factors, strict=True)))
         return (Step(kind, (source,), (factors,)), out) if _size(out) <= MAX_VALUES else None
+    if kind in ("resized", "windows"):
+        size = tuple(draw(st.integers(1, 2 * n)) for n in shape[1:])
+        more = draw(st.booleans()) if kind == "resized" else draw(st.sampled_from(["avg", "max"]))
+        out = (shape[0], *size)
+        return (Step(kind, (source,), (size, more)), out) if _size(out) <= MAX_VALUES else None
     if kind == "transposed":
         return _draw_transposed(draw, shape, source)
     if kind == "pad":
@@ -359,5 +378,8 @@ def leaves_float64(graph: Graph) -> bool:
     for node in graph.nodes:
         acc = node.op.accumulator(graph.infos[node.inputs[0]]) if node.inputs else None
         if graph.infos[node.name].interval.magnitude_bits > FLOAT64_BITS or (acc is not None and acc.width > FLOAT64_BITS):
+            return True
+        body = node.op.inner()
+        if body is not None and leaves_float64(body):
             return True
     return False

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import gcd
 
 import numpy as np
+from cells import WORD, gru, lstm, recurrent, rows
 
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
@@ -23,6 +24,7 @@ from qfx.operators import (
     Concat,
     Const,
     Conv,
+    Embedding,
     Expand,
     Input,
     LeakyRelu,
@@ -42,11 +44,14 @@ from qfx.operators import (
     ReduceSum,
     Relu,
     Reshape,
+    Scan,
     Slice,
     Stretch,
     Sub,
     SumPool,
     Take,
+    TopPlaces,
+    TopValues,
     Transpose,
     Upsample,
 )
@@ -260,6 +265,21 @@ def extremes() -> Graph:
     )
 
 
+def recurrent_behind_conv() -> Graph:
+    """A convolution gives the sequence, channels first; an LSTM reads it step by step; its results and what it read meet again."""
+    nodes = (
+        Node("x", Input((2, 9), scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))),
+        Node("conv", conv(30, 4, 2, 3, stride=2, pads=(1, 1)), ("x",)),
+        Node("narrow", Cast(ArrayType.of(WORD)), ("conv",)),
+        Node("steps", Transpose((1, 0)), ("narrow",)),
+        Node("rnn", lstm(4, 4), ("steps",)),
+        Node("back", Transpose((1, 0)), ("rnn",)),
+        Node("sum", Add(), ("back", "narrow")),
+        Node("y", Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>")), ("sum",)),
+    )
+    return Graph("recurrent_behind_conv", nodes, "y")
+
+
 DIRECTED: tuple[Callable[[], Graph], ...] = (
     own_points,
     far_channels,
@@ -317,7 +337,16 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
         cast="ap_fixed<8,3>",
     ),
     lambda: chain("one_entry", (3,), Lookup(Const(np.array([-5, -5]), 1), 0, -1), Lookup(const(30, 12), -10, 1), cast="ap_ufixed<1,2>"),
+    lambda: chain("greatest", (4, 3, 5), TopValues(2, 3), Affine(const(36, 4, 3, 3), None), TopValues(0, 2, False), TopValues(1, 1)),
+    lambda: chain("places", (7, 3), TopPlaces(0, 1), Embedding(const(37, 7, 4)), TopPlaces(2, 3, False), Relu()),
+    lambda: chain("ranked", (6,), Slice((0,), (6,), (1,)), TopPlaces(0, 6), cast="ap_fixed<2,2>"),
+    lambda: chain("rows", (3, 2), Embedding(const(31, 6, 4)), Affine(const(32, 3, 2, 4), None), Cast(scalar("ap_fixed<5,3>")), cast="ap_fixed<4,4>"),
+    lambda: chain("many_rows", (5,), Embedding(const(33, 300, 6, bits=9)), Transpose((1, 0)), conv(34, 4, 6, 1), cast="ap_ufixed<9,9>"),
+    lambda: chain("coarse_numbers", (2, 3), Embedding(const(35, 7, 3)), Relu(), cast="ap_fixed<3,4>"),
     lambda: chain("one_bit", (8,), Linear(Const(np.zeros((3, 8), dtype=np.int64), 0), None), cast="ap_ufixed<1,1>"),
+    lambda: recurrent(gru(), 5, last=True),
+    recurrent_behind_conv,
+    lambda: rows(4),
 )
 
 
@@ -343,6 +372,8 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
                 foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd))
         elif isinstance(op, Linear):
             foldings[node.name] = Folding(pick(divisors(channels)), pick(divisors(op.weight.shape[1])))
+        elif isinstance(op, Scan):
+            foldings[node.name] = Folding(*(pick(divisors(number)) for number in op.parallel(graph, node)))
         elif isinstance(op, MatMul):
             terms, columns = graph.infos[node.inputs[1]].shape[-2:]
             foldings[node.name] = Folding(pick(divisors(columns)), pick(divisors(terms)), str(rng.choice(["auto", "dsp", "lut"])))
@@ -354,7 +385,7 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         elif isinstance(op, Slice):
             whole = gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0]) if op.steps[0] == 1 else 1
             foldings[node.name] = Folding(pick(divisors(whole)))
-        elif isinstance(op, Take):
+        elif isinstance(op, Take | Embedding):
             foldings[node.name] = Folding(pick(divisors(op.parallel(graph, node)[0])))
         elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))

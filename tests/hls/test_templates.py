@@ -225,6 +225,17 @@ def cast_cases() -> list[Case]:
     return cases
 
 
+def line_case(bits: int, inner: int, size: int | None) -> Case:
+    """Which entry of a table a pixel of so many bits reads: all pixels, or the least, the greatest and those around multiples."""
+    most = 1 << bits
+    near = [k * inner * (size or 1) + step for k in numbers(500, low=0, high=most // (inner * (size or 1)) + 1).tolist() for step in (-1, 0, 1)]
+    x = np.arange(most) if bits < 12 else np.unique(np.clip([0, most - 1, *near], 0, most - 1))
+    call = f"qfx::line_of<{bits}, {inner}>" if size is None else f"qfx::line_again<{bits}, {inner}, {size}>"
+    body = f"for (int i = 0; i < {x.size}; i++) {{ qfx::vec<qfx::sint<33>, 1> y; y[0] = {call}(in.read()[0].to_int()); out.write(y); }}"
+    expected = x // inner if size is None else x // inner % size
+    return Case(f"line_{bits}_{inner}_{size}", body, x, expected, type_in="qfx::sint<33>", type_out="qfx::sint<33>")
+
+
 SAME = "struct same { typedef qfx::sint<9> out; static inline out apply(const qfx::sint<9>& x, const int, const int) { return x; } };\n"
 CASES = (
     window_case(4, 2, 1, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
@@ -252,6 +263,8 @@ CASES = (
     whole_case("sum", np.sum, 3, 34, 2),
     *movers(),
     *cast_cases(),
+    *(line_case(bits, inner, size) for bits, inner, size in ((11, 1, 26), (11, 8, 10), (10, 13, 5), (11, 7, None), (11, 16, None), (1, 1, 2))),
+    *(line_case(bits, inner, size) for bits, inner, size in ((17, 363, None), (24, 1, 4099), (31, 65537, None), (31, 3, 1_000_003))),
 )
 
 

@@ -103,6 +103,25 @@ def oracle_lookup_linear(op: ops.LookupLinear, x: torch.Tensor) -> torch.Tensor:
     return const_values(op.values)[line] + const_values(op.slopes)[line] * (place - line * 2**op.shift)
 
 
+def oracle_scan(op: ops.Scan, x: torch.Tensor) -> torch.Tensor:
+    """The body by its own operators' oracles, step by step."""
+    first, *states = (node.name for node in op.body.inputs)
+    held = {name: torch.zeros(len(x), *op.body.infos[name].shape, dtype=torch.float64) for name in states}
+    results = []
+    for step in x.unbind(1):
+        known = {first: step, **held}
+        for node in op.body.nodes[len(known) :]:
+            sources = [known[name] for name in node.inputs]
+            if isinstance(node.op, ops.Cast):
+                cast = oracle_cast(node.op.cast, [Fraction(value) for value in sources[0].reshape(-1).tolist()], sources[0].shape[1:])
+                known[node.name] = torch.tensor([float(value) for value in cast], dtype=torch.float64).reshape(sources[0].shape)
+            else:
+                known[node.name] = ORACLE[type(node.op)](node.op, *sources)
+        results.append(known[op.result])
+        held = {name: known[following] for name, following in op.states}
+    return torch.stack(results, 1)
+
+
 COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
 
 ORACLE = {
@@ -126,6 +145,9 @@ ORACLE = {
     ops.Pad: lambda op, x: torch_pad(x, op.pads),
     ops.Slice: lambda op, x: x[(slice(None), *(slice(*bounds) for bounds in zip(op.starts, op.stops, op.steps, strict=True)))],
     ops.Take: lambda op, x: x.index_select(op.axis + 1, torch.tensor(op.indices)),
+    ops.TopValues: lambda op, x: x.sort(dim=op.axis + 1, descending=op.largest, stable=True).values.narrow(op.axis + 1, 0, op.count),
+    ops.TopPlaces: lambda op, x: x.sort(dim=op.axis + 1, descending=op.largest, stable=True).indices.narrow(op.axis + 1, 0, op.count).double(),
+    ops.Embedding: lambda op, x: const_values(op.rows)[x.long().clamp(0, len(op.rows.raw) - 1)],
     ops.Upsample: oracle_upsample,
     ops.Stretch: oracle_stretch,
     ops.Lookup: lambda op, x: const_values(op.entries)[places(op, x)],
@@ -136,6 +158,7 @@ ORACLE = {
     ops.ReduceSum: lambda op, x: x.sum([axis + 1 for axis in op.axes], keepdim=True),
     ops.ReduceMax: lambda op, x: x.amax([axis + 1 for axis in op.axes], keepdim=True),
     ops.ReduceMin: lambda op, x: x.amin([axis + 1 for axis in op.axes], keepdim=True),
+    ops.Scan: oracle_scan,
 }
 
 
@@ -291,6 +314,11 @@ POOL = ops.MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))
         (ops.Take(1, (0, 3)), [(2, 3)], "takes 0,3 along an axis of 3"),
         (ops.Take(0, (-1,)), [(2, 3)], "takes -1 along"),
         (ops.Take(0, ()), [(2, 3)], "one or more numbers of 0 to 1"),
+        (ops.TopValues(2, 1), [(2, 3)], "takes 1 numbers along axis 2"),
+        (ops.TopValues(1, 4), [(2, 3)], "takes 4 numbers along axis 1"),
+        (ops.TopPlaces(1, 0), [(2, 3)], "take no more than there are"),
+        (ops.Embedding(const([1, 2])), [(3,)], r"the rows are of shape \(2,\)"),
+        (ops.Embedding(Const(np.array([[1], [2]]), (0, 3))), [(3,)], "on 2 grids"),
         (ops.Upsample((2,)), [(2, 3, 4)], "one of at least 1 per axis behind the channels"),
         (ops.Upsample((2, 0)), [(2, 3, 4)], r"factors are \(2, 0\)"),
         (ops.Upsample(()), [(2,)], "factors are"),

@@ -13,6 +13,7 @@ from torch import nn
 from qfx.capture.decompositions import OF_MODULES, OF_TORCH
 from qfx.nn import rules
 from qfx.nn.call import Family
+from qfx.nn.layers.sequences.apart import RECURRENT
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 HOMES = {"torch": torch, "F": nn.functional, "operator": operator, "torch.linalg": torch.linalg, "torch.special": torch.special}
@@ -60,7 +61,7 @@ def families() -> str:
 def taken_apart() -> str:
     """The operations that are opened into others; names that share a decomposition share a row."""
     names: dict[Callable[..., Any], list[str]] = {}
-    for name, function in OF_TORCH.items():
+    for name, function in (*OF_TORCH.items(), *RECURRENT.items()):
         names.setdefault(function, []).append(name)
     for kind, function in OF_MODULES.items():
         names.setdefault(function, []).append(name_of_module(kind))

@@ -50,6 +50,41 @@ struct rom_number<true, WIDTH> {
 };
 #endif
 
+// x / DIVISOR for any x of BITS bits, at most 31, without a divider: a product with 2**SHIFT / DIVISOR, rounded up. That is above the true factor by less
+// than 2**-BITS / DIVISOR, in all by less than the 1 / DIVISOR that is between a quotient and the next whole number.
+template <int BITS, int DIVISOR>
+struct quotient {
+  static const int SHIFT = BITS + bits_for<DIVISOR - 1>::value;
+  static const uint64_t FACTOR = ((uint64_t(1) << SHIFT) + DIVISOR - 1) / DIVISOR;
+  static inline uint<BITS> of(const uint<BITS>& x) {
+#pragma HLS INLINE
+    return uint<BITS>(product<uint<2 * BITS + 2> >(x, uint<BITS + 2>(uint64_t(FACTOR))) >> SHIFT);
+  }
+};
+template <int BITS>
+struct quotient<BITS, 1> {
+  static inline uint<BITS> of(const uint<BITS>& x) {
+#pragma HLS INLINE
+    return x;
+  }
+};
+
+// The entry of a table that INNER pixels in a row read, for a pixel of BITS bits.
+template <int BITS, int INNER>
+inline int line_of(const int pixel) {
+#pragma HLS INLINE
+  return int(quotient<BITS, INNER>::of(uint<BITS>(pixel)));
+}
+
+// The same where the SIZE entries come again and again.
+template <int BITS, int INNER, int SIZE>
+inline int line_again(const int pixel) {
+#pragma HLS INLINE
+  const uint<BITS> line = quotient<BITS, INNER>::of(uint<BITS>(pixel));
+  const uint<BITS> before = product<uint<BITS> >(quotient<BITS, SIZE>::of(line), uint<BITS>(SIZE));
+  return int(line) - int(before);
+}
+
 // How the lanes of a row lie in its elements: PER_ELEMENT raws of WIDTH bits in each, the first in the lowest bits; none straddles two elements.
 template <bool SIGNED_, int WIDTH_, int PER_ELEMENT_>
 struct packed {

@@ -142,6 +142,122 @@ to_port_word:
   }
 }
 
+// Several ports in one stream, one after the other in a frame: the numbers of a port lie dense in words of BITS, the first in the lowest bits, and the last
+// word of a port is padded with zeros. WORDS of P numbers a port; BITS / (SLOT * P), a power of two, are in a word of the stream.
+template <int WORDS, int SLOT, int BITS, class T, int P>
+void from_merged(hls::stream<axi_word<BITS> >& in, hls::stream<vec<T, P> >& out) {
+#pragma HLS INLINE
+  ap_uint<BITS> wide = 0;
+from_merged_word:
+  for (int i = 0; i < WORDS; i++) {
+    QFX_PIPELINE
+    QFX_TURN();
+    if (i % (BITS / (SLOT * P)) == 0) {
+      const axi_word<BITS> port = in.read();
+      wide = port.data;
+    }
+    vec<T, P> word;
+    QFX_PACK(word)
+  from_merged_lane:
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      word[p] = T(ap_uint<SLOT>(wide.range(p * SLOT + SLOT - 1, p * SLOT)));
+    }
+    out.write(word);
+    wide >>= SLOT * P;
+  }
+}
+
+// The last port of a frame: the TLAST that comes with the frame's last word goes round, as in from_port.
+template <int WORDS, int SLOT, int BITS, class T, int P>
+void from_merged(hls::stream<axi_word<BITS> >& in, hls::stream<vec<T, P> >& out, hls::stream<vec<uint<1>, 1> >& last) {
+#pragma HLS INLINE
+  ap_uint<BITS> wide = 0;
+  bool ends = false;
+from_merged_last_word:
+  for (int i = 0; i < WORDS; i++) {
+    QFX_PIPELINE
+    QFX_TURN();
+    if (i % (BITS / (SLOT * P)) == 0) {
+      const axi_word<BITS> port = in.read();
+      wide = port.data;
+      ends = port.last != 0;
+    }
+    vec<T, P> word;
+    QFX_PACK(word)
+  from_merged_last_lane:
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      word[p] = T(ap_uint<SLOT>(wide.range(p * SLOT + SLOT - 1, p * SLOT)));
+    }
+    out.write(word);
+    wide >>= SLOT * P;
+    if (i == WORDS - 1) {
+      vec<uint<1>, 1> bit;
+      QFX_PACK(bit)
+      bit[0] = ends;
+      last.write(bit);
+    }
+  }
+}
+
+template <int WORDS, int SLOT, int BITS, class T, int P>
+void to_merged(hls::stream<vec<T, P> >& in, hls::stream<axi_word<BITS> >& out) {
+#pragma HLS INLINE
+  ap_uint<BITS> wide = 0;
+to_merged_word:
+  for (int i = 0; i < WORDS; i++) {
+    QFX_PIPELINE
+    QFX_TURN();
+    const vec<T, P> word = in.read();
+    const int part = i % (BITS / (SLOT * P));
+    if (part == 0) {
+      wide = 0;
+    }
+  to_merged_lane:
+    for (int place = 0; place < BITS / SLOT; place++) {
+#pragma HLS UNROLL
+      if (place / P == part) {
+        wide.range(place * SLOT + SLOT - 1, place * SLOT) = ap_uint<SLOT>(word[place % P]);
+      }
+    }
+    if (part == BITS / (SLOT * P) - 1 || i == WORDS - 1) {
+      out.write(axi<BITS>(wide, false));
+    }
+  }
+}
+
+// The last port of a frame: its last word has the frame's TLAST.
+template <int WORDS, int SLOT, int BITS, class T, int P>
+void to_merged(hls::stream<vec<T, P> >& in, hls::stream<vec<uint<1>, 1> >& last, hls::stream<axi_word<BITS> >& out) {
+#pragma HLS INLINE
+  ap_uint<BITS> wide = 0;
+to_merged_last_word:
+  for (int i = 0; i < WORDS; i++) {
+    QFX_PIPELINE
+    QFX_TURN();
+    const vec<T, P> word = in.read();
+    const int part = i % (BITS / (SLOT * P));
+    if (part == 0) {
+      wide = 0;
+    }
+  to_merged_last_lane:
+    for (int place = 0; place < BITS / SLOT; place++) {
+#pragma HLS UNROLL
+      if (place / P == part) {
+        wide.range(place * SLOT + SLOT - 1, place * SLOT) = ap_uint<SLOT>(word[place % P]);
+      }
+    }
+    bool ends = false;
+    if (i == WORDS - 1) {
+      ends = last.read()[0] != 0;
+    }
+    if (part == BITS / (SLOT * P) - 1 || i == WORDS - 1) {
+      out.write(axi<BITS>(wide, ends));
+    }
+  }
+}
+
 }  // namespace qfx
 
 #endif

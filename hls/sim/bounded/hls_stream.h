@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <cstddef>
 #include <cstdlib>
 #include <deque>
 #include <functional>
@@ -90,6 +91,14 @@ inline void turn() {
   f.turn++;
 }
 
+inline void forget(channel* c) {
+  world& w = *current();
+  if (w.present) commit(*w.present);
+  for (size_t i = w.channels.size(); i-- > 0;) {
+    if (w.channels[i] == c) w.channels.erase(w.channels.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+}
+
 inline void wait(channel& c, const bool for_room) {
   world& w = *current();
   fiber& f = *w.present;
@@ -121,6 +130,11 @@ class stream : public qfx_bounded::channel {
  public:
   explicit stream(const char* name_) : channel(name_) {
     if (qfx_bounded::current()) qfx_bounded::current()->channels.push_back(this);
+  }
+
+  // One inside a process is gone when the process has used it.
+  ~stream() {
+    if (qfx_bounded::current()) qfx_bounded::forget(this);
   }
 
   T read() {

@@ -142,12 +142,18 @@ def _swish(node: Node) -> Value:
 
 
 def _where(node: Node) -> Value:
-    chosen = node.arguments[0]
-    if isinstance(chosen, np.ndarray) and chosen.size == 1:  # decided when it was exported
-        taken, other = (node.x(place).data.shape for place in ((1, 2) if bool(np.ravel(chosen)[0]) else (2, 1)))
-        if tuple(taken) == np.broadcast_shapes(taken, other, chosen.shape):
-            return node.x(1 if bool(np.ravel(chosen)[0]) else 2)
+    condition, rest = node.arguments[0], node.arguments[2]
+    if isinstance(condition, Value) and isinstance(rest, Value) and condition.node.target is torch.isnan and condition.node.args[0] is rest.node:
+        return rest  # what would be NaN has no fixed-point form: PyTorch exports so what attention hides as a whole
+    if isinstance(condition, np.ndarray) and condition.size == 1:  # decided when it was exported
+        taken, other = (node.x(place).data.shape for place in ((1, 2) if bool(np.ravel(condition)[0]) else (2, 1)))
+        if tuple(taken) == np.broadcast_shapes(taken, other, condition.shape):
+            return node.x(1 if bool(np.ravel(condition)[0]) else 2)
     return node.call(torch.where, node.x(0), node.operand(1), node.operand(2))
+
+
+def _is_nan(node: Node) -> Value:
+    return node.call(torch.isnan, node.x())
 
 
 def _cast(node: Node) -> Value:
@@ -221,6 +227,7 @@ HANDLERS: dict[str, Handler] = {
     "Or": _binary(torch.logical_or),
     "Not": _plain(torch.logical_not),
     "Where": _where,
+    "IsNaN": _is_nan,
     "Cast": _cast,
     "CastLike": _cast,
     "Identity": _same,

@@ -31,6 +31,8 @@ def _unpermuted(x: Value) -> tuple[Value, list[int]]:
 def reshape(node: Node, x: Value, shape: Sequence[int]) -> Value:
     """To ``shape`` on the example; of other batches the axis differs that the batch is on."""
     wanted = list(torch.empty(x.data.shape, device="meta").reshape(tuple(shape)).shape)
+    if node.make.literal:
+        return node.call(torch.reshape, x, tuple(wanted))
     if wanted == list(x.data.shape):
         return x
     source, perm = _unpermuted(x)
@@ -243,33 +245,6 @@ def _pad(node: Node) -> Value:
     return node.call(functional.pad, x, sides, mode=modes[mode])
 
 
-def _resize(node: Node) -> Value:
-    x, upsample = node.x(), node.proto.op_type == "Upsample"
-    mode, rank = node.text("mode", "nearest"), node.x().rank
-    how = "asymmetric" if upsample or node.opset < 11 else node.text("coordinate_transformation_mode", "half_pixel")
-    at = 1 if upsample or node.opset < 11 else 2
-    scales, sizes = node.constant(at, "scales"), node.numbers(3) if at == 2 else None
-    axes = list(node.ints("axes", range(x.data.dim())))
-    target = list(x.data.shape)
-    if scales is not None and scales.size:
-        for axis, scale in zip(axes, np.ravel(scales), strict=True):
-            target[axis] = math.floor(target[axis] * float(scale))
-    for axis, size in zip(axes, sizes or (), strict=False):
-        target[axis] = size
-    out = target[2:]
-    factors = [new / old for new, old in zip(out, x.data.shape[2:], strict=True)]
-    if target[:2] != list(x.data.shape[:2]) or rank not in (1, 2, 3):
-        raise node.refuse(f"a size from {tuple(x.data.shape)} to {tuple(target)}", "resize the axes behind the channels")
-    if mode == "nearest":
-        whole = len(set(factors)) == 1 and factors[0].is_integer()
-        given: dict[str, object] = {"scale_factor": factors[0]} if whole else {"size": tuple(out)}
-        return node.call(functional.interpolate, x, mode="nearest", **given)
-    aligned = how == "align_corners"
-    if mode != "linear" or how not in ("half_pixel", "pytorch_half_pixel", "align_corners") or node.integer("antialias", 0):
-        raise node.refuse(f"mode {mode!r} by {how}", "use nearest, or linear by half_pixel or align_corners")
-    return node.call(functional.interpolate, x, size=tuple(out), mode=("linear", "bilinear", "trilinear")[rank - 1], align_corners=aligned)
-
-
 def _trilu(node: Node) -> Value:
     diagonal = node.numbers(1)
     return node.call(torch.triu if node.integer("upper", 1) else torch.tril, node.x(), (diagonal or [0])[0])
@@ -297,7 +272,5 @@ HANDLERS: dict[str, Handler] = {
     "Tile": _tile,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
-    "Resize": _resize,
-    "Upsample": _resize,
     "Trilu": _trilu,
 }

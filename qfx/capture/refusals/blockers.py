@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from qfx.capture.any_names import RESERVED
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.remedies import OTHERS, named, plain_remedy
-from qfx.capture.trace import capture
+from qfx.capture.tail import captured
 from qfx.capture.traced import KIND, OPENED, Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
 from qfx.nn.lookup import find, has_rule, once_alone, operator_name
@@ -23,15 +23,16 @@ from qfx.recipe import Recipe
 def require_supported(model: nn.Module, example: Any, recipe: Recipe | None = None) -> None:
     """Raise UnsupportedError, listing every blocker, if ``quantize`` would refuse the model for its operations; DataError for an example that it does
     not take. ``model`` in evaluation mode."""
+    recipe = Recipe() if recipe is None else recipe
     changed = tuple(changed_modules(model))
     require_traceable(model, changed)
     try:
-        traced = capture(model, example)
+        traced = captured(model, example, recipe)
     except QfxError:
         if changed:
             raise together(changed, where=type(model).__name__) from None
         raise
-    found = blockers(traced, Recipe() if recipe is None else recipe, changed)
+    found = blockers(traced, recipe, changed)
     if found:
         raise refusal(model, example, traced, found)
 

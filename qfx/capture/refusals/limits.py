@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def divisors(sizes: tuple[int, ...]) -> str:
-    """The output sizes of adaptive pooling."""
-    choices = [", ".join(str(n) for n in range(1, size + 1) if size % n == 0) for size in sizes]
-    return f"choose an output size that divides the input's: {' by '.join(f'one of {each}' for each in dict.fromkeys(choices))}"
-
-
 def whole_windows(axes: Sequence[tuple[int, ...]], of_maxima: bool) -> str:
     """``ceil_mode`` where the last window sticks out. ``axes``: (size, output size, kernel, stride, padding, dilation) of each."""
     more = [(out - 1) * stride + dilation * (kernel - 1) + 1 - size - 2 * padding for size, out, kernel, stride, padding, dilation in axes]

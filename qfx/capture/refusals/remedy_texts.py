@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 NO_FORM = "train the model without it, or end the model before it and compute the rest on the host"
-STATE = "qfx has no state from step to step: use nn.Conv1d or attention over the steps, or keep it outside of the model that goes to the FPGA"
 LEAVE = "leave it out: it changes no value"
 HOST = "leave it out, and take it of the result on the host"
 RANDOM = "let nothing be random at inference: return the mean, say"
@@ -15,12 +14,10 @@ INDICES = "let indices be constants, as in x[:, [2, 0, 1]]: such that are comput
 JOINED = "to join values along the channels write torch.cat(values, 1), along a new axis behind the batch torch.stack(values, 1)"
 
 TEXTS: dict[str, str] = {
-    **dict.fromkeys(
-        ("argmax", "argmin", "topk", "sort", "msort", "argsort", "kthvalue", "median", "nanmedian", "mode", "quantile", "nanquantile"), HOST
-    ),
+    **dict.fromkeys(("msort", "nanmedian", "mode", "quantile", "nanquantile"), HOST),
     **dict.fromkeys(
         (
-            *("mod", "remainder", "fmod", "floordivide", "floordiv", "atan2", "cumprod", "cummax", "cummin", "logcumsumexp", "prod", "reduceprod"),
+            *("mod", "remainder", "fmod", "floordivide", "floordiv", "atan2", "cumprod", "cummax", "cummin", "logcumsumexp", "reduceprod"),
             *("fractionalmaxpool2d", "fractionalmaxpool3d", "gridsample", "gridsampler", "affinegrid", "cdist", "byte", "char", "short"),
         ),
         NO_FORM,
@@ -32,11 +29,8 @@ TEXTS: dict[str, str] = {
     ),
     "cumsum": "it is a product by a constant matrix: torch.matmul(x, torch.ones(n, n).triu()) is the same along a last axis of n places",
     "glu": "a * torch.sigmoid(b) with a, b = x.chunk(2, dim) is the same",
-    **dict.fromkeys(("lstm", "gru", "rnn", "lstmcell", "grucell", "rnncell", "rnntanh", "rnnrelu", "rnntanhcell", "rnnrelucell", "rnnbase"), STATE),
     **dict.fromkeys(("packpaddedsequence", "padpackedsequence"), "give the model whole sequences of one length: qfx has no packed ones"),
-    **dict.fromkeys(("embedding", "embeddingbag", "onehot"), "look the table up on the host, and give the model the numbers that it holds"),
-    **dict.fromkeys(("eq", "ne"), "numbers that are rounded are rarely equal: compare by >, >=, < or <="),
-    **dict.fromkeys(("maskedfill", "maskedscatter"), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
+    **dict.fromkeys(("maskedscatter",), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
     **dict.fromkeys(("dropout3d", "alphadropout", "featurealphadropout", "featuredropout"), "use nn.Dropout or nn.Dropout2d"),
     **dict.fromkeys(
         ("maxunpool", "maxunpool1d", "maxunpool2d", "maxunpool3d"),
@@ -75,7 +69,7 @@ TEXTS: dict[str, str] = {
         ),
         RANDOM,
     ),
-    **dict.fromkeys(("zeroslike", "oneslike", "fulllike", "newzeros", "newones", "newfull", "newempty", "zeros", "ones", "full"), OF_THE_BATCH),
+    **dict.fromkeys(("newempty", "zeros", "ones", "full"), OF_THE_BATCH),
     "upsamplebicubic2d": "use mode='nearest' or mode='bilinear', or a ConvTranspose, which learns what to put between the pixels",
     **dict.fromkeys(("vstack", "hstack", "dstack", "columnstack"), JOINED),
     **dict.fromkeys(

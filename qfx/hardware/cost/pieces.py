@@ -10,7 +10,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design import storage
 from qfx.hardware.design.storage import Memory
-from qfx.hardware.design.streams import Epilogue, Step, Stream, Tag
+from qfx.hardware.design.streams import Epilogue, Step, Stream, Table, Tag
 
 PROCESS = Resources(lut=30, ff=20)
 """The handshake and state machine of a process: an assumption."""
@@ -42,7 +42,11 @@ def rewidth(stream: Stream, source: int, target: int) -> Resources:
 
 def port(slot: int, stream: Stream) -> Resources:
     """The register slice of an AXI4-Stream port of as many slots as the stream has numbers a word."""
-    bits = slot * stream.parallel
+    return register_slice(slot * stream.parallel)
+
+
+def register_slice(bits: int) -> Resources:
+    """That of a stream with words of so many bits."""
     return Resources(lut=bits // 2 + 10, ff=2 * bits + 10)
 
 
@@ -53,7 +57,7 @@ def place(size: tuple[int, ...]) -> Resources:
 
 def epilogue(steps: Epilogue, lanes: int, on: Device) -> Resources:
     """All steps in each of the lanes, a register behind each; the tables that they read are memories of the process."""
-    pieces = []
+    pieces = [_line(table, on) for table in steps.tables if table.index == "pixel"]
     before = steps.inputs[0]
     for step in steps.steps:
         operands = tuple(operand.type for operand in step.operands if operand.type is not None)
@@ -61,6 +65,16 @@ def epilogue(steps: Epilogue, lanes: int, on: Device) -> Resources:
         pieces.append((_step(step, before, second, on) + Resources(ff=step.out.width)) * lanes)
         before = step.out
     return r.total(pieces)
+
+
+def _line(values: Table, on: Device) -> Resources:
+    """Which entry a pixel reads: a product for each quotient by what is no power of two, and one more with a difference for the remainder."""
+    bits = (values.pixels - 1).bit_length()
+    quotients = [values.inner, *([len(values.values)] if values.repeats else [])]
+    found = [r.product(bits, bits + 1, "auto", on) for divisor in quotients if divisor & (divisor - 1)]
+    if values.repeats and len(values.values) & (len(values.values) - 1):
+        found += [r.product(bits, len(values.values).bit_length(), "lut", on), r.adder(bits)]
+    return r.total(found)
 
 
 def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:

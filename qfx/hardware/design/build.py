@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -20,6 +20,7 @@ from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
 from qfx.ir.windows import Windows
+from qfx.ir.within import places
 
 MAX_STREAM_BITS = 64
 """The widest number that travels."""
@@ -44,6 +45,8 @@ class Builder:
 
     def __init__(self, graph: Graph, schedule: Schedule) -> None:
         self.graph, self.schedule, self.names = graph, schedule, Names()
+        self.sites: Mapping[str, int] = places(graph)
+        self.leaves: Mapping[str, int] = dict.fromkeys(graph.outputs, 1)  # how often a value leaves the graph
         self.processes: list[d.Process] = []
         self.nodes: list[str] = []
         self.node = ""  # the graph node that is being lowered
@@ -58,6 +61,16 @@ class Builder:
     def add(self, process: d.Process) -> None:
         self.processes.append(process)
         self.nodes.append(self.node)
+
+    def build(self, nodes: Sequence[Node]) -> None:
+        """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
+        done: set[str] = set()
+        for node in nodes:
+            if self.live(node.name) and node.name not in done:
+                chain = self.fused(node) if node.op.fuses else ()
+                done.update(member.name for member in chain)
+                self.node = node.name
+                node.op.build(self, node, chain)
 
     def live(self, name: str) -> bool:
         return name in self._live
@@ -142,11 +155,11 @@ class Builder:
         if value.frame.canonical:
             value = replace(value, frame=Frame.of(value.frame.shape))
         readers = self.readers(name)
-        is_output = name in self.graph.outputs
-        if not value.frame.canonical and (is_output or any(not reader.op.any_order for reader in readers)):
+        leaves = self.leaves.get(name, 0)
+        if not value.frame.canonical and (leaves or any(not reader.op.any_order for reader in readers)):
             value = self._canonical(name, value)
         copies, rest = deque[Value](), value
-        for _ in range(len(readers) + is_output - 1):
+        for _ in range(len(readers) + leaves - 1):
             outputs = tuple(self.like(name, rest.stream, rest.stream.parallel, rest.stream.words) for _ in range(2))
             self.add(d.Fork(self.names.new(name, "fork"), rest.stream, (outputs[0], outputs[1])))
             copies.append(replace(value, stream=outputs[0]))
@@ -181,7 +194,7 @@ class Builder:
 
     def finish(self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int) -> tuple[d.Epilogue, d.Stream, str]:
         """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves."""
-        append_ops(steps, self.graph, chain)
+        append_ops(steps, self.graph, chain, self.sites)
         name = chain[-1].name if chain else node.name
         epilogue = steps.done()
         return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
@@ -248,7 +261,7 @@ class Builder:
         pe = self.parallel(node, frame.channels)
         source = self.rewidth(node.inputs[0], value.stream, pe)
         steps = Steps(self.names, node.name, (source.type,), frame, self.sources(node)[0].grids)
-        append_ops(steps, self.graph, (node,))
+        append_ops(steps, self.graph, (node,), self.sites)
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
         self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
         self.give_stream(name, out, frame)

@@ -15,10 +15,17 @@ from qfx.hardware.design.streams import Step as Step
 from qfx.hardware.design.streams import Stream as Stream
 from qfx.hardware.design.streams import Table as Table
 from qfx.hardware.design.streams import Tag as Tag
+from qfx.hardware.design.wires import Wire as Wire
 from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
+from qfx.hardware.processes import Embedding as Embedding
+from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
+from qfx.hardware.processes import JoinPort as JoinPort
+from qfx.hardware.processes import Keep as Keep
+from qfx.hardware.processes import Leave as Leave
+from qfx.hardware.processes import Loop as Loop
 from qfx.hardware.processes import MatMul as MatMul
 from qfx.hardware.processes import MatVec as MatVec
 from qfx.hardware.processes import PadFrame as PadFrame
@@ -26,12 +33,15 @@ from qfx.hardware.processes import Permute as Permute
 from qfx.hardware.processes import Pointwise as Pointwise
 from qfx.hardware.processes import Pool as Pool
 from qfx.hardware.processes import Process as Process
+from qfx.hardware.processes import Recall as Recall
 from qfx.hardware.processes import Regrid as Regrid
 from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import SliceFrame as SliceFrame
+from qfx.hardware.processes import SplitPort as SplitPort
 from qfx.hardware.processes import Stretch as Stretch
 from qfx.hardware.processes import TakeFrame as TakeFrame
+from qfx.hardware.processes import Top as Top
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape
@@ -93,7 +103,9 @@ class Design:
     more_inputs: tuple[Port, ...] = ()
     more_outputs: tuple[Port, ...] = ()
     port_names: tuple[tuple[str, ...], tuple[str, ...]] = (("in",), ("out",))
-    """What the top function's streams are called: the inputs', then the outputs'."""
+    """What the C++ calls the ports: the inputs, then the outputs."""
+    merged: tuple[int, int] = (0, 0)
+    """The width in bits of the one stream that carries all inputs, and of that of all outputs; 0: each has a stream of its own."""
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -107,6 +119,21 @@ class Design:
     def several(self) -> bool:
         """Whether there is more than one input or output."""
         return bool(self.more_inputs or self.more_outputs)
+
+    @property
+    def wires(self) -> tuple[tuple[Wire, ...], tuple[Wire, ...]]:
+        """The streams of the top function: those that come in, and those that leave."""
+        sides = zip((self.sources, self.sinks), ("in", "out"), self.merged, strict=True)
+        into, out = (
+            (Wire(name, bits, ports),) if bits else tuple(Wire(own, port.word_bits, ((own, port),)) for own, port in ports)
+            for ports, name, bits in sides
+        )
+        return into, out
+
+    @property
+    def wire_names(self) -> tuple[str, ...]:
+        """The names of all of them, in order."""
+        return tuple(wire.name for wires in self.wires for wire in wires)
 
     @property
     def sources(self) -> tuple[tuple[str, Port], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,19 @@ class Frame:
 
     def table(self, name: str, values: npt.NDArray[np.int64]) -> Table:
         """``values``, broadcast to the shape, in stream order: the smallest table that tells them."""
-        grid = np.broadcast_to(values, self.shape).reshape(-1)[self.order].reshape(self.pixels, self.channels)
+        grid = self._grid(values)
+        if (grid == grid[:, :1]).all() and not (grid == grid[0, 0]).all():
+            inner, entries = _line(grid[:, 0])
+            if entries.size < grid.size:
+                return Table(name, tuple(entries.tolist()), "pixel", None, inner, self.pixels)
+        return self._indexed(name, grid)
+
+    def _grid(self, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """(pixels, channels), as they travel."""
+        return np.broadcast_to(values, self.shape).reshape(-1)[self.order].reshape(self.pixels, self.channels)
+
+    @staticmethod
+    def _indexed(name: str, grid: npt.NDArray[np.int64]) -> Table:
         if (grid == grid[0, 0]).all():
             return Table(name, (int(grid[0, 0]),), "scalar")
         if (grid == grid[0]).all():
@@ -49,11 +62,19 @@ class Frame:
 
     def loaded(self, name: str, values: npt.NDArray[np.int64], type_: FixedType) -> Table:
         """As ``table``, but of values that may become any of ``type_``: its index follows from the shapes alone."""
-        places = self.table(name, np.arange(values.size, dtype=np.int64).reshape(values.shape))
+        places = self._indexed(name, self._grid(np.arange(values.size, dtype=np.int64).reshape(values.shape)))
         flat = values.reshape(-1)
         if places.index == "scalar":  # one entry: one channel
             return Table(name, (int(flat[0]),) * self.channels, "channel", type_)
         return Table(name, tuple(flat[list(places.values)].tolist()), places.index, type_)
+
+
+def _line(column: npt.NDArray[np.int64]) -> tuple[int, npt.NDArray[np.int64]]:
+    """How many pixels in a row have the same number, and the fewest numbers, one for each such row, that come again and again."""
+    inner = int(np.gcd.reduce([column.size, *(np.flatnonzero(np.diff(column)) + 1).tolist()]))
+    entries = column[::inner]
+    size = next(n for n in range(1, entries.size + 1) if not entries.size % n and (entries.reshape(-1, n) == entries[:n]).all())
+    return inner, entries[:size]
 
 
 Grids = npt.NDArray[np.int64]
@@ -172,9 +193,8 @@ class Steps:
             self.type, self.grids = out.word, simple(out.grids)
 
 
-def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...]) -> None:
-    """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the graph."""
-    sites = {node.name: site for site, node in enumerate(graph.nodes)}
+def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...], sites: Mapping[str, int]) -> None:
+    """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the whole model."""
     for node in nodes:
         steps.take_op(node, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
 

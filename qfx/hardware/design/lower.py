@@ -15,6 +15,7 @@ from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.design.build import Builder, port
+from qfx.hardware.design.merge import merge
 from qfx.hardware.design.schedule import Schedule
 from qfx.ir.graph import Graph
 
@@ -29,13 +30,7 @@ def lower(graph: Graph, schedule: Schedule) -> d.Design:
     unread = [node.name for node in graph.inputs if not builder.live(node.name)]
     if unread:
         raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")
-    done: set[str] = set()
-    for node in graph.nodes:
-        if builder.live(node.name) and node.name not in done:
-            chain = builder.fused(node) if node.op.fuses else ()
-            done.update(member.name for member in chain)
-            builder.node = node.name
-            node.op.build(builder, node, chain)
+    builder.build(graph.nodes)
     return _finished(builder)
 
 
@@ -47,7 +42,9 @@ def _finished(builder: Builder) -> d.Design:
     layers = {travel.node: travel.layer for travel in builder.travels}
     if builder.several:
         builder.node = graph.inputs[0].name
-    for position, (node, last) in enumerate(zip(graph.outputs, builder.marks(len(graph.outputs)), strict=True)):
+    joined = builder.schedule.merged and len(graph.outputs) > 1
+    marks = [builder.last] * len(graph.outputs) if joined else builder.marks(len(graph.outputs))
+    for position, (node, last) in enumerate(zip(graph.outputs, marks, strict=True)):
         if builder.several:
             builder.node = layers[node]
         out = graph.infos[node]
@@ -61,9 +58,8 @@ def _finished(builder: Builder) -> d.Design:
         names.append(builder.names.new(own, "out") if builder.several else "out")
         name = builder.names.new(f"{own}_output" if builder.several else "output", "port")
         builder.add(d.ToPort(name, stream, last, outputs[-1].slot, names[-1] if builder.several else ""))
+    merged = merge(builder, tuple(zip(names, outputs, strict=True)))
     loader = loading.loader(builder.processes, builder.names)
-    if loader is not None and builder.several:
-        raise ProjectError("loads its weights and has several inputs or outputs", where=graph.name, remedy="leave the weights in ROM")
     first, *more = builder.inputs
     return d.Design(
         tuple(builder.processes),
@@ -76,4 +72,5 @@ def _finished(builder: Builder) -> d.Design:
         tuple(more),
         tuple(outputs[1:]),
         (tuple(builder.port_names), tuple(names)),
+        merged,
     )

@@ -49,6 +49,8 @@ class Schedule:
     ports: tuple[tuple[str, int], ...] = ()
     """Of a graph with several inputs or outputs: the numbers per word of a port, by the node's name (with ``OUT`` before that of an output),
     where they are not the greatest common divisor of ``input_parallel`` or ``output_parallel`` and the port's channels."""
+    merged: bool = False
+    """Whether all inputs come in one stream, one after the other in a frame, and all outputs leave in one."""
 
     @classmethod
     def of(
@@ -59,9 +61,10 @@ class Schedule:
         output_parallel: int = 1,
         fifos: Mapping[str, int] | None = None,
         ports: Mapping[str, int] | None = None,
+        merged: bool = False,
     ) -> Schedule:
         folded = tuple(sorted(foldings.items(), key=lambda item: item[0]))
-        return cls(folded, input_parallel, output_parallel, tuple(sorted((fifos or {}).items())), tuple(sorted((ports or {}).items())))
+        return cls(folded, input_parallel, output_parallel, tuple(sorted((fifos or {}).items())), tuple(sorted((ports or {}).items())), merged)
 
     def port(self, name: str, channels: int, *, output: bool = False) -> int:
         """The numbers per word of one port among several."""
@@ -87,6 +90,10 @@ class Request:
     fifos: tuple[tuple[str, int], ...] = ()
     fps: float | None = None
     fit: bool = False
+    ports: tuple[tuple[str, int], ...] = ()
+    """The numbers per word of ports by the model's names for them, with ``OUT`` before that of an output."""
+    merged: bool = False
+    """As in ``Schedule``."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fit:

@@ -111,9 +111,11 @@ def kept(words: int, width: int, simd: int, outputs: int) -> Memory:
 
 def table(values: Table, lanes: int) -> Memory:
     """Constants of an epilogue: each of ``lanes`` lanes has its share, for it reads one in the same turn as the others; or all of them, where the
-    number says which."""
+    number says which; one for all lanes, where the pixel does."""
     if values.index == "number":
         return Memory(len(values.values), _table_width(values), lanes, constant=True)
+    if values.index == "pixel":
+        return Memory(len(values.values), _table_width(values), constant=True)
     return Memory(ceil(len(values.values) / lanes), _table_width(values), lanes, values.loaded is None)
 
 

@@ -42,14 +42,23 @@ class Stream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """Constants that an epilogue reads: one (``index`` is "scalar"), one per channel, one per element of the frame in stream order, or one that the
-    number itself says (``index`` is "number": each lane has the whole table)."""
+    """Constants that an epilogue reads: one (``index`` is "scalar"), one per channel, one per element of the frame in stream order, one for all
+    channels of a pixel (``index`` is "pixel": entry (pixel / ``inner``) % size), or one that the number itself says (``index`` is "number": each lane
+    has the whole table)."""
 
     name: str
     values: tuple[int, ...]
-    index: str  # "scalar", "channel", "element", "number"
+    index: str  # "scalar", "channel", "element", "pixel", "number"
     loaded: FixedType | None = None
-    """The type of values that are loaded while the hardware runs; ``values`` are then those at hand. Never "scalar"."""
+    """The type of values that are loaded while the hardware runs; ``values`` are then those at hand. Never "scalar" or "pixel"."""
+    inner: int = 1
+    pixels: int = 0
+    """Of the index "pixel": how many pixels in a row read an entry, and those of a frame."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the entries start again before the frame ends."""
+        return self.inner * len(self.values) < self.pixels
 
 
 @dataclass(frozen=True, slots=True)

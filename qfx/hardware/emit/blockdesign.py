@@ -1,11 +1,18 @@
-"""What ``vivado.tcl`` needs to know beyond the board: the widths of the DMA, the clock to ask for, the ports of the processing system."""
+"""What ``vivado.tcl`` needs to know beyond the board: DMAs and their widths, the clock to ask for, the ports of the processing system.
+
+Every stream of the top function has a DMA channel of its own: every input and output, or all of them together (``Schedule.merged``). Streams in
+and out of one place share a DMA: ``dma`` those of the first, ``dma_1`` those of the second and so on; where there are more of one kind, the last
+DMAs have one channel. Of several ports the DMAs take the processing system's ports into memory by turns, from the board's on: each has a
+SmartConnect of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from qfx.errors import ProjectError
-from qfx.fixed.packing import Port
 from qfx.hardware.board import PORTS, Board, PsPort, check_ports
 from qfx.hardware.design.design import Design
 
@@ -20,6 +27,9 @@ LENGTH_BITS = 26
 
 ALIGNMENT = 128
 """Bytes that a buffer's address must be a multiple of: the widest memory side of the DMA, which has no realignment engine here."""
+
+MAX_CONNECTED = 16
+"""The most AXI masters that share a SmartConnect, and the most slaves that it has (PG247)."""
 
 _MEMORY_BITS = {"zynq_ultra_ps_e": 128, "processing_system7": 64}
 """The default data width of the HP ports."""
@@ -45,41 +55,150 @@ class StreamWidths:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """A stream of the accelerator and its DMA channel. ``converter``: what a width converter between them is called."""
+
+    port: str
+    widths: StreamWidths
+    converter: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dma:
+    """An AXI DMA: ``send`` reads memory for an input, ``receive`` writes what an output gives; one of them at least. It reaches memory by the
+    SmartConnect number ``memory``."""
+
+    name: str
+    send: Lane | None
+    receive: Lane | None
+    memory: int = 0
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """Its AXI masters."""
+        return ("M_AXI_MM2S",) * (self.send is not None) + ("M_AXI_S2MM",) * (self.receive is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A SmartConnect called ``name`` from ``masters`` (pins of DMAs, in order) to the port ``port`` of the processing system."""
+
+    name: str
+    port: PsPort
+    masters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class BlockDesign:
     """The values of the template ``vivado.tcl.j2``. ``clock_mhz`` is asked of the processing system, which gives the nearest that it can."""
 
-    input: StreamWidths
-    output: StreamWidths
-    weights: StreamWidths | None
-    """The port of constants that are loaded while the hardware runs; it has a DMA of its own."""
+    dmas: tuple[Dma, ...]
+    """In the order of the ports; behind them ``dma_weights``, for constants that are loaded while the hardware runs."""
+    memories: tuple[Memory, ...]
+    several: bool
     address_bits: int
     length_bits: int
     clock_mhz: str
     control: PsPort
-    memory: PsPort
     masters: tuple[PsPort, ...]
     """Every AXI master of the processing system: those that are not ``control`` are switched off, or their clocks would be missing."""
 
+    @property
+    def input(self) -> StreamWidths:
+        """The widths at the first input; as ``output``."""
+        return next(dma.send.widths for dma in self.dmas if dma.send)
+
+    @property
+    def output(self) -> StreamWidths:
+        return next(dma.receive.widths for dma in self.dmas if dma.receive)
+
+    @property
+    def memory(self) -> PsPort:
+        """The board's port into memory."""
+        return self.memories[0].port
+
+    @property
+    def weights(self) -> Dma | None:
+        """The DMA of the constants."""
+        return next((dma for dma in self.dmas if dma.name == WEIGHTS), None)
+
+    @property
+    def lanes(self) -> tuple[tuple[Dma, Lane, bool], ...]:
+        """Every port in the order of the DMAs, but for the constants': with its DMA, and whether it is an input."""
+        found: list[tuple[Dma, Lane, bool]] = []
+        for dma in self.dmas:
+            found += [(dma, lane, sends) for lane, sends in ((dma.send, True), (dma.receive, False)) if lane and dma.name != WEIGHTS]
+        return tuple(found)
+
+
+WEIGHTS = "dma_weights"
+
+
+def cells(inputs: int, outputs: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the DMAs of so many inputs, and of so many outputs.
+
+    >>> cells(1, 3)
+    (('dma',), ('dma', 'dma_1', 'dma_2'))
+    """
+    names = ["dma", *(f"dma_{place}" for place in range(1, max(inputs, outputs)))]
+    return tuple(names[:inputs]), tuple(names[:outputs])
+
 
 def block_design(design: Design, board: Board, *, clock_ns: float) -> BlockDesign:
-    """The block design of ``design`` on ``board``. Raises ProjectError for a board without its ports and for a stream that no converter takes."""
+    """The block design of ``design`` on ``board``. Raises ProjectError for a board without its ports, for a stream that no converter takes, and for
+    more ports than a SmartConnect can give registers to."""
     check_ports(board)
     ports = PORTS[board.ps]
+    dmas = _dmas(design, board)
     return BlockDesign(
-        input=_widths(design.input, board),
-        output=_widths(design.output, board),
-        weights=None if design.loader is None else _widths(design.loader.port, board),
+        dmas=dmas,
+        memories=_memories(dmas, board),
+        several=design.several,
         address_bits=_ADDRESS_BITS[board.ps],
         length_bits=LENGTH_BITS,
         clock_mhz=f"{1000 / clock_ns:.6f}".rstrip("0").rstrip("."),
         control=ports[board.control_port],
-        memory=ports[board.memory_port],
         masters=tuple(port for port in ports.values() if port.name.startswith("M")),
     )
 
 
-def _widths(port: Port, board: Board) -> StreamWidths:
-    bits = port.word_bits
+def _dmas(design: Design, board: Board) -> tuple[Dma, ...]:
+    into, out = design.wires
+    names = cells(len(into), len(out))
+    hp = len(_memory_ports(board)) if design.several else 1
+    found = []
+    for place, (name, source, sink) in enumerate(zip_longest(names[len(names[1]) > len(names[0])], into, out)):
+        suffix = f"_{place}" if place else ""
+        send = None if source is None else Lane(source.name, _widths(source.bits, board), f"widen{suffix}")
+        receive = None if sink is None else Lane(sink.name, _widths(sink.bits, board), f"narrow{suffix}")
+        found.append(Dma(name, send, receive, place % hp))
+    if design.loader is not None:
+        found.append(Dma(WEIGHTS, Lane("weights", _widths(design.loader.port.word_bits, board), ""), None))
+    if len(found) >= MAX_CONNECTED:
+        what = f"has {len(design.inputs)} inputs and {len(design.outputs)} outputs{' and loads its weights' * (design.loader is not None)}"
+        most = f"a SmartConnect reaches the registers of {MAX_CONNECTED - 1} DMAs at most (PG247), each with one input and one output"
+        remedy = f"{most}: use --ports merged"
+        raise ProjectError(what, where="block design", remedy=remedy)
+    return tuple(found)
+
+
+def _memory_ports(board: Board) -> list[PsPort]:
+    """The board's port into memory, then the other HP ports in order."""
+    ports = PORTS[board.ps]
+    others = [port for port in ports.values() if port.name.startswith("S_AXI_HP") and not port.name.startswith("S_AXI_HPC")]
+    return [ports[board.memory_port], *(port for port in others if port.name != board.memory_port)]
+
+
+def _memories(dmas: Sequence[Dma], board: Board) -> tuple[Memory, ...]:
+    found = []
+    for number, port in enumerate(_memory_ports(board)):
+        masters = tuple(f"{dma.name}/{master}" for dma in dmas if dma.memory == number for master in dma.masters)
+        if masters:
+            found.append(Memory(f"memory_{number}" if number else "memory", port, masters))
+    return tuple(found)
+
+
+def _widths(bits: int, board: Board) -> StreamWidths:
     if bits > MAX_CONVERTER_BITS:
         raise ProjectError(
             f"a port is {bits} bits wide", where="block design", remedy=f"use fewer numbers per word: {MAX_CONVERTER_BITS} bits at most (PG085)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qfx.hardware.design import design as d
@@ -21,6 +22,11 @@ def units(design: d.Design, ports: tuple[str, str]) -> list[Unit]:
     by_process = {load.process: load for load in loader.loads}
     loading_ = [_with_load(unit_, by_process[unit_.name], loader.port.slot) if unit_.name in by_process else unit_ for unit_ in made]
     return [_loader(loader, loading.counts(design)), *loading_]
+
+
+def functions(units: Sequence[Unit]) -> list[Unit]:
+    """The units and those inside them, each before the one that calls it."""
+    return [function for unit_ in units for function in (*functions(unit_.inner), unit_)]
 
 
 def flags_stream() -> str:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from qfx.fixed.arraytype import ArrayType
 from qfx.fixed.packing import Port
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import Board
 from qfx.hardware.design.design import Design
-from qfx.hardware.emit.blockdesign import ALIGNMENT, LENGTH_BITS
+from qfx.hardware.emit.blockdesign import ALIGNMENT, LENGTH_BITS, cells
+from qfx.ir.graph import Graph, Node
+from qfx.ir.interpret import FloatArray
 from qfx.ir.values import RawArray
+from qfx.operators import Input
 
 FORMAT = 1
 
@@ -24,33 +26,64 @@ SHARED = ("errors.py", "fixed/type.py", "fixed/array.py", "fixed/arraytype.py", 
 """The modules of qfx, relative to the package, that the driver carries byte by byte. They run alone on Python 3.10 with numpy 1.21 (PYNQ 3.0)."""
 
 
-def driver_files(design: Design, cast: ArrayType, board: Board, *, model: str, clock_ns: float, top: str) -> dict[str, str]:
-    """The texts of the folder ``driver/`` by relative path; ``cast`` makes raws of the model's float input."""
+def driver_files(graph: Graph, design: Design, board: Board, *, clock_ns: float, top: str) -> dict[str, str]:
+    """The texts of the folder ``driver/`` by relative path, for the design that ``graph`` was lowered to."""
     package = Path(__file__).resolve().parents[2]
     files = {f"driver/{path}": text for path, text in read_tree(hls_root() / "driver", "**/*.py").items()}
     files.update({f"driver/{path}": (package / path).read_text(encoding="utf-8") for path in SHARED})
     description = {
         "format": FORMAT,
         "top": top,
-        "model": model,
+        "model": graph.name,
         "board": board.name,
         "clock_ns": clock_ns,
         "length_bits": LENGTH_BITS,
         "alignment": ALIGNMENT,
-        "input": {
-            **_port(design.input),
-            "cast": {"type": str(cast.element), "int_bits": list(cast.int_bits), "int_bits_shape": list(cast.shape)},
-        },
-        "output": _port(design.output),
+        **_ports(graph, design),
         **({} if design.loader is None else {"weights": _port(design.loader.port)}),
     }
     files["driver/accelerator.json"] = json.dumps(description, indent=2) + "\n"
     return files
 
 
-def golden_files(x: npt.NDArray[np.floating], x_raw: RawArray, y_raw: RawArray) -> dict[str, bytes]:
-    """The golden vectors of the driver's self-test: floats, the raws of their input cast, and the raws of the results; batch first."""
-    return {"driver/golden_x.npy": _npy(x), "driver/golden_input_raw.npy": _npy(x_raw), "driver/golden_output_raw.npy": _npy(y_raw)}
+def golden_files(design: Design, x: Sequence[FloatArray], x_raw: Sequence[RawArray], y_raw: Sequence[RawArray]) -> dict[str, bytes]:
+    """The golden vectors of the driver's self-test: floats of each input, the raws of its cast, and the raws of each output; batch first. Where there
+    are several, the files are called after the streams."""
+    found = {}
+    for stem, arrays, names in (
+        ("x", x, design.port_names[0]),
+        ("input_raw", x_raw, design.port_names[0]),
+        ("output_raw", y_raw, design.port_names[1]),
+    ):
+        for name, array in zip(names, arrays, strict=True):
+            found[f"driver/golden_{stem}{f'_{name}' * design.several}.npy"] = _npy(array)
+    return found
+
+
+def _ports(graph: Graph, design: Design) -> dict[str, object]:
+    """The ports as the description has them: of several the names in the model, the streams' and those of their DMAs beside the words;
+    ``merged``: the bits of the stream that carries all inputs, and of that of all outputs."""
+    if not design.several:
+        return {"input": {**_port(design.input), "cast": _cast(graph.input)}, "output": _port(design.output)}
+    into, out = design.wires
+    sends, receives = cells(len(into), len(out))
+    if design.merged[0]:
+        sends *= len(design.inputs)
+    if design.merged[1]:
+        receives *= len(design.outputs)
+    sources = zip(graph.inputs, design.sources, sends, strict=True)
+    sinks = zip(graph.output_names, design.sinks, receives, strict=True)
+    return {
+        "inputs": [{"name": node.name, "stream": name, "dma": dma, **_port(port), "cast": _cast(node)} for node, (name, port), dma in sources],
+        "outputs": [{"name": own, "stream": name, "dma": dma, **_port(port)} for own, (name, port), dma in sinks],
+        **({"merged": {"input": design.merged[0], "output": design.merged[1]}} if any(design.merged) else {}),
+    }
+
+
+def _cast(node: Node) -> Mapping[str, object]:
+    op = node.op
+    assert isinstance(op, Input)  # nothing else reads nothing
+    return {"type": str(op.cast.element), "int_bits": list(op.cast.int_bits), "int_bits_shape": list(op.cast.shape)}
 
 
 def _port(port: Port) -> Mapping[str, object]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import Board, check_clock
@@ -19,7 +17,6 @@ from qfx.hardware.emit.emulate import numbers, offsets, simulation_files
 from qfx.hardware.emit.templates import render
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.ir.graph import Graph
-from qfx.operators import Input
 
 CSIM_FLAGS = (
     "-std=c++11",
@@ -50,10 +47,8 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
         raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
     names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
     files = emit_sources(design, top)
-    if design.several:
-        return _of_several_ports(files, graph, design, names)
+    files |= test_bench(design, top)
     for path, template in (
-        ("tb/tb.cpp", "tb.cpp.j2"),
         ("Makefile", "Makefile.j2"),
         ("script.tcl", "script.tcl.j2"),
         ("vivado.tcl", "vivado.tcl.j2"),
@@ -62,14 +57,14 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
         files[path] = render(template, {"design": design, "bd": block_design(design, board, clock_ns=clock_ns), **names})
     for header in ("harness.h", "dma.h"):
         files[f"tb/{header}"] = (hls_root() / "templates" / header).read_text(encoding="utf-8")
-    op = graph.input.op
-    assert isinstance(op, Input)  # Graph has checked it
-    files.update(driver_files(design, op.cast, board, model=graph.name, clock_ns=clock_ns, top=top))
+    files.update(driver_files(graph, design, board, clock_ns=clock_ns, top=top))
     return _with_library(files, graph, design, top)
 
 
 def test_bench(design: Design, top: str) -> dict[str, str]:
-    """The test bench of a design of several ports, by relative path."""
+    """The test bench, by relative path; of several ports with how a frame goes through them."""
+    if not design.several:
+        return {"tb/tb.cpp": render("tb.cpp.j2", {"design": design, "top": top})}
     values = {"design": design, "top": top, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
     values["offsets"] = {
         name: at
@@ -77,17 +72,6 @@ def test_bench(design: Design, top: str) -> dict[str, str]:
         for name, at in zip(names, offsets(ports), strict=True)
     }
     return {"tb/tb.cpp": render("tb_ports.cpp.j2", values), "tb/frame.h": render("frame.h.j2", values)}
-
-
-def _of_several_ports(files: dict[str, str], graph: Graph, design: Design, names: Mapping[str, object]) -> dict[str, str]:
-    """The project of a design of several ports: it has neither a block design nor a driver yet."""
-    top = str(names["top"])
-    files |= test_bench(design, top)
-    files["script.tcl"] = render("script.tcl.j2", {"design": design, **names})
-    files["Makefile"] = render("Makefile.j2", {"design": design, **names})
-    files["README.md"] = render("README_ports.md.j2", {"design": design, **names})
-    files["tb/harness.h"] = (hls_root() / "templates" / "harness.h").read_text(encoding="utf-8")
-    return _with_library(files, graph, design, top)
 
 
 def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str) -> dict[str, str]:
@@ -101,9 +85,21 @@ def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str)
 def emit_sources(design: Design, top: str) -> dict[str, str]:
     """The synthesized sources alone: ``src/<top>.cpp``, its header, the layers, and one header of constants per layer that has some."""
     units = cpp.units(design, ("in", "out"))
-    values = {"design": design, "top": top, "units": units, "stream": cpp.stream, "raw": cpp.raw, "guard": top.upper(), "queue": cpp.queue}
+    functions = cpp.functions(units)
+    values = {
+        "design": design,
+        "top": top,
+        "units": units,
+        "functions": functions,
+        "stream": cpp.stream,
+        "raw": cpp.raw,
+        "guard": top.upper(),
+        "queue": cpp.queue,
+    }
     if design.several:
-        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for names in design.port_names for name in names]
+        named = (*design.wire_names, *["weights"] * (design.loader is not None))
+        streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named]
+        streams += ["const bool load"] * (design.loader is not None)
         values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
     if design.loader is not None:
         values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}
@@ -113,7 +109,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         f"src/{top}.h": render("top.h.j2", values),
         "src/layers.h": render("layers.h.j2", values),
     }
-    for unit in units:
+    for unit in functions:
         if unit.constants:
             files[f"src/weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files

@@ -23,6 +23,7 @@ from qfx.hardware.emit.templates import render
 from qfx.hardware.folding.option import Role
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.passes.loadable import make_constant
+from qfx.ir.within import everything
 from qfx.operators import Cast
 
 FAST_FLAGS = (
@@ -74,7 +75,7 @@ def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]
     wide = lower(constant, wide_schedule(constant))
     files = {f"sim/fast/{path}": text for path, text in _sources(wide, top).items()}
     files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
-    casts = [{"site": site, "node": node.name} for site, node in enumerate(graph.nodes) if isinstance(node.op, Cast)]
+    casts = [{"site": site, "node": name} for site, (name, node) in enumerate(everything(graph)) if isinstance(node.op, Cast)]
     files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(constant, wide)})
     return files
 
@@ -101,12 +102,14 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
     marks = {mark.name for process in design.processes for mark in process.marks}
     inner = [process for process in design.processes if process.role is not Role.PORT and not _only(process.sources, marks)]
     units = [cpp.unit(process, ("", "")) for process in inner]
+    functions = cpp.functions(units)
     entries = [process.targets[0] for process in design.processes if not process.sources]
     exits = [process.sources[0] for process in design.processes if not process.targets]
     values = {
         "design": design,
         "top": top,
         "units": units,
+        "functions": functions,
         "stream": cpp.stream,
         "streams": [stream for stream in design.streams if stream.name not in marks],
         "sources": [(port, offset, stream.name) for port, offset, stream in zip(design.inputs, offsets(design.inputs), entries, strict=True)],
@@ -116,7 +119,7 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
         "guard": f"{top.upper()}_FAST",
     }
     files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
-    for unit in units:
+    for unit in functions:
         if unit.constants:
             files[f"weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
     return files

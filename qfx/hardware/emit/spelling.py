@@ -31,7 +31,7 @@ class Constant:
 @dataclass(frozen=True, slots=True)
 class Unit:
     """A process as the templates lay it out. ``parameters`` and ``arguments`` are those of its function, in order; ``pragmas`` are lines that stand
-    before its ``body``."""
+    before its ``body``. ``inner`` are functions that it calls, which stand before it."""
 
     name: str
     constants: tuple[Constant, ...]
@@ -40,6 +40,7 @@ class Unit:
     arguments: tuple[str, ...]
     pragmas: tuple[str, ...]
     body: tuple[str, ...]
+    inner: tuple[Unit, ...] = ()
 
 
 def raw(type_: FixedType) -> str:
@@ -138,7 +139,7 @@ def epilogue_struct(name: str, epilogue: Epilogue) -> str:
     """The struct that a process template calls for every number that leaves."""
     names = ["a", "b"] if len(epilogue.inputs) == 2 else ["x0"]
     indices = {operand.table.index for step in epilogue.steps for operand in step.operands}
-    pixel = "pixel" if "element" in indices else "/*pixel*/"
+    pixel = "pixel" if indices & {"element", "pixel"} else "/*pixel*/"
     channel = "channel" if indices & {"channel", "element"} else "/*channel*/"
     parameters = [f"const {raw(type_)}& {x}" for type_, x in zip(epilogue.inputs, names, strict=True)]
     lines = [
@@ -171,8 +172,18 @@ def _operand(operand: Operand, channels: int) -> str:
     elif table_.index == "number":
         text = table_.name
     else:
-        text = f"{table_.name}[{'channel' if table_.index == 'channel' else f'pixel * {channels} + channel'}]"
+        text = f"{table_.name}[{_place(table_, channels)}]"
     return f"{raw(operand.type)}({text})" if operand.type is not None else text
+
+
+def _place(table_: Table, channels: int) -> str:
+    """Which entry is read."""
+    if table_.index != "pixel":
+        return "channel" if table_.index == "channel" else f"pixel * {channels} + channel"
+    bits = (table_.pixels - 1).bit_length()
+    if table_.repeats:
+        return f"qfx::line_again<{bits}, {table_.inner}, {len(table_.values)}>(pixel)"
+    return "pixel" if table_.inner == 1 else f"qfx::line_of<{bits}, {table_.inner}>(pixel)"
 
 
 def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
@@ -208,7 +219,7 @@ def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, cal
     unit = plain(name, streams, call, tuple(map(table, tables)))
     lanes = streams["out"].parallel
     # Every lane of a word reads its own entry in the same cycle.
-    shared = [table_ for table_ in tables if table_.index != "number" and lanes > 1]
+    shared = [table_ for table_ in tables if table_.index not in ("number", "pixel") and lanes > 1]
     pragmas = tuple(f"#pragma HLS ARRAY_PARTITION variable={table_.name} cyclic factor={lanes} dim=1" for table_ in shared)
     # Any number of reads: the tool may not see that each lane keeps to its own bank.
     bindings = [line for table_ in tables for line in bound(table_.name, storage.table(table_, lanes), "ROM_NP")]
@@ -216,7 +227,12 @@ def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, cal
 
 
 def port(slot: int, stream_: Stream) -> str:
-    return f"hls::stream<qfx::axi_word<{slot * stream_.parallel}> >"
+    return axi(slot * stream_.parallel)
+
+
+def axi(bits: int) -> str:
+    """An AXI4-Stream with words of so many bits."""
+    return f"hls::stream<qfx::axi_word<{bits}> >"
 
 
 def words_of(stream_: Stream) -> str:

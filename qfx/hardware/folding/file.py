@@ -11,13 +11,24 @@
     [fifos]
     relu_output = 64
 
+Where the model has several inputs or outputs, each port has a width of its own, by the model's name for it:
+
+    [ports.input]
+    left = 4
+
+    [ports.output]
+    "map 1" = 2
+
+``merged = true`` in ``[ports]`` sends all inputs in one stream, one after the other in a frame, and all outputs in one.
+
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,7 +36,7 @@ from typing import Any
 from qfx.errors import ProjectError
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS, Resources
-from qfx.hardware.design.schedule import Folding, Request
+from qfx.hardware.design.schedule import OUT, Folding, Request
 from qfx.hardware.folding.plan import Plan, nearest
 
 _TABLES = ("ports", "layers", "fifos")
@@ -35,7 +46,7 @@ _LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str}
 def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = False) -> Request:
     """What the file asks for. Raises ProjectError, naming the file and the place in it, for anything but the above.
 
-    Whether the layers and FIFOs exist is for ``fold.resolve`` to say, which knows the model.
+    Whether the layers, FIFOs and ports by name exist is for ``fold.resolve`` to say, which knows the model.
     """
     where = str(path)
     try:
@@ -48,13 +59,19 @@ def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = Fal
     for name in _TABLES:
         if not isinstance(data.get(name, {}), dict):
             raise ProjectError(f"{name} is not a table", where=where, remedy=f"write [{name}]")
-    ports = _counts(data.get("ports", {}), f"{where}: [ports]")
-    _known(ports, ("input", "output"), f"{where}: [ports]", "a port")
+    asked = data.get("ports", {})
+    _known(asked, ("input", "output", "merged"), f"{where}: [ports]", "a port")
+    merged = asked.get("merged", False)
+    if not isinstance(merged, bool):
+        raise ProjectError(f"merged is {merged!r}", where=f"{where}: [ports]", remedy="give true or false")
+    tables = {name: value for name, value in asked.items() if isinstance(value, dict)}
+    ports = _counts({name: value for name, value in asked.items() if name not in tables and name != "merged"}, f"{where}: [ports]")
+    named = {name: _counts(tables.get(name, {}), f"{where}: [ports.{name}]") for name in ("input", "output")}
+    widths = (*named["input"].items(), *((OUT + name, width) for name, width in named["output"].items()))
     layers = {name: _folding(values, f'{where}: [layers."{name}"]') for name, values in data.get("layers", {}).items()}
     fifos = _counts(data.get("fifos", {}), f"{where}: [fifos]")
-    return Request(
-        tuple(sorted(layers.items(), key=lambda item: item[0])), ports.get("input"), ports.get("output"), tuple(sorted(fifos.items())), fps, fit
-    )
+    foldings = tuple(sorted(layers.items(), key=lambda item: item[0]))
+    return Request(foldings, ports.get("input"), ports.get("output"), tuple(sorted(fifos.items())), fps, fit, widths, merged)
 
 
 def _folding(values: object, where: str) -> Folding:
@@ -83,17 +100,16 @@ def _known(values: Iterable[str], known: Iterable[str], where: str, what: str) -
             raise ProjectError(f"{key!r} is not {what} of a folding file", where=where, remedy=nearest(key, known))
 
 
-def text(plan: Plan, model: str) -> str:
-    """The plan's schedule as a file, with what every layer takes as comments. ``read`` gives it back."""
+def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | None = None) -> str:
+    """The plan's schedule as a file, with what every layer takes as comments. ``read`` gives it back. ``ports``: the model's names for inputs and
+    outputs, which have to be there where there are several."""
     schedule = plan.schedule
     lines = [
         f"# Folding of {model} for {plan.estimate.board.name} at {plan.clock_ns:g} ns:",
         f"# {plan.interval} cycles from frame to frame, {plan.fps:.0f} frames per second.",
         "# `qfx hls --folding` takes this file, whole or in parts.",
         "",
-        "[ports]",
-        f"input = {schedule.input_parallel}",
-        f"output = {schedule.output_parallel}",
+        *_ports(plan, ports),
     ]
     weighted = plan.weighted
     for cost in plan.estimate.layers:
@@ -106,6 +122,17 @@ def text(plan: Plan, model: str) -> str:
     if schedule.fifos:
         lines += ["", "[fifos]", *(f"{name} = {depth}" for name, depth in schedule.fifos)]
     return "\n".join(lines) + "\n"
+
+
+def _ports(plan: Plan, names: tuple[Sequence[str], Sequence[str]] | None) -> list[str]:
+    """The widths of the ports: those of several by name, as they came out."""
+    if names is None or not plan.design.several:
+        return ["[ports]", f"input = {plan.schedule.input_parallel}", f"output = {plan.schedule.output_parallel}"]
+    lines: list[str] = ["[ports]", "merged = true"] * plan.schedule.merged
+    for table, own, ports in zip(("input", "output"), names, (plan.design.inputs, plan.design.outputs), strict=True):
+        widths = [f"{json.dumps(name, ensure_ascii=False)} = {port.parallel}" for name, port in zip(own, ports, strict=True)]
+        lines += [*[""] * bool(lines), f"[ports.{table}]", *widths]
+    return lines
 
 
 def counts(resources: Resources) -> str:

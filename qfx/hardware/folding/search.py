@@ -26,6 +26,7 @@ from qfx.hardware.folding.plan import Plan as Plan  # part of this module's voca
 from qfx.hardware.folding.plan import fitting_plan as fitting_plan
 from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estimate, weighted_nodes
 from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
+from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
 from qfx.ir.graph import Graph
 from qfx.progress import Progress, silent
 
@@ -46,8 +47,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
-    fifos = dict(request.fifos)
-    asked = Schedule.of(pinned, input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1, fifos=fifos)
+    asked = fixed_schedule(graph, request)
     if request.fps is None and not request.fit:
         progress(_SIZING, 0, 1)
         made = fitting_plan(graph, board, asked, clock_ns=clock_ns)
@@ -56,14 +56,11 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     weights = Weights.of(base)
     check_weights(weights, board, LIMITS)
     lower(graph, asked)  # complains if it cannot
-    outputs = _output_layers(base)
-    ports = (*((node.name, request.input_parallel) for node in graph.inputs), *((name, request.output_parallel) for name in outputs))
-    if len(ports) > 2 and (request.input_parallel or request.output_parallel):
-        remedy = "leave the ports to the search, or give a schedule"
-        raise ProjectError("has several inputs or outputs, and one width is asked for", where=graph.name, remedy=remedy)
-    pinned.update({name: Folding(parallel) for name, parallel in ports if parallel is not None})
+    inputs, outputs = fixed_widths(graph, request)
+    names = [*(node.name for node in graph.inputs), *_output_layers(base)]
+    pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
-    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress)
+    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos:
@@ -110,8 +107,11 @@ class _Made:
 class _Search:
     """The search over one model's layers. ``overhead``: what is no layer took in the design made last."""
 
-    def __init__(self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress) -> None:
+    def __init__(
+        self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress, merged: bool
+    ) -> None:
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
+        self.merged = merged
         self.weights, self.progress = weights, progress
         self.market = Market(found, board, LIMITS)
         self.overhead: FloatArray = np.zeros(len(FIELDS))
@@ -231,4 +231,4 @@ class _Search:
             return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
         inputs = {node.name: ports.pop(node.name) for node in self.graph.inputs}
         outputs = zip(self.graph.outputs, ports.values(), strict=True)  # both in the graph's order
-        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs})
+        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs}, merged=self.merged)

@@ -13,10 +13,19 @@ from qfx.hardware.processes.pointwise import Pointwise as Pointwise
 from qfx.hardware.processes.pointwise import Regrid as Regrid
 from qfx.hardware.processes.pool import Pool as Pool
 from qfx.hardware.processes.ports import FromPort as FromPort
+from qfx.hardware.processes.ports import JoinPort as JoinPort
+from qfx.hardware.processes.ports import SplitPort as SplitPort
 from qfx.hardware.processes.ports import ToPort as ToPort
 from qfx.hardware.processes.process import Process as Process
 from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
+from qfx.hardware.processes.selecting import Embedding as Embedding
+from qfx.hardware.processes.selecting import Top as Top
+from qfx.hardware.processes.sequences import Enter as Enter
+from qfx.hardware.processes.sequences import Keep as Keep
+from qfx.hardware.processes.sequences import Leave as Leave
+from qfx.hardware.processes.sequences import Loop as Loop
+from qfx.hardware.processes.sequences import Recall as Recall
 from qfx.hardware.processes.slice import SliceFrame as SliceFrame
 from qfx.hardware.processes.stretch import Stretch as Stretch
 from qfx.hardware.processes.take import TakeFrame as TakeFrame
@@ -25,6 +34,8 @@ from qfx.hardware.processes.window import Window as Window
 PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
-    TakeFrame,
+    TakeFrame, SplitPort, JoinPort,
+    Embedding, Top,
+    Loop, Enter, Leave, Recall, Keep,
 )  # fmt: skip
 """Every kind, for tests that go over all of them; nothing is looked up here."""

@@ -34,7 +34,7 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import Plan
 from qfx.ir.feeds import Feed, Feeds, feeds, samples
 from qfx.ir.graph import Graph, Node
-from qfx.ir.interpret import FloatArray, quantize_inputs, run_from_raws
+from qfx.ir.interpret import quantize_inputs, run_from_raws
 from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_loadable
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, RawArray
@@ -150,13 +150,13 @@ def write_project(
     check_clock(clock_ns, found)
     made = _planned(graph, found, schedule, clock_ns)
     texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
-    texts["folding.toml"] = folding_file.text(made, graph.name)
+    texts["folding.toml"] = folding_file.text(made, graph.name, ([node.name for node in graph.inputs], graph.output_names))
     texts["estimate.txt"] = summary.as_text(made, graph.name)
     texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
     golden = _golden(make_constant(graph), golden_inputs)
     made_of = {path: text.encode("utf-8") for path, text in texts.items()}
-    files = made_of | _golden_files(graph, made.design, *golden)
+    files = made_of | _golden_files(made.design, *golden)
     if made.design.loader is not None:
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
     for path, data in (extra_files or {}).items():
@@ -172,10 +172,15 @@ def write_project(
 def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | None = None) -> Graph:
     """The graph that a project is made of: optimized, its constants loadable if ``weights`` is "stream". A graph that is prepared stays as it is.
 
-    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, and if nothing could be loaded.
+    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, if nothing could be loaded, and for weights inside
+    a loop over a sequence, which cannot be.
     """
     if weights not in WEIGHTS:
         raise ProjectError(f"weights: {weights!r}", where=graph.name, remedy=f"use one of {', '.join(WEIGHTS)}")
+    held = next((node for node in graph.nodes if node.op.inner() is not None and node.op.constants()), None)
+    if weights == "stream" and held is not None:
+        remedy = "leave the weights in ROM (without --weights stream)"
+        raise ProjectError("computes step by step with constants of its own, which cannot be loaded", where=held.name, remedy=remedy)
     graph = optimize(make_loadable(graph, types) if weights == "stream" else graph)
     if weights == "stream" and not loadable_types(graph):
         raise ProjectError("has no constants that could be loaded", where=graph.name, remedy="leave the weights in ROM")
@@ -248,16 +253,11 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _golden_files(
-    graph: Graph, design: Design, x: Mapping[str, FloatArray], x_raw: Mapping[str, RawArray], y_raw: tuple[RawArray, ...]
-) -> dict[str, bytes]:
-    """The golden vectors of the test bench and, where there is a driver, its own."""
-    if design.several:
-        raws = (*zip(design.port_names[0], x_raw.values(), strict=True), *zip(design.port_names[1], y_raw, strict=True))
-        return {f"tb/golden_{name}.txt": _lines(raw).encode("utf-8") for name, raw in raws}
-    name = graph.input.name
-    texts = {"tb/golden_input.txt": _lines(x_raw[name]), "tb/golden_output.txt": _lines(y_raw[0])}
-    return {path: text.encode("utf-8") for path, text in texts.items()} | golden_files(x[name], x_raw[name], y_raw[0])
+def _golden_files(design: Design, x: Feeds, x_raw: Mapping[str, RawArray], y_raw: tuple[RawArray, ...]) -> dict[str, bytes]:
+    """The golden vectors of the test bench and the driver's."""
+    names = design.port_names[0] + design.port_names[1] if design.several else ("input", "output")
+    texts = {f"tb/golden_{name}.txt": _lines(raw).encode("utf-8") for name, raw in zip(names, (*x_raw.values(), *y_raw), strict=True)}
+    return texts | golden_files(design, tuple(x.values()), tuple(x_raw.values()), y_raw)
 
 
 def _golden(graph: Graph, inputs: Feed | None) -> tuple[Feeds, dict[str, RawArray], tuple[RawArray, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 
 from qfx.errors import DataError, ProjectError
 from qfx.hardware.design import loading
@@ -11,6 +12,7 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.folding import file as folding_file
+from qfx.hardware.folding.widths import fixed_schedule
 from qfx.hardware.project.project import Project, prepare, read_project
 from qfx.ir.graph import Graph
 from qfx.operators import Input
@@ -25,12 +27,18 @@ def words_for(graph: Graph, project_dir: str | os.PathLike[str]) -> bytes:
     project = read_project(project_dir)
     if project.weights != "stream":
         raise ProjectError("has its weights in ROM", where=str(project_dir), remedy="write the project again with --weights stream")
-    op = graph.input.op
-    assert isinstance(op, Input)  # Graph has checked it
-    if op.cast != project.input_cast or op.shape != project.input_shape:
-        raise _other(graph, project, f"its input is {op.shape}, cast to {op.cast}, instead of {project.input_shape}, cast to {project.input_cast}")
+    if len(graph.inputs) != len(project.inputs):
+        raise _other(graph, project, f"it has {len(graph.inputs)} inputs instead of {len(project.inputs)}")
+    several = len(project.inputs) > 1
+    for node, (name, entry) in zip(graph.inputs, project.inputs.items(), strict=True):
+        op = node.op
+        assert isinstance(op, Input)  # Graph has checked it
+        own = f"its input{f' {node.name}' * several} is {op.shape}, cast to {op.cast}"
+        if (op.cast, op.shape) != (entry.cast, entry.shape) or (several and node.name != name):
+            raise _other(graph, project, f"{own}, instead of {f'{name}, ' * several}{entry.shape}, cast to {entry.cast}")
     try:
-        design = lower(prepare(graph, "stream", project.loadable), _schedule(project))
+        ready = prepare(graph, "stream", project.loadable)
+        design = lower(ready, _schedule(project, ready))
     except DataError as error:
         raise _other(graph, project, f"{error.where}: {error.what}") from error
     sources = {path: text for path, text in emit_sources(design, project.top).items() if path != f"src/{project.top}.cpp"}
@@ -41,13 +49,16 @@ def words_for(graph: Graph, project_dir: str | os.PathLike[str]) -> bytes:
     return loading.words(design)
 
 
-def _schedule(project: Project) -> Schedule:
+def _schedule(project: Project, graph: Graph) -> Schedule:
     """The folding that the project was made with."""
     path = project.path / "folding.toml"
     request = folding_file.read(path)
     if hashlib.sha256(path.read_bytes()).hexdigest() != project.files.get(path.name):
         raise ProjectError("has been changed since the project was written", where=str(path), remedy="write the project again")
-    return Schedule.of(dict(request.foldings), input_parallel=request.input_parallel or 1, output_parallel=request.output_parallel or 1)
+    try:
+        return fixed_schedule(graph, replace(request, fifos=()))
+    except ProjectError as error:
+        raise _other(graph, project, error.what) from error
 
 
 def _other(graph: Graph, project: Project, what: str) -> ProjectError:

@@ -113,6 +113,30 @@ def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str
     return _Simulation(design, count, dict(depths or {})).run()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Alone:
+    """One frame that nothing waits for: of each process the cycles in which its turns start that read or write (``starts``), the ``cycles`` until all
+    are done and can start again, and the most words that each FIFO held (``peaks``): as deep, it runs just the same."""
+
+    starts: tuple[d.IntArray, ...]
+    cycles: int
+    peaks: Mapping[str, int]
+
+
+def alone(design: d.Design) -> Alone:
+    """One frame of the design. Raises DeadlockError if it stops."""
+    run = _Simulation(design, 1, {})
+    run.advance()
+    starts = tuple(np.array(times, dtype=np.int64) for times in run.starts)
+    wrote: dict[str, d.IntArray] = {}
+    read: dict[str, d.IntArray] = {}
+    for process, plan, program_, at in zip(design.processes, run.plans, run.programs, starts, strict=True):
+        read.update({stream.name: at[events] for stream, events in zip(process.sources, plan.read_at, strict=True)})
+        wrote.update({stream.name: at[events] + program_.latency for stream, events in zip(process.targets, plan.write_at, strict=True)})
+    cycles = max(int(times[-1]) + plan.restart for times, plan in zip(starts, run.plans, strict=True))
+    return Alone(starts, cycles, {name: _peak(wrote[name], read[name]) for name in wrote})
+
+
 @dataclass(slots=True)
 class _Fifo:
     """``arrived``: cycles from which the words that wait can be read. ``free``: cycles from which the places that are free can be written."""
@@ -152,6 +176,11 @@ class _Simulation:
         self.runs = [self._process(index) for index in range(len(self.plans))]
 
     def run(self) -> Timing:
+        self.advance()
+        return self._timing()
+
+    def advance(self) -> None:
+        """All turns of all frames. Raises DeadlockError where they stop."""
         near = neighbours(self.design)
         ready = deque(range(len(self.runs)))
         queued = [True] * len(self.runs)
@@ -169,7 +198,6 @@ class _Simulation:
                         ready.append(other)
         if any(wait != _DONE for wait in waits):
             raise deadlock(self.design, waits)
-        return self._timing()
 
     def _process(self, index: int) -> Iterator[int]:
         process, plan, program_ = self.design.processes[index], self.plans[index], self.programs[index]

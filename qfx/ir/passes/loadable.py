@@ -31,7 +31,7 @@ def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Gra
     """
 
     def loadable(node: Node, which: int, const: Const) -> Const:
-        if isinstance(const, LoadableConst) or not const.shape or not node.op.loadable or (node.op.pointwise and len(const.shape) > 1):
+        if isinstance(const, LoadableConst) or not const.shape or (node.op.pointwise and len(const.shape) > 1):
             return const  # what differs by the place in the frame stays
         try:
             const = const.on_one_grid()  # its design is for any constant of the type, wherever the binary points of its channels lie
@@ -72,6 +72,9 @@ def loadable_types(graph: Graph) -> dict[str, Types]:
 def _mapped(graph: Graph, change: Callable[[Node, int, Const], Const]) -> Graph:
     nodes = []
     for node in graph.nodes:
+        if not node.op.loadable:  # its constants are no fields, or never others
+            nodes.append(node)
+            continue
         changed: dict[str, Any] = {field: change(node, which, const) for which, (field, const) in enumerate(node.op.constants().items())}
         nodes.append(Node(node.name, replace(node.op, **changed), node.inputs) if changed else node)  # type: ignore[type-var]
     return graph.with_nodes(tuple(nodes))

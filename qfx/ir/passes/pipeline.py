@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qfx.ir.graph import Graph
+from qfx.ir.passes import rewrite
 from qfx.ir.passes.fold_pad import fold_pad
 from qfx.ir.passes.simplify import drop_relu_before_unsigned_cast, merge_reshapes, remove_dead, remove_no_ops
 from qfx.ir.verify import verify, verify_rewrite
 
 Pass = Callable[[Graph], Graph]
 
+
+def optimize_bodies(graph: Graph) -> Graph:
+    """What a node does at each step of a sequence, after the same passes: the inputs stay, and results and next states keep their raws and types."""
+    return rewrite.inside(graph, optimize)
+
+
 PIPELINE: tuple[Pass, ...] = (
     remove_dead,
+    optimize_bodies,
     merge_reshapes,
     fold_pad,
     remove_no_ops,

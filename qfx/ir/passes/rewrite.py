@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from qfx.ir.graph import Graph, Node
 from qfx.ir.verify import living
+from qfx.operators import Scan
 
 Rule = Callable[[Graph, Node], Graph | None]
 """What becomes of one node: the rewritten graph, or None where the rule does not apply."""
@@ -44,6 +45,15 @@ def drop_dead(graph: Graph) -> Graph:
     """A node that no output depends on cannot change one. The inputs stay."""
     alive = living(graph)
     return graph if len(alive) == len(graph.nodes) else graph.with_nodes(tuple(node for node in graph.nodes if node.name in alive))
+
+
+def inside(graph: Graph, pass_: Callable[[Graph], Graph]) -> Graph:
+    """The pass on what nodes do at each step of a sequence."""
+    return graph.with_nodes(tuple(_inside(node, pass_) for node in graph.nodes))
+
+
+def _inside(node: Node, pass_: Callable[[Graph], Graph]) -> Node:
+    return replace(node, op=replace(node.op, body=pass_(node.op.body))) if isinstance(node.op, Scan) else node
 
 
 def _keeps_output(before: Graph, after: Graph) -> bool:

@@ -10,8 +10,8 @@ from qfx.operators import Cast, Relu, Reshape
 
 
 def remove_dead(graph: Graph) -> Graph:
-    """A node that the output does not depend on cannot change it."""
-    return rewrite.drop_dead(graph)
+    """A node that the output does not depend on cannot change it; nor one that no result and no state of a step depends on."""
+    return rewrite.drop_dead(rewrite.inside(graph, remove_dead))
 
 
 def remove_no_ops(graph: Graph) -> Graph:

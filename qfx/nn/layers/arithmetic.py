@@ -191,4 +191,5 @@ FAMILY = Family(
         **dict.fromkeys(("lerp", "lerp_"), ("input end weight", _lerp)),
     },
     takes_constants=True,
+    elementwise=True,
 )

@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from qfx import operators as ops
 from qfx.ir.values import Pads
-from qfx.nn.call import Call, Family, Layers, Part, adaptive_window
+from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
 from qfx.nn.layers.elementwise.held import kept_form
+from qfx.nn.layers.moving.take import QTake
+from qfx.nn.layers.pad import QPad
 from qfx.nn.layers.reductions.reduce import QReduceMean, reduced_mean
+from qfx.nn.layers.resampling.windows import adaptive_windows, laid_out
 from qfx.nn.layers.reshape import QReshape
+from qfx.nn.layers.upsample import QUpsample, repeated
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
@@ -163,8 +167,18 @@ def _counts(call: Call, kernel: tuple[int, ...], stride: tuple[int, ...], paddin
 
 
 def _adaptive_avg_pool(call: Call) -> Layers:
-    kernel = adaptive_window(call)
-    return [QAvgPool(kernel, kernel, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)]
+    windows = adaptive_windows(call)
+    if all(axis.kernel == 1 for axis in windows) and call.out_shape != call.in_shape:  # to more than there were: pixels repeated
+        return repeated(call.in_shape[1:], [axis.order(None) for axis in windows])
+    parts, kernel, stride = laid_out(windows, zeros=True)
+    lengths = torch.ones(1, dtype=torch.float64)
+    for axis in windows:
+        lengths = lengths[..., None] * torch.tensor(axis.lengths, dtype=torch.float64)
+    if any(axis.uneven for axis in windows):
+        pool: FixedLayer = QPartialAvgPool(kernel, stride, ((0, 0),) * len(kernel), lengths, 1.0, call)
+    else:
+        pool = QAvgPool(kernel, stride, (0,) * len(kernel), math.prod(kernel), call.recipe, call.path, call.first)
+    return [*parts, Part(pool, (parts[-1] if parts else 0,))]
 
 
 def _mean(call: Call) -> Layers:
@@ -185,7 +199,7 @@ def _mean(call: Call) -> Layers:
 _ARGUMENTS = "input kernel_size stride padding ceil_mode count_include_pad divisor_override"
 
 FAMILY = Family(
-    layers=(QAvgPool, QPartialAvgPool, QReduceMean, QReshape),
+    layers=(QAvgPool, QPartialAvgPool, QReduceMean, QReshape, QPad, QTake, QUpsample),
     modules={
         nn.AvgPool1d: _avg_pool,
         nn.AvgPool2d: _avg_pool,

@@ -54,4 +54,5 @@ FAMILY = Family(
         **dict.fromkeys(("pow", "pow_"), ("input exponent", _pow)),
         **dict.fromkeys(("abs", "abs_", "absolute"), ("input", _abs)),
     },
+    elementwise=True,
 )

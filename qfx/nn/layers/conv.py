@@ -6,15 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qfx import operators as ops
+from qfx.capture.batch.frames import OverFrames
 from qfx.nn.backends import sums_of_products
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.fixed_layer import Steps
 from qfx.nn.layers.moving.take import QTake, border_orders
-from qfx.nn.layers.products.weights import Weights, weights_of
+from qfx.nn.layers.products.weights import Form, Weights, weights_of
 from qfx.nn.layers.weighted import Weighted
 from qfx.operators import Const
 from qfx.recipe import Recipe
@@ -62,6 +64,32 @@ class QConv(Weighted):
 
     def input_rows(self, x: Tensor) -> Tensor:
         return unfolded(x, self.groups, tuple(self.cast_weight().shape[2:]), self.stride, self.pads, self.dilation)
+
+
+class QConvOverFrames(QConv):
+    """A convolution of images over (batch, channels, frames, height, width), every frame alone: a kernel of length 1 along the frames. The graph has
+    the channels of all frames side by side, and the same weights for each frame's."""
+
+    def __init__(self, source: Weights, call: Call, geometry: Geometry) -> None:
+        super().__init__(source, call.recipe, call.path, geometry)
+        self.in_shape, self.out_shape = call.in_shape, call.out_shape
+
+    def lowered(self, weight: Const, bias: Const | None) -> Steps:
+        (channels, frames, *size), (outputs, _, *result) = self.in_shape, self.out_shape
+        apart = Const(weight.raw[:, :, 0], weight.frac_bits)
+        each = ops.Conv(
+            _for_each(apart, frames),
+            None if bias is None else _for_each(bias, frames),
+            self.stride[1:], self.pads[1:], self.dilation[1:], self.groups * frames,
+        )  # fmt: skip
+        before: Steps = [(".turned", ops.Transpose((1, 0, 2, 3))), (".beside", ops.Reshape((frames * channels, *size)))]
+        return [*before, (".each", each), (".apart", ops.Reshape((frames, outputs, *result))), ("", ops.Transpose((1, 0, 2, 3)))]
+
+
+def _for_each(constant: Const, frames: int) -> Const:
+    """The rows of a constant, once for each frame."""
+    grids = constant.frac_bits if isinstance(constant.frac_bits, int) else constant.frac_bits * frames
+    return Const(np.concatenate([constant.raw] * frames), grids)
 
 
 def spelled_out(padding: str | Sequence[int], kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
@@ -118,6 +146,18 @@ def _conv(call: Call) -> Layers:
     return [*parts, Part(layer, (parts[-1] if parts else 0,))]
 
 
+def _over_frames(call: Call) -> Layers:
+    """Frames as an axis in front of the spatial ones: a kernel of length 1 along it."""
+    assert isinstance(call.module, OverFrames)
+    conv: Source = call.module.__dict__["conv"]
+    weight, own = conv.weight, Geometry.of(conv)
+    form = Form(tuple(range(weight.dim())), (*weight.shape[:2], 1, *weight.shape[2:]))
+    origins = {role: f"{call.node.target}.{role}" for role in ("weight", "bias")}
+    geometry = Geometry((1, *own.stride), ((0, 0), *own.pads), (1, *own.dilation), own.groups)
+    source = Weights(weight, conv.bias, form, origins)
+    return [QConv(source, call.recipe, call.path, geometry) if weight.dim() == 3 else QConvOverFrames(source, call, geometry)]
+
+
 def _functional(call: Call) -> Layers:
     """F.conv1d and its kin, by tensors that the model holds."""
     source = weights_of(call, call.arguments.get("weight"), call.arguments.get("bias"))
@@ -132,8 +172,8 @@ def _functional(call: Call) -> Layers:
 _ARGUMENTS = "input weight bias stride padding dilation groups"
 
 FAMILY = Family(
-    layers=(QConv, QTake),
-    modules={nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv},
+    layers=(QConv, QConvOverFrames, QTake),
+    modules={nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv, OverFrames: _over_frames},
     functions=dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (_ARGUMENTS, _functional)),
     takes_constants=True,
 )

@@ -17,7 +17,7 @@ from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refuse_recording
-from qfx.recipe import Recipe
+from qfx.recipe import Recipe, Spec
 
 
 class QInput(FixedLayer):
@@ -26,16 +26,27 @@ class QInput(FixedLayer):
     Where the spec leaves the sign open, the first data decide, once and for all: a type without one if no number is negative and not all are zero,
     so that images from 0 to 255 lose no bit to it. (AP_WRAP_SM has no such types.)
 
-    Raises DataError for NaN, infinity, a shape other than (batch, *shape), or negative numbers to start from where the first had none.
+    Numbers that address the rows of a table (``rows`` of them) are whole: their type is the shortest without a sign that holds them all, whatever
+    the recipe says, and no binary point is learned.
+
+    Raises DataError for NaN, infinity, a shape other than (batch, *shape), negative numbers to start from where the first had none, or numbers that
+    have no row.
     """
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
-    def __init__(self, shape: tuple[int, ...], recipe: Recipe, label: str = "input") -> None:
+    rows: int | None = None  # of a model that an earlier version pickled
+    left_out: tuple[str, ...] = ()
+    """What the model has no layers for because its recipe leaves it out, and where it stood."""
+
+    def __init__(self, shape: tuple[int, ...], recipe: Recipe, label: str = "input", rows: int | None = None) -> None:
         """``label``: what recipes call its quantizer; of a model with several inputs each has its own."""
         super().__init__()
-        self.shape, self.recipe, self.label = shape, recipe, label
-        self.cast = Quantizer(recipe.spec(label, "input", "input"), name=label, also="input")
+        self.shape, self.recipe, self.label, self.rows = shape, recipe, label, rows
+        spec = recipe.spec(label, "input", "input")
+        if rows is not None:
+            spec = Spec(max((rows - 1).bit_length(), 1), o=OMode.SAT, signed=False, frac_bits=0, learn=False)
+        self.cast = Quantizer(spec, name=label, also="input")
 
     def initialize(self, x: Tensor) -> None:
         self.initialize_from((x,))
@@ -74,6 +85,11 @@ class QInput(FixedLayer):
             x = x.double() if x.dtype in (torch.int32, torch.int64) else x.float()
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where=self.label, remedy="clean the data")
+        if self.rows is not None and x.numel():
+            low, high = x.detach().aminmax()
+            if bool(low < 0) or bool(high >= self.rows) or not torch.equal(x.detach(), x.detach().round()):
+                what = f"numbers of {low.item():g} to {high.item():g} for a table of {self.rows} rows"
+                raise DataError(what, where=self.label, remedy=f"give whole numbers of 0 to {self.rows - 1}")
         return x
 
     def operators(self) -> Steps:

@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import operators as ops
-from qfx.nn.call import Call, Family, Layers, adaptive_window, pool_window
+from qfx.nn.call import Call, Family, Layers, Part, pool_window
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.layers.moving.take import QTake
+from qfx.nn.layers.resampling.windows import adaptive_windows, laid_out
+from qfx.nn.layers.upsample import QUpsample, repeated
 from qfx.nn.qtensor import QTensor
 
 
@@ -65,33 +67,19 @@ def _max_pool(call: Call) -> Layers:
 def _adaptive_max_pool(call: Call) -> Layers:
     if call.get("return_indices", False):
         raise call.refuse("max pooling that returns indices", "leave return_indices off")
-    call.spatial_rank()
-    size, result = call.in_shape[1:], call.out_shape[1:]
-    if any(n % out for n, out in zip(size, result, strict=True)):
-        return _uneven(size, result)
-    kernel = adaptive_window(call)
-    return [QMaxPool(kernel, kernel, (0,) * len(kernel), (1,) * len(kernel))]
-
-
-def _uneven(size: tuple[int, ...], result: tuple[int, ...]) -> Layers:
-    """Windows of several lengths, which overlap: a shorter one takes its last element again, which changes no maximum."""
-    layers: list[FixedLayer] = []
-    kernel = []
-    for axis, (n, out) in enumerate(zip(size, result, strict=True), start=1):
-        spans = [(i * n // out, -(-(i + 1) * n // out)) for i in range(out)]
-        longest = max(stop - start for start, stop in spans)
-        order = tuple(min(start + tap, stop - 1) for start, stop in spans for tap in range(longest))
-        kernel.append(longest)
-        if order != tuple(range(n)):
-            layers.append(QTake(axis, order))
-    return [*layers, QMaxPool(tuple(kernel), tuple(kernel), (0,) * len(kernel), (1,) * len(kernel))]
+    windows = adaptive_windows(call)
+    if all(axis.kernel == 1 for axis in windows) and call.out_shape != call.in_shape:  # to more than there were: pixels repeated
+        return repeated(call.in_shape[1:], [axis.order(None) for axis in windows])
+    parts, kernel, stride = laid_out(windows, zeros=False)
+    pool = QMaxPool(kernel, stride, (0,) * len(kernel), (1,) * len(kernel))
+    return [*parts, Part(pool, (parts[-1] if parts else 0,))]
 
 
 _ARGUMENTS = "input kernel_size stride padding dilation ceil_mode return_indices"
 _ADAPTIVE = "input output_size return_indices"
 
 FAMILY = Family(
-    layers=(QMaxPool, QTake),
+    layers=(QMaxPool, QTake, QUpsample),
     modules={
         nn.MaxPool1d: _max_pool,
         nn.MaxPool2d: _max_pool,
@@ -108,5 +96,6 @@ FAMILY = Family(
         torch.max_pool2d: (_ARGUMENTS, _max_pool),
         F.adaptive_max_pool1d: (_ADAPTIVE, _adaptive_max_pool),
         F.adaptive_max_pool2d: (_ADAPTIVE, _adaptive_max_pool),
+        F.adaptive_max_pool3d: (_ADAPTIVE, _adaptive_max_pool),
     },
 )

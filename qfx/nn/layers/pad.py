@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from qfx.fixed.arith import Bounds
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.elementwise.beside import QFill
+from qfx.nn.layers.elementwise.held import Held
 from qfx.nn.layers.moving.take import QTake, border_orders, taken
 from qfx.nn.layers.reshape import QReshape
 from qfx.nn.layers.slice import QSlice
@@ -56,8 +59,11 @@ def bordered(call: Call, sides: Any, mode: str) -> Layers:
 def _pad(call: Call) -> Layers:
     if call.get("mode", "constant") in ("reflect", "replicate", "circular"):
         return bordered(call, call.get("pad"), call.get("mode"))
-    if call.get("mode", "constant") != "constant" or float(call.get("value", 0.0)) != 0.0:
-        raise call.refuse("padding with something else than zeros", "train with zero padding (nn.ZeroPad2d, F.pad)")
+    number = float(call.get("value", 0.0))
+    if call.get("mode", "constant") != "constant" or not math.isfinite(number):
+        raise call.refuse(
+            f"padding by mode {call.get('mode', 'constant')!r} with {number}", "pad with a number, or by reflect, replicate or circular"
+        )
     flat: Any = call.get("pad" if call.module is None else "padding")
     if isinstance(flat, int):
         flat = (flat,) * (2 * (len(call.in_shape) - 1))
@@ -73,11 +79,13 @@ def _pad(call: Call) -> Layers:
         stops = tuple(size + min(after, 0) for size, (_, after) in zip(call.in_shape, pairs, strict=True))
         layers.append(QSlice(starts, stops, (1,) * len(pairs)))
     more = tuple((max(before, 0), max(after, 0)) for before, after in pairs)
-    return [*layers, QPad(more)] if any(map(any, more)) or not layers else layers
+    if not any(map(any, more)) and layers:
+        return layers
+    return [*layers, QPad(more) if number == 0.0 else QFill(Held(number), more, call.recipe, call.path + ("_1" if layers else ""), call.first)]
 
 
 FAMILY = Family(
-    layers=(QPad, QTake, QReshape, QSlice),
-    modules=dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d), _pad),
+    layers=(QPad, QFill, QTake, QReshape, QSlice),
+    modules=dict.fromkeys((nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d), _pad),
     functions={F.pad: ("input pad mode value", _pad)},
 )

@@ -96,4 +96,5 @@ FAMILY = Family(
         F.relu6: ("input inplace", _relu6),
     },
     methods={"relu": ("input", _relu), "relu_": ("input", _relu)},
+    elementwise=True,
 )

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from qfx import operators as ops
-from qfx.fixed.arith import channelwise
+from qfx.fixed.arith import Interval, channelwise
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
@@ -29,6 +29,8 @@ class QSlice(FixedLayer):
 
     def forward(self, x: QTensor) -> QTensor:
         index = (slice(None), *map(slice, self.starts, self.stops, self.steps))
+        if isinstance(x.interval, Interval):
+            return QTensor(x.tensor()[index], x.interval)
         channels = x.interval.spread(x.shape[1])[self.starts[0] : self.stops[0] : self.steps[0]]
         return QTensor(x.tensor()[index], channelwise(channels))
 

@@ -1,4 +1,4 @@
-"""Nearest-neighbour upsampling by whole factors."""
+"""Interpolation: the nearest pixel here, between pixels by ``resampling.linear``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.layers.moving.take import QTake
+from qfx.nn.layers.resampling.linear import QInterpolate, QInterpolateFurther, interpolated
 from qfx.nn.qtensor import QTensor
 
 
@@ -45,14 +46,14 @@ class QUpsample(FixedLayer):
         return True
 
 
+_NEAREST = ("nearest", "nearest-exact")
+
+
 def _upsample(call: Call) -> Layers:
     mode = call.get("mode", "nearest")
-    if mode not in ("nearest", "nearest-exact"):
-        raise call.refuse(
-            f"upsampling by mode={mode!r}", "use mode='nearest' or mode='bilinear', or a ConvTranspose, which learns what to put between the pixels"
-        )
+    if mode not in _NEAREST:
+        return interpolated(call)
     size, result = call.in_shape[1:], call.out_shape[1:]
-    factors = tuple(out // n for n, out in zip(size, result, strict=True))
     # PyTorch finds the source of a pixel in float arithmetic, and each axis by itself: what it finds in the numbers of the pixels is the answer.
     numbers = torch.arange(math.prod(size), dtype=torch.float32 if math.prod(size) < 1 << 24 else torch.float64).reshape(1, 1, *size)
     found = F.interpolate(numbers, call.get("size"), call.get("scale_factor"), mode, recompute_scale_factor=call.get("recompute_scale_factor"))
@@ -60,14 +61,21 @@ def _upsample(call: Call) -> Layers:
     for axis, count in enumerate(size):
         line = found[0, 0].movedim(axis, 0).reshape(result[axis], -1)[:, 0].long()
         orders.append((line // math.prod(size[axis + 1 :]) % count).tolist())
-    whole = all(order == [index for index in range(n) for _ in range(factor)] for n, factor, order in zip(size, factors, orders, strict=True))
-    if whole:
+    return repeated(size, orders)
+
+
+def repeated(size: tuple[int, ...], orders: Sequence[Sequence[int]]) -> list[FixedLayer]:
+    """The layers that take the pixels of ``orders`` along each spatial axis of a value of ``size``; each repeated equally often is upsampling."""
+    factors = tuple(len(order) // n for n, order in zip(size, orders, strict=True))
+    evenly = ([index for index in range(n) for _ in range(factor)] for n, factor in zip(size, factors, strict=True))
+    if all(list(order) == even for order, even in zip(orders, evenly, strict=True)):
         return [] if set(factors) == {1} else [QUpsample(factors)]
-    return [QTake(axis, tuple(order)) for axis, (n, order) in enumerate(zip(size, orders, strict=True), start=1) if order != [*range(n)]]
+    return [QTake(axis, tuple(order)) for axis, (n, order) in enumerate(zip(size, orders, strict=True), start=1) if list(order) != [*range(n)]]
 
 
 FAMILY = Family(
-    layers=(QUpsample, QTake),
-    modules={nn.Upsample: _upsample, nn.UpsamplingNearest2d: _upsample},
-    functions={F.interpolate: ("input size scale_factor mode align_corners recompute_scale_factor", _upsample)},
+    layers=(QUpsample, QTake, QInterpolate, QInterpolateFurther),
+    modules=dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d), _upsample),
+    functions={F.interpolate: ("input size scale_factor mode align_corners recompute_scale_factor antialias", _upsample)},
+    moving=lambda arguments: arguments.get("mode", "nearest") in _NEAREST,
 )

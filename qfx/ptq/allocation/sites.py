@@ -31,11 +31,12 @@ def sites_of(qmodel: fx.GraphModule) -> list[Site]:
     for node in nodes:
         for path, quantizer in _casts(layers[node], str(node.target)):
             role: Role | None = None
-            if isinstance(layers[node], QInput):
-                role = "input"
+            layer = layers[node]
+            if isinstance(layer, QInput):
+                role = "input" if layer.rows is None else None  # row numbers have the word length that they need
             elif quantizer.name.endswith(".weight"):
                 role = "weight"
-            elif isinstance(layers[node], Quantizer) and _reaches(node, computes):
+            elif isinstance(layer, Quantizer) and _reaches(node, computes):
                 role = "activation"
             if role is not None and quantizer.name not in found:
                 found[quantizer.name] = Site(quantizer.name, role, quantizer, node.name, path)

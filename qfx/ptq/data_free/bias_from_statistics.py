@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from qfx.nn.layers import Weighted
+from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
 from qfx.ptq.activations import layer_calls
 from qfx.ptq.bias import BiasResult, corrected
@@ -37,7 +38,9 @@ def correct_bias_from_statistics(
     found = distributions(module, statistics, Clipped.normal(nothing + input_mean, nothing))
     results = []
     with torch.no_grad():
-        for call in layer_calls(module, layers):
+        todo = layer_calls(module, layers)
+        materialize(module)
+        for call in todo:
             source = call.node.args[0]
             assert isinstance(source, fx.Node)
             layer, teacher = call.layer, reference.get_submodule(call.path)

@@ -62,6 +62,7 @@ def quantize_without_data(
     if method not in ("distill", "statistics"):
         raise RecipeError(f"the method is {method!r}", remedy="use distill or statistics")
     _refuse_untrained(model)
+    _refuse_rows(example_input, model)
     folded = fold_batch_norm(model, example_input)
     statistics = folded_statistics(folded)
     recipe = Recipe() if recipe is None else recipe
@@ -77,6 +78,14 @@ def quantize_without_data(
         calibrate(qmodel, inputs)
         correct_bias(qmodel, inputs)
     return qmodel
+
+
+def _refuse_rows(example_input: Tensor, model: nn.Module) -> None:
+    """Numbers of a table's rows follow no distribution that could be guessed. (Images of integers are numbers.)"""
+    if any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()) and not example_input.is_floating_point():
+        raise QfxError(
+            "has an input of row numbers", where=type(model).__name__, remedy="calibrate with data: no statistics tell which rows are read"
+        )
 
 
 def _refuse_untrained(model: nn.Module) -> None:
@@ -158,6 +167,7 @@ def distill(
     if count < 2:
         raise DataError(f"{count} inputs have no deviation", where="distillation", remedy="ask for at least 2; 32 mostly do")
     _refuse_untrained(model)
+    _refuse_rows(example_input, model)
     model = copy.deepcopy(model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -135,7 +135,7 @@ def check_model(model: nn.Module, data: Tensor | Iterable[Tensor], *, bits_lost:
     found = [*check_data(data), *_weight_findings(model)]
     if any(finding.is_error for finding in found):
         return tuple(found)
-    parts = (part.to(_dtype(model)) for part in _parts(data))
+    parts = (_as_taken(part, model) for part in _parts(data))
     first = next(parts)
     with evaluating(model), torch.no_grad():
         problem = _run_problem(model, first)
@@ -174,8 +174,11 @@ def _uneven(model: nn.Module, unheard: Mapping[str, Tensor], bits_lost: int) -> 
             yield Finding("uneven-channels", path, what, 'use granularity = "channel" for weights, or qfx.ptq.equalize')
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
+def _as_taken(part: Tensor, model: nn.Module) -> Tensor:
+    """Inputs in the dtype of the parameters, or integers as they are where a table may be read by them."""
+    if part.dtype in (torch.int32, torch.int64) and any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
+        return part
+    return part.to(next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32))
 
 
 def _run_problem(model: nn.Module, batch: Tensor) -> Finding | None:

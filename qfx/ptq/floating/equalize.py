@@ -8,7 +8,6 @@ Correction", 2019. Every pass here takes a float model and gives a new one; fold
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced, base_layer
+from qfx.capture.weights import detached_copy, plain_copy
 from qfx.errors import UnsupportedError
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
@@ -107,7 +107,8 @@ def equalize(model: nn.Module, example_input: Tensor, *, rounds: int = 50, toler
 
     Channel i of each chain is scaled so that its largest weights in both layers are equally large, s_i = sqrt(r1_i / r2_i), over all chains in
     turn until no factor moves by more than ``tolerance`` (relative) or ``rounds`` are done. A channel that is switched off in either layer
-    stays; no factor leaves 2**-10..2**10. A model without chains comes back as it is.
+    stays; no factor leaves 2**-10..2**10. A model without chains comes back as it is. The weights of layers that compute them (``weight_norm``,
+    pruning, parametrizations) are plain parameters in the copy.
 
     It is for weights with one binary point per tensor whose channels lie far apart, as in depthwise layers. Where they do not, the larger factors of
     unimportant channels only cost: ResNet-20 with 4-bit weights per tensor falls from 86.3 % to 85.0 (1,000 images).
@@ -127,7 +128,7 @@ def equalize_exactly(model: nn.Module, example_input: Tensor, *, rounds: int = 5
 
 
 def _scaled(model: nn.Module, example_input: Tensor, rounds: int, tolerance: float, *, exact: bool) -> nn.Module:
-    result = copy.deepcopy(model).eval()
+    result = plain_copy(model)
     found = chains(trace(result, example_input))
     for chain, factors in zip(found, _factors(result, found, rounds, tolerance), strict=True):
         logs = factors.log2().clamp(-LARGEST_FACTOR, LARGEST_FACTOR)
@@ -214,7 +215,7 @@ def replace_relu6(model: nn.Module, example_input: Tensor, *, data: Tensor | Ite
     the share ``most_clipped`` (0 to 1) reaches 6: at the default of 0, nothing changes on that data. ``clipped_shares`` tells the shares. A call of
     ``torch.nn.functional.relu6`` stays.
     """
-    result = copy.deepcopy(model).eval()
+    result = detached_copy(model).eval()
     traced = trace(result, example_input)
     shares = None if data is None else clipped_shares(result, data)
     for path in {str(node.target) for node in traced.module.graph.nodes if node.op == "call_module"}:
@@ -254,7 +255,7 @@ def absorb_bias(
 
     Source: Nagel et al. 2019, section 4.1.3.
     """
-    result = copy.deepcopy(model).eval()
+    result = plain_copy(model)
     known = folded_statistics(result) if statistics is None else statistics
     for chain in chains(trace(result, example_input)):
         second = result.get_submodule(chain.second)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced, base_layer
+from qfx.capture.weights import plain_copy
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """torch's layers with weights, by the class whose forward runs."""
@@ -55,12 +55,13 @@ def fold_batch_norm(model: nn.Module, example_input: Tensor) -> nn.Module:
     A BatchNorm is folded if it is called once, has running statistics, and reads a linear or convolutional layer that is called once, shares no
     parameter and has no other reader: ``weight * scale`` and ``(bias - mean) * scale + shift``, computed in float64. It becomes an ``nn.Identity``
     that keeps what ``folded_statistics`` gives; all other names stay, and a layer without a bias gets one. Every other BatchNorm stays as it is.
+    The weights of layers that compute them (``weight_norm``, ``spectral_norm``, pruning, parametrizations) are plain parameters in the copy.
     ``example_input``: what ``qfx.quantize`` takes.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018, section 3.2.
     Raises UnsupportedError or DataError for a model that cannot be traced on the example.
     """
-    folded = copy.deepcopy(model).eval()
+    folded = plain_copy(model)
     traced = trace(folded, example_input)
     for layer, norm in foldable(traced):
         _fold(folded, layer, norm)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.nn.layers import QInput, Weighted
+from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.model import quantizers
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -58,12 +59,13 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Analysis:
     """The rows, in the order of the network, on ``samples`` samples; the binary points of the Casts that have no row (biases and other constants);
-    and what is worth a warning."""
+    what is worth a warning; and the functions that are tables: where, what, and how far from the function in least significant bits, at most."""
 
     samples: int
     rows: tuple[Row, ...]
     constants: tuple[tuple[str, str, tuple[int, ...]], ...]
     warnings: tuple[str, ...]
+    tables: tuple[tuple[str, str, float], ...] = ()
 
 
 def analyse(qmodel: fx.GraphModule, reference: fx.GraphModule, data: Tensor) -> Analysis:
@@ -80,7 +82,14 @@ def analyse(qmodel: fx.GraphModule, reference: fx.GraphModule, data: Tensor) -> 
                 rows.append(_activations(cast, before, mine[node.name].tensor(), exact[node.name].tensor()))
     seen = {row.name for row in rows}
     constants = tuple((name, *_type(cast)) for name, cast in quantizers(qmodel) if name not in seen)
-    return Analysis(len(data), tuple(rows), constants, tuple(_poor(rows)))
+    tables = tuple((path, layer.extra_repr(), layer.error_bits) for path, layer in qmodel.named_modules() if isinstance(layer, Tabled))
+    return Analysis(len(data), tuple(rows), constants, (*_poor(rows), *_far(tables)), tables)
+
+
+def _far(tables: Iterable[tuple[str, str, float]]) -> Iterator[str]:
+    for path, told, bits in tables:
+        if bits > 0.5:
+            yield f"{path}: {told}, which is {bits:.3g} least significant bits of its result\n  remedy: cast its input, or its result, to fewer bits"
 
 
 def _side_by_side(qmodel: fx.GraphModule, reference: fx.GraphModule, data: Tensor) -> Iterator[tuple[fx.Node, tuple[Env, Env]]]:

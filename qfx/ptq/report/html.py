@@ -79,6 +79,7 @@ def page(story: Story) -> str:
         _error_by_layer(story.analysis),
         _casts(story.analysis),
         _constants(story.analysis),
+        _tables(story.analysis),
         _inputs(story),
         "</body></html>",
     ]
@@ -243,6 +244,14 @@ def _constants(analysis: Analysis) -> str:
         return ""
     rows = [[_cell(name, "name"), f"<td><code>{escape(kind)}</code></td>", _cell(points(bits))] for name, kind, bits in analysis.constants]
     return "<h2>Biases and other constants</h2>" + _table(["cast", "type", "binary point"], rows)
+
+
+def _tables(analysis: Analysis) -> str:
+    if not analysis.tables:
+        return ""
+    rows = [[_cell(path, "name"), _cell(told), _cell(f"{bits:.3g}", "n")] for path, told, bits in analysis.tables]
+    told = "A table with an entry for every number is exact before the Cast behind it; lines come this near, over all numbers that can come."
+    return f"<h2>Functions by table</h2><p>{told}</p>" + _table(["layer", "table", "error in least significant bits "], rows)
 
 
 def _inputs(story: Story) -> str:

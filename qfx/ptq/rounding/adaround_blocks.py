@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import RecipeError
 from qfx.fixed.arith import Bounds
 from qfx.nn.layers import Weighted
+from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -72,8 +73,8 @@ def adaround_blocks(
     All layers of a block are relaxed together, with the activation casts between them in the loop; biases move along, and with
     ``binary_point_rate`` (per iteration, in bits; 0: not) so do the activations' binary points where their recipe lets them learn. Each iteration
     sees one batch (a tensor is cut into batches of 32). A block that did not come nearer is left as it was. Otherwise as ``round_weights``: the
-    weights' binary points stay, inputs come from the quantized blocks before, targets from ``reference`` (``twin`` is its
-    earlier name).
+    weights' binary points stay, weights that the model computes become parameters (``materialize``), inputs come from the quantized blocks
+    before, targets from ``reference`` (``twin`` is its earlier name).
 
     Sources: Li et al., "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction", 2021 (the squared error in place of its
     Fisher-weighted one); Nagel et al. 2020 for the relaxation. BRECQ takes 20,000 ``iterations``.
@@ -86,6 +87,7 @@ def adaround_blocks(
     if not 0 <= first <= len(blocks):
         raise RecipeError(f"first is {first} of {len(blocks)} blocks", where="adaround_blocks", remedy="count from 0, as find_blocks does")
     reference = reference_of(module, reference, twin)
+    materialize(module)
     parts = batches(data, BATCH)
     results = []
     total = len(blocks) * iterations

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.nn.layers import Weighted
+from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.progress import Progress
@@ -54,6 +55,7 @@ def round_layers(
     module = graph_module(qmodel)
     todo = layer_calls(module, layers)
     reference = reference_of(module, reference, twin)
+    materialize(module)
     results = []
     with evaluating(module), ActivationCache((module, reference), stream(data), memory_bytes=memory_bytes // 2) as cache:
         for number, call in enumerate(todo):

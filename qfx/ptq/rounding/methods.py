@@ -47,12 +47,13 @@ def round_weights(
     """Choose the integers of every weight so that each layer's result stays near the float model's; in place.
 
     ``qmodel``: from ``qfx.quantize``, BatchNorm folded beforehand (``fold_batch_norm``) or kept. ``data``: calibration inputs, a tensor or batches.
-    ``method``: "adaround", "comq" or "gptq" with their defaults, or a ``solver`` in place of it (see ``problem.py``). ``reference``: the float
-    model to compare with (default: ``float_reference(qmodel)``, of the weights as they are; give the one taken before other passes; ``twin`` is its
-    earlier name). ``layers``: the paths to work on (default: all). With ``correct_bias`` each layer's bias takes the mean error, and its binary
-    points start anew. The weights' binary points stay: afterwards every weight lies on its grid. Inputs come from the quantized layers, targets from
-    the float ones (asymmetric reconstruction). Deterministic for a ``seed``. If it is interrupted, the layers reached so far are done and the others
-    untouched.
+    ``method``: "adaround", "comq" or "gptq" with their defaults, or a ``solver`` in place of it (see ``problem.py``). ``reference``: the float model
+    to compare with (default: ``float_reference(qmodel)``, of the weights as they are; give the one taken before other passes; ``twin`` is its earlier
+    name). ``layers``: the paths to work on (default: all). With ``correct_bias`` each layer's bias takes the mean error, and its binary points start
+    anew. The weights' binary points stay: afterwards every weight lies on its grid. A weight that the model computes of others (a pruning mask,
+    ``weight_norm``, a slice) becomes a parameter of its layer first, and ``state_dict`` has it as such (``materialize``). Inputs come from the
+    quantized layers, targets from the float ones (asymmetric reconstruction). Deterministic for a ``seed``. If it is interrupted, the layers reached
+    so far are done and the others untouched.
 
     Raises UnsupportedError for a layer whose BatchNorm is folded on the fly or that is called twice, QfxError for an unknown path or a reference of
     another model, DataError for bad data.

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import qfx
 from qfx.capture.refusals.blockers import require_supported
-from qfx.capture.source import load_model, use_current_folder
+from qfx.capture.source import load_model, load_model_and_data, use_current_folder
 from qfx.cli.telling import telling
 from qfx.errors import DataError, QfxError
+from qfx.nn.model import left_out_of
 from qfx.progress import Progress
 from qfx.ptq.allocation.front import Budget
 from qfx.ptq.data_free.datafree import SAMPLES_DISTILLED, distill
@@ -73,7 +74,7 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
     """Everything from reading the model to writing the files."""
     with telling("reading the model and the data", after_s=0.0) as bars:
         model, data = _model_and_data(request)
-        evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model)
+        evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model, data.dtype)
         state = State(state_folder(request.output), fingerprint(request, model, data, evaluation, settings, goal))
         if state.exists and not request.resume and not request.force:
             raise DataError("holds an interrupted run", where=str(state.folder), remedy="go on with it: --resume; or start anew: --force")
@@ -114,7 +115,7 @@ def _model_and_data(request: Request) -> tuple[nn.Module, Tensor]:
     """The float model, and calibration data: real, or random numbers of that shape, from which the true ones are still to be distilled."""
     if request.calibration is not None:
         data = calibration_data(request.calibration, request.samples)
-        model = load_model(request.model, request.checkpoint, data[:TRIED_SAMPLES])
+        model, data = load_model_and_data(request.model, request.checkpoint, data, TRIED_SAMPLES)
         require_supported(model, data[:TRIED_SAMPLES])
         return model, data
     assert request.data_free is not None  # check_options
@@ -154,6 +155,7 @@ def _story(
         "widest": request.widest,
         "budget": None if request.budget is None else f"{request.budget}, words weighed by {settings.measure}",
         "passes": ", ".join(outcome.passes) or "none",
+        "left out": ", ".join(left_out_of(outcome.qmodel)) or None,
         "seed, batch": f"{settings.seed}, {settings.batch}",
         "output": request.output,
         "versions": f"qfx {qfx.__version__}, torch {torch.__version__}",

@@ -32,9 +32,9 @@ def calibration_data(path: Path, samples: int | None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
-def labelled_data(path: Path, model: nn.Module) -> Labelled:
-    """Inputs ``x`` and class numbers ``y`` from a ``.npz`` file. Raises DataError if either is missing or unusable."""
-    x = calibration_data(path, None)
+def labelled_data(path: Path, model: nn.Module, dtype: torch.dtype = torch.float32) -> Labelled:
+    """Inputs ``x``, as the model takes them, and class numbers ``y`` from a ``.npz`` file. Raises DataError if either is missing or unusable."""
+    x = calibration_data(path, None).to(dtype)
     if path.suffix != ".npz":
         raise DataError("holds no labels", where=str(path), remedy="save them beside the inputs: numpy.savez(path, x=inputs, y=class_numbers)")
     with np.load(path, allow_pickle=False) as stored:

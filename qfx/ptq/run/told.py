@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from qfx.nn.model import left_out_of
 from qfx.ptq.report.html import Story, decibel, percent
 from qfx.ptq.run.settings import Outcome
 
@@ -19,6 +20,8 @@ def print_account(outcome: Outcome, story: Story) -> None:
     if outcome.found is not None:
         click.echo("word lengths for the budget, and what others would lose and take:")
         click.echo(str(outcome.found))
+    for told in left_out_of(outcome.qmodel):
+        click.echo(f"left out, as the recipe says: {told}")
     tried = bool(story.goal)
     table = Table(box=None, pad_edge=False)
     labelled = any(step.accuracy is not None for step in outcome.steps)
@@ -47,6 +50,7 @@ def as_data(outcome: Outcome, story: Story, output: Path, report: Path) -> dict[
         "output": str(output),
         "report": str(report),
         "passes": list(outcome.passes),
+        "left_out": list(left_out_of(outcome.qmodel)),
         "steps": steps,
         "steps_sqnr_samples": story.judged,
         "steps_accuracy_samples": story.stepped,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.errors import DataError
+from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
 from qfx.progress import Progress
 from qfx.ptq.activations import batches, evaluating
@@ -54,12 +55,13 @@ def tune(
     """Train the quantized model on unlabelled calibration data to give what the float model gives; in place.
 
     Weights move freely (not only up or down), with the casts' straight-through gradients, and so do biases and the binary points that their recipe
-    lets learn; BatchNorm and word lengths stay. The model computes as in evaluation throughout. The steps of Adam fall to 0 by a cosine, and start so
-    that all of them together reach about so far: ``reach`` in units in the last place of each weight, ``bias_reach`` as a share of each layer's
-    results, ``binary_point_reach`` in bits. Less than half a unit changes nothing where a rounding pass has put the weights on the grid. The loss is
-    ``distillation``; ``features`` times the mean relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it
-    made the result worse). Of the states after each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an
-    interrupt too. Deterministic for a ``seed``. A rounding pass beforehand (``gptq``) gives a better start.
+    lets learn; BatchNorm and word lengths stay. Weights that the model computes of other parameters become parameters (``materialize``). The
+    model computes as in evaluation throughout. The steps of Adam fall to 0 by a cosine, and start so that all of them together reach about so far:
+    ``reach`` in units in the last place of each weight, ``bias_reach`` as a share of each layer's results, ``binary_point_reach`` in bits. Less than
+    half a unit changes nothing where a rounding pass has put the weights on the grid. The loss is ``distillation``; ``features`` times the mean
+    relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it made the result worse). Of the states after
+    each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an interrupt too. Deterministic for a ``seed``. A
+    rounding pass beforehand (``gptq``) gives a better start.
 
     ``keep`` is called after each epoch with how many are done and with tensors that, beside the model's own at that moment, are all that is needed to
     go on: a later call with the same arguments, the model as it was then and those tensors as ``resume`` ends in the same state as one call.
@@ -74,6 +76,7 @@ def tune(
     module = graph_module(qmodel)
     inputs = _of_one_shape(data)
     reference = reference_of(module, reference, twin)
+    materialize(module)
     generator = torch.Generator().manual_seed(seed)
     samples = _Samples.split(inputs, reference, batch, generator)
     loss = Loss.between(module, reference, features)

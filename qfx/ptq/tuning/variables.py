@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.nn.layers import QFoldedBatchNorm, Weighted
-from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import Env, run_node
 from qfx.ptq.rounding.grid import units
@@ -95,17 +95,28 @@ def _folded_norms(module: fx.GraphModule) -> dict[str, QFoldedBatchNorm]:
 
 
 def _spread(reference: fx.GraphModule, x: Tensor) -> dict[str, float]:
-    """The root mean square of the results of each layer with weights, by its path."""
+    """The root mean square of the results of each layer with weights, by its path; of one inside a loop that of the step where it is largest."""
     nodes = list(reference.graph.nodes)
     env: Env = {next(node.name for node in nodes if node.op == "placeholder"): x}
     spread: dict[str, float] = {}
-    with torch.no_grad():
-        for node in nodes:
-            run_node(reference, node, env)
-            value = env.get(node.name)
-            if node.op == "call_module" and isinstance(reference.get_submodule(str(node.target)), Weighted) and isinstance(value, QTensor):
-                spread[str(node.target)] = max(float(value.tensor().square().mean().sqrt()), 1e-12)
-            for source in node.all_input_nodes:
-                if all(user.name in env for user in source.users):
-                    env.pop(source.name, None)
+
+    def seen(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(layer: nn.Module, arguments: Any, result: Any) -> None:
+            found = float(result.tensor().square().mean().sqrt())
+            spread[path] = max(found, spread.get(path, 1e-12))
+
+        return hook
+
+    layers = {path: layer for path, layer in reference.named_modules() if isinstance(layer, Weighted)}
+    hooks = [layer.register_forward_hook(seen(path)) for path, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            for node in nodes:
+                run_node(reference, node, env)
+                for source in node.all_input_nodes:
+                    if all(user.name in env for user in source.users):
+                        env.pop(source.name, None)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return spread

@@ -13,9 +13,9 @@ class Overlay:
     def __init__(self, bitfile_name: str) -> None:
         assert Path(bitfile_name).with_suffix(".hwh").read_text()
         self.ip_dict = {name: {} for name in os.environ.get("QFX_CELLS", "dma accelerator").split()}
-        self.dma, self.accelerator = _board.dma, _board.accelerator
-        if "dma_weights" in self.ip_dict:
-            self.dma_weights = _board.dma_weights
+        for name in self.ip_dict:
+            if name.startswith(("dma", "accelerator")):
+                setattr(self, name, getattr(_board, name))
 
 
 def allocate(shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -10,9 +10,11 @@ import pytest
 from hardware_models import DIRECTED, chain, classifier, const, conv, own_points, per_channel, random_schedule, residual, scalar
 
 from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import loop_nest
+from qfx.hardware.design.epilogue import Frame
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.emit.emit import emit_sources
@@ -212,3 +214,18 @@ def test_tables_are_as_small_as_they_can_be() -> None:
     }
     assert tables["scale_scale"] == "channel"
     assert tables["slopes_scale"] == "element"
+
+
+def test_constants_that_all_channels_share_are_held_once() -> None:
+    """Rows, columns, and both: as many entries as there are numbers that differ, whatever the channels."""
+    frame, numbers_ = Frame.of((4, 6, 10)), np.arange(60, dtype=np.int64).reshape(1, 6, 10)
+    rows, columns, both = (frame.table("t", values) for values in (numbers_[:, :, :1], numbers_[:, :1], numbers_))
+    assert [(table.index, len(table.values), table.inner, table.repeats) for table in (rows, columns, both)] == [
+        ("pixel", 6, 10, False),
+        ("pixel", 10, 1, True),
+        ("pixel", 60, 1, False),
+    ]
+    halves = frame.table("t", np.array([[[3, 5]]]).repeat(5, 1).reshape(1, 1, 10))
+    assert (halves.values, halves.inner, halves.repeats) == ((3, 5), 1, True)
+    assert frame.table("t", np.arange(240).reshape(4, 6, 10)).index == "element"
+    assert frame.loaded("t", numbers_[:, :, :1], FixedType(8, 8, True)).index == "element"  # a place of its own for each number of the frame

@@ -78,6 +78,14 @@ def tcl_words(line: str) -> list[str]:
 def settings_of(project: Path) -> dict[str, str]:
     """The model's accelerator has the ports that the project says."""
     data = json.loads((project / "driver" / "accelerator.json").read_text())
+    if "inputs" in data:
+        ends = [(port, mode) for kind, mode in (("inputs", "Slave"), ("outputs", "Master")) for port in data[kind]]
+        streams = " ".join(f"{port['stream']} {mode} {port['slot'] * port['parallel']}" for port, mode in ends)
+        return {
+            "MODEL_STREAMS": streams,
+            "MODEL_BOARDS": INSTALLED,
+            **({"MODEL_WEIGHTS_BITS": str(data["weights"]["slot"])} if "weights" in data else {}),
+        }
     bits = {name: str(data[name]["slot"] * data[name]["parallel"]) for name in ("input", "output")}
     weights = {"MODEL_WEIGHTS_BITS": str(data["weights"]["slot"])} if "weights" in data else {}
     return {"MODEL_IN_BITS": bits["input"], "MODEL_OUT_BITS": bits["output"], "MODEL_BOARDS": INSTALLED, **weights}

@@ -14,6 +14,7 @@ import pytest
 from hardware_models import DIRECTED, random_schedule
 from schedule_models import upsampling
 from support.bounded import build, differences
+from test_several_ports import crossed
 
 from qfx.fixed.type import FixedType
 from qfx.hardware import processes
@@ -175,9 +176,11 @@ def test_every_kind_is_listed_frozen_and_in_the_package() -> None:
 def test_what_kinds_say_holds_together() -> None:
     """Costs are those of the parts; the streams are the fields; what travels beside the numbers is one of them."""
     rng, device, seen = np.random.default_rng(1), r.ULTRASCALE, set()
-    for make in (*DIRECTED, upsampling):
-        graph = make()
-        for process in lower(graph, random_schedule(graph, rng)).processes:
+    merged = lower(crossed(), Schedule.of({}, merged=True))
+    designs = [lower(graph, random_schedule(graph, rng)) for graph in (make() for make in (*DIRECTED, upsampling))]
+    for made in (*designs, merged):
+        outer = made.processes
+        for process in (*outer, *(part for loop in outer if isinstance(loop, d.Loop) for part in loop.step.parts)):
             seen.add(type(process))
             held_streams = [getattr(process, field.name) for field in fields(process)]  # type: ignore[arg-type]
             flat = [one for value in held_streams for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, d.Stream)]

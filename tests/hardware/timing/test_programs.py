@@ -10,6 +10,7 @@ from hardware_models import DIRECTED, random_schedule
 from hypothesis import given
 from hypothesis import strategies as st
 from schedule_models import upsampling
+from test_several_ports import crossed
 
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
@@ -21,7 +22,10 @@ from qfx.hardware.processes import PROCESSES
 def designs() -> list[d.Design]:
     rng = np.random.default_rng(0)
     graphs = [make() for make in (*DIRECTED, upsampling)]
-    return [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
+    found = [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
+    found.append(lower(crossed(), Schedule.of({}, merged=True)))
+    loops = [(design, process) for design in found for process in design.processes if isinstance(process, d.Loop)]
+    return [*found, *(replace(design, processes=loop.step.parts, streams=loop.step.fifos) for design, loop in loops)]
 
 
 def test_every_kind_of_process_is_covered() -> None:

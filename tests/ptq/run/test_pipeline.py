@@ -134,6 +134,30 @@ def test_interrupted_and_resumed_is_the_same(
         assert len(again) < len(words) or not under_way
 
 
+class Centred(nn.Conv2d):
+    """A convolution whose weights have a mean of 0, which its forward computes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.conv2d(input, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+def test_a_model_that_computes_its_weights_goes_through_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
+    torch.manual_seed(0)
+    net = nn.Sequential(Centred(1, 3, 3), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 3)), nn.Flatten(), nn.Linear(12, 4)).eval()
+    data = torch.randn(24, 1, 6, 6)
+    settings = Settings(recipe(4, 4), ("calibrate", "comq", "bias", "tune"), batch=8)
+    words: list[str] = []
+    whole = run(net, data, settings, progress=lambda stage, done, total: words.append(f"{stage} {done}"))
+    expected = exported(whole.qmodel, tmp_path)
+    for word in ("calibrate 0", "comq 0", "comq 1", "bias correction 0", "tune 20"):
+        state = State(tmp_path / word, {})
+        with pytest.raises(KeyboardInterrupt):
+            run(net, data, settings, state=state, progress=Interrupter(words.index(word) + 1))
+        resumed = run(net, data, settings, state=state, saved=state.load())
+        assert exported(resumed.qmodel, tmp_path) == expected, word
+
+
 def test_layers_done_are_not_done_again(model: nn.Module, data: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
     settings = Settings(recipe(4, 8), ("fold", "gptq"))

@@ -210,4 +210,5 @@ FAMILY = Family(
         **dict.fromkeys(("clamp_max", "clamp_max_"), ("input max", _clamp_max)),
     },
     takes_constants=True,
+    elementwise=True,
 )

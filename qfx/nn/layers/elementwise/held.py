@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.capture.traced import called
+from qfx.capture.traced import KEPT, called
 from qfx.fixed.arith import Bounds
 from qfx.ir.values import Const
 from qfx.nn.call import Call, name_of
 from qfx.nn.fixed_layer import constant
+from qfx.nn.layers.products.computed import Computed, computed_of, joined
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer, finest
 from qfx.recipe import Spec
@@ -25,43 +26,68 @@ _SPARE = 4
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """``factor * value`` or ``factor / value``: a number, or a tensor that does not depend on the input.
+    """``factor * value`` or ``factor / value``: a number, a tensor that does not depend on the input, or one that is computed of some.
 
     ``name``: the dotted name of the parameter or buffer that it is; else "". ``shape``: its own, without the axes of the batch and before
-    (``within`` tells it); () until then.
+    (``within`` tells it); () until then. ``itself``: of a parameter that the user's model holds, how it is read there.
     """
 
-    value: float | Tensor
+    value: float | Tensor | Computed
     name: str = ""
     factor: float = 1.0
     inverted: bool = False
     shape: tuple[int, ...] = ()
+    itself: Computed | None = None
 
     def now(self) -> Tensor:
         """The constant in float64, with the gradient of its parameter."""
-        value = self.value.double() if isinstance(self.value, Tensor) else torch.tensor(float(self.value), dtype=torch.float64)
+        found = self.value() if isinstance(self.value, Computed) else self.value
+        value = found.double() if isinstance(found, Tensor) else torch.tensor(float(found), dtype=torch.float64)
         return self.factor / value if self.inverted else value if self.factor == 1.0 else value * self.factor
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is a parameter, or computed of some."""
+        return self.value.trained if isinstance(self.value, Computed) else isinstance(self.value, nn.Parameter)
 
     @property
     def number(self) -> float | None:
         """What it is for good, if it is one number; None for a parameter, which may be trained, and for several."""
-        fixed = not isinstance(self.value, nn.Parameter) and self.now().numel() == 1
+        fixed = not self.trained and self.now().numel() == 1
         return float(self.now()) if fixed else None
 
     def times(self, other: Held) -> Held:
-        """The product with another; of two tensors it is held as it is now."""
+        """The product with another."""
         for a, b in ((self, other), (other, self)):
             if b.number is not None:
                 return replace(a, factor=a.factor * b.number)
-        return Held((self.now() * other.now()).detach())
+        return self._with(other, torch.mul)
 
     def inverse(self) -> Held:
         if self.inverted:
-            return Held((1.0 / self.now()).detach())
+            return self._with(None, torch.reciprocal)
         return replace(self, factor=1.0 / self.factor, inverted=True)
 
     def plus(self, other: Held) -> Held:
-        return Held((self.now() + other.now()).detach())
+        return self._with(other, torch.add)
+
+    def _with(self, other: Held | None, function: Callable[..., Tensor]) -> Held:
+        """A function of this constant, and another: computed anew whenever it is read if tensors of the model go into it, else held as it is."""
+        operands = (self,) if other is None else (self, other)
+        if not any(isinstance(operand._source(), Computed) for operand in operands):
+            return Held(function(*(operand.now() for operand in operands)).detach())
+        return Held(joined(function, [operand._exact() for operand in operands]))
+
+    def _source(self) -> float | Tensor | Computed:
+        return self.value if self.itself is None else self.itself
+
+    def _exact(self) -> Computed | Tensor:
+        """What ``now`` gives, as it is computed."""
+        source = self._source()
+        if not isinstance(source, Computed):
+            return self.now().detach()
+        wide = joined("double", [source])
+        return joined(torch.div, [self.factor, wide]) if self.inverted else wide if self.factor == 1.0 else joined(torch.mul, [wide, self.factor])
 
     def shaped(self, shape: tuple[int, ...]) -> Held:
         return replace(self, shape=shape)
@@ -88,16 +114,21 @@ def held(call: Call, operand: Any) -> Held | None:
     found, name = operand, ""
     if isinstance(operand, fx.Node):
         found = call.traced.fixed.get(operand)
+        computed = None if operand.op == "get_attr" else computed_of(call.traced, operand)
         if operand.op == "get_attr":
             name = str(operand.target)
             holder, own = _holder(call.traced.module, name)
             if isinstance(own, nn.Parameter):
                 found = own
-            elif holder is None or name.rpartition(".")[2] in holder._non_persistent_buffers_set or not isinstance(own, Tensor):
+            elif holder is None or not operand.meta.get(KEPT) or not isinstance(own, Tensor):
                 name = ""  # checkpoints do not have it
+        elif computed is not None and isinstance(found, Tensor):
+            _check_finite(call, found, name_of(operand))
+            return Held(computed)
     if isinstance(found, Tensor):
-        if found.is_complex() or not bool(torch.isfinite(found.detach().double()).all()):
-            raise call.refuse(f"the constant {name or name_of(operand)!r} holds NaN, infinity or complex numbers", "repair the model")
+        _check_finite(call, found, name or name_of(operand))
+        if isinstance(found, nn.Parameter) and isinstance(operand, fx.Node):
+            return Held(found, name, itself=computed_of(call.traced, operand))
         return Held(found if isinstance(found, nn.Parameter) else found.detach().clone(), name)
     if isinstance(found, int | float) and math.isfinite(found):
         return Held(float(found))
@@ -124,6 +155,11 @@ def _unrepeated(call: Call, node: fx.Node) -> fx.Node:
     return _unrepeated(call, source) if same else node
 
 
+def _check_finite(call: Call, value: Tensor, name: str) -> None:
+    if value.is_complex() or not bool(torch.isfinite(value.detach().double()).all()):
+        raise call.refuse(f"the constant {name!r} holds NaN, infinity or complex numbers", "repair the model")
+
+
 def _holder(module: nn.Module, name: str) -> tuple[nn.Module | None, Any]:
     """The module that holds an attribute of a dotted name, and the attribute; (None, None) where there is none."""
     path, _, own = name.rpartition(".")
@@ -142,27 +178,33 @@ def kept_form(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class HeldConstant(nn.Module):
-    """A constant in a layer: a number, a buffer or a parameter under its own name, and its cast.
+    """A constant in a layer: a number, a buffer or a parameter under its own name, or one computed of such elsewhere, and its cast.
 
     What the word length holds exactly (powers of two, small integers) is exact, and its binary point then stays. A parameter is trained, with the
     gradient of its cast (straight-through within its range) and of the reciprocal where it divides.
     """
 
+    computed: Computed | None
+
     def __init__(self, source: Held, spec: Spec, name: str, also: str) -> None:
         super().__init__()
+        self.computed = None
         self.factor, self.inverted, self.form = source.factor, source.inverted, kept_form(source.shape)
         self.origin, self.own = source.name, source.name.rpartition(".")[2] or "value"
         self.number: float | None = None
-        if isinstance(source.value, nn.Parameter):
+        if isinstance(source.value, Computed):
+            self.computed = source.value
+        elif isinstance(source.value, nn.Parameter):
             self.register_parameter(self.own, source.value)
         elif isinstance(source.value, Tensor):
             self.register_buffer(self.own, source.value)
         else:
             self.number = float(source.value)
+        self.in_checkpoints = self.number is None and self.computed is None
         self.exact = False
         if spec.signed is None:
             spec = replace(spec, signed=True)
-        if not isinstance(source.value, nn.Parameter) and spec.frac_bits is None and not spec.learn_width:
+        if not source.trained and spec.frac_bits is None and not spec.learn_width:
             grid = _exact_grid(source.now(), spec)
             if grid is not None:
                 spec, self.exact = replace(spec, frac_bits=grid, learn=False), True
@@ -170,11 +212,21 @@ class HeldConstant(nn.Module):
 
     def float_names(self) -> Mapping[str, str]:
         """What a float checkpoint calls the tensors here, by their names here; "" for one that it does not have."""
-        return {} if self.number is not None else {self.own: self.origin}
+        return {self.own: self.origin} if self.in_checkpoints else {}
+
+    def materialize(self) -> str:
+        """Make a constant that is computed a parameter of the layer, of its present value. Returns its name here."""
+        if self.computed is None:
+            raise TypeError("the constant is not computed")
+        value, self.computed, self.in_checkpoints = self.computed.parameter(), None, False
+        self.register_parameter(self.own, value)
+        return self.own
 
     def real(self) -> Tensor:
         """The constant as it is trained, in the form in which it is kept, in float64."""
         value = self._parameters.get(self.own) if self.own in self._parameters else self._buffers.get(self.own)
+        if self.computed is not None:
+            value = self.computed()
         if value is None:
             value = torch.full(
                 (), self.number or 0.0, dtype=torch.float64, device=None if self.cast.frac_bits is None else self.cast.frac_bits.device

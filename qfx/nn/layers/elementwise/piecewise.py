@@ -20,6 +20,7 @@ from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScal
 from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.expression import Expression, Operand, Term
 from qfx.nn.layers.elementwise.held import Held, power_of_two, rounded
+from qfx.nn.layers.elementwise.masks import QMask, QOffset
 from qfx.nn.layers.relu import QLeakyReLU, QReLU
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.operators.compare import Sign
@@ -161,15 +162,25 @@ def _compare(sign: Sign) -> Callable[[Call], Layers]:
             difference = e.pair(a, b, QSub, "_difference")
             return e.parts(e.layer(lambda: QCompare(sign, ops.Const.of(0.0)), difference, suffix="_compared"))
         x, constant, way = (a, b, sign) if isinstance(a, Term) else (b, a, mirrored[sign])
-        return e.parts(_compared(e, x, constant, way))
+        return e.parts(compared(e, x, constant, way))
 
     return rule
 
 
-def _compared(e: Expression, x: Operand, constant: Operand, sign: Sign) -> Term:
-    number = constant.number if isinstance(constant, Held) else None
-    if number is None or not isinstance(x, Term):
-        raise e.call.refuse(f"{e.call.name} with a constant that is not one fixed number", "compare with one number: (x - c) > 0")
+def compared(e: Expression, x: Operand, constant: Operand, sign: Sign) -> Term:
+    """Whether a value compares with a constant: one fixed number, or others, by the sign of the difference, which is exact."""
+    if not isinstance(x, Term) or not isinstance(constant, Held):
+        raise e.call.refuse(f"{e.call.name} of constants", "compute it in the constructor, and keep it in a buffer")
+    number = constant.number
+    if number is None:
+        offset = constant.within(e.call, len(x.shape))
+        wide = e.expanded(x, tuple(max(pair) for pair in zip(x.shape, offset.shape, strict=True)))
+
+        def difference(path: str, first: str) -> FixedLayer:
+            return QOffset(offset, e.call.recipe, path, first, constant_sign=-1)
+
+        moved = Term(wide.shape, make=difference, reads=(wide,), suffix="_difference")
+        return e.layer(lambda: QCompare(sign, ops.Const.of(0.0)), moved, suffix="_compared")
     spec = e.call.recipe.spec(f"{e.call.path}.constant", "constant", f"{e.call.first or e.call.path}.constant")
     return e.layer(lambda: QCompare(sign, rounded(number, spec)), x, suffix="_compared")
 
@@ -179,8 +190,29 @@ def _where(call: Call) -> Layers:
     e = Expression(call)
     condition = e["condition"]
     if isinstance(condition, Held):
-        raise call.refuse("where by a condition that does not depend on the input", "multiply by a mask of zeros and ones, and add")
+        return e.parts(_by_mask(e, condition.now() != 0, e["input"], e["other"]))
     return e.parts(chosen(e, condition, e["input"], e["other"]))
+
+
+def _by_mask(e: Expression, mask: torch.Tensor, a: Operand, b: Operand) -> Operand:
+    """``a`` where a constant mask holds, else ``b``: nothing is computed of what is not taken."""
+    if isinstance(a, Held) and isinstance(b, Held):
+        raise e.call.refuse("where of constants", "compute it in the constructor, and keep it in a buffer")
+    parts = [_masked(e, part, chosen_) for part, chosen_ in ((a, mask), (b, ~mask)) if not (isinstance(part, Held) and part.number == 0.0)]
+    return parts[0] if len(parts) == 1 else e.sum(parts[0], parts[1], QJoined)
+
+
+def _masked(e: Expression, part: Operand, mask: torch.Tensor) -> Operand:
+    if isinstance(part, Held):
+        return part.times(Held(mask.double()))
+    rank = len(part.shape)
+    held_mask = Held(mask.float()).within(e.call, rank)
+    wide = e.expanded(part, tuple(max(pair) for pair in zip(part.shape, held_mask.shape, strict=True)))
+
+    def make(path: str, first: str) -> FixedLayer:
+        return QMask(mask.float().reshape(held_mask.shape), rank, e.call.recipe, path, first)
+
+    return Term(wide.shape, make=make, reads=(wide,), suffix="_masked")
 
 
 def chosen(e: Expression, condition: Term, a: Operand, b: Operand) -> Operand:
@@ -202,7 +234,7 @@ def _threshold(call: Call) -> Layers:
     x = e["input"]
     if not isinstance(x, Term):
         raise call.refuse("the threshold of a constant", "compute it in the constructor")
-    return e.parts(chosen(e, _compared(e, x, Held(limit), ">"), x, Held(value)))
+    return e.parts(chosen(e, compared(e, x, Held(limit), ">"), x, Held(value)))
 
 
 def _sign(call: Call) -> Layers:
@@ -210,11 +242,17 @@ def _sign(call: Call) -> Layers:
     e = Expression(call)
     x = e["input"]
     zero = Held(0.0)
-    return e.parts(e.layer(QSignOf, _compared(e, x, zero, ">"), _compared(e, x, zero, "<"), suffix="_sign"))
+    return e.parts(e.layer(QSignOf, compared(e, x, zero, ">"), compared(e, x, zero, "<"), suffix="_sign"))
 
 
 class QSignOf(QSub):
     """The difference of two bits: -1, 0 or 1, which needs no Cast."""
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, aligns=True)
+
+
+class QJoined(QAdd):
+    """The sum of two values, one of which is 0 at every place: it needs no Cast but where their grids differ much."""
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, aligns=True)
 
@@ -230,7 +268,24 @@ _COMPARED = {name: ("input other", _compare(sign)) for name, sign in _COMPARISON
 _LONG = {"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal"}
 
 FAMILY = Family(
-    layers=(QPReLU, QLeakyReLU, QReLU, QCompare, QNot, QSignOf, QAdd, QSub, QMul, QMulConstant, QAddConstant, QScaleBy, QExpand),
+    layers=(
+        QPReLU,
+        QLeakyReLU,
+        QReLU,
+        QCompare,
+        QNot,
+        QSignOf,
+        QJoined,
+        QMask,
+        QOffset,
+        QAdd,
+        QSub,
+        QMul,
+        QMulConstant,
+        QAddConstant,
+        QScaleBy,
+        QExpand,
+    ),
     modules={nn.LeakyReLU: _leaky_relu, nn.PReLU: _prelu, nn.RReLU: _rrelu, nn.Threshold: _threshold},
     functions={
         F.leaky_relu: _LEAKY,
@@ -256,4 +311,5 @@ FAMILY = Family(
         "prelu": ("input weight", _prelu),
     },
     takes_constants=True,
+    elementwise=True,
 )

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.capture.traced import KEPT, Traced
 from qfx.nn.call import Call, name_of
+from qfx.nn.layers.products.computed import Computed, computed_of, joined
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,35 @@ class Form:
 @dataclass(frozen=True, eq=False)
 class Weights:
     """A weight and maybe a bias. A parameter is trained; any other tensor stays as it is. ``form``: how the weight is cast, if not as it is kept,
-    with its outputs on axis 0. ``origins``: what the float model calls them, by "weight" and "bias"; its checkpoints have them under these names."""
+    with its outputs on axis 0. ``origins``: what the float model calls them, by "weight" and "bias"; its checkpoints have them under these names.
+    ``computed``: how they are computed, both by the same names, where one of them is computed of others."""
 
     weight: Tensor
     bias: Tensor | None = None
     form: Form | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
+    computed: Mapping[str, Computed] = field(default_factory=dict)
 
 
 def weights_of(call: Call, weight: Any, bias: Any = None, form: Form | None = None) -> Weights:
     """Arguments of a call as the tensors of a layer. Refuses what is computed from the input, and numbers that are not finite."""
     origins: dict[str, str] = {}
     found = _tensor(call, weight, "weight", origins)
-    return Weights(found, None if bias is None else _tensor(call, bias, "bias", origins), form, origins)
+    shift = None if bias is None else _tensor(call, bias, "bias", origins)
+    return Weights(found, shift, form, origins, computed_together(call.traced, {"weight": weight, "bias": bias}))
+
+
+def computed_together(traced: Traced, arguments: Mapping[str, Any]) -> dict[str, Computed]:
+    """How the tensors of a layer are computed, if one of them at least is computed of others: then all of them stand where the user has them."""
+    nodes = {role: argument for role, argument in arguments.items() if isinstance(argument, fx.Node) and argument in traced.fixed}
+    if not any(node.op != "get_attr" for node in nodes.values()):
+        return {}
+    found = {role: _in_float(computed) for role, node in nodes.items() if (computed := computed_of(traced, node)) is not None}
+    return found if any(not computed.itself for computed in found.values()) else {}
+
+
+def _in_float(computed: Computed) -> Computed:
+    return computed if computed().dtype in (torch.float32, torch.float64) else joined("float", [computed])
 
 
 def is_constant(call: Call, argument: Any) -> bool:
@@ -62,7 +80,7 @@ def _tensor(call: Call, argument: Any, role: str, origins: dict[str, str]) -> Te
         raise call.refuse(f"the {role} of {call.name} is computed from the input", "multiply two values with torch.matmul, which has a form")
     if not isinstance(found, Tensor):
         raise call.refuse(f"the {role} of {call.name} is {argument!r}", "give a parameter or a buffer of the model")
-    if isinstance(argument, fx.Node) and argument.op == "get_attr":
+    if isinstance(argument, fx.Node) and argument.op == "get_attr" and argument.meta.get(KEPT):
         own = _own(call.traced.module, str(argument.target))
         if own is not None:
             found, origins[role] = own, str(argument.target)
@@ -76,12 +94,10 @@ def _tensor(call: Call, argument: Any, role: str, origins: dict[str, str]) -> Te
 
 
 def _own(module: nn.Module, name: str) -> Tensor | None:
-    """The parameter, or the buffer that checkpoints have, of a dotted name."""
+    """The parameter or buffer of a dotted name."""
     path, _, leaf = name.rpartition(".")
     try:
         holder = module.get_submodule(path)
     except AttributeError:
         return None
-    if leaf in holder._parameters:
-        return holder._parameters[leaf]
-    return None if leaf in holder._non_persistent_buffers_set else holder._buffers.get(leaf)
+    return holder._parameters[leaf] if leaf in holder._parameters else holder._buffers.get(leaf)

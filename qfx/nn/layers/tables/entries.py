@@ -138,7 +138,11 @@ def lines(values: Floats, out: FixedType, wanted: float | None, label: str) -> L
     assert found is not None  # one line is always possible
     if wanted is not None:
         what = f"an error of {wanted:g} is out of reach: {found.values.size} lines leave {found.error:.3g}"
-        raise ExactnessError(what, where=label, remedy="allow a larger max_error, cast the input to fewer bits, or give a smoother function")
+        raise ExactnessError(
+            what,
+            where=label,
+            remedy="allow a larger max_error or table_error, cast the input to fewer bits, or give a smoother function",
+        )
     return found
 
 

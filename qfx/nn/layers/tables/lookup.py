@@ -62,8 +62,8 @@ class Tabled(FixedLayer, abstract=True):
     reads what that gave, so that a forward never differs from an export. Where up to ``MAX_ENTRIES`` numbers can come, the entry is the value of
     the function, which the Cast behind it rounds, once: the exported table holds the results of that Cast. Up to 2**20 numbers, lines stand in
     for the entries, as few as come within ``max_error`` of the function at every raw. Default: half a least significant bit of the output; if the
-    largest table misses that, it is as near as it comes. ``error`` is the bound that holds. ExactnessError for more numbers, and for a
-    ``max_error`` out of reach.
+    largest table misses that, it is as near as it comes. ``table_error``, the recipe's, asks for another share of that bit where there is no
+    ``max_error``. ``error`` is the bound that holds. ExactnessError for more numbers, and for an error that is asked for and out of reach.
 
     Where the function has no finite value (1/0, log of 0), the table has that of the nearest number with one. Channels with binary points of
     their own are read on the finest grid of all.
@@ -71,6 +71,8 @@ class Tabled(FixedLayer, abstract=True):
     Gradient: that of the function at the cast input (0 where it has none that is finite), also where lines stand in for it; what reaches the
     binary points of input and output is theirs, as for every Cast.
     """
+
+    table_error: float | None = None
 
     def __init__(self, function: Function, label: str, max_error: float | None = None) -> None:
         super().__init__()
@@ -112,7 +114,7 @@ class Tabled(FixedLayer, abstract=True):
         known = self._known
         label = self.name or self.label
         entries = known.entries if known is not None and known.reach == reach else evaluate(self.function, reach, label)
-        found = None if out is None else lines(entries.values, out, self.max_error, label)
+        found = None if out is None else lines(entries.values, out, self._wanted(out), label)
         if found is None:
             values, result = entries.values, _all_bits(entries.values)
         else:
@@ -121,6 +123,18 @@ class Tabled(FixedLayer, abstract=True):
         with torch.inference_mode(False):  # a later step may train with them
             held, slopes = (torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in (values, entries.slopes))
         return _Known(reach, out, entries, found, held, slopes, result)
+
+    def _wanted(self, out: FixedType) -> float | None:
+        """The error that is asked for."""
+        if self.max_error is not None or self.table_error is None:
+            return self.max_error
+        return math.ldexp(self.table_error, -out.frac_bits)
+
+    @property
+    def error_bits(self) -> float:
+        """``error`` in least significant bits of the output."""
+        known = self._of_last_forward()
+        return 0.0 if known.lines is None or known.out is None else math.ldexp(known.lines.error, known.out.frac_bits)
 
     def _of_last_forward(self) -> _Known:
         """The table for the numbers of the last forward and the output as it is."""

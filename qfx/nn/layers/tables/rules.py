@@ -158,4 +158,5 @@ FAMILY = Family(
         F.hardswish: _in_place(_HARDSWISH),
     },
     methods={**_SHARED, **{f"{name}_": entry for name, entry in _SHARED.items()}},
+    elementwise=True,
 )

@@ -127,6 +127,11 @@ proc intf_pins {cell} {
         }
         accelerator {
             if {[env_of MODEL_WEIGHTS_BITS ""] ne ""} { lappend found weights Slave axis $::env(MODEL_WEIGHTS_BITS) }
+            if {[env_of MODEL_STREAMS ""] ne ""} {
+                foreach {name mode bits} $::env(MODEL_STREAMS) { lappend found $name $mode axis $bits }
+                lappend found s_axi_control Slave aximm 0
+                return $found
+            }
             lappend found s_axi_control Slave aximm 0 in_r Slave axis [env_of MODEL_IN_BITS 8] out_r Master axis [env_of MODEL_OUT_BITS 8]
         }
     }

@@ -1,6 +1,7 @@
 # A model of Vivado in batch mode (UG835; IP as in PG021, PG085, PG082, PG201, PG164, PG247): projects, block designs, runs.
 #   tclsh vivado.tcl -mode batch -source script.tcl
-# Environment: MODEL_IN_BITS, MODEL_OUT_BITS and (if there is such a port) MODEL_WEIGHTS_BITS describe the accelerator; MODEL_BOARDS
+# Environment: MODEL_IN_BITS, MODEL_OUT_BITS and (if there is such a port) MODEL_WEIGHTS_BITS describe the accelerator, or instead of the first two
+# MODEL_STREAMS (name, mode and bits of each stream); MODEL_BOARDS
 # lists the installed board parts; MODEL_MHZ is the clock that the processing system gives (default: what is asked); MODEL_SETUP and MODEL_HOLD are the slacks (empty: no path); MODEL_FAIL names a run that fails;
 # MODEL_HANDOFF is where the handoff goes (gen, srcs).
 source [file join [file dirname [info script]] commands.tcl]
@@ -307,6 +308,30 @@ proc do_connect_bd_intf_net {call one other args} {
 proc do_assign_bd_address {call args} {
     needs_design
     set ::assigned 1
+    set ::reached [dict create]
+    foreach cell [dict keys $::cells] {
+        foreach {pin mode kind width} [intf_pins $cell] {
+            if {$kind eq "aximm" && $mode eq "Master" && [ip_of $cell] ne "smartconnect"} {
+                dict set ::reached /$cell/$pin [slaves_of /$cell/$pin]
+            }
+        }
+    }
+}
+
+# The ends that a master reaches, through SmartConnects.
+proc slaves_of {master} {
+    foreach net $::intf_nets {
+        set place [lsearch -exact $net $master]
+        if {$place < 0} { continue }
+        set slave [lindex $net [expr {1 - $place}]]
+        set cell [lindex [split $slave /] 1]
+        if {[ip_of $cell] ne "smartconnect"} { return [list $slave] }
+        set found {}
+        foreach {pin mode kind width} [intf_pins $cell] {
+            if {$mode eq "Master"} { lappend found {*}[slaves_of /$cell/$pin] }
+        }
+        return $found
+    }
 }
 
 proc do_validate_bd_design {call} {
@@ -332,7 +357,20 @@ proc do_validate_bd_design {call} {
             foreach net $::intf_nets { incr connected [expr {"/$cell/$pin" in $net}] }
             rule {$connected} {validate_bd_design: /$cell/$pin is not connected}
         }
+        foreach {pin mode kind width} [intf_pins $cell] {
+            if {$kind ne "aximm" || [ip_of $cell] eq "smartconnect"} { continue }
+            # Registers have one place in the processor's address space; a DMA reaches one port into memory, and nothing else.
+            if {$mode eq "Slave" && ![regexp {^(zynq_ultra_ps_e|processing_system7)$} [ip_of $cell]]} {
+                set count 0
+                dict for {master slaves} $::reached { incr count [llength [lsearch -all -exact $slaves /$cell/$pin]] }
+                rule {$count == 1} {validate_bd_design: /$cell/$pin has $count addresses}
+            }
+            if {$mode eq "Master" && [ip_of $cell] eq "axi_dma"} {
+                rule {[string match /ps/* [dict get $::reached /$cell/$pin]]} {validate_bd_design: /$cell/$pin reaches [dict get $::reached /$cell/$pin]}
+            }
+        }
         if {[ip_of $cell] eq "axi_dma"} {
+            rule {[value $cell c_include_mm2s 1] || [value $cell c_include_s2mm 1]} {validate_bd_design: $cell has no channel}
             foreach {side memory stream} {
                 mm2s c_m_axi_mm2s_data_width c_m_axis_mm2s_tdata_width s2mm c_m_axi_s2mm_data_width c_s_axis_s2mm_tdata_width
             } {

@@ -1,0 +1,179 @@
+"""Recurrent networks taken apart: ``torch.lstm``, ``gru``, ``rnn_tanh`` and ``rnn_relu``, which ``nn.LSTM`` and its like call and exported programs
+hold, into layers of one direction each; the cells into their arithmetic."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence, Set
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from qfx.capture.refusals.apart import NotTakenApartError
+from qfx.capture.traced import SPARE
+from qfx.nn.layers.sequences.recurrent import cell_of, hidden_of, recurrent
+
+Computed = Callable[[Tensor], bool]
+"""Whether a tensor is computed from the model's input."""
+
+
+def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
+    """torch's function of that name, on whole sequences."""
+
+    def layers(
+        input: Tensor,
+        hx: Any,
+        params: Any,
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool = False,
+        *,
+        computed: Computed,
+    ) -> tuple[Tensor, ...]:
+        """For each layer and direction a linear layer over all steps and a loop (``QScan``); the last states as slices of what the loops give."""
+        if input.dim() != 3:
+            raise NotTakenApartError(f"runs over a sequence of {input.dim()} axes", remedy="give it (batch, steps, features)")
+        for state in [hx] if isinstance(hx, Tensor) else hx:
+            _require_zeros(state, computed)
+        ways = 2 if bidirectional else 1
+        count = len(params) // (num_layers * ways)
+        x = input if batch_first else input.transpose(0, 1)
+        ends: list[list[Tensor]] = []
+        for layer in range(num_layers):
+            found = []
+            for way in range(ways):
+                place = layer * ways + way
+                weights = _weights(params[place * count : (place + 1) * count], has_biases)
+                states = _one_way(kind, torch.flip(x, (1,)) if way else x, weights, f"l{layer}" + "_reverse" * way)
+                ends.append([part[:, -1] for part in states])
+                found.append(torch.flip(states[0], (1,)) if way else states[0])
+            x = found[0] if ways == 1 else torch.cat(found, 2)
+            if dropout and layer < num_layers - 1:
+                x = F.dropout(x, dropout, training=False)
+        return x if batch_first else x.transpose(0, 1), *(torch.stack(parts, 0) for parts in zip(*ends, strict=True))
+
+    return layers
+
+
+_Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _weights(params: Sequence[Tensor], has_biases: bool) -> _Weights:
+    """Of one layer in one direction: W, U, their biases, and the projection."""
+    biases = (params[2], params[3]) if has_biases else (None, None)
+    rest = params[4:] if has_biases else params[2:]
+    return params[0], params[1], *biases, rest[0] if rest else None
+
+
+def _one_way(kind: str, x: Tensor, weights: _Weights, label: str) -> list[Tensor]:
+    """The states after every step: h, and for an LSTM c."""
+    states = recurrent(x, *weights, kind=kind, label=label)
+    size = weights[1].shape[1]
+    return [hidden_of(states, size), cell_of(states, size)] if kind == "lstm" else [states]
+
+
+def _starts(state: Tensor | None, computed: Computed) -> bool:
+    """Whether a state is the zeros that a sequence starts with."""
+    if state is None:
+        return True
+    if computed(state):
+        return False
+    with torch._C.DisableTorchFunction():  # nothing of the model
+        zeros = not bool(state.any())
+    if not zeros:
+        raise NotTakenApartError("starts from a state other than zeros", remedy="start from zeros: leave the initial state out")
+    return True
+
+
+def _require_zeros(state: Tensor, computed: Computed) -> None:
+    if not _starts(state, computed):
+        raise NotTakenApartError("starts from a state that is computed", remedy="start from zeros: leave the initial state out")
+
+
+def _hidden(h: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """U h + v; of zeros v."""
+    return bias if h is None else F.linear(h, weight, bias)
+
+
+def _sum(x: Tensor, y: Tensor | None) -> Tensor:
+    return x if y is None else x + y
+
+
+def _lstm_cell(
+    input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
+) -> tuple[Tensor, Tensor]:
+    """Two linear layers, and the gates as they are written."""
+    h, c = (None if _starts(state, computed) else state for state in hx)
+    i, f, g, o = _sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)).chunk(4, 1)
+    written = torch.sigmoid(i) * torch.tanh(g)
+    cell = written if c is None else torch.sigmoid(f) * c + written
+    return torch.sigmoid(o) * torch.tanh(cell), cell
+
+
+def _gru_cell(
+    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
+) -> Tensor:
+    """Two linear layers, and the gates as they are written: n + z * (h - n)."""
+    h = None if _starts(hx, computed) else hx
+    size = w_hh.shape[1]
+    x, u = F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)
+    gates = torch.sigmoid(_sum(x[:, : 2 * size], None if u is None else u[..., : 2 * size]))
+    r, z = gates[:, :size], gates[:, size:]
+    n = torch.tanh(_sum(x[:, 2 * size :], None if u is None else r * u[..., 2 * size :]))
+    return n - z * n if h is None else n + z * (h - n)
+
+
+def _rnn_cell(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def cell(
+        input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
+    ) -> Tensor:
+        """Two linear layers and the function of their sum."""
+        h = None if _starts(hx, computed) else hx
+        return function(_sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)))
+
+    return cell
+
+
+_EMPTY = ("new_zeros", "zeros_like", "new_full", "full_like")
+"""Of a tensor they take no more than its shape, type or device."""
+
+_OF_FIRST = ("type_as", "to", "expand_as", "view_as", "reshape_as")
+"""Of all tensors but the first likewise."""
+
+
+def _from_data(node: fx.Node, dependent: Set[fx.Node]) -> bool:
+    """Whether what a node gives follows from the model's input, not from its shape alone. Where it does not, it is of use only where it is read."""
+    if node not in dependent:
+        return False
+    name = getattr(node.target, "__name__", node.target)
+    sources = [] if name in _EMPTY else node.all_input_nodes[:1] if name in _OF_FIRST else node.all_input_nodes
+    if node.op == "placeholder" or any(_from_data(source, dependent) for source in sources):
+        return True
+    node.meta[SPARE] = True
+    return False
+
+
+def taken_apart(target: Any, arguments: Sequence[Any], node_of: Callable[[Tensor], fx.Node], dependent: Set[fx.Node]) -> Callable[..., Any] | None:
+    """What runs in place of a function of torch, for these arguments. None for what is no recurrent network, and for packed sequences, which are
+    refused where they are packed. ``dependent``: the nodes that are computed of the model's input."""
+    name = str(getattr(target, "__name__", target))
+    packed = len(arguments) > 3 and isinstance(arguments[3], list | tuple)  # (data, batch_sizes, hx, params, ...)
+    if name not in RECURRENT or packed:
+        return None
+    return functools.partial(RECURRENT[name], computed=lambda tensor: _from_data(node_of(tensor), dependent))
+
+
+RECURRENT: Mapping[str, Callable[..., Any]] = MappingProxyType({
+    **{name: _layers(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
+    "lstm_cell": _lstm_cell,
+    "gru_cell": _gru_cell,
+    "rnn_tanh_cell": _rnn_cell(torch.tanh),
+    "rnn_relu_cell": _rnn_cell(torch.relu),
+})  # fmt: skip
+"""By the name of torch's function, arguments as ATen's; besides, they ask what is computed from the model's input."""

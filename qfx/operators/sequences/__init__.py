@@ -1,0 +1,1 @@
+"""Operators on sequences: what is done to one step after the other."""

@@ -1,0 +1,115 @@
+"""Recurrent networks from exported programs and ONNX files are those of the module."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from nn_models import Calls
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+import qfx
+from qfx import UnsupportedError
+from qfx.capture.from_onnx import from_onnx
+from qfx.capture.from_pt2 import from_pt2
+
+X = torch.randn(8, 6, 5, generator=torch.Generator().manual_seed(0))
+pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes")
+"""Of torch.export, about torch.nn.LSTM."""
+
+FORMS: dict[str, nn.Module] = {
+    "lstm": nn.LSTM(5, 4, 2, batch_first=True, bidirectional=True),
+    "gru": nn.GRU(5, 4, 2, batch_first=True),
+    "tanh": nn.RNN(5, 4, batch_first=True, bidirectional=True),
+    "relu": nn.RNN(5, 4, batch_first=True, nonlinearity="relu", bias=False),
+}
+
+
+def model(form: str) -> nn.Module:
+    rnn = FORMS[form]
+    return Calls(lambda m, x: m.fc(m.rnn(x)[0][:, -1]), rnn=rnn, fc=nn.Linear(4 * (1 + rnn.bidirectional), 3)).eval()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_program(form: str, tmp_path: Path) -> None:
+    m, path = model(form), tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(m, (X,), dynamic_shapes=({0: torch.export.Dim("n")},)), path)
+    q, expected = qfx.quantize(from_pt2(path, X), X), qfx.quantize(m, X)
+    assert torch.equal(q(X), expected(X))
+    assert [name for name, _ in qfx.quantizers(q)] == [name for name, _ in qfx.quantizers(expected)]
+    q.load_state_dict(m.state_dict(), strict=True)
+
+
+def test_a_projection_in_an_exported_program(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # oneDNN has no projections
+        m = Calls(lambda m, x: m.rnn(x)[0], rnn=nn.LSTM(5, 6, batch_first=True, proj_size=4)).eval()
+        torch.export.save(torch.export.export(m, (X,)), path)
+        assert torch.equal(qfx.quantize(from_pt2(path, X), X)(X), qfx.quantize(m, X)(X))
+
+
+def test_a_state_in_an_exported_program_is_refused(tmp_path: Path) -> None:
+    m, path = Calls(lambda m, x: m.rnn(x, torch.ones(1, x.shape[0], 4))[0], rnn=nn.GRU(5, 4, batch_first=True)).eval(), tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(m, (X,)), path)
+    with pytest.raises(UnsupportedError, match="a state other than zeros"):
+        from_pt2(path, X)
+
+
+ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "tanh": (0,), "relu": (0,)}
+"""ONNX's gates among torch's: i, o, f, c of i, f, c, o; z, r, h of r, z, h."""
+
+
+def onnx_file(rnn: Any, form: str, path: Path) -> None:
+    """A file with the operator of ONNX for the first layer of ``rnn``; its result is Y_h of every direction, one after the other."""
+
+    def weights(name: str) -> Tensor:
+        parts = []
+        for suffix in ("", "_reverse")[: 1 + rnn.bidirectional]:
+            gates = getattr(rnn, f"{name}_l0{suffix}").detach().chunk(len(ORDER[form]))
+            parts.append(torch.cat([gates[place] for place in ORDER[form]]))
+        return torch.stack(parts)
+
+    held = {"w": weights("weight_ih"), "r": weights("weight_hh")}
+    if rnn.bias:
+        held["b"] = torch.cat([weights("bias_ih"), weights("bias_hh")], 1)
+    ways = 1 + rnn.bidirectional
+    attributes: dict[str, Any] = {"hidden_size": 4, "direction": "bidirectional" if rnn.bidirectional else "forward"}
+    attributes |= {"linear_before_reset": 1} if form == "gru" else {"activations": ["Relu"] * ways} if form == "relu" else {}
+    kind = {"lstm": "LSTM", "gru": "GRU"}.get(form, "RNN")
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node(kind, ["t", *held], ["", "h"], name="rnn", **attributes),
+        helper.make_node("Transpose", ["h"], ["n"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["n", "shape"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(value.numpy(), name) for name, value in held.items()]
+    constants.append(numpy_helper.from_array(torch.tensor([0, -1]).numpy(), "shape"))
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 6, 5])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4 * ways])
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants), opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+def ends(m: Any, x: Tensor) -> Tensor:
+    """h at the end of each direction."""
+    states = m.rnn(x)[0]
+    parts = states.chunk(1 + m.rnn.bidirectional, 2)
+    return torch.cat([part[:, place] for part, place in zip(parts, (-1, 0), strict=False)], 1) if len(parts) > 1 else states[:, -1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_onnx_file(form: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    old = FORMS[form]
+    more = {"nonlinearity": form} if isinstance(old, nn.RNN) else {}
+    rnn = type(old)(5, 4, batch_first=True, bias=old.bias, bidirectional=old.bidirectional, **more)
+    onnx_file(rnn, form, tmp_path / "m.onnx")
+    m = Calls(ends, rnn=rnn).eval()
+    q = qfx.quantize(from_onnx(tmp_path / "m.onnx", X), X)
+    assert torch.equal(q(X), qfx.quantize(m, X)(X))
+    assert [name for name, _ in qfx.quantizers(q)] == [name for name, _ in qfx.quantizers(qfx.quantize(m, X))]

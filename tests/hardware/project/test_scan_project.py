@@ -1,0 +1,158 @@
+"""Recurrent cells as whole projects: one hardware for all steps, and no number that differs from the interpreter's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cells import gru, lstm, recurrent, rows
+from click.testing import CliRunner
+from support.bundles import build_bundle
+
+from qfx.cli import main
+from qfx.errors import ProjectError
+from qfx.export.onnx_file import save
+from qfx.hardware.board import board
+from qfx.hardware.cost.estimate import estimate
+from qfx.hardware.design import design as d
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Folding, Request, Schedule
+from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.folding.search import resolve
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import prepare, write_project
+from qfx.hardware.timing.fifo import size_fifos
+from qfx.hardware.timing.simulate import simulate
+from qfx.ir.graph import Graph, Node
+from qfx.ir.interpret import quantize_input, run, run_raw
+from qfx.operators import Const, Linear, Scan
+from qfx.report import report_project
+from qfx.testing import adversarial_inputs, assert_bit_exact
+
+CELLS = [recurrent(make(), steps, last=steps > 1) for make in (gru, lstm) for steps in (1, 7)] + [rows(3)]
+
+
+@pytest.mark.usefixtures("gxx")
+@pytest.mark.parametrize("fast", [False, True])
+def test_every_step_equals_the_interpreter(tmp_path: Path, fast: bool) -> None:
+    designs = [(graph, schedule) for graph in CELLS for schedule in (Schedule(), Schedule.of({"rnn": Folding(2, 2)}))]
+    bundle = build_bundle(designs, tmp_path, fast=fast, flags=("-Werror", "-O1"))
+    for index, (graph, _) in enumerate(designs):
+        x = adversarial_inputs(graph, np.random.default_rng(index), 8)  # frames that follow each other: states begin anew
+        assert_bit_exact(bundle.run_from_raw(index, quantize_input(graph, x)), run_raw(graph, x), names=("C simulation", "interpreter"))
+
+
+def with_one_more(graph: Graph) -> Graph:
+    """One least significant bit of one weight of the cell."""
+    scan = graph.node("rnn").op
+    assert isinstance(scan, Scan)
+    nodes = []
+    for node in scan.body.nodes:
+        if node.name == "n_h":
+            assert isinstance(node.op, Linear)
+            raw = node.op.weight.raw.copy()
+            raw[0, 0] += 1
+            node = Node(node.name, replace(node.op, weight=Const(raw, node.op.weight.frac_bits)), node.inputs)
+        nodes.append(node)
+    changed = replace(scan, body=scan.body.with_nodes(tuple(nodes)))
+    return graph.with_nodes(tuple(replace(node, op=changed) if node.name == "rnn" else node for node in graph.nodes))
+
+
+@pytest.mark.usefixtures("gxx")
+def test_one_lsb_inside_a_cell_is_seen(tmp_path: Path) -> None:
+    graph = recurrent(gru(), 6)
+    bundle = build_bundle([(with_one_more(graph), Schedule())], tmp_path)
+    x = adversarial_inputs(graph, np.random.default_rng(0), 20)
+    with pytest.raises(AssertionError, match="numbers differ"):
+        assert_bit_exact(bundle.run_from_raw(0, quantize_input(graph, x)), run_raw(graph, x))
+
+
+@pytest.mark.usefixtures("gxx")
+def test_a_project_by_the_command_line(tmp_path: Path) -> None:
+    """qfx hls and qfx verify, the vendor's build and the fast one: 0 values differ."""
+    graph = recurrent(lstm(), 5, last=True)
+    save(graph, tmp_path / "m.onnx")
+    x = adversarial_inputs(graph, np.random.default_rng(1), 9)
+    np.save(tmp_path / "x.npy", x)
+    runner = CliRunner()
+    made = runner.invoke(main, ["hls", str(tmp_path / "m.onnx"), "--board", "zcu102", "--fit", "--output", str(tmp_path / "p")])
+    assert made.exit_code == 0, made.output
+    for fast in (False, True):
+        assert_bit_exact(csim.run(tmp_path / "p", x, fast=fast), run(graph, x))
+        traced = csim.trace_raw(tmp_path / "p", x, fast=fast)
+        assert {"x", "rnn", "y"} <= set(traced)
+        assert_bit_exact(traced["rnn"], run_raw(graph.with_nodes(graph.nodes[:2], "rnn"), x))
+    found = runner.invoke(main, ["verify", str(tmp_path / "m.onnx"), str(tmp_path / "p"), "--data", str(tmp_path / "x.npy"), "--fast", "--trace"])
+    assert found.exit_code == 0, found.output
+    refused = runner.invoke(main, ["hls", str(tmp_path / "m.onnx"), "--board", "zcu102", "--output", str(tmp_path / "q"), "--weights", "stream"])
+    assert refused.exit_code != 0
+    assert "rnn: computes step by step with constants of its own, which cannot be loaded" in refused.output
+
+
+def test_weights_are_stored_once() -> None:
+    short, long = (emit_sources(lower(recurrent(gru(), steps), Schedule()), "top") for steps in (2, 50))
+    weights = {path: text for path, text in short.items() if path.startswith("src/weights/")}
+    assert len(weights) >= 6
+    assert weights == {path: text for path, text in long.items() if path.startswith("src/weights/")}
+    assert re.sub(r"step < \d+", "", short["src/layers.h"]).count("rnn_step(") == 2  # its definition and its one call
+    assert {path for path in short if short[path] != long[path]} <= {"src/layers.h", "src/top.cpp", "src/top.h"}
+
+
+def test_time_grows_with_the_steps_and_cost_does_not() -> None:
+    on = board("zcu102")
+    designs = [size_fifos(lower(recurrent(gru(), steps), Schedule())) for steps in (4, 8, 16)]
+    loops = [next(process for process in design.processes if isinstance(process, d.Loop)) for design in designs]
+    first, second, third = (loop.cycles for loop in loops)
+    assert third - second == 2 * (second - first)
+    assert simulate(designs[2]).interval >= third
+    costs = [next(cost.resources for cost in estimate(design, on).costs if cost.process == "rnn_loop") for design in designs]
+    assert costs[2].lut - costs[0].lut < 50
+    step = loops[0].step
+    assert loops[0].cycles == 4 * step.turns + 5 * (step.states[0].words + 3)
+    reads, writes = step.reads, step.writes
+    assert reads.tolist() == list(range(3))
+    assert writes[0] > reads[-1]
+
+
+def test_a_pace_is_made_by_folding_the_cell() -> None:
+    graph = recurrent(gru(8, 16), 10)
+    slow = resolve(graph, board("zcu102"), Request(), clock_ns=5)
+    fast = resolve(graph, board("zcu102"), Request(fps=1.5 * slow.fps), clock_ns=5)
+    assert fast.fps >= 1.5 * slow.fps
+    folding = fast.schedule.folding("rnn")
+    assert folding.pe * folding.simd > 1
+    pinned = resolve(graph, board("zcu102"), Request(foldings=(("rnn", Folding(4, 8)),), fit=True), clock_ns=5)
+    assert pinned.schedule.folding("rnn") == Folding(4, 8)
+
+
+def test_an_input_that_nothing_depends_on_is_refused() -> None:
+    cell = gru()
+    nodes = tuple(node for node in cell.body.nodes if node.name in ("x", "h", "n_h", "n_h_cast"))
+    blind = Scan.of("blind", (*nodes, Node("next", cell.body.node("next").op, ("n_h_cast",))), "next", ("next",))
+    with pytest.raises(ProjectError, match="rnn::x: is an input that no result of a step depends on"):
+        lower(recurrent(blind, 3), Schedule())
+
+
+def test_weights_of_a_cell_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"^rnn: computes step by step"):
+        prepare(recurrent(gru(), 3), "stream")
+    with pytest.raises(ProjectError, match=r"^rnn: computes step by step"):
+        write_project(recurrent(gru(), 3), tmp_path / "p", board="zcu102", weights="stream")
+
+
+@pytest.mark.usefixtures("gxx")
+def test_what_casts_lose_inside_a_cell(tmp_path: Path) -> None:
+    """Counted by the C++ as by the interpreter, at all steps together."""
+    graph = recurrent(gru(), 4, last=True)
+    project = write_project(graph, tmp_path / "p", board="zcu102").path
+    x = adversarial_inputs(graph, np.random.default_rng(2), 6)
+    save(graph, tmp_path / "m.onnx")
+    found = report_project(project, x, model=tmp_path / "m.onnx")
+    assert found.differing == ()
+    rows_ = {row.node: row for row in found.rows}
+    assert rows_["rnn::next"].loss.values == 6 * 4 * 4
+    assert rows_["rnn::next"].simulated == rows_["rnn::next"].loss
+    assert rows_["rnn::n_in"].loss.rounded > 0
