@@ -301,13 +301,6 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     return scores + mask.clamp(min=FAR_BELOW)
 
 
-def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """A value so low that it means "not to be seen" is added as attention adds it: the softmax behind it gives zeros there."""
-    if not isinstance(value, Tensor) and value <= -1e4:
-        return input + torch.where(mask, FAR_BELOW, 0.0).to(input.dtype)
-    return torch.where(mask, value if isinstance(value, Tensor) else torch.full((), value, dtype=input.dtype), input)
-
-
 def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
     """One factor after the other, each product cast."""
     if dim is None or input.shape[dim] > _FACTORS:
@@ -416,7 +409,6 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "new_zeros": _new(0.0),
     "new_ones": _new(1.0),
     "new_full": _new_full,
-    "masked_fill": _masked_fill,
     "prod": _prod,
     "topk": _topk,
     "sort": _sort,

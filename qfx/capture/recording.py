@@ -23,8 +23,8 @@ from qfx.capture.decompositions import OF_FUNCTIONS, OF_MODULES, OF_TORCH
 from qfx.capture.inputs import Inputs
 from qfx.capture.names import READS_DATA, bare_name, instead, is_question, known, spelled
 from qfx.capture.traced import CALLER, INTERNAL, KEPT, KIND, MADE, OPENED, SITE, SPARE, TAKEN_APART, WHOLE, base_layer, is_layer, place_of
-from qfx.capture.weights import computed_roles, kept_names
 from qfx.errors import UnsupportedError
+from qfx.nn.layers.products.own import computed_roles, kept_names
 from qfx.nn.layers.sequences.apart import taken_apart
 from qfx.nn.rules import MODULES
 
@@ -169,8 +169,7 @@ class Recording(TorchFunctionMode):
             found = self._tensors.get(id(leaf)) if isinstance(leaf, Tensor) else None
             if found is not None and not self._inside:
                 found.node.meta[INTERNAL] = False
-                source = args[0] if args else kwargs.get("input")
-                if name and isinstance(source, Tensor):
+                if name and isinstance(source := args[0] if args else kwargs.get("input"), Tensor):
                     found.node.meta[TAKEN_APART] = (name, self._node_of(source))
         return result
 
@@ -284,23 +283,21 @@ class Recording(TorchFunctionMode):
 
     def module(self, path: str) -> nn.Module:
         """The model's layer at a dotted path."""
-        found: nn.Module = self.replaced.get(path) or _got(self.model, path)
-        return found
+        return self.replaced.get(path) or _got(self.model, path)
 
     def call(self, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any]) -> Any:
         """Called in place of ``nn.Module.__call__``."""
         path = self._paths.get(id(module))
         layer = path is not None and is_layer(module)
         self.place = self._frames[-1].path if path is None else path
-        layer = layer and any(self._depends(leaf) for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor))
-        roles = computed_roles(module) if layer else None
         packed = any(isinstance(argument, PackedSequence) for argument in args)  # refused where it was packed, whatever happens here
+        layer = layer and (packed or any(self._depends(leaf) for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)))
+        roles = computed_roles(module) if layer else {}
         if layer and (_is_plain(module) or roles) and (base_layer(module) in MODULES or packed) and path:
-            made = {role: self._node_of(tensor) for role, tensor in roles.items()} if roles else {}
             self.quiet = True
             try:
                 with torch._C.DisableTorchFunction():
-                    result = self._layer(path, module, args, kwargs, original, made)
+                    result = self._layer(path, module, args, kwargs, original, roles)
             finally:
                 self.quiet = False
             self.place = self._frames[-1].path
@@ -322,7 +319,7 @@ class Recording(TorchFunctionMode):
                 frame.nodes[0].meta[WHOLE] = True
             outer.nodes += frame.nodes if not layer else ()
 
-    def _layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any], made: dict[str, fx.Node]) -> Any:
+    def _layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, original: Callable[..., Any], roles: dict[str, Tensor]) -> Any:
         tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
         versions = [tensor._version for tensor in tensors]
         node_args, node_kwargs = self._nodes(args, kwargs)
@@ -331,7 +328,7 @@ class Recording(TorchFunctionMode):
         if not written:
             result = tree_map(lambda leaf: leaf.view_as(leaf) if any(leaf is tensor for tensor in tensors) else leaf, result)
         node = self._add("call_module", path, node_args, node_kwargs, result, any(self._depends(tensor) for tensor in tensors))
-        node.meta[MADE] = made
+        node.meta[MADE] = {role: self._node_of(tensor) for role, tensor in roles.items()}
         for tensor in written:
             self._writers[tensor.untyped_storage().data_ptr()] = node
         self._parts(node, result)

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from qfx.capture.any_names import AnyNameModule
+from qfx.capture.batch.masks import soften
 from qfx.capture.batch.rewriting import batch_in_front
 from qfx.capture.inputs import Inputs
-from qfx.capture.masks import soften
 from qfx.capture.recording import Recording, StopError, merge, recording
 from qfx.capture.refusals.apart import NotTakenApartError
 from qfx.capture.refusals.remedies import named, plain_remedy

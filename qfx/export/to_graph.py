@@ -29,7 +29,8 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """
     module = graph_module(qmodel)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if not bool(torch.isfinite(tensor).all()):
+        hides = not isinstance(tensor, nn.Parameter) and bool(((tensor == -torch.inf) | torch.isfinite(tensor)).all())  # a mask of attention
+        if not hides and not bool(torch.isfinite(tensor).all()):
             raise DataError("NaN or infinity", where=path, remedy="load an earlier checkpoint; a lower learning rate may help")
     lowering = _Lowering(module)
     with torch.no_grad():

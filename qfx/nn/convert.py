@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
 from qfx.capture.tail import captured
 from qfx.capture.traced import base_layer, is_layer
-from qfx.capture.weights import computed_roles, detached_copy, make_plain
 from qfx.errors import DataError, RecipeError, UnsupportedError
 from qfx.nn.builder import Builder
 from qfx.nn.layers import QInput
+from qfx.nn.layers.products.own import computed_roles, detached_copy, make_plain
 from qfx.nn.model import QuantizedModel, quantizers, unwrapped
 from qfx.nn.rules import MODULES
 from qfx.recipe import Recipe
@@ -88,7 +89,8 @@ def copied(model: nn.Module) -> nn.Module:
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
     for module in source.modules():
-        if is_layer(module) and base_layer(module) in MODULES and not computed_roles(module):
+        recurrent = isinstance(module, nn.RNNBase) and parametrize.is_parametrized(module)  # torch keeps a list of such a network's weights
+        if recurrent or (is_layer(module) and base_layer(module) in MODULES and not computed_roles(module)):
             make_plain(module)  # what a BatchNorm, say, computes of others is not seen by its rule
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 

@@ -236,6 +236,19 @@ def line_case(bits: int, inner: int, size: int | None) -> Case:
     return Case(f"line_{bits}_{inner}_{size}", body, x, expected, type_in="qfx::sint<33>", type_out="qfx::sint<33>")
 
 
+def state_case(words: int, lanes: int) -> Case:
+    """Three frames of which each leaves with the one before it: zeros first."""
+    x = numbers(3, words * lanes)
+    body = (
+        f"qfx::sint<9> now[{words}][{lanes}], next[{words}][{lanes}]; qfx::forget<{words}>(now);\n"
+        f"for (int step = 0; step < 3; step++) {{ hls::stream<qfx::vec<qfx::sint<12>, {lanes}> > wide;\n"
+        f"qfx::hand_over<{words}>(in, wide); qfx::keep<{words}>(wide, next); qfx::recall<{words}>(now, out);\n"
+        f"qfx::advance<{words}>(next, now); qfx::recall<{words}>(now, out); }}"
+    )
+    before = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+    return Case("state", body, x.reshape(-1), np.stack([before, x], 1).reshape(-1), lanes, lanes)
+
+
 SAME = "struct same { typedef qfx::sint<9> out; static inline out apply(const qfx::sint<9>& x, const int, const int) { return x; } };\n"
 CASES = (
     window_case(4, 2, 1, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
@@ -261,6 +274,8 @@ CASES = (
     whole_case("max", np.max, 5, 3, 3),
     whole_case("max", np.max, 4, 32, 2),
     whole_case("sum", np.sum, 3, 34, 2),
+    state_case(4, 1),
+    state_case(3, 2),
     *movers(),
     *cast_cases(),
     *(line_case(bits, inner, size) for bits, inner, size in ((11, 1, 26), (11, 8, 10), (10, 13, 5), (11, 7, None), (11, 16, None), (1, 1, 2))),

@@ -105,6 +105,38 @@ class Bias(nn.Module):
         return x * self.scale.clamp(max=4.6).exp() + first + second.unsqueeze(0)
 
 
+class Token(nn.Module):
+    """A class token that is scaled, joined to the values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.layer = P(torch.randn(1, 1, 6)), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([(self.token * 2).expand(x.shape[0], -1, -1), self.layer(x)], 1)
+
+
+class Table(nn.Module):
+    """An embedding whose table is scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.scale, self.layer = P(torch.randn(8, 4)), P(torch.rand(4)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(F.embedding(x, self.table * self.scale.exp()))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+        prune.random_unstructured(self.lstm, "weight_hh_l0", 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x)[0]
+
+
 class Combined(nn.Module):
     """Operations of a value and several constants."""
 
@@ -158,6 +190,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "filled": (Filled, (3,)),
     "bias of positions": (Bias, (2, 4, 4)),
     "combined": (Combined, (4,)),
+    "token": (Token, (4, 6)),
 }
 
 
@@ -382,6 +415,30 @@ class Normalized(nn.Module):
         return F.conv2d((x - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1), self.kernel[:, :, None, None].float())
 
 
+def test_the_table_of_an_embedding_may_be_computed() -> None:
+    torch.manual_seed(0)
+    model, x = Table().eval(), torch.randint(0, 8, (16, 5))
+    q = qfx.quantize(model, x, FINE)
+    assert own_names(q) == set(model.state_dict())
+    q.load_state_dict(model.state_dict())
+    for network in (model, q):
+        network(x).square().sum().backward()
+    for path, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert torch.allclose(q.get_parameter(path).grad, parameter.grad, rtol=1e-2, atol=1e-2)  # type: ignore[arg-type]
+
+
+def test_a_pruned_weight_of_a_recurrent_network_is_trained_under_its_name() -> None:
+    torch.manual_seed(0)
+    model, x = Recurrent().eval(), torch.randn(16, 5, 4)
+    q = qfx.quantize(model, x)
+    q.load_state_dict(model.state_dict())
+    steps(q, x)
+    assert q.get_parameter("lstm.weight_hh_l0_orig").grad is not None
+    for each in (q, copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
+        check_exact(each)
+
+
 class Mean(nn.Module):
     """A buffer and an operation of one name."""
 
@@ -454,7 +511,7 @@ def test_materialized_it_computes_the_same(name: str) -> None:
     q = qfx.quantize(model, x).eval()
     before, fresh = q(x), copy.deepcopy(q)
     names = materialize(q)
-    assert bool(names) == (name not in ("bias of positions", "combined"))
+    assert bool(names) == (name not in ("bias of positions", "combined", "token"))
     assert torch.equal(q(x), before)
     assert all(how.itself for layer in q.modules() if isinstance(layer, Weighted) for how in layer.computed().values())
     check_exact(q)

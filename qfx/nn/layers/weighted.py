@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +12,9 @@ from torch import Tensor, nn
 from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.fixed_layer import Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
-from qfx.nn.layers.products.computed import Computed
+from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.products.weights import Form, Weights
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
@@ -27,7 +25,7 @@ Source = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn
 """Who holds the tensors of a layer."""
 
 
-class Weighted(FixedLayer, abstract=True):
+class Weighted(Computing, abstract=True):
     """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``.
 
     They are those of ``source``: a torch module, or ``Weights`` that the model holds by themselves. A parameter there is the parameter here.
@@ -40,8 +38,6 @@ class Weighted(FixedLayer, abstract=True):
     groups = 1
     form: Form | None = None
     """How the weight is cast, if not as it is kept."""
-    origins: Mapping[str, str] = MappingProxyType({})
-    """What float checkpoints call ``weight`` and ``bias``, where it is not the layer's place that says it: by role, "" if they do not have it."""
 
     def __init__(self, source: Source, recipe: Recipe, name: str) -> None:
         super().__init__()
@@ -58,44 +54,6 @@ class Weighted(FixedLayer, abstract=True):
         if isinstance(source, Weights):
             self.compute(source.computed)
         self.weight_cast, self.bias_cast = (self._cast_of(role, recipe) for role in ("weight", "bias"))
-
-    def compute(self, computed: Mapping[str, Computed]) -> None:
-        """From now on compute the weight or the bias, given by these names, whenever it is read."""
-        for role, how in computed.items():
-            delattr(self, role)
-            self.add_module(f"computed_{role}", how)
-        self.origins = {role: name for role, name in self.origins.items() if role not in computed}
-
-    def compute_own(self, computed: Mapping[str, Computed]) -> None:
-        """The same for a layer of torch that computes its weight or bias itself; what is not computed it keeps as a parameter of its own."""
-        self.compute({role: how for role, how in computed.items() if not how.itself})
-        for role in ("weight", "bias"):
-            tensor = self.__dict__.get(role)
-            if isinstance(tensor, Tensor):
-                delattr(self, role)
-                self.register_parameter(role, nn.Parameter(tensor.detach().clone()))
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("weight", "bias"):
-            how = self._modules.get(f"computed_{name}")
-            if how is not None:
-                return how()
-        return super().__getattr__(name)
-
-    def computed(self) -> dict[str, Computed]:
-        """How the weight and the bias are computed, by these names, where they are."""
-        found = {role: self._modules.get(f"computed_{role}") for role in ("weight", "bias")}
-        return {role: how for role, how in found.items() if isinstance(how, Computed)}
-
-    def materialize(self, role: str) -> None:
-        """Make the weight or the bias that is computed a parameter of the layer, of its present value."""
-        value = self.computed()[role].parameter()
-        delattr(self, f"computed_{role}")
-        self.register_parameter(role, value)
-
-    def float_names(self) -> Mapping[str, str]:
-        """What a float checkpoint calls the tensors here, by their names here; "" for one that it does not have."""
-        return self.origins
 
     def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
         name, also = f"{self.name}.{role}", self.origins.get(role, "")

@@ -16,11 +16,11 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced, base_layer
-from qfx.capture.weights import detached_copy, plain_copy
 from qfx.errors import UnsupportedError
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QDropout, QMaxPool, QReLU, QReshape, conv_pads
+from qfx.nn.layers.products.own import detached_copy, plain_copy
 from qfx.nn.lookup import find
 from qfx.ptq.floating.fold import (
     WEIGHTED,

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced, base_layer
-from qfx.capture.weights import plain_copy
+from qfx.nn.layers.products.own import plain_copy
 
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """torch's layers with weights, by the class whose forward runs."""

@@ -152,7 +152,7 @@ def constant_beside(call: Call, node: fx.Node, rank: int, axis: int | None) -> H
 
 def is_zero(constant_: Held) -> bool:
     """Whether it is zeros for good."""
-    return not isinstance(constant_.value, torch.nn.Parameter) and not bool(constant_.now().any())
+    return not constant_.trained and not bool(constant_.now().any())
 
 
 def size_along(call: Call, node: fx.Node, dim: int) -> int:

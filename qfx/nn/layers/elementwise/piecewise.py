@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import operators as ops
+from qfx.capture.decompositions import FAR_BELOW
 from qfx.fixed.arith import Interval, rectified
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
@@ -194,6 +195,18 @@ def _where(call: Call) -> Layers:
     return e.parts(chosen(e, condition, e["input"], e["other"]))
 
 
+def _masked_fill(call: Call) -> Layers:
+    """The value where the mask holds. What hides scores from a softmax is written otherwise before it comes here."""
+    value = call.arguments.get("value")
+    if isinstance(value, int | float) and not value > FAR_BELOW:
+        raise call.refuse(f"masked_fill by {value}, and not in front of a softmax alone", "fill with a number that the result has room for")
+    e = Expression(call)
+    mask = e["mask"]
+    if isinstance(mask, Held):
+        return e.parts(_by_mask(e, mask.now() != 0, e["value"], e["input"]))
+    return e.parts(chosen(e, mask, e["value"], e["input"]))
+
+
 def _by_mask(e: Expression, mask: torch.Tensor, a: Operand, b: Operand) -> Operand:
     """``a`` where a constant mask holds, else ``b``: nothing is computed of what is not taken."""
     if isinstance(a, Held) and isinstance(b, Held):
@@ -298,6 +311,7 @@ FAMILY = Family(
         torch.sign: _SIGN,
         torch.sgn: _SIGN,
         torch.where: ("condition input other", _where),
+        torch.masked_fill: ("input mask value", _masked_fill),
         **{getattr(operator, name): entry for name, entry in _COMPARED.items()},
         **{getattr(torch, name): entry for name, entry in _COMPARED.items()},
         **{getattr(torch, long): _COMPARED[name] for name, long in _LONG.items()},
@@ -308,6 +322,7 @@ FAMILY = Family(
         **_COMPARED,
         **{long: _COMPARED[name] for name, long in _LONG.items()},
         "where": ("input condition other", _where),
+        "masked_fill": ("input mask value", _masked_fill),
         "prelu": ("input weight", _prelu),
     },
     takes_constants=True,

@@ -10,12 +10,13 @@ from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers.batch_norm import Norm
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import Computed, Leaf
+from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.weighted import Weighted
 
 
 def materialize(module: fx.GraphModule) -> tuple[str, ...]:
     """Make every weight and bias that a quantized model computes of other tensors a parameter of its own, of its present value, so that passes may
-    write it; in place. So are constants that are computed of what such a pass writes.
+    write it; in place. So are constants and tables that are computed of what such a pass writes.
 
     The model computes the same. ``state_dict`` has the new parameters, whose names are returned, in place of those that they were computed of, and a
     checkpoint of the float model does not load any longer. What is a parameter as it stands stays.
@@ -34,9 +35,9 @@ def _written(layer: nn.Module) -> Iterator[Tensor]:
 def _made(root: nn.Module, path: str, layer: nn.Module, written: Collection[int]) -> list[str]:
     done: list[Computed] = []
     names = []
-    if isinstance(layer, Weighted):
+    if isinstance(layer, Computing):
         for role, how in layer.computed().items():
-            if not how.itself:
+            if not how.itself and (isinstance(layer, Weighted) or any(id(tensor) in written for tensor in how.tensors_read())):
                 layer.materialize(role)
                 names.append(f"{path}.{role}")
                 done.append(how)
@@ -56,7 +57,7 @@ def _forget(root: nn.Module, leaf: Leaf) -> None:
     for name in leaf.names:
         path, _, own = name.rpartition(".")
         holder = root.get_submodule(path)
-        layers_own = own in ("weight", "bias") if isinstance(holder, Weighted) else isinstance(holder, FixedLayer | HeldConstant)
+        layers_own = own in ("weight", "bias") if isinstance(holder, Computing) else isinstance(holder, FixedLayer | HeldConstant)
         if not layers_own and (own in holder._parameters or own in holder._buffers):
             delattr(holder, own)
 
@@ -64,7 +65,7 @@ def _forget(root: nn.Module, leaf: Leaf) -> None:
 def materialize_for(module: fx.GraphModule, names: Collection[str]) -> None:
     """``materialize``, if one of what it would make has a name among ``names``: the tensors of a checkpoint of a model that was materialized."""
     for path, layer in module.named_modules():
-        own = (role for role, how in layer.computed().items() if not how.itself) if isinstance(layer, Weighted) else ()
+        own = (role for role, how in layer.computed().items() if not how.itself) if isinstance(layer, Computing) else ()
         if any(f"{path}.{role}" in names for role in own):
             materialize(module)
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import signed_spec
+from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.products.weights import Weights, shape_of, weights_of
 from qfx.nn.layers.reductions.reduce import QReduceMax, QReduceMean, QReduceSum
 from qfx.nn.layers.reshape import QReshape
@@ -27,7 +28,7 @@ from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Recipe
 
 
-class QEmbedding(FixedLayer):
+class QEmbedding(Computing):
     """A row of the cast ``weight`` for each whole number, along a new last axis; exact. One binary point for the whole table.
 
     Gradients: each row gets the sum of those of the places that took it, through its cast; row ``padding_idx`` gets none. There is none to the
@@ -41,18 +42,16 @@ class QEmbedding(FixedLayer):
     def __init__(self, source: nn.Embedding | nn.EmbeddingBag | Weights, recipe: Recipe, name: str, padding_idx: int | None = None) -> None:
         super().__init__()
         self.name, self.padding_idx = name, padding_idx
-        self.origins: Mapping[str, str] = {"weight": source.origins.get("weight", "")} if isinstance(source, Weights) else {}
+        self.origins = {"weight": source.origins.get("weight", "")} if isinstance(source, Weights) else {}
         if isinstance(source.weight, nn.Parameter):
             self.register_parameter("weight", source.weight)
         else:
             self.register_buffer("weight", source.weight)
+        if isinstance(source, Weights):
+            self.compute(source.computed)
         own, also = f"{name}.weight", self.origins.get("weight", "")
         spec = replace(signed_spec(recipe.spec(own, "weight", also)), granularity="tensor")  # the rows mix in every channel of the result
         self.weight_cast = Quantizer(spec, channel_axis=0, name=own, also=also)
-
-    def float_names(self) -> Mapping[str, str]:
-        """What a float checkpoint calls the tensors here, by their names here; "" for one that it does not have."""
-        return self.origins
 
     def initialize(self, x: QTensor) -> None:
         self.weight_cast.initialize(self.weight)
