@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from qfx.capture.apart.decompositions import OF_TORCH
 from qfx.capture.aten_operators import LAYERS, ON_CONSTANTS
-from qfx.capture.decompositions import OF_TORCH
 from qfx.capture.names import bare_name, known, spelled
 from qfx.nn import rules
 from qfx.nn.call import Family

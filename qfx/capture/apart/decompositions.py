@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.capture import ranked
+from qfx.capture.apart import ranked
 from qfx.capture.apart.native import OF_ATEN
 from qfx.capture.refusals.apart import NotTakenApartError
 
