@@ -330,7 +330,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
 NOT_YET: dict[str, dict[str, str]] = {
-    "zeros joined": {"pt2": "zeros of the batch's size"},
     "stacked and summed": {"all": "a stack in front of the batch"},
     "means to 12": {"all": "adaptive pooling to more places"},
     "bilinear": {"all": "bilinear upsampling"},

@@ -187,6 +187,8 @@ def taken_apart(target: Any, arguments: Sequence[Any], node_of: Callable[[Tensor
     return functools.partial(RECURRENT[name], computed=Computed(node_of, dependent))
 
 
+CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+
 RECURRENT: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **{name: _layers(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "lstm_cell": _lstm_cell,
