@@ -336,7 +336,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
 NOT_YET: dict[str, dict[str, str]] = {
-    "zeros joined": {"pt2": "torch.export writes down zeros for the example's batch"},
     "means to 12": {"onnx": "the exporter writes by index (GatherND)"},
     "glu": {"module": "gates", "pt2": "gates"},
     "another slice": {"onnx": "the exporter writes by index (ScatterND)"},

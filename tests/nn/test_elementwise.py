@@ -164,7 +164,19 @@ PIECEWISE = {
     "number first": Case(lambda m, x: torch.gt(x, 0.4) * x),
 }
 
-CASES = {**CONSTANTS, **BROADCASTS, **REDUCTIONS, **PIECEWISE}
+ROUNDED = {
+    "round": Case(lambda m, x: torch.round(4 * x)),
+    "round what is not cast": Case(lambda m, x: m.c(x).round_(), held=conv),
+    "floor": Case(lambda m, x: m.c(x).floor() * 0.3, held=conv),
+    "ceil": Case(lambda m, x: torch.ceil(m.c(x)) + x, held=conv),
+    "trunc": Case(lambda m, x: torch.trunc(3 * x), (7,)),
+    "fix": Case(lambda m, x: torch.fix(x).relu(), (3, 4)),
+    "towards zero of little": Case(lambda m, x: x.clamp(-0.7, 0.2).trunc() + x),
+    "frac": Case(lambda m, x: m.c(4 * x).frac(), held=conv),
+    "round whole numbers": Case(lambda m, x: torch.floor(64 * torch.round(x))),
+}
+
+CASES = {**ROUNDED, **CONSTANTS, **BROADCASTS, **REDUCTIONS, **PIECEWISE}
 
 RECIPES = {
     "8 bits": Recipe(),
@@ -212,6 +224,20 @@ def test_the_fixed_point_model_is_near_the_float_model(name: str) -> None:
     assert found.shape == expected.shape
     far = (found - expected).abs() > 2e-3 * (1 + expected.abs())
     assert far.float().mean() < 0.02
+
+
+def test_whole_numbers_are_those_of_torch_with_ties_to_even_and_no_gradient() -> None:
+    """Nothing is lost before: every half step of the input's type."""
+    x = torch.arange(-32, 32).reshape(-1, 2) / 4
+    recipe = Recipe(input=Spec(6, frac_bits=2), output=Spec(12))
+    for function in (torch.round, torch.floor, torch.ceil, torch.trunc, torch.frac):
+        q = qfx.quantize(Form(lambda m, x, function=function: function(x)), x, recipe)
+        given = x.clone().requires_grad_()
+        y = q(given)
+        assert torch.equal(y, function(x))
+        y.sum().backward()
+        assert given.grad is not None
+        assert torch.equal(given.grad, torch.full_like(x, float(function is torch.frac)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -403,8 +429,10 @@ REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "division by 0": (lambda m, x: x / m.zero, "holds 0"),
     "cumsum": (lambda m, x: x.cumsum(1), "cumsum"),
     "product": (lambda m, x: x.prod(), "prod"),
+    "products of many": (lambda m, x: x.flatten(1).prod(1, keepdim=True), "product of 60"),
     "over the batch": (lambda m, x: x.amax((0, 1), keepdim=True) + x, "batch"),
     "another for each sample": (lambda m, x: x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), "length of 1 along the batch"),
+    "decimals": (lambda m, x: torch.round(x, decimals=1), "decimals"),
     "infinite": (lambda m, x: x + float("inf"), "inf"),
     "rounded quotient": (lambda m, x: torch.div(x, 3, rounding_mode="floor"), "rounding_mode"),
 }
