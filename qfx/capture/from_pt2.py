@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, fx
 
 from qfx import formats
+from qfx.capture.apart.decompositions import OF_TORCH
 from qfx.capture.assemble import Assembly, Blockers, Value
 from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
 from qfx.capture.batch.masks import CHOOSES
-from qfx.capture.decompositions import OF_TORCH
 from qfx.capture.names import bare_name, known, spelled
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
