@@ -64,7 +64,7 @@ class Builder:
         given: dict[fx.Node, Any] = {}
         for node in nodes:
             if node.op == "placeholder":
-                self._given(node, next(arguments), self.graph.placeholder(node.name), given)
+                self._given(node, next(arguments), self.graph.placeholder(str(node.target)), given)
             elif node.target is operator.getitem and node.args[0] in given and node not in given:
                 source, place = node.args
                 self._given(node, given[source][place], self.graph.call_function(operator.getitem, (self.raw[source], place)), given)

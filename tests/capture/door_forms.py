@@ -249,6 +249,10 @@ ON_LINES: dict[str, Callable[[Any, Tensor], Any]] = {
     "layer norm": lambda m, x: F.layer_norm(x, (10,)),
     "attention with heads": lambda m, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]).squeeze(1),
     "attention": lambda m, x: F.scaled_dot_product_attention(x, x, x),
+    "class token": lambda m, x: torch.cat([m.place[:, :1].expand(x.shape[0], -1, -1), x], 1),
+    "class token repeated": lambda m, x: torch.cat([x, m.place[:, 1:2].repeat(x.shape[0], 1, 1)], 1),
+    "zeros for every sample": lambda m, x: torch.cat([torch.zeros(x.shape[0], 1, 10), x], 1),
+    "class token, time first": lambda m, x: torch.cat([m.place[:, :1].expand(-1, x.shape[0], -1), x.transpose(0, 1)], 0).transpose(0, 1),
 }
 ON_ROWS: dict[str, Callable[[Any, Tensor], Any]] = {
     "joined": lambda m, x: torch.cat([x, x.exp()], -1),
