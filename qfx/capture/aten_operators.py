@@ -201,6 +201,8 @@ ON_CONSTANTS = frozenset(
             "logical_not",
         ),
         *("split", "split_with_sizes", "chunk", "unbind"),
+        *("expand_as", "view_as", "unflatten", "outer", "remainder", "floor_divide", "masked_fill", "logical_and", "logical_or", "bitwise_and"),
+        *("bitwise_or", "bitwise_not", "sin", "cos", "log1p", "expm1", "floor", "softmax", "_softmax", "relu", "std", "new_zeros", "new_ones"),
         *("to", "_to_copy", "cumsum", "repeat", "roll", "flip", "index_select", "linspace", "_assert_tensor_metadata"),
     )
 )

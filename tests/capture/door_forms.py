@@ -278,6 +278,8 @@ ON_ROWS: dict[str, Callable[[Any, Tensor], Any]] = {
     "two greatest": lambda m, x: x.topk(2)[0],
     "interpolated": lambda m, x: torch.lerp(x, F.relu(x), 0.3),
     "outer product": lambda m, x: x.unsqueeze(2) * x.unsqueeze(1),
+    "angles": lambda m, x: F.linear(F.normalize(x, dim=1), F.normalize(m.more.weight, dim=1)),
+    "masked by a computed constant": lambda m, x: x.masked_fill(torch.arange(8) % 3 == 0, 0.5),
     "distance": lambda m, x: (x - m.place).norm(dim=1, keepdim=True),
 }
 
@@ -324,7 +326,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "distance": "the exporter writes a sum of squares, which have no sign",
         "interpolated": "the exporter writes the factor as a tensor",
         "attention with heads": "the exporter shares the scale between queries and keys",
-        **dict.fromkeys(("rms", "unit length", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
+        **dict.fromkeys(("rms", "unit length", "angles", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
         **dict.fromkeys(("plus one", "one minus", "times", "over 255", "normalized", "gain", "asserted", "python"), ABSORBED),
         **dict.fromkeys(("statistics", "layers: a dict and a list"), ABSORBED),
         **dict.fromkeys(("layers: batch norm", "layers: batch norm of lines", "layers: batch norm of rows"), FOLDED),
@@ -334,7 +336,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
 NOT_YET: dict[str, dict[str, str]] = {
-    "zeros joined": {"pt2": "zeros of the batch's size"},
     "greatest of a buffer": {"all": "extremes with several constants"},
     "least of a buffer": {"all": "extremes with several constants"},
     "stacked and summed": {"all": "a stack in front of the batch"},
