@@ -57,9 +57,12 @@ class AnyNameModule(fx.GraphModule):
     def recompile(self) -> PythonCode:
         if type(self._graph._codegen) is CodeGen:
             self._graph.set_codegen(_AnyNames())
+        arguments = {str(node.target) for node in self._graph.nodes if node.op == "placeholder"}
         for node in self._graph.nodes:
             if node.name == "self":  # a variable of the code that would hide the module
                 node._rename("self_")
+            while node.name in arguments and (node.op, node.target) != ("placeholder", node.name):  # ``input_1`` is what torch calls ``input``
+                node._rename(f"{node.name}_here")
         return super().recompile()
 
     def __reduce__(self) -> tuple[Any, ...]:

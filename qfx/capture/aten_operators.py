@@ -201,6 +201,8 @@ ON_CONSTANTS = frozenset(
             "logical_not",
         ),
         *("split", "split_with_sizes", "chunk", "unbind"),
+        *("expand_as", "view_as", "unflatten", "outer", "remainder", "floor_divide", "masked_fill", "logical_and", "logical_or", "bitwise_and"),
+        *("bitwise_or", "bitwise_not", "sin", "cos", "log1p", "expm1", "floor", "softmax", "_softmax", "relu", "std", "new_zeros", "new_ones"),
         *("to", "_to_copy", "cumsum", "repeat", "roll", "flip", "index_select", "linspace", "_assert_tensor_metadata"),
     )
 )
@@ -212,8 +214,11 @@ def _size(x: Any, dim: int) -> int:
     return int(x.data.shape[dim])
 
 
+SIZE = "torch.ops.aten.sym_size.int"
+"""What gives the number of samples: of no other axis a file leaves the length open."""
+
 INTEGERS: dict[str, Callable[..., int]] = {
-    "torch.ops.aten.sym_size.int": _size,
+    SIZE: _size,
     "_operator.add": operator.add,
     "_operator.sub": operator.sub,
     "_operator.mul": operator.mul,

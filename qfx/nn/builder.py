@@ -62,7 +62,9 @@ class Builder:
         nodes = self.traced.module.graph.nodes
         arguments = iter((*inputs.args, *inputs.kwargs.values()))
         given: dict[fx.Node, Any] = {}
-        placeholders = {node: self.graph.placeholder(node.name) for node in nodes if node.op == "placeholder"}  # first, so that no other takes a name
+        placeholders = {
+            node: self.graph.placeholder(str(node.target)) for node in nodes if node.op == "placeholder"
+        }  # first, so that no other takes a name
         for node in nodes:
             if node.op == "placeholder":
                 self._given(node, next(arguments), placeholders[node], given)

@@ -254,6 +254,10 @@ ON_LINES: dict[str, Callable[[Any, Tensor], Any]] = {
     "layer norm": lambda m, x: F.layer_norm(x, (10,)),
     "attention with heads": lambda m, x: F.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]).squeeze(1),
     "attention": lambda m, x: F.scaled_dot_product_attention(x, x, x),
+    "class token": lambda m, x: torch.cat([m.place[:, :1].expand(x.shape[0], -1, -1), x], 1),
+    "class token repeated": lambda m, x: torch.cat([x, m.place[:, 1:2].repeat(x.shape[0], 1, 1)], 1),
+    "zeros for every sample": lambda m, x: torch.cat([torch.zeros(x.shape[0], 1, 10), x], 1),
+    "class token, time first": lambda m, x: torch.cat([m.place[:, :1].expand(-1, x.shape[0], -1), x.transpose(0, 1)], 0).transpose(0, 1),
 }
 ON_ROWS: dict[str, Callable[[Any, Tensor], Any]] = {
     "joined": lambda m, x: torch.cat([x, x.exp()], -1),
@@ -279,6 +283,8 @@ ON_ROWS: dict[str, Callable[[Any, Tensor], Any]] = {
     "two greatest": lambda m, x: x.topk(2)[0],
     "interpolated": lambda m, x: torch.lerp(x, F.relu(x), 0.3),
     "outer product": lambda m, x: x.unsqueeze(2) * x.unsqueeze(1),
+    "angles": lambda m, x: F.linear(F.normalize(x, dim=1), F.normalize(m.more.weight, dim=1)),
+    "masked by a computed constant": lambda m, x: x.masked_fill(torch.arange(8) % 3 == 0, 0.5),
     "distance": lambda m, x: (x - m.place).norm(dim=1, keepdim=True),
 }
 
@@ -326,7 +332,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "distance": "the exporter writes a sum of squares, which have no sign",
         "interpolated": "the exporter writes the factor as a tensor",
         "attention with heads": "the exporter shares the scale between queries and keys",
-        **dict.fromkeys(("rms", "unit length", "root mean square norm", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
+        **dict.fromkeys(("rms", "unit length", "angles", "root mean square norm", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
         **dict.fromkeys(("plus one", "one minus", "times", "over 255", "normalized", "gain", "asserted", "python"), ABSORBED),
         **dict.fromkeys(("statistics", "layers: a dict and a list"), ABSORBED),
         **dict.fromkeys(("layers: batch norm", "layers: batch norm of lines", "layers: batch norm of rows"), FOLDED),

@@ -173,3 +173,39 @@ def test_constants_may_have_odd_names() -> None:
     q = qfx.quantize(Net(), x)
     q.load_state_dict({"class": torch.full((4,), 2.0)})
     torch.testing.assert_close(q(x), 2 * x, atol=0.1, rtol=0)
+
+
+class Differs(nn.Module):
+    """Arguments and layers of names that torch makes of each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.input_1 = nn.Linear(4, 4), nn.Linear(4, 4)
+
+
+class Numbered(Differs):
+    def forward(self, x: Tensor, x_1: Tensor) -> Tensor:
+        return self.x(x) - 2 * self.input_1(x_1)
+
+
+class Shadowing(Differs):
+    def forward(self, input: Tensor, input_1: Tensor) -> Tensor:
+        return self.x(input) - 2 * self.input_1(input_1)
+
+
+class Starred(Differs):
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.x(x[0]) - 2 * self.input_1(x[1])
+
+
+@pytest.mark.parametrize("kind", [Numbered, Shadowing, Starred])
+def test_arguments_whose_names_torch_gives_to_others(kind: type[Differs], tmp_path: Path) -> None:
+    """Every copy reads each argument where it is given."""
+    model, pair = kind(), (torch.randn(5, 4), torch.randn(5, 4))
+    q = qfx.quantize(model, pair, Recipe(weight=Spec(16), activation=Spec(16), input=Spec(16), output=Spec(16)))
+    torch.save(q, tmp_path / "q.pt")
+    with torch.no_grad():
+        expected = q(*pair)
+        assert torch.allclose(expected, model(*pair), atol=1e-2)
+        for other in (copy.deepcopy(q), copy.deepcopy(copy.deepcopy(q)), torch.load(tmp_path / "q.pt", weights_only=False)):
+            assert torch.equal(other(*pair), expected)

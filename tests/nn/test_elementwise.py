@@ -445,3 +445,15 @@ def test_refused_with_words(name: str) -> None:
     with pytest.raises(UnsupportedError, match=words) as caught:
         qfx.quantize(Form(function, **held), torch.randn(2, *IMAGE))
     assert "remedy" in str(caught.value)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_unit_length_in_words_of_any_width(bits: int) -> None:
+    """The tiny bound beside the norm needs no more bits than there are."""
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    recipe = Recipe() if bits == 8 else Recipe(input=Spec(16), weight=Spec(16), activation=Spec(16), output=Spec(16))
+    model = Form(lambda m, x: F.normalize(m.l(x), dim=1), l=nn.Linear(8, 8))
+    q = qfx.quantize(model, x, recipe)
+    check_exact(q)
+    with torch.no_grad():
+        assert float((q(x) - model(x)).abs().max()) < (0.05 if bits == 8 else 1e-3)

@@ -202,6 +202,17 @@ def test_what_has_no_form_says_so() -> None:
     x = torch.tensor([[0, 4]])
     with pytest.raises(UnsupportedError, match="max_norm"):
         qfx.quantize(nn.Embedding(5, 2, max_norm=1.0), x)
+
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Embedding(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rows(x + 1)  # type: ignore[no-any-return]
+
+    with pytest.raises(UnsupportedError, match=r"rows: takes rows by numbers of \d+ fractional bits"):
+        qfx.quantize(Moved(), x)
     with pytest.raises(UnsupportedError, match="padding_idx"):
         qfx.quantize(nn.EmbeddingBag(5, 2, padding_idx=0), x)
 

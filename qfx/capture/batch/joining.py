@@ -50,8 +50,8 @@ def joined(small: fx.GraphModule, large: fx.GraphModule, where: str) -> fx.Graph
             node.kwargs = {key: _joined(value, twin.kwargs[key], twins, sizes) for key, value in node.kwargs.items()}
         except (ValueError, KeyError) as error:
             raise _differs(node.name) from error
-        if node.op == "get_attr":
-            _hold(small, large, str(node.target))
+        if node.op == "get_attr" and (held := _hold(small, large, str(node.target))) is not None:
+            twins[_spread(small.graph, node, *held, sizes)] = twin
     small.recompile()
     return small
 
@@ -60,14 +60,15 @@ def _differs(where: str) -> UnsupportedError:
     return UnsupportedError("does something else for another batch size", where=where, remedy="let nothing but sizes depend on the batch size")
 
 
-def _hold(small: nn.Module, large: nn.Module, target: str) -> None:
-    """Let a constant that was made for the batch, alike along one axis, be as long as 1 there."""
+def _hold(small: nn.Module, large: nn.Module, target: str) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Let a constant that was made for the batch, alike along one axis, be as long as 1 there; the shapes that it had, or None for any other."""
     path, _, leaf = target.rpartition(".")
     holder, other = small.get_submodule(path), getattr(large.get_submodule(path), leaf)
     value = getattr(holder, leaf)
     if value.shape == other.shape and bool(torch.equal(value, other)):
-        return
-    axis = following(tuple(value.shape), tuple(other.shape))
+        return None
+    shapes = tuple(value.shape), tuple(other.shape)
+    axis = following(*shapes)
     one = value if axis is None else value.narrow(axis, 0, 1)
     if axis is None or not bool((value == one).all()) or not bool((other == one).all()):
         raise UnsupportedError("holds constants that differ from sample to sample", where=target, remedy="let constants be the same for every sample")
@@ -75,6 +76,16 @@ def _hold(small: nn.Module, large: nn.Module, target: str) -> None:
         setattr(holder, leaf, nn.Parameter(one.detach().clone()))
     else:
         setattr(holder, leaf, one.clone())
+    return shapes
+
+
+def _spread(graph: fx.Graph, node: fx.Node, small: tuple[int, ...], large: tuple[int, ...], sizes: Sizes) -> fx.Node:
+    """Let who reads a constant that was made for the batch read it as long as the batch."""
+    axes = [a if a == b else sizes.of(a, b) for a, b in zip(small, large, strict=True)]
+    with graph.inserting_after(node):
+        spread = graph.call_method("expand", (node, *axes))
+    node.replace_all_uses_with(spread, delete_user_cb=lambda user: user is not spread)
+    return spread
 
 
 class Sizes:

@@ -52,9 +52,9 @@ class Node:
         return self.x(index)
 
     def sample_wise(self, index: int) -> Value:
-        """As ``x``, but a constant gets as many rows as the batch has."""
-        value = self.x(index)
-        if isinstance(self.arguments[index], Value):
+        """As ``x``, but a constant gets as many rows as the batch has; where sizes are written as they are, only one that has them in the file."""
+        value, given = self.x(index), self.arguments[index]
+        if isinstance(given, Value) or (self.make.literal and (given is None or np.array(given).shape[:1] != self.make.input.data.shape[:1])):
             return value
         sizes = (self.make.batch(), *value.data.shape[1:])
         return self.call(torch.Tensor.expand, value, sizes)

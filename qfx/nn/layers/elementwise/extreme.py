@@ -24,6 +24,9 @@ from qfx.nn.layers.elementwise.held import rounded
 from qfx.nn.layers.relu import QReLU, QReLU6
 from qfx.nn.qtensor import QTensor, check_float64, dtype_of
 
+FINEST = 40
+"""Fractional bits of a bound that is rounded: the result lies on its grid, and what float64 holds has to reach to the greatest value."""
+
 
 class _Extreme(FixedLayer, abstract=True):
     """Of two values of one shape, number by number; exact. The gradient goes to the one that wins, and half to each of equals."""
@@ -170,7 +173,8 @@ class QFineClamp(QClamp):
 
 
 def clamp(call: Call, low: float | None, high: float | None) -> Layers:
-    """The layers that hold a value between two numbers. A bound that the word length of ``constant`` does not hold is rounded to it."""
+    """The layers that hold a value between two numbers. A bound that the word length of ``constant`` does not hold is rounded to it; a tiny one,
+    such as the 1e-12 beside a norm, to fewer bits."""
     low, high = (None if bound is None or math.isinf(bound) else float(bound) for bound in (low, high))
     if low is None and high is None:
         return []
@@ -182,7 +186,7 @@ def clamp(call: Call, low: float | None, high: float | None) -> Layers:
         return [QReLU6()]
     label, also = f"{call.path}.constant", f"{call.first or call.path}.constant"
     spec = call.recipe.spec(label, "constant", also)
-    ends = tuple(None if bound is None else rounded(bound, spec) for bound in (low, high))
+    ends = tuple(None if bound is None else rounded(bound, spec, FINEST) for bound in (low, high))
     fine = any(end is not None and end.grid > 0 for end in ends)
     return [(QFineClamp if fine else QClamp)(*ends)]
 

@@ -271,14 +271,15 @@ def _exact_grid(values: Tensor, spec: Spec) -> int | None:
     return const.frac_bits if held_by.min_raw <= hull.lo and hull.hi <= held_by.max_raw else None
 
 
-def rounded(number: float, spec: Spec) -> Const:
-    """A number as a constant: itself where the word length of the spec holds it, else the nearest that it holds, by the significant bits."""
+def rounded(number: float, spec: Spec, finest: int = 1100) -> Const:
+    """A number as a constant: itself where the word length of the spec holds it, else the nearest that it holds, by the significant bits: all of
+    them, or as many as lie on a grid of ``finest`` fractional bits, of which one is left at least."""
     exact = Const.of(number)
     width = spec.width - 1  # without a sign
     if abs(int(exact.raw)) < 1 << width:
         return exact
     _, exponent = math.frexp(abs(number))
-    grid = max(width, 1) - exponent
+    grid = min(max(width, 1) - exponent, max(finest, 1 - exponent))
     return Const.of(math.ldexp(round(math.ldexp(number, grid)), -grid))
 
 

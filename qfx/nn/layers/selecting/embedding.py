@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from qfx import operators as ops
 from qfx.capture.traced import Traced, base_layer
-from qfx.errors import DataError
+from qfx.errors import DataError, UnsupportedError
 from qfx.fixed.arith import Interval
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
@@ -98,7 +98,12 @@ class QOneHot(FixedLayer):
 
 
 def _numbers(x: QTensor, rows: int, where: str) -> Tensor:
-    """Whole numbers as torch takes them. Refuses those without a row."""
+    """Whole numbers as torch takes them. Refuses those without a row, and a grid on which other numbers lie."""
+    if x.interval.hull.frac_bits > 0:
+        what = f"takes rows by numbers of {x.interval.hull.frac_bits} fractional bits"
+        raise UnsupportedError(
+            what, where=where, remedy="give it an input of the model, or the places of argmax and topk, without arithmetic on them"
+        )
     numbers = x.tensor().detach().long()
     if numbers.numel():
         low, high = (int(end) for end in numbers.aminmax())
