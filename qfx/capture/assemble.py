@@ -31,8 +31,8 @@ _AFFINE = (nn.Linear, *_CONV.values(), *_TRANSPOSED.values(), nn.BatchNorm1d, nn
 _ZERO_PAD: dict[int, Any] = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d}
 
 
-_ZEROS = "new_zeros"
-"""The tensor method that makes a stand-in."""
+_STAND_IN = "as_strided"
+"""The tensor method that makes a stand-in: one that reads the input, gives any shape, and that nothing takes apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +110,10 @@ class Assembly:
         return module
 
     def stand_in(self, shape: tuple[int, ...]) -> Value:
-        """A value of zeros in place of one that cannot be made: the graph is of no use from then on, but to find what else is refused."""
+        """A value, one number everywhere, for one that cannot be made: the graph is of no use from then on, but to find what else is refused."""
         sizes = self.graph.call_function(getattr, (self.input.node, "shape"))
         batch = self.graph.call_function(operator.getitem, (sizes, 0))
-        return Value(self.graph.call_method(_ZEROS, (self.input.node, (batch, *shape[1:]))), torch.zeros(shape))
+        return Value(self.graph.call_method(_STAND_IN, (self.input.node, (batch, *shape[1:]), (0,) * len(shape))), torch.zeros(shape))
 
     def refused(self) -> tuple[UnsupportedError, ...]:
         """What ``quantize`` would refuse in the operations that were added. To be called when the graph is of no further use."""
@@ -122,7 +122,7 @@ class Assembly:
             found = blockers(capture(AnyNameModule(self.root, self.graph).eval(), self._example()), Recipe())
         except QfxError:
             return ()
-        return tuple(error for error in found if not error.where.startswith(_ZEROS) and error.where != "output")
+        return tuple(error for error in found if not error.where.startswith(_STAND_IN) and error.where != "output")
 
     def _example(self) -> Any:
         return self.input.data if len(self.inputs) == 1 else {name: value.data for name, value in self.inputs.items()}
