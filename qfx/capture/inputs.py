@@ -57,6 +57,9 @@ class Inputs:
                 "holds no tensor", where="example_input", remedy="give one tensor, batch first, or several in a tuple or by name in a dict"
             )
         for name, tensor in tensors:
+            if tensor.dim() == 1 and tensor.shape[0]:
+                what, remedy = "has one number a sample, and no axis behind the batch", "give x.unsqueeze(1), and let the model take that"
+                raise DataError(what, where=_where(name, tensors), remedy=remedy)
             if tensor.dim() < 2 or tensor.shape[0] < 1:
                 raise DataError("must be one tensor, batch first", where=_where(name, tensors), remedy="give a batch of real inputs")
             if tensor.is_complex():

@@ -23,6 +23,9 @@ from qfx.capture.traced import Traced, called, place_of
 from qfx.errors import DataError, UnsupportedError, together
 from qfx.ir.rules import MAX_RANK
 
+_INDICES = "'indices'"
+"""In what torch says of numbers of rows that are no integers."""
+
 
 def trace(model: nn.Module, example: Any) -> Traced:
     """Record ``model`` (in evaluation mode) on ``example``: a tensor, batch first, or several in a tuple, list or mapping by name (``Inputs``).
@@ -95,8 +98,9 @@ def _otherwise(model: nn.Module, inputs: Inputs) -> tuple[Inputs, Recording, Rec
         rows = inputs.map(lambda part: part.long() if isinstance(part, Tensor) and not part.is_floating_point() else part)
         try:
             small, large = (_recorded(model, rows.rows(count)) for count in (2, 3))
-        except DataError:
-            raise error from error.__cause__
+        except DataError as last:
+            told = last if _INDICES in error.what else error
+            raise told from told.__cause__
         return rows, small, large
     return numbers, small, large
 
@@ -111,7 +115,9 @@ def _recorded(model: nn.Module, inputs: Inputs) -> Recording:
         return run
     message = str(run.failure).split("\n")[0] or type(run.failure).__name__
     remedy = "give one real batch, and let the model take any batch size: x.shape[0] or -1 in place of a number"
-    if "'indices'" in message:
+    if message.startswith("index out of range"):
+        remedy = "give numbers of rows that the table has"
+    elif _INDICES in message:
         remedy = "give the numbers of rows as integers: example.long(), say"
     elif not inputs.is_floating_point():
         remedy = f"give floating-point numbers, as the model takes them: the example is {inputs.dtypes()}, example.float() may do"

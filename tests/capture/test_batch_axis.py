@@ -141,6 +141,11 @@ REFUSED: dict[str, tuple[Form, str, str]] = {
     "every sample beside every other": (lambda m, x: (x.sum((1, 2))[:, None] * x.sum((1, 2))).sum(1, keepdim=True), "mul", "different axes"),
     "joined behind one another": (lambda m, x: torch.cat([x.transpose(0, 1), x.transpose(0, 1)], 1).transpose(0, 1), "cat", "holds the batch"),
     "returned": (lambda m, x: m.a(x.transpose(0, 1)), "a", r"gives shape \(5, 2, 8\).*batch as the first axis of what the model returns"),
+    "an operation on one number": (
+        lambda m, x: torch.outer(m.one(x[:, 0]).squeeze(-1), torch.ones(3)),
+        "outer",
+        r"no axis behind.*x\.unsqueeze\(1\)",
+    ),
     "one number returned": (lambda m, x: m.one(x[:, 0]).squeeze(-1), "squeeze", r"shape \(batch, 1\)"),
 }
 

@@ -87,6 +87,19 @@ class Classes(nn.Module):
         return self.head(F.one_hot(x, 8).float())
 
 
+class Categories(nn.Module):
+    """A table for each of several numbers, as for the columns of a data sheet; the greatest of some results says a further row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Embedding(9, 3), nn.Embedding(12, 2), nn.Embedding(4, 5)
+        self.scores, self.head = nn.Linear(14, 4), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = torch.cat([self.first(x[:, 0]), F.embedding(x[:, 1], self.second.weight), F.one_hot(x[:, 0], 9)], 1)
+        return self.head(self.third(self.scores(found).argmax(1)))
+
+
 MODELS = {
     "text": (Text, (7, 5), 21),
     "held": (Held, (6, 4), 9),
@@ -96,6 +109,7 @@ MODELS = {
     "sum of a bag": (lambda: nn.EmbeddingBag(12, 5, mode="sum"), (8, 3), 12),
     "maximum of a bag": (lambda: nn.EmbeddingBag(12, 5, mode="max"), (8, 3), 12),
     "classes": (Classes, (6, 4), 8),
+    "categories": (Categories, (6, 2), 9),
     "two rows": (lambda: nn.Embedding(2, 3), (5, 4), 2),
     "one row": (lambda: nn.Embedding(1, 3), (5, 4), 1),
 }
@@ -236,6 +250,10 @@ def test_integers_of_every_kind_are_taken() -> None:
         assert torch.equal(qfx.quantize(model, x.to(dtype)).eval()(x.to(dtype)), y)
     with pytest.raises(DataError, match=r"(?s)scalar types.*example\.long\(\)"):
         qfx.quantize(model, x.float())
+    with pytest.raises(DataError, match=r"(?s)index out of range.*numbers of rows that the table has"):
+        qfx.quantize(model, x + 21)
+    with pytest.raises(DataError, match=r"(?s)no axis behind the batch.*x\.unsqueeze\(1\)"):
+        qfx.quantize(nn.Embedding(21, 3), x[:, 0])
 
 
 class Beside(nn.Module):

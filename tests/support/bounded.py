@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root, simulation_headers
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
+from qfx.hardware.design.build import port
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
 from qfx.hardware.emit.emulate import numbers, offsets
@@ -130,9 +132,33 @@ def run(design: d.Design, x_raw: RawArray, depths: Mapping[str, int] | None = No
         return build((design,), Path(folder)).run(0, x_raw, depths)
 
 
+def step_of(loop: d.Loop) -> d.Design:
+    """What a loop does at each step as a design of its own, with a port for its numbers, its results and every state, before and after: its FIFOs as
+    deep as in the loop. Each port has its numbers in one row."""
+    parts: list[d.Process] = []
+    sources: list[d.Port] = []
+    sinks: list[d.Port] = []
+    marks = [d.Stream(f"last{i}_s", FixedType(1, 1, False), 1, 1, 2) for i in range(1 + len(loop.step.states))]
+    for part in loop.step.parts:
+        if isinstance(part, d.Enter | d.Recall):
+            stream, name = part.output, f"in{len(sources)}"
+            sources.append(port(stream.type, (stream.words * stream.parallel,), stream.parallel, name))
+            part = d.FromPort(part.name, stream, marks[len(sources) - 1], sources[-1].slot, name)
+        elif isinstance(part, d.Leave | d.Keep):
+            stream, name = part.input, f"out{len(sinks)}"
+            sinks.append(port(stream.type, (stream.words * stream.parallel,), stream.parallel, name))
+            part = d.ToPort(part.name, stream, marks[len(sinks) - 1], sinks[-1].slot, name)
+        parts.append(part)
+    names = tuple(tuple(f"{side}{i}" for i in range(len(marks))) for side in ("in", "out"))
+    (x, *more), (y, *states) = sources, sinks
+    streams = (*loop.step.fifos, *marks)
+    nodes = ("",) * len(parts)
+    return d.Design(tuple(parts), nodes, streams, x, y, more_inputs=tuple(more), more_outputs=tuple(states), port_names=(names[0], names[1]))
+
+
 def differences(design: d.Design, found: BoundedRun) -> list[str]:
     """In which processes the C++ took its turns otherwise than the process's ``program`` says: one line each, none if all agree. Not of loops: what
-    they do in a step runs side by side in hardware, and here one after the other."""
+    they do in a step runs side by side in hardware, and here one after the other (``step_of`` is that by itself)."""
     lines = []
     for process, frames in zip(design.processes, found.ports, strict=True):
         if isinstance(process, d.Loop):

@@ -22,6 +22,7 @@ from qfx.errors import UnsupportedError
 from qfx.nn.rules import FAMILY_OF, FUNCTIONS, METHODS, MODULES
 
 _REMEDY = "keep the batch as the first axis here, and move it behind: x.transpose(0, 1) before and after"
+_AN_AXIS = "give it one: keepdim=True where it is made, or x.unsqueeze(1)"
 
 
 def batch_in_front(run: Recording, other: Recording) -> None:
@@ -92,9 +93,12 @@ class _Rewriting:
             return
         source = odd[0]
         shape, axis = self.shapes[source][0], self.layouts[source].axis
-        what = error.what or f"reads a value of shape {shape} for a batch of {self.batches[0]}, which is on axis {axis}"
-        name = self._name(node)
-        problem = UnsupportedError(what, where=place_of(node), remedy=error.remedy or plain_remedy(name, _REMEDY))
+        if len(shape) == 1:
+            what, others = "reads one number of each sample, which has no axis behind the batch", _AN_AXIS
+        else:
+            what, others = f"reads a value of shape {shape} for a batch of {self.batches[0]}, which is on axis {axis}", _REMEDY
+        remedy = error.remedy or plain_remedy(self._name(node), others)
+        problem = UnsupportedError(error.what or what, where=place_of(node), remedy=remedy)
         self.run.refused.setdefault(node, problem)
 
     # One operation

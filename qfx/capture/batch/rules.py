@@ -62,6 +62,12 @@ def _linear(op: Operation) -> Written:
     return op.again(op.layout)
 
 
+def _rows(op: Operation) -> Written:
+    """A row of a table for each number, along a new last axis."""
+    rows = op.put(None, (op.turned[op.source], *op.node.args[1:]))
+    return op.finished(op.layout, rows, (*op.layout.turned(op.shape), op.result[-1]))
+
+
 def _reduce(op: Operation) -> Written:
     """Along some axes, which may stay with length 1."""
     dims = op.get("dim")
@@ -265,6 +271,7 @@ RULES: Mapping[str, Rule] = MappingProxyType({
     **_names(elementwise, "contiguous", "clone", "cpu", "cuda", "detach", "float", "double", "to", "type", "type_as"),
     **_names(elementwise, "Identity", "Dropout", "dropout", "masked_fill"),
     **_names(_linear, "Linear", "linear"),
+    **_names(_rows, "Embedding", "embedding", "one_hot"),
     **_names(_reduce, "sum", "mean", "amax", "amin", "argmax", "argmin", "prod", "any", "all", "max", "min"),
     **_names(_along, "cumsum", "cumprod", "index_select", "narrow", "repeat_interleave", "softmax", "log_softmax"),
     **_names(_along_several, "flip", "roll"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from cells import gru, lstm, recurrent, rows
 from click.testing import CliRunner
+from support import bounded
 from support.bundles import build_bundle
 
 from qfx.cli import main
@@ -23,11 +24,12 @@ from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.folding.search import resolve
 from qfx.hardware.project import csim
+from qfx.hardware.project.execute import put_together
 from qfx.hardware.project.project import prepare, write_project
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.hardware.timing.simulate import simulate
 from qfx.ir.graph import Graph, Node
-from qfx.ir.interpret import quantize_input, run, run_raw
+from qfx.ir.interpret import output_raw, quantize_input, run, run_raw, traced_raws
 from qfx.operators import Const, Linear, Scan
 from qfx.report import report_project
 from qfx.testing import adversarial_inputs, assert_bit_exact
@@ -156,3 +158,27 @@ def test_what_casts_lose_inside_a_cell(tmp_path: Path) -> None:
     assert rows_["rnn::next"].loss.values == 6 * 4 * 4
     assert rows_["rnn::next"].simulated == rows_["rnn::next"].loss
     assert rows_["rnn::n_in"].loss.rounded > 0
+
+
+@pytest.mark.usefixtures("gxx")
+def test_a_step_passes_through_fifos_that_block(tmp_path: Path) -> None:
+    """Its processes side by side, over FIFOs as deep as they are: the interpreter's states and results, in the turns of the programs."""
+    cells = [(graph, folding) for graph in CELLS[1::2] for folding in (Folding(), Folding(4, 3), Folding(64, 64))]
+    loops = []
+    for graph, folding in cells:
+        loops += [process for process in lower(graph, Schedule.of({"rnn": folding})).processes if isinstance(process, d.Loop)]
+    designs = [bounded.step_of(loop) for loop in loops]
+    compiled = bounded.build(designs, tmp_path)
+    for index, ((graph, _), design) in enumerate(zip(cells, designs, strict=True)):
+        scan = graph.node("rnn").op
+        assert isinstance(scan, Scan)
+        rng = np.random.default_rng(index)
+        infos = [scan.body.infos[node.name] for node in scan.body.inputs]
+        raws = [rng.integers(info.type.min_raw, info.type.max_raw + 1, (3, *info.shape)) for info in infos]
+        found = compiled.run(index, put_together(raws))
+        feeds = {node.name: raw for node, raw in zip(scan.body.inputs, raws, strict=True)}
+        values = traced_raws(scan.body, feeds, scan.body.outputs)
+        for raw, name in zip(found.outputs, (scan.result, *(new for _, new in scan.states)), strict=True):
+            assert_bit_exact(raw, output_raw(scan.body, values[name], name), names=("a step by itself", "interpreter"))
+        assert bounded.differences(design, found) == []
+        assert all(peak <= stream.depth for peak, stream in zip(found.peaks, design.streams, strict=True))
