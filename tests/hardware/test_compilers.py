@@ -29,6 +29,7 @@ CLANG = ("-Wno-unknown-warning-option", "-Wno-unused-function")
 """What clang++ knows otherwise; a bundle uses not all of the harness."""
 
 REST = "qfx::sint<9> rest(const qfx::sint<5>& x);\nqfx::sint<9> rest(const qfx::sint<5>& x) { return qfx::align<qfx::sint<9>, 2>(x); }\n"
+REST += "int line(const int pixel);\nint line(const int pixel) { return qfx::line_of<9, 3>(pixel); }\n"
 """What none of the designs needs."""
 
 

@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from nn_models import Calls, check_same_numbers, integers
 from torch import Tensor, nn
 
+from qfx.capture.batch.frames import OverFrames
 from qfx.nn import rules
 from qfx.nn.layers import conv, conv_transpose, linear, tables
+from qfx.nn.layers.elementwise import rounding
 from qfx.nn.layers.products import bilinear, einsum
+from qfx.nn.layers.selecting import embedding, logic, top
+from qfx.nn.layers.sequences import recurrent
 
 IMAGE, SIGNAL, VECTOR = integers(4, 3, 7, 5), integers(4, 4, 9), integers(4, 6)
 EVEN = IMAGE[:, :, :4, :4]
@@ -363,14 +367,15 @@ def test_every_entry_of_the_tables_was_tried() -> None:
         tried |= {type(module) for module in model.modules()}
     norms = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}  # these round: test_layers.py, test_tables.py
     volumes = {module for module in rules.MODULES if module.__name__.endswith("3d")}  # test_volumes.py
-    assert set(rules.MODULES) - tried - set(tables.FAMILY.modules) - volumes == norms - volumes
+    elsewhere = {*embedding.FAMILY.modules, OverFrames, nn.UpsamplingBilinear2d}  # test_selecting.py, test_frames.py, test_resampling.py
+    assert set(rules.MODULES) - tried - set(tables.FAMILY.modules) - volumes - elsewhere == norms - volumes
     calls = {name.removeprefix("x.") for name in FUNCTIONS if name.startswith("x.")}
     untried = {"cuda", "half", "bfloat16", "int", "long"}  # a device; conversions that round, which test_refusals.py tries
-    assert set(rules.METHODS) - set(tables.FAMILY.methods) - set(einsum.FAMILY.methods) - calls == untried
-    names = {name.rpartition(".")[2].split(" ")[0] for name in FUNCTIONS} | {"add", "iadd", "sub", "mul", "getitem"}
-    products = {
-        function for family in (bilinear, einsum, linear, conv, conv_transpose) for function in family.FAMILY.functions
-    }  # test_sums_of_products.py
-    volumes = {function for function in rules.FUNCTIONS if function.__name__.endswith("3d")}
-    exact = set(rules.FUNCTIONS) - set(tables.FAMILY.functions) - products - volumes
-    assert {function.__name__.strip("_") for function in exact} - {"isub", "imul"} <= {name.strip("_") for name in names}
+    own = (tables, einsum, rounding, logic, top)  # test_tables.py, test_sums_of_products.py, test_elementwise.py, test_logic.py, test_ranked.py
+    methods = {name for module in own for name in module.FAMILY.methods} | {"masked_fill"}  # test_logic.py
+    assert set(rules.METHODS) - methods - calls == untried
+    names = {name.rpartition(".")[2].split(" ")[0] for name in FUNCTIONS} | {"add", "iadd", "sub", "mul", "getitem", "masked_fill"}
+    products = (bilinear, einsum, linear, conv, conv_transpose)  # test_sums_of_products.py
+    found = {function for module in (*own, *products, embedding, recurrent) for function in module.FAMILY.functions}
+    exact = {function.__name__ for function in set(rules.FUNCTIONS) - found if not function.__name__.endswith("3d")}
+    assert {name.strip("_") for name in exact} - {"isub", "imul"} <= {name.strip("_") for name in names}

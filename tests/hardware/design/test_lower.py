@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hardware_models import DIRECTED, chain, classifier, const, conv, own_points, per_channel, random_schedule, residual, scalar
+from test_several_ports import crossed
 
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
@@ -108,7 +109,8 @@ def test_the_directed_graphs_use_the_whole_library() -> None:
     processes = {name for name in re.findall(r"^void (\w+)\(", library, re.M) if not re.search(rf"^ +{name}<", library, re.M)}
     assert {"matvec", "window", "fork"} <= processes
     rng = np.random.default_rng(4)
-    text = "".join(emit_sources(lower(make(), random_schedule(make(), rng)), "t")["src/layers.h"] for make in DIRECTED)
+    designs = [*(lower(make(), random_schedule(make(), rng)) for make in DIRECTED), lower(crossed(), Schedule.of({}, merged=True))]
+    text = "".join(emit_sources(design, "t")["src/layers.h"] for design in designs)
     assert {name for name in processes if f"qfx::{name}<" not in text} == set()
 
 
