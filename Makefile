@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo test bench bench-ptq lint format layers wheel clean
+.PHONY: help venv demo test bench bench-ptq lint format layers aten wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,6 +34,9 @@ format: $(VENV)/ready  ## rewrite the sources in the project's format
 
 layers: $(VENV)/ready  ## write docs/layers.md from the definitions
 	PYTHONPATH=tests $(PY) -m support.layers_page
+
+aten: $(VENV)/ready  ## write docs/aten.md from torch's list and the forms that are tested
+	PYTHONPATH=tests $(PY) -m support.aten_page
 
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks

@@ -133,7 +133,7 @@ def test_layers_page_is_what_the_definitions_give() -> None:
     """docs/layers.md is written by ``make layers``; every entry of the tables stands in it, and no other layer among the supported ones."""
     from support import layers_page
 
-    from qfx.capture.decompositions import OF_MODULES, OF_TORCH
+    from qfx.capture.apart.decompositions import OF_MODULES, OF_TORCH
     from qfx.nn.rules import FUNCTIONS, METHODS, MODULES
 
     text = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")

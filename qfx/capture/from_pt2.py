@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, fx
 
 from qfx import formats
+from qfx.capture.apart.decompositions import OF_TORCH
 from qfx.capture.assemble import Assembly, Blockers, Value
-from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, SIZE, Call
+from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
 from qfx.capture.batch.masks import CHOOSES
-from qfx.capture.decompositions import OF_TORCH
 from qfx.capture.names import bare_name, known, spelled
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.errors import DataError, ModelFileError, UnsupportedError
+from qfx.nn.layers.sequences.apart import CELLS
 
 _DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.half, 7: torch.float32, 8: torch.float64}
 _DTYPES |= {12: torch.bool, 13: torch.bfloat16}
@@ -74,13 +75,14 @@ class _Reader:
         self.assembly = Assembly(example if literal else example[: self.batch or 2], literal=literal)
         self.values: dict[str, Any] = {name: self.assembly.input}
         self.names: dict[str, str] = {}
-        self.sized: set[str] = set()  # names of what follows the batch, and does not depend on the input otherwise
         self.blockers = Blockers()
         tensors = self._tensors("weights") | self._tensors("constants")
         for kind, key in (("parameter", "parameter_name"), ("buffer", "buffer_name"), ("tensor_constant", "tensor_constant_name")):
             for spec in self._inputs(kind):
                 self.values[spec["arg"]["name"]] = tensors[spec[key]]
                 self.names[spec["arg"]["name"]] = re.sub(r"\.parametrizations\.(\w+)\.(original\d*|\d+\.\w+)$", r".\1", spec[key])
+        self.of_batch: dict[int, int] = {}  # by the id of a constant: its axis that is as long as the batch
+        self.held: dict[int, Value] = {}  # by the id of a constant: itself in the module
         self.uses: dict[str, int] = {}
         for node in self.graph["nodes"]:
             for used in _tensor_names([argument["arg"] for argument in node["inputs"]]):
@@ -142,10 +144,8 @@ class _Reader:
         target = str(node["target"])
         arguments = {argument["name"] or str(place): self._argument(argument["arg"]) for place, argument in enumerate(node["inputs"])}
         outputs = [name for output in node["outputs"] for name in _names(output)]
-        sized = any(name in self.sized for name in _all_names([argument["arg"] for argument in node["inputs"]]))
         if target in INTEGERS:
             self.values[outputs[0]] = INTEGERS[target](*arguments.values())
-            self.sized |= {outputs[0]} if sized or target == SIZE else set()
             return
         operator = target.removeprefix("torch.ops.aten.")
         base = operator.partition(".")[0]
@@ -161,8 +161,8 @@ class _Reader:
             found = function(*args, **kwargs)
             for name, value in zip(outputs, found if isinstance(found, list | tuple) else [found], strict=True):
                 self.values[name] = value
-                self.sized |= {name} if sized else set()
                 self.names[name] = self.names.get(read[0], "") if read else ""
+                self._note(name, value)
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
@@ -184,13 +184,32 @@ class _Reader:
 
         def held(argument: Any) -> Any:
             if isinstance(argument, Tensor):
-                constant = self.assembly.constant(path, argument)
-                sized = any(self.values[name] is argument for name in self.sized)
-                return self.assembly.follows_batch(constant) if sized else constant
+                if id(argument) not in self.held:
+                    self.held[id(argument)] = self._constant(path, argument)
+                return self.held[id(argument)]
             return [held(part) for part in argument] if isinstance(argument, list) else argument
 
         args, kwargs = _in_order(function, {name: held(argument) for name, argument in arguments.items()})
         return self.assembly.call(path, function, *args, **kwargs)
+
+    def _note(self, name: str, value: Any) -> None:
+        """Which axis of a constant, if one, is as long as the batch: the file says it of every tensor."""
+        sizes = self.graph["tensor_values"].get(name, {}).get("sizes", ())
+        along = [axis for axis, size in enumerate(sizes) if "as_int" not in size]
+        if isinstance(value, Tensor) and len(along) == 1 and torch.equal(value, value.narrow(along[0], 0, 1).expand_as(value)):
+            self.of_batch[id(value)] = along[0]
+
+    def _constant(self, path: str, value: Tensor) -> Value:
+        """A constant in the module; what is made for every sample is made there, for as many as there are."""
+        axis = self.of_batch.get(id(value))
+        if axis is None:
+            return self.assembly.constant(path, value)
+        sizes: list[Any] = list(value.shape)
+        sizes[axis] = self.assembly.batch()
+        if bool((value == value.reshape(-1)[0]).all()):
+            found: Value = self.assembly.call(path, torch.full, sizes, value.reshape(-1)[0].item())
+            return found
+        return self.assembly.call(path, torch.Tensor.expand, self.assembly.constant(path, value.narrow(axis, 0, 1)), sizes)  # type: ignore[no-any-return]
 
     def _stand_in(self, node: Any) -> bool:
         """Give what a refused operation would have given, as far as the file knows its shape, so that the operations behind it are looked at."""
@@ -243,7 +262,7 @@ def _function(name: str) -> Any:
 def _is_taken(function: Any) -> bool:
     """Whether ``quantize`` knows the operator, or takes it apart. Nothing else of a file is carried out."""
     target, _ = spelled(function, (torch.zeros(2, 2), torch.zeros(2, 2)))
-    return known(target) or bare_name(target) in (*OF_TORCH, CHOOSES) or bare_name(function) in OF_TORCH
+    return known(target) or bare_name(target) in (*OF_TORCH, *CELLS, CHOOSES) or bare_name(function) in OF_TORCH
 
 
 def _in_order(function: Any, arguments: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -263,12 +282,6 @@ def _names(output: Any) -> list[str]:
     if kind == "as_tensors":
         return [str(entry["name"]) for entry in value]
     return [str(value["as_name"])] if kind == "as_sym_int" and "as_name" in value else []
-
-
-def _all_names(arguments: list[Any]) -> list[str]:
-    """Of tensors, and of sizes that are computed."""
-    sizes = [size for argument in arguments for size in (argument.get("as_sym_int"), *argument.get("as_sym_ints", ())) if size is not None]
-    return [*_tensor_names(arguments), *(size["as_name"] for size in sizes if "as_name" in size)]
 
 
 def _tensor_names(arguments: list[Any]) -> list[str]:

@@ -104,6 +104,9 @@ _QUESTIONS = frozenset((
 _PROPERTIES = frozenset(("T", "mT", "H", "mH", "data", "real"))
 """The properties of a tensor that are tensors."""
 
+_OF_NUMBERS = ("add", "sub", "mul", "div", "pow")
+"""Functions that may read a number first."""
+
 _OTHER_ORDER = ("where",)
 """Methods that read their tensor elsewhere than the function of that name does."""
 
@@ -143,6 +146,8 @@ def spelled(func: Any, args: tuple[Any, ...]) -> tuple[Target, tuple[Any, ...]]:
     if name in _DUNDERS:
         target: Any = _DUNDERS[name]
         return target, args
+    if args and isinstance(args[0], int | float) and name in _OF_NUMBERS:  # an exported program's: there is no such method
+        return getattr(operator, _ALIASES.get(name, name).replace("div", "truediv")), args
     bare = name.strip("_") if name.startswith("__") else name.removesuffix("_") if not name.startswith("_") else name
     for candidate in dict.fromkeys((name, bare, _ALIASES.get(bare, bare))):
         if candidate in METHODS and hasattr(torch.Tensor, candidate) and (candidate not in _OTHER_ORDER or _is_method(func)):

@@ -62,9 +62,12 @@ class Builder:
         nodes = self.traced.module.graph.nodes
         arguments = iter((*inputs.args, *inputs.kwargs.values()))
         given: dict[fx.Node, Any] = {}
+        placeholders = {
+            node: self.graph.placeholder(str(node.target)) for node in nodes if node.op == "placeholder"
+        }  # first, so that no other takes a name
         for node in nodes:
             if node.op == "placeholder":
-                self._given(node, next(arguments), self.graph.placeholder(str(node.target)), given)
+                self._given(node, next(arguments), placeholders[node], given)
             elif node.target is operator.getitem and node.args[0] in given and node not in given:
                 source, place = node.args
                 self._given(node, given[source][place], self.graph.call_function(operator.getitem, (self.raw[source], place)), given)

@@ -29,7 +29,7 @@ from qfx.nn.layers import (
     tables,
     upsample,
 )
-from qfx.nn.layers.elementwise import extreme, piecewise
+from qfx.nn.layers.elementwise import extreme, piecewise, rounding
 from qfx.nn.layers.moving import borders, rearrange, take
 from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.reductions import reduce
@@ -58,6 +58,7 @@ FAMILIES: tuple[Family, ...] = (
     tables.FAMILY,
     extreme.FAMILY,
     piecewise.FAMILY,
+    rounding.FAMILY,
     reduce.FAMILY,
     take.FAMILY,
     rearrange.FAMILY,

@@ -229,6 +229,11 @@ ON_MAPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "two comparisons": lambda m, x: torch.where((x > -0.5) & (x < 0.5), x, 0.0),
     "masked fill": lambda m, x: x.masked_fill(x < -0.3, 0.25),
     "floor": lambda m, x: torch.floor(4 * x),
+    "zeros of the same shape": lambda m, x: x - torch.ones_like(x) + torch.zeros_like(x),
+    "diagonal": lambda m, x: x.diagonal(1, 2, 3),
+    "another slice": lambda m, x: x.slice_scatter(F.relu(x[:, 1:3]), 1, 1, 3),
+    "another channel": lambda m, x: torch.select_scatter(x, x[:, 2], 1, 0),
+    "new axes": lambda m, x: x[:, None, ..., ::2],
     "expanded parameter": lambda m, x: x + m.gain.expand_as(x),
     "python": lambda m, x: x.detach().float().to(x.dtype) + len([x]) if x.shape[1] == 4 and f"{x.shape[2]}" == "6" else x,
 }
@@ -321,12 +326,13 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         "log sigmoid": "the exporter writes log(sigmoid(x))",
         "log of one more": "the exporter writes log(1 + x)",
         "group norm": "the exporter adds factors of 1 and summands of 0",
+        "between places": "the exporter writes a difference times a weight",
         "variance": "the exporter writes the mean of squares times n / (n - 1)",
         "deviation": "the exporter writes the mean of squares times n / (n - 1)",
         "distance": "the exporter writes a sum of squares, which have no sign",
         "interpolated": "the exporter writes the factor as a tensor",
         "attention with heads": "the exporter shares the scale between queries and keys",
-        **dict.fromkeys(("rms", "unit length", "angles", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
+        **dict.fromkeys(("rms", "unit length", "angles", "root mean square norm", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
         **dict.fromkeys(("plus one", "one minus", "times", "over 255", "normalized", "gain", "asserted", "python"), ABSORBED),
         **dict.fromkeys(("statistics", "layers: a dict and a list"), ABSORBED),
         **dict.fromkeys(("layers: batch norm", "layers: batch norm of lines", "layers: batch norm of rows"), FOLDED),
@@ -336,13 +342,10 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
 NOT_YET: dict[str, dict[str, str]] = {
-    "greatest of a buffer": {"all": "extremes with several constants"},
-    "least of a buffer": {"all": "extremes with several constants"},
-    "stacked and summed": {"all": "a stack in front of the batch"},
-    "means to 12": {"all": "adaptive pooling to more places"},
-    "bilinear": {"all": "bilinear upsampling"},
+    "means to 12": {"onnx": "the exporter writes by index (GatherND)"},
     "glu": {"module": "gates", "pt2": "gates"},
-    "layers: attention": {"pt2": "the batch behind other axes", "onnx": "the batch behind other axes"},
+    "another slice": {"onnx": "the exporter writes by index (ScatterND)"},
+    "another channel": {"onnx": "the exporter writes by index (ScatterElements)"},
 }
 """Forms that a door (or all of them) refuses for now."""
 

@@ -223,7 +223,6 @@ def test_randomness_is_named_with_the_rest() -> None:
 SAME: dict[str, tuple[Callable[[nn.Module, Tensor], Tensor], Callable[[nn.Module, Tensor], Tensor]]] = {
     "cumsum": (lambda m, x: m.a(x).cumsum(1), lambda m, x: torch.matmul(m.a(x), torch.ones(8, 8).triu())),
     "glu": (lambda m, x: F.glu(m.a(x), 1), lambda m, x: m.a(x).chunk(2, 1)[0] * torch.sigmoid(m.a(x).chunk(2, 1)[1])),
-    "round": (lambda m, x: m.a(x).round(), lambda m, x: torch.floor(m.a(x) + 0.5)),
     "cosine": (
         lambda m, x: F.cosine_similarity(m.a(x), x, 1).unsqueeze(1),
         lambda m, x: (m.a(x) * x).sum(1, keepdim=True) / ((m.a(x) * m.a(x)).sum(1, keepdim=True) * (x * x).sum(1, keepdim=True)).sqrt(),

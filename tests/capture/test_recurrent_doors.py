@@ -61,6 +61,32 @@ def test_a_state_in_an_exported_program_is_refused(tmp_path: Path) -> None:
         from_pt2(path, X)
 
 
+CELLS: dict[str, nn.Module] = {
+    "lstm": nn.LSTMCell(5, 4),
+    "gru": nn.GRUCell(5, 4),
+    "tanh": nn.RNNCell(5, 4, bias=False),
+    "relu": nn.RNNCell(5, 4, nonlinearity="relu"),
+}
+
+
+def by_hand(m: Any, x: Tensor) -> Tensor:
+    state = None
+    for step in range(x.shape[1]):
+        state = m.cell(x[:, step], state)
+    found: Tensor = m.fc(state[0] if isinstance(state, tuple) else state)
+    return found
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_cells_in_an_exported_program(form: str, tmp_path: Path) -> None:
+    """A loop of Python over a cell, from zeros for as many samples as there are; its weights are there once."""
+    m, path = Calls(by_hand, cell=CELLS[form], fc=nn.Linear(4, 3)).eval(), tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(m, (X,), dynamic_shapes=({0: torch.export.Dim("n")},)), path)
+    q = qfx.quantize(from_pt2(path, X), X)
+    assert torch.equal(q(X), qfx.quantize(m, X)(X))
+    assert sum(p.numel() for name, p in q.named_parameters() if "frac_bits" not in name) == sum(p.numel() for p in m.parameters())
+
+
 ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "tanh": (0,), "relu": (0,)}
 """ONNX's gates among torch's: i, o, f, c of i, f, c, o; z, r, h of r, z, h."""
 

@@ -14,6 +14,7 @@ import qfx
 from qfx import ExactnessError, Override, Recipe, RecipeError, Spec
 from qfx import operators as ops
 from qfx.nn.model import recipe_of
+from qfx.testing import assert_bit_exact
 
 IMAGE, SIGNAL, VECTOR = integers(4, 3, 7, 5), integers(4, 4, 9), integers(4, 6)
 EVEN = IMAGE[:, :, :4, :4]
@@ -266,3 +267,26 @@ def test_a_frozen_batch_norm_stays_frozen() -> None:
     qmodel = qfx.quantize(model, torch.randn(4, 1, 6))
     assert qmodel.training
     assert not qmodel.get_submodule("1").training
+
+
+def test_inputs_keep_their_names_to_themselves() -> None:
+    """Torch.fx calls those of ``*x`` as it would call what is computed of the one before."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(6, 6)
+
+        def forward(self, *x: Tensor) -> Tensor:
+            return self.fc(x[0]) - x[1]
+
+    class Named(Listed):
+        def forward(self, x: Tensor, x_1: Tensor) -> Tensor:  # type: ignore[override]
+            return self.fc(x) - x_1
+
+    for model in (Listed(), Named()):
+        q = qfx.quantize(model.eval(), (VECTOR, VECTOR + 1), WIDE)
+        graph = qfx.to_graph(q)
+        x = {node.name: data.numpy() for node, data in zip(graph.inputs, (VECTOR, VECTOR + 1), strict=True)}
+        with torch.no_grad():
+            assert_bit_exact(q(VECTOR, VECTOR + 1).numpy(), qfx.run(graph, x), names=("torch", "interpreter"))

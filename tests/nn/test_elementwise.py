@@ -136,6 +136,16 @@ PIECEWISE = {
     "minimum, broadcast": Case(lambda m, x: torch.minimum(x, m.c(x)), held=lambda: conv(1)),
     "torch.max of two": Case(lambda m, x: torch.max(x, m.c(x)), held=conv),
     "maximum with zeros": Case(lambda m, x: torch.maximum(x, m.z), held=lambda: {"z": torch.zeros(1)}),
+    "maximum with channels": Case(lambda m, x: torch.maximum(m.c(x), m.f), held=lambda: {**conv(), "f": P(torch.rand(3, 1, 1) - 0.5)}),
+    "minimum with one parameter": Case(lambda m, x: torch.minimum(m.f, x), held=lambda: {"f": P(torch.tensor(0.3))}),
+    "minimum with a map": Case(
+        lambda m, x: m.c(x).minimum(m.f) * m.g, held=lambda: {**conv(), "f": P(torch.randn(1, *IMAGE)), "g": P(torch.rand(1, 3, 1, 1))}
+    ),
+    "torch.max with a row": Case(lambda m, x: torch.max(m.f, m.c(x).relu()), held=lambda: {**conv(1), "f": torch.rand(3, 1, 5)}),
+    "torch.min with features": Case(lambda m, x: x.min(m.f), (6,), lambda: {"f": P(torch.randn(6))}),
+    "clamp to tensors": Case(lambda m, x: m.c(x).clamp(m.f, m.g), held=lambda: {**conv(), "f": P(torch.rand(3, 1, 1) - 1), "g": torch.rand(5)}),
+    "clamp to a tensor and a value": Case(lambda m, x: torch.clamp(m.c(x), m.f, x), held=lambda: {**conv(), "f": torch.randn(3, 1, 1)}),
+    "clamp from below by a tensor": Case(lambda m, x: torch.clamp_min(x, m.f), (4, 6), lambda: {"f": torch.randn(6)}),
     "clamp from below": Case(lambda m, x: x.clamp(min=-0.3)),
     "clamp from above": Case(lambda m, x: x.clamp(max=1)),
     "clamp": Case(lambda m, x: m.c(x).clamp(-0.1, 0.7), held=conv),
@@ -154,7 +164,19 @@ PIECEWISE = {
     "number first": Case(lambda m, x: torch.gt(x, 0.4) * x),
 }
 
-CASES = {**CONSTANTS, **BROADCASTS, **REDUCTIONS, **PIECEWISE}
+ROUNDED = {
+    "round": Case(lambda m, x: torch.round(4 * x)),
+    "round what is not cast": Case(lambda m, x: m.c(x).round_(), held=conv),
+    "floor": Case(lambda m, x: m.c(x).floor() * 0.3, held=conv),
+    "ceil": Case(lambda m, x: torch.ceil(m.c(x)) + x, held=conv),
+    "trunc": Case(lambda m, x: torch.trunc(3 * x), (7,)),
+    "fix": Case(lambda m, x: torch.fix(x).relu(), (3, 4)),
+    "towards zero of little": Case(lambda m, x: x.clamp(-0.7, 0.2).trunc() + x),
+    "frac": Case(lambda m, x: m.c(4 * x).frac(), held=conv),
+    "round whole numbers": Case(lambda m, x: torch.floor(64 * torch.round(x))),
+}
+
+CASES = {**ROUNDED, **CONSTANTS, **BROADCASTS, **REDUCTIONS, **PIECEWISE}
 
 RECIPES = {
     "8 bits": Recipe(),
@@ -202,6 +224,20 @@ def test_the_fixed_point_model_is_near_the_float_model(name: str) -> None:
     assert found.shape == expected.shape
     far = (found - expected).abs() > 2e-3 * (1 + expected.abs())
     assert far.float().mean() < 0.02
+
+
+def test_whole_numbers_are_those_of_torch_with_ties_to_even_and_no_gradient() -> None:
+    """Nothing is lost before: every half step of the input's type."""
+    x = torch.arange(-32, 32).reshape(-1, 2) / 4
+    recipe = Recipe(input=Spec(6, frac_bits=2), output=Spec(12))
+    for function in (torch.round, torch.floor, torch.ceil, torch.trunc, torch.frac):
+        q = qfx.quantize(Form(lambda m, x, function=function: function(x)), x, recipe)
+        given = x.clone().requires_grad_()
+        y = q(given)
+        assert torch.equal(y, function(x))
+        y.sum().backward()
+        assert given.grad is not None
+        assert torch.equal(given.grad, torch.full_like(x, float(function is torch.frac)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -260,11 +296,22 @@ def test_a_reciprocal_is_computed_in_float64_and_rounded_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["channel scale", "layer scale", "position embedding", "a row of factors", "minus features", "expanded to the value"]
+    "name",
+    [
+        "channel scale",
+        "layer scale",
+        "position embedding",
+        "a row of factors",
+        "minus features",
+        "expanded to the value",
+        "maximum with channels",
+        "minimum with a map",
+        "torch.min with features",
+    ],
 )
 def test_parameters_are_trained_with_the_gradient_of_the_float_model(name: str) -> None:
     """In wide words a cast passes every gradient on, so both gradients are nearly equal."""
-    model, x = CONSTANTS[name].model()
+    model, x = CASES[name].model()
     q = qfx.quantize(copy.deepcopy(model), x, Recipe(**{role: Spec(20) for role in ("input", "weight", "constant", "activation", "output")}))
     for network in (model, q):
         network(x).square().sum().backward()
@@ -285,7 +332,21 @@ def test_the_binary_point_of_a_trained_constant_is_learned_if_the_recipe_says_so
         assert (constant.cast.frac_bits.grad is not None) == learn
 
 
-@pytest.mark.parametrize("name", ["prelu", "prelu, one slope", "maximum", "clamp", "where", "mean over channels", "amax over channels", "pool: ceil"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prelu",
+        "prelu, one slope",
+        "maximum",
+        "maximum with channels",
+        "clamp to tensors",
+        "clamp",
+        "where",
+        "mean over channels",
+        "amax over channels",
+        "pool: ceil",
+    ],
+)
 def test_gradients_of_the_input_are_those_of_the_float_model(name: str) -> None:
     model, x = CASES[name].model()
     wide = Recipe(**{role: Spec(20) for role in ("input", "weight", "constant", "activation", "output")})
@@ -367,9 +428,11 @@ def test_a_constant_for_each_element_is_a_memory_of_the_process() -> None:
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
     "division by 0": (lambda m, x: x / m.zero, "holds 0"),
     "cumsum": (lambda m, x: x.cumsum(1), "cumsum"),
-    "product": (lambda m, x: x.prod(1), "prod"),
+    "product": (lambda m, x: x.prod(), "prod"),
+    "products of many": (lambda m, x: x.flatten(1).prod(1, keepdim=True), "product of 60"),
     "over the batch": (lambda m, x: x.amax((0, 1), keepdim=True) + x, "batch"),
     "another for each sample": (lambda m, x: x + torch.arange(x.shape[0]).view(-1, 1, 1, 1), "length of 1 along the batch"),
+    "decimals": (lambda m, x: torch.round(x, decimals=1), "decimals"),
     "infinite": (lambda m, x: x + float("inf"), "inf"),
     "rounded quotient": (lambda m, x: torch.div(x, 3, rounding_mode="floor"), "rounding_mode"),
 }

@@ -12,7 +12,7 @@ from executors import same_in_cpp, same_in_torch_and_the_file
 from torch import Tensor, nn
 
 import qfx
-from qfx.capture.ranked import argtopk, topk
+from qfx.capture.apart.ranked import argtopk, topk
 from qfx.errors import UnsupportedError
 from qfx.nn.qtensor import QTensor
 

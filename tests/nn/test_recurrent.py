@@ -183,9 +183,78 @@ def test_a_first_state_of_zeros_is_none(zeros: str) -> None:
     assert torch.equal(qfx.quantize(given, x)(x), qfx.quantize(model("lstm"), x)(x))
 
 
+def _pair(m: Any, h: Tensor, c: Tensor) -> Any:
+    return (h, c) if isinstance(m.rnn, nn.LSTM) else h
+
+
+FIRST: dict[str, tuple[Callable[[Any, Tensor], Any], dict[str, Any]]] = {
+    "computed": (lambda m, x: _pair(m, m.enc(x[:, 0]).unsqueeze(0), x[:, 0, :1].expand(-1, HIDDEN).unsqueeze(0)), {}),
+    "an encoder's": (lambda m, x: m.encoder(x)[1], {}),
+    "an encoder's of two layers": (lambda m, x: m.encoder(x)[1], {"num_layers": 2}),
+    "parameters": (lambda m, x: _pair(m, m.h.expand(-1, len(x), -1), m.c.repeat(1, len(x), 1)), {}),
+    "parameters both ways": (lambda m, x: _pair(m, m.hs.expand(-1, len(x), -1), m.hs.flip(0).expand(-1, len(x), -1)), {"bidirectional": True}),
+    "ones": (lambda m, x: _pair(m, torch.ones(1, len(x), HIDDEN), x.new_zeros(1, len(x), HIDDEN)), {}),
+}
+
+
+def begun(kind: str, form: str) -> nn.Module:
+    states, options = FIRST[form]
+    m = model(kind, lambda m, x: m.fc(m.rnn(x, states(m, x))[0][:, -1]), **options)
+    m.enc, m.encoder = nn.Linear(FEATURES, HIDDEN), KINDS[kind](FEATURES, HIDDEN, batch_first=True, **options)
+    m.h, m.c, m.hs = (nn.Parameter(torch.randn(count, 1, HIDDEN)) for count in (1, 1, 2))
+    return m.eval()
+
+
+@pytest.mark.parametrize("form", FIRST)
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_states(kind: str, form: str) -> None:
+    m, x = begun(kind, form), data()
+    q = qfx.quantize(m, x, WIDE)
+    assert near(q, m, x, 1e-4)
+    exact_everywhere(q)
+
+
+@pytest.mark.parametrize("form", ["parameters", "parameters both ways", "computed"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
+def test_first_states_are_trained(kind: str, form: str) -> None:
+    m, x = begun(kind, form), data()
+    q = qfx.quantize(copy.deepcopy(m), x, WIDE)
+    for network in (m, q):
+        network(x).square().sum().backward()
+    own, found = dict(m.named_parameters()), dict(q.named_parameters())
+    names = [name for name in ("h", "c", "hs") if own[name].grad is not None]
+    assert len(names) == {"computed": 0, "parameters both ways": 1, "parameters": 1 + (kind == "lstm")}[form]
+    for mine, theirs in [(own[name], found[name]) for name in names]:
+        torch.testing.assert_close(theirs.grad, mine.grad, rtol=2e-2, atol=2e-3)
+    for mine, theirs in [(m.enc.weight, found["enc.weight"])] if form == "computed" else []:
+        torch.testing.assert_close(theirs.grad, mine.grad, rtol=2e-2, atol=2e-3)
+
+
+def test_a_kept_state_of_zeros_may_become_another() -> None:
+    m, x = begun("gru", "parameters"), data()
+    with torch.no_grad():
+        m.h.zero_()
+    q = qfx.quantize(m, x, WIDE)
+    with torch.no_grad():
+        m.h.fill_(0.5)
+    q.load_state_dict(m.state_dict(), strict=False)  # what nothing reads is not there
+    assert near(q, m, x, 1e-4)
+    exact_everywhere(q)
+
+
+def test_a_first_state_is_cast_to_the_type_of_the_state() -> None:
+    m, x = begun("gru", "parameters"), data()
+    q = qfx.quantize(m, x, qfx.Recipe(overrides=(qfx.Override("rnn.l0.state", {"width": 4}),)))
+    graph = exact_everywhere(q)
+    (scan,) = (node.op for node in graph.nodes if isinstance(node.op, ops.Scan))
+    assert {scan.body.infos[name].type.width for name in ("h", "begun_h", "state")} == {4}
+
+
 REFUSED: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-    "a computed state": (lambda m, x: m.rnn(x, x[:, 0, :1].expand(-1, HIDDEN).unsqueeze(0))[0], "starts from a state that is computed.*from zeros"),
-    "another state": (lambda m, x: m.rnn(x, torch.ones(1, x.shape[0], HIDDEN))[0], "starts from a state other than zeros.*leave the initial state"),
+    "another for each sample": (
+        lambda m, x: m.rnn(x, torch.cat([torch.ones(1, 1, HIDDEN), torch.zeros(1, len(x) - 1, HIDDEN)], 1))[0],
+        "another for each sample",
+    ),
     "no batch": (lambda m, x: m.rnn(x[:, 0])[0], "keep the batch as the first axis"),
 }
 

@@ -27,6 +27,19 @@ def last(m: Any, x: torch.Tensor) -> torch.Tensor:
     return found
 
 
+class Kept(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(1, 1, 6))
+
+
+def begun(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """From states that an encoder gives, or that are kept."""
+    state = m.encoder(x[:, :2])[1] if hasattr(m, "encoder") else m.kept.first.expand(-1, len(x), -1)
+    found: torch.Tensor = m.fc(m.rnn(x, state)[0][:, -1])
+    return found
+
+
 def models() -> dict[str, tuple[nn.Module, qfx.Recipe]]:
     torch.manual_seed(0)
     first = {"batch_first": True}
@@ -38,6 +51,12 @@ def models() -> dict[str, tuple[nn.Module, qfx.Recipe]]:
         "relu": (Calls(lambda m, x: m.rnn(x)[0], rnn=nn.RNN(4, 6, nonlinearity="relu", **first)), short),
         "two layers both ways": (Calls(last, rnn=nn.LSTM(4, 3, 2, bidirectional=True, **first), fc=nn.Linear(6, 3)), short),
         "the last cell": (Calls(lambda m, x: m.rnn(x)[1][1][-1], rnn=nn.LSTM(4, 6, **first)), whole),
+        "from an encoder's states": (
+            Calls(begun, encoder=nn.LSTM(4, 6, **first), rnn=nn.LSTM(4, 6, **first), fc=nn.Linear(6, 3)),
+            short,
+        ),
+        "from a kept state": (Calls(begun, rnn=nn.GRU(4, 6, **first), fc=nn.Linear(6, 3), kept=Kept()), whole),
+        "from a kept state, tanh": (Calls(begun, rnn=nn.RNN(4, 6, **first), fc=nn.Linear(6, 3), kept=Kept()), short),
         "behind a convolution": (
             Calls(
                 lambda m, x: last(m, m.conv(x.transpose(1, 2)).transpose(1, 2)),

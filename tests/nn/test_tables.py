@@ -79,7 +79,7 @@ FORMS: dict[str, nn.Module | Form] = {
     "cube": lambda x: x**3,
     "root": lambda x: torch.pow(x, 0.3),
     "power of two": lambda x: 2**x,
-    "floor": torch.floor,
+    "sinc": torch.sinc,
 }
 
 MODES = [Spec(8, q=q, o=o) for q, o in zip(QMode, [*OMode, OMode.SAT, OMode.SAT], strict=True)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qfx.capture.decompositions import OF_MODULES, OF_TORCH
+from qfx.capture.apart.decompositions import OF_MODULES, OF_TORCH
 from qfx.nn import rules
 from qfx.nn.call import Family
 from qfx.nn.layers.sequences.apart import RECURRENT

@@ -50,6 +50,7 @@ class WaveNet(nn.Module):
         self.conv1 = nn.Conv1d(res_channels, res_channels, 1)
         self.conv2 = nn.Conv1d(res_channels, classes, 1)
         self.relu = nn.ReLU()
+        nn.init.constant_(self.conv1.bias, 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         output = self.causal(x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from qfx.capture.decompositions import FAR_BELOW
+from qfx.capture.apart.decompositions import FAR_BELOW
 from qfx.capture.recording import Recording
 from qfx.capture.traced import INTERNAL, SITE, called
 

@@ -22,7 +22,6 @@ TEXTS: dict[str, str] = {
         ),
         NO_FORM,
     ),
-    "round": "torch.floor(x + 0.5) is the same but for ties",
     "cosinesimilarity": (
         "(a * b).sum(1, keepdim=True) / ((a * a).sum(1, keepdim=True) * (b * b).sum(1, keepdim=True)).sqrt() is the same along axis 1, where no "
         "value is all zeros"

@@ -70,7 +70,7 @@ class Expression:
             raise self.call.refuse(what, f"give both {longest} axes behind the batch: x.unsqueeze(...) says along which the shorter one is repeated")
         return tuple(max(pair) for pair in zip(a, b, strict=True))
 
-    def _beside(self, a: Operand, b: Operand) -> tuple[Term, Held]:
+    def beside(self, a: Operand, b: Operand) -> tuple[Term, Held]:
         """The value of the two and the constant, which broadcasts to it."""
         x, constant = (a, b) if isinstance(a, Term) else (b, a)
         if not isinstance(x, Term) or not isinstance(constant, Held):
@@ -84,7 +84,7 @@ class Expression:
             return self.pair(a, b, make, "_product")
         if isinstance(a, Held) and isinstance(b, Held):
             return a.times(b)
-        x, constant = self._beside(a, b)
+        x, constant = self.beside(a, b)
         number = constant.number
         if number == 1.0:
             return x
@@ -99,7 +99,7 @@ class Expression:
             return self.pair(a, b, make, "_sum")
         if isinstance(a, Held) and isinstance(b, Held):
             return a.plus(b.times(Held(-1.0)) if minus else b)
-        x, constant = self._beside(a, b)
+        x, constant = self.beside(a, b)
         signs = {"value_sign": -1 if minus and isinstance(a, Held) else 1, "constant_sign": -1 if minus and isinstance(b, Held) else 1}
         if constant.number == 0.0:
             return x if signs["value_sign"] > 0 else self.layer(lambda: QScaleBy(-1, 0), x, suffix="_negated")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,12 @@ from torch import nn
 from qfx import operators as ops
 from qfx.fixed import arith
 from qfx.ir.values import Const
-from qfx.nn.call import Call, Family, Layers
+from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.layers.elementwise.constant import WithConstant
 from qfx.nn.layers.elementwise.expand import QExpand
-from qfx.nn.layers.elementwise.expression import Expression, Term
+from qfx.nn.layers.elementwise.expression import Expression, Operand, Term
 from qfx.nn.layers.elementwise.held import rounded
 from qfx.nn.layers.relu import QReLU, QReLU6
 from qfx.nn.qtensor import QTensor, check_float64, dtype_of
@@ -71,6 +72,56 @@ def _alike(a: QTensor, b: QTensor, where: str) -> tuple[torch.Tensor, torch.Tens
     x, y = a.tensor(), b.tensor()
     dtype = dtype_of(a.interval | b.interval, torch.promote_types(x.dtype, y.dtype), where=where)
     return x.to(dtype), y.to(dtype)
+
+
+class _Beside(WithConstant, abstract=True):
+    """Of a value and a constant of role ``constant``, one entry, one per channel, or one per element; exact, as the value that moves by the constant,
+    a rectifier, and the move back. Gradients: as of two values."""
+
+    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
+
+    sign: ClassVar[int]
+    """1 for the greater, -1 for the lesser: x = sign * max(sign * x, sign * constant)."""
+
+    def initialize(self, x: QTensor) -> None:
+        self.constant.initialize(x.interval)
+
+    def forward(self, x: QTensor) -> QTensor:
+        constant: QTensor = self.constant()
+        bound = constant.interval
+        beyond = check_float64(x.interval + -bound if self.sign > 0 else bound + -x.interval, self.name).relu()
+        interval = check_float64(bound + (beyond if self.sign > 0 else -beyond), self.name)
+        value, other = x.tensor(), constant.value
+        if other.dim() == 1:
+            other = other.reshape(-1, *(1,) * (value.dim() - 2))
+        dtype = dtype_of(interval | x.interval | bound, torch.promote_types(value.dtype, other.dtype), where=self.name)
+        return QTensor((torch.maximum if self.sign > 0 else torch.minimum)(value.to(dtype), other.to(dtype)), interval)
+
+    def operators(self) -> Steps:
+        there, back = (self.constant.const(f"{self.name}.constant", negated=negated) for negated in (self.sign > 0, False))
+        scale = None if self.sign > 0 else ops.Const.of(-1.0)
+        return [(".moved", ops.Affine(scale, there)), (".beyond", ops.Relu()), ("", ops.Affine(scale, back))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        first, square = self.constant.moments()
+        bound = Clipped.normal(first, (square - first.square()).clamp(min=0).sqrt())
+        x = sources[0]
+        if len(self.constant.form) < 2:  # each channel's own bound
+            limit = torch.maximum if self.sign > 0 else torch.minimum
+            return Clipped(x.mean + 0 * first, x.std + 0 * first, limit(x.low, first), limit(x.high, first))
+        return _extreme(x, bound) if self.sign > 0 else _negated(_extreme(_negated(x), _negated(bound)))
+
+
+class QMaxConstant(_Beside):
+    """The greater of a value and a constant."""
+
+    sign = 1
+
+
+class QMinConstant(_Beside):
+    """The lesser of a value and a constant."""
+
+    sign = -1
 
 
 def _negated(x: Clipped) -> Clipped:
@@ -143,12 +194,24 @@ def clamp(call: Call, low: float | None, high: float | None) -> Layers:
 def _two(call: Call, layer: type[QMax] | type[QMin]) -> Layers:
     e = Expression(call)
     a, b = e["input"], e["other"]
+    return e.parts(_extreme_of(e, a, b, layer))
+
+
+def _extreme_of(e: Expression, a: Operand, b: Operand, layer: type[QMax] | type[QMin]) -> Operand:
+    """The greater or the lesser of a value and another, or a constant."""
     if isinstance(a, Term) and isinstance(b, Term):
-        return e.parts(e.pair(a, b, layer, "_extreme"))
-    number = next((operand.number for operand in (a, b) if not isinstance(operand, Term)), None)
-    if number is None:
-        raise call.refuse(f"{call.name} with a constant that is not one fixed number", "use one number, or torch.relu(x - c) + c")
-    return clamp(call, number, None) if layer is QMax else clamp(call, None, number)
+        return e.pair(a, b, layer, "_extreme")
+    x, constant = e.beside(a, b)
+    number, call = constant.number, e.call
+    if number is not None:
+        return e.layer(lambda: _first(clamp(call, number, None) if layer is QMax else clamp(call, None, number)), x, suffix="_extreme")
+    beside = QMaxConstant if layer is QMax else QMinConstant
+    return Term(x.shape, make=lambda path, first: beside(constant, call.recipe, path, first), reads=(x,), suffix="_extreme")
+
+
+def _first(layers: Layers) -> FixedLayer:
+    (layer,) = layers
+    return layer.layer if isinstance(layer, Part) else layer
 
 
 def maximum(call: Call) -> Layers:
@@ -159,27 +222,31 @@ def minimum(call: Call) -> Layers:
     return _two(call, QMin)
 
 
-def _bound(call: Call, name: str) -> float | None:
-    found = call.arguments.get(name)
-    if found is None:
-        return None
-    constant = Expression(call).of(found)
-    number = None if isinstance(constant, Term) else constant.number
-    if number is None:
-        raise call.refuse(f"{call.name} between values", "use numbers for the bounds, or torch.maximum and torch.minimum")
-    return number
+def _between(call: Call, low: str, high: str) -> Layers:
+    """min(max(x, low), high): the bounds are numbers, constants or values; "" for one that there is none of."""
+    e = Expression(call)
+    found = [None if not name or call.arguments.get(name) is None else e.of(call.arguments[name]) for name in (low, high)]
+    numbers = [None if bound is None or isinstance(bound, Term) else bound.number for bound in found]
+    if all(bound is None or number is not None for bound, number in zip(found, numbers, strict=True)) and call.in_shape == call.out_shape:
+        return clamp(call, *numbers)
+    result: Operand = e["input"]
+    layers: tuple[type[QMax] | type[QMin], ...] = (QMax, QMin)
+    for bound, layer in zip(found, layers, strict=True):
+        if bound is not None:
+            result = _extreme_of(e, result, bound, layer)
+    return e.parts(result)
 
 
 def _clamp(call: Call) -> Layers:
-    return clamp(call, _bound(call, "min"), _bound(call, "max"))
+    return _between(call, "min", "max")
 
 
 def _clamp_min(call: Call) -> Layers:
-    return clamp(call, _bound(call, "min"), None)
+    return _between(call, "min", "")
 
 
 def _clamp_max(call: Call) -> Layers:
-    return clamp(call, None, _bound(call, "max"))
+    return _between(call, "", "max")
 
 
 def _hardtanh(call: Call) -> Layers:
@@ -190,7 +257,7 @@ _CLAMP: tuple[str, Any] = ("input min max", _clamp)
 _MAXIMUM, _MINIMUM = ("input other", maximum), ("input other", minimum)
 
 FAMILY = Family(
-    layers=(QMax, QMin, QClamp, QFineClamp, QReLU, QReLU6, QExpand),
+    layers=(QMax, QMin, QMaxConstant, QMinConstant, QClamp, QFineClamp, QReLU, QReLU6, QExpand),
     modules={nn.Hardtanh: _hardtanh},
     functions={
         torch.maximum: _MAXIMUM,

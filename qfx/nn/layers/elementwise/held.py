@@ -71,6 +71,10 @@ class Held:
     def plus(self, other: Held) -> Held:
         return self._with(other, torch.add)
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Held:
+        """A function of it."""
+        return self._with(None, function)
+
     def _with(self, other: Held | None, function: Callable[..., Tensor]) -> Held:
         """A function of this constant, and another: computed anew whenever it is read if tensors of the model go into it, else held as it is."""
         operands = (self,) if other is None else (self, other)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import operators as ops
-from qfx.capture.decompositions import FAR_BELOW
+from qfx.capture.apart.decompositions import FAR_BELOW
 from qfx.fixed.arith import Interval, rectified
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qfx import operators as ops
-from qfx.capture.ranked import argtopk, topk
+from qfx.capture.apart.ranked import argtopk, topk
 from qfx.fixed.arith import Interval
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped

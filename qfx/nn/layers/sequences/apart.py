@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -13,11 +14,29 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from qfx.capture.refusals.apart import NotTakenApartError
-from qfx.capture.traced import SPARE
+from qfx.capture.traced import KEPT, SPARE
 from qfx.nn.layers.sequences.recurrent import cell_of, hidden_of, recurrent
 
-Computed = Callable[[Tensor], bool]
-"""Whether a tensor is computed from the model's input."""
+
+@dataclass(frozen=True)
+class Computed:
+    """Whether a tensor is computed from the model's input (the call), and whether it is ``kept``: computed of what checkpoints have."""
+
+    node_of: Callable[[Tensor], fx.Node]
+    dependent: Set[fx.Node]
+
+    def __call__(self, tensor: Tensor) -> bool:
+        return _from_data(self.node_of(tensor), self.dependent)
+
+    def kept(self, tensor: Tensor) -> bool:
+        left, seen = [self.node_of(tensor)], set[fx.Node]()
+        while left:
+            node = left.pop()
+            if node.meta.get(KEPT):
+                return True
+            left += [source for source in node.all_input_nodes if source not in seen and source not in self.dependent]
+            seen.add(node)
+        return False
 
 
 def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
@@ -39,8 +58,7 @@ def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
         """For each layer and direction a linear layer over all steps and a loop (``QScan``); the last states as slices of what the loops give."""
         if input.dim() != 3:
             raise NotTakenApartError(f"runs over a sequence of {input.dim()} axes", remedy="give it (batch, steps, features)")
-        for state in [hx] if isinstance(hx, Tensor) else hx:
-            _require_zeros(state, computed)
+        first = [None if _zeros(state, computed) else state for state in ([hx] if isinstance(hx, Tensor) else hx)]
         ways = 2 if bidirectional else 1
         count = len(params) // (num_layers * ways)
         x = input if batch_first else input.transpose(0, 1)
@@ -50,7 +68,8 @@ def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
             for way in range(ways):
                 place = layer * ways + way
                 weights = _weights(params[place * count : (place + 1) * count], has_biases)
-                states = _one_way(kind, torch.flip(x, (1,)) if way else x, weights, f"l{layer}" + "_reverse" * way)
+                own = [state[place] if state is not None and computed(state) else state for state in first]
+                states = _one_way(kind, torch.flip(x, (1,)) if way else x, weights, own, f"l{layer}" + "_reverse" * way, place)
                 ends.append([part[:, -1] for part in states])
                 found.append(torch.flip(states[0], (1,)) if way else states[0])
             x = found[0] if ways == 1 else torch.cat(found, 2)
@@ -71,29 +90,28 @@ def _weights(params: Sequence[Tensor], has_biases: bool) -> _Weights:
     return params[0], params[1], *biases, rest[0] if rest else None
 
 
-def _one_way(kind: str, x: Tensor, weights: _Weights, label: str) -> list[Tensor]:
-    """The states after every step: h, and for an LSTM c."""
-    states = recurrent(x, *weights, kind=kind, label=label)
+def _one_way(kind: str, x: Tensor, weights: _Weights, first: Sequence[Tensor | None], label: str, place: int) -> list[Tensor]:
+    """The states after every step: h, and for an LSTM c. ``first``: those before, constants for all layers, of which this is the one at ``place``."""
+    states = recurrent(x, *weights, *first, kind=kind, label=label, place=place)
     size = weights[1].shape[1]
     return [hidden_of(states, size), cell_of(states, size)] if kind == "lstm" else [states]
 
 
-def _starts(state: Tensor | None, computed: Computed) -> bool:
-    """Whether a state is the zeros that a sequence starts with."""
-    if state is None:
-        return True
-    if computed(state):
+def _zeros(state: Tensor, computed: Computed) -> bool:
+    """Whether a state is the zeros that a sequence starts with. What a checkpoint may change is not, whatever it is now."""
+    if computed(state) or computed.kept(state):
         return False
     with torch._C.DisableTorchFunction():  # nothing of the model
-        zeros = not bool(state.any())
-    if not zeros:
+        return not bool(state.any())
+
+
+def _starts(state: Tensor | None, computed: Computed) -> bool:
+    """Likewise of a cell. Refuses a constant that is none."""
+    if state is None or _zeros(state, computed):
+        return True
+    if not computed(state):
         raise NotTakenApartError("starts from a state other than zeros", remedy="start from zeros: leave the initial state out")
-    return True
-
-
-def _require_zeros(state: Tensor, computed: Computed) -> None:
-    if not _starts(state, computed):
-        raise NotTakenApartError("starts from a state that is computed", remedy="start from zeros: leave the initial state out")
+    return False
 
 
 def _hidden(h: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -166,8 +184,10 @@ def taken_apart(target: Any, arguments: Sequence[Any], node_of: Callable[[Tensor
     packed = len(arguments) > 3 and isinstance(arguments[3], list | tuple)  # (data, batch_sizes, hx, params, ...)
     if name not in RECURRENT or packed:
         return None
-    return functools.partial(RECURRENT[name], computed=lambda tensor: _from_data(node_of(tensor), dependent))
+    return functools.partial(RECURRENT[name], computed=Computed(node_of, dependent))
 
+
+CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 
 RECURRENT: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **{name: _layers(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},

@@ -89,11 +89,15 @@ class QScan(FixedLayer):
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, casts=True, leaves_out=True)
 
-    def __init__(self, layers: Mapping[str, FixedLayer], steps: Sequence[Step], states: Sequence[State], result: str) -> None:
+    started: int = 0
+
+    def __init__(self, layers: Mapping[str, FixedLayer], steps: Sequence[Step], states: Sequence[State], result: str, started: int = 0) -> None:
+        """``started``: how many of the last features are first values of states, which all steps but the first have zeros in place of."""
         super().__init__()
         for name, layer in layers.items():
             self.add_module(name, layer)
         self.steps, self.states, self.result = tuple(steps), tuple(states), result
+        self.started = started
         self._reach: Interval | None = None
         self._features = 0
 
@@ -202,6 +206,8 @@ class QScan(FixedLayer):
         x = sources[0].expanded(self._features).samples(_SAMPLES)
         order = torch.rand(*x.shape, _SETTLED, generator=torch.Generator().manual_seed(0)).argsort(0).to(x.device)
         drawn = x.unsqueeze(-1).expand(order.shape).gather(0, order).to(like)
+        if self.started:
+            drawn[:, -self.started :, 1:] = 0
         states = drawn
         with _without_casts(self), torch.no_grad():
             for env in self._run(QTensor(drawn, _UNIT)):

@@ -8,10 +8,15 @@ from torch import Tensor, fx
 from torch.overrides import handle_torch_function, has_torch_function
 
 from qfx.nn.call import Call, Family, Layers, Part
+from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.linear import QLinear
+from qfx.nn.layers.pad import QPad
 from qfx.nn.layers.permute import QPermute
 from qfx.nn.layers.products.weights import Weights, weights_of
+from qfx.nn.layers.reshape import QReshape
 from qfx.nn.layers.sequences import cells
+from qfx.nn.layers.sequences.cells import CELL, HIDDEN
+from qfx.nn.layers.sequences.first import QGiven, QStarted, started
 from qfx.nn.layers.sequences.loop import QScan
 from qfx.nn.layers.slice import QSlice
 
@@ -23,19 +28,23 @@ def recurrent(
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
     weight_hr: Tensor | None,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
     *,
     kind: str,
     label: str,
+    place: int = 0,
 ) -> Tensor:
-    """One layer in one direction in float, from a state of zeros: (batch, T, features) to (batch, T, H), for an LSTM h and c one after the other.
-    Weights and gates as torch has them; ``kind``: the name of torch's function; ``label``: what the layer is called within its module."""
-    arguments = (input, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    """One layer in one direction in float, from the states ``h0`` and ``c0``, zeros where they are None: (batch, T, features) to (batch, T, H),
+    for an LSTM h and c one after the other. Weights and gates as torch has them; ``kind``: the name of torch's function; ``label``: what the layer
+    is called within its module. First states are (batch, H), or those of all layers and directions, of which this one is at ``place``."""
+    arguments = (input, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0)
     tensors = tuple(tensor for tensor in arguments if tensor is not None)
     if has_torch_function(tensors):
-        result: Tensor = handle_torch_function(recurrent, tensors, *arguments, kind=kind, label=label)
+        result: Tensor = handle_torch_function(recurrent, tensors, *arguments, kind=kind, label=label, place=place)
         return result
-    h = input.new_zeros(input.shape[0], weight_hh.shape[1])
-    c = input.new_zeros(input.shape[0], weight_hh.shape[0] // 4)
+    h = input.new_zeros(input.shape[0], weight_hh.shape[1]) if h0 is None else h0 if h0.dim() == 2 else h0[place]
+    c = input.new_zeros(input.shape[0], weight_hh.shape[0] // 4) if c0 is None else c0 if c0.dim() == 2 else c0[place]
     found = []
     for x in F.linear(input, weight_ih, bias_ih).unbind(1):
         u = F.linear(h, weight_hh, bias_hh)
@@ -74,15 +83,30 @@ def _recurrent(call: Call) -> Layers:
     product = QLinear(_weights(call, "weight_ih", "bias_ih"), call.recipe, f"{call.path}_input", positions=True)
     turned = Part(QPermute((1, 0)), (0,), "_turned")
     summed = Part(product, (turned,), "_input")
-    return [turned, summed, Part(_loop(call, call.get("kind")), (summed,))]
+    states = tuple(name for name in (HIDDEN, CELL) if call.arguments.get(f"{name}0") is not None)
+    if not states:
+        return [turned, summed, Part(_loop(call, call.get("kind"), states), (summed,))]
+    rows, columns = call.traced.fixed[call.arguments["weight_hh"]].shape
+    sizes = {HIDDEN: columns, CELL: rows // 4}
+    joined = started(call, summed, [(name, sizes[name]) for name in states])
+    return [*_above(joined), Part(_loop(call, call.get("kind"), states), (joined,))]
 
 
-def _loop(call: Call, kind: str) -> QScan:
+def _above(part: Part) -> list[Part]:
+    """A part and all that it reads, in order."""
+    found: dict[int, Part] = {}
+    for source in part.sources:
+        if isinstance(source, Part):
+            found |= {id(other): other for other in _above(source)}
+    return [*found.values(), part]
+
+
+def _loop(call: Call, kind: str, states: tuple[str, ...]) -> QScan:
     hidden = _weights(call, "weight_hh", "bias_hh")
     if kind == "lstm":
         projection = None if call.get("weight_hr") is None else weights_of(call, call.get("weight_hr"))
-        return cells.lstm(call, hidden, projection, with_cell=_reads_cell(call, call.node))
-    return cells.gru(call, hidden) if kind == "gru" else cells.rnn(call, hidden, relu=kind == "rnn_relu")
+        return cells.lstm(call, hidden, projection, states, with_cell=_reads_cell(call, call.node))
+    return cells.gru(call, hidden, states) if kind == "gru" else cells.rnn(call, hidden, states, relu=kind == "rnn_relu")
 
 
 def _weights(call: Call, weight: str, bias: str) -> Weights:
@@ -104,10 +128,10 @@ def _cell(call: Call) -> Layers:
     return [QSlice((0, size), (steps, width), (1, 1))]
 
 
-_ARGUMENTS = "input weight_ih weight_hh bias_ih bias_hh weight_hr kind label"
+_ARGUMENTS = "input weight_ih weight_hh bias_ih bias_hh weight_hr h0 c0 kind label place"
 
 FAMILY = Family(
-    layers=(QScan, QLinear, QPermute, QSlice),
+    layers=(QScan, QLinear, QPermute, QSlice, QGiven, QStarted, QPad, QReshape, QExpand),
     functions={recurrent: (_ARGUMENTS, _recurrent), hidden_of: ("states size", _hidden), cell_of: ("states size", _cell)},
     takes_constants=True,
 )

@@ -75,10 +75,10 @@ _ELEMENTWISE: dict[str, Function] = {
     name: getattr(torch, name)
     for name in (
         "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "erf", "erfc", "erfinv", "sin", "cos", "tan", "asin",
-        "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "sinc", "floor", "ceil", "trunc", "frac",
+        "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "sinc",
     )
 }  # fmt: skip
-"""By the name that function and method share. Gradients are torch's: 0 for those that round."""
+"""By the name that function and method share."""
 
 _SHARED: dict[str, _Entry] = {
     "sigmoid": _SIGMOID,

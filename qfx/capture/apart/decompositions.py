@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.capture import ranked
+from qfx.capture.apart import ranked
+from qfx.capture.apart.native import OF_ATEN
 from qfx.capture.refusals.apart import NotTakenApartError
 
 
@@ -63,19 +64,6 @@ def _narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
 
 def _at(dim: int, part: Any) -> tuple[Any, ...]:
     return (*(slice(None),) * dim, part)
-
-
-def _expand_as(input: Tensor, other: Tensor) -> Tensor:
-    own = (0,) * (other.dim() - input.dim()) + tuple(input.shape)
-    return input.expand([-1 if size == wanted else wanted for size, wanted in zip(own, other.shape, strict=True)])
-
-
-def _matrices_transposed(input: Tensor) -> Tensor:
-    return input.transpose(-2, -1)
-
-
-def _view_as(input: Tensor, other: Tensor) -> Tensor:
-    return input.reshape(other.shape)
 
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -146,10 +134,6 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
     if dim is None:
         raise _refused("takes the median over all axes, the batch included", "name an axis other than the batch: dim=...")
     return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
-
-
-def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
-    return F.unfold(input, kernel_size, dilation, padding, stride)
 
 
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
@@ -376,7 +360,7 @@ def _pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
 
 
 def _maxima(input: Tensor, kernel_size: Any, *geometry: Any) -> tuple[Tensor, None]:
-    return F.max_pool2d(input, kernel_size, *geometry), None
+    return (F.max_pool2d if input.dim() == 4 else F.max_pool3d)(input, kernel_size, *geometry), None
 
 
 def _unpool(*_: Any, **__: Any) -> Tensor:
@@ -417,10 +401,6 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "index": _index,
     "narrow": _narrow,
     "stack": _stack,
-    "expand_as": _expand_as,
-    **dict.fromkeys(("view_as", "reshape_as"), _view_as),
-    "mT": _matrices_transposed,
-    "im2col": _unfold,
     "max": _extreme("max"),
     "min": _extreme("min"),
     "zeros_like": _like(0.0),
@@ -455,11 +435,12 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"), _upsample("nearest")),
     **dict.fromkeys(("_upsample_nearest_exact1d", "_upsample_nearest_exact2d"), _upsample("nearest-exact")),
-    "max_pool2d_with_indices": _maxima,
+    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), _maxima),
     "_adaptive_avg_pool2d": F.adaptive_avg_pool2d,
     "constant_pad_nd": _pad,
     "upsample_linear1d": _upsample("linear"),
     "upsample_bilinear2d": _upsample("bilinear"),
+    **OF_ATEN,
 })  # fmt: skip
 """By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
 

@@ -1,0 +1,1 @@
+"""Operations taken apart, by kind; ``qfx.capture.apart.decompositions`` has the table."""
