@@ -94,7 +94,7 @@ class Assembly:
         """``example``: the one input, or several by the names of the module's arguments. ``literal``: write sizes as they are on the example; another
         assembly, on another batch, tells which of them follow it (``qfx.capture.batch.joining``)."""
         self.root, self.graph, self.literal = nn.Module(), fx.Graph(), literal
-        self._odd: set[fx.Node] = set()  # where the batch may have left the first axis, and constants as long as the batch
+        self._odd: set[fx.Node] = set()  # where the batch may have left the first axis
         examples = {"x": example} if isinstance(example, Tensor) else example
         self.inputs = {name: Value(self.graph.placeholder(name), data) for name, data in examples.items()}
         self.input = next(iter(self.inputs.values()))
@@ -307,13 +307,8 @@ class Assembly:
         """The example, by the names of the module's arguments."""
         return {name: value.data for name, value in self.inputs.items()}
 
-    def follows_batch(self, value: Value) -> Value:
-        """``value``, a constant as long as the batch."""
-        self._odd.add(value.node)
-        return value
-
     def is_odd(self) -> bool:
-        """Whether in what is left of the graph the batch may lie on another axis than the first, or a constant is as long as the batch."""
+        """Whether in what is left of the graph the batch may lie on another axis than the first."""
         return any(node in self._odd for node in self.graph.nodes)
 
     def _padded(self, name: str, x: Value, pads: Pads) -> tuple[Value, tuple[int, ...]]:

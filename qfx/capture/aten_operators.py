@@ -214,11 +214,8 @@ def _size(x: Any, dim: int) -> int:
     return int(x.data.shape[dim])
 
 
-SIZE = "torch.ops.aten.sym_size.int"
-"""What gives the number of samples: of no other axis a file leaves the length open."""
-
 INTEGERS: dict[str, Callable[..., int]] = {
-    SIZE: _size,
+    "torch.ops.aten.sym_size.int": _size,
     "_operator.add": operator.add,
     "_operator.sub": operator.sub,
     "_operator.mul": operator.mul,

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from qfx import formats
 from qfx.capture.apart.decompositions import OF_TORCH
 from qfx.capture.assemble import Assembly, Blockers, Value
-from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, SIZE, Call
+from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
 from qfx.capture.batch.masks import CHOOSES
@@ -75,7 +75,6 @@ class _Reader:
         self.assembly = Assembly(example if literal else example[: self.batch or 2], literal=literal)
         self.values: dict[str, Any] = {name: self.assembly.input}
         self.names: dict[str, str] = {}
-        self.sized: set[str] = set()  # names of what follows the batch, and does not depend on the input otherwise
         self.blockers = Blockers()
         tensors = self._tensors("weights") | self._tensors("constants")
         for kind, key in (("parameter", "parameter_name"), ("buffer", "buffer_name"), ("tensor_constant", "tensor_constant_name")):
@@ -145,10 +144,8 @@ class _Reader:
         target = str(node["target"])
         arguments = {argument["name"] or str(place): self._argument(argument["arg"]) for place, argument in enumerate(node["inputs"])}
         outputs = [name for output in node["outputs"] for name in _names(output)]
-        sized = any(name in self.sized for name in _all_names([argument["arg"] for argument in node["inputs"]]))
         if target in INTEGERS:
             self.values[outputs[0]] = INTEGERS[target](*arguments.values())
-            self.sized |= {outputs[0]} if sized or target == SIZE else set()
             return
         operator = target.removeprefix("torch.ops.aten.")
         base = operator.partition(".")[0]
@@ -164,7 +161,6 @@ class _Reader:
             found = function(*args, **kwargs)
             for name, value in zip(outputs, found if isinstance(found, list | tuple) else [found], strict=True):
                 self.values[name] = value
-                self.sized |= {name} if sized else set()
                 self.names[name] = self.names.get(read[0], "") if read else ""
                 self._note(name, value)
             return
@@ -288,12 +284,6 @@ def _names(output: Any) -> list[str]:
     if kind == "as_tensors":
         return [str(entry["name"]) for entry in value]
     return [str(value["as_name"])] if kind == "as_sym_int" and "as_name" in value else []
-
-
-def _all_names(arguments: list[Any]) -> list[str]:
-    """Of tensors, and of sizes that are computed."""
-    sizes = [size for argument in arguments for size in (argument.get("as_sym_int"), *argument.get("as_sym_ints", ())) if size is not None]
-    return [*_tensor_names(arguments), *(size["as_name"] for size in sizes if "as_name" in size)]
 
 
 def _tensor_names(arguments: list[Any]) -> list[str]:
