@@ -113,7 +113,7 @@ def run(task: Task, epochs: int, tuned_epochs: int, bits: int, folder: Path) -> 
     minutes = (time.perf_counter() - began) / 60
     after = judged(quantized, task, data)
     wrong = differing_bits(quantized, data.test_x[:COMPARED])
-    figures = [f"{value:.2f}" for value in (reference, before, after, after - reference)]
+    figures = [f"{value:.2f}" for value in (reference, before, after)] + [f"{after - reference:+.2f}"]
     return [task.name, task.unit, *figures, f"{seconds:.0f}", f"{minutes:.1f}", str(wrong)]
 
 
@@ -130,7 +130,7 @@ def main() -> None:
         sys.exit(f"{DATA} is not there: set QFX_DATA to the folder with the real data")
     torch.set_num_threads(options.threads)
     print(machine(), flush=True)
-    head = ["task", "", "float", f"{options.bits} bits", "trained on", "below float", "quantizing, s", "training, min", "differing"]
+    head = ["task", "", "float", f"{options.bits} bits", "trained on", "against float", "quantizing, s", "training, min", "differing"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head), flush=True)
     for task in TASKS:
         if not options.task or any(word.lower() in task.name.lower() for word in options.task):

@@ -185,9 +185,7 @@ class _Reader:
         def held(argument: Any) -> Any:
             if isinstance(argument, Tensor):
                 if id(argument) not in self.held:
-                    constant = self._constant(path, argument)
-                    sized = id(argument) not in self.of_batch and any(self.values[name] is argument for name in self.sized)
-                    self.held[id(argument)] = self.assembly.follows_batch(constant) if sized else constant
+                    self.held[id(argument)] = self._constant(path, argument)
                 return self.held[id(argument)]
             return [held(part) for part in argument] if isinstance(argument, list) else argument
 

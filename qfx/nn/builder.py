@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from qfx.capture.inputs import Inputs
-from qfx.capture.refusals.blockers import norm_called_twice, output_problems
+from qfx.capture.refusals.blockers import output_problems
 from qfx.capture.traced import KEPT, MADE, Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
@@ -56,6 +56,7 @@ class Builder:
         self.raw: dict[fx.Node, fx.Node] = {}  # arguments that hold several tensors
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
         self.sites: dict[tuple[str, str, int], str] = {}
+        self.partners: dict[str, tuple[FoldedNorm, fx.Node]] = {}  # of layers, by the path of the norm
 
     def build(self, inputs: Inputs) -> QuantizedModel:
         """The network, started from ``inputs``, with which the trace was made."""
@@ -168,8 +169,6 @@ class Builder:
     def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
         """Attach the layer, start its constants, and run it on the example. ``norm``: the BatchNorm that goes into it."""
         again = layer.traits.called_again if path in self.used else "new"
-        if again == "refused":
-            raise norm_called_twice(path)
         if again == "shared":  # the same module called again keeps its one set of constants
             layer = self._layer(path)
         else:
@@ -192,13 +191,17 @@ class Builder:
         return _Value(result, data, due, name, role, layer.traits.one_point)
 
     def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
-        """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``."""
+        """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``; of all calls of that layer."""
+        known = self.partners.get(str(norm.target))
+        if known is not None:
+            return known
         source = self.traced.module.get_submodule(str(norm.target))
         folded = QFoldedBatchNorm(source, str(norm.target))  # type: ignore[arg-type]
         if folded.is_untrained:
             folded.start_from(layer.in_float(x))
         path = self._attach(str(norm.target), folded)
-        return folded(), self.graph.call_module(path)
+        self.partners[str(norm.target)] = folded(), self.graph.call_module(path)
+        return self.partners[str(norm.target)]
 
     def _ready(self, place: fx.Node | Part, layer: FixedLayer, alone: bool) -> _Value:
         """The value as the layer may read it: cast first where that is due."""

@@ -31,7 +31,7 @@ class Traits:
     ``ends_chain``: a Cast that is due stands right behind it, where it gives the result of a torch operation.
     ``aligns``: it brings its operands onto one grid, so that grids that lie far apart cost bits.
     ``named_by_source``: a Cast behind it belongs to the layer before it.
-    ``called_again``: what a later call of its torch module gets: a layer of its own, the one that is there, or a refusal.
+    ``called_again``: what a later call of its torch module gets: a layer of its own, or the one that is there.
     ``one_point``: a Cast behind it has one binary point for all channels, whatever the recipe says.
     ``casts``: it gives cast values, whatever it reads.
     ``leaves_out``: it may give less than its operation does, where nothing reads the rest.
@@ -44,7 +44,7 @@ class Traits:
     ends_chain: bool = False
     aligns: bool = False
     named_by_source: bool = False
-    called_again: Literal["new", "shared", "refused"] = "new"
+    called_again: Literal["new", "shared"] = "new"
     one_point: bool = False
     casts: bool = False
     leaves_out: bool = False

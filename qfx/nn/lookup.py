@@ -25,11 +25,6 @@ def only_moves(node: fx.Node, traced: Traced) -> bool:
     return family.moving(vars(traced.module.get_submodule(str(node.target))) if module else _bind(names, node, traced))
 
 
-def once_alone(rule: Rule) -> bool:
-    """Whether what the rule gives may be called once alone."""
-    return any(layer.traits.called_again == "refused" for layer in FAMILY_OF[rule].layers)
-
-
 def _entry(node: fx.Node, traced: Traced) -> tuple[str, Rule | None]:
     if node.op == "call_module":
         return "input", MODULES.get(base_layer(traced.module.get_submodule(str(node.target))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -13,6 +15,7 @@ from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
+from qfx.nn.layers.batch_norm import QBatchNorm
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import settle
 from qfx.nn.layers.products.materialize import materialize_for
@@ -78,7 +81,8 @@ class QuantizedModel(AnyNameModule):
     def recompile(self) -> Any:
         code = super().recompile()
         own: Any = type(self)  # every GraphModule has a class of its own, into which torch has just put the generated forward
-        own.forward = _guarded(own.forward)
+        calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
+        own.forward = _guarded(own.forward, tuple(path for path, count in calls.items() if count > 1))
         return code
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -86,15 +90,30 @@ class QuantizedModel(AnyNameModule):
         raise refusal("torch.jit.script")
 
 
-def _guarded(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The generated forward, run as it is by torch.compile and kept from those who would record it."""
+def _guarded(generated: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:
+    """The generated forward, run as it is by torch.compile and kept from those who would record it. ``repeated``: the layers that it calls several
+    times."""
+    forward = _of_one_start(generated, repeated) if repeated else generated
 
-    @functools.wraps(forward)
+    @functools.wraps(generated)
     def run(*args: Any, **kwargs: Any) -> Any:
         refuse_recording()
         if torch.compiler.is_compiling():  # casts are fused already, and what stands between two of them must stay exact
             return torch.compiler.disable(forward)(*args, **kwargs)  # type: ignore[no-untyped-call]
         return forward(*args, **kwargs)
+
+    return run
+
+
+def _of_one_start(forward: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:
+    """The forward in which all calls of a BatchNorm compute with the statistics at its start: those that evaluation would compute with."""
+
+    def run(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as forwards:
+            for layer in (model.get_submodule(path) for path in repeated):
+                if isinstance(layer, QBatchNorm):
+                    forwards.enter_context(layer.one_forward())
+            return forward(model, *args, **kwargs)
 
     return run
 

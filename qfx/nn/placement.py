@@ -56,13 +56,23 @@ def role_of_part(part: Part, parts: Sequence[Part], of_result: str) -> str:
 
 
 def norm_to_fold(node: fx.Node, traced: Traced, recipe: Recipe) -> fx.Node | None:
-    """The BatchNorm that goes into the layer of ``node``, if there is one: the recipe folds, both are called once, and nothing else reads between."""
+    """The BatchNorm that goes into the layer of ``node``, if there is one: the recipe folds, and wherever one of the two is called so is the other,
+    with nothing between."""
     if recipe.batch_norm != "fold":
         return None
     users = traced.tensor_users(node)
     if len(users) != 1 or users[0].op != "call_module":
         return None
     module = traced.module.get_submodule(str(users[0].target))
-    once = sum(other.target in (users[0].target, node.target) for other in traced.module.graph.nodes) == 2
     is_norm = base_layer(module) in _NORMS and getattr(module, "running_mean", None) is not None
-    return users[0] if once and is_norm else None
+    return users[0] if is_norm and _always_together(node, users[0], traced) else None
+
+
+def _always_together(node: fx.Node, norm: fx.Node, traced: Traced) -> bool:
+    """Whether every call of the layer is read by one of the norm alone, and none of the norm reads anything else."""
+    nodes = list(traced.module.graph.nodes)
+    layers = [other for other in nodes if other.op == node.op and other.target == node.target]
+    norms = [other for other in nodes if other.op == "call_module" and other.target == norm.target]
+    if len(layers) != len(norms) or (len(layers) > 1 and node.op != "call_module"):
+        return False
+    return all(traced.tensor_users(layer) == [user] for layer, user in zip(layers, norms, strict=True))

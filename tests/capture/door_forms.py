@@ -314,12 +314,15 @@ def _source_names(after: Callable[..., Any]) -> set[str]:
 
 ABSORBED = "a constant beside a layer's result joins the layer's weights when a file is read"
 FOLDED = "the exporter folds BatchNorm into the layer before it"
+TOGETHER = "torch writes one product for queries, keys and values, with one cast"
 ELSEWHERE: dict[str, dict[str, str]] = {
     "pt2": {
+        "layers: attention": TOGETHER,
         "softsign": "torch.export writes x / (1 + |x|)",
         "tanh shrink": "torch.export writes x - tanh(x)",
     },
     "onnx": {
+        "layers: attention": TOGETHER,
         "silu": "the exporter writes x * sigmoid(x)",
         "softsign": "the exporter writes x / (1 + |x|)",
         "softplus": "the exporter writes its threshold as a choice",

@@ -25,7 +25,7 @@ def operators(program: torch.export.ExportedProgram) -> set[str]:
 def through_the_door(name: str, form: Form, path: Path) -> tuple[nn.Module, Tensor, nn.Module]:
     """The form in float, data, and the module of its file: in core ATen, or as exported where torch takes the operator apart on the way there."""
     torch.manual_seed(0)
-    model, x, batch = Model(form).eval(), torch.randn(6, *form.shape), torch.export.Dim("batch", min=2, max=64)
+    model, x, batch = Model(form).eval(), form.data(), torch.export.Dim("batch", min=2, max=64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         logging.disable(logging.WARNING)

@@ -378,7 +378,6 @@ def test_every_operator_is_tested() -> None:
 
 
 REFUSED_BY_QUANTIZE: tuple[str, ...] = (
-    "LpNormalization",
     "CumSum",
     "CumSum reverse",
 )

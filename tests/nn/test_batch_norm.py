@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import qfx
+from qfx.ir.interpret import run_raw
+from qfx.verify import onnx_runtime, raw_of
 
 WIDE = qfx.Recipe.uniform(16, input=qfx.Spec(16))
 
@@ -54,11 +58,52 @@ def test_the_gradient_is_that_of_a_normalized_batch(style: str) -> None:
     assert (frozen["0.weight"] - expected["0.weight"]).norm() / expected["0.weight"].norm() > 0.05  # the comparison tells the two apart
 
 
-def test_a_norm_called_twice_is_refused() -> None:
-    """The first call would move the statistics that the second reads, so that training and evaluation would differ."""
-    norm = nn.BatchNorm2d(4)
-    with pytest.raises(qfx.UnsupportedError, match="called twice"):
-        qfx.quantize(nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Conv2d(4, 4, 1), norm), torch.randn(4, 3, 5, 5))
+class Siamese(nn.Module):
+    """One branch for two inputs; ``deep``: the norm stands once more behind another layer."""
+
+    def __init__(self, deep: bool = False) -> None:
+        super().__init__()
+        self.conv, self.norm, self.more, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Linear(36, 5)
+        self.deep = deep
+
+    def branch(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.head((self.norm(self.more(x)) if self.deep else x).flatten(1))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.branch(a) - self.branch(b)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("style", ["keep", "fold"])
+def test_calls_of_one_norm_compute_with_the_statistics_at_the_start(style: str, deep: bool, tmp_path: Path) -> None:
+    """Each call moves them, as torch's does, and the next forward of the model sees that: so training and evaluation give the same."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(16, 3, 5, 5), 2 * torch.randn(16, 3, 5, 5) + 1)
+    model = Siamese(deep)
+    with torch.no_grad():
+        model.train()(*inputs)
+    qmodel = qfx.quantize(model.eval(), inputs, replace(WIDE, batch_norm=style))
+    assert (qmodel.eval()(*inputs) - model(*inputs)).abs().max() < 0.01
+    twin = copy.deepcopy(model).train()
+    twin(*inputs)
+    copied = copy.deepcopy(qmodel).train()
+    copied(*inputs)
+    assert int(copied.norm.num_batches_tracked) == int(twin.norm.num_batches_tracked)
+    optimizer = torch.optim.SGD(qmodel.parameters(), 0.01)
+    for _ in range(3):
+        before = qmodel.eval()(*inputs)
+        found = qmodel.train()(*inputs)
+        assert torch.equal(found, before)
+        optimizer.zero_grad()
+        found.square().mean().backward()
+        optimizer.step()
+    qfx.export_onnx(qmodel.eval(), tmp_path / "model.onnx")
+    graph = qfx.load_graph(tmp_path / "model.onnx")
+    feeds = dict(zip((node.name for node in graph.inputs), (x.numpy() for x in inputs), strict=True))
+    expected = run_raw(graph, feeds)
+    assert np.array_equal(raw_of(qmodel(*inputs).detach().numpy(), graph, "PyTorch"), expected)
+    assert np.array_equal(onnx_runtime(tmp_path / "model.onnx", graph)(feeds), expected)
 
 
 def test_a_channel_of_scale_zero_gets_no_nan() -> None:

@@ -16,10 +16,15 @@ MAP, LINE, ROW, VOLUME = (4, 6, 6), (4, 10), (8,), (2, 4, 4, 4)
 
 @dataclass(frozen=True)
 class Form:
-    """What a network does in which the operator stands, with a layer's weights at hand, and the shape of a sample."""
+    """What a network does in which the operator stands, with a layer's weights at hand, and the shape of a sample; ``tokens``: of whole numbers below
+    that."""
 
     after: Callable[[Any, Tensor], Any]
     shape: Shape = ROW
+    tokens: int = 0
+
+    def data(self) -> Tensor:
+        return torch.randint(0, self.tokens, (6, *self.shape)) if self.tokens else torch.randn(6, *self.shape)
 
 
 class Model(nn.Module):
@@ -140,6 +145,9 @@ FORMS: dict[str, Form] = {
     "prod": Form(lambda m, x: x.prod(1, keepdim=True)),
     "sort": Form(lambda m, x: x.sort(1)[0]),
     "topk": Form(lambda m, x: x.topk(2)[0]),
+    "embedding": Form(lambda m, x: F.embedding(x, m.matrix), tokens=8),
+    "gather": Form(lambda m, x: x.gather(1, m.places.expand(x.shape[0], 2))),
+    "round": Form(lambda m, x: torch.round(4 * x)),
     "upsample_bilinear2d": Form(lambda m, x: F.interpolate(x, scale_factor=2, mode="bilinear"), MAP),
 }
 
@@ -151,16 +159,13 @@ NOT_YET: dict[str, tuple[str, Form | None]] = {
     "col2im": ("overlapping sums", Form(lambda m, x: torch.ops.aten.col2im(F.unfold(x, 2, stride=2), [6, 6], [2, 2], [1, 1], [0, 0], [2, 2]), MAP)),
     "copy": ("a value written over another", Form(lambda m, x: torch.ops.aten.copy(x, x.relu()) + 1)),
     "cumsum": ("a product by a constant triangle is the same", Form(lambda m, x: x.cumsum(1))),
-    "embedding": ("rows of a table by whole numbers", Form(lambda m, x: F.embedding(x.long(), m.matrix))),
     "fmod": ("a remainder", Form(lambda m, x: torch.fmod(x, 0.5))),
-    "gather": ("places by index", Form(lambda m, x: x.gather(1, m.places.expand(x.shape[0], 2)))),
     "grid_sampler_2d": (
         "places that depend on data",
         Form(lambda m, x: F.grid_sample(x, x[:, :2].permute(0, 2, 3, 1).tanh(), align_corners=False), MAP),
     ),
     "logical_xor": ("masks of several comparisons", Form(lambda m, x: torch.where(torch.logical_xor(x < -0.5, x > 0.5), x, 0.0))),
     "remainder": ("a remainder", Form(lambda m, x: torch.remainder(x, 0.5))),
-    "round": ("torch.floor(x + 0.5) is the same but for ties", Form(lambda m, x: torch.round(x))),
     "as_strided": ("memory instead of axes", None),
     "index_put": ("writing by index", None),
     "masked_scatter": ("writing by a mask", None),

@@ -28,7 +28,7 @@ from qfx.testing import adversarial_feeds
 from qfx.verify import raw_of, verify
 
 WIDE = Recipe(**{role: Spec(16) for role in ROLES})
-NOT_YET: dict[str, str] = {"siamese_norm": "a BatchNorm that two calls share"}
+NOT_YET: dict[str, str] = {}
 """Networks that are refused, each for what it is; strict, so that whoever mends it takes it off the list."""
 NAMES = [
     pytest.param(name, marks=pytest.mark.xfail(raises=UnsupportedError, strict=True, reason=NOT_YET[name])) if name in NOT_YET else name

@@ -16,7 +16,7 @@ from qfx.capture.refusals.remedies import OTHERS, named, plain_remedy
 from qfx.capture.tail import captured
 from qfx.capture.traced import KIND, OPENED, Traced, base_layer, is_layer
 from qfx.errors import QfxError, UnsupportedError, together
-from qfx.nn.lookup import find, has_rule, once_alone, operator_name
+from qfx.nn.lookup import find, has_rule, operator_name
 from qfx.recipe import Recipe
 
 
@@ -77,7 +77,6 @@ def blockers_by_node(
     """``blockers``, each with its node, or the first of several that it stands for; None for what belongs to no single one."""
     found: list[tuple[fx.Node | None, UnsupportedError]] = [(None, error) for error in changed]
     skipped = {error.where for error in changed}
-    norms: set[str] = set()
     decision = _decision(traced) if traced.stopped is not None else set()
     for node in traced.module.graph.nodes:
         if node in decision:
@@ -91,7 +90,7 @@ def blockers_by_node(
         elif node.op == "output" and traced.stopped is None:
             found.extend((node, error) for error in output_problems(node, traced))
         elif node.op in _CALLS and (node in traced.shapes or node in traced.several) and str(node.target) not in skipped:
-            found.extend((node, error) for error in _operation(node, traced, recipe, norms))
+            found.extend((node, error) for error in _operation(node, traced, recipe))
     errors = list(_layers_as_one(found))
     if traced.stopped is not None:
         errors.append((None, traced.stopped))
@@ -160,18 +159,13 @@ def _decision(traced: Traced) -> set[fx.Node]:
     return found
 
 
-def _operation(node: fx.Node, traced: Traced, recipe: Recipe, norms: set[str]) -> Iterator[UnsupportedError]:
+def _operation(node: fx.Node, traced: Traced, recipe: Recipe) -> Iterator[UnsupportedError]:
     path = traced.place(node)
     if any(_unreadable(source, traced) for source in node.all_input_nodes):
         yield from _by_name(node, traced)  # what it reads has no shape that a rule could look at
         return
     try:
         rule, call = find(node, path, traced, recipe)
-        if once_alone(rule):
-            if str(node.target) in norms:
-                yield norm_called_twice(path)
-                return
-            norms.add(str(node.target))
         rule(call)
     except UnsupportedError as error:
         yield error if error.where else UnsupportedError(error.what, where=path, remedy=error.remedy)
@@ -189,10 +183,6 @@ def _by_name(node: fx.Node, traced: Traced) -> Iterator[UnsupportedError]:
     """An operation on something that is refused already: only what has no form whatever it reads, and a remedy of its own."""
     if not has_rule(node, traced) and _named(node, traced):
         yield _no_form(node, traced)
-
-
-def norm_called_twice(path: str) -> UnsupportedError:
-    return UnsupportedError("a BatchNorm that is called twice", where=path, remedy="give each call its own: one would move the other's statistics")
 
 
 def output_problems(node: fx.Node, traced: Traced) -> Iterator[UnsupportedError]:

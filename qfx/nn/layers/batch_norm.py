@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,16 +40,18 @@ class Norm(FixedLayer, abstract=True):
     """BatchNorm's parameters and running statistics under their usual names.
 
     The forward computes with the running statistics in training too, and moves them afterwards. Where a backward pass runs the forward again
-    (``torch.utils.checkpoint``), it computes with the statistics of the first time, and moves nothing.
+    (``torch.utils.checkpoint``), it computes with the statistics of the first time, and moves nothing. All calls in one forward of the model compute
+    with the statistics at its start, though each moves them.
     """
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, called_again="refused", holds_constants=True)
+    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, called_again="shared", holds_constants=True)
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    _start: Statistics | None = None  # those at the start of the forward of the model that is going on, of a norm that it calls several times
 
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, name: str) -> None:
         super().__init__()
@@ -59,6 +62,15 @@ class Norm(FixedLayer, abstract=True):
         for buffer in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(buffer, getattr(source, buffer))
         self._past = Past()
+
+    @contextlib.contextmanager
+    def one_forward(self) -> Iterator[None]:
+        """Around a forward of the whole model."""
+        self._start = Statistics(self.running_mean.clone(), self.running_var.clone())
+        try:
+            yield
+        finally:
+            self._start = None
 
     def affine(self, used: Statistics | None = None) -> tuple[Tensor, Tensor]:
         """(scale, shift) in float: y = x * scale + shift, from the running statistics, or those that are given."""
@@ -150,10 +162,11 @@ class QBatchNorm(Norm):
         value = x.tensor()
         mean, variance = self.moments(value)
         again = backward_pass() >= 0
-        scale, shift = self.constants(self._past.recall(mean, variance, self.name) if again else None)
+        used = self._start if self._start is not None else Statistics(self.running_mean.clone(), self.running_var.clone())
+        scale, shift = self.constants(self._past.recall(mean, variance, self.name) if again else used)
         value = _BatchGradient.apply(value, None, mean, torch.rsqrt(variance + self.eps))  # type: ignore[no-untyped-call]
         if not again:
-            self._past.keep(mean, variance, Statistics(self.running_mean.clone(), self.running_var.clone()))
+            self._past.keep(mean, variance, used)
             self.update(mean, variance, value.numel() // value.shape[1])
         return QTensor(value, x.interval).affine(scale.value, shift.value, x.interval * scale.interval + shift.interval, where=self.name)
 
