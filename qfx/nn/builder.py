@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import output_problems
-from qfx.capture.traced import KEPT, MADE, Traced
+from qfx.capture.traced import KEPT, MADE, ONCE, Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
 from qfx.nn.call import Call, Part, parts_of, tensors_of
@@ -56,6 +56,7 @@ class Builder:
         self.raw: dict[fx.Node, fx.Node] = {}  # arguments that hold several tensors
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
         self.sites: dict[tuple[str, str, int], str] = {}
+        self.once: dict[Any, str] = {}  # of layers that are there once, by their weights
         self.partners: dict[str, tuple[FoldedNorm, fx.Node]] = {}  # of layers, by the path of the norm
 
     def build(self, inputs: Inputs) -> QuantizedModel:
@@ -149,6 +150,8 @@ class Builder:
 
     def _placed(self, call: Call) -> Call:
         """The call under the path that its layers get, which a later call of a module may have to itself."""
+        if call.node.meta.get(ONCE):
+            return replace(call, path=self.once.setdefault((call.node.target, *call.node.args[1:]), call.path))
         site, path = self.traced.site(call.node), call.path
         first = path if site is None else self.sites.setdefault(site, path)
         if site is None and path in self.used and self._layer(path).traits.called_again == "new":
