@@ -115,6 +115,20 @@ def test_a_first_state_that_is_another_for_each_sample_is_refused(tmp_path: Path
         from_pt2(path, X)
 
 
+@pytest.mark.parametrize("states", ["ones", "parameter", "computed"])
+@pytest.mark.parametrize("form", STARTED)
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed batch", "any batch"])
+def test_first_states_in_an_onnx_file(form: str, states: str, fixed: bool, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    m, path = Started(STARTED[form], states).eval(), tmp_path / "m.onnx"
+    sizes: Any = {} if fixed else {"dynamic_axes": {"x": {0: "n"}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, of states and of itself
+        torch.onnx.export(m, (X,), path, dynamo=False, input_names=["x"], **sizes)
+    assert {node.op_type for node in onnx.load(path).graph.node} & {"LSTM", "GRU", "RNN"}
+    assert torch.equal(qfx.quantize(from_onnx(path, X), X)(X), qfx.quantize(m, X)(X))
+
+
 CELLS: dict[str, nn.Module] = {
     "lstm": nn.LSTMCell(5, 4),
     "gru": nn.GRUCell(5, 4),
