@@ -25,7 +25,7 @@ from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.folding.search import resolve
 from qfx.hardware.project import csim
 from qfx.hardware.project.execute import put_together
-from qfx.hardware.project.project import prepare, write_project
+from qfx.hardware.project.project import write_project
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.hardware.timing.simulate import simulate
 from qfx.ir.graph import Graph, Node
@@ -89,9 +89,6 @@ def test_a_project_by_the_command_line(tmp_path: Path) -> None:
         assert_bit_exact(traced["rnn"], run_raw(graph.with_nodes(graph.nodes[:2], "rnn"), x))
     found = runner.invoke(main, ["verify", str(tmp_path / "m.onnx"), str(tmp_path / "p"), "--data", str(tmp_path / "x.npy"), "--fast", "--trace"])
     assert found.exit_code == 0, found.output
-    refused = runner.invoke(main, ["hls", str(tmp_path / "m.onnx"), "--board", "zcu102", "--output", str(tmp_path / "q"), "--weights", "stream"])
-    assert refused.exit_code != 0
-    assert "rnn: computes step by step with constants of its own, which cannot be loaded" in refused.output
 
 
 def test_weights_are_stored_once() -> None:
@@ -136,13 +133,6 @@ def test_an_input_that_nothing_depends_on_is_refused() -> None:
     blind = Scan.of("blind", (*nodes, Node("next", cell.body.node("next").op, ("n_h_cast",))), "next", ("next",))
     with pytest.raises(ProjectError, match="rnn::x: is an input that no result of a step depends on"):
         lower(recurrent(blind, 3), Schedule())
-
-
-def test_weights_of_a_cell_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=r"^rnn: computes step by step"):
-        prepare(recurrent(gru(), 3), "stream")
-    with pytest.raises(ProjectError, match=r"^rnn: computes step by step"):
-        write_project(recurrent(gru(), 3), tmp_path / "p", board="zcu102", weights="stream")
 
 
 @pytest.mark.usefixtures("gxx")

@@ -94,7 +94,7 @@ class Loop(OneToOne):
 
     @property
     def loads(self) -> tuple[Loadable, ...]:
-        return ()
+        return tuple(load for part in self.step.parts for load in part.loads)
 
     @property
     def stored(self) -> Stored | None:
