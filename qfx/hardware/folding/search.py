@@ -28,6 +28,7 @@ from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estim
 from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
 from qfx.ir.graph import Graph
+from qfx.ir.within import MARK, everything
 from qfx.progress import Progress, silent
 
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
@@ -47,6 +48,9 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
+    inside = {name: folding for name, folding in pinned.items() if MARK in name}
+    if inside:
+        base = lower(graph, Schedule.of(inside))
     asked = fixed_schedule(graph, request)
     if request.fps is None and not request.fit:
         progress(_SIZING, 0, 1)
@@ -60,7 +64,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
-    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged)
+    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged, inside)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos:
@@ -84,7 +88,7 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
     folded, weighted = folded_nodes(base), weighted_nodes(base)
     for name, folding in pinned.items():
         if name not in folded:
-            known = any(node.name == name for node in graph.nodes)
+            known = any(own == name for own, _ in everything(graph))
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
         if name not in weighted and folding != Folding(folding.pe):
@@ -105,13 +109,21 @@ class _Made:
 
 
 class _Search:
-    """The search over one model's layers. ``overhead``: what is no layer took in the design made last."""
+    """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops."""
 
     def __init__(
-        self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress, merged: bool
+        self,
+        graph: Graph,
+        board: Board,
+        found: tuple[Layer, ...],
+        clock_ns: float,
+        weights: Weights,
+        progress: Progress,
+        merged: bool,
+        inside: Mapping[str, Folding],
     ) -> None:
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
-        self.merged = merged
+        self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
         self.market = Market(found, board, LIMITS)
         self.overhead: FloatArray = np.zeros(len(FIELDS))
@@ -221,7 +233,7 @@ class _Search:
         return made
 
     def _schedule(self, picked: Picked) -> Schedule:
-        foldings, ports = {}, {}
+        foldings, ports = dict(self.inside), {}
         for layer, option in zip(self.layers, picked, strict=True):
             if layer.kind is Role.PORT:
                 ports[layer.name] = layer.foldings[option].pe
