@@ -6,7 +6,7 @@ only of a design that was made: the search makes one, counts the difference as o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log, log2
 
@@ -95,6 +95,14 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
             raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone")
 
 
+def _merged_sides(graph: Graph, found: Sequence[Layer]) -> dict[str, list[str]]:
+    """The layers that are ports of one stream: "inputs" and "outputs", each if there are several."""
+    inputs = {node.name for node in graph.inputs}
+    ports = [layer.name for layer in found if layer.kind is Role.PORT]
+    sides = {"inputs": [name for name in ports if name in inputs], "outputs": [name for name in ports if name not in inputs]}
+    return {side: names for side, names in sides.items() if len(names) > 1}
+
+
 @dataclass(frozen=True, slots=True)
 class _Made:
     """What came of a choice: its estimate, and its plan unless the estimate was over the limits with the shallowest FIFOs already."""
@@ -125,7 +133,8 @@ class _Search:
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
         self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
-        self.market = Market(found, board, LIMITS)
+        self.sides = _merged_sides(graph, found) if merged else {}
+        self.market = Market(found, board, LIMITS, list(self.sides.values()))
         self.overhead: FloatArray = np.zeros(len(FIELDS))
 
     def at(self, fps: float) -> Plan:
@@ -212,8 +221,13 @@ class _Search:
     def _check_reachable(self, wanted: int, fps: float, cycles: int) -> None:
         """Raises ProjectError, about the ``wanted`` cycles of ``fps``, if a layer takes more than ``cycles`` whatever is chosen."""
         slow = sorted((layer for layer in self.layers if layer.busy.min() > cycles), key=lambda layer: -layer.busy.min())
-        if slow:
-            reasons = "; ".join(f"{layer.name} takes {layer.busy.min()} ({layer.limit})" for layer in slow[:3])
+        late = [
+            f"all {side} in one stream take {busy} (one after the other, as wide as they can be; --ports separate gives each its own)"
+            for side, busy in zip(self.sides, self.market.joint_floors, strict=True)
+            if busy > cycles
+        ]
+        if slow or late:
+            reasons = "; ".join([*late, *(f"{layer.name} takes {layer.busy.min()} ({layer.limit})" for layer in slow)][:3])
             most = 1e9 / (self.market.floor * self.clock_ns)
             raise ProjectError(
                 f"{fps:g} frames per second leave {wanted} cycles of {self.clock_ns:g} ns for a frame, but {reasons}",
