@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import qfx
 from benchmarks.cifar import Batches
-from qfx.nn.layers import Norm
 
 MOMENTUM = 0.9
 RATES = {"adam": 1e-3, "sgd": 0.02}
@@ -47,25 +46,18 @@ class Plan:
     temperature: float = 4.0
 
 
-def distillation(result: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """The Kullback-Leibler divergence of softened classes, times the square of the temperature (Hinton et al., 2015)."""
-    ours, theirs = F.log_softmax(result / temperature, 1), F.log_softmax(target / temperature, 1)
-    return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
-
-
 class Run:
     """A network that is being trained. ``step`` is how many steps are behind it."""
 
     def __init__(self, plan: Plan, qmodel: nn.Module, batches: Batches, teacher: nn.Module | None) -> None:
-        self.plan, self.qmodel, self.batches, self.teacher = plan, qmodel, batches, teacher
+        self.plan, self.qmodel, self.batches = plan, qmodel, batches
+        self.distillation = None if teacher is None else qfx.Distillation(teacher, temperature=plan.temperature)
         self.step = 0
         self.losses: list[float] = []
         """The mean of each epoch that is over."""
         self._sum = 0.0
         groups = qfx.parameter_groups(qmodel, lr=plan.rate, binary_point_lr=plan.point_rate, weight_decay=plan.weight_decay)
         self._rates = [group["lr"] for group in groups]
-        self._points: list[nn.Parameter] = groups[1]["params"]
-        self._norms = [module for module in qmodel.modules() if isinstance(module, Norm)]
         if plan.optimizer == "adam":
             self._optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
         else:
@@ -86,23 +78,17 @@ class Run:
         """One step."""
         plan = self.plan
         self.qmodel.train()
-        if self.step >= plan.statistics_until * self.steps:
-            for norm in self._norms:
-                norm.eval()
+        points, statistics = (self.step >= until * self.steps for until in (plan.points_until, plan.statistics_until))
+        qfx.freeze(self.qmodel, binary_points=points, statistics=statistics)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.share(self.step)
         x, labels = self.batches.batch(self.step)
         result = self.qmodel(x)
         loss = F.cross_entropy(result, labels)
-        if self.teacher is not None and plan.taught:
-            with torch.no_grad():
-                target = self.teacher(x)
-            loss = (1 - plan.taught) * loss + plan.taught * distillation(result, target, plan.temperature)
+        if self.distillation is not None:
+            loss = (1 - plan.taught) * loss + plan.taught * self.distillation(x, result)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if self.step >= plan.points_until * self.steps:
-            for point in self._points:
-                point.grad = None
         self._optimizer.step()
         self._sum += float(loss.detach())
         self.step += 1
