@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
 )
+@click.option(
+    "--adders",
+    type=click.Choice(("qfx", "da4ml")),
+    default="qfx",
+    show_default=True,
+    help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
+)
 @click.option("--top", default=None, help="The name of the top function  [default: from the model's name].")
 @data_option(".npy or .npz with inputs for the test bench's golden vectors  [default: a few made up].", "--golden", required=False)
 @samples_option()
@@ -45,6 +52,7 @@ def hls(
     weights: str,
     ports: str | None,
     style: str,
+    adders: str,
     top: str | None,
     data: Path | None,
     samples: int | None,
@@ -55,6 +63,7 @@ def hls(
 
     Without --fps, --fit and --folding every layer works on one number at a time.
     """
+    from qfx.errors import ProjectError
     from qfx.hardware.design.names import checked_top
     from qfx.hardware.folding import summary
     from qfx.hardware.project.project import check_target, write_project
@@ -63,6 +72,8 @@ def hls(
     from qfx.ir.from_onnx import load_graph
 
     check_target(output, force=force)
+    if adders != "qfx" and style != "unrolled":
+        raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
     if top is not None:
         checked_top(top)
     names = ["x"]
@@ -73,7 +84,7 @@ def hls(
         graph: Graph
         made: Plan | Unrolled
         if style == "unrolled":
-            graph, made = unrolled_plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+            graph, made = unrolled_plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
         else:
             graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
         progress("writing the project and its golden vectors", 0, 1)

@@ -80,12 +80,16 @@ def unrolled_plan(
     folding: Path | None,
     weights: str,
     ports: str | None,
+    adders: str,
     progress: Progress,
 ) -> tuple[Graph, Unrolled]:
     """The prepared graph of the model, unrolled. Raises ProjectError for options that mean nothing then."""
     from qfx.errors import ProjectError
     from qfx.hardware.board import board
-    from qfx.hardware.project.project import prepare, unrolled
+    from qfx.hardware.project.project import prepare
+    from qfx.hardware.unrolled.plan import plan as unroll
+    from qfx.hardware.unrolled.sharing import shared_graph
+    from qfx.hardware.unrolled.with_da4ml import da4ml_graph
     from qfx.ir.from_onnx import load_graph
 
     given = {"--fps": fps is not None, "--fit": fit, "--folding": folding is not None, "--weights stream": weights != "rom"}
@@ -95,4 +99,5 @@ def unrolled_plan(
         raise ProjectError(what, where="--style unrolled", remedy=f"leave out {', '.join(named)}, or use --style streaming")
     found = board(board_name)
     graph = prepare(load_graph(model))
-    return graph, unrolled(graph, found, None, weights, found.clock_ns if clock_ns is None else clock_ns, progress)
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    return graph, unroll(graph, found, clock_ns=clock_ns, solver={"qfx": shared_graph, "da4ml": da4ml_graph}[adders], progress=progress)

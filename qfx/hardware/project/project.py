@@ -43,7 +43,6 @@ from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_lo
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, RawArray
 from qfx.operators import Input, macs
-from qfx.progress import Progress, silent
 from qfx.testing import adversarial_feeds
 
 MANIFEST = "qfx_project.json"
@@ -162,7 +161,7 @@ def write_project(
     check_clock(clock_ns, found)
     made: Plan | Unrolled
     if style == "unrolled":
-        made = unrolled(graph, found, schedule, weights, clock_ns)
+        made = _unrolled(graph, found, schedule, weights, clock_ns)
         sources = unrolled_emit.sources(made.program, made.design, name, made.interval)
         texts = emit(graph, Schedule(), found, clock_ns=clock_ns, top=name, design=made.design, sources=sources)
         texts["estimate.txt"] = unrolled_summary.as_text(made, graph.name)
@@ -207,20 +206,6 @@ def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | Non
     return graph
 
 
-def unrolled(
-    graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, weights: str, clock_ns: float, progress: Progress = silent
-) -> Unrolled:
-    """The prepared graph as one pipelined function. Raises ProjectError for what only a folded design has."""
-    if isinstance(schedule, Unrolled):
-        return schedule
-    if weights != "rom":
-        what, remedy = "an unrolled design has its weights in its adders", "leave the weights in ROM, or use the streaming style"
-        raise ProjectError(f"{what}; none can be loaded", where=graph.name, remedy=remedy)
-    if schedule not in (None, Schedule(), Request()):
-        raise ProjectError("an unrolled design has no folding", where=graph.name, remedy="leave the folding out, or use the streaming style")
-    return unrolled_plan(graph, board, clock_ns=clock_ns, progress=progress)
-
-
 def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raises ProjectError if ``write_project`` would refuse the folder."""
     _replaceable(_followed(out_dir), force)
@@ -243,6 +228,18 @@ def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | U
     if isinstance(schedule, Request):
         return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
     return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
+
+
+def _unrolled(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, weights: str, clock_ns: float) -> Unrolled:
+    """The prepared graph as one pipelined function. Raises ProjectError for what only a folded design has."""
+    if isinstance(schedule, Unrolled):
+        return schedule
+    if weights != "rom":
+        what, remedy = "an unrolled design has its weights in its adders", "leave the weights in ROM, or use the streaming style"
+        raise ProjectError(f"{what}; none can be loaded", where=graph.name, remedy=remedy)
+    if schedule not in (None, Schedule(), Request()):
+        raise ProjectError("an unrolled design has no folding", where=graph.name, remedy="leave the folding out, or use the streaming style")
+    return unrolled_plan(graph, board, clock_ns=clock_ns)
 
 
 def read_project(folder: str | os.PathLike[str]) -> Project:

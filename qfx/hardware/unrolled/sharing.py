@@ -16,7 +16,7 @@ from qfx.hardware.unrolled.adders import AdderGraph, Making, Row, Term, least_de
 SLACK = 2
 """By how many adders the deepest row may become deeper than it has to be."""
 
-MOST_PAIRS = 3_000_000
+MOST_PAIRS = 2_000_000
 """Pairs of digits that are looked at at a time: of larger matrices the columns are taken in parts."""
 
 _Pattern = tuple[int, int, int, bool]
@@ -94,11 +94,8 @@ class _Sharing:
             self._replace(pattern, found)
 
     def _worth(self, pattern: _Pattern, count: int) -> int:
-        """The bits of the adders that it saves, by the bits at which both terms overlap (below and above them a sum is cheap)."""
-        x, y, up, _ = pattern
-        bits = self.making.bits
-        overlap = min(bits[x], bits[y] + up) - max(0, up)
-        return (count - 1) * max(overlap + 2, 1)
+        """The adders that it saves; of several that save as many, the one whose terms lie closest together is the narrowest."""
+        return 256 * (count - 1) - abs(pattern[2])
 
     def _pairs(self, place: int, pattern: _Pattern) -> list[tuple[tuple[int, int], tuple[int, int]]]:
         """Where the pattern stands in a row, without overlaps, while the row stays shallow enough."""

@@ -8,6 +8,7 @@ from qfx.errors import ExactnessError, ProjectError
 from qfx.fixed.arith import Interval
 from qfx.hardware.unrolled.adders import Solver
 from qfx.hardware.unrolled.program import Program, Result, pruned
+from qfx.hardware.unrolled.rounding import absorb_rounding
 from qfx.hardware.unrolled.scalars import Numbers, Scalars
 from qfx.hardware.unrolled.sharing import shared_graph
 from qfx.ir.graph import Graph, Node
@@ -23,6 +24,7 @@ def unroll(graph: Graph, *, solver: Solver = shared_graph, progress: Progress = 
 
     Raises UnsupportedError for an operator without an unrolled form, naming the node, and ProjectError for more than MAX_OPERATIONS operations.
     """
+    graph = absorb_rounding(graph)
     scalars = Scalars(solver)
     values: dict[str, Numbers] = {}
     for done, node in enumerate(graph.nodes):
