@@ -14,10 +14,14 @@ from executors import same_in_cpp, same_in_torch_and_the_file
 from torch import Tensor, nn
 
 import qfx
-from qfx.errors import UnsupportedError
+from qfx.capture.from_onnx import from_onnx
+from qfx.capture.from_pt2 import from_pt2
+from qfx.errors import DataError, UnsupportedError
 from qfx.testing import assert_bit_exact
 
 T, E, WORDS = 5, 8, 7
+LONG = qfx.Recipe(activation=qfx.Spec(16))
+"""Files write attention as its parts, whose results are activations: sums with what hides need more than 8 bits."""
 Form = Callable[["Reads", Tensor], Tensor]
 
 
@@ -186,6 +190,37 @@ def test_an_encoder_takes_no_way_of_its_own_for_what_is_aligned() -> None:
     seen = x != 0
     with torch.no_grad():
         assert near(q(x)[seen], model(x)[seen])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"), [((tokens() == 0).int(), "mask of integers"), (torch.zeros(8, T).fill_(-math.inf), "mask: NaN or infinity")]
+)
+def test_other_masks_are_refused(mask: Tensor, message: str) -> None:
+    with pytest.raises((UnsupportedError, DataError), match=message):
+        qfx.quantize(Given(lambda given: given).eval(), (torch.randn(8, T, E), mask))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["tokens", "tokens, steps first", "an encoder layer", "filled", "chosen the other way", "made of zeros and ones"])
+def test_masks_of_tokens_in_exported_programs(name: str, tmp_path: Path) -> None:
+    model, _ = made(name)
+    x, batch = tokens(), torch.export.Dim("batch", min=2, max=64)
+    torch.export.save(torch.export.export(model, (x,), dynamic_shapes={"tokens": {0: batch}}, strict=False), tmp_path / "model.pt2")
+    q = qfx.quantize(from_pt2(tmp_path / "model.pt2", x), x, LONG).eval()
+    with torch.no_grad():
+        assert near(q(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["tokens", "an encoder layer", "filled", "chosen", "made of bits"])
+def test_masks_of_tokens_in_onnx(name: str, tmp_path: Path) -> None:
+    model, _ = made(name)
+    x, batch = tokens(), torch.export.Dim("batch", min=2, max=64)
+    options = {"dynamic_shapes": {"tokens": {0: batch}}, "verbose": False, "input_names": ["x"], "external_data": False}
+    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, **options)
+    q = qfx.quantize(from_onnx(tmp_path / "model.onnx", x), x, LONG).eval()
+    with torch.no_grad():
+        assert near(q(x), model(x))
 
 
 def test_other_attention_is_refused_by_name() -> None:
