@@ -167,8 +167,9 @@ class Tabled(FixedLayer, abstract=True):
             return self.label
         known = self._of_last_forward()
         found = known.lines
-        size = f"{known.values.numel()} entries" if found is None else f"{found.values.size} lines, error up to {found.error:.3g}"
-        return f"{self.label}, {size}"
+        if found is None:
+            return f"{self.label}, {known.values.numel()} entries"
+        return f"{self.label}, {found.values.size} lines, error up to {found.error:.3g} ({self.error_bits:.3g} LSB)"
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         """By quadrature over each channel's quantiles: limits and moments of what the function makes of them."""
@@ -240,6 +241,13 @@ def opened(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.is_open = False
+
+
+def bound_asked(layer: Tabled, table_error: float | None) -> str:
+    """How near the lines of a table must come to its function, in words; ``table_error``: the recipe's."""
+    if layer.max_error is not None:
+        return f"{layer.max_error:g}"
+    return "0.5 LSB of the output where there can be" if table_error is None else f"{table_error:g} LSB of the output"
 
 
 def error_bound(layer: Tabled) -> float:
