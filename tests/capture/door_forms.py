@@ -78,6 +78,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "layers: hard tanh": (lambda: nn.Sequential(conv(), nn.Hardtanh(0, 1)), MAP),
     "layers: prelu": (lambda: nn.Sequential(conv(), nn.PReLU(4)), MAP),
     "layers: rrelu": (lambda: nn.Sequential(conv(), nn.RReLU()), MAP),
+    "layers: gates of maps": (lambda: nn.Sequential(conv(), nn.GLU(1)), MAP),
+    "layers: gates of rows": (lambda: nn.Sequential(nn.Linear(8, 8), nn.GLU(), nn.Linear(4, 2)), ROW),
     "layers: channel shuffle": (lambda: nn.Sequential(conv(), nn.ChannelShuffle(2)), MAP),
     "layers: pixel shuffle": (lambda: nn.Sequential(conv(), nn.PixelShuffle(2)), MAP),
     "layers: reflected": (lambda: nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3)), MAP),
@@ -332,9 +334,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 }
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
-NOT_YET: dict[str, dict[str, str]] = {
-    "glu": {"module": "gates", "pt2": "gates"},
-}
+NOT_YET: dict[str, dict[str, str]] = {}
 """Forms that a door (or all of them) refuses for now."""
 
 _WRAPPER = "the exporters do not take the wrapper"
