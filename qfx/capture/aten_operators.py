@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qfx.capture.assemble import Assembly, Pads, Value
@@ -166,6 +166,23 @@ def _adaptive_maxima(call: Call) -> list[Value]:
 
 RECURRENT = tuple(_RECURRENT)
 """Operators whose first states may be values too."""
+
+
+def softsign(call: Call) -> Value | None:
+    """x / (1 + |x|); None for any other quotient."""
+    x, other = call.get("self"), call.get("other")
+    if not isinstance(x, Value) or not isinstance(other, Value):
+        return None
+    more = other.node.args if other.node.target is torch.ops.aten.add.Tensor and not other.node.kwargs else ()
+    magnitude = more[0] if len(more) == 2 and more[1] == 1 else None
+    if not isinstance(magnitude, fx.Node) or magnitude.target is not torch.ops.aten.abs.default or magnitude.args[0] is not x.node:
+        return None
+    found: Value = call.make.call(call.name, functional.softsign, x)
+    return found
+
+
+WRITTEN: dict[str, tuple[str, Callable[[Call], Value | None]]] = {"softsign": ("div", softsign)}
+"""By the function of torch that the program says was called: the operator that its expression ends with, what gives the whole, None for others."""
 
 LAYERS: dict[str, Handler] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "convolution"), _conv),

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from qfx import formats
 from qfx.capture.apart.decompositions import OF_TORCH
 from qfx.capture.assemble import Assembly, Blockers, Value
-from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, RECURRENT, Call
+from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, RECURRENT, WRITTEN, Call
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
 from qfx.capture.batch.masks import CHOOSES
@@ -170,8 +170,12 @@ class _Reader:
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
         call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1, self._is_stored)
         handler = LAYERS.get(base)
-        if handler is not None and (base in RECURRENT or sum(isinstance(value, Value) for value in arguments.values()) == 1):
-            result: Any = handler(call)
+        written, known_by = WRITTEN.get(str(node["metadata"].get("torch_fn", "")).rpartition(".")[2], ("", None))
+        whole = known_by(call) if known_by is not None and written == base else None
+        if whole is not None:
+            result: Any = whole
+        elif handler is not None and (base in RECURRENT or sum(isinstance(value, Value) for value in arguments.values()) == 1):
+            result = handler(call)
         elif function is None or not _is_taken(function):
             remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
             raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
