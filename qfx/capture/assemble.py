@@ -100,6 +100,7 @@ class Assembly:
         self.input = next(iter(self.inputs.values()))
         self._leaves: set[str] = set()
         self._sliced: dict[fx.Node, tuple[Value, list[slice]]] = {}
+        self._flat: dict[fx.Node, Value] = {}  # what a line was made of
 
     def finish(self, result: Value | Mapping[str, Value], name: str) -> fx.GraphModule:
         """The module; it returns a tensor, or a dict of them by name."""
@@ -161,13 +162,26 @@ class Assembly:
             data = x.data if factors is None else x.data * factors
             return Value(x.node, data if offsets is None else data + offsets, x.layer)
 
-    def layer(self, name: str, module: nn.Module, x: Value) -> Value:
-        """Call ``module``, placed at ``name``."""
+    def state(self, name: str, value: Tensor) -> Value:
+        """The first state of recurrent layers (layers and directions, samples, features), a constant that is the same for every sample."""
+        if not torch.equal(value, value[:, :1].expand_as(value)):
+            what = "has a first state that is another for each sample"
+            raise UnsupportedError(what, where=name, remedy="let it be the same for all, or compute it from the input")
+        node = self.graph.call_method("expand", (self.constant(f"{name}_state", value[:, :1]).node, -1, self.batch().node, -1))
+        return Value(node, value[:, :1].expand(-1, len(self.input.data), -1))
+
+    def unflattened(self, flat: fx.Node) -> Value | None:
+        """What a reshape made one line of, if it has the batch and one axis more."""
+        return self._flat.get(flat)
+
+    def layer(self, name: str, module: nn.Module, x: Value, *more: Any) -> Value:
+        """Call ``module``, placed at ``name``; ``more``: further arguments, Values or tuples of them."""
         module.eval().requires_grad_(True)
         path = self._attach(name, module)
+        nodes, data = (_each((x, *more), take) for take in (lambda value: value.node, lambda value: value.data))
         with torch.no_grad():
-            data = self._tried(name, module, x.data)
-        node = self._look(self.graph.call_module(path, (x.node,)), data)
+            data = self._tried(name, module, *data)
+        node = self._look(self.graph.call_module(path, nodes), data)
         return Value(node, data, module if isinstance(module, _AFFINE) else None)
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -228,7 +242,7 @@ class Assembly:
     def batch_norm(self, name: str, x: Value, scale: Tensor | None, shift: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Value:
         if x.rank not in _NORM:
             raise UnsupportedError(f"BatchNorm over {x.rank} axes", where=name, remedy="use BatchNorm1d, BatchNorm2d or BatchNorm3d")
-        module = _NORM[x.rank](len(mean), eps=eps)
+        module = _NORM[x.rank](len(mean), eps=eps, dtype=mean.dtype)
         with torch.no_grad():
             module.running_mean.copy_(mean)
             module.running_var.copy_(var)
@@ -266,6 +280,8 @@ class Assembly:
         data = self._tried(name, torch.reshape, x.data, tuple(shape))
         if self.literal:
             as_is: Value = self.call(name, torch.reshape, x, tuple(data.shape))
+            if data.dim() == 1 and x.data.dim() == 2:
+                self._flat[as_is.node] = x
             return as_is
         if data.shape[0] != x.data.shape[0]:
             self._odd.add(x.node)
@@ -356,6 +372,7 @@ def _each(arguments: Any, take: Callable[[Value], Any]) -> Any:
 
 
 def _filled(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    module.to(weight.dtype)
     with torch.no_grad():
         module.weight.copy_(weight)
         if bias is not None:

@@ -48,7 +48,8 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
     inputs = Inputs.of(model, example_input)
     with torch.inference_mode(False), torch.no_grad():
         result = _built(copied(model), inputs, recipe, type(model).__name__)
-    recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
+    used = list(quantizers(result))
+    recipe.check_patterns({name: quantizer.also for name, quantizer in used}, {name: quantizer.kind for name, quantizer in used})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
     result.train(model.training)

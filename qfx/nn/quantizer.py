@@ -30,6 +30,9 @@ LONG_WORD = 12
 MAX_WIDTH = 32
 """Of a learned word length, as of every ``Spec.width``."""
 
+_UNIT = Interval(-1, 1, 0)
+"""Of numbers that are not cast. It does not bound them; it is small, so that all is computed in the dtype that the model's parameters have."""
+
 _MODES: dict[QMode | OMode, int] = {
     QMode.RND: 0, QMode.RND_ZERO: 1, QMode.RND_MIN_INF: 2, QMode.RND_INF: 3, QMode.RND_CONV: 4, QMode.TRN: 5, QMode.TRN_ZERO: 6,
     OMode.SAT: 10, OMode.SAT_ZERO: 11, OMode.SAT_SYM: 12, OMode.WRAP: 13, OMode.WRAP_SM: 14,
@@ -58,6 +61,12 @@ class Quantizer(FixedLayer):
 
     also: str = ""
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
+    kind: str = ""
+    """The class of its layer, or the function that is called."""
+    off: bool = False
+    """Whether numbers pass as they are (``qfx.switch``)."""
+    frozen: tuple[str, ...] = ()
+    """The parameters that ``qfx.freeze`` stopped."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor
@@ -215,6 +224,9 @@ class Quantizer(FixedLayer):
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
+        if self.off:
+            value = x.tensor() if isinstance(x, QTensor) else x
+            return QTensor(value.to(self.frac_bits.dtype), _UNIT)
         frac_bits, point = self._counted()
         width, mode = self.width, self.mode
         if isinstance(x, QTensor):
@@ -236,6 +248,8 @@ class Quantizer(FixedLayer):
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
+        if self.off or other.off:
+            return self(x), other(y)
         a, a_point = self._counted()
         b, b_point = other._counted()
         mine = PlainCast(x, a, self.width, self.mode, self.frac_grad_scale)
@@ -245,7 +259,7 @@ class Quantizer(FixedLayer):
 
     def interval(self) -> Bounds:
         """What the cast can give, for each channel where these have binary points of their own."""
-        return self._interval(self._counted()[1], self.width, self.mode)
+        return _UNIT if self.off else self._interval(self._counted()[1], self.width, self.mode)
 
     def _result(self, value: Tensor, point: float | Tensor, width: int | Tensor, mode: CastMode) -> QTensor:
         interval = self._interval(point, width, mode)
@@ -314,7 +328,7 @@ class Quantizer(FixedLayer):
         if self.frac_bits is None:
             return f"{self.spec.width} bits, not initialized"
         element, int_bits, shape = self.types()
-        return str(element) if not shape else f"{element}, {len(int_bits)} binary points"
+        return "off, " * self.off + (str(element) if not shape else f"{element}, {len(int_bits)} binary points")
 
     def _shape(self, data: Tensor) -> tuple[int, ...]:
         if self.spec.granularity == "tensor" or data.dim() == 0:

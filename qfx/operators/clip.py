@@ -27,6 +27,8 @@ from qfx.ir.values import Const, Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.program import Number
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -66,6 +68,15 @@ class Clip(Plain, Pointwise):
         low, high = (None if bound is None else bound.raw << (out.grids - bound.grids) for bound in (self.low, self.high))
         clipped: RawArray = np.clip(rules.align(inputs[0], infos[0], out), low, high)
         return clipped
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        low, high = (None if bound is None else scalars.scalar(bound) for bound in (self.low, self.high))
+
+        def clipped(x: Number) -> Number:
+            least = x if low is None else scalars.greater(x, low)
+            return least if high is None else scalars.lesser(least, high)
+
+        return scalars.each(clipped, inputs[0])
 
     def does_nothing(self, x: Info) -> bool:
         held, (low, high) = x.interval.hull, self._ends()

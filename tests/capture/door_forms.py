@@ -78,6 +78,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "layers: hard tanh": (lambda: nn.Sequential(conv(), nn.Hardtanh(0, 1)), MAP),
     "layers: prelu": (lambda: nn.Sequential(conv(), nn.PReLU(4)), MAP),
     "layers: rrelu": (lambda: nn.Sequential(conv(), nn.RReLU()), MAP),
+    "layers: gates of maps": (lambda: nn.Sequential(conv(), nn.GLU(1)), MAP),
+    "layers: gates of rows": (lambda: nn.Sequential(nn.Linear(8, 8), nn.GLU(), nn.Linear(4, 2)), ROW),
     "layers: channel shuffle": (lambda: nn.Sequential(conv(), nn.ChannelShuffle(2)), MAP),
     "layers: pixel shuffle": (lambda: nn.Sequential(conv(), nn.PixelShuffle(2)), MAP),
     "layers: reflected": (lambda: nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3)), MAP),
@@ -346,7 +348,6 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 
 NOT_YET: dict[str, dict[str, str]] = {
     "means to 12": {"onnx": "the exporter writes by index (GatherND)"},
-    "glu": {"module": "gates", "pt2": "gates"},
     "another slice": {"onnx": "the exporter writes by index (ScatterND)"},
     "another channel": {"onnx": "the exporter writes by index (ScatterElements)"},
 }

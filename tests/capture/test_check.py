@@ -24,7 +24,7 @@ def taken() -> nn.Module:
 
 
 def refused() -> nn.Module:
-    return Calls(lambda m, x: F.relu(m.cell(m.a(x))).cumsum(1), a=nn.Linear(8, 8), cell=nn.GLU(1))
+    return Calls(lambda m, x: F.relu(m.cell(m.a(x).view(-1, 2, 2, 2))).cumsum(1), a=nn.Linear(8, 8), cell=nn.FractionalMaxPool2d(1, 2))
 
 
 def test_every_operation_has_its_form() -> None:
@@ -44,7 +44,9 @@ def test_the_forms_are_those_of_quantize() -> None:
 def test_blockers_stand_in_their_rows() -> None:
     found = qfx.check(refused(), X)
     assert not found.ok
-    assert [(row.path, row.operation) for row in found.rows] == [("a", "Linear"), ("cell", "GLU"), ("relu", "relu"), ("cumsum", "cumsum")]
+    assert [(row.path, row.operation) for row in found.rows] == [
+        *(("a", "Linear"), ("view", "view"), ("cell", "FractionalMaxPool2d"), ("relu", "relu"), ("cumsum", "cumsum"))
+    ]
     with pytest.raises(qfx.UnsupportedError) as caught:
         qfx.quantize(refused(), X)
     assert [(row.path, row.blocker, row.remedy) for row in found.blocked] == [(e.where, e.what, e.remedy) for e in caught.value.blockers]
@@ -52,7 +54,7 @@ def test_blockers_stand_in_their_rows() -> None:
 
 
 def test_where_tracing_stops_the_rest_is_told_as_well() -> None:
-    found = qfx.check(Calls(lambda m, x: m.cell(x) if m.a(x).sum() > 0 else x, a=nn.Linear(8, 8), cell=nn.GLU(1)), X)
+    found = qfx.check(Calls(lambda m, x: m.cell(x[:, None]) if m.a(x).sum() > 0 else x, a=nn.Linear(8, 8), cell=nn.FractionalMaxPool2d(1, 2)), X)
     assert not found.ok
     assert any("decides by data" in row.blocker for row in found.rows)
 

@@ -136,6 +136,12 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
     return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
 
 
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    """``F.glu`` and ``nn.GLU``: the first half times the sigmoid of the second."""
+    first, second = _chunk(input, 2, dim)
+    return first * torch.sigmoid(second)
+
+
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
     """exp(x - max) over the sum of these: nothing overflows, and the sum is exact."""
     powers = torch.exp(input - torch.amax(input, dim, True))
@@ -415,6 +421,7 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "argsort": _argsort,
     "kthvalue": _kthvalue,
     "median": _median,
+    "glu": _glu,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,

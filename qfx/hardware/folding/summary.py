@@ -69,7 +69,7 @@ def as_text(plan: Plan, model: str) -> str:
     rows.append(("total", "", "", "", str(plan.interval), *(str(getattr(total, field)) for field in FIELDS)))
     rows.append((found.board.name, "", "", "", "", *(str(getattr(there, field)) for field in FIELDS)))
     rows.append(("used", "", "", "", "", *(f"{100 * found.share(field):.1f} %" for field in FIELDS)))
-    lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *_table(head, rows), ""]
+    lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *table(head, rows), ""]
     lines += [f"note: {note}" for note in notes(plan)]
     lines.append(f"interval   {plan.interval} cycles, {plan.fps:.1f} frames per second")
     if plan.timing is None:
@@ -124,7 +124,8 @@ def _row(plan: Plan, cost: Cost) -> tuple[str, ...]:
     return (cost.node, *chosen, str(cost.cycles), *(str(getattr(cost.resources, field)) for field in FIELDS))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first column and the fourth, where it says something in words, stand left."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     left = {0, 3}
     cells = [

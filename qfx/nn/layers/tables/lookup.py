@@ -73,6 +73,8 @@ class Tabled(FixedLayer, abstract=True):
     """
 
     table_error: float | None = None
+    in_float: bool = False
+    """Whether it is its function, since what it reads need not be on a grid (``qfx.switch``)."""
 
     def __init__(self, function: Function, label: str, max_error: float | None = None) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class Tabled(FixedLayer, abstract=True):
 
     def values(self, x: QTensor) -> QTensor:
         """What the table gives before it is cast: float64. Entries are on no grid; their interval says so by taking all of float64's bits."""
-        if self.output is not None and not isinstance(self.output, Quantizer):  # a float reference: its numbers are on no grid
+        if self.in_float or (self.output is not None and not isinstance(self.output, Quantizer)):  # a float reference: its numbers are on no grid
             return QTensor(self.function(x.tensor()), x.interval)
         known = self._table(x.interval, x.value.device)
         reach = known.reach
