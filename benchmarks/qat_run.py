@@ -27,8 +27,8 @@ class Plan:
     """All that a run's result depends on, beside the network that it starts from and the images.
 
     ``rate``: of weights, at the start; it falls to nothing along a cosine after ``warm_up`` steps, and so does ``point_rate``, of binary points.
-    ``settles``: whether binary points that flip come to rest (``qfx.Settling``). ``points_until``, ``statistics_until``: the shares of all steps after
-    which the binary points, and the statistics of BatchNorm, stay.
+    ``settles``: whether binary points that flip come to rest (``qfx.Settling``). ``points_until``, ``statistics_until``: the shares of all
+    steps after which the binary points, and the statistics of BatchNorm, stay.
     ``taught``: the share of the loss that compares with the float network's result, softened by ``temperature``; the rest is cross-entropy.
     """
 
