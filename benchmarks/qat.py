@@ -111,7 +111,10 @@ def plans(asked: argparse.Namespace) -> list[Plan]:
     columns = {name: each(getattr(asked, name)) for name in ("epochs", "rate", "point_rate")}
     if any(len(values) != len(bits) for values in columns.values()):
         sys.exit(f"--epochs, --rate and --point-rate take one number, or one for each of --bits {asked.bits}")
-    shared = {name: getattr(asked, name) for name in ("seed", "batch", "optimizer", "weight_decay", "warm_up", "points_until", "statistics_until")}
+    shared = {
+        name: getattr(asked, name)
+        for name in ("seed", "batch", "optimizer", "weight_decay", "warm_up", "settles", "points_until", "statistics_until")
+    }
     taught = asked.taught if asked.teacher == "float" else 0.0
     return [
         Plan(width, int(epochs), rate=rate, point_rate=point_rate, taught=taught, temperature=asked.temperature, **shared)
@@ -134,7 +137,10 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=plan.weight_decay)
     parser.add_argument("--batch", type=int, default=plan.batch)
     parser.add_argument("--warm-up", type=int, default=plan.warm_up, help="steps in which the rates rise")
-    parser.add_argument("--points-until", type=float, default=plan.points_until, help="share of the steps after which binary points stay")
+    parser.add_argument("--no-settling", dest="settles", action="store_false", help="let binary points flip")
+    parser.add_argument(
+        "--points-until", type=float, default=plan.points_until, help="share of the steps after which binary points stay; 0: all along"
+    )
     parser.add_argument("--statistics-until", type=float, default=plan.statistics_until, help="and the statistics of BatchNorm")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

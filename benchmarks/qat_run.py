@@ -27,7 +27,8 @@ class Plan:
     """All that a run's result depends on, beside the network that it starts from and the images.
 
     ``rate``: of weights, at the start; it falls to nothing along a cosine after ``warm_up`` steps, and so does ``point_rate``, of binary points.
-    ``points_until``, ``statistics_until``: the shares of all steps after which the binary points, and the statistics of BatchNorm, stay.
+    ``settles``: whether binary points that flip come to rest (``qfx.Settling``). ``points_until``, ``statistics_until``: the shares of all
+    steps after which the binary points, and the statistics of BatchNorm, stay.
     ``taught``: the share of the loss that compares with the float network's result, softened by ``temperature``; the rest is cross-entropy.
     """
 
@@ -40,7 +41,8 @@ class Plan:
     point_rate: float = 2e-3
     weight_decay: float = 0.0
     warm_up: int = 200
-    points_until: float = 0.75
+    settles: bool = True
+    points_until: float = 0.5
     statistics_until: float = 0.9
     taught: float = 0.0
     temperature: float = 4.0
@@ -56,6 +58,7 @@ class Run:
         self.losses: list[float] = []
         """The mean of each epoch that is over."""
         self._sum = 0.0
+        self._settling = qfx.Settling(qmodel) if plan.settles else None
         groups = qfx.parameter_groups(qmodel, lr=plan.rate, binary_point_lr=plan.point_rate, weight_decay=plan.weight_decay)
         self._rates = [group["lr"] for group in groups]
         if plan.optimizer == "adam":
@@ -90,6 +93,8 @@ class Run:
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        if self._settling is not None and not points:
+            self._settling.step()
         self._sum += float(loss.detach())
         self.step += 1
         if self.step % self.batches.steps_per_epoch == 0:
@@ -106,6 +111,7 @@ class Run:
             "sum": self._sum,
             "model": self.qmodel.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "settling": {} if self._settling is None else self._settling.state_dict(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -116,6 +122,8 @@ class Run:
             raise ValueError(f"the checkpoint is of another run: {changes}")
         self.qmodel.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._settling is not None:
+            self._settling.load_state_dict(state["settling"])
         self.step, self.losses, self._sum = state["step"], list(state["losses"]), state["sum"]
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qfx.recipe import Override, Recipe, Spec
     from qfx.training.distillation import Distillation
     from qfx.training.ladder import float_state, ladder
+    from qfx.training.settling import Settling
     from qfx.training.states import freeze, switch
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ _HOMES = {
     "qfx.recipe": ("Override", "Recipe", "Spec"),
     "qfx.training.distillation": ("Distillation",),
     "qfx.training.ladder": ("float_state", "ladder"),
+    "qfx.training.settling": ("Settling",),
     "qfx.training.states": ("freeze", "switch"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -85,6 +87,7 @@ __all__ = [
     "QfxError",
     "Recipe",
     "RecipeError",
+    "Settling",
     "Spec",
     "UnsupportedError",
     "autoquant",

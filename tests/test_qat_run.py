@@ -37,7 +37,7 @@ def _run(optimizer: str, seed: int = 3) -> Run:
 
 def _same(a: object, b: object) -> bool:
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and torch.equal(a, b)
+        return isinstance(b, Tensor) and torch.equal(a.nan_to_num(99), b.nan_to_num(99))
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
