@@ -56,7 +56,8 @@ class Spec:
     from what the operator can give (unsigned after a ReLU) and, for the input, from the example (unsigned if no number in it is negative).
     ``frac_bits``: a fixed position for every binary point, or None to start from data. ``learn``: whether the binary points are trained, each within
     ``reach`` positions of where it starts (what training pushes further counts as the nearest position within); ``learn_width``: whether the word
-    length is too (it starts at ``width``).
+    length of each binary point is too, from 0 (pruned) to 32, starting at ``width``: ``learn`` then says whether the resolution is trained, and
+    ``learn_range`` whether the range is. Under AP_WRAP ranges are not trained, but follow the numbers (``qfx.fix_ranges``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
     """
@@ -73,6 +74,7 @@ class Spec:
     observer: ObserverName = "mse"
     percentile: float = 99.99
     reach: int = 6
+    learn_range: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
@@ -84,16 +86,16 @@ class Spec:
         _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
         _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")
-        for name in ("learn", "learn_width"):
+        for name in ("learn", "learn_width", "learn_range"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
         _require(self.observer in get_args(ObserverName), "observer", self.observer, f"use one of {', '.join(get_args(ObserverName))}")
         is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
         _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
         object.__setattr__(self, "percentile", float(self.percentile))
-        if self.learn_width and self.o not in (OMode.SAT, OMode.SAT_SYM):
+        if self.learn_width and (self.n or self.o not in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP)):
             raise RecipeError(
-                f"a learned word length (learn_width) has no gradient under {self.o.value}",
-                remedy="use AP_SAT or AP_SAT_SYM, or set learn_width to false",
+                f"a learned word length (learn_width) has no gradient under {self.o.value}{f' with n = {self.n}' if self.n else ''}",
+                remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP with n = 0, or set learn_width to false",
             )
         try:
             self.type(signed=self.signed is not False)

@@ -336,12 +336,16 @@ def _size(shape: Shape) -> int:
 
 
 def scatter(qmodel: torch.nn.Module, program: Program) -> None:
-    """Binary points as training may leave them, for one program in three: anywhere, or as far from their start as they may be; in place."""
-    if program.seed % 3:
-        return
+    """Binary points as training may leave them, for one program in three: anywhere, or as far from their start as they may be; in place. Word lengths
+    that are learned, in any program: from none to some more than at the start."""
     generator = torch.Generator().manual_seed(program.seed)
     with torch.no_grad():
         for _, quantizer in qfx.quantizers(qmodel):
+            if quantizer.spec.learn_width:
+                least = -quantizer.spec.width - 1
+                quantizer.learned_ints.add_(torch.randint(least, 3, quantizer.frac_bits.shape, generator=generator))
+            if program.seed % 3:
+                continue
             quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
 
 
@@ -358,7 +362,9 @@ def specs(draw: st.DrawFn, least: int, most: int, any_modes: bool, *, constant: 
     n = draw(st.integers(0, min(3, width))) if o in (OMode.WRAP, OMode.WRAP_SM) else 0
     signed = True if o is OMode.WRAP_SM else draw(st.sampled_from([None, None, True] if constant else [None, None, None, True, False]))
     granularity = draw(st.sampled_from(["tensor", "tensor", "channel", "element"]))
-    return Spec(width, draw(st.sampled_from(list(QMode) if any_modes else MODES[o])), o, n, granularity, signed)
+    q = draw(st.sampled_from(list(QMode) if any_modes else MODES[o]))
+    learned = not n and o in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP) and draw(st.integers(0, 3)) == 0
+    return Spec(width, q, o, n, granularity, signed, learn_width=learned)
 
 
 @st.composite

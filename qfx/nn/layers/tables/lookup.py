@@ -215,7 +215,7 @@ class QInnerLookup(Tabled):
         return self.output_cast(self.values(x))  # type: ignore[no-any-return]
 
     def operators(self) -> Steps:
-        return [*super().operators(), (".output", ops.Cast(self.output_cast.array_type()))]
+        return [*super().operators(), *((f".output{suffix}", op) for suffix, op in self.output_cast.operators())]
 
 
 @dataclass(frozen=True, eq=False)
