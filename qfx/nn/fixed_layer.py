@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from qfx.errors import DataError
@@ -19,6 +20,9 @@ from qfx.recipe import Recipe
 
 Steps = list[tuple[str, Operator]]
 """The operators of one layer in order, each reading the one before: (suffix of the node's name, operator)."""
+
+Own = Callable[[Any, torch.Size], Tensor]
+"""The word lengths of a layer's quantizer, in the given shape of what it casts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,13 @@ class FixedLayer(nn.Module):
         ``initialize``."""
         initialize: Any = self.initialize
         initialize(*arguments())
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor | None:
+        """Of the layer's multiplications, the word lengths of both factors multiplied, summed in whatever shape; None if it multiplies nothing.
+
+        ``bits``: the word length of each number that it reads, of one sample (a batch of 1). Differentiable by them and by what ``own`` gives.
+        """
+        return None
 
     def bits_added(self, recipe: Recipe) -> int:
         """By how many bits an operand that is not cast may grow here."""

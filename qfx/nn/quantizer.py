@@ -112,6 +112,13 @@ class Quantizer(FixedLayer):
         width = self.width
         return width if isinstance(width, int) else _round(width)
 
+    def bits(self) -> Tensor:
+        """The word length."""
+        width = self.width
+        if isinstance(width, Tensor):
+            return width + (torch.round(width) - width).detach()
+        return torch.full((), float(width), device=self.frac_bits.device)
+
     def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
 

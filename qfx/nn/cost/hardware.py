@@ -1,0 +1,138 @@
+"""What a quantized model takes on a board, as a differentiable function of its word lengths: the estimator's figures, and its slopes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qfx.export.to_graph import to_graph
+from qfx.hardware.board import Board, board, check_clock
+from qfx.hardware.cost.estimate import Estimate
+from qfx.hardware.cost.readers import readers
+from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Request, Schedule
+from qfx.hardware.folding.plan import Plan, plan, shallow_estimate
+from qfx.hardware.folding.search import resolve
+from qfx.hardware.project.project import prepare
+from qfx.ir.graph import Graph, graph_name
+from qfx.nn.model import graph_module, quantizers
+from qfx.nn.quantizer import Quantizer
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measurement: the ``plan`` that was estimated, what it takes (in the order of FIELDS), how much more that is for each bit of a learned word
+    length (``slopes``, per quantizer, from designs of the same folding), and the word lengths at that time."""
+
+    plan: Plan
+    taken: FloatArray
+    slopes: tuple[tuple[Quantizer, FloatArray], ...]
+    lengths: tuple[float, ...]
+
+    def now(self) -> Tensor:
+        """What it takes, one number for each of FIELDS: the estimator's figures as long as no word length has changed, and else those along the
+        slopes. Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number)."""
+        result = torch.tensor(self.taken)
+        for (quantizer, slope), before in zip(self.slopes, self.lengths, strict=True):
+            longest = quantizer.bits().amax().double().cpu()
+            result = result + torch.tensor(slope) * (longest - before)
+        return result
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles from frame to frame; no word length changes them."""
+        return self.plan.interval
+
+
+class HardwareCost:
+    """Measures a model on a board: the cheapest design that makes ``fps`` frames a second at ``clock_ns`` (default: the board's), or, without
+    ``fps``, the one of a given ``schedule`` (default: one number at a time, the smallest there is).
+
+    Raises ProjectError for what no design can be made of, and for a pace that no folding reaches.
+    """
+
+    def __init__(
+        self, qmodel: nn.Module, on: str | Board, *, fps: float | None = None, clock_ns: float | None = None, schedule: Schedule | None = None
+    ) -> None:
+        self.model = graph_module(qmodel)
+        self.board = board(on) if isinstance(on, str) else on
+        self.clock_ns = self.board.clock_ns if clock_ns is None else clock_ns
+        check_clock(self.clock_ns, self.board)
+        self.fps, self.schedule = fps, schedule
+
+    def graph(self) -> Graph:
+        """What would be exported now, optimized as ``qfx hls`` does."""
+        with torch.no_grad():
+            return prepare(to_graph(self.model, "cost"))
+
+    def plan(self) -> Plan:
+        """The design of the model as it is now."""
+        return self._plan(self.graph())
+
+    def _plan(self, graph: Graph) -> Plan:
+        if self.fps is None:
+            return plan(graph, self.board, self.schedule or Schedule(), clock_ns=self.clock_ns)
+        return resolve(graph, self.board, Request(fps=self.fps), clock_ns=self.clock_ns)
+
+    def measure(self) -> Measured:
+        """Make and estimate the design, and four more of its folding with weights and activations a bit shorter and a bit longer."""
+        learned = [quantizer for _, quantizer in quantizers(self.model) if quantizer.spec.learn_width]
+        graph = self.graph()
+        found = self._plan(graph)
+        taken = _vector(found.estimate)
+        weights = [quantizer for quantizer in learned if _is_weight(quantizer)]
+        others = [quantizer for quantizer in learned if not _is_weight(quantizer)]
+        read_by = readers(graph, [quantizer.name for quantizer in others])
+        slopes: list[tuple[Quantizer, FloatArray]] = []
+        for group in (weights, others):
+            if not group:
+                continue
+            less, more = (self._by_node(group, step, found.schedule) for step in (-1, 1))
+            for quantizer in group:
+                nodes = {graph_name(quantizer.name.rpartition(".")[0]): 1.0} if group is weights else read_by[quantizer.name]
+                zero = np.zeros(len(FIELDS))
+                slope = sum((part * (more.get(node, zero) - less.get(node, zero)) / 2 for node, part in nodes.items()), zero)
+                slopes.append((quantizer, np.maximum(slope, 0.0)))
+        lengths = tuple(float(quantizer.bits().amax()) for quantizer, _ in slopes)
+        return Measured(found, taken, tuple(slopes), lengths)
+
+    def _by_node(self, group: Sequence[Quantizer], step: int, schedule: Schedule) -> dict[str, FloatArray]:
+        """What each node of the graph takes if the group's words have ``step`` bits more. FIFOs are as shallow as they can be."""
+        with _longer(group, step):
+            graph = self.graph()
+        found = shallow_estimate(lower(graph, schedule), self.board)
+        return {cost.node: np.array([getattr(cost.resources, field) for field in FIELDS], dtype=np.float64) for cost in found.layers}
+
+
+def _is_weight(quantizer: Quantizer) -> bool:
+    return quantizer.name.endswith(".weight")
+
+
+def _vector(found: Estimate) -> FloatArray:
+    return np.array([getattr(found.total, field) for field in FIELDS], dtype=np.float64)
+
+
+@contextlib.contextmanager
+def _longer(group: Sequence[Quantizer], step: int) -> Iterator[None]:
+    """In this context the words of the quantizers have ``step`` bits more, behind the binary point; those of a bit stay at least that."""
+    kept = [quantizer.frac_bits.detach().clone() for quantizer in group]
+    try:
+        with torch.no_grad():
+            for quantizer in group:
+                lengths = quantizer.bits().detach()
+                moved = torch.where(lengths + step >= 1, torch.full_like(lengths, float(step)), torch.zeros_like(lengths))
+                quantizer.frac_bits.add_(torch.where(lengths > 0, moved, torch.zeros_like(moved)))
+        yield
+    finally:
+        with torch.no_grad():
+            for quantizer, before in zip(group, kept, strict=True):
+                quantizer.frac_bits.copy_(before)
