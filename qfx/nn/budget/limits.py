@@ -48,9 +48,9 @@ class Limits:
         for name in _NUMBERS:
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < math.inf):
-                if not (value == 0 and name in FIELDS and number):
-                    raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number above 0")
+            least = 0.0 if name in FIELDS else math.ulp(0.0)  # a design may be asked to have no DSP block
+            if value is not None and not (number and least <= value < math.inf):
+                raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number above 0")
             if isinstance(value, float) and name in FIELDS and value > 1:
                 raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a share of at most 1.0, or a whole number of them")
         if self.board is not None:

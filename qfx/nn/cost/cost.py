@@ -25,8 +25,8 @@ from qfx.nn.quantizer import Quantizer
 class Cost:
     """What a model costs. Tensors are scalars of float64, differentiable by learned word lengths.
 
-    ``bit_operations`` of a sample (see ``Multiplications``), of each layer that multiplies by name (``by_layer``), and in all. ``multiplications`` of a
-    sample. ``weight_bits``: the word lengths of all weights, summed; ``weights``: their number. On a board: ``lut``, ``ff``, ``dsp`` and ``bram18``
+    ``bit_operations`` of a sample (see ``Multiplications``), of each layer that multiplies by name (``by_layer``), and in all. ``multiplications`` of
+    a sample. ``weight_bits``: the word lengths of all weights, summed; ``weights``: their number. On a board: ``lut``, ``ff``, ``dsp`` and ``bram18``
     by the estimator, ``cycles`` from frame to frame, frames a second, and the ``plan`` that says all of it.
     """
 
@@ -138,7 +138,7 @@ def summary(qmodel: nn.Module, board: str | Board | None = None, *, fps: float |
         counts = Multiplications(module).counts()
     on_board = {} if found.plan is None else {layer.node: layer.resources for layer in found.plan.estimate.layers}
     results = {name.rpartition(".")[0]: quantizer for name, quantizer in quantizers(module) if name.endswith(".output")}
-    rows = []
+    rows: list[Row] = []
     for node in module.graph.nodes:
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if layer is None or isinstance(layer, Quantizer):
