@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from qfx.ir.from_onnx import load_graph
     from qfx.ir.graph import Graph
     from qfx.ir.interpret import run
+    from qfx.nn.budget.archive import Archive
+    from qfx.nn.budget.budget import Budget
     from qfx.nn.convert import quantize
+    from qfx.nn.cost.cost import cost, summary
     from qfx.nn.groups import parameter_groups
     from qfx.nn.layers.tables.user import lookup
     from qfx.nn.model import quantizers
@@ -54,7 +57,10 @@ _HOMES = {
     "qfx.ir.from_onnx": ("load_graph",),
     "qfx.ir.graph": ("Graph",),
     "qfx.ir.interpret": ("run",),
+    "qfx.nn.budget.archive": ("Archive",),
+    "qfx.nn.budget.budget": ("Budget",),
     "qfx.nn.convert": ("quantize",),
+    "qfx.nn.cost.cost": ("cost", "summary"),
     "qfx.nn.groups": ("parameter_groups",),
     "qfx.nn.layers.tables.user": ("lookup",),
     "qfx.nn.model": ("quantizers",),
@@ -65,6 +71,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Archive",
+    "Budget",
     "DataError",
     "ExactnessError",
     "FixedType",
@@ -84,6 +92,7 @@ __all__ = [
     "calibrate",
     "cast",
     "check",
+    "cost",
     "export_onnx",
     "load_graph",
     "lookup",
@@ -91,6 +100,7 @@ __all__ = [
     "quantize",
     "quantizers",
     "run",
+    "summary",
     "to_graph",
 ]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import DataError
+from qfx.fixed.arith import Interval
 from qfx.homes import unanswered
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
@@ -107,6 +108,15 @@ class FixedLayer(nn.Module):
     def bits_added(self, recipe: Recipe) -> int:
         """By how many bits an operand that is not cast may grow here."""
         return 1
+
+
+_ANY = Interval(-(1 << 20), 1 << 20, 0)
+
+
+def moved(layer: nn.Module, bits: Sequence[Tensor]) -> Tensor:
+    """Where a layer that only moves numbers puts their word lengths."""
+    result: QTensor = layer(*(QTensor(lengths, _ANY) for lengths in bits))
+    return result.tensor()
 
 
 def constant(values: Tensor, where: str, grids: tuple[int, ...] | None = None) -> Const:

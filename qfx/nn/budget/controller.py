@@ -55,7 +55,8 @@ class Controller:
 
     def resumed(self, state: Mapping[str, float]) -> Controller:
         """This controller in a state that ``state`` gave."""
-        return replace(self, **{**{name: float(state[name]) for name in ("integral", "speed", "last")}, "steps": int(state["steps"])})
+        integral, speed, last = (float(state[name]) for name in ("integral", "speed", "last"))
+        return replace(self, integral=integral, speed=speed, last=last, steps=int(state["steps"]))
 
 
 def _bounded(error: float) -> float:

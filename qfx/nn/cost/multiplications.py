@@ -9,15 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.fixed.arith import Channels, Interval
-from qfx.nn.fixed_layer import FixedLayer
+from qfx.fixed.arith import Channels
+from qfx.nn.fixed_layer import FixedLayer, moved
 from qfx.nn.layers import QInput
 from qfx.nn.model import graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-
-_ANY = Interval(-(1 << 20), 1 << 20, 0)
-"""A bound of no meaning: word lengths are moved through layers as if they were numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +101,7 @@ class Multiplications:
             return read[0]
         if not layer.traits.moves_only and len(read) > 1:
             return torch.stack([bits.expand(place.shape) for bits in read]).amax(0) if _alike(read, place.shape) else fallback.expand(place.shape)
-        moved: QTensor = layer(*(QTensor(bits, _ANY) for bits in read))
-        return moved.tensor().clamp(min=0.0 if own is _bits_of else 1.0)
+        return moved(layer, read).clamp(min=0.0 if own is _bits_of else 1.0)
 
 
 def _alike(read: list[Tensor], shape: torch.Size) -> bool:

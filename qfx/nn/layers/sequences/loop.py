@@ -17,7 +17,7 @@ from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node, graph_name
 from qfx.ir.values import ArrayType, Info
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, moved
 from qfx.nn.layers.batch_norm import FoldedNorm
 from qfx.nn.layers.linear import QLinear
 from qfx.nn.layers.tables.lookup import QInnerLookup
@@ -188,6 +188,9 @@ class QScan(FixedLayer):
             if products is not None:
                 found.append(products.sum())
             cast = layer.output_cast if isinstance(layer, QInnerLookup) else layer
+            if layer.traits.moves_only:
+                env[step.name] = moved(layer, read)
+                continue
             shape = read[0].shape if products is None else products.shape
             env[step.name] = own(cast, shape) if isinstance(cast, Quantizer) else read[0].detach().new_zeros(shape)
         return torch.stack(found) * len(columns)
