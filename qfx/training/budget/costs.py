@@ -11,12 +11,12 @@ from torch import Tensor
 from qfx.errors import ProjectError, QfxError, RecipeError
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
-from qfx.nn.budget.limits import Limits
 from qfx.nn.cost.cost import weight_bits
 from qfx.nn.cost.hardware import HardwareCost, Measured
 from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.layers import Weighted
 from qfx.nn.model import QuantizedModel, quantizers
+from qfx.training.budget.limits import Limits
 
 _NEXT_TO_NOTHING = 1e-12
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import RecipeError
-from qfx.nn.budget.controller import Controller
-from qfx.nn.budget.costs import Costs
-from qfx.nn.budget.limits import Limits
 from qfx.nn.model import graph_module
+from qfx.training.budget.controller import Controller
+from qfx.training.budget.costs import Costs
+from qfx.training.budget.limits import Limits
 
 _STEEPNESS = 8
 """The power of the mean over the resources of a board: high, so that the scarcest decides, and not so high that another is forgotten."""

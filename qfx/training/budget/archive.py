@@ -87,7 +87,7 @@ class Archive:
 
     def plot(self, path: str | os.PathLike[str], *, score: str = "score", force: bool = False) -> Path:
         """Draw the front to ``path`` (PNG, SVG or PDF). Needs matplotlib."""
-        from qfx.nn.budget.plot import plot_fronts
+        from qfx.training.budget.plot import plot_fronts
 
         return plot_fronts({"front": [(kept.cost, kept.score) for kept in self.front]}, path, cost=self.name, score=score, force=force)
 

@@ -12,9 +12,9 @@ from torch import nn
 
 import qfx
 from qfx.errors import DataError, ProjectError, RecipeError
-from qfx.nn.budget.archive import Archive
-from qfx.nn.budget.controller import Controller
-from qfx.nn.budget.limits import Limits
+from qfx.training.budget.archive import Archive
+from qfx.training.budget.controller import Controller
+from qfx.training.budget.limits import Limits
 
 
 @pytest.mark.parametrize("pull", [0.003, 0.01, 0.03])
