@@ -124,15 +124,24 @@ def _vector(found: Estimate) -> FloatArray:
 @contextlib.contextmanager
 def _longer(group: Sequence[Quantizer], step: int) -> Iterator[None]:
     """In this context the words of the quantizers have ``step`` bits more, behind the binary point; those of a bit stay at least that."""
-    kept = [quantizer.frac_bits.detach().clone() for quantizer in group]
+    steps = []
+    for quantizer in group:
+        lengths = quantizer.bits().detach()
+        moves = (lengths > 0) & (lengths + step >= 1)
+        steps.append(torch.where(moves, torch.full_like(lengths, float(step)), torch.zeros_like(lengths)))
+    with moved_points(group, steps):
+        yield
+
+
+@contextlib.contextmanager
+def moved_points(group: Sequence[Quantizer], by: Sequence[Tensor | float]) -> Iterator[None]:
+    """In this context the binary points of the quantizers lie so many bits further right. The tensors are set aside, not written, so that a backward
+    pass that is still to come finds what its forward saw."""
+    kept = [quantizer.frac_bits.data for quantizer in group]
     try:
-        with torch.no_grad():
-            for quantizer in group:
-                lengths = quantizer.bits().detach()
-                moved = torch.where(lengths + step >= 1, torch.full_like(lengths, float(step)), torch.zeros_like(lengths))
-                quantizer.frac_bits.add_(torch.where(lengths > 0, moved, torch.zeros_like(moved)))
+        for quantizer, before, step in zip(group, kept, by, strict=True):
+            quantizer.frac_bits.data = before + step
         yield
     finally:
-        with torch.no_grad():
-            for quantizer, before in zip(group, kept, strict=True):
-                quantizer.frac_bits.copy_(before)
+        for quantizer, before in zip(group, kept, strict=True):
+            quantizer.frac_bits.data = before

@@ -24,6 +24,8 @@ _PRECISION = 2.0**-8
 
 _FIRST, _LAST = 0.25, 64.0
 
+_ENOUGH, _SPARE = 0.97, 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -87,13 +89,15 @@ class Budget:
         return self._status(costs.numbers())
 
     def meet(self, qmodel: nn.Module) -> Status:
-        """Shorten learned words, all by the same fraction of a bit before rounding, by as little as brings the model within its budget; nothing, if
-        it is. Returns where it stands then."""
+        """Shorten learned words, all by the same fraction of a bit before rounding, by as little as brings the model within its budget; or, if less
+        than 97 % of it are used, lengthen those that are not pruned, by half a bit at most. Returns where it stands then."""
         status = self.measure(qmodel)
-        if status.met:
+        if _ENOUGH <= status.share <= 1.0:
             return status
         costs = self._of(qmodel)
-        longer, shorter = 0.0, _FIRST  # with the one it is too large, with the other it is not
+        longer, shorter = (-_SPARE, 0.0) if status.met else (0.0, _FIRST)  # with the one it is too large, with the other it is not
+        if status.met and self._met(costs, longer):
+            longer = shorter = -_SPARE
         while shorter < _LAST and not self._met(costs, shorter):
             longer, shorter = shorter, 2 * shorter
         while shorter - longer > _PRECISION:

@@ -12,7 +12,7 @@ from qfx.errors import ProjectError, QfxError, RecipeError
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.cost import weight_bits
-from qfx.nn.cost.hardware import HardwareCost, Measured
+from qfx.nn.cost.hardware import HardwareCost, Measured, moved_points
 from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.layers import Weighted
 from qfx.nn.model import QuantizedModel, quantizers
@@ -69,26 +69,28 @@ class Costs:
     @contextlib.contextmanager
     def shorter(self, by: float | None) -> Iterator[Mapping[str, float]]:
         """In this context the learned words are ``by`` so many bits shorter before rounding (None: as short as they can be: of a bit on a board, of
-        none else); gives the shares then."""
-        kept = [quantizer.frac_bits.detach().clone() for quantizer in self.learned]
+        none else; less than 0: those that are not pruned are longer); gives the shares then."""
         before, age = self.measured, self.age
         try:
-            self.shorten(by)
-            if self.limits.board is not None:
-                self.measured = self._hardware()
-            yield self.numbers()
+            with moved_points(self.learned, [-step for step in self._steps(by)]):
+                if self.limits.board is not None:
+                    self.measured = self._hardware()
+                yield self.numbers()
         finally:
             self.measured, self.age = before, age
-            with torch.no_grad():
-                for quantizer, points in zip(self.learned, kept, strict=True):
-                    quantizer.frac_bits.copy_(points)
 
     def shorten(self, by: float | None) -> None:
         """As in ``shorter``, for good."""
-        least = 1 if self.limits.board is not None else 0
         with torch.no_grad():
-            for quantizer in self.learned:
-                quantizer.frac_bits.sub_(quantizer.bits().detach() - least if by is None else by)
+            for quantizer, step in zip(self.learned, self._steps(by), strict=True):
+                quantizer.frac_bits.sub_(step)
+
+    def _steps(self, by: float | None) -> list[Tensor | float]:
+        least = 1 if self.limits.board is not None else 0
+        lengths = [quantizer.bits().detach() for quantizer in self.learned]
+        if by is None:
+            return [length - least for length in lengths]
+        return [torch.where(length > 0, by, 0.0) if by < 0 else by for length in lengths]
 
     def _hardware(self) -> Measured:
         return HardwareCost(self.model, self.limits.ample(), fps=self.limits.fps, clock_ns=self.limits.clock_ns).measure()
