@@ -13,8 +13,9 @@ from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.folding.plan import Plan
+from qfx.hardware.unrolled import plan as unrolled
 from qfx.ir.graph import graph_name
-from qfx.nn.cost.hardware import HardwareCost
+from qfx.nn.cost.hardware import HardwareCost, Style
 from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module, quantizers
@@ -35,7 +36,7 @@ class Cost:
     weight_bits: Tensor
     weights: int
     resources: Mapping[str, Tensor]
-    plan: Plan | None
+    plan: Plan | unrolled.Plan | None
 
     @property
     def bit_operations(self) -> Tensor:
@@ -56,21 +57,28 @@ class Cost:
 
 
 def cost(
-    qmodel: nn.Module, board: str | Board | None = None, *, fps: float | None = None, clock_ns: float | None = None, schedule: Schedule | None = None
+    qmodel: nn.Module,
+    board: str | Board | None = None,
+    *,
+    fps: float | None = None,
+    clock_ns: float | None = None,
+    schedule: Schedule | None = None,
+    style: Style = "streaming",
 ) -> Cost:
     """What the model costs as it is now.
 
     ``board``: also what it takes on that board: the cheapest design that makes ``fps`` frames a second at ``clock_ns`` (default: the board's), or
-    that of ``schedule`` (default: one number at a time). The values of the resources are those that ``qfx hls`` would report, before
-    it looks whether they fit; their gradients the differences that a bit more or less makes. Raises ProjectError where no design can be made.
+    that of ``schedule`` (default: one number at a time), or, of ``style`` "unrolled", the whole network as one pipelined function. The values of the
+    resources are what ``qfx hls`` would report, before it looks whether they fit; their gradients the differences that a bit more or less makes.
+    Raises ProjectError where no design can be made.
     """
     module = graph_module(qmodel)
     multiplications = Multiplications(module)
     total, weights = weight_bits(module)
     resources: dict[str, Tensor] = {}
-    plan = None
+    plan: Plan | unrolled.Plan | None = None
     if board is not None:
-        measured = HardwareCost(module, board, fps=fps, clock_ns=clock_ns, schedule=schedule).measure()
+        measured = HardwareCost(module, board, fps=fps, clock_ns=clock_ns, schedule=schedule, style=style).measure()
         now, plan = measured.now(), measured.plan
         resources = {field: now[index] for index, field in enumerate(FIELDS)}
     return Cost(multiplications.bit_operations(), sum(multiplications.counts().values()), total, weights, resources, plan)
@@ -130,11 +138,13 @@ class Summary:
         return "\n".join(line.rstrip() for line in table) + "\n"
 
 
-def summary(qmodel: nn.Module, board: str | Board | None = None, *, fps: float | None = None, clock_ns: float | None = None) -> Summary:
-    """Every layer of the model with its formats, bits, multiplications and cost; ``board``, ``fps`` and ``clock_ns`` as for ``cost``."""
+def summary(
+    qmodel: nn.Module, board: str | Board | None = None, *, fps: float | None = None, clock_ns: float | None = None, style: Style = "streaming"
+) -> Summary:
+    """Every layer of the model with its formats, bits, multiplications and cost; ``board``, ``fps``, ``clock_ns`` and ``style`` as for ``cost``."""
     module = graph_module(qmodel)
     with torch.no_grad():
-        found = cost(module, board, fps=fps, clock_ns=clock_ns)
+        found = cost(module, board, fps=fps, clock_ns=clock_ns, style=style)
         counts = Multiplications(module).counts()
     on_board = {} if found.plan is None else {layer.node: layer.resources for layer in found.plan.estimate.layers}
     results = {name.rpartition(".")[0]: quantizer for name, quantizer in quantizers(module) if name.endswith(".output")}

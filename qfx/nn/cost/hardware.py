@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from qfx.errors import ProjectError
 from qfx.export.to_graph import to_graph
 from qfx.hardware.board import Board, board, check_clock
 from qfx.hardware.cost.estimate import Estimate
@@ -21,11 +23,15 @@ from qfx.hardware.design.schedule import Request, Schedule
 from qfx.hardware.folding.plan import Plan, plan, shallow_estimate
 from qfx.hardware.folding.search import resolve
 from qfx.hardware.project.project import prepare
+from qfx.hardware.unrolled import plan as unrolled
 from qfx.ir.graph import Graph, graph_name
+from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.model import graph_module, quantizers
 from qfx.nn.quantizer import Quantizer
 
 FloatArray = npt.NDArray[np.float64]
+
+Style = Literal["streaming", "unrolled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +59,54 @@ class Measured:
         return self.plan.interval
 
 
+@dataclass(frozen=True, eq=False)
+class MeasuredUnrolled:
+    """The same of an unrolled design. What one bit of one weight saves there only a new adder graph would tell; between two measurements LUTs and
+    flip-flops go with the bit operations."""
+
+    plan: unrolled.Plan
+    taken: FloatArray
+    multiplications: Multiplications
+    operations: float
+
+    def now(self) -> Tensor:
+        total = torch.stack(list(self.multiplications.bit_operations().values())).sum().cpu()
+        change = total / max(self.operations, 1.0) - self.operations / max(self.operations, 1.0)
+        logic = torch.tensor([field in ("lut", "ff") for field in FIELDS], dtype=torch.float64)
+        return torch.tensor(self.taken) * (1 + logic * change)
+
+    @property
+    def cycles(self) -> int:
+        return self.plan.interval
+
+
 class HardwareCost:
     """Measures a model on a board: the cheapest design that makes ``fps`` frames a second at ``clock_ns`` (default: the board's), or, without
-    ``fps``, the one of a given ``schedule`` (default: one number at a time, the smallest there is).
+    ``fps``, the one of a given ``schedule`` (default: one number at a time, the smallest there is). ``style`` "unrolled": the whole network as one
+    pipelined function.
 
     Raises ProjectError for what no design can be made of, and for a pace that no folding reaches.
     """
 
     def __init__(
-        self, qmodel: nn.Module, on: str | Board, *, fps: float | None = None, clock_ns: float | None = None, schedule: Schedule | None = None
+        self,
+        qmodel: nn.Module,
+        on: str | Board,
+        *,
+        fps: float | None = None,
+        clock_ns: float | None = None,
+        schedule: Schedule | None = None,
+        style: Style = "streaming",
     ) -> None:
         self.model = graph_module(qmodel)
         self.board = board(on) if isinstance(on, str) else on
         self.clock_ns = self.board.clock_ns if clock_ns is None else clock_ns
         check_clock(self.clock_ns, self.board)
-        self.fps, self.schedule = fps, schedule
+        if style not in get_args(Style):
+            raise ProjectError(f"no style is called {style!r}", where="style", remedy=f"use one of {', '.join(get_args(Style))}")
+        if style == "unrolled" and (fps is not None or schedule is not None):
+            raise ProjectError("an unrolled design takes a frame every few cycles", where="style", remedy="leave fps and schedule out")
+        self.fps, self.schedule, self.style = fps, schedule, style
 
     def graph(self) -> Graph:
         """What would be exported now, optimized as ``qfx hls`` does."""
@@ -83,8 +122,17 @@ class HardwareCost:
             return plan(graph, self.board, self.schedule or Schedule(), clock_ns=self.clock_ns)
         return resolve(graph, self.board, Request(fps=self.fps), clock_ns=self.clock_ns)
 
-    def measure(self) -> Measured:
+    def measure(self) -> Measured | MeasuredUnrolled:
         """Make and estimate the design, and four more of its folding with weights and activations a bit shorter and a bit longer."""
+        return self._unrolled() if self.style == "unrolled" else self._folded()
+
+    def _unrolled(self) -> MeasuredUnrolled:
+        found = unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns)
+        multiplications = Multiplications(self.model)
+        operations = sum(float(count.detach()) for count in multiplications.bit_operations().values())
+        return MeasuredUnrolled(found, _vector(found.estimate), multiplications, operations)
+
+    def _folded(self) -> Measured:
         learned = [quantizer for _, quantizer in quantizers(self.model) if quantizer.spec.learn_width]
         graph = self.graph()
         found = self._plan(graph)

@@ -12,7 +12,7 @@ from qfx.errors import ProjectError, QfxError, RecipeError
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.cost import weight_bits
-from qfx.nn.cost.hardware import HardwareCost, Measured, moved_points
+from qfx.nn.cost.hardware import HardwareCost, Measured, MeasuredUnrolled, moved_points
 from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.layers import Weighted
 from qfx.nn.model import QuantizedModel, quantizers
@@ -35,7 +35,7 @@ class Costs:
                 "no word length is learned, so that training cannot meet it", where="budget", remedy="set learn_width = true in the recipe's specs"
             )
         self.multiplications = Multiplications(model)
-        self.measured: Measured | None = None
+        self.measured: Measured | MeasuredUnrolled | None = None
         self.age = 0
         self._refuse_hopeless()
         self.look()
@@ -92,8 +92,9 @@ class Costs:
             return [length - least for length in lengths]
         return [torch.where(length > 0, by, 0.0) if by < 0 else by for length in lengths]
 
-    def _hardware(self) -> Measured:
-        return HardwareCost(self.model, self.limits.ample(), fps=self.limits.fps, clock_ns=self.limits.clock_ns).measure()
+    def _hardware(self) -> Measured | MeasuredUnrolled:
+        limits = self.limits
+        return HardwareCost(self.model, limits.ample(), fps=limits.fps, clock_ns=limits.clock_ns, style=limits.style).measure()
 
     def _refuse_hopeless(self) -> None:
         """Raise RecipeError if the shortest words are not short enough."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from qfx.errors import RecipeError
 from qfx.hardware.board import Board, board, check_clock
 from qfx.hardware.cost.estimate import LIMITS, capacity
 from qfx.hardware.cost.resources import FIELDS
+from qfx.nn.cost.hardware import Style
 
 _AMPLE = 64
 """A board so many times as large has a design for every model that is to become small enough."""
@@ -23,7 +25,7 @@ class Limits:
 
     A board's limits are ``lut``, ``ff``, ``dsp`` and ``bram18``: a float is a share of what the board has (0.8), an int a number (200); what is not
     given is what ``qfx hls`` goes up to. ``fps``: frames a second that the design makes at ``clock_ns`` (default: the board's); without, the
-    smallest design there is. Raises RecipeError for what makes no sense.
+    smallest design there is. ``style`` "unrolled": the whole network as one pipelined function. Raises RecipeError for what makes no sense.
     """
 
     ebops: float | None = None
@@ -36,6 +38,7 @@ class Limits:
     ff: float | int | None = None
     dsp: float | int | None = None
     bram18: float | int | None = None
+    style: Style = "streaming"
 
     def __post_init__(self) -> None:
         kinds = {name: getattr(self, name) for name in ("ebops", "weight_bits", "mean_weight_bits", "board")}
@@ -53,6 +56,12 @@ class Limits:
                 raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a number above 0")
             if isinstance(value, float) and name in FIELDS and value > 1:
                 raise RecipeError(f"{name} is {value!r}", where="budget", remedy="give a share of at most 1.0, or a whole number of them")
+        if self.style not in get_args(Style):
+            raise RecipeError(f"style is {self.style!r}", where="budget", remedy=f"use one of {', '.join(get_args(Style))}")
+        if self.style == "unrolled" and (self.board is None or self.fps is not None):
+            raise RecipeError(
+                "an unrolled design is for a board, and takes a frame every few cycles", where="budget", remedy="give board, and no fps"
+            )
         if self.board is not None:
             whole = board(self.board)
             check_clock(whole.clock_ns if self.clock_ns is None else self.clock_ns, whole)
