@@ -141,8 +141,8 @@ class Scalars:
         return self._node(Convert(x.node, -x.exponent, to), (result.lo, result.hi), -to.frac_bits)
 
     def clipped(self, x: Number, low: Number | None, high: Number | None) -> Number:
-        """x, no less than ``low`` and no more than ``high``, two constants. What saturates at the ends of a word is a cast: the one that x comes from,
-        if that saturates too."""
+        """x, no less than ``low`` and no more than ``high``, two constants. What saturates at the ends of a word is a cast: the one that x comes
+        from, if that saturates too."""
         to = None if low is None or high is None else self._word(x, low, high)
         if to is not None:
             cast = self.nodes[x.node]
