@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from qfx.nn.layers.tables.user import lookup
     from qfx.nn.model import quantizers
     from qfx.ptq.calibrate import calibrate
+    from qfx.ptq.ranges import fix_ranges, prove_no_wrap
     from qfx.ptq.run.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
 
@@ -60,6 +61,7 @@ _HOMES = {
     "qfx.nn.model": ("quantizers",),
     "qfx.ptq.run.auto": ("autoquant",),
     "qfx.ptq.calibrate": ("calibrate",),
+    "qfx.ptq.ranges": ("fix_ranges", "prove_no_wrap"),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -85,9 +87,11 @@ __all__ = [
     "cast",
     "check",
     "export_onnx",
+    "fix_ranges",
     "load_graph",
     "lookup",
     "parameter_groups",
+    "prove_no_wrap",
     "quantize",
     "quantizers",
     "run",
