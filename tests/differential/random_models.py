@@ -341,12 +341,12 @@ def scatter(qmodel: torch.nn.Module, program: Program) -> None:
     generator = torch.Generator().manual_seed(program.seed)
     with torch.no_grad():
         for _, quantizer in qfx.quantizers(qmodel):
-            if quantizer.spec.learn_width:
-                least = -quantizer.spec.width - 1
-                quantizer.learned_ints.add_(torch.randint(least, 3, quantizer.frac_bits.shape, generator=generator))
-            if program.seed % 3:
-                continue
-            quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
+            if program.seed % 3 == 0:
+                quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
+            integer = quantizer.learned_ints
+            if integer is not None:
+                integer += torch.randint(-quantizer.spec.width - 1, 3, integer.shape, generator=generator)
+                integer.flatten()[0].clamp_(min=1 - quantizer.frac_bits.flatten()[0].round())  # what is pruned as a whole is refused
 
 
 MODES = {o: tuple(list(QMode)[(2 * i + k) % len(QMode)] for k in range(3 if o is OMode.SAT else 2)) for i, o in enumerate(OMode)}
