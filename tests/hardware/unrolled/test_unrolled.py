@@ -47,6 +47,7 @@ from qfx.testing import adversarial_feeds, random_graph
 
 UNROLLED = tuple(operator for operator in OPERATORS if operator.unroll is not Operator.unroll)
 ZCU = board("zcu102")
+STRICT = ("-O0", "-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion")
 
 
 def scalar(text: str) -> ArrayType:
@@ -217,7 +218,7 @@ def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
             graphs = [known for known in graphs if known is not graph]
         if len(graphs) == 14:
             break
-    bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, unrolled=True, flags=("-O0", "-Wall", "-Wextra", "-Werror"))
+    bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, unrolled=True, flags=STRICT)
     for index, graph in enumerate(graphs):
         x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(5), 12)))
         for want, got in zip(run_from_raws(graph, x_raw), bundle.run_from_raws(index, list(x_raw.values())), strict=True):
@@ -282,6 +283,7 @@ def test_the_command_writes_a_project_and_says_what_it_costs(model: Path, tmp_pa
     assert told["latency_ns"] == 5 * told["latency_cycles"]
     assert told["adders"] == sum(layer["adders"] for layer in told["layers"]) > 0
     assert not (tmp_path / "project" / "folding.toml").exists()
+    assert json.loads(qfx("estimate", model, "--board", "zcu102", "--style", "unrolled", "--json").stdout) == told
     text = qfx("hls", model, "--board", "zcu102", "--style", "unrolled", "-o", tmp_path / "again")
     assert "latency" in text.stdout
     assert (tmp_path / "again" / "src" / "mlp.cpp").read_text() == (tmp_path / "project" / "src" / "mlp.cpp").read_text()
