@@ -31,7 +31,7 @@ from qfx.hardware.unrolled import unroll as unrolling
 from qfx.hardware.unrolled.adders import Adder, AdderGraph, Row, Solver, Term, plain_graph
 from qfx.hardware.unrolled.evaluate import evaluate
 from qfx.hardware.unrolled.plan import plan
-from qfx.hardware.unrolled.program import Sum
+from qfx.hardware.unrolled.program import Sum, type_of
 from qfx.hardware.unrolled.rounding import absorb_rounding
 from qfx.hardware.unrolled.sharing import shared_graph
 from qfx.hardware.unrolled.unroll import unroll
@@ -124,6 +124,16 @@ def test_each_adder_is_as_wide_as_its_own_numbers() -> None:
     program = unroll(graph)
     types = [program.type(place).width for place, node in enumerate(program.nodes) if isinstance(node, Sum)]
     assert min(types) < max(types) <= max(info.type.width for info in graph.infos.values()) + 4
+
+
+def test_a_sum_that_wraps_keeps_only_what_is_left_of_it() -> None:
+    nodes = list(mlp((6, 4), bits=6).nodes)
+    nodes[-1] = replace(nodes[-1], op=Cast(scalar("ap_fixed<4,1,AP_RND,AP_WRAP>")), inputs=("fc0",))
+    wraps = Graph("wraps", (nodes[0], nodes[1], nodes[3]), "cast0")
+    program = unroll(wraps)
+    sums = [place for place, node in enumerate(program.nodes) if isinstance(node, Sum)]
+    assert max(program.type(place).width for place in sums) < max(type_of(program.bounds[place]).width for place in sums)
+    compared(wraps)
 
 
 def test_too_many_operations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
