@@ -26,6 +26,9 @@ from qfx.ir.losses import Loss
 from qfx.ir.passes.loadable import loadable_types
 from qfx.ir.values import RawArray, Shape
 
+_QUICKLY = "-O0"
+"""Bundles are compiled to run a few samples: what optimizing takes is more than it gives. Projects are compiled as users compile them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -60,7 +63,8 @@ def build_bundle(
     unrolled: bool = False,
     flags: Sequence[str] = (),
 ) -> Bundle:
-    """Compile the designs into one executable in ``folder`` (each in a namespace of its own); ``flags`` are added to CSIM_FLAGS.
+    """Compile the designs into one executable in ``folder`` (each in a namespace of its own); ``flags`` are added to CSIM_FLAGS
+    without optimization.
 
     ``fast``: their emulators, whatever the schedules, with FAST_FLAGS. ``unrolled``: each one pipelined function, whatever the schedules. Raises
     ProjectError as ``csim.build`` does, and for a graph that cannot be lowered.
@@ -91,7 +95,7 @@ def build_bundle(
     else:
         main.write_text(_bundle_main(tops, lowered), encoding="utf-8")
         includes = (*simulation_headers(), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
-    compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else CSIM_FLAGS), *flags))
+    compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else (*CSIM_FLAGS, _QUICKLY)), *flags))
     return Bundle(executable, tuple(tuple(graph.infos[name].shape for name in graph.outputs) for graph, _ in designs))
 
 

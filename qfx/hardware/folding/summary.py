@@ -8,6 +8,7 @@ from typing import Any
 
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design.design import Process, Stream
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.timing.fifo import least_depths
 
@@ -21,7 +22,8 @@ ROUTABLE_LUTS = 0.70
 def data(plan: Plan, model: str) -> dict[str, Any]:
     """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
 
-    ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate.
+    ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate, and of a FIFO
+    ``within`` a process, of a step of its loop, which is sized by itself.
     """
     found, timing = plan.estimate, plan.timing
     least = {} if timing is None else least_depths(plan.design)
@@ -46,6 +48,9 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "fifos": [
             {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": least.get(s.name)}
             for s in plan.design.streams
+        ] + [
+            {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": None, "within": process.name}
+            for process in plan.design.processes for s in process.within
         ],
     }  # fmt: skip
 
@@ -71,11 +76,22 @@ def as_text(plan: Plan, model: str) -> str:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
     else:
         lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
-    deep = sorted(plan.design.streams, key=lambda stream: -stream.depth)[:_DEEPEST]
-    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in plan.design.streams)
-    deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
-    lines.append(f"FIFOs      {len(plan.design.streams)} of {bits} bits in all; deepest (words x bits): {deepest}")
+    lines.append(f"FIFOs      {_fifos(plan.design.streams)}")
+    lines += [f"           in each step of {node}: {_fifos(process.within)}" for process, node in _looped(plan)]
     return "\n".join(lines) + "\n"
+
+
+def _fifos(streams: Sequence[Stream]) -> str:
+    deep = sorted(streams, key=lambda stream: -stream.depth)[:_DEEPEST]
+    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in streams)
+    deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
+    return f"{len(streams)} of {bits} bits in all; deepest (words x bits): {deepest}"
+
+
+def _looped(plan: Plan) -> list[tuple[Process, str]]:
+    """The processes that have FIFOs of their own, with their layers."""
+    design = plan.design
+    return [(process, node) for process, node in zip(design.processes, design.nodes, strict=True) if process.within]
 
 
 def notes(plan: Plan) -> tuple[str, ...]:

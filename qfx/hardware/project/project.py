@@ -191,15 +191,10 @@ def write_project(
 def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | None = None) -> Graph:
     """The graph that a project is made of: optimized, its constants loadable if ``weights`` is "stream". A graph that is prepared stays as it is.
 
-    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, if nothing could be loaded, and for weights inside
-    a loop over a sequence, which cannot be.
+    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, and if nothing could be loaded.
     """
     if weights not in WEIGHTS:
         raise ProjectError(f"weights: {weights!r}", where=graph.name, remedy=f"use one of {', '.join(WEIGHTS)}")
-    held = next((node for node in graph.nodes if node.op.inner() is not None and node.op.constants()), None)
-    if weights == "stream" and held is not None:
-        remedy = "leave the weights in ROM (without --weights stream)"
-        raise ProjectError("computes step by step with constants of its own, which cannot be loaded", where=held.name, remedy=remedy)
     graph = optimize(make_loadable(graph, types) if weights == "stream" else graph)
     if weights == "stream" and not loadable_types(graph):
         raise ProjectError("has no constants that could be loaded", where=graph.name, remedy="leave the weights in ROM")
