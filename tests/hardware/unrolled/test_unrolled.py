@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from qfx.errors import ExactnessError, ProjectError, UnsupportedError
 from qfx.export.onnx_file import save
 from qfx.fixed.digits import csd
 from qfx.fixed.type import FixedType, QMode
+from qfx.hardware.assets import hls_root
 from qfx.hardware.board import board
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.project import csim
@@ -42,7 +44,7 @@ from qfx.ir.interpret import quantize_inputs, run_from_raws
 from qfx.ir.operator import Operator
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, Const
-from qfx.operators import OPERATORS, Affine, Cast, Conv, Input, Linear, MaxPool, Mul, Relu
+from qfx.operators import OPERATORS, Add, Affine, Cast, Compare, Conv, Input, Linear, Lookup, Max, MaxPool, Mul, PRelu, Relu
 from qfx.testing import adversarial_feeds, random_graph
 
 UNROLLED = tuple(operator for operator in OPERATORS if operator.unroll is not Operator.unroll)
@@ -76,6 +78,18 @@ def cnn() -> Graph:
         Node("pool", MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), ("cast",)),
     )
     return Graph("cnn", nodes, "pool")
+
+
+def selects() -> Graph:
+    nodes = (
+        Node("x", Input((4,), scalar("ap_fixed<5,2>"))),
+        Node("prelu", PRelu(Const(np.array(3), 3)), ("x",)),
+        Node("above", Compare(">", Const(np.array(1), 1)), ("x",)),
+        Node("table", Lookup(Const(np.arange(32) ** 2 % 37, 2), -16, 3), ("x",)),
+        Node("max", Max(), ("prelu", "table")),
+        Node("sum", Add(), ("max", "above")),
+    )
+    return Graph("selects", nodes, "sum")
 
 
 def compared(graph: Graph, solver: Solver = shared_graph, count: int = 12) -> None:
@@ -217,7 +231,7 @@ def test_rounding_moves_into_the_bias() -> None:
 
 def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
     """Random graphs and directed ones, by the vendor's headers, with every warning an error."""
-    graphs = [mlp(), cnn()]
+    graphs = [mlp(), cnn(), selects()]
     for seed in range(400):
         graph = optimize(random_graph(np.random.default_rng(seed), operators=UNROLLED, several=seed % 3 == 0, max_nodes=6))
         try:
@@ -226,9 +240,13 @@ def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
                 plan(graph, ZCU, clock_ns=5)
         except (UnsupportedError, ProjectError):
             graphs = [known for known in graphs if known is not graph]
-        if len(graphs) == 14:
+        if len(graphs) == 15:
             break
     bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, unrolled=True, flags=STRICT)
+    emitted = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*/src/*"))
+    assert set(re.findall(r"^inline [\w<>]+ (\w+)\(", (hls_root() / "include/qfx/unrolled.h").read_text(), re.MULTILINE)) <= set(
+        re.findall(r"qfx::(\w+)<", emitted)
+    )
     for index, graph in enumerate(graphs):
         x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(5), 12)))
         for want, got in zip(run_from_raws(graph, x_raw), bundle.run_from_raws(index, list(x_raw.values())), strict=True):
