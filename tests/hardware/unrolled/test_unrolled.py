@@ -92,6 +92,16 @@ def selects() -> Graph:
     return Graph("selects", nodes, "sum")
 
 
+def nothing() -> Graph:
+    """An input that leaves as it came, one that all weights drop, and an output that is always the same."""
+    nodes = (
+        Node("x", Input((3,), scalar("ap_fixed<5,2>"))),
+        Node("y", Input((2, 2), scalar("ap_fixed<3,3>"))),
+        Node("zero", Affine(Const(np.array(0), 0), Const(np.array([0, -5]), 1)), ("y",)),
+    )
+    return Graph("nothing", nodes, ("x", "zero"))
+
+
 def compared(graph: Graph, solver: Solver = shared_graph, count: int = 12) -> None:
     """The scalar program gives the interpreter's integers, and no node leaves its bounds."""
     x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), count)))
@@ -231,7 +241,7 @@ def test_rounding_moves_into_the_bias() -> None:
 
 def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
     """Random graphs and directed ones, by the vendor's headers, with every warning an error."""
-    graphs = [mlp(), cnn(), selects()]
+    graphs = [mlp(), cnn(), selects(), nothing()]
     for seed in range(400):
         graph = optimize(random_graph(np.random.default_rng(seed), operators=UNROLLED, several=seed % 3 == 0, max_nodes=6))
         try:
@@ -240,7 +250,7 @@ def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
                 plan(graph, ZCU, clock_ns=5)
         except (UnsupportedError, ProjectError):
             graphs = [known for known in graphs if known is not graph]
-        if len(graphs) == 15:
+        if len(graphs) == 16:
             break
     bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, unrolled=True, flags=STRICT)
     emitted = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*/src/*"))
