@@ -32,6 +32,20 @@ _OPTIONS = (
         default=None,
         help="Of several inputs or outputs: a stream for each, or one for all inputs and one for all outputs  [default: as --folding, or separate].",
     ),
+    click.option(
+        "--style",
+        type=click.Choice(("streaming", "unrolled")),
+        default="streaming",
+        show_default=True,
+        help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
+    ),
+    click.option(
+        "--adders",
+        type=click.Choice(("qfx", "da4ml")),
+        default="qfx",
+        show_default=True,
+        help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
+    ),
 )
 
 
@@ -42,7 +56,39 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def plan(
+def plan_of(
+    style: str,
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    weights: str,
+    ports: str | None,
+    adders: str,
+    progress: Progress,
+) -> tuple[Graph, Plan | Unrolled]:
+    """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style."""
+    from qfx.errors import ProjectError
+
+    if style == "unrolled":
+        return _unrolled(model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
+    if adders != "qfx":
+        raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
+    return _plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+
+
+def summary_of(made: Plan | Unrolled) -> Any:
+    """The module that tells of such a plan: as_text, as_json and data."""
+    from qfx.hardware.folding import summary
+    from qfx.hardware.unrolled import summary as unrolled_summary
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
+
+    return unrolled_summary if isinstance(made, Unrolled) else summary
+
+
+def _plan(
     model: Path,
     board_name: str,
     clock_ns: float | None,
@@ -71,7 +117,7 @@ def plan(
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)
 
 
-def unrolled_plan(
+def _unrolled(
     model: Path,
     board_name: str,
     clock_ns: float | None,
