@@ -14,6 +14,7 @@ from qfx.errors import DataError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
@@ -73,8 +74,8 @@ def _refuse_collapsed(module: fx.GraphModule, graph: Graph) -> None:
 
 
 def _make_tables(module: fx.GraphModule) -> None:
-    """Let every table, loop and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
-    if not any(isinstance(layer, Tabled | QScan | QWhole) for layer in module.modules()):
+    """Let every table, loop, accumulator and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
+    if not any(isinstance(layer, Tabled | QScan | QWhole | Accumulating) for layer in module.modules()):
         return
     casts = [next(iter(node.users)) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = [layer for cast in casts if isinstance(layer := module.get_submodule(str(cast.target)), QInput)]

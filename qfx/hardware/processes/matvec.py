@@ -34,7 +34,8 @@ class MatVec(OneToOne, WithEpilogue):
     share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``counted``: of an accumulator that wraps, the type that would hold the
+    sum, for simulations that count what the cast behind it loses.
     """
 
     name: str
@@ -53,6 +54,7 @@ class MatVec(OneToOne, WithEpilogue):
     epilogue: Epilogue
     arithmetic: str
     loaded: bool = False
+    counted: FixedType | None = None
 
     @property
     def possible(self) -> IntArray:
@@ -198,7 +200,8 @@ class MatVec(OneToOne, WithEpilogue):
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
-        types = (reader, raw(self.acc), product, place_tag(self._kept(self.folding)))
+        acc = raw(self.acc) if self.counted is None else f"qfx::wrapping<{raw(self.acc)}, {raw(self.counted)} >::raw"
+        types = (reader, acc, product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
