@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed.arith import Bounds, Interval, channelwise, hull
+from qfx.fixed.digits import DigitForm, most_digits
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.nn.clipped import Clipped
+from qfx.nn.digits import Numbers, numbers, project
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
@@ -36,7 +38,10 @@ _MODES: dict[QMode | OMode, int] = {
 }  # fmt: skip
 """How modes are written in checkpoints: never renumber."""
 
-_TYPE_FIELDS = ("width", "signed", "q", "o", "n")
+_DIGIT_FORMS: tuple[DigitForm, ...] = ("signed", "ones")
+"""How they are numbered in checkpoints: never reorder."""
+
+_TYPE_FIELDS = ("width", "signed", "q", "o", "n", "digits", "digit_form")
 
 
 class Quantizer(FixedLayer):
@@ -50,8 +55,9 @@ class Quantizer(FixedLayer):
     "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
 
     ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
-    "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it;
-    ``module.double()`` changes it), else float64. The forward value never depends on training or evaluation mode.
+    "channel" means. Of a spec with ``digits`` only numbers of few digits are in the type, with the gradients of ``qfx.nn.digits``. The result is
+    float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()`` changes it), else float64. The
+    forward value never depends on training or evaluation mode.
     """
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
@@ -112,6 +118,17 @@ class Quantizer(FixedLayer):
         width = self.width
         return width if isinstance(width, int) else _round(width)
 
+    @property
+    def has_few_digits(self) -> bool:
+        """Whether there are numbers of the word that the spec's ``digits`` leave out."""
+        spec = self.spec
+        return spec.digits is not None and spec.digits < most_digits(spec.width, bool(self.signed), spec.digit_form)
+
+    def allowed(self, device: torch.device) -> Numbers:
+        """The integers in the type of few digits."""
+        assert self.spec.digits is not None
+        return numbers(self.spec.width, self.mode, self.spec.digits, self.spec.digit_form, device)
+
     def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
 
@@ -146,6 +163,7 @@ class Quantizer(FixedLayer):
                 most=most,
                 negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.word_length >= LONG_WORD else 0.0,
                 seen=seen,
+                project=None if not self.has_few_digits else lambda x, points: project(x, points, self.allowed(x.device)),
             ).float()
         self.place(start)
         count = data.numel() // data.shape[0] if self.channel_axis and data.dim() else data.numel()  # the length of the batch does not matter
@@ -163,10 +181,12 @@ class Quantizer(FixedLayer):
             self.cast_type = torch.tensor(self._type_codes(), dtype=torch.int32, device=self.frac_bits.device)
 
     def _type_codes(self) -> tuple[int, ...]:
-        """What ``cast_type`` holds: word length (0: learned, and kept by ``width``), sign, q, o, n, numbered by ``_MODES``."""
-        mode = self.mode
+        """What ``cast_type`` holds: word length (0: learned, and kept by ``width``), sign, q, o, n, numbered by ``_MODES``; and, of few digits alone,
+        how many, and which are counted."""
+        mode, spec = self.mode, self.spec
         width = 0 if isinstance(self.width, Tensor) else self.width
-        return width, int(mode.signed), _MODES[mode.q], _MODES[mode.o], mode.n
+        codes = width, int(mode.signed), _MODES[mode.q], _MODES[mode.o], mode.n
+        return (*codes, spec.digits or 0, _DIGIT_FORMS.index(spec.digit_form)) if self.has_few_digits else codes
 
     def misfit(self, state_dict: Mapping[str, Any], prefix: str) -> ModelFileError | None:
         """Why the checkpoint's entries below ``prefix`` would mean other numbers here: they are of another type than this quantizer's. Binary points
@@ -185,6 +205,9 @@ class Quantizer(FixedLayer):
             changes["learn_width"] = theirs[0] == 0
             if changes["learn_width"]:
                 del changes["width"]
+        if changes.get("digits", 0) is None:  # none is left out
+            changes["digits"] = most_digits(theirs[0] or self.spec.width, bool(theirs[1]), self.spec.digit_form)
+            changes.pop("digit_form", None)
         told = ", ".join(f"{name!r}: {value!r}" for name, value in changes.items())
         return ModelFileError(
             f"the checkpoint was trained as {_described(theirs)}, the model has {_described(ours)}",
@@ -217,7 +240,10 @@ class Quantizer(FixedLayer):
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
         frac_bits, point = self._counted()
         width, mode = self.width, self.mode
-        if isinstance(x, QTensor):
+        if self.has_few_digits:
+            x = x.tensor() if isinstance(x, QTensor) else x
+            value = project(x, frac_bits, self.allowed(x.device), self.frac_grad_scale)
+        elif isinstance(x, QTensor):
             value = quantize(
                 x.value,
                 frac_bits,
@@ -236,6 +262,8 @@ class Quantizer(FixedLayer):
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
+        if self.has_few_digits or other.has_few_digits:
+            return self(x), other(y)
         a, a_point = self._counted()
         b, b_point = other._counted()
         mine = PlainCast(x, a, self.width, self.mode, self.frac_grad_scale)
@@ -380,16 +408,17 @@ class _Tensors:
 
 
 def _decoded(codes: tuple[int, ...]) -> tuple[Any, ...]:
-    """(width, signed, q, o, n) in the words of a Spec; numbers that no version of qfx wrote stay numbers."""
+    """(width, signed, q, o, n, digits, digit_form) in the words of a Spec; numbers that no version of qfx wrote stay numbers."""
     width, signed, q, o, n = (*codes, -1, -1, -1, -1, -1)[:5]
+    digits, form = (*codes[5:7], None, 0)[:2] if len(codes) == 7 else (None, 0)
     names = {code: mode.value for mode, code in _MODES.items()}
-    return width, bool(signed), names.get(q, q), names.get(o, o), n
+    return width, bool(signed), names.get(q, q), names.get(o, o), n, digits, _DIGIT_FORMS[form] if form in (0, 1) else form
 
 
 def _described(codes: tuple[int, ...]) -> str:
-    width, signed, q, o, n = _decoded(codes)
+    width, signed, q, o, n, digits, form = _decoded(codes)
     bits = f"{width} bits" if width else "a learned number of bits"
-    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else [])])
+    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else []), *([f"digits={digits}, {form}"] if digits else [])])
     return f"{bits} {'signed' if signed else 'unsigned'} ({modes})"
 
 
