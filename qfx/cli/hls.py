@@ -30,6 +30,7 @@ def hls(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     top: str | None,
@@ -55,7 +56,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -88,6 +89,7 @@ def estimate(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     as_json: bool,
@@ -96,6 +98,6 @@ def estimate(
     from qfx.hardware.folding import summary
 
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
     click.echo(text, nl=False)

@@ -22,6 +22,7 @@ _OPTIONS = (
     click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second."),
     click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board."),
     click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
+    click.option("--shift-and-add", is_flag=True, help="Build every product with a constant of shifts and additions, without multipliers."),
     click.option(
         "--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs."
     ),
@@ -50,6 +51,7 @@ def plan(
     folding: Path | None,
     weights: str,
     ports: str | None,
+    shift_and_add: bool,
     progress: Progress,
 ) -> tuple[Graph, Plan]:
     """The prepared graph of the model and what the options make of it."""
@@ -66,5 +68,6 @@ def plan(
     request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
     if ports is not None:
         request = replace(request, merged=ports == "merged")
+    request = replace(request, shift_and_add=shift_and_add)
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)

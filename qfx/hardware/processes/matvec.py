@@ -211,6 +211,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def options(self, setting: Setting) -> list[Option]:
         pinned, on = setting.pinned, setting.on
+        wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
         possible = {
             even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
@@ -225,7 +226,7 @@ class MatVec(OneToOne, WithEpilogue):
             busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
             between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
             around = window_cost + pieces.queue(self.output, pe) + between
-            for name in (pinned.arithmetic,) if pinned else [name for name in _ARITHMETIC if name in possible[pe % 2 == 0]]:
+            for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
                 folding = Folding(pe, simd, name)
                 found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
         return found
