@@ -260,7 +260,10 @@ class Recipe:
         """The recipe as TOML text; ``from_toml`` reads it back to an equal recipe."""
         lines = [f'batch_norm = "{self.batch_norm}"', f'tail = "{self.tail}"', *_toml_fields({"table_error": self.table_error})]
         for role in ROLES:
-            lines += ["", f"[{role}]", *_toml_fields(_as_dict(getattr(self, role)))]
+            fields = _as_dict(getattr(self, role))
+            if fields["digits"] is None and fields["digit_form"] == "signed":
+                del fields["digit_form"]  # nothing is counted
+            lines += ["", f"[{role}]", *_toml_fields(fields)]
         for override in self.overrides:
             lines += ["", "[[override]]", f"pattern = {_toml_value(override.pattern)}", *_toml_fields(override.changes)]
         return "\n".join(lines) + "\n"

@@ -121,8 +121,8 @@ class Quantizer(FixedLayer):
     @property
     def has_few_digits(self) -> bool:
         """Whether there are numbers of the word that the spec's ``digits`` leave out."""
-        spec = self.spec
-        return spec.digits is not None and spec.digits < most_digits(spec.width, bool(self.signed), spec.digit_form)
+        digits = getattr(self.spec, "digits", None)  # a model that an earlier version pickled has none
+        return digits is not None and digits < most_digits(self.spec.width, bool(self.signed), self.spec.digit_form)
 
     def allowed(self, device: torch.device) -> Numbers:
         """The integers in the type of few digits."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import qfx
 from qfx import OMode, QMode, Recipe, Spec
 from qfx.fixed.arith import FLOAT64_BITS
+from qfx.fixed.digits import most_digits
 from qfx.ir.graph import Graph
 
 Shape = tuple[int, ...]
@@ -346,13 +347,18 @@ def scatter(qmodel: torch.nn.Module, program: Program) -> None:
 
 
 @st.composite
-def specs(draw: st.DrawFn, least: int, most: int, *, constant: bool = False) -> Spec:
-    """A spec with any word length in the bounds, any pair of modes and any granularity."""
+def specs(draw: st.DrawFn, least: int, most: int, *, constant: bool = False, factor: bool = False) -> Spec:
+    """A spec with any word length in the bounds, any pair of modes and any granularity; of one ``factor`` in three with few digits."""
     o = draw(st.sampled_from([OMode.SAT, OMode.SAT, OMode.SAT_SYM, OMode.SAT_ZERO, OMode.WRAP, OMode.WRAP_SM]))
     width = draw(st.integers(least, most))
     n = draw(st.integers(0, min(3, width))) if o in (OMode.WRAP, OMode.WRAP_SM) else 0
     signed = True if o is OMode.WRAP_SM else draw(st.sampled_from([None, None, True] if constant else [None, None, None, True, False]))
     granularity = draw(st.sampled_from(["tensor", "tensor", "channel", "element"]))
+    if factor and draw(st.integers(0, 2)) == 0:
+        form = draw(st.sampled_from(["signed", "ones"]))
+        digits = draw(st.integers(1, min(most_digits(width, True, form), 3)))
+        o = draw(st.sampled_from([OMode.SAT, OMode.SAT_SYM]))
+        return Spec(width, QMode.RND, o, granularity=granularity, signed=signed, digits=digits, digit_form=form)
     return Spec(width, draw(st.sampled_from(QMode)), o, n, granularity, signed)
 
 
@@ -361,12 +367,12 @@ def recipes(draw: st.DrawFn) -> Recipe:
     """Any recipe whose accumulators stay within float64's 53 bits."""
     return Recipe(
         input=draw(specs(2, 10)),
-        weight=draw(specs(1, 8, constant=True)),
+        weight=draw(specs(1, 8, constant=True, factor=True)),
         bias=draw(specs(2, 12, constant=True)),
-        scale=draw(specs(2, 8, constant=True)),
+        scale=draw(specs(2, 8, constant=True, factor=True)),
         shift=draw(specs(2, 12, constant=True)),
-        reciprocal=draw(specs(2, 10, constant=True)),
-        constant=draw(specs(2, 10, constant=True)),
+        reciprocal=draw(specs(2, 10, constant=True, factor=True)),
+        constant=draw(specs(2, 10, constant=True, factor=True)),
         activation=draw(specs(1, 10)),
         output=draw(specs(2, 16)),
         batch_norm=draw(st.sampled_from(["keep", "fold"])),

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from qfx.fixed.digits import digit_count
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
@@ -153,6 +154,9 @@ class MatVec(OneToOne, WithEpilogue):
             # joining two weights borrows from the upper one; splitting the product gives it back
             glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
             return (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
+        if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
+            adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
+            return Resources(lut=adders * width, ff=(adders + lanes) * width)
         if folding.arithmetic == "shift":
             digits = [(slot.span + slot.zero, slot.negative) for slot in _digits(self).slots]
             return r.digit_product(x.width, width, digits) * lanes

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from ptq_nets import assert_exports_exactly, assert_on_grid, digits, distance, quantized_small
+from ptq_user import BASE, qfx_command, refusal, user_folder
 
 import qfx
-from qfx import Override
+from qfx import Override, Recipe, Spec
 from qfx.fixed.digits import DigitForm, digit_count, few_digits, k_hot
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
@@ -64,3 +68,21 @@ def test_the_two_numbers_around() -> None:
     all_digits = around(ratio, -8, 7, numbers(4, CastMode(o=OMode.SAT), 2, "signed"))
     assert torch.equal(all_digits.low, whole.low)
     assert torch.equal(all_digits.up, whole.up)
+
+
+def test_the_command_takes_digits_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(user_folder(tmp_path))
+    few = Spec(8, digits=2, granularity="channel")
+    Recipe(weight=few, scale=Spec(16, digits=2)).save("few.toml")
+    assert "digits = 2" in Path("few.toml").read_text(encoding="utf-8")
+    result = qfx_command(*BASE, "--recipe", "few.toml", "--eval", "test.npz", "-o", "few.onnx")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"gptq +\d", result.stdout)
+    weights = [const.raw for node in qfx.load_graph("few.onnx").nodes for role, const in node.op.constants().items() if role == "weight"]
+    assert len(weights) == 2
+    assert all(digit_count(raw).max() == 2 for raw in weights)
+    Path("wrong.toml").write_text("[weight]\nwidth = 4\ndigits = 3\n", encoding="utf-8")
+    assert "digits is 3, but no 4-bit number has more than 2 signed digits" in refusal(*BASE, "--recipe", "wrong.toml", "-o", "wrong.onnx")
+    Path("wrong.toml").write_text("[activation]\ndigits = 2\n", encoding="utf-8")
+    assert "activation: digits is 2" in refusal(*BASE, "--recipe", "wrong.toml", "-o", "wrong.onnx")
