@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from qfx.ptq.calibrate import calibrate
     from qfx.ptq.run.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
+    from qfx.training.distillation import Distillation
+    from qfx.training.ladder import float_state, ladder
+    from qfx.training.settling import Settling
+    from qfx.training.states import freeze, switch
 
 __version__ = "0.1.0"
 
@@ -61,11 +65,16 @@ _HOMES = {
     "qfx.ptq.run.auto": ("autoquant",),
     "qfx.ptq.calibrate": ("calibrate",),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
+    "qfx.training.distillation": ("Distillation",),
+    "qfx.training.ladder": ("float_state", "ladder"),
+    "qfx.training.settling": ("Settling",),
+    "qfx.training.states": ("freeze", "switch"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DataError",
+    "Distillation",
     "ExactnessError",
     "FixedType",
     "Graph",
@@ -78,6 +87,7 @@ __all__ = [
     "QfxError",
     "Recipe",
     "RecipeError",
+    "Settling",
     "Spec",
     "UnsupportedError",
     "autoquant",
@@ -85,12 +95,16 @@ __all__ = [
     "cast",
     "check",
     "export_onnx",
+    "float_state",
+    "freeze",
+    "ladder",
     "load_graph",
     "lookup",
     "parameter_groups",
     "quantize",
     "quantizers",
     "run",
+    "switch",
     "to_graph",
 ]
 

@@ -60,7 +60,8 @@ class Spec:
     from what the operator can give (unsigned after a ReLU) and, for the input, from the example (unsigned if no number in it is negative).
     ``frac_bits``: a fixed position for every binary point, or None to start from data. ``learn``: whether the binary points are trained, each within
     ``reach`` positions of where it starts (what training pushes further counts as the nearest position within); ``learn_width``: whether the word
-    length is too (it starts at ``width``).
+    length of each binary point is too, from 0 (pruned) to 32, starting at ``width``: ``learn`` then says whether the resolution is trained, and
+    ``learn_range`` whether the range is. Under AP_WRAP ranges are not trained, but follow the numbers (``qfx.fix_ranges``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
     ``digits``: of constants (roles DIGIT_ROLES), only numbers of at most so many nonzero digits are in the type, so that products are as many
@@ -80,6 +81,7 @@ class Spec:
     observer: ObserverName = "mse"
     percentile: float = 99.99
     reach: int = 6
+    learn_range: bool = True
     digits: int | None = None
     digit_form: DigitForm = "signed"
 
@@ -93,16 +95,16 @@ class Spec:
         _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
         _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")
-        for name in ("learn", "learn_width"):
+        for name in ("learn", "learn_width", "learn_range"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
         _require(self.observer in get_args(ObserverName), "observer", self.observer, f"use one of {', '.join(get_args(ObserverName))}")
         is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
         _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
         object.__setattr__(self, "percentile", float(self.percentile))
-        if self.learn_width and self.o not in (OMode.SAT, OMode.SAT_SYM):
+        if self.learn_width and (self.n or self.o not in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP)):
             raise RecipeError(
-                f"a learned word length (learn_width) has no gradient under {self.o.value}",
-                remedy="use AP_SAT or AP_SAT_SYM, or set learn_width to false",
+                f"a learned word length (learn_width) has no gradient under {self.o.value}{f' with n = {self.n}' if self.n else ''}",
+                remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP with n = 0, or set learn_width to false",
             )
         _require(self.digit_form in get_args(DigitForm), "digit_form", self.digit_form, f"use one of {', '.join(get_args(DigitForm))}")
         if self.digits is not None:
@@ -146,6 +148,9 @@ class Override:
     A module that is called several times has a layer for each call: ``relu``, ``relu_1``, ... The name ``relu`` means all of them, and so does a
     pattern with wildcards that fits the first; the name ``relu_1`` means the second call alone. A quantizer's name without wildcards,
     ``relu.output``, means that one quantizer.
+
+    ``type:Conv2d`` means all quantizers of the layers of that class, ``type:Conv2d.weight`` those of a role, ``type:add`` those of a function's
+    calls; wildcards serve there too (``type:Conv*``).
     """
 
     pattern: str
@@ -165,17 +170,31 @@ class Override:
         spec = _build(Spec, {**lenient, **self.changes}, where)
         object.__setattr__(self, "changes", {name: getattr(spec, name) for name in self.changes})
 
-    def matches(self, quantizer: str, also: str = "") -> bool:
-        """Whether the override reaches a quantizer. ``also``: what that is called in the first call of its module."""
+    def matches(self, quantizer: str, also: str = "", kind: str = "") -> bool:
+        """Whether the override reaches a quantizer. ``also``: what that is called in the first call of its module. ``kind``: its layer's class, or
+        the function that is called."""
+        if self.pattern.startswith(_TYPE):
+            wanted, _, role = self.pattern.removeprefix(_TYPE).partition(".")
+            return bool(kind) and fnmatch.fnmatchcase(kind, wanted) and _OfRole(role or "*", self.changes).matches(quantizer, also)
         layers = {name.rpartition(".")[0] for name in (quantizer, also)} - {""}
         names = {quantizer} if _is_literal(self.pattern) else {quantizer, also} - {""}
         return any(fnmatch.fnmatchcase(name, self.pattern) for name in names | layers)
+
+
+class _OfRole(Override):
+    """Changes to the quantizers of a role; the pattern is the role's."""
+
+    def matches(self, quantizer: str, also: str = "", kind: str = "") -> bool:
+        return fnmatch.fnmatchcase((also or quantizer).rpartition(".")[2], self.pattern)
 
 
 def _is_literal(pattern: str) -> bool:
     """Whether a pattern has no wildcards; ``[*]`` and the like, one character in brackets, are ``glob.escape``'s."""
     return not any(sign in re.sub(r"\[[*?\[]\]", "", pattern) for sign in "*?[")
 
+
+_TYPE = "type:"
+"""What a pattern begins with that means layers by their class."""
 
 _BITS_8, _BITS_16 = Spec(8), Spec(16)
 _RECIPROCAL = Spec(16, learn=False)
@@ -245,15 +264,32 @@ class Recipe:
         _check_role(spec, role, quantizer)
         return spec
 
-    def check_patterns(self, quantizers: Iterable[str] | Mapping[str, str]) -> None:
-        """Raise RecipeError for an override whose pattern matches none of the quantizers' names. A mapping tells what each is also called."""
-        names = list(quantizers)
+    def of_kind(self, kind: str) -> Recipe:
+        """The recipe for the quantizers of layers of class ``kind`` (of calls of that function): overrides by type are by name there."""
+        if not any(override.pattern.startswith(_TYPE) for override in self.overrides):
+            return self
+        found = []
+        for override in self.overrides:
+            wanted, _, role = override.pattern.removeprefix(_TYPE).partition(".")
+            if not override.pattern.startswith(_TYPE):
+                found.append(override)
+            elif fnmatch.fnmatchcase(kind, wanted):
+                found.append(_OfRole(role or "*", override.changes))
+        return replace(self, overrides=tuple(found))
+
+    def check_patterns(self, quantizers: Iterable[str] | Mapping[str, str], kinds: Mapping[str, str] | None = None) -> None:
+        """Raise RecipeError for an override whose pattern matches none of the quantizers' names. A mapping tells what each is also called, ``kinds``
+        what its layer is."""
+        names, kinds = list(quantizers), kinds or {}
         also = quantizers if isinstance(quantizers, Mapping) else {}
         for override in self.overrides:
-            if not any(override.matches(name, also.get(name, "")) for name in names):
-                layers = [name.rpartition(".")[0] for name in names]
-                near = difflib.get_close_matches(override.pattern, [*names, *layers], n=1, cutoff=0.5)
-                remedy = f"did you mean {near[0]!r}?" if near else f"the names are: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+            if not any(override.matches(name, also.get(name, ""), kinds.get(name, "")) for name in names):
+                known = [*names, *(name.rpartition(".")[0] for name in names)]
+                if by_type := override.pattern.startswith(_TYPE):
+                    known = names = sorted(set(kinds.values()) - {""})
+                near = difflib.get_close_matches(override.pattern.removeprefix(_TYPE), known, n=1, cutoff=0.5)
+                listed = f"the {'types' if by_type else 'names'} are: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+                remedy = f"did you mean {_TYPE * by_type + near[0]!r}?" if near else listed
                 raise RecipeError(f"the pattern {override.pattern!r} matches nothing", where="override", remedy=remedy)
 
     def to_toml(self) -> str:

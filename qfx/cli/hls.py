@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qfx.cli.common import FILE, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
-from qfx.cli.planning import plan, plan_options
+from qfx.cli.planning import plan, plan_options, unrolled_plan
 from qfx.cli.telling import telling
+
+if TYPE_CHECKING:
+    from qfx.hardware.folding.search import Plan
+    from qfx.ir.graph import Graph
 
 
 @click.command()
 @click.argument("model", type=FILE)
 @output_option("The project folder to write.")
 @plan_options
+@click.option(
+    "--style",
+    type=click.Choice(("streaming", "unrolled")),
+    default="streaming",
+    show_default=True,
+    help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
+)
+@click.option(
+    "--adders",
+    type=click.Choice(("qfx", "da4ml")),
+    default="qfx",
+    show_default=True,
+    help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
+)
 @click.option("--top", default=None, help="The name of the top function  [default: from the model's name].")
 @data_option(".npy or .npz with inputs for the test bench's golden vectors  [default: a few made up].", "--golden", required=False)
 @samples_option()
@@ -33,6 +52,8 @@ def hls(
     shift_and_add: bool,
     weights: str,
     ports: str | None,
+    style: str,
+    adders: str,
     top: str | None,
     data: Path | None,
     samples: int | None,
@@ -43,12 +64,17 @@ def hls(
 
     Without --fps, --fit and --folding every layer works on one number at a time.
     """
+    from qfx.errors import ProjectError
     from qfx.hardware.design.names import checked_top
     from qfx.hardware.folding import summary
     from qfx.hardware.project.project import check_target, write_project
+    from qfx.hardware.unrolled import summary as unrolled_summary
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.from_onnx import load_graph
 
     check_target(output, force=force)
+    if adders != "qfx" and style != "unrolled":
+        raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
     if top is not None:
         checked_top(top)
     names = ["x"]
@@ -56,7 +82,12 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
+        graph: Graph
+        made: Plan | Unrolled
+        if style == "unrolled":
+            graph, made = unrolled_plan(model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
+        else:
+            graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -66,14 +97,19 @@ def hls(
             top=top,
             schedule=made,
             weights=weights,
+            style=style,
             force=force,
             golden_inputs=golden,
             extra_files={"model.onnx": model.read_bytes()},
         )
-    if as_json:
-        print_json(summary.data(made, graph.name))
+    if isinstance(made, Unrolled):
+        told, text = unrolled_summary.data(made, graph.name), unrolled_summary.as_text(made, graph.name)
     else:
-        click.echo(summary.as_text(made, graph.name))
+        told, text = summary.data(made, graph.name), summary.as_text(made, graph.name)
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(text)
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench", err=as_json)
 
 

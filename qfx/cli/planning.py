@@ -13,6 +13,7 @@ from qfx.cli.common import FILE
 
 if TYPE_CHECKING:
     from qfx.hardware.folding.search import Plan
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
 
@@ -71,3 +72,42 @@ def plan(
     request = replace(request, shift_and_add=shift_and_add)
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)
+
+
+def unrolled_plan(
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    shift_and_add: bool,
+    weights: str,
+    ports: str | None,
+    adders: str,
+    progress: Progress,
+) -> tuple[Graph, Unrolled]:
+    """The prepared graph of the model, unrolled. Raises ProjectError for options that mean nothing then."""
+    from qfx.errors import ProjectError
+    from qfx.hardware.board import board
+    from qfx.hardware.project.project import prepare
+    from qfx.hardware.unrolled.plan import plan as unroll
+    from qfx.hardware.unrolled.sharing import shared_graph
+    from qfx.hardware.unrolled.with_da4ml import da4ml_graph
+    from qfx.ir.from_onnx import load_graph
+
+    given = {
+        "--fps": fps is not None,
+        "--fit": fit,
+        "--folding": folding is not None,
+        "--shift-and-add": shift_and_add,
+        "--weights stream": weights != "rom",
+    }
+    named = [*(name for name, there in given.items() if there), *(["--ports merged"] if ports == "merged" else [])]
+    if named:
+        what = f"{', '.join(named)}: an unrolled design has no folding, its weights in its adders, and a stream for each port"
+        raise ProjectError(what, where="--style unrolled", remedy=f"leave out {', '.join(named)}, or use --style streaming")
+    found = board(board_name)
+    graph = prepare(load_graph(model))
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    return graph, unroll(graph, found, clock_ns=clock_ns, solver={"qfx": shared_graph, "da4ml": da4ml_graph}[adders], progress=progress)

@@ -18,8 +18,11 @@ from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
 from qfx.nn.layers.sequences.loop import QScan
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.model import graph_module, left_out_of, recipe_of
+from qfx.nn.model import graph_module, left_out_of, quantizers, recipe_of
 from qfx.nn.quantizer import Quantizer
+
+_LISTED = 8
+"""An error lists so many names."""
 
 
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
@@ -29,6 +32,10 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     ``qfx.quantize``, DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
+    off = [name for name, quantizer in quantizers(module) if quantizer.off]
+    if off:
+        told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
+        raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         hides = not isinstance(tensor, nn.Parameter) and bool(((tensor == -torch.inf) | torch.isfinite(tensor)).all())  # a mask of attention
         if not hides and not bool(torch.isfinite(tensor).all()):

@@ -291,8 +291,8 @@ def lesser(a: Bounds, b: Bounds) -> Bounds:
     return -greater(-a, -b)
 
 
-def clipped(x: Bounds, low: Interval | None, high: Interval | None) -> Bounds:
-    """min(max(x, low), high) for two constants, of which either may be missing."""
+def clipped(x: Bounds, low: Bounds | None, high: Bounds | None) -> Bounds:
+    """min(max(x, low), high) for two bounds, of which either may be missing."""
     least = x if low is None else greater(x, low)
     return least if high is None else lesser(least, high)
 

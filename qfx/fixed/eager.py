@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,12 +15,14 @@ _LN2 = math.log(2.0)
 _HUGE = 2.0**1000  # every number as large is a multiple of 2**53, so a wrap sees no difference; infinity - infinity would be NaN
 
 
-def forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor:
+def forward(
+    plan: Plan, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
+) -> Tensor:
     """Cast(upper-clipped activation(x * scale + shift + addend)): see ``kernel.quantize``. ``x`` and ``addend`` are float32 or float64."""
     dtype = result_dtype(x, addend, plan.width)
     f = _checked_frac_bits(frac_bits, dtype)
     v = _activated(plan, _affine(x, scale, shift, addend))
-    raw, _, _ = _cast(plan, v, f)
+    raw, _, _ = _cast(plan, v, f, _range(plan, f, frac_bits, int_bits, dtype))
     return (raw * _power_of_two(-f) + 0.0).to(dtype)  # + 0.0 turns -0.0 into +0.0
 
 
@@ -28,20 +31,28 @@ def backward(
     grad: Tensor,
     x: Tensor,
     frac_bits: Tensor,
+    int_bits: Tensor | None,
     scale: Tensor | None,
     shift: Tensor | None,
     addend: Tensor | None,
     frac_grad_scale: float = 1.0,
 ) -> Gradients:
-    """Gradients by x, frac_bits (its shape), the width (a float64 scalar), scale, shift and addend, each in its own dtype."""
-    f = _checked_frac_bits(frac_bits, result_dtype(x, addend, plan.width))
+    """Gradients by x, frac_bits (its shape), int_bits, scale, shift and addend, each in its own dtype; None for what is not there."""
+    dtype = result_dtype(x, addend, plan.width)
+    f = _checked_frac_bits(frac_bits, dtype)
+    range_ = _range(plan, f, frac_bits, int_bits, dtype)
     lsb = _power_of_two(-f)
     u = _affine(x, scale, shift, addend)
     v = _activated(plan, u)
-    raw, slope, side = _cast(plan, v, f)
+    raw, slope, side = _cast(plan, v, f, range_)
     g = grad.double()
-    grad_frac = (g * (raw * lsb - slope * v) * (-_LN2 * frac_grad_scale)).sum_to_size(frac_bits.shape)
-    grad_width = (g * side * lsb).sum() * (_LN2 * 2.0 ** (plan.width - int(plan.mode.signed)))
+    grad_int: Tensor | None = None
+    held = raw
+    if int_bits is not None:
+        bound = side * (range_.hi + 1.0)
+        held = raw - bound  # the range stays where it is
+        grad_int = (g * bound * lsb * (_LN2 * frac_grad_scale)).sum_to_size(int_bits.shape).to(int_bits.dtype)
+    grad_frac = (g * (held * lsb - slope * v) * (-_LN2 * frac_grad_scale)).sum_to_size(frac_bits.shape)
     gu = g * slope
     if plan.upper != math.inf:
         gu = torch.where(torch.where(u < 0, u * plan.negative_slope, u) < plan.upper, gu, 0.0)
@@ -51,7 +62,7 @@ def backward(
     grad_scale = None if scale is None else _reduced(gu * x.double(), scale, x)
     grad_shift = None if shift is None else _reduced(gu, shift, x)
     grad_addend = None if addend is None else gu.to(addend.dtype)
-    return gx.to(x.dtype), grad_frac.to(frac_bits.dtype), grad_width, grad_scale, grad_shift, grad_addend
+    return gx.to(x.dtype), grad_frac.to(frac_bits.dtype), grad_int, grad_scale, grad_shift, grad_addend
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,8 +106,27 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return torch.where(exponent.abs() == 1024, math.nan, normal)
 
 
-def _cast(plan: Plan, v: Tensor, f: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
-    """The raw, dq/dv (1, 0 or -1) and the side that saturates (1, 0 or -1: the derivative by the width).
+class _Range(NamedTuple):
+    """The least and the greatest raw: numbers, or float64 tensors of the shape of the binary points."""
+
+    lo: Any
+    hi: Any
+
+
+def _range(plan: Plan, f: Tensor, frac_bits: Tensor, int_bits: Tensor | None, dtype: torch.dtype) -> _Range:
+    if int_bits is None:
+        return _Range(plan.min_raw, plan.max_raw)
+    integer = int_bits.detach().double()
+    if integer.device.type == "cpu" and bool(integer.isnan().any()):
+        refuse_frac_bits(frac_bits, dtype, int_bits)
+    width = (f.double() + torch.round(integer)).clamp(0, plan.width)
+    above = _power_of_two((width - int(plan.mode.signed)).clamp(min=0).to(torch.int64))
+    low = ((width > 1).double() * float(plan.mode.o is OMode.SAT_SYM) - above) * float(plan.mode.signed)
+    return _Range(torch.where(width > 0, low, 0.0), above - 1)
+
+
+def _cast(plan: Plan, v: Tensor, f: Tensor, range_: _Range) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    """The raw, dq/dv (1, 0 or -1) and the side that saturates (1, 0 or -1: the derivative by the integer bits).
 
     Rounding starts from nearest-even and mends the ties: s - rint(s) is exact, where floor(s + 0.5) and s - floor(s) are not.
     """
@@ -104,15 +134,20 @@ def _cast(plan: Plan, v: Tensor, f: Tensor) -> tuple[Tensor, Tensor | float, Ten
     s = v * _power_of_two(f)
     raw = _rounded(mode.q, s, v)
     if mode.o in (OMode.SAT, OMode.SAT_SYM):
-        q = raw.clamp(plan.min_raw, plan.max_raw)
-        high, low = raw > plan.max_raw, raw < plan.min_raw
+        q = raw.clamp(range_.lo, range_.hi)
+        high, low = raw > range_.hi, raw < range_.lo
+        if isinstance(range_.hi, Tensor):
+            some = range_.lo != range_.hi  # more than 0
+            high, low = high & some, low & some
         side = high.double() - low.double() if mode.signed else high.double()
         return q, (~(high | low)).double(), side
-    over = (raw > plan.max_raw) | (raw < plan.min_raw)
+    over = (raw > range_.hi) | (raw < range_.lo)
     if mode.o is OMode.SAT_ZERO:
         return raw.masked_fill(over, 0.0), (~over).double(), 0.0
     raw = raw.clamp(-_HUGE, _HUGE)
     if mode.o is OMode.WRAP:
+        if isinstance(range_.hi, Tensor):
+            return _wrapped_into(range_, raw), 1.0, 0.0
         return (_wrapped(plan, raw) if mode.n == 0 else torch.where(over, _pinned(plan, raw, _low_bits(raw, plan.width - mode.n)), raw)), 1.0, 0.0
     return (*_wrapped_sign_magnitude(plan, raw, over, s.clamp(-_HUGE, _HUGE)), 0.0)
 
@@ -145,6 +180,12 @@ def _low_bits(raw: Tensor, count: int) -> Tensor:
 def _wrapped(plan: Plan, raw: Tensor) -> Tensor:
     low = _low_bits(raw, plan.width)
     return torch.where(low > plan.max_raw, low - 2.0**plan.width, low) if plan.mode.signed else low
+
+
+def _wrapped_into(range_: _Range, raw: Tensor) -> Tensor:
+    modulus = range_.hi - range_.lo + 1
+    low = raw - (raw / modulus).floor() * modulus
+    return torch.where(low > range_.hi, low - modulus, low)
 
 
 def _pinned(plan: Plan, raw: Tensor, low: Tensor) -> Tensor:

@@ -8,22 +8,39 @@ fused C++ pass) and ``eager.py`` (torch operators). Here it is decided, call by 
 Gradients, with s = 2**-F the least significant bit, q = Cast(v), and "in range" decided on the rounded value (7.99 that rounds up into overflow is
 saturated):
 
-=======================================  =======  =====================  ===========================================
-case                                     dq/dv    dq/dF                  dq/dW
-=======================================  =======  =====================  ===========================================
-in range, any mode                       1        -ln2 * (q - v)         0
-saturated high (AP_SAT, AP_SAT_SYM)      0        -ln2 * q               ln2 * 2**(W - F - 1 if signed else W - F)
-saturated low                            0        -ln2 * q               -ln2 * 2**(W - F - 1) if signed else 0
-overflow, AP_SAT_ZERO                    0        0                      0
-overflow, AP_WRAP (any N)                1        -ln2 * (q - v)         0
-overflow, AP_WRAP_SM, bits not inverted  1        -ln2 * (q - v)         0
-overflow, AP_WRAP_SM, bits inverted      -1       -ln2 * (q + v)         0
-=======================================  =======  =====================  ===========================================
+=======================================  =======  =====================
+case, the word length fixed              dq/dv    dq/dF
+=======================================  =======  =====================
+in range, any mode                       1        -ln2 * (q - v)
+saturated (AP_SAT, AP_SAT_SYM)           0        -ln2 * q
+overflow, AP_SAT_ZERO                    0        0
+overflow, AP_WRAP (any N)                1        -ln2 * (q - v)
+overflow, AP_WRAP_SM, bits not inverted  1        -ln2 * (q - v)
+overflow, AP_WRAP_SM, bits inverted      -1       -ln2 * (q + v)
+=======================================  =======  =====================
 
 They are the derivatives almost everywhere with rounding taken as the identity: q = d * v + M * s for an integer M and d = dq/dv, hence
-dq/dF = -ln2 * (q - d * v). F and W are rounded with a straight-through estimator. Sources: Jain et al., "Trained Quantization Thresholds for Accurate
+dq/dF = -ln2 * (q - d * v). With integer bits I (``int_bits``) each binary point has a word length of its own, W = I + F, between 0 and the width.
+Then F is the resolution at a fixed range and I the range at a fixed resolution, with B = 2**(I - 1) if signed, else 2**I:
+
+=======================================  =======  =====================  ===================
+case, W = I + F                          dq/dv    dq/dF                  dq/dI
+=======================================  =======  =====================  ===================
+in range                                 1        -ln2 * (q - v)         0
+saturated high, q = B - s                0        ln2 * s                ln2 * B
+saturated low, q = -B (AP_SAT)           0        0                      -ln2 * B
+saturated low, q = s - B (AP_SAT_SYM)    0        -ln2 * s               -ln2 * B
+saturated low, unsigned                  0        0                      0
+overflow, AP_WRAP with N = 0             1        -ln2 * (q - v)         0
+no bits, q = 0                           1        ln2 * v                0
+=======================================  =======  =====================  ===================
+
+In range the expected square of the error is s**2 / 12, whose derivative by F these give in expectation: 2 * (q - v) * dq/dF averages -2 * ln2 *
+s**2 / 12. Where no bits are left q is 0 whatever F is; F and v keep the gradients that they would have in range of a word with some, so that what
+was pruned can come back. F and I are rounded with a straight-through estimator. Sources: Jain et al., "Trained Quantization Thresholds for Accurate
 and Efficient Fixed-Point Inference of Deep Neural Networks", 2019 (thresholds in the log2 domain); Esser et al., "Learned Step Size Quantization",
-2019 (scaling the step's gradient, here ``frac_grad_scale``).
+2019 (scaling the step's gradient, here ``frac_grad_scale``); Sun et al., "HGQ: High Granularity Quantization", 2024, arXiv 2405.00645 (a resolution
+for each element, down to none).
 """
 
 from __future__ import annotations
@@ -39,7 +56,7 @@ from qfx.errors import DataError
 from qfx.fixed import eager, native
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, plan_of
 from qfx.fixed.step import Flat, Pair, Step, Whole
-from qfx.fixed.type import FixedType, OMode  # noqa: F401 (OMode: for the doctests)
+from qfx.fixed.type import FixedType, OMode
 
 __all__ = ["CastMode", "PlainCast", "cast", "channel_moments", "quantize", "quantize_pair"]
 
@@ -76,9 +93,10 @@ def cast(x: Tensor, to: FixedType) -> Tensor:
 def quantize(
     x: Tensor,
     frac_bits: Tensor,
-    width: int | Tensor,
+    width: int,
     mode: CastMode,
     *,
+    int_bits: Tensor | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     addend: Tensor | None = None,
@@ -87,20 +105,23 @@ def quantize(
     frac_grad_scale: float = 1.0,
     check_finite: bool = False,
 ) -> Tensor:
-    """``Cast(min(leaky(x * scale + shift + addend), upper))`` with a learned binary point and, if wanted, a learned word length.
+    """``Cast(min(leaky(x * scale + shift + addend), upper))`` with learned binary points and, if wanted, learned word lengths.
 
-    ``frac_bits`` broadcasts against ``x`` (shape () per tensor, (1, C, 1, 1) or (O, 1, 1, 1) per channel, the shape of ``x`` per element) and
-    ``width`` is an int or a tensor of one number; both are real and rounded to the nearest integer, ties to even. ``scale`` and ``shift`` are scalars
-    or vectors over axis 1, ``addend`` has the shape of ``x``, leaky(u) = u if u > 0 else u * negative_slope (1.0: no activation, 0.0: ReLU).
+    ``frac_bits`` broadcasts against ``x`` (shape () per tensor, (1, C, 1, 1) or (O, 1, 1, 1) per channel, the shape of ``x`` per element);
+    ``int_bits`` has its shape and dtype and makes the word length of each binary point int_bits + frac_bits, at least 0 and at most ``width``,
+    instead of ``width``. Both are real and rounded to the nearest integer, ties to even. ``scale`` and ``shift`` are scalars or vectors over axis 1,
+    ``addend`` has the shape of ``x``, leaky(u) = u if u > 0 else u * negative_slope (1.0: no activation, 0.0: ReLU).
 
     Before the Cast nothing is rounded: the caller guarantees that every intermediate needs at most 53 significand bits. The result, in the shape of
     ``x``, is float32 if ``x`` and ``addend`` are and the word length is at most 24, else float64 (half types count as float32, integers as float64).
 
-    Gradients go to every tensor, by the table at the top of this module, chained through the affine part and the activation (0 at and above
-    ``upper``; ``negative_slope`` at and below 0). That of ``frac_bits`` is summed to its shape and multiplied by ``frac_grad_scale``.
+    Gradients go to every tensor, by the tables at the top of this module, chained through the affine part and the activation (0 at and above
+    ``upper``; ``negative_slope`` at and below 0). Those of ``frac_bits`` and ``int_bits`` are summed to their shape and multiplied by
+    ``frac_grad_scale``.
 
     Raises ExactnessError for a word length above 53 and for a binary point outside -100..120 (float32 result) or -512..566 (float64 result);
-    DataError for shapes that do not fit and, only if ``check_finite``, for NaN or infinity (unchecked they give unspecified numbers).
+    DataError for ``int_bits`` under other modes than AP_SAT, AP_SAT_SYM and AP_WRAP with N = 0, for shapes that do not fit
+    and, only if ``check_finite``, for NaN or infinity (unchecked they give unspecified numbers).
 
     >>> x, f = torch.tensor([0.3, 9.0]), torch.tensor(4.2, requires_grad=True)
     >>> q = quantize(x, f, 8, CastMode(o=OMode.SAT))
@@ -117,6 +138,7 @@ def quantize(
             frac_bits,
             width,
             mode,
+            int_bits=int_bits,
             scale=scale,
             shift=shift,
             addend=addend,
@@ -128,7 +150,7 @@ def quantize(
         return result
     if x.is_neg() or frac_bits.is_neg():  # views that say minus; the fused pass reads what lies in memory
         x, frac_bits = x.resolve_neg(), frac_bits.resolve_neg()
-    if scale is None and shift is None and addend is None and type(width) is int and not check_finite:
+    if scale is None and shift is None and addend is None and int_bits is None and not check_finite:
         bound = native.flat(x, frac_bits, mode, width, negative_slope, upper)
         if bound is not None:  # the common case, with as little Python as possible
             if torch.is_grad_enabled() and (x.requires_grad or frac_bits.requires_grad):
@@ -141,16 +163,18 @@ def quantize(
         shift = shift.resolve_neg()
     if addend is not None:
         addend = addend.resolve_neg()
-    learned = width if isinstance(width, Tensor) else None
-    plan = plan_of(mode, round(width.detach().item()) if isinstance(width, Tensor) else width, negative_slope, upper)
+    if int_bits is not None:
+        _check_int_bits(mode, frac_bits, int_bits)
+        int_bits = int_bits.resolve_neg()
+    plan = plan_of(mode, width, negative_slope, upper)
     if check_finite:
         for tensor in (x, scale, shift, addend):
             if tensor is not None:
                 _refuse_nonfinite(tensor)
     if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
-    way = Whole(plan, native.fused(plan, x, frac_bits, scale, shift, addend), frac_grad_scale)
-    return Step.apply(way, x, frac_bits, learned, scale, shift, addend)  # type: ignore[no-any-return, no-untyped-call]
+    way = Whole(plan, native.fused(plan, x, frac_bits, int_bits, scale, shift, addend), frac_grad_scale)
+    return Step.apply(way, x, frac_bits, int_bits, scale, shift, addend)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class PlainCast(NamedTuple):
@@ -158,25 +182,35 @@ class PlainCast(NamedTuple):
 
     x: Tensor
     frac_bits: Tensor
-    width: int | Tensor
+    width: int
     mode: CastMode
     frac_grad_scale: float
+    int_bits: Tensor | None = None
 
 
 def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
     """``quantize`` twice, as one step of autograd where that is possible: for small layers the steps cost more than the numbers."""
     a_bound, b_bound = _flat(a), _flat(b)
     if a_bound is None or b_bound is None or not torch.is_grad_enabled():
-        first, second = (quantize(c.x, c.frac_bits, c.width, c.mode, frac_grad_scale=c.frac_grad_scale) for c in (a, b))
+        both = (a, b)
+        first, second = (quantize(c.x, c.frac_bits, c.width, c.mode, int_bits=c.int_bits, frac_grad_scale=c.frac_grad_scale) for c in both)
         return first, second
     way = Pair(a_bound, b_bound, a.frac_grad_scale, b.frac_grad_scale)
     return Step.apply(way, a.x, a.frac_bits, b.x, b.frac_bits)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _flat(c: PlainCast) -> native.Bound | None:
-    if type(c.width) is not int or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
+    if c.int_bits is not None or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
         return None
     return native.flat(c.x, c.frac_bits, c.mode, c.width, 1.0, None)
+
+
+def _check_int_bits(mode: CastMode, frac_bits: Tensor, int_bits: Tensor) -> None:
+    if mode.n or mode.o not in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP):
+        raise DataError(f"word lengths of their own under {mode.o.value} (n={mode.n})", remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP with n = 0")
+    if int_bits.shape != frac_bits.shape or int_bits.dtype is not frac_bits.dtype:
+        shapes = f"int_bits has shape {tuple(int_bits.shape)} ({int_bits.dtype}), frac_bits {tuple(frac_bits.shape)} ({frac_bits.dtype})"
+        raise DataError(shapes, remedy="give both the same shape and dtype")
 
 
 def _floats(x: Tensor, addend: Tensor | None) -> tuple[Tensor, Tensor | None]:

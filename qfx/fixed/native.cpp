@@ -3,6 +3,7 @@
 //   QFX_X, QFX_R       element type of x and the addend, and of the result: float or double
 //   QFX_ACTIVATION     1 if v passes a leaky ReLU and an upper bound before the Cast
 //   QFX_AFFINE         1 if v = x * scale + shift (implies QFX_ACTIVATION); QFX_ADDEND: 1 if v has an addend as well (implies QFX_AFFINE)
+//   QFX_WORDS          1 if each binary point has a word length of its own, from integer bits that are learned (AP_SAT, AP_SAT_SYM, AP_WRAP with N = 0)
 // The forward is exact under IEEE rules: no -ffast-math, no flush to zero. Sums in the backward are taken over fixed blocks in a fixed order, so
 // that no result depends on the number of threads.
 #include <stdlib.h>
@@ -13,7 +14,7 @@ struct Shape {  // element (o, c, i) lies at (o * channels + c) * inner + i; par
     int64_t outer, channels, inner;
 };
 
-enum { FRAC_DOUBLE = 1, FRAC_PER_CHANNEL = 2, SCALE_PER_CHANNEL = 4, SHIFT_PER_CHANNEL = 8, WANT_WIDTH = 16, THREADS_SHIFT = 8 };
+enum { FRAC_DOUBLE = 1, FRAC_PER_CHANNEL = 2, SCALE_PER_CHANNEL = 4, SHIFT_PER_CHANNEL = 8, THREADS_SHIFT = 8 };
 enum { OK = 0, BAD_FRAC_BITS = 1, NO_MEMORY = 2 };
 
 static const int64_t BLOCK = 16384;  // elements that one thread takes at a time, at least
@@ -33,27 +34,43 @@ static inline T power_of_two(double f) {  // f was checked, so the exponent is t
 static const int64_t TILE = 256;  // channels whose tables fit the stack
 
 struct Table {
-    T *up, *down;
+    T *up, *down, *lo, *hi;  // the last two with QFX_WORDS
     double *scale, *shift;
 
     Table from(int64_t c) const {
-        Table t = {up + c, down + c, scale + c, shift + c};
+        Table t = {up + c, down + c, lo + c, hi + c, scale + c, shift + c};
         return t;
     }
-    static int64_t bytes(int64_t channels) { return channels * (int64_t)(2 * sizeof(double) + 2 * sizeof(T)); }
+    static int64_t bytes(int64_t channels) { return channels * (int64_t)(2 * sizeof(double) + 4 * sizeof(T)); }
     static Table in(void* memory, int64_t channels) {
         double* scale = (double*)memory;
         T* up = (T*)(scale + 2 * channels);
-        Table t = {up, up + channels, scale, scale + channels};
+        Table t = {up, up + channels, up + 2 * channels, up + 3 * channels, scale, scale + channels};
         return t;
     }
 };
 
 struct Source {  // the parameter tensors
-    const void* frac;
+    const void *frac, *words;  // words: the integer bits, with QFX_WORDS; the type is that of frac
     const double *scale, *shift;
     int flags;
 
+    template <class F> static bool fill_range(const Plan& plan, const F* f, const F* integer, Table t, int64_t count) {
+        T *__restrict lo = t.lo, *__restrict hi = t.hi;
+        const double greatest = plan.width, sign = plan.is_signed, symmetric = plan.is_symmetric;
+        int bad = 0;
+#pragma omp simd reduction(| : bad)
+        for (int64_t c = 0; c < count; c++) {
+            double width = __builtin_rint((double)f[c]) + __builtin_rint((double)integer[c]);
+            bad |= !(width == width);
+            width = width > 0.0 ? width : 0.0;
+            width = width < greatest ? width : greatest;
+            double above = (double)power_of_two(width > 0.0 ? width - sign : 0.0);
+            lo[c] = (T)(width > 0.0 ? sign * ((width > 1.0 ? symmetric : 0.0) - above) : 0.0);
+            hi[c] = (T)(above - 1.0);
+        }
+        return !bad;
+    }
     template <class F> static bool fill_frac(const Plan& plan, const F* f, Table t, int64_t count) {
         T *__restrict up = t.up, *__restrict lsb = t.down;
         const double least = plan.least_frac_bits, greatest = plan.greatest_frac_bits;
@@ -81,19 +98,24 @@ struct Source {  // the parameter tensors
         int64_t offset = many ? first : 0, distinct = many ? count : 1;
         bool good = flags & FRAC_DOUBLE ? fill_frac(plan, (const double*)frac + offset, t, distinct)
                                         : fill_frac(plan, (const float*)frac + offset, t, distinct);
+#if QFX_WORDS
+        good &= flags & FRAC_DOUBLE ? fill_range(plan, (const double*)frac + offset, (const double*)words + offset, t, distinct)
+                                    : fill_range(plan, (const float*)frac + offset, (const float*)words + offset, t, distinct);
+#endif
         for (int64_t c = distinct; c < count; c++) {
             t.up[c] = t.up[0];
             t.down[c] = t.down[0];
+            if (QFX_WORDS) t.lo[c] = t.lo[0], t.hi[c] = t.hi[0];
         }
         return good;
     }
 };
 
 struct Sums {  // of each channel, without constant factors
-    double *frac, *width, *scale, *shift;
+    double *frac, *range, *scale, *shift;
 
     Sums from(int64_t c) const {
-        Sums s = {frac + c, width + c, scale + c, shift + c};
+        Sums s = {frac + c, range + c, scale + c, shift + c};
         return s;
     }
     static Sums in(double* memory, int64_t channels) {
@@ -106,34 +128,37 @@ struct Sums {  // of each channel, without constant factors
 
 #define NOINLINE __attribute__((noinline))  // one copy of each vectorized loop
 #define AT(pointer, index) (QFX_ADDEND ? (pointer)[index] : X(0))
+#define LEAST(c) (QFX_WORDS ? lo[c] : k.lo)
+#define MOST(c) (QFX_WORDS ? hi[c] : k.hi)
 
 static NOINLINE void forward_row(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend, int64_t count,
                                  const Table t) {
     const T up = *t.up, down = *t.down;
     const double scale = *t.scale, shift = *t.shift;
+    const T lo = QFX_WORDS ? *t.lo : k.lo, hi = QFX_WORDS ? *t.hi : k.hi;
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) out[i] = value(k, x[i], AT(addend, i), up, down, scale, shift);
+    for (int64_t i = 0; i < count; i++) out[i] = value(k, lo, hi, x[i], AT(addend, i), up, down, scale, shift);
 }
 
 static NOINLINE void forward_columns(const Constants k, R* __restrict out, const X* __restrict x, const X* __restrict addend, int64_t rows,
                                      int64_t count, const Table t) {
-    const T *__restrict up = t.up, *__restrict down = t.down;
+    const T *__restrict up = t.up, *__restrict down = t.down, *__restrict lo = t.lo, *__restrict hi = t.hi;
     const double *__restrict scale = t.scale, *__restrict shift = t.shift;
     for (int64_t r = 0; r < rows; r++, out += count, x += count, addend += QFX_ADDEND ? count : 0)
 #pragma omp simd
         for (int64_t c = 0; c < count; c++)
-            out[c] = value(k, x[c], AT(addend, c), up[c], down[c], QFX_AFFINE ? scale[c] : 1.0, QFX_AFFINE ? shift[c] : 0.0);
+            out[c] = value(k, LEAST(c), MOST(c), x[c], AT(addend, c), up[c], down[c], QFX_AFFINE ? scale[c] : 1.0, QFX_AFFINE ? shift[c] : 0.0);
 }
 
-template <bool width>
 static NOINLINE void backward_row(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g,
                                   const X* __restrict x, const X* __restrict addend, int64_t count, const Table t, const Sums sums) {
     const T up = *t.up, down = *t.down;
     const double scale = *t.scale, shift = *t.shift;
-    double by_frac = 0, by_width = 0, by_scale = 0, by_shift = 0;
-#pragma omp simd reduction(+ : by_frac, by_width, by_scale, by_shift)
+    const T lo = QFX_WORDS ? *t.lo : k.lo, hi = QFX_WORDS ? *t.hi : k.hi;
+    double by_frac = 0, by_range = 0, by_scale = 0, by_shift = 0;
+#pragma omp simd reduction(+ : by_frac, by_range, by_scale, by_shift)
     for (int64_t i = 0; i < count; i++) {
-        Gradient d = gradient(k, g[i], x[i], AT(addend, i), up, down, scale, shift);
+        Gradient d = gradient(k, lo, hi, g[i], x[i], AT(addend, i), up, down, scale, shift);
         grad_x[i] = (X)(QFX_AFFINE ? (T)(d.input * scale) : d.input);
         if (QFX_ADDEND) grad_addend[i] = (X)d.input;
         by_frac += (double)d.frac;
@@ -141,10 +166,10 @@ static NOINLINE void backward_row(const Constants k, X* __restrict grad_x, X* __
             by_scale += (double)d.input * (double)x[i];
             by_shift += (double)d.input;
         }
-        if (width) by_width += (double)d.width;
+        if (QFX_WORDS) by_range += (double)d.range;
     }
     *sums.frac += by_frac * FRAC_UNIT((double)down);
-    *sums.width += by_width * (double)down;
+    *sums.range += by_range;
     *sums.scale += by_scale;
     *sums.shift += by_shift;
 }
@@ -152,17 +177,18 @@ static NOINLINE void backward_row(const Constants k, X* __restrict grad_x, X* __
 static NOINLINE void backward_columns(const Constants k, X* __restrict grad_x, X* __restrict grad_addend, const R* __restrict g,
                                       const X* __restrict x, const X* __restrict addend, int64_t rows, int64_t count, const Table t,
                                       const Sums sums) {
-    const T *__restrict up = t.up, *__restrict down = t.down;
+    const T *__restrict up = t.up, *__restrict down = t.down, *__restrict lo = t.lo, *__restrict hi = t.hi;
     const double *__restrict scale = t.scale, *__restrict shift = t.shift;
-    double *__restrict by_frac = sums.frac, *__restrict by_width = sums.width, *__restrict by_scale = sums.scale, *__restrict by_shift = sums.shift;
+    double *__restrict by_frac = sums.frac, *__restrict by_range = sums.range, *__restrict by_scale = sums.scale, *__restrict by_shift = sums.shift;
     for (int64_t r = 0; r < rows; r++) {
 #pragma omp simd
         for (int64_t c = 0; c < count; c++) {
-            Gradient d = gradient(k, g[c], x[c], AT(addend, c), up[c], down[c], QFX_AFFINE ? scale[c] : 1.0, QFX_AFFINE ? shift[c] : 0.0);
+            const double by = QFX_AFFINE ? scale[c] : 1.0, moved = QFX_AFFINE ? shift[c] : 0.0;
+            Gradient d = gradient(k, LEAST(c), MOST(c), g[c], x[c], AT(addend, c), up[c], down[c], by, moved);
             grad_x[c] = (X)(QFX_AFFINE ? (T)(d.input * scale[c]) : d.input);
             if (QFX_ADDEND) grad_addend[c] = (X)d.input;
             by_frac[c] += (double)d.frac * FRAC_UNIT((double)down[c]);
-            by_width[c] += (double)d.width * (double)down[c];
+            if (QFX_WORDS) by_range[c] += (double)d.range;
             if (QFX_AFFINE) {
                 by_scale[c] += (double)d.input * (double)x[c];
                 by_shift[c] += (double)d.input;
@@ -217,10 +243,8 @@ struct Job {
     void run(int64_t begin, int64_t end, const Table& p, const Sums& s) const {  // one row's run: inner > 1 or one channel
         if (!backward)
             forward_row(k, t.out + begin, t.x + begin, t.addend_from(begin), end - begin, p);
-        else if (source.flags & WANT_WIDTH)
-            backward_row<true>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
         else
-            backward_row<false>(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
+            backward_row(k, t.grad_x + begin, t.grad_addend_from(begin), t.g + begin, t.x + begin, t.addend_from(begin), end - begin, p, s);
     }
     void run_columns(int64_t begin, int64_t rows, int64_t count, const Table& p, const Sums& s) const {
         if (!backward)
@@ -256,25 +280,27 @@ struct Job {
 };
 
 struct Results {  // where the gradients of the parameters go; each may be null
-    void* frac;
-    double *width, *scale, *shift;
-    double frac_grad_scale, width_factor;
+    void *frac, *range;
+    double *scale, *shift;
+    double frac_grad_scale;
     int flags;
 
-    void put_frac(const double* sums, int64_t first, int64_t count) const {
-        const double factor = -LN2 * frac_grad_scale;
+    void put_in(void* to, double factor, const double* sums, int64_t first, int64_t count) const {
         if (flags & FRAC_DOUBLE)
-            for (int64_t c = 0; c < count; c++) ((double*)frac)[first + c] = factor * sums[c];
+            for (int64_t c = 0; c < count; c++) ((double*)to)[first + c] = factor * sums[c];
         else
-            for (int64_t c = 0; c < count; c++) ((float*)frac)[first + c] = (float)(factor * sums[c]);
+            for (int64_t c = 0; c < count; c++) ((float*)to)[first + c] = (float)(factor * sums[c]);
+    }
+    void put_bits(const double* fracs, const double* ranges, int64_t first, int64_t count) const {
+        if (frac) put_in(frac, -LN2 * frac_grad_scale, fracs, first, count);
+        if (range) put_in(range, LN2 * frac_grad_scale, ranges, first, count);
     }
     // Sums of channels first .. first + count - 1; what belongs to no channel is added up in `all`.
     void put(const Sums& s, int64_t first, int64_t count, double all[4]) const {
-        if (frac && flags & FRAC_PER_CHANNEL) put_frac(s.frac, first, count);
+        if (flags & FRAC_PER_CHANNEL) put_bits(s.frac, s.range, first, count);
         for (int64_t c = 0; scale && flags & SCALE_PER_CHANNEL && c < count; c++) scale[first + c] = s.scale[c];
         for (int64_t c = 0; shift && flags & SHIFT_PER_CHANNEL && c < count; c++) shift[first + c] = s.shift[c];
-        if (!(flags & FRAC_PER_CHANNEL)) all[0] += total(s.frac, count);
-        if (width) all[1] += total(s.width, count);
+        if (!(flags & FRAC_PER_CHANNEL)) all[0] += total(s.frac, count), all[1] += QFX_WORDS ? total(s.range, count) : 0.0;
         if (scale) all[2] += total(s.scale, count);
         if (shift) all[3] += total(s.shift, count);
     }
@@ -284,8 +310,7 @@ struct Results {  // where the gradients of the parameters go; each may be null
         return all;
     }
     void put_all(const double all[4]) const {
-        if (frac && !(flags & FRAC_PER_CHANNEL)) put_frac(all, 0, 1);
-        if (width) *width = width_factor * all[1];
+        if (!(flags & FRAC_PER_CHANNEL)) put_bits(all, all + 1, 0, 1);
         if (scale && !(flags & SCALE_PER_CHANNEL)) *scale = all[2];
         if (shift && !(flags & SHIFT_PER_CHANNEL)) *shift = all[3];
     }
@@ -293,16 +318,16 @@ struct Results {  // where the gradients of the parameters go; each may be null
 
 // One element per channel: tile by tile, so that the tables stay in the cache however many channels there are. One thread.
 static int run_elements(const Job& job, const Results* results) {
-    double memory[TILE * 8];
+    double memory[TILE * 10];
     int64_t channels = job.shape.channels;
     double all[4] = {0, 0, 0, 0};
     const Table table = Table::in(memory, TILE);
-    const Sums sums = Sums::in(memory + TILE * 4, TILE);
+    const Sums sums = Sums::in(memory + TILE * 6, TILE);
     for (int64_t first = 0; first < channels; first += TILE) {
         int64_t count = channels - first < TILE ? channels - first : TILE;
         if (!job.source.fill(job.plan, table, first, count)) return BAD_FRAC_BITS;
         if (results)
-            for (int64_t i = TILE * 4; i < TILE * 8; i++) memory[i] = 0;
+            for (int64_t i = TILE * 6; i < TILE * 10; i++) memory[i] = 0;
         job.run_columns(first, 1, count, table, sums);
         if (results) results->put(sums, first, count, all);
     }
@@ -342,34 +367,33 @@ static int run(Job& job, const Results* results) {
 
 // ---- the two entries; every tensor has at least one element ---------------------------------------------------------
 
-extern "C" int qfx_forward(const Plan* plan, void* out, const void* x, const void* addend, const void* frac, const double* scale, const double* shift,
-                           int64_t outer, int64_t channels, int64_t inner, int flags) {
+extern "C" int qfx_forward(const Plan* plan, void* out, const void* x, const void* addend, const void* frac, const void* words, const double* scale,
+                           const double* shift, int64_t outer, int64_t channels, int64_t inner, int flags) {
     Shape shape = {outer, channels, inner};
     Tensors tensors = {(R*)out, 0, 0, 0, (const X*)x, (const X*)addend};
-    Source source = {frac, scale, shift, flags};
+    Source source = {frac, words, scale, shift, flags};
     Job job(*plan, shape, tensors, source, false);
     return run(job, 0);
 }
 
 // The same with one binary point and nothing before the Cast: fewer arguments, since a call on a small tensor costs no more than its arguments do.
 extern "C" int qfx_forward_flat(const Plan* plan, void* out, const void* x, const void* frac, int64_t count, int flags) {
-    return qfx_forward(plan, out, x, 0, frac, 0, 0, 1, 1, count, flags);
+    return qfx_forward(plan, out, x, 0, frac, 0, 0, 0, 1, 1, count, flags);
 }
 
-// grad_frac has the type and count of frac, grad_width is one double, grad_scale and grad_shift are doubles, as many as given; each may be null.
+// grad_frac and grad_words have the type and count of frac, grad_scale and grad_shift are doubles, as many as given; each may be null.
 extern "C" int qfx_backward(const Plan* plan, void* grad_x, void* grad_addend, const void* g, const void* x, const void* addend, const void* frac,
-                            const double* scale, const double* shift, int64_t outer, int64_t channels, int64_t inner, int flags, double frac_grad_scale,
-                            void* grad_frac, double* grad_width, double* grad_scale, double* grad_shift) {
+                            const void* words, const double* scale, const double* shift, int64_t outer, int64_t channels, int64_t inner, int flags,
+                            double frac_grad_scale, void* grad_frac, void* grad_words, double* grad_scale, double* grad_shift) {
     Shape shape = {outer, channels, inner};
     Tensors tensors = {0, (X*)grad_x, (X*)grad_addend, (const R*)g, (const X*)x, (const X*)addend};
-    Source source = {frac, scale, shift, flags};
+    Source source = {frac, words, scale, shift, flags};
     Job job(*plan, shape, tensors, source, true);
-    double width_factor = ldexp(LN2, plan->width - plan->is_signed);
-    Results results = {grad_frac, grad_width, grad_scale, grad_shift, frac_grad_scale, width_factor, flags};
+    Results results = {grad_frac, grad_words, grad_scale, grad_shift, frac_grad_scale, flags};
     return run(job, &results);
 }
 
 extern "C" int qfx_backward_flat(const Plan* plan, void* grad_x, const void* g, const void* x, const void* frac, int64_t count, int flags,
                                  double frac_grad_scale, void* grad_frac) {
-    return qfx_backward(plan, grad_x, 0, g, x, 0, frac, 0, 0, 1, 1, count, flags, frac_grad_scale, grad_frac, 0, 0, 0);
+    return qfx_backward(plan, grad_x, 0, g, x, 0, frac, 0, 0, 0, 1, 1, count, flags, frac_grad_scale, grad_frac, 0, 0, 0);
 }

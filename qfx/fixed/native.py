@@ -23,8 +23,7 @@ from qfx.fixed.type import OMode, QMode
 
 _PARALLEL_FROM = 65536  # elements; below, waking other threads costs more than it gives
 
-_WANT_WIDTH = 16  # behind the flags of a Layout
-_THREADS_SHIFT = 8
+_THREADS_SHIFT = 8  # behind the flags of a Layout
 _ONE_THREAD = 1 << _THREADS_SHIFT
 _BAD_FRAC_BITS = 1
 _Q_CODES = {q: code for code, q in enumerate(QMode)}
@@ -42,6 +41,7 @@ class _Constants(ctypes.Structure):
         ("width", ctypes.c_int32),
         ("n", ctypes.c_int32),
         ("is_signed", ctypes.c_int32),
+        ("is_symmetric", ctypes.c_int32),
         ("least_frac_bits", ctypes.c_int32),
         ("greatest_frac_bits", ctypes.c_int32),
     )
@@ -58,10 +58,12 @@ class Build(NamedTuple):
     activation: bool
     affine: bool
     addend: bool
+    words: bool
 
     def defines(self) -> tuple[str, ...]:
         modes = f"-DQFX_Q={self.q}", f"-DQFX_O={self.o}", f"-DQFX_N={self.n}", f"-DQFX_X={self.x}", f"-DQFX_R={self.result}"
-        return (*modes, f"-DQFX_ACTIVATION={self.activation:d}", f"-DQFX_AFFINE={self.affine:d}", f"-DQFX_ADDEND={self.addend:d}")
+        before = f"-DQFX_ACTIVATION={self.activation:d}", f"-DQFX_AFFINE={self.affine:d}", f"-DQFX_ADDEND={self.addend:d}"
+        return (*modes, *before, f"-DQFX_WORDS={self.words:d}")
 
 
 class Bound(NamedTuple):
@@ -78,7 +80,7 @@ class Bound(NamedTuple):
 @lru_cache(maxsize=1)
 def available() -> bool:
     """Whether a Cast can be built and run here (it builds one, the first time)."""
-    return _entries(Build(0, 0, 0, "float", "float", False, False, False)) is not None
+    return _entries(Build(0, 0, 0, "float", "float", False, False, False, False)) is not None
 
 
 class Fused(NamedTuple):
@@ -88,7 +90,9 @@ class Fused(NamedTuple):
     layout: Layout
     wide: bool
 
-    def forward(self, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
+    ) -> Tensor:
         """What ``eager.forward`` returns."""
         layout = self.layout
         x = x.contiguous(memory_format=layout.format)
@@ -96,12 +100,14 @@ class Fused(NamedTuple):
         if addend is not None:
             addend = addend.contiguous(memory_format=layout.format)
         frac_bits, scale, shift = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
+        words = None if int_bits is None else int_bits.contiguous()
         status = self.bound.forward(
             self.bound.address,
             out.data_ptr(),
             x.data_ptr(),
             None if addend is None else addend.data_ptr(),
             frac_bits.data_ptr(),
+            None if words is None else words.data_ptr(),
             None if scale is None else scale.data_ptr(),
             None if shift is None else shift.data_ptr(),
             layout.outer,
@@ -109,7 +115,7 @@ class Fused(NamedTuple):
             layout.inner,
             layout.flags | _threads(layout),
         )
-        _check(status, frac_bits, out.dtype)
+        _check(status, frac_bits, out.dtype, int_bits)
         return out
 
     def backward(
@@ -117,14 +123,14 @@ class Fused(NamedTuple):
         grad: Tensor,
         x: Tensor,
         frac_bits: Tensor,
+        int_bits: Tensor | None,
         scale: Tensor | None,
         shift: Tensor | None,
         addend: Tensor | None,
         frac_grad_scale: float,
         parameters: bool,
-        width: bool,
     ) -> Gradients:
-        """What ``eager.backward`` returns. Without ``parameters`` or ``width`` those gradients are left out (None)."""
+        """What ``eager.backward`` returns. Without ``parameters`` the gradients of all but x and the addend are left out (None)."""
         layout = self.layout
         grad, x = grad.contiguous(memory_format=layout.format), x.contiguous(memory_format=layout.format)
         grad_x = torch.empty_like(x)
@@ -134,7 +140,8 @@ class Fused(NamedTuple):
             grad_addend = torch.empty_like(x)
         frac_bits, scale64, shift64 = frac_bits.contiguous(), _as_double(scale), _as_double(shift)
         grad_frac = torch.empty_like(frac_bits) if parameters else None
-        grad_width = torch.empty((), dtype=torch.float64) if width else None
+        words = None if int_bits is None else int_bits.contiguous()
+        grad_words = torch.empty_like(words) if parameters and words is not None else None
         grad_scale = torch.empty_like(scale64) if parameters and scale64 is not None else None
         grad_shift = torch.empty_like(shift64) if parameters and shift64 is not None else None
         status = self.bound.backward(
@@ -145,24 +152,25 @@ class Fused(NamedTuple):
             x.data_ptr(),
             None if addend is None else addend.data_ptr(),
             frac_bits.data_ptr(),
+            None if words is None else words.data_ptr(),
             None if scale64 is None else scale64.data_ptr(),
             None if shift64 is None else shift64.data_ptr(),
             layout.outer,
             layout.channels,
             layout.inner,
-            layout.flags | _threads(layout) | (_WANT_WIDTH if width else 0),
+            layout.flags | _threads(layout),
             frac_grad_scale,
             None if grad_frac is None else grad_frac.data_ptr(),
-            None if grad_width is None else grad_width.data_ptr(),
+            None if grad_words is None else grad_words.data_ptr(),
             None if grad_scale is None else grad_scale.data_ptr(),
             None if grad_shift is None else grad_shift.data_ptr(),
         )
-        _check(status, frac_bits, grad.dtype)
+        _check(status, frac_bits, grad.dtype, int_bits)
         if grad_scale is not None and scale is not None:
             grad_scale = grad_scale.to(scale.dtype)
         if grad_shift is not None and shift is not None:
             grad_shift = grad_shift.to(shift.dtype)
-        return grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
+        return grad_x, grad_frac, grad_words, grad_scale, grad_shift, grad_addend
 
 
 def flat(x: Tensor, frac_bits: Tensor, mode: CastMode, width: int, negative_slope: float, upper: float | None) -> Bound | None:
@@ -209,12 +217,14 @@ def backward_flat(bound: Bound, grad: Tensor, x: Tensor, frac_bits: Tensor, frac
     return grad_x, grad_frac
 
 
-def fused(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Fused | None:
+def fused(
+    plan: Plan, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
+) -> Fused | None:
     """The fused pass for a call, or None if ``eager.py`` has to do it: no compiler, another device, a tensor subclass, an unusual broadcast."""
     layout = layout_of(x, frac_bits, scale, shift)
-    if layout is None:
+    if layout is None or (int_bits is not None and not (type(int_bits) in PLAIN and int_bits.is_cpu and int_bits.dtype is frac_bits.dtype)):
         return None
-    return _fused(plan, layout, x.dtype, scale is not None or shift is not None, addend is not None)
+    return _fused(plan, layout, x.dtype, scale is not None or shift is not None, addend is not None, int_bits is not None)
 
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -235,6 +245,25 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
     return mean, variance
 
 
+def words(
+    frac_bits: Tensor, int_bits: Tensor, start: Tensor | None, channels: int, reach: int, most: int, learned: tuple[bool, bool]
+) -> tuple[int, tuple[float, ...], tuple[float, ...]] | None:
+    """The greatest word length (-1 for NaN), and the most fractional and integer bits of each of ``channels``, which lie one behind the other; writes
+    what it puts back into bounds. None if torch operators have to do it. See words.cpp and ``qfx.nn.casts.word_length``."""
+    both = (frac_bits, int_bits) if start is None else (frac_bits, int_bits, start)
+    if any(not t.is_cpu or t.dtype is not frac_bits.dtype or not t.is_contiguous() or type(t) not in PLAIN for t in both):
+        return None
+    entry = _words_entry("float" if frac_bits.dtype is torch.float32 else "double") if frac_bits.dtype in (torch.float32, torch.float64) else None
+    if entry is None:
+        return None
+    found = (ctypes.c_double * (2 * channels))()
+    at, each = ctypes.addressof(found), frac_bits.numel() // channels
+    bits, begun = learned[0] | learned[1] << 1, None if start is None else start.data_ptr()
+    width = entry(frac_bits.data_ptr(), int_bits.data_ptr(), begun, channels, each, reach, most, bits, at, at + 8 * channels)
+    numbers = found[:]
+    return width, tuple(numbers[:channels]), tuple(numbers[channels:])
+
+
 def _as_double(parameter: Tensor | None) -> Tensor | None:
     return None if parameter is None else parameter.double().contiguous()
 
@@ -245,9 +274,9 @@ def _threads(layout: Layout) -> int:
     return torch.get_num_threads() << _THREADS_SHIFT
 
 
-def _check(status: int, frac_bits: Tensor, dtype: torch.dtype) -> None:
+def _check(status: int, frac_bits: Tensor, dtype: torch.dtype, int_bits: Tensor | None = None) -> None:
     if status == _BAD_FRAC_BITS:
-        refuse_frac_bits(frac_bits, dtype)
+        refuse_frac_bits(frac_bits, dtype, int_bits)
     if status:
         raise MemoryError("no memory for the table of channels")
 
@@ -256,19 +285,19 @@ def _check(status: int, frac_bits: Tensor, dtype: torch.dtype) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _fused(plan: Plan, layout: Layout, dtype: torch.dtype, affine: bool, addend: bool) -> Fused | None:
+def _fused(plan: Plan, layout: Layout, dtype: torch.dtype, affine: bool, addend: bool, words: bool) -> Fused | None:
     wide = plan.width > FLOAT32_BITS
-    bound = _bound(plan, dtype, wide, affine, addend)
+    bound = _bound(plan, dtype, wide, affine, addend, words)
     return None if bound is None else Fused(bound, layout, wide)
 
 
 @lru_cache(maxsize=4096)
 def _flat_bound(mode: CastMode, width: int, negative_slope: float, upper: float | None) -> Bound | None:
-    return _bound(plan_of(mode, width, negative_slope, upper), torch.float32, False, False, False)
+    return _bound(plan_of(mode, width, negative_slope, upper), torch.float32, False, False, False, False)
 
 
 @lru_cache(maxsize=4096)
-def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: bool) -> Bound | None:
+def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: bool, words: bool) -> Bound | None:
     mode = plan.mode
     single = dtype is torch.float32
     activation = plan.negative_slope != 1.0 or plan.upper != math.inf
@@ -277,12 +306,13 @@ def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: boo
     result = "float" if single and not wide else "double"
     n = min(mode.n, 2 if mode.o is OMode.WRAP_SM else 1)
     element = "float" if single else "double"
-    build = Build(_Q_CODES[mode.q], _O_CODES[mode.o], n, element, result, affine or activation, affine, addend)
+    build = Build(_Q_CODES[mode.q], _O_CODES[mode.o], n, element, result, affine or activation, affine, addend, words)
     entries = _entries(build)
     if entries is None:
         return None
     low, high = FLOAT32_FRAC_BITS if result == "float" else FLOAT64_FRAC_BITS
-    constants = _Constants(plan.min_raw, plan.max_raw, plan.negative_slope, plan.upper, plan.width, mode.n, int(mode.signed), low, high)
+    kind = plan.width, mode.n, int(mode.signed), int(mode.o is OMode.SAT_SYM)
+    constants = _Constants(plan.min_raw, plan.max_raw, plan.negative_slope, plan.upper, *kind, low, high)
     functions = (entries.qfx_forward, entries.qfx_backward, entries.qfx_forward_flat, entries.qfx_backward_flat)
     return Bound(*functions, constants, ctypes.addressof(constants))
 
@@ -294,11 +324,21 @@ def _entries(build: Build) -> ctypes.CDLL | None:
     if library is None:
         return None
     p, i = ctypes.c_void_p, ctypes.c_int64
-    library.qfx_forward.argtypes = (p, p, p, p, p, p, p, i, i, i, ctypes.c_int)
-    library.qfx_backward.argtypes = (p, p, p, p, p, p, p, p, p, i, i, i, ctypes.c_int, ctypes.c_double, p, p, p, p)
+    library.qfx_forward.argtypes = (p, p, p, p, p, p, p, p, i, i, i, ctypes.c_int)
+    library.qfx_backward.argtypes = (p, p, p, p, p, p, p, p, p, p, i, i, i, ctypes.c_int, ctypes.c_double, p, p, p, p)
     library.qfx_forward_flat.argtypes = (p, p, p, p, i, ctypes.c_int)
     library.qfx_backward_flat.argtypes = (p, p, p, p, p, i, ctypes.c_int, ctypes.c_double, p)
     return library
+
+
+@lru_cache(maxsize=2)
+def _words_entry(element: str) -> Callable[..., int] | None:
+    library = native_build.library("words.cpp", (f"-DQFX_X={element}",))
+    if library is None:
+        return None
+    p, i, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    library.qfx_words.argtypes = (p, p, p, i, i, number, number, ctypes.c_int, p, p)
+    return cast(Callable[..., int], library.qfx_words)
 
 
 @lru_cache(maxsize=2)

@@ -30,8 +30,9 @@ typedef Compute<Same<X, double>::value || Same<R, double>::value || QFX_AFFINE>:
 
 struct Plan {  // native.py mirrors it
     double min_raw, max_raw, negative_slope, upper;
-    int32_t width, n, is_signed, least_frac_bits, greatest_frac_bits;
+    int32_t width, n, is_signed, is_symmetric, least_frac_bits, greatest_frac_bits;
 };
+
 
 static const double LN2 = 0.693147180559945309417232121458;
 // ---- the Cast of one number -----------------------------------------------------------------------------------------
@@ -54,7 +55,7 @@ struct Constants {
     T pin, pin_negative;           // what N saturated bits add above the kept ones
     T fold;                        // from here on, a wrapped pattern stands for itself - 2**W
     T huge;                        // every number as large is a multiple of 2**W, so a wrap sees no difference
-    T low_side;                    // dq/dW of a number saturated low, in units of that of a number saturated high
+    T low_side;                    // dq/dI of a number saturated low, in units of that of a number saturated high
     explicit Constants(const Plan& p)
         : lo((T)p.min_raw), hi((T)p.max_raw), slope((T)p.negative_slope), upper((T)p.upper), modulus((T)ldexp(1, p.width)),
           inverse((T)ldexp(1, -p.width)), half((T)ldexp(1, p.width - 1)), kept((T)ldexp(1, p.width - p.n)),
@@ -100,26 +101,36 @@ static inline T wrapped(const Constants& k, T r) {
     return low >= k.fold ? low - k.modulus : low;
 }
 
+static inline T wrapped_into(T lo, T hi, T r) {
+    T modulus = hi - lo + T(1), low = low_bits(r, modulus, T(1) / modulus);
+    return low > hi ? low - modulus : low;
+}
+
 static inline T pinned(const Constants& k, T r, T low) { return low + (r < T(0) ? k.pin_negative : k.pin); }
 
 struct Cast {
     T raw;
     T slope;  // dq/dv: 1, 0 or -1
-    T side;   // 1 saturated high, -1 saturated low (signed), else 0: the derivative by the width
+    T side;   // 1 saturated high, -1 saturated low (signed), else 0: the derivative by the integer bits
 };
 
-static inline Cast cast(const Constants& k, T s, T v) {
+static inline Cast cast(const Constants& k, T lo, T hi, T s, T v) {
     T r = rounded(s, v);
     Cast c;
     c.slope = T(1);
     c.side = T(0);
-    bool low = r < k.lo, high = r > k.hi;
+    bool low = r < lo, high = r > hi;
 #if QFX_O == SAT
-    T at_least = low ? k.lo : r;
-    c.raw = at_least > k.hi ? k.hi : at_least;
+    T at_least = low ? lo : r;
+    c.raw = at_least > hi ? hi : at_least;
     c.slope = c.raw == r ? T(1) : T(0);
     T low_side = low ? k.low_side : T(0);
     c.side = high ? T(1) : low_side;
+#if QFX_WORDS
+    bool none = lo == hi;  // nothing but 0
+    c.slope = none ? T(1) : c.slope;
+    c.side = none ? T(0) : c.side;
+#endif
 #elif QFX_O == SAT_ZERO
     c.raw = low | high ? T(0) : r;
     c.slope = low | high ? T(0) : T(1);
@@ -127,7 +138,7 @@ static inline Cast cast(const Constants& k, T s, T v) {
     r = r > k.huge ? k.huge : r;
     r = r < -k.huge ? -k.huge : r;
 #if QFX_O == WRAP && QFX_N == 0
-    c.raw = wrapped(k, r);
+    c.raw = QFX_WORDS ? wrapped_into(lo, hi, r) : wrapped(k, r);
 #elif QFX_O == WRAP
     c.raw = low | high ? pinned(k, r, low_bits(r, k.kept, k.kept_inverse)) : r;
 #elif QFX_N < 2
@@ -178,31 +189,36 @@ static inline T activated(const Constants& k, T u) {
 #endif
 }
 
-static inline R value(const Constants& k, X x, X addend, T up, T down, double scale, double shift) {
+static inline R value(const Constants& k, T lo, T hi, X x, X addend, T up, T down, double scale, double shift) {
     T v = activated(k, before(x, addend, scale, shift));
-    return (R)(cast(k, v * up, v).raw * down + T(0));  // + 0 turns -0.0 into +0.0
+    return (R)(cast(k, lo, hi, v * up, v).raw * down + T(0));  // + 0 turns -0.0 into +0.0
 }
 
 struct Gradient {
     T input;  // by x * scale + shift + addend
     T frac;   // by F, divided by -ln2 * FRAC_UNIT
-    T width;  // by W, divided by ln2 * 2**(W - F - signed)
+    T range;  // by I, divided by ln2
 };
 
-// Where an overflow saturates the scaled number cannot be infinite in range, so the lsb can wait until the sum is complete.
-#if QFX_O <= SAT_ZERO
+// Where an overflow saturates the scaled number cannot be infinite in range (but at zero bits), so the lsb can wait until the sum is complete.
+#if QFX_O <= SAT_ZERO && !QFX_WORDS
 #define FRAC_UNIT(lsb) (lsb)
 #else
 #define FRAC_UNIT(lsb) 1.0
 #endif
 
-static inline Gradient gradient(const Constants& k, R g, X x, X addend, T up, T down, double scale, double shift) {
+static inline Gradient gradient(const Constants& k, T lo, T hi, R g, X x, X addend, T up, T down, double scale, double shift) {
     T u = before(x, addend, scale, shift);
     T v = activated(k, u);
-    Cast c = cast(k, v * up, v);
+    Cast c = cast(k, lo, hi, v * up, v);
     T grad = (T)g;
     Gradient d;
-#if QFX_O <= SAT_ZERO
+#if QFX_O == SAT && QFX_WORDS
+    T bound = c.side * (hi + T(1));
+    d.input = c.slope != T(0) ? grad : T(0);
+    d.frac = grad * (c.slope != T(0) ? c.raw * down - v : (c.raw - bound) * down);
+    d.range = grad * (bound * down);
+#elif QFX_O <= SAT_ZERO
     d.input = c.slope != T(0) ? grad : T(0);
     d.frac = grad * (c.slope != T(0) ? c.raw - v * up : c.raw);
 #elif QFX_O == WRAP
@@ -212,7 +228,9 @@ static inline Gradient gradient(const Constants& k, R g, X x, X addend, T up, T 
     d.input = grad * c.slope;
     d.frac = grad * (c.raw * down - v * c.slope);
 #endif
-    d.width = grad * c.side;
+#if QFX_O != SAT || !QFX_WORDS
+    d.range = T(0);
+#endif
 #if QFX_ACTIVATION
     T leaky = u < T(0) ? u * k.slope : u;
     d.input = leaky < k.upper ? d.input : T(0);

@@ -21,7 +21,7 @@ FLOAT64_FRAC_BITS = (-512, 566)
 """Binary points of every ``FixedType`` up to 53 bits wide: 2**F and 2**-F are then normal float64 numbers."""
 
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-"""By x, frac_bits, width, scale, shift, addend."""
+"""By x, frac_bits, int_bits, scale, shift, addend."""
 
 _Q_CODES = {q: code for code, q in enumerate(QMode)}
 _O_CODES = {o: code for code, o in enumerate(OMode)}
@@ -82,8 +82,10 @@ def plan_of(mode: CastMode, width: int, negative_slope: float = 1.0, upper: floa
     return Plan(mode, width, float(negative_slope), math.inf if upper is None else float(upper), type_.min_raw, type_.max_raw)
 
 
-def refuse_frac_bits(frac_bits: Tensor, dtype: torch.dtype) -> NoReturn:
-    """Say which binary point the result's dtype cannot hold."""
+def refuse_frac_bits(frac_bits: Tensor, dtype: torch.dtype, int_bits: Tensor | None = None) -> NoReturn:
+    """Say which binary point the result's dtype cannot hold, or that integer bits are no numbers."""
+    if int_bits is not None and bool(int_bits.detach().isnan().any()):
+        raise ExactnessError("nan integer bits", remedy="load an earlier checkpoint; lower the learning rate")
     low, high = FLOAT32_FRAC_BITS if dtype is torch.float32 else FLOAT64_FRAC_BITS
     flat = frac_bits.detach().double().reshape(-1)
     bad = flat[~((flat.round() >= low) & (flat.round() <= high))]

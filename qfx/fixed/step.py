@@ -5,7 +5,8 @@ way        the tensors that it takes                    who computes
 =========  ===========================================  ==============================================================
 ``Flat``   x, frac_bits                                 C++ for one float32 binary point (``native.flat`` says where)
 ``Pair``   x, frac_bits, y, frac_bits of y              the same, twice: for small tensors a step costs more than they do
-``Whole``  x, frac_bits, width, scale, shift, addend    C++ where it can (``native.fused`` says where), else torch operators
+``Whole``  x, frac_bits, int_bits, scale, shift,        C++ where it can (``native.fused`` says where), else torch operators
+           addend
 =========  ===========================================  ==============================================================
 
 A way has ``forward(*tensors)`` and ``backward(ctx, *grads)``: the gradient of each tensor, behind a None for the way, from the tensors that autograd
@@ -70,25 +71,19 @@ class Whole(NamedTuple):
     frac_grad_scale: float
 
     def forward(
-        self, x: Tensor, frac_bits: Tensor, width: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
+        self, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
     ) -> Tensor:
-        """``width`` counts as what the plan says: it is there for its gradient."""
         if self.fused is None:
-            return eager.forward(self.plan, x, frac_bits, scale, shift, addend)
-        return self.fused.forward(x, frac_bits, scale, shift, addend)
+            return eager.forward(self.plan, x, frac_bits, int_bits, scale, shift, addend)
+        return self.fused.forward(x, frac_bits, int_bits, scale, shift, addend)
 
     def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, frac_bits, width, scale, shift, addend = ctx.saved_tensors
-        _, _, by_frac_bits, by_width, by_scale, by_shift, _ = ctx.needs_input_grad
+        x, frac_bits, int_bits, scale, shift, addend = ctx.saved_tensors
         grad = grad.resolve_neg()
         if self.fused is None:
-            grads = eager.backward(self.plan, grad, x, frac_bits, scale, shift, addend, self.frac_grad_scale)
-        else:
-            parameters = by_frac_bits or by_scale or by_shift
-            grads = self.fused.backward(grad, x, frac_bits, scale, shift, addend, self.frac_grad_scale, parameters, by_width)
-        grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend = grads
-        grad_width = grad_width.to(width.dtype).reshape(width.shape) if by_width and grad_width is not None else None
-        return None, grad_x, grad_frac, grad_width, grad_scale, grad_shift, grad_addend
+            return None, *eager.backward(self.plan, grad, x, frac_bits, int_bits, scale, shift, addend, self.frac_grad_scale)
+        parameters = any(ctx.needs_input_grad[2:6])  # all but x and the addend
+        return None, *self.fused.backward(grad, x, frac_bits, int_bits, scale, shift, addend, self.frac_grad_scale, parameters)
 
 
 class Step(torch.autograd.Function):

@@ -160,6 +160,12 @@ def graph_module(qmodel: nn.Module) -> QuantizedModel:
     raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy=remedy)
 
 
+def quantized_parts(model: nn.Module) -> list[QuantizedModel]:
+    """The quantized models in ``model``, itself or parts of a float one. Raises QfxError where there are none."""
+    found = [module for module in model.modules() if isinstance(module, QuantizedModel)] if isinstance(model, nn.Module) else []
+    return found or [graph_module(model)]
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers that compute the same with it: DataParallel, DistributedDataParallel, AveragedModel, torch.compile."""
     while True:

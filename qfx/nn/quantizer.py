@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,11 +12,12 @@ from torch import Tensor, nn
 
 from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed.arith import Bounds, Interval, channelwise, hull
-from qfx.fixed.digits import DigitForm, most_digits
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
-from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.fixed.type import FixedType, OMode
+from qfx.nn.casts import type_codes, word_length
+from qfx.nn.casts.digits import Numbers, few_digits, numbers_of, project
+from qfx.nn.casts.word_length import Words
 from qfx.nn.clipped import Clipped
-from qfx.nn.digits import Numbers, numbers, project
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
@@ -29,46 +29,44 @@ NEGLIGIBLE_ERROR = 1e-7
 
 LONG_WORD = 12
 
-MAX_WIDTH = 32
-"""Of a learned word length, as of every ``Spec.width``."""
-
-_MODES: dict[QMode | OMode, int] = {
-    QMode.RND: 0, QMode.RND_ZERO: 1, QMode.RND_MIN_INF: 2, QMode.RND_INF: 3, QMode.RND_CONV: 4, QMode.TRN: 5, QMode.TRN_ZERO: 6,
-    OMode.SAT: 10, OMode.SAT_ZERO: 11, OMode.SAT_SYM: 12, OMode.WRAP: 13, OMode.WRAP_SM: 14,
-}  # fmt: skip
-"""How modes are written in checkpoints: never renumber."""
-
-_DIGIT_FORMS: tuple[DigitForm, ...] = ("signed", "ones")
-"""How they are numbered in checkpoints: never reorder."""
-
-_TYPE_FIELDS = ("width", "signed", "q", "o", "n", "digits", "digit_form")
+_UNIT = Interval(-1, 1, 0)
+"""Of numbers that are not cast. It does not bound them; it is small, so that all is computed in the dtype that the model's parameters have."""
 
 
 class Quantizer(FixedLayer):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
 
     ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
-    straight-through estimator, so that any optimizer learns it; with ``spec.learn_width`` so is ``width``. Where it is learned, what counts stays
-    within ``spec.reach`` positions of ``frac_start``, where calibration put it; a parameter beyond counts as the nearest position within, and keeps
-    its gradient (straight-through). The gradients are those of
-    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point (Esser et al.,
-    "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
+    straight-through estimator, so that any optimizer learns it. Where it is learned, what counts stays within ``spec.reach`` positions of
+    ``frac_start``, where calibration put it; a parameter beyond counts as the nearest position within, and keeps its gradient (straight-through).
+    The gradients are those of ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point
+    (Esser et al., "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
+
+    With ``spec.learn_width`` there is ``int_bits`` beside ``frac_bits``, in its shape, and each binary point has a word length of its own, their sum:
+    ``qfx.nn.casts.word_length``. It is a parameter, or, under AP_WRAP, a buffer that follows the numbers: of a constant always, so that none wraps;
+    of an activation after each forward in training, until ``ranges_fixed`` (``qfx.fix_ranges``).
 
     ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
-    "channel" means. Of a spec with ``digits`` only numbers of few digits are in the type, with the gradients of ``qfx.nn.digits``. The result is
-    float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()`` changes it), else float64. The
-    forward value never depends on training or evaluation mode.
+    "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()``
+    changes it), else float64. The forward value never depends on training or evaluation mode. With ``spec.digits``: ``qfx.nn.casts.digits``.
     """
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
 
     also: str = ""
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
+    kind: str = ""
+    """The class of its layer, or the function that is called."""
+    off: bool = False
+    """Whether numbers pass as they are (``qfx.switch``)."""
+    frozen: tuple[str, ...] = ()
+    """The parameters that ``qfx.freeze`` stopped."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor
     frac_start: Tensor
     cast_type: Tensor
+    ranges_fixed: bool = False
 
     def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
@@ -78,9 +76,11 @@ class Quantizer(FixedLayer):
         self.name, self.also = name, also
         self.frac_grad_scale = 1.0
         self._known_mode: CastMode | None = None
-        if spec.learn_width:
-            self._parameters["width"] = nn.Parameter(torch.tensor(float(spec.width)))
         self.register_parameter("frac_bits", None)
+        if spec.learn_width and spec.o is OMode.WRAP:
+            self.register_buffer("int_bits", None)
+        elif spec.learn_width:
+            self.register_parameter("int_bits", None)
         self.register_buffer("frac_start", None)
         self.register_buffer("cast_type", None)
 
@@ -97,37 +97,31 @@ class Quantizer(FixedLayer):
         return known
 
     @property
-    def width(self) -> Tensor | int:
-        """The word length: ``spec.width``, or the parameter that is learned. An optimizer may have pushed that out of 1..32; whoever uses or reads it
-        finds it back at the nearest bound, so that it does not drift away from where gradients reach it."""
-        width = self._parameters.get("width")
-        if width is None:
-            return self.spec.width
-        if not 1.0 <= width.item() <= MAX_WIDTH:
-            if math.isnan(width.item()):
-                raise DataError(
-                    "its learned word length is NaN", where=self.name or "Quantizer", remedy="load an earlier checkpoint; lower the learning rate"
-                )
-            with torch.no_grad():
-                width.clamp_(1.0, MAX_WIDTH)
-        return width
+    def learned_ints(self) -> Tensor | None:
+        """``int_bits``, where the word length is learned and there is one."""
+        if not self.spec.learn_width:
+            return None
+        return self._buffers["int_bits"] if self.spec.o is OMode.WRAP else self._parameters["int_bits"]
 
     @property
     def word_length(self) -> int:
-        """The width in use, an integer from 1 to 32."""
-        width = self.width
-        return width if isinstance(width, int) else _round(width)
+        """The width in use, from 1 to 32; the greatest where they are learned, 0 if all is pruned."""
+        return self.spec.width if self.learned_ints is None else self._words().width
 
-    @property
-    def has_few_digits(self) -> bool:
-        """Whether there are numbers of the word that the spec's ``digits`` leave out."""
-        digits = getattr(self.spec, "digits", None)  # a model that an earlier version pickled has none
-        return digits is not None and digits < most_digits(self.spec.width, bool(self.signed), self.spec.digit_form)
+    def word_lengths(self) -> Tensor:
+        """The word length of each binary point, integral, no gradient."""
+        return self.bits().detach()
 
-    def allowed(self, device: torch.device) -> Numbers:
-        """The integers in the type of few digits."""
-        assert self.spec.digits is not None
-        return numbers(self.spec.width, self.mode, self.spec.digits, self.spec.digit_form, device)
+    def bits(self) -> Tensor:
+        """The number of bits at each binary point, in the shape of ``frac_bits``: the true word lengths. Where they are learned, with the gradient of
+        int_bits + frac_bits, none below 0; so a cost that counts bits trains them. Raises QfxError before ``initialize``."""
+        frac_bits, _ = self._counted()
+        integer = self.learned_ints
+        return torch.full_like(frac_bits, self.spec.width, requires_grad=False) if integer is None else word_length.relaxed(frac_bits, integer)
+
+    def allowed(self, device: torch.device | None = None) -> Numbers | None:
+        """The integers in the type where ``spec.digits`` leaves some out."""
+        return None if few_digits(self.spec, bool(self.signed)) is None else numbers_of(self.spec, self.mode, device)
 
     def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
@@ -153,26 +147,37 @@ class Quantizer(FixedLayer):
         if self.spec.frac_bits is not None:
             start = torch.full(shape, float(self.spec.frac_bits), device=data.device)
         else:
+            coarse = self._shape(data, "channel") if self.spec.learn_width else shape  # elements begin on the grid of their channel
+            if coarse != shape and isinstance(most, Tensor):
+                most = int(most.max())
+            few = self.allowed(data.device)
             start = choose_frac_bits(
                 batches,
-                self.word_length,
+                self.spec.width,
                 self.mode,
-                shape,
+                coarse,
                 observer=self.spec.observer,
                 percentile=self.spec.percentile,
                 most=most,
-                negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.word_length >= LONG_WORD else 0.0,
-                seen=seen,
-                project=None if not self.has_few_digits else lambda x, points: project(x, points, self.allowed(x.device)),
+                negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.spec.width >= LONG_WORD else 0.0,
+                seen=seen if coarse == shape else extent(batches, coarse),
+                project=few and (lambda x, points: project(x, points, few)),
             ).float()
-        self.place(start)
+            start = start.expand(shape)
+        self.place(start, afresh=True)
+        if self.spec.learn_width:  # its gradients are weighed against those of a cost
+            self.frac_grad_scale = 1.0
+            return
         count = data.numel() // data.shape[0] if self.channel_axis and data.dim() else data.numel()  # the length of the batch does not matter
         per_point = max(count // max(start.numel(), 1), 1)
-        self.frac_grad_scale = float((per_point * 2.0**self.word_length) ** -0.5)
+        self.frac_grad_scale = float((per_point * 2.0**self.spec.width) ** -0.5)
 
-    def place(self, frac_bits: Tensor) -> None:
-        """Put the binary points there: where they start from, and where they stay near while they are learned."""
+    def place(self, frac_bits: Tensor, *, afresh: bool = False) -> None:
+        """Put the binary points there: where they start from, and where they stay near while they are learned. Word lengths stay; ``afresh``: those
+        that are learned become the spec's."""
         with torch.no_grad():
+            if self.spec.learn_width:
+                self._place_ints(self.word_lengths() if self.is_initialized and not afresh else self.spec.width, frac_bits)
             if self.frac_bits is None:
                 self.frac_bits = nn.Parameter(frac_bits.clone(), requires_grad=self.spec.learn)
             else:
@@ -180,13 +185,19 @@ class Quantizer(FixedLayer):
             self.frac_start = torch.round(self.frac_bits.detach())
             self.cast_type = torch.tensor(self._type_codes(), dtype=torch.int32, device=self.frac_bits.device)
 
+    def _place_ints(self, lengths: Tensor | int, frac_bits: Tensor) -> None:
+        held, new = self.learned_ints, lengths - torch.round(frac_bits)
+        if held is not None:
+            held.copy_(new)
+        elif self.spec.o is OMode.WRAP:
+            self.int_bits = new
+        else:
+            self.int_bits = nn.Parameter(new, requires_grad=self.spec.learn_range)
+
     def _type_codes(self) -> tuple[int, ...]:
-        """What ``cast_type`` holds: word length (0: learned, and kept by ``width``), sign, q, o, n, numbered by ``_MODES``; and, of few digits alone,
-        how many, and which are counted."""
-        mode, spec = self.mode, self.spec
-        width = 0 if isinstance(self.width, Tensor) else self.width
-        codes = width, int(mode.signed), _MODES[mode.q], _MODES[mode.o], mode.n
-        return (*codes, spec.digits or 0, _DIGIT_FORMS.index(spec.digit_form)) if self.has_few_digits else codes
+        """What ``cast_type`` holds."""
+        spec = self.spec
+        return type_codes.codes(self.mode, 0 if spec.learn_width else spec.width, few_digits(spec, self.mode.signed), getattr(spec, "digit_form", ""))
 
     def misfit(self, state_dict: Mapping[str, Any], prefix: str) -> ModelFileError | None:
         """Why the checkpoint's entries below ``prefix`` would mean other numbers here: they are of another type than this quantizer's. Binary points
@@ -200,17 +211,9 @@ class Quantizer(FixedLayer):
             return None
         if theirs == ours:
             return None
-        changes = {name: value for name, value, own in zip(_TYPE_FIELDS, _decoded(theirs), _decoded(ours), strict=True) if value != own}
-        if "width" in changes and 0 in (theirs[0], ours[0]):
-            changes["learn_width"] = theirs[0] == 0
-            if changes["learn_width"]:
-                del changes["width"]
-        if changes.get("digits", 0) is None:  # none is left out
-            changes["digits"] = most_digits(theirs[0] or self.spec.width, bool(theirs[1]), self.spec.digit_form)
-            changes.pop("digit_form", None)
-        told = ", ".join(f"{name!r}: {value!r}" for name, value in changes.items())
+        told = type_codes.changes(theirs, ours)
         return ModelFileError(
-            f"the checkpoint was trained as {_described(theirs)}, the model has {_described(ours)}",
+            f"the checkpoint was trained as {type_codes.described(theirs)}, the model has {type_codes.described(ours)}",
             where=self.name or prefix.rstrip(".") or "Quantizer",
             remedy=f"quantize with the recipe of the checkpoint's model; for this quantizer Override({self.name!r}, {{{told}}}) does it",
         )
@@ -226,6 +229,9 @@ class Quantizer(FixedLayer):
         if misfit is not None:
             raise misfit
         start, points = f"{prefix}frac_start", f"{prefix}frac_bits"
+        if self.learned_ints is not None and f"{prefix}width" in state_dict and points in state_dict:  # of earlier days: one word length for all
+            width = state_dict.pop(f"{prefix}width").detach().clamp(1, word_length.MAX_WIDTH)
+            state_dict[f"{prefix}int_bits"] = torch.round(width) - torch.round(state_dict[points].detach())
         if start not in state_dict and self.frac_start is not None:
             state_dict[start] = torch.round(state_dict[points].detach()) if points in state_dict else self.frac_start
         if self._buffers.get("cast_type") is not None:
@@ -238,17 +244,22 @@ class Quantizer(FixedLayer):
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
+        if self.off:
+            value = x.tensor() if isinstance(x, QTensor) else x
+            return QTensor(value.to(self.frac_bits.dtype), _UNIT)
+        if self._tracks:
+            self._follow(x)
         frac_bits, point = self._counted()
-        width, mode = self.width, self.mode
-        if self.has_few_digits:
-            x = x.tensor() if isinstance(x, QTensor) else x
-            value = project(x, frac_bits, self.allowed(x.device), self.frac_grad_scale)
+        width, integer, mode = self._width(point), self.learned_ints, self.mode
+        if (few := self.allowed(frac_bits.device)) is not None:
+            value = project(x.tensor() if isinstance(x, QTensor) else x, frac_bits, few, self.frac_grad_scale)
         elif isinstance(x, QTensor):
             value = quantize(
                 x.value,
                 frac_bits,
                 width,
                 mode,
+                int_bits=integer,
                 scale=x.scale,
                 shift=x.shift,
                 addend=x.addend,
@@ -257,25 +268,59 @@ class Quantizer(FixedLayer):
                 frac_grad_scale=self.frac_grad_scale,
             )
         else:
-            value = quantize(x, frac_bits, width, mode, frac_grad_scale=self.frac_grad_scale)
+            value = quantize(x, frac_bits, width, mode, int_bits=integer, frac_grad_scale=self.frac_grad_scale)
+        if integer is not None and self.training and self.channel_axis and self.spec.o is OMode.WRAP and not self.ranges_fixed:
+            self.widen(x)  # after the forward, as statistics move
         return self._result(value, point, width, mode)
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
-        if self.has_few_digits or other.has_few_digits:
+        if self.off or other.off or (self.allowed() or other.allowed()) is not None:
             return self(x), other(y)
+        for cast, numbers in ((self, x), (other, y)):
+            if cast._tracks:
+                cast._follow(numbers)
         a, a_point = self._counted()
         b, b_point = other._counted()
-        mine = PlainCast(x, a, self.width, self.mode, self.frac_grad_scale)
-        theirs = PlainCast(y, b, other.width, other.mode, other.frac_grad_scale)
+        mine = PlainCast(x, a, self._width(a_point), self.mode, self.frac_grad_scale, self.learned_ints)
+        theirs = PlainCast(y, b, other._width(b_point), other.mode, other.frac_grad_scale, other.learned_ints)
         first, second = quantize_pair(mine, theirs)
         return self._result(first, a_point, mine.width, mine.mode), other._result(second, b_point, theirs.width, theirs.mode)
 
     def interval(self) -> Bounds:
         """What the cast can give, for each channel where these have binary points of their own."""
-        return self._interval(self._counted()[1], self.width, self.mode)
+        if self.off:
+            return _UNIT
+        point = self._counted()[1]
+        return self._interval(point, self._width(point), self.mode)
 
-    def _result(self, value: Tensor, point: float | Tensor, width: int | Tensor, mode: CastMode) -> QTensor:
+    @property
+    def _tracks(self) -> bool:
+        """Whether the range is that of the numbers at hand: of a constant whose casts wrap."""
+        return self.spec.learn_width and not self.channel_axis and self.spec.o is OMode.WRAP
+
+    def _follow(self, x: QTensor | Tensor) -> None:
+        if self.is_initialized:
+            self.int_bits.copy_(self.needed(x))
+
+    def needed(self, x: QTensor | Tensor) -> Tensor:
+        """The integer bits with which nothing of ``x`` overflows, in the shape of ``frac_bits``; no gradient."""
+        with torch.no_grad():
+            return word_length.tracked(x.tensor() if isinstance(x, QTensor) else x, self._counted()[0], self.mode)
+
+    def widen(self, x: QTensor | Tensor) -> None:
+        """Let ranges that follow the numbers hold those of ``x`` too."""
+        self.int_bits = torch.maximum(self.int_bits, self.needed(x))
+
+    def _width(self, point: float | Tensor | Words) -> int:
+        return max(point.width, 1) if isinstance(point, Words) else self.spec.width
+
+    def _words(self) -> Words:
+        point = self._counted()[1]
+        assert isinstance(point, Words)
+        return point
+
+    def _result(self, value: Tensor, point: float | Tensor | Words, width: int, mode: CastMode) -> QTensor:
         interval = self._interval(point, width, mode)
         if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
@@ -286,13 +331,19 @@ class Quantizer(FixedLayer):
     # They are read in every cast of every step, once, and what follows from them is kept with the numbers that it follows from. Versions of tensors
     # would not do for that: whoever writes through ``.data`` or a shared memory changes none.
 
-    def _counted(self) -> tuple[Tensor, float | Tensor]:
-        """``frac_bits`` for the cast; and its number if it is one, else its numbers, rounded. What lies further than ``spec.reach`` from its start
-        counts as the nearest position that does not, straight-through. Raises QfxError before ``initialize``."""
+    def _counted(self) -> tuple[Tensor, float | Tensor | Words]:
+        """``frac_bits`` for the cast; and its number if it is one, else its numbers, rounded; or what follows from word lengths that are learned.
+        What lies further than ``spec.reach`` from its start counts as the nearest position that does not, straight-through. Raises
+        QfxError before ``initialize``."""
         frac_bits, start = self._parameters["frac_bits"], self._buffers["frac_start"]  # attributes would take a detour
         if frac_bits is None:
             raise QfxError("has no binary point yet", where=self.name or "Quantizer", remedy="call initialize(data) first, or give spec.frac_bits")
         spec = self.spec
+        if spec.learn_width:
+            integer = self.learned_ints
+            assert integer is not None  # set with frac_bits
+            learned = spec.learn, spec.learn_range and spec.o is not OMode.WRAP
+            return frac_bits, word_length.words_of(frac_bits, integer, start, self.channel_axis, spec.reach, learned, self.name or "Quantizer")
         if frac_bits.dim():
             points, known = frac_bits.detach(), self._known
             rounded = torch.round(points)
@@ -311,9 +362,10 @@ class Quantizer(FixedLayer):
         bounded = frac_bits + (within - points)
         return bounded, torch.round(bounded.detach()) if bounded.dim() else bounded.item()
 
-    def _interval(self, point: float | Tensor, width: int | Tensor, mode: CastMode) -> Bounds:
+    def _interval(self, point: float | Tensor | Words, bits: int, mode: CastMode) -> Bounds:
         """The interval of a cast with such binary points (as ``_counted`` gives them)."""
-        bits = width if isinstance(width, int) else _round(width)
+        if isinstance(point, Words):
+            return word_length.interval(point, mode, self.channel_axis == 0)
         known = self._known
         if isinstance(point, float):
             point = round(point)  # ties to even, as torch.round
@@ -331,8 +383,11 @@ class Quantizer(FixedLayer):
         return _Known(points, width, mode, interval, start.clone())
 
     def types(self) -> tuple[FixedType, tuple[int, ...], tuple[int, ...]]:
-        """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped."""
-        width = self.word_length
+        """(element type, integer bits of every binary point in row-major order, shape of the binary points); the batch axis is not stripped.
+        Where word lengths are learned, in words of the greatest."""
+        width, integer = self.word_length, self.learned_ints
+        if integer is not None:
+            return (*word_length.types(self.frac_bits, integer, self.mode), tuple(self.frac_bits.shape))
         frac_bits = self.points().to(torch.int64).cpu()
         int_bits = tuple(width - int(bits) for bits in frac_bits.flatten().tolist())
         mode = self.mode
@@ -342,12 +397,14 @@ class Quantizer(FixedLayer):
         if self.frac_bits is None:
             return f"{self.spec.width} bits, not initialized"
         element, int_bits, shape = self.types()
-        return str(element) if not shape else f"{element}, {len(int_bits)} binary points"
+        described = "off, " * self.off + (str(element) if not shape else f"{element}, {len(int_bits)} binary points")
+        return f"{described}, {self.word_lengths().mean().item():.2f} bits" if self.spec.learn_width else described
 
-    def _shape(self, data: Tensor) -> tuple[int, ...]:
-        if self.spec.granularity == "tensor" or data.dim() == 0:
+    def _shape(self, data: Tensor, granularity: str = "") -> tuple[int, ...]:
+        granularity = granularity if granularity and self.spec.granularity == "element" else self.spec.granularity
+        if granularity == "tensor" or data.dim() == 0:
             return ()
-        if self.spec.granularity == "channel":
+        if granularity == "channel":
             return tuple(size if axis == self.channel_axis else 1 for axis, size in enumerate(data.shape))
         return tuple(data.shape) if self.channel_axis == 0 else (1, *data.shape[1:])
 
@@ -363,10 +420,19 @@ class Quantizer(FixedLayer):
         """The finest binary point of each of ``count`` indices of axis 0 of a constant; None where there is one for all."""
         if not self.frac_bits.dim():
             return None
+        integer = self.learned_ints
+        if integer is not None:
+            return word_length.grids(self.frac_bits, integer, count)
         return tuple(int(bits) for bits in self.points().reshape(count, -1).amax(1).tolist())
 
+    def restriction(self) -> Steps:
+        """What follows a cast to ``array_type`` where positions have word lengths of their own."""
+        integer = self.learned_ints
+        return [] if integer is None else word_length.restricted(self.frac_bits, integer, self.mode, tuple(self.frac_bits.shape[1:]))
+
     def operators(self) -> Steps:
-        return [("", Cast(self.array_type()))]
+        steps = [("", Cast(self.array_type())), *self.restriction()]
+        return [(".words" if not place else suffix, op) for place, (suffix, op) in enumerate(steps[:-1])] + [("", steps[-1][1])]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         return sources[0]
@@ -405,25 +471,6 @@ class _Tensors:
     def __iter__(self) -> Iterator[Tensor]:
         for part in self.parts:
             yield part.tensor() if isinstance(part, QTensor) else part
-
-
-def _decoded(codes: tuple[int, ...]) -> tuple[Any, ...]:
-    """(width, signed, q, o, n, digits, digit_form) in the words of a Spec; numbers that no version of qfx wrote stay numbers."""
-    width, signed, q, o, n = (*codes, -1, -1, -1, -1, -1)[:5]
-    digits, form = (*codes[5:7], None, 0)[:2] if len(codes) == 7 else (None, 0)
-    names = {code: mode.value for mode, code in _MODES.items()}
-    return width, bool(signed), names.get(q, q), names.get(o, o), n, digits, _DIGIT_FORMS[form] if form in (0, 1) else form
-
-
-def _described(codes: tuple[int, ...]) -> str:
-    width, signed, q, o, n, digits, form = _decoded(codes)
-    bits = f"{width} bits" if width else "a learned number of bits"
-    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else []), *([f"digits={digits}, {form}"] if digits else [])])
-    return f"{bits} {'signed' if signed else 'unsigned'} ({modes})"
-
-
-def _round(parameter: Tensor) -> int:
-    return round(float(parameter.detach()))  # ties to even, as torch.round
 
 
 def _interval_of_channels(mode: CastMode, width: int, points: Tensor) -> Bounds:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -89,6 +90,12 @@ class Cast(Plain, Pointwise):
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         return casting.cast_raws(inputs[0], infos[0].grids, self.cast)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+        types = np.empty(self.cast.shape, dtype=object)
+        types.reshape(-1)[:] = self.cast.types
+        return scalars.each(scalars.cast, x, np.broadcast_to(types, x.shape))
 
     def does_nothing(self, x: Info) -> bool:
         """Whatever the modes: every number is on the grid and within the bounds of each type of its channel."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -22,34 +23,47 @@ from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator, Plain, Pointwise
 from qfx.ir.rules import Infos, Raws
-from qfx.ir.values import Const, Info, RawArray
+from qfx.ir.values import Const, Info, RawArray, Shape
 
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.program import Number
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
 @dataclass(frozen=True, slots=True)
 class Clip(Plain, Pointwise):
-    """min(max(x, low), high); scalar constants, of which one may be missing (ReLU6 is Clip(0, 6))."""
+    """min(max(x, low), high); one of the two may be missing (ReLU6 is Clip(0, 6)).
+
+    Both are scalars (shape ()), or, where they differ, have an axis for each of x's, of its length or of 1, and neither is missing: words of several
+    lengths behind one Cast (``qfx.nn.casts.word_length``). A channel that both hold at 0 is 0.
+    """
 
     low: Const | None
     high: Const | None
 
-    forms: ClassVar[tuple[str, ...]] = ("Clip",)
+    forms: ClassVar[tuple[str, ...]] = ("Clip", "ai.qfx.Between")
+    functions: ClassVar[Mapping[str, str]] = MappingProxyType({
+        "Between": """Between (x, low, high) => (y) {
+    above = Max(x, low)
+    y = Min(above, high)
+}""",
+    })  # fmt: skip
 
     def infer(self, name: str, inputs: Infos) -> Info:
         (x,) = rules.arity(name, inputs, 1)
         bounds_ = [bound for bound in (self.low, self.high) if bound is not None]
         if not bounds_:
             raise ModelFileError("has no bounds", where=name, remedy="give one of them, or leave the operator out")
-        if any(bound.shape for bound in bounds_):
-            raise ModelFileError(f"bounds of shape {[bound.shape for bound in bounds_]}", where=name, remedy="give scalars")
+        if any(bound.shape for bound in bounds_) and not self._fits(x.shape):
+            remedy = f"give two scalars, or two with an axis for each of {x.shape}, of its length or of 1"
+            raise ModelFileError(f"bounds of shape {[bound.shape for bound in bounds_]}", where=name, remedy=remedy)
         low, high = self._ends()
-        if low is not None and high is not None and (high - low).lo < 0:
+        if self.low is not None and self.high is not None and any((b - a).lo < 0 for a, b in zip(self.low.entries, self.high.entries, strict=True)):
             raise ModelFileError(f"the low bound {self.low} exceeds the high bound {self.high}", where=name, remedy="swap them")
-        info = rules.info(name, x.shape, arith.clipped(x.interval, low, high), rules.common_grid(x, self.low, self.high))
+        info = rules.info(name, x.shape, arith.clipped(x.interval, low, high), self._grid(x))
         ends = [end for end in (low, high) if end is not None]
         held: Bounds = x.interval
         for end in ends:
@@ -57,23 +71,47 @@ class Clip(Plain, Pointwise):
         rules.fit(name, *((held,) if info.per_channel else (bound.at(info.type.frac_bits) for bound in (x.interval, *ends))))
         return info
 
-    def _ends(self) -> tuple[Interval | None, Interval | None]:
-        """The bounds as intervals of one number each."""
-        low, high = (None if bound is None else bound.interval.hull for bound in (self.low, self.high))
+    def _fits(self, shape: Shape) -> bool:
+        low, high = self.low, self.high
+        if low is None or high is None or low.shape != high.shape or len(low.shape) != len(shape):
+            return False
+        return all(size in (1, own) for size, own in zip(low.shape, shape, strict=True))
+
+    def _ends(self) -> tuple[Bounds | None, Bounds | None]:
+        """The bounds as intervals: of one number each, or of those of each channel."""
+        low, high = (None if bound is None else bound.interval for bound in (self.low, self.high))
         return low, high
 
+    def _grid(self, x: Info) -> int | None:
+        """The grid of the result where x has one."""
+        grids = (int(bound.grids.max()) for bound in (self.low, self.high) if bound is not None)
+        return None if x.per_channel else max(x.type.frac_bits, *grids)
+
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
-        low, high = (None if bound is None else bound.raw << (out.grids - bound.grids) for bound in (self.low, self.high))
+        low, high = (None if bound is None else rules.move(bound.raw, out.grids - bound.grids) for bound in (self.low, self.high))
         clipped: RawArray = np.clip(rules.align(inputs[0], infos[0], out), low, high)
         return clipped
 
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        low, high = (None if bound is None else scalars.scalar(bound) for bound in (self.low, self.high))
+
+        def clipped(x: Number) -> Number:
+            least = x if low is None else scalars.greater(x, low)
+            return least if high is None else scalars.lesser(least, high)
+
+        return scalars.each(clipped, inputs[0])
+
     def does_nothing(self, x: Info) -> bool:
-        held, (low, high) = x.interval.hull, self._ends()
-        return (low is None or (low - held).hi <= 0) and (high is None or (held - high).hi <= 0)
+        held, (low, high) = x.interval, self._ends()
+        channels = x.shape[0]
+        above = low is None or all((a - b).hi <= 0 for a, b in zip(low.spread(channels), held.spread(channels), strict=True))
+        return above and (high is None or all((a - b).hi <= 0 for a, b in zip(held.spread(channels), high.spread(channels), strict=True)))
 
     def words(self) -> Iterable[str]:
-        low, high = ("" if end is None else words.number(end.lo, end.frac_bits) for end in self._ends())
-        return [f"{low}..{high}"]
+        low, high = (None if end is None else end.hull for end in self._ends())
+        text = "" if low is None else words.number(low.lo, low.frac_bits), "" if high is None else words.number(high.hi, high.frac_bits)
+        several = self.low.shape if self.low is not None else ()
+        return ["..".join(text), f"over {several}" if several else ""]
 
     def write(self, writer: Writer, node: Node) -> Value:
         x, interval = writer.values[node.inputs[0]], writer.graph.infos[node.name].interval
@@ -83,6 +121,9 @@ class Clip(Plain, Pointwise):
         if dtype == DOUBLE:
             writer.choose(node, Value(DOUBLE, Interval(0, 0, 0)), [self.low, self.high])
         edges = ["" if const is None else writer.const(node, role, const, dtype) for role, const in (("low", self.low), ("high", self.high))]
+        if self.low is not None and self.low.shape:
+            writer.call(node, "Between", [writer.as_dtype(node.inputs[0], dtype), *edges])
+            return Value(dtype, bounds.symmetric(interval))
         writer.emit(node, "Clip", [writer.as_dtype(node.inputs[0], dtype), *(edges if edges[1] else edges[:1])])
         return Value(dtype, bounds.symmetric(interval))
 
@@ -92,8 +133,11 @@ class Clip(Plain, Pointwise):
 
     def epilogue(self, steps: Steps, source: Info, out: Info, site: int) -> None:
         low, high = self._ends()
+        if self.low is not None and self.high is not None and self.low.shape:
+            self._between(steps, source, out, self.low, self.high)
+            return
         # What holds all that comes stands for a bound that is missing.
-        least, greatest = low or _end(source.interval.hull, False), high or _end(source.interval.hull, True)
+        least, greatest = (low or _end(source.interval.hull, False)).hull, (high or _end(source.interval.hull, True)).hull
         if not out.per_channel and not steps.grids.ndim:
             to, shift, grid = out.type, upward(out.type, steps.type.frac_bits), out.type.frac_bits
             low_end, high_end = least.at(grid), greatest.at(grid)
@@ -107,12 +151,24 @@ class Clip(Plain, Pointwise):
         wide = FixedType(held.width, 0, held.signed)
         steps.move(out.grids, wide)
         grids, all_ = simple(out.grids), (wide.min_raw, wide.max_raw)
-        edges = [np.array(none) if end is None else end.lo << (grids - end.frac_bits) for end, none in zip((low, high), all_, strict=True)]
+        edges = [np.array(none) if end is None else end.hull.lo << (grids - end.hull.frac_bits) for end, none in zip((low, high), all_, strict=True)]
         operands = tuple(d.Operand(steps.table(name, edge)) for name, edge in zip(("low", "high"), edges, strict=True))
         steps.add("clip", out.word, (wide, 0), operands)
 
+    @staticmethod
+    def _between(steps: Steps, source: Info, out: Info, low: Const, high: Const) -> None:
+        """Bounds that differ, from tables on the grids of the result."""
+        held = source.interval | low.interval | high.interval
+        width = held.width if out.per_channel else held.at(out.type.frac_bits).width
+        wide = FixedType(width, 0, held.signed)
+        steps.move(out.grids, wide)
+        tables = (steps.table(name, rules.move(end.raw, out.grids - end.grids)) for name, end in (("low", low), ("high", high)))
+        steps.add("clip", out.word, (wide, 0), tuple(d.Operand(table) for table in tables))
+
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
+        if drawing.rng.random() < 0.3:
+            return cls(*_several(drawing)), (drawing.source,)
         x = drawing.info.interval.hull
         grid = x.frac_bits + int(drawing.rng.integers(-1, 2, endpoint=True))
         least, greatest = (math.floor(math.ldexp(bound, grid - x.frac_bits)) for bound in (x.lo - 1, x.hi + 1))
@@ -120,6 +176,19 @@ class Clip(Plain, Pointwise):
         sides = drawing.rng.choice(3, p=(0.6, 0.2, 0.2))
         bounds_ = Const(np.array(low), grid) if sides != 1 else None, Const(np.array(high), grid) if sides != 2 else None
         return cls(*bounds_), (drawing.source,)
+
+
+def _several(drawing: Drawing) -> tuple[Const, Const]:
+    """Words of their own for each channel or element; some of none."""
+    rng, shape = drawing.rng, drawing.shape
+    sizes = shape if rng.random() < 0.4 else (shape[0], *(1,) * (len(shape) - 1))
+    x = drawing.info.interval.hull
+    grids = x.frac_bits + rng.integers(-3, 2, size=shape[0], endpoint=True)
+    length = rng.integers(0, max(x.width - 2, 1), size=sizes, endpoint=True)
+    low = np.where(length > 0, -(np.int64(1) << length), 0) if x.signed else np.zeros(sizes, dtype=np.int64)
+    high = np.where(length > 0, (np.int64(1) << length) - 1, 0)
+    frac_bits = tuple(int(grid) for grid in grids)
+    return Const(low, frac_bits), Const(high, frac_bits)
 
 
 def _end(x: Interval, greatest: bool) -> Interval:

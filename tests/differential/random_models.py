@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import hypothesis.strategies as st
@@ -15,6 +15,7 @@ from qfx import OMode, QMode, Recipe, Spec
 from qfx.fixed.arith import FLOAT64_BITS
 from qfx.fixed.digits import most_digits
 from qfx.ir.graph import Graph
+from qfx.recipe import ROLES
 
 Shape = tuple[int, ...]
 
@@ -36,6 +37,15 @@ class Program:
     steps: tuple[Step, ...]
     recipe: Recipe
     seed: int
+
+    def __repr__(self) -> str:
+        """Short enough for hypothesis to print many: of the specs what is not the default."""
+        parts = []
+        for role in ROLES:
+            spec = getattr(self.recipe, role)
+            changed = [f"{f.name}={getattr(spec, f.name)!r}" for f in fields(Spec) if getattr(spec, f.name) != f.default]
+            parts.append(f"{role}=Spec({', '.join(changed)})")
+        return f"Program({self.in_shape}, {self.steps}, Recipe({', '.join(parts)}, batch_norm={self.recipe.batch_norm!r}), {self.seed})"
 
 
 class Network(nn.Module):
@@ -141,8 +151,8 @@ MAX_VALUES = 300
 
 
 @st.composite
-def programs(draw: st.DrawFn, max_steps: int = 7) -> Program:
-    """A network of up to ``max_steps`` operations that reads its input and gives one tensor."""
+def programs(draw: st.DrawFn, max_steps: int = 7, *, any_modes: bool = False) -> Program:
+    """A network of up to ``max_steps`` operations that reads its input and gives one tensor; its casts have modes of MODES, or any pair of them."""
     rank = draw(st.sampled_from([3, 3, 3, 2, 2, 1, 1, 4, 5]))
     channels = draw(st.integers(1, 4))
     in_shape = (channels, *(draw(st.integers(2, 7 if rank < 4 else 3)) for _ in range(rank - 1))) if rank > 1 else (draw(st.integers(1, 12)),)
@@ -156,7 +166,7 @@ def programs(draw: st.DrawFn, max_steps: int = 7) -> Program:
             shapes.append(shape)
     if not steps:
         steps.append(Step("frelu", (0,)))
-    return Program(in_shape, _reachable(steps), draw(recipes()), draw(st.integers(0, 2**31 - 1)))
+    return Program(in_shape, _reachable(steps), draw(recipes(any_modes)), draw(st.integers(0, 2**31 - 1)))
 
 
 def _reachable(steps: list[Step]) -> tuple[Step, ...]:
@@ -337,44 +347,55 @@ def _size(shape: Shape) -> int:
 
 
 def scatter(qmodel: torch.nn.Module, program: Program) -> None:
-    """Binary points as training may leave them, for one program in three: anywhere, or as far from their start as they may be; in place."""
-    if program.seed % 3:
-        return
+    """Binary points as training may leave them, for one program in three: anywhere, or as far from their start as they may be; in place. Word lengths
+    that are learned, in any program: from none to some more than at the start."""
     generator = torch.Generator().manual_seed(program.seed)
     with torch.no_grad():
         for _, quantizer in qfx.quantizers(qmodel):
+            if quantizer.spec.learn_width:
+                least = -quantizer.spec.width - 1
+                quantizer.learned_ints.add_(torch.randint(least, 3, quantizer.frac_bits.shape, generator=generator))
+            if program.seed % 3:
+                continue
             quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
 
 
+MODES = {o: tuple(list(QMode)[(2 * i + k) % len(QMode)] for k in range(3 if o is OMode.SAT else 2)) for i, o in enumerate(OMode)}
+"""The roundings that each way to overflow is drawn with: together all of them. Each pair is native code that has to be compiled, in up to a dozen
+variants, and the tests of casts try every pair by itself."""
+
+
 @st.composite
-def specs(draw: st.DrawFn, least: int, most: int, *, constant: bool = False, factor: bool = False) -> Spec:
-    """A spec with any word length in the bounds, any pair of modes and any granularity; of one ``factor`` in three with few digits."""
+def specs(draw: st.DrawFn, least: int, most: int, any_modes: bool, *, constant: bool = False, factor: bool = False) -> Spec:
+    """A spec with any word length in the bounds, any granularity and modes of MODES, or any pair of them; one ``factor`` in four has few digits."""
     o = draw(st.sampled_from([OMode.SAT, OMode.SAT, OMode.SAT_SYM, OMode.SAT_ZERO, OMode.WRAP, OMode.WRAP_SM]))
     width = draw(st.integers(least, most))
     n = draw(st.integers(0, min(3, width))) if o in (OMode.WRAP, OMode.WRAP_SM) else 0
     signed = True if o is OMode.WRAP_SM else draw(st.sampled_from([None, None, True] if constant else [None, None, None, True, False]))
     granularity = draw(st.sampled_from(["tensor", "tensor", "channel", "element"]))
-    if factor and draw(st.integers(0, 2)) == 0:
+    if factor and draw(st.integers(0, 3)) == 0:
         form = draw(st.sampled_from(["signed", "ones"]))
         digits = draw(st.integers(1, min(most_digits(width, True, form), 3)))
         o = draw(st.sampled_from([OMode.SAT, OMode.SAT_SYM]))
         return Spec(width, QMode.RND, o, granularity=granularity, signed=signed, digits=digits, digit_form=form)
-    return Spec(width, draw(st.sampled_from(QMode)), o, n, granularity, signed)
+    q = draw(st.sampled_from(list(QMode) if any_modes else MODES[o]))
+    learned = not n and o in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP) and draw(st.integers(0, 3)) == 0
+    return Spec(width, q, o, n, granularity, signed, learn_width=learned)
 
 
 @st.composite
-def recipes(draw: st.DrawFn) -> Recipe:
+def recipes(draw: st.DrawFn, any_modes: bool) -> Recipe:
     """Any recipe whose accumulators stay within float64's 53 bits."""
     return Recipe(
-        input=draw(specs(2, 10)),
-        weight=draw(specs(1, 8, constant=True, factor=True)),
-        bias=draw(specs(2, 12, constant=True)),
-        scale=draw(specs(2, 8, constant=True, factor=True)),
-        shift=draw(specs(2, 12, constant=True)),
-        reciprocal=draw(specs(2, 10, constant=True, factor=True)),
-        constant=draw(specs(2, 10, constant=True, factor=True)),
-        activation=draw(specs(1, 10)),
-        output=draw(specs(2, 16)),
+        input=draw(specs(2, 10, any_modes)),
+        weight=draw(specs(1, 8, any_modes, constant=True, factor=True)),
+        bias=draw(specs(2, 12, any_modes, constant=True)),
+        scale=draw(specs(2, 8, any_modes, constant=True, factor=True)),
+        shift=draw(specs(2, 12, any_modes, constant=True)),
+        reciprocal=draw(specs(2, 10, any_modes, constant=True, factor=True)),
+        constant=draw(specs(2, 10, any_modes, constant=True, factor=True)),
+        activation=draw(specs(1, 10, any_modes)),
+        output=draw(specs(2, 16, any_modes)),
         batch_norm=draw(st.sampled_from(["keep", "fold"])),
     )
 

@@ -30,8 +30,8 @@ RND_SAT = CastMode(True, QMode.RND, OMode.SAT)
 
 def fused_forward(plan: Plan, x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None) -> Tensor | None:
     """The fused pass, if there is one for the call."""
-    found = native.fused(plan, x, frac_bits, scale, shift, addend)
-    return None if found is None else found.forward(x, frac_bits, scale, shift, addend)
+    found = native.fused(plan, x, frac_bits, None, scale, shift, addend)
+    return None if found is None else found.forward(x, frac_bits, None, scale, shift, addend)
 
 
 def native_cast(x: Tensor, to: FixedType) -> Tensor:
@@ -84,13 +84,13 @@ def test_wide_words_of_float32_numbers_are_float64(q: QMode) -> None:
 @pytest.mark.parametrize(("o", "n"), OVERFLOWS)
 def test_gradients_follow_the_table(o: OMode, n: int, dtype: torch.dtype) -> None:
     for q in (QMode.RND, QMode.TRN):
-        check_gradients(FixedType(6, 4, True, q, o, n), dtype, partial(native_backward, parameters=True, width=True))
+        check_gradients(FixedType(6, 4, True, q, o, n), dtype, partial(native_backward, parameters=True))
 
 
-def native_backward(plan: Plan, grad: Tensor, *args: Any, parameters: bool, width: bool) -> object:
-    found = native.fused(plan, *args[:5])
+def native_backward(plan: Plan, grad: Tensor, *args: Any, parameters: bool) -> object:
+    found = native.fused(plan, *args[:6])
     assert found is not None, "not executed natively"
-    return found.backward(grad, *args, parameters, width)
+    return found.backward(grad, *args, parameters)
 
 
 SHAPES = {  # of x, and of the binary points that it meets
@@ -134,13 +134,13 @@ def test_it_equals_the_torch_operators_in_every_layout(shape: tuple[int, ...], f
         if out is None:
             continue
         executed += 1
-        assert_same_bits(out, eager.forward(plan, x, frac_bits, scale, shift, addend))
+        assert_same_bits(out, eager.forward(plan, x, frac_bits, None, scale, shift, addend))
         assert not bool(torch.any(torch.signbit(out) & (out == 0)))
         g = torch.randn(shape, generator=generator, dtype=x.dtype)
-        found = native.fused(plan, x, frac_bits, scale, shift, addend)
+        found = native.fused(plan, x, frac_bits, None, scale, shift, addend)
         assert found is not None
-        fused = found.backward(g, x, frac_bits, scale, shift, addend, 0.5, True, True)
-        for a, b in zip(fused, eager.backward(plan, g, x, frac_bits, scale, shift, addend, 0.5), strict=True):
+        fused = found.backward(g, x, frac_bits, None, scale, shift, addend, 0.5, True)
+        for a, b in zip(fused, eager.backward(plan, g, x, frac_bits, None, scale, shift, addend, 0.5), strict=True):
             assert (a is None) == (b is None)
             if a is not None and b is not None:
                 bound = 2e-6 if torch.float32 in (x.dtype, a.dtype) else 1e-12
@@ -161,8 +161,12 @@ def test_no_bit_depends_on_the_number_of_threads(frac_shape: tuple[int, ...]) ->
     results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        leaf, frac_bits, width = x.clone().requires_grad_(), torch.full(frac_shape, 3.2, requires_grad=True), torch.tensor(7.0, requires_grad=True)
-        out = quantize(leaf, frac_bits, width, RND_SAT)
+        leaf, frac_bits, width = (
+            x.clone().requires_grad_(),
+            torch.full(frac_shape, 3.2, requires_grad=True),
+            torch.full(frac_shape, 1.4, requires_grad=True),
+        )
+        out = quantize(leaf, frac_bits, 7, RND_SAT, int_bits=width)
         out.backward(g)
         assert leaf.grad is not None
         assert frac_bits.grad is not None
@@ -195,10 +199,10 @@ class Marked(Tensor):
 def test_what_it_does_not_know_goes_to_the_torch_operators() -> None:
     plan, f = plan_of(RND_SAT, 8), torch.tensor(4.0)
     x = torch.randn(2, 3, 4)
-    assert native.fused(plan, x.as_subclass(Marked), f, None, None, None) is None
-    assert native.fused(plan, x.to("meta"), f, None, None, None) is None
-    assert native.fused(plan, x, torch.full((2, 1, 4), 4.0), None, None, None) is None  # varies along axes 0 and 2, not along 1
-    assert native.fused(plan, x, f.half(), None, None, None) is None
+    assert native.fused(plan, x.as_subclass(Marked), f, None, None, None, None) is None
+    assert native.fused(plan, x.to("meta"), f, None, None, None, None) is None
+    assert native.fused(plan, x, torch.full((2, 1, 4), 4.0), None, None, None, None) is None  # varies along axes 0 and 2, not along 1
+    assert native.fused(plan, x, f.half(), None, None, None, None) is None
     assert_same_bits(quantize(x, torch.full((2, 1, 4), 4.0), 8, RND_SAT), quantize(x, f, 8, RND_SAT))
 
 
@@ -211,7 +215,7 @@ def test_an_aliased_parameter_is_read_where_it_lies() -> None:
     for tensor in (x, x.t().contiguous().t()):
         out = fused_forward(plan, tensor, f[None], scale, None, None)
         assert out is not None
-        assert_same_bits(out, eager.forward(plan, tensor, f[None], scale, None, None))
+        assert_same_bits(out, eager.forward(plan, tensor, f[None], None, scale, None, None))
 
 
 def run_python(code: str, **environment: str) -> str:
@@ -248,8 +252,8 @@ def test_the_compiler_vectorizes_every_loop_over_elements(gxx: str, q: QMode, tm
         pytest.skip("what the flags select differs elsewhere")
     source = Path(native.__file__).with_name("native.cpp")
     lines = source.read_text().splitlines()
-    for affine in (False, True):
-        build = native.Build(list(QMode).index(q), 0, 0, "float", "float", affine, affine, affine)
+    for affine, words in ((False, False), (True, False), (False, True), (True, True)):
+        build = native.Build(list(QMode).index(q), 0, 0, "float", "float", affine, affine, affine, words)
         command = [
             gxx,
             *native_build.FLAGS,

@@ -105,12 +105,24 @@ def test_learned_widths_are_parameters_and_only_the_modes_must_match() -> None:
     for name, quantizer in qfx.quantizers(theirs):
         if name.endswith(".weight"):
             with torch.no_grad():
-                quantizer.width.fill_(5.0)
+                quantizer.int_bits.copy_(5.0 - quantizer.frac_bits)
     ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
         assert torch.equal(ours.eval()(X), theirs.eval()(X))
     with pytest.raises(ModelFileError, match="AP_TRN"):
         ours.load_state_dict(quantized(role("weight", learn_width=True, q="AP_TRN")).state_dict())
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+def test_one_word_length_of_earlier_days_becomes_the_same_for_every_position(granularity: str) -> None:
+    recipe = role("weight", width=6, learn_width=True, granularity=granularity)
+    theirs, ours, plain = quantized(recipe, seed=1), quantized(recipe), quantized(role("weight", width=6, granularity=granularity))
+    old = {name: tensor for name, tensor in saved(theirs).items() if not name.endswith("int_bits")}
+    old |= {name.replace("int_bits", "width"): torch.tensor(6.3) for name in saved(theirs) if name.endswith("int_bits")}
+    assert str(ours.load_state_dict(old)) == "<All keys matched successfully>"
+    plain.load_state_dict({name: t for name, t in old.items() if not name.endswith((".width", "cast_type"))})
+    with torch.no_grad():
+        assert torch.equal(ours.eval()(X), plain.eval()(X))
 
 
 def through_torch(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

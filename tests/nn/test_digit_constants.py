@@ -18,7 +18,7 @@ from qfx.errors import ModelFileError, RecipeError
 from qfx.fixed.digits import DigitForm, digit_count, few_digits, k_hot, most_digits, nearest
 from qfx.fixed.kernel import CastMode, quantize
 from qfx.fixed.type import OMode, QMode
-from qfx.nn.digits import numbers, project
+from qfx.nn.casts.digits import numbers, project
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import Override, Recipe, Spec
 
@@ -115,7 +115,8 @@ def test_the_binary_point_starts_at_the_least_error() -> None:
     for digits in (1, 2):
         cast = Quantizer(Spec(8, digits=digits, granularity="channel"), signed=True, channel_axis=0)
         cast.initialize(weight)
-        table = cast.allowed(weight.device)
+        table = cast.allowed()
+        assert table is not None
 
         def error(points: Tensor, table: Any = table) -> Tensor:
             return (project(weight, points, table) - weight).square().sum(1)
@@ -210,6 +211,19 @@ def test_training_makes_up_for_the_projection(digits: int) -> None:
     for node in qfx.to_graph(q).nodes:
         for role, const in node.op.constants().items():
             assert role in ("bias", "shift") or digit_count(const.raw).max() <= digits
+
+
+def test_a_number_in_the_model_keeps_to_its_digits() -> None:
+    """0.6875 lies on a grid of 4 bits, but has three digits."""
+
+    class Times(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0.6875
+
+    for digits, value in ((1, 0.5), (2, 0.75), (3, 0.6875)):
+        q = qfx.quantize(Times(), images(), Recipe(constant=Spec(8, digits=digits)))
+        consts = [const for node in qfx.to_graph(q).nodes for const in node.op.constants().values()]
+        assert [float(const.raw) * 2.0**-const.grid for const in consts] == [value]
 
 
 # ---- executors ----

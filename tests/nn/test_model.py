@@ -97,7 +97,7 @@ def test_a_learned_word_length_is_no_part_of_the_type() -> None:
     recipe = Recipe(activation=Spec(6, learn_width=True))
     first, second = quantized(recipe), quantized(recipe)
     with torch.no_grad():
-        first.get_parameter("2.output_cast.width").fill_(3.0)
+        first.get_parameter("2.output_cast.int_bits").sub_(3.0)
     second.load_state_dict(first.state_dict())
     assert dict(qfx.quantizers(second))["2.output"].word_length == 3
     assert same(first, second)
@@ -285,23 +285,10 @@ def test_a_switch_is_off_while_any_thread_needs_it_off() -> None:
 # --- learned word lengths -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("o", ["AP_WRAP", "AP_WRAP_SM", "AP_SAT_ZERO"])
+@pytest.mark.parametrize("o", ["AP_WRAP_SM", "AP_SAT_ZERO"])
 def test_a_learned_word_length_needs_a_mode_with_a_gradient(o: str) -> None:
     with pytest.raises(RecipeError, match=f"learn_width.*no gradient under {o}"):
         Spec(8, o=o, learn_width=True)  # type: ignore[arg-type]
     recipe = Recipe(activation=Spec(8, o=o), overrides=(qfx.Override("2", {"learn_width": True}),))  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=r"override '2' of 2\.output: .*no gradient"):
         quantized(recipe)
-
-
-def test_a_learned_word_length_stays_in_its_bounds() -> None:
-    model = quantized(Recipe(activation=Spec(4, learn_width=True))).train()
-    width = model.get_parameter("2.output_cast.width")
-    optimizer = torch.optim.SGD([width], lr=0.5)
-    for sign in (1.0, -1.0):
-        for _ in range(100):
-            optimizer.zero_grad()
-            (model(X).sum() * 0 + sign * width).backward()
-            optimizer.step()
-        model(X)
-        assert float(width.detach()) == (1.0 if sign > 0 else 32.0)

@@ -125,61 +125,6 @@ def test_gradients_of_several_binary_points_are_separate() -> None:
         assert q.frac_bits.grad[0, channel].item() == pytest.approx(single.frac_bits.grad.item(), rel=1e-5)
 
 
-def test_a_learned_width_moves_its_bounds() -> None:
-    x = torch.tensor([0.3, 9.0, -9.0])
-    q = made(Spec(4, learn_width=True, frac_bits=1), x)
-    assert isinstance(q.width, nn.Parameter)
-    q(x).value.sum().backward()
-    # high: ln2 * 2**(W - F - 1), low: its negative, in range: 0
-    assert q.width.grad.item() == pytest.approx(0.0, abs=1e-6)
-    q.zero_grad()
-    q(x[:2]).value.sum().backward()
-    assert q.width.grad.item() == pytest.approx(LN2 * 2.0**2, rel=1e-6)
-    with torch.no_grad():
-        q.width.fill_(6.4)
-    assert q.word_length == 6
-    assert q(x).value.tolist() == [0.5, 9.0, -9.0]
-    with torch.no_grad():
-        q.width.fill_(-3.0)
-    assert q.word_length == 1
-    with torch.no_grad():
-        q.width.fill_(99.0)
-    assert q.word_length == 32
-    with torch.no_grad():
-        q.width.fill_(float("nan"))
-    with pytest.raises(DataError, match="NaN"):
-        q(x)
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-@pytest.mark.parametrize(("penalty", "bound"), [(1.0, 1.0), (-1.0, 32.0)])
-def test_a_learned_width_does_not_drift_out_of_its_bounds(optimizer: type[torch.optim.Optimizer], penalty: float, bound: float) -> None:
-    """Under a penalty for years it stands at its bound, and comes back as soon as a gradient asks for it."""
-    x = torch.linspace(-1, 1, 50)
-    q = made(Spec(4, learn_width=True), x)
-    parameter = q._parameters["width"]
-    assert parameter is not None
-    steps = optimizer(q.parameters(), lr=0.2)  # type: ignore[call-arg]
-    for _ in range(200):
-        steps.zero_grad()
-        (q(x).value.sum() * 0 + penalty * q.width).sum().backward()
-        assert 1 <= parameter.item() <= 32
-        steps.step()
-    assert q.width == bound
-    assert parameter.item() == bound
-    for _ in range(40):
-        steps.zero_grad()
-        (-penalty * q.width).backward()
-        steps.step()
-    assert abs(q.width.item() - bound) > 0.5
-
-
-def test_a_fixed_width_is_that_of_the_spec() -> None:
-    q = made(Spec(5), torch.linspace(-1, 1, 50))
-    assert q.width == 5
-    assert [name for name, _ in q.named_parameters()] == ["frac_bits"]
-
-
 @pytest.mark.parametrize("learn", [True, False])
 def test_learn_decides_whether_the_binary_point_is_trained(learn: bool) -> None:
     q = made(Spec(4, learn=learn), torch.randn(9))
@@ -233,7 +178,7 @@ WRITES = {
     "another start": lambda q, points: setattr(q, "frac_start", torch.round(points)),
     "in another precision": lambda q, points: q.double() if q.frac_bits.dtype is torch.float32 else q.float(),
     "a copy": lambda q, points: q.__dict__.update(copy.deepcopy(q).__dict__),
-    "the width": lambda q, points: q.width.data.fill_(float(points.flatten()[0].abs()) + 2),
+    "the range": lambda q, points: q.int_bits.data.copy_(4 - points),
 }
 
 

@@ -118,7 +118,7 @@ def test_learn_false_keeps_binary_points() -> None:
 
 def test_learned_widths_move_and_stay_exact() -> None:
     q = qfx.quantize(network(), X, Recipe(weight=Spec(3, learn_width=True), activation=Spec(3, learn_width=True)))
-    widths = {name: p.detach().clone() for name, p in q.named_parameters() if name.endswith(".width")}
+    widths = {name: p.detach().clone() for name, p in q.named_parameters() if name.endswith(".int_bits")}
     assert len(widths) == 5
     _, after = train(q, torch.optim.Adam(qfx.parameter_groups(q, lr=0.01, binary_point_lr=0.05)), steps=30)
     assert after < 1.2

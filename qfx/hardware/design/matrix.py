@@ -13,6 +13,7 @@ from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value
 from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.folding.option import divisors
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
 
@@ -41,14 +42,16 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive.
 
     With a binary point per channel the ROM holds the words as they were trained. Else it holds what is left of an output's weights when the zeros
-    that they all end in are gone, and the sum is moved up by as many bits behind the accumulator.
+    that they all end in are gone, and the sum is moved up by as many bits behind the accumulator. Groups that have the same weights one after the
+    other (frames that one layer goes over) share them: the unit begins with them again.
     """
     node, weight = unit.node, unit.weight
     info = build.graph.infos[node.name]
     loaded = isinstance(weight, LoadableConst)
     up = np.zeros(len(rows), dtype=np.int64) if loaded or isinstance(weight.frac_bits, tuple) else trailing_zeros(rows)
     rows = rows >> up[:, None]
-    weights = _depthwise_rows(rows, unit.pe) if unit.depthwise else _rows(rows, unit.groups, unit.pe, unit.simd)
+    kept = rows if loaded else rows[: _once(rows, unit)]
+    weights = _depthwise_rows(kept, unit.pe) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     chosen = build.schedule.folding(node.name).arithmetic
     arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
@@ -85,6 +88,16 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     )
     build.add(process)
     build.give(name, Value(out, unit.frame))
+
+
+def _once(rows: d.IntArray, unit: Unit) -> int:
+    """After how many rows the same ones come again, in whole groups and whole words of PE outputs."""
+    size = len(rows) // unit.groups
+    parts = rows.reshape(unit.groups, -1)
+    for count in divisors(unit.groups):
+        if (not unit.depthwise or count % unit.pe == 0) and (parts.reshape(-1, count, parts.shape[1]) == parts[:count]).all():
+            return count * size
+    return len(rows)
 
 
 def trailing_zeros(rows: d.IntArray) -> d.IntArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import lcm
 
 import numpy as np
 
@@ -30,7 +31,8 @@ _ARITHMETIC = ("dsp", "lut", "pair", "shift")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatVec(OneToOne, WithEpilogue):
-    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe.
+    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
+    share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
     hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
@@ -101,9 +103,16 @@ class MatVec(OneToOne, WithEpilogue):
     def _lanes(self, folding: Folding) -> int:
         return folding.pe if self.depthwise else folding.pe * folding.simd
 
+    def _rows(self, folding: Folding) -> int:
+        """Of the ROM with another folding, those of this one or of one number at a time being known: where groups share their weights, of as many of
+        them as come in whole words."""
+        if not self.depthwise:
+            return self.weights.size // self._lanes(folding)
+        return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * self.inputs
+
     def _rom(self, folding: Folding) -> Memory:
         lanes = self._lanes(folding)
-        return storage.weights(self.weights.size // lanes, lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
+        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
@@ -125,7 +134,7 @@ class MatVec(OneToOne, WithEpilogue):
         pe, simd, acc = folding.pe, folding.simd, self.acc.width
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
-        rows = self.weights.size // lanes
+        rows = self._rows(folding)
         trees = r.adder_tree(1 if self.depthwise else simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
@@ -183,7 +192,7 @@ class MatVec(OneToOne, WithEpilogue):
     def _in_one_row(self) -> bool:
         """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
         lanes_in, lanes_out = (self.groups, self.groups) if self.depthwise else (self.inputs, self.outputs)
-        one_row = self.inputs == 1 if self.depthwise else self.groups == 1
+        one_row = self.inputs == 1 if self.depthwise else self.weights.size == self.outputs * self.inputs
         return one_row and lanes_in * self.input.type.width <= MAX_WORD_BITS and lanes_out * self.output.type.width <= MAX_WORD_BITS
 
     # Text.

@@ -93,7 +93,7 @@ class QInput(FixedLayer):
         return x
 
     def operators(self) -> Steps:
-        return [("", ops.Input(self.shape, self.cast.array_type()))]
+        return [("", ops.Input(self.shape, self.cast.array_type())), *self.cast.restriction()]
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         return sources[0].expanded(self.shape[0])

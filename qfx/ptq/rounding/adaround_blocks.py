@@ -23,7 +23,7 @@ from qfx.ptq.activations import ActivationCache, Env, batches, evaluating, run_n
 from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.adaround import decided, rectified, start, undecided
 from qfx.ptq.rounding.blocks import Block, find_blocks
-from qfx.ptq.rounding.grid import allowed_numbers, around, integer_range, settle_bias, units
+from qfx.ptq.rounding.grid import around, integer_range, settle_bias, units
 from qfx.ptq.rounding.layers import MEMORY_BYTES
 
 BATCH = 32
@@ -133,7 +133,7 @@ class SoftRounding(nn.Module):
         weight = layer.cast_weight().detach()
         self.quantizer = layer.weight_cast
         self.unit = units(layer).to(weight.dtype)
-        self.around = around(weight / self.unit, *integer_range(layer.weight_cast), allowed_numbers(layer.weight_cast, weight.device))
+        self.around = around(weight / self.unit, *integer_range(layer.weight_cast), layer.weight_cast.allowed(weight.device))
         self.choice = nn.Parameter(start(self.around.rest))
 
     def forward(self, x: Tensor) -> QTensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qfx.fixed.type import OMode
-from qfx.nn.digits import Numbers
+from qfx.nn.casts.digits import Numbers
 from qfx.nn.layers import Weighted
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -20,11 +20,6 @@ def integer_range(cast: Quantizer) -> tuple[int, int]:
     high = (1 << (cast.word_length - 1 if signed else cast.word_length)) - 1
     symmetric = cast.spec.o is OMode.SAT_SYM or cast.spec.o is OMode.WRAP_SM
     return (0 if not signed else -high if symmetric else -high - 1), high
-
-
-def allowed_numbers(cast: Quantizer, device: torch.device) -> Numbers | None:
-    """The integers that a cast can give, where they are not all of ``integer_range``."""
-    return cast.allowed(device) if cast.has_few_digits else None
 
 
 class Around(NamedTuple):

@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from qfx.nn.layers import QLeakyReLU, QReLU, Weighted
 from qfx.ptq.activations import ActivationCache, LayerCall
-from qfx.ptq.rounding.grid import allowed_numbers, integer_range, units
+from qfx.ptq.rounding.grid import integer_range, units
 from qfx.ptq.rounding.problem import Problem, Rows
 from qfx.ptq.rounding.rows import input_rows, output_rows, some_rows, to_matrix
 
@@ -54,7 +54,7 @@ def measured_problem(
         rows = Rows(x_rows, result, goal, slope)
     present = torch.round(to_matrix(layer, layer.weight_cast(weight).value.to(weight.dtype)) / scale)
     low, high = integer_range(layer.weight_cast)
-    allowed = allowed_numbers(layer.weight_cast, weight.device)
+    allowed = layer.weight_cast.allowed(weight.device)
     return Problem(matrix, scale, present, low, high, *sums.covariances(), sums.mean_x, sums.mean_rest, free, rows, allowed)
 
 

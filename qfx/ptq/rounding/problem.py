@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qfx.nn.digits import Numbers
+from qfx.nn.casts.digits import Numbers
 from qfx.ptq.rounding.grid import Around, around
 
 

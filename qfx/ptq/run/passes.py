@@ -169,7 +169,7 @@ def default_passes(qmodel: nn.Module) -> tuple[str, ...]:
         passes.append("equalize")
     passes.append("calibrate")
     short = min((quantizer.word_length for quantizer in weights.values()), default=32) < NEAREST_IS_GOOD_BITS
-    passes.append("gptq" if short or any(quantizer.has_few_digits for quantizer in weights.values()) else "bias")
+    passes.append("gptq" if short or any(quantizer.allowed() for quantizer in weights.values()) else "bias")
     if min(activations, default=32) <= TUNED_BITS:
         passes.append("tune")
     return tuple(passes)

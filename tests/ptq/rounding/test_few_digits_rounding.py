@@ -18,7 +18,7 @@ from qfx import Override, Recipe, Spec
 from qfx.fixed.digits import DigitForm, digit_count, few_digits, k_hot
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
-from qfx.nn.digits import numbers
+from qfx.nn.casts.digits import numbers
 from qfx.ptq import adaround_blocks
 from qfx.ptq.rounding.adaround import adaround
 from qfx.ptq.rounding.comq import comq

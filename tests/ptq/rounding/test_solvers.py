@@ -14,7 +14,7 @@ from torch import Tensor
 from qfx.errors import QfxError
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
-from qfx.nn.digits import numbers
+from qfx.nn.casts.digits import numbers
 from qfx.ptq.rounding.adaround import Relaxation, _flush, _SampledRows, exponent, rectified, relaxed, solve_adaround, undecided
 from qfx.ptq.rounding.comq import solve_comq
 from qfx.ptq.rounding.gptq import solve_gptq

@@ -24,9 +24,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qfx.fixed.digits import DigitForm, few_digits
+from qfx.fixed import digits as forms
+from qfx.fixed.digits import DigitForm, most_digits
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
+from qfx.recipe import Spec
 
 FLOAT32_WIDTH = 24
 """The longest word whose numbers float32 holds."""
@@ -55,8 +57,8 @@ class Numbers(NamedTuple):
 @lru_cache(maxsize=64)
 def _numbers(width: int, mode: CastMode, digits: int, form: DigitForm, device: torch.device) -> Numbers:
     symmetric = mode.o is OMode.SAT_SYM
-    raw = few_digits(width, mode.signed, digits, form, symmetric)
-    longer = few_digits(width + 1, mode.signed, digits, form)
+    raw = forms.few_digits(width, mode.signed, digits, form, symmetric)
+    longer = forms.few_digits(width + 1, mode.signed, digits, form)
     above, below = longer[longer > raw[-1]], longer[longer < raw[0]]
     high = (raw[-1] + above[0]) / 2
     low = (raw[0] + below[-1]) / 2 if below.size else -0.5  # of an unsigned word: what rounds below 0
@@ -67,6 +69,18 @@ def _numbers(width: int, mode: CastMode, digits: int, form: DigitForm, device: t
 def numbers(width: int, mode: CastMode, digits: int, form: DigitForm, device: torch.device | None = None) -> Numbers:
     """Those of a word of ``width`` bits, of a ``mode`` that saturates, with at most ``digits`` digits."""
     return _numbers(width, mode, digits, form, torch.device("cpu") if device is None else device)
+
+
+def few_digits(spec: Spec, signed: bool) -> int | None:
+    """How many digits the spec's numbers have at most; None where no number of the word is left out."""
+    digits: int | None = getattr(spec, "digits", None)  # one that an earlier version pickled has none
+    return digits if digits is not None and digits < most_digits(spec.width, signed, spec.digit_form) else None
+
+
+def numbers_of(spec: Spec, mode: CastMode, device: torch.device | None = None) -> Numbers:
+    """Those of a spec with ``digits``."""
+    assert spec.digits is not None, "the caller asked few_digits"
+    return numbers(spec.width, mode, spec.digits, spec.digit_form, device)
 
 
 def project(x: Tensor, frac_bits: Tensor, allowed: Numbers, frac_grad_scale: float = 1.0) -> Tensor:
