@@ -6,6 +6,7 @@ Equal expressions are made once, constants are folded, and what can be had for n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.arraytype import ArrayType
 from qfx.fixed.digits import csd
 from qfx.fixed.reference import overflow_raw, round_raw
-from qfx.fixed.type import FixedType, OMode
+from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.unrolled.adders import AdderGraph, Row, Solver, Term
 from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Number, Source, Sum, read_by
 from qfx.ir.casting import cast_interval
@@ -138,6 +139,34 @@ class Scalars:
         if result.lo == result.hi:
             return self.constant(result.lo, -to.frac_bits)
         return self._node(Convert(x.node, -x.exponent, to), (result.lo, result.hi), -to.frac_bits)
+
+    def clipped(self, x: Number, low: Number | None, high: Number | None) -> Number:
+        """x, no less than ``low`` and no more than ``high``, two constants. What saturates at the ends of a word is a cast: the one that x comes
+        from, if that saturates too."""
+        to = None if low is None or high is None else self._word(x, low, high)
+        if to is not None:
+            cast = self.nodes[x.node]
+            if isinstance(cast, Convert) and (cast.type.o, cast.type.signed) == (to.o, to.signed) and cast.type.frac_bits == to.frac_bits:
+                earlier = replace(cast.type, width=to.width, int_bits=to.int_bits)
+                lo, hi = (min(max(bound, to.min_raw), to.max_raw) for bound in self.bounds[x.node])
+                return self.constant(lo, x.exponent) if lo == hi else self._node(Convert(cast.a, cast.frac_bits, earlier), (lo, hi), x.exponent)
+            return self.cast(x, to)
+        least = x if low is None else self.greater(x, low)
+        return least if high is None else self.lesser(least, high)
+
+    def _word(self, x: Number, low: Number, high: Number) -> FixedType | None:
+        """The type on x's grid that saturates at these ends."""
+        ends = []
+        for end in (low, high):
+            raw, up = self.value_of(end), end.exponent - x.exponent
+            if raw is None or (up < 0 and raw):
+                return None
+            ends.append(raw << max(up, 0))
+        least, most = ends
+        if most < 1 or most & (most + 1) or least not in (0, -most, -most - 1):
+            return None
+        width = most.bit_length() + (least < 0)
+        return FixedType(width, width + x.exponent, least < 0, QMode.TRN, OMode.SAT_SYM if least == -most else OMode.SAT)
 
     def entry(self, x: Number, entries: Sequence[int], exponent: int) -> Number:
         """entries[raw of x's node behind the least that it can be] * 2**exponent."""
