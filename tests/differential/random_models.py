@@ -38,14 +38,14 @@ class Program:
     recipe: Recipe
     seed: int
 
-    def __repr__(self) -> str:
-        """Short enough for hypothesis to print many: of the specs what is not the default."""
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """How hypothesis prints it, short enough for many: of the specs what is not the default."""
         parts = []
         for role in ROLES:
             spec = getattr(self.recipe, role)
             changed = [f"{f.name}={getattr(spec, f.name)!r}" for f in fields(Spec) if getattr(spec, f.name) != f.default]
             parts.append(f"{role}=Spec({', '.join(changed)})")
-        return f"Program({self.in_shape}, {self.steps}, Recipe({', '.join(parts)}, batch_norm={self.recipe.batch_norm!r}), {self.seed})"
+        printer.text(f"Program({self.in_shape}, {self.steps}, Recipe({', '.join(parts)}, batch_norm={self.recipe.batch_norm!r}), {self.seed})")
 
 
 class Network(nn.Module):

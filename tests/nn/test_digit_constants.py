@@ -77,6 +77,20 @@ def test_torch_is_numpy(form: DigitForm, signed: bool, o: OMode) -> None:
                     assert np.array_equal(found.double().numpy(), expected)
 
 
+def test_views_and_other_floats() -> None:
+    """What lies in memory in another order or as its negative, half floats, and no numbers at all."""
+    table = numbers(8, CastMode(o=OMode.SAT), 2, "signed")
+    frac_bits = torch.tensor(3.0)
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)) * 9
+    expected = project(x, frac_bits, table)
+    assert torch.equal(project(x.T, frac_bits, table), expected.T)
+    assert torch.equal(project(x[:, ::2], frac_bits, table), expected[:, ::2])
+    assert torch.equal(project(torch.complex(x, x).conj().imag, frac_bits, table), project(-x, frac_bits, table))
+    half = x.to(torch.bfloat16)
+    assert torch.equal(project(half, frac_bits, table), project(half.float(), frac_bits, table))
+    assert project(x[:0], frac_bits, table).shape == (0, 5)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_with_all_digits_it_is_the_cast(form: DigitForm) -> None:
     """Forward and backward."""

@@ -45,12 +45,12 @@ class Numbers(NamedTuple):
 
     def nearest(self, ratio: Tensor) -> Tensor:
         """The nearest allowed integer to each number (in units of the last place), float64."""
-        return self.raw[torch.bucketize(ratio.double(), self.middles, right=True)]
+        return self.raw[torch.bucketize(ratio.double().contiguous(), self.middles, right=True)]
 
     def neighbours(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
         """The allowed integers around each number, float64: the greatest that is no greater, and the least that is greater. At the ends of the word
         both are its last two."""
-        place = (torch.bucketize(ratio.double(), self.raw, right=True) - 1).clamp(0, max(len(self.raw) - 2, 0))
+        place = (torch.bucketize(ratio.double().contiguous(), self.raw, right=True) - 1).clamp(0, max(len(self.raw) - 2, 0))
         return self.raw[place], self.raw[place + 1]
 
 

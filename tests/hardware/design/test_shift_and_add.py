@@ -178,6 +178,9 @@ def test_the_command_line(tmp_path: Path) -> None:
     streamed = qfx_command("estimate", model, "--board", "ultra96v2", "--shift-and-add", "--weights", "stream")
     assert streamed.exit_code != 0
     assert "its digits are made for the weights at hand, but weights are loaded" in streamed.output
+    unrolled = qfx_command("hls", model, "--board", "ultra96v2", "--shift-and-add", "--style", "unrolled", "-o", tmp_path / "unrolled")
+    assert unrolled.exit_code != 0
+    assert "leave out --shift-and-add" in unrolled.output
 
 
 def test_the_matrices_of_a_loop() -> None:

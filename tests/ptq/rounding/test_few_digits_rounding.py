@@ -15,11 +15,13 @@ from ptq_user import BASE, qfx_command, refusal, user_folder
 
 import qfx
 from qfx import Override, Recipe, Spec
+from qfx.errors import RecipeError
 from qfx.fixed.digits import DigitForm, digit_count, few_digits, k_hot
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
 from qfx.nn.casts.digits import numbers
 from qfx.ptq import adaround_blocks
+from qfx.ptq.allocation.sensitivity import sensitivity
 from qfx.ptq.rounding.adaround import adaround
 from qfx.ptq.rounding.comq import comq
 from qfx.ptq.rounding.gptq import gptq
@@ -68,6 +70,13 @@ def test_the_two_numbers_around() -> None:
     all_digits = around(ratio, -8, 7, numbers(4, CastMode(o=OMode.SAT), 2, "signed"))
     assert torch.equal(all_digits.low, whole.low)
     assert torch.equal(all_digits.up, whole.up)
+
+
+def test_word_lengths_too_short_for_the_digits_are_refused_by_name() -> None:
+    q = quantized_small(8, 8, overrides=(Override("conv1.weight", {"digits": 2}),))
+    assert len(sensitivity(q, digits()[0][:32], widths=(4, 8), measure="fisher").rows) > 0
+    with pytest.raises(RecipeError, match=r"conv1\.weight: digits is 2, but no 2-bit number has more than 1 signed digits"):
+        sensitivity(q, digits()[0][:32], widths=(2, 8), measure="fisher")
 
 
 def test_the_command_takes_digits_from_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
