@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qfx.fixed.arith import Interval
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import ActivationCache, Env, run_node
@@ -42,7 +43,10 @@ class Variation:
         """The quantizer at every word length, its binary points placed from the float values that it meets."""
         old, made = self.site.quantizer, []
         for width in widths:
-            cast = Quantizer(replace(old.spec, width=width, learn_width=False), signed=old.signed, channel_axis=old.channel_axis, name=old.name)
+            kind = Accumulating if isinstance(old, Accumulating) else Quantizer
+            cast = kind(replace(old.spec, width=width, learn_width=False), signed=old.signed, channel_axis=old.channel_axis, name=old.name)
+            if isinstance(old, Accumulating) and isinstance(cast, Accumulating):
+                cast.met = old.met
             cast.initialize_from(_Again(self._values))
             made.append(cast.to(dtype=old.frac_bits.dtype))
         return made
