@@ -199,7 +199,8 @@ class Accumulating(Quantizer):
 
 def codes(spec: Spec) -> tuple[int, int]:
     """How a checkpoint tells the accumulator: width and mode, (0, 0) for none."""
-    return (0, 0) if spec.accumulator is None else (spec.accumulator, _MODES.index(spec.accumulator_mode))
+    bits = getattr(spec, "accumulator", None)  # a model that an earlier version pickled has none
+    return (0, 0) if bits is None else (bits, _MODES.index(spec.accumulator_mode))
 
 
 def misfit(quantizer: Quantizer, state_dict: Mapping[str, Any], prefix: str) -> ModelFileError | None:

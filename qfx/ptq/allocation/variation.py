@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import RecipeError
 from qfx.fixed.arith import Interval
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import ActivationCache, Env, run_node
@@ -48,7 +49,10 @@ class Variation:
                 spec = replace(old.spec, width=width, learn_width=False)
             except RecipeError as error:
                 raise RecipeError(error.what, where=old.name, remedy="try longer words alone, or give it fewer digits") from None
-            cast = Quantizer(spec, signed=old.signed, channel_axis=old.channel_axis, name=old.name)
+            kind = Accumulating if isinstance(old, Accumulating) else Quantizer
+            cast = kind(spec, signed=old.signed, channel_axis=old.channel_axis, name=old.name)
+            if isinstance(old, Accumulating) and isinstance(cast, Accumulating):
+                cast.met = old.met
             cast.initialize_from(_Again(self._values))
             made.append(cast.to(dtype=old.frac_bits.dtype))
         return made

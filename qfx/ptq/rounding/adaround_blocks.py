@@ -245,7 +245,8 @@ def _hardened(relaxation: _Relaxation, pairs: _Pairs, before: float) -> BlockRes
     moved = weights = 0
     with torch.no_grad():
         for call, soft in zip(pairs.block.calls, relaxation.soft, strict=True):
-            layer, hard = call.layer, soft.hard()
+            layer = call.layer
+            hard = layer.weight_cast(soft.hard()).value.to(layer.weight.dtype)  # as an accumulator of a chosen width lets them be
             moved += int((hard != layer.weight_cast(layer.cast_weight()).value).sum())
             weights += hard.numel()
             layer.set_cast_weight(hard)
