@@ -3,6 +3,7 @@
 #define QFX_UNROLLED_H
 
 #include "qfx/axi.h"
+#include "qfx/multiply.h"
 #include "qfx/pointwise.h"
 #include "qfx/storage.h"
 #include "qfx/types.h"

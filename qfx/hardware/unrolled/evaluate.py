@@ -8,7 +8,7 @@ import numpy as np
 
 from qfx.errors import ExactnessError
 from qfx.fixed.array import cast_raw_array
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Program, Source, Sum, type_of
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Product, Program, Source, Sum, type_of
 from qfx.ir.values import RawArray, Shape
 
 
@@ -47,6 +47,9 @@ def _value(node: Node, found: Mapping[int, RawArray], flat: Sequence[RawArray]) 
     if isinstance(node, Entry):
         entry: RawArray = np.array(node.entries, dtype=np.int64)[found[node.a] - node.first]
         return entry
+    if isinstance(node, Product):
+        product: RawArray = found[node.a] * found[node.b]
+        return product
     a, b = found[node.a] << node.up_a, found[node.b] << node.up_b
     if isinstance(node, Sum):
         return a - b if node.minus else a + b

@@ -47,6 +47,14 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """a * b, of two numbers neither of which is constant."""
+
+    a: int
+    b: int
+
+
+@dataclass(frozen=True, slots=True)
 class Extreme:
     """The greater (or the lesser) of a << up_a and b << up_b."""
 
@@ -96,12 +104,12 @@ class Entry:
     entries: tuple[int, ...]
 
 
-Node = Source | Constant | Sum | Extreme | Less | Choice | Convert | Entry
+Node = Source | Constant | Sum | Product | Extreme | Less | Choice | Convert | Entry
 
 
 def read_by(node: Node) -> tuple[int, ...]:
     """The nodes that it reads."""
-    if isinstance(node, Sum | Extreme | Less):
+    if isinstance(node, Sum | Product | Extreme | Less):
         return node.a, node.b
     if isinstance(node, Choice):
         return node.condition, node.a, node.b
@@ -176,7 +184,7 @@ _OF_LOW_BITS = (QMode.TRN, QMode.RND, QMode.RND_CONV, QMode.RND_MIN_INF)
 
 def _needs(nodes: Sequence[Node], outputs: Sequence[Sequence[Result]]) -> tuple[int | None, ...]:
     """How many of the lowest bits of each node are looked at: all at the outputs, by comparisons, tables and saturation; by a cast that wraps those
-    that stay and those that are rounded; by a sum as many of its operands as of itself."""
+    that stay and those that are rounded; by a sum or a product as many of its operands as of itself."""
     needs: list[int | None] = [1] * len(nodes)
     for result in (result for port in outputs for result in port):
         needs[result.node] = None
@@ -184,7 +192,7 @@ def _needs(nodes: Sequence[Node], outputs: Sequence[Sequence[Result]]) -> tuple[
         node, own = nodes[place], needs[place]
         for source, up in _looks(node):
             wanted: int | None = None
-            if isinstance(node, Sum | Choice) and up is not None:
+            if isinstance(node, Sum | Product | Choice) and up is not None:
                 wanted = None if own is None else own - up
             elif isinstance(node, Convert) and node.type.o is OMode.WRAP and not node.type.n and node.type.q in _OF_LOW_BITS:
                 wanted = node.type.width + node.frac_bits - node.type.frac_bits
@@ -197,6 +205,8 @@ def _looks(node: Node) -> Sequence[tuple[int, int | None]]:
     """What a node reads, and how far it is moved up where the result has its bits."""
     if isinstance(node, Sum):
         return (node.a, node.up_a), (node.b, node.up_b)
+    if isinstance(node, Product):
+        return (node.a, 0), (node.b, 0)
     if isinstance(node, Choice):
         return (node.a, node.up_a), (node.b, node.up_b), (node.condition, None)
     return tuple((source, None) for source in read_by(node))
@@ -206,6 +216,8 @@ def moved(node: Node, new: dict[int, int]) -> Node:
     """The node with what it reads under new numbers."""
     if isinstance(node, Sum):
         return Sum(new[node.a], new[node.b], node.up_a, node.up_b, node.minus)
+    if isinstance(node, Product):
+        return Product(new[node.a], new[node.b])
     if isinstance(node, Extreme):
         return Extreme(new[node.a], new[node.b], node.up_a, node.up_b, node.greater)
     if isinstance(node, Less):

@@ -18,7 +18,7 @@ from qfx.fixed.digits import csd
 from qfx.fixed.reference import overflow_raw, round_raw
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.unrolled.adders import AdderGraph, Row, Solver, Term
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Number, Source, Sum, read_by
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Number, Product, Source, Sum, read_by
 from qfx.ir.casting import cast_interval
 from qfx.ir.values import RAW_MAX, RAW_MIN, Const, Shape
 from qfx.ir.windows import Windows
@@ -197,6 +197,18 @@ class Scalars:
     def moved(self, x: Number, up: int) -> Number:
         """x * 2**up."""
         return x if x.node == self.zero.node else Number(x.node, x.exponent + up)
+
+    def multiply(self, x: Number, y: Number) -> Number:
+        """The product of two numbers, whatever they are."""
+        if self.value_of(x) is not None:
+            x, y = y, x
+        if self.value_of(y) is not None:
+            return self.times(x, y, self.zero)
+        (a, b), (c, d) = self.bounds[x.node], self.bounds[y.node]
+        corners = (a * c, a * d, b * c, b * d)
+        low = min(corners) if x.node != y.node else 0 if a <= 0 <= b else min(a * a, b * b)
+        first, second = sorted((x.node, y.node))
+        return self._node(Product(first, second), (low, max(corners)), x.exponent + y.exponent)
 
     def total(self, numbers: Iterable[Number]) -> Number:
         """The sum of all, as shallow as it can be."""
