@@ -152,6 +152,7 @@ def test_the_binary_point_starts_at_the_least_error() -> None:
         ({"digits": 2, "q": "AP_TRN"}, "q is 'AP_TRN'"),
         ({"digits": 2, "o": "AP_WRAP"}, "o is 'AP_WRAP'"),
         ({"digits": 2, "learn_width": True}, "learn_width is True"),
+        ({"digits": 2, "accumulator": 16}, "digits is 2, with which weights cannot be kept within an accumulator"),
         ({"digits": 2, "digit_form": "few"}, "digit_form is 'few'"),
     ],
 )
@@ -238,6 +239,12 @@ def test_a_number_in_the_model_keeps_to_its_digits() -> None:
         q = qfx.quantize(Times(), images(), Recipe(constant=Spec(8, digits=digits)))
         consts = [const for node in qfx.to_graph(q).nodes for const in node.op.constants().values()]
         assert [float(const.raw) * 2.0**-const.grid for const in consts] == [value]
+
+
+@pytest.mark.parametrize("mode", ["wrap", "saturate"])
+def test_accumulators_of_a_chosen_width(mode: str, tmp_path: Path) -> None:
+    recipe = replace(few(2), weight=Spec(8, digits=2, accumulator=12, accumulator_mode=mode))  # type: ignore[arg-type]
+    same_in_torch_and_the_file(qfx.quantize(network(), images(), recipe).eval(), images(), tmp_path)
 
 
 # ---- executors ----
