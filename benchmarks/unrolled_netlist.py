@@ -75,14 +75,13 @@ def _body(program: Program, place: int, width: int) -> Iterator[str]:
 def measured(program: Program, family: str = "ultrascale+", yosys: str = "yosys") -> int:
     """The LUTs that Yosys takes, mapping by ABC: ABC9, the default, takes very long for so much logic between two registers."""
     with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder) / "top.v", Path(folder) / "netlist.json"
-        source.write_text(verilog(program))
+        (Path(folder) / "top.v").write_text(verilog(program))
         mapped = "-run begin:map_luts; abc -luts 2:2,3,6:5; clean; select top"
         script = (
-            f"read_verilog {source}; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapped}; write_json -selected {result}"
+            f"read_verilog top.v; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapped}; write_json -selected top.json"
         )
-        subprocess.run([yosys, "-q", "-p", script], check=True, capture_output=True)
-        cells = json.loads(result.read_text())["modules"]["top"]["cells"]
+        subprocess.run([yosys, "-q", "-p", script], check=True, capture_output=True, cwd=folder)
+        cells = json.loads((Path(folder) / "top.json").read_text())["modules"]["top"]["cells"]
     for cell in cells.values():
         if cell["type"] == "$lut":
             pins = cell["connections"]
