@@ -30,6 +30,7 @@ def hls(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     style: str,
@@ -56,7 +57,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
+        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -90,6 +91,7 @@ def estimate(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     style: str,
@@ -98,7 +100,7 @@ def estimate(
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
     with telling("reading the model") as progress:
-        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
+        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
         summary = summary_of(made)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
     click.echo(text, nl=False)

@@ -23,6 +23,7 @@ _OPTIONS = (
     click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second."),
     click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board."),
     click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
+    click.option("--shift-and-add", is_flag=True, help="Build every product with a constant of shifts and additions, without multipliers."),
     click.option(
         "--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs."
     ),
@@ -64,6 +65,7 @@ def plan_of(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     adders: str,
@@ -73,10 +75,10 @@ def plan_of(
     from qfx.errors import ProjectError
 
     if style == "unrolled":
-        return _unrolled(model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
+        return _unrolled(model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
     if adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
-    return _plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+    return _plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
 
 
 def summary_of(made: Plan | Unrolled) -> Any:
@@ -97,6 +99,7 @@ def _plan(
     folding: Path | None,
     weights: str,
     ports: str | None,
+    shift_and_add: bool,
     progress: Progress,
 ) -> tuple[Graph, Plan]:
     """The prepared graph of the model and what the options make of it."""
@@ -113,6 +116,7 @@ def _plan(
     request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
     if ports is not None:
         request = replace(request, merged=ports == "merged")
+    request = replace(request, shift_and_add=shift_and_add)
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)
 
@@ -124,6 +128,7 @@ def _unrolled(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     adders: str,
@@ -138,7 +143,13 @@ def _unrolled(
     from qfx.hardware.unrolled.with_da4ml import da4ml_graph
     from qfx.ir.from_onnx import load_graph
 
-    given = {"--fps": fps is not None, "--fit": fit, "--folding": folding is not None, "--weights stream": weights != "rom"}
+    given = {
+        "--fps": fps is not None,
+        "--fit": fit,
+        "--folding": folding is not None,
+        "--shift-and-add": shift_and_add,
+        "--weights stream": weights != "rom",
+    }
     named = [*(name for name, there in given.items() if there), *(["--ports merged"] if ports == "merged" else [])]
     if named:
         what = f"{', '.join(named)}: an unrolled design has no folding, its weights in its adders, and a stream for each port"

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qfx.errors import DataError, UnsupportedError
+from qfx.errors import DataError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
+from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
@@ -29,7 +31,8 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
     ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
-    ``qfx.quantize``, DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
+    ``qfx.quantize``, DataError for NaN or infinity in a parameter, QfxError for
+    word lengths that were driven to 0 until no input reaches an output, UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
     off = [name for name, quantizer in quantizers(module) if quantizer.off]
@@ -51,12 +54,28 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     if left_out_of(module):
         metadata[LEFT_OUT_KEY] = "\n".join(left_out_of(module))
     outputs = tuple(lowering.values[node] for node in lowering.outputs.values())
-    return Graph(name, tuple(lowering.nodes), outputs, metadata)
+    graph = Graph(name, tuple(lowering.nodes), outputs, metadata)
+    _refuse_collapsed(module, graph)
+    return graph
+
+
+def _refuse_collapsed(module: fx.GraphModule, graph: Graph) -> None:
+    """A branch may be pruned as a whole; not all that lies between an output and the input."""
+    pruned = [name for name, cast in quantizers(module) if cast.learned_ints is not None and cast.word_length == 0]
+    constant = constant_outputs(graph) if pruned else ()
+    if constant:
+        what = "the result" if len(graph.outputs) == 1 else f"the result {constant[0]!r}"
+        others = f" (nor have {', '.join(pruned[1:9])}{', ...' if len(pruned) > 9 else ''})" if pruned[1:] else ""
+        raise QfxError(
+            f"has no bits left{others}, and {what} no longer depends on the input",
+            where=pruned[0],
+            remedy="load an earlier checkpoint, and train on with a smaller weight of the cost or a larger budget",
+        )
 
 
 def _make_tables(module: fx.GraphModule) -> None:
-    """Let every table, loop and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
-    if not any(isinstance(layer, Tabled | QScan | QWhole) for layer in module.modules()):
+    """Let every table, loop, accumulator and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
+    if not any(isinstance(layer, Tabled | QScan | QWhole | Accumulating) for layer in module.modules()):
         return
     casts = [next(iter(node.users)) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = [layer for cast in casts if isinstance(layer := module.get_submodule(str(cast.target)), QInput)]

@@ -8,6 +8,7 @@ from math import lcm
 
 import numpy as np
 
+from qfx.fixed.digits import digit_count
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
@@ -34,7 +35,8 @@ class MatVec(OneToOne, WithEpilogue):
     share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``counted``: of an accumulator that wraps, the type that would hold the
+    sum, for simulations that count what the cast behind it loses.
     """
 
     name: str
@@ -53,6 +55,7 @@ class MatVec(OneToOne, WithEpilogue):
     epilogue: Epilogue
     arithmetic: str
     loaded: bool = False
+    counted: FixedType | None = None
 
     @property
     def possible(self) -> IntArray:
@@ -162,6 +165,9 @@ class MatVec(OneToOne, WithEpilogue):
             # joining two weights borrows from the upper one; splitting the product gives it back
             glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
             return (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
+        if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
+            adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
+            return Resources(lut=adders * width, ff=(adders + lanes) * width)
         if folding.arithmetic == "shift":
             digits = [(slot.span + slot.zero, slot.negative) for slot in _digits(self).slots]
             return r.digit_product(x.width, width, digits) * lanes
@@ -198,7 +204,8 @@ class MatVec(OneToOne, WithEpilogue):
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
-        types = (reader, raw(self.acc), product, place_tag(self._kept(self.folding)))
+        acc = raw(self.acc) if self.counted is None else f"qfx::wrapping<{raw(self.acc)}, {raw(self.counted)} >::raw"
+        types = (reader, acc, product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
@@ -220,6 +227,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def options(self, setting: Setting) -> list[Option]:
         pinned, on = setting.pinned, setting.on
+        wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
         possible = {
             even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
@@ -234,7 +242,7 @@ class MatVec(OneToOne, WithEpilogue):
             busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
             between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
             around = window_cost + pieces.queue(self.output, pe) + between
-            for name in (pinned.arithmetic,) if pinned else [name for name in _ARITHMETIC if name in possible[pe % 2 == 0]]:
+            for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
                 folding = Folding(pe, simd, name)
                 found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
         return found

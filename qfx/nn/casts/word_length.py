@@ -125,11 +125,11 @@ def _interval(mode: CastMode, frac_bits: int, int_bits: int, alone: bool) -> Int
 # ---- in the graph ----
 
 
-def grids(frac_bits: Tensor, int_bits: Tensor, rows: int = 1) -> tuple[int, ...]:
+def grids(frac_bits: Tensor, int_bits: Tensor, rows: int | None = None) -> tuple[int, ...]:
     """The binary points that count, row-major; where all is pruned, the coarsest of the others. ``rows``: the finest of each of so many instead."""
     live, f = widths(frac_bits, int_bits) > 0, torch.round(frac_bits.detach())
     coarsest = float(f[live].min()) if bool(live.any()) else 0.0
-    each = torch.where(live, f, -torch.inf).reshape(rows, -1).amax(1) if rows > 1 else torch.where(live, f, -torch.inf).flatten()
+    each = torch.where(live, f, -torch.inf).reshape(f.numel() if rows is None else rows, -1).amax(1)
     return tuple(int(bits) for bits in torch.where(each.isinf(), coarsest, each).tolist())
 
 
