@@ -170,9 +170,10 @@ def test_a_sum_that_wraps_keeps_only_what_is_left_of_it() -> None:
     compared(wraps)
 
 
-def test_too_many_operations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unrolling, "MAX_OPERATIONS", 50)
-    with pytest.raises(ProjectError, match=r"mlp: unrolls to .* scalar operations; from 50 on") as caught:
+@pytest.mark.parametrize(("most", "what"), [(80, "mlp: unrolls to .* scalar operations"), (30, "relu0: brings it to"), (20, "fc0: adds .* shifted")])
+def test_too_many_operations_are_refused(monkeypatch: pytest.MonkeyPatch, most: int, what: str) -> None:
+    monkeypatch.setattr(unrolling, "MAX_OPERATIONS", most)
+    with pytest.raises(ProjectError, match=f"{what}.*; from {most} operations on") as caught:
         unroll(mlp())
     assert "--style streaming" in caught.value.remedy
 
