@@ -67,7 +67,12 @@ def images(name: str, count: int | None = None) -> Tensor:
     """The first images of ``cifar10/NAME.npy.xz``, normalized as the checkpoint wants them."""
     with lzma.open(DATA / "cifar10" / f"{name}.npy.xz") as file:
         pixels = np.load(io.BytesIO(file.read()))[:count]
-    return (torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32)) / 255 - _MEAN) / _DEVIATION
+    return normalized(torch.from_numpy(pixels))
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """Pixels (N, H, W, 3) of 0..255 as the checkpoint wants them, (N, 3, H, W)."""
+    return (pixels.permute(0, 3, 1, 2).contiguous().float() / 255 - _MEAN) / _DEVIATION
 
 
 def calibration_images(count: int = CALIBRATION) -> Tensor:

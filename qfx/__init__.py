@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qfx.ir.graph import Graph
     from qfx.ir.interpret import run
     from qfx.nn.convert import quantize
+    from qfx.nn.cost.cost import cost, summary
     from qfx.nn.groups import parameter_groups
     from qfx.nn.layers.tables.user import lookup
     from qfx.nn.model import quantizers
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from qfx.ptq.ranges import fix_ranges, prove_no_wrap
     from qfx.ptq.run.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
+    from qfx.training.budget.archive import Archive
+    from qfx.training.budget.budget import Budget
+    from qfx.training.distillation import Distillation
+    from qfx.training.ladder import float_state, ladder
+    from qfx.training.settling import Settling
+    from qfx.training.states import freeze, switch
 
 __version__ = "0.1.0"
 
@@ -55,7 +62,10 @@ _HOMES = {
     "qfx.ir.from_onnx": ("load_graph",),
     "qfx.ir.graph": ("Graph",),
     "qfx.ir.interpret": ("run",),
+    "qfx.training.budget.archive": ("Archive",),
+    "qfx.training.budget.budget": ("Budget",),
     "qfx.nn.convert": ("quantize",),
+    "qfx.nn.cost.cost": ("cost", "summary"),
     "qfx.nn.groups": ("parameter_groups",),
     "qfx.nn.layers.tables.user": ("lookup",),
     "qfx.nn.model": ("quantizers",),
@@ -63,11 +73,18 @@ _HOMES = {
     "qfx.ptq.calibrate": ("calibrate",),
     "qfx.ptq.ranges": ("fix_ranges", "prove_no_wrap"),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
+    "qfx.training.distillation": ("Distillation",),
+    "qfx.training.ladder": ("float_state", "ladder"),
+    "qfx.training.settling": ("Settling",),
+    "qfx.training.states": ("freeze", "switch"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Archive",
+    "Budget",
     "DataError",
+    "Distillation",
     "ExactnessError",
     "FixedType",
     "Graph",
@@ -80,14 +97,19 @@ __all__ = [
     "QfxError",
     "Recipe",
     "RecipeError",
+    "Settling",
     "Spec",
     "UnsupportedError",
     "autoquant",
     "calibrate",
     "cast",
     "check",
+    "cost",
     "export_onnx",
     "fix_ranges",
+    "float_state",
+    "freeze",
+    "ladder",
     "load_graph",
     "lookup",
     "parameter_groups",
@@ -95,6 +117,8 @@ __all__ = [
     "quantize",
     "quantizers",
     "run",
+    "summary",
+    "switch",
     "to_graph",
 ]
 

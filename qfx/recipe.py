@@ -22,6 +22,7 @@ Granularity = Literal["tensor", "channel", "element"]
 BatchNormStyle = Literal["keep", "fold"]
 Tail = Literal["keep", "drop"]
 ObserverName = Literal["mse", "minmax", "percentile", "kl"]
+AccumulatorMode = Literal["bound", "wrap", "saturate"]
 ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", "internal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
 
@@ -60,6 +61,9 @@ class Spec:
     ``learn_range`` whether the range is. Under AP_WRAP ranges are not trained, but follow the numbers (``qfx.fix_ranges``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
+    ``accumulator``: of weights alone, how many bits (signed, 8 to 48) their sums of products are added up in; None: as many as they need.
+    ``accumulator_mode``: "bound" keeps the weights where no partial sum leaves them, "wrap" lets sums wrap there, "saturate" lets the finished sum
+    saturate (``qfx.nn.accumulator``).
     """
 
     width: int = 8
@@ -75,6 +79,8 @@ class Spec:
     percentile: float = 99.99
     reach: int = 6
     learn_range: bool = True
+    accumulator: int | None = None
+    accumulator_mode: AccumulatorMode = "bound"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
@@ -97,10 +103,33 @@ class Spec:
                 f"a learned word length (learn_width) has no gradient under {self.o.value}{f' with n = {self.n}' if self.n else ''}",
                 remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP with n = 0, or set learn_width to false",
             )
+        self._check_accumulator()
         try:
             self.type(signed=self.signed is not False)
         except QfxError as error:
             raise RecipeError(error.what, remedy=error.remedy) from None
+
+    def _check_accumulator(self) -> None:
+        bits, mode = self.accumulator, self.accumulator_mode
+        _require(bits is None or (_is_int(bits) and 8 <= bits <= 48), "accumulator", bits, "use 8 to 48 bits, or leave it out")
+        if mode not in get_args(AccumulatorMode):
+            known = f"use one of {', '.join(get_args(AccumulatorMode))}"
+            by_step = isinstance(mode, str) and "sat" in mode.lower()
+            order = '; saturation at every addition depends on their order, which every folding and executor has its own of: "saturate" is that of '
+            _require(False, "accumulator_mode", mode, known + by_step * f"{order}the finished sum")
+        if bits is None or mode != "bound":
+            return
+        for name, goes in (
+            ("granularity", self.granularity != "element"),
+            ("learn_width", not self.learn_width),
+            ("o", self.o not in (OMode.WRAP, OMode.WRAP_SM)),
+        ):
+            if not goes:
+                value = getattr(self, name)
+                raise RecipeError(
+                    f"{name} is {value.value if isinstance(value, Enum) else value!r}, with which weights cannot be kept within an accumulator",
+                    remedy="use granularity tensor or channel, a fixed word length and a mode that saturates; or accumulator_mode wrap or saturate",
+                )
 
     def type(self, *, signed: bool, frac_bits: int = 0) -> FixedType:
         """The FixedType with this spec's word length and modes."""
@@ -118,6 +147,9 @@ class Override:
     A module that is called several times has a layer for each call: ``relu``, ``relu_1``, ... The name ``relu`` means all of them, and so does a
     pattern with wildcards that fits the first; the name ``relu_1`` means the second call alone. A quantizer's name without wildcards,
     ``relu.output``, means that one quantizer.
+
+    ``type:Conv2d`` means all quantizers of the layers of that class, ``type:Conv2d.weight`` those of a role, ``type:add`` those of a function's
+    calls; wildcards serve there too (``type:Conv*``).
     """
 
     pattern: str
@@ -135,17 +167,31 @@ class Override:
         spec = _build(Spec, {**lenient, **self.changes}, where)
         object.__setattr__(self, "changes", {name: getattr(spec, name) for name in self.changes})
 
-    def matches(self, quantizer: str, also: str = "") -> bool:
-        """Whether the override reaches a quantizer. ``also``: what that is called in the first call of its module."""
+    def matches(self, quantizer: str, also: str = "", kind: str = "") -> bool:
+        """Whether the override reaches a quantizer. ``also``: what that is called in the first call of its module. ``kind``: its layer's class, or
+        the function that is called."""
+        if self.pattern.startswith(_TYPE):
+            wanted, _, role = self.pattern.removeprefix(_TYPE).partition(".")
+            return bool(kind) and fnmatch.fnmatchcase(kind, wanted) and _OfRole(role or "*", self.changes).matches(quantizer, also)
         layers = {name.rpartition(".")[0] for name in (quantizer, also)} - {""}
         names = {quantizer} if _is_literal(self.pattern) else {quantizer, also} - {""}
         return any(fnmatch.fnmatchcase(name, self.pattern) for name in names | layers)
+
+
+class _OfRole(Override):
+    """Changes to the quantizers of a role; the pattern is the role's."""
+
+    def matches(self, quantizer: str, also: str = "", kind: str = "") -> bool:
+        return fnmatch.fnmatchcase((also or quantizer).rpartition(".")[2], self.pattern)
 
 
 def _is_literal(pattern: str) -> bool:
     """Whether a pattern has no wildcards; ``[*]`` and the like, one character in brackets, are ``glob.escape``'s."""
     return not any(sign in re.sub(r"\[[*?\[]\]", "", pattern) for sign in "*?[")
 
+
+_TYPE = "type:"
+"""What a pattern begins with that means layers by their class."""
 
 _BITS_8, _BITS_16 = Spec(8), Spec(16)
 _RECIPROCAL = Spec(16, learn=False)
@@ -186,6 +232,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for role in ROLES:
             _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
+            _check_accumulator_role(getattr(self, role), role, role)
         _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
         _require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
         if self.table_error is not None:
@@ -211,24 +258,45 @@ class Recipe:
                     spec = replace(spec, **override.changes)
                 except RecipeError as error:  # fields that do not go together
                     raise RecipeError(error.what, where=f"override {override.pattern!r} of {quantizer}", remedy=error.remedy) from None
+        _check_accumulator_role(spec, role, quantizer)
         return spec
 
-    def check_patterns(self, quantizers: Iterable[str] | Mapping[str, str]) -> None:
-        """Raise RecipeError for an override whose pattern matches none of the quantizers' names. A mapping tells what each is also called."""
-        names = list(quantizers)
+    def of_kind(self, kind: str) -> Recipe:
+        """The recipe for the quantizers of layers of class ``kind`` (of calls of that function): overrides by type are by name there."""
+        if not any(override.pattern.startswith(_TYPE) for override in self.overrides):
+            return self
+        found = []
+        for override in self.overrides:
+            wanted, _, role = override.pattern.removeprefix(_TYPE).partition(".")
+            if not override.pattern.startswith(_TYPE):
+                found.append(override)
+            elif fnmatch.fnmatchcase(kind, wanted):
+                found.append(_OfRole(role or "*", override.changes))
+        return replace(self, overrides=tuple(found))
+
+    def check_patterns(self, quantizers: Iterable[str] | Mapping[str, str], kinds: Mapping[str, str] | None = None) -> None:
+        """Raise RecipeError for an override whose pattern matches none of the quantizers' names. A mapping tells what each is also called, ``kinds``
+        what its layer is."""
+        names, kinds = list(quantizers), kinds or {}
         also = quantizers if isinstance(quantizers, Mapping) else {}
         for override in self.overrides:
-            if not any(override.matches(name, also.get(name, "")) for name in names):
-                layers = [name.rpartition(".")[0] for name in names]
-                near = difflib.get_close_matches(override.pattern, [*names, *layers], n=1, cutoff=0.5)
-                remedy = f"did you mean {near[0]!r}?" if near else f"the names are: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+            if not any(override.matches(name, also.get(name, ""), kinds.get(name, "")) for name in names):
+                known = [*names, *(name.rpartition(".")[0] for name in names)]
+                if by_type := override.pattern.startswith(_TYPE):
+                    known = names = sorted(set(kinds.values()) - {""})
+                near = difflib.get_close_matches(override.pattern.removeprefix(_TYPE), known, n=1, cutoff=0.5)
+                listed = f"the {'types' if by_type else 'names'} are: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+                remedy = f"did you mean {_TYPE * by_type + near[0]!r}?" if near else listed
                 raise RecipeError(f"the pattern {override.pattern!r} matches nothing", where="override", remedy=remedy)
 
     def to_toml(self) -> str:
         """The recipe as TOML text; ``from_toml`` reads it back to an equal recipe."""
         lines = [f'batch_norm = "{self.batch_norm}"', f'tail = "{self.tail}"', *_toml_fields({"table_error": self.table_error})]
         for role in ROLES:
-            lines += ["", f"[{role}]", *_toml_fields(_as_dict(getattr(self, role)))]
+            fields = _as_dict(getattr(self, role))
+            if fields["accumulator"] is None and fields["accumulator_mode"] == "bound":
+                del fields["accumulator_mode"]  # of nothing
+            lines += ["", f"[{role}]", *_toml_fields(fields)]
         for override in self.overrides:
             lines += ["", "[[override]]", f"pattern = {_toml_value(override.pattern)}", *_toml_fields(override.changes)]
         return "\n".join(lines) + "\n"
@@ -278,6 +346,12 @@ class Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot be read: {error}", where=str(path), remedy="check the path") from None
         return cls.from_toml(text, where=str(path))
+
+
+def _check_accumulator_role(spec: Spec, role: str, where: str) -> None:
+    if spec.accumulator is not None and role != "weight":
+        told = f"accumulator is {spec.accumulator}, but this is no weight: {role} is not what products are added up of"
+        raise RecipeError(told, where=where, remedy="give it to weights alone; in an override by a pattern such as 'conv1.weight' or '*.weight'")
 
 
 def _check_names(table: Mapping[str, Any], known: list[str], where: str) -> None:

@@ -20,8 +20,9 @@ from qfx.fixed.type import FixedType
 from qfx.ir.drawing import Drawing, random_cast
 from qfx.ir.drawing import random_type as random_type  # part of this module's vocabulary
 from qfx.ir.graph import Graph, Node
+from qfx.ir.operator import Mover
 from qfx.ir.values import Info, Shape
-from qfx.operators import OPERATORS, Cast, Conv, Input, Linear, MaxPool, Operator, SumPool
+from qfx.operators import OPERATORS, Cast, Conv, Embedding, Input, Linear, MaxPool, Operator, SumPool
 
 MAX_GROWN_WIDTH = 45
 """No value and no accumulator of a random graph is wider: float64 holds them all."""
@@ -67,17 +68,30 @@ def adversarial_inputs(graph: Graph, rng: np.random.Generator, n: int) -> npt.ND
 
     Each element is drawn from: multiples and half multiples (ties) of its type's least significant bit and their neighbouring floats, the type's
     bounds and one bit beyond, +-0, subnormals, 2**24 and its neighbours, huge numbers, ordinary numbers in range. The first samples are all the
-    least, all the greatest and all zero: the ends of every range.
+    least, all the greatest and all zero: the ends of every range. What numbers the rows of a table stays within it.
     """
-    return _adversarial(graph.input, rng, n)
+    return _adversarial(graph.input, rng, n, _rows(graph, graph.input))
 
 
 def adversarial_feeds(graph: Graph, rng: np.random.Generator, n: int) -> dict[str, npt.NDArray[np.float32]]:
     """The same for each input of a model, by name."""
-    return {node.name: _adversarial(node, rng, n) for node in graph.inputs}
+    return {node.name: _adversarial(node, rng, n, _rows(graph, node)) for node in graph.inputs}
 
 
-def _adversarial(node: Node, rng: np.random.Generator, n: int) -> npt.NDArray[np.float32]:
+def _rows(graph: Graph, input_: Node) -> int | None:
+    """Of the tables whose rows the input numbers, the fewest rows; None if it numbers none."""
+    moved = {input_.name}  # the values that are the input's numbers, moved
+    found = []
+    for node in graph.nodes:
+        if moved.intersection(node.inputs):
+            if isinstance(node.op, Mover):
+                moved.add(node.name)
+            if isinstance(node.op, Embedding):
+                found.append(len(node.op.rows.raw))
+    return min(found, default=None)
+
+
+def _adversarial(node: Node, rng: np.random.Generator, n: int, rows: int | None) -> npt.NDArray[np.float32]:
     op = node.op
     if not isinstance(op, Input):
         raise DataError("is no input", where=node.name)  # pragma: no cover - nothing else reads nothing
@@ -88,9 +102,11 @@ def _adversarial(node: Node, rng: np.random.Generator, n: int) -> npt.NDArray[np
         at = int_bits == bits
         type_ = op.cast.with_int_bits(bits)
         x[:, at] = rng.choice(pool, size=(n, int(at.sum())))
+        if rows is not None:
+            x[:, at] = np.mod(x[:, at], np.float32(rows))
         for row, raw in enumerate((type_.min_raw, type_.max_raw, 0)[:n]):
             x[row, at] = _finite([math.ldexp(raw, -type_.frac_bits)])[0]
-    return x
+    return x if rows is None else np.clip(x, 0, rows - 1)
 
 
 def _pool(type_: FixedType, rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -66,13 +66,16 @@ def locate(
 ) -> tuple[int, Divergence | None]:
     """How many values of the model were compared on the samples ``x`` of a project's C++ and the interpreter, and where they differ first.
 
-    ``model`` is the ONNX file that the project was made from; ``fast`` looks at the emulator. Raises ProjectError if it was made from another.
+    ``model`` is the ONNX file that the project was made from; ``fast`` looks at the emulator. In the C++ of an unrolled design nothing travels
+    between layers: none are compared. Raises ProjectError if it was made from another.
     """
     graph = prepare(load_graph(Path(model)), read_project(project_dir).weights)
     layers = layers_of(project_dir, fast=fast)
     unknown = [name for name in layers if name not in graph.infos]
     if unknown:
         raise ProjectError(f"{unknown[0]!r} is no node of {Path(model).name}", where=str(project_dir), remedy="name the model that it was made from")
+    if not layers:
+        return 0, None
     build(project_dir, fast=fast, variant="trace", progress=progress)
     given = feeds(graph, x)
     for piece in parts(samples(given), progress, f"comparing every layer of the {'fast emulator' if fast else 'C simulation'}", most=_SAMPLES):

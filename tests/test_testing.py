@@ -10,9 +10,25 @@ from hypothesis import strategies as st
 
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
+from qfx.ir.interpret import quantize_inputs
 from qfx.ir.verify import verify
-from qfx.operators import OPERATORS, Affine, ArrayType, Cast, Conv, Input, Linear, Relu, SumPool, accumulator
-from qfx.testing import MAX_GROWN_WIDTH, adversarial_inputs, assert_bit_exact, random_graph
+from qfx.operators import (
+    OPERATORS,
+    Add,
+    Affine,
+    ArrayType,
+    Cast,
+    Const,
+    Conv,
+    Embedding,
+    Input,
+    Linear,
+    Relu,
+    Reshape,
+    SumPool,
+    accumulator,
+)
+from qfx.testing import MAX_GROWN_WIDTH, adversarial_feeds, adversarial_inputs, assert_bit_exact, random_graph
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint64, np.float32, np.float64])
@@ -90,6 +106,30 @@ def test_random_graphs_are_valid_bounded_and_reproducible(seed: int, max_nodes: 
         assert graph.infos[node.name].type.width <= MAX_GROWN_WIDTH
         if isinstance(node.op, Conv | Linear | Affine | SumPool):
             assert accumulator(node.op, graph.infos[node.inputs[0]]).width <= MAX_GROWN_WIDTH
+
+
+def test_adversarial_inputs_number_rows_within_their_table() -> None:
+    """Rows of 5 and of 3, numbered by one input, which is moved before; beside it one that numbers nothing."""
+    whole = ArrayType.of(FixedType(8, 8))
+    tables = [Embedding(Const(np.arange(2 * rows).reshape(rows, 2), 1)) for rows in (5, 3)]
+    nodes = (
+        Node("x", Input((6,), whole)),
+        Node("other", Input((6, 2), whole)),
+        Node("moved", Reshape((6,)), ("x",)),
+        Node("a", tables[0], ("moved",)),
+        Node("b", tables[1], ("x",)),
+        Node("sum", Add(), ("a", "b")),
+        Node("y", Add(), ("sum", "other")),
+    )
+    graph = Graph("g", nodes, "y")
+    feeds = adversarial_feeds(graph, np.random.default_rng(0), 40)
+    raw = quantize_inputs(graph, feeds)
+    assert (raw["x"].min(), raw["x"].max()) == (0, 2)
+    assert (raw["other"].min(), raw["other"].max()) == (-128, 127)
+    one = graph.with_nodes((nodes[0], *nodes[2:4]), "a")
+    x = adversarial_inputs(one, np.random.default_rng(0), 40)
+    assert set(np.unique(quantize_inputs(one, {"x": x})["x"])) == {0, 1, 2, 3, 4}
+    assert (x[1] == 4).all()
 
 
 def test_random_graphs_reach_everything() -> None:

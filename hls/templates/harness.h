@@ -54,15 +54,14 @@ inline bool save(const std::string& path, const numbers& from, const size_t fram
 // A frame into an input; `last` goes into the TLAST of its last word. Returns what follows it in `x`.
 template <class In>
 const int64_t* put(hls::stream<typename In::word>& in, const int64_t* x, const bool last) {
-  for (int pixel = 0; pixel < In::pixels; pixel++) {
-    for (int channel = 0; channel < In::channels; channel += In::parallel) {
-      ap_uint<In::slot * In::parallel> word = 0;
-      for (int p = 0; p < In::parallel; p++) {
-        word.range(p * In::slot + In::slot - 1, p * In::slot) = ap_uint<In::slot>(x[(channel + p) * In::pixels + pixel]);
-      }
-      const bool final = pixel == In::pixels - 1 && channel == In::channels - In::parallel;
-      in.write(qfx::axi<In::slot * In::parallel>(word, last && final));
+  for (int i = 0; i < In::pixels * In::channels; i += In::parallel) {
+    ap_uint<In::slot * In::parallel> word = 0;
+    for (int p = 0; p < In::parallel; p++) {
+      const int pixel = (i + p) / In::channels, channel = (i + p) % In::channels;
+      word.range(p * In::slot + In::slot - 1, p * In::slot) = ap_uint<In::slot>(x[channel * In::pixels + pixel]);
     }
+    const bool final = i == In::pixels * In::channels - In::parallel;
+    in.write(qfx::axi<In::slot * In::parallel>(word, last && final));
   }
   return x + In::pixels * In::channels;
 }
@@ -70,16 +69,15 @@ const int64_t* put(hls::stream<typename In::word>& in, const int64_t* x, const b
 // A frame from an output. Returns the place behind it in `y`; `right` becomes false if its TLAST is not `last`.
 template <class Out>
 int64_t* get(hls::stream<typename Out::word>& out, int64_t* y, const bool last, bool& right) {
-  for (int pixel = 0; pixel < Out::pixels; pixel++) {
-    for (int channel = 0; channel < Out::channels; channel += Out::parallel) {
-      const typename Out::word word = out.read();
-      for (int p = 0; p < Out::parallel; p++) {
-        const ap_uint<Out::slot> slot = word.data.range(p * Out::slot + Out::slot - 1, p * Out::slot);
-        y[(channel + p) * Out::pixels + pixel] = Out::is_signed ? ap_int<Out::slot>(slot).to_int64() : slot.to_int64();
-      }
-      const bool final = pixel == Out::pixels - 1 && channel == Out::channels - Out::parallel;
-      right = right && (word.last != 0) == (last && final);
+  for (int i = 0; i < Out::pixels * Out::channels; i += Out::parallel) {
+    const typename Out::word word = out.read();
+    for (int p = 0; p < Out::parallel; p++) {
+      const int pixel = (i + p) / Out::channels, channel = (i + p) % Out::channels;
+      const ap_uint<Out::slot> slot = word.data.range(p * Out::slot + Out::slot - 1, p * Out::slot);
+      y[channel * Out::pixels + pixel] = Out::is_signed ? ap_int<Out::slot>(slot).to_int64() : slot.to_int64();
     }
+    const bool final = i == Out::pixels * Out::channels - Out::parallel;
+    right = right && (word.last != 0) == (last && final);
   }
   return y + Out::pixels * Out::channels;
 }

@@ -100,6 +100,7 @@ class Assembly:
         self.input = next(iter(self.inputs.values()))
         self._leaves: set[str] = set()
         self._sliced: dict[fx.Node, tuple[Value, list[slice]]] = {}
+        self._values = {value.node: value for value in self.inputs.values()}
 
     def finish(self, result: Value | Mapping[str, Value], name: str) -> fx.GraphModule:
         """The module; it returns a tensor, or a dict of them by name."""
@@ -134,7 +135,7 @@ class Assembly:
             holder.register_parameter(leaf, nn.Parameter(value.clone()))
         else:
             holder.register_buffer(leaf, value.clone())
-        return Value(self.graph.get_attr(f"{self._attach(name, holder)}.{leaf}"), value)
+        return self._kept(Value(self.graph.get_attr(f"{self._attach(name, holder)}.{leaf}"), value))
 
     def batch(self) -> Value:
         """The number of samples that the module is called with."""
@@ -159,16 +160,38 @@ class Assembly:
         with torch.no_grad():
             _absorb(x.layer, *(None if row is None else row.reshape(-1).clone() for row in rows))
             data = x.data if factors is None else x.data * factors
-            return Value(x.node, data if offsets is None else data + offsets, x.layer)
+            return self._kept(Value(x.node, data if offsets is None else data + offsets, x.layer))
 
-    def layer(self, name: str, module: nn.Module, x: Value) -> Value:
-        """Call ``module``, placed at ``name``."""
+    def state(self, name: str, value: Tensor) -> Value:
+        """The first state of recurrent layers (layers and directions, samples, features), a constant that is the same for every sample."""
+        if not torch.equal(value, value[:, :1].expand_as(value)):
+            what = "has a first state that is another for each sample"
+            raise UnsupportedError(what, where=name, remedy="let it be the same for all, or compute it from the input")
+        node = self.graph.call_method("expand", (self.constant(f"{name}_state", value[:, :1]).node, -1, self.batch().node, -1))
+        return self._kept(Value(node, value[:, :1].expand(-1, len(self.input.data), -1)))
+
+    def unflattened(self, flat: fx.Node) -> Value | None:
+        """What a reshape made one line of, if it has the batch and one axis more."""
+        source = self._values.get(flat.args[0]) if flat.target is torch.reshape else None  # type: ignore[arg-type]
+        return source if source is not None and source.data.dim() == 2 else None
+
+    def value_of(self, node: fx.Node) -> Value:
+        """The value that a node of the graph gives."""
+        return self._values[node]
+
+    def _kept(self, value: Value) -> Value:
+        self._values[value.node] = value
+        return value
+
+    def layer(self, name: str, module: nn.Module, x: Value, *more: Any) -> Value:
+        """Call ``module``, placed at ``name``; ``more``: further arguments, Values or tuples of them."""
         module.eval().requires_grad_(True)
         path = self._attach(name, module)
+        nodes, data = (_each((x, *more), take) for take in (lambda value: value.node, lambda value: value.data))
         with torch.no_grad():
-            data = self._tried(name, module, x.data)
-        node = self._look(self.graph.call_module(path, (x.node,)), data)
-        return Value(node, data, module if isinstance(module, _AFFINE) else None)
+            data = self._tried(name, module, *data)
+        node = self._look(self.graph.call_module(path, nodes), data)
+        return self._kept(Value(node, data, module if isinstance(module, _AFFINE) else None))
 
     def call(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function of torch; Values among the arguments stand for their tensors. A list of Values for one that gives several."""
@@ -178,7 +201,7 @@ class Assembly:
         if moves_batch(function, data[0], data[1]):
             self._odd.add(node)
         if isinstance(result, Tensor):
-            return Value(node, result)
+            return self._kept(Value(node, result))
         return [Value(self._look(self.graph.call_function(operator.getitem, (node, place)), part), part) for place, part in enumerate(result)]
 
     def conv(
@@ -228,7 +251,7 @@ class Assembly:
     def batch_norm(self, name: str, x: Value, scale: Tensor | None, shift: Tensor | None, mean: Tensor, var: Tensor, eps: float) -> Value:
         if x.rank not in _NORM:
             raise UnsupportedError(f"BatchNorm over {x.rank} axes", where=name, remedy="use BatchNorm1d, BatchNorm2d or BatchNorm3d")
-        module = _NORM[x.rank](len(mean), eps=eps)
+        module = _NORM[x.rank](len(mean), eps=eps, dtype=mean.dtype)
         with torch.no_grad():
             module.running_mean.copy_(mean)
             module.running_var.copy_(var)
@@ -356,6 +379,7 @@ def _each(arguments: Any, take: Callable[[Value], Any]) -> Any:
 
 
 def _filled(module: Any, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    module.to(weight.dtype)
     with torch.no_grad():
         module.weight.copy_(weight)
         if bias is not None:

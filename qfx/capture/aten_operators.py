@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from qfx.capture.assemble import Assembly, Pads, Value
@@ -18,13 +18,14 @@ from qfx.errors import UnsupportedError
 @dataclass(frozen=True)
 class Call:
     """One operation: where its layer goes, its operator, and its arguments by the names of the operator's schema. ``alone``: whether nothing else
-    reads its first tensor."""
+    reads its first tensor; ``stored``: whether a constant is of what checkpoints have."""
 
     make: Assembly
     name: str
     operator: str
     arguments: dict[str, Any]
     alone: Callable[[], bool]
+    stored: Callable[[Tensor], bool] = lambda _: False
 
     def refuse(self, what: str, remedy: str) -> UnsupportedError:
         return UnsupportedError(f"{self.operator} with {what}", where=self.name, remedy=remedy)
@@ -42,11 +43,11 @@ class Call:
         return value
 
     def tensor(self, name: str) -> Tensor | None:
-        """A constant."""
+        """A constant, in double where the model is."""
         value = self.arguments.get(name)
         if isinstance(value, Value):
             raise self.refuse(f"{name} that depends on data", "let weights be constants")
-        return value.float() if isinstance(value, Tensor) else None
+        return None if not isinstance(value, Tensor) else value if value.dtype == torch.float64 else value.float()
 
     def weight(self, name: str = "weight") -> Tensor:
         found = self.tensor(name)
@@ -118,9 +119,13 @@ def _recurrent(call: Call) -> list[Value]:
     if not isinstance(params, list) or not all(isinstance(part, Tensor) for part in params) or "batch_sizes" in call.arguments:
         raise call.refuse("weights that depend on data, or a packed sequence", "let weights be constants, and all sequences as long")
     states = [hx] if not isinstance(hx, list) else hx
-    if not all(isinstance(state, Tensor) and not bool(state.any()) for state in states):
-        raise call.refuse("a state other than zeros", "start from zeros: leave the initial state out")
-    found = call.make.layer(call.name, _recurrent_module(call, params), call.x)
+    module = _recurrent_module(call, params)
+    given: tuple[Any, ...] = ()
+    batched = call.x.data.dim() == 3  # ``quantize`` refuses any other, with a state or without
+    if batched and any(isinstance(state, Value) or bool(state.any()) or call.stored(state) for state in states):
+        held = [state if isinstance(state, Value) else call.make.state(call.name, state) for state in states]
+        given = (held[0] if len(held) == 1 else tuple(held),)
+    found = call.make.layer(call.name, module, call.x, *given)
     result, ends = (call.make.call(call.name, operator.getitem, found, place) for place in (0, 1))
     return [result, *(ends if isinstance(ends, list) else [ends])]
 
@@ -131,6 +136,7 @@ def _recurrent_module(call: Call, params: list[Tensor]) -> nn.Module:
     if call.operator == "lstm" and size != hidden:
         more["proj_size"] = size
     options = {name: call.get(name, False) for name in ("num_layers", "dropout", "bidirectional", "batch_first")}
+    more["dtype"] = torch.float64 if params[0].dtype == torch.float64 else torch.float32
     module = _RECURRENT[call.operator](params[0].shape[1], hidden, bias=bool(call.get("has_biases", False)), **options, **more)
     with torch.no_grad():
         for name, values in zip(module._flat_weights_names, params, strict=True):
@@ -139,11 +145,44 @@ def _recurrent_module(call: Call, params: list[Tensor]) -> nn.Module:
     return found
 
 
+def _bag(call: Call) -> list[Value]:
+    """The rows of bags of one length, of which ATen is given all numbers in a row and where each bag begins."""
+    weight, numbers, offsets, modes = call.weight(), call.arguments.get("indices"), call.arguments.get("offsets"), ("sum", "mean", "max")
+    flat = numbers.node if isinstance(numbers, Value) and numbers.data.dim() == 1 else None
+    bags = None if flat is None else call.make.unflattened(flat)
+    whole = bags is not None and isinstance(offsets, Tensor) and torch.equal(offsets, torch.arange(0, bags.data.numel(), bags.data.shape[1]))
+    if bags is None or not whole or call.get("per_sample_weights") is not None:
+        raise call.refuse("bags of different lengths, or with weights", "give it (batch, numbers), and no more")
+    padding = int(call.get("padding_idx", -1))
+    options: dict[str, Any] = {"mode": modes[int(call.get("mode", 0))], "padding_idx": None if padding < 0 else padding, "_weight": weight}
+    return [call.make.layer(call.name, nn.EmbeddingBag(weight.shape[0], weight.shape[1], **options), bags)]
+
+
 def _adaptive_maxima(call: Call) -> list[Value]:
     """ATen's gives the places too."""
     function = getattr(functional, call.operator)
     return [call.make.call(call.name, function, call.x, [int(size) for size in call.get("output_size")])]
 
+
+RECURRENT = tuple(_RECURRENT)
+"""Operators whose first states may be values too."""
+
+
+def softsign(call: Call) -> Value | None:
+    """x / (1 + |x|); None for any other quotient."""
+    x, other = call.get("self"), call.get("other")
+    if not isinstance(x, Value) or not isinstance(other, Value):
+        return None
+    more = other.node.args if other.node.target is torch.ops.aten.add.Tensor and not other.node.kwargs else ()
+    magnitude = more[0] if len(more) == 2 and more[1] == 1 else None
+    if not isinstance(magnitude, fx.Node) or magnitude.target is not torch.ops.aten.abs.default or magnitude.args[0] is not x.node:
+        return None
+    found: Value = call.make.call(call.name, functional.softsign, x)
+    return found
+
+
+WRITTEN: dict[str, tuple[str, Callable[[Call], Value | None]]] = {"softsign": ("div", softsign)}
+"""By the function of torch that the program says was called: the operator that its expression ends with, what gives the whole, None for others."""
 
 LAYERS: dict[str, Handler] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "convolution"), _conv),
@@ -151,6 +190,7 @@ LAYERS: dict[str, Handler] = {
     "addmm": _addmm,
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
     "embedding": _embedding,
+    **dict.fromkeys(("embedding_bag", "_embedding_bag", "_embedding_bag_forward_only"), _bag),
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     **dict.fromkeys(_RECURRENT, _recurrent),
     **dict.fromkeys(("adaptive_max_pool2d", "adaptive_max_pool3d"), _adaptive_maxima),
@@ -214,8 +254,13 @@ def _size(x: Any, dim: int) -> int:
     return int(x.data.shape[dim])
 
 
+def _numel(self: Any) -> int:
+    return int(self.data.numel())
+
+
 INTEGERS: dict[str, Callable[..., int]] = {
     "torch.ops.aten.sym_size.int": _size,
+    "torch.ops.aten.sym_numel.default": _numel,
     "_operator.add": operator.add,
     "_operator.sub": operator.sub,
     "_operator.mul": operator.mul,

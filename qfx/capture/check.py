@@ -10,22 +10,24 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers_by_node, changed_modules, refusal
 from qfx.capture.tail import captured
 from qfx.capture.traced import KIND, OPENED, Traced
-from qfx.errors import RecipeError, UnsupportedError
+from qfx.errors import UnsupportedError
 from qfx.nn.call import parts_of
-from qfx.nn.convert import check_model, copied
+from qfx.nn.convert import asked, copied
+from qfx.nn.layers.tables import Tabled
+from qfx.nn.layers.tables.lookup import bound_asked
 from qfx.nn.lookup import find, operator_name
-from qfx.nn.model import unwrapped
+from qfx.operators.lookup import MAX_ENTRIES
 from qfx.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Row:
     """One operation of the model. ``form``: the classes of the fixed-point layers that it becomes, in order; none where it only passes its input on.
-    ``blocker``: why it has no fixed-point form, or ""; then ``remedy`` says what to do. ``left_out``: that the recipe leaves it out."""
+    ``blocker``: why it has no fixed-point form, or ""; then ``remedy`` says what to do. ``left_out``: that the recipe leaves it out. ``table``: of
+    a function by table how far from the function it may be; how large it becomes, and its error, are known when the binary points are."""
 
     path: str
     operation: str
@@ -33,6 +35,7 @@ class Row:
     blocker: str = ""
     remedy: str = ""
     left_out: bool = False
+    table: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Check:
         lines = [f"{path:{widths[0]}}  {operation:{widths[1]}}  {form}".rstrip() for path, operation, form in cells]
         remedies = {row.blocker: row.remedy for row in self.blocked}
         more = [f"{blocker}\n  remedy: {remedy}" for blocker, remedy in remedies.items()]
+        if any(row.table for row in self.rows):
+            more.insert(0, _TABLES)
         return "\n".join([*lines, *([""] if more else []), *more])
 
 
@@ -64,12 +69,7 @@ def check(model: nn.Module, example_input: Any, recipe: Recipe | None = None) ->
 
     ``model`` is left as it is. Raises DataError for an example that the model does not take, UnsupportedError for what is no float model at all;
     everything else is told in the rows."""
-    recipe = Recipe() if recipe is None else recipe
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
-    model = unwrapped(model)
-    check_model(model)
-    inputs = Inputs.of(model, example_input)
+    model, inputs, recipe = asked(model, example_input, recipe)
     with torch.inference_mode(False), torch.no_grad():
         source = copied(model)
         changed = tuple(changed_modules(source))
@@ -78,6 +78,9 @@ def check(model: nn.Module, example_input: Any, recipe: Recipe | None = None) ->
         whole = refusal(source, inputs, traced, tuple(error for _, error in found)).blockers if found else ()
         return Check(tuple(_rows(traced, recipe, found, whole[len(found) :])))
 
+
+_TABLES = f"""tables: up to {MAX_ENTRIES} numbers an entry for each, the function rounded once; beyond, lines that are as near as they say.
+print(quantized) shows the size and the error of each, once its binary points are known"""
 
 Found = Sequence[tuple[fx.Node | None, UnsupportedError]]
 
@@ -95,8 +98,9 @@ def _rows(traced: Traced, recipe: Recipe, found: Found, behind: Sequence[Unsuppo
             continue
         with contextlib.suppress(UnsupportedError):  # behind a blocker, of which more is not known
             rule, call = find(node, traced.place(node), traced, recipe)
-            form = tuple(type(part.layer).__name__ for part in parts_of(rule(call), len(call.values)))
-            yield Row(traced.place(node), operator_name(node, traced), form)
+            layers = [part.layer for part in parts_of(rule(call), len(call.values))]
+            tables = dict.fromkeys(bound_asked(layer, recipe.table_error) for layer in layers if isinstance(layer, Tabled))
+            yield Row(traced.place(node), operator_name(node, traced), tuple(type(layer).__name__ for layer in layers), table="; ".join(tables))
     for told in traced.left_out:
         operation, _, place = told.partition(" at ")
         yield Row(place.strip("'"), operation, left_out=True)
@@ -107,4 +111,6 @@ def _rows(traced: Traced, recipe: Recipe, found: Found, behind: Sequence[Unsuppo
 def _told(row: Row) -> str:
     if row.left_out:
         return 'left out (tail = "drop")'
-    return f"- {row.blocker}" if row.blocker else ", ".join(row.form) or "its input"
+    if row.blocker:
+        return f"- {row.blocker}"
+    return (", ".join(row.form) or "its input") + (f" (table, lines within {row.table})" if row.table else "")

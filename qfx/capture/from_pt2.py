@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from qfx import formats
 from qfx.capture.apart.decompositions import OF_TORCH
 from qfx.capture.assemble import Assembly, Blockers, Value
-from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, Call
+from qfx.capture.aten_operators import INTEGERS, LAYERS, ON_CONSTANTS, RECURRENT, WRITTEN, Call
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
 from qfx.capture.batch.masks import CHOOSES
@@ -75,11 +75,14 @@ class _Reader:
         self.assembly = Assembly(example if literal else example[: self.batch or 2], literal=literal)
         self.values: dict[str, Any] = {name: self.assembly.input}
         self.names: dict[str, str] = {}
+        self.literals: set[str] = set()  # constants that no checkpoint has
         self.blockers = Blockers()
         tensors = self._tensors("weights") | self._tensors("constants")
         for kind, key in (("parameter", "parameter_name"), ("buffer", "buffer_name"), ("tensor_constant", "tensor_constant_name")):
             for spec in self._inputs(kind):
                 self.values[spec["arg"]["name"]] = tensors[spec[key]]
+                if kind == "tensor_constant" or not spec.get("persistent", True):
+                    self.literals.add(spec[key])
                 self.names[spec["arg"]["name"]] = re.sub(r"\.parametrizations\.(\w+)\.(original\d*|\d+\.\w+)$", r".\1", spec[key])
         self.of_batch: dict[int, int] = {}  # by the id of a constant: its axis that is as long as the batch
         self.held: dict[int, Value] = {}  # by the id of a constant: itself in the module
@@ -165,10 +168,14 @@ class _Reader:
                 self._note(name, value)
             return
         weights = next((self.names[name] for name in read if self.names.get(name)), "")
-        call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1)
+        call = Call(self.assembly, weights.rpartition(".")[0] or path, base, arguments, lambda: self.uses.get(read[0], 0) == 1, self._is_stored)
         handler = LAYERS.get(base)
-        if handler is not None and sum(isinstance(value, Value) for value in arguments.values()) == 1:
-            result: Any = handler(call)
+        written, known_by = WRITTEN.get(str(node["metadata"].get("torch_fn", "")).rpartition(".")[2], ("", None))
+        whole = known_by(call) if known_by is not None and written == base else None
+        if whole is not None:
+            result: Any = whole
+        elif handler is not None and (base in RECURRENT or sum(isinstance(value, Value) for value in arguments.values()) == 1):
+            result = handler(call)
         elif function is None or not _is_taken(function):
             remedy = f"{plain_remedy(base, 'replace it by a supported layer')} ({_LISTED})"
             raise UnsupportedError(f"the operator {target} has no fixed-point form in qfx", where=path, remedy=remedy)
@@ -191,6 +198,10 @@ class _Reader:
 
         args, kwargs = _in_order(function, {name: held(argument) for name, argument in arguments.items()})
         return self.assembly.call(path, function, *args, **kwargs)
+
+    def _is_stored(self, value: Tensor) -> bool:
+        """Whether a constant is of what checkpoints have."""
+        return any(self.values[name] is value for name, path in self.names.items() if path and path not in self.literals)
 
     def _note(self, name: str, value: Any) -> None:
         """Which axis of a constant, if one, is as long as the batch: the file says it of every tensor."""

@@ -179,6 +179,9 @@ class Recording(TorchFunctionMode):
         if name in READS_DATA and any(self._depends(tensor) for tensor in tensors):
             raise StopError(READS_DATA[name], instead(name))
         node_args, node_kwargs = self._nodes(args, kwargs)
+        bare = name.partition(".")[0]
+        if tensors and (bare.startswith("__i") or (bare.endswith("_") and not bare.endswith("__"))) and not self._depends(tensors[0]):
+            self.values[self._node_of(tensors[0])] = tensors[0].clone()  # a constant is what it was, whatever is written into its tensor
         result = run()
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
         if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)) and not written:

@@ -16,6 +16,7 @@ from qfx.capture.any_names import AnyNameModule
 from qfx.capture.batch.masks import soften
 from qfx.capture.batch.rewriting import batch_in_front
 from qfx.capture.inputs import Inputs
+from qfx.capture.loops.rewriting import loops_of_cells
 from qfx.capture.recording import Recording, StopError, merge, recording
 from qfx.capture.refusals.apart import NotTakenApartError
 from qfx.capture.refusals.remedies import named, plain_remedy
@@ -53,6 +54,8 @@ def capture(model: nn.Module, example: Any) -> Traced:
     stopped = small.stopped or large.stopped or apart or _by_one(model, inputs, small)
     batch_in_front(small, large)
     soften(small, large)
+    if stopped is None:
+        loops_of_cells(small, large)
     small.graph.output(small.result if stopped is None else None)
     if stopped is None and not any(node.users for node in small.placeholders):
         raise UnsupportedError("has 0 inputs", where=type(model).__name__, remedy="give a module whose result depends on its input")

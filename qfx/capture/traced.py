@@ -12,14 +12,15 @@ from torch import Tensor, fx, nn
 
 from qfx.errors import UnsupportedError
 
-SITE, CALLER, WHOLE, OPENED, KIND, INTERNAL, SPARE, KEPT, MADE, TAKEN_APART = (
+SITE, CALLER, WHOLE, OPENED, KIND, INTERNAL, SPARE, KEPT, MADE, TAKEN_APART, ONCE = (
     *("qfx_site", "qfx_caller", "qfx_whole", "qfx_opened", "qfx_kind", "qfx_internal", "qfx_spare", "qfx_kept", "qfx_made", "qfx_taken_apart"),
+    "qfx_once",
 )
 """What is noted at a node: which call in the user's forward it is; the module in whose forward it is; that it is all that this module, one of
 torch's layers, does; the outermost layer of torch that was opened for it, and its class; that it is a step of an operation that qfx takes apart;
 that it is of use only where it is read; under which names checkpoints have the tensor, none if they do not; of a layer, the nodes of its weight and
 bias by their names, where the model computes them of others; that it is the result of an operation that was taken apart: its name, and the node
-of its input."""
+of its input; that all such calls with the same weights are calls of one layer."""
 
 
 @dataclass(frozen=True)

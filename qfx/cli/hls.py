@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from qfx.cli.common import FILE, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
-from qfx.cli.planning import plan, plan_options
+from qfx.cli.planning import plan_of, plan_options, summary_of
 from qfx.cli.telling import telling
 
 
@@ -32,6 +32,8 @@ def hls(
     folding: Path | None,
     weights: str,
     ports: str | None,
+    style: str,
+    adders: str,
     top: str | None,
     data: Path | None,
     samples: int | None,
@@ -43,7 +45,6 @@ def hls(
     Without --fps, --fit and --folding every layer works on one number at a time.
     """
     from qfx.hardware.design.names import checked_top
-    from qfx.hardware.folding import summary
     from qfx.hardware.project.project import check_target, write_project
     from qfx.ir.from_onnx import load_graph
 
@@ -55,7 +56,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -65,14 +66,15 @@ def hls(
             top=top,
             schedule=made,
             weights=weights,
+            style=style,
             force=force,
             golden_inputs=golden,
             extra_files={"model.onnx": model.read_bytes()},
         )
     if as_json:
-        print_json(summary.data(made, graph.name))
+        print_json(summary_of(made).data(made, graph.name))
     else:
-        click.echo(summary.as_text(made, graph.name))
+        click.echo(summary_of(made).as_text(made, graph.name))
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench", err=as_json)
 
 
@@ -90,12 +92,13 @@ def estimate(
     folding: Path | None,
     weights: str,
     ports: str | None,
+    style: str,
+    adders: str,
     as_json: bool,
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
-    from qfx.hardware.folding import summary
-
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
+        summary = summary_of(made)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
     click.echo(text, nl=False)

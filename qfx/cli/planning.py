@@ -13,6 +13,7 @@ from qfx.cli.common import FILE
 
 if TYPE_CHECKING:
     from qfx.hardware.folding.search import Plan
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
 
@@ -31,6 +32,20 @@ _OPTIONS = (
         default=None,
         help="Of several inputs or outputs: a stream for each, or one for all inputs and one for all outputs  [default: as --folding, or separate].",
     ),
+    click.option(
+        "--style",
+        type=click.Choice(("streaming", "unrolled")),
+        default="streaming",
+        show_default=True,
+        help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
+    ),
+    click.option(
+        "--adders",
+        type=click.Choice(("qfx", "da4ml")),
+        default="qfx",
+        show_default=True,
+        help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
+    ),
 )
 
 
@@ -41,7 +56,39 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def plan(
+def plan_of(
+    style: str,
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    weights: str,
+    ports: str | None,
+    adders: str,
+    progress: Progress,
+) -> tuple[Graph, Plan | Unrolled]:
+    """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style."""
+    from qfx.errors import ProjectError
+
+    if style == "unrolled":
+        return _unrolled(model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
+    if adders != "qfx":
+        raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
+    return _plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+
+
+def summary_of(made: Plan | Unrolled) -> Any:
+    """The module that tells of such a plan: as_text, as_json and data."""
+    from qfx.hardware.folding import summary
+    from qfx.hardware.unrolled import summary as unrolled_summary
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
+
+    return unrolled_summary if isinstance(made, Unrolled) else summary
+
+
+def _plan(
     model: Path,
     board_name: str,
     clock_ns: float | None,
@@ -68,3 +115,35 @@ def plan(
         request = replace(request, merged=ports == "merged")
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)
+
+
+def _unrolled(
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    weights: str,
+    ports: str | None,
+    adders: str,
+    progress: Progress,
+) -> tuple[Graph, Unrolled]:
+    """The prepared graph of the model, unrolled. Raises ProjectError for options that mean nothing then."""
+    from qfx.errors import ProjectError
+    from qfx.hardware.board import board
+    from qfx.hardware.project.project import prepare
+    from qfx.hardware.unrolled.plan import plan as unroll
+    from qfx.hardware.unrolled.sharing import shared_graph
+    from qfx.hardware.unrolled.with_da4ml import da4ml_graph
+    from qfx.ir.from_onnx import load_graph
+
+    given = {"--fps": fps is not None, "--fit": fit, "--folding": folding is not None, "--weights stream": weights != "rom"}
+    named = [*(name for name, there in given.items() if there), *(["--ports merged"] if ports == "merged" else [])]
+    if named:
+        what = f"{', '.join(named)}: an unrolled design has no folding, its weights in its adders, and a stream for each port"
+        raise ProjectError(what, where="--style unrolled", remedy=f"leave out {', '.join(named)}, or use --style streaming")
+    found = board(board_name)
+    graph = prepare(load_graph(model))
+    clock_ns = found.clock_ns if clock_ns is None else clock_ns
+    return graph, unroll(graph, found, clock_ns=clock_ns, solver={"qfx": shared_graph, "da4ml": da4ml_graph}[adders], progress=progress)

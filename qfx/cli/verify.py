@@ -95,6 +95,8 @@ def _say(comparisons: Sequence[Comparison], layers: dict[str, tuple[int, Diverge
         count, found = layers[row.executor]
         if found is not None:
             click.echo(f"{row.executor} differs first in {found}", err=True)
+        elif not count:
+            click.echo(f"{row.executor}: nothing travels between the layers of an unrolled design; --fast looks at the emulator's", err=True)
         else:
             click.echo(f"{row.executor}: all {count} values that travel between layers are equal", err=quiet or row.first is not None)
 

@@ -14,6 +14,7 @@ from qfx.errors import DataError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
@@ -22,15 +23,22 @@ from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.model import graph_module, left_out_of, quantizers, recipe_of
 from qfx.nn.quantizer import Quantizer
 
+_LISTED = 8
+"""An error lists so many names."""
+
 
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
     ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
-    ``qfx.quantize``, DataError for NaN or infinity in a parameter, QfxError for
-    word lengths that were driven to 0 until no input reaches an output, UnsupportedError for a module that was put in by hand and has no operator.
+    ``qfx.quantize``, and for word lengths that were driven to 0 until no input reaches an output; DataError for NaN or infinity in a parameter,
+    UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
+    off = [layer.name for layer in module.modules() if isinstance(layer, Quantizer) and layer.is_initialized and layer.off]
+    if off:
+        told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
+        raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         hides = not isinstance(tensor, nn.Parameter) and bool(((tensor == -torch.inf) | torch.isfinite(tensor)).all())  # a mask of attention
         if not hides and not bool(torch.isfinite(tensor).all()):
@@ -66,8 +74,8 @@ def _refuse_collapsed(module: fx.GraphModule, graph: Graph) -> None:
 
 
 def _make_tables(module: fx.GraphModule) -> None:
-    """Let every table, loop and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
-    if not any(isinstance(layer, Tabled | QScan | QWhole) for layer in module.modules()):
+    """Let every table, loop, accumulator and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
+    if not any(isinstance(layer, Tabled | QScan | QWhole | Accumulating) for layer in module.modules()):
         return
     casts = [next(iter(node.users)) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = [layer for cast in casts if isinstance(layer := module.get_submodule(str(cast.target)), QInput)]

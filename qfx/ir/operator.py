@@ -8,6 +8,11 @@ from math import gcd
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
+
+from qfx.errors import UnsupportedError
+from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.homes import unanswered
 from qfx.ir.rules import Infos
@@ -18,6 +23,7 @@ if TYPE_CHECKING:  # what is built upon this file, and handed to the operators w
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.drawing import Drawing
     from qfx.ir.graph import Graph, Node
     from qfx.ir.onnx_node import OnnxNode
@@ -140,6 +146,16 @@ class Operator:
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         """What may be worked on in parallel as the node stands in ``graph``: PE divides the first number, SIMD the second."""
 
+    def looks_at(self, grids: npt.NDArray[np.int64]) -> int | None:
+        """How many of the last bits of a number on ``grids`` (one, or one for each channel) the result depends on alone, so that the number may wrap
+        there; None: on all of them."""
+        return None
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        """Its form in fully unrolled designs: the numbers of its result, made of those of what it reads; shapes without the batch. An operator that
+        does not define it has none: UnsupportedError."""
+        raise UnsupportedError(f"{type(self).__name__} has no unrolled form", where=node.name, remedy="use --style streaming")
+
     # For tests
 
     @classmethod
@@ -202,6 +218,17 @@ class Mover(Plain, abstract=True):
     """Operators that move numbers and compute nothing."""
 
     __slots__ = ()
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        """Their places moved; what comes from nowhere is 0."""
+        (x,) = inputs
+        places = Interval(0, x.size, 0)
+        info = Info(x.shape, places.type(), places)
+        moved = self.evaluate((np.arange(1, x.size + 1).reshape(1, *x.shape),), (info,), self.infer(node.name, (info,)))
+        numbers: Numbers = np.empty(x.size + 1, dtype=object)
+        numbers[0], numbers[1:] = scalars.zero, x.reshape(-1)
+        result: Numbers = numbers[moved[0]]
+        return result
 
     reads: ClassVar[int | None] = 1
     pointwise: ClassVar[bool] = False

@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import output_problems
-from qfx.capture.traced import KEPT, MADE, Traced
+from qfx.capture.traced import KEPT, MADE, ONCE, Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
@@ -30,7 +31,7 @@ from qfx.recipe import Recipe
 @dataclass
 class _Value:
     """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, the name and the role of that Cast,
-    and whether it has one binary point for all."""
+    whether it has one binary point for all, and what operation it is the result of."""
 
     node: fx.Node
     data: QTensor
@@ -38,6 +39,7 @@ class _Value:
     path: str
     role: str
     one_point: bool = False
+    kind: str = ""
 
 
 class Builder:
@@ -56,6 +58,7 @@ class Builder:
         self.raw: dict[fx.Node, fx.Node] = {}  # arguments that hold several tensors
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
         self.sites: dict[tuple[str, str, int], str] = {}
+        self.once: dict[Any, str] = {}  # of layers that are there once, by their weights
         self.partners: dict[str, tuple[FoldedNorm, fx.Node]] = {}  # of layers, by the path of the norm
 
     def build(self, inputs: Inputs) -> QuantizedModel:
@@ -137,6 +140,10 @@ class Builder:
             norm = placement.norm_to_fold(node, self.traced, self.recipe) if part is parts[-1] and isinstance(part.layer, Weighted) else None
             role = placement.role_of_part(part, parts, placement.role(norm or node, self.traced))
             value = self._apply(part.layer, call.path + part.suffix, inputs, role, norm)
+            value.kind = inputs[0].kind if part.layer.traits.named_by_source else call.name
+            for quantizer in part.layer.modules():
+                if isinstance(quantizer, Quantizer):
+                    quantizer.kind = call.name
             self.values[part] = self._cast(value) if part is parts[-1] and part.layer.traits.ends_chain else value
             if norm is not None:
                 self.values[norm] = self.values[part]
@@ -149,6 +156,8 @@ class Builder:
 
     def _placed(self, call: Call) -> Call:
         """The call under the path that its layers get, which a later call of a module may have to itself."""
+        if call.node.meta.get(ONCE):
+            return replace(call, path=self.once.setdefault((call.node.target, *call.node.args[1:]), call.path))
         site, path = self.traced.site(call.node), call.path
         first = path if site is None else self.sites.setdefault(site, path)
         if site is None and path in self.used and self._layer(path).traits.called_again == "new":
@@ -171,6 +180,8 @@ class Builder:
         again = layer.traits.called_again if path in self.used else "new"
         if again == "shared":  # the same module called again keeps its one set of constants
             layer = self._layer(path)
+            if isinstance(layer, Weighted) and isinstance(layer.weight_cast, Accumulating):
+                layer.weight_cast.share()
         else:
             path = self._attach(path, layer)
         if isinstance(layer, Tabled):
@@ -229,11 +240,12 @@ class Builder:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
         also = f"{self.first.get(name, name)}.output"
-        spec = self.recipe.spec(label, value.role, also)
+        spec = self.recipe.of_kind(value.kind).spec(label, value.role, also)
         quantizer = Quantizer(replace(spec, granularity="tensor") if value.one_point else spec, name=label, also=also)
+        quantizer.kind = value.kind
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
-        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role)
+        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role, kind=value.kind)
 
     def _output(self, node: fx.Node) -> None:
         for problem in output_problems(node, self.traced):

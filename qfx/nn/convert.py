@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from qfx.capture.inputs import Inputs
 from qfx.capture.refusals.blockers import blockers, changed_modules, refusal, require_supported, require_traceable
@@ -40,15 +39,11 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
     (``error.blockers``); DataError for NaN,
     infinity or a wrong shape; RecipeError for a pattern that matches nothing.
     """
-    recipe = Recipe() if recipe is None else recipe
-    if not isinstance(recipe, Recipe):
-        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
-    model = unwrapped(model)
-    check_model(model)
-    inputs = Inputs.of(model, example_input)
+    model, inputs, recipe = asked(model, example_input, recipe)
     with torch.inference_mode(False), torch.no_grad():
         result = _built(copied(model), inputs, recipe, type(model).__name__)
-    recipe.check_patterns({name: quantizer.also for name, quantizer in quantizers(result)})
+    used = list(quantizers(result))
+    recipe.check_patterns({name: quantizer.also for name, quantizer in used}, {name: quantizer.kind for name, quantizer in used})
     if any(parameter.dtype is torch.float64 for parameter in model.parameters()):
         result.double()
     result.train(model.training)
@@ -57,6 +52,16 @@ def quantize(model: nn.Module, example_input: Any, recipe: Recipe | None = None)
         if name in names:
             result.get_submodule(name).training = module.training
     return result
+
+
+def asked(model: nn.Module, example_input: Any, recipe: Recipe | None) -> tuple[nn.Module, Inputs, Recipe]:
+    """The model itself, its example and the recipe of ``quantize(model, example_input, recipe)``. Raises what that raises before it records a run."""
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(f"is a {type(recipe).__name__}", where="recipe", remedy="give a Recipe; Recipe.load(path) reads one")
+    model = unwrapped(model)
+    check_model(model)
+    return model, Inputs.of(model, example_input), recipe
 
 
 def check_model(model: nn.Module) -> None:
@@ -89,9 +94,10 @@ def copied(model: nn.Module) -> nn.Module:
         raise UnsupportedError(f"cannot be copied: {message}", where=type(model).__name__, remedy=remedy) from error
     require_traceable(model, changed)
     for module in source.modules():
-        recurrent = isinstance(module, nn.RNNBase) and parametrize.is_parametrized(module)  # torch keeps a list of such a network's weights
-        if recurrent or (is_layer(module) and base_layer(module) in MODULES and not computed_roles(module)):
+        if is_layer(module) and base_layer(module) in MODULES and not computed_roles(module):
             make_plain(module)  # what a BatchNorm, say, computes of others is not seen by its rule
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()  # torch's list of a recurrent network's weights, of the copy: what is computed of others is so in every run
     return nn.Sequential(OrderedDict(layer=source)) if is_layer(model) else source
 
 

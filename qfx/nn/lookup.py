@@ -49,7 +49,7 @@ def find(node: fx.Node, path: str, traced: Traced, recipe: Recipe) -> tuple[Rule
     module = traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
     names, rule = _entry(node, traced)
     what = operator_name(node, traced)
-    call = Call(node, path, traced, recipe, module, what, _bind(names, node, traced))
+    call = Call(node, path, traced, recipe.of_kind(what), module, what, _bind(names, node, traced))
     if rule is None:
         raise call.refuse(f"{what} has no fixed-point form in qfx", plain_remedy(what))
     unknown = next((source for source in call.inputs if source not in traced.fixed and source not in traced.shapes), None)

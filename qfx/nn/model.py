@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
+from qfx.nn import accumulator
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.batch_norm import QBatchNorm
@@ -68,7 +69,8 @@ class QuantizedModel(AnyNameModule):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Before the children load: refuse what does not fit while nothing has changed, and complete a float checkpoint by what is here."""
         layers = list(_quantizers(self, prefix))
-        misfits = [misfit for path, layer in layers if (misfit := layer.misfit(state_dict, path)) is not None]
+        found = [check for path, layer in layers for check in (layer.misfit(state_dict, path), accumulator.misfit(layer, state_dict, path))]
+        misfits = [misfit for misfit in found if misfit is not None]
         if misfits:
             first, *others = misfits
             more = f" (and so for {len(others)} more: {', '.join(other.where for other in others[:_LISTED])}{'...' * (len(others) > _LISTED)})"
@@ -158,6 +160,12 @@ def graph_module(qmodel: nn.Module) -> QuantizedModel:
     held = [name for name, module in qmodel.named_modules() if isinstance(module, QuantizedModel)] if isinstance(qmodel, nn.Module) else []
     remedy = f"give its quantized part, .{held[0]}" if held else "make one with qfx.quantize(model, example_input)"
     raise QfxError("is not a quantized model", where=type(qmodel).__name__, remedy=remedy)
+
+
+def quantized_parts(model: nn.Module) -> list[QuantizedModel]:
+    """The quantized models in ``model``, itself or parts of a float one. Raises QfxError where there are none."""
+    found = [module for module in model.modules() if isinstance(module, QuantizedModel)] if isinstance(model, nn.Module) else []
+    return found or [graph_module(model)]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

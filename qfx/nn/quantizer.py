@@ -28,6 +28,9 @@ NEGLIGIBLE_ERROR = 1e-7
 
 LONG_WORD = 12
 
+_UNIT = Interval(-1, 1, 0)
+"""Of numbers that are not cast. It does not bound them; it is small, so that all is computed in the dtype that the model's parameters have."""
+
 
 class Quantizer(FixedLayer):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
@@ -52,6 +55,12 @@ class Quantizer(FixedLayer):
 
     also: str = ""
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
+    kind: str = ""
+    """The class of its layer, or the function that is called."""
+    off: bool = False
+    """Whether numbers pass as they are (``qfx.switch``)."""
+    frozen: tuple[str, ...] = ()
+    """The parameters that ``qfx.freeze`` stopped."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor
@@ -228,6 +237,9 @@ class Quantizer(FixedLayer):
 
     def forward(self, x: QTensor | Tensor) -> QTensor:
         """Cast. A plain Tensor stands for itself. Raises QfxError before ``initialize``."""
+        if self.off:
+            value = x.tensor() if isinstance(x, QTensor) else x
+            return QTensor(value.to(self.frac_bits.dtype), _UNIT)
         if self._tracks:
             self._follow(x)
         frac_bits, point = self._counted()
@@ -254,6 +266,8 @@ class Quantizer(FixedLayer):
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
+        if self.off or other.off:
+            return self(x), other(y)
         for cast, numbers in ((self, x), (other, y)):
             if cast._tracks:
                 cast._follow(numbers)
@@ -266,6 +280,8 @@ class Quantizer(FixedLayer):
 
     def interval(self) -> Bounds:
         """What the cast can give, for each channel where these have binary points of their own."""
+        if self.off:
+            return _UNIT
         point = self._counted()[1]
         return self._interval(point, self._width(point), self.mode)
 
@@ -372,7 +388,7 @@ class Quantizer(FixedLayer):
         if self.frac_bits is None:
             return f"{self.spec.width} bits, not initialized"
         element, int_bits, shape = self.types()
-        described = str(element) if not shape else f"{element}, {len(int_bits)} binary points"
+        described = "off, " * self.off + (str(element) if not shape else f"{element}, {len(int_bits)} binary points")
         return f"{described}, {self.word_lengths().mean().item():.2f} bits" if self.spec.learn_width else described
 
     def _shape(self, data: Tensor, granularity: str = "") -> tuple[int, ...]:

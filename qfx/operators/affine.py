@@ -24,6 +24,7 @@ from qfx.ir.values import Const, Info, LoadableConst, RawArray, Shape
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -94,6 +95,12 @@ class Affine(Pointwise):
             return channelwise(terms), channelwise(terms)
         totals = [term + shift for term, shift in zip(terms, _spread(self.shift, channels), strict=True)]
         return channelwise(term.at(total.frac_bits) for term, total in zip(terms, totals, strict=True)), channelwise(totals)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+        scale = Const(np.array(1), 0) if self.scale is None else self.scale
+        shift = Const(np.array(0), 0) if self.shift is None else self.shift
+        return scalars.each(scalars.times, x, scalars.beside(scale, x.shape), scalars.beside(shift, x.shape))
 
     def does_nothing(self, x: Info) -> bool:
         return (self.scale is None or _all_ones(self.scale)) and (self.shift is None or not self.shift.raw.any())

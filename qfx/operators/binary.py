@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -61,6 +62,9 @@ class Sum(Binary, abstract=True):
 
     step: ClassVar[str]
 
+    unrolled: ClassVar[str]
+    """What makes it of two numbers of a scalar program."""
+
     @staticmethod
     @abstractmethod
     def join(a: Any, b: Any) -> Any:
@@ -74,6 +78,9 @@ class Sum(Binary, abstract=True):
         a, b = (rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True))
         raw: RawArray = self.join(a, b)
         return raw
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        return scalars.each(getattr(scalars, self.unrolled), *inputs)
 
     def write(self, writer: Writer, node: Node) -> Value:
         a, b = (writer.values[name] for name in node.inputs)
@@ -90,6 +97,7 @@ class Add(Sum):
 
     forms: ClassVar[tuple[str, ...]] = ("Add",)
     step: ClassVar[str] = "add"
+    unrolled: ClassVar[str] = "add"
 
     @staticmethod
     def join(a: Any, b: Any) -> Any:
@@ -102,6 +110,7 @@ class Sub(Sum):
 
     forms: ClassVar[tuple[str, ...]] = ("Sub",)
     step: ClassVar[str] = "sub"
+    unrolled: ClassVar[str] = "subtract"
 
     @staticmethod
     def join(a: Any, b: Any) -> Any:
@@ -137,6 +146,7 @@ class Max(Extreme):
 
     forms: ClassVar[tuple[str, ...]] = ("Max",)
     step: ClassVar[str] = "greater"
+    unrolled: ClassVar[str] = "greater"
 
     @staticmethod
     def join(a: Any, b: Any) -> Any:
@@ -149,6 +159,7 @@ class Min(Extreme):
 
     forms: ClassVar[tuple[str, ...]] = ("Min",)
     step: ClassVar[str] = "lesser"
+    unrolled: ClassVar[str] = "lesser"
 
     @staticmethod
     def join(a: Any, b: Any) -> Any:

@@ -28,6 +28,7 @@ from qfx.ir.values import Const, Info, RawArray, Shape
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -89,6 +90,11 @@ class Clip(Plain, Pointwise):
         low, high = (None if bound is None else rules.move(bound.raw, out.grids - bound.grids) for bound in (self.low, self.high))
         clipped: RawArray = np.clip(rules.align(inputs[0], infos[0], out), low, high)
         return clipped
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+        low, high = (np.full(x.shape, None) if bound is None else scalars.beside(bound, x.shape) for bound in (self.low, self.high))
+        return scalars.each(scalars.clipped, x, low, high)
 
     def does_nothing(self, x: Info) -> bool:
         held, (low, high) = x.interval, self._ends()

@@ -24,6 +24,7 @@ from qfx.ir.values import Const, Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 Sign = Literal[">", ">=", "<", "<="]
@@ -68,6 +69,14 @@ class Compare(Plain, Pointwise):
         threshold, up = self._threshold(infos[0].grids)
         found: RawArray = ((inputs[0] > threshold) == up).astype(np.int64)
         return found
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        bound = scalars.scalar(self.bound)
+        ordered = {">": lambda x: scalars.less(bound, x), "<": lambda x: scalars.less(x, bound)}
+        opposite = {">=": "<", "<=": ">"}
+        if self.sign in ordered:
+            return scalars.each(ordered[self.sign], inputs[0])
+        return scalars.each(lambda x: scalars.subtract(scalars.one, ordered[opposite[self.sign]](x)), inputs[0])
 
     def does_nothing(self, x: Info) -> bool:
         return False

@@ -24,6 +24,7 @@ from qfx.ir.values import Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -57,6 +58,9 @@ class Concat(Plain):
         if out.per_channel or any(info.per_channel for info in infos):
             return np.concatenate(inputs, axis=1)
         return np.concatenate([rules.align(raw, info, out) for raw, info in zip(inputs, infos, strict=True)], axis=1)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        return np.concatenate(inputs)
 
     def does_nothing(self, x: Info) -> bool:
         return False

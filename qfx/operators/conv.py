@@ -27,6 +27,7 @@ from qfx.ir.windows import Windows
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -70,6 +71,25 @@ class Conv(Operator):
         raw = sums.convolve(self.weight, self.groups, self.windows("", x.shape), rules.align(inputs[0], infos[0], x), x.interval.at(x.type.frac_bits))
         rows = sums.per_channel(self.weight.rows(len(self.weight.raw)), len(out.shape))
         return sums.with_bias(raw, x.grids + rows, self.bias, out)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        """Each position has the same adders, of what its window meets."""
+        (x,) = inputs
+        windows, places = self.windows(node.name, x.shape), np.arange(1, x.size + 1).reshape(1, *x.shape)
+        taps = np.stack(windows.taps(places, fill=0), axis=-1)[0]  # (C, *out, taps)
+        numbers = [scalars.zero, *x.reshape(-1)]
+        outputs, channels = len(self.weight.raw) // self.groups, x.shape[0] // self.groups
+        bias = None if self.bias is None else scalars.constants(self.bias)
+        result: Numbers = np.empty((len(self.weight.raw), *windows.out), dtype=object)
+        for position in np.ndindex(windows.out):
+            for group in range(self.groups):
+                rows = slice(group * outputs, (group + 1) * outputs)
+                met = taps[(slice(group * channels, (group + 1) * channels), *position)].reshape(-1)
+                grids = self.weight.rows(len(self.weight.raw))[rows]
+                made = scalars.weighted(self.weight.raw[rows], grids, [numbers[place] for place in met], None if bias is None else bias[rows])
+                for place, number in zip(range(rows.start, rows.stop), made, strict=True):
+                    result[(place, *position)] = number
+        return result
 
     def windows(self, name: str, shape: Shape) -> Windows:
         """The windows over an input of ``shape``."""

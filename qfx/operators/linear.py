@@ -24,6 +24,7 @@ from qfx.ir.values import Const, Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -53,6 +54,13 @@ class Linear(Operator):
         x = infos[0].on_one_grid()
         raw = sums.matvec(self.weight, rules.align(inputs[0], infos[0], x), x.interval.at(x.type.frac_bits))
         return sums.with_bias(raw, x.grids + np.array(self.weight.rows(len(self.weight.raw))), self.bias, out)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        bias = None if self.bias is None else scalars.constants(self.bias)
+        outputs = len(self.weight.raw)
+        result: Numbers = np.empty(outputs, dtype=object)
+        result[:] = scalars.weighted(self.weight.raw, self.weight.rows(outputs), list(inputs[0]), bias)
+        return result
 
     def does_nothing(self, x: Info) -> bool:
         return False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from qfx.errors import ExactnessError, ModelFileError, ProjectError
+from qfx.errors import ExactnessError, ModelFileError, ProjectError, UnsupportedError
 from qfx.export.bounds import DOUBLE, FLOAT, MAX_EXPONENT, Value, fits, symmetric
 from qfx.fixed.arith import FLOAT64_BITS, Interval
 from qfx.fixed.type import FixedType
@@ -28,6 +28,8 @@ from qfx.ir.values import Const, Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.program import Number
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 MAX_ENTRIES = 1 << 12
@@ -99,6 +101,21 @@ class Table(Pointwise, abstract=True):
             raise ExactnessError(f"is addressed by {self.frac_bits} fractional bits, which float64 cannot reach", where=node.name, remedy=remedy)
         numbers = {"scale": math.ldexp(1.0, self.frac_bits), "first": float(self.first), **more}
         return [node.inputs[0], *(writer.doubles(node, role, number) for role, number in numbers.items())]
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        """A table of its own for every number, of what it can be."""
+
+        def entry(x: Number) -> Number:
+            held = scalars.interval(x)
+            if held.hi - held.lo >= MAX_ENTRIES:
+                what = f"would be a table of {held.hi - held.lo + 1} entries for each number"
+                raise UnsupportedError(what, where=node.name, remedy=f"cast its input to fewer bits (at most {MAX_ENTRIES} numbers)")
+            raws = np.arange(held.lo, held.hi + 1)
+            info = Info((1,), held.type(), held)
+            return scalars.entry(x, self.evaluate((raws[:, None],), (info,), results)[:, 0].tolist(), -results.type.frac_bits)
+
+        results = self.infer(node.name, infos)
+        return scalars.each(entry, inputs[0])
 
     def value(self, writer: Writer, node: Node) -> Value:
         """What holds the result: whatever came before ends here, as at a cast."""

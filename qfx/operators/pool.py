@@ -25,6 +25,7 @@ from qfx.ir.windows import Windows
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -88,6 +89,10 @@ class MaxPool(Pool):
         for view in views[1:]:
             np.maximum(greatest, view, out=greatest)
         return greatest
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+        return scalars.pooled(self.windows(node.name, x.shape), x, lambda met: scalars.reduce(met, scalars.greater))
 
     def windows(self, name: str, shape: Shape) -> Windows:
         """The windows over an input of ``shape``."""
@@ -154,6 +159,10 @@ class SumPool(Pool):
         for view in views[1:]:
             np.add(total, view, out=total)
         return total
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+        return scalars.pooled(self.windows(node.name, x.shape), x, scalars.total)
 
     def windows(self, name: str, shape: Shape) -> Windows:
         """The windows over an input of ``shape``."""

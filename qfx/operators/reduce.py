@@ -27,6 +27,8 @@ from qfx.ir.values import Const, Info, RawArray, Shape
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.unrolled.program import Number
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -71,6 +73,19 @@ class Reduce(Operator, abstract=True):
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         x = self.source("", infos[0])
         return self.joined(rules.align(rules.align(inputs[0], infos[0], x), x, out), tuple(axis + 1 for axis in self.axes))
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+        kept = [axis for axis in range(x.ndim) if axis not in self.axes]
+        rows = x.transpose(*kept, *self.axes).reshape(-1, self.count(x.shape))
+        flat: Numbers = np.empty(len(rows), dtype=object)
+        for place, row in enumerate(rows):
+            flat[place] = self.unrolled(scalars, list(row))
+        return flat.reshape(tuple(1 if axis in self.axes else size for axis, size in enumerate(x.shape)))
+
+    @abstractmethod
+    def unrolled(self, scalars: Scalars, row: list[Number]) -> Number:
+        """All numbers of one result joined."""
 
     def count(self, shape: Shape) -> int:
         """The numbers that one result is made of."""
@@ -168,6 +183,9 @@ class ReduceSum(Reduce):
     def bounds(self, x: Info) -> Bounds:
         return (x.interval.hull if 0 in self.axes else x.interval).times(self.count(x.shape))
 
+    def unrolled(self, scalars: Scalars, row: list[Number]) -> Number:
+        return scalars.total(row)
+
     def joined(self, raw: RawArray, axes: tuple[int, ...]) -> RawArray:
         total: RawArray = raw.sum(axis=axes, keepdims=True)
         return total
@@ -210,6 +228,9 @@ class ReduceMax(Extreme):
     forms: ClassVar[tuple[str, ...]] = ("ReduceMax",)
     join: ClassVar[str] = "max"
 
+    def unrolled(self, scalars: Scalars, row: list[Number]) -> Number:
+        return scalars.reduce(row, scalars.greater)
+
     def joined(self, raw: RawArray, axes: tuple[int, ...]) -> RawArray:
         greatest: RawArray = raw.max(axis=axes, keepdims=True)
         return greatest
@@ -223,6 +244,9 @@ class ReduceMin(Extreme):
 
     forms: ClassVar[tuple[str, ...]] = ("ReduceMin",)
     join: ClassVar[str] = "min"
+
+    def unrolled(self, scalars: Scalars, row: list[Number]) -> Number:
+        return scalars.reduce(row, scalars.lesser)
 
     def joined(self, raw: RawArray, axes: tuple[int, ...]) -> RawArray:
         least: RawArray = raw.min(axis=axes, keepdims=True)

@@ -28,6 +28,8 @@ from qfx.ir.values import Const, Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.program import Number
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -43,6 +45,9 @@ class Relu(Plain, Pointwise):
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         return np.maximum(rules.align(inputs[0], infos[0], out), 0)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        return scalars.each(lambda x: scalars.greater(x, scalars.zero), inputs[0])
 
     def does_nothing(self, x: Info) -> bool:
         return not x.interval.signed
@@ -92,6 +97,10 @@ class LeakyRelu(Plain, Pointwise):
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         x = rules.move(inputs[0], out.grids + self.log2_slope - infos[0].grids)
         return np.where(x < 0, x, x << -self.log2_slope)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        """The greater of x and of x times the slope, which is at most 1."""
+        return scalars.each(lambda x: scalars.greater(x, scalars.moved(x, self.log2_slope)), inputs[0])
 
     def does_nothing(self, x: Info) -> bool:
         return not x.interval.signed or self.log2_slope == 0
@@ -174,6 +183,14 @@ class PRelu(Pointwise):
         small = np.minimum(raw, 0) * sums.per_channel(self.slope.raw, rank)
         negative = rules.move(small, out.grids - x.grids - sums.per_channel(self.slope.grids, rank))
         return np.where(raw < 0, negative, rules.move(np.maximum(raw, 0), out.grids - x.grids))
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        (x,) = inputs
+
+        def rectified(x: Number, slope: Number) -> Number:
+            return scalars.choose(scalars.less(x, scalars.zero), scalars.times(scalars.lesser(x, scalars.zero), slope, scalars.zero), x)
+
+        return scalars.each(rectified, x, scalars.beside(self.slope, x.shape))
 
     def does_nothing(self, x: Info) -> bool:
         return not x.interval.signed and bool((self.slope.grids <= 0).all())

@@ -78,6 +78,8 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "layers: hard tanh": (lambda: nn.Sequential(conv(), nn.Hardtanh(0, 1)), MAP),
     "layers: prelu": (lambda: nn.Sequential(conv(), nn.PReLU(4)), MAP),
     "layers: rrelu": (lambda: nn.Sequential(conv(), nn.RReLU()), MAP),
+    "layers: gates of maps": (lambda: nn.Sequential(conv(), nn.GLU(1)), MAP),
+    "layers: gates of rows": (lambda: nn.Sequential(nn.Linear(8, 8), nn.GLU(), nn.Linear(4, 2)), ROW),
     "layers: channel shuffle": (lambda: nn.Sequential(conv(), nn.ChannelShuffle(2)), MAP),
     "layers: pixel shuffle": (lambda: nn.Sequential(conv(), nn.PixelShuffle(2)), MAP),
     "layers: reflected": (lambda: nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(4, 4, 3)), MAP),
@@ -318,38 +320,21 @@ TOGETHER = "torch writes one product for queries, keys and values, with one cast
 ELSEWHERE: dict[str, dict[str, str]] = {
     "pt2": {
         "layers: attention": TOGETHER,
-        "softsign": "torch.export writes x / (1 + |x|)",
-        "tanh shrink": "torch.export writes x - tanh(x)",
     },
     "onnx": {
         "layers: attention": TOGETHER,
-        "silu": "the exporter writes x * sigmoid(x)",
-        "softsign": "the exporter writes x / (1 + |x|)",
-        "softplus": "the exporter writes its threshold as a choice",
-        "log sigmoid": "the exporter writes log(sigmoid(x))",
-        "log of one more": "the exporter writes log(1 + x)",
-        "group norm": "the exporter adds factors of 1 and summands of 0",
+        "softsign": "the exporter writes x / (1 + |x|), as people do",
         "between places": "the exporter writes a difference times a weight",
-        "variance": "the exporter writes the mean of squares times n / (n - 1)",
-        "deviation": "the exporter writes the mean of squares times n / (n - 1)",
-        "distance": "the exporter writes a sum of squares, which have no sign",
-        "interpolated": "the exporter writes the factor as a tensor",
-        "attention with heads": "the exporter shares the scale between queries and keys",
-        **dict.fromkeys(("rms", "unit length", "angles", "root mean square norm", "layers: root mean square"), "the exporter writes 1 / sqrt(x)"),
+        "deviation": "the exporter keeps no axes of length 1 under the root, and adds them behind it",
         **dict.fromkeys(("plus one", "one minus", "times", "over 255", "normalized", "gain", "asserted", "python"), ABSORBED),
-        **dict.fromkeys(("statistics", "layers: a dict and a list"), ABSORBED),
+        **dict.fromkeys(("statistics", "layers: a dict and a list", "distance", "unit length"), ABSORBED),
         **dict.fromkeys(("layers: batch norm", "layers: batch norm of lines", "layers: batch norm of rows"), FOLDED),
         **dict.fromkeys(("layers: synchronized", "layers: volumes"), FOLDED),
     },
 }
 """Where a file holds another expression of the same function, by the door: its fixed-point form may round elsewhere, and is near."""
 
-NOT_YET: dict[str, dict[str, str]] = {
-    "means to 12": {"onnx": "the exporter writes by index (GatherND)"},
-    "glu": {"module": "gates", "pt2": "gates"},
-    "another slice": {"onnx": "the exporter writes by index (ScatterND)"},
-    "another channel": {"onnx": "the exporter writes by index (ScatterElements)"},
-}
+NOT_YET: dict[str, dict[str, str]] = {}
 """Forms that a door (or all of them) refuses for now."""
 
 _WRAPPER = "the exporters do not take the wrapper"

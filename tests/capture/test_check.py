@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def taken() -> nn.Module:
 
 
 def refused() -> nn.Module:
-    return Calls(lambda m, x: F.relu(m.cell(m.a(x))).cumsum(1), a=nn.Linear(8, 8), cell=nn.GLU(1))
+    return Calls(lambda m, x: F.relu(m.cell(m.a(x).view(-1, 2, 2, 2))).cumsum(1), a=nn.Linear(8, 8), cell=nn.FractionalMaxPool2d(1, 2))
 
 
 def test_every_operation_has_its_form() -> None:
@@ -44,7 +45,9 @@ def test_the_forms_are_those_of_quantize() -> None:
 def test_blockers_stand_in_their_rows() -> None:
     found = qfx.check(refused(), X)
     assert not found.ok
-    assert [(row.path, row.operation) for row in found.rows] == [("a", "Linear"), ("cell", "GLU"), ("relu", "relu"), ("cumsum", "cumsum")]
+    assert [(row.path, row.operation) for row in found.rows] == [
+        *(("a", "Linear"), ("view", "view"), ("cell", "FractionalMaxPool2d"), ("relu", "relu"), ("cumsum", "cumsum"))
+    ]
     with pytest.raises(qfx.UnsupportedError) as caught:
         qfx.quantize(refused(), X)
     assert [(row.path, row.blocker, row.remedy) for row in found.blocked] == [(e.where, e.what, e.remedy) for e in caught.value.blockers]
@@ -52,7 +55,7 @@ def test_blockers_stand_in_their_rows() -> None:
 
 
 def test_where_tracing_stops_the_rest_is_told_as_well() -> None:
-    found = qfx.check(Calls(lambda m, x: m.cell(x) if m.a(x).sum() > 0 else x, a=nn.Linear(8, 8), cell=nn.GLU(1)), X)
+    found = qfx.check(Calls(lambda m, x: m.cell(x[:, None]) if m.a(x).sum() > 0 else x, a=nn.Linear(8, 8), cell=nn.FractionalMaxPool2d(1, 2)), X)
     assert not found.ok
     assert any("decides by data" in row.blocker for row in found.rows)
 
@@ -75,3 +78,34 @@ def test_the_command(factory: str, code: int, tmp_path: Path) -> None:
     told = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
     assert told["ok"] is (code == 0)
     assert told["rows"][0]["operation"] == "Linear"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [(None, "0.5 LSB of the output where there can be"), (qfx.Recipe(table_error=2.0), "2 LSB of the output")],
+)
+def test_tables_say_how_near_they_come(recipe: qfx.Recipe | None, told: str) -> None:
+    near = qfx.lookup(lambda x: x * torch.sigmoid(1.7 * x), name="near", max_error=0.01)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 8), near, nn.Softmax(1))
+    found = qfx.check(model, X, recipe)
+    by_path = {row.path: row.table for row in found.rows}
+    assert (by_path["0"], by_path["1"], by_path["3"]) == ("", told, "0.01")
+    assert [row.table for row in found.rows if row.operation == "exp"] == [told]
+    assert f"QLookup (table, lines within {told})" in str(found)
+    assert "print(quantized) shows the size and the error of each" in str(found)
+    assert "table" not in str(qfx.check(taken(), X))
+
+
+def test_the_error_of_a_table_is_shown_after_quantize() -> None:
+    q = qfx.quantize(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid()), torch.randn(64, 8), qfx.Recipe(activation=qfx.Spec(16)))
+    assert re.search(r"sigmoid, \d+ lines, error up to [\d.e-]+ \(0\.\d+ LSB\)", str(q))
+    assert re.search(r"sigmoid, \d+ entries", str(qfx.quantize(nn.Sequential(nn.Linear(8, 8), nn.Sigmoid()), X)))
+
+
+def test_what_quantize_refuses_at_once_check_refuses_alike() -> None:
+    for model, recipe in ((taken(), {}), (nn.LazyLinear(3), None), (lambda x: x, None)):
+        with pytest.raises(qfx.QfxError) as one:
+            qfx.quantize(model, X, recipe)  # type: ignore[arg-type]
+        with pytest.raises(type(one.value)) as other:
+            qfx.check(model, X, recipe)  # type: ignore[arg-type]
+        assert str(one.value) == str(other.value)

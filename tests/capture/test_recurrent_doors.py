@@ -54,11 +54,79 @@ def test_a_projection_in_an_exported_program(tmp_path: Path) -> None:
         assert torch.equal(qfx.quantize(from_pt2(path, X), X)(X), qfx.quantize(m, X)(X))
 
 
-def test_a_state_in_an_exported_program_is_refused(tmp_path: Path) -> None:
-    m, path = Calls(lambda m, x: m.rnn(x, torch.ones(1, x.shape[0], 4))[0], rnn=nn.GRU(5, 4, batch_first=True)).eval(), tmp_path / "m.pt2"
+class Started(nn.Module):
+    """A recurrent network with first states: ``ones``, a ``parameter`` for all samples, or ``computed`` of the first step, the last of them."""
+
+    def __init__(self, rnn: nn.RNNBase, states: str) -> None:
+        super().__init__()
+        self.rnn, self.states = rnn, states
+        self.count = rnn.num_layers * (1 + rnn.bidirectional)
+        self.sizes = [rnn.proj_size or 4, 4] if isinstance(rnn, nn.LSTM) else [4]
+        self.kept = nn.ParameterList([nn.Parameter(torch.randn(self.count, 1, size)) for size in self.sizes])
+        self.first = nn.Linear(5, self.count * self.sizes[-1])
+        self.fc = nn.Linear(self.sizes[0] * (1 + rnn.bidirectional), 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        if self.states == "ones":
+            states = [torch.ones(self.count, batch, size) for size in self.sizes]
+        else:
+            states = [kept.expand(-1, batch, -1) for kept in self.kept]
+        if self.states == "computed":
+            states[-1] = torch.tanh(self.first(x[:, 0])).reshape(batch, self.count, self.sizes[-1]).transpose(0, 1).contiguous()
+        given: Any = tuple(states) if len(states) > 1 else states[0]
+        if self.rnn.batch_first:
+            return self.fc(self.rnn(x, given)[0][:, -1])  # type: ignore[no-any-return]
+        return self.fc(self.rnn(x.transpose(0, 1), given)[0][-1])  # type: ignore[no-any-return]
+
+
+STARTED: dict[str, nn.RNNBase] = {
+    "lstm": nn.LSTM(5, 4, 2, bidirectional=True),
+    "gru": nn.GRU(5, 4, 2, batch_first=True),
+    "tanh": nn.RNN(5, 4, batch_first=True, bidirectional=True),
+    "relu": nn.RNN(5, 4, nonlinearity="relu", bias=False),
+}
+
+
+@pytest.mark.parametrize("states", ["ones", "parameter", "computed"])
+@pytest.mark.parametrize("form", STARTED)
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed batch", "any batch"])
+def test_first_states_in_an_exported_program(form: str, states: str, fixed: bool, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    m, path = Started(STARTED[form], states).eval(), tmp_path / "m.pt2"
+    sizes: Any = {} if fixed else {"dynamic_shapes": ({0: torch.export.Dim("n")},)}
+    torch.export.save(torch.export.export(m, (X,), **sizes), path)
+    assert torch.equal(qfx.quantize(from_pt2(path, X), X)(X), qfx.quantize(m, X)(X))
+
+
+def test_zeros_that_a_checkpoint_has_are_a_first_state(tmp_path: Path) -> None:
+    m, path = Started(nn.GRU(5, 4, batch_first=True), "parameter").eval(), tmp_path / "m.pt2"
+    nn.init.zeros_(m.kept[0])
     torch.export.save(torch.export.export(m, (X,)), path)
-    with pytest.raises(UnsupportedError, match="a state other than zeros"):
+    q, expected = qfx.quantize(from_pt2(path, X), X), qfx.quantize(m, X)
+    assert torch.equal(q(X), expected(X))
+    assert len(list(qfx.quantizers(q))) == len(list(qfx.quantizers(expected)))
+
+
+def test_a_first_state_that_is_another_for_each_sample_is_refused(tmp_path: Path) -> None:
+    m, path = Calls(lambda m, x: m.rnn(x, torch.arange(32.0).reshape(1, 8, 4))[0], rnn=nn.GRU(5, 4, batch_first=True)).eval(), tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(m, (X,)), path)
+    with pytest.raises(UnsupportedError, match="a first state that is another for each sample"):
         from_pt2(path, X)
+
+
+@pytest.mark.parametrize("states", ["ones", "parameter", "computed"])
+@pytest.mark.parametrize("form", STARTED)
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed batch", "any batch"])
+def test_first_states_in_an_onnx_file(form: str, states: str, fixed: bool, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    m, path = Started(STARTED[form], states).eval(), tmp_path / "m.onnx"
+    sizes: Any = {} if fixed else {"dynamic_axes": {"x": {0: "n"}}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, of states and of itself
+        torch.onnx.export(m, (X,), path, dynamo=False, input_names=["x"], **sizes)
+    assert {node.op_type for node in onnx.load(path).graph.node} & {"LSTM", "GRU", "RNN"}
+    assert torch.equal(qfx.quantize(from_onnx(path, X), X)(X), qfx.quantize(m, X)(X))
 
 
 CELLS: dict[str, nn.Module] = {

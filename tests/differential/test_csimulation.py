@@ -61,7 +61,7 @@ def test_random_models(tmp_path_factory: pytest.TempPathFactory, thorough: bool)
 
     # A failure is not shrunk: each try would be a compilation. The failing models are printed whole.
     @settings(max_examples=40 if thorough else COMPILATIONS, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-    @given(found=st.lists(programs(), min_size=MODELS_PER_COMPILATION, max_size=MODELS_PER_COMPILATION))
+    @given(found=st.lists(programs(any_modes=thorough), min_size=MODELS_PER_COMPILATION, max_size=MODELS_PER_COMPILATION))
     def sweep(found: list[Program]) -> None:
         nonlocal compared
         compared += check(found, tmp_path_factory.mktemp("bundle"))

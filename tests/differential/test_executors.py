@@ -62,7 +62,7 @@ def test_thousands_of_random_models(tmp_path_factory: pytest.TempPathFactory, th
         pytest.skip("thousands of models run with --thorough")
 
     @settings(max_examples=4000, suppress_health_check=SLOW)
-    @given(program=programs(max_steps=12))
+    @given(program=programs(max_steps=12, any_modes=True))
     def sweep(program: Program) -> None:
         check(program, tmp_path_factory.getbasetemp())
 

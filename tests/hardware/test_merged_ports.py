@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hardware_models import classifier
 from support import bounded, pragmas, synthesizable
 from support.bundles import build_bundle
 from support.pragma_grammar import Tool
-from test_several_ports import GRAPHS, S6, U4, crossed, data, detector, siamese
+from test_several_ports import GRAPHS, S6, U4, apart, crossed, data, detector, siamese, sums
 
 from qfx.cli import main
 from qfx.errors import ProjectError
@@ -180,6 +181,32 @@ def test_schedules_that_are_chosen_and_given_back(tmp_path: Path) -> None:
     path.write_text("[ports]\nmerged = 1\n", encoding="utf-8")
     with pytest.raises(ProjectError, match="merged is 1"):
         folding_file.read(path)
+
+
+@pytest.mark.parametrize("make", [sums, siamese, crossed, apart])
+def test_the_search_counts_on_words_that_come_one_after_the_other(make: Callable[[], Graph]) -> None:
+    """The ports of the first design that is tried keep the pace together, and what they cannot keep is said before any is made."""
+    graph = make()
+    best = fold.resolve(graph, ZCU, Request(fit=True, merged=True), clock_ns=5)
+    for share in (0.95, 0.5, 0.3):
+        told = Stages()
+        made = fold.resolve(graph, ZCU, Request(fps=share * best.fps, merged=True), clock_ns=5, progress=told)
+        assert made.fps >= share * best.fps
+        assert [done for stage, done in told.seen if "cheapest" in stage] == [0]
+    words = sum(graph.infos[node.name].size for node in graph.inputs)
+    narrow = Request(fps=1e9 / 5 / (words + 2), ports=tuple((node.name, 1) for node in graph.inputs), merged=True)
+    with pytest.raises(ProjectError, match=r"all inputs in one stream take \d+ \(one after the other"):
+        fold.resolve(graph, ZCU, narrow, clock_ns=5)
+
+
+class Stages:
+    """What was told of the progress."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.seen.append((stage, done))
 
 
 def test_the_block_design_has_one_dma() -> None:

@@ -104,7 +104,6 @@ def test_another_wrapper_is_refused_by_the_name_of_what_is_inside(tmp_path: Path
         lambda: qfx.to_graph(wrapped),
         lambda: qfx.export_onnx(wrapped, tmp_path / "m.onnx"),
         lambda: dict(qfx.quantizers(wrapped)),
-        lambda: qfx.parameter_groups(wrapped, lr=0.1),
         lambda: qfx.calibrate(wrapped, X),
         lambda: calibrate(wrapped, X),
     ]
@@ -112,6 +111,8 @@ def test_another_wrapper_is_refused_by_the_name_of_what_is_inside(tmp_path: Path
         with pytest.raises(QfxError, match=r"^Lit: is not a quantized model") as caught:
             call()
         assert ".module" in caught.value.remedy
+    groups = qfx.parameter_groups(wrapped, lr=0.1)  # a float model of which a quantized one is a part is trained as a whole
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in wrapped.parameters() if p.requires_grad}
     with pytest.raises(QfxError, match="is quantized already"):
         qfx.quantize(wrapped, X)
     for other in (network(), None, 3):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, simulation_headers
+from qfx.hardware.board import board
 from qfx.hardware.design.design import Design
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.names import identifier
@@ -18,10 +19,15 @@ from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources, test_bench
 from qfx.hardware.emit.emulate import FAST_FLAGS, emit_emulator, numbers
 from qfx.hardware.project.compile import compile_cpp
 from qfx.hardware.project.execute import counted, execute, put_together, taken_apart
+from qfx.hardware.unrolled.emit import sources
+from qfx.hardware.unrolled.plan import plan
 from qfx.ir.graph import Graph
 from qfx.ir.losses import Loss
 from qfx.ir.passes.loadable import loadable_types
 from qfx.ir.values import RawArray, Shape
+
+_QUICKLY = "-O0"
+"""Bundles are compiled to run a few samples: what optimizing takes is more than it gives. Projects are compiled as users compile them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,18 @@ class Bundle:
 
 
 def build_bundle(
-    designs: Sequence[tuple[Graph, Schedule]], folder: str | os.PathLike[str], *, fast: bool = False, flags: Sequence[str] = ()
+    designs: Sequence[tuple[Graph, Schedule]],
+    folder: str | os.PathLike[str],
+    *,
+    fast: bool = False,
+    unrolled: bool = False,
+    flags: Sequence[str] = (),
 ) -> Bundle:
-    """Compile the designs into one executable in ``folder`` (each in a namespace of its own); ``flags`` are added to CSIM_FLAGS.
+    """Compile the designs into one executable in ``folder`` (each in a namespace of its own); ``flags`` are added to CSIM_FLAGS
+    without optimization.
 
-    ``fast``: their emulators, whatever the schedules, with FAST_FLAGS. Raises ProjectError as ``csim.build`` does, and for a graph that cannot be
-    lowered.
+    ``fast``: their emulators, whatever the schedules, with FAST_FLAGS. ``unrolled``: each one pipelined function, whatever the schedules. Raises
+    ProjectError as ``csim.build`` does, and for a graph that cannot be lowered.
     """
     root = Path(folder)
     tops = [f"design_{i}_{identifier(graph.name)[:24].strip('_')}" for i, (graph, _) in enumerate(designs)]
@@ -63,9 +75,15 @@ def build_bundle(
     for top, (graph, schedule) in zip(tops, designs, strict=True):
         if not fast and loadable_types(graph):
             raise ProjectError("its constants are loaded, which a bundle does not", where=graph.name, remedy="write a project, or make them constant")
-        if not fast:
+        if unrolled:
+            made = plan(graph, board("zcu102"), clock_ns=5)
+            lowered.append(made.design)
+            files = sources(made.program, made.design, top, made.interval)
+        elif fast:
+            files = emit_emulator(graph, top)
+        else:
             lowered.append(lower(graph, schedule))
-        files = emit_emulator(graph, top) if fast else emit_sources(lowered[-1], top)
+            files = emit_sources(lowered[-1], top)
         for path, text in files.items():
             place = root / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +95,7 @@ def build_bundle(
     else:
         main.write_text(_bundle_main(tops, lowered), encoding="utf-8")
         includes = (*simulation_headers(), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
-    compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else CSIM_FLAGS), *flags))
+    compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else (*CSIM_FLAGS, _QUICKLY)), *flags))
     return Bundle(executable, tuple(tuple(graph.infos[name].shape for name in graph.outputs) for graph, _ in designs))
 
 

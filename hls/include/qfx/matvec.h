@@ -14,9 +14,20 @@
 
 namespace qfx {
 
+// The accumulator of a sum that wraps, as wide as the cast behind it looks at; simulations that count what that loses keep the sum whole.
+template <class Narrow, class Wide>
+struct wrapping {
+#ifdef QFX_REPORT
+  typedef Wide raw;
+#else
+  typedef Narrow raw;
+#endif
+};
+
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
-// Packed (see rom.h) says. Multiplier is one of multiply.h's, Kept (storage.h) the storage of the words that are kept.
+// Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. Multiplier is one of
+// multiply.h's, Kept (storage.h) the storage of the words that are kept.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
           class Kept_ = by_tool>
 struct matvec_shape {

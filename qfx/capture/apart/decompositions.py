@@ -136,6 +136,12 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
     return _kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
 
 
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    """``F.glu`` and its module: the first half times the sigmoid of the second."""
+    first, second = _chunk(input, 2, dim)
+    return first * torch.sigmoid(second)
+
+
 def _softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None, *_: Any) -> Tensor:
     """exp(x - max) over the sum of these: nothing overflows, and the sum is exact."""
     powers = torch.exp(input - torch.amax(input, dim, True))
@@ -296,9 +302,14 @@ def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
     if mask is None:
         return scores
-    if mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, FAR_BELOW)
-    return scores + mask.clamp(min=FAR_BELOW)
+    return scores + (torch.where(mask, 0.0, FAR_BELOW) if mask.dtype == torch.bool else mask.clamp(min=FAR_BELOW))
+
+
+def _added(mask: Tensor) -> Tensor:
+    """What is added to scores for a mask of ``nn.MultiheadAttention``, in which True hides."""
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise _refused("has a MultiheadAttention with a mask of integers", "give it what hides as bits: mask != 0")
+    return torch.where(mask, FAR_BELOW, 0.0) if mask.dtype == torch.bool else mask.clamp(min=FAR_BELOW)
 
 
 def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -327,11 +338,11 @@ def _multihead(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention``, batch first within."""
-    if query.dim() != 3 or key_padding_mask is not None or module.bias_k is not None or module.add_zero_attn:
+    """``nn.MultiheadAttention``, batch first within; what is hidden, also by what the input is compared with, gets a score far below."""
+    if query.dim() != 3 or module.bias_k is not None or module.add_zero_attn:
         raise _refused(
-            "has a MultiheadAttention with a padding mask, add_bias_kv or add_zero_attn, or of values without a batch",
-            "make it without these, and give it whole sequences",
+            "has a MultiheadAttention with add_bias_kv or add_zero_attn, or of values without a batch",
+            "make it without these, and give it values of three axes",
         )
     if not module.batch_first:
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
@@ -344,9 +355,14 @@ def _multihead(
     parts = [F.linear(x, weight, bias) for x, weight, bias in zip((query, key, value), weights, biases, strict=True)]
     q, k, v = (part.view(part.shape[0], part.shape[1], heads, size // heads).transpose(1, 2) for part in parts)
     scores = torch.matmul(q * (size // heads) ** -0.5, k.transpose(-2, -1))
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        attn_mask = ~attn_mask  # here True hides
-    seen = _softmax(_masked(scores, attn_mask, is_causal and attn_mask is None), -1)
+    if attn_mask is None and is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    masks = [] if attn_mask is None else [_added(attn_mask if attn_mask.dim() == 2 else attn_mask.view(-1, heads, *attn_mask.shape[1:]))]
+    if key_padding_mask is not None:
+        masks.append(_added(key_padding_mask)[:, None, None, :])
+    if masks:
+        scores = scores + (masks[0] if len(masks) == 1 else (masks[0] + masks[1]).clamp(min=FAR_BELOW))
+    seen = _softmax(scores, -1)
     mixed = torch.matmul(seen, v).transpose(1, 2).reshape(query.shape[0], query.shape[1], size)
     result = F.linear(mixed, module.out_proj.weight, module.out_proj.bias)
     result = result if module.batch_first else result.transpose(0, 1)
@@ -415,6 +431,7 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "argsort": _argsort,
     "kthvalue": _kthvalue,
     "median": _median,
+    "glu": _glu,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "logsumexp": _logsumexp,
@@ -444,9 +461,10 @@ OF_TORCH: Mapping[str, Callable[..., Any]] = MappingProxyType({
 })  # fmt: skip
 """By the name of a function that torch computes in one piece, or of a method; arguments as ATen's. A rule for the whole goes before."""
 
-OF_FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType(
-    dict.fromkeys((F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), _unpool)
-)
+OF_FUNCTIONS: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({
+    **dict.fromkeys((F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), _unpool),
+    torch._nested_tensor_from_mask_left_aligned: lambda *_: False,  # whole sequences, whatever is padded: no decision by data
+})  # fmt: skip
 """By the function itself: what would not get so far as the functions that it calls."""
 
 OF_MODULES: Mapping[type[nn.Module], Callable[..., Any]] = MappingProxyType({nn.MultiheadAttention: _multihead})

@@ -24,6 +24,14 @@ def _matrices_transposed(input: Tensor) -> Tensor:
     return input.transpose(-2, -1)
 
 
+def _transposed(input: Tensor) -> Tensor:
+    return input if input.dim() < 2 else input.transpose(0, 1)
+
+
+def _turned(input: Tensor) -> Tensor:
+    return input.permute(*reversed(range(input.dim())))
+
+
 def _unfold(input: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
     return F.unfold(input, kernel_size, dilation, padding, stride)
 
@@ -80,6 +88,8 @@ OF_ATEN: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "expand_as": _expand_as,
     **dict.fromkeys(("view_as", "reshape_as"), _view_as),
     "mT": _matrices_transposed,
+    "t": _transposed,
+    "numpy_T": _turned,
     "im2col": _unfold,
     "diagonal": _diagonal,
     "slice_scatter": _slice_scatter,

@@ -1,5 +1,5 @@
-"""Masks of attention: scores that are not to be seen get a number far below the others, where the model has minus infinity or the like. Constant
-masks in front of a softmax alone: there it makes no difference."""
+"""Masks of attention: scores that are not to be seen get a number far below the others, where the model has minus infinity or the like. In front of
+a softmax alone: there it makes no difference. A mask is constant, or a comparison that is computed of the input."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from qfx.capture.traced import INTERNAL, SITE, called
 CHOOSES = "masked_fill"
 """Has no rule: it is taken as a mask of attention alone."""
 
-_ADDS = ("add", "iadd")
-_MOVES = ("view", "reshape", "transpose", "permute", "contiguous", "squeeze", "unsqueeze", "flatten", "unflatten", "dropout")
+_ADDS, _SCALES = ("add", "iadd"), ("mul", "imul")
+_MOVED = ("view", "reshape", "transpose", "permute", "contiguous", "squeeze", "unsqueeze", "flatten", "unflatten", "dropout")
+_MOVES = (*_MOVED, "expand", "getitem", "clamp")
+_HIDES = -1000.0
+"""A factor of zeros and ones that is no greater makes a mask of them."""
 
 
 def soften(run: Recording, other: Recording) -> None:
     """Write masks in ``run``, merged with ``other`` of another batch size, with ``FAR_BELOW``."""
     for node in list(run.graph.nodes):
-        if node in run.dependent and node.op != "call_module" and called(node) in (*_ADDS, CHOOSES, "where"):
+        if node in run.dependent and node.op != "call_module" and called(node) in (*_ADDS, *_SCALES, CHOOSES, "where"):
             _Mask(run, other, node).soften()
 
 
@@ -41,25 +44,45 @@ class _Mask:
                 if self._lowest(argument) < FAR_BELOW and self._low_alone(argument) and _before_softmax(self.node):
                     args[place] = self._put(torch.clamp, (argument, FAR_BELOW))
                     self.node.args = tuple(args)
+        elif name in _SCALES and len(args) == 2:
+            self._scaled(args)
         elif name == CHOOSES:
             value = args[2] if len(args) > 2 else self.node.kwargs.get("value")
             self._chosen(args[0], args[1], value, hidden=True)
         elif name == "where" and len(args) == 3:
             condition, first, second = args if callable(self.node.target) else (args[1], args[0], args[2])
-            if self._fixed(second) is not None:
+            if self._highest(second) <= FAR_BELOW:
                 self._chosen(first, condition, second, hidden=False)
             else:
                 self._chosen(second, condition, first, hidden=True)
 
     def _chosen(self, scores: Any, mask: Any, value: Any, *, hidden: bool) -> None:
         """``value`` where the mask is ``hidden``, else ``scores``."""
-        held = self._fixed(mask)
-        if not isinstance(held, Tensor) or held.dtype != torch.bool or not isinstance(scores, fx.Node) or scores not in self.run.dependent:
+        held = self.run.values.get(mask) if isinstance(mask, fx.Node) else mask
+        if not isinstance(held, Tensor) or held.dtype != torch.bool or not self._highest(value) <= FAR_BELOW or not _before_softmax(self.node):
             return
-        if not self._highest(value) <= FAR_BELOW or not _before_softmax(self.node):
-            return
-        low = self._put(torch.where, (mask, FAR_BELOW, 0.0) if hidden else (mask, 0.0, FAR_BELOW))
-        self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_function", torch.add, (scores, low), {}
+        if isinstance(scores, fx.Node) and scores in self.run.dependent:
+            low = self._put(torch.where, (mask, FAR_BELOW, 0.0) if hidden else (mask, 0.0, FAR_BELOW))
+            self._become(torch.add, (scores, low))
+        elif self._all_zero(scores):  # a mask that is added
+            self._become(torch.where, (mask, FAR_BELOW, 0.0) if hidden else (mask, 0.0, FAR_BELOW))
+
+    def _scaled(self, args: list[Any]) -> None:
+        """Zeros and ones times a number far below: what is added to scores."""
+        for value, factor in (args, args[::-1]):
+            number, held = self._fixed(factor), self.run.values.get(value) if isinstance(value, fx.Node) else None
+            if number is None or held is None or value not in self.run.dependent or torch.as_tensor(number).numel() != 1 or held.is_complex():
+                continue
+            bits = bool(((held == 0) | (held == 1)).all())
+            if bits and float(number) <= _HIDES and _before_softmax(self.node):
+                self._become(torch.mul, (value, FAR_BELOW))
+
+    def _become(self, target: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.node.op, self.node.target, self.node.args, self.node.kwargs = "call_function", target, args, {}
+
+    def _all_zero(self, argument: Any) -> bool:
+        found = self._fixed(argument)
+        return found is not None and not bool(torch.as_tensor(found).any())
 
     def _fixed(self, argument: Any) -> Any:
         """A number or a tensor that does not depend on the input; else None."""
@@ -89,6 +112,8 @@ class _Mask:
         self.run.values[new] = target(*map_arg(args, lambda source: self.run.values[source]))
         self.other.values[new] = target(*map_arg(args, lambda source: self.other.values[self.run.twins[source]]))
         self.run.twins[new] = new
+        if any(source in self.run.dependent for source in new.all_input_nodes):
+            self.run.dependent.add(new)
         return new
 
 

@@ -14,12 +14,23 @@ from torch import Tensor
 from torch.nn import functional
 
 from qfx.capture.assemble import Value
+from qfx.capture.onnx import recognized
 from qfx.capture.onnx.node import Handler, Node
 
 
 def _plain(function: Callable[..., Any], **defaults: float) -> Handler:
     """Of one argument; ``defaults``: attributes of numbers, given on by name."""
     return lambda node: node.call(function, node.x(), **{key: node.number(key, value) for key, value in defaults.items()})
+
+
+def _first(*ways: Callable[[Node], Value | None], then: Handler) -> Handler:
+    """What the first of these ways recognizes; else as the operator stands."""
+
+    def handle(node: Node) -> Value | list[Value]:
+        found = next((result for way in ways if (result := way(node)) is not None), None)
+        return then(node) if found is None else found
+
+    return handle
 
 
 def _binary(
@@ -48,7 +59,7 @@ def _div(node: Node) -> Value:
     whole = all(not np.issubdtype(_dtype(argument), np.floating) for argument in node.arguments)
     if whole:
         return node.call(torch.div, node.x(0), node.operand(1), rounding_mode="trunc")
-    return _DIV(node)
+    return recognized.variance(node) or _DIV(node)
 
 
 def _dtype(argument: Any) -> Any:
@@ -180,7 +191,7 @@ _DIV = _binary(torch.div, lambda c, first: None if first else (1 / c, None))
 HANDLERS: dict[str, Handler] = {
     "Add": _ADD,
     "Sub": _binary(torch.sub, lambda c, first: (torch.tensor(-1.0), c) if first else (None, -c)),
-    "Mul": _binary(torch.mul, lambda c, _: (c, None)),
+    "Mul": _first(recognized.product, recognized.scaled_length, then=_binary(torch.mul, lambda c, _: (c, None))),
     "Div": _div,
     "Sum": _sum,
     "Mean": _many(mean=True),
@@ -191,9 +202,9 @@ HANDLERS: dict[str, Handler] = {
     "Neg": _plain(torch.neg),
     "Sign": _plain(torch.sign),
     "Sqrt": _plain(torch.sqrt),
-    "Reciprocal": _plain(torch.reciprocal),
+    "Reciprocal": _first(recognized.reciprocal, then=_plain(torch.reciprocal)),
     "Exp": _plain(torch.exp),
-    "Log": _plain(torch.log),
+    "Log": _first(recognized.logarithm, then=_plain(torch.log)),
     "Erf": _plain(torch.erf),
     "Sin": _plain(torch.sin),
     "Cos": _plain(torch.cos),
@@ -226,7 +237,7 @@ HANDLERS: dict[str, Handler] = {
     "And": _binary(torch.logical_and),
     "Or": _binary(torch.logical_or),
     "Not": _plain(torch.logical_not),
-    "Where": _where,
+    "Where": _first(recognized.softplus, then=_where),
     "IsNaN": _is_nan,
     "Cast": _cast,
     "CastLike": _cast,

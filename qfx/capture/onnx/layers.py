@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from qfx.capture.assemble import Value
+from qfx.capture.onnx import recognized
 from qfx.capture.onnx.node import Handler, Node
 from qfx.capture.onnx.shapes import permute
 
@@ -75,7 +76,7 @@ def _matmul(node: Node) -> Value:
     constant = node.arguments[1]
     if isinstance(node.arguments[0], Value) and not isinstance(constant, Value) and constant is not None and constant.ndim == 2:
         return node.make.linear(node.name, node.x(), node.weight().mT, None)
-    return node.call(torch.matmul, node.x(0), node.x(1))
+    return recognized.attention(node) or node.call(torch.matmul, node.x(0), node.x(1))
 
 
 def _einsum(node: Node) -> Value:

@@ -27,7 +27,7 @@ def _recurrent(node: Node) -> list[Value]:
     x = node.x() if batch_first else permute(node, node.x(), (1, 0, 2))
     if direction == "reverse":
         x = node.call(torch.flip, x, (1,))
-    found = node.make.layer(node.name, module, _with_state(node, x))
+    found = node.make.layer(node.name, module, x, *_states(node, x, batch_first))
     result = node.call(operator.getitem, found, 0)
     if direction == "reverse":
         result = node.call(torch.flip, result, (1,))
@@ -46,16 +46,30 @@ def _recurrent(node: Node) -> list[Value]:
     return outputs
 
 
-def _with_state(node: Node, x: Value) -> Value:
-    """Refuse what torch's layers do not take; a first state of zeros is theirs."""
+def _states(node: Node, x: Value, batch_first: bool) -> tuple[Any, ...]:
+    """The first states as torch's layers take them, none where all are zeros. Refuses what those layers do not take."""
     lengths = node.constant(4)
     if lengths is not None and bool((np.ravel(lengths) != x.data.shape[1]).any()):
         raise node.refuse("sequences of different lengths", "let all sequences be as long")
-    for index, name in ((5, "state"), (6, "state"), (7, "peepholes")):
-        value = node.arguments[index] if index < len(node.arguments) else None
-        if value is not None and (isinstance(value, Value) or np.any(value)):
-            raise node.refuse(f"{name} other than zeros", "start from zeros, without peepholes")
-    return x
+    peepholes = node.constant(7)
+    if peepholes is not None and np.any(peepholes):
+        raise node.refuse("peepholes", "leave them out")
+    given = [node.arguments[index] if index < len(node.arguments) else None for index in (5, 6)][: 2 if node.proto.op_type == "LSTM" else 1]
+    if not any(isinstance(state, Value) or (state is not None and np.any(state)) for state in given):
+        return ()
+    states = [_state(node, state, batch_first) for state in given]
+    return (states[0] if len(states) == 1 else tuple(states),)
+
+
+def _state(node: Node, state: Any, batch_first: bool) -> Value:
+    """One of (directions, samples, features), zeros where none is given."""
+    order = (1, 0, 2) if batch_first else (0, 1, 2)
+    if isinstance(state, Value):
+        return node.call(torch.permute, state, order) if batch_first else state
+    if state is None:
+        directions = 2 if node.text("direction", "forward") == "bidirectional" else 1
+        return node.make.state(node.name, torch.zeros(directions, 1, node.integer("hidden_size", 0)))
+    return node.make.state(node.name, torch.from_numpy(np.array(state, dtype=np.float32)).permute(order))
 
 
 def _module(node: Node, kind: str, hidden: int, both: bool) -> nn.Module:

@@ -143,7 +143,7 @@ HANDLERS: dict[str, Handler] = {
     "ReduceMin": _by(torch.amin),
     "ReduceProd": _reduced(_product),
     "ReduceL1": _by(torch.sum, before=torch.abs),
-    "ReduceL2": _by(torch.sum, before=torch.square, after=torch.sqrt),
+    "ReduceL2": _reduced(lambda node, x, axes, keep: node.call(torch.norm, x, 2, axes, keep)),
     "ReduceSumSquare": _by(torch.sum, before=torch.square),
     "ReduceLogSum": _by(torch.sum, after=torch.log),
     "ReduceLogSumExp": _by(torch.logsumexp),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -170,10 +171,58 @@ def _gather_nd(node: Node) -> Value:
     places = node.constant(1)
     x, at = node.x(), node.integer("batch_dims", 0)
     source, perm = _unpermuted(x)
+    if places is not None and places.ndim > 1 and places.shape[1:] != (1,) and not at and 0 not in perm[: places.shape[-1]]:
+        return _along_several(node, source, perm, places)
     if places is None or places.shape[1:] != (1,) or at or perm[0] == 0:
         raise node.refuse("places along several axes, or along the samples", "index one axis, behind the batch, by a list")
     flat = torch.tensor([int(place) % x.data.shape[0] for place in np.ravel(places)])
     return permute(node, node.call(torch.index_select, source, perm[0], node.make.constant(f"{node.name}_places", flat)), perm)
+
+
+def _along_several(node: Node, source: Value, perm: Sequence[int], places: np.ndarray[Any, Any]) -> Value:
+    """Places along the first axes of a permuted value, one list for each combination: of these axes made one, behind all others."""
+    count, samples = places.shape[-1], source.data.shape[0]
+    rest = [0, *(axis for axis in perm[count:] if axis != 0)]
+    sizes, others = [source.data.shape[axis] for axis in perm[:count]], [source.data.shape[axis] for axis in rest[1:]]
+    flat = np.ravel_multi_index(tuple(np.moveaxis(places % np.array(sizes), -1, 0)), sizes)
+    turned = permute(node, source, [*rest, *perm[:count]])
+    line = reshape(node, turned, [samples, *others, math.prod(sizes)])
+    taken = node.call(torch.index_select, line, len(rest), node.make.constant(f"{node.name}_places", torch.from_numpy(np.ravel(flat))))
+    found = reshape(node, taken, [samples, *others, *flat.shape])
+    behind = [rest.index(axis) for axis in perm[count:]]
+    return permute(node, found, [*range(len(rest), len(rest) + flat.ndim), *behind])
+
+
+def _replaced(node: Node, x: Value, axis: int, places: list[int], source: Value) -> Value:
+    """A value, others in its places along one axis."""
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if axis == 0 or step < 1 or places != list(range(places[0], places[-1] + 1, step)):
+        raise node.refuse(f"places {places} along axis {axis}", "replace a slice of one axis behind the batch: torch.slice_scatter")
+    return node.call(torch.slice_scatter, x, source, axis, places[0], places[-1] + 1, step)
+
+
+def _scatter_nd(node: Node) -> Value:
+    """Along the first axis, between transpositions: what an index by a list that is written to becomes."""
+    places = node.constant(1)
+    source, perm = _unpermuted(node.x())
+    if places is None or places.ndim != 2 or places.shape[1:] != (1,) or not places.size or node.text("reduction", "none") != "none":
+        raise node.refuse("places along several axes, or a reduction", "replace a slice of one axis behind the batch: torch.slice_scatter")
+    size = source.data.shape[perm[0]]
+    given = permute(node, node.x(2), [int(place) for place in np.argsort(perm)])
+    return permute(node, _replaced(node, source, perm[0], [int(place) % size for place in np.ravel(places)], given), perm)
+
+
+def _scatter_elements(node: Node) -> Value:
+    """Where all places of a row along the axis are one."""
+    x, places, axis, given = node.x(), node.constant(1), node.integer("axis", 0), node.x(2)
+    axis %= x.data.dim()
+    if places is None or not places.size or node.text("reduction", "none") != "none":
+        raise node.refuse("no places, or a reduction", "replace a slice of one axis: torch.slice_scatter")
+    rows = np.moveaxis(places, axis, 0).reshape(places.shape[axis], -1)
+    whole = [size for at, size in enumerate(x.data.shape) if at != axis] == [size for at, size in enumerate(places.shape) if at != axis]
+    if not whole or tuple(given.data.shape) != tuple(places.shape) or (rows != rows[:, :1]).any():
+        raise node.refuse("places that differ along other axes", "replace a slice of one axis: torch.slice_scatter")
+    return _replaced(node, x, axis, [int(place) % x.data.shape[axis] for place in rows[:, 0]], given)
 
 
 def _gather_elements(node: Node) -> Value:
@@ -268,6 +317,8 @@ HANDLERS: dict[str, Handler] = {
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "ScatterND": _scatter_nd,
+    "ScatterElements": _scatter_elements,
     "Expand": _expand,
     "Tile": _tile,
     "DepthToSpace": _depth_to_space,

@@ -27,7 +27,6 @@ TEXTS: dict[str, str] = {
         "value is all zeros"
     ),
     "cumsum": "it is a product by a constant matrix: torch.matmul(x, torch.ones(n, n).triu()) is the same along a last axis of n places",
-    "glu": "a * torch.sigmoid(b) with a, b = x.chunk(2, dim) is the same",
     **dict.fromkeys(("packpaddedsequence", "padpackedsequence"), "give the model whole sequences of one length: qfx has no packed ones"),
     **dict.fromkeys(("maskedscatter",), "write torch.where(mask, value, x), with a mask that is a comparison or a constant"),
     **dict.fromkeys(("dropout3d", "alphadropout", "featurealphadropout", "featuredropout"), "use nn.Dropout or nn.Dropout2d"),

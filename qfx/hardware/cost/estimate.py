@@ -22,7 +22,7 @@ LIMITS: Mapping[str, float] = {"lut": 0.80, "ff": 0.80, "dsp": 1.0, "bram18": 0.
 
 NAMES: Mapping[str, str] = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram18": "BRAM18"}
 
-_CONTROL = Resources(lut=40, ff=40)
+CONTROL = Resources(lut=40, ff=40)
 """The AXI4-Lite block with ap_ctrl alone: an assumption."""
 
 
@@ -81,7 +81,7 @@ def estimate(design: d.Design, board: Board) -> Estimate:
         costs.append(Cost(process.name, node, process.cycles, r.total([process.cost(on), *queues])))
     if design.loader is not None:
         costs.append(Cost(design.loader.name, "(weights)", 0, _loader(design.loader)))
-    return Estimate(board, (*costs, Cost("control", "(control port)", 0, _CONTROL)))
+    return Estimate(board, (*costs, Cost("control", "(control port)", 0, CONTROL)))
 
 
 class DoesNotFitError(ProjectError):

@@ -18,11 +18,12 @@ from qfx.hardware.design.build import Builder, port
 from qfx.hardware.design.merge import merge
 from qfx.hardware.design.schedule import Schedule
 from qfx.ir.graph import Graph
+from qfx.ir.within import everything
 
 
 def lower(graph: Graph, schedule: Schedule) -> d.Design:
     """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled."""
-    known = {node.name for node in graph.nodes}
+    known = {name for name, _ in everything(graph)}
     for name, _ in schedule.foldings:
         if name not in known:
             raise ProjectError(f"the schedule folds {name!r}, which is no node", where=graph.name, remedy="name nodes of the graph")

@@ -13,6 +13,7 @@ from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value
 from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.folding.option import divisors
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
 
@@ -41,27 +42,34 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive.
 
     With a binary point per channel the ROM holds the words as they were trained. Else it holds what is left of an output's weights when the zeros
-    that they all end in are gone, and the sum is moved up by as many bits behind the accumulator.
+    that they all end in are gone, and the sum is moved up by as many bits behind the accumulator. Groups that have the same weights one after the
+    other (frames that one layer goes over) share them: the unit begins with them again.
     """
     node, weight = unit.node, unit.weight
     info = build.graph.infos[node.name]
     loaded = isinstance(weight, LoadableConst)
     up = np.zeros(len(rows), dtype=np.int64) if loaded or isinstance(weight.frac_bits, tuple) else trailing_zeros(rows)
+    grids = np.array(weight.rows(len(rows)), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
+    wide = _product_type(unit.accumulator(weight, None), grids)
+    wrapped = None if unit.bias is not None or not unit.chain else unit.chain[0].op.looks_at(grids)
+    if wrapped is not None and wrapped < wide.width - int(up.min()):
+        up[:] = 0  # the sum wraps, at every addition, on the grid of the products
+    else:
+        wrapped = None
     rows = rows >> up[:, None]
-    weights = _depthwise_rows(rows, unit.pe) if unit.depthwise else _rows(rows, unit.groups, unit.pe, unit.simd)
+    kept = rows if loaded else rows[: _once(rows, unit)]
+    weights = _depthwise_rows(kept, unit.pe) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     chosen = build.schedule.folding(node.name).arithmetic
     arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
-    grids = np.array(weight.rows(len(rows)), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
     if up.any():
         shape = (-1, *(1,) * (weight.raw.ndim - 1))
         short = Const(weight.raw >> up.reshape(shape), weight.grid)
         acc = _product_type(unit.accumulator(short, None), grids)
         steps = Steps(build.names, node.name, (acc,), unit.frame)
-        steps.raise_channels(up, _product_type(unit.accumulator(weight, None), grids))
-    else:
-        own = isinstance(weight.frac_bits, tuple) or info.per_channel  # then the bias comes behind the shifts that bring both onto one grid
-        acc = _product_type(unit.accumulator(weight, None if own else unit.bias), grids)
+        steps.raise_channels(up, wide)
+    else:  # the bias comes behind the accumulator
+        acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
     epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe)
@@ -79,12 +87,23 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         weights=weights,
         weight_type=arithmetic.weight_type(possible),
         acc=acc,
+        counted=None if wrapped is None else wide,
         epilogue=epilogue,
         arithmetic=chosen,
         loaded=loaded,
     )
     build.add(process)
     build.give(name, Value(out, unit.frame))
+
+
+def _once(rows: d.IntArray, unit: Unit) -> int:
+    """After how many rows the same ones come again, in whole groups and whole words of PE outputs."""
+    size = len(rows) // unit.groups
+    parts = rows.reshape(unit.groups, -1)
+    for count in divisors(unit.groups):
+        if (not unit.depthwise or count % unit.pe == 0) and (parts.reshape(-1, count, parts.shape[1]) == parts[:count]).all():
+            return count * size
+    return len(rows)
 
 
 def trailing_zeros(rows: d.IntArray) -> d.IntArray:

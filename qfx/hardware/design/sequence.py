@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import numpy as np
 
 from qfx.errors import ProjectError
@@ -18,7 +21,7 @@ from qfx.hardware.timing.simulate import MAX_WORDS, alone, words
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
-from qfx.ir.within import MARK, renamed
+from qfx.ir.within import MARK, inside, renamed
 
 
 def build_loop(builder: Builder, node: Node, body: Graph, states: tuple[tuple[str, str], ...]) -> None:
@@ -28,9 +31,10 @@ def build_loop(builder: Builder, node: Node, body: Graph, states: tuple[tuple[st
     step, result = cell.infos[cell.inputs[0].name], cell.infos[cell.outputs[0]]
     pairs = tuple(zip((part.name for part in cell.inputs[1:]), (cell.outputs[body.outputs.index(new)] for _, new in states), strict=True))
     folding = builder.schedule.folding(node.name)
+    own = {name: given for name, given in builder.schedule.foldings if name.startswith(inside(node.name, ""))}
     wanted = Info(x.shape, step.type, Interval.of(step.type))
     source = builder.take_in_order(node.inputs[0], wanted, _by_steps(x.shape[0], step.shape))
-    lowered = _lowered(builder, cell, pairs, folding, source.type, builder.names)
+    lowered = _lowered(builder, cell, pairs, folding, own, source.type, builder.names)
     source = builder.rewidth(node.inputs[0], source, _parallel(cell, cell.inputs[0], folding))
     type_ = one_grid(node.name, result).type
     target = builder.stream(node.name, type_, lowered.parts[-1 - len(pairs)].sources[0].parallel, out.size)
@@ -38,7 +42,7 @@ def build_loop(builder: Builder, node: Node, body: Graph, states: tuple[tuple[st
 
     def again(other: Folding) -> Loop | None:
         try:
-            made = _lowered(builder, cell, pairs, other, source.type, Names(set(builder.names.taken)))
+            made = _lowered(builder, cell, pairs, other, own, source.type, Names(set(builder.names.taken)))
         except ProjectError:  # words that no tool takes
             return None
         ends = (made.parts[0].targets[0].parallel, made.parts[-1 - len(pairs)].sources[0].parallel)
@@ -68,14 +72,35 @@ def _folding(cell: Graph, node: Node, folding: Folding) -> Folding:
     return Folding(_divisor(outputs, folding.pe), _divisor(inputs, folding.simd), folding.arithmetic)
 
 
+def as_built(graph: Graph, schedule: Schedule) -> Schedule:
+    """The schedule with the foldings of loops as they come out: no wider than the widest that is done in a step. What is built is the same."""
+    bodies = ((node, node.op.inner()) for node in graph.nodes)
+    found = {node.name: _widest(body, schedule.folding(node.name)) for node, body in bodies if body is not None}
+    given = dict(schedule.foldings)
+    return replace(schedule, foldings=tuple((name, found.get(name, folding)) for name, folding in given.items()))
+
+
+def _widest(body: Graph, folding: Folding) -> Folding:
+    parts = [_folding(body, node, folding) for node in body.nodes]
+    return replace(folding, pe=max(part.pe for part in parts), simd=max(part.simd for part in parts))
+
+
 def _divisor(number: int, most: int) -> int:
     return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
 
 
-def _lowered(builder: Builder, cell: Graph, pairs: tuple[tuple[str, str], ...], folding: Folding, come: FixedType, names: Names) -> Step:
+def _lowered(
+    builder: Builder,
+    cell: Graph,
+    pairs: tuple[tuple[str, str], ...],
+    folding: Folding,
+    own: Mapping[str, Folding],
+    come: FixedType,
+    names: Names,
+) -> Step:
     """One step, its FIFOs as deep as it needs them. The FIFO that its numbers come through holds all of them, so that they are read whatever becomes
-    of the results."""
-    inner = Builder(cell, Schedule.of({node.name: _folding(cell, node, folding) for node in cell.nodes}))
+    of the results. ``own``: the nodes that are folded otherwise than the rest."""
+    inner = Builder(cell, Schedule.of({node.name: _folding(cell, node, folding) for node in cell.nodes} | dict(own)))
     inner.names, inner.sites, inner.node = names, builder.sites, cell.inputs[0].name
     leaving = [cell.outputs[0], *(following for _, following in pairs)]
     inner.leaves = {name: leaving.count(name) for name in leaving}
@@ -97,11 +122,11 @@ def _lowered(builder: Builder, cell: Graph, pairs: tuple[tuple[str, str], ...], 
     inner.node = cell.outputs[0]
     out = one_grid(cell.outputs[0], cell.infos[cell.outputs[0]])
     inner.add(d.Leave(names.new(cell.outputs[0], "leave"), inner.take_on(cell.outputs[0], out).stream, out.type))
-    for position, (state, (own, following)) in enumerate(zip(states, pairs, strict=True)):
+    for position, (state, (held, following)) in enumerate(zip(states, pairs, strict=True)):
         inner.node = following
-        value = inner.take_on(following, cell.infos[own])
+        value = inner.take_on(following, cell.infos[held])
         stream = inner.rewidth(following, value.stream, state.parallel)
-        inner.add(d.Keep(names.new(own, "keep"), stream, state.type, f"next{position}"))
+        inner.add(d.Keep(names.new(held, "keep"), stream, state.type, f"next{position}"))
     return _timed(inner, cell, function, tuple(states))
 
 
@@ -114,9 +139,9 @@ def _timed(inner: Builder, cell: Graph, function: str, states: tuple[d.Stream, .
     reads, writes = (np.arange(stream.words, dtype=np.int64) for stream in (first, design.processes[leave].sources[0]))
     if words(design) > MAX_WORDS:  # one process after the other, and FIFOs as they are
         turns = sum(process.busy for process in design.processes)
-        return Step(function, design.processes, design.streams, states, turns, reads, turns - writes.size + writes)
+        return Step(function, design.processes, design.nodes, design.streams, states, turns, reads, turns - writes.size + writes)
     run = alone(design)
     needed = {name: max(peak, fifo.CHAIN_DEPTH) for name, peak in run.peaks.items()} | {first.name: max(first.words, fifo.CHAIN_DEPTH)}
     sized = fifo.allow_for_held_words(fifo.with_depths(design, needed))
     writes = np.maximum(run.starts[leave], int(run.starts[0][-1]) + 1 + writes)
-    return Step(function, sized.processes, sized.streams, states, max(run.cycles, int(writes[-1]) + 1), run.starts[0], writes)
+    return Step(function, sized.processes, sized.nodes, sized.streams, states, max(run.cycles, int(writes[-1]) + 1), run.starts[0], writes)

@@ -49,9 +49,9 @@ def _loader(loader: d.Loader, counts: tuple[int, ...]) -> Unit:
 
 
 def _with_load(unit_: Unit, load: d.Load, slot: int) -> Unit:
-    """The process with its constants loaded before a frame, if they come."""
+    """The process with its constants loaded before a frame, if they come: those of the functions that it calls too, before it calls them."""
     parameters = (*unit_.parameters, f"{flags_stream()}& flags", f"{words_stream(slot)}& words")
-    loads = [f"  qfx::load(words, {constant.name});" for constant in unit_.constants if constant.loaded]
+    loads = [f"  qfx::load(words, {constant.name});" for part in functions([unit_]) for constant in part.constants if constant.loaded]
     body = ("if (flags.read() != 0) {", *loads, "}", *unit_.body)
     return replace(unit_, parameters=parameters, arguments=(*unit_.arguments, load.flags, load.words), body=body)
 

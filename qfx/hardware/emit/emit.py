@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import Board, check_clock
@@ -31,22 +33,33 @@ CSIM_FLAGS = (
 )
 """How C simulation is compiled."""
 
-_LOAD_HEADER = "qfx/load.h"
+_LOAD_HEADER, _UNROLLED_HEADER = "qfx/load.h", "qfx/unrolled.h"
 
 
-def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top: str, design: Design | None = None) -> dict[str, str]:
+def emit(
+    graph: Graph,
+    schedule: Schedule,
+    board: Board,
+    *,
+    clock_ns: float,
+    top: str,
+    design: Design | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README.
 
     ``top`` names the top function, ``clock_ns`` is the clock period in nanoseconds. ``design``: what ``graph`` and ``schedule`` were lowered to,
-    FIFOs sized (default: that is done here). Raises ProjectError for what cannot be built.
+    FIFOs sized (default: that is done here). ``sources``: what is synthesized, where that is another style than one process a layer; ``design`` then
+    has the ports alone. Raises ProjectError for what cannot be built.
     """
     checked_top(top)
     check_clock(clock_ns, board)
     design = design or size_fifos(lower(graph, schedule))
     if top.lower() in {process.name for process in design.processes}:  # a module of its own in RTL
         raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
-    names = {"board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
-    files = emit_sources(design, top)
+    streaming = sources is None
+    names = {"streaming": streaming, "board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
+    files = emit_sources(design, top) if sources is None else dict(sources)
     files |= test_bench(design, top)
     for path, template in (
         ("Makefile", "Makefile.j2"),
@@ -58,7 +71,7 @@ def emit(graph: Graph, schedule: Schedule, board: Board, *, clock_ns: float, top
     for header in ("harness.h", "dma.h"):
         files[f"tb/{header}"] = (hls_root() / "templates" / header).read_text(encoding="utf-8")
     files.update(driver_files(graph, design, board, clock_ns=clock_ns, top=top))
-    return _with_library(files, graph, design, top)
+    return _with_library(files, graph, design, top, streaming)
 
 
 def test_bench(design: Design, top: str) -> dict[str, str]:
@@ -74,9 +87,10 @@ def test_bench(design: Design, top: str) -> dict[str, str]:
     return {"tb/tb.cpp": render("tb_ports.cpp.j2", values), "tb/frame.h": render("frame.h.j2", values)}
 
 
-def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str) -> dict[str, str]:
+def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str, streaming: bool) -> dict[str, str]:
     library = read_tree(hls_root() / "include", "qfx/*.h")
-    files.update({f"include/{path}": text for path, text in library.items() if design.loader is not None or path != _LOAD_HEADER})
+    unused = {path for path, used in ((_LOAD_HEADER, design.loader is not None), (_UNROLLED_HEADER, not streaming)) if not used}
+    files.update({f"include/{path}": text for path, text in library.items() if path not in unused})
     files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
     files.update(simulation_files(graph, design, top))
     return dict(sorted(files.items()))

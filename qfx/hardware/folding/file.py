@@ -21,6 +21,9 @@ Where the model has several inputs or outputs, each port has a width of its own,
 
 ``merged = true`` in ``[ports]`` sends all inputs in one stream, one after the other in a frame, and all outputs in one.
 
+A layer inside a loop over the steps of a sequence can have a folding of its own, by its name in the whole model (``layers."rnn::gates"``); the others
+have as much of the loop's as their numbers have divisors for.
+
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``.
 """
 
@@ -38,6 +41,7 @@ from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.schedule import OUT, Folding, Request
 from qfx.hardware.folding.plan import Plan, nearest
+from qfx.ir.within import inside
 
 _TABLES = ("ports", "layers", "fifos")
 _LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str}
@@ -119,6 +123,10 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
         lines += ["", f'[layers."{cost.node}"]  # {cost.cycles} cycles, {counts(cost.resources)}', f"pe = {folding.pe}"]
         if cost.node in weighted:
             lines += [f"simd = {folding.simd}", f'arithmetic = "{folding.arithmetic}"']
+        for name, own in schedule.foldings:
+            if name.startswith(inside(cost.node, "")):
+                lines += ["", f'[layers."{name}"]', f"pe = {own.pe}"]
+                lines += [f"simd = {own.simd}", f'arithmetic = "{own.arithmetic}"'] * (name in weighted)
     if schedule.fifos:
         lines += ["", "[fifos]", *(f"{name} = {depth}" for name, depth in schedule.fifos)]
     return "\n".join(lines) + "\n"

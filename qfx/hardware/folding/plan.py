@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -12,6 +12,7 @@ from qfx.hardware.cost.estimate import LIMITS, DoesNotFitError, Estimate, check_
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.design.sequence import as_built
 from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import layers
@@ -56,6 +57,7 @@ class Plan:
 
 def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
     """What comes of ``schedule`` (of an optimized graph). Raises ProjectError if it cannot be built or would deadlock; not if it is too large."""
+    schedule = as_built(graph, schedule)
     sized = fifo.plan(lower(graph, schedule))
     design, timing = sized.design, sized.timing
     if schedule.fifos:
@@ -99,14 +101,21 @@ def shallow_estimate(design: d.Design, board: Board) -> Estimate:
 
 
 def folded_nodes(design: d.Design) -> tuple[str, ...]:
-    """The nodes that have a folding, in order."""
-    names = [node for process, node in zip(design.processes, design.nodes, strict=True) if process.role in (Role.MATVEC, Role.OTHER)]
+    """The nodes that have a folding, in order; those inside a loop behind it."""
+    names = [node for process, node in _everything(design) if process.role in (Role.MATVEC, Role.OTHER)]
     return tuple(dict.fromkeys(names))
 
 
 def weighted_nodes(design: d.Design) -> frozenset[str]:
     """Those of them that have a SIMD and an arithmetic."""
-    return frozenset(node for process, node in zip(design.processes, design.nodes, strict=True) if process.role is Role.MATVEC)
+    return frozenset(node for process, node in _everything(design) if process.role is Role.MATVEC)
+
+
+def _everything(design: d.Design) -> Iterator[tuple[d.Process, str]]:
+    """Its processes, and those that they are made of, each with its node."""
+    for process, node in zip(design.processes, design.nodes, strict=True):
+        yield process, node
+        yield from process.inside
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

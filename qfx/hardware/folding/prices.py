@@ -18,11 +18,13 @@ from qfx.hardware.cost.estimate import capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.folding.options import Layer
+from qfx.hardware.timing.program import READ_WRITE, RESTART
 
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
 _EXCHANGES = 4
+_BESIDE = READ_WRITE + RESTART  # cycles of a port's frame beside one per word
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
 
 FloatArray = npt.NDArray[np.float64]
@@ -33,13 +35,15 @@ Picked = list[int]
 
 class Market:
     """The layers of a model, the board that they share, and ``limits``: how much of it they may use. ``sources`` and ``readers`` of each layer, by
-    index, with the numbers a frame that pass between them."""
+    index, with the numbers a frame that pass between them. ``joint``: the layers, by name, that are ports of one stream, whose words come one after
+    the other."""
 
-    def __init__(self, layers: Sequence[Layer], board: Board, limits: Mapping[str, float]) -> None:
+    def __init__(self, layers: Sequence[Layer], board: Board, limits: Mapping[str, float], joint: Sequence[Sequence[str]] = ()) -> None:
         self.layers = layers
         self.capacity = vector(capacity(board))
         self.limits = self.capacity * np.array([limits[field] for field in FIELDS])
         index = {layer.name: i for i, layer in enumerate(layers)}
+        self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
         self.readers: list[list[tuple[int, int]]] = [[] for _ in layers]
         for reader, sources in enumerate(self.sources):
@@ -48,14 +52,20 @@ class Market:
 
     @property
     def floor(self) -> int:
-        """Cycles of the layer that can be sped up least."""
-        return max(int(layer.busy.min()) for layer in self.layers)
+        """Cycles of the layer, or of the ports of one stream, that can be sped up least."""
+        return max(*(int(layer.busy.min()) for layer in self.layers), *self.joint_floors, 1)
+
+    @property
+    def joint_floors(self) -> list[int]:
+        """Cycles of each stream of several ports, with the widest words that they can have."""
+        return [_one_after_the_other([int(self.layers[i].busy.min()) for i in ports]) for ports in self.joint]
 
     @property
     def ceiling(self) -> int:
         """Cycles of a frame that leave every layer all of its options: any words go together at one number a cycle."""
         frames = [size + _REWIDTH for sources in self.sources for _, size in sources]
-        return max(*(int(layer.busy.max()) for layer in self.layers), *frames)
+        joint = [_one_after_the_other([int(self.layers[i].busy.max()) for i in ports]) for ports in self.joint]
+        return max(*(int(layer.busy.max()) for layer in self.layers), *frames, *joint)
 
     def smallest(self) -> Picked:
         """Of every layer the option with the fewest LUTs."""
@@ -109,6 +119,9 @@ class Market:
     def _possible(self, target: int) -> list[BoolArray]:
         """For each layer which of its options keep the pace and give words that every reader can take at that pace."""
         fast = [layer.busy <= target for layer in self.layers]
+        for ports in self.joint:
+            for index, most in zip(ports, self._shares(ports, target), strict=True):
+                fast[index] = self.layers[index].busy <= most
         possible = [mask.copy() for mask in fast]
         for index, layer in enumerate(self.layers):
             for reader, size in self.readers[index]:
@@ -117,6 +130,17 @@ class Market:
                 together: BoolArray = np.asarray((_rewidth_cycles(size, words[None, :], widths[:, None]) <= target).any(axis=1))
                 possible[index] &= together[at]
         return possible
+
+    def _shares(self, ports: Sequence[int], target: int) -> list[int]:
+        """How many cycles each of the ports may take by itself so that all together keep within ``target``: the longest is widened first. Fewer than
+        any has where they cannot."""
+        steps = [sorted({int(busy) for busy in self.layers[i].busy}) for i in ports]  # of each the last is the narrowest, tried first
+        while _one_after_the_other([busy[-1] for busy in steps]) > target:
+            longest = max((busy for busy in steps if len(busy) > 1), key=lambda busy: busy[-1], default=None)
+            if longest is None:
+                return [0] * len(steps)
+            longest.pop()
+        return [busy[-1] for busy in steps]
 
     def _pick(self, target: int, possible: Sequence[BoolArray], prices: FloatArray) -> Picked | None:
         chosen: Picked = []
@@ -138,6 +162,11 @@ def _next_prices(prices: FloatArray, shares: FloatArray, step: int) -> FloatArra
         return prices + (np.maximum(shares, _LEAST_PRICE) - prices) * 2 / (step + 3)
     raised: FloatArray = prices * np.exp(np.clip(shares - 1, -0.5, 1) * 2 / (1 + (step - _SPREAD_STEPS) / 4))
     return raised
+
+
+def _one_after_the_other(busy: Sequence[int]) -> int:
+    """Busy cycles of the one port that stands for ports of so many."""
+    return sum(busy) - (len(busy) - 1) * _BESIDE
 
 
 def _badness(shares: FloatArray) -> float:

@@ -6,7 +6,7 @@ only of a design that was made: the search makes one, counts the difference as o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, log, log2
 
@@ -28,6 +28,7 @@ from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estim
 from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
 from qfx.ir.graph import Graph
+from qfx.ir.within import MARK, everything
 from qfx.progress import Progress, silent
 
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
@@ -47,6 +48,9 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     base = lower(graph, Schedule())
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
+    inside = {name: folding for name, folding in pinned.items() if MARK in name}
+    if inside:
+        base = lower(graph, Schedule.of(inside))
     asked = fixed_schedule(graph, request)
     if request.fps is None and not request.fit:
         progress(_SIZING, 0, 1)
@@ -60,7 +64,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
-    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged)
+    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged, inside)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos:
@@ -84,11 +88,19 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
     folded, weighted = folded_nodes(base), weighted_nodes(base)
     for name, folding in pinned.items():
         if name not in folded:
-            known = any(node.name == name for node in graph.nodes)
+            known = any(own == name for own, _ in everything(graph))
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
         if name not in weighted and folding != Folding(folding.pe):
             raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone")
+
+
+def _merged_sides(graph: Graph, found: Sequence[Layer]) -> dict[str, list[str]]:
+    """The layers that are ports of one stream: "inputs" and "outputs", each if there are several."""
+    inputs = {node.name for node in graph.inputs}
+    ports = [layer.name for layer in found if layer.kind is Role.PORT]
+    sides = {"inputs": [name for name in ports if name in inputs], "outputs": [name for name in ports if name not in inputs]}
+    return {side: names for side, names in sides.items() if len(names) > 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +117,24 @@ class _Made:
 
 
 class _Search:
-    """The search over one model's layers. ``overhead``: what is no layer took in the design made last."""
+    """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops."""
 
     def __init__(
-        self, graph: Graph, board: Board, found: tuple[Layer, ...], clock_ns: float, weights: Weights, progress: Progress, merged: bool
+        self,
+        graph: Graph,
+        board: Board,
+        found: tuple[Layer, ...],
+        clock_ns: float,
+        weights: Weights,
+        progress: Progress,
+        merged: bool,
+        inside: Mapping[str, Folding],
     ) -> None:
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
-        self.merged = merged
+        self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
-        self.market = Market(found, board, LIMITS)
+        self.sides = _merged_sides(graph, found) if merged else {}
+        self.market = Market(found, board, LIMITS, list(self.sides.values()))
         self.overhead: FloatArray = np.zeros(len(FIELDS))
 
     def at(self, fps: float) -> Plan:
@@ -200,8 +221,13 @@ class _Search:
     def _check_reachable(self, wanted: int, fps: float, cycles: int) -> None:
         """Raises ProjectError, about the ``wanted`` cycles of ``fps``, if a layer takes more than ``cycles`` whatever is chosen."""
         slow = sorted((layer for layer in self.layers if layer.busy.min() > cycles), key=lambda layer: -layer.busy.min())
-        if slow:
-            reasons = "; ".join(f"{layer.name} takes {layer.busy.min()} ({layer.limit})" for layer in slow[:3])
+        late = [
+            f"all {side} in one stream take {busy} (one after the other, as wide as they can be; --ports separate gives each its own)"
+            for side, busy in zip(self.sides, self.market.joint_floors, strict=True)
+            if busy > cycles
+        ]
+        if slow or late:
+            reasons = "; ".join([*late, *(f"{layer.name} takes {layer.busy.min()} ({layer.limit})" for layer in slow)][:3])
             most = 1e9 / (self.market.floor * self.clock_ns)
             raise ProjectError(
                 f"{fps:g} frames per second leave {wanted} cycles of {self.clock_ns:g} ns for a frame, but {reasons}",
@@ -221,7 +247,7 @@ class _Search:
         return made
 
     def _schedule(self, picked: Picked) -> Schedule:
-        foldings, ports = {}, {}
+        foldings, ports = dict(self.inside), {}
         for layer, option in zip(self.layers, picked, strict=True):
             if layer.kind is Role.PORT:
                 ports[layer.name] = layer.foldings[option].pe

@@ -8,6 +8,7 @@ from typing import Any
 
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design.design import Process, Stream
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.timing.fifo import least_depths
 
@@ -21,7 +22,8 @@ ROUTABLE_LUTS = 0.70
 def data(plan: Plan, model: str) -> dict[str, Any]:
     """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
 
-    ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate.
+    ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate, and of a FIFO
+    ``within`` a process, of a step of its loop, which is sized by itself.
     """
     found, timing = plan.estimate, plan.timing
     least = {} if timing is None else least_depths(plan.design)
@@ -46,6 +48,9 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "fifos": [
             {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": least.get(s.name)}
             for s in plan.design.streams
+        ] + [
+            {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": None, "within": process.name}
+            for process in plan.design.processes for s in process.within
         ],
     }  # fmt: skip
 
@@ -64,18 +69,29 @@ def as_text(plan: Plan, model: str) -> str:
     rows.append(("total", "", "", "", str(plan.interval), *(str(getattr(total, field)) for field in FIELDS)))
     rows.append((found.board.name, "", "", "", "", *(str(getattr(there, field)) for field in FIELDS)))
     rows.append(("used", "", "", "", "", *(f"{100 * found.share(field):.1f} %" for field in FIELDS)))
-    lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *_table(head, rows), ""]
+    lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *table(head, rows), ""]
     lines += [f"note: {note}" for note in notes(plan)]
     lines.append(f"interval   {plan.interval} cycles, {plan.fps:.1f} frames per second")
     if plan.timing is None:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
     else:
         lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
-    deep = sorted(plan.design.streams, key=lambda stream: -stream.depth)[:_DEEPEST]
-    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in plan.design.streams)
-    deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
-    lines.append(f"FIFOs      {len(plan.design.streams)} of {bits} bits in all; deepest (words x bits): {deepest}")
+    lines.append(f"FIFOs      {_fifos(plan.design.streams)}")
+    lines += [f"           in each step of {node}: {_fifos(process.within)}" for process, node in _looped(plan)]
     return "\n".join(lines) + "\n"
+
+
+def _fifos(streams: Sequence[Stream]) -> str:
+    deep = sorted(streams, key=lambda stream: -stream.depth)[:_DEEPEST]
+    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in streams)
+    deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
+    return f"{len(streams)} of {bits} bits in all; deepest (words x bits): {deepest}"
+
+
+def _looped(plan: Plan) -> list[tuple[Process, str]]:
+    """The processes that have FIFOs of their own, with their layers."""
+    design = plan.design
+    return [(process, node) for process, node in zip(design.processes, design.nodes, strict=True) if process.within]
 
 
 def notes(plan: Plan) -> tuple[str, ...]:
@@ -108,7 +124,8 @@ def _row(plan: Plan, cost: Cost) -> tuple[str, ...]:
     return (cost.node, *chosen, str(cost.cycles), *(str(getattr(cost.resources, field)) for field in FIELDS))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first column and the fourth, where it says something in words, stand left."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     left = {0, 3}
     cells = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import lcm
 
 import numpy as np
 
@@ -29,10 +30,12 @@ _ARITHMETIC = ("dsp", "lut", "pair", "shift")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatVec(OneToOne, WithEpilogue):
-    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe.
+    """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
+    share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``counted``: of an accumulator that wraps, the type that would hold the
+    sum, for simulations that count what the cast behind it loses.
     """
 
     name: str
@@ -51,6 +54,7 @@ class MatVec(OneToOne, WithEpilogue):
     epilogue: Epilogue
     arithmetic: str
     loaded: bool = False
+    counted: FixedType | None = None
 
     @property
     def possible(self) -> IntArray:
@@ -100,9 +104,16 @@ class MatVec(OneToOne, WithEpilogue):
     def _lanes(self, folding: Folding) -> int:
         return folding.pe if self.depthwise else folding.pe * folding.simd
 
+    def _rows(self, folding: Folding) -> int:
+        """Of the ROM with another folding, those of this one or of one number at a time being known: where groups share their weights, of as many of
+        them as come in whole words."""
+        if not self.depthwise:
+            return self.weights.size // self._lanes(folding)
+        return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * self.inputs
+
     def _rom(self, folding: Folding) -> Memory:
         lanes = self._lanes(folding)
-        return storage.weights(self.weights.size // lanes, lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
+        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
@@ -124,7 +135,7 @@ class MatVec(OneToOne, WithEpilogue):
         pe, simd, acc = folding.pe, folding.simd, self.acc.width
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
-        rows = self.weights.size // lanes
+        rows = self._rows(folding)
         trees = r.adder_tree(1 if self.depthwise else simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
@@ -179,7 +190,7 @@ class MatVec(OneToOne, WithEpilogue):
     def _in_one_row(self) -> bool:
         """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
         lanes_in, lanes_out = (self.groups, self.groups) if self.depthwise else (self.inputs, self.outputs)
-        one_row = self.inputs == 1 if self.depthwise else self.groups == 1
+        one_row = self.inputs == 1 if self.depthwise else self.weights.size == self.outputs * self.inputs
         return one_row and lanes_in * self.input.type.width <= MAX_WORD_BITS and lanes_out * self.output.type.width <= MAX_WORD_BITS
 
     # Text.
@@ -189,7 +200,8 @@ class MatVec(OneToOne, WithEpilogue):
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
-        types = (reader, raw(self.acc), product, place_tag(self._kept(self.folding)))
+        acc = raw(self.acc) if self.counted is None else f"qfx::wrapping<{raw(self.acc)}, {raw(self.counted)} >::raw"
+        types = (reader, acc, product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)

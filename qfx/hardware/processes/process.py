@@ -59,6 +59,16 @@ class Process:
     def marks(self) -> tuple[Stream, ...]:
         """Those of its streams that carry no numbers but the TLAST of a frame."""
 
+    @property
+    def inside(self) -> tuple[tuple[Process, str], ...]:
+        """The processes that it is made of, each with the graph node that it works for; most kinds are one loop and have none."""
+        return ()
+
+    @property
+    def within(self) -> tuple[Stream, ...]:
+        """The FIFOs between those."""
+        return ()
+
     def with_streams(self, change: Callable[[Stream], Stream]) -> Self:
         """The process with ``change`` made to every stream that it holds."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # every kind is a dataclass

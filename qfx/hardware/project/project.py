@@ -32,6 +32,10 @@ from qfx.hardware.folding import file as folding_file
 from qfx.hardware.folding import search as fold
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import Plan
+from qfx.hardware.unrolled import emit as unrolled_emit
+from qfx.hardware.unrolled import summary as unrolled_summary
+from qfx.hardware.unrolled.plan import Plan as Unrolled
+from qfx.hardware.unrolled.plan import plan as unrolled_plan
 from qfx.ir.feeds import Feed, Feeds, feeds, samples
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_inputs, run_from_raws
@@ -44,6 +48,8 @@ from qfx.testing import adversarial_feeds
 MANIFEST = "qfx_project.json"
 WEIGHTS = ("rom", "stream")
 """Where the weights are: in ROM, or loaded through a port of their own while the hardware runs."""
+STYLES = ("streaming", "unrolled")
+"""A process for each layer, joined by streams, or the whole network one pipelined function."""
 WEIGHTS_FILE = "tb/weights.bin"
 """The words for that port."""
 FORMAT = 1
@@ -74,14 +80,15 @@ _Port = TypeVar("_Port")
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A project folder, as its manifest tells it. ``inputs`` and ``outputs`` are those of the model by name, in its order; ``weights`` is one of
-    WEIGHTS, and ``loadable`` are the types of the constants that can be loaded."""
+    """A project folder, as its manifest tells it. ``inputs`` and ``outputs`` are those of the model by name, in its order; ``style`` is one of
+    STYLES, ``weights`` one of WEIGHTS, and ``loadable`` are the types of the constants that can be loaded."""
 
     path: Path
     model: str
     board: str
     clock_ns: float
     top: str
+    style: str
     weights: str
     loadable: Mapping[str, Types]
     inputs: Mapping[str, Entry]
@@ -121,10 +128,11 @@ def write_project(
     board: str | Board,
     clock_ns: float | None = None,
     top: str | None = None,
-    schedule: Schedule | Request | Plan | None = None,
+    schedule: Schedule | Request | Plan | Unrolled | None = None,
     weights: str = "rom",
     force: bool = False,
     golden_inputs: Feed | None = None,
+    style: str = "streaming",
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Project:
     """Write the HLS project of ``graph``, after ``prepare``, for ``board`` (a name, the path of a TOML file, or a Board) into ``out_dir``.
@@ -132,7 +140,8 @@ def write_project(
     ``clock_ns`` is the clock period in nanoseconds (default: the board's); ``top`` names the top function (default: from the graph's name);
     ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
     plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
-    it runs.
+    it runs. ``style`` is one of STYLES: "unrolled" makes one pipelined function of the whole network, which has no folding; ``schedule`` may then be
+    its plan.
     ``golden_inputs``, floats of shape (N, *input shape; several as ``qfx.run`` takes them), are the samples of the test bench (default: a few
     adversarial ones); the interpreter gives the expected raws. ``extra_files`` are added as they are.
 
@@ -144,15 +153,25 @@ def write_project(
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
     name = top_name(graph.name) if top is None else top
+    if style not in STYLES:
+        raise ProjectError(f"style: {style!r}", where=graph.name, remedy=f"use one of {', '.join(STYLES)}")
     graph = prepare(graph, weights)
     checked_top(name)
     clock_ns = found.clock_ns if clock_ns is None else clock_ns
     check_clock(clock_ns, found)
-    made = _planned(graph, found, schedule, clock_ns)
-    texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
-    texts["folding.toml"] = folding_file.text(made, graph.name, ([node.name for node in graph.inputs], graph.output_names))
-    texts["estimate.txt"] = summary.as_text(made, graph.name)
-    texts["report.json"] = summary.as_json(made, graph.name)
+    made: Plan | Unrolled
+    if style == "unrolled":
+        made = _unrolled(graph, found, schedule, weights, clock_ns)
+        sources = unrolled_emit.sources(made.program, made.design, name, made.interval)
+        texts = emit(graph, Schedule(), found, clock_ns=clock_ns, top=name, design=made.design, sources=sources)
+        texts["estimate.txt"] = unrolled_summary.as_text(made, graph.name)
+        texts["report.json"] = unrolled_summary.as_json(made, graph.name)
+    else:
+        made = _planned(graph, found, schedule, clock_ns)
+        texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
+        texts["folding.toml"] = folding_file.text(made, graph.name, ([node.name for node in graph.inputs], graph.output_names))
+        texts["estimate.txt"] = summary.as_text(made, graph.name)
+        texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
     golden = _golden(make_constant(graph), golden_inputs)
     made_of = {path: text.encode("utf-8") for path, text in texts.items()}
@@ -163,7 +182,7 @@ def write_project(
         if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")
         files[path] = data
-    manifest = _manifest(graph, found, clock_ns, name, weights, files)
+    manifest = _manifest(graph, found, clock_ns, name, weights, style, files)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
     _write(target, files, old)
     return read_project(target)
@@ -172,15 +191,10 @@ def write_project(
 def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | None = None) -> Graph:
     """The graph that a project is made of: optimized, its constants loadable if ``weights`` is "stream". A graph that is prepared stays as it is.
 
-    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, if nothing could be loaded, and for weights inside
-    a loop over a sequence, which cannot be.
+    ``types``: as in ``make_loadable``. Raises ProjectError unless ``weights`` is one of WEIGHTS, and if nothing could be loaded.
     """
     if weights not in WEIGHTS:
         raise ProjectError(f"weights: {weights!r}", where=graph.name, remedy=f"use one of {', '.join(WEIGHTS)}")
-    held = next((node for node in graph.nodes if node.op.inner() is not None and node.op.constants()), None)
-    if weights == "stream" and held is not None:
-        remedy = "leave the weights in ROM (without --weights stream)"
-        raise ProjectError("computes step by step with constants of its own, which cannot be loaded", where=held.name, remedy=remedy)
     graph = optimize(make_loadable(graph, types) if weights == "stream" else graph)
     if weights == "stream" and not loadable_types(graph):
         raise ProjectError("has no constants that could be loaded", where=graph.name, remedy="leave the weights in ROM")
@@ -201,12 +215,26 @@ def _followed(out_dir: str | os.PathLike[str]) -> Path:
         raise ProjectError("its links go round in a circle", where=str(path), remedy="name another folder") from error
 
 
-def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | None, clock_ns: float) -> Plan:
+def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, clock_ns: float) -> Plan:
+    if isinstance(schedule, Unrolled):
+        raise ProjectError("a plan of the unrolled style", where=graph.name, remedy='say style="unrolled"')
     if isinstance(schedule, Plan):
         return schedule
     if isinstance(schedule, Request):
         return fold.resolve(graph, board, schedule, clock_ns=clock_ns)
     return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
+
+
+def _unrolled(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, weights: str, clock_ns: float) -> Unrolled:
+    """The prepared graph as one pipelined function. Raises ProjectError for what only a folded design has."""
+    if isinstance(schedule, Unrolled):
+        return schedule
+    if weights != "rom":
+        what, remedy = "an unrolled design has its weights in its adders", "leave the weights in ROM, or use the streaming style"
+        raise ProjectError(f"{what}; none can be loaded", where=graph.name, remedy=remedy)
+    if schedule not in (None, Schedule(), Request()):
+        raise ProjectError("an unrolled design has no folding", where=graph.name, remedy="leave the folding out, or use the streaming style")
+    return unrolled_plan(graph, board, clock_ns=clock_ns)
 
 
 def read_project(folder: str | os.PathLike[str]) -> Project:
@@ -222,6 +250,7 @@ def read_project(folder: str | os.PathLike[str]) -> Project:
             board=str(data["board"]),
             clock_ns=float(data["clock_ns"]),
             top=str(data["top"]),
+            style=str(data.get("style", "streaming")),
             weights=str(data.get("weights", "rom")),
             loadable={name: (_type(first), _type(second)) for name, (first, second) in data.get("loadable", {}).items()},
             inputs={name: _entry(port) for name, port in (data["inputs"] if "inputs" in data else {"input": data["input"]}).items()},
@@ -277,7 +306,7 @@ def _lines(raw: RawArray) -> str:
     return "".join(" ".join(map(str, row)) + "\n" for row in raw.reshape(len(raw), -1).tolist())
 
 
-def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: str, files: Mapping[str, bytes]) -> dict[str, Any]:
+def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: str, style: str, files: Mapping[str, bytes]) -> dict[str, Any]:
     several = len(graph.inputs) + len(graph.outputs) > 2
     outputs = {
         name: {"shape": list(graph.infos[node].shape), "type": str(graph.infos[node].type)}
@@ -292,6 +321,7 @@ def _manifest(graph: Graph, board: Board, clock_ns: float, top: str, weights: st
         "part": board.part,
         "clock_ns": clock_ns,
         "top": top,
+        **({} if style == "streaming" else {"style": style}),
         **({} if weights == "rom" else {"weights": weights, "loadable": _texts(loadable_types(graph))}),
         **({"inputs": inputs, "outputs": outputs} if several else {"input": inputs[graph.input.name], "output": next(iter(outputs.values()))}),
         "files": {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},

@@ -1,4 +1,5 @@
-"""Constants that hardware gets while it runs: weights and biases of convolutions and linear layers, scales and shifts per channel.
+"""Constants that hardware gets while it runs: weights and biases of convolutions and linear layers, scales and shifts per channel. Those of a loop
+over the steps of a sequence too: they come before a frame, and hold for all its steps.
 
 Run ``make_loadable`` before the other passes: what they may leave out depends on the ranges.
 """
@@ -13,12 +14,15 @@ from qfx.errors import DataError, ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Graph, Node
+from qfx.ir.passes import rewrite
 from qfx.ir.values import Const, LoadableConst
+from qfx.ir.within import everything
 
 _BYTE = 8
 
 Types = tuple[FixedType | None, FixedType | None]
-"""Those of a node's weight (or scale) and of its bias (or shift); None where it has none, or one that cannot be loaded."""
+"""Those of a node's weight (or scale) and of its bias (or shift); None where it has none, or one that cannot be loaded. Nodes inside a loop go by
+their names in the whole model."""
 
 
 def make_loadable(graph: Graph, types: Mapping[str, Types] | None = None) -> Graph:
@@ -62,22 +66,23 @@ def make_constant(graph: Graph) -> Graph:
 def loadable_types(graph: Graph) -> dict[str, Types]:
     """The types of all loadable constants by the name of their node; nothing for a graph without any."""
     found = {}
-    for node in graph.nodes:
+    for name, node in everything(graph):
         first, second = (const.type if isinstance(const, LoadableConst) else None for const in _constants(node))
         if first or second:
-            found[node.name] = (first, second)
+            found[name] = (first, second)
     return found
 
 
 def _mapped(graph: Graph, change: Callable[[Node, int, Const], Const]) -> Graph:
-    nodes = []
-    for node in graph.nodes:
-        if not node.op.loadable:  # its constants are no fields, or never others
-            nodes.append(node)
-            continue
-        changed: dict[str, Any] = {field: change(node, which, const) for which, (field, const) in enumerate(node.op.constants().items())}
-        nodes.append(Node(node.name, replace(node.op, **changed), node.inputs) if changed else node)  # type: ignore[type-var]
-    return graph.with_nodes(tuple(nodes))
+    made = graph.with_nodes(tuple(_changed(node, change) for node in graph.nodes))
+    return rewrite.inside(made, lambda body: _mapped(body, change), named=True)
+
+
+def _changed(node: Node, change: Callable[[Node, int, Const], Const]) -> Node:
+    if not node.op.loadable:  # its constants are no fields, or never others
+        return node
+    changed: dict[str, Any] = {field: change(node, which, const) for which, (field, const) in enumerate(node.op.constants().items())}
+    return Node(node.name, replace(node.op, **changed), node.inputs) if changed else node  # type: ignore[type-var]
 
 
 def _name(node: Node, which: int) -> str:
@@ -85,5 +90,6 @@ def _name(node: Node, which: int) -> str:
 
 
 def _constants(node: Node) -> tuple[Const | None, Const | None]:
-    first, second, *_ = (*node.op.constants().values(), None, None)
+    own = list(node.op.constants().values()) if node.op.inner() is None else []
+    first, second, *_ = (*own, None, None)
     return first, second

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from qfx.ir.graph import Graph, Node
 from qfx.ir.verify import living
+from qfx.ir.within import renamed, restored
 from qfx.operators import Scan
 
 Rule = Callable[[Graph, Node], Graph | None]
@@ -47,13 +48,16 @@ def drop_dead(graph: Graph) -> Graph:
     return graph if len(alive) == len(graph.nodes) else graph.with_nodes(tuple(node for node in graph.nodes if node.name in alive))
 
 
-def inside(graph: Graph, pass_: Callable[[Graph], Graph]) -> Graph:
-    """The pass on what nodes do at each step of a sequence."""
-    return graph.with_nodes(tuple(_inside(node, pass_) for node in graph.nodes))
+def inside(graph: Graph, pass_: Callable[[Graph], Graph], *, named: bool = False) -> Graph:
+    """The pass on what nodes do at each step of a sequence. ``named``: it sees the names of the whole model."""
+    return graph.with_nodes(tuple(_inside(node, pass_, named) for node in graph.nodes))
 
 
-def _inside(node: Node, pass_: Callable[[Graph], Graph]) -> Node:
-    return replace(node, op=replace(node.op, body=pass_(node.op.body))) if isinstance(node.op, Scan) else node
+def _inside(node: Node, pass_: Callable[[Graph], Graph], named: bool) -> Node:
+    if not isinstance(node.op, Scan):
+        return node
+    body = restored(pass_(renamed(node.op.body, node.name)), node.name) if named else pass_(node.op.body)
+    return replace(node, op=replace(node.op, body=body))
 
 
 def keeps_output(before: Graph, after: Graph) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from qfx.errors import DataError
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, constant
 from qfx.nn.past import Past, Statistics, backward_pass, unknown
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer, finest
@@ -51,17 +51,24 @@ class Norm(FixedLayer, abstract=True):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    kind: str = ""
+    """The class of the torch layer."""
+    frozen: bool = False
+    """Whether the statistics stay in training too (``qfx.freeze``)."""
     _start: Statistics | None = None  # those at the start of the forward of the model that is going on, of a norm that it calls several times
 
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, name: str) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.kind = name, type(source).__name__
         self.eps, self.momentum = source.eps, source.momentum
         self.register_parameter("weight", source.weight)
         self.register_parameter("bias", source.bias)
         for buffer in ("running_mean", "running_var", "num_batches_tracked"):
             self.register_buffer(buffer, getattr(source, buffer))
         self._past = Past()
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
 
     @contextlib.contextmanager
     def one_forward(self) -> Iterator[None]:
@@ -181,6 +188,10 @@ class QBatchNorm(Norm):
                 ),
             )
         ]
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        scale = own(self.scale_cast, self.running_mean.shape)
+        return bits[0] * scale.reshape(-1, *([1] * (bits[0].dim() - 2)))
 
     def bits_added(self, recipe: Recipe) -> int:
         return recipe.scale.width

@@ -22,10 +22,12 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.folding import file as folding_file
+from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import resolve
 from qfx.hardware.project import csim
 from qfx.hardware.project.execute import put_together
-from qfx.hardware.project.project import prepare, write_project
+from qfx.hardware.project.project import write_project
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.hardware.timing.simulate import simulate
 from qfx.ir.graph import Graph, Node
@@ -89,9 +91,6 @@ def test_a_project_by_the_command_line(tmp_path: Path) -> None:
         assert_bit_exact(traced["rnn"], run_raw(graph.with_nodes(graph.nodes[:2], "rnn"), x))
     found = runner.invoke(main, ["verify", str(tmp_path / "m.onnx"), str(tmp_path / "p"), "--data", str(tmp_path / "x.npy"), "--fast", "--trace"])
     assert found.exit_code == 0, found.output
-    refused = runner.invoke(main, ["hls", str(tmp_path / "m.onnx"), "--board", "zcu102", "--output", str(tmp_path / "q"), "--weights", "stream"])
-    assert refused.exit_code != 0
-    assert "rnn: computes step by step with constants of its own, which cannot be loaded" in refused.output
 
 
 def test_weights_are_stored_once() -> None:
@@ -130,19 +129,58 @@ def test_a_pace_is_made_by_folding_the_cell() -> None:
     assert pinned.schedule.folding("rnn") == Folding(4, 8)
 
 
+def test_a_folding_wider_than_the_cell_is_what_it_comes_to() -> None:
+    """Matrices of 16 outputs and of 8 and 16 inputs: nothing in them is wider than that, whatever is asked for."""
+    graph = recurrent(gru(8, 16), 10)
+    for asked, built in (((4096, 1), (16, 1)), ((5, 9), (4, 8)), ((4, 8), (4, 8)), ((4096, 4096), (16, 16))):
+        for fit in (False, True):
+            made = resolve(graph, board("zcu102"), Request(foldings=(("rnn", Folding(*asked)),), fit=fit), clock_ns=5)
+            assert made.schedule.folding("rnn") == Folding(*built)
+        text = folding_file.text(made, "m")
+        assert "4096" not in text + summary.as_text(made, "m")
+        assert emit_sources(made.design, "top") == emit_sources(size_fifos(lower(graph, Schedule.of({"rnn": Folding(*asked)}))), "top")
+
+
+@pytest.mark.usefixtures("gxx")
+def test_a_matrix_with_a_folding_of_its_own(tmp_path: Path) -> None:
+    graph = recurrent(gru(4, 6), 5)
+    asked = {"rnn": Folding(2, 1), "rnn::n_h": Folding(6, 3), "rnn::r_x": Folding(1, 4, "lut")}
+    for ask in (Request(), Request(fit=True)):
+        made = resolve(graph, board("zcu102"), replace(ask, foldings=tuple(asked.items())), clock_ns=5)
+        (loop,) = (process for process in made.design.processes if isinstance(process, d.Loop))
+        found = {node: (part.pe, part.simd, part.arithmetic) for part, node in loop.inside if isinstance(part, d.MatVec)}
+        assert (found["rnn::n_h"], found["rnn::r_x"], found["rnn::z_h"]) == ((6, 3, "auto"), (1, 4, "lut"), (2, 1, "auto"))
+    (tmp_path / "folding.toml").write_text(folding_file.text(made, "m"), encoding="utf-8")
+    again = resolve(graph, board("zcu102"), folding_file.read(tmp_path / "folding.toml"), clock_ns=5)
+    assert again.schedule == made.schedule
+    bundle = build_bundle([(graph, made.schedule)], tmp_path, flags=("-O1",))
+    x = adversarial_inputs(graph, np.random.default_rng(0), 8)
+    assert_bit_exact(bundle.run_from_raw(0, quantize_input(graph, x)), run_raw(graph, x), names=("C simulation", "interpreter"))
+    for name, folding, said in (
+        ("rnn::n_h", Folding(4), "rnn::n_h: PE=4 does not divide its 6 outputs"),
+        ("rnn::next", Folding(2), "is computed within another layer"),
+        ("rnn::none", Folding(2), "no layer is called 'rnn::none'"),
+    ):
+        with pytest.raises(ProjectError, match=said):
+            resolve(graph, board("zcu102"), Request(foldings=((name, folding),)), clock_ns=5)
+
+
+def test_the_fifos_of_a_step_are_told() -> None:
+    """In the printed summary and in the report, beside those between the layers."""
+    made = resolve(recurrent(gru(), 5), board("zcu102"), Request(), clock_ns=5)
+    (loop,) = (process for process in made.design.processes if isinstance(process, d.Loop))
+    inner = [fifo for fifo in summary.data(made, "m")["fifos"] if "within" in fifo]
+    assert {fifo["name"]: fifo["depth"] for fifo in inner} == {stream.name: stream.depth for stream in loop.step.fifos}
+    assert {fifo["within"] for fifo in inner} == {"rnn_loop"}
+    assert f"in each step of rnn: {len(loop.step.fifos)} of " in summary.as_text(made, "m")
+
+
 def test_an_input_that_nothing_depends_on_is_refused() -> None:
     cell = gru()
     nodes = tuple(node for node in cell.body.nodes if node.name in ("x", "h", "n_h", "n_h_cast"))
     blind = Scan.of("blind", (*nodes, Node("next", cell.body.node("next").op, ("n_h_cast",))), "next", ("next",))
     with pytest.raises(ProjectError, match="rnn::x: is an input that no result of a step depends on"):
         lower(recurrent(blind, 3), Schedule())
-
-
-def test_weights_of_a_cell_cannot_be_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=r"^rnn: computes step by step"):
-        prepare(recurrent(gru(), 3), "stream")
-    with pytest.raises(ProjectError, match=r"^rnn: computes step by step"):
-        write_project(recurrent(gru(), 3), tmp_path / "p", board="zcu102", weights="stream")
 
 
 @pytest.mark.usefixtures("gxx")

@@ -26,12 +26,14 @@ _CHOICES = 7
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """What is done at each step: ``parts``, one after the other, which the ``fifos`` join, and the ``states``: frames of which each lies in one array
-    and, once it is the next one, in another. A step takes ``turns`` cycles from its first word until the next step can begin; it reads and writes its
-    words in the turns ``reads`` and ``writes``, all of the former before the latter. ``name``: of its function."""
+    """What is done at each step: ``parts``, one after the other, each for a node of the body (``nodes``), which the ``fifos`` join, and the
+    ``states``: frames of which each lies in one array and, once it is the next one, in another. A step takes ``turns`` cycles from its first word
+    until the next step can begin; it reads and writes its words in the turns ``reads`` and ``writes``, all of the former before the latter.
+    ``name``: of its function."""
 
     name: str
     parts: tuple[Process, ...]
+    nodes: tuple[str, ...]
     fifos: tuple[Stream, ...]
     states: tuple[Stream, ...]
     turns: int
@@ -42,7 +44,8 @@ class Step:
 @dataclass(frozen=True, slots=True, eq=False)
 class Loop(OneToOne):
     """``step`` for each of ``steps`` steps of a sequence: a frame of its own for each. ``widest``: what PE and SIMD of ``folding`` divide; every part
-    of a step has as much of them as its own numbers have divisors for. ``again``: the same loop in another folding; None where no tool takes it."""
+    of a step that has no folding of its own has as much of them as its own numbers have divisors for. ``again``: the same loop in another folding;
+    None where no tool takes it."""
 
     name: str
     input: Stream
@@ -52,6 +55,14 @@ class Loop(OneToOne):
     folding: Folding
     widest: tuple[int, int]
     again: Callable[[Folding], Loop | None] = field(repr=False)
+
+    @property
+    def inside(self) -> tuple[tuple[Process, str], ...]:
+        return tuple(zip(self.step.parts, self.step.nodes, strict=True))
+
+    @property
+    def within(self) -> tuple[Stream, ...]:
+        return self.step.fifos
 
     # Time.
 
@@ -94,7 +105,7 @@ class Loop(OneToOne):
 
     @property
     def loads(self) -> tuple[Loadable, ...]:
-        return ()
+        return tuple(load for part in self.step.parts for load in part.loads)
 
     @property
     def stored(self) -> Stored | None:

@@ -67,7 +67,9 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 def detached_copy(model: nn.Module) -> nn.Module:
     """A copy, of the results of earlier computations that the model keeps too (a pruned weight, say), which are computed anew."""
-    held = [tensor for module in model.modules() for tensor in vars(module).values() if isinstance(tensor, Tensor) and not tensor.is_leaf]
+    kept = [value for module in model.modules() for value in vars(module).values()]
+    kept += [part for value in kept if isinstance(value, list) for part in value]  # as those of a recurrent network's weights
+    held = [tensor for tensor in kept if isinstance(tensor, Tensor) and not tensor.is_leaf]
     return copy.deepcopy(model, {id(tensor): tensor.detach() for tensor in held})
 
 

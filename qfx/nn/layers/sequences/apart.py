@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from qfx.capture.loops.chains import CALL, CellCall
 from qfx.capture.refusals.apart import NotTakenApartError
-from qfx.capture.traced import KEPT, SPARE
+from qfx.capture.traced import KEPT, ONCE, SPARE
 from qfx.nn.layers.sequences.recurrent import cell_of, hidden_of, recurrent
 
 
@@ -37,6 +38,19 @@ class Computed:
             left += [source for source in node.all_input_nodes if source not in seen and source not in self.dependent]
             seen.add(node)
         return False
+
+    def note(
+        self, kind: str, results: Sequence[Tensor], weights: Sequence[Tensor | None], first: Sequence[Tensor | None], **steps: Tensor | None
+    ) -> None:
+        """Note at the h that a cell gives which call it is of: ``first``, its states, and the ``steps`` that it was taken apart into."""
+        nodes = tuple(self.node_of(result) for result in results)
+        constants = {place: self.node_of(state) for place, state in enumerate(first) if state is not None and not self(state)}
+        found = {name: None if step is None else self.node_of(step) for name, step in steps.items() if step is None or self(step)}
+        tensors = tuple(None if weight is None else self.node_of(weight) for weight in weights)
+        for node in found.values():
+            if node is not None and node.target is F.linear:
+                node.meta[ONCE] = True
+        nodes[0].meta[CALL] = CellCall(kind, results=nodes, constants=constants, weights=tensors, **found)  # type: ignore[arg-type]
 
 
 def _layers(kind: str) -> Callable[..., tuple[Tensor, ...]]:
@@ -105,13 +119,22 @@ def _zeros(state: Tensor, computed: Computed) -> bool:
         return not bool(state.any())
 
 
-def _starts(state: Tensor | None, computed: Computed) -> bool:
-    """Likewise of a cell. Refuses a constant that is none."""
-    if state is None or _zeros(state, computed):
-        return True
-    if not computed(state):
-        raise NotTakenApartError("starts from a state other than zeros", remedy="start from zeros: leave the initial state out")
-    return False
+def _first(states: Sequence[Tensor], computed: Computed) -> list[Tensor | None]:
+    """The states that a cell starts from, None for zeros."""
+    return [None if _zeros(state, computed) else state for state in states]
+
+
+def _once(state: Tensor | None, computed: Computed) -> Tensor | None:
+    """A constant state, which is the same for all samples, for one; any other as it is."""
+    if state is None or computed(state):
+        return state
+    with torch._C.DisableTorchFunction():
+        same = state.dim() == 1 or bool((state == state[:1]).all())
+    if not same:
+        raise NotTakenApartError(
+            "starts from a state that is another for each sample", remedy="let it be the same for all, or compute it from the input"
+        )
+    return state if state.dim() == 1 else state[:1]
 
 
 def _hidden(h: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -123,37 +146,47 @@ def _sum(x: Tensor, y: Tensor | None) -> Tensor:
     return x if y is None else x + y
 
 
+_Bias = Tensor | None
+
+
 def _lstm_cell(
-    input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
+    input: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, b_ih: _Bias = None, b_hh: _Bias = None, *, computed: Computed
 ) -> tuple[Tensor, Tensor]:
     """Two linear layers, and the gates as they are written."""
-    h, c = (None if _starts(state, computed) else state for state in hx)
-    i, f, g, o = _sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)).chunk(4, 1)
+    first = _first(hx, computed)
+    h, c = (_once(state, computed) for state in first)
+    product, hidden = F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)
+    i, f, g, o = _sum(product, hidden).chunk(4, 1)
     written = torch.sigmoid(i) * torch.tanh(g)
-    cell = written if c is None else torch.sigmoid(f) * c + written
-    return torch.sigmoid(o) * torch.tanh(cell), cell
+    kept = None if c is None else torch.sigmoid(f) * c
+    cell = written if kept is None else kept + written
+    state = torch.sigmoid(o) * torch.tanh(cell)
+    computed.note("lstm", (state, cell), (w_ih, w_hh, b_ih, b_hh), first, product=product, hidden=None if h is None else hidden, kept=kept)
+    return state, cell
 
 
-def _gru_cell(
-    input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
-) -> Tensor:
+def _gru_cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: _Bias = None, b_hh: _Bias = None, *, computed: Computed) -> Tensor:
     """Two linear layers, and the gates as they are written: n + z * (h - n)."""
-    h = None if _starts(hx, computed) else hx
-    size = w_hh.shape[1]
+    first = _first([hx], computed)
+    h, size = _once(first[0], computed), w_hh.shape[1]
     x, u = F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)
     gates = torch.sigmoid(_sum(x[:, : 2 * size], None if u is None else u[..., : 2 * size]))
     r, z = gates[:, :size], gates[:, size:]
     n = torch.tanh(_sum(x[:, 2 * size :], None if u is None else r * u[..., 2 * size :]))
-    return n - z * n if h is None else n + z * (h - n)
+    state = n - z * n if h is None else n + z * (h - n)
+    computed.note("gru", (state,), (w_ih, w_hh, b_ih, b_hh), first, product=x, hidden=None if h is None else u)
+    return state
 
 
-def _rnn_cell(function: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    def cell(
-        input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None, *, computed: Computed
-    ) -> Tensor:
+def _rnn_cell(function: Callable[[Tensor], Tensor], kind: str) -> Callable[..., Tensor]:
+    def cell(input: Tensor, hx: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: _Bias = None, b_hh: _Bias = None, *, computed: Computed) -> Tensor:
         """Two linear layers and the function of their sum."""
-        h = None if _starts(hx, computed) else hx
-        return function(_sum(F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)))
+        first = _first([hx], computed)
+        h = _once(first[0], computed)
+        product, hidden = F.linear(input, w_ih, b_ih), _hidden(h, w_hh, b_hh)
+        state = function(_sum(product, hidden))
+        computed.note(kind, (state,), (w_ih, w_hh, b_ih, b_hh), first, product=product, hidden=None if h is None else hidden)
+        return state
 
     return cell
 
@@ -193,7 +226,7 @@ RECURRENT: Mapping[str, Callable[..., Any]] = MappingProxyType({
     **{name: _layers(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
     "lstm_cell": _lstm_cell,
     "gru_cell": _gru_cell,
-    "rnn_tanh_cell": _rnn_cell(torch.tanh),
-    "rnn_relu_cell": _rnn_cell(torch.relu),
+    "rnn_tanh_cell": _rnn_cell(torch.tanh, "rnn_tanh"),
+    "rnn_relu_cell": _rnn_cell(torch.relu, "rnn_relu"),
 })  # fmt: skip
 """By the name of torch's function, arguments as ATen's; besides, they ask what is computed from the model's input."""

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from qfx import operators as ops
-from qfx.errors import QfxError
+from qfx.errors import QfxError, UnsupportedError
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node, graph_name
 from qfx.ir.values import ArrayType, Info
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, moved
 from qfx.nn.layers.batch_norm import FoldedNorm
 from qfx.nn.layers.linear import QLinear
 from qfx.nn.layers.tables.lookup import QInnerLookup
@@ -60,6 +61,9 @@ class QStepLinear(QLinear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if isinstance(self.weight_cast, Accumulating):
+            told = "an accumulator of a chosen width inside of a loop"
+            raise UnsupportedError(told, where=self.weight_cast.name, remedy="leave `accumulator` out for recurrent weights")
         self._now: tuple[QTensor, QTensor | None] | None = None
 
     def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
@@ -172,6 +176,28 @@ class QScan(FixedLayer):
                 layer.initialize(now.get(source, env[source]))
 
     # What others ask
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        """Those of the first step, at each of them."""
+        columns = bits[0].unbind(2)
+        env = {STEP: columns[0]}
+        for state in self.states:
+            cast = self._cast_of(state)
+            env[state.name] = own(cast, torch.Size((1, state.size)))
+        found = []
+        for step in self.steps:
+            layer: Any = self._layer(step)
+            read = [env[source] for source in step.sources]
+            products = layer.multiplied(read, own)
+            if products is not None:
+                found.append(products.sum())
+            cast = layer.output_cast if isinstance(layer, QInnerLookup) else layer
+            if layer.traits.moves_only:
+                env[step.name] = moved(layer, read)
+                continue
+            shape = read[0].shape if products is None else products.shape
+            env[step.name] = own(cast, shape) if isinstance(cast, Quantizer) else read[0].detach().new_zeros(shape)
+        return torch.stack(found) * len(columns)
 
     def operators(self) -> Steps:
         """Those of the types that the last forward met."""

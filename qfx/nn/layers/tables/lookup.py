@@ -73,6 +73,8 @@ class Tabled(FixedLayer, abstract=True):
     """
 
     table_error: float | None = None
+    in_float: bool = False
+    """Whether it is its function, since what it reads need not be on a grid (``qfx.switch``)."""
 
     def __init__(self, function: Function, label: str, max_error: float | None = None) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class Tabled(FixedLayer, abstract=True):
 
     def values(self, x: QTensor) -> QTensor:
         """What the table gives before it is cast: float64. Entries are on no grid; their interval says so by taking all of float64's bits."""
-        if self.output is not None and not isinstance(self.output, Quantizer):  # a float reference: its numbers are on no grid
+        if self.in_float or (self.output is not None and not isinstance(self.output, Quantizer)):  # a float reference: its numbers are on no grid
             return QTensor(self.function(x.tensor()), x.interval)
         known = self._table(x.interval, x.value.device)
         reach = known.reach
@@ -165,8 +167,9 @@ class Tabled(FixedLayer, abstract=True):
             return self.label
         known = self._of_last_forward()
         found = known.lines
-        size = f"{known.values.numel()} entries" if found is None else f"{found.values.size} lines, error up to {found.error:.3g}"
-        return f"{self.label}, {size}"
+        if found is None:
+            return f"{self.label}, {known.values.numel()} entries"
+        return f"{self.label}, {found.values.size} lines, error up to {found.error:.3g} ({self.error_bits:.3g} LSB)"
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         """By quadrature over each channel's quantiles: limits and moments of what the function makes of them."""
@@ -238,6 +241,13 @@ def opened(module: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.is_open = False
+
+
+def bound_asked(layer: Tabled, table_error: float | None) -> str:
+    """How near the lines of a table must come to its function, in words; ``table_error``: the recipe's."""
+    if layer.max_error is not None:
+        return f"{layer.max_error:g}"
+    return "0.5 LSB of the output where there can be" if table_error is None else f"{table_error:g} LSB of the output"
 
 
 def error_bound(layer: Tabled) -> float:

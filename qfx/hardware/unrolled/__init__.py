@@ -1,0 +1,1 @@
+"""Fully unrolled designs: the whole network one pipelined function of scalar operations."""

@@ -1,0 +1,143 @@
+"""What the scalar operations cost, how long they take, and in which cycle of the pipeline each is carried out.
+
+LUTs follow the formulas of ``qfx.hardware.cost.resources``. Delays are what the vendor's HLS tools are remembered to assume for each operator; nobody
+has measured them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from types import MappingProxyType
+
+from qfx.fixed.type import FixedType, QMode
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Program, Source, Sum, both, read_by
+
+UNCERTAINTY = 0.27
+"""The part of the clock period that Vitis HLS leaves to routing unless told otherwise (UG1399, set_clock_uncertainty)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """In ns: an adder is ``adder`` + ``bit`` times its width; ``logic`` is a level of LUTs, such as a choice between two words."""
+
+    adder: float
+    bit: float
+    logic: float
+
+
+DELAYS: Mapping[Device, Delays] = MappingProxyType({r.ULTRASCALE: Delays(0.70, 0.010, 0.30), r.SERIES7: Delays(1.70, 0.027, 0.70)})
+"""Of 32 bits: 1.02 ns in an UltraScale+ part of speed grade -2, 2.56 ns in a 7-series part of grade -1."""
+
+
+def source_type(program: Program, node: Convert) -> FixedType:
+    """The type of what a cast reads."""
+    come = program.type(node.a)
+    return FixedType(come.width, come.width - node.frac_bits, come.signed)
+
+
+def adder_bits(program: Program, place: int, node: Sum) -> int:
+    """The bits of the result that an adder has to make: lower ones are those of one operand alone, and a sum of two that do not overlap is none."""
+    width, a, b = program.type(place).width, program.type(node.a), program.type(node.b)
+    if node.up_a:
+        if node.minus:
+            return width
+        return 0 if not b.signed and b.width <= node.up_a else width - node.up_a
+    return 0 if not node.minus and not a.signed and a.width <= node.up_b else width - node.up_b
+
+
+def luts(program: Program, place: int) -> int:
+    """The LUTs of a node."""
+    node = program.nodes[place]
+    width = program.type(place).width
+    if isinstance(node, Sum):
+        return adder_bits(program, place, node)
+    if isinstance(node, Convert):
+        return r.cast(source_type(program, node), node.type).lut
+    if isinstance(node, Entry):
+        blocks = ceil(len(node.entries) / 64)
+        return width * blocks + r.multiplexer(blocks, width).lut
+    if isinstance(node, Choice):
+        return r.multiplexer(2, width).lut
+    if isinstance(node, Extreme):
+        return ceil(width / 2) if _zero(program, node) and node.greater else r.greater(both(program, node).width).lut
+    return 0 if not isinstance(node, Less) or _zero(program, node) else r.comparison(both(program, node).width).lut
+
+
+def _zero(program: Program, node: Extreme | Less) -> bool:
+    """Whether it compares with 0, which a sign bit tells."""
+    return Constant(0) in (program.nodes[node.a], program.nodes[node.b])
+
+
+def delay(program: Program, place: int, on: Delays, period: float) -> float:
+    """How long it takes, in ns; a table is read within a cycle of its own, of ``period``."""
+    node = program.nodes[place]
+    width = program.type(place).width
+    if isinstance(node, Sum):
+        bits = adder_bits(program, place, node)
+        return on.adder + on.bit * bits if bits else 0.0
+    if isinstance(node, Entry):
+        return period
+    if isinstance(node, Choice):
+        return on.logic
+    if isinstance(node, Extreme):
+        return on.logic if _zero(program, node) and node.greater else on.adder + on.bit * both(program, node).width + on.logic
+    if isinstance(node, Less):
+        return 0.0 if _zero(program, node) else on.adder + on.bit * both(program, node).width
+    if isinstance(node, Convert):
+        plain = FixedType(node.type.width, node.type.int_bits, node.type.signed, node.type.q)
+        total = luts(program, place)
+        rounds = node.type.q is not QMode.TRN and r.cast(source_type(program, node), plain).lut > 0
+        bounds = total > 0 and (not rounds or node.type != plain)
+        return (on.adder + on.bit * width if rounds else 0.0) + (2 * on.logic if bounds else 0.0)
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """``stages``: the cycle in which each node is there, 0 for those that need none; ``depth``: the last of them; ``registers``: for how many
+    cycles each node's bits are kept."""
+
+    stages: tuple[int, ...]
+    depth: int
+    registers: tuple[int, ...]
+
+
+def pipeline(program: Program, device: Device, clock_ns: float) -> Pipeline:
+    """Every operation as soon as what it reads is there, one behind the other in a cycle while the period lasts, as the tools do. The numbers that
+    come in are there from cycle 1 on, and those that leave are kept to the end."""
+    on, period = DELAYS[device], clock_ns * (1 - UNCERTAINTY)
+    stages: list[int] = []
+    ends: list[float] = []
+    for place, node in enumerate(program.nodes):
+        stage = max((stages[source] for source in read_by(node)), default=0 if isinstance(node, Constant) else 1)
+        start = max((ends[source] for source in read_by(node) if stages[source] == stage), default=0.0)
+        if isinstance(node, Source):
+            start = 0.0
+        needs = min(delay(program, place, on, period), period)
+        if needs and start + needs > period + 1e-9:
+            stage, start = stage + 1, 0.0
+        stages.append(stage)
+        ends.append(start + needs)
+    depth = max(stages, default=0)
+    last = list(stages)
+    for place, node in enumerate(program.nodes):
+        for source in read_by(node):
+            last[source] = max(last[source], stages[place])
+    for result in (result for port in program.outputs for result in port):
+        last[result.node] = depth + 1
+    kept = [0 if isinstance(node, Constant) else last[place] - stages[place] for place, node in enumerate(program.nodes)]
+    return Pipeline(tuple(stages), depth, tuple(kept))
+
+
+def resources(program: Program, made: Pipeline) -> dict[str, Resources]:
+    """LUTs and flip-flops of every layer, in order."""
+    found: dict[str, Resources] = {}
+    for place, layer in enumerate(program.layers):
+        if not isinstance(program.nodes[place], Constant):
+            ff = program.type(place).width * (made.registers[place] + isinstance(program.nodes[place], Source))
+            found[layer] = found.get(layer, Resources()) + Resources(lut=luts(program, place), ff=ff)
+    return found
