@@ -55,7 +55,7 @@ def test_a_step_trains_everything(bits: int) -> None:
     torch.manual_seed(0)
     x, labels = torch.randn(32, 16), torch.randint(5, (32,))
     steps = train_step.contestants(mlp, x, labels, bits=(bits,))
-    for name in ("float32", f"qfx, {bits} bits"):
+    for name in ("float32", f"qfx, {bits} bits", "qfx, a width per weight"):
         first = float(steps[name]())
         for _ in range(300):
             last = float(steps[name]())

@@ -31,11 +31,11 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
     ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
-    ``qfx.quantize``, DataError for NaN or infinity in a parameter, QfxError for
-    word lengths that were driven to 0 until no input reaches an output, UnsupportedError for a module that was put in by hand and has no operator.
+    ``qfx.quantize``, and for word lengths that were driven to 0 until no input reaches an output; DataError for NaN or infinity in a parameter,
+    UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
-    off = [name for name, quantizer in quantizers(module) if quantizer.off]
+    off = [layer.name for layer in module.modules() if isinstance(layer, Quantizer) and layer.is_initialized and layer.off]
     if off:
         told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
         raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")

@@ -20,6 +20,8 @@ from qfx.fixed.type import FixedType, OMode
 from qfx.ir.interpret import run_raw
 from qfx.nn.casts import word_length
 from qfx.nn.quantizer import Quantizer
+from qfx.ptq.allocation.front import weight_bits
+from qfx.ptq.rounding.grid import integer_range
 from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.verify import onnx_runtime
 
@@ -320,3 +322,42 @@ def test_a_branch_may_be_pruned_as_a_whole() -> None:
     with torch.no_grad():
         q.get_parameter("b.weight_cast.int_bits").fill_(-20.0)
     check_exact(q)
+
+
+# ---- what else reads word lengths ----------------------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gru, self.last = nn.Linear(6, 8), nn.GRU(8, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.gru(torch.tanh(self.first(x)))
+        return torch.softmax(self.last(y[:, -1]), -1)
+
+
+@pytest.mark.parametrize("o", ["AP_SAT", "AP_WRAP"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+def test_tables_and_states_take_learned_words(granularity: str, o: str) -> None:
+    torch.manual_seed(0)
+    roles = ("input", "weight", "bias", "constant", "internal", "activation", "output")
+    q = qfx.quantize(Recurrent(), torch.randn(8, 4, 6), Recipe(**{role: learned(6, granularity, o=o) for role in roles}))
+    generator = torch.Generator().manual_seed(1)
+    for _, cast_ in qfx.quantizers(q):
+        if cast_.learned_ints is not None:
+            cast_.learned_ints.detach().add_(torch.randint(-2, 3, cast_.frac_bits.shape, generator=generator))
+    check_exact(q)
+
+
+def test_a_rounding_for_words_of_one_length_is_refused_for_several() -> None:
+    q = qfx.quantize(network(), X, Recipe(weight=learned(4, "element")))
+    cast_ = dict(qfx.quantizers(q))["0.weight"]
+    assert integer_range(cast_) == (-8, 7)
+    assert weight_bits(q) == 4 * (6 * 2 * 9 + 8 * 6 * 9 + 5 * 32)
+    with torch.no_grad():
+        cast_.int_bits[0, 0, 0, 0] += 1
+        cast_.int_bits[0, 0, 0, 1] -= 9
+    assert weight_bits(q) == 4 * (6 * 2 * 9 + 8 * 6 * 9 + 5 * 32) + 1 - 4
+    with pytest.raises(qfx.UnsupportedError, match=r"^0\.weight: its weights have learned word lengths"):
+        integer_range(cast_)

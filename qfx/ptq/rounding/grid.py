@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qfx.errors import UnsupportedError
 from qfx.fixed.type import OMode
 from qfx.nn.casts.digits import Numbers
 from qfx.nn.layers import Weighted
@@ -15,7 +16,13 @@ from qfx.nn.quantizer import Quantizer
 
 
 def integer_range(cast: Quantizer) -> tuple[int, int]:
-    """The least and the greatest integer that a cast can give."""
+    """The least and the greatest integer that a cast can give. Raises UnsupportedError where its positions have words of several lengths."""
+    if cast.learned_ints is not None and len(set(cast.word_lengths().flatten().tolist()) | {0.0}) != 2:
+        raise UnsupportedError(
+            "its weights have learned word lengths, and a rounding is chosen for words of one length",
+            where=cast.name,
+            remedy="round with a recipe without learn_width, or train the rounding",
+        )
     signed = cast.mode.signed
     high = (1 << (cast.word_length - 1 if signed else cast.word_length)) - 1
     symmetric = cast.spec.o is OMode.SAT_SYM or cast.spec.o is OMode.WRAP_SM
