@@ -27,6 +27,14 @@ _LISTED = 8
 """An error lists so many names."""
 
 
+def refuse_off(qmodel: nn.Module) -> None:
+    """Raise UnsupportedError, naming them, if any quantizers of the model are off (``qfx.switch``)."""
+    off = [name for name, quantizer in quantizers(qmodel) if quantizer.off]
+    if off:
+        told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
+        raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
+
+
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
@@ -35,10 +43,7 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
-    off = [layer.name for layer in module.modules() if isinstance(layer, Quantizer) and layer.is_initialized and layer.off]
-    if off:
-        told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
-        raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
+    refuse_off(module)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         hides = not isinstance(tensor, nn.Parameter) and bool(((tensor == -torch.inf) | torch.isfinite(tensor)).all())  # a mask of attention
         if not hides and not bool(torch.isfinite(tensor).all()):
