@@ -53,7 +53,7 @@ def contestants(
         for width in bits:
             qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width))
             steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
-        weight, activation = (qfx.Spec(LEARNED_FROM, granularity=each, learn_width=True) for each in ("element", "channel"))  # type: ignore[arg-type]
+        weight, activation = (qfx.Spec(LEARNED_FROM, granularity=each, learn_width=True) for each in ("element", "channel"))
         qmodel = qfx.quantize(model, x, qfx.Recipe(weight=weight, activation=activation))
         steps["qfx, a width per weight"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
     if importlib.util.find_spec("brevitas") is not None:
