@@ -29,7 +29,8 @@ _LISTED = 8
 
 def refuse_off(qmodel: nn.Module) -> None:
     """Raise UnsupportedError, naming them, if any quantizers of the model are off (``qfx.switch``)."""
-    off = [name for name, quantizer in quantizers(qmodel) if quantizer.off]
+    layers = graph_module(qmodel).modules()  # whatever was put in among them by hand
+    off = [layer.name for layer in layers if isinstance(layer, Quantizer) and layer.is_initialized and layer.off]
     if off:
         told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
         raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
