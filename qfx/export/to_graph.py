@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from qfx.errors import DataError, QfxError, UnsupportedError
+from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
-from qfx.nn.accumulator import Accumulating
+from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
@@ -22,6 +22,7 @@ from qfx.nn.layers.sequences.loop import QScan
 from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.model import graph_module, left_out_of, quantizers, recipe_of
 from qfx.nn.quantizer import Quantizer
+from qfx.operators import Conv, Linear
 
 _LISTED = 8
 """An error lists so many names."""
@@ -141,8 +142,23 @@ class _Lowering:
         for suffix, op in steps:
             value = self._free(label + suffix)
             self.nodes.append(Node(value, op, inputs))
+            if isinstance(layer, Weighted) and isinstance(op, Conv | Linear):
+                self._check_accumulator(layer, op, inputs[0])
             inputs = (value,)
         self.values[node] = inputs[0]
+
+    def _check_accumulator(self, layer: Weighted, op: Conv | Linear, source: str) -> None:
+        """The graph may know less of an input than the layer does: of learned word lengths that wrap, each in the bits of the longest."""
+        cast = accumulating(layer.weight_cast)
+        if cast is None or cast.narrows:
+            return
+        needed = replace(op, bias=None).accumulator(self._info(source)).width
+        if needed > cast.bits_held:
+            raise ExactnessError(
+                f"its accumulator has {needed} bits instead of {cast.bits_held}: its inputs lie on grids finer than their numbers",
+                where=cast.name,
+                remedy="let the learned word lengths before it saturate (o = AP_SAT) instead of wrap, or use a fixed one",
+            )
 
     def _info(self, name: str) -> Info:
         """What is known of a node that is there."""

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qfx.errors import ModelFileError, QfxError, UnsupportedError
+from qfx.errors import ExactnessError, ModelFileError, QfxError, UnsupportedError
 from qfx.fixed.arith import FLOAT32_BITS, Bounds, Interval, channelwise
 from qfx.fixed.kernel import CastMode, quantize
 from qfx.fixed.type import FixedType, OMode, QMode
@@ -43,8 +43,8 @@ from qfx.nn.quantizer import Quantizer
 from qfx.operators import ArrayType, Cast
 from qfx.recipe import AccumulatorMode, Spec
 
-_HALVINGS = 40
-"""Of the interval in which the shrinkage is looked for."""
+_HALVINGS, _FIRST_LOOK = 40, 8
+"""Of the interval in which the shrinkage is looked for, and after how many it is first asked which outputs have found theirs."""
 
 _MODES: tuple[AccumulatorMode, ...] = ("bound", "wrap", "saturate")
 """How they are numbered in checkpoints: never reorder."""
@@ -80,7 +80,7 @@ class Accumulating(Quantizer):
         return self.spec.accumulator_mode != "bound"
 
     def meet(self, x: Interval) -> None:
-        """The weights meet ``x`` next, and zeros. Raises QfxError where not even one weight of one bit would fit."""
+        """The weights meet ``x`` next, and zeros. Raises ExactnessError where not even one weight of one bit would fit."""
         x = x.with_zero()
         if self.shared and self.met is not None:
             x = Interval(min(x.lo, self.met.lo), max(x.hi, self.met.hi), x.frac_bits)
@@ -88,7 +88,7 @@ class Accumulating(Quantizer):
             return
         self.met = x
         if not self.narrows and (budget := self._budget) is not None and min(budget.positive, budget.negative) < 1:
-            raise QfxError(
+            raise ExactnessError(
                 f"an accumulator of {self.bits_held} bits holds no product of inputs of {x.width} bits",
                 where=self.name or "Accumulating",
                 remedy=f"use accumulator = {x.width + (not x.signed)} at least, and more for several products; or shorter inputs",
@@ -267,22 +267,32 @@ def nearest(size: Tensor, most: int, limit: int) -> Tensor:
     and not negative: max(round(size - t), 0) for the least t >= 0 that fits. (Adding 1 to k costs 2 * (k - size) + 1, which grows with k: so the
     steps are worth taking in the order of size - k, down to where nothing is won or nothing is left.) Equals are served from the left."""
 
-    def shrunk(by: Tensor | float) -> Tensor:
-        return torch.ceil(size - by - 0.5).clamp_(0, limit)
-
-    low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
-    plain = shrunk(0.0)
-    if bool((plain.sum(1) <= most).all()):
-        return plain
-    for _ in range(_HALVINGS):
+    result = _shrunk(size, 0.0, limit)
+    todo = torch.nonzero(result.sum(1) > most).flatten()
+    rows = size[todo]
+    low, high = torch.zeros_like(rows[:, :1]), rows.amax(1, keepdim=True)
+    for halving in range(_HALVINGS):
         middle = (low + high) / 2
-        fits = shrunk(middle).sum(1, keepdim=True) <= most
-        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    result = shrunk(high)
-    wanted = (shrunk(low) - result).clamp_(max=1)
-    left = most - result.sum(1, keepdim=True)
-    result += wanted * (wanted.cumsum(1) <= left)
-    return torch.where(plain.sum(1, keepdim=True) <= most, plain, result)
+        found = _shrunk(rows, middle, limit)
+        total = found.sum(1, keepdim=True)
+        low, high = torch.where(total <= most, low, middle), torch.where(total <= most, middle, high)
+        if halving < _FIRST_LOOK or halving % 4:
+            continue
+        done = (total == most).flatten()  # nothing is left: the others go on, those with equals to the end
+        if bool(done.any()):
+            result[todo[done]] = found[done]
+            todo, rows, low, high = (tensor[~done] for tensor in (todo, rows, low, high))
+        if not len(todo):
+            return result
+    found = _shrunk(rows, high, limit)
+    wanted = (_shrunk(rows, low, limit) - found).clamp_(max=1)
+    left = most - found.sum(1, keepdim=True)
+    result[todo] = found + wanted * (wanted.cumsum(1) <= left)
+    return result
+
+
+def _shrunk(size: Tensor, by: Tensor | float, limit: int) -> Tensor:
+    return torch.sub(size, by + 0.5).ceil_().clamp_(0, limit)
 
 
 class _Nearest(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx import OMode, QMode, Recipe, Spec
+from qfx import OMode, Override, QMode, Recipe, Spec
 from qfx.fixed.arith import FLOAT64_BITS
 from qfx.fixed.digits import most_digits
 from qfx.ir.graph import Graph
@@ -166,7 +166,23 @@ def programs(draw: st.DrawFn, max_steps: int = 7, *, any_modes: bool = False) ->
             shapes.append(shape)
     if not steps:
         steps.append(Step("frelu", (0,)))
-    return Program(in_shape, _reachable(steps), draw(recipes(any_modes)), draw(st.integers(0, 2**31 - 1)))
+    kept = _reachable(steps)
+    recipe = replace(draw(recipes(any_modes)), overrides=tuple(draw(_accumulators(kept))))
+    return Program(in_shape, kept, recipe, draw(st.integers(0, 2**31 - 1)))
+
+
+@st.composite
+def _accumulators(draw: st.DrawFn, steps: tuple[Step, ...]) -> list[Override]:
+    """For one layer with weights in three an accumulator of a chosen width. Weights that are kept within it saturate."""
+    found = []
+    for number, step in enumerate(steps):
+        if step.kind.startswith(("conv", "linear", "transposed")) and draw(st.integers(0, 2)) == 0:
+            mode = draw(st.sampled_from(["bound", "wrap", "saturate"]))
+            changes: dict[str, Any] = {"accumulator": draw(st.integers(8, 24)), "accumulator_mode": mode}
+            if mode == "bound":
+                changes |= {"o": "AP_SAT", "n": 0, "learn_width": False, "granularity": draw(st.sampled_from(["tensor", "channel"]))}
+            found.append(Override(f"{step.kind}{number}.weight", changes))
+    return found
 
 
 def _reachable(steps: list[Step]) -> tuple[Step, ...]:

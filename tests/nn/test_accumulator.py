@@ -16,6 +16,7 @@ import torch
 from executors import same_in_cpp, same_in_torch_and_the_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.bundles import build_bundle
 from torch import Tensor, nn
 
 import qfx
@@ -26,7 +27,10 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit.emit import emit_sources
 from qfx.ir.graph import Graph
+from qfx.ir.interpret import quantize_input
+from qfx.ir.losses import losses
 from qfx.ir.passes.pipeline import optimize
+from qfx.ir.within import places
 from qfx.nn.accumulator import Accumulating, nearest
 from qfx.nn.quantizer import Quantizer
 from qfx.operators import Conv, Linear
@@ -346,3 +350,18 @@ def test_checkpoints() -> None:
     floats = nn.Sequential(nn.Linear(4, 3))
     trained.load_state_dict(floats.state_dict())
     assert torch.equal(trained.state_dict()["0.weight"], floats[0].weight)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_what_wraps_is_counted(tmp_path: Path) -> None:
+    """In C++ too, where the accumulator has wrapped before the cast sees it."""
+    torch.manual_seed(9)
+    models = [quantized(9, mode, granularity=granularity) for mode in ("wrap", "saturate") for granularity in ("tensor", "channel")]
+    graphs = [qfx.to_graph(q) for q, _ in models]
+    for fast in (False, True):
+        bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path / str(fast), fast=fast, flags=("-O1", "-DQFX_REPORT"))
+        for place, (graph, (_, x)) in enumerate(zip(graphs, models, strict=True)):
+            sites = places(graph)
+            expected = {sites[name]: loss for name, loss in losses(graph, x.numpy()).items() if name != graph.input.name}
+            assert bundle.losses_from_raw(place, quantize_input(graph, x.numpy())) == expected
+            assert any(loss.above for loss in expected.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,8 +87,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         weights=weights,
         weight_type=arithmetic.weight_type(possible),
         acc=acc,
-        counted=None if wrapped is None else wide,
-        epilogue=epilogue,
+        epilogue=epilogue if wrapped is None else replace(epilogue, counted=wide),
         arithmetic=chosen,
         loaded=loaded,
     )

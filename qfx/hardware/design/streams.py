@@ -112,12 +112,14 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves."""
+    """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves.
+    ``counted``: of an accumulator that wraps, the type that would hold the sum, for simulations that count what the cast behind it loses."""
 
     inputs: tuple[FixedType, ...]
     steps: tuple[Step, ...]
     out: FixedType
     channels: int  # of the frame, to address tables per element
+    counted: FixedType | None = None
 
     @property
     def tables(self) -> tuple[Table, ...]:

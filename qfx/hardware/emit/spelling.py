@@ -135,13 +135,20 @@ def pack_weights(name: str, weights: IntArray, type_: FixedType, *, loaded: bool
     return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
 
 
+def accumulator(epilogue: Epilogue) -> str:
+    """The raw type that comes, of one that reads an accumulator."""
+    (come,) = epilogue.inputs
+    return raw(come) if epilogue.counted is None else f"qfx::wrapping<{raw(come)}, {raw(epilogue.counted)} >::raw"
+
+
 def epilogue_struct(name: str, epilogue: Epilogue) -> str:
     """The struct that a process template calls for every number that leaves."""
     names = ["a", "b"] if len(epilogue.inputs) == 2 else ["x0"]
     indices = {operand.table.index for step in epilogue.steps for operand in step.operands}
     pixel = "pixel" if indices & {"element", "pixel"} else "/*pixel*/"
     channel = "channel" if indices & {"channel", "element"} else "/*channel*/"
-    parameters = [f"const {raw(type_)}& {x}" for type_, x in zip(epilogue.inputs, names, strict=True)]
+    come = [accumulator(epilogue)] if epilogue.counted is not None else [raw(type_) for type_ in epilogue.inputs]
+    parameters = [f"const {type_}& {x}" for type_, x in zip(come, names, strict=True)]
     lines = [
         f"struct {name} {{",
         f"  typedef {raw(epilogue.out)} out;",

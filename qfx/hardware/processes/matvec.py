@@ -19,7 +19,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, bound, multiplier, pack_weights, place_tag, raw
+from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -35,8 +35,7 @@ class MatVec(OneToOne, WithEpilogue):
     share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``counted``: of an accumulator that wraps, the type that would hold the
-    sum, for simulations that count what the cast behind it loses.
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
     """
 
     name: str
@@ -55,7 +54,6 @@ class MatVec(OneToOne, WithEpilogue):
     epilogue: Epilogue
     arithmetic: str
     loaded: bool = False
-    counted: FixedType | None = None
 
     @property
     def possible(self) -> IntArray:
@@ -204,8 +202,7 @@ class MatVec(OneToOne, WithEpilogue):
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
-        acc = raw(self.acc) if self.counted is None else f"qfx::wrapping<{raw(self.acc)}, {raw(self.counted)} >::raw"
-        types = (reader, acc, product, place_tag(self._kept(self.folding)))
+        types = (reader, accumulator(self.epilogue), product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
