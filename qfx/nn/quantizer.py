@@ -292,7 +292,7 @@ class Quantizer(FixedLayer):
 
     def _follow(self, x: QTensor | Tensor) -> None:
         if self.is_initialized:
-            self.int_bits.copy_(self.needed(x))
+            self.int_bits = self.needed(x)  # not written in place: a backward pass that is still to come reads what its forward saw
 
     def needed(self, x: QTensor | Tensor) -> Tensor:
         """The integer bits with which nothing of ``x`` overflows, in the shape of ``frac_bits``; no gradient."""
