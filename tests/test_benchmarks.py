@@ -15,10 +15,12 @@ import qfx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import csim, executors, train_step, unrolled
+from benchmarks import csim, executors, fronts, train_step, unrolled
 from benchmarks.models import Layers, ResNet, mlp
+from benchmarks.task_data import Data
 from benchmarks.timing import Timing, alternate
 
+needs_hgq = pytest.mark.skipif(importlib.util.find_spec("hgq") is None, reason="HGQ2 is no dependency")
 needs_brevitas = pytest.mark.skipif(importlib.util.find_spec("brevitas") is None, reason="Brevitas is in the extra 'bench'")
 
 
@@ -141,3 +143,68 @@ def test_adder_graphs_are_compared() -> None:
     assert set(adders) >= {"not shared", "qfx"}
     assert adders["qfx"] < adders["not shared"]
     assert all(lut > 0 for *_, lut, _ in rows)
+
+
+def made_up(epochs: int) -> fronts.Task:
+    """Vectors of 6 numbers, classes that a plane divides."""
+
+    def data() -> Data:
+        x = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
+        y = (x[:, 0] + x[:, 1] > 0).long()
+        return Data(x[:64], y[:64], x[64:], y[64:])
+
+    return fronts.Task("made up", (6, 8, 4, 2), data, epochs, 16, 60.0)
+
+
+def test_a_run_gives_a_front_of_networks_that_are_built() -> None:
+    task = made_up(6)
+    found = fronts.qfx_front(task, task.data(), fronts.Settings())
+    assert found == fronts.front(found)
+    assert all(point.luts > 0 and point.latency > 0 and 1 <= point.epoch <= 6 for point in found)
+    assert len({point.operations for point in found}) == len(found)
+
+
+def test_bit_operations_leave_signs_out() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(32, 6)
+    model = qfx.quantize(fronts.mlp((6, 4)), x, fronts.RECIPE)
+    lengths = {name: cast.word_lengths().flatten() for name, cast in qfx.quantizers(model)}
+    weight = dict(model.named_parameters())["0.weight"].detach()
+    points = dict(qfx.quantizers(model))["0.weight"].points()
+    raw = torch.floor(weight * torch.exp2(points) + 0.5).abs().int()
+    bias = (
+        torch.floor(dict(model.named_parameters())["0.bias"].detach() * torch.exp2(dict(qfx.quantizers(model))["0.bias"].points()) + 0.5).abs().int()
+    )
+    wanted = sum(int(raw[row, column]).bit_length() * (int(lengths["input"][column]) - 1) for row in range(4) for column in range(6))
+    assert fronts.operations(model) == wanted + sum(int(number).bit_length() for number in bias)
+
+
+@needs_hgq
+def test_a_network_of_hgq_is_rebuilt_to_the_same_numbers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own
+        from benchmarks import fronts_hgq
+
+        task = made_up(4)
+        found, differing = fronts_hgq.hgq_front(task, task.data(), fronts_hgq.HgqSettings(rate=1e-2))
+    assert differing == 0
+    assert min(point.luts for point in found) > 0
+
+
+def test_the_command_of_fronts_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "hgq" else find(name))
+    monkeypatch.setattr(fronts, "SETTINGS", (fronts.Settings(),))
+    points = fronts.run("made", made_up(3), tmp_path)
+    assert list(points) == ["qfx"]
+    assert (tmp_path / "made.md").read_text(encoding="utf-8") == capsys.readouterr().out
+    if find("matplotlib"):
+        assert {path.name for path in tmp_path.glob("*.png")} == {"made-operations.png", "made-luts.png"}
+
+
+def test_gains_are_taken_at_the_cost_of_each_point() -> None:
+    points = {
+        "qfx": [fronts.Found(1, 10, 50.0, 5), fronts.Found(2, 30, 80.0, 9)],
+        "HGQ2": [fronts.Found(1, 5, 40.0, 4), fronts.Found(1, 30, 75.0, 20)],
+    }
+    assert [line.rpartition(": ")[2] for line in fronts.compare(points)] == ["none as cheap, +5.00", "none as cheap, +5.00"]

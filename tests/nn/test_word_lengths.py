@@ -361,3 +361,34 @@ def test_a_rounding_for_words_of_one_length_is_refused_for_several() -> None:
     assert weight_bits(q) == 4 * (6 * 2 * 9 + 8 * 6 * 9 + 5 * 32) + 1 - 4
     with pytest.raises(qfx.UnsupportedError, match=r"^0\.weight: its weights have learned word lengths"):
         integer_range(cast_)
+
+
+def test_looking_at_a_model_between_forward_and_backward_changes_no_gradient() -> None:
+    """The ranges of weights that wrap follow them at each forward, that of a cost as well."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 6)
+    model = qfx.quantize(nn.Linear(6, 3), x, Recipe(weight=Spec(6, o="AP_WRAP", granularity="element", learn_width=True)))
+    grads = []
+    for looks in (False, True):
+        result = model(x).square().sum()
+        if looks:
+            model(x)
+            qfx.cost(model)
+        model.zero_grad()
+        result.backward()
+        grads.append([parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None])
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_a_budget_may_fall_while_training_goes_on() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(64, 6)
+    model = qfx.quantize(nn.Linear(6, 3), x, Recipe(weight=Spec(6, o="AP_WRAP", granularity="element", learn_width=True)))
+    budget = qfx.Budget(mean_weight_bits=6)
+    before = budget.measure(model).share
+    budget.limit(mean_weight_bits=3)
+    assert budget.measure(model).share == pytest.approx(2 * before, rel=1e-12)
+    budget.meet(model)
+    assert budget.measure(model).met
+    with pytest.raises(qfx.RecipeError, match="mean_weight_bits"):
+        budget.limit(mean_weight_bits=0)

@@ -83,6 +83,15 @@ class Budget:
         self.status = status
         return status.weight * torch.stack(list(shares.values())).pow(_STEEPNESS).mean().log() / _STEEPNESS
 
+    def limit(self, **limits: Any) -> None:
+        """Allow more or less from now on, of what the budget was made for: ``budget.limit(ebops=2000)``, as when it falls while training goes on, so
+        that one run gives a whole front. The controller goes on as it is. Whether words can be short enough is looked at when a budget is made,
+        not here.
+        """
+        self.limits = replace(self.limits, **limits)
+        if self._costs is not None:
+            self._costs.limits = self.limits
+
     def measure(self, qmodel: nn.Module) -> Status:
         """Where the model stands, exactly: a board's design is made for it. Moves nothing. It may be another model than that of ``loss``, such as an
         average of its checkpoints."""
