@@ -30,6 +30,7 @@ from qfx import Graph, Recipe, Spec
 from qfx.hardware.board import board
 from qfx.hardware.project.project import prepare
 from qfx.hardware.unrolled.plan import plan
+from qfx.nn.layers.linear import QLinear
 from qfx.nn.quantizer import Quantizer
 from qfx.operators import Cast
 from qfx.training.budget.plot import plot_fronts
@@ -72,7 +73,7 @@ def spoken_features(bands: int = 32) -> Data:
     """Of each recording the means and the deviations over time of ``bands`` bands (neighbours averaged), normalized."""
 
     def of(x: Tensor) -> Tensor:
-        x = x.unflatten(2, (bands, -1)).mean(3)
+        x = x.unflatten(2, (bands, -1)).mean(3)  # type: ignore[no-untyped-call, unused-ignore]
         return torch.cat([x.mean(1), x.std(1)], 1)
 
     data = spoken_digits()
@@ -111,7 +112,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 # ---- qfx ----
 
-WEIGHT = Spec(width=6, granularity="element", learn_width=True, o="AP_WRAP")
+WEIGHT = Spec(width=6, granularity="element", learn_width=True, o="AP_WRAP")  # type: ignore[arg-type]
 ACTIVATION = Spec(width=7, granularity="element", learn_width=True)
 
 RECIPE = Recipe(input=ACTIVATION, weight=WEIGHT, bias=Spec(width=8), activation=ACTIVATION, output=Spec(width=16))
@@ -138,8 +139,9 @@ def operations(model: nn.Module) -> float:
     for module in qfx_layers(model):
         if isinstance(module, Quantizer):
             length = (module.word_lengths() - float(bool(module.signed))).clamp(min=0).flatten()
-        else:
+        elif isinstance(module, QLinear):
             weight, bias = module.weight_cast, module.bias_cast
+            assert module.bias is not None
             found += float((_magnitudes(weight, weight(module.weight).value) * length).sum())
             found += float(_magnitudes(bias, bias(module.bias).value).sum())
     return found
@@ -157,7 +159,7 @@ def qfx_layers(model: nn.Module) -> list[nn.Module]:
     for name, module in model.named_modules():
         if "weight_cast" in name or "bias_cast" in name:
             continue
-        if isinstance(module, Quantizer) or hasattr(module, "weight_cast"):
+        if isinstance(module, (Quantizer, QLinear)):
             found.append(module)
     return found
 
@@ -190,7 +192,7 @@ def train(model: nn.Module, task: Task, data: Data, settings: Settings, seen: Ca
             budget.limit(ebops=first * (task.floor / first) ** part)
             loss = F.cross_entropy(model(data.train_x[places]), data.train_y[places]) + budget.loss(model)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
             optimizer.step()
             schedule.step()
             step += 1
