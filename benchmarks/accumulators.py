@@ -37,7 +37,7 @@ def recipe(bits: int | None, mode: AccumulatorMode = "bound") -> qfx.Recipe:
 
 def batches(data: Data, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(epoch))
-    for rows in order.split(BATCH):
+    for rows in order.split(BATCH):  # type: ignore[no-untyped-call, unused-ignore]
         yield data.train_x[rows], data.train_y[rows]
 
 
@@ -51,7 +51,7 @@ def train(model: nn.Module, data: Data, epochs: int, rate: float) -> None:
             if step == steps // 2 and _is_quantized(model):
                 qfx.freeze(model)
             optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call, unused-ignore]
             optimizer.step()
             schedule.step()
             step += 1
@@ -63,14 +63,16 @@ def _is_quantized(model: nn.Module) -> bool:
 
 def accuracy(model: nn.Module, data: Data) -> float:
     with torch.no_grad():
-        right = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(data.test_x.split(1000), data.test_y.split(1000), strict=True))
+        batches = zip(torch.split(data.test_x, 1000), torch.split(data.test_y, 1000), strict=True)
+        right = sum([int((model(x).argmax(1) == y).sum()) for x, y in batches])
     return 100.0 * right / len(data.test_x)
 
 
 def needed(graph: Graph) -> int:
     """The widest accumulator that holds every partial sum of products."""
     layers = [node for node in graph.nodes if isinstance(node.op, Conv | Linear)]
-    return max(replace(node.op, bias=None).accumulator(graph.infos[node.inputs[0]]).width for node in layers)  # type: ignore[arg-type]
+    types = (replace(node.op, bias=None).accumulator(graph.infos[node.inputs[0]]) for node in layers)  # type: ignore[type-var]
+    return max(held.width for held in types if held is not None)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

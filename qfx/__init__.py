@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from qfx.ir.graph import Graph
     from qfx.ir.interpret import run
     from qfx.nn.convert import quantize
+    from qfx.nn.cost.cost import cost, summary
     from qfx.nn.groups import parameter_groups
     from qfx.nn.layers.tables.user import lookup
     from qfx.nn.model import quantizers
     from qfx.ptq.calibrate import calibrate
+    from qfx.ptq.ranges import fix_ranges, prove_no_wrap
     from qfx.ptq.run.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
+    from qfx.training.budget.archive import Archive
+    from qfx.training.budget.budget import Budget
     from qfx.training.distillation import Distillation
     from qfx.training.ladder import float_state, ladder
     from qfx.training.settling import Settling
@@ -58,12 +62,16 @@ _HOMES = {
     "qfx.ir.from_onnx": ("load_graph",),
     "qfx.ir.graph": ("Graph",),
     "qfx.ir.interpret": ("run",),
+    "qfx.training.budget.archive": ("Archive",),
+    "qfx.training.budget.budget": ("Budget",),
     "qfx.nn.convert": ("quantize",),
+    "qfx.nn.cost.cost": ("cost", "summary"),
     "qfx.nn.groups": ("parameter_groups",),
     "qfx.nn.layers.tables.user": ("lookup",),
     "qfx.nn.model": ("quantizers",),
     "qfx.ptq.run.auto": ("autoquant",),
     "qfx.ptq.calibrate": ("calibrate",),
+    "qfx.ptq.ranges": ("fix_ranges", "prove_no_wrap"),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
     "qfx.training.distillation": ("Distillation",),
     "qfx.training.ladder": ("float_state", "ladder"),
@@ -73,6 +81,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Archive",
+    "Budget",
     "DataError",
     "Distillation",
     "ExactnessError",
@@ -94,16 +104,20 @@ __all__ = [
     "calibrate",
     "cast",
     "check",
+    "cost",
     "export_onnx",
+    "fix_ranges",
     "float_state",
     "freeze",
     "ladder",
     "load_graph",
     "lookup",
     "parameter_groups",
+    "prove_no_wrap",
     "quantize",
     "quantizers",
     "run",
+    "summary",
     "switch",
     "to_graph",
 ]

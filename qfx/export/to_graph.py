@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from qfx.errors import DataError, ExactnessError, UnsupportedError
+from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
+from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
 from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.fixed_layer import FixedLayer
@@ -27,17 +28,23 @@ _LISTED = 8
 """An error lists so many names."""
 
 
+def refuse_off(qmodel: nn.Module) -> None:
+    """Raise UnsupportedError, naming them, if any quantizers of the model are off (``qfx.switch``)."""
+    off = [name for name, quantizer in quantizers(qmodel) if quantizer.off]
+    if off:
+        told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
+        raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
+
+
 def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
     ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
-    ``qfx.quantize``, DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
+    ``qfx.quantize``, and for word lengths that were driven to 0 until no input reaches an output; DataError for NaN or infinity in a parameter,
+    UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
-    off = [name for name, quantizer in quantizers(module) if quantizer.off]
-    if off:
-        told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
-        raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
+    refuse_off(module)
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         hides = not isinstance(tensor, nn.Parameter) and bool(((tensor == -torch.inf) | torch.isfinite(tensor)).all())  # a mask of attention
         if not hides and not bool(torch.isfinite(tensor).all()):
@@ -53,7 +60,23 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     if left_out_of(module):
         metadata[LEFT_OUT_KEY] = "\n".join(left_out_of(module))
     outputs = tuple(lowering.values[node] for node in lowering.outputs.values())
-    return Graph(name, tuple(lowering.nodes), outputs, metadata)
+    graph = Graph(name, tuple(lowering.nodes), outputs, metadata)
+    _refuse_collapsed(module, graph)
+    return graph
+
+
+def _refuse_collapsed(module: fx.GraphModule, graph: Graph) -> None:
+    """A branch may be pruned as a whole; not all that lies between an output and the input."""
+    pruned = [name for name, cast in quantizers(module) if cast.learned_ints is not None and cast.word_length == 0]
+    constant = constant_outputs(graph) if pruned else ()
+    if constant:
+        what = "the result" if len(graph.outputs) == 1 else f"the result {constant[0]!r}"
+        others = f" (nor have {', '.join(pruned[1:9])}{', ...' if len(pruned) > 9 else ''})" if pruned[1:] else ""
+        raise QfxError(
+            f"has no bits left{others}, and {what} no longer depends on the input",
+            where=pruned[0],
+            remedy="load an earlier checkpoint, and train on with a smaller weight of the cost or a larger budget",
+        )
 
 
 def _make_tables(module: fx.GraphModule) -> None:

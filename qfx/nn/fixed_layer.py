@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from qfx.errors import DataError
+from qfx.fixed.arith import Interval
 from qfx.homes import unanswered
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
@@ -19,6 +21,9 @@ from qfx.recipe import Recipe
 
 Steps = list[tuple[str, Operator]]
 """The operators of one layer in order, each reading the one before: (suffix of the node's name, operator)."""
+
+Own = Callable[[Any, torch.Size], Tensor]
+"""The word lengths of a layer's quantizer, in the given shape of what it casts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +98,25 @@ class FixedLayer(nn.Module):
         initialize: Any = self.initialize
         initialize(*arguments())
 
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor | None:
+        """Of the layer's multiplications, the word lengths of both factors multiplied, summed in whatever shape; None if it multiplies nothing.
+
+        ``bits``: the word length of each number that it reads, of one sample (a batch of 1). Differentiable by them and by what ``own`` gives.
+        """
+        return None
+
     def bits_added(self, recipe: Recipe) -> int:
         """By how many bits an operand that is not cast may grow here."""
         return 1
+
+
+_ANY = Interval(-(1 << 20), 1 << 20, 0)
+
+
+def moved(layer: nn.Module, bits: Sequence[Tensor]) -> Tensor:
+    """Where a layer that only moves numbers puts their word lengths."""
+    result: QTensor = layer(*(QTensor(lengths, _ANY) for lengths in bits))
+    return result.tensor()
 
 
 def constant(values: Tensor, where: str, grids: tuple[int, ...] | None = None) -> Const:

@@ -28,7 +28,6 @@ from qfx.ir.values import Const, Info, RawArray, Shape
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
-    from qfx.hardware.unrolled.program import Number
     from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
@@ -93,13 +92,9 @@ class Clip(Plain, Pointwise):
         return clipped
 
     def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
-        low, high = (None if bound is None else scalars.scalar(bound) for bound in (self.low, self.high))
-
-        def clipped(x: Number) -> Number:
-            least = x if low is None else scalars.greater(x, low)
-            return least if high is None else scalars.lesser(least, high)
-
-        return scalars.each(clipped, inputs[0])
+        (x,) = inputs
+        low, high = (np.full(x.shape, None) if bound is None else scalars.beside(bound, x.shape) for bound in (self.low, self.high))
+        return scalars.each(scalars.clipped, x, low, high)
 
     def does_nothing(self, x: Info) -> bool:
         held, (low, high) = x.interval, self._ends()

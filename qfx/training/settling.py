@@ -20,8 +20,9 @@ class Settling:
 
     A binary point is rounded when it is used. Where the best scale lies between two powers of two, training pushes the point to the boundary between
     them, where every few steps it changes sides, and with it what the cast gives by a factor of 2. Here a point that has turned back ``turns`` times
-    is put to rest at the position where it has been most of late, for good; others move on freely. (For weights such a rule is the iterative
-    freezing of Nagel et al., "Overcoming Oscillations in Quantization-Aware Training", 2022.)
+    is put to rest at the position where it has been most of late, for good; others move on freely. Quantizers that learn their word length are left
+    alone: a flip is one bit of resolution there, not the scale. (For weights such a rule is the iterative freezing of Nagel et al., "Overcoming
+    Oscillations in Quantization-Aware Training", 2022.)
 
     ``state_dict`` and ``load_state_dict`` keep what it has seen, for runs that are resumed. ``qmodel``: from ``qfx.quantize``, or a module that holds
     such ones. Raises QfxError for others.
@@ -29,7 +30,7 @@ class Settling:
 
     def __init__(self, qmodel: nn.Module, turns: int = 2) -> None:
         layers = (layer for part in quantized_parts(qmodel) for layer in part.modules() if isinstance(layer, Quantizer) and layer.is_initialized)
-        self._casts = [layer for layer in dict.fromkeys(layers) if layer.spec.learn]
+        self._casts = [layer for layer in dict.fromkeys(layers) if layer.spec.learn and not layer.spec.learn_width]
         self.turns = turns
         points = self._points()
         self._last = torch.round(points)

@@ -76,6 +76,18 @@ def heads(m: Any, x: Tensor) -> Tensor:
     return torch.stack(found, 1)
 
 
+def beside(m: Any, x: Tensor) -> Tensor:
+    """Every step reads what all of them read too."""
+    y, context = x[:, :, :2], torch.relu(m.enter(x[:, 0]))[:, 2:]
+    return over(m, [torch.cat([y[:, t], context], 1) for t in range(3)])[-1]
+
+
+def pictures(m: Any, x: Tensor) -> Tensor:
+    """Columns of a picture, as behind a convolution."""
+    y = x.reshape(x.shape[0], STEPS, 2, 2).permute(0, 2, 3, 1)
+    return over(m, [y[:, :, :, t].flatten(1) for t in range(STEPS)])[-1]
+
+
 def cells(m: Any, x: Tensor) -> Tensor:
     """h of the last step, and of an LSTM c."""
     state = None
@@ -113,7 +125,9 @@ FORMS: dict[str, Forward] = {
     "from ones": lambda m, x: m.fc(over(m, x.unbind(1), pair(m, torch.ones(len(x), HIDDEN), torch.full((x.shape[0], HIDDEN), 0.5)))[-1]),
     "heads": heads,
     "behind a layer": lambda m, x: torch.stack(over(m, torch.relu(m.enter(x)).unbind(1)), 1).amax(1),
-    "inputs alike in nothing": lambda m, x: over(m, [torch.cat([x[:, t], x[:, 0]], 1)[:, 2:6] for t in range(3)])[-1],
+    "beside the same": beside,
+    "rows of pictures": pictures,
+    "inputs alike in nothing": lambda m, x: over(m, [x[:, 0] + x[:, 1], x[:, 2] * x[:, 1], x[:, 3]])[-1],
 }
 """A loop of one cell each."""
 

@@ -62,6 +62,13 @@ def test_no_step_is_left_of_a_whole_sequence(form: str) -> None:
     assert not {"getitem", "stack", "cat", "select"} & set(names(graph))
 
 
+@pytest.mark.parametrize("form", ["beside the same", "rows of pictures"])
+def test_what_every_step_reads_is_made_once(form: str) -> None:
+    found = names(trace(Network("gru", FORMS[form]), X).module.graph)
+    assert "stack" not in found
+    assert (found.count("cat"), found.count("flatten")) == ((1, 0) if form == "beside the same" else (0, 1))
+
+
 def test_layers_of_single_steps_are_layers_of_the_sequence() -> None:
     modules = [str(node.target) for node in trace(Network("gru", FORMS["heads"]), X).module.graph.nodes if node.op == "call_module"]
     assert modules == ["enter", "fc"]

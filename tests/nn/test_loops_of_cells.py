@@ -58,7 +58,18 @@ def test_wide_words_give_what_torch_gives(kind: str, form: str) -> None:
     assert near(qfx.quantize(m, X), m, 2e-2)
 
 
-EXACT = ("stacked in front", "some", "backwards and turned", "from parameters", "from ones", "heads", "two layers", *NONE)
+EXACT = (
+    "stacked in front",
+    "some",
+    "backwards and turned",
+    "from parameters",
+    "from ones",
+    "heads",
+    "beside the same",
+    "rows of pictures",
+    "two layers",
+    *NONE,
+)
 
 
 @pytest.mark.parametrize("form", EXACT)

@@ -104,6 +104,11 @@ def test_what_it_refuses() -> None:
     fixed = qfx.quantize(
         nn.Linear(4, 3), torch.randn(16, 4), Recipe(**{role: Spec(8, learn=False) for role in ("input", "weight", "bias", "output")})
     )
-    settling = Settling(fixed)
-    settling.step()
-    assert settling.resting == 0
+    lengths = qfx.quantize(
+        nn.Linear(4, 3), torch.randn(16, 4), Recipe(**{role: Spec(8, learn_width=True) for role in ("input", "weight", "bias", "output")})
+    )
+    for model in (fixed, lengths):
+        settling = Settling(model)
+        settling.step()
+        assert settling.resting == 0
+        assert not settling.state_dict()["last"].numel()

@@ -28,7 +28,7 @@ class Sequences:
 
     def of(self, steps: Sequence[fx.Node]) -> fx.Node | None:
         """The value with these ``steps``; None if they have nothing in common."""
-        found = self._sliced(steps) or self._alike(steps)
+        found = self._sliced(steps) or self._flat(steps) or self._beside(steps) or self._alike(steps)
         if found is None:
             return None
         if not all(self.runs.same(found, step, operator.itemgetter((_WHOLE, place))) for place, step in enumerate(steps)):
@@ -100,6 +100,34 @@ class Sequences:
 
     # What every step computes alike
 
+    def _flat(self, steps: Sequence[fx.Node]) -> fx.Node | None:
+        """All numbers of a step in one row."""
+        sources = [step.args[0] for step in steps if called(step) in ("flatten", "reshape", "view") and isinstance(step.args[0], fx.Node)]
+        nodes = [source for source in sources if isinstance(source, fx.Node) and len(self.runs.shape(source)) > 2]
+        if len(nodes) < len(steps) or any(len(self.runs.shape(step)) != 2 for step in steps):
+            return None
+        whole = self.of(nodes)
+        return None if whole is None else self.runs.call(steps[-1], torch.flatten, whole, 2)
+
+    def _beside(self, steps: Sequence[fx.Node]) -> fx.Node | None:
+        """Rows one behind the other, some of which may be the same in all steps."""
+        found = [_row(step) for step in steps]
+        rows = [row for row in found if row]
+        if len(rows) < len(steps) or len({len(row) for row in rows}) > 1 or any(len(self.runs.shape(node)) != 2 for row in rows for node in row):
+            return None
+        parts: list[fx.Node] = []
+        for nodes in zip(*rows, strict=True):
+            whole = self._repeated(nodes[0], len(steps), steps[-1]) if all(node is nodes[0] for node in nodes) else self.of(nodes)
+            if whole is None:
+                return None
+            parts.append(whole)
+        return self.runs.call(steps[-1], torch.cat, parts, 2)
+
+    def _repeated(self, node: fx.Node, count: int, like: fx.Node) -> fx.Node | None:
+        if node not in self.runs.run.dependent:
+            return None
+        return self.runs.put(like, "call_method", "expand", (self.runs.call(like, torch.unsqueeze, node, 1), -1, count, -1))
+
     def _alike(self, steps: Sequence[fx.Node]) -> fx.Node | None:
         first = steps[0]
         if any((step.op, step.target) != (first.op, first.target) or step.kwargs != first.kwargs for step in steps) or not self._goes_over(first):
@@ -130,6 +158,15 @@ class Sequences:
             return False
         table: Any = METHODS if node.op == "call_method" else FUNCTIONS
         return _elementwise(table.get(node.target, ("", None))[1])
+
+
+def _row(node: fx.Node) -> list[fx.Node]:
+    """The values of two axes each that a node joins along the last; none if it does not."""
+    parts, axis = (*node.args, node.kwargs.get("dim", 0))[:2] if node.args else (None, 0)
+    if called(node) != "cat" or axis not in (1, -1) or not isinstance(parts, list | tuple):
+        return []
+    found = [part for part in parts if isinstance(part, fx.Node)]
+    return found if len(found) == len(parts) else []
 
 
 def _equal(a: fx.Node, b: fx.Node) -> bool:

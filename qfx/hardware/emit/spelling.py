@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic, storage
 from qfx.hardware.design.storage import Memory, Storage
-from qfx.hardware.design.streams import Epilogue, IntArray, Operand, Step, Stream, Table, Tag
+from qfx.hardware.design.streams import Epilogue, IntArray, Operand, Slot, Step, Stream, Table, Tag
 
 _WRAP = 140  # columns of an initializer
 
@@ -169,7 +169,10 @@ def _arguments(step: Step) -> Iterable[str]:
     if step.function != "cast":  # whose Dst says the result
         yield raw(step.out)
     for argument in step.arguments:
-        yield tag(argument.type) if isinstance(argument, Tag) else raw(argument) if isinstance(argument, FixedType) else str(argument)
+        if isinstance(argument, Slot):
+            yield digit(argument)
+        else:
+            yield tag(argument.type) if isinstance(argument, Tag) else raw(argument) if isinstance(argument, FixedType) else str(argument)
 
 
 def _operand(operand: Operand, channels: int) -> str:
@@ -204,11 +207,14 @@ def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
         weight = arithmetic.weight_type(weights)
         arguments = [raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))]
     elif name == "shift":
-        slots = arithmetic.digit_form(weights).slots
-        flags = {True: "true", False: "false"}
-        digits = [f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>" for slot in slots]
-        arguments = [raw(arithmetic.product_type(weights, x)), *digits]
+        arguments = [raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)]
     return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
+
+
+def digit(slot: Slot) -> str:
+    """The type of multiply.h that says where a digit of a constant lies."""
+    flags = {True: "true", False: "false"}
+    return f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>"
 
 
 def product(name: str, weight: FixedType, x: FixedType) -> str:

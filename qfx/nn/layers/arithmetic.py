@@ -11,7 +11,7 @@ from torch import Tensor
 from qfx import operators as ops
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits
 from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScaleBy
 from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.expression import Expression, Operand
@@ -70,6 +70,9 @@ class QMul(FixedLayer):
         interval = a.interval * b.interval
         dtype = dtype_of(interval, torch.promote_types(a.value.dtype, b.value.dtype), where=self.name)
         return QTensor(a.tensor().to(dtype) * b.tensor().to(dtype), interval)
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        return bits[0] * bits[1]
 
     def operators(self) -> Steps:
         return [("", ops.Mul())]

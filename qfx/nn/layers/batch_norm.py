@@ -17,7 +17,7 @@ from qfx.errors import DataError
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, constant
 from qfx.nn.past import Past, Statistics, backward_pass, unknown
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer, finest
@@ -188,6 +188,10 @@ class QBatchNorm(Norm):
                 ),
             )
         ]
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        scale = own(self.scale_cast, self.running_mean.shape)
+        return bits[0] * scale.reshape(-1, *([1] * (bits[0].dim() - 2)))
 
     def bits_added(self, recipe: Recipe) -> int:
         return recipe.scale.width

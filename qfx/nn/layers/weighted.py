@@ -13,7 +13,7 @@ from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import Steps, Traits, constant
+from qfx.nn.fixed_layer import Own, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
 from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.products.weights import Form, Weights
@@ -119,6 +119,11 @@ class Weighted(Computing, abstract=True):
             return self._operator(x.value, weight.value, None)
         check_float64(products, self.name)
         return self._operator(x.value.double(), weight.value.double(), None)
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        """The layer itself, on word lengths: zeros that pad have none."""
+        weight = own(self.weight_cast, self.cast_weight().shape)
+        return self._operator(bits[0].to(weight), weight, None)
 
     def in_float(self, x: QTensor) -> Tensor:
         """The float layer's result on x: what an untrained BatchNorm behind it would take its statistics from."""

@@ -14,6 +14,7 @@ from qfx.errors import ProjectError, RecipeError
 from qfx.export.to_graph import to_graph
 from qfx.hardware.board import Board, board, check_clock
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Estimate, capacity, estimate
+from qfx.hardware.cost.readers import readers
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Request, Schedule
@@ -111,7 +112,7 @@ class HardwareSearch:
         self.schedule = self._any_schedule(graph)
         common = self._by_node(graph)
         self.costs: list[list[FloatArray]] = [[np.zeros(len(FIELDS)) for _ in widths] for _ in rows]
-        readers = _readers(graph, [row.name for row in rows if row.role != "weight"])
+        read_by = readers(graph, [row.name for row in rows if row.role != "weight"])
         for place, width in enumerate(widths):
             for role in ("weight", "activation"):
                 mine = [(row.role == "weight") == (role == "weight") for row in rows]
@@ -121,7 +122,7 @@ class HardwareSearch:
                 for index, row in enumerate(rows):
                     if not mine[index]:
                         continue
-                    nodes = {graph_name(row.name.rpartition(".")[0]): 1.0} if role == "weight" else readers[row.name]
+                    nodes = {graph_name(row.name.rpartition(".")[0]): 1.0} if role == "weight" else read_by[row.name]
                     for node, part in nodes.items():
                         self.costs[index][place] = self.costs[index][place] + part * (costs.get(node, 0.0) - common.get(node, 0.0))
             self._tell()
@@ -270,18 +271,3 @@ def _smaller(whole: Board, allowed: Mapping[str, int]) -> Board:
     """A board on which the limits of foldings are what is allowed (or a little more, for rounding)."""
     lut, ff, dsp, bram18 = (math.ceil(allowed[field] / LIMITS[field]) for field in ("lut", "ff", "dsp", "bram18"))
     return replace(whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))
-
-
-def _readers(graph: Graph, names: list[str]) -> dict[str, dict[str, float]]:
-    """For each cast the nodes with processes that read it, and the part of their cost that is the cast's: nodes with two inputs share it."""
-    wanted = {graph_name(name): name for name in names}
-    sources: dict[str, list[str]] = {}  # of each node: the casts that it works on, or that its inputs do
-    result: dict[str, dict[str, float]] = {name: {} for name in names}
-    for node in graph.nodes:
-        direct = [wanted[source] for source in node.inputs if source in wanted]
-        casts = list(dict.fromkeys(direct or [cast for source in node.inputs for cast in sources.get(source, [])]))
-        sources[node.name] = casts
-        for cast in casts:
-            if node.name != graph_name(cast):
-                result[cast][node.name] = 1.0 / len(casts)
-    return result

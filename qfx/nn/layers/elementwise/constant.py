@@ -9,7 +9,7 @@ import torch
 from qfx import operators as ops
 from qfx.fixed.arith import Bounds
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits
 from qfx.nn.layers.elementwise.held import Held, HeldConstant
 from qfx.nn.qtensor import QTensor, dtype_of
 from qfx.recipe import Recipe
@@ -72,6 +72,10 @@ class QMulConstant(WithConstant):
             return x.affine(constant.value, None, interval, where=self.name)
         dtype = dtype_of(interval, torch.promote_types(x.value.dtype, constant.value.dtype), where=self.name)
         return QTensor(x.tensor().to(dtype) * constant.value.to(dtype), interval)
+
+    def multiplied(self, bits: Sequence[torch.Tensor], own: Own) -> torch.Tensor:
+        factor = own(self.constant.cast, self.constant().value.shape)
+        return bits[0] * (factor.reshape(-1, *([1] * (bits[0].dim() - 2))) if factor.dim() == 1 else factor)
 
     def operators(self) -> Steps:
         return [("", ops.Affine(self.constant.const(f"{self.name}.constant"), None))]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from qfx import operators as ops
 from qfx.fixed.arith import Interval
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits
 from qfx.nn.qtensor import QTensor, check_float64
 
 
@@ -32,6 +33,9 @@ class QMatMul(FixedLayer):
             return QTensor(torch.matmul(left, right), full)
         check_float64(partial, self.name)
         return QTensor(torch.matmul(left.double(), right.double()), full)
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        return torch.matmul(*bits)
 
     def operators(self) -> Steps:
         return [("", ops.MatMul())]

@@ -18,7 +18,7 @@ from qfx.ir.graph import Node, graph_name
 from qfx.ir.values import ArrayType, Info
 from qfx.nn.accumulator import Accumulating
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, moved
 from qfx.nn.layers.batch_norm import FoldedNorm
 from qfx.nn.layers.linear import QLinear
 from qfx.nn.layers.tables.lookup import QInnerLookup
@@ -176,6 +176,28 @@ class QScan(FixedLayer):
                 layer.initialize(now.get(source, env[source]))
 
     # What others ask
+
+    def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
+        """Those of the first step, at each of them."""
+        columns = bits[0].unbind(2)
+        env = {STEP: columns[0]}
+        for state in self.states:
+            cast = self._cast_of(state)
+            env[state.name] = own(cast, torch.Size((1, state.size)))
+        found = []
+        for step in self.steps:
+            layer: Any = self._layer(step)
+            read = [env[source] for source in step.sources]
+            products = layer.multiplied(read, own)
+            if products is not None:
+                found.append(products.sum())
+            cast = layer.output_cast if isinstance(layer, QInnerLookup) else layer
+            if layer.traits.moves_only:
+                env[step.name] = moved(layer, read)
+                continue
+            shape = read[0].shape if products is None else products.shape
+            env[step.name] = own(cast, shape) if isinstance(cast, Quantizer) else read[0].detach().new_zeros(shape)
+        return torch.stack(found) * len(columns)
 
     def operators(self) -> Steps:
         """Those of the types that the last forward met."""

@@ -1,0 +1,231 @@
+"""What a quantized model takes on a board, as a differentiable function of its word lengths: the estimator's figures, and its slopes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import ProjectError
+from qfx.export.to_graph import to_graph
+from qfx.hardware.board import Board, board, check_clock
+from qfx.hardware.cost.estimate import Estimate
+from qfx.hardware.cost.readers import readers
+from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Request, Schedule
+from qfx.hardware.folding.plan import Plan, plan, shallow_estimate
+from qfx.hardware.folding.search import resolve
+from qfx.hardware.project.project import prepare
+from qfx.hardware.unrolled import plan as unrolled
+from qfx.ir.graph import Graph, graph_name
+from qfx.nn.cost.multiplications import Multiplications
+from qfx.nn.model import graph_module, quantizers
+from qfx.nn.quantizer import Quantizer
+
+FloatArray = npt.NDArray[np.float64]
+
+Style = Literal["streaming", "unrolled"]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """What a folded design takes, near where it was measured: ``taken`` then (in the order of FIELDS), how much more that is for each bit of a
+    learned word length (``slopes``, per quantizer), and the word lengths at that time."""
+
+    taken: FloatArray
+    slopes: tuple[tuple[Quantizer, FloatArray], ...]
+    lengths: tuple[float, ...]
+
+    def now(self) -> Tensor:
+        """What it takes, one number for each of FIELDS: the estimator's figures as long as no word length has changed, and else those along the
+        slopes. Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number)."""
+        result = torch.tensor(self.taken)
+        for (quantizer, slope), before in zip(self.slopes, self.lengths, strict=True):
+            longest = quantizer.bits().amax().double().cpu()
+            result = result + torch.tensor(slope) * (longest - before)
+        return result
+
+    def state(self) -> dict[str, Any]:
+        """As plain data, for ``line_of``."""
+        slopes = {quantizer.name: slope.tolist() for quantizer, slope in self.slopes}
+        return {"taken": self.taken.tolist(), "slopes": slopes, "lengths": list(self.lengths)}
+
+
+@dataclass(frozen=True, eq=False)
+class UnrolledLine:
+    """The same of an unrolled design. What one bit of one weight saves there only a new adder graph would tell; between two measurements LUTs and
+    flip-flops go with the bit operations."""
+
+    taken: FloatArray
+    multiplications: Multiplications
+    operations: float
+
+    def now(self) -> Tensor:
+        total = torch.stack(list(self.multiplications.bit_operations().values())).sum().cpu()
+        change = total / max(self.operations, 1.0) - self.operations / max(self.operations, 1.0)
+        logic = torch.tensor([field in ("lut", "ff") for field in FIELDS], dtype=torch.float64)
+        return torch.tensor(self.taken) * (1 + logic * change)
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self.taken.tolist(), "operations": self.operations}
+
+
+def line_of(state: Mapping[str, Any], multiplications: Multiplications) -> Line | UnrolledLine:
+    """The line that gave this ``state``, of a model of the same quantizers."""
+    taken = np.array(state["taken"], dtype=np.float64)
+    if "operations" in state:
+        return UnrolledLine(taken, multiplications, float(state["operations"]))
+    by_name = dict(quantizers(multiplications.model))
+    slopes = tuple((by_name[name], np.array(slope, dtype=np.float64)) for name, slope in state["slopes"].items())
+    return Line(taken, slopes, tuple(float(length) for length in state["lengths"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measurement: the ``plan`` that was estimated, and its ``line``."""
+
+    plan: Plan | unrolled.Plan
+    line: Line | UnrolledLine
+
+    def now(self) -> Tensor:
+        return self.line.now()
+
+
+class HardwareCost:
+    """Measures a model on a board: the cheapest design that makes ``fps`` frames a second at ``clock_ns`` (default: the board's), or, without
+    ``fps``, the one of a given ``schedule`` (default: one number at a time, the smallest there is). ``style`` "unrolled": the whole network as one
+    pipelined function.
+
+    Raises ProjectError for what no design can be made of, and for a pace that no folding reaches.
+    """
+
+    def __init__(
+        self,
+        qmodel: nn.Module,
+        on: str | Board,
+        *,
+        fps: float | None = None,
+        clock_ns: float | None = None,
+        schedule: Schedule | None = None,
+        style: Style = "streaming",
+    ) -> None:
+        self.model = graph_module(qmodel)
+        self.board = board(on) if isinstance(on, str) else on
+        self.clock_ns = self.board.clock_ns if clock_ns is None else clock_ns
+        check_clock(self.clock_ns, self.board)
+        if style not in get_args(Style):
+            raise ProjectError(f"no style is called {style!r}", where="style", remedy=f"use one of {', '.join(get_args(Style))}")
+        if style == "unrolled" and (fps is not None or schedule is not None):
+            raise ProjectError("an unrolled design takes a frame every few cycles", where="style", remedy="leave fps and schedule out")
+        self.fps, self.schedule, self.style = fps, schedule, style
+
+    def graph(self) -> Graph:
+        """What would be exported now, optimized as ``qfx hls`` does."""
+        with torch.no_grad():
+            return prepare(to_graph(self.model, "cost"))
+
+    def plan(self) -> Plan:
+        """The design of the model as it is now."""
+        return self._plan(self.graph())
+
+    def _plan(self, graph: Graph) -> Plan:
+        if self.fps is None:
+            return plan(graph, self.board, self.schedule or Schedule(), clock_ns=self.clock_ns)
+        return resolve(graph, self.board, Request(fps=self.fps), clock_ns=self.clock_ns)
+
+    def measure(self, multiplications: Multiplications | None = None) -> Measured:
+        """Make and estimate the design, and four more of its folding with weights and activations a bit shorter and a bit longer.
+
+        ``multiplications``: those of the model, if they are at hand; an unrolled design's costs follow them.
+        """
+        return self._unrolled(multiplications) if self.style == "unrolled" else self._folded()
+
+    def taken(self) -> FloatArray:
+        """What the design takes, in the order of FIELDS, without slopes."""
+        return _vector((unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self.plan()).estimate)
+
+    def _unrolled(self, multiplications: Multiplications | None) -> Measured:
+        found = unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns)
+        multiplications = Multiplications(self.model) if multiplications is None else multiplications
+        operations = sum(float(count.detach()) for count in multiplications.bit_operations().values())
+        return Measured(found, UnrolledLine(_vector(found.estimate), multiplications, operations))
+
+    def _folded(self) -> Measured:
+        learned = [quantizer for _, quantizer in quantizers(self.model) if quantizer.spec.learn_width]
+        graph = self.graph()
+        found = self._plan(graph)
+        taken = _vector(found.estimate)
+        weights = [quantizer for quantizer in learned if _is_weight(quantizer)]
+        others = [quantizer for quantizer in learned if not _is_weight(quantizer)]
+        read_by = readers(graph, [quantizer.name for quantizer in others])
+        slopes: list[tuple[Quantizer, FloatArray]] = []
+        for group in (weights, others):
+            if not group:
+                continue
+            less, more = (self._by_node(group, step, found.schedule) for step in (-1, 1))
+            for quantizer in group:
+                nodes = {graph_name(quantizer.name.rpartition(".")[0]): 1.0} if group is weights else read_by[quantizer.name]
+                zero = np.zeros(len(FIELDS))
+                slope = sum((part * (more.get(node, zero) - less.get(node, zero)) / 2 for node, part in nodes.items()), zero)
+                slopes.append((quantizer, np.maximum(slope, 0.0)))
+        lengths = tuple(float(quantizer.bits().detach().amax()) for quantizer, _ in slopes)
+        return Measured(found, Line(taken, tuple(slopes), lengths))
+
+    def _by_node(self, group: Sequence[Quantizer], step: int, schedule: Schedule) -> dict[str, FloatArray]:
+        """What each node of the graph takes if the group's words have ``step`` bits more. FIFOs are as shallow as they can be."""
+        with _longer(group, step):
+            graph = self.graph()
+        found = shallow_estimate(lower(graph, schedule), self.board)
+        return {cost.node: np.array([getattr(cost.resources, field) for field in FIELDS], dtype=np.float64) for cost in found.layers}
+
+
+def _is_weight(quantizer: Quantizer) -> bool:
+    return quantizer.name.endswith(".weight")
+
+
+def _vector(found: Estimate) -> FloatArray:
+    return np.array([getattr(found.total, field) for field in FIELDS], dtype=np.float64)
+
+
+@contextlib.contextmanager
+def _longer(group: Sequence[Quantizer], step: int) -> Iterator[None]:
+    """In this context the words of the quantizers have ``step`` bits more, behind the binary point; those of a bit stay at least that."""
+    steps = []
+    for quantizer in group:
+        lengths = quantizer.bits().detach()
+        moves = (lengths > 0) & (lengths + step >= 1)
+        steps.append(torch.where(moves, torch.full_like(lengths, float(step)), torch.zeros_like(lengths)))
+    with moved_points(group, steps):
+        yield
+
+
+@contextlib.contextmanager
+def moved_points(group: Sequence[Quantizer], by: Sequence[Tensor | float]) -> Iterator[None]:
+    """In this context the words of the quantizers have so many bits more (see ``movable``). The tensors are set aside, not written, so that a
+    backward pass that is still to come finds what its forward saw."""
+    moved = [movable(quantizer) for quantizer in group]
+    kept = [tensor.data for tensor in moved]
+    ranges = [quantizer._buffers.get("int_bits") for quantizer in group]  # which follow the numbers under AP_WRAP
+    try:
+        for tensor, before, step in zip(moved, kept, by, strict=True):
+            tensor.data = before + step
+        yield
+    finally:
+        for tensor, before in zip(moved, kept, strict=True):
+            tensor.data = before
+        for quantizer, integer in zip(group, ranges, strict=True):
+            if integer is not None:
+                quantizer._buffers["int_bits"] = integer
+
+
+def movable(quantizer: Quantizer) -> Tensor:
+    """What makes a learned word longer: its fractional bits, or, where training may not move them, its integer bits."""
+    integer = quantizer.learned_ints
+    return integer if integer is not None and not quantizer.spec.learn and isinstance(integer, nn.Parameter) else quantizer.frac_bits

@@ -1,0 +1,131 @@
+"""``Budget``: training that ends where a circuit may cost no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import RecipeError
+from qfx.nn.model import graph_module
+from qfx.training.budget.closest import closest, filled
+from qfx.training.budget.controller import Controller
+from qfx.training.budget.costs import Costs
+from qfx.training.budget.limits import Limits
+
+_STEEPNESS = 8
+"""The power of the mean over the resources of a board: high, so that the scarcest decides, and not so high that another is forgotten."""
+
+_ENOUGH, _SPARE = 0.97, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a model stands: at ``share`` of its budget (1.0 is all of it, of the scarcest part), at ``shares`` of its parts, and what the logarithm
+    of the cost counts in the loss at present (``weight``)."""
+
+    share: float
+    shares: Mapping[str, float]
+    weight: float
+
+    @property
+    def met(self) -> bool:
+        return self.share <= 1.0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.shares.items())
+
+
+class Budget:
+    """A budget for a model whose word lengths are learned (``Spec.learn_width``).
+
+    ``Budget(ebops=4000)``, ``Budget(mean_weight_bits=3)``, ``Budget(board="ultra96v2", fps=2000, dsp=0.8)``: the arguments are those of ``Limits``.
+    ``loss(qmodel)`` joins the task's loss, once for each step of the optimizer:
+
+        loss = F.cross_entropy(qmodel(x), y) + budget.loss(qmodel)
+
+    It is the logarithm of cost / budget, times a weight that a controller steers, so that there is no factor to tune. ``meet(qmodel)`` at the end
+    shortens words by the little that is left. ``every``: after so many steps a board's design is made anew; in between its cost follows the slopes
+    that were measured with it. ``state_dict`` and ``load_state_dict`` let training be resumed. One budget is for one model.
+    """
+
+    def __init__(self, *, every: int = 100, controller: Controller | None = None, **limits: Any) -> None:
+        self.limits = Limits(**limits)
+        if every < 1:
+            raise RecipeError(f"every is {every}", where="budget", remedy="give a number of steps from 1 on")
+        self.every = every
+        self.controller = Controller() if controller is None else controller
+        self.status: Status | None = None
+        self._costs: Costs | None = None
+        self._resumed: Mapping[str, Any] | None = None
+
+    def loss(self, qmodel: nn.Module) -> Tensor:
+        """What the budget adds to the loss of this step: a scalar, differentiable by the learned word lengths alone. While all of these are frozen
+        (``qfx.freeze``) it is 0 and the controller rests; where the model stands then is in ``status``, and ``meet`` brings it within its budget.
+
+        Raises RecipeError for a model without learned word lengths, for a budget that none of them can meet, and for another model than that of the
+        steps before; QfxError if all words of a layer have come to zero bits; UnsupportedError while quantizers are off.
+        """
+        costs = self._of(qmodel)
+        if costs.age >= self.every:
+            costs.look()
+        costs.age += 1
+        shares = costs.shares()
+        status = self._status({name: float(share.detach()) for name, share in shares.items()})
+        if not costs.trained:
+            self.status = replace(status, weight=0.0)
+            return torch.zeros((), dtype=torch.float64)
+        self.controller = self.controller.step(math.log(status.share))
+        self.status = status
+        return status.weight * torch.stack(list(shares.values())).pow(_STEEPNESS).mean().log() / _STEEPNESS
+
+    def measure(self, qmodel: nn.Module) -> Status:
+        """Where the model stands, exactly: a board's design is made for it. Moves nothing. It may be another model than that of ``loss``, such as an
+        average of its checkpoints."""
+        costs = self._beside(qmodel)
+        costs.look()
+        return self._status(costs.numbers())
+
+    def meet(self, qmodel: nn.Module) -> Status:
+        """Shorten learned words (frozen ones, too), all by the same fraction of a bit before rounding, by as little as brings the model within its
+        budget; or, if less than 97 % of it are used, lengthen those that are not pruned, by half a bit at most. Of words that would get shorter
+        together, those that need not stay as they were; if less than 97 % are used then, words of single quantizers get longer, bit by bit. Returns
+        where it stands then: above its budget only where a layer would be left without any words.
+        """
+        status = self.measure(qmodel)
+        if _ENOUGH <= status.share <= 1.0:
+            return status
+        costs = self._beside(qmodel)
+        costs.take_steps(filled(costs, closest(costs, _SPARE if status.met else 0.0), _ENOUGH))
+        return self.measure(qmodel)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The controller's state, and what was measured of the model and when, as plain data and tensors."""
+        costs = self._resumed if self._costs is None else self._costs.state()
+        return {"controller": self.controller.state(), "costs": costs, "limits": asdict(self.limits)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken, with a model in the state that it had then: to the same bits. With other limits the controller goes
+        on, and the model is measured anew."""
+        self.controller = self.controller.resumed(state["controller"])
+        self._costs, self._resumed = None, state["costs"] if state["limits"] == asdict(self.limits) else None
+
+    def _of(self, qmodel: nn.Module) -> Costs:
+        model = graph_module(qmodel)
+        if self._costs is None:
+            self._costs, self._resumed = Costs(model, self.limits, self._resumed), None
+        if self._costs.model is not model:
+            raise RecipeError("is steering another model already", where="budget", remedy="make a Budget for each model")
+        return self._costs
+
+    def _beside(self, qmodel: nn.Module) -> Costs:
+        model = graph_module(qmodel)
+        return self._of(model) if self._costs is None or self._costs.model is model else Costs(model, self.limits)
+
+    def _status(self, shares: Mapping[str, float]) -> Status:
+        share = max(shares.values())
+        return Status(share, shares, self.controller.weight(math.log(share)))
