@@ -167,17 +167,18 @@ def programs(draw: st.DrawFn, max_steps: int = 7, *, any_modes: bool = False) ->
     if not steps:
         steps.append(Step("frelu", (0,)))
     kept = _reachable(steps)
-    recipe = replace(draw(recipes(any_modes)), overrides=tuple(draw(_accumulators(kept))))
+    recipe = draw(recipes(any_modes))
+    recipe = replace(recipe, overrides=tuple(draw(_accumulators(kept, recipe.weight.digits is None))))
     return Program(in_shape, kept, recipe, draw(st.integers(0, 2**31 - 1)))
 
 
 @st.composite
-def _accumulators(draw: st.DrawFn, steps: tuple[Step, ...]) -> list[Override]:
-    """For one layer with weights in three an accumulator of a chosen width. Weights that are kept within it saturate."""
+def _accumulators(draw: st.DrawFn, steps: tuple[Step, ...], may_bound: bool) -> list[Override]:
+    """For one layer with weights in three an accumulator of a chosen width. Weights that are kept within it saturate, and have any digits."""
     found = []
     for number, step in enumerate(steps):
         if step.kind.startswith(("conv", "linear", "transposed")) and draw(st.integers(0, 2)) == 0:
-            mode = draw(st.sampled_from(["bound", "wrap", "saturate"]))
+            mode = draw(st.sampled_from(["bound", "wrap", "saturate"] if may_bound else ["wrap", "saturate"]))
             changes: dict[str, Any] = {"accumulator": draw(st.integers(8, 24)), "accumulator_mode": mode}
             if mode == "bound":
                 changes |= {"o": "AP_SAT", "n": 0, "learn_width": False, "granularity": draw(st.sampled_from(["tensor", "channel"]))}
