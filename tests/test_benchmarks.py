@@ -15,7 +15,7 @@ import qfx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import csim, executors, fronts, train_step
+from benchmarks import csim, executors, fronts, train_step, unrolled
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.task_data import Data
 from benchmarks.timing import Timing, alternate
@@ -57,7 +57,7 @@ def test_a_step_trains_everything(bits: int) -> None:
     torch.manual_seed(0)
     x, labels = torch.randn(32, 16), torch.randint(5, (32,))
     steps = train_step.contestants(mlp, x, labels, bits=(bits,))
-    for name in ("float32", f"qfx, {bits} bits"):
+    for name in ("float32", f"qfx, {bits} bits", "qfx, a width per weight"):
         first = float(steps[name]())
         for _ in range(300):
             last = float(steps[name]())
@@ -200,3 +200,11 @@ def test_gains_are_taken_at_the_cost_of_each_point() -> None:
         "HGQ2": [fronts.Found(1, 5, 40.0, 4), fronts.Found(1, 30, 75.0, 20)],
     }
     assert [line.rpartition(": ")[2] for line in fronts.compare(points)] == ["none as cheap, +5.00", "none as cheap, +5.00"]
+
+
+def test_adder_graphs_are_compared() -> None:
+    rows = list(unrolled.rows(((4, 5, 4),)))
+    adders = {name: count for _, name, count, *_ in rows}
+    assert set(adders) >= {"not shared", "qfx"}
+    assert adders["qfx"] < adders["not shared"]
+    assert all(lut > 0 for *_, lut, _ in rows)

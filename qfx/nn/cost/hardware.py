@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +35,10 @@ Style = Literal["streaming", "unrolled"]
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One measurement: the ``plan`` that was estimated, what it takes (in the order of FIELDS), how much more that is for each bit of a learned word
-    length (``slopes``, per quantizer, from designs of the same folding), and the word lengths at that time."""
+class Line:
+    """What a folded design takes, near where it was measured: ``taken`` then (in the order of FIELDS), how much more that is for each bit of a
+    learned word length (``slopes``, per quantizer), and the word lengths at that time."""
 
-    plan: Plan
     taken: FloatArray
     slopes: tuple[tuple[Quantizer, FloatArray], ...]
     lengths: tuple[float, ...]
@@ -53,18 +52,17 @@ class Measured:
             result = result + torch.tensor(slope) * (longest - before)
         return result
 
-    @property
-    def cycles(self) -> int:
-        """Clock cycles from frame to frame; no word length changes them."""
-        return self.plan.interval
+    def state(self) -> dict[str, Any]:
+        """As plain data, for ``line_of``."""
+        slopes = {quantizer.name: slope.tolist() for quantizer, slope in self.slopes}
+        return {"taken": self.taken.tolist(), "slopes": slopes, "lengths": list(self.lengths)}
 
 
 @dataclass(frozen=True, eq=False)
-class MeasuredUnrolled:
+class UnrolledLine:
     """The same of an unrolled design. What one bit of one weight saves there only a new adder graph would tell; between two measurements LUTs and
     flip-flops go with the bit operations."""
 
-    plan: unrolled.Plan
     taken: FloatArray
     multiplications: Multiplications
     operations: float
@@ -75,9 +73,29 @@ class MeasuredUnrolled:
         logic = torch.tensor([field in ("lut", "ff") for field in FIELDS], dtype=torch.float64)
         return torch.tensor(self.taken) * (1 + logic * change)
 
-    @property
-    def cycles(self) -> int:
-        return self.plan.interval
+    def state(self) -> dict[str, Any]:
+        return {"taken": self.taken.tolist(), "operations": self.operations}
+
+
+def line_of(state: Mapping[str, Any], multiplications: Multiplications) -> Line | UnrolledLine:
+    """The line that gave this ``state``, of a model of the same quantizers."""
+    taken = np.array(state["taken"], dtype=np.float64)
+    if "operations" in state:
+        return UnrolledLine(taken, multiplications, float(state["operations"]))
+    by_name = dict(quantizers(multiplications.model))
+    slopes = tuple((by_name[name], np.array(slope, dtype=np.float64)) for name, slope in state["slopes"].items())
+    return Line(taken, slopes, tuple(float(length) for length in state["lengths"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measurement: the ``plan`` that was estimated, and its ``line``."""
+
+    plan: Plan | unrolled.Plan
+    line: Line | UnrolledLine
+
+    def now(self) -> Tensor:
+        return self.line.now()
 
 
 class HardwareCost:
@@ -122,15 +140,22 @@ class HardwareCost:
             return plan(graph, self.board, self.schedule or Schedule(), clock_ns=self.clock_ns)
         return resolve(graph, self.board, Request(fps=self.fps), clock_ns=self.clock_ns)
 
-    def measure(self) -> Measured | MeasuredUnrolled:
-        """Make and estimate the design, and four more of its folding with weights and activations a bit shorter and a bit longer."""
-        return self._unrolled() if self.style == "unrolled" else self._folded()
+    def measure(self, multiplications: Multiplications | None = None) -> Measured:
+        """Make and estimate the design, and four more of its folding with weights and activations a bit shorter and a bit longer.
 
-    def _unrolled(self) -> MeasuredUnrolled:
+        ``multiplications``: those of the model, if they are at hand; an unrolled design's costs follow them.
+        """
+        return self._unrolled(multiplications) if self.style == "unrolled" else self._folded()
+
+    def taken(self) -> FloatArray:
+        """What the design takes, in the order of FIELDS, without slopes."""
+        return _vector((unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self.plan()).estimate)
+
+    def _unrolled(self, multiplications: Multiplications | None) -> Measured:
         found = unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns)
-        multiplications = Multiplications(self.model)
+        multiplications = Multiplications(self.model) if multiplications is None else multiplications
         operations = sum(float(count.detach()) for count in multiplications.bit_operations().values())
-        return MeasuredUnrolled(found, _vector(found.estimate), multiplications, operations)
+        return Measured(found, UnrolledLine(_vector(found.estimate), multiplications, operations))
 
     def _folded(self) -> Measured:
         learned = [quantizer for _, quantizer in quantizers(self.model) if quantizer.spec.learn_width]
@@ -150,8 +175,8 @@ class HardwareCost:
                 zero = np.zeros(len(FIELDS))
                 slope = sum((part * (more.get(node, zero) - less.get(node, zero)) / 2 for node, part in nodes.items()), zero)
                 slopes.append((quantizer, np.maximum(slope, 0.0)))
-        lengths = tuple(float(quantizer.bits().amax()) for quantizer, _ in slopes)
-        return Measured(found, taken, tuple(slopes), lengths)
+        lengths = tuple(float(quantizer.bits().detach().amax()) for quantizer, _ in slopes)
+        return Measured(found, Line(taken, tuple(slopes), lengths))
 
     def _by_node(self, group: Sequence[Quantizer], step: int, schedule: Schedule) -> dict[str, FloatArray]:
         """What each node of the graph takes if the group's words have ``step`` bits more. FIFOs are as shallow as they can be."""
@@ -183,13 +208,24 @@ def _longer(group: Sequence[Quantizer], step: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def moved_points(group: Sequence[Quantizer], by: Sequence[Tensor | float]) -> Iterator[None]:
-    """In this context the binary points of the quantizers lie so many bits further right. The tensors are set aside, not written, so that a backward
-    pass that is still to come finds what its forward saw."""
-    kept = [quantizer.frac_bits.data for quantizer in group]
+    """In this context the words of the quantizers have so many bits more (see ``movable``). The tensors are set aside, not written, so that a
+    backward pass that is still to come finds what its forward saw."""
+    moved = [movable(quantizer) for quantizer in group]
+    kept = [tensor.data for tensor in moved]
+    ranges = [quantizer._buffers.get("int_bits") for quantizer in group]  # which follow the numbers under AP_WRAP
     try:
-        for quantizer, before, step in zip(group, kept, by, strict=True):
-            quantizer.frac_bits.data = before + step
+        for tensor, before, step in zip(moved, kept, by, strict=True):
+            tensor.data = before + step
         yield
     finally:
-        for quantizer, before in zip(group, kept, strict=True):
-            quantizer.frac_bits.data = before
+        for tensor, before in zip(moved, kept, strict=True):
+            tensor.data = before
+        for quantizer, integer in zip(group, ranges, strict=True):
+            if integer is not None:
+                quantizer._buffers["int_bits"] = integer
+
+
+def movable(quantizer: Quantizer) -> Tensor:
+    """What makes a learned word longer: its fractional bits, or, where training may not move them, its integer bits."""
+    integer = quantizer.learned_ints
+    return integer if integer is not None and not quantizer.spec.learn and isinstance(integer, nn.Parameter) else quantizer.frac_bits

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.export.to_graph import refuse_off
 from qfx.fixed.arith import Channels
 from qfx.nn.fixed_layer import FixedLayer, moved
 from qfx.nn.layers import QInput
@@ -37,6 +38,8 @@ class Multiplications:
     factor of zero bits costs nothing. Zeros that pad cost nothing. Counted for one sample, all places of a window.
 
     What no Cast gives (sums on their way to one) has the word length of its range when the object was made, or at the last ``refresh``.
+
+    Raises UnsupportedError while quantizers are off (``qfx.switch``): what they let pass has no word length.
     """
 
     def __init__(self, qmodel: nn.Module) -> None:
@@ -46,6 +49,7 @@ class Multiplications:
 
     def refresh(self) -> None:
         """Look at shapes and ranges again. The model's numbers stay as they are, in training too."""
+        refuse_off(self.model)
         device = next(self.model.parameters()).device
         env: dict[fx.Node, QTensor] = {}
         places = []
@@ -62,6 +66,15 @@ class Multiplications:
                 env[node] = value
                 places.append(_Place(node, layer, tuple(s for s in sources if isinstance(env.get(s), QTensor)), value.shape, _widths(value)))
         self.places = tuple(places)
+
+    @property
+    def ranges(self) -> list[Tensor]:
+        """What was seen by the last ``refresh``, to be set again when training is resumed: the word lengths of what no Cast gives, place by place."""
+        return [place.widths for place in self.places]
+
+    @ranges.setter
+    def ranges(self, widths: Sequence[Tensor]) -> None:
+        self.places = tuple(replace(place, widths=seen.to(place.widths)) for place, seen in zip(self.places, widths, strict=True))
 
     def bit_operations(self) -> dict[str, Tensor]:
         """Of each layer that multiplies, by its name, in the order of the network. Differentiable by learned word lengths."""

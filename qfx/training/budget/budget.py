@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,17 +12,13 @@ from torch import Tensor, nn
 
 from qfx.errors import RecipeError
 from qfx.nn.model import graph_module
+from qfx.training.budget.closest import closest, filled
 from qfx.training.budget.controller import Controller
 from qfx.training.budget.costs import Costs
 from qfx.training.budget.limits import Limits
 
 _STEEPNESS = 8
 """The power of the mean over the resources of a board: high, so that the scarcest decides, and not so high that another is forgotten."""
-
-_PRECISION = 2.0**-8
-"""To so many bits ``meet`` finds by how much words must be shorter."""
-
-_FIRST, _LAST = 0.25, 64.0
 
 _ENOUGH, _SPARE = 0.97, 0.5
 
@@ -65,12 +61,14 @@ class Budget:
         self.controller = Controller() if controller is None else controller
         self.status: Status | None = None
         self._costs: Costs | None = None
+        self._resumed: Mapping[str, Any] | None = None
 
     def loss(self, qmodel: nn.Module) -> Tensor:
-        """What the budget adds to the loss of this step: a scalar, differentiable by the learned word lengths alone.
+        """What the budget adds to the loss of this step: a scalar, differentiable by the learned word lengths alone. While all of these are frozen
+        (``qfx.freeze``) it is 0 and the controller rests; where the model stands then is in ``status``, and ``meet`` brings it within its budget.
 
-        Raises RecipeError for a model without such, and for a budget that none of them can meet; QfxError if every weight of a layer has come to zero
-        bits.
+        Raises RecipeError for a model without learned word lengths, for a budget that none of them can meet, and for another model than that of the
+        steps before; QfxError if all words of a layer have come to zero bits; UnsupportedError while quantizers are off.
         """
         costs = self._of(qmodel)
         if costs.age >= self.every:
@@ -78,6 +76,9 @@ class Budget:
         costs.age += 1
         shares = costs.shares()
         status = self._status({name: float(share.detach()) for name, share in shares.items()})
+        if not costs.trained:
+            self.status = replace(status, weight=0.0)
+            return torch.zeros((), dtype=torch.float64)
         self.controller = self.controller.step(math.log(status.share))
         self.status = status
         return status.weight * torch.stack(list(shares.values())).pow(_STEEPNESS).mean().log() / _STEEPNESS
@@ -92,47 +93,47 @@ class Budget:
             self._costs.limits = self.limits
 
     def measure(self, qmodel: nn.Module) -> Status:
-        """Where the model stands, exactly: a board's design is made for it. Moves nothing."""
-        costs = self._of(qmodel)
+        """Where the model stands, exactly: a board's design is made for it. Moves nothing. It may be another model than that of ``loss``, such as an
+        average of its checkpoints."""
+        costs = self._beside(qmodel)
         costs.look()
         return self._status(costs.numbers())
 
     def meet(self, qmodel: nn.Module) -> Status:
-        """Shorten learned words, all by the same fraction of a bit before rounding, by as little as brings the model within its budget; or, if less
-        than 97 % of it are used, lengthen those that are not pruned, by half a bit at most. Returns where it stands then."""
+        """Shorten learned words (frozen ones, too), all by the same fraction of a bit before rounding, by as little as brings the model within its
+        budget; or, if less than 97 % of it are used, lengthen those that are not pruned, by half a bit at most. Of words that would get shorter
+        together, those that need not stay as they were; if less than 97 % are used then, words of single quantizers get longer, bit by bit. Returns
+        where it stands then: above its budget only where a layer would be left without any words.
+        """
         status = self.measure(qmodel)
         if _ENOUGH <= status.share <= 1.0:
             return status
-        costs = self._of(qmodel)
-        longer, shorter = (-_SPARE, 0.0) if status.met else (0.0, _FIRST)  # with the one it is too large, with the other it is not
-        if status.met and self._met(costs, longer):
-            longer = shorter = -_SPARE
-        while shorter < _LAST and not self._met(costs, shorter):
-            longer, shorter = shorter, 2 * shorter
-        while shorter - longer > _PRECISION:
-            middle = (shorter + longer) / 2
-            longer, shorter = (longer, middle) if self._met(costs, middle) else (middle, shorter)
-        costs.shorten(shorter)
+        costs = self._beside(qmodel)
+        costs.take_steps(filled(costs, closest(costs, _SPARE if status.met else 0.0), _ENOUGH))
         return self.measure(qmodel)
 
     def state_dict(self) -> dict[str, Any]:
-        """The controller's state, and how long ago the board's design was made, as plain data."""
-        return {"controller": self.controller.state(), "age": 0 if self._costs is None else self._costs.age}
+        """The controller's state, and what was measured of the model and when, as plain data and tensors."""
+        costs = self._resumed if self._costs is None else self._costs.state()
+        return {"controller": self.controller.state(), "costs": costs, "limits": asdict(self.limits)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken, with a model in the state that it had then."""
+        """Go on where ``state_dict`` was taken, with a model in the state that it had then: to the same bits. With other limits the controller goes
+        on, and the model is measured anew."""
         self.controller = self.controller.resumed(state["controller"])
-        self._costs = None
+        self._costs, self._resumed = None, state["costs"] if state["limits"] == asdict(self.limits) else None
 
     def _of(self, qmodel: nn.Module) -> Costs:
         model = graph_module(qmodel)
-        if self._costs is None or self._costs.model is not model:
-            self._costs = Costs(model, self.limits)
+        if self._costs is None:
+            self._costs, self._resumed = Costs(model, self.limits, self._resumed), None
+        if self._costs.model is not model:
+            raise RecipeError("is steering another model already", where="budget", remedy="make a Budget for each model")
         return self._costs
 
-    def _met(self, costs: Costs, by: float) -> bool:
-        with costs.shorter(by) as shares:
-            return all(share <= 1.0 for share in shares.values())
+    def _beside(self, qmodel: nn.Module) -> Costs:
+        model = graph_module(qmodel)
+        return self._of(model) if self._costs is None or self._costs.model is model else Costs(model, self.limits)
 
     def _status(self, shares: Mapping[str, float]) -> Status:
         share = max(shares.values())

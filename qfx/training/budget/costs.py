@@ -2,109 +2,173 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qfx.errors import ProjectError, QfxError, RecipeError
+from qfx.export.to_graph import refuse_off
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.cost import weight_bits
-from qfx.nn.cost.hardware import HardwareCost, Measured, MeasuredUnrolled, moved_points
+from qfx.nn.cost.hardware import HardwareCost, Line, UnrolledLine, line_of, movable, moved_points
 from qfx.nn.cost.multiplications import Multiplications
-from qfx.nn.layers import Weighted
 from qfx.nn.model import QuantizedModel, quantizers
+from qfx.nn.quantizer import Quantizer
 from qfx.training.budget.limits import Limits
 
 _NEXT_TO_NOTHING = 1e-12
 
+_ALL = 64.0
+"""More bits than any word has."""
+
+_MAY_VANISH = ("bias", "shift", "constant", "internal")
+"""A network may be left without these."""
+
 
 class Costs:
-    """The costs of one model by one set of limits. ``age``: steps since what takes long was measured.
+    """The costs of one model by one set of limits. ``age``: steps since what takes long was measured. ``state``: go on from what ``state()`` gave,
+    with a model in the state that it had then.
 
     Raises RecipeError for a model without learned word lengths, and for limits that no word length can meet.
     """
 
-    def __init__(self, model: QuantizedModel, limits: Limits) -> None:
+    def __init__(self, model: QuantizedModel, limits: Limits, state: Mapping[str, Any] | None = None) -> None:
         self.model, self.limits = model, limits
-        self.learned = [quantizer for _, quantizer in quantizers(model) if quantizer.spec.learn_width]
+        self.quantizers = [quantizer for _, quantizer in quantizers(model)]
+        self.learned = [quantizer for quantizer in self.quantizers if quantizer.spec.learn_width]
         if not self.learned:
             raise RecipeError(
                 "no word length is learned, so that training cannot meet it", where="budget", remedy="set learn_width = true in the recipe's specs"
             )
+        self._refuse_collapsed()
         self.multiplications = Multiplications(model)
-        self.measured: Measured | MeasuredUnrolled | None = None
+        self.line: Line | UnrolledLine | None = None
         self.age = 0
+        if state is not None:
+            self._resume(state)
+            return
         self._refuse_hopeless()
         self.look()
 
     def look(self) -> None:
-        """Measure what is not known of every step. Raises QfxError for a layer whose weights have all come to zero bits."""
+        """Measure what is not known of every step. Raises QfxError for a layer whose words have all come to zero bits."""
         self.age = 0
         self._refuse_collapsed()
         self.multiplications.refresh()
         if self.limits.board is not None:
-            self.measured = self._hardware()
+            self.line = self._hardware().measure(self.multiplications).line
+
+    def state(self) -> dict[str, Any]:
+        """What the next steps follow from besides the model, as plain data."""
+        line = None if self.line is None else self.line.state()
+        return {"age": self.age, "ranges": [widths.cpu() for widths in self.multiplications.ranges], "line": line}
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        self.age = int(state["age"])
+        self.multiplications.ranges = state["ranges"]
+        if state["line"] is not None:
+            self.line = line_of(state["line"], self.multiplications)
+
+    @property
+    def trained(self) -> bool:
+        """Whether any word length is trained at present, none of them frozen otherwise."""
+        return any(parameter.requires_grad for quantizer in self.learned for parameter in quantizer.parameters(recurse=False))
 
     def shares(self) -> dict[str, Tensor]:
         """The parts of the budget by name, each as what is taken by what may be; differentiable, and above 0."""
-        limits, measured = self.limits, self.measured
+        if any(quantizer.off for quantizer in self.quantizers):
+            refuse_off(self.model)
+        if self.line is not None:
+            return self._by_board(self.line.now())
+        return self._above_nothing(self._counted())
+
+    def _counted(self) -> dict[str, Tensor]:
+        limits = self.limits
         if limits.ebops is not None:
-            found = {"bit operations": torch.stack(list(self.multiplications.bit_operations().values())).sum() / limits.ebops}
-        elif measured is not None:
-            amounts, taken = limits.amounts(), measured.now()
-            found = {NAMES[field]: taken[index] / max(amounts[field], 1e-3) for index, field in enumerate(FIELDS)}
-        else:
-            bits, count = weight_bits(self.model)
-            found = {"weight bits": bits / (limits.weight_bits or (limits.mean_weight_bits or 1.0) * count)}
-        return {name: share.clamp(min=_NEXT_TO_NOTHING) for name, share in found.items()}
+            return {"bit operations": torch.stack(list(self.multiplications.bit_operations().values())).sum() / limits.ebops}
+        bits, count = weight_bits(self.model)
+        return {"weight bits": bits / (limits.weight_bits or (limits.mean_weight_bits or 1.0) * count)}
+
+    def _counted_anew(self) -> dict[str, float]:
+        """With the ranges of now; those of the last look stay what the steps count with."""
+        ranges = self.multiplications.ranges
+        try:
+            if self.limits.ebops is not None:
+                self.multiplications.refresh()
+            return {name: float(share) for name, share in self._above_nothing(self._counted()).items()}
+        finally:
+            self.multiplications.ranges = ranges
+
+    def _by_board(self, taken: Tensor) -> dict[str, Tensor]:
+        amounts = self.limits.amounts()
+        return self._above_nothing({NAMES[field]: taken[index] / max(amounts[field], 1e-3) for index, field in enumerate(FIELDS)})
+
+    @staticmethod
+    def _above_nothing(shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: share.clamp(min=_NEXT_TO_NOTHING) for name, share in shares.items()}
 
     def numbers(self) -> dict[str, float]:
         """``shares`` as plain numbers."""
         with torch.no_grad():
             return {name: float(share) for name, share in self.shares().items()}
 
-    @contextlib.contextmanager
-    def shorter(self, by: float | None) -> Iterator[Mapping[str, float]]:
-        """In this context the learned words are ``by`` so many bits shorter before rounding (None: as short as they can be: of a bit on a board, of
-        none else; less than 0: those that are not pruned are longer); gives the shares then."""
-        before, age = self.measured, self.age
-        try:
-            with moved_points(self.learned, [-step for step in self._steps(by)]):
-                if self.limits.board is not None:
-                    self.measured = self._hardware()
-                yield self.numbers()
-        finally:
-            self.measured, self.age = before, age
+    # ---- other word lengths ----
 
-    def shorten(self, by: float | None) -> None:
-        """As in ``shorter``, for good."""
+    def with_steps(self, steps: Sequence[Tensor]) -> dict[str, float]:
+        """The shares if the words of each learned quantizer had so many bits more, measured. The model stays as it is."""
+        with moved_points(self.learned, steps), torch.no_grad():
+            if self.limits.board is None:
+                return self._counted_anew()
+            return {name: float(share) for name, share in self._by_board(torch.tensor(self._hardware().taken())).items()}
+
+    def take_steps(self, steps: Sequence[Tensor]) -> None:
+        """Make the words of each learned quantizer so many bits longer."""
         with torch.no_grad():
-            for quantizer, step in zip(self.learned, self._steps(by), strict=True):
-                quantizer.frac_bits.sub_(step)
+            for quantizer, step in zip(self.learned, steps, strict=True):
+                movable(quantizer).add_(step)
 
-    def _steps(self, by: float | None) -> list[Tensor | float]:
-        least = 1 if self.limits.board is not None else 0
-        lengths = [quantizer.bits().detach() for quantizer in self.learned]
-        if by is None:
-            return [length - least for length in lengths]
-        return [torch.where(length > 0, by, 0.0) if by < 0 else by for length in lengths]
+    def steps(self, by: float) -> list[Tensor]:
+        """The steps that make all words that are not pruned ``by`` bits longer, before they are rounded. Less than 0: all words shorter, but those
+        keep a bit that a network cannot be left without."""
+        found = []
+        for quantizer in self.learned:
+            lengths, before = quantizer.bits().detach(), movable(quantizer).detach()
+            if by >= 0:
+                found.append(torch.where(lengths > 0, by, torch.zeros_like(before)))
+                continue
+            one = torch.round(before) - (lengths - 1)  # there a word has one bit
+            found.append(torch.where(self._kept(quantizer), torch.maximum(before + by, torch.minimum(one, before)), before + by) - before)
+        return found
 
-    def _hardware(self) -> Measured | MeasuredUnrolled:
+    def _kept(self, quantizer: Quantizer) -> Tensor:
+        """Whose words keep a bit in any case: of weights the longest of each output; of activations the longest, on a board all that there are."""
+        lengths = quantizer.bits().detach()
+        if quantizer.channel_axis == 0 and lengths.dim():
+            rows = lengths.reshape(lengths.shape[0], -1)
+            kept = torch.zeros_like(rows).scatter_(1, rows.argmax(1, keepdim=True), 1.0).reshape(lengths.shape) > 0
+        elif self.limits.board is None and lengths.dim():
+            kept = (torch.arange(lengths.numel(), device=lengths.device) == lengths.argmax()).reshape(lengths.shape)
+        else:
+            kept = torch.ones_like(lengths, dtype=torch.bool)
+        return kept & (lengths > 0)
+
+    def _hardware(self) -> HardwareCost:
         limits = self.limits
-        return HardwareCost(self.model, limits.ample(), fps=limits.fps, clock_ns=limits.clock_ns, style=limits.style).measure()
+        return HardwareCost(self.model, limits.ample(), fps=limits.fps, clock_ns=limits.clock_ns, style=limits.style)
 
     def _refuse_hopeless(self) -> None:
         """Raise RecipeError if the shortest words are not short enough."""
+        steps = self.steps(-_ALL)
         try:
-            with self.shorter(None) as shares:
-                over = [f"{100 * share:.0f} % of the {name}" for name, share in shares.items() if share > 1]
-                named = self._costliest() if self.limits.ebops is not None else ""
+            over = [f"{100 * share:.0f} % of the {name}" for name, share in self.with_steps(steps).items() if share > 1]
         except ProjectError as error:
             raise RecipeError(f"cannot be met, whatever is learned: {error.what}", where="budget", remedy=error.remedy) from error
         if over:
+            with moved_points(self.learned, steps):
+                named = self._costliest() if self.limits.ebops is not None else ""
             larger = "allow more, or learn the word lengths of more tensors" if self.limits.board is None else "allow more, or take a larger board"
             raise RecipeError(f"cannot be met: even with the shortest words it takes {', '.join(over)}{named}", where="budget", remedy=larger)
 
@@ -115,10 +179,11 @@ class Costs:
         return f", most of it in {', '.join(worst)}" if worst else ""
 
     def _refuse_collapsed(self) -> None:
-        for layer in self.model.modules():
-            if isinstance(layer, Weighted) and layer.weight_cast.spec.learn_width and not bool((layer.weight_cast.bits().detach() > 0).any()):
+        for quantizer in self.learned:
+            role = quantizer.name.rpartition(".")[2]
+            if role not in _MAY_VANISH and quantizer.word_length == 0:
                 raise QfxError(
-                    "every weight has come to zero bits, so that nothing passes the layer any more",
-                    where=layer.name,
-                    remedy=f"allow more, start from longer words, or keep its words: Override('{layer.name}.weight', {{'learn_width': False}})",
+                    f"every {'weight' if role == 'weight' else 'number'} has come to zero bits, so that nothing passes any more",
+                    where=quantizer.name,
+                    remedy=f"allow more, start from longer words, or keep them: Override({quantizer.name!r}, {{'learn_width': False}})",
                 )

@@ -13,7 +13,7 @@ from qfx.hardware.cost.estimate import LIMITS, capacity
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.hardware import Style
 
-_AMPLE = 64
+_AMPLE = 4096
 """A board so many times as large has a design for every model that is to become small enough."""
 
 _NUMBERS = ("ebops", "weight_bits", "mean_weight_bits", "fps", "clock_ns", *FIELDS)
