@@ -130,7 +130,7 @@ class Settings:
     recipe: Recipe = RECIPE
 
 
-SETTINGS = (Settings(), Settings(top=20.0))
+SETTINGS = (Settings(), Settings(rate=1e-2, last=0.05, top=20.0))
 
 
 def operations(model: nn.Module) -> float:
