@@ -26,6 +26,8 @@ from benchmarks.timing import Timing, alternate, machine
 
 LEARNING_RATE = 1e-3
 BITS = (8, 4)
+LEARNED_FROM = 6
+"""Bits at the start where every weight, and every channel of activations, learns its own."""
 SETTLING = 8
 """The batch of the steps in which Brevitas collects statistics: they are not timed."""
 
@@ -37,8 +39,9 @@ def contestants(
     build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None
 ) -> dict[str, Step]:
     """A training step of each: float32 first, then the same with channels last in memory where there are pixels, qfx at each word length (every
-    binary point learned), and Brevitas, if it is installed, after the steps in which it collects statistics (``collect``: so many instead of its
-    default). ``jit``: only float32 and Brevitas, which has its JIT if the environment says BREVITAS_JIT=1."""
+    binary point learned), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it is installed, after the
+    steps in which it collects statistics (``collect``: so many instead of its default). ``jit``: only float32 and Brevitas, which has its JIT if the
+    environment says BREVITAS_JIT=1."""
     torch.manual_seed(0)
     model = build(Layers())
     steps = {"float32": _step(model, [{"params": model.parameters()}], x, labels)}
@@ -50,6 +53,9 @@ def contestants(
         for width in bits:
             qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width))
             steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
+        weight, activation = (qfx.Spec(LEARNED_FROM, granularity=each, learn_width=True) for each in ("element", "channel"))
+        qmodel = qfx.quantize(model, x, qfx.Recipe(weight=weight, activation=activation))
+        steps["qfx, a width per weight"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
     if importlib.util.find_spec("brevitas") is not None:
         from benchmarks.brevitas_layers import STEPS, BrevitasLayers, settle
 

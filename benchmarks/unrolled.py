@@ -17,6 +17,7 @@ from qfx.hardware.unrolled.cost import luts
 from qfx.hardware.unrolled.program import Number, Program, Result, Sum, pruned
 from qfx.hardware.unrolled.scalars import Scalars
 from qfx.hardware.unrolled.sharing import shared_graph
+from qfx.hardware.unrolled.unroll import MAX_OPERATIONS
 from qfx.hardware.unrolled.with_da4ml import da4ml_graph
 from qfx.ir.values import RawArray
 
@@ -39,7 +40,7 @@ def matrix(outputs: int, inputs: int, bits: int, seed: int = 0) -> RawArray:
 
 def program(weight: RawArray, solver: Solver) -> Program:
     """Its product with a vector of numbers of 4 bits."""
-    scalars = Scalars(solver)
+    scalars = Scalars(solver, MAX_OPERATIONS)
     x = [scalars.source(0, place, Interval(0, 15, 0), 0) for place in range(weight.shape[1])]
     found: list[Number] = scalars.weighted(weight, [0] * len(weight), x, None)
     return pruned(scalars.nodes, scalars.bounds, scalars.layers, [[Result(number.node, number.exponent) for number in found]])

@@ -1,16 +1,25 @@
-"""A scalar program as combinational Verilog, and the LUTs that Yosys makes of it: what the estimate of unrolled designs is compared with."""
+"""A scalar program as combinational Verilog, and the LUTs that Yosys makes of it: what the estimate of unrolled designs is compared with.
+
+``python -m benchmarks.unrolled_netlist MODEL.onnx ...`` compares; ``$YOSYS`` names another executable. Casts round as AP_TRN or AP_RND, and saturate.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.calibration.measure import FAMILIES, FLAGS, sites
 from qfx.fixed.type import OMode, QMode
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Extreme, Less, Program, Source, Sum
+from qfx.hardware.project.project import prepare
+from qfx.hardware.unrolled.cost import luts
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Extreme, Less, Product, Program, Source, Sum
+from qfx.hardware.unrolled.unroll import unroll
+from qfx.ir.from_onnx import load_graph
 
 
 def verilog(program: Program) -> str:
@@ -39,6 +48,8 @@ def _body(program: Program, place: int, width: int) -> Iterator[str]:
         yield f"assign v{place} = {node.raw};"
     elif isinstance(node, Sum):
         yield f"assign v{place} = (v{node.a} <<< {node.up_a}) {'-' if node.minus else '+'} (v{node.b} <<< {node.up_b});"
+    elif isinstance(node, Product):
+        yield f"assign v{place} = v{node.a} * v{node.b};"
     elif isinstance(node, Extreme | Less):
         room = width + 2 + max(node.up_a, node.up_b) + max(program.type(node.a).width, program.type(node.b).width)
         yield f"wire signed [{room}:0] a{place} = v{node.a} <<< {node.up_a}; wire signed [{room}:0] b{place} = v{node.b} <<< {node.up_b};"
@@ -62,10 +73,30 @@ def _body(program: Program, place: int, width: int) -> Iterator[str]:
 
 
 def measured(program: Program, family: str = "ultrascale+", yosys: str = "yosys") -> int:
-    """The LUTs that Yosys takes."""
+    """The LUTs that Yosys takes, mapping by ABC: ABC9, the default, takes very long for so much logic between two registers."""
     with tempfile.TemporaryDirectory() as folder:
-        source, result = Path(folder) / "top.v", Path(folder) / "netlist.json"
-        source.write_text(verilog(program))
-        script = f"read_verilog {source}; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]}; write_json {result}"
-        subprocess.run([yosys, "-q", "-p", script], check=True, capture_output=True)
-        return sites(json.loads(result.read_text())["modules"]["top"]["cells"])
+        (Path(folder) / "top.v").write_text(verilog(program))
+        mapped = "-run begin:map_luts; abc -luts 2:2,3,6:5; clean; select top"
+        script = (
+            f"read_verilog top.v; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapped}; write_json -selected top.json"
+        )
+        subprocess.run([yosys, "-q", "-p", script], check=True, capture_output=True, cwd=folder)
+        cells = json.loads((Path(folder) / "top.json").read_text())["modules"]["top"]["cells"]
+    for cell in cells.values():
+        if cell["type"] == "$lut":
+            pins = cell["connections"]
+            cell["type"], pins["O"] = f"LUT{len(pins['A'])}", pins["Y"]
+    return sites(cells)
+
+
+def main() -> None:
+    """Estimated and measured LUTs of the exported models that the command line names."""
+    for path in sys.argv[1:]:
+        program = unroll(prepare(load_graph(Path(path))))
+        estimated = sum(luts(program, place) for place in range(len(program.nodes)))
+        found = measured(program, yosys=os.environ.get("YOSYS", "yosys"))
+        print(f"{path}: {estimated} LUTs estimated, {found} measured ({estimated / found:.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from qfx.nn.layers.tables.user import lookup
     from qfx.nn.model import quantizers
     from qfx.ptq.calibrate import calibrate
+    from qfx.ptq.ranges import fix_ranges, prove_no_wrap
     from qfx.ptq.run.auto import autoquant
     from qfx.recipe import Override, Recipe, Spec
     from qfx.training.budget.archive import Archive
@@ -70,6 +71,7 @@ _HOMES = {
     "qfx.nn.model": ("quantizers",),
     "qfx.ptq.run.auto": ("autoquant",),
     "qfx.ptq.calibrate": ("calibrate",),
+    "qfx.ptq.ranges": ("fix_ranges", "prove_no_wrap"),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
     "qfx.training.distillation": ("Distillation",),
     "qfx.training.ladder": ("float_state", "ladder"),
@@ -104,12 +106,14 @@ __all__ = [
     "check",
     "cost",
     "export_onnx",
+    "fix_ranges",
     "float_state",
     "freeze",
     "ladder",
     "load_graph",
     "lookup",
     "parameter_groups",
+    "prove_no_wrap",
     "quantize",
     "quantizers",
     "run",

@@ -16,14 +16,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from qfx.errors import QfxError, RecipeError
+from qfx.fixed.digits import MOST_NUMBERS, DigitForm, count_bound, most_digits
 from qfx.fixed.type import FixedType, OMode, QMode
 
 Granularity = Literal["tensor", "channel", "element"]
 BatchNormStyle = Literal["keep", "fold"]
 Tail = Literal["keep", "drop"]
 ObserverName = Literal["mse", "minmax", "percentile", "kl"]
+AccumulatorMode = Literal["bound", "wrap", "saturate"]
 ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", "internal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
+
+DIGIT_ROLES = ("weight", "scale", "reciprocal", "constant")
+"""Those that multiply: of them a Spec may say ``digits``."""
 
 _PLAIN = ("batch_norm", "tail", "table_error")
 """Its fields that are no Spec."""
@@ -60,6 +65,12 @@ class Spec:
     ``learn_range`` whether the range is. Under AP_WRAP ranges are not trained, but follow the numbers (``qfx.fix_ranges``).
     ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
     percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
+    ``accumulator``: of weights alone, how many bits (signed, 8 to 48) their sums of products are added up in; None: as many as they need.
+    ``accumulator_mode``: "bound" keeps the weights where no partial sum leaves them, "wrap" lets sums wrap there, "saturate" lets the finished sum
+    saturate (``qfx.nn.accumulator``).
+    ``digits``: of constants (roles DIGIT_ROLES), only numbers of at most so many nonzero digits are in the type, so that products are as many
+    shifted numbers, added; None: all numbers are. ``digit_form``: which digits are counted, the "signed" ones (CSD) or the "ones" of the magnitude
+    (K-hot). A float becomes the nearest such number, of two the greater (``q`` is AP_RND), those beyond them the last one (``o`` saturates).
     """
 
     width: int = 8
@@ -75,6 +86,10 @@ class Spec:
     percentile: float = 99.99
     reach: int = 6
     learn_range: bool = True
+    accumulator: int | None = None
+    accumulator_mode: AccumulatorMode = "bound"
+    digits: int | None = None
+    digit_form: DigitForm = "signed"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
@@ -97,10 +112,55 @@ class Spec:
                 f"a learned word length (learn_width) has no gradient under {self.o.value}{f' with n = {self.n}' if self.n else ''}",
                 remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP with n = 0, or set learn_width to false",
             )
+        self._check_accumulator()
+        _require(self.digit_form in get_args(DigitForm), "digit_form", self.digit_form, f"use one of {', '.join(get_args(DigitForm))}")
+        if self.digits is not None:
+            self._check_digits(self.digits)
         try:
             self.type(signed=self.signed is not False)
         except QfxError as error:
             raise RecipeError(error.what, remedy=error.remedy) from None
+
+    def _check_accumulator(self) -> None:
+        bits, mode = self.accumulator, self.accumulator_mode
+        _require(bits is None or (_is_int(bits) and 8 <= bits <= 48), "accumulator", bits, "use 8 to 48 bits, or leave it out")
+        if mode not in get_args(AccumulatorMode):
+            known = f"use one of {', '.join(get_args(AccumulatorMode))}"
+            by_step = isinstance(mode, str) and "sat" in mode.lower()
+            order = '; saturation at every addition depends on their order, which every folding and executor has its own of: "saturate" is that of '
+            _require(False, "accumulator_mode", mode, known + by_step * f"{order}the finished sum")
+        if bits is None or mode != "bound":
+            return
+        for name, goes in (
+            ("granularity", self.granularity != "element"),
+            ("learn_width", not self.learn_width),
+            ("digits", self.digits is None),
+            ("o", self.o not in (OMode.WRAP, OMode.WRAP_SM)),
+        ):
+            if not goes:
+                value = getattr(self, name)
+                raise RecipeError(
+                    f"{name} is {value.value if isinstance(value, Enum) else value!r}, with which weights cannot be kept within an accumulator",
+                    remedy="use granularity tensor or channel, a fixed word length and a mode that saturates; or accumulator_mode wrap or saturate",
+                )
+
+    def _check_digits(self, digits: int) -> None:
+        _require(_is_int(digits) and digits >= 1, "digits", digits, "use at least 1, or leave it out")
+        signed = self.signed is not False
+        most = most_digits(self.width, signed, self.digit_form)
+        what = "signed digits" if self.digit_form == "signed" else "ones"
+        if digits > most:
+            raise RecipeError(
+                f"digits is {digits}, but no {self.width}-bit number has more than {most} {what}", remedy=f"use at most {most}, or leave it out"
+            )
+        if count_bound(self.width, signed, digits, self.digit_form) > MOST_NUMBERS:
+            raise RecipeError(
+                f"there are more than {MOST_NUMBERS} {self.width}-bit numbers of {digits} {what}", remedy="use fewer digits, or a shorter word"
+            )
+        modes = "AP_RND and AP_SAT, or AP_SAT_SYM"
+        _require(self.q is QMode.RND, "q", self.q.value, f"few digits go with {modes}")
+        _require(self.o in (OMode.SAT, OMode.SAT_SYM), "o", self.o.value, f"few digits go with {modes}")
+        _require(not self.learn_width, "learn_width", self.learn_width, "few digits go with a fixed word length")
 
     def type(self, *, signed: bool, frac_bits: int = 0) -> FixedType:
         """The FixedType with this spec's word length and modes."""
@@ -134,7 +194,9 @@ class Override:
         for name, value in self.changes.items():
             _require(value is not None, name, value, "leave it out", where)
         # A bad value is refused when it is written, not when it is used; N alone may be meant for any word length that wraps.
-        lenient = {"o": OMode.WRAP, "width": 32} if "n" in self.changes else {}
+        lenient: dict[str, Any] = {"o": OMode.WRAP, "width": 32} if "n" in self.changes else {}
+        if isinstance(self.changes.get("digits"), int):  # for whichever word is long enough
+            lenient["width"] = min(max(2 * self.changes["digits"], 8), 32)
         spec = _build(Spec, {**lenient, **self.changes}, where)
         object.__setattr__(self, "changes", {name: getattr(spec, name) for name in self.changes})
 
@@ -203,6 +265,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for role in ROLES:
             _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
+            _check_role(getattr(self, role), role, role)
         _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
         _require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
         if self.table_error is not None:
@@ -228,6 +291,7 @@ class Recipe:
                     spec = replace(spec, **override.changes)
                 except RecipeError as error:  # fields that do not go together
                     raise RecipeError(error.what, where=f"override {override.pattern!r} of {quantizer}", remedy=error.remedy) from None
+        _check_role(spec, role, quantizer)
         return spec
 
     def of_kind(self, kind: str) -> Recipe:
@@ -262,7 +326,12 @@ class Recipe:
         """The recipe as TOML text; ``from_toml`` reads it back to an equal recipe."""
         lines = [f'batch_norm = "{self.batch_norm}"', f'tail = "{self.tail}"', *_toml_fields({"table_error": self.table_error})]
         for role in ROLES:
-            lines += ["", f"[{role}]", *_toml_fields(_as_dict(getattr(self, role)))]
+            fields = _as_dict(getattr(self, role))
+            if fields["accumulator"] is None and fields["accumulator_mode"] == "bound":
+                del fields["accumulator_mode"]  # of nothing
+            if fields["digits"] is None and fields["digit_form"] == "signed":
+                del fields["digit_form"]  # nothing is counted
+            lines += ["", f"[{role}]", *_toml_fields(fields)]
         for override in self.overrides:
             lines += ["", "[[override]]", f"pattern = {_toml_value(override.pattern)}", *_toml_fields(override.changes)]
         return "\n".join(lines) + "\n"
@@ -312,6 +381,18 @@ class Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"cannot be read: {error}", where=str(path), remedy="check the path") from None
         return cls.from_toml(text, where=str(path))
+
+
+def _check_role(spec: Spec, role: str, where: str) -> None:
+    if spec.accumulator is not None and role != "weight":
+        told = f"accumulator is {spec.accumulator}, but this is no weight: {role} is not what products are added up of"
+        raise RecipeError(told, where=where, remedy="give it to weights alone; in an override by a pattern such as 'conv1.weight' or '*.weight'")
+    if spec.digits is not None and role not in DIGIT_ROLES:
+        raise RecipeError(
+            f"digits is {spec.digits}, but this is no number that others are multiplied by",
+            where=where,
+            remedy=f"give digits to {', '.join(DIGIT_ROLES)} alone; in an override by a pattern such as '*.weight'",
+        )
 
 
 def _check_names(table: Mapping[str, Any], known: list[str], where: str) -> None:

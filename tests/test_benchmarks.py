@@ -15,7 +15,7 @@ import qfx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import csim, executors, train_step
+from benchmarks import csim, executors, train_step, unrolled
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.timing import Timing, alternate
 
@@ -55,7 +55,7 @@ def test_a_step_trains_everything(bits: int) -> None:
     torch.manual_seed(0)
     x, labels = torch.randn(32, 16), torch.randint(5, (32,))
     steps = train_step.contestants(mlp, x, labels, bits=(bits,))
-    for name in ("float32", f"qfx, {bits} bits"):
+    for name in ("float32", f"qfx, {bits} bits", "qfx, a width per weight"):
         first = float(steps[name]())
         for _ in range(300):
             last = float(steps[name]())
@@ -133,3 +133,11 @@ def test_a_wrong_executor_stops_the_benchmark(tmp_path: Path, gxx: str, monkeypa
     monkeypatch.setattr(qfx, "run", off_by_one_lsb)
     with pytest.raises(AssertionError, match="integer interpreter has"):
         executors.rates(mlp(Layers()), torch.randn(32, 16), 4, tmp_path)
+
+
+def test_adder_graphs_are_compared() -> None:
+    rows = list(unrolled.rows(((4, 5, 4),)))
+    adders = {name: count for _, name, count, *_ in rows}
+    assert set(adders) >= {"not shared", "qfx"}
+    assert adders["qfx"] < adders["not shared"]
+    assert all(lut > 0 for *_, lut, _ in rows)

@@ -32,13 +32,18 @@ def specs(draw: st.DrawFn) -> Spec:
         draw(st.sampled_from(get_args(ObserverName))),
         draw(st.floats(0, 100, exclude_min=True) | st.integers(1, 100)),
         draw(st.integers(0, 100)),
+        draw(st.booleans()),
     )
 
 
 @st.composite
 def overrides(draw: st.DrawFn) -> Override:
     spec = draw(specs())
-    fields = draw(st.sets(st.sampled_from(("width", "granularity", "signed", "frac_bits", "learn", "learn_width", "q", "observer", "percentile"))))
+    fields = draw(
+        st.sets(
+            st.sampled_from(("width", "granularity", "signed", "frac_bits", "learn", "learn_width", "learn_range", "q", "observer", "percentile"))
+        )
+    )
     if draw(st.booleans()):
         fields |= {"o", "n", "width"}
     pattern = draw(st.text(st.characters(codec="utf-8"), min_size=1))

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from qfx.cli.common import FILE, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
-from qfx.cli.planning import plan, plan_options, unrolled_plan
+from qfx.cli.planning import plan_of, plan_options, summary_of
 from qfx.cli.telling import telling
-
-if TYPE_CHECKING:
-    from qfx.hardware.folding.search import Plan
-    from qfx.ir.graph import Graph
 
 
 @click.command()
 @click.argument("model", type=FILE)
 @output_option("The project folder to write.")
 @plan_options
-@click.option(
-    "--style",
-    type=click.Choice(("streaming", "unrolled")),
-    default="streaming",
-    show_default=True,
-    help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
-)
-@click.option(
-    "--adders",
-    type=click.Choice(("qfx", "da4ml")),
-    default="qfx",
-    show_default=True,
-    help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
-)
 @click.option("--top", default=None, help="The name of the top function  [default: from the model's name].")
 @data_option(".npy or .npz with inputs for the test bench's golden vectors  [default: a few made up].", "--golden", required=False)
 @samples_option()
@@ -49,6 +30,7 @@ def hls(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     style: str,
@@ -63,17 +45,11 @@ def hls(
 
     Without --fps, --fit and --folding every layer works on one number at a time.
     """
-    from qfx.errors import ProjectError
     from qfx.hardware.design.names import checked_top
-    from qfx.hardware.folding import summary
     from qfx.hardware.project.project import check_target, write_project
-    from qfx.hardware.unrolled import summary as unrolled_summary
-    from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.from_onnx import load_graph
 
     check_target(output, force=force)
-    if adders != "qfx" and style != "unrolled":
-        raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
     if top is not None:
         checked_top(top)
     names = ["x"]
@@ -81,12 +57,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph: Graph
-        made: Plan | Unrolled
-        if style == "unrolled":
-            graph, made = unrolled_plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, adders, progress)
-        else:
-            graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -101,14 +72,10 @@ def hls(
             golden_inputs=golden,
             extra_files={"model.onnx": model.read_bytes()},
         )
-    if isinstance(made, Unrolled):
-        told, text = unrolled_summary.data(made, graph.name), unrolled_summary.as_text(made, graph.name)
-    else:
-        told, text = summary.data(made, graph.name), summary.as_text(made, graph.name)
     if as_json:
-        print_json(told)
+        print_json(summary_of(made).data(made, graph.name))
     else:
-        click.echo(text)
+        click.echo(summary_of(made).as_text(made, graph.name))
     click.echo(f"wrote {output}: `make csim` there compiles and runs its test bench", err=as_json)
 
 
@@ -124,14 +91,16 @@ def estimate(
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
+    style: str,
+    adders: str,
     as_json: bool,
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
-    from qfx.hardware.folding import summary
-
     with telling("reading the model") as progress:
-        graph, made = plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, progress)
+        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
+        summary = summary_of(made)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
     click.echo(text, nl=False)

@@ -23,6 +23,7 @@ _OPTIONS = (
     click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second."),
     click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board."),
     click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
+    click.option("--shift-and-add", is_flag=True, help="Build every product with a constant of shifts and additions, without multipliers."),
     click.option(
         "--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs."
     ),
@@ -31,6 +32,20 @@ _OPTIONS = (
         type=click.Choice(("separate", "merged")),
         default=None,
         help="Of several inputs or outputs: a stream for each, or one for all inputs and one for all outputs  [default: as --folding, or separate].",
+    ),
+    click.option(
+        "--style",
+        type=click.Choice(("streaming", "unrolled")),
+        default="streaming",
+        show_default=True,
+        help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
+    ),
+    click.option(
+        "--adders",
+        type=click.Choice(("qfx", "da4ml")),
+        default="qfx",
+        show_default=True,
+        help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
     ),
 )
 
@@ -42,7 +57,40 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def plan(
+def plan_of(
+    style: str,
+    model: Path,
+    board_name: str,
+    clock_ns: float | None,
+    fps: float | None,
+    fit: bool,
+    folding: Path | None,
+    shift_and_add: bool,
+    weights: str,
+    ports: str | None,
+    adders: str,
+    progress: Progress,
+) -> tuple[Graph, Plan | Unrolled]:
+    """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style."""
+    from qfx.errors import ProjectError
+
+    if style == "unrolled":
+        return _unrolled(model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
+    if adders != "qfx":
+        raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
+    return _plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
+
+
+def summary_of(made: Plan | Unrolled) -> Any:
+    """The module that tells of such a plan: as_text, as_json and data."""
+    from qfx.hardware.folding import summary
+    from qfx.hardware.unrolled import summary as unrolled_summary
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
+
+    return unrolled_summary if isinstance(made, Unrolled) else summary
+
+
+def _plan(
     model: Path,
     board_name: str,
     clock_ns: float | None,
@@ -51,6 +99,7 @@ def plan(
     folding: Path | None,
     weights: str,
     ports: str | None,
+    shift_and_add: bool,
     progress: Progress,
 ) -> tuple[Graph, Plan]:
     """The prepared graph of the model and what the options make of it."""
@@ -67,17 +116,19 @@ def plan(
     request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
     if ports is not None:
         request = replace(request, merged=ports == "merged")
+    request = replace(request, shift_and_add=shift_and_add)
     graph = prepare(load_graph(model), weights)
     return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)
 
 
-def unrolled_plan(
+def _unrolled(
     model: Path,
     board_name: str,
     clock_ns: float | None,
     fps: float | None,
     fit: bool,
     folding: Path | None,
+    shift_and_add: bool,
     weights: str,
     ports: str | None,
     adders: str,
@@ -92,7 +143,13 @@ def unrolled_plan(
     from qfx.hardware.unrolled.with_da4ml import da4ml_graph
     from qfx.ir.from_onnx import load_graph
 
-    given = {"--fps": fps is not None, "--fit": fit, "--folding": folding is not None, "--weights stream": weights != "rom"}
+    given = {
+        "--fps": fps is not None,
+        "--fit": fit,
+        "--folding": folding is not None,
+        "--shift-and-add": shift_and_add,
+        "--weights stream": weights != "rom",
+    }
     named = [*(name for name, there in given.items() if there), *(["--ports merged"] if ports == "merged" else [])]
     if named:
         what = f"{', '.join(named)}: an unrolled design has no folding, its weights in its adders, and a stream for each port"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from qfx.errors import DataError, UnsupportedError
+from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
+from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
+from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
@@ -20,6 +22,7 @@ from qfx.nn.layers.sequences.loop import QScan
 from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.model import graph_module, left_out_of, quantizers, recipe_of
 from qfx.nn.quantizer import Quantizer
+from qfx.operators import Conv, Linear
 
 _LISTED = 8
 """An error lists so many names."""
@@ -27,7 +30,8 @@ _LISTED = 8
 
 def refuse_off(qmodel: nn.Module) -> None:
     """Raise UnsupportedError, naming them, if any quantizers of the model are off (``qfx.switch``)."""
-    off = [name for name, quantizer in quantizers(qmodel) if quantizer.off]
+    layers = graph_module(qmodel).modules()  # whatever was put in among them by hand
+    off = [layer.name for layer in layers if isinstance(layer, Quantizer) and layer.is_initialized and layer.off]
     if off:
         told = f"{len(off)} quantizers are off: {', '.join(off[:_LISTED])}{', ...' if len(off) > _LISTED else ''}"
         raise UnsupportedError(told, where=off[0], remedy="switch them on: qfx.switch(qmodel, on=True)")
@@ -37,7 +41,8 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """The hardware-side graph of a quantized model as it is now (binary points rounded, BatchNorm statistics as they stand, dropout gone).
 
     ``name`` names the graph. Its metadata carries the recipe as TOML, and what that left out. Raises QfxError if ``qmodel`` did not come from
-    ``qfx.quantize``, DataError for NaN or infinity in a parameter, UnsupportedError for a module that was put in by hand and has no operator.
+    ``qfx.quantize``, and for word lengths that were driven to 0 until no input reaches an output; DataError for NaN or infinity in a parameter,
+    UnsupportedError for a module that was put in by hand and has no operator.
     """
     module = graph_module(qmodel)
     refuse_off(module)
@@ -56,12 +61,28 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     if left_out_of(module):
         metadata[LEFT_OUT_KEY] = "\n".join(left_out_of(module))
     outputs = tuple(lowering.values[node] for node in lowering.outputs.values())
-    return Graph(name, tuple(lowering.nodes), outputs, metadata)
+    graph = Graph(name, tuple(lowering.nodes), outputs, metadata)
+    _refuse_collapsed(module, graph)
+    return graph
+
+
+def _refuse_collapsed(module: fx.GraphModule, graph: Graph) -> None:
+    """A branch may be pruned as a whole; not all that lies between an output and the input."""
+    pruned = [name for name, cast in quantizers(module) if cast.learned_ints is not None and cast.word_length == 0]
+    constant = constant_outputs(graph) if pruned else ()
+    if constant:
+        what = "the result" if len(graph.outputs) == 1 else f"the result {constant[0]!r}"
+        others = f" (nor have {', '.join(pruned[1:9])}{', ...' if len(pruned) > 9 else ''})" if pruned[1:] else ""
+        raise QfxError(
+            f"has no bits left{others}, and {what} no longer depends on the input",
+            where=pruned[0],
+            remedy="load an earlier checkpoint, and train on with a smaller weight of the cost or a larger budget",
+        )
 
 
 def _make_tables(module: fx.GraphModule) -> None:
-    """Let every table, loop and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
-    if not any(isinstance(layer, Tabled | QScan | QWhole) for layer in module.modules()):
+    """Let every table, loop, accumulator and whole number follow from the types as they are now: by a forward of one sample, in evaluation mode."""
+    if not any(isinstance(layer, Tabled | QScan | QWhole | Accumulating) for layer in module.modules()):
         return
     casts = [next(iter(node.users)) for node in module.graph.nodes if node.op == "placeholder"]
     inputs = [layer for cast in casts if isinstance(layer := module.get_submodule(str(cast.target)), QInput)]
@@ -121,8 +142,23 @@ class _Lowering:
         for suffix, op in steps:
             value = self._free(label + suffix)
             self.nodes.append(Node(value, op, inputs))
+            if isinstance(layer, Weighted) and isinstance(op, Conv | Linear):
+                self._check_accumulator(layer, op, inputs[0])
             inputs = (value,)
         self.values[node] = inputs[0]
+
+    def _check_accumulator(self, layer: Weighted, op: Conv | Linear, source: str) -> None:
+        """The graph may know less of an input than the layer does: of learned word lengths that wrap, each in the bits of the longest."""
+        cast = accumulating(layer.weight_cast)
+        if cast is None or cast.narrows:
+            return
+        needed = replace(op, bias=None).accumulator(self._info(source)).width
+        if needed > cast.bits_held:
+            raise ExactnessError(
+                f"its accumulator has {needed} bits instead of {cast.bits_held}: its inputs lie on grids finer than their numbers",
+                where=cast.name,
+                remedy="let the learned word lengths before it saturate (o = AP_SAT) instead of wrap, or use a fixed one",
+            )
 
     def _info(self, name: str) -> Info:
         """What is known of a node that is there."""

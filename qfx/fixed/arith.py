@@ -299,7 +299,7 @@ def clipped(x: Bounds, low: Bounds | None, high: Bounds | None) -> Bounds:
 
 def rectified(x: Bounds, slope: Bounds) -> Bounds:
     """x for x >= 0, else x * slope, channel by channel."""
-    return x.relu() | lesser(x, Interval(0, 0, 0)) * slope
+    return x.relu() | -(-x).relu() * slope  # min(x, 0) on the grid of x, which may be coarser than 1
 
 
 def _greater(a: Interval, b: Interval) -> Interval:

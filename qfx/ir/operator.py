@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.errors import UnsupportedError
 from qfx.fixed.arith import Interval
@@ -144,6 +145,11 @@ class Operator:
     @abstractmethod
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         """What may be worked on in parallel as the node stands in ``graph``: PE divides the first number, SIMD the second."""
+
+    def looks_at(self, grids: npt.NDArray[np.int64]) -> int | None:
+        """How many of the last bits of a number on ``grids`` (one, or one for each channel) the result depends on alone, so that the number may wrap
+        there; None: on all of them."""
+        return None
 
     def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
         """Its form in fully unrolled designs: the numbers of its result, made of those of what it reads; shapes without the batch. An operator that

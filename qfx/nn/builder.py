@@ -14,6 +14,7 @@ from qfx.capture.refusals.blockers import output_problems
 from qfx.capture.traced import KEPT, MADE, ONCE, Traced
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn import placement
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.call import Call, Part, parts_of, tensors_of
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
@@ -179,6 +180,8 @@ class Builder:
         again = layer.traits.called_again if path in self.used else "new"
         if again == "shared":  # the same module called again keeps its one set of constants
             layer = self._layer(path)
+            if isinstance(layer, Weighted) and isinstance(layer.weight_cast, Accumulating):
+                layer.weight_cast.share()
         else:
             path = self._attach(path, layer)
         if isinstance(layer, Tabled):

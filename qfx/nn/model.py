@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
+from qfx.nn import accumulator
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.batch_norm import QBatchNorm
@@ -68,7 +69,8 @@ class QuantizedModel(AnyNameModule):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Before the children load: refuse what does not fit while nothing has changed, and complete a float checkpoint by what is here."""
         layers = list(_quantizers(self, prefix))
-        misfits = [misfit for path, layer in layers if (misfit := layer.misfit(state_dict, path)) is not None]
+        found = [check for path, layer in layers for check in (layer.misfit(state_dict, path), accumulator.misfit(layer, state_dict, path))]
+        misfits = [misfit for misfit in found if misfit is not None]
         if misfits:
             first, *others = misfits
             more = f" (and so for {len(others)} more: {', '.join(other.where for other in others[:_LISTED])}{'...' * (len(others) > _LISTED)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +77,7 @@ def choose_frac_bits(
     most: int | Tensor | None = None,
     negligible: float = 0.0,
     seen: Extent | None = None,
+    project: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The number of fractional bits for each binary point of ``shape``, from all numbers in ``parts`` (gone through up to twice: no iterator).
 
@@ -94,7 +95,8 @@ def choose_frac_bits(
     Positions start within FRAC_BITS and, of several binary points, at most MAX_SPREAD positions finer than the coarsest; where all of a part is
     zero it starts there too (at ``width - 1``, or ``width`` if unsigned, where everything is zero). ``most`` bounds the result from above (one
     number, or one for each binary point). Of very large data with one binary point a SAMPLE decides. ``seen``: ``extent(parts, shape)``, if known.
-    No gradient.
+    ``project``: what takes the place of Cast in "mse", from numbers and binary points, where not all numbers of the word are in the type; then one
+    coarser position is tried as well. No gradient.
     """
     with torch.no_grad():
         seen = extent(parts, shape) if seen is None else seen
@@ -102,7 +104,7 @@ def choose_frac_bits(
         step = seen.count // SAMPLE | 1 if not shape and seen.count > SAMPLE else 1  # odd, so that it does not keep to one column of an image
         sampled = _Sampled(parts, step)
         if observer == "mse" or (observer == "kl" and width > KL_LONGEST):
-            return _least_error(sampled, first, width, mode, shape, most, negligible)
+            return _least_error(sampled, first, width, mode, shape, most, negligible, project)
         if observer == "minmax":
             found = _holding(seen, first, width, mode)
         elif observer == "percentile":
@@ -141,16 +143,24 @@ def _first(seen: Extent, width: int, mode: CastMode, shape: tuple[int, ...], mos
 
 
 def _least_error(
-    parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], most: int | Tensor | None, negligible: float
+    parts: Iterable[Tensor],
+    first: Tensor,
+    width: int,
+    mode: CastMode,
+    shape: tuple[int, ...],
+    most: int | Tensor | None,
+    negligible: float,
+    project: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
-    candidates = [_capped(first + step, most) for step in range(-HEADROOM if negligible else 0, SEARCH_DEPTH + 1)]
+    cast = project or (lambda x, frac_bits: quantize(x, frac_bits, width, mode))
+    candidates = [_capped(first + step, most) for step in range(-HEADROOM if negligible else -1 if project else 0, SEARCH_DEPTH + 1)]
     errors = [torch.zeros(shape, dtype=torch.float64, device=first.device) for _ in candidates]
     squares = torch.zeros(shape, dtype=torch.float64, device=first.device)
     for x in parts:
         axes = _reduced_axes(x, shape)
         squares += _summed(x.double().square(), axes, shape)
         for candidate, error in zip(candidates, errors, strict=True):
-            error += _summed((quantize(x, candidate, width, mode).double() - x).square(), axes, shape)
+            error += _summed((cast(x, candidate).double() - x).square(), axes, shape)
     bound = negligible * squares
     return _least(candidates, [torch.where(error <= bound, 0.0, error) for error in errors])
 

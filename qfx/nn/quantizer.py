@@ -15,6 +15,7 @@ from qfx.fixed.arith import Bounds, Interval, channelwise, hull
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
 from qfx.nn.casts import type_codes, word_length
+from qfx.nn.casts.digits import Numbers, few_digits, numbers_of, project
 from qfx.nn.casts.word_length import Words
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
@@ -36,19 +37,18 @@ class Quantizer(FixedLayer):
     """Casts to ``width`` bits with F = round(``frac_bits``) of them right of the binary point.
 
     ``frac_bits`` is a real-valued parameter (one entry per tensor, channel or element, as ``spec.granularity`` says), rounded with a
-    straight-through estimator, so that any optimizer learns it. Where it is learned, what counts stays
-    within ``spec.reach`` positions of ``frac_start``, where calibration put it; a parameter beyond counts as the nearest position within, and keeps
-    its gradient (straight-through). The gradients are those of
-    ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point (Esser et al.,
-    "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
+    straight-through estimator, so that any optimizer learns it. Where it is learned, what counts stays within ``spec.reach`` positions of
+    ``frac_start``, where calibration put it; a parameter beyond counts as the nearest position within, and keeps its gradient (straight-through).
+    The gradients are those of ``qfx.fixed.kernel.quantize``, the binary point's scaled by 1/sqrt(numel of a sample * 2**width) per binary point
+    (Esser et al., "Learned Step Size Quantization", 2019), so that one learning rate suits layers of all sizes.
 
     With ``spec.learn_width`` there is ``int_bits`` beside ``frac_bits``, in its shape, and each binary point has a word length of its own, their sum:
     ``qfx.nn.casts.word_length``. It is a parameter, or, under AP_WRAP, a buffer that follows the numbers: of a constant always, so that none wraps;
     of an activation after each forward in training, until ``ranges_fixed`` (``qfx.fix_ranges``).
 
     ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
-    "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it;
-    ``module.double()`` changes it), else float64. The forward value never depends on training or evaluation mode.
+    "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()``
+    changes it), else float64. The forward value never depends on training or evaluation mode. With ``spec.digits``: ``qfx.nn.casts.digits``.
     """
 
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
@@ -119,6 +119,10 @@ class Quantizer(FixedLayer):
         integer = self.learned_ints
         return torch.full_like(frac_bits, self.spec.width, requires_grad=False) if integer is None else word_length.relaxed(frac_bits, integer)
 
+    def allowed(self, device: torch.device | None = None) -> Numbers | None:
+        """The integers in the type where ``spec.digits`` leaves some out."""
+        return None if few_digits(self.spec, bool(self.signed)) is None else numbers_of(self.spec, self.mode, device)
+
     def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
 
@@ -146,6 +150,7 @@ class Quantizer(FixedLayer):
             coarse = self._shape(data, "channel") if self.spec.learn_width else shape  # elements begin on the grid of their channel
             if coarse != shape and isinstance(most, Tensor):
                 most = int(most.max())
+            few = self.allowed(data.device)
             start = choose_frac_bits(
                 batches,
                 self.spec.width,
@@ -156,6 +161,7 @@ class Quantizer(FixedLayer):
                 most=most,
                 negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.spec.width >= LONG_WORD else 0.0,
                 seen=seen if coarse == shape else extent(batches, coarse),
+                project=few and (lambda x, points: project(x, points, few)),
             ).float()
             start = start.expand(shape)
         self.place(start, afresh=True)
@@ -190,7 +196,8 @@ class Quantizer(FixedLayer):
 
     def _type_codes(self) -> tuple[int, ...]:
         """What ``cast_type`` holds."""
-        return type_codes.codes(self.mode, 0 if self.spec.learn_width else self.spec.width)
+        spec = self.spec
+        return type_codes.codes(self.mode, 0 if spec.learn_width else spec.width, few_digits(spec, self.mode.signed), getattr(spec, "digit_form", ""))
 
     def misfit(self, state_dict: Mapping[str, Any], prefix: str) -> ModelFileError | None:
         """Why the checkpoint's entries below ``prefix`` would mean other numbers here: they are of another type than this quantizer's. Binary points
@@ -244,7 +251,9 @@ class Quantizer(FixedLayer):
             self._follow(x)
         frac_bits, point = self._counted()
         width, integer, mode = self._width(point), self.learned_ints, self.mode
-        if isinstance(x, QTensor):
+        if (few := self.allowed(frac_bits.device)) is not None:
+            value = project(x.tensor() if isinstance(x, QTensor) else x, frac_bits, few, self.frac_grad_scale)
+        elif isinstance(x, QTensor):
             value = quantize(
                 x.value,
                 frac_bits,
@@ -266,7 +275,7 @@ class Quantizer(FixedLayer):
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
-        if self.off or other.off:
+        if self.off or other.off or (self.allowed() or other.allowed()) is not None:
             return self(x), other(y)
         for cast, numbers in ((self, x), (other, y)):
             if cast._tracks:
@@ -292,7 +301,7 @@ class Quantizer(FixedLayer):
 
     def _follow(self, x: QTensor | Tensor) -> None:
         if self.is_initialized:
-            self.int_bits.copy_(self.needed(x))
+            self.int_bits = self.needed(x)  # not written into: a backward pass to come must find what its forward saw
 
     def needed(self, x: QTensor | Tensor) -> Tensor:
         """The integer bits with which nothing of ``x`` overflows, in the shape of ``frac_bits``; no gradient."""

@@ -148,7 +148,7 @@ class Affine(Pointwise):
                 steps.read_on(grids)
             else:
                 product = FixedType(wide.width, wide.width - int(grids.max()), wide.signed)
-                steps.add("mul", product, (0,), (steps.operand("scale", self.scale),))
+                steps.times(product, "scale", self.scale)
                 steps.lie_on(grids)
         steps.bias(self.shift, out)
 

@@ -182,6 +182,9 @@ class Mul(Binary):
         product = rules.align(inputs[0], infos[0], a) * rules.align(inputs[1], infos[1], b)
         return rules.move(product, out.grids - a.grids - b.grids)
 
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        return scalars.each(scalars.multiply, *inputs)
+
     def write(self, writer: Writer, node: Node) -> Value:
         a, b = (writer.values[name] for name in node.inputs)
         return writer.plain(node, "Mul", Value(a.dtype, a.bound * b.bound))

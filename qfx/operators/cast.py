@@ -12,7 +12,7 @@ import numpy.typing as npt
 from qfx.errors import ExactnessError, ProjectError
 from qfx.fixed.arith import Bounds
 from qfx.fixed.array import MAX_ARRAY_WIDTH
-from qfx.fixed.type import MAX_WIDTH, FixedType
+from qfx.fixed.type import MAX_WIDTH, FixedType, OMode, QMode
 from qfx.hardware.design import design as d
 from qfx.ir import casting, rules, words
 from qfx.ir.drawing import Drawing, random_cast
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from qfx.hardware.design.epilogue import Steps
     from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
+
+
+_OF_ANY_SIGN = (QMode.TRN, QMode.RND, QMode.RND_MIN_INF, QMode.RND_CONV)
+"""Rounding modes that round a number and the same plus 2**k alike, where k lies above all bits that fall away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,14 @@ class Cast(Plain, Pointwise):
             for interval, types in zip(x.interval.spread(x.shape[0]), casting.types_of_channels(self.cast, x.shape), strict=True)
             for type_ in types
         )
+
+    def looks_at(self, grids: npt.NDArray[np.int64]) -> int | None:
+        """Those of the word, and those that fall away, where it wraps; unless the sign decides how they are rounded."""
+        element = self.cast.element
+        below = int((grids - self.cast.frac_bits).max())
+        if element.o is not OMode.WRAP or element.n or (below > 0 and element.q not in _OF_ANY_SIGN):
+            return None
+        return max(element.width + below, 1)
 
     def words(self) -> Iterable[str]:
         return [words.cast(self.cast)]

@@ -26,6 +26,7 @@ from qfx.ir.values import Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.build import Builder
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 
@@ -58,6 +59,15 @@ class MatMul(Plain):
         factors = (rules.align(raw, info, one).astype(dtype) for raw, info, one in zip(inputs, infos, (a, b), strict=True))
         raw: RawArray = np.matmul(*factors).astype(np.int64, copy=False)
         return raw
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        a, b = inputs
+        result: Numbers = np.empty((*a.shape[:-1], b.shape[-1]), dtype=object)
+        for place in np.ndindex(result.shape):
+            *front, row, column = place
+            pairs = zip(a[(*front, row)], b[(*front, slice(None), column)], strict=True)
+            result[place] = scalars.total(scalars.multiply(x, y) for x, y in pairs)
+        return result
 
     def does_nothing(self, x: Info) -> bool:
         return False

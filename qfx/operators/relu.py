@@ -223,11 +223,12 @@ class PRelu(Pointwise):
         x = self._source(source, out)
         steps.move(x.grids, x.word)
         up, up_small = simple(out.grids - steps.grids), simple(out.grids - steps.grids - steps.channels(self.slope.grids))
-        slope = steps.operand("slope", self.slope)
+        slots, slope = steps.factor("slope", self.slope)
+        name = "prelu_digits" if slots else "prelu"
         if not up.ndim and not up_small.ndim:
-            steps.add("prelu", out.word, (int(up), int(up_small)), (slope,))
+            steps.add(name, out.word, (int(up), int(up_small), *slots), (slope,))
         else:
-            steps.add("prelu_by", out.word, (), (slope, d.Operand(steps.table("up", up)), d.Operand(steps.table("up_small", up_small))))
+            steps.add(f"{name}_by", out.word, slots, (slope, d.Operand(steps.table("up", up)), d.Operand(steps.table("up_small", up_small))))
         steps.lie_on(out.grids)
 
     @classmethod

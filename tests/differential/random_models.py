@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from qfx import OMode, QMode, Recipe, Spec
+from qfx import OMode, Override, QMode, Recipe, Spec
 from qfx.fixed.arith import FLOAT64_BITS
+from qfx.fixed.digits import most_digits
 from qfx.ir.graph import Graph
+from qfx.recipe import ROLES
 
 Shape = tuple[int, ...]
 
@@ -35,6 +37,15 @@ class Program:
     steps: tuple[Step, ...]
     recipe: Recipe
     seed: int
+
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """How hypothesis prints it, short enough for many: of the specs what is not the default."""
+        parts = []
+        for role in ROLES:
+            spec = getattr(self.recipe, role)
+            changed = [f"{f.name}={getattr(spec, f.name)!r}" for f in fields(Spec) if getattr(spec, f.name) != f.default]
+            parts.append(f"{role}=Spec({', '.join(changed)})")
+        printer.text(f"Program({self.in_shape}, {self.steps}, Recipe({', '.join(parts)}, batch_norm={self.recipe.batch_norm!r}), {self.seed})")
 
 
 class Network(nn.Module):
@@ -155,7 +166,23 @@ def programs(draw: st.DrawFn, max_steps: int = 7, *, any_modes: bool = False) ->
             shapes.append(shape)
     if not steps:
         steps.append(Step("frelu", (0,)))
-    return Program(in_shape, _reachable(steps), draw(recipes(any_modes)), draw(st.integers(0, 2**31 - 1)))
+    kept = _reachable(steps)
+    recipe = replace(draw(recipes(any_modes)), overrides=tuple(draw(_accumulators(kept))))
+    return Program(in_shape, kept, recipe, draw(st.integers(0, 2**31 - 1)))
+
+
+@st.composite
+def _accumulators(draw: st.DrawFn, steps: tuple[Step, ...]) -> list[Override]:
+    """For one layer with weights in three an accumulator of a chosen width. Weights that are kept within it saturate."""
+    found = []
+    for number, step in enumerate(steps):
+        if step.kind.startswith(("conv", "linear", "transposed")) and draw(st.integers(0, 2)) == 0:
+            mode = draw(st.sampled_from(["bound", "wrap", "saturate"]))
+            changes: dict[str, Any] = {"accumulator": draw(st.integers(8, 24)), "accumulator_mode": mode}
+            if mode == "bound":
+                changes |= {"o": "AP_SAT", "n": 0, "learn_width": False, "granularity": draw(st.sampled_from(["tensor", "channel"]))}
+            found.append(Override(f"{step.kind}{number}.weight", changes))
+    return found
 
 
 def _reachable(steps: list[Step]) -> tuple[Step, ...]:
@@ -341,12 +368,12 @@ def scatter(qmodel: torch.nn.Module, program: Program) -> None:
     generator = torch.Generator().manual_seed(program.seed)
     with torch.no_grad():
         for _, quantizer in qfx.quantizers(qmodel):
-            if quantizer.spec.learn_width:
-                least = -quantizer.spec.width - 1
-                quantizer.learned_ints.add_(torch.randint(least, 3, quantizer.frac_bits.shape, generator=generator))
-            if program.seed % 3:
-                continue
-            quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
+            if program.seed % 3 == 0:
+                quantizer.frac_bits += torch.randint(-9, 10, quantizer.frac_bits.shape, generator=generator)
+            integer = quantizer.learned_ints
+            if integer is not None:
+                integer += torch.randint(-quantizer.spec.width - 1, 3, integer.shape, generator=generator)
+                integer.flatten()[0].clamp_(min=1 - quantizer.frac_bits.flatten()[0].round())  # what is pruned as a whole is refused
 
 
 MODES = {o: tuple(list(QMode)[(2 * i + k) % len(QMode)] for k in range(3 if o is OMode.SAT else 2)) for i, o in enumerate(OMode)}
@@ -355,13 +382,18 @@ variants, and the tests of casts try every pair by itself."""
 
 
 @st.composite
-def specs(draw: st.DrawFn, least: int, most: int, any_modes: bool, *, constant: bool = False) -> Spec:
-    """A spec with any word length in the bounds, any granularity and modes of MODES, or any pair of them."""
+def specs(draw: st.DrawFn, least: int, most: int, any_modes: bool, *, constant: bool = False, factor: bool = False) -> Spec:
+    """A spec with any word length in the bounds, any granularity and modes of MODES, or any pair of them; one ``factor`` in four has few digits."""
     o = draw(st.sampled_from([OMode.SAT, OMode.SAT, OMode.SAT_SYM, OMode.SAT_ZERO, OMode.WRAP, OMode.WRAP_SM]))
     width = draw(st.integers(least, most))
     n = draw(st.integers(0, min(3, width))) if o in (OMode.WRAP, OMode.WRAP_SM) else 0
     signed = True if o is OMode.WRAP_SM else draw(st.sampled_from([None, None, True] if constant else [None, None, None, True, False]))
     granularity = draw(st.sampled_from(["tensor", "tensor", "channel", "element"]))
+    if factor and draw(st.integers(0, 3)) == 0:
+        form = draw(st.sampled_from(["signed", "ones"]))
+        digits = draw(st.integers(1, min(most_digits(width, True, form), 3)))
+        o = draw(st.sampled_from([OMode.SAT, OMode.SAT_SYM]))
+        return Spec(width, QMode.RND, o, granularity=granularity, signed=signed, digits=digits, digit_form=form)
     q = draw(st.sampled_from(list(QMode) if any_modes else MODES[o]))
     learned = not n and o in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP) and draw(st.integers(0, 3)) == 0
     return Spec(width, q, o, n, granularity, signed, learn_width=learned)
@@ -372,12 +404,12 @@ def recipes(draw: st.DrawFn, any_modes: bool) -> Recipe:
     """Any recipe whose accumulators stay within float64's 53 bits."""
     return Recipe(
         input=draw(specs(2, 10, any_modes)),
-        weight=draw(specs(1, 8, any_modes, constant=True)),
+        weight=draw(specs(1, 8, any_modes, constant=True, factor=True)),
         bias=draw(specs(2, 12, any_modes, constant=True)),
-        scale=draw(specs(2, 8, any_modes, constant=True)),
+        scale=draw(specs(2, 8, any_modes, constant=True, factor=True)),
         shift=draw(specs(2, 12, any_modes, constant=True)),
-        reciprocal=draw(specs(2, 10, any_modes, constant=True)),
-        constant=draw(specs(2, 10, any_modes, constant=True)),
+        reciprocal=draw(specs(2, 10, any_modes, constant=True, factor=True)),
+        constant=draw(specs(2, 10, any_modes, constant=True, factor=True)),
         activation=draw(specs(1, 10, any_modes)),
         output=draw(specs(2, 16, any_modes)),
         batch_norm=draw(st.sampled_from(["keep", "fold"])),

@@ -308,3 +308,10 @@ def with_info(graph: Graph, name: str, interval: Interval) -> Graph:
     old = graph.infos[name]
     object.__setattr__(copy, "infos", MappingProxyType({**graph.infos, name: Info(old.shape, old.type, interval)}))
     return copy
+
+
+def test_a_slope_of_numbers_on_a_grid_coarser_than_one() -> None:
+    coarse = FixedType(6, 9, q=QMode.RND, o=OMode.SAT)
+    graph = chain(ops.PRelu(const([3, -5], 2)), type_=coarse)
+    assert graph.infos["n0"].type.frac_bits == -1
+    check_same(graph, optimize(graph))

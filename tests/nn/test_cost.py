@@ -124,3 +124,21 @@ def test_summary() -> None:
     assert sum(row.bit_operations for row in found.rows) == found.total.bit_operations
     assert found.total.resources == tuple(int(value) for value in cost(model, "ultra96v2", fps=1000.0).resources.values())
     assert "frames a second" in str(found)
+
+
+def test_a_budget_in_the_loss_of_words_that_wrap() -> None:
+    """Ranges that follow the weights are looked at with other binary points, between a forward and its backward: neither is disturbed."""
+    torch.manual_seed(0)
+    weight = Spec(6, o="AP_WRAP", granularity="element", learn_width=True)  # type: ignore[arg-type]
+    x, labels = torch.randn(32, 8), torch.randint(0, 3, (32,))
+    model = qfx.quantize(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), x, Recipe(weight=weight))
+    alone = torch.autograd.grad(nn.functional.cross_entropy(model(x), labels), list(model.parameters()), allow_unused=True)
+    loss = nn.functional.cross_entropy(model(x), labels)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    budget = qfx.Budget(ebops=1500)
+    budget.loss(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    beside = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    pairs = [(a, b) for a, b in zip(alone, beside, strict=True) if a is not None]
+    assert pairs
+    assert all(b is not None and torch.equal(a, b) for a, b in pairs)

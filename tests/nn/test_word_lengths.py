@@ -20,6 +20,8 @@ from qfx.fixed.type import FixedType, OMode
 from qfx.ir.interpret import run_raw
 from qfx.nn.casts import word_length
 from qfx.nn.quantizer import Quantizer
+from qfx.ptq.allocation.front import weight_bits
+from qfx.ptq.rounding.grid import integer_range
 from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.verify import onnx_runtime
 
@@ -178,7 +180,7 @@ def trained(recipe: Recipe, *, steps: int = 30, factor: float = 0.05) -> nn.Modu
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
 def test_training_trades_bits_for_loss_and_stays_exact(granularity: str, tmp_path: Path) -> None:
     roles = {role: learned(6, granularity) for role in ("input", "weight", "bias", "scale", "shift", "activation", "output")}
-    q = trained(Recipe(**roles))
+    q = trained(Recipe(**roles), factor=0.01)
     lengths = torch.cat([c.word_lengths().flatten() for _, c in qfx.quantizers(q)])
     assert float(lengths.mean()) < 5.5
     assert granularity != "element" or bool((lengths == 0).any())
@@ -227,3 +229,135 @@ def test_training_mode_is_no_matter() -> None:
     q = trained(Recipe(weight=learned(5, "element"), activation=learned(5, "channel", o=OMode.SAT_SYM)), steps=5)
     with torch.no_grad():
         assert torch.equal(q.eval()(X), q.train()(X))
+
+
+# ---- ranges that follow the numbers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("q", ["AP_RND", "AP_TRN", "AP_RND_ZERO"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+def test_weights_under_wrap_have_the_least_range_in_which_none_wraps(granularity: str, q: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 40, generator=generator)
+    cast_ = made(Spec(4, q=q, o="AP_WRAP", granularity=granularity, learn_width=True), x, channel_axis=0)  # type: ignore[arg-type]
+    assert [name for name, _ in cast_.named_parameters()] == ["frac_bits"]
+    for scale in (1.0, 30.0, 0.01):
+        y = cast_(x * scale).value.double()
+        points, lengths = (t.expand(x.shape) for t in (cast_.points(), cast_.word_lengths()))
+        wide = torch.stack(
+            [cast(v, FixedType(50, 50 - int(f), True, cast_.spec.q)) for v, f in zip((x * scale).double().flatten(), points.flatten(), strict=True)]
+        )
+        assert torch.equal(y.flatten(), wide)
+        raw = (y * 2.0 ** points.double()).reshape(y.shape)
+        held = 2.0 ** (lengths.double() - 1)
+        assert bool(((raw >= -held) & (raw <= held - 1) | (raw == 0)).all())
+        tight = (raw >= held / 2) | (raw < -held / 2) | (lengths == 0) | ((lengths == 1) & (raw == -1))  # one bit less would not do
+        shared = {"tensor": (0, 1), "channel": (1,), "element": ()}[granularity]
+        assert bool((tight.any(shared) if len(shared) == 1 else tight.any() if shared else tight).all())
+
+
+def test_ranges_of_activations_follow_training_then_stay() -> None:
+    recipe = Recipe(weight=learned(6, "element", o=OMode.WRAP), activation=learned(8, "channel", o=OMode.WRAP))
+    q = qfx.quantize(network(), X, recipe)
+    assert not [name for name, _ in q.named_parameters() if name.endswith("int_bits")]
+    before = {name: c.int_bits.clone() for name, c in qfx.quantizers(q) if c.spec.learn_width}
+    with torch.no_grad():
+        first = q.eval()(4 * X)
+        assert all(torch.equal(before[name], c.int_bits) for name, c in qfx.quantizers(q) if c.spec.learn_width and c.channel_axis)
+        assert torch.equal(copy.deepcopy(q).train()(4 * X), first)  # what is seen counts from the next forward on
+        q.train()(4 * X)
+    grown = {name: c.int_bits.clone() for name, c in qfx.quantizers(q) if c.spec.learn_width and c.channel_axis}
+    assert any(bool((grown[name] > before[name]).any()) for name in grown)
+    qfx.fix_ranges(q, X)
+    assert qfx.prove_no_wrap(q, X) == tuple(name for name, c in qfx.quantizers(q) if c.spec.o is OMode.WRAP)
+    fixed = {name: c.int_bits.clone() for name, c in qfx.quantizers(q) if c.spec.learn_width and c.channel_axis}
+    with torch.no_grad():
+        q.train()(40 * X)
+    assert all(torch.equal(fixed[name], dict(qfx.quantizers(q))[name].int_bits) for name in fixed)
+    with pytest.raises(DataError, match=r"^2\.output: \d+ of \d+ numbers wrap: .*\n  remedy: qfx\.fix_ranges"):
+        qfx.prove_no_wrap(q, [X, 400 * X])
+    assert "forward" not in vars(next(c for _, c in qfx.quantizers(q)))
+    check_exact(q)
+
+
+def test_the_proof_holds_for_word_lengths_that_are_not_learned_too() -> None:
+    q = qfx.quantize(network(), X, Recipe(weight=Spec(8, o=OMode.WRAP, observer="minmax"), activation=Spec(3, o=OMode.WRAP, frac_bits=2)))
+    with pytest.raises(DataError, match=r"^2\.output: .* wrap"):
+        qfx.prove_no_wrap(q, X)
+    with torch.no_grad():
+        q.get_submodule("0").weight *= 9
+    with pytest.raises(DataError, match=r"^0\.weight: .* wrap"):
+        qfx.prove_no_wrap(q, X)
+
+
+# ---- everything driven to zero -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["2.output", "4.weight", "7.weight", "7.output"])
+def test_a_network_that_collapsed_is_refused_by_name(where: str) -> None:
+    q = qfx.quantize(network(), X, Recipe(overrides=(Override(where, {"learn_width": True, "granularity": "channel"}),)))
+    cast_ = dict(qfx.quantizers(q))[where]
+    with torch.no_grad():
+        cast_.int_bits[...] = -20.0
+        q.eval()(X)  # computes on
+        with pytest.raises(qfx.QfxError, match=f"^{where}: has no bits left.*, and the result no longer depends on the input") as caught:
+            qfx.to_graph(q)
+    assert "a smaller weight of the cost" in caught.value.remedy
+    with torch.no_grad():
+        cast_.int_bits.flatten()[0] = 3.0
+    check_exact(q)
+
+
+def test_a_branch_may_be_pruned_as_a_whole() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.a(x))
+            return torch.relu(y + self.b(y))
+
+    q = qfx.quantize(Branch(), X, Recipe(overrides=(Override("b.weight", {"learn_width": True}),)))
+    with torch.no_grad():
+        q.get_parameter("b.weight_cast.int_bits").fill_(-20.0)
+    check_exact(q)
+
+
+# ---- what else reads word lengths ----------------------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gru, self.last = nn.Linear(6, 8), nn.GRU(8, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.gru(torch.tanh(self.first(x)))
+        return torch.softmax(self.last(y[:, -1]), -1)
+
+
+@pytest.mark.parametrize("o", ["AP_SAT", "AP_WRAP"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+def test_tables_and_states_take_learned_words(granularity: str, o: str) -> None:
+    torch.manual_seed(0)
+    roles = ("input", "weight", "bias", "constant", "internal", "activation", "output")
+    q = qfx.quantize(Recurrent(), torch.randn(8, 4, 6), Recipe(**{role: learned(6, granularity, o=o) for role in roles}))
+    generator = torch.Generator().manual_seed(1)
+    for _, cast_ in qfx.quantizers(q):
+        if cast_.learned_ints is not None:
+            cast_.learned_ints.detach().add_(torch.randint(-2, 3, cast_.frac_bits.shape, generator=generator))
+    check_exact(q)
+
+
+def test_a_rounding_for_words_of_one_length_is_refused_for_several() -> None:
+    q = qfx.quantize(network(), X, Recipe(weight=learned(4, "element")))
+    cast_ = dict(qfx.quantizers(q))["0.weight"]
+    assert integer_range(cast_) == (-8, 7)
+    assert weight_bits(q) == 4 * (6 * 2 * 9 + 8 * 6 * 9 + 5 * 32)
+    with torch.no_grad():
+        cast_.int_bits[0, 0, 0, 0] += 1
+        cast_.int_bits[0, 0, 0, 1] -= 9
+    assert weight_bits(q) == 4 * (6 * 2 * 9 + 8 * 6 * 9 + 5 * 32) + 1 - 4
+    with pytest.raises(qfx.UnsupportedError, match=r"^0\.weight: its weights have learned word lengths"):
+        integer_range(cast_)

@@ -14,6 +14,16 @@
 
 namespace qfx {
 
+// The accumulator of a sum that wraps, as wide as the cast behind it looks at; simulations that count what that loses keep the sum whole.
+template <class Narrow, class Wide>
+struct wrapping {
+#ifdef QFX_REPORT
+  typedef Wide raw;
+#else
+  typedef Narrow raw;
+#endif
+};
+
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
 // Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. Multiplier is one of

@@ -3,6 +3,7 @@
 #ifndef QFX_POINTWISE_H
 #define QFX_POINTWISE_H
 
+#include "qfx/multiply.h"
 #include "qfx/rom.h"
 #include "qfx/types.h"
 
@@ -98,6 +99,13 @@ inline R mul(const A& a, const B& b) {
   return shl<R>(product<R>(a, b), SHIFT);
 }
 
+// The product with a constant without a multiplier: `code` holds the constant's signed digits, as mul_shift of multiply.h has them.
+template <class R, class D0, class D1 = no_digit, class D2 = no_digit, class X, class Code>
+inline R mul_digits(const X& x, const Code& code) {
+#pragma HLS INLINE
+  return mul_shift<R, D0, D1, D2>::template times<R>(code, x);
+}
+
 template <class R, int SHIFT, class X>
 inline R relu(const X& x) {
 #pragma HLS INLINE
@@ -122,6 +130,19 @@ template <class R, class X, class S>
 inline R prelu_by(const X& x, const S& slope, const int shift_pos, const int shift_neg) {
 #pragma HLS INLINE
   return x < 0 ? shl<R>(product<R>(x, slope), shift_neg) : shl<R>(x, shift_pos);
+}
+
+// The same with the digits of the slope.
+template <class R, int SHIFT_POS, int SHIFT_NEG, class D0, class D1 = no_digit, class D2 = no_digit, class X, class Code>
+inline R prelu_digits(const X& x, const Code& code) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(mul_digits<R, D0, D1, D2>(x, code), SHIFT_NEG) : shl<R>(x, SHIFT_POS);
+}
+
+template <class R, class D0, class D1 = no_digit, class D2 = no_digit, class X, class Code>
+inline R prelu_digits_by(const X& x, const Code& code, const int shift_pos, const int shift_neg) {
+#pragma HLS INLINE
+  return x < 0 ? shl<R>(mul_digits<R, D0, D1, D2>(x, code), shift_neg) : shl<R>(x, shift_pos);
 }
 
 // Whether a raw is greater than a constant, which its type holds, or is one below.

@@ -3,9 +3,18 @@
 #define QFX_UNROLLED_H
 
 #include "qfx/axi.h"
+#include "qfx/multiply.h"
 #include "qfx/pointwise.h"
 #include "qfx/storage.h"
 #include "qfx/types.h"
+
+// The function of some operations: a part of the one pipeline in hardware. Compilers of simulations keep it apart, since the time that they take for a
+// function grows faster than its length.
+#ifdef __SYNTHESIS__
+#define QFX_PART inline
+#else
+#define QFX_PART inline __attribute__((noinline))
+#endif
 
 namespace qfx {
 

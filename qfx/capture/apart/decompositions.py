@@ -137,7 +137,7 @@ def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any
 
 
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
-    """``F.glu`` and ``nn.GLU``: the first half times the sigmoid of the second."""
+    """``F.glu`` and its module: the first half times the sigmoid of the second."""
     first, second = _chunk(input, 2, dim)
     return first * torch.sigmoid(second)
 

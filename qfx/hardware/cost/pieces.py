@@ -10,7 +10,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design import storage
 from qfx.hardware.design.storage import Memory
-from qfx.hardware.design.streams import Epilogue, Step, Stream, Table, Tag
+from qfx.hardware.design.streams import Epilogue, Slot, Step, Stream, Table, Tag
 
 PROCESS = Resources(lut=30, ff=20)
 """The handshake and state machine of a process: an assumption."""
@@ -99,8 +99,13 @@ def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
         return r.comparison(width) + r.total([r.multiplexer(len(set(operand.table.values)), width) for operand in step.operands])
     if step.function in ("above", "not_above"):
         return r.comparison(x.width)
-    if step.function in ("prelu", "prelu_by"):
-        factor = replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
+    if step.function == "mul_digits":
+        return _digit_product(step, x)
+    if step.function in ("prelu", "prelu_by", "prelu_digits", "prelu_digits_by"):
+        if "digits" in step.function:
+            factor = _digit_product(step, x)
+        else:
+            factor = replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
         return factor + r.total([r.multiplexer(2, width)] * (3 if step.function.endswith("_by") else 1))
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
@@ -114,3 +119,8 @@ def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
             moved = r.multiplexer(4, source.width) + r.multiplexer(4, width)
         return r.cast(source, target) + moved
     return Resources()
+
+
+def _digit_product(step: Step, x: FixedType) -> Resources:
+    digits = [(slot.span + slot.zero, slot.negative) for slot in step.arguments if isinstance(slot, Slot)]
+    return replace(r.digit_product(x.width, step.out.width, digits), ff=0)

@@ -13,10 +13,10 @@ import numpy as np
 
 from qfx.errors import ProjectError
 from qfx.fixed.arith import Interval
-from qfx.fixed.digits import csd_arrays
+from qfx.fixed.digits import csd_arrays, most_digits
 from qfx.fixed.type import FixedType
 from qfx.hardware.design.schedule import ARITHMETIC
-from qfx.hardware.design.streams import IntArray
+from qfx.hardware.design.streams import IntArray, Slot
 
 ELEMENT_BITS = 64
 """The most bits of an element of a ROM word: what a C++11 integer literal can say."""
@@ -30,27 +30,11 @@ MAX_DIGITS = 4
 MAX_DIGIT_BITS = 24
 """The most bits of a weight's digits in the ROM."""
 
+FACTOR_DIGITS = 3
+"""The most signed digits of the constants of an epilogue for which products are sums of shifted numbers."""
+
 DSP_WIDE, DSP_NARROW = 25, 18
 """The signed multiplier of a DSP48E1 (UG479), in bits; that of a DSP48E2 (UG579) is two bits wider. What fits the narrow one fits every board."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One digit of every weight: ``+-2**(low + i)`` for i in range(span), or 0 where ``zero`` says so; negative where ``negative`` says so."""
-
-    low: int
-    span: int
-    zero: bool
-    negative: bool
-
-    @property
-    def field(self) -> int:
-        """The bits that tell the shifts, and zero, apart."""
-        return (self.span + self.zero - 1).bit_length()
-
-    @property
-    def width(self) -> int:
-        return self.field + self.negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +68,15 @@ def digit_form(weights: IntArray) -> Digits:
         low, high = (int(shift.min()), int(shift.max())) if shift.size else (0, -1)
         slots.append(Slot(low, high - low + 1, bool((sign == 0).any()), bool((sign < 0).any())))
     return Digits(tuple(slots))
+
+
+def factor_form(factors: IntArray) -> Digits | None:
+    """The digits of an epilogue's constant factors where they take the place of a multiplier: one or two of them, or FACTOR_DIGITS in a word that can
+    need more or of a single number; None elsewhere."""
+    form = digit_form(factors)
+    count, bounds = len(form.slots), _bounds(factors)
+    few = count <= 2 or (count <= FACTOR_DIGITS and (bounds.lo == bounds.hi or count < most_digits(bounds.width, bounds.signed)))
+    return form if few and form.width <= MAX_DIGIT_BITS else None
 
 
 def _distinct(weights: IntArray) -> IntArray:

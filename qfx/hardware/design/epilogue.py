@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from qfx.errors import ProjectError
 from qfx.fixed.type import MAX_WIDTH, FixedType
+from qfx.hardware.design import arithmetic
 from qfx.hardware.design.design import Epilogue, Operand, Step, Table, Tag
 from qfx.hardware.design.names import Names
+from qfx.hardware.design.streams import Slot
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.values import Const, LoadableConst
 
@@ -96,7 +98,7 @@ class Steps:
     def done(self) -> Epilogue:
         return Epilogue(self._inputs, tuple(self._steps), self.type, self._frame.channels)
 
-    def add(self, function: str, out: FixedType, arguments: tuple[int | FixedType | Tag, ...], operands: tuple[Operand, ...] = ()) -> None:
+    def add(self, function: str, out: FixedType, arguments: tuple[int | FixedType | Tag | Slot, ...], operands: tuple[Operand, ...] = ()) -> None:
         for part in (out, *(a.type if isinstance(a, Tag) else a for a in arguments)):
             if isinstance(part, FixedType) and part.width > MAX_WIDTH:
                 raise ProjectError(f"needs {part.width} bits", where=self.stem, remedy=f"use less distant binary points: at most {MAX_WIDTH} bits")
@@ -110,6 +112,19 @@ class Steps:
             return Operand(self._frame.loaded(self._names.new(self.stem, suffix), raw, const.type), const.type)
         interval = const.interval
         return Operand(self.table(suffix, raw), FixedType(interval.width, interval.width - interval.hull.frac_bits, interval.signed))
+
+    def times(self, out: FixedType, suffix: str, const: Const) -> None:
+        """The product with a constant as in ``operand``, modulo 2**width of ``out``: with its digits where those are few."""
+        slots, factor = self.factor(suffix, const)
+        self.add("mul_digits" if slots else "mul", out, slots or (0,), (factor,))
+
+    def factor(self, suffix: str, const: Const) -> tuple[tuple[Slot, ...], Operand]:
+        """The digits of a constant as in ``operand`` where they take the place of a multiplier, and their codes; else none, and the constant."""
+        form = None if isinstance(const, LoadableConst) else arithmetic.factor_form(const.raw)
+        if form is None:
+            return (), self.operand(suffix, const)
+        codes = self.table(suffix, self.channels(form.codes(const.raw)))
+        return form.slots, Operand(codes, FixedType(form.width, form.width, signed=False))
 
     def rom(self, suffix: str, values: npt.NDArray[np.int64]) -> Operand:
         """A table of which the number on its way says the entry."""

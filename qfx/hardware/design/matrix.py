@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,22 +49,27 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     info = build.graph.infos[node.name]
     loaded = isinstance(weight, LoadableConst)
     up = np.zeros(len(rows), dtype=np.int64) if loaded or isinstance(weight.frac_bits, tuple) else trailing_zeros(rows)
+    grids = np.array(weight.rows(len(rows)), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
+    wide = _product_type(unit.accumulator(weight, None), grids)
+    wrapped = None if unit.bias is not None or not unit.chain else unit.chain[0].op.looks_at(grids)
+    if wrapped is not None and wrapped < wide.width - int(up.min()):
+        up[:] = 0  # the sum wraps, at every addition, on the grid of the products
+    else:
+        wrapped = None
     rows = rows >> up[:, None]
     kept = rows if loaded else rows[: _once(rows, unit)]
     weights = _depthwise_rows(kept, unit.pe) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     chosen = build.schedule.folding(node.name).arithmetic
     arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
-    grids = np.array(weight.rows(len(rows)), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
     if up.any():
         shape = (-1, *(1,) * (weight.raw.ndim - 1))
         short = Const(weight.raw >> up.reshape(shape), weight.grid)
         acc = _product_type(unit.accumulator(short, None), grids)
         steps = Steps(build.names, node.name, (acc,), unit.frame)
-        steps.raise_channels(up, _product_type(unit.accumulator(weight, None), grids))
-    else:
-        own = isinstance(weight.frac_bits, tuple) or info.per_channel  # then the bias comes behind the shifts that bring both onto one grid
-        acc = _product_type(unit.accumulator(weight, None if own else unit.bias), grids)
+        steps.raise_channels(up, wide)
+    else:  # the bias comes behind the accumulator
+        acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
     epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe)
@@ -82,7 +87,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         weights=weights,
         weight_type=arithmetic.weight_type(possible),
         acc=acc,
-        epilogue=epilogue,
+        epilogue=epilogue if wrapped is None else replace(epilogue, counted=wide),
         arithmetic=chosen,
         loaded=loaded,
     )

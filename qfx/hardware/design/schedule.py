@@ -94,6 +94,8 @@ class Request:
     """The numbers per word of ports by the model's names for them, with ``OUT`` before that of an output."""
     merged: bool = False
     """As in ``Schedule``."""
+    shift_and_add: bool = False
+    """Whether every product with a constant is to be a sum of shifted numbers."""
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fit:

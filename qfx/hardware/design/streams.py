@@ -65,12 +65,12 @@ class Table:
 class Step:
     """One call of a pointwise template: ``out x = qfx::<function><out, *arguments>(x, *operands)``.
 
-    An argument is an int, a FixedType (its raw type) or a Tag (a fixed-point type with its modes).
+    An argument is an int, a FixedType (its raw type), a Tag (a fixed-point type with its modes) or a Slot (a digit of a constant).
     """
 
     function: str
     out: FixedType
-    arguments: tuple[int | FixedType | Tag, ...]
+    arguments: tuple[int | FixedType | Tag | Slot, ...]
     operands: tuple[Operand, ...] = ()
 
 
@@ -79,6 +79,26 @@ class Tag:
     """A template argument ``qfx::fixed<...>``: the type with its modes, where FixedType alone stands for its raw."""
 
     type: FixedType
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One digit of every constant of a table: ``+-2**(low + i)`` for i in range(span), or 0 where ``zero`` says so; negative where ``negative`` says
+    so."""
+
+    low: int
+    span: int
+    zero: bool
+    negative: bool
+
+    @property
+    def field(self) -> int:
+        """The bits that tell the shifts, and zero, apart."""
+        return (self.span + self.zero - 1).bit_length()
+
+    @property
+    def width(self) -> int:
+        return self.field + self.negative
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +112,14 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Epilogue:
-    """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves."""
+    """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves.
+    ``counted``: of an accumulator that wraps, the type that would hold the sum, for simulations that count what the cast behind it loses."""
 
     inputs: tuple[FixedType, ...]
     steps: tuple[Step, ...]
     out: FixedType
     channels: int  # of the frame, to address tables per element
+    counted: FixedType | None = None
 
     @property
     def tables(self) -> tuple[Table, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic, storage
 from qfx.hardware.design.storage import Memory, Storage
-from qfx.hardware.design.streams import Epilogue, IntArray, Operand, Step, Stream, Table, Tag
+from qfx.hardware.design.streams import Epilogue, IntArray, Operand, Slot, Step, Stream, Table, Tag
 
 _WRAP = 140  # columns of an initializer
 
@@ -135,13 +135,20 @@ def pack_weights(name: str, weights: IntArray, type_: FixedType, *, loaded: bool
     return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
 
 
+def accumulator(epilogue: Epilogue) -> str:
+    """The raw type that comes, of one that reads an accumulator."""
+    (come,) = epilogue.inputs
+    return raw(come) if epilogue.counted is None else f"qfx::wrapping<{raw(come)}, {raw(epilogue.counted)} >::raw"
+
+
 def epilogue_struct(name: str, epilogue: Epilogue) -> str:
     """The struct that a process template calls for every number that leaves."""
     names = ["a", "b"] if len(epilogue.inputs) == 2 else ["x0"]
     indices = {operand.table.index for step in epilogue.steps for operand in step.operands}
     pixel = "pixel" if indices & {"element", "pixel"} else "/*pixel*/"
     channel = "channel" if indices & {"channel", "element"} else "/*channel*/"
-    parameters = [f"const {raw(type_)}& {x}" for type_, x in zip(epilogue.inputs, names, strict=True)]
+    come = [accumulator(epilogue)] if epilogue.counted is not None else [raw(type_) for type_ in epilogue.inputs]
+    parameters = [f"const {type_}& {x}" for type_, x in zip(come, names, strict=True)]
     lines = [
         f"struct {name} {{",
         f"  typedef {raw(epilogue.out)} out;",
@@ -162,7 +169,10 @@ def _arguments(step: Step) -> Iterable[str]:
     if step.function != "cast":  # whose Dst says the result
         yield raw(step.out)
     for argument in step.arguments:
-        yield tag(argument.type) if isinstance(argument, Tag) else raw(argument) if isinstance(argument, FixedType) else str(argument)
+        if isinstance(argument, Slot):
+            yield digit(argument)
+        else:
+            yield tag(argument.type) if isinstance(argument, Tag) else raw(argument) if isinstance(argument, FixedType) else str(argument)
 
 
 def _operand(operand: Operand, channels: int) -> str:
@@ -197,11 +207,14 @@ def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
         weight = arithmetic.weight_type(weights)
         arguments = [raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))]
     elif name == "shift":
-        slots = arithmetic.digit_form(weights).slots
-        flags = {True: "true", False: "false"}
-        digits = [f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>" for slot in slots]
-        arguments = [raw(arithmetic.product_type(weights, x)), *digits]
+        arguments = [raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)]
     return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
+
+
+def digit(slot: Slot) -> str:
+    """The type of multiply.h that says where a digit of a constant lies."""
+    flags = {True: "true", False: "false"}
+    return f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>"
 
 
 def product(name: str, weight: FixedType, x: FixedType) -> str:

@@ -49,10 +49,10 @@ class Layer:
     limit: str
 
 
-def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tuple[Layer, ...]:
+def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False) -> tuple[Layer, ...]:
     """The layers of ``design``, lowered with everything at one number at a time, in topological order.
 
-    A layer in ``pinned`` (OUTPUT and the input's name for the ports) has that folding as its only option.
+    A layer in ``pinned`` (OUTPUT and the input's name for the ports) has that folding as its only option. ``shift_and_add``: as in ``Request``.
     """
     on = r.device(board.part)
     origin: dict[str, str] = {}  # by stream: the layer that gives its numbers
@@ -70,7 +70,7 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding]) -> tup
         name = _layer_name(process, node)
         before = [fronts.get(stream.name) for stream in streams]
         sources = tuple((origin[stream.name], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
-        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process))
+        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add)
         options = process.options(setting)
         origin.update({stream.name: name for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer

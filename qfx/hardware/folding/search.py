@@ -26,6 +26,7 @@ from qfx.hardware.folding.plan import Plan as Plan  # part of this module's voca
 from qfx.hardware.folding.plan import fitting_plan as fitting_plan
 from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estimate, weighted_nodes
 from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
+from qfx.hardware.folding.shifts import by_shifts
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
 from qfx.ir.graph import Graph
 from qfx.ir.within import MARK, everything
@@ -51,6 +52,9 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     inside = {name: folding for name, folding in pinned.items() if MARK in name}
     if inside:
         base = lower(graph, Schedule.of(inside))
+    if request.shift_and_add:
+        request = by_shifts(base, request)
+        pinned = dict(request.foldings)
     asked = fixed_schedule(graph, request)
     if request.fps is None and not request.fit:
         progress(_SIZING, 0, 1)
@@ -64,7 +68,8 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
-    search = _Search(graph, board, layers(base, board, pinned), clock_ns, weights, progress, request.merged, inside)
+    found = layers(base, board, pinned, shift_and_add=request.shift_and_add)
+    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos:

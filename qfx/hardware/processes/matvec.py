@@ -8,6 +8,7 @@ from math import lcm
 
 import numpy as np
 
+from qfx.fixed.digits import digit_count
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
@@ -18,7 +19,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, bound, multiplier, pack_weights, place_tag, raw
+from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -162,6 +163,9 @@ class MatVec(OneToOne, WithEpilogue):
             # joining two weights borrows from the upper one; splitting the product gives it back
             glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
             return (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
+        if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
+            adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
+            return Resources(lut=adders * width, ff=(adders + lanes) * width)
         if folding.arithmetic == "shift":
             digits = [(slot.span + slot.zero, slot.negative) for slot in _digits(self).slots]
             return r.digit_product(x.width, width, digits) * lanes
@@ -198,7 +202,7 @@ class MatVec(OneToOne, WithEpilogue):
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
-        types = (reader, raw(self.acc), product, place_tag(self._kept(self.folding)))
+        types = (reader, accumulator(self.epilogue), product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
@@ -220,6 +224,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def options(self, setting: Setting) -> list[Option]:
         pinned, on = setting.pinned, setting.on
+        wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
         possible = {
             even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
@@ -234,7 +239,7 @@ class MatVec(OneToOne, WithEpilogue):
             busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
             between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
             around = window_cost + pieces.queue(self.output, pe) + between
-            for name in (pinned.arithmetic,) if pinned else [name for name in _ARITHMETIC if name in possible[pe % 2 == 0]]:
+            for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
                 folding = Folding(pe, simd, name)
                 found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
         return found

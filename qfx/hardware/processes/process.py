@@ -185,12 +185,13 @@ class Front(Process, abstract=True):
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
     """Where a process stands when it is asked for ``options``: on which family of parts, with which window unit in front, folded as the user wishes
-    (``pinned``), and between which ports of the design, input and output."""
+    (``pinned``), and between which ports of the design, input and output; whether products with constants are ``shift_and_add`` alone."""
 
     on: Device
     front: Front | None
     pinned: Folding | None
     ports: tuple[Port, Port]
+    shift_and_add: bool = False
 
 
 @dataclass(frozen=True, slots=True)

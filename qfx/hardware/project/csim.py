@@ -74,6 +74,7 @@ def trace_raw(project_dir: str | os.PathLike[str], x: Feed, *, fast: bool = Fals
     not travel. A trace keeps 8 bytes for every number. Raises as ``run``.
     """
     project = read_project(project_dir)
+    _check_layers(project, fast, "traced")
     x_raw = _quantize(x, project)
     executable = build(project_dir, fast=fast, variant="trace", progress=progress)
     travels = _values(project)["fast" if fast else "design"]
@@ -97,6 +98,7 @@ def losses(project_dir: str | os.PathLike[str], x: Feed, *, fast: bool = False, 
     The input's cast is not among them: floats are cast before they enter the design.
     """
     project = read_project(project_dir)
+    _check_layers(project, fast, "counted")
     x_raw = _quantize(x, project)
     executable = build(project_dir, fast=fast, variant="report", progress=progress)
     casts = _values(project)["casts"]
@@ -106,6 +108,12 @@ def losses(project_dir: str | os.PathLike[str], x: Feed, *, fast: bool = False, 
             found = counted((str(executable),), x_raw[part], _outputs(project), _weights(project))
             total = {entry["node"]: total[entry["node"]] + found.get(entry["site"], Loss()) for entry in casts}
     return total
+
+
+def _check_layers(project: Project, fast: bool, what: str) -> None:
+    """Raises ProjectError if the C++ has no layers: casts that an unrolled design leaves out or merges with others would count for nothing."""
+    if project.style == "unrolled" and not fast:
+        raise ProjectError(f"an unrolled design has no layers that could be {what}", where=str(project.path), remedy="use the fast emulator (--fast)")
 
 
 def _running(fast: bool) -> str:

@@ -44,7 +44,7 @@ class Program:
     writes: tuple[IntArray, ...]
 
 
-_STEPS = {"mul": MULTIPLY, "lookup": EPILOGUE_STEP + MEMORY, "lookup_linear": EPILOGUE_STEP + MEMORY + MULTIPLY}
+_STEPS = {"mul": MULTIPLY, "mul_digits": MULTIPLY, "lookup": EPILOGUE_STEP + MEMORY, "lookup_linear": EPILOGUE_STEP + MEMORY + MULTIPLY}
 """Of the steps of an epilogue that take longer than others."""
 
 Turns = tuple[int, tuple[IntArray, ...], tuple[IntArray, ...]]

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from qfx.fixed.type import FixedType, QMode
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Program, Source, Sum, both, read_by
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Product, Program, Source, Sum, both, read_by
 
 UNCERTAINTY = 0.27
 """The part of the clock period that Vitis HLS leaves to routing unless told otherwise (UG1399, set_clock_uncertainty)."""
@@ -55,6 +55,8 @@ def luts(program: Program, place: int) -> int:
     width = program.type(place).width
     if isinstance(node, Sum):
         return adder_bits(program, place, node)
+    if isinstance(node, Product):
+        return r.multiplier_luts(program.type(node.a).width, program.type(node.b).width)
     if isinstance(node, Convert):
         return r.cast(source_type(program, node), node.type).lut
     if isinstance(node, Entry):
@@ -79,6 +81,9 @@ def delay(program: Program, place: int, on: Delays, period: float) -> float:
     if isinstance(node, Sum):
         bits = adder_bits(program, place, node)
         return on.adder + on.bit * bits if bits else 0.0
+    if isinstance(node, Product):
+        narrow = min(program.type(node.a).width, program.type(node.b).width)
+        return (1 + (ceil(narrow / 2) - 1).bit_length()) * (on.adder + on.bit * width)
     if isinstance(node, Entry):
         return period
     if isinstance(node, Choice):
@@ -117,11 +122,12 @@ def pipeline(program: Program, device: Device, clock_ns: float) -> Pipeline:
         start = max((ends[source] for source in read_by(node) if stages[source] == stage), default=0.0)
         if isinstance(node, Source):
             start = 0.0
-        needs = min(delay(program, place, on, period), period)
+        needs = delay(program, place, on, period)
         if needs and start + needs > period + 1e-9:
-            stage, start = stage + 1, 0.0
-        stages.append(stage)
-        ends.append(start + needs)
+            stage, start = stage + (start > 0), 0.0
+        whole = max(ceil(needs / period - 1e-9), 1) - 1  # a long one takes cycles of its own
+        stages.append(stage + whole)
+        ends.append(period if whole else start + needs)
     depth = max(stages, default=0)
     last = list(stages)
     for place, node in enumerate(program.nodes):

@@ -11,7 +11,7 @@ from qfx.hardware.design.design import Design
 from qfx.hardware.design.names import Names
 from qfx.hardware.emit import spelling
 from qfx.hardware.emit.templates import render
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Program, Source, Sum, both, read_by
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Product, Program, Source, Sum, both, read_by
 
 _MOST = 300
 """Operations of one function: compilers take longer for each the more there are."""
@@ -147,8 +147,10 @@ def _expression(program: Program, place: int, node: Node, raw: str) -> str:
         return f"qfx::cast<{spelling.tag(source)}, {spelling.tag(node.type)} >({_operand(program, node.a)})"
     if isinstance(node, Entry):
         return f"qfx::lookup<{raw}, {node.first}>({_operand(program, node.a)}, t{place})"
-    assert isinstance(node, Sum | Extreme | Less | Choice)
+    assert isinstance(node, Sum | Product | Extreme | Less | Choice)
     a, b = _operand(program, node.a), _operand(program, node.b)
+    if isinstance(node, Product):
+        return f"{spelling.product('lut', program.type(node.a), program.type(node.b))}::times<{raw} >({a}, {b})"
     if isinstance(node, Sum):
         return f"qfx::{'sub' if node.minus else 'add'}<{raw}, {node.up_a}, {node.up_b}>({a}, {b})"
     if isinstance(node, Choice):

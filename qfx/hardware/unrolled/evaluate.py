@@ -8,7 +8,7 @@ import numpy as np
 
 from qfx.errors import ExactnessError
 from qfx.fixed.array import cast_raw_array
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Program, Source, Sum
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Product, Program, Source, Sum, type_of
 from qfx.ir.values import RawArray, Shape
 
 
@@ -22,7 +22,10 @@ def evaluate(program: Program, x_raw: Sequence[RawArray], shapes: Sequence[Shape
     for place, node in enumerate(program.nodes):
         raw = np.broadcast_to(_value(node, found, flat), (len(flat[0]),))
         lo, hi = program.bounds[place]
-        if check_ranges and raw.size and (raw.min() < lo or raw.max() > hi):
+        bits = program.type(place).width
+        if bits < type_of((lo, hi)).width:
+            raw = raw & ((1 << bits) - 1)
+        elif check_ranges and raw.size and (raw.min() < lo or raw.max() > hi):
             what = f"node {place} gave [{raw.min()}, {raw.max()}] where [{lo}, {hi}] was inferred"
             raise ExactnessError(what, where=program.layers[place], remedy="please report this defect")
         found[place] = raw
@@ -44,6 +47,9 @@ def _value(node: Node, found: Mapping[int, RawArray], flat: Sequence[RawArray]) 
     if isinstance(node, Entry):
         entry: RawArray = np.array(node.entries, dtype=np.int64)[found[node.a] - node.first]
         return entry
+    if isinstance(node, Product):
+        product: RawArray = found[node.a] * found[node.b]
+        return product
     a, b = found[node.a] << node.up_a, found[node.b] << node.up_b
     if isinstance(node, Sum):
         return a - b if node.minus else a + b

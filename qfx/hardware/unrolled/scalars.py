@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from qfx.errors import ExactnessError
+from qfx.errors import ExactnessError, ProjectError
 from qfx.fixed.arith import Interval
 from qfx.fixed.arraytype import ArrayType
 from qfx.fixed.digits import csd
 from qfx.fixed.reference import overflow_raw, round_raw
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.unrolled.adders import AdderGraph, Row, Solver, Term
-from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Number, Source, Sum, read_by
+from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Number, Product, Source, Sum, read_by
 from qfx.ir.casting import cast_interval
 from qfx.ir.values import RAW_MAX, RAW_MIN, Const, Shape
 from qfx.ir.windows import Windows
@@ -26,12 +26,16 @@ from qfx.ir.windows import Windows
 Numbers = npt.NDArray[np.object_]
 """Numbers in the shape of a value, without the batch."""
 
+_MOST_SHARED, _MOST_DEAD = 3, 2
+"""How many times more digits than adders, and nodes than are left at the end, there are at most: beyond, no adder graph is made first."""
+
 
 class Scalars:
-    """Nodes, and what is known of each: its bounds, and how many adders deep it lies."""
+    """Nodes, and what is known of each: its bounds, and how many adders deep it lies. ProjectError where more than ``most`` operations are certain to
+    be left of them."""
 
-    def __init__(self, solver: Solver) -> None:
-        self._solver = solver
+    def __init__(self, solver: Solver, most: int) -> None:
+        self._solver, self.most = solver, most
         self._graphs: dict[tuple[tuple[Row, ...], tuple[int, ...], tuple[int, ...]], AdderGraph] = {}
         self.nodes: list[Node] = []
         self.bounds: list[tuple[int, int]] = []
@@ -198,6 +202,18 @@ class Scalars:
         """x * 2**up."""
         return x if x.node == self.zero.node else Number(x.node, x.exponent + up)
 
+    def multiply(self, x: Number, y: Number) -> Number:
+        """The product of two numbers, whatever they are."""
+        if self.value_of(x) is not None:
+            x, y = y, x
+        if self.value_of(y) is not None:
+            return self.times(x, y, self.zero)
+        (a, b), (c, d) = self.bounds[x.node], self.bounds[y.node]
+        corners = (a * c, a * d, b * c, b * d)
+        low = min(corners) if x.node != y.node else 0 if a <= 0 <= b else min(a * a, b * b)
+        first, second = sorted((x.node, y.node))
+        return self._node(Product(first, second), (low, max(corners)), x.exponent + y.exponent)
+
     def total(self, numbers: Iterable[Number]) -> Number:
         """The sum of all, as shallow as it can be."""
         terms = list(numbers)
@@ -236,6 +252,8 @@ class Scalars:
                     for sign, up in csd(factor)
                 )
             )
+        if sum(map(len, digits)) > _MOST_SHARED * self.most:
+            raise self.too_large(f"adds {sum(map(len, digits)):,} shifted numbers")
         key = (tuple(digits), tuple(self._relative_depths(merged)), tuple(self.interval(number).width for number in merged))
         if key not in self._graphs:
             self._graphs[key] = self._solver(*key)
@@ -248,6 +266,11 @@ class Scalars:
             result[place] = function(*(array[place] for array in arrays))
         return result
 
+    def too_large(self, what: str, where: str = "") -> ProjectError:
+        """That there are too many operations."""
+        remedy = "use --style streaming, shorter or fewer weights (prune), or smaller layers"
+        return ProjectError(f"{what}; from {self.most:,} operations on no tool can be expected to finish", where=where or self.layer, remedy=remedy)
+
     # How they are made
 
     def _place(self, node: Node, bounds: tuple[int, int]) -> int:
@@ -259,6 +282,8 @@ class Scalars:
         if bounds[0] < RAW_MIN or bounds[1] > RAW_MAX:
             what = f"needs words of {Interval(*bounds, 0).width} bits, qfx computes with 64"
             raise ExactnessError(what, where=self.layer, remedy="cast its inputs to narrower types")
+        if len(self.nodes) > _MOST_DEAD * self.most:
+            raise self.too_large(f"brings it to more than {len(self.nodes):,} operations")
         self._known[node] = len(self.nodes)
         self.nodes.append(node)
         self.bounds.append(bounds)

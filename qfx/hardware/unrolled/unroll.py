@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qfx.errors import ExactnessError, ProjectError
+from qfx.errors import ExactnessError
 from qfx.fixed.arith import Interval
 from qfx.hardware.unrolled.adders import Solver
 from qfx.hardware.unrolled.program import Program, Result, pruned
@@ -25,7 +25,7 @@ def unroll(graph: Graph, *, solver: Solver = shared_graph, progress: Progress = 
     Raises UnsupportedError for an operator without an unrolled form, naming the node, and ProjectError for more than MAX_OPERATIONS operations.
     """
     graph = absorb_rounding(graph)
-    scalars = Scalars(solver)
+    scalars = Scalars(solver, MAX_OPERATIONS)
     values: dict[str, Numbers] = {}
     for done, node in enumerate(graph.nodes):
         progress("unrolling the network", done, len(graph.nodes))
@@ -38,18 +38,11 @@ def unroll(graph: Graph, *, solver: Solver = shared_graph, progress: Progress = 
         values[node.name] = _narrowed(scalars, graph, node.name, values[node.name])
         if values[node.name].shape != graph.infos[node.name].shape:
             raise ExactnessError(f"unrolls to the shape {values[node.name].shape}", where=node.name, remedy="please report this defect")
-        if len(scalars.nodes) > 2 * MAX_OPERATIONS:  # before anything is pruned
-            raise _too_large(graph, f"more than {len(scalars.nodes):,}")
     program = pruned(scalars.nodes, scalars.bounds, scalars.layers, [_results(graph, name, values[name], scalars) for name in graph.outputs])
     if program.operations > MAX_OPERATIONS:
-        raise _too_large(graph, f"{program.operations:,}")
+        raise scalars.too_large(f"unrolls to {program.operations:,} scalar operations", graph.name)
     progress("unrolling the network", len(graph.nodes), len(graph.nodes))
     return program
-
-
-def _too_large(graph: Graph, count: str) -> ProjectError:
-    what = f"unrolls to {count} scalar operations; from {MAX_OPERATIONS:,} on no tool can be expected to finish"
-    return ProjectError(what, where=graph.name, remedy="use --style streaming, shorter or fewer weights (prune), or smaller layers")
 
 
 def _source(scalars: Scalars, graph: Graph, node: Node) -> Numbers:

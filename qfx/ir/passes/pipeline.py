@@ -8,6 +8,7 @@ from qfx.ir.graph import Graph
 from qfx.ir.passes import rewrite
 from qfx.ir.passes.fold_pad import fold_pad
 from qfx.ir.passes.simplify import drop_relu_before_unsigned_cast, merge_reshapes, remove_dead, remove_no_ops
+from qfx.ir.passes.vanish import remove_pruned_channels
 from qfx.ir.verify import verify, verify_rewrite
 
 Pass = Callable[[Graph], Graph]
@@ -21,6 +22,7 @@ def optimize_bodies(graph: Graph) -> Graph:
 PIPELINE: tuple[Pass, ...] = (
     remove_dead,
     optimize_bodies,
+    remove_pruned_channels,
     merge_reshapes,
     fold_pad,
     remove_no_ops,

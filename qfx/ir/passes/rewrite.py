@@ -22,7 +22,7 @@ def everywhere(graph: Graph, rule: Rule) -> Graph:
     position = 0
     while position < len(graph.nodes):
         changed = rule(graph, graph.nodes[position])
-        if changed is not None and _keeps_output(graph, changed):
+        if changed is not None and keeps_output(graph, changed):
             graph, position = drop_dead(changed), 0
         else:
             position += 1
@@ -60,6 +60,7 @@ def _inside(node: Node, pass_: Callable[[Graph], Graph], named: bool) -> Node:
     return replace(node, op=replace(node.op, body=body))
 
 
-def _keeps_output(before: Graph, after: Graph) -> bool:
+def keeps_output(before: Graph, after: Graph) -> bool:
+    """Whether every output has the shape and the type that it had."""
     pairs = ((before.infos[a], after.infos[b]) for a, b in zip(before.outputs, after.outputs, strict=True))
     return all((old.shape, old.type, old.per_channel) == (new.shape, new.type, new.per_channel) for old, new in pairs)

@@ -1,9 +1,10 @@
-"""How checkpoints tell the type of a cast: five small integers."""
+"""How checkpoints tell the type of a cast: five small integers, seven where only numbers of few digits are in it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from qfx.fixed.digits import most_digits
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode, QMode
 
@@ -13,12 +14,16 @@ MODES: dict[QMode | OMode, int] = {
 }  # fmt: skip
 """How modes are written in checkpoints: never renumber."""
 
-FIELDS = ("width", "signed", "q", "o", "n")
+DIGIT_FORMS = ("signed", "ones")
+"""How they are numbered in checkpoints: never reorder."""
+
+FIELDS = ("width", "signed", "q", "o", "n", "digits", "digit_form")
 
 
-def codes(mode: CastMode, width: int) -> tuple[int, ...]:
-    """Word length (0: learned, and kept by ``int_bits``), sign, q, o, n, numbered by ``MODES``."""
-    return width, int(mode.signed), MODES[mode.q], MODES[mode.o], mode.n
+def codes(mode: CastMode, width: int, digits: int | None = None, form: str = "signed") -> tuple[int, ...]:
+    """Word length (0: learned, and kept by ``int_bits``), sign, q, o, n, numbered by ``MODES``; of few digits also how many, which are counted."""
+    found = (width, int(mode.signed), MODES[mode.q], MODES[mode.o], mode.n)
+    return found if digits is None else (*found, digits, DIGIT_FORMS.index(form))
 
 
 def changes(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
@@ -28,18 +33,23 @@ def changes(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
         found["learn_width"] = theirs[0] == 0
         if found["learn_width"]:
             del found["width"]
+    if "digits" in found and found["digits"] is None:  # none is left out
+        form = decoded(ours)[-1]
+        found["digits"] = most_digits(theirs[0] or ours[0], bool(theirs[1]), form)
+        found.pop("digit_form", None)
     return ", ".join(f"{name!r}: {value!r}" for name, value in found.items())
 
 
 def decoded(codes: tuple[int, ...]) -> tuple[Any, ...]:
-    """(width, signed, q, o, n) in the words of a Spec; numbers that no version of qfx wrote stay numbers."""
+    """The FIELDS in the words of a Spec; numbers that no version of qfx wrote stay numbers."""
     width, signed, q, o, n = (*codes, -1, -1, -1, -1, -1)[:5]
+    digits, form = codes[5:7] if len(codes) == 7 else (None, 0)
     names = {code: mode.value for mode, code in MODES.items()}
-    return width, bool(signed), names.get(q, q), names.get(o, o), n
+    return width, bool(signed), names.get(q, q), names.get(o, o), n, digits, DIGIT_FORMS[form] if form in (0, 1) else form
 
 
 def described(codes: tuple[int, ...]) -> str:
-    width, signed, q, o, n = decoded(codes)
+    width, signed, q, o, n, digits, form = decoded(codes)
     bits = f"{width} bits" if width else "a learned number of bits"
-    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else [])])
+    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else []), *([f"digits={digits}, {form}"] if digits else [])])
     return f"{bits} {'signed' if signed else 'unsigned'} ({modes})"

@@ -125,11 +125,11 @@ def _interval(mode: CastMode, frac_bits: int, int_bits: int, alone: bool) -> Int
 # ---- in the graph ----
 
 
-def grids(frac_bits: Tensor, int_bits: Tensor, rows: int = 1) -> tuple[int, ...]:
+def grids(frac_bits: Tensor, int_bits: Tensor, rows: int | None = None) -> tuple[int, ...]:
     """The binary points that count, row-major; where all is pruned, the coarsest of the others. ``rows``: the finest of each of so many instead."""
     live, f = widths(frac_bits, int_bits) > 0, torch.round(frac_bits.detach())
     coarsest = float(f[live].min()) if bool(live.any()) else 0.0
-    each = torch.where(live, f, -torch.inf).reshape(rows, -1).amax(1) if rows > 1 else torch.where(live, f, -torch.inf).flatten()
+    each = torch.where(live, f, -torch.inf).reshape(f.numel() if rows is None else rows, -1).amax(1)
     return tuple(int(bits) for bits in torch.where(each.isinf(), coarsest, each).tolist())
 
 
@@ -142,17 +142,17 @@ def types(frac_bits: Tensor, int_bits: Tensor, mode: CastMode) -> tuple[FixedTyp
 
 def restricted(frac_bits: Tensor, int_bits: Tensor, mode: CastMode, shape: tuple[int, ...]) -> Steps:
     """What makes of numbers in words of the greatest length those in words of their own, exactly: nothing where there is one length, a wrap on the
-    integer bits of each, and bounds. ``shape``: of the positions, without the batch."""
+    integer bits of each (and back to the grids that they lie on), and bounds. ``shape``: of the positions, without the batch."""
     lengths, places = widths(frac_bits, int_bits).reshape(shape), grids(frac_bits, int_bits)
     all_ = [int(length) for length in lengths.flatten().tolist()]
     if len(set(all_)) == 1 and all_[0]:
         return []
     steps: Steps = []
-    element, _ = types(frac_bits, int_bits, mode)
+    element, own = types(frac_bits, int_bits, mode)
     if mode.o is OMode.WRAP and any(all_):
         integer = tuple(length - bits if length else element.width - bits for length, bits in zip(all_, places, strict=True))
-        plain = FixedType(element.width, max(integer), mode.signed)
-        steps.append((".wrap", Cast(ArrayType(plain, integer, shape))))
+        for suffix, bits_each in ((".wrap", integer), (".grid", own)):
+            steps.append((suffix, Cast(ArrayType(FixedType(element.width, max(bits_each), mode.signed), bits_each, shape))))
         if all(all_):
             return steps
     rows = shape[0] if shape else 1

@@ -228,6 +228,7 @@ def moved_points(group: Sequence[Quantizer], by: Sequence[Tensor | float]) -> It
     backward pass that is still to come finds what its forward saw."""
     moved = [movable(quantizer) for quantizer in group]
     kept = [tensor.data for tensor in moved]
+    ranges = [quantizer._buffers.get("int_bits") for quantizer in group]  # which follow the numbers under AP_WRAP
     try:
         for tensor, before, step in zip(moved, kept, by, strict=True):
             tensor.data = before + step
@@ -235,6 +236,9 @@ def moved_points(group: Sequence[Quantizer], by: Sequence[Tensor | float]) -> It
     finally:
         for tensor, before in zip(moved, kept, strict=True):
             tensor.data = before
+        for quantizer, integer in zip(group, ranges, strict=True):
+            if integer is not None:
+                quantizer._buffers["int_bits"] = integer
 
 
 def movable(quantizer: Quantizer) -> Tensor:

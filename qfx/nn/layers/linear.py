@@ -39,6 +39,10 @@ class QLinear(Weighted):
             return F.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
         return F.linear(x, weight, bias)
 
+    @property
+    def rank(self) -> int:
+        return 1 + self.positions
+
     def lowered(self, weight: Const, bias: Const | None) -> Steps:
         if self.positions:
             return [("", ops.Conv(Const(weight.raw[..., None], weight.frac_bits), bias, (1,), ((0, 0),), (1,), 1))]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.fixed.arith import Bounds, Channels, Interval
+from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import Own, Steps, Traits, constant
@@ -18,7 +19,7 @@ from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.products.weights import Form, Weights
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
-from qfx.operators import Const
+from qfx.operators import Affine, Const
 from qfx.recipe import Recipe
 
 Source = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d | Weights
@@ -57,11 +58,15 @@ class Weighted(Computing, abstract=True):
 
     def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
         name, also = f"{self.name}.{role}", self.origins.get(role, "")
-        return Quantizer(signed_spec(recipe.spec(name, role, also)), channel_axis=0, name=name, also=also)
+        spec = signed_spec(recipe.spec(name, role, also))
+        kind = Quantizer if spec.accumulator is None else Accumulating
+        return kind(spec, channel_axis=0, name=name, also=also)
 
     def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
         """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""
         weight, bias = self._float_constants(norm)
+        if isinstance(self.weight_cast, Accumulating):
+            self.weight_cast.meet(x.interval.hull)
         self.weight_cast.initialize(weight)
         if bias is None:
             return
@@ -91,18 +96,29 @@ class Weighted(Computing, abstract=True):
 
     def _summed(self, x: QTensor, norm: FoldedNorm | None) -> tuple[Tensor, Bounds, QTensor | None]:
         """The sums, their interval, and the bias if it has not joined them."""
+        mixed, accumulator = x.interval.hull, accumulating(self.weight_cast)
+        if accumulator is not None:
+            accumulator.meet(mixed)
         weight, bias = self.constants(norm)
-        mixed = x.interval.hull
         products = _sums(mixed, weight.interval, weight.value.numel() // weight.value.shape[0])
+        if accumulator is not None:
+            products = accumulator.held(products)
+            if accumulator.narrows:
+                value = self._products(x, weight, products)
+                return *accumulator.accumulate(value, products), bias
         in_float32 = x.value.dtype == weight.value.dtype == torch.float32
         if bias is not None and norm is None and in_float32:
             total = products + bias.interval
             if total.fits_float32():
                 return self._operator(x.value, weight.value, bias.value), total, None
-        if in_float32 and (products.fits_float32() or _fits_float32(mixed, weight)):
-            return self._operator(x.value, weight.value, None), products, bias
+        return self._products(x, weight, products), products, bias
+
+    def _products(self, x: QTensor, weight: QTensor, products: Bounds) -> Tensor:
+        """The sums of products, exact: in float32 or float64."""
+        if x.value.dtype == weight.value.dtype == torch.float32 and (products.fits_float32() or _fits_float32(x.interval.hull, weight)):
+            return self._operator(x.value, weight.value, None)
         check_float64(products, self.name)
-        return self._operator(x.value.double(), weight.value.double(), None), products, bias
+        return self._operator(x.value.double(), weight.value.double(), None)
 
     def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
         """The layer itself, on word lengths: zeros that pad have none."""
@@ -132,10 +148,19 @@ class Weighted(Computing, abstract=True):
 
     def operators(self, norm: FoldedNorm | None = None) -> Steps:
         weight, bias = self.constants(norm)
-        return self.lowered(
-            constant(weight.value, f"{self.name}.weight", self.weight_cast.channel_grids(len(weight.value))),
-            None if bias is None else constant(bias.value, f"{self.name}.bias", self.bias_cast.channel_grids(len(bias.value))),
-        )
+        weights = constant(weight.value, f"{self.name}.weight", self.weight_cast.channel_grids(len(weight.value)))
+        behind = None if bias is None else constant(bias.value, f"{self.name}.bias", self.bias_cast.channel_grids(len(bias.value)))
+        accumulator = accumulating(self.weight_cast)
+        if accumulator is None or not accumulator.narrows:
+            return self.lowered(weights, behind)
+        *before, (_, summing) = self.lowered(weights, None)
+        steps: Steps = [*before, (".sum", summing), ("", accumulator.cast_of_sum(weight, self.rank))]
+        return steps if behind is None else [*steps[:-1], (".accumulator", steps[-1][1]), ("", Affine(None, behind))]
+
+    @property
+    def rank(self) -> int:
+        """How many axes a result has, the batch's apart."""
+        return self.cast_weight().dim() - 1
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         """Of a layer without statistics: its channels taken as independent, neighbouring pixels as equal or independent, whichever spreads more."""

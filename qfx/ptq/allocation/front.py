@@ -183,7 +183,7 @@ def found_from(data: Mapping[str, Any]) -> Found:
 
 def weight_bits(qmodel: nn.Module) -> int:
     """The word lengths of all weights of a quantized model, added up. QfxError if it did not come from ``qfx.quantize``."""
-    return sum(layer.weight.numel() * layer.weight_cast.word_length for layer in _layers(qmodel))
+    return sum(int(layer.weight_cast.word_lengths().expand(layer.cast_weight().shape).sum()) for layer in _layers(qmodel))
 
 
 def weight_count(qmodel: nn.Module) -> int:

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.errors import RecipeError
 from qfx.fixed.arith import Interval
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq.activations import ActivationCache, Env, run_node
@@ -39,10 +41,18 @@ class Variation:
         return first.numel() if self.site.role == "weight" else first[0].numel()
 
     def casts(self, widths: Iterable[int]) -> list[Quantizer]:
-        """The quantizer at every word length, its binary points placed from the float values that it meets."""
+        """The quantizer at every word length, its binary points placed from the float values that it meets. Raises RecipeError, naming it, for a word
+        too short for its digits."""
         old, made = self.site.quantizer, []
         for width in widths:
-            cast = Quantizer(replace(old.spec, width=width, learn_width=False), signed=old.signed, channel_axis=old.channel_axis, name=old.name)
+            try:
+                spec = replace(old.spec, width=width, learn_width=False)
+            except RecipeError as error:
+                raise RecipeError(error.what, where=old.name, remedy="try longer words alone, or give it fewer digits") from None
+            kind = Accumulating if isinstance(old, Accumulating) else Quantizer
+            cast = kind(spec, signed=old.signed, channel_axis=old.channel_axis, name=old.name)
+            if isinstance(old, Accumulating) and isinstance(cast, Accumulating):
+                cast.met = old.met
             cast.initialize_from(_Again(self._values))
             made.append(cast.to(dtype=old.frac_bits.dtype))
         return made

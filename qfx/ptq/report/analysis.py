@@ -120,8 +120,9 @@ def _activations(cast: Quantizer, before: QTensor | Tensor, after: Tensor, exact
 def _row(cast: Quantizer, kind: str, exact: Tensor, before: Tensor, after: Tensor) -> Row:
     name, points = _type(cast)
     step = torch.exp2(-cast.points().double())
-    mode, width = cast.mode, cast.word_length
-    least, most = (-(2.0 ** (width - 1)) if mode.signed else 0.0), 2.0 ** (width - 1 if mode.signed else width) - 1
+    width, signed = cast.word_lengths().double(), int(cast.mode.signed)
+    above = torch.where(width > 0, torch.exp2(width - signed), 0.0)  # 0 of no bits
+    least, most = -above * signed, torch.where(width > 0, above - 1, 0.0)
     beyond = (before.double() < (least - 0.5) * step) | (before.double() > (most + 0.5) * step)
     low, high = float(exact.min()), float(exact.max())
     return Row(
@@ -133,8 +134,8 @@ def _row(cast: Quantizer, kind: str, exact: Tensor, before: Tensor, after: Tenso
         sqnr(before, after),
         low,
         high,
-        least * float(step.max()),
-        most * float(step.max()),
+        float((least * step).min()),
+        float((most * step).max()),
         float(beyond.double().mean()),
         _histogram(exact, after, min(low, float(after.min())), max(high, float(after.max()))),
     )

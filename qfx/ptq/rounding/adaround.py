@@ -50,8 +50,10 @@ def solve_adaround(
     ``rate`` is 1e-3, with which the errors of those layers are up to a tenth greater. They draw 32 images, all positions; we draw single rows, of
     which 512 leave the same error as 1024.
     """
-    low, choice = relaxed(problem.weight / problem.scale)
-    unit = float((problem.scale.square() * problem.hessian().diagonal(dim1=1, dim2=2).unsqueeze(1)).mean())
+    around = problem.around()
+    choice = start(around.rest)
+    size = problem.scale * (1 if problem.allowed is None else around.up - around.low)
+    unit = float((size.square() * problem.hessian().diagonal(dim1=1, dim2=2).unsqueeze(1)).mean())
     if unit > 0:  # else nothing ever comes in
         with torch.no_grad():
             relaxation = Relaxation(problem, unit=unit, regularizer=regularizer, rows=rows, seed=seed)
@@ -61,7 +63,7 @@ def solve_adaround(
                 optimizer.step()
                 if (step + 1) % 256 == 0:
                     _flush(optimizer, choice)
-    return neighbour(low, choice, problem.low, problem.high)
+    return around.chosen(decided(choice))
 
 
 class Relaxation:
@@ -73,13 +75,12 @@ class Relaxation:
     """
 
     def __init__(self, problem: Problem, *, unit: float, regularizer: float, rows: int, seed: int) -> None:
-        low = torch.floor(problem.weight / problem.scale)
-        inside = (low >= problem.low) & (low < problem.high)  # the others have no choice
-        self.gain = problem.scale * inside
-        self.base = low.clamp(problem.low, problem.high) * problem.scale - problem.weight
+        around = problem.around()
+        self.gain = problem.scale * (around.up - around.low)  # beyond the ends there is no choice
+        self.base = around.low * problem.scale - problem.weight
         self.error: _Moments | _SampledRows = _Moments(problem, unit) if problem.rows is None else _SampledRows(problem.rows, unit, rows, seed)
         self.regularizer = regularizer
-        self._sigmoid, self._stretched, self._up, self._tilt, self._result = (torch.empty_like(low) for _ in range(5))
+        self._sigmoid, self._stretched, self._up, self._tilt, self._result = (torch.empty_like(problem.weight) for _ in range(5))
 
     def gradient(self, choice: Tensor, power: float | None) -> Tensor:
         """(G, O, K): the gradient by ``choice``; overwritten by the next call. With ``power`` None there is no regularizer."""
@@ -144,10 +145,15 @@ def _flush(optimizer: torch.optim.Adam, choice: Tensor) -> None:
 
 def relaxed(ratio: Tensor) -> tuple[Tensor, Tensor]:
     """For weights in units of the last place: (the lower neighbours, where the relaxed choice starts so that it gives the weights themselves)."""
-    zeta, gamma = _STRETCH
     low = torch.floor(ratio)
-    rest = (ratio - low).clamp(1e-3, 1 - 1e-3)
-    return low, torch.log((rest - gamma) / (zeta - rest))
+    return low, start(ratio - low)
+
+
+def start(rest: Tensor) -> Tensor:
+    """Where the relaxed choice starts that leaves a number where it is, ``rest`` of the way from the lower neighbour to the upper."""
+    zeta, gamma = _STRETCH
+    rest = rest.clamp(1e-3, 1 - 1e-3)
+    return torch.log((rest - gamma) / (zeta - rest))
 
 
 def rectified(choice: Tensor) -> Tensor:
@@ -167,6 +173,6 @@ def exponent(done: float, warm_up: float) -> float | None:
     return None if done < warm_up else 2 + 9 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
 
 
-def neighbour(low: Tensor, choice: Tensor, least: int, most: int) -> Tensor:
-    """The integers that are chosen."""
-    return (low + (rectified(choice.detach()) >= 0.5)).clamp(least, most)
+def decided(choice: Tensor) -> Tensor:
+    """Where the upper neighbour is chosen."""
+    return rectified(choice.detach()) >= 0.5

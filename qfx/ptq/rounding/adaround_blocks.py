@@ -21,9 +21,9 @@ from qfx.nn.quantizer import Quantizer
 from qfx.progress import Progress
 from qfx.ptq.activations import ActivationCache, Env, batches, evaluating, run_node
 from qfx.ptq.float_reference import reference_of
-from qfx.ptq.rounding.adaround import neighbour, rectified, relaxed, undecided
+from qfx.ptq.rounding.adaround import decided, rectified, start, undecided
 from qfx.ptq.rounding.blocks import Block, find_blocks
-from qfx.ptq.rounding.grid import integer_range, settle_bias, units
+from qfx.ptq.rounding.grid import around, integer_range, settle_bias, units
 from qfx.ptq.rounding.layers import MEMORY_BYTES
 
 BATCH = 32
@@ -133,12 +133,12 @@ class SoftRounding(nn.Module):
         weight = layer.cast_weight().detach()
         self.quantizer = layer.weight_cast
         self.unit = units(layer).to(weight.dtype)
-        self.low, choice = relaxed(weight / self.unit)
-        self.choice = nn.Parameter(choice)
-        self.least, self.most = integer_range(layer.weight_cast)
+        self.around = around(weight / self.unit, *integer_range(layer.weight_cast), layer.weight_cast.allowed(weight.device))
+        self.choice = nn.Parameter(start(self.around.rest))
 
     def forward(self, x: Tensor) -> QTensor:
-        return QTensor((self.low + rectified(self.choice)).clamp(self.least, self.most) * self.unit, self.interval())
+        low, up, _ = self.around
+        return QTensor((low + (up - low) * rectified(self.choice)) * self.unit, self.interval())
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         return self(x), other(y)
@@ -148,7 +148,7 @@ class SoftRounding(nn.Module):
 
     def hard(self) -> Tensor:
         """The chosen weights, outputs on axis 0."""
-        return neighbour(self.low, self.choice, self.least, self.most) * self.unit
+        return self.around.chosen(decided(self.choice)) * self.unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,7 +245,8 @@ def _hardened(relaxation: _Relaxation, pairs: _Pairs, before: float) -> BlockRes
     moved = weights = 0
     with torch.no_grad():
         for call, soft in zip(pairs.block.calls, relaxation.soft, strict=True):
-            layer, hard = call.layer, soft.hard()
+            layer = call.layer
+            hard = layer.weight_cast(soft.hard()).value.to(layer.weight.dtype)  # as an accumulator of a chosen width lets them be
             moved += int((hard != layer.weight_cast(layer.cast_weight()).value).sum())
             weights += hard.numel()
             layer.set_cast_weight(hard)

@@ -35,7 +35,7 @@ def solve_comq(problem: Problem, *, sweeps: int = 30) -> Tensor:
             changed = False
             for index in order:
                 wish = r[:, index] / (h[index, index] * s[:, index])
-                step = (q[:, index] + wish).round().clamp(problem.low, problem.high) - q[:, index]
+                step = problem.nearest(q[:, index] + wish) - q[:, index]
                 step = torch.where(step * (2 * wish - step) > 1e-9, step, 0.0)  # what it gains, in units of the last place squared
                 if bool(step.any()):
                     r -= (step * s[:, index])[:, None] * h[index]

@@ -42,7 +42,7 @@ def solve_gptq(problem: Problem, *, damping: float = 0.01) -> Tensor:
         weight, scale = weight[:, order], problem.scale[group].double()[:, order]
         chosen = torch.empty_like(weight)
         for index in range(weight.shape[1]):
-            chosen[:, index] = torch.floor(weight[:, index] / scale[:, index] + 0.5).clamp(problem.low, problem.high)
+            chosen[:, index] = problem.nearest(weight[:, index] / scale[:, index])
             error_part = (weight[:, index] - chosen[:, index] * scale[:, index]) / upper[index, index]
             weight[:, index + 1 :] -= error_part[:, None] * upper[index, index + 1 :]
         raw[group][:, order] = chosen

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.nn.accumulator import accumulating
 from qfx.nn.layers import Weighted
 from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
@@ -18,7 +19,7 @@ from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.grid import settle_bias
 from qfx.ptq.rounding.measured import measured_problem
 from qfx.ptq.rounding.problem import Problem, Solver
-from qfx.ptq.rounding.rows import from_matrix
+from qfx.ptq.rounding.rows import from_matrix, to_matrix
 
 MEMORY_BYTES = 1 << 29
 """What a pass may hold in memory of activations, all in all; the rest goes to a temporary folder."""
@@ -65,12 +66,23 @@ def round_layers(
             generator = torch.Generator().manual_seed(seed + number)
             with torch.no_grad():
                 problem = measured_problem(cache, call, reference, generator, correct_bias, memory_bytes // 4)
-            raw = solve(problem)
+            raw = _held(call.layer, problem, solve(problem))
             results.append(_result(call.path, problem, raw))
             _keep(call.layer, problem, raw, cache.inputs(call.node, 0)[0])
     if progress is not None:
         progress(name, len(todo), len(todo))
     return tuple(results)
+
+
+def _held(layer: Weighted, problem: Problem, raw: Tensor) -> Tensor:
+    """The integers as an accumulator of a chosen width lets them be, or those that the layer has, if they are better."""
+    accumulator = accumulating(layer.weight_cast)
+    if accumulator is None or accumulator.narrows:
+        return raw
+    with torch.no_grad():
+        weight = accumulator(from_matrix(layer, raw * problem.scale)).value
+        raw = torch.round(to_matrix(layer, weight.to(raw.dtype)) / problem.scale)
+        return raw if problem.error(raw) < problem.error(problem.present) else problem.present
 
 
 def _result(path: str, problem: Problem, raw: Tensor) -> LayerResult:

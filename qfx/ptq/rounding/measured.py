@@ -54,7 +54,8 @@ def measured_problem(
         rows = Rows(x_rows, result, goal, slope)
     present = torch.round(to_matrix(layer, layer.weight_cast(weight).value.to(weight.dtype)) / scale)
     low, high = integer_range(layer.weight_cast)
-    return Problem(matrix, scale, present, low, high, *sums.covariances(), sums.mean_x, sums.mean_rest, free, rows)
+    allowed = layer.weight_cast.allowed(weight.device)
+    return Problem(matrix, scale, present, low, high, *sums.covariances(), sums.mean_x, sums.mean_rest, free, rows, allowed)
 
 
 class _Sums:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qfx.nn.casts.digits import Numbers
+from qfx.ptq.rounding.grid import Around, around
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -38,7 +41,7 @@ class Problem:
     the quantized layers before give, ``y`` the float model's result. Of the rows there are only moments, in float64, with ``rest`` = y - what the
     float weights and the bias make of x: ``gram`` (G, K, K) = covariance of x, ``pull`` (G, O, K) = covariance of rest and x, ``power`` (G, O) =
     variance of rest, ``mean_x`` (G, 1, K) and ``mean_rest`` (G, O, 1). With ``free_bias`` the bias will take any mean error, so that only variances
-    count. ``rows``: if an activation follows at once.
+    count. ``rows``: if an activation follows at once. ``allowed``: the integers to choose from, where they are not all between ``low`` and ``high``.
     """
 
     weight: Tensor
@@ -53,6 +56,15 @@ class Problem:
     mean_rest: Tensor
     free_bias: bool
     rows: Rows | None = None
+    allowed: Numbers | None = None
+
+    def around(self) -> Around:
+        """The integers around the float weights."""
+        return around(self.weight / self.scale, self.low, self.high, self.allowed)
+
+    def nearest(self, ratio: Tensor) -> Tensor:
+        """The nearest integer to each number, in its dtype; of two the greater."""
+        return torch.floor(ratio + 0.5).clamp(self.low, self.high) if self.allowed is None else self.allowed.nearest(ratio).to(ratio.dtype)
 
     def hessian(self) -> Tensor:
         """(G, K, K): half the second derivative of one output's squared error by its weights."""

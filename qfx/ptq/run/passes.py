@@ -160,7 +160,7 @@ def default_passes(qmodel: nn.Module) -> tuple[str, ...]:
     """The passes that suit the word lengths of ``qmodel``, which is quantized without any.
 
     Folding and calibration always; equalization where all weights of a layer share a binary point; rounding by GPTQ, which
-    corrects biases too, for weights of at most 6 bits, else bias correction; tuning for activations of at most 4.
+    corrects biases too, for weights of at most 6 bits or of few digits, else bias correction; tuning for activations of at most 4.
     """
     weights = {name: quantizer for name, quantizer in quantizers(qmodel) if name.endswith(".weight")}
     activations = [quantizer.word_length for name, quantizer in quantizers(qmodel) if name.rpartition(".")[2].startswith("output")]
@@ -168,8 +168,8 @@ def default_passes(qmodel: nn.Module) -> tuple[str, ...]:
     if any(quantizer.spec.granularity == "tensor" for quantizer in weights.values()):
         passes.append("equalize")
     passes.append("calibrate")
-    few = min((quantizer.word_length for quantizer in weights.values()), default=32) < NEAREST_IS_GOOD_BITS
-    passes.append("gptq" if few else "bias")
+    short = min((quantizer.word_length for quantizer in weights.values()), default=32) < NEAREST_IS_GOOD_BITS
+    passes.append("gptq" if short or any(quantizer.allowed() for quantizer in weights.values()) else "bias")
     if min(activations, default=32) <= TUNED_BITS:
         passes.append("tune")
     return tuple(passes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -9,15 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import pragmas, synthesizable
 from support.bundles import build_bundle
 from support.pragma_grammar import Tool
 
+from qfx.cli import main
 from qfx.errors import ExactnessError, ProjectError, UnsupportedError
+from qfx.export.onnx_file import save
 from qfx.fixed.digits import csd
-from qfx.fixed.type import FixedType
+from qfx.fixed.type import FixedType, QMode
+from qfx.hardware.assets import hls_root
 from qfx.hardware.board import board
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.project import csim
@@ -26,20 +33,23 @@ from qfx.hardware.unrolled import unroll as unrolling
 from qfx.hardware.unrolled.adders import Adder, AdderGraph, Row, Solver, Term, plain_graph
 from qfx.hardware.unrolled.evaluate import evaluate
 from qfx.hardware.unrolled.plan import plan
-from qfx.hardware.unrolled.program import Sum
+from qfx.hardware.unrolled.program import Sum, type_of
+from qfx.hardware.unrolled.rounding import absorb_rounding
 from qfx.hardware.unrolled.sharing import shared_graph
 from qfx.hardware.unrolled.unroll import unroll
+from qfx.hardware.unrolled.with_da4ml import da4ml_graph
 from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_inputs, run_from_raws
 from qfx.ir.operator import Operator
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, Const
-from qfx.operators import OPERATORS, Cast, Conv, Input, Linear, MaxPool, Mul, Relu
+from qfx.operators import OPERATORS, Add, Affine, Cast, Compare, Conv, Input, Linear, Lookup, Max, MaxPool, Mul, PRelu, Relu
 from qfx.testing import adversarial_feeds, random_graph
 
 UNROLLED = tuple(operator for operator in OPERATORS if operator.unroll is not Operator.unroll)
 ZCU = board("zcu102")
+STRICT = ("-O0", "-Wall", "-Wextra", "-Werror", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion")
 
 
 def scalar(text: str) -> ArrayType:
@@ -70,6 +80,29 @@ def cnn() -> Graph:
     return Graph("cnn", nodes, "pool")
 
 
+def selects() -> Graph:
+    nodes = (
+        Node("x", Input((4,), scalar("ap_fixed<5,2>"))),
+        Node("prelu", PRelu(Const(np.array(3), 3)), ("x",)),
+        Node("above", Compare(">", Const(np.array(1), 1)), ("x",)),
+        Node("table", Lookup(Const(np.arange(32) ** 2 % 37, 2), -16, 3), ("x",)),
+        Node("max", Max(), ("prelu", "table")),
+        Node("sum", Add(), ("max", "above")),
+        Node("product", Mul(), ("sum", "x")),
+    )
+    return Graph("selects", nodes, "product")
+
+
+def nothing() -> Graph:
+    """An input that leaves as it came, one that all weights drop, and an output that is always the same."""
+    nodes = (
+        Node("x", Input((3,), scalar("ap_fixed<5,2>"))),
+        Node("y", Input((2, 2), scalar("ap_fixed<3,3>"))),
+        Node("zero", Affine(Const(np.array(0), 0), Const(np.array([0, -5]), 1)), ("y",)),
+    )
+    return Graph("nothing", nodes, ("x", "zero"))
+
+
 def compared(graph: Graph, solver: Solver = shared_graph, count: int = 12) -> None:
     """The scalar program gives the interpreter's integers, and no node leaves its bounds."""
     x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), count)))
@@ -93,13 +126,22 @@ def test_random_graphs_unroll_to_the_interpreters_integers(seed: int, several: b
 
 def test_every_operator_that_moves_or_adds_has_a_form() -> None:
     without = {operator.__name__ for operator in OPERATORS} - {operator.__name__ for operator in UNROLLED} - {"Input"}
-    assert without == {"Mul", "MatMul", "Scan", "Embedding", "TopPlaces", "TopValues"}
+    assert without == {"Scan", "Embedding", "TopPlaces", "TopValues"}
 
 
-def test_an_operator_without_a_form_is_refused_by_name() -> None:
+def test_an_operator_without_a_form_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Relu, "unroll", Operator.unroll)
+    with pytest.raises(UnsupportedError, match="relu0: Relu has no unrolled form"):
+        unroll(mlp())
+
+
+def test_products_of_values_take_luts_alone() -> None:
     nodes = (Node("x", Input((3,), scalar("ap_fixed<4,2>"))), Node("square", Mul(), ("x", "x")))
-    with pytest.raises(UnsupportedError, match="square: Mul has no unrolled form"):
-        unroll(Graph("net", nodes, "square"))
+    graph = Graph("net", nodes, "square")
+    compared(graph)
+    program = unroll(graph)
+    assert [program.type(result.node) for result in program.outputs[0]] == [FixedType(7, 7, False)] * 3
+    assert plan(graph, ZCU, clock_ns=5).estimate.total.dsp == 0
 
 
 def test_zeros_and_dead_nodes_vanish() -> None:
@@ -118,9 +160,20 @@ def test_each_adder_is_as_wide_as_its_own_numbers() -> None:
     assert min(types) < max(types) <= max(info.type.width for info in graph.infos.values()) + 4
 
 
-def test_too_many_operations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unrolling, "MAX_OPERATIONS", 50)
-    with pytest.raises(ProjectError, match=r"mlp: unrolls to .* scalar operations; from 50 on") as caught:
+def test_a_sum_that_wraps_keeps_only_what_is_left_of_it() -> None:
+    nodes = list(mlp((6, 4), bits=6).nodes)
+    nodes[-1] = replace(nodes[-1], op=Cast(scalar("ap_fixed<4,1,AP_RND,AP_WRAP>")), inputs=("fc0",))
+    wraps = Graph("wraps", (nodes[0], nodes[1], nodes[3]), "cast0")
+    program = unroll(wraps)
+    sums = [place for place, node in enumerate(program.nodes) if isinstance(node, Sum)]
+    assert max(program.type(place).width for place in sums) < max(type_of(program.bounds[place]).width for place in sums)
+    compared(wraps)
+
+
+@pytest.mark.parametrize(("most", "what"), [(80, "mlp: unrolls to .* scalar operations"), (30, "relu0: brings it to"), (20, "fc0: adds .* shifted")])
+def test_too_many_operations_are_refused(monkeypatch: pytest.MonkeyPatch, most: int, what: str) -> None:
+    monkeypatch.setattr(unrolling, "MAX_OPERATIONS", most)
+    with pytest.raises(ProjectError, match=f"{what}.*; from {most} operations on") as caught:
         unroll(mlp())
     assert "--style streaming" in caught.value.remedy
 
@@ -164,12 +217,42 @@ def test_a_wrong_adder_graph_is_found() -> None:
         broken.check(rows)
 
 
+def test_da4ml_computes_the_same() -> None:
+    pytest.importorskip("da4ml")
+    rows = rows_of([[5, 5, 0], [10, 10, 3], [-5, -5, 1], [0, 0, 0], [45, 0, -64]])
+    da4ml_graph(rows, (0, 1, 0), (4, 4, 7)).check(rows)
+    for graph in (mlp(), cnn()):
+        compared(graph, da4ml_graph)
+
+
+def test_da4ml_is_asked_for_by_name_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "da4ml.cmvm", None)
+    with pytest.raises(ProjectError, match="da4ml is not installed"):
+        da4ml_graph(rows_of([[3]]), (0,), (4,))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1))
+def test_rounding_that_biases_absorb_changes_no_output(seed: int) -> None:
+    operators = (Linear, Conv, Affine, Relu, MaxPool, Cast)
+    graph = optimize(random_graph(np.random.default_rng(seed), operators=operators, max_nodes=6))
+    x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 12)))
+    for want, got in zip(run_from_raws(graph, x_raw), run_from_raws(absorb_rounding(graph), x_raw), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_rounding_moves_into_the_bias() -> None:
+    casts = [node.op for node in absorb_rounding(mlp()).nodes if isinstance(node.op, Cast)]
+    assert len(casts) == 2
+    assert {op.cast.element.q for op in casts} == {QMode.TRN}
+
+
 # C++
 
 
 def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
     """Random graphs and directed ones, by the vendor's headers, with every warning an error."""
-    graphs = [mlp(), cnn()]
+    graphs = [mlp(), cnn(), selects(), nothing()]
     for seed in range(400):
         graph = optimize(random_graph(np.random.default_rng(seed), operators=UNROLLED, several=seed % 3 == 0, max_nodes=6))
         try:
@@ -178,9 +261,13 @@ def test_the_cpp_gives_the_interpreters_integers(tmp_path: Path) -> None:
                 plan(graph, ZCU, clock_ns=5)
         except (UnsupportedError, ProjectError):
             graphs = [known for known in graphs if known is not graph]
-        if len(graphs) == 14:
+        if len(graphs) == 16:
             break
-    bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, unrolled=True, flags=("-O0", "-Wall", "-Wextra", "-Werror"))
+    bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, unrolled=True, flags=STRICT)
+    emitted = "".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*/src/*"))
+    assert set(re.findall(r"^inline [\w<>]+ (\w+)\(", (hls_root() / "include/qfx/unrolled.h").read_text(), re.MULTILINE)) <= set(
+        re.findall(r"qfx::(\w+)<", emitted)
+    )
     for index, graph in enumerate(graphs):
         x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(5), 12)))
         for want, got in zip(run_from_raws(graph, x_raw), bundle.run_from_raws(index, list(x_raw.values())), strict=True):
@@ -195,6 +282,9 @@ def test_a_project_simulates_by_both_builds_and_finds_a_planted_fault(tmp_path: 
     want = run_from_raws(graph, quantize_inputs(graph, {"x": x}))[0]
     np.testing.assert_array_equal(csim.run_raw(folder, x), want)
     np.testing.assert_array_equal(csim.run_raw(folder, x, fast=True), want)
+    for refused in (csim.trace_raw, csim.losses):
+        with pytest.raises(ProjectError, match="no layers"):
+            refused(folder, x)
     text = (folder / "src" / "layers.h").read_text()
     line = next(line for line in text.splitlines() if "qfx::add<" in line)
     (folder / "src" / "layers.h").write_text(text.replace(line, line.replace(");", ") + 1;", 1), 1))
@@ -217,6 +307,50 @@ def test_what_only_a_folded_design_has_is_refused(tmp_path: Path) -> None:
             write_project(mlp(), tmp_path / "project", board="zcu102", style="unrolled", **more)  # type: ignore[arg-type]
     with pytest.raises(ProjectError, match="style"):
         write_project(mlp(), tmp_path / "project", board="zcu102", style="flat")
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "mlp.onnx"
+    save(mlp(), path)
+    return path
+
+
+def qfx(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_writes_a_project_and_says_what_it_costs(model: Path, tmp_path: Path) -> None:
+    done = qfx("hls", model, "--board", "zcu102", "--style", "unrolled", "-o", tmp_path / "project", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "project" / "report.json").read_text())
+    assert json.loads(done.stdout) == told
+    assert (told["style"], told["interval_cycles"], told["resources"]["dsp"]) == ("unrolled", 1, 0)
+    assert told["latency_ns"] == 5 * told["latency_cycles"]
+    assert told["adders"] == sum(layer["adders"] for layer in told["layers"]) > 0
+    assert not (tmp_path / "project" / "folding.toml").exists()
+    assert json.loads(qfx("estimate", model, "--board", "zcu102", "--style", "unrolled", "--json").stdout) == told
+    text = qfx("hls", model, "--board", "zcu102", "--style", "unrolled", "-o", tmp_path / "again")
+    assert "latency" in text.stdout
+    assert (tmp_path / "again" / "src" / "mlp.cpp").read_text() == (tmp_path / "project" / "src" / "mlp.cpp").read_text()
+
+
+@pytest.mark.parametrize("options", [["--fps", "1000"], ["--fit"], ["--folding", "f.toml"], ["--weights", "stream"], ["--ports", "merged"]])
+def test_the_command_refuses_what_means_nothing(model: Path, tmp_path: Path, options: list[str]) -> None:
+    done = qfx("hls", model, "--board", "zcu102", "--style", "unrolled", "-o", tmp_path / "project", *options)
+    assert done.exit_code == 2
+    assert options[0] in done.output
+    assert "use --style streaming" in done.output
+    assert not (tmp_path / "project").exists()
+
+
+def test_adders_are_those_of_unrolled_designs(model: Path, tmp_path: Path) -> None:
+    done = qfx("hls", model, "--board", "zcu102", "--adders", "da4ml", "-o", tmp_path / "project")
+    assert done.exit_code == 2
+    assert "--style unrolled" in done.output
 
 
 # Estimates

@@ -91,7 +91,7 @@ def test_binary_points_of_activations_move_when_they_may() -> None:
 
 def test_block_that_came_no_nearer_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """With roundings that are chosen badly on purpose."""
-    monkeypatch.setattr(SoftRounding, "hard", lambda self: self.low.clamp(self.least, self.most) * self.unit - 2 * self.unit)
+    monkeypatch.setattr(SoftRounding, "hard", lambda self: self.around.low * self.unit - 2 * self.unit)
     q = quantized_small(4, 8)
     before = {key: value.clone() for key, value in q.state_dict().items()}
     results = adaround_blocks(q, calibration()[:32], iterations=2)

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qfx.errors import QfxError
+from qfx.fixed.kernel import CastMode
+from qfx.fixed.type import OMode
+from qfx.nn.casts.digits import numbers
 from qfx.ptq.rounding.adaround import Relaxation, _flush, _SampledRows, exponent, rectified, relaxed, solve_adaround, undecided
 from qfx.ptq.rounding.comq import solve_comq
 from qfx.ptq.rounding.gptq import solve_gptq
-from qfx.ptq.rounding.problem import Problem, Rows
+from qfx.ptq.rounding.problem import Problem, Rows, Solver
 
 
 def problem(
@@ -237,3 +240,16 @@ def test_gptq_without_damping_names_the_remedy() -> None:
     p = replace(p, gram=p.gram * 0 - 1.0)
     with pytest.raises(QfxError, match="more calibration data"):
         solve_gptq(p, damping=0.0)
+
+
+@pytest.mark.parametrize("solve", [solve_comq, solve_gptq, solve_adaround])
+def test_solvers_choose_allowed_numbers(solve: Solver) -> None:
+    """Of -8, -4, -2, -1, 0, 1, 2, 4, for weights that reach beyond both ends."""
+    allowed = numbers(4, CastMode(o=OMode.SAT), 1, "signed")
+    p = problem()
+    scaled = p.weight * 6
+    present = allowed.nearest(scaled / p.scale).to(scaled.dtype)
+    made = replace(p, weight=scaled, present=present, low=-8, high=7, allowed=allowed)
+    raw = solve(made)
+    assert torch.isin(raw.double(), allowed.raw).all()
+    assert made.error(raw) <= made.error(present) * (1 if solve is solve_comq else 1.2)

@@ -149,7 +149,8 @@ class Loop(OneToOne):
 
     def options(self, setting: Setting) -> list[Option]:
         pinned, (outputs, inputs) = setting.pinned, map(_some, map(divisors, self.widest))
-        wanted = [pinned] if pinned else [Folding(pe, simd) for pe in outputs for simd in inputs]
+        arithmetic = "shift" if setting.shift_and_add else "auto"
+        wanted = [pinned] if pinned else [Folding(pe, simd, arithmetic) for pe in outputs for simd in inputs]
         made = [loop for folding in wanted if (loop := self.again(folding)) is not None]
         on = setting.on
         return [

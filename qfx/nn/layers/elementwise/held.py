@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from qfx.capture.traced import KEPT, called
 from qfx.fixed.arith import Bounds
+from qfx.fixed.digits import few_digits
 from qfx.ir.values import Const
 from qfx.nn.call import Call, name_of
 from qfx.nn.fixed_layer import constant
@@ -263,10 +265,12 @@ class HeldConstant(nn.Module):
 
 
 def _exact_grid(values: Tensor, spec: Spec) -> int | None:
-    """The grid on which the word length holds the values exactly."""
+    """The grid on which the word length holds the values exactly, and they have few digits where the spec says so."""
     const = Const.of(values.detach().cpu().numpy())
     hull, held_by = const.interval.hull, spec.type(signed=bool(spec.signed))
     if not isinstance(const.frac_bits, int) or abs(const.frac_bits) > 100:
+        return None
+    if spec.digits is not None and not np.isin(const.raw, few_digits(spec.width, bool(spec.signed), spec.digits, spec.digit_form)).all():
         return None
     return const.frac_bits if held_by.min_raw <= hull.lo and hull.hi <= held_by.max_raw else None
 

@@ -51,6 +51,8 @@ class QEmbedding(Computing):
             self.compute(source.computed)
         own, also = f"{name}.weight", self.origins.get("weight", "")
         spec = replace(signed_spec(recipe.spec(own, "weight", also)), granularity="tensor")  # the rows mix in every channel of the result
+        if spec.accumulator is not None:
+            raise UnsupportedError("an accumulator for rows that nothing adds up", where=own, remedy="leave `accumulator` out for this weight")
         self.weight_cast = Quantizer(spec, channel_axis=0, name=own, also=also)
 
     def initialize(self, x: QTensor) -> None:

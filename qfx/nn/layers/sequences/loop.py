@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from qfx import operators as ops
-from qfx.errors import QfxError
+from qfx.errors import QfxError, UnsupportedError
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node, graph_name
 from qfx.ir.values import ArrayType, Info
+from qfx.nn.accumulator import Accumulating
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, moved
 from qfx.nn.layers.batch_norm import FoldedNorm
@@ -60,6 +61,9 @@ class QStepLinear(QLinear):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if isinstance(self.weight_cast, Accumulating):
+            told = "an accumulator of a chosen width inside of a loop"
+            raise UnsupportedError(told, where=self.weight_cast.name, remedy="leave `accumulator` out for recurrent weights")
         self._now: tuple[QTensor, QTensor | None] | None = None
 
     def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
