@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import qfx
 from benchmarks.budgets.networks import NETWORKS, Network
 from benchmarks.timing import machine
-from qfx import Recipe, Spec
+from qfx import Recipe, RecipeError, Spec
 
 BOARDS = ("ultra96v2", "zcu102")
 WITHIN = 0.97
@@ -107,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         x, y = network.data()
         model = _trained(network, x, y)
         for board in options.boards.split(","):
-            row = brought(network, model, x, y, board, options.granularity, options.steps, options.share)
+            try:
+                row = brought(network, model, x, y, board, options.granularity, options.steps, options.share)
+            except RecipeError as error:  # no word length would meet it
+                row = [network.name, board, error.what]
             console.print("  ".join(row), highlight=False)
             table.add_row(*row)
     console.print(table)

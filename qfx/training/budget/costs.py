@@ -176,6 +176,18 @@ class Costs:
         except ProjectError:
             return wanted(on(AMPLE))
 
+    def _fits(self, steps: Sequence[Tensor]) -> bool:
+        """Whether a search that must keep within the limits finds a design at that pace: it tries harder than one that has room."""
+        limits = self.limits
+        if limits.board is None or limits.fps is None:
+            return False
+        try:
+            with moved_points(self.learned, steps):
+                HardwareCost(self.model, limits.ample(1.0), fps=limits.fps, clock_ns=limits.clock_ns).taken()
+        except ProjectError:
+            return False
+        return True
+
     def _refuse_hopeless(self) -> None:
         """Raise RecipeError if the shortest words are not short enough."""
         steps = self.steps(-_ALL)
@@ -183,7 +195,7 @@ class Costs:
             over = [f"{100 * share:.1f} % of the {name}" for name, share in self.with_steps(steps).items() if share > 1]
         except ProjectError as error:
             raise RecipeError(f"cannot be met, whatever is learned: {error.what}", where="budget", remedy=error.remedy) from error
-        if over:
+        if over and not self._fits(steps):
             with moved_points(self.learned, steps):
                 named = self._costliest() if self.limits.ebops is not None else ""
             larger = "allow more, or learn the word lengths of more tensors" if self.limits.board is None else "allow more, or take a larger board"
