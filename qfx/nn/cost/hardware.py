@@ -31,6 +31,9 @@ from qfx.nn.quantizer import Quantizer
 
 FloatArray = npt.NDArray[np.float64]
 
+_STEPS = np.array([field in ("dsp", "bram18") for field in FIELDS])
+"""What comes by leaps. A bit more or less rarely makes one; its slope is that of the line through no bits at all."""
+
 Style = Literal["streaming", "unrolled"]
 
 
@@ -44,12 +47,13 @@ class Line:
     lengths: tuple[float, ...]
 
     def now(self) -> Tensor:
-        """What it takes, one number for each of FIELDS: the estimator's figures as long as no word length has changed, and else those along the
-        slopes. Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number)."""
-        result = torch.tensor(self.taken)
+        """What it takes, one number for each of FIELDS: the estimator's figures as long as no word length has changed, and else LUTs and flip-flops
+        along their slopes; DSP blocks and memories come by leaps, which only another measurement tells, so that these have slopes alone.
+        Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number)."""
+        result, steps = torch.tensor(self.taken), torch.tensor(_STEPS)
         for (quantizer, slope), before in zip(self.slopes, self.lengths, strict=True):
             longest = quantizer.bits().amax().double().cpu()
-            result = result + torch.tensor(slope) * (longest - before)
+            result = result + torch.tensor(slope) * torch.where(steps, longest - longest.detach(), longest - before)
         return result
 
     def state(self) -> dict[str, Any]:
@@ -166,22 +170,34 @@ class HardwareCost:
         others = [quantizer for quantizer in learned if not _is_weight(quantizer)]
         read_by = readers(graph, [quantizer.name for quantizer in others])
         slopes: list[tuple[Quantizer, FloatArray]] = []
+        now = self._by_node(graph, found.schedule)
         for group in (weights, others):
             if not group:
                 continue
-            less, more = (self._by_node(group, step, found.schedule) for step in (-1, 1))
+            less, more = self._changed(group, -1, found.schedule) or now, self._changed(group, 1, found.schedule) or now
+            apart = max((less is not now) + (more is not now), 1)
             for quantizer in group:
                 nodes = {graph_name(quantizer.name.rpartition(".")[0]): 1.0} if group is weights else read_by[quantizer.name]
-                zero = np.zeros(len(FIELDS))
-                slope = sum((part * (more.get(node, zero) - less.get(node, zero)) / 2 for node, part in nodes.items()), zero)
-                slopes.append((quantizer, np.maximum(slope, 0.0)))
+                longest = max(float(quantizer.bits().detach().amax()), 1.0)
+                slope = np.zeros(len(FIELDS))
+                for node, part in nodes.items():
+                    lower, upper, here = (cost.get(node, np.zeros(len(FIELDS))) for cost in (less, more, now))
+                    slope += part * np.where(_STEPS, here / longest, np.maximum(upper - lower, 0.0) / apart)
+                slopes.append((quantizer, slope))
         lengths = tuple(float(quantizer.bits().detach().amax()) for quantizer, _ in slopes)
         return Measured(found, Line(taken, tuple(slopes), lengths))
 
-    def _by_node(self, group: Sequence[Quantizer], step: int, schedule: Schedule) -> dict[str, FloatArray]:
-        """What each node of the graph takes if the group's words have ``step`` bits more. FIFOs are as shallow as they can be."""
+    def _changed(self, group: Sequence[Quantizer], step: int, schedule: Schedule) -> dict[str, FloatArray] | None:
+        """``_by_node`` if the group's words have ``step`` bits more; None where such words cannot be folded like that (two in a DSP block)."""
         with _longer(group, step):
             graph = self.graph()
+        try:
+            return self._by_node(graph, schedule)
+        except ProjectError:
+            return None
+
+    def _by_node(self, graph: Graph, schedule: Schedule) -> dict[str, FloatArray]:
+        """What each node of the graph takes. FIFOs are as shallow as they can be."""
         found = shallow_estimate(lower(graph, schedule), self.board)
         return {cost.node: np.array([getattr(cost.resources, field) for field in FIELDS], dtype=np.float64) for cost in found.layers}
 

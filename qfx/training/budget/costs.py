@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,9 +17,14 @@ from qfx.nn.cost.hardware import HardwareCost, Line, UnrolledLine, line_of, mova
 from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.model import QuantizedModel, quantizers
 from qfx.nn.quantizer import Quantizer
-from qfx.training.budget.limits import Limits
+from qfx.training.budget.limits import AMPLE, Limits
 
 _NEXT_TO_NOTHING = 1e-12
+
+_ROOM = 1.25
+"""Of the board that a design is chosen on, beside what the design before took."""
+
+_Found = TypeVar("_Found")
 
 _ALL = 64.0
 """More bits than any word has."""
@@ -59,7 +64,7 @@ class Costs:
         self._refuse_collapsed()
         self.multiplications.refresh()
         if self.limits.board is not None:
-            self.line = self._hardware().measure(self.multiplications).line
+            self.line = self._designed(lambda hardware: hardware.measure(self.multiplications)).line
 
     def state(self) -> dict[str, Any]:
         """What the next steps follow from besides the model, as plain data."""
@@ -122,7 +127,7 @@ class Costs:
         with moved_points(self.learned, steps), torch.no_grad():
             if self.limits.board is None:
                 return self._counted_anew()
-            return {name: float(share) for name, share in self._by_board(torch.tensor(self._hardware().taken())).items()}
+            return {name: float(share) for name, share in self._by_board(torch.tensor(self._designed(HardwareCost.taken))).items()}
 
     def take_steps(self, steps: Sequence[Tensor]) -> None:
         """Make the words of each learned quantizer so many bits longer."""
@@ -155,18 +160,42 @@ class Costs:
             kept = torch.ones_like(lengths, dtype=torch.bool)
         return kept & (lengths > 0)
 
-    def _hardware(self) -> HardwareCost:
+    def _designed(self, wanted: Callable[[HardwareCost], _Found]) -> _Found:
+        """What is ``wanted`` of the design, chosen on a board a little larger than what the model took when it was last looked at, so that the search
+        weighs resources as scarce as they are; where that is too small, on one on which all fits."""
         limits = self.limits
-        return HardwareCost(self.model, limits.ample(), fps=limits.fps, clock_ns=limits.clock_ns, style=limits.style)
+
+        def on(times: float) -> HardwareCost:
+            return HardwareCost(self.model, limits.ample(times), fps=limits.fps, clock_ns=limits.clock_ns, style=limits.style)
+
+        if limits.fps is None:
+            return wanted(on(AMPLE))
+        taken = on(AMPLE).taken() if self.line is None else self.line.taken
+        try:
+            return wanted(on(_ROOM * max(1.0, *(float(share) for share in self._by_board(torch.tensor(taken)).values()))))
+        except ProjectError:
+            return wanted(on(AMPLE))
+
+    def _fits(self, steps: Sequence[Tensor]) -> bool:
+        """Whether a search that must keep within the limits finds a design at that pace: it tries harder than one that has room."""
+        limits = self.limits
+        if limits.board is None or limits.fps is None:
+            return False
+        try:
+            with moved_points(self.learned, steps):
+                HardwareCost(self.model, limits.ample(1.0), fps=limits.fps, clock_ns=limits.clock_ns).taken()
+        except ProjectError:
+            return False
+        return True
 
     def _refuse_hopeless(self) -> None:
         """Raise RecipeError if the shortest words are not short enough."""
         steps = self.steps(-_ALL)
         try:
-            over = [f"{100 * share:.0f} % of the {name}" for name, share in self.with_steps(steps).items() if share > 1]
+            over = [f"{100 * share:.1f} % of the {name}" for name, share in self.with_steps(steps).items() if share > 1]
         except ProjectError as error:
             raise RecipeError(f"cannot be met, whatever is learned: {error.what}", where="budget", remedy=error.remedy) from error
-        if over:
+        if over and not self._fits(steps):
             with moved_points(self.learned, steps):
                 named = self._costliest() if self.limits.ebops is not None else ""
             larger = "allow more, or learn the word lengths of more tensors" if self.limits.board is None else "allow more, or take a larger board"

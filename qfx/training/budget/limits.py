@@ -13,7 +13,7 @@ from qfx.hardware.cost.estimate import LIMITS, capacity
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.hardware import Style
 
-_AMPLE = 4096
+AMPLE = 4096.0
 """A board so many times as large has a design for every model that is to become small enough."""
 
 _NUMBERS = ("ebops", "weight_bits", "mean_weight_bits", "fps", "clock_ns", *FIELDS)
@@ -81,11 +81,11 @@ class Limits:
         assert self.board is not None
         return board(self.board)
 
-    def ample(self) -> Board:
-        """The board, much larger, its resources as scarce beside each other as the limits make them: on it foldings can be chosen before a model
-        fits."""
+    def ample(self, times: float = AMPLE) -> Board:
+        """The board so many times as large, its resources as scarce beside each other as the limits make them: on it foldings can be chosen before a
+        model fits."""
         amounts = self.amounts()
-        lut, ff, dsp, bram18 = (math.ceil(_AMPLE * max(amounts[field], 1.0) / LIMITS[field]) for field in ("lut", "ff", "dsp", "bram18"))
+        lut, ff, dsp, bram18 = (math.ceil(times * max(amounts[field], 1.0) / LIMITS[field]) for field in ("lut", "ff", "dsp", "bram18"))
         return replace(self.whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))
 
     def told(self, shares: Mapping[str, float]) -> str:
