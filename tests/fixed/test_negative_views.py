@@ -91,14 +91,14 @@ def test_every_argument_and_every_gradient(
         "shift": data(3, dtype=torch.float64, seed=2),
         "addend": data(*shape, dtype=dtype, seed=3).to(memory_format=memory_format),
     }
-    used = {name: own[name] for name in ("x", "frac_bits", *ARGUMENTS[arguments])}
+    own["int_bits"] = 8 - own["frac_bits"]
+    used = {name: own[name] for name in ("x", "frac_bits", *(("int_bits",) if learned else ()), *ARGUMENTS[arguments])}
     upstream = data(*shape, dtype=torch.float32 if dtype is torch.float32 else torch.float64, seed=4)
 
     def run(change: Callable[[Tensor], Tensor]) -> list[Tensor]:
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in used.items()}
-        width = torch.tensor(8.0, requires_grad=True) if learned else 8
-        y = quantize(**{name: change(leaf) for name, leaf in leaves.items()}, width=width, mode=RND_SAT, negative_slope=0.0)
-        return [y, *torch.autograd.grad(y, [*leaves.values(), *([width] if learned else [])], change(upstream.to(y.dtype)))]
+        y = quantize(**{name: change(leaf) for name, leaf in leaves.items()}, width=8, mode=RND_SAT, negative_slope=0.0)  # type: ignore[arg-type]
+        return [y, *torch.autograd.grad(y, list(leaves.values()), change(upstream.to(y.dtype)))]
 
     (found, *grads), (expected, *expected_grads) = run(view), run(lambda x: x)
     assert_same_bits(found, expected)
