@@ -248,9 +248,11 @@ def extremes() -> Graph:
             Node("far", Affine(Const(np.array([3, 5, -7, 2]), FAR), None), ("own",)),
             Node("least_own", Min(), ("own", "far")),
             Node("most_own", Max(), ("least_own", "far")),
-            Node("bent_far", PRelu(Const(np.array([3, 5, -7, 2]), (2, 9, 0, 5))), ("most_own",)),
+            Node("bent_few", PRelu(Const(np.array([3, 5, -7, 2]), (2, 9, 0, 5))), ("most_own",)),  # two digits each
+            Node("bent_far", PRelu(Const(np.array([171, 5, -7, 2]), (2, 9, 0, 5))), ("bent_few",)),
             Node("narrow_far", Cast(narrow), ("bent_far",)),
-            Node("bent", PRelu(const(91, 4)), ("most",)),
+            Node("bent_little", PRelu(const(91, 4)), ("most",)),
+            Node("bent", PRelu(Const(np.array([171, 5, -85, 3]), 3)), ("bent_little",)),
             Node("above", Compare(">", Const(np.array(3), 1)), ("bent",)),
             Node("below", Compare("<", Const(np.array(3), 1)), ("small",)),
             Node("sum", Add(), ("above", "below")),

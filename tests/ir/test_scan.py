@@ -17,6 +17,7 @@ from qfx.ir.interpret import run_from_raws, run_raw
 from qfx.ir.passes.loadable import make_loadable
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.text import as_data, listing
+from qfx.ir.values import LoadableConst
 from qfx.ir.verify import verify
 from qfx.operators import ArrayType, Const
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
@@ -157,11 +158,15 @@ def test_random_scans_keep_their_raws_through_the_passes() -> None:
     assert seen > 5
 
 
-def test_its_constants_stay_when_others_become_loadable() -> None:
+def test_its_weights_become_loadable_as_others_do_and_its_tables_stay() -> None:
     graph = recurrent(gru(), 3, last=True)
     made = make_loadable(graph)
-    assert made.node("rnn").op == graph.node("rnn").op
     assert made.node("fc").op != graph.node("fc").op
+    loaded = {name for name, const in made.node("rnn").op.constants().items() if isinstance(const, LoadableConst)}
+    assert loaded >= {"r_x.weight", "r_x.bias", "n_h.weight"}
+    assert "n.entries" not in loaded
+    numbers_of = {name: const.raw for name, const in graph.node("rnn").op.constants().items()}
+    assert all(np.array_equal(const.raw, numbers_of[name]) for name, const in made.node("rnn").op.constants().items())
     assert set(graph.node("rnn").op.constants()) >= {"r_x.weight", "r_x.bias", "n_h.weight", "n.entries"}
 
 
