@@ -22,7 +22,7 @@ from qfx.testing import adversarial_inputs, assert_bit_exact
 from qfx.verify import raw_of
 
 MODELS_PER_COMPILATION = 13
-COMPILATIONS = 5
+COMPILATIONS = 3
 """Together 65 models; hypothesis may add a compilation or two of small ones."""
 
 
@@ -67,7 +67,7 @@ def test_random_models(tmp_path_factory: pytest.TempPathFactory, thorough: bool)
         compared += check(found, tmp_path_factory.mktemp("bundle"))
 
     sweep()
-    assert compared >= 60
+    assert compared >= 36
 
 
 @pytest.mark.usefixtures("gxx")
