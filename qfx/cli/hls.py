@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from qfx.cli.common import FILE, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
-from qfx.cli.planning import plan_of, plan_options, summary_of
+from qfx.cli.planning import Asked, plan_of, plan_options, summary_of
 from qfx.cli.telling import telling
 
 
@@ -25,16 +25,7 @@ from qfx.cli.telling import telling
 def hls(
     model: Path,
     output: Path,
-    board_name: str,
-    clock_ns: float | None,
-    fps: float | None,
-    fit: bool,
-    folding: Path | None,
-    shift_and_add: bool,
-    weights: str,
-    ports: str | None,
-    style: str,
-    adders: str,
+    asked: Asked,
     top: str | None,
     data: Path | None,
     samples: int | None,
@@ -57,7 +48,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
+        graph, made = plan_of(asked, model, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -66,8 +57,8 @@ def hls(
             clock_ns=made.clock_ns,
             top=top,
             schedule=made,
-            weights=weights,
-            style=style,
+            weights=asked.weights,
+            style=asked.style,
             force=force,
             golden_inputs=golden,
             extra_files={"model.onnx": model.read_bytes()},
@@ -86,21 +77,12 @@ def hls(
 @guard
 def estimate(
     model: Path,
-    board_name: str,
-    clock_ns: float | None,
-    fps: float | None,
-    fit: bool,
-    folding: Path | None,
-    shift_and_add: bool,
-    weights: str,
-    ports: str | None,
-    style: str,
-    adders: str,
+    asked: Asked,
     as_json: bool,
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
     with telling("reading the model") as progress:
-        graph, made = plan_of(style, model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
+        graph, made = plan_of(asked, model, progress)
         summary = summary_of(made)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
     click.echo(text, nl=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 from qfx.cli.common import FILE
 
 if TYPE_CHECKING:
+    from qfx.hardware.board import Board
     from qfx.hardware.folding.search import Plan
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.graph import Graph
@@ -50,35 +52,48 @@ _OPTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options of a plan say."""
+
+    board_name: str
+    clock_ns: float | None
+    fps: float | None
+    fit: bool
+    folding: Path | None
+    shift_and_add: bool
+    weights: str
+    ports: str | None
+    style: str
+    adders: str
+
+
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Those of a plan."""
+    """Those of a plan; the command gets them together, as ``asked``."""
+
+    @functools.wraps(command)
+    def gathered(**given: Any) -> Any:
+        asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
+        return command(asked=asked, **given)
+
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        gathered = option(gathered)
+    return gathered
 
 
-def plan_of(
-    style: str,
-    model: Path,
-    board_name: str,
-    clock_ns: float | None,
-    fps: float | None,
-    fit: bool,
-    folding: Path | None,
-    shift_and_add: bool,
-    weights: str,
-    ports: str | None,
-    adders: str,
-    progress: Progress,
-) -> tuple[Graph, Plan | Unrolled]:
+def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan | Unrolled]:
     """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style."""
     from qfx.errors import ProjectError
+    from qfx.hardware.board import board, check_clock
 
-    if style == "unrolled":
-        return _unrolled(model, board_name, clock_ns, fps, fit, folding, shift_and_add, weights, ports, adders, progress)
-    if adders != "qfx":
+    if asked.style != "unrolled" and asked.adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
-    return _plan(model, board_name, clock_ns, fps, fit, folding, weights, ports, shift_and_add, progress)
+    if asked.style == "unrolled":
+        _refuse_folding(asked)
+    found = board(asked.board_name)
+    clock_ns = found.clock_ns if asked.clock_ns is None else asked.clock_ns
+    check_clock(clock_ns, found)
+    return (_unrolled if asked.style == "unrolled" else _folded)(asked, model, found, clock_ns, progress)
 
 
 def summary_of(made: Plan | Unrolled) -> Any:
@@ -90,71 +105,45 @@ def summary_of(made: Plan | Unrolled) -> Any:
     return unrolled_summary if isinstance(made, Unrolled) else summary
 
 
-def _plan(
-    model: Path,
-    board_name: str,
-    clock_ns: float | None,
-    fps: float | None,
-    fit: bool,
-    folding: Path | None,
-    weights: str,
-    ports: str | None,
-    shift_and_add: bool,
-    progress: Progress,
-) -> tuple[Graph, Plan]:
-    """The prepared graph of the model and what the options make of it."""
-    from qfx.hardware.board import board, check_clock
+def _folded(asked: Asked, model: Path, on: Board, clock_ns: float, progress: Progress) -> tuple[Graph, Plan]:
     from qfx.hardware.design.schedule import Request
     from qfx.hardware.folding import file as folding_file
     from qfx.hardware.folding.search import resolve
     from qfx.hardware.project.project import prepare
     from qfx.ir.from_onnx import load_graph
 
-    found = board(board_name)
-    clock_ns = found.clock_ns if clock_ns is None else clock_ns
-    check_clock(clock_ns, found)
-    request = Request(fps=fps, fit=fit) if folding is None else folding_file.read(folding, fps=fps, fit=fit)
-    if ports is not None:
-        request = replace(request, merged=ports == "merged")
-    request = replace(request, shift_and_add=shift_and_add)
-    graph = prepare(load_graph(model), weights)
-    return graph, resolve(graph, found, request, clock_ns=clock_ns, progress=progress)
+    request = Request(fps=asked.fps, fit=asked.fit) if asked.folding is None else folding_file.read(asked.folding, fps=asked.fps, fit=asked.fit)
+    if asked.ports is not None:
+        request = replace(request, merged=asked.ports == "merged")
+    request = replace(request, shift_and_add=asked.shift_and_add)
+    graph = prepare(load_graph(model), asked.weights)
+    return graph, resolve(graph, on, request, clock_ns=clock_ns, progress=progress)
 
 
-def _unrolled(
-    model: Path,
-    board_name: str,
-    clock_ns: float | None,
-    fps: float | None,
-    fit: bool,
-    folding: Path | None,
-    shift_and_add: bool,
-    weights: str,
-    ports: str | None,
-    adders: str,
-    progress: Progress,
-) -> tuple[Graph, Unrolled]:
-    """The prepared graph of the model, unrolled. Raises ProjectError for options that mean nothing then."""
+def _refuse_folding(asked: Asked) -> None:
+    """Raise ProjectError for options that mean nothing of an unrolled design."""
     from qfx.errors import ProjectError
-    from qfx.hardware.board import board
+
+    given = {
+        "--fps": asked.fps is not None,
+        "--fit": asked.fit,
+        "--folding": asked.folding is not None,
+        "--shift-and-add": asked.shift_and_add,
+        "--weights stream": asked.weights != "rom",
+        "--ports merged": asked.ports == "merged",
+    }
+    named = ", ".join(name for name, there in given.items() if there)
+    if named:
+        what = f"{named}: an unrolled design has no folding, its weights in its adders, and a stream for each port"
+        raise ProjectError(what, where="--style unrolled", remedy=f"leave out {named}, or use --style streaming")
+
+
+def _unrolled(asked: Asked, model: Path, on: Board, clock_ns: float, progress: Progress) -> tuple[Graph, Unrolled]:
     from qfx.hardware.project.project import prepare
     from qfx.hardware.unrolled.plan import plan as unroll
     from qfx.hardware.unrolled.sharing import shared_graph
     from qfx.hardware.unrolled.with_da4ml import da4ml_graph
     from qfx.ir.from_onnx import load_graph
 
-    given = {
-        "--fps": fps is not None,
-        "--fit": fit,
-        "--folding": folding is not None,
-        "--shift-and-add": shift_and_add,
-        "--weights stream": weights != "rom",
-    }
-    named = [*(name for name, there in given.items() if there), *(["--ports merged"] if ports == "merged" else [])]
-    if named:
-        what = f"{', '.join(named)}: an unrolled design has no folding, its weights in its adders, and a stream for each port"
-        raise ProjectError(what, where="--style unrolled", remedy=f"leave out {', '.join(named)}, or use --style streaming")
-    found = board(board_name)
     graph = prepare(load_graph(model))
-    clock_ns = found.clock_ns if clock_ns is None else clock_ns
-    return graph, unroll(graph, found, clock_ns=clock_ns, solver={"qfx": shared_graph, "da4ml": da4ml_graph}[adders], progress=progress)
+    return graph, unroll(graph, on, clock_ns=clock_ns, solver={"qfx": shared_graph, "da4ml": da4ml_graph}[asked.adders], progress=progress)
