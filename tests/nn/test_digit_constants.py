@@ -151,7 +151,6 @@ def test_the_binary_point_starts_at_the_least_error() -> None:
         ({"width": 32, "digits": 9}, "32-bit numbers of 9 signed digits"),
         ({"digits": 2, "q": "AP_TRN"}, "q is 'AP_TRN'"),
         ({"digits": 2, "o": "AP_WRAP"}, "o is 'AP_WRAP'"),
-        ({"digits": 2, "learn_width": True}, "learn_width is True"),
         ({"digits": 2, "accumulator": 16}, "digits is 2, with which weights cannot be kept within an accumulator"),
         ({"digits": 2, "digit_form": "few"}, "digit_form is 'few'"),
     ],
