@@ -104,7 +104,6 @@ def test_sums_are_cast(mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("fast", [False, True])
 def test_the_generated_code(fast: bool, tmp_path: Path) -> None:
     torch.manual_seed(2)
     models = [quantized(9, mode, granularity=granularity) for mode in MODES for granularity in ("tensor", "channel")]

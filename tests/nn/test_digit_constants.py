@@ -265,7 +265,6 @@ def test_every_constant_has_few_digits(granularity: str, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("fast", [False, True])
 def test_cpp(fast: bool, tmp_path: Path) -> None:
     models = []
     for digits, form in ((1, "signed"), (2, "signed"), (3, "ones")):
