@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -265,9 +266,9 @@ def test_every_constant_has_few_digits(granularity: str, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("gxx")
-def test_cpp(fast: bool, tmp_path: Path) -> None:
-    models = []
-    for digits, form in ((1, "signed"), (2, "signed"), (3, "ones")):
-        for granularity in ("tensor", "channel", "element"):
-            models.append((qfx.quantize(network(), images(), few(digits, form, granularity=granularity)).eval(), images()))  # type: ignore[arg-type]
-    same_in_cpp(models, tmp_path, fast=fast)
+def test_cpp(fast: bool, thorough: bool, tmp_path: Path) -> None:
+    """Each form with one granularity; with --thorough, with all of them."""
+    forms, granularities = ((1, "signed"), (2, "signed"), (3, "ones")), ("tensor", "channel", "element")
+    pairs = product(forms, granularities) if thorough else zip(forms, granularities, strict=True)
+    recipes = [few(digits, form, granularity=granularity) for (digits, form), granularity in pairs]  # type: ignore[arg-type]
+    same_in_cpp([(qfx.quantize(network(), images(), recipe).eval(), images()) for recipe in recipes], tmp_path, fast=fast)

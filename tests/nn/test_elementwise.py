@@ -206,6 +206,8 @@ def test_every_executor_gives_the_same(recipe: str, tmp_path: Path, thorough: bo
         assert qfx.load_graph(path).infos == graph.infos
         assert_bit_exact(onnx_runtime(path, graph)(x), expected, names=("ONNX Runtime", f"interpreter, {name}"))
         made[name] = graph, x, expected
+    if not thorough and recipe == "by channel":
+        return  # grids of channels are in the directed graphs, and in random ones
     for fast in (False, True) if thorough else (False,):
         folder = tmp_path / str(fast)
         folder.mkdir()
