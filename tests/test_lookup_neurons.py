@@ -55,6 +55,13 @@ def test_each_neuron_reads_so_many_inputs(shape: Shape) -> None:
         assert all(len(set(row)) == len(row) for row in layer.places.tolist())
 
 
+def test_neurons_that_nothing_reads_are_left_out() -> None:
+    model = trained(SHAPES[0])
+    last, before = model.neurons[-1], tables.tables(model)[-2]
+    assert last.places is not None
+    assert len(before.table) == len(set(last.places.flatten().tolist())) <= 4
+
+
 def test_chance_reads_each_input_as_often() -> None:
     torch.manual_seed(0)
     counts = torch.bincount(spread_out(8, 6, 3).flatten())

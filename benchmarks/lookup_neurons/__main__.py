@@ -48,18 +48,20 @@ def shapes(task: str) -> list[Shape]:
         uniform(wide, 4, 2, first=4),
         uniform(deep, 3, 2),
         uniform(deep, 2, 3),
+        uniform(deep, 2, 3, learned=False),
         uniform(deep, 2, 3, degree=2),
         uniform(deep, 2, 3, first=4),
         uniform(deep, 2, 4),
+        uniform(deep, 2, 4, degree=2),
+        uniform(deep, 2, 4, first=5),
         uniform(sizes, 4, 3),
-        uniform(sizes, 5, 3),
         uniform(wide, 4, 3),
     ]
 
 
 PERCEPTRONS: Mapping[str, Sequence[tuple[tuple[int, ...], float]]] = {
     "five": (((16, 16, 5), 500.0), ((16, 32, 5), 700.0), ((16, 32, 16, 5), 1000.0), ((16, 64, 32, 32, 5), 2500.0)),
-    "digits": (((64, 16, 10), 1000.0), ((64, 32, 10), 2000.0), ((64, 32, 16, 10), 2000.0), ((64, 64, 32, 10), 5000.0)),
+    "digits": (((64, 16, 10), 1000.0), ((64, 32, 10), 2000.0), ((64, 64, 32, 10), 5000.0)),
 }
 """Adder graphs: sizes, and the bit operations where the budget ends."""
 

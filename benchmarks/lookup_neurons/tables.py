@@ -6,7 +6,7 @@ Numbers are integers here: an activation of b bits is 0 to 2**b - 1, a score of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,14 @@ Layers = Sequence[Layer]
 
 
 def tables(model: LookupNet) -> list[Layer]:
-    """Every entry of every neuron, worked out by the neuron itself."""
-    return [_layer(layer, bits, width) for layer, bits, width in zip(model.neurons, model.shape.bits, model.shape.widths, strict=True)]
+    """Every entry of every neuron that is read, worked out by the neuron itself."""
+    found = [_layer(layer, bits, width) for layer, bits, width in zip(model.neurons, model.shape.bits, model.shape.widths, strict=True)]
+    for number in range(len(found) - 1, 0, -1):
+        read, places = np.unique(found[number].places, return_inverse=True)
+        before = found[number - 1]
+        found[number] = replace(found[number], places=places.reshape(found[number].places.shape))
+        found[number - 1] = replace(before, places=before.places[read], table=before.table[read])
+    return found
 
 
 def _layer(layer: Neurons, bits: int, width: int) -> Layer:
