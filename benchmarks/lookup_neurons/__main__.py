@@ -60,7 +60,7 @@ def shapes(task: str) -> list[Shape]:
 
 
 PERCEPTRONS: Mapping[str, Sequence[tuple[tuple[int, ...], float]]] = {
-    "five": (((16, 16, 5), 500.0), ((16, 32, 5), 700.0), ((16, 32, 16, 5), 1000.0), ((16, 64, 32, 32, 5), 2500.0)),
+    "five": (((16, 8, 5), 250.0), ((16, 16, 5), 500.0), ((16, 32, 5), 700.0), ((16, 32, 16, 5), 1000.0), ((16, 64, 32, 32, 5), 2500.0)),
     "digits": (((64, 16, 10), 1000.0), ((64, 32, 10), 2000.0), ((64, 64, 32, 10), 5000.0)),
 }
 """Adder graphs: sizes, and the bit operations where the budget ends."""
