@@ -151,9 +151,10 @@ class HardwareCost:
         with torch.no_grad():
             return prepare(to_graph(self.model, "cost"))
 
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | unrolled.Plan:
         """The design of the model as it is now."""
-        return self._plan(self.graph())
+        graph = self.graph()
+        return unrolled.plan(graph, self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self._plan(graph)
 
     def _plan(self, graph: Graph) -> Plan:
         if self.fps is None:
@@ -171,7 +172,7 @@ class HardwareCost:
 
     def taken(self) -> FloatArray:
         """What the design takes, in the order of FIELDS, without slopes."""
-        return _vector((unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self.plan()).estimate)
+        return _vector(self.plan().estimate)
 
     def _unrolled(self, multiplications: Multiplications | None) -> Measured:
         found = unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns)
