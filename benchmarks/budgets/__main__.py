@@ -22,7 +22,7 @@ import qfx
 from benchmarks.budgets.networks import NETWORKS, Network
 from benchmarks.task_data import Data
 from benchmarks.timing import machine
-from qfx import Recipe, RecipeError, Spec
+from qfx import QfxError, Recipe, Spec
 from qfx.hardware.board import board as board_of
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.folding.plan import fitting_plan
@@ -91,8 +91,10 @@ def _twin(network: Network, model: nn.Module, data: Data, granularity: str, step
     """What 8 bits everywhere come to in as many steps."""
     twin = qfx.quantize(model, data.train_x[:64], _recipe(granularity, learned=False))
     optimizer = _optimizer(twin, network)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         _step(twin.train(), optimizer, data, step, network.batch)
+        schedule.step()
     return _accuracy(_settled(twin, network, data, steps // 2), data)
 
 
@@ -104,9 +106,11 @@ def brought(network: Network, model: nn.Module, data: Data, board: str, granular
     budget = qfx.Budget(board=board, fps=network.fps, lut=lut, dsp=dsp)
     before = budget.measure(qmodel)
     optimizer = _optimizer(qmodel, network)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     start = time.perf_counter()
     for step in range(steps):
         _step(qmodel.train(), optimizer, data, step, network.batch, budget)
+        schedule.step()
     judged, trained, middle = [_accuracy(qmodel, data)], budget.measure(qmodel), time.perf_counter()
     met, end = budget.meet(qmodel), time.perf_counter()
     judged.append(_accuracy(qmodel, data))
@@ -158,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for board in options.boards.split(","):
             try:
                 row = brought(network, model, data, board, options.granularity, steps, share)
-            except RecipeError as error:  # no word length would meet it
+            except QfxError as error:  # no word length would meet it, or a layer came to nothing
                 row = [error.what]
             row = [network.name, board, *row[:6], *judged, *row[6:]]
             console.print("  ".join(row), highlight=False)

@@ -47,13 +47,15 @@ class Line:
     slopes: tuple[tuple[Quantizer, FloatArray], ...]
     lengths: tuple[float, ...]
 
-    def now(self) -> Tensor:
+    def now(self, least: int = 0) -> Tensor:
         """What it takes, one number for each of FIELDS: the estimator's figures as long as no word length has changed, and else LUTs and flip-flops
         along their slopes; DSP blocks and memories come by leaps, which only another measurement tells, so that these have slopes alone.
-        Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number)."""
+        Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number) that have more than
+        ``least`` bits."""
         result, steps = torch.tensor(self.taken), torch.tensor(_STEPS)
         for (quantizer, slope), before in zip(self.slopes, self.lengths, strict=True):
             longest = quantizer.bits().amax().double().cpu()
+            longest = longest if longest > least else longest.detach()
             result = result + torch.tensor(slope) * torch.where(steps, longest - longest.detach(), longest - before)
         return result
 
@@ -77,7 +79,8 @@ class UnrolledLine:
     multiplications: Multiplications
     operations: float
 
-    def now(self) -> Tensor:
+    def now(self, least: int = 0) -> Tensor:
+        """The same; ``least`` is for designs whose words are many numbers' own."""
         change = (self._total() - self.operations) / max(self.operations, 1.0)
         logic = torch.tensor([field in ("lut", "ff") for field in FIELDS], dtype=torch.float64)
         return torch.tensor(self.taken) * (1 + logic * change)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qfx.nn.cost.hardware import movable
-from qfx.training.budget.costs import Costs
+from qfx.training.budget.costs import SPARED, Costs
 
 _PRECISION = 2.0**-8
 """To so many bits it is found by how much words must be shorter."""
@@ -34,14 +34,15 @@ def closest(costs: Costs, longest: float) -> Steps:
     if longest > 0 and met(costs.steps(longest)):
         return costs.steps(longest)
     longer, shorter = (longest, 0.0) if longest > 0 else (0.0, -_FIRST)
-    on_board = costs.limits.board is not None
-    last, stride = (costs.longest(), _STRIDE) if on_board else (_LAST, _LAST)
-    while shorter > -last and not met(costs.steps(shorter)):
+    folded = costs.limits.board is not None and costs.limits.style != "unrolled"
+    last, stride = (costs.longest(), _STRIDE) if costs.limits.board is not None else (_LAST, _LAST)
+    least = SPARED if folded and met(costs.steps(-last, SPARED)) else 1
+    while shorter > -last and not met(costs.steps(shorter, least)):
         longer, shorter = shorter, shorter - min(-shorter, stride) if shorter < 0 else -_FIRST
     while longer - shorter > _PRECISION:
         middle = (shorter + longer) / 2
-        longer, shorter = (longer, middle) if met(costs.steps(middle)) else (middle, shorter)
-    before, after = costs.steps(longer), costs.steps(shorter)
+        longer, shorter = (longer, middle) if met(costs.steps(middle, least)) else (middle, shorter)
+    before, after = costs.steps(longer, least), costs.steps(shorter, least)
     whole = _fewest(len(before), lambda count: met([*after[:count], *before[count:]]))
     if whole == 0:
         return before

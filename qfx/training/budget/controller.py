@@ -28,7 +28,8 @@ class Controller:
     bounds; prediction is the derivative's part).
 
     The numbers were chosen once, by simulation and on small networks: costs that move at most by 0.0001 to 0.03 a step, under gradients and Adam,
-    held up by tasks that differ by a factor of 1000, come within 3 % where there are steps enough to go twice as far as the budget is.
+    held up by tasks that differ by a factor of 1000, come within 3 % in long trainings without noise; in 300 steps, under noise and leaps of a
+    board's measurements, within 8 %.
     """
 
     integral: float = math.log(1e-2)

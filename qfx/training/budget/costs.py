@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qfx.errors import ProjectError, QfxError, RecipeError
 from qfx.export.to_graph import refuse_off
+from qfx.hardware.board import Board
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.folding.plan import Plan
@@ -26,6 +27,10 @@ _NEXT_TO_NOTHING = 1e-12
 
 _MUCH = 0.2
 """Of the longest words have changed by a bit, or of the bit operations."""
+
+SPARED = 2
+"""Bits of the longest words of a tensor below which the cost of a folded design does not push them: what they save there is little, and a word of one
+bit, let alone of none, that a whole tensor goes through is not won back. ``meet`` goes there where nothing else is left."""
 
 _ALL = 64.0
 """More bits than any word has."""
@@ -93,7 +98,7 @@ class Costs:
         if any(quantizer.off for quantizer in self.quantizers):
             refuse_off(self.model)
         if self.line is not None:
-            return self._by_board(self.line.now())
+            return self._by_board(self.line.now(SPARED))
         return self._above_nothing(self._counted())
 
     def _counted(self) -> dict[str, Tensor]:
@@ -141,17 +146,17 @@ class Costs:
             for quantizer, step in zip(self.learned, steps, strict=True):
                 movable(quantizer).add_(step)
 
-    def steps(self, by: float) -> list[Tensor]:
+    def steps(self, by: float, least: int = 1) -> list[Tensor]:
         """The steps that make all words that are not pruned ``by`` bits longer, before they are rounded. Less than 0: all words shorter, but those
-        keep a bit that a network cannot be left without."""
+        keep ``least`` bits (or as many as they have) that a network cannot be left without."""
         found = []
         for quantizer in self.learned:
             lengths, before = quantizer.bits().detach(), movable(quantizer).detach()
             if by >= 0:
                 found.append(torch.where(lengths > 0, by, torch.zeros_like(before)))
                 continue
-            one = torch.round(before) - (lengths - 1)  # there a word has one bit
-            found.append(torch.where(self._kept(quantizer), torch.maximum(before + by, torch.minimum(one, before)), before + by) - before)
+            last = torch.round(before) - (lengths - least)  # there a word has so many bits
+            found.append(torch.where(self._kept(quantizer), torch.maximum(before + by, torch.minimum(last, before)), before + by) - before)
         return found
 
     def _kept(self, quantizer: Quantizer) -> Tensor:
@@ -167,16 +172,16 @@ class Costs:
         return kept & (lengths > 0)
 
     def plan(self) -> Plan | unrolled.Plan:
-        """The design of the model as it is now."""
+        """The design of the model as it is now. Raises ProjectError for an unrolled one that does not fit the board."""
         if self.limits.board is None:
             raise RecipeError("counts bits, not hardware: there is no design", where="budget", remedy="give board='ultra96v2' or another")
-        return self._hardware().plan()
+        return self._hardware(self.limits.whole).plan()
 
-    def _hardware(self) -> HardwareCost:
+    def _hardware(self, unrolled_on: Board | None = None) -> HardwareCost:
         """What measures the design: the one that comes nearest to the limits, whether a model fits yet or not."""
         limits = self.limits
         if limits.style == "unrolled":
-            return HardwareCost(self.model, limits.ample(), clock_ns=limits.clock_ns, style=limits.style)
+            return HardwareCost(self.model, unrolled_on or limits.ample(), clock_ns=limits.clock_ns, style=limits.style)
         allowed = None if limits.fps is None else limits.amounts()
         return HardwareCost(self.model, limits.whole, fps=limits.fps, clock_ns=limits.clock_ns, allowed=allowed, known=self.known)
 
