@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "torch"
@@ -22,8 +22,7 @@ from hgq.utils import trace_minmax
 from hgq.utils.sugar import BetaScheduler
 from hgq.utils.sugar.beta_scheduler import PieceWiseSchedule
 
-from benchmarks.fronts import Found, Task, built, front, thinned
-from benchmarks.task_data import Data
+from benchmarks.fronts import Found, Judged, Task, built, front, thinned
 from qfx import FixedType, Graph, OMode, QMode
 from qfx.ir.graph import Node
 from qfx.operators import ArrayType, Cast, Clip, Const, Input, Linear, Relu
@@ -34,15 +33,26 @@ IntArray = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class HgqSettings:
     """How HGQ2 trains: its rate of Adam, what that falls to along a cosine, the part of the epochs after which the factor begins to grow, how many
-    fractional bits words begin with (beside two integer bits; its default is 6)."""
+    fractional bits words begin with (beside two integer bits; its default is 6), to what part of the task's last factor the ramp goes, and which part
+    of it it has come to after which part of the epochs (by itself: a straight line on a logarithmic axis)."""
 
     rate: float = 3e-3
     last: float = 0.1
     warm: float = 0.1
     fractional: int = 6
+    end: float = 1.0
+    turn: tuple[float, float] | None = None
 
 
-HGQ_SETTINGS = (HgqSettings(rate=5e-3), HgqSettings(rate=1e-2, fractional=4))
+HGQ_SETTINGS = (
+    HgqSettings(rate=5e-3),
+    HgqSettings(rate=1e-2, fractional=4),
+    HgqSettings(rate=5e-3, fractional=4, end=0.1),
+    HgqSettings(rate=5e-3, end=8e-3, turn=(0.35, 6e-4)),
+    HgqSettings(rate=5e-3, fractional=4, end=0.08, turn=(0.4, 6e-3)),
+    HgqSettings(rate=5e-3, fractional=4, turn=(0.45, 4e-2)),
+)
+"""Runs along a ramp, and runs that go fast to a part of the costs, and then slowly through it, as qfx's do."""
 
 
 def perceptron(sizes: Sequence[int], settings: HgqSettings) -> Any:
@@ -69,30 +79,32 @@ class _Kept(keras.callbacks.Callback):  # type: ignore[misc]
             print(f"HGQ2: epoch {epoch + 1}, {sum(float(layer.ebops) for layer in self.model.layers):.0f} operations", file=sys.stderr)
 
 
-def hgq_front(task: Task, data: Data, settings: HgqSettings, most: int = 9) -> tuple[list[Found], int]:
+def hgq_front(task: Task, data: Judged, settings: HgqSettings, seed: int = 0, most: int = 9) -> tuple[list[Found], int]:
     """The front of one run, and in how many of 200 samples of each network the graph differs from it."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model = perceptron(task.sizes, settings)
-    x, y, test_x, test_y = (part.numpy() for part in (data.train_x, data.train_y, data.test_x, data.test_y))
+    x, y, test_x, chosen_x, chosen_y = (part.numpy() for part in (data.train_x, data.train_y, data.test_x, data.chosen_x, data.chosen_y))
     steps = task.epochs * (len(x) // task.batch)
     model.compile(
         optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(settings.rate, steps, alpha=settings.last)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     kept, warm = _Kept(), round(settings.warm * task.epochs)
-    ramp = PieceWiseSchedule([(0, task.beta[0], "constant"), (warm, task.beta[0], "log"), (task.epochs, task.beta[1], "constant")])
+    turn = [(round(settings.turn[0] * task.epochs), settings.turn[1] * task.beta[1], "log")] if settings.turn else []
+    first, last = (warm, task.beta[0], "log"), (task.epochs, settings.end * task.beta[1], "constant")
+    ramp = PieceWiseSchedule([(0, task.beta[0], "constant"), first, *turn, last])
     count = len(x) // task.batch * task.batch  # whole batches, as the other half
     model.fit(x[:count], y[:count], epochs=task.epochs, batch_size=task.batch, verbose=0, callbacks=[BetaScheduler(ramp), kept])
     found = []
     for epoch, state in enumerate(kept.states):
         settled(model, state, x)
-        right = float((np.asarray(model.predict(test_x, batch_size=1000, verbose=0)).argmax(1) == test_y).mean())
-        found.append(Found(epoch + 1, sum(float(layer.ebops) for layer in model.layers), 100 * right))
+        right = float((np.asarray(model.predict(chosen_x, batch_size=1000, verbose=0)).argmax(1) == chosen_y).mean())
+        found.append(Found(epoch + 1, operations(model), 100 * right, 0.0))
     result, differing = [], 0
     for point in thinned(front(found), most):
         settled(model, kept.states[point.epoch - 1], x)
         graph = rebuilt(model)
-        result.append(built(replace(point, operations=operations(model)), graph, data))
+        result.append(built(point, graph, data))
         differing += differs(model, graph, test_x[:200])
     return result, differing
 
