@@ -13,7 +13,8 @@ from qfx.training.budget.costs import Costs
 _PRECISION = 2.0**-8
 """To so many bits it is found by how much words must be shorter."""
 
-_FIRST, _LAST = 0.25, 64.0
+_FIRST, _LAST, _STRIDE = 0.25, 64.0, 1.0
+"""What is tried first, how far it goes, and by how much at most it goes on where a cost need not fall with each bit."""
 
 _TRIES = 32
 
@@ -33,8 +34,10 @@ def closest(costs: Costs, longest: float) -> Steps:
     if longest > 0 and met(costs.steps(longest)):
         return costs.steps(longest)
     longer, shorter = (longest, 0.0) if longest > 0 else (0.0, -_FIRST)
-    while shorter > -_LAST and not met(costs.steps(shorter)):
-        longer, shorter = shorter, 2 * shorter if shorter < 0 else -_FIRST
+    on_board = costs.limits.board is not None
+    last, stride = (costs.longest(), _STRIDE) if on_board else (_LAST, _LAST)
+    while shorter > -last and not met(costs.steps(shorter)):
+        longer, shorter = shorter, shorter - min(-shorter, stride) if shorter < 0 else -_FIRST
     while longer - shorter > _PRECISION:
         middle = (shorter + longer) / 2
         longer, shorter = (longer, middle) if met(costs.steps(middle)) else (middle, shorter)
