@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,17 +12,18 @@ from torch import Tensor, nn
 
 from benchmarks.budgets.networks import ResNet8
 from benchmarks.ptq import DATA
-from qfx import ProjectError, Recipe, Spec
+from qfx import Recipe, Spec
 from qfx.hardware.board import board
-from qfx.hardware.cost.estimate import LIMITS
+from qfx.hardware.cost.estimate import LIMITS, capacity
+from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.hardware import HardwareCost
 
 CHECKPOINT = "models/resnet8_cifar10.pt"
 BOARD = "ultra96v2"
 _LEVELS = 256
 
-_BELOW, _DESIGNS = 0.97, 6
-"""Each design must cost so much less than the one before, and how many are tried."""
+_FIRST, _BELOW, _DESIGNS = 0.3, 0.97, 3
+"""What is asked for first, of the best so far from then on, and how often."""
 
 
 def scaled(pixels: Tensor) -> Tensor:
@@ -74,22 +75,20 @@ class Cost:
         return max(self.lut / whole.lut, self.dsp / whole.dsp)
 
 
+def allowed(share: float) -> dict[str, float]:
+    """Equal shares of the board's LUTs and DSP blocks, and all of the rest, by resource."""
+    whole = capacity(board(BOARD))
+    return {name: getattr(whole, name) * (share if name in ("lut", "dsp") else LIMITS[name]) for name in FIELDS}
+
+
 def cheapest(qmodel: nn.Module, fps: float) -> Cost:
-    """The least share that is found: a design is made on the whole board, and then others that must take less and less of its LUTs and its DSP
-    blocks, as long as one fits."""
-    whole = board(BOARD)
-    best, there = None, whole
+    """The least share that is found: the search is asked for less and less, and gives the design that comes nearest."""
+    best, asked = None, _FIRST
     for _ in range(_DESIGNS):
-        try:
-            taken = HardwareCost(qmodel, there, fps=fps).plan().estimate.total
-        except ProjectError:
-            break
+        taken = HardwareCost(qmodel, BOARD, fps=fps, allowed=allowed(asked)).plan().estimate.total
         cost = Cost(taken.lut, taken.dsp, taken.bram18)
-        if best is not None and cost.share >= best.share:
-            break
-        best = cost
-        share = _BELOW * best.share
-        there = replace(whole, lut=int(share * whole.lut / LIMITS["lut"]), dsp=int(share * whole.dsp / LIMITS["dsp"]))
-    if best is None:
-        raise ProjectError(f"no design of it makes {fps:g} frames a second", where=BOARD, remedy="ask for fewer with --fps")
+        if best is None or cost.share < best.share:
+            best = cost
+        asked = _BELOW * best.share
+    assert best is not None
     return best
