@@ -28,6 +28,7 @@ from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estim
 from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
 from qfx.hardware.folding.shifts import by_shifts
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
+from qfx.hardware.timing.fifo import Known
 from qfx.ir.graph import Graph
 from qfx.ir.within import MARK, everything
 from qfx.progress import Progress, silent
@@ -89,9 +90,9 @@ def choose(graph: Graph, board: Board, *, clock_ns: float, fps: float | None = N
     return resolve(graph, board, Request(fps=fps, fit=fps is None), clock_ns=clock_ns).schedule
 
 
-def nearest_plan(graph: Graph, board: Board, allowed: Mapping[str, float], *, fps: float, clock_ns: float) -> Plan:
+def nearest_plan(graph: Graph, board: Board, allowed: Mapping[str, float], *, fps: float, clock_ns: float, known: Known | None = None) -> Plan:
     """The cheapest plan of an optimized graph that makes ``fps`` with as much of each of FIELDS as is ``allowed``, or, where none is found, the one
-    that comes nearest: whose largest share of what is allowed is least. It may be larger than the board.
+    that comes nearest: whose largest share of what is allowed is least. It may be larger than the board. ``known``: as for ``plan``.
 
     Raises ProjectError if no folding is fast enough.
     """
@@ -99,7 +100,7 @@ def nearest_plan(graph: Graph, board: Board, allowed: Mapping[str, float], *, fp
     base = lower(graph, Schedule())
     most = np.array([allowed[field] for field in FIELDS], dtype=np.float64)
     found = layers(base, _endless(board), {})
-    return _Search(graph, board, found, clock_ns, Weights.of(base), silent, False, {}, most).nearest(fps)
+    return _Search(graph, board, found, clock_ns, Weights.of(base), silent, False, {}, most).nearest(fps, known)
 
 
 def _endless(board: Board) -> Board:
@@ -187,7 +188,7 @@ class _Search:
                     break
         raise self._refusal(fps, large)
 
-    def nearest(self, fps: float) -> Plan:
+    def nearest(self, fps: float, known: Known | None) -> Plan:
         """The plan that makes ``fps`` and whose largest share of what may be used is least, of those that are found; one that fits ends the search.
         ``Market.cheapest`` already comes as near as it can; what is no layer is known from the design before."""
         wanted = int(1e9 / (fps * self.clock_ns))
@@ -199,7 +200,7 @@ class _Search:
             if picked is None or (target, picked) in seen:
                 break
             seen.append((target, picked))
-            made = plan(self.graph, self.board, self._schedule(picked), clock_ns=self.clock_ns)
+            made = plan(self.graph, self.board, self._schedule(picked), clock_ns=self.clock_ns, known=known)
             taken = vector(made.estimate.total)
             self.overhead = taken - self.market.costs(picked)
             if made.interval > wanted:

@@ -23,6 +23,7 @@ from qfx.hardware.design.schedule import Request, Schedule
 from qfx.hardware.folding.plan import Plan, plan, shallow_estimate
 from qfx.hardware.folding.search import nearest_plan, resolve
 from qfx.hardware.project.project import prepare
+from qfx.hardware.timing.fifo import Known
 from qfx.hardware.unrolled import plan as unrolled
 from qfx.ir.graph import Graph, graph_name
 from qfx.nn.cost.multiplications import Multiplications
@@ -118,7 +119,7 @@ class HardwareCost:
     """Measures a model on a board: the cheapest design that makes ``fps`` frames a second at ``clock_ns`` (default: the board's), or, without
     ``fps``, the one of a given ``schedule`` (default: one number at a time, the smallest there is). ``style`` "unrolled": the whole network as one
     pipelined function. ``allowed``: how much of each of FIELDS the design at ``fps`` may take; where none is found that keeps within that, it is the
-    one that comes nearest.
+    one that comes nearest. ``known``: sizes of FIFOs that are remembered from one such design to the next.
 
     Raises ProjectError for what no design can be made of, and for a pace that no folding reaches.
     """
@@ -133,6 +134,7 @@ class HardwareCost:
         schedule: Schedule | None = None,
         style: Style = "streaming",
         allowed: Mapping[str, float] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.model = graph_module(qmodel)
         self.board = board(on) if isinstance(on, str) else on
@@ -142,22 +144,23 @@ class HardwareCost:
             raise ProjectError(f"no style is called {style!r}", where="style", remedy=f"use one of {', '.join(get_args(Style))}")
         if style == "unrolled" and (fps is not None or schedule is not None):
             raise ProjectError("an unrolled design takes a frame every few cycles", where="style", remedy="leave fps and schedule out")
-        self.fps, self.schedule, self.style, self.allowed = fps, schedule, style, allowed
+        self.fps, self.schedule, self.style, self.allowed, self.known = fps, schedule, style, allowed, known
 
     def graph(self) -> Graph:
         """What would be exported now, optimized as ``qfx hls`` does."""
         with torch.no_grad():
             return prepare(to_graph(self.model, "cost"))
 
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | unrolled.Plan:
         """The design of the model as it is now."""
-        return self._plan(self.graph())
+        graph = self.graph()
+        return unrolled.plan(graph, self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self._plan(graph)
 
     def _plan(self, graph: Graph) -> Plan:
         if self.fps is None:
             return plan(graph, self.board, self.schedule or Schedule(), clock_ns=self.clock_ns)
         if self.allowed is not None:
-            return nearest_plan(graph, self.board, self.allowed, fps=self.fps, clock_ns=self.clock_ns)
+            return nearest_plan(graph, self.board, self.allowed, fps=self.fps, clock_ns=self.clock_ns, known=self.known)
         return resolve(graph, self.board, Request(fps=self.fps), clock_ns=self.clock_ns)
 
     def measure(self, multiplications: Multiplications | None = None) -> Measured:
@@ -169,7 +172,7 @@ class HardwareCost:
 
     def taken(self) -> FloatArray:
         """What the design takes, in the order of FIELDS, without slopes."""
-        return _vector((unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self.plan()).estimate)
+        return _vector(self.plan().estimate)
 
     def _unrolled(self, multiplications: Multiplications | None) -> Measured:
         found = unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns)

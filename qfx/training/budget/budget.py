@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import RecipeError
+from qfx.hardware.folding.plan import Plan
+from qfx.hardware.unrolled import plan as unrolled
 from qfx.nn.model import graph_module
 from qfx.training.budget.closest import closest, filled
 from qfx.training.budget.controller import Controller
@@ -116,6 +118,12 @@ class Budget:
         costs = self._beside(qmodel)
         costs.take_steps(filled(costs, closest(costs, _SPARE if status.met else 0.0), _ENOUGH))
         return self.measure(qmodel)
+
+    def plan(self, qmodel: nn.Module) -> Plan | unrolled.Plan:
+        """The design that ``measure`` counts, of the model as it is now: on a board with all of its resources ``qfx hls`` may choose another, that
+        takes more of what the budget is short of. It goes into a project by ``write_project(qfx.to_graph(qmodel), ..., schedule=plan)``, or to
+        ``qfx hls`` by its file (``qfx.hardware.folding.file.text``). Raises RecipeError for a budget of counts."""
+        return self._beside(qmodel).plan()
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state, and what was measured of the model and when, as plain data and tensors."""

@@ -12,6 +12,9 @@ from qfx.errors import ProjectError, QfxError, RecipeError
 from qfx.export.to_graph import refuse_off
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.folding.plan import Plan
+from qfx.hardware.timing.fifo import Known
+from qfx.hardware.unrolled import plan as unrolled
 from qfx.nn.cost.cost import weight_bits
 from qfx.nn.cost.hardware import HardwareCost, Line, UnrolledLine, line_of, movable, moved_points
 from qfx.nn.cost.multiplications import Multiplications
@@ -50,6 +53,7 @@ class Costs:
         self.multiplications = Multiplications(model)
         self.line: Line | UnrolledLine | None = None
         self.age = 0
+        self.known: Known = {}
         if state is not None:
             self._resume(state)
             return
@@ -162,13 +166,19 @@ class Costs:
             kept = torch.ones_like(lengths, dtype=torch.bool)
         return kept & (lengths > 0)
 
+    def plan(self) -> Plan | unrolled.Plan:
+        """The design of the model as it is now."""
+        if self.limits.board is None:
+            raise RecipeError("counts bits, not hardware: there is no design", where="budget", remedy="give board='ultra96v2' or another")
+        return self._hardware().plan()
+
     def _hardware(self) -> HardwareCost:
         """What measures the design: the one that comes nearest to the limits, whether a model fits yet or not."""
         limits = self.limits
         if limits.style == "unrolled":
             return HardwareCost(self.model, limits.ample(), clock_ns=limits.clock_ns, style=limits.style)
         allowed = None if limits.fps is None else limits.amounts()
-        return HardwareCost(self.model, limits.whole, fps=limits.fps, clock_ns=limits.clock_ns, allowed=allowed)
+        return HardwareCost(self.model, limits.whole, fps=limits.fps, clock_ns=limits.clock_ns, allowed=allowed, known=self.known)
 
     def limit(self, limits: Limits) -> None:
         """Count by other limits from now on. Raises RecipeError, and stays as it was, if no word length can meet them."""
