@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--test", type=int, default=None, help="judge on so many test images (default: all 10,000)")
     for field in fields(Plan):
-        kind = int if field.name in ("images", "batch", "seed", "warm_up", "longest") else float
+        kind = int if field.name in ("images", "batch", "seed", "warm_up", "headroom") else float
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=f"default: {field.default}")
     asked = parser.parse_args(arguments)
     if not (DATA / CHECKPOINT).is_file():

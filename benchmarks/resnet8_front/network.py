@@ -48,12 +48,13 @@ def judged_images(count: int | None = None) -> tuple[Tensor, Tensor]:
 
 
 def recipe(bits: int, learned: bool) -> Recipe:
-    """Weights, a binary point per channel, and activations of so many bits, or so many to start from. The image and BatchNorm's scales have 8 bits,
-    biases, shifts and the result 16, in both cases."""
+    """Weights, a binary point per channel, and activations of so many bits, or so many to start from: their resolution is learned then, their range
+    stays, since a budget shortens words at both ends alike. The image and BatchNorm's scales have 8 bits, biases, shifts and the result 16, in both
+    cases."""
     return Recipe(
         input=Spec(8),
-        weight=Spec(bits, granularity="channel", learn_width=learned),
-        activation=Spec(bits, learn_width=learned),
+        weight=Spec(bits, granularity="channel", learn_width=learned, learn_range=not learned),
+        activation=Spec(bits, learn_width=learned, learn_range=not learned),
         bias=Spec(16, granularity="channel"),
         scale=Spec(8, granularity="channel"),
         shift=Spec(16, granularity="channel"),

@@ -18,9 +18,12 @@ import qfx
 from benchmarks.cifar import Batches, training_images
 from benchmarks.ptq import accuracy
 from benchmarks.qat_run import save
-from benchmarks.resnet8_front.network import BOARD, Cost, cheapest, judged_images, network, recipe, scaled
+from benchmarks.resnet8_front.network import BOARD, Cost, allowed, cheapest, judged_images, network, recipe, scaled
 from qfx.hardware.board import board
+from qfx.hardware.cost.estimate import capacity
+from qfx.hardware.cost.resources import FIELDS
 from qfx.ir.interpret import run_raw
+from qfx.nn.cost.hardware import HardwareCost, Line, movable
 from qfx.ptq import fold_batch_norm
 from qfx.verify import compare, raw_of
 
@@ -29,6 +32,7 @@ EXAMPLE, COMPARED = 256, 200
 
 
 _MARGIN = 0.985
+_CHEAP, _CHEAP_BITS = 0.01, 8
 
 
 @dataclass(frozen=True)
@@ -45,17 +49,18 @@ class Plan:
     seed: int = 0
     rate: float = 1e-3
     point_rate: float = 5e-3
-    length_rate: float = 3e-2
+    length_rate: float = 1e-2
     warm_up: int = 20
     points_until: float = 0.6
     statistics_until: float = 0.9
     taught: float = 0.7
     temperature: float = 4.0
-    longest: int = 8
-    """Bits that learned words start from."""
+    headroom: int = 0
+    """Learned words start so many bits longer than those of the uniform point at whose cost they are learned, and those that cost next to nothing
+    with 8 bits."""
 
 
-_OF_LEARNED = ("length_rate", "longest")
+_OF_LEARNED = ("length_rate", "headroom")
 """What uniform points do not follow from."""
 
 
@@ -151,21 +156,39 @@ def lengths(qmodel: nn.Module) -> dict[str, int]:
 def start(point: Point, plan: Plan, batches: Batches) -> nn.Module:
     torch.manual_seed(plan.seed)
     example = torch.cat([batches.batch(step)[0] for step in range(math.ceil(EXAMPLE / plan.batch))])
-    return qfx.quantize(network(), example, recipe(plan.longest if point.learned else point.bits, point.learned))
+    qmodel = qfx.quantize(network(), example, recipe(point.bits + plan.headroom * point.learned, point.learned))
+    if point.learned:
+        lengthen_cheap(qmodel, plan.fps)
+    return qmodel
 
 
-def budget_of(plan: Plan, allowed: float) -> qfx.Budget:
+def lengthen_cheap(qmodel: nn.Module, fps: float) -> None:
+    """Give the words of a quantizer 8 bits where all the bits that are added take less than ``_CHEAP`` of the design's LUTs and of its DSP blocks,
+    by the slopes of the design that is there. In place."""
+    whole = capacity(board(BOARD))
+    cost = cheapest(qmodel, fps).share
+    line = HardwareCost(qmodel, BOARD, fps=fps, allowed=allowed(cost)).measure().line
+    assert isinstance(line, Line)
+    with torch.no_grad():
+        for quantizer, slope in line.slopes:
+            added = _CHEAP_BITS - float(quantizer.bits().max())
+            share = max(added * slope[FIELDS.index(name)] / (cost * getattr(whole, name)) for name in ("lut", "dsp"))
+            if added > 0 and share < _CHEAP:
+                movable(quantizer).add_(added)
+
+
+def budget_of(plan: Plan, most: float) -> qfx.Budget:
     """Equal shares of the board's LUTs and DSP blocks, a little less than is allowed: weights that are trained on come to need other adders."""
     whole = board(BOARD)
-    return qfx.Budget(board=BOARD, fps=plan.fps, lut=int(_MARGIN * allowed * whole.lut), dsp=max(int(_MARGIN * allowed * whole.dsp), 1))
+    return qfx.Budget(board=BOARD, fps=plan.fps, lut=int(_MARGIN * most * whole.lut), dsp=max(int(_MARGIN * most * whole.dsp), 1))
 
 
-def make(point: Point, plan: Plan, allowed: float, folder: Path, told: Callable[[int, int, float, str], None], judged: int | None) -> Found:
+def make(point: Point, plan: Plan, most: float, folder: Path, told: Callable[[int, int, float, str], None], judged: int | None) -> Found:
     """Train and judge; the state and what was found lie in ``folder`` then."""
     began = time.monotonic()
     batches = learning(plan)
     qmodel = start(point, plan, batches)
-    train(qmodel, plan, batches, budget_of(plan, allowed) if point.learned else None, told)
+    train(qmodel, plan, batches, budget_of(plan, most) if point.learned else None, told)
     x, labels = judged_images(judged)
     cost: Cost = cheapest(qmodel, plan.fps)
     found = Found(
@@ -175,7 +198,7 @@ def make(point: Point, plan: Plan, allowed: float, folder: Path, told: Callable[
         dsp=cost.dsp,
         bram18=cost.bram18,
         share=cost.share,
-        allowed=allowed,
+        allowed=most,
         accuracy=accuracy(qmodel, x, labels),
         images=len(labels),
         differing_bits=differing_bits(qmodel, x[:COMPARED]),
