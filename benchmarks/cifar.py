@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import lzma
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,6 +52,8 @@ class Batches:
     images: Images
     size: int
     seed: int
+    prepared: Callable[[Tensor], Tensor] = normalized
+    """What a network gets of pixels (N, H, W, 3) of 0..255."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,12 +61,12 @@ class Batches:
         return len(self.images) // self.size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """(normalized images, labels) of the step."""
+        """(prepared images, labels) of the step."""
         epoch, index = divmod(step, self.steps_per_epoch)
         order = torch.randperm(len(self.images), generator=_generator(self.seed, _ORDER, epoch))
         chosen = order[index * self.size : (index + 1) * self.size]
         changed = augmented(self.images.pixels[chosen], _generator(self.seed, _CHANGES, step))
-        return normalized(changed), self.images.labels[chosen]
+        return self.prepared(changed), self.images.labels[chosen]
 
 
 def augmented(pixels: Tensor, generator: torch.Generator) -> Tensor:
