@@ -9,7 +9,7 @@ binary point moves to where it is held.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qfx.fixed.type import OMode
 from qfx.nn.observer import choose_frac_bits
@@ -19,13 +19,15 @@ _OUTGROWN = 1 + 2.0**-8
 """Times the range: calibration by squared error cuts off a little less than that, which stays as it is."""
 
 
-def make_room(cast: Quantizer, constant: Tensor) -> None:
+def make_room(cast: nn.Module, constant: Tensor) -> None:
     """Move the binary points of ``cast`` to the left, in place, as far as it takes to hold ``constant``, if that has outgrown its range.
 
     What is not long (``LONG_WORD`` bits), wraps, has its word length learned or its position given by the spec stays. It follows from the constant
     and the binary points alone, so that a forward in training, in evaluation and inside a backward pass do the same. The tensors are exchanged, not
     written into: a backward pass that is still to come finds what its forward saw.
     """
+    if not isinstance(cast, Quantizer):
+        return  # a run of a loop without casts (``qfx.nn.layers.sequences.loop``)
     spec = cast.spec
     if spec.width < LONG_WORD or spec.o not in (OMode.SAT, OMode.SAT_SYM) or spec.learn_width or spec.frac_bits is not None:
         return
