@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.calibration.measure import FAMILIES, FLAGS, sites
 from qfx.fixed.type import OMode, QMode
@@ -72,21 +73,33 @@ def _body(program: Program, place: int, width: int) -> Iterator[str]:
         yield f"assign v{place} = r{place} < {low} ? {low} : r{place} > {high} ? {high} : r{place};"
 
 
-def measured(program: Program, family: str = "ultrascale+", yosys: str = "yosys") -> int:
-    """The LUTs that Yosys takes, mapping by ABC: ABC9, the default, takes very long for so much logic between two registers."""
+def mapped(source: str, family: str = "ultrascale+", yosys: str = "yosys") -> dict[str, Any]:
+    """The module ``top`` of Verilog as Yosys' JSON, of ``$lut`` cells and carry chains. ABC maps: ABC9, the default, takes very long for so much
+    logic between two registers."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "top.v").write_text(verilog(program))
-        mapped = "-run begin:map_luts; abc -luts 2:2,3,6:5; clean; select top"
+        (Path(folder) / "top.v").write_text(source)
+        mapping = "-run begin:map_luts; abc -luts 2:2,3,6:5; clean; select top"
         script = (
-            f"read_verilog top.v; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapped}; write_json -selected top.json"
+            f"read_verilog top.v; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapping}; write_json -selected top.json"
         )
         subprocess.run([yosys, "-q", "-p", script], check=True, capture_output=True, cwd=folder)
-        cells = json.loads((Path(folder) / "top.json").read_text())["modules"]["top"]["cells"]
+        found: dict[str, Any] = json.loads((Path(folder) / "top.json").read_text())["modules"]["top"]
+    return found
+
+
+def lut_sites(module: dict[str, Any]) -> int:
+    """The LUTs of a module from ``mapped``."""
+    cells = {name: dict(cell, connections=dict(cell["connections"])) for name, cell in module["cells"].items()}
     for cell in cells.values():
         if cell["type"] == "$lut":
             pins = cell["connections"]
             cell["type"], pins["O"] = f"LUT{len(pins['A'])}", pins["Y"]
     return sites(cells)
+
+
+def measured(program: Program, family: str = "ultrascale+", yosys: str = "yosys") -> int:
+    """The LUTs that Yosys takes."""
+    return lut_sites(mapped(verilog(program), family, yosys))
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """The demo: handwritten digits from float training to bit-exact C++.
 
-A residual CNN with BatchNorm is trained in float and then in fixed point, with learned binary points, at 8, 6 and 4 bits. Each result becomes an
-ONNX file and HLS projects for two boards, and every executor of them is run on the whole test set. Exits with 1 if a single bit differs, with 2 for
-an error.
+A residual CNN with BatchNorm is trained in float and then in fixed point, with learned binary points, down a ladder of 8, 6 and 4 bits, taught by the
+float network. Each rung becomes an ONNX file and HLS projects for two boards, and every executor of them is run on the whole test set. Exits with 1
+if a single bit differs, with 2 for an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from digits_data import Digits, digits
+from digits_data import Digits, Part, digits
 from digits_model import SmallResNet
 from digits_plots import plot_accuracy, plot_start_and_end, plot_training, plot_trajectories
 from digits_proof import BOARDS, Paths, check_out, prove, write
@@ -35,7 +35,7 @@ CALIBRATION = 256
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of everything. ``test_images``: None for all of them."""
+    """How much of everything. ``bits``: the rungs of the ladder, from the top. ``test_images``: None for all of them."""
 
     bits: tuple[int, ...] = (8, 6, 4)
     float_epochs: int = 20
@@ -84,8 +84,9 @@ def demo(out: Path, plan: Plan, seed: int, console: Console) -> int:
         task = progress.add_task("float32 training", total=plan.float_epochs)
         tasks = {bits: _tasks(progress, bits, plan) for bits in plan.bits}
         float_history = train_float(model, data, epochs=plan.float_epochs, seed=seed, on_epoch=lambda: progress.advance(task))
-        for bits in plan.bits:
-            outcomes[bits] = _fixed(model, bits, Paths(out, bits), data, test.images, test.labels, plan, seed, progress, tasks[bits])
+        rungs = qfx.ladder(model, data.train.images[:CALIBRATION], [qfx.Recipe.uniform(bits) for bits in plan.bits])
+        for bits, qmodel in zip(plan.bits, rungs, strict=True):
+            outcomes[bits] = _fixed(qmodel, model, Paths(out, bits), data, test, plan, seed, progress, tasks[bits])
     float_accuracy = accuracy(model, test)
     np.savez(out / "test.npz", x=test.images.numpy(), y=test.labels.numpy())
     fixed = {bits: outcome.history for bits, outcome in outcomes.items()}
@@ -101,12 +102,11 @@ def demo(out: Path, plan: Plan, seed: int, console: Console) -> int:
 
 
 def _fixed(
-    model: SmallResNet,
-    bits: int,
+    qmodel: torch.nn.Module,
+    teacher: SmallResNet,
     paths: Paths,
     data: Digits,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    test: Part,
     plan: Plan,
     seed: int,
     progress: Progress,
@@ -114,13 +114,12 @@ def _fixed(
 ) -> Outcome:
     training, proof = tasks
     progress.start_task(training)
-    qmodel = qfx.quantize(model, data.train.images[:CALIBRATION], qfx.Recipe.uniform(bits))
-    history = train_fixed(qmodel, data, epochs=plan.fixed_epochs, seed=seed, on_epoch=lambda: progress.advance(training))
+    history = train_fixed(qmodel, teacher, data, epochs=plan.fixed_epochs, seed=seed, on_epoch=lambda: progress.advance(training))
     progress.start_task(proof)
-    write(qmodel, paths, images)
+    write(qmodel, paths, test.images)
     progress.advance(proof)
-    comparisons = prove(qmodel, paths, images, on_step=lambda: progress.advance(proof))
-    return Outcome(history, accuracy(qmodel, type(data.test)(images, labels)), tuple(comparisons))
+    comparisons = prove(qmodel, paths, test.images, on_step=lambda: progress.advance(proof))
+    return Outcome(history, accuracy(qmodel, test), tuple(comparisons))
 
 
 def _progress(console: Console) -> Progress:

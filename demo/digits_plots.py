@@ -32,16 +32,18 @@ _PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
 
 
 def plot_training(path: Path, float_history: History, fixed: Mapping[int, History]) -> None:
-    """Loss and validation accuracy over the epochs: float first, then each word length, all starting from the float network."""
+    """Loss and validation accuracy over the epochs: float first, then each word length, starting from the one before."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     start = len(float_history.loss)
     for axes, field, name in ((left, "loss", "cross-entropy on the training set (nats)"), (right, "accuracy", "accuracy on the validation set (%)")):
         values = getattr(float_history, field)
         axes.plot(range(1, start + 1), values, color=_FLOAT, marker="o", markersize=3, label="float32")
+        done, last = start, values[-1]
         for bits, history in fixed.items():
-            epochs = range(start, start + len(history.loss) + 1)
-            axes.plot(epochs, [values[-1], *getattr(history, field)], color=_COLORS.get(bits), marker="o", markersize=3, label=f"{bits} bits")
-        axes.axvline(start, color="#999999", linewidth=0.9, linestyle=":")
+            own = getattr(history, field)
+            axes.axvline(done, color="#999999", linewidth=0.9, linestyle=":")
+            axes.plot(range(done, done + len(own) + 1), [last, *own], color=_COLORS.get(bits), marker="o", markersize=3, label=f"{bits} bits")
+            done, last = done + len(own), own[-1]
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)
     left.set_yscale("log")
@@ -54,7 +56,7 @@ def plot_training(path: Path, float_history: History, fixed: Mapping[int, Histor
         )
     left.legend(loc="upper right", frameon=False)
     right.legend(loc="lower right", frameon=False)
-    _save(figure, path, "Residual CNN on 8x8 digits: float training, then fixed-point training from the float network")
+    _save(figure, path, "Residual CNN on 8x8 digits: float training, then down a ladder of word lengths in fixed point")
 
 
 def plot_start_and_end(path: Path, fixed: Mapping[int, History]) -> None:
@@ -94,7 +96,7 @@ def plot_start_and_end(path: Path, fixed: Mapping[int, History]) -> None:
 
 
 def plot_trajectories(path: Path, fixed: Mapping[int, History]) -> None:
-    """How far every binary point moved from where it started, step by step; the type changes half a bit away."""
+    """How far every binary point moved from where it started, step by step; the type changes half a bit away. Late in training all stay."""
     figure, row = plt.subplots(1, len(fixed), figsize=(2.0 + 4.3 * len(fixed), 5.2), sharey=True, layout="constrained", squeeze=False)
     for axes, (bits, history) in zip(row[0], fixed.items(), strict=True):
         epochs = [step / history.steps_per_epoch for step in range(len(next(iter(history.binary_points.values()))))]

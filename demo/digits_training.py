@@ -19,6 +19,12 @@ FINE_TUNING_RATE = 1e-3
 BINARY_POINT_RATE = 2e-2
 """Bits per step, at most: what Adam moves a binary point by."""
 
+POINTS_STAY, STATISTICS_STAY = 0.6, 0.9
+"""Of the steps in fixed point: from when on binary points, and BatchNorm's statistics, stay where they are."""
+
+TEACHING = 0.5
+"""Of the loss in fixed point: what the float network says; the rest are the labels."""
+
 Epoch = Callable[[], None]
 
 
@@ -40,11 +46,25 @@ def train_float(model: nn.Module, data: Digits, *, epochs: int, seed: int, on_ep
     return _train(model, [{"params": list(model.parameters()), "lr": LEARNING_RATE}], {}, data, epochs, seed, on_epoch)
 
 
-def train_fixed(qmodel: nn.Module, data: Digits, *, epochs: int, seed: int, on_epoch: Epoch) -> History:
-    """Train a network from ``qfx.quantize``: the same loop; its binary points are parameters with a learning rate of their own."""
+def train_fixed(qmodel: nn.Module, teacher: nn.Module, data: Digits, *, epochs: int, seed: int, on_epoch: Epoch) -> History:
+    """Train a rung of ``qfx.ladder``: the same loop, with what makes it end well at few bits (docs/training.md).
+
+    Binary points are parameters with a learning rate of their own; those that flip come to rest, and all stay late in training, as BatchNorm's
+    statistics do. The float network ``teacher`` says which of the wrong digits are nearly right.
+    """
+    settling, distillation = qfx.Settling(qmodel), qfx.Distillation(teacher)
+
+    def taught(images: Tensor, scores: Tensor, loss: Tensor) -> Tensor:
+        return (1 - TEACHING) * loss + TEACHING * distillation(images, scores)
+
+    def after_step(part: float) -> None:
+        settling.step()
+        if part >= POINTS_STAY:
+            qfx.freeze(qmodel, statistics=part >= STATISTICS_STAY)
+
     groups = qfx.parameter_groups(qmodel, lr=FINE_TUNING_RATE, binary_point_lr=BINARY_POINT_RATE)
     points = {name: quantizer.frac_bits for name, quantizer in qfx.quantizers(qmodel) if quantizer.frac_bits.requires_grad}
-    return _train(qmodel, groups, points, data, epochs, seed, on_epoch)
+    return _train(qmodel, groups, points, data, epochs, seed, on_epoch, taught, after_step)
 
 
 def accuracy(model: nn.Module, part: Part) -> float:
@@ -62,7 +82,10 @@ def _train(
     epochs: int,
     seed: int,
     on_epoch: Epoch,
+    taught: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda images, scores, loss: loss,
+    after_step: Callable[[float], None] = lambda part: None,
 ) -> History:
+    """``taught`` makes of images, scores and their cross-entropy what is minimized; ``after_step`` gets the part of the steps that is done."""
     generator = torch.Generator().manual_seed(seed)
     steps = len(data.train) // BATCH
     optimizer = torch.optim.Adam(groups)
@@ -73,10 +96,13 @@ def _train(
         total = 0.0
         for batch in torch.split(torch.randperm(len(data.train), generator=generator), BATCH):
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(data.train.images[batch]), data.train.labels[batch])
-            loss.backward()  # type: ignore[no-untyped-call]
+            images = data.train.images[batch]
+            scores = model(images)
+            loss = F.cross_entropy(scores, data.train.labels[batch])
+            taught(images, scores, loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+            after_step(len(trail) / (epochs * steps))
             total += loss.item()
             trail.append(_snapshot(points))
         losses.append(total / steps)

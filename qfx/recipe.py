@@ -30,6 +30,9 @@ ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", 
 DIGIT_ROLES = ("weight", "scale", "reciprocal", "constant")
 """Those that multiply: of them a Spec may say ``digits``."""
 
+LONGEST_WORD = 32
+"""The most bits of a Spec's word, and of one whose length is learned."""
+
 _PLAIN = ("batch_norm", "tail", "table_error")
 """Its fields that are no Spec."""
 
@@ -70,7 +73,8 @@ class Spec:
     saturate (``qfx.nn.accumulator``).
     ``digits``: of constants (roles DIGIT_ROLES), only numbers of at most so many nonzero digits are in the type, so that products are as many
     shifted numbers, added; None: all numbers are. ``digit_form``: which digits are counted, the "signed" ones (CSD) or the "ones" of the magnitude
-    (K-hot). A float becomes the nearest such number, of two the greater (``q`` is AP_RND), those beyond them the last one (``o`` saturates).
+    (K-hot). A float becomes the nearest such number, of two the greater (``q`` is AP_RND), those beyond them the last one (``o`` saturates). Where
+    the word length is learned, it is the nearest in the word of each binary point.
     """
 
     width: int = 8
@@ -96,7 +100,7 @@ class Spec:
         object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
         for name in ("width", "n", "reach"):
             _require(_is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
-        _require(1 <= self.width <= 32, "width", self.width, "use a word length from 1 to 32")
+        _require(1 <= self.width <= LONGEST_WORD, "width", self.width, "use a word length from 1 to 32")
         _require(0 <= self.reach <= 100, "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
         _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
@@ -147,20 +151,22 @@ class Spec:
     def _check_digits(self, digits: int) -> None:
         _require(_is_int(digits) and digits >= 1, "digits", digits, "use at least 1, or leave it out")
         signed = self.signed is not False
-        most = most_digits(self.width, signed, self.digit_form)
+        width = LONGEST_WORD if self.learn_width else self.width
+        most = most_digits(width, signed, self.digit_form)
         what = "signed digits" if self.digit_form == "signed" else "ones"
         if digits > most:
             raise RecipeError(
-                f"digits is {digits}, but no {self.width}-bit number has more than {most} {what}", remedy=f"use at most {most}, or leave it out"
+                f"digits is {digits}, but no {width}-bit number has more than {most} {what}", remedy=f"use at most {most}, or leave it out"
             )
-        if count_bound(self.width, signed, digits, self.digit_form) > MOST_NUMBERS:
+        if count_bound(width, signed, digits, self.digit_form) > MOST_NUMBERS and digits < most:
+            learned = ", and a learned word may come to be as long" * self.learn_width
             raise RecipeError(
-                f"there are more than {MOST_NUMBERS} {self.width}-bit numbers of {digits} {what}", remedy="use fewer digits, or a shorter word"
+                f"there are more than {MOST_NUMBERS} {width}-bit numbers of {digits} {what}{learned}",
+                remedy="use fewer digits" + ", or a shorter word" * (not self.learn_width),
             )
         modes = "AP_RND and AP_SAT, or AP_SAT_SYM"
         _require(self.q is QMode.RND, "q", self.q.value, f"few digits go with {modes}")
         _require(self.o in (OMode.SAT, OMode.SAT_SYM), "o", self.o.value, f"few digits go with {modes}")
-        _require(not self.learn_width, "learn_width", self.learn_width, "few digits go with a fixed word length")
 
     def type(self, *, signed: bool, frac_bits: int = 0) -> FixedType:
         """The FixedType with this spec's word length and modes."""

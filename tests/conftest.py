@@ -24,6 +24,15 @@ def thorough(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--thorough"))
 
 
+@pytest.fixture(params=[False, True], ids=["vendor", "fast"])
+def fast(request: pytest.FixtureRequest, thorough: bool) -> bool:
+    """Which build of generated C++: with the vendor's headers, or the emulator over native integers. That runs every operator and random graphs in
+    ``tests/hardware/project/test_fast.py``; what else it is compared on waits for --thorough."""
+    if request.param and not thorough:
+        pytest.skip("the fast emulator of these models runs with --thorough")
+    return bool(request.param)
+
+
 @pytest.fixture(scope="session")
 def gxx() -> str:
     """The path of g++. A machine without it skips the test; continuous integration must not."""

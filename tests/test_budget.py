@@ -21,6 +21,7 @@ from qfx.hardware.design.schedule import Request
 from qfx.hardware.folding.search import resolve
 from qfx.hardware.project.project import prepare, write_project
 from qfx.nn.cost.multiplications import Multiplications
+from qfx.training.budget.controller import Controller
 
 X = torch.randn(256, 8, generator=torch.Generator().manual_seed(1))
 Y = (X @ torch.randn(8, 3, generator=torch.Generator().manual_seed(2))).argmax(1)
@@ -45,6 +46,15 @@ class Images(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.norm(self.a(x)))
         return self.out(F.max_pool2d(torch.relu(self.norm_b(self.b(y)) + y), 4).flatten(1))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])  # type: ignore[no-any-return]
 
 
 def learned(granularity: str, width: int = 8, **fields: Any) -> Recipe:
@@ -127,6 +137,28 @@ def test_a_board_is_met(granularity: str, limits: dict[str, Any], tmp_path: Path
     request = Request(fps=limits["fps"]) if "fps" in limits else None
     project = write_project(graph, tmp_path / "hls", board="ultra96v2", schedule=request, style=limits.get("style", "streaming"))
     assert project.style == limits.get("style", "streaming")
+    counted = budget.plan(model)
+    assert write_project(graph, tmp_path / "counted", board="ultra96v2", schedule=counted, style=project.style).files
+    assert counted.estimate.total.lut <= limits["lut"]
+
+
+def steered(controller: Controller) -> tuple[float, float, nn.Module]:
+    """Where a training of 200 steps by that controller ends of 80 % of the LUTs of 8 bits, no DSP block: before and after ``meet``."""
+    model = quantized("channel")
+    taken = Budget(board="ultra96v2", fps=4e6, dsp=0).plan(model).estimate.total
+    budget = Budget(board="ultra96v2", fps=4e6, lut=int(0.8 * taken.lut), dsp=0, controller=controller)
+    assert 1.1 < budget.measure(model).share <= 1.26
+    train(model, budget, torch.optim.Adam(qfx.parameter_groups(model, lr=2e-3, binary_point_lr=2e-2)), 200)
+    return budget.measure(model).share, budget.meet(model).share, model
+
+
+def test_training_itself_comes_to_a_boards_budget() -> None:
+    """In a short training, so that ``meet`` has next to nothing left to do; without the weight that the controller makes it does not."""
+    trained, met, model = steered(Controller())
+    assert 0.88 <= trained <= 1.08
+    assert 0.97 <= met <= 1.0
+    check_exact(model)
+    assert steered(Controller(integral=-11.0, proportional=0.0, rate=0.0))[0] > 1.12
 
 
 # ---- nothing but the loss moves ----
@@ -229,6 +261,22 @@ def test_resumed_to_the_same_bits(make: Callable[[], nn.Module], limits: dict[st
     assert resumed.status == steering.status
 
 
+def test_limits_are_checked() -> None:
+    """Another limit that no word length meets is refused as the first would have been, and leaves the one before."""
+    for limits, less in (({"ebops": 10_000}, {"ebops": 10}), ({"board": "ultra96v2", "fps": 4e6, "lut": 1000}, {"lut": 10})):
+        model, budget = quantized(), Budget(**limits)  # type: ignore[arg-type]
+        budget.loss(model)
+        before = budget.limits
+        with pytest.raises(RecipeError, match="cannot be met: even with the shortest words it takes"):
+            budget.limit(**less)
+        assert budget.limits == before
+        assert budget.measure(model).shares == Budget(**limits).measure(model).shares  # type: ignore[arg-type]
+    budget.limit(lut=900)
+    assert budget.measure(model).shares == Budget(board="ultra96v2", fps=4e6, lut=900).measure(model).shares
+    with pytest.raises(RecipeError, match=r"(?s)there is no design.*give board="):
+        Budget(ebops=10_000).plan(model)
+
+
 def test_resumed_with_another_limit() -> None:
     model, budget = quantized(), Budget(ebops=10_000)
     train(model, budget, optimizer_of(model), 3)
@@ -265,6 +313,18 @@ def prune(model: nn.Module) -> None:
             steps = (torch.arange(quantizer.frac_bits.numel()) * 3 + place) % 4
             steps[-1] = 12 if name.endswith(".weight") else steps[-1]
             quantizer.frac_bits.data -= steps.reshape(quantizer.frac_bits.shape)
+
+
+def test_words_inside_a_loop_have_their_slopes() -> None:
+    """A recurrent cell is one node of the graph: what each word in its body costs is told by a design in which it alone is shorter."""
+    torch.manual_seed(0)
+    spec = Spec(8, learn_width=True)
+    recipe = Recipe(weight=spec, activation=spec, internal=Spec(12, learn_width=True))
+    model = qfx.quantize(Recurrent(), torch.randn(8, 5, 4, generator=torch.Generator().manual_seed(4)), recipe)
+    qfx.cost(model, "ultra96v2", fps=1e5).lut.backward()  # type: ignore[no-untyped-call]
+    inside = {name: quantizer for name, quantizer in qfx.quantizers(model) if name.startswith("lstm.l0.") and quantizer.spec.learn_width}
+    assert {"lstm.l0.state", "lstm.l0.cell", "lstm.l0.sigmoid"} <= set(inside)
+    assert all(inside[f"lstm.l0.{name}"].frac_bits.grad > 0 for name in ("state", "cell", "sigmoid"))
 
 
 @pytest.mark.parametrize("make", [quantized, images])

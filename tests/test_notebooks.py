@@ -52,4 +52,4 @@ def test_is_stored_clean(path: Path) -> None:
 
 
 def test_there_is_one_for_each_use() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["1_train", "2_hls", "3_calibrate"]
+    assert [path.stem for path in NOTEBOOKS] == ["1_train", "2_hls", "3_calibrate", "4_fewer_bits"]

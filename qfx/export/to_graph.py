@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError
+from qfx.errors import DataError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.ir.passes.vanish import constant_outputs
 from qfx.ir.values import Info
-from qfx.nn.accumulator import Accumulating, accumulating
+from qfx.nn.accumulator import Accumulating, check_width
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.elementwise.rounding import QWhole
@@ -143,22 +143,9 @@ class _Lowering:
             value = self._free(label + suffix)
             self.nodes.append(Node(value, op, inputs))
             if isinstance(layer, Weighted) and isinstance(op, Conv | Linear):
-                self._check_accumulator(layer, op, inputs[0])
+                check_width(layer.weight_cast, op, self._info(inputs[0]))
             inputs = (value,)
         self.values[node] = inputs[0]
-
-    def _check_accumulator(self, layer: Weighted, op: Conv | Linear, source: str) -> None:
-        """The graph may know less of an input than the layer does: of learned word lengths that wrap, each in the bits of the longest."""
-        cast = accumulating(layer.weight_cast)
-        if cast is None or cast.narrows:
-            return
-        needed = replace(op, bias=None).accumulator(self._info(source)).width
-        if needed > cast.bits_held:
-            raise ExactnessError(
-                f"its accumulator has {needed} bits instead of {cast.bits_held}: its inputs lie on grids finer than their numbers",
-                where=cast.name,
-                remedy="let the learned word lengths before it saturate (o = AP_SAT) instead of wrap, or use a fixed one",
-            )
 
     def _info(self, name: str) -> Info:
         """What is known of a node that is there."""

@@ -15,6 +15,7 @@ from qfx.errors import UnsupportedError
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.homes import unanswered
+from qfx.ir.channels import Carried, Mask
 from qfx.ir.rules import Infos
 from qfx.ir.values import Const, Info, RawArray
 
@@ -64,6 +65,16 @@ class Operator:
     @abstractmethod
     def does_nothing(self, x: Info) -> bool:
         """Whether the result of the one input ``x`` is ``x``, for every number in its range."""
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        """How it carries channels, so that those that are always 0, or needed by nothing, leave the graph with what they alone need. None, for an
+        operator that does not define it: its channels mix, and all of them stay, with all that it reads."""
+        return None
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        """The operator on the channels ``made`` of its result and ``read`` of each value, as ``carries`` lets them be chosen. One that has nothing of
+        a channel alone is itself."""
+        return self
 
     # What people see of it
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -38,9 +39,10 @@ from qfx.errors import ExactnessError, ModelFileError, QfxError, UnsupportedErro
 from qfx.fixed.arith import FLOAT32_BITS, Bounds, Interval, channelwise
 from qfx.fixed.kernel import CastMode, quantize
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.ir.values import Info
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
-from qfx.operators import ArrayType, Cast
+from qfx.operators import ArrayType, Cast, Conv, Linear
 from qfx.recipe import AccumulatorMode, Spec
 
 _HALVINGS, _FIRST_LOOK = 40, 8
@@ -230,6 +232,21 @@ def _told(bits: int, mode: int) -> str:
 def accumulating(cast: object) -> Accumulating | None:
     """The cast, if it has to do with accumulators, and casts."""
     return cast if isinstance(cast, Accumulating) and not cast.off else None
+
+
+def check_width(weight_cast: object, op: Conv | Linear, x: Info) -> None:
+    """Raises ExactnessError where sums that weights are kept within would need a wider accumulator for an input ``x``: a graph may know less of it
+    than the layer does, of learned word lengths that wrap, each in the bits of the longest."""
+    cast = accumulating(weight_cast)
+    if cast is None or cast.narrows:
+        return
+    needed = replace(op, bias=None).accumulator(x).width
+    if needed > cast.bits_held:
+        raise ExactnessError(
+            f"its accumulator has {needed} bits instead of {cast.bits_held}: its inputs lie on grids finer than their numbers",
+            where=cast.name,
+            remedy="let the learned word lengths before it saturate (o = AP_SAT) instead of wrap, or use a fixed one",
+        )
 
 
 @lru_cache(maxsize=1024)

@@ -33,9 +33,9 @@ class QuantizedModel(AnyNameModule):
     """A network in fixed point: an ``fx.GraphModule`` whose checkpoints carry the types of its casts.
 
     ``state_dict`` has, for each quantizer, its binary points, where they started (``frac_start``) and its type (``cast_type``: word length, sign and
-    modes, as integers). ``load_state_dict`` takes a float model's checkpoint, which has none of them (the present ones stay), and those of a
-    quantized model of the same types; of one that was materialized (``materialize``), which this one then is too. Raises ModelFileError,
-    strict or not, for one of other types. A load that fails changes nothing.
+    modes, as integers), and of ranges that follow the numbers whether they are fixed (``range_fixed``). ``load_state_dict`` takes a float model's
+    checkpoint, which has none of them (the present ones stay), and those of a quantized model of the same types; of one that was materialized
+    (``materialize``), which this one then is too. Raises ModelFileError, strict or not, for one of other types. A load that fails changes nothing.
     """
 
     def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "QuantizedModel") -> None:

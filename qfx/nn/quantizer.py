@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qfx.errors import DataError, ModelFileError, QfxError
-from qfx.fixed.arith import Bounds, Interval, channelwise, hull
+from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
-from qfx.nn.casts import type_codes, word_length
+from qfx.nn.casts import digit_words, intervals, type_codes, word_length
 from qfx.nn.casts.digits import Numbers, few_digits, numbers_of, project
 from qfx.nn.casts.word_length import Words
 from qfx.nn.clipped import Clipped
@@ -44,7 +43,7 @@ class Quantizer(FixedLayer):
 
     With ``spec.learn_width`` there is ``int_bits`` beside ``frac_bits``, in its shape, and each binary point has a word length of its own, their sum:
     ``qfx.nn.casts.word_length``. It is a parameter, or, under AP_WRAP, a buffer that follows the numbers: of a constant always, so that none wraps;
-    of an activation after each forward in training, until ``ranges_fixed`` (``qfx.fix_ranges``).
+    of an activation after each forward in training, until it is fixed (``qfx.fix_ranges``; the buffer ``range_fixed`` tells checkpoints).
 
     ``signed``: whether the type has a sign; None takes it from the spec, or from the first data's interval. ``channel_axis``: the axis that
     "channel" means. The result is float32 where that holds the type and ``frac_bits`` is float32 (as ``initialize`` makes it; ``module.double()``
@@ -66,7 +65,7 @@ class Quantizer(FixedLayer):
     frac_bits: Tensor
     frac_start: Tensor
     cast_type: Tensor
-    ranges_fixed: bool = False
+    range_fixed: Tensor
 
     def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
@@ -79,6 +78,7 @@ class Quantizer(FixedLayer):
         self.register_parameter("frac_bits", None)
         if spec.learn_width and spec.o is OMode.WRAP:
             self.register_buffer("int_bits", None)
+            self.register_buffer("range_fixed", torch.tensor(0, dtype=torch.int32) if channel_axis else None)
         elif spec.learn_width:
             self.register_parameter("int_bits", None)
         self.register_buffer("frac_start", None)
@@ -120,8 +120,12 @@ class Quantizer(FixedLayer):
         return torch.full_like(frac_bits, self.spec.width, requires_grad=False) if integer is None else word_length.relaxed(frac_bits, integer)
 
     def allowed(self, device: torch.device | None = None) -> Numbers | None:
-        """The integers in the type where ``spec.digits`` leaves some out."""
-        return None if few_digits(self.spec, bool(self.signed)) is None else numbers_of(self.spec, self.mode, device)
+        """The integers in the type where ``spec.digits`` leaves some out; of words of several lengths those of the longest."""
+        spec = self.spec
+        if few_digits(spec, bool(self.signed)) is None:
+            return None
+        width = max(self.word_length, 1) if spec.learn_width and self.is_initialized else spec.width
+        return numbers_of(spec, self.mode, device, width)
 
     def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
         """Set the binary points from data as ``spec.observer`` says, or from ``spec.frac_bits`` where that is given.
@@ -150,7 +154,7 @@ class Quantizer(FixedLayer):
             coarse = self._shape(data, "channel") if self.spec.learn_width else shape  # elements begin on the grid of their channel
             if coarse != shape and isinstance(most, Tensor):
                 most = int(most.max())
-            few = self.allowed(data.device)
+            few = None if few_digits(self.spec, bool(self.signed)) is None else numbers_of(self.spec, self.mode, data.device)
             start = choose_frac_bits(
                 batches,
                 self.spec.width,
@@ -234,8 +238,9 @@ class Quantizer(FixedLayer):
             state_dict[f"{prefix}int_bits"] = torch.round(width) - torch.round(state_dict[points].detach())
         if start not in state_dict and self.frac_start is not None:
             state_dict[start] = torch.round(state_dict[points].detach()) if points in state_dict else self.frac_start
-        if self._buffers.get("cast_type") is not None:
-            state_dict.setdefault(f"{prefix}cast_type", self.cast_type)
+        for name in ("cast_type", "range_fixed"):  # which those of earlier days have not
+            if (own := self._buffers.get(name)) is not None:
+                state_dict.setdefault(prefix + name, own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def points(self) -> Tensor:
@@ -251,8 +256,8 @@ class Quantizer(FixedLayer):
             self._follow(x)
         frac_bits, point = self._counted()
         width, integer, mode = self._width(point), self.learned_ints, self.mode
-        if (few := self.allowed(frac_bits.device)) is not None:
-            value = project(x.tensor() if isinstance(x, QTensor) else x, frac_bits, few, self.frac_grad_scale)
+        if few_digits(self.spec, mode.signed) is not None:
+            value = self._projected(x.tensor() if isinstance(x, QTensor) else x, frac_bits, width)
         elif isinstance(x, QTensor):
             value = quantize(
                 x.value,
@@ -269,13 +274,19 @@ class Quantizer(FixedLayer):
             )
         else:
             value = quantize(x, frac_bits, width, mode, int_bits=integer, frac_grad_scale=self.frac_grad_scale)
-        if integer is not None and self.training and self.channel_axis and self.spec.o is OMode.WRAP and not self.ranges_fixed:
+        if self.training and (fixed := self._buffers.get("range_fixed")) is not None and not fixed:
             self.widen(x)  # after the forward, as statistics move
         return self._result(value, point, width, mode)
 
+    def _projected(self, x: Tensor, frac_bits: Tensor, width: int) -> Tensor:
+        spec, integer, scale = self.spec, self.learned_ints, self.frac_grad_scale
+        if integer is None:
+            return project(x, frac_bits, numbers_of(spec, self.mode, frac_bits.device), scale)
+        return digit_words.project(x, frac_bits, integer, digit_words.numbers_of(spec, self.mode, width, frac_bits.device), scale)
+
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
-        if self.off or other.off or (self.allowed() or other.allowed()) is not None:
+        if self.off or other.off or any(few_digits(cast.spec, cast.mode.signed) is not None for cast in (self, other)):
             return self(x), other(y)
         for cast, numbers in ((self, x), (other, y)):
             if cast._tracks:
@@ -375,8 +386,8 @@ class Quantizer(FixedLayer):
 
     def _follows(self, points: int | Tensor, width: int, mode: CastMode) -> _Known:
         if isinstance(points, int):
-            return _Known(points, width, mode, _interval(mode, width, points))
-        interval = _interval_of_channels(mode, width, points.movedim(self.channel_axis, 0).reshape(points.shape[self.channel_axis], -1))
+            return _Known(points, width, mode, intervals.of_points(mode, width, points))
+        interval = intervals.of_channels(mode, width, points.movedim(self.channel_axis, 0).reshape(points.shape[self.channel_axis], -1))
         start = self._buffers["frac_start"]
         if start is None or not (points - start).abs_().max().item() <= self.spec.reach - 1:
             return _Known(points, width, mode, interval)
@@ -471,25 +482,6 @@ class _Tensors:
     def __iter__(self) -> Iterator[Tensor]:
         for part in self.parts:
             yield part.tensor() if isinstance(part, QTensor) else part
-
-
-def _interval_of_channels(mode: CastMode, width: int, points: Tensor) -> Bounds:
-    """Those of the channels, from the integral binary points of each, which lie along axis 1."""
-    if points.shape[1] == 1:
-        return _interval(mode, width, tuple(points.flatten().tolist()))
-    least, most = torch.aminmax(points, dim=1)
-    return _interval(mode, width, tuple(least.tolist()), tuple(most.tolist()))
-
-
-@lru_cache(maxsize=1024)
-def _interval(mode: CastMode, width: int, least: int | tuple[float, ...], most: tuple[float, ...] | None = None) -> Bounds:
-    """The interval of one binary point, or those of the channels, each the hull over its least and its greatest binary point."""
-    if isinstance(least, int):
-        return Interval.of(mode.type(width, least))
-    if most is None:
-        return channelwise(Interval.of(mode.type(width, int(bits))) for bits in least)
-    pairs = zip(least, most, strict=True)
-    return channelwise(hull(Interval.of(mode.type(width, int(bits))) for bits in pair) for pair in pairs)
 
 
 def finest(products: Bounds) -> int | Tensor:

@@ -14,7 +14,8 @@ from qfx.export import bounds
 from qfx.export.bounds import Value
 from qfx.fixed.arith import Bounds, Interval, channelwise
 from qfx.fixed.type import FixedType
-from qfx.ir import rules, sums
+from qfx.ir import channels, rules, sums
+from qfx.ir.channels import Carried, Mask
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator, Pointwise
@@ -101,6 +102,12 @@ class Affine(Pointwise):
         scale = Const(np.array(1), 0) if self.scale is None else self.scale
         shift = Const(np.array(0), 0) if self.shift is None else self.shift
         return scalars.each(scalars.times, x, scalars.beside(scale, x.shape), scalars.beside(shift, x.shape))
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        return Affine(*(None if const is None else channels.rows(const, made) for const in (self.scale, self.shift)))
 
     def does_nothing(self, x: Info) -> bool:
         return (self.scale is None or _all_ones(self.scale)) and (self.shift is None or not self.shift.raw.any())

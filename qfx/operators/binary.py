@@ -11,7 +11,8 @@ import numpy as np
 
 from qfx.export.bounds import Value
 from qfx.fixed import arith
-from qfx.ir import rules
+from qfx.ir import channels, rules
+from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator, Plain, travelling_channels
@@ -36,6 +37,9 @@ class Binary(Plain, abstract=True):
     any_order: ClassVar[bool] = False
     fuses: ClassVar[bool] = True
     renames: ClassVar[bool] = False
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return False
@@ -181,6 +185,9 @@ class Mul(Binary):
         a, b = _factors(infos, out)
         product = rules.align(inputs[0], infos[0], a) * rules.align(inputs[1], infos[1], b)
         return rules.move(product, out.grids - a.grids - b.grids)
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out, annuls=True)
 
     def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
         return scalars.each(scalars.multiply, *inputs)

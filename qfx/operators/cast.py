@@ -14,7 +14,8 @@ from qfx.fixed.arith import Bounds
 from qfx.fixed.array import MAX_ARRAY_WIDTH
 from qfx.fixed.type import MAX_WIDTH, FixedType, OMode, QMode
 from qfx.hardware.design import design as d
-from qfx.ir import casting, rules, words
+from qfx.ir import casting, channels, rules, words
+from qfx.ir.channels import Carried, Mask
 from qfx.ir.drawing import Drawing, random_cast
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator, Plain, Pointwise
@@ -100,6 +101,12 @@ class Cast(Plain, Pointwise):
         types = np.empty(self.cast.shape, dtype=object)
         types.reshape(-1)[:] = self.cast.types
         return scalars.each(scalars.cast, x, np.broadcast_to(types, x.shape))
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        return Cast(channels.cast_of(self.cast, made))
 
     def does_nothing(self, x: Info) -> bool:
         """Whatever the modes: every number is on the grid and within the bounds of each type of its channel."""

@@ -18,7 +18,8 @@ from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import simple, upward
-from qfx.ir import rules, words
+from qfx.ir import channels, rules, words
+from qfx.ir.channels import Carried, Mask
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator, Plain, Pointwise
@@ -95,6 +96,17 @@ class Clip(Plain, Pointwise):
         (x,) = inputs
         low, high = (np.full(x.shape, None) if bound is None else scalars.beside(bound, x.shape) for bound in (self.low, self.high))
         return scalars.each(scalars.clipped, x, low, high)
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        """Bounds that meet hold a channel at numbers of their own."""
+        if self.low is None or self.high is None:
+            return channels.alone(inputs, out)
+        low, high = (rules.move(end.raw, out.grids - end.grids) for end in (self.low, self.high))
+        apart = np.broadcast_to(low != high, out.shape).reshape(out.shape[0], -1)
+        return channels.alone(inputs, out, fixed=np.asarray(~apart.any(1), dtype=np.bool_))
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        return Clip(*(None if end is None else channels.rows(end, made) for end in (self.low, self.high)))
 
     def does_nothing(self, x: Info) -> bool:
         held, (low, high) = x.interval, self._ends()

@@ -15,6 +15,7 @@ from qfx.fixed.arith import channelwise
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame, Steps
 from qfx.ir import rules
+from qfx.ir.channels import Apart, Carried
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator, Plain
@@ -61,6 +62,16 @@ class Concat(Plain):
 
     def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
         return np.concatenate(inputs)
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        """Each channel is one of one value."""
+        origins, start = [], 0
+        for info in inputs:
+            origin = np.full(out.shape[0], -1)
+            origin[start : start + info.shape[0]] = np.arange(info.shape[0])
+            origins.append(origin)
+            start += info.shape[0]
+        return Apart(tuple(origins))
 
     def does_nothing(self, x: Info) -> bool:
         return False

@@ -16,7 +16,8 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
 from qfx.hardware.design.epilogue import Frame
-from qfx.ir import rules, sums, words
+from qfx.ir import channels, rules, sums, words
+from qfx.ir.channels import Apart, Carried, Mask, Summed
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator
@@ -99,6 +100,19 @@ class Conv(Operator):
         """What the weights meet: the input's numbers on the one grid that they mix on, and 0 where there is padding."""
         stored = x.interval.at(x.type.frac_bits)
         return stored.with_zero() if any(map(any, self.pads)) else stored
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        """One channel a group makes channels of its own; several a group stay together."""
+        if self.groups > 1 and self.weight.shape[1] == 1:
+            each = len(self.weight.raw) // self.groups
+            return Apart((np.arange(len(self.weight.raw)) // each,), ~channels.meets(self.weight)[:, 0])
+        return Summed(channels.meets(self.weight, self.groups), whole=self.groups > 1)
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        apart = self.groups > 1
+        weight = channels.rows(self.weight, made) if apart else channels.weight_of(self.weight, made, read[0])
+        bias = None if self.bias is None else channels.rows(self.bias, made)
+        return replace(self, weight=weight, bias=bias, groups=int(read[0].sum()) if apart else 1)
 
     def does_nothing(self, x: Info) -> bool:
         return False

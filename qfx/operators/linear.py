@@ -14,7 +14,8 @@ from qfx.export.bounds import Value
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
 from qfx.hardware.design.epilogue import Frame
-from qfx.ir import rules, sums
+from qfx.ir import channels, rules, sums
+from qfx.ir.channels import Carried, Mask, Summed
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator
@@ -61,6 +62,12 @@ class Linear(Operator):
         result: Numbers = np.empty(outputs, dtype=object)
         result[:] = scalars.weighted(self.weight.raw, self.weight.rows(outputs), list(inputs[0]), bias)
         return result
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return Summed(channels.meets(self.weight))
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        return Linear(channels.weight_of(self.weight, made, read[0]), None if self.bias is None else channels.rows(self.bias, made))
 
     def does_nothing(self, x: Info) -> bool:
         return False

@@ -18,7 +18,8 @@ from qfx.errors import ExactnessError, ModelFileError, ProjectError, Unsupported
 from qfx.export.bounds import DOUBLE, FLOAT, MAX_EXPONENT, Value, fits, symmetric
 from qfx.fixed.arith import FLOAT64_BITS, Interval
 from qfx.fixed.type import FixedType
-from qfx.ir import rules, words
+from qfx.ir import channels, rules, words
+from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator, Pointwise
@@ -80,6 +81,9 @@ class Table(Pointwise, abstract=True):
             raise ExactnessError(f"addresses raws of {hull.width} bits", where=name, remedy="cast its input to a narrower type")
         results = self.results(hull.lo, hull.hi)
         return rules.info(name, x.shape, results, results.frac_bits)
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return False

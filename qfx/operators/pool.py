@@ -14,7 +14,8 @@ from qfx.errors import ExactnessError, ModelFileError
 from qfx.export import bounds
 from qfx.export.bounds import FLOAT, Attributes, Value
 from qfx.fixed.type import FixedType
-from qfx.ir import rules, sums, words
+from qfx.ir import channels, rules, sums, words
+from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator, Plain, travelling_channels
@@ -39,6 +40,9 @@ class Pool(Plain, abstract=True):
     any_order: ClassVar[bool] = False
     fuses: ClassVar[bool] = True
     renames: ClassVar[bool] = False
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return False

@@ -17,7 +17,8 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import loop_nest
 from qfx.hardware.design.epilogue import Frame, Steps
-from qfx.ir import rules, sums
+from qfx.ir import channels, rules, sums
+from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Operator, travelling_channels
@@ -90,6 +91,9 @@ class Reduce(Operator, abstract=True):
     def count(self, shape: Shape) -> int:
         """The numbers that one result is made of."""
         return prod(shape[axis] for axis in self.axes)
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return None if 0 in self.axes else channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return self.count(x.shape) == 1 and not (0 in self.axes and x.per_channel)

@@ -18,7 +18,8 @@ from qfx.fixed.arith import Bounds, channelwise
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import simple
-from qfx.ir import rules, sums
+from qfx.ir import channels, rules, sums
+from qfx.ir.channels import Carried, Mask
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator, Plain, Pointwise
@@ -48,6 +49,9 @@ class Relu(Plain, Pointwise):
 
     def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
         return scalars.each(lambda x: scalars.greater(x, scalars.zero), inputs[0])
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return not x.interval.signed
@@ -101,6 +105,9 @@ class LeakyRelu(Plain, Pointwise):
     def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
         """The greater of x and of x times the slope, which is at most 1."""
         return scalars.each(lambda x: scalars.greater(x, scalars.moved(x, self.log2_slope)), inputs[0])
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return not x.interval.signed or self.log2_slope == 0
@@ -191,6 +198,12 @@ class PRelu(Pointwise):
             return scalars.choose(scalars.less(x, scalars.zero), scalars.times(scalars.lesser(x, scalars.zero), slope, scalars.zero), x)
 
         return scalars.each(rectified, x, scalars.beside(self.slope, x.shape))
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        return PRelu(channels.rows(self.slope, made))
 
     def does_nothing(self, x: Info) -> bool:
         return not x.interval.signed and bool((self.slope.grids <= 0).all())

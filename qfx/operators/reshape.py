@@ -13,6 +13,7 @@ import numpy as np
 from qfx.errors import ModelFileError
 from qfx.export.bounds import Value
 from qfx.ir import rules
+from qfx.ir.channels import Apart, Carried, Mask
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Mover, Operator, travelling_channels
@@ -78,6 +79,17 @@ class Reshape(Rename):
 
     def keeps_channels(self, x: Info) -> bool:
         return self.shape[0] == x.shape[0]
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        """Where each channel becomes whole channels, these are its own."""
+        (x,) = inputs
+        each, rest = math.prod(x.shape[1:]), math.prod(self.shape[1:])
+        if each % rest or self.shape[0] % x.shape[0]:
+            return None
+        return Apart((np.arange(self.shape[0]) // (self.shape[0] // x.shape[0]),))
+
+    def narrowed(self, made: Mask, read: tuple[Mask, ...]) -> Operator:
+        return Reshape((int(made.sum()), *self.shape[1:]))
 
     def does_nothing(self, x: Info) -> bool:
         return self.shape == x.shape

@@ -14,7 +14,8 @@ from qfx.export.bounds import FLOAT, Value
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.cubes import cubes
-from qfx.ir import rules, words
+from qfx.ir import channels, rules, words
+from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
 from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Mover, Operator, travelling_channels
@@ -34,6 +35,9 @@ class Scale(Mover, abstract=True):
 
     any_order: ClassVar[bool] = False
     factors: Shape
+
+    def carries(self, inputs: Infos, out: Info) -> Carried:
+        return channels.alone(inputs, out)
 
     def does_nothing(self, x: Info) -> bool:
         return all(factor == 1 for factor in self.factors)

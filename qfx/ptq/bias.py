@@ -81,7 +81,7 @@ def corrected(module: fx.GraphModule, call: LayerCall, error: Tensor) -> BiasRes
     if layer.bias is not None:
         old = layer.bias_cast(layer.bias).value.double()
         layer.bias.copy_(old - error)
-        make_room(layer.bias_cast, layer.bias)
+        _hold(layer.bias_cast, layer.bias)
         return BiasResult(path, before, _rms(error + layer.bias_cast(layer.bias).value.double() - old), True)
     norm = _norm_behind(module, call.node)
     if norm is None or norm.bias is None:
@@ -90,7 +90,7 @@ def corrected(module: fx.GraphModule, call: LayerCall, error: Tensor) -> BiasRes
     old = norm.shift_cast(norm.affine()[1]).value.double()
     norm.bias.add_(old - norm.affine()[1] - scale * error)
     shift = norm.affine()[1]
-    make_room(norm.shift_cast, shift)
+    _hold(norm.shift_cast, shift)
     left = scale * error + norm.shift_cast(shift).value.double() - old
     return BiasResult(path, before, _rms(torch.where(scale == 0, 0.0, left / scale)), True)
 
@@ -103,7 +103,7 @@ def _norm_behind(module: fx.GraphModule, node: fx.Node) -> QBatchNorm | None:
     return target if isinstance(target, QBatchNorm) else None
 
 
-def make_room(cast: Quantizer, constant: Tensor) -> None:
+def _hold(cast: Quantizer, constant: Tensor) -> None:
     """Move the binary points of ``cast`` to the left as far as ``constant`` needs it to be held; in place."""
     with torch.no_grad():
         shape = tuple(cast.frac_bits.shape)

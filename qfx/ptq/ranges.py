@@ -23,9 +23,9 @@ Seen = Callable[[Quantizer, QTensor | Tensor], None]
 def fix_ranges(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
     """Give activations whose casts wrap, and whose word lengths are learned, the least ranges in which nothing of ``data`` wraps; in place.
 
-    Before, they grow with what is seen in training. From here on they stay, whatever is seen; the resolutions may be trained on. ``data``: real
-    inputs, one tensor or batches. Each cast is widened before it casts, so that what follows it sees numbers that did not wrap. Weights need none of
-    it: their ranges follow the weights, always.
+    Before, they grow with what is seen in training. From here on they stay, whatever is seen, and checkpoints know it; the resolutions may be
+    trained on. ``data``: real inputs, one tensor or batches. Each cast is widened before it casts, so that what follows it sees numbers that did not
+    wrap. Weights need none of it: their ranges follow the weights, always.
 
     Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data.
     """
@@ -39,7 +39,7 @@ def fix_ranges(qmodel: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
         else:
             begun.add(id(cast))
             cast.int_bits = cast.needed(x)
-            cast.ranges_fixed = True
+            cast.range_fixed = torch.ones_like(cast.range_fixed)
 
     _run(qmodel, data, widen)
 

@@ -394,7 +394,8 @@ def specs(draw: st.DrawFn, least: int, most: int, any_modes: bool, *, constant: 
         form = draw(st.sampled_from(["signed", "ones"]))
         digits = draw(st.integers(1, min(most_digits(width, True, form), 3)))
         o = draw(st.sampled_from([OMode.SAT, OMode.SAT_SYM]))
-        return Spec(width, QMode.RND, o, granularity=granularity, signed=signed, digits=digits, digit_form=form)
+        learned = draw(st.booleans())
+        return Spec(width, QMode.RND, o, granularity=granularity, signed=signed, learn_width=learned, digits=digits, digit_form=form)
     q = draw(st.sampled_from(list(QMode) if any_modes else MODES[o]))
     learned = not n and o in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP) and draw(st.integers(0, 3)) == 0
     return Spec(width, q, o, n, granularity, signed, learn_width=learned)

@@ -72,8 +72,8 @@ def recipe_for(width: int, *, signed: bool = True, frac_bits: int = 5, output: S
     return Recipe(input=Spec(width, signed=signed, frac_bits=frac_bits), output=output or Spec(width))
 
 
-def compare(made: dict[str, tuple[nn.Module, Tensor]], folder: Path, *, simulated: bool = True) -> None:
-    """Every executor on every number."""
+def compare(made: dict[str, tuple[nn.Module, Tensor]], folder: Path, *, simulated: bool = True, fast: bool = False) -> None:
+    """Every executor on every number; ``fast``: the fast emulator too."""
     graphs = {name: qfx.to_graph(q) for name, (q, _) in made.items()}
     expected: dict[str, RawArray] = {}
     for name, (q, x) in made.items():
@@ -85,10 +85,10 @@ def compare(made: dict[str, tuple[nn.Module, Tensor]], folder: Path, *, simulate
         qfx.export_onnx(q, path)
         assert qfx.load_graph(path).nodes == graph.nodes
         assert_bit_exact(onnx_runtime(path, graph)(x.numpy()), expected[name], names=("ONNX Runtime", f"interpreter, {name}"))
-    for fast in (False, True) if simulated else ():
-        place = folder / f"fast_{fast}"
+    for quick in (False, True)[: 1 + fast] if simulated else ():
+        place = folder / f"fast_{quick}"
         place.mkdir()
-        bundle = build_bundle([(optimize(graph), Schedule()) for graph in graphs.values()], place, fast=fast)
+        bundle = build_bundle([(optimize(graph), Schedule()) for graph in graphs.values()], place, fast=quick)
         for number, (name, (_, x)) in enumerate(made.items()):
             found = bundle.run_from_raw(number, quantize_input(graphs[name], x.numpy()))
-            assert_bit_exact(found, expected[name], names=("emulator" if fast else "C simulation", f"interpreter, {name}"))
+            assert_bit_exact(found, expected[name], names=("emulator" if quick else "C simulation", f"interpreter, {name}"))

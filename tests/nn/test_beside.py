@@ -73,7 +73,6 @@ def test_torch_the_graph_and_the_file_agree(name: str, made: dict[str, tuple[nn.
         assert (q(x) - net(x)).abs().max() < 0.06
 
 
-@pytest.mark.parametrize("fast", [False, True])
 def test_c_simulation_agrees(fast: bool, made: dict[str, tuple[nn.Module, Tensor, nn.Module]], tmp_path: Path, gxx: str) -> None:
     same_in_cpp([(q, x) for q, x, _ in made.values()], tmp_path, fast=fast)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,6 @@ def test_the_binary_point_starts_at_the_least_error() -> None:
         ({"width": 32, "digits": 9}, "32-bit numbers of 9 signed digits"),
         ({"digits": 2, "q": "AP_TRN"}, "q is 'AP_TRN'"),
         ({"digits": 2, "o": "AP_WRAP"}, "o is 'AP_WRAP'"),
-        ({"digits": 2, "learn_width": True}, "learn_width is True"),
         ({"digits": 2, "accumulator": 16}, "digits is 2, with which weights cannot be kept within an accumulator"),
         ({"digits": 2, "digit_form": "few"}, "digit_form is 'few'"),
     ],
@@ -266,10 +266,9 @@ def test_every_constant_has_few_digits(granularity: str, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("fast", [False, True])
-def test_cpp(fast: bool, tmp_path: Path) -> None:
-    models = []
-    for digits, form in ((1, "signed"), (2, "signed"), (3, "ones")):
-        for granularity in ("tensor", "channel", "element"):
-            models.append((qfx.quantize(network(), images(), few(digits, form, granularity=granularity)).eval(), images()))  # type: ignore[arg-type]
-    same_in_cpp(models, tmp_path, fast=fast)
+def test_cpp(fast: bool, thorough: bool, tmp_path: Path) -> None:
+    """Each form with one granularity; with --thorough, with all of them."""
+    forms, granularities = ((1, "signed"), (2, "signed"), (3, "ones")), ("tensor", "channel", "element")
+    pairs = product(forms, granularities) if thorough else zip(forms, granularities, strict=True)
+    recipes = [few(digits, form, granularity=granularity) for (digits, form), granularity in pairs]  # type: ignore[arg-type]
+    same_in_cpp([(qfx.quantize(network(), images(), recipe).eval(), images()) for recipe in recipes], tmp_path, fast=fast)

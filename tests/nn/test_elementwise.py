@@ -191,7 +191,7 @@ RECIPES = {
 
 @pytest.mark.usefixtures("gxx")
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_executor_gives_the_same(recipe: str, tmp_path: Path) -> None:
+def test_every_executor_gives_the_same(recipe: str, tmp_path: Path, thorough: bool) -> None:
     made = {}
     for number, (name, case) in enumerate(CASES.items()):
         model, example = case.model()
@@ -206,7 +206,9 @@ def test_every_executor_gives_the_same(recipe: str, tmp_path: Path) -> None:
         assert qfx.load_graph(path).infos == graph.infos
         assert_bit_exact(onnx_runtime(path, graph)(x), expected, names=("ONNX Runtime", f"interpreter, {name}"))
         made[name] = graph, x, expected
-    for fast in (False, True):
+    if not thorough and recipe == "by channel":
+        return  # grids of channels are in the directed graphs, and in random ones
+    for fast in (False, True) if thorough else (False,):
         folder = tmp_path / str(fast)
         folder.mkdir()
         bundle = build_bundle([(optimize(graph), Schedule()) for graph, _, _ in made.values()], folder, fast=fast)

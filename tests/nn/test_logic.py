@@ -85,7 +85,6 @@ def test_torch_gives_the_same_on_the_cast_numbers(name: str, made: dict[str, tup
         assert torch.equal(found, expected.to(found.dtype))
 
 
-@pytest.mark.parametrize("fast", [False, True])
 def test_c_simulation_agrees(fast: bool, made: dict[str, tuple[nn.Module, Tensor, nn.Module]], tmp_path: Path, gxx: str) -> None:
     same_in_cpp([(q, x) for q, x, _ in made.values()], tmp_path, fast=fast)
 

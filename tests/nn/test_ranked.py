@@ -82,7 +82,6 @@ def test_torch_the_graph_and_the_file_agree(name: str, made: dict[str, tuple[nn.
     same_in_torch_and_the_file(*made[name], tmp_path)
 
 
-@pytest.mark.parametrize("fast", [False, True])
 def test_c_simulation_agrees(fast: bool, made: dict[str, tuple[nn.Module, Tensor]], tmp_path: Path, gxx: str) -> None:
     same_in_cpp([*made.values()], tmp_path, fast=fast)
 

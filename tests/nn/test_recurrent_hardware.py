@@ -70,7 +70,6 @@ def models() -> dict[str, tuple[nn.Module, qfx.Recipe]]:
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("fast", [False, True])
 def test_the_simulations_compute_the_raws(fast: bool, tmp_path: Path) -> None:
     found = [qfx.quantize(model.eval(), X, recipe).eval() for model, recipe in models().values()]
     graphs = [qfx.to_graph(q) for q in found]

@@ -203,7 +203,6 @@ def test_the_graph_and_the_file_give_the_same_numbers(name: str, made: dict[str,
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("fast", [False, True])
 def test_the_hardware_gives_the_same_numbers(made: dict[str, tuple[nn.Module, Tensor]], tmp_path: Path, fast: bool) -> None:
     graphs = {name: qfx.to_graph(q) for name, (q, _) in made.items()}
     bundle = build_bundle([(graph, Schedule()) for graph in graphs.values()], tmp_path, fast=fast)

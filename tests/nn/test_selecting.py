@@ -145,7 +145,6 @@ def test_torch_the_graph_and_the_file_agree(name: str, made: dict[str, tuple[nn.
     assert np.array_equal(raws(graph, torch.from_numpy(found)), expected)
 
 
-@pytest.mark.parametrize("fast", [False, True])
 def test_c_simulation_agrees(fast: bool, made: dict[str, tuple[nn.Module, Tensor]], tmp_path: Path, gxx: str) -> None:
     graphs = [qfx.to_graph(q) for q, _ in made.values()]
     bundle = build_bundle([(graph, Schedule()) for graph in graphs], tmp_path, fast=fast)

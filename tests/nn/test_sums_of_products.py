@@ -142,7 +142,6 @@ def test_torch_onnx_and_interpreter_agree_and_are_near_float(name: str, granular
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("fast", [False, True], ids=["vendor", "fast"])
 def test_c_simulation_agrees(fast: bool, tmp_path: Path) -> None:
     models = [quantized(name) for name in FORMS]
     bundle = build_bundle([(optimize(graph), Schedule()) for *_, graph in models], tmp_path, fast=fast)

@@ -43,17 +43,17 @@ from qfx.verify import raw_of
 
 
 @pytest.mark.usefixtures("gxx")
-def test_every_number_of_8_bits_in_every_executor(tmp_path: Path) -> None:
+def test_every_number_of_8_bits_in_every_executor(tmp_path: Path, thorough: bool) -> None:
     made = {}
     for number, (name, form) in enumerate(FORMS.items()):
         signed = number % 3 != 2
         x, output = numbers(8, signed=signed), MODES[number % len(MODES)]
         made[name] = quantized(form, x, recipe_for(8, signed=signed, output=output)), x
-    compare(made, tmp_path)
+    compare(made, tmp_path, fast=thorough)
 
 
 @pytest.mark.usefixtures("gxx")
-def test_every_number_of_16_bits_by_lines(tmp_path: Path) -> None:
+def test_every_number_of_16_bits_by_lines(tmp_path: Path, thorough: bool) -> None:
     made = {}
     for number, name in enumerate(("sigmoid", "silu", "exp", "log", "reciprocal", "gelu by tanh", "sqrt", "hardshrink")):
         signed = number % 2 == 0
@@ -62,7 +62,7 @@ def test_every_number_of_16_bits_by_lines(tmp_path: Path) -> None:
         made[name] = q, x
         (node,) = [node for node in qfx.to_graph(q).nodes if isinstance(node.op, LookupLinear)]
         assert node.op.values.raw.size <= 1 << 12
-    compare(made, tmp_path)
+    compare(made, tmp_path, fast=thorough)
 
 
 def test_entries_are_the_function_rounded_once() -> None:

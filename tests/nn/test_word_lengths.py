@@ -280,6 +280,31 @@ def test_ranges_of_activations_follow_training_then_stay() -> None:
     check_exact(q)
 
 
+def test_a_checkpoint_knows_that_ranges_are_fixed() -> None:
+    recipe = Recipe(weight=learned(6, "element", o=OMode.WRAP), activation=learned(8, "channel", o=OMode.WRAP))
+    q, resumed, earlier = (qfx.quantize(network(), X, recipe) for _ in range(3))
+    qfx.fix_ranges(q, X)
+    state = q.state_dict()
+    assert str(resumed.load_state_dict(state)) == "<All keys matched successfully>"
+    before = {name: value for name, value in state.items() if not name.endswith("range_fixed")}
+    assert before.keys() != state.keys()
+    assert str(earlier.load_state_dict(before)) == "<All keys matched successfully>"  # of earlier days: they are as they were here
+    with torch.no_grad():
+        expected = q.eval()(X)
+        for model in (q, resumed, earlier, copy.deepcopy(resumed)):
+            assert torch.equal(model.eval()(X), expected)
+            model.train()(40 * X)
+            same = [torch.equal(c.int_bits, state[f"{path}.int_bits"]) for path, c in casts(model) if c.spec.learn_width and c.channel_axis]
+            assert all(same) is (model is not earlier)
+    float_one = qfx.float_state(q)
+    assert not [name for name in float_one if name.endswith("range_fixed")]
+
+
+def casts(q: nn.Module) -> list[tuple[str, Quantizer]]:
+    """Every quantizer with its path."""
+    return [(path, module) for path, module in q.named_modules() if isinstance(module, Quantizer)]
+
+
 def test_the_proof_holds_for_word_lengths_that_are_not_learned_too() -> None:
     q = qfx.quantize(network(), X, Recipe(weight=Spec(8, o=OMode.WRAP, observer="minmax"), activation=Spec(3, o=OMode.WRAP, frac_bits=2)))
     with pytest.raises(DataError, match=r"^2\.output: .* wrap"):

@@ -19,8 +19,10 @@ from zoo import ZOO, make
 import qfx
 from qfx.errors import UnsupportedError
 from qfx.export.onnx_file import save
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.project import csim
-from qfx.hardware.project.project import write_project
+from qfx.hardware.project.project import prepare, write_project
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import run_raws
 from qfx.recipe import ROLES, Recipe, Spec
@@ -37,6 +39,8 @@ NAMES = [
 LEAST = {"fracbnn": 20.0}
 """Decibels by which the float network's variation exceeds what 16 bits change, where that is not 35: a sign near 0 falls to the other side."""
 SAMPLES = 3  # of data, and as many adversarial ones
+SIMULATED = ("vit_written", "crnn_lstm", "crnn_gru", "detector", "vae_encoder", "siamese", "fracbnn", "mobilenet_v3", "wavenet")
+"""Those that are simulated without ``--thorough`` too: together every operator and every kind of process that one of all has."""
 Raws = tuple[npt.NDArray[np.int64], ...]
 
 
@@ -141,10 +145,27 @@ def test_executors_agree_before_and_after_training(name: str, tmp_path: Path) ->
     check_software(after, c, tmp_path)
 
 
+def parts(graph: Graph) -> set[str]:
+    """Its operators, those of loops too, and the kinds of processes that are built of them."""
+    bodies = [body for node in graph.nodes if (body := node.op.inner()) is not None]
+    found = {type(node.op).__name__ for part in (graph, *bodies) for node in part.nodes}
+    return found | {f"{type(process).__name__} process" for process in lower(prepare(graph), Schedule()).processes}
+
+
+def test_nothing_is_built_that_is_not_simulated(thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("all networks are lowered with --thorough")
+    seen = set[str]().union(*(parts(case(name).graph) for name in SIMULATED))
+    for name in ZOO:
+        assert parts(case(name).graph) <= seen, name
+
+
 @pytest.mark.usefixtures("gxx")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_project_simulates_bit_exactly(name: str, tmp_path: Path, thorough: bool) -> None:
     """With the vendor's headers; over native integers, which random models try too, with ``--thorough``."""
+    if not thorough and name not in SIMULATED:
+        pytest.skip("the others are simulated with --thorough")
     c = case(name)
     graph = c.graph
     x = inputs(graph, c.data)

@@ -55,10 +55,11 @@ class Plan:
         return weighted_nodes(self.design)
 
 
-def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
-    """What comes of ``schedule`` (of an optimized graph). Raises ProjectError if it cannot be built or would deadlock; not if it is too large."""
+def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float, known: fifo.Known | None = None) -> Plan:
+    """What comes of ``schedule`` (of an optimized graph). Raises ProjectError if it cannot be built or would deadlock; not if it is too large.
+    ``known``: sizes of FIFOs that are remembered, for who makes many designs that are alike."""
     schedule = as_built(graph, schedule)
-    sized = fifo.plan(lower(graph, schedule))
+    sized = fifo.plan(lower(graph, schedule), known)
     design, timing = sized.design, sized.timing
     if schedule.fifos:
         wished = dict(schedule.fifos)

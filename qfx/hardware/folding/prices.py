@@ -8,13 +8,11 @@ price follows its share (the gradient of the sum of squares, averaged: Frank and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from qfx.hardware.board import Board
-from qfx.hardware.cost.estimate import capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.folding.options import Layer
@@ -23,6 +21,7 @@ from qfx.hardware.timing.program import READ_WRITE, RESTART
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
+_LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
 _EXCHANGES = 4
 _BESIDE = READ_WRITE + RESTART  # cycles of a port's frame beside one per word
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
@@ -34,14 +33,13 @@ Picked = list[int]
 
 
 class Market:
-    """The layers of a model, the board that they share, and ``limits``: how much of it they may use. ``sources`` and ``readers`` of each layer, by
-    index, with the numbers a frame that pass between them. ``joint``: the layers, by name, that are ports of one stream, whose words come one after
-    the other."""
+    """The layers of a model, what they share (``capacity``, in the order of FIELDS) and how much of it they may use (``limits``). ``sources`` and
+    ``readers`` of each layer, by index, with the numbers a frame that pass between them. ``joint``: the layers, by name, that are ports of one
+    stream, whose words come one after the other."""
 
-    def __init__(self, layers: Sequence[Layer], board: Board, limits: Mapping[str, float], joint: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(self, layers: Sequence[Layer], capacity: FloatArray, limits: FloatArray, joint: Sequence[Sequence[str]] = ()) -> None:
         self.layers = layers
-        self.capacity = vector(capacity(board))
-        self.limits = self.capacity * np.array([limits[field] for field in FIELDS])
+        self.capacity, self.limits = capacity, limits
         index = {layer.name: i for i, layer in enumerate(layers)}
         self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
@@ -80,17 +78,22 @@ class Market:
         """Whether the layers keep within the limits, with ``overhead`` for what is no layer: forks, changes of width, deep FIFOs."""
         return bool((overhead + self.costs(picked) <= self.limits).all())
 
+    def share(self, taken: FloatArray) -> float:
+        """Of the limits, that of what is scarcest."""
+        return float((taken / np.maximum(self.limits, _LEAST_LIMIT)).max())
+
     def cheapest(self, target: int, overhead: FloatArray) -> Picked | None:
         """The option of each layer for a frame in ``target`` cycles: one that fits, else the one that comes nearest; None if none keeps the pace."""
         possible = self._possible(target)
         prices = np.ones(len(FIELDS))
         best: Picked | None = None
         least = np.inf
+        limits = np.maximum(self.limits, _LEAST_LIMIT)
         for step in range(_PRICE_STEPS):
             picked = self._pick(target, possible, prices / np.maximum(self.capacity, 1))
             if picked is None:
                 return None
-            shares = (overhead + self.costs(picked)) / np.maximum(self.limits, 1)
+            shares = (overhead + self.costs(picked)) / limits
             badness = _badness(shares)
             if badness < least:
                 best, least = picked, badness
@@ -102,7 +105,7 @@ class Market:
     def _exchanged(self, picked: Picked, target: int, overhead: FloatArray) -> Picked:
         """Better options of single layers, for the same words at both ends, as long as there are any."""
         best = list(picked)
-        limits = np.maximum(self.limits, 1)
+        limits = np.maximum(self.limits, _LEAST_LIMIT)
         used = overhead + self.costs(best)
         for _ in range(_EXCHANGES):
             before = list(best)

@@ -14,7 +14,7 @@ import numpy as np
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board, check_clock
-from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits
+from qfx.hardware.cost.estimate import LIMITS, Estimate, capacity, check_fits
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
@@ -28,6 +28,7 @@ from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estim
 from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
 from qfx.hardware.folding.shifts import by_shifts
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
+from qfx.hardware.timing.fifo import Known
 from qfx.ir.graph import Graph
 from qfx.ir.within import MARK, everything
 from qfx.progress import Progress, silent
@@ -89,6 +90,24 @@ def choose(graph: Graph, board: Board, *, clock_ns: float, fps: float | None = N
     return resolve(graph, board, Request(fps=fps, fit=fps is None), clock_ns=clock_ns).schedule
 
 
+def nearest_plan(graph: Graph, board: Board, allowed: Mapping[str, float], *, fps: float, clock_ns: float, known: Known | None = None) -> Plan:
+    """The cheapest plan of an optimized graph that makes ``fps`` with as much of each of FIELDS as is ``allowed``, or, where none is found, the one
+    that comes nearest: whose largest share of what is allowed is least. It may be larger than the board. ``known``: as for ``plan``.
+
+    Raises ProjectError if no folding is fast enough.
+    """
+    check_clock(clock_ns, board)
+    base = lower(graph, Schedule())
+    most = np.array([allowed[field] for field in FIELDS], dtype=np.float64)
+    found = layers(base, _endless(board), {})
+    return _Search(graph, board, found, clock_ns, Weights.of(base), silent, False, {}, most).nearest(fps, known)
+
+
+def _endless(board: Board) -> Board:
+    """The board with more of everything than any option of a layer needs."""
+    return replace(board, **{field: getattr(board, field) << 20 for field in ("lut", "ff", "dsp", "bram36")})
+
+
 def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) -> None:
     folded, weighted = folded_nodes(base), weighted_nodes(base)
     for name, folding in pinned.items():
@@ -122,7 +141,8 @@ class _Made:
 
 
 class _Search:
-    """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops."""
+    """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops;
+    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS)."""
 
     def __init__(
         self,
@@ -134,12 +154,15 @@ class _Search:
         progress: Progress,
         merged: bool,
         inside: Mapping[str, Folding],
+        allowed: FloatArray | None = None,
     ) -> None:
         self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
         self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
         self.sides = _merged_sides(graph, found) if merged else {}
-        self.market = Market(found, board, LIMITS, list(self.sides.values()))
+        there = vector(capacity(board))
+        most = there * np.array([LIMITS[field] for field in FIELDS]) if allowed is None else allowed
+        self.market = Market(found, there if allowed is None else allowed, most, list(self.sides.values()))
         self.overhead: FloatArray = np.zeros(len(FIELDS))
 
     def at(self, fps: float) -> Plan:
@@ -164,6 +187,34 @@ class _Search:
                 if not self.market.fits(picked, self.overhead):
                     break
         raise self._refusal(fps, large)
+
+    def nearest(self, fps: float, known: Known | None) -> Plan:
+        """The plan that makes ``fps`` and whose largest share of what may be used is least, of those that are found; one that fits ends the search.
+        ``Market.cheapest`` already comes as near as it can; what is no layer is known from the design before."""
+        wanted = int(1e9 / (fps * self.clock_ns))
+        self._check_reachable(wanted, fps, wanted)
+        target, best, least = wanted, None, np.inf
+        seen: list[tuple[int, Picked]] = []
+        for _ in range(_ROUNDS):
+            picked = self.market.cheapest(target, self.overhead)
+            if picked is None or (target, picked) in seen:
+                break
+            seen.append((target, picked))
+            made = plan(self.graph, self.board, self._schedule(picked), clock_ns=self.clock_ns, known=known)
+            taken = vector(made.estimate.total)
+            self.overhead = taken - self.market.costs(picked)
+            if made.interval > wanted:
+                target = min(target - 1, target * wanted // made.interval)
+                continue
+            share = self.market.share(taken)
+            if share < least:
+                best, least = made, share
+            if share <= 1:
+                break
+        if best is None:
+            self._check_reachable(wanted, fps, target)
+            raise self._refusal(fps, None)
+        return best
 
     def _refusal(self, fps: float, large: Estimate | None) -> ProjectError:
         """Why no plan makes ``fps``; ``large``: the estimate of one that is fast enough but over the limits, which is then raised as that."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qfx.hardware.design import design as d
 from qfx.hardware.timing import demand
@@ -58,14 +59,45 @@ def size_fifos(design: d.Design) -> d.Design:
     return plan(design).design
 
 
-def plan(design: d.Design) -> Plan:
-    """The design with the depth of every FIFO chosen, and how it then runs."""
+Known = dict[tuple[Any, ...], tuple[Depths, Timing]]
+"""The depths of designs that were sized, and how they run, by what both depend on."""
+
+
+def plan(design: d.Design, known: Known | None = None) -> Plan:
+    """The design with the depth of every FIFO chosen, and how it then runs. ``known``: what is remembered from one design to the next that differs in
+    nothing but words' lengths; it is looked at and added to."""
     if words(design) > MAX_WORDS:
         return Plan(design, None)
+    key = () if known is None else _movements(design)
+    if known is not None and key in known:
+        depths, timing = known[key]
+        return Plan(with_depths(design, depths), timing)
     bounds = _Bounds.of(design)
     depths, timing = _keep_the_pace(design, bounds)
     depths, timing = _tighten(design, bounds, depths, timing)
-    return Plan(allow_for_held_words(with_depths(design, depths)), timing)
+    made = allow_for_held_words(with_depths(design, depths))
+    if known is not None:
+        known[key] = {stream.name: stream.depth for stream in made.streams}, timing
+    return Plan(made, timing)
+
+
+def _movements(design: d.Design) -> tuple[Any, ...]:
+    """All that depths and timing depend on: who reads and writes which FIFO in which turn."""
+    return (
+        tuple((stream.name, stream.words) for stream in design.streams),
+        *(
+            (
+                process.name,
+                process.busy,
+                process.front is not None,
+                *(tuple(stream.name for stream in streams) for streams in (process.sources, process.targets, process.marks)),
+                process.program.turns,
+                process.program.latency,
+                *(tuple(turns.tobytes() for turns in ports) for ports in (process.program.reads, process.program.writes)),
+            )
+            for process in design.processes
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

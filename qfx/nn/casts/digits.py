@@ -11,7 +11,8 @@ beyond its ends     0        -ln2 * q
 ==================  =======  ==============
 
 as ``qfx.fixed.kernel`` has it for a Cast that saturates. Beyond the ends is what were projected beyond them in a word without ends: 100 in a word
-of 8 bits and one digit, where the greatest number is 64 and the next were 128. F is rounded with a straight-through estimator.
+of 8 bits and one digit, where the greatest number is 64 and the next were 128. F is rounded with a straight-through estimator. Words of learned
+lengths: ``digit_words.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from qfx.fixed import digits as forms
 from qfx.fixed.digits import DigitForm, most_digits
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
-from qfx.recipe import Spec
+from qfx.recipe import LONGEST_WORD, Spec
 
 FLOAT32_WIDTH = 24
 """The longest word whose numbers float32 holds."""
@@ -72,15 +73,16 @@ def numbers(width: int, mode: CastMode, digits: int, form: DigitForm, device: to
 
 
 def few_digits(spec: Spec, signed: bool) -> int | None:
-    """How many digits the spec's numbers have at most; None where no number of the word is left out."""
+    """How many digits the spec's numbers have at most; None where no number of the word is left out, however long it may become."""
     digits: int | None = getattr(spec, "digits", None)  # one that an earlier version pickled has none
-    return digits if digits is not None and digits < most_digits(spec.width, signed, spec.digit_form) else None
+    longest = LONGEST_WORD if spec.learn_width else spec.width
+    return digits if digits is not None and digits < most_digits(longest, signed, spec.digit_form) else None
 
 
-def numbers_of(spec: Spec, mode: CastMode, device: torch.device | None = None) -> Numbers:
-    """Those of a spec with ``digits``."""
+def numbers_of(spec: Spec, mode: CastMode, device: torch.device | None = None, width: int | None = None) -> Numbers:
+    """Those of a spec with ``digits``, in a word of ``width`` bits: the spec's, if that is left out."""
     assert spec.digits is not None, "the caller asked few_digits"
-    return numbers(spec.width, mode, spec.digits, spec.digit_form, device)
+    return numbers(spec.width if width is None else width, mode, spec.digits, spec.digit_form, device)
 
 
 def project(x: Tensor, frac_bits: Tensor, allowed: Numbers, frac_grad_scale: float = 1.0) -> Tensor:

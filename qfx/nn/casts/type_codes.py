@@ -7,6 +7,7 @@ from typing import Any
 from qfx.fixed.digits import most_digits
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode, QMode
+from qfx.recipe import LONGEST_WORD
 
 MODES: dict[QMode | OMode, int] = {
     QMode.RND: 0, QMode.RND_ZERO: 1, QMode.RND_MIN_INF: 2, QMode.RND_INF: 3, QMode.RND_CONV: 4, QMode.TRN: 5, QMode.TRN_ZERO: 6,
@@ -35,7 +36,7 @@ def changes(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
             del found["width"]
     if "digits" in found and found["digits"] is None:  # none is left out
         form = decoded(ours)[-1]
-        found["digits"] = most_digits(theirs[0] or ours[0], bool(theirs[1]), form)
+        found["digits"] = most_digits(theirs[0] or LONGEST_WORD, bool(theirs[1]), form)
         found.pop("digit_form", None)
     return ", ".join(f"{name!r}: {value!r}" for name, value in found.items())
 

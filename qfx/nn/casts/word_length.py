@@ -24,8 +24,9 @@ from qfx.fixed.kernel import CastMode, quantize
 from qfx.fixed.type import FixedType, OMode
 from qfx.nn.fixed_layer import Steps
 from qfx.operators import ArrayType, Cast, Clip, Const
+from qfx.recipe import LONGEST_WORD
 
-MAX_WIDTH = 32
+MAX_WIDTH = LONGEST_WORD
 """Of a learned word length, as of every ``Spec.width``."""
 
 _NONE = -1e9  # known to words.cpp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -21,8 +21,9 @@ from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Request, Schedule
 from qfx.hardware.folding.plan import Plan, plan, shallow_estimate
-from qfx.hardware.folding.search import resolve
+from qfx.hardware.folding.search import nearest_plan, resolve
 from qfx.hardware.project.project import prepare
+from qfx.hardware.timing.fifo import Known
 from qfx.hardware.unrolled import plan as unrolled
 from qfx.ir.graph import Graph, graph_name
 from qfx.nn.cost.multiplications import Multiplications
@@ -46,15 +47,22 @@ class Line:
     slopes: tuple[tuple[Quantizer, FloatArray], ...]
     lengths: tuple[float, ...]
 
-    def now(self) -> Tensor:
+    def now(self, least: int = 0) -> Tensor:
         """What it takes, one number for each of FIELDS: the estimator's figures as long as no word length has changed, and else LUTs and flip-flops
         along their slopes; DSP blocks and memories come by leaps, which only another measurement tells, so that these have slopes alone.
-        Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number)."""
+        Differentiable by the word lengths (of a quantizer with several, by the longest: a word is as wide as its widest number) that have more than
+        ``least`` bits."""
         result, steps = torch.tensor(self.taken), torch.tensor(_STEPS)
         for (quantizer, slope), before in zip(self.slopes, self.lengths, strict=True):
             longest = quantizer.bits().amax().double().cpu()
+            longest = longest if longest > least else longest.detach()
             result = result + torch.tensor(slope) * torch.where(steps, longest - longest.detach(), longest - before)
         return result
+
+    def changed(self) -> float:
+        """By how many bits the words of each quantizer have changed since, on average."""
+        longest = [float(quantizer.bits().detach().amax()) for quantizer, _ in self.slopes]
+        return sum(abs(now - before) for now, before in zip(longest, self.lengths, strict=True)) / max(len(longest), 1)
 
     def state(self) -> dict[str, Any]:
         """As plain data, for ``line_of``."""
@@ -71,11 +79,19 @@ class UnrolledLine:
     multiplications: Multiplications
     operations: float
 
-    def now(self) -> Tensor:
-        total = torch.stack(list(self.multiplications.bit_operations().values())).sum().cpu()
-        change = total / max(self.operations, 1.0) - self.operations / max(self.operations, 1.0)
+    def now(self, least: int = 0) -> Tensor:
+        """The same; ``least`` is for designs whose words are many numbers' own."""
+        change = (self._total() - self.operations) / max(self.operations, 1.0)
         logic = torch.tensor([field in ("lut", "ff") for field in FIELDS], dtype=torch.float64)
         return torch.tensor(self.taken) * (1 + logic * change)
+
+    def changed(self) -> float:
+        """By how much the bit operations have changed since, relative to then."""
+        with torch.no_grad():
+            return abs(float(self._total()) - self.operations) / max(self.operations, 1.0)
+
+    def _total(self) -> Tensor:
+        return torch.stack(list(self.multiplications.bit_operations().values())).sum().cpu()
 
     def state(self) -> dict[str, Any]:
         return {"taken": self.taken.tolist(), "operations": self.operations}
@@ -105,7 +121,8 @@ class Measured:
 class HardwareCost:
     """Measures a model on a board: the cheapest design that makes ``fps`` frames a second at ``clock_ns`` (default: the board's), or, without
     ``fps``, the one of a given ``schedule`` (default: one number at a time, the smallest there is). ``style`` "unrolled": the whole network as one
-    pipelined function.
+    pipelined function. ``allowed``: how much of each of FIELDS the design at ``fps`` may take; where none is found that keeps within that, it is the
+    one that comes nearest. ``known``: sizes of FIFOs that are remembered from one such design to the next.
 
     Raises ProjectError for what no design can be made of, and for a pace that no folding reaches.
     """
@@ -119,6 +136,8 @@ class HardwareCost:
         clock_ns: float | None = None,
         schedule: Schedule | None = None,
         style: Style = "streaming",
+        allowed: Mapping[str, float] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.model = graph_module(qmodel)
         self.board = board(on) if isinstance(on, str) else on
@@ -128,20 +147,23 @@ class HardwareCost:
             raise ProjectError(f"no style is called {style!r}", where="style", remedy=f"use one of {', '.join(get_args(Style))}")
         if style == "unrolled" and (fps is not None or schedule is not None):
             raise ProjectError("an unrolled design takes a frame every few cycles", where="style", remedy="leave fps and schedule out")
-        self.fps, self.schedule, self.style = fps, schedule, style
+        self.fps, self.schedule, self.style, self.allowed, self.known = fps, schedule, style, allowed, known
 
     def graph(self) -> Graph:
         """What would be exported now, optimized as ``qfx hls`` does."""
         with torch.no_grad():
             return prepare(to_graph(self.model, "cost"))
 
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | unrolled.Plan:
         """The design of the model as it is now."""
-        return self._plan(self.graph())
+        graph = self.graph()
+        return unrolled.plan(graph, self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self._plan(graph)
 
     def _plan(self, graph: Graph) -> Plan:
         if self.fps is None:
             return plan(graph, self.board, self.schedule or Schedule(), clock_ns=self.clock_ns)
+        if self.allowed is not None:
+            return nearest_plan(graph, self.board, self.allowed, fps=self.fps, clock_ns=self.clock_ns, known=self.known)
         return resolve(graph, self.board, Request(fps=self.fps), clock_ns=self.clock_ns)
 
     def measure(self, multiplications: Multiplications | None = None) -> Measured:
@@ -153,7 +175,7 @@ class HardwareCost:
 
     def taken(self) -> FloatArray:
         """What the design takes, in the order of FIELDS, without slopes."""
-        return _vector((unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns) if self.style == "unrolled" else self.plan()).estimate)
+        return _vector(self.plan().estimate)
 
     def _unrolled(self, multiplications: Multiplications | None) -> Measured:
         found = unrolled.plan(self.graph(), self.board, clock_ns=self.clock_ns)
@@ -183,9 +205,19 @@ class HardwareCost:
                 for node, part in nodes.items():
                     lower, upper, here = (cost.get(node, np.zeros(len(FIELDS))) for cost in (less, more, now))
                     slope += part * np.where(_STEPS, here / longest, np.maximum(upper - lower, 0.0) / apart)
+                inside = _around(quantizer, now)
+                if inside and not any(node in now for node in nodes):
+                    within = sum(_around(other, now) == inside for other in learned)
+                    slope = self._alone(quantizer, now, now[inside] / (longest * within), found.schedule)
                 slopes.append((quantizer, slope))
         lengths = tuple(float(quantizer.bits().detach().amax()) for quantizer, _ in slopes)
         return Measured(found, Line(taken, tuple(slopes), lengths))
+
+    def _alone(self, quantizer: Quantizer, now: Mapping[str, FloatArray], leaps: FloatArray, schedule: Schedule) -> FloatArray:
+        """The slope of a quantizer inside a loop, which is one node: what all nodes save if its words alone are a bit shorter."""
+        less = self._changed([quantizer], -1, schedule) or now
+        saved = sum(now.values(), np.zeros(len(FIELDS))) - sum(less.values(), np.zeros(len(FIELDS)))
+        return np.where(_STEPS, leaps, np.maximum(saved, 0.0))
 
     def _changed(self, group: Sequence[Quantizer], step: int, schedule: Schedule) -> dict[str, FloatArray] | None:
         """``_by_node`` if the group's words have ``step`` bits more; None where such words cannot be folded like that (two in a DSP block)."""
@@ -200,6 +232,12 @@ class HardwareCost:
         """What each node of the graph takes. FIFOs are as shallow as they can be."""
         found = shallow_estimate(lower(graph, schedule), self.board)
         return {cost.node: np.array([getattr(cost.resources, field) for field in FIELDS], dtype=np.float64) for cost in found.layers}
+
+
+def _around(quantizer: Quantizer, nodes: Iterable[str]) -> str:
+    """The node in whose body the quantizer is, if it is in one: the one whose name its own begins with, the longest."""
+    own = graph_name(quantizer.name)
+    return max((node for node in nodes if own.startswith(f"{node}.")), key=len, default="")
 
 
 def _is_weight(quantizer: Quantizer) -> bool:

@@ -16,6 +16,7 @@ from qfx import operators as ops
 from qfx.errors import DataError
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.call import Call, Family, Layers
+from qfx.nn.casts.room import make_room
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, constant
 from qfx.nn.past import Past, Statistics, backward_pass, unknown
@@ -160,6 +161,8 @@ class QBatchNorm(Norm):
     def constants(self, used: Statistics | None = None) -> tuple[QTensor, QTensor]:
         """The scale and the shift as the hardware sees them, by the running statistics or those that are given."""
         scale, shift = self.affine(used)
+        make_room(self.scale_cast, scale)
+        make_room(self.shift_cast, shift)
         return self.scale_cast.with_another(scale, self.shift_cast, shift)
 
     def forward(self, x: QTensor) -> QTensor:

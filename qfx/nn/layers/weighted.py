@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
+from qfx.nn.casts.room import make_room
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import Own, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
@@ -79,7 +80,10 @@ class Weighted(Computing, abstract=True):
     def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
         """The weight and the bias as the hardware sees them."""
         weight, bias = self._float_constants(norm)
-        return (self.weight_cast(weight), None) if bias is None else self.weight_cast.with_another(weight, self.bias_cast, bias)
+        if bias is None:
+            return self.weight_cast(weight), None
+        make_room(self.bias_cast, bias)
+        return self.weight_cast.with_another(weight, self.bias_cast, bias)
 
     def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
         """weight (*) x + bias, exact: in float32 if no partial sum can need more than 24 bits, else in float64. The bias joins the products

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import RecipeError
+from qfx.hardware.folding.plan import Plan
+from qfx.hardware.unrolled import plan as unrolled
 from qfx.nn.model import graph_module
 from qfx.training.budget.closest import closest, filled
 from qfx.training.budget.controller import Controller
@@ -49,8 +51,9 @@ class Budget:
         loss = F.cross_entropy(qmodel(x), y) + budget.loss(qmodel)
 
     It is the logarithm of cost / budget, times a weight that a controller steers, so that there is no factor to tune. ``meet(qmodel)`` at the end
-    shortens words by the little that is left. ``every``: after so many steps a board's design is made anew; in between its cost follows the slopes
-    that were measured with it. ``state_dict`` and ``load_state_dict`` let training be resumed. One budget is for one model.
+    shortens words by the little that is left. ``every``: after so many steps at most a board's design is made anew, and from a quarter of them on
+    where words have changed much since; in between its cost follows the slopes that were measured with it. ``state_dict`` and ``load_state_dict``
+    let training be resumed. One budget is for one model.
     """
 
     def __init__(self, *, every: int = 100, controller: Controller | None = None, **limits: Any) -> None:
@@ -71,7 +74,9 @@ class Budget:
         steps before; QfxError if all words of a layer have come to zero bits; UnsupportedError while quantizers are off.
         """
         costs = self._of(qmodel)
-        if costs.age >= self.every:
+        expected = None
+        if costs.due(self.every):
+            expected = max(costs.numbers().values())
             costs.look()
         costs.age += 1
         shares = costs.shares()
@@ -79,18 +84,20 @@ class Budget:
         if not costs.trained:
             self.status = replace(status, weight=0.0)
             return torch.zeros((), dtype=torch.float64)
-        self.controller = self.controller.step(math.log(status.share))
+        leap = 0.0 if expected is None else math.log(status.share / expected)
+        self.controller = self.controller.step(math.log(status.share), leap)
         self.status = status
         return status.weight * torch.stack(list(shares.values())).pow(_STEEPNESS).mean().log() / _STEEPNESS
 
     def limit(self, **limits: Any) -> None:
         """Allow more or less from now on, of what the budget was made for: ``budget.limit(ebops=2000)``, as when it falls while training goes on, so
-        that one run gives a whole front. The controller goes on as it is. Whether words can be short enough is looked at when a budget is made,
-        not here.
+        that one run gives a whole front. The controller goes on as it is. Raises RecipeError, and changes nothing, for limits that no word length of
+        the model that it steers can meet.
         """
-        self.limits = replace(self.limits, **limits)
+        new = replace(self.limits, **limits)
         if self._costs is not None:
-            self._costs.limits = self.limits
+            self._costs.limit(new)
+        self.limits = new
 
     def measure(self, qmodel: nn.Module) -> Status:
         """Where the model stands, exactly: a board's design is made for it. Moves nothing. It may be another model than that of ``loss``, such as an
@@ -111,6 +118,12 @@ class Budget:
         costs = self._beside(qmodel)
         costs.take_steps(filled(costs, closest(costs, _SPARE if status.met else 0.0), _ENOUGH))
         return self.measure(qmodel)
+
+    def plan(self, qmodel: nn.Module) -> Plan | unrolled.Plan:
+        """The design that ``measure`` counts, of the model as it is now: on a board with all of its resources ``qfx hls`` may choose another, that
+        takes more of what the budget is short of. It goes into a project by ``write_project(qfx.to_graph(qmodel), ..., schedule=plan)``, or to
+        ``qfx hls`` by its file (``qfx.hardware.folding.file.text``). Raises RecipeError for a budget of counts."""
+        return self._beside(qmodel).plan()
 
     def state_dict(self) -> dict[str, Any]:
         """The controller's state, and what was measured of the model and when, as plain data and tensors."""

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from qfx.nn.cost.hardware import movable
-from qfx.training.budget.costs import Costs
+from qfx.training.budget.costs import SPARED, Costs
 
 _PRECISION = 2.0**-8
 """To so many bits it is found by how much words must be shorter."""
 
-_FIRST, _LAST = 0.25, 64.0
+_FIRST, _LAST, _STRIDE = 0.25, 64.0, 1.0
+"""What is tried first, how far it goes, and by how much at most it goes on where a cost need not fall with each bit."""
 
 _TRIES = 32
 
@@ -33,12 +34,15 @@ def closest(costs: Costs, longest: float) -> Steps:
     if longest > 0 and met(costs.steps(longest)):
         return costs.steps(longest)
     longer, shorter = (longest, 0.0) if longest > 0 else (0.0, -_FIRST)
-    while shorter > -_LAST and not met(costs.steps(shorter)):
-        longer, shorter = shorter, 2 * shorter if shorter < 0 else -_FIRST
+    folded = costs.limits.board is not None and costs.limits.style != "unrolled"
+    last, stride = (costs.longest(), _STRIDE) if costs.limits.board is not None else (_LAST, _LAST)
+    least = SPARED if folded and met(costs.steps(-last, SPARED)) else 1
+    while shorter > -last and not met(costs.steps(shorter, least)):
+        longer, shorter = shorter, shorter - min(-shorter, stride) if shorter < 0 else -_FIRST
     while longer - shorter > _PRECISION:
         middle = (shorter + longer) / 2
-        longer, shorter = (longer, middle) if met(costs.steps(middle)) else (middle, shorter)
-    before, after = costs.steps(longer), costs.steps(shorter)
+        longer, shorter = (longer, middle) if met(costs.steps(middle, least)) else (middle, shorter)
+    before, after = costs.steps(longer, least), costs.steps(shorter, least)
     whole = _fewest(len(before), lambda count: met([*after[:count], *before[count:]]))
     if whole == 0:
         return before

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qfx.errors import ProjectError, QfxError, RecipeError
 from qfx.export.to_graph import refuse_off
+from qfx.hardware.board import Board
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.folding.plan import Plan
+from qfx.hardware.timing.fifo import Known
+from qfx.hardware.unrolled import plan as unrolled
 from qfx.nn.cost.cost import weight_bits
 from qfx.nn.cost.hardware import HardwareCost, Line, UnrolledLine, line_of, movable, moved_points
 from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.model import QuantizedModel, quantizers
 from qfx.nn.quantizer import Quantizer
-from qfx.training.budget.limits import AMPLE, Limits
+from qfx.training.budget.limits import Limits
 
 _NEXT_TO_NOTHING = 1e-12
 
-_ROOM = 1.25
-"""Of the board that a design is chosen on, beside what the design before took."""
+_MUCH = 0.2
+"""Of the longest words have changed by a bit, or of the bit operations."""
 
-_Found = TypeVar("_Found")
+SPARED = 2
+"""Bits of the longest words of a tensor below which the cost of a folded design does not push them: what they save there is little, and a word of one
+bit, let alone of none, that a whole tensor goes through is not won back. ``meet`` goes there where nothing else is left."""
 
 _ALL = 64.0
 """More bits than any word has."""
@@ -52,11 +58,16 @@ class Costs:
         self.multiplications = Multiplications(model)
         self.line: Line | UnrolledLine | None = None
         self.age = 0
+        self.known: Known = {}
         if state is not None:
             self._resume(state)
             return
         self._refuse_hopeless()
         self.look()
+
+    def due(self, every: int) -> bool:
+        """Whether to look again: after ``every`` steps, or after a quarter of them if the design has changed so that its slopes say little."""
+        return self.age >= every or (self.line is not None and 4 * self.age >= every and self.line.changed() > _MUCH)
 
     def look(self) -> None:
         """Measure what is not known of every step. Raises QfxError for a layer whose words have all come to zero bits."""
@@ -64,7 +75,7 @@ class Costs:
         self._refuse_collapsed()
         self.multiplications.refresh()
         if self.limits.board is not None:
-            self.line = self._designed(lambda hardware: hardware.measure(self.multiplications)).line
+            self.line = self._hardware().measure(self.multiplications).line
 
     def state(self) -> dict[str, Any]:
         """What the next steps follow from besides the model, as plain data."""
@@ -87,7 +98,7 @@ class Costs:
         if any(quantizer.off for quantizer in self.quantizers):
             refuse_off(self.model)
         if self.line is not None:
-            return self._by_board(self.line.now())
+            return self._by_board(self.line.now(SPARED))
         return self._above_nothing(self._counted())
 
     def _counted(self) -> dict[str, Tensor]:
@@ -127,7 +138,7 @@ class Costs:
         with moved_points(self.learned, steps), torch.no_grad():
             if self.limits.board is None:
                 return self._counted_anew()
-            return {name: float(share) for name, share in self._by_board(torch.tensor(self._designed(HardwareCost.taken))).items()}
+            return {name: float(share) for name, share in self._by_board(torch.tensor(self._hardware().taken())).items()}
 
     def take_steps(self, steps: Sequence[Tensor]) -> None:
         """Make the words of each learned quantizer so many bits longer."""
@@ -135,17 +146,17 @@ class Costs:
             for quantizer, step in zip(self.learned, steps, strict=True):
                 movable(quantizer).add_(step)
 
-    def steps(self, by: float) -> list[Tensor]:
+    def steps(self, by: float, least: int = 1) -> list[Tensor]:
         """The steps that make all words that are not pruned ``by`` bits longer, before they are rounded. Less than 0: all words shorter, but those
-        keep a bit that a network cannot be left without."""
+        keep ``least`` bits (or as many as they have) that a network cannot be left without."""
         found = []
         for quantizer in self.learned:
             lengths, before = quantizer.bits().detach(), movable(quantizer).detach()
             if by >= 0:
                 found.append(torch.where(lengths > 0, by, torch.zeros_like(before)))
                 continue
-            one = torch.round(before) - (lengths - 1)  # there a word has one bit
-            found.append(torch.where(self._kept(quantizer), torch.maximum(before + by, torch.minimum(one, before)), before + by) - before)
+            last = torch.round(before) - (lengths - least)  # there a word has so many bits
+            found.append(torch.where(self._kept(quantizer), torch.maximum(before + by, torch.minimum(last, before)), before + by) - before)
         return found
 
     def _kept(self, quantizer: Quantizer) -> Tensor:
@@ -160,46 +171,52 @@ class Costs:
             kept = torch.ones_like(lengths, dtype=torch.bool)
         return kept & (lengths > 0)
 
-    def _designed(self, wanted: Callable[[HardwareCost], _Found]) -> _Found:
-        """What is ``wanted`` of the design, chosen on a board a little larger than what the model took when it was last looked at, so that the search
-        weighs resources as scarce as they are; where that is too small, on one on which all fits."""
+    def plan(self) -> Plan | unrolled.Plan:
+        """The design of the model as it is now. Raises ProjectError for an unrolled one that does not fit the board."""
+        if self.limits.board is None:
+            raise RecipeError("counts bits, not hardware: there is no design", where="budget", remedy="give board='ultra96v2' or another")
+        return self._hardware(self.limits.whole).plan()
+
+    def _hardware(self, unrolled_on: Board | None = None) -> HardwareCost:
+        """What measures the design: the one that comes nearest to the limits, whether a model fits yet or not."""
         limits = self.limits
+        if limits.style == "unrolled":
+            return HardwareCost(self.model, unrolled_on or limits.ample(), clock_ns=limits.clock_ns, style=limits.style)
+        allowed = None if limits.fps is None else limits.amounts()
+        return HardwareCost(self.model, limits.whole, fps=limits.fps, clock_ns=limits.clock_ns, allowed=allowed, known=self.known)
 
-        def on(times: float) -> HardwareCost:
-            return HardwareCost(self.model, limits.ample(times), fps=limits.fps, clock_ns=limits.clock_ns, style=limits.style)
-
-        if limits.fps is None:
-            return wanted(on(AMPLE))
-        taken = on(AMPLE).taken() if self.line is None else self.line.taken
+    def limit(self, limits: Limits) -> None:
+        """Count by other limits from now on. Raises RecipeError, and stays as it was, if no word length can meet them."""
+        before, self.limits = self.limits, limits
         try:
-            return wanted(on(_ROOM * max(1.0, *(float(share) for share in self._by_board(torch.tensor(taken)).values()))))
-        except ProjectError:
-            return wanted(on(AMPLE))
+            self._refuse_hopeless()
+        except RecipeError:
+            self.limits = before
+            raise
 
-    def _fits(self, steps: Sequence[Tensor]) -> bool:
-        """Whether a search that must keep within the limits finds a design at that pace: it tries harder than one that has room."""
-        limits = self.limits
-        if limits.board is None or limits.fps is None:
-            return False
-        try:
-            with moved_points(self.learned, steps):
-                HardwareCost(self.model, limits.ample(1.0), fps=limits.fps, clock_ns=limits.clock_ns).taken()
-        except ProjectError:
-            return False
-        return True
+    def longest(self) -> float:
+        """Of all learned words."""
+        return max(float(quantizer.bits().detach().amax()) for quantizer in self.learned)
 
     def _refuse_hopeless(self) -> None:
-        """Raise RecipeError if the shortest words are not short enough."""
-        steps = self.steps(-_ALL)
-        try:
-            over = [f"{100 * share:.1f} % of the {name}" for name, share in self.with_steps(steps).items() if share > 1]
-        except ProjectError as error:
-            raise RecipeError(f"cannot be met, whatever is learned: {error.what}", where="budget", remedy=error.remedy) from error
-        if over and not self._fits(steps):
-            with moved_points(self.learned, steps):
-                named = self._costliest() if self.limits.ebops is not None else ""
-            larger = "allow more, or learn the word lengths of more tensors" if self.limits.board is None else "allow more, or take a larger board"
-            raise RecipeError(f"cannot be met: even with the shortest words it takes {', '.join(over)}{named}", where="budget", remedy=larger)
+        """Raise RecipeError if the shortest words are not short enough; on a board, where none are that are some bits longer, either: what a search
+        for a design finds need not get smaller with each bit, and a word of one bit has no place in a DSP block."""
+        tried = [-_ALL, *(-float(bits) for bits in range(int(self.longest()) - 1, 0, -1) if self.limits.fps is not None)]
+        found: list[tuple[float, dict[str, float]]] = []
+        for by in tried:
+            try:
+                found.append((by, self.with_steps(self.steps(by))))
+            except ProjectError as error:
+                raise RecipeError(f"cannot be met, whatever is learned: {error.what}", where="budget", remedy=error.remedy) from error
+            if max(found[-1][1].values()) <= 1.0:
+                return
+        by, shares = min(found, key=lambda pair: max(pair[1].values()))
+        over = [f"{100 * share:.1f} % of the {name}" for name, share in shares.items() if share > 1]
+        with moved_points(self.learned, self.steps(by)):
+            named = self._costliest() if self.limits.ebops is not None else ""
+        larger = "allow more, or learn the word lengths of more tensors" if self.limits.board is None else "allow more, or take a larger board"
+        shortest = "the shortest words" if by == -_ALL else f"words that are {-by:g} bits shorter, the best that was found,"
+        raise RecipeError(f"cannot be met: even with {shortest} it takes {', '.join(over)}{named}", where="budget", remedy=larger)
 
     def _costliest(self) -> str:
         with torch.no_grad():

@@ -13,8 +13,8 @@ from qfx.hardware.cost.estimate import LIMITS, capacity
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.hardware import Style
 
-AMPLE = 4096.0
-"""A board so many times as large has a design for every model that is to become small enough."""
+_AMPLE = 4096
+"""A board so many times as large holds every model unrolled that is to become small enough."""
 
 _NUMBERS = ("ebops", "weight_bits", "mean_weight_bits", "fps", "clock_ns", *FIELDS)
 
@@ -81,12 +81,9 @@ class Limits:
         assert self.board is not None
         return board(self.board)
 
-    def ample(self, times: float = AMPLE) -> Board:
-        """The board so many times as large, its resources as scarce beside each other as the limits make them: on it foldings can be chosen before a
-        model fits."""
-        amounts = self.amounts()
-        lut, ff, dsp, bram18 = (math.ceil(times * max(amounts[field], 1.0) / LIMITS[field]) for field in ("lut", "ff", "dsp", "bram18"))
-        return replace(self.whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))
+    def ample(self) -> Board:
+        """The board with so much of everything that a model is designed before it fits."""
+        return replace(self.whole, **{field: getattr(self.whole, field) * _AMPLE for field in ("lut", "ff", "dsp", "bram36")})
 
     def told(self, shares: Mapping[str, float]) -> str:
         """Shares of the limits, for people."""

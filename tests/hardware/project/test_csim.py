@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, classifier, random_schedule
+from hardware_models import DIRECTED, chain, classifier, const, random_schedule
 from support.bundles import build_bundle
 
 from qfx.errors import DataError, ProjectError
@@ -117,7 +117,7 @@ def test_the_compiler_is_the_one_that_is_asked_for(gxx: str, compiler: str, fast
     path = gxx if compiler == "g++" else shutil.which(compiler)
     if path is None:
         pytest.skip(f"{compiler} is not installed")
-    graph = classifier()
+    graph = chain("little", (6,), Linear(const(1, 3, 6), None))  # it is built three times
     project = write_project(graph, tmp_path / "project", board="zcu102").path
     executable, x = project / "build" / ("fast" if fast else "tb"), adversarial_inputs(graph, np.random.default_rng(6), 4)
     csim.build(project, fast=fast)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from qfx import operators as ops
-from qfx.errors import QfxError, UnsupportedError
+from qfx.errors import QfxError
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType
 from qfx.ir.graph import Node, graph_name
 from qfx.ir.values import ArrayType, Info
-from qfx.nn.accumulator import Accumulating
+from qfx.nn.accumulator import accumulating, check_width
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, moved
 from qfx.nn.layers.batch_norm import FoldedNorm
@@ -57,14 +57,10 @@ class State:
 
 
 class QStepLinear(QLinear):
-    """The linear layer of a state: within ``held`` its constants are cast once, for all steps."""
+    """The linear layer of a state: within ``held`` its constants are cast once, for all steps. Its sums may have an accumulator of a chosen width, as
+    those of any weights: a row's, of its own products; what comes of the step's input is added behind it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if isinstance(self.weight_cast, Accumulating):
-            told = "an accumulator of a chosen width inside of a loop"
-            raise UnsupportedError(told, where=self.weight_cast.name, remedy="leave `accumulator` out for recurrent weights")
-        self._now: tuple[QTensor, QTensor | None] | None = None
+    _now: tuple[QTensor, QTensor | None] | None = None
 
     def constants(self, norm: FoldedNorm | None = None) -> tuple[QTensor, QTensor | None]:
         return super().constants(norm) if self._now is None else self._now
@@ -122,13 +118,16 @@ class QScan(FixedLayer):
         layers: list[tuple[str, nn.Module, tuple[str, ...]]] = [(step.name, self._layer(step), step.sources) for step in self.steps]
         now = {state.name: self._zeros(state, x) for state in self.states}
         with contextlib.ExitStack() as stack:
-            for layer in self.children():
+            for step in self.steps:
+                layer = self._layer(step)
                 if isinstance(layer, QStepLinear):
+                    if (accumulator := accumulating(layer.weight_cast)) is not None:
+                        accumulator.meet(self._cast_before(step).interval().hull)
                     stack.enter_context(layer.held())
             for column in x.value.permute(2, 0, 1).contiguous().unbind(0):
                 env = {STEP: QTensor(column, reach), **now}
-                for name, layer, sources in layers:
-                    env[name] = layer(*(env[source] for source in sources))
+                for name, part, sources in layers:
+                    env[name] = part(*(env[source] for source in sources))
                 now = {state.name: env[state.next] for state in self.states}
                 yield env
 
@@ -138,6 +137,15 @@ class QScan(FixedLayer):
     def _cast_of(self, state: State) -> Any:
         """The Cast of a state: a Quantizer, or what stands for it in a float reference."""
         layer = next(self._layer(step) for step in self.steps if step.name == state.next)
+        return layer.output_cast if isinstance(layer, QInnerLookup) else layer
+
+    def _cast_before(self, step: Step) -> Any:
+        """The Cast of what a product inside of the loop reads: a state, or a step that ends with one."""
+        (source,) = step.sources
+        for state in self.states:
+            if state.name == source:
+                return self._cast_of(state)
+        layer = next(self._layer(before) for before in self.steps if before.name == source)
         return layer.output_cast if isinstance(layer, QInnerLookup) else layer
 
     def _zeros(self, state: State, like: QTensor) -> QTensor:
@@ -214,12 +222,16 @@ class QScan(FixedLayer):
         inputs = [Node(STEP, ops.Input(shape, ArrayType.of(type_)))]
         inputs += [Node(state.name, ops.Input((state.size,), self._cast_of(state).array_type())) for state in self.states]
         nodes, last = list(inputs), {node.name: node.name for node in inputs}
+        infos = {node.name: node.op.infer(node.name, ()) for node in nodes}
         for step in self.steps:
             layer: Any = self._layer(step)
             sources = tuple(last[source] for source in step.sources)
             for suffix, operator in layer.operators():
                 name = step.name + suffix
                 nodes.append(Node(name, operator, sources))
+                infos[name] = operator.infer(name, tuple(infos[source] for source in sources))
+                if isinstance(layer, QStepLinear) and isinstance(operator, ops.Linear):
+                    check_width(layer.weight_cast, operator, infos[sources[0]])
                 sources = (name,)
             (last[step.name],) = sources
         scan = ops.Scan.of(graph_name(self.name), tuple(nodes), last[self.result], tuple(last[state.next] for state in self.states))

@@ -1,0 +1,1 @@
+"""Neurons of few inputs as truth tables, beside adder graphs: an experiment."""

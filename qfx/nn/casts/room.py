@@ -1,0 +1,42 @@
+"""Room for constants that training moves: biases, and BatchNorm's scales and shifts, which follow its statistics.
+
+Calibration puts the binary point of such a constant where its word just holds it. A shift that was small then, in a channel of its own, has a range
+as small, and would stay in it: what a cast cuts off has no gradient, and a learned binary point takes hundreds of steps to move by one position. In
+words as long as these, a bit of resolution is worth next to nothing, and what is cut off of a constant much. So where one has outgrown its range, the
+binary point moves to where it is held.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qfx.fixed.type import OMode
+from qfx.nn.observer import choose_frac_bits
+from qfx.nn.quantizer import LONG_WORD, Quantizer
+
+_OUTGROWN = 1 + 2.0**-8
+"""Times the range: calibration by squared error cuts off a little less than that, which stays as it is."""
+
+
+def make_room(cast: Quantizer, constant: Tensor) -> None:
+    """Move the binary points of ``cast`` to the left, in place, as far as it takes to hold ``constant``, if that has outgrown its range.
+
+    What is not long (``LONG_WORD`` bits), wraps, has its word length learned or its position given by the spec stays. It follows from the constant
+    and the binary points alone, so that a forward in training, in evaluation and inside a backward pass do the same. The tensors are exchanged, not
+    written into: a backward pass that is still to come finds what its forward saw.
+    """
+    spec = cast.spec
+    if spec.width < LONG_WORD or spec.o not in (OMode.SAT, OMode.SAT_SYM) or spec.learn_width or spec.frac_bits is not None:
+        return
+    if cast.off or not cast.is_initialized:
+        return
+    with torch.no_grad():
+        points, numbers = cast.points(), constant.detach()
+        limit = 2.0 ** (spec.width - int(cast.mode.signed)) * _OUTGROWN
+        if float((numbers.abs() * torch.exp2(points.to(numbers.dtype))).max()) <= limit:
+            return
+        needed = choose_frac_bits((numbers,), spec.width, cast.mode, tuple(points.shape), observer="minmax").to(points)
+        held = needed < points
+        cast.frac_bits.data = torch.where(held, needed, cast.frac_bits.detach())
+        cast.frac_start = torch.where(held, torch.minimum(needed, cast.frac_start), cast.frac_start)
