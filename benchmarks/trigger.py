@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import qfx
-from benchmarks.fronts import BOARD, Found, built, graph_of, mlp, operations, spoken_features
+from benchmarks.fronts import BOARD, Found, built, five_classes, graph_of, mlp, operations
 from benchmarks.task_data import DATA, Data
 from benchmarks.timing import machine
 from qfx import Recipe, Spec
@@ -35,12 +35,6 @@ REACHED, FROZEN = 0.5, 0.75
 WEIGHT = Spec(width=6, granularity="element", learn_width=True, o="AP_WRAP")  # type: ignore[arg-type]
 ACTIVATION = Spec(width=7, granularity="element", learn_width=True)
 LEARNED = Recipe(input=ACTIVATION, weight=WEIGHT, bias=Spec(width=8), activation=ACTIVATION, output=Spec(width=16))
-
-
-def five_classes() -> Data:
-    """16 features of spoken digits, the mean and the deviation of each of 8 bands, and the five classes."""
-    data = spoken_features(8, chosen=0)
-    return Data(data.train_x, data.train_y // 2, data.test_x, data.test_y // 2)
 
 
 class Mean(nn.Module):
@@ -114,7 +108,7 @@ def main() -> None:
     if not DATA.is_dir():
         sys.exit(f"{DATA} is not there: set QFX_DATA to the folder with the real data")
     torch.set_num_threads(options.threads)
-    data = five_classes()
+    data = five_classes(chosen=0)
     print(machine(), f"\n\n{len(data.train_x)} recordings to train on, {len(data.test_x)} to judge by; {options.epochs} epochs\n", flush=True)
     print(
         "| seed | float, % | 8 bits, % | learned, % | LUT, learned | 8 bits | latency, cycles | bit operations | s |\n|---|" + "---|" * 8, flush=True

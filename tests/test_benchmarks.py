@@ -152,17 +152,17 @@ def test_adder_graphs_are_compared() -> None:
 def made_up(epochs: int) -> fronts.Task:
     """Vectors of 6 numbers, classes that a plane divides."""
 
-    def data() -> Data:
+    def data() -> fronts.Judged:
         x = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
         y = (x[:, 0] + x[:, 1] > 0).long()
-        return Data(x[:64], y[:64], x[64:], y[64:])
+        return fronts.judged(Data(x[:80], y[:80], x[80:], y[80:]), 16)
 
-    return fronts.Task("made up", (6, 8, 4, 2), data, epochs, 16, 60.0)
+    return fronts.Task("made up", (6, 8, 4, 2), data, epochs, 16, ((0.4, 300.0, 60.0),))
 
 
 def test_a_run_gives_a_front_of_networks_that_are_built() -> None:
     task = made_up(6)
-    found = fronts.qfx_front(task, task.data(), fronts.Settings())
+    found = fronts.qfx_front(task, task.data(), fronts.Settings(), *task.levels)
     assert found == fronts.front(found)
     assert all(point.luts > 0 and point.latency > 0 and 1 <= point.epoch <= 6 for point in found)
     assert len({point.operations for point in found}) == len(found)
@@ -198,20 +198,19 @@ def test_a_network_of_hgq_is_rebuilt_to_the_same_numbers() -> None:
 def test_the_command_of_fronts_writes_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "hgq" else find(name))
-    monkeypatch.setattr(fronts, "SETTINGS", (fronts.Settings(),))
-    points = fronts.run("made", made_up(3), tmp_path)
+    points = fronts.run("made", made_up(3), tmp_path, reuse=False)
     assert list(points) == ["qfx"]
     assert (tmp_path / "made.md").read_text(encoding="utf-8") == capsys.readouterr().out
+    assert fronts.run("made", made_up(3), tmp_path, reuse=True) == points
     if find("matplotlib"):
         assert {path.name for path in tmp_path.glob("*.png")} == {"made-operations.png", "made-luts.png"}
 
 
 def test_gains_are_taken_at_the_cost_of_each_point() -> None:
-    points = {
-        "qfx": [fronts.Found(1, 10, 50.0, 5), fronts.Found(2, 30, 80.0, 9)],
-        "HGQ2": [fronts.Found(1, 5, 40.0, 4), fronts.Found(1, 30, 75.0, 20)],
-    }
-    assert [line.rpartition(": ")[2] for line in fronts.compare(points)] == ["none as cheap, +5.00", "none as cheap, +5.00"]
+    ours = [fronts.Found(1, 10, 50.0, 51.0, 5), fronts.Found(2, 30, 80.0, 79.0, 9), fronts.Found(3, 30, 70.0, 99.0, 9)]
+    theirs = [fronts.Found(1, 5, 40.0, 40.0, 4), fronts.Found(1, 30, 75.0, 74.0, 20)]
+    gains = [line.split("|")[-2].strip() for line in fronts.compare(ours, theirs)[2:]]
+    assert gains == ["none as cheap", "+5.00", "none as cheap", "+5.00"]
 
 
 def test_points_of_resnet8_are_kept_told_and_compared(tmp_path: Path) -> None:

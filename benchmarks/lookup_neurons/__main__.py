@@ -35,7 +35,7 @@ WIDE, DEEP = (256, 128, 64), (256, 256, 128, 64, 32)
 
 def shapes(task: str) -> list[Shape]:
     """What is tried: of the task's sizes and of larger ones."""
-    sizes = fronts.TASKS[task].sizes
+    sizes = TASKS[task].sizes
     wide, deep = ((sizes[0], *hidden, sizes[-1]) for hidden in (WIDE, DEEP))
     return [
         uniform(sizes, 6, 1),
@@ -64,6 +64,12 @@ PERCEPTRONS: Mapping[str, Sequence[tuple[tuple[int, ...], float]]] = {
     "digits": (((64, 16, 10), 1000.0), ((64, 32, 10), 2000.0), ((64, 64, 32, 10), 5000.0)),
 }
 """Adder graphs: sizes, and the bit operations where the budget ends."""
+
+TASKS = {
+    "five": fronts.Task("5 classes, 16-64-32-32-5", (16, 64, 32, 32, 5), lambda: fronts.five_classes(chosen=0), 60, 128, ()),
+    "digits": fronts.Task("spoken digits, 64-64-32-10", (64, 64, 32, 10), lambda: fronts.spoken_features(chosen=0), 60, 128, ()),
+}
+"""All recordings that are not judged by are trained on."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +143,21 @@ def inverted(module: tables.Module) -> dict[str, Any]:
     return wrong
 
 
-def adder_graphs(task: fronts.Task, data: Data, yosys: str | None, most_luts: int) -> list[Graph]:
+def adder_graphs(task: fronts.Task, data: fronts.Judged, yosys: str | None, most_luts: int) -> list[Graph]:
     """The front of a perceptron with learned word lengths; Yosys maps those that are estimated at no more than ``most_luts``."""
-    settings = fronts.SETTINGS[-1]
+    settings = fronts.Settings(rate=1e-2, last=0.05, at_once=True)
     torch.manual_seed(0)
     model = qfx.quantize(fronts.mlp(task.sizes), data.train_x[:256], settings.recipe)
     kept: dict[int, dict[str, torch.Tensor]] = {}
     found: list[fronts.Found] = []
 
     def seen(epoch: int, trained: torch.nn.Module) -> None:
-        found.append(fronts.Found(epoch, fronts.operations(trained), fronts.accuracy(trained, data)))
+        right = fronts.accuracy(trained, data.test_x, data.test_y)
+        found.append(fronts.Found(epoch, fronts.operations(trained), right, right))
         kept[epoch] = {name: value.clone() for name, value in trained.state_dict().items()}
 
-    fronts.train(model, task, data, settings, seen)
+    torch.manual_seed(1)
+    fronts.train(model, task, data, settings, task.levels[0], seen)
     result = []
     for point in fronts.thinned(fronts.front(found), 9):
         model.load_state_dict(kept[point.epoch])
@@ -193,7 +201,7 @@ def row(tried: Tried, graphs: Sequence[Graph]) -> str:
 
 
 def run(name: str, epochs: int, yosys: str | None, most_muxes: int, out: Path) -> tuple[list[Tried], list[Graph]]:
-    task = fronts.TASKS[name]
+    task = TASKS[name]
     data = task.data()
     epochs = epochs or task.epochs
     head = f"{name}: {epochs} epochs of {len(data.train_x)} in batches of {task.batch}, {len(data.test_x)} judged"
@@ -201,7 +209,7 @@ def run(name: str, epochs: int, yosys: str | None, most_muxes: int, out: Path) -
     print("\n".join([head, *graph_head]), flush=True)
     graphs = []
     for sizes, floor in PERCEPTRONS[name]:
-        graphs += adder_graphs(replace(task, sizes=sizes, floor=floor, epochs=epochs), data, yosys, most_muxes // 5)
+        graphs += adder_graphs(replace(task, sizes=sizes, levels=((0.1, 20 * floor, floor),), epochs=epochs), data, yosys, most_muxes // 5)
     columns = ["sizes", "a neuron reads", "bits", "degree", "accuracy, %", "LUTs at most", "by Yosys", "adder graph as accurate", "differing"]
     table_head = ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     print("\n".join(table_head), flush=True)
