@@ -132,10 +132,22 @@ def train(qmodel: nn.Module, plan: Plan, batches: Batches, budget: qfx.Budget | 
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if budget is not None and not rests:
+            level(qmodel)
         if (step + 1) % 20 == 0 or step + 1 == steps:
             told(step + 1, steps, sum(losses) / len(losses), "" if budget is None else f"budget: {budget.status}")
             losses.clear()
     qmodel.eval()
+
+
+def level(qmodel: nn.Module) -> None:
+    """Give the channels of each weight one word length, the mean of theirs, in place: a word is as wide as the widest, so that shorter ones would
+    lose accuracy and save nothing."""
+    with torch.no_grad():
+        for _, quantizer in qfx.quantizers(qmodel):
+            integer = quantizer.learned_ints
+            if integer is not None and quantizer.frac_bits.numel() > 1:
+                quantizer.frac_bits.copy_((integer + quantizer.frac_bits).mean() - integer)
 
 
 def differing_bits(qmodel: nn.Module, x: Tensor) -> int:
