@@ -148,7 +148,7 @@ def test_what_is_too_wide_is_refused_by_the_name_of_its_layer() -> None:
             return self.a(x) + self.b(x)
 
     x = torch.randn(16, 4)
-    qmodel = qfx.quantize(Sum(), x, Recipe(weight=Spec(8, reach=100), activation=Spec(8, reach=100)))
+    qmodel = qfx.quantize(Sum(), x, Recipe(weight=Spec(8, reach=100), bias=Spec(8, reach=100), activation=Spec(8, reach=100)))
     with torch.no_grad():
         qmodel.get_parameter("a.bias_cast.frac_bits").fill_(90.0)
         for _, quantizer in qfx.quantizers(qmodel):

@@ -41,4 +41,4 @@ def make_room(cast: nn.Module, constant: Tensor) -> None:
         needed = choose_frac_bits((numbers,), spec.width, cast.mode, tuple(points.shape), observer="minmax").to(points)
         held = needed < points
         cast.frac_bits.data = torch.where(held, needed, cast.frac_bits.detach())
-        cast.frac_start = torch.where(held, torch.minimum(needed, cast.frac_start), cast.frac_start)
+        cast.frac_start.data = torch.where(held, torch.minimum(needed, cast.frac_start), cast.frac_start)

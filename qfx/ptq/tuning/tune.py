@@ -86,7 +86,7 @@ def tune(
         if resume is None:
             rate = 2 / max(steps, 1)  # the mean of the cosine is a half
             sizes = variables.sizes(module, reference, samples.first, Reach(reach, bias_reach, binary_point_reach), rate)
-            optimizer, best = ElementwiseAdam(moving, sizes), BestState.started(samples.held_out(module), moving)
+            optimizer, best = ElementwiseAdam(moving, sizes), BestState.started(samples.held_out(module), variables.state)
         else:
             optimizer, best = ElementwiseAdam.resumed(moving, resume), BestState.resumed(resume)
             generator.set_state(resume["generator"])
@@ -98,11 +98,11 @@ def tune(
                     optimizer.clear()
                     loss(x, target).backward()  # type: ignore[no-untyped-call]
                     optimizer.step(cosine(step / steps))
-                best.add(samples.held_out(module), moving)
+                best.add(samples.held_out(module), variables.state)
                 if keep is not None:
                     keep(epoch + 1, {**optimizer.tensors(), **best.tensors(), "generator": generator.get_state()})
         finally:
-            best.settle(moving)
+            best.settle(variables.state)
     if progress is not None:
         progress("tune", steps, steps)
     return TuneResult(best.before, best.least, best.best, tuple(best.losses))

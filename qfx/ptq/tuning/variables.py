@@ -28,11 +28,18 @@ class Reach:
 
 @dataclass(frozen=True, eq=False)
 class Variables:
-    """What may move: the layers whose weight, the layers, by path, whose bias, and the binary points."""
+    """What may move: the layers whose weight, the layers, by path, whose bias, and the binary points; and where these start, which moves with a
+    constant that outgrows its range."""
 
     weights: tuple[Weighted, ...]
     biases: dict[str, Weighted]
     points: tuple[nn.Parameter, ...]
+    starts: tuple[Tensor, ...]
+
+    @property
+    def state(self) -> list[Tensor]:
+        """``parameters``, and all else that steps change."""
+        return [*self.parameters, *self.starts]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -55,9 +62,10 @@ def only_variables(module: fx.GraphModule) -> Iterator[Variables]:
     layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, Weighted)}
     weights = tuple(layer for layer in layers.values() if layer.weight.requires_grad)
     biases = {path: layer for path, layer in layers.items() if layer.bias is not None and layer.bias.requires_grad}
-    casts = (part for part in module.modules() if isinstance(part, Quantizer))
+    casts = [part for part in module.modules() if isinstance(part, Quantizer)]
+    starts = tuple(cast.frac_start for cast in casts if cast.frac_start is not None)
     points = tuple(cast.frac_bits for cast in casts if isinstance(cast.frac_bits, nn.Parameter) and cast.frac_bits.requires_grad)
-    variables = Variables(weights, biases, points)
+    variables = Variables(weights, biases, points, starts)
     flags = {parameter: parameter.requires_grad for parameter in module.parameters()}
     chosen = {id(parameter) for parameter in variables.parameters}
     try:
