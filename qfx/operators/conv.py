@@ -16,6 +16,7 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
 from qfx.hardware.design.epilogue import Frame
+from qfx.hardware.folding.option import window_channels
 from qfx.ir import channels, rules, sums, words
 from qfx.ir.channels import Apart, Carried, Mask, Summed
 from qfx.ir.drawing import Drawing
@@ -177,23 +178,25 @@ class Conv(Operator):
         folding = builder.schedule.folding(node.name)
         depthwise = self._depthwise(source)
         pe, simd = folding.pe, folding.simd
+        together = builder.taps(node, windows)
         if depthwise:
             matrix.check(node, "PE", pe, outputs, "channels")
-            matrix.check(node, "SIMD", simd, 1, "input channels of a group")
+            matrix.check(node, "SIMD", simd, together, "taps in a word of the window unit" if together > 1 else "input channels of a group")
             word = pe
         else:
             matrix.check(node, "PE", pe, outputs // self.groups, "outputs of a group")
             matrix.check(node, "SIMD", simd, taps * per_group, "inputs of an output")
-            if per_group % simd and simd % per_group:
+            found = window_channels(simd, per_group, together)
+            if found is None:
                 raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
-            word = min(simd, per_group)
+            word = found
         stream = builder.rewidth(node.inputs[0], builder.take_on_one_grid(node.inputs[0]).stream, word)
         if taps > 1 or set(windows.stride) != {1} or any(map(any, windows.pads)):
-            stream = builder.window(node.name, stream, source.shape[0], windows, 0 if depthwise else self.groups, 0)
-        if not depthwise:
-            stream = builder.rewidth(node.name, stream, simd)
-        # (outputs, per_group, *kernel) -> (outputs, taps, per_group): the order in which a window arrives
-        rows = np.moveaxis(self.weight.raw.reshape(outputs, per_group, taps), 1, 2).reshape(outputs, taps * per_group)
+            stream = builder.window(node.name, stream, source.shape[0], windows, 0 if depthwise else self.groups, 0, whole=together > 1)
+        stream = builder.rewidth(node.name, stream, pe * simd if depthwise else simd)
+        # (outputs, per_group, *kernel) -> the order in which a window arrives: all channels of each tap, or all taps of each word's channels
+        words = self.weight.raw.reshape(outputs, -1, per_group if together == 1 or depthwise else word, taps)
+        rows = np.moveaxis(words, 2, 3).reshape(outputs, taps * per_group)
         unit = matrix.Unit(
             node, chain, stream, Frame.of(info.shape), depthwise, self.groups, pe, simd, self.weight, self.bias,
             lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import gcd
 
@@ -362,16 +362,22 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
     def pick(choices: list[int]) -> int:
         return int(rng.choice(choices))
 
+    def together(kernel: Sequence[int]) -> int:
+        """The taps of a window that come in a word: one or all."""
+        return pick([1, int(np.prod(kernel))])
+
     foldings: dict[str, Folding] = {}
     for node in graph.nodes:
         op, channels = node.op, graph.infos[node.name].shape[0]
         if isinstance(op, Conv):
             outputs, per_group, *kernel = op.weight.shape
             if op.groups > 1 and per_group == 1 and outputs == op.groups:
-                foldings[node.name] = Folding(pick(divisors(outputs)))
+                taps = together(kernel)
+                foldings[node.name] = Folding(pick(divisors(outputs)), pick(divisors(taps)), taps=taps)
             else:
-                simd = [n for n in divisors(int(np.prod(kernel)) * per_group) if per_group % n == 0 or n % per_group == 0]
-                foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd))
+                taps = together(kernel)
+                simd = [n for n in divisors(int(np.prod(kernel)) * per_group) if taps > 1 or per_group % n == 0 or n % per_group == 0]
+                foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd), taps=taps)
         elif isinstance(op, Linear):
             foldings[node.name] = Folding(pick(divisors(channels)), pick(divisors(op.weight.shape[1])))
         elif isinstance(op, Scan):
@@ -389,14 +395,21 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
             foldings[node.name] = Folding(pick(divisors(whole)))
         elif isinstance(op, Take | Embedding):
             foldings[node.name] = Folding(pick(divisors(op.parallel(graph, node)[0])))
-        elif isinstance(op, Add | Sub | Mul | MaxPool | SumPool | Upsample | Stretch):
+        elif isinstance(op, MaxPool | SumPool):
+            foldings[node.name] = Folding(pick(divisors(channels)), taps=together(op.kernel))
+        elif isinstance(op, Add | Sub | Mul | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
     ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]
     made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
-    try:
-        lower(graph, made)
-    except ProjectError as error:
-        if not error.what.startswith("a word of"):
-            raise
-        return Schedule()  # so many numbers of so many bits side by side that no tool takes the word
-    return made
+    while True:
+        try:
+            lower(graph, made)
+        except ProjectError as error:
+            if error.what.startswith("taps="):  # no unit of whole windows makes those
+                kept = {name: folding if name != error.where else Folding(folding.pe) for name, folding in made.foldings}
+                made = Schedule.of(kept, input_parallel=ports[0], output_parallel=ports[1])
+                continue
+            if not error.what.startswith("a word of"):
+                raise
+            return Schedule()  # so many numbers of so many bits side by side that no tool takes the word
+        return made

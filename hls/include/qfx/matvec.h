@@ -118,10 +118,12 @@ void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue
 #endif
 }
 
-// Depthwise: one dot product of TAPS numbers for each pixel and channel, PE channels at a time. Words arrive as a pixel's chunks of PE channels, each
-// chunk with all its taps. Here GROUPS counts the channels, OUTPUTS is 1 and INPUTS counts the taps; row chunk * TAPS + tap of `weights` holds PE raws.
+// Depthwise: one dot product of INPUTS taps for each pixel and channel, PE channels and SIMD taps at a time. Words arrive as a pixel's chunks of PE
+// channels, each chunk with all its taps, the channels of a tap side by side. Here GROUPS counts the channels and OUTPUTS is 1; row
+// chunk * (INPUTS / SIMD) + first tap / SIMD of `weights` holds SIMD * PE raws, the PEs innermost.
 template <class S, class Epilogue, class Lanes, class T, class Element, int ROWS, int ELEMENTS>
-void depthwise_rows(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void depthwise_rows(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+                    const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
   typedef typename S::acc acc_t;
   acc_t acc[S::PE];
@@ -133,18 +135,23 @@ depthwise_pixel:
   depthwise_chunk:
     for (int chunk = 0; chunk < S::GROUPS / S::PE; chunk++) {
     depthwise_tap:
-      for (int tap = 0; tap < S::INPUTS; tap++) {
+      for (int tap = 0; tap < S::INPUT_FOLD; tap++) {
         QFX_PIPELINE
         QFX_TURN();
-        const vec<T, S::PE> word = in.read();
+        const vec<T, S::PE * S::SIMD> word = in.read();
       depthwise_pe:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-          const acc_t term = S::multiplier::template times<acc_t>(Lanes::at(weights[row], pe), word[pe]);
-          acc[pe] = tap == 0 ? term : acc_t(acc[pe] + term);
+          acc_t sum = S::multiplier::template times<acc_t>(Lanes::at(weights[row], pe), word[pe]);
+        depthwise_simd:
+          for (int s = 1; s < S::SIMD; s++) {
+#pragma HLS UNROLL
+            sum += S::multiplier::template times<acc_t>(Lanes::at(weights[row], s * S::PE + pe), word[s * S::PE + pe]);
+          }
+          acc[pe] = tap == 0 ? sum : acc_t(acc[pe] + sum);
         }
         row = row == ROWS - 1 ? 0 : row + 1;
-        if (tap == S::INPUTS - 1) {
+        if (tap == S::INPUT_FOLD - 1) {
           vec<typename Epilogue::out, S::PE> result;
           QFX_PACK(result)
         depthwise_epilogue:
@@ -160,11 +167,11 @@ depthwise_pixel:
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void depthwise(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void depthwise(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
 #pragma HLS ARRAY_PARTITION variable=weights complete dim=2
 #ifdef QFX_UNPACKED
-  depthwise_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE, typename S::packed>(weights).rows);
+  depthwise_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows);
 #else
   depthwise_rows<S, Epilogue, typename S::packed>(in, out, weights);
 #endif

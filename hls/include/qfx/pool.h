@@ -32,9 +32,9 @@ struct pool_min {
   }
 };
 
-// TAPS words in, one word out, for each pixel and chunk of P channels.
-template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, class T, int P>
-void pool(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
+// TAPS numbers of each channel in, TOGETHER of them a word (the P channels of a tap side by side), one word out, for each pixel and chunk of P channels.
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, int TOGETHER, class T, int P>
+void pool(hls::stream<vec<T, TOGETHER * P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
   Acc acc[P];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
@@ -43,16 +43,23 @@ pool_pixel:
   pool_channel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
     pool_tap:
-      for (int tap = 0; tap < TAPS; tap++) {
+      for (int tap = 0; tap < TAPS / TOGETHER; tap++) {
         QFX_PIPELINE
         QFX_TURN();
-        const vec<T, P> word = in.read();
+        const vec<T, TOGETHER * P> word = in.read();
       pool_lane:
         for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-          acc[p] = tap == 0 ? Acc(word[p]) : Join::join(acc[p], word[p]);
+          // The taps of the word are joined by themselves, so that only one join lies between a turn and the next.
+          Acc joined = Acc(word[p]);
+        pool_together:
+          for (int t = 1; t < TOGETHER; t++) {
+#pragma HLS UNROLL
+            joined = Join::join(joined, word[t * P + p]);
+          }
+          acc[p] = tap == 0 ? joined : Join::join(acc[p], joined);
         }
-        if (tap == TAPS - 1) {
+        if (tap == TAPS / TOGETHER - 1) {
           vec<typename Epilogue::out, P> result;
           QFX_PACK(result)
         pool_epilogue:

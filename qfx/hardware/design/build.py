@@ -199,8 +199,9 @@ class Builder:
         epilogue = steps.done()
         return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
 
-    def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int) -> d.Stream:
-        """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside."""
+    def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int, *, whole: bool = False) -> d.Stream:
+        """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside.
+        ``whole``: all taps of a window come in one word, taps outermost, instead of one tap."""
         if len(windows.size) > 2:
             remedy = "work on two axes at a time in what goes onto the board; training, ONNX and the interpreter take three"
             raise UnsupportedError(f"windows over {len(windows.size)} axes have no form in hardware", where=self.node or stem, remedy=remedy)
@@ -212,9 +213,25 @@ class Builder:
         top, left = plane(tuple(before for before, _ in windows.pads), 0)
         dh, dw = plane(windows.dilation, 1)
         geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
-        out = self.stream(stem, stream.type, stream.parallel, oh * ow * kh * kw * channels)
-        self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
+        numbers = oh * ow * kh * kw * channels
+        if not whole:
+            out = self.stream(stem, stream.type, stream.parallel, numbers)
+            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
+            return out
+        out = self.stream(stem, stream.type, stream.parallel * kh * kw, numbers)
+        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding)
+        if not unit.possible:
+            what = f"taps={kh * kw}: the unit of whole windows cannot make these of {h} x {w} pixels, {stream.parallel} channels a word"
+            raise ProjectError(what, where=self.node or stem, remedy="use taps=1")
+        self.add(unit)
         return out
+
+    def taps(self, node: Node, windows: Windows) -> int:
+        """The taps of a window of ``node`` that come in a word, 1 or all of them."""
+        taps, asked = int(np.prod(windows.kernel)), self.schedule.folding(node.name).taps
+        if asked not in (1, taps):
+            raise ProjectError(f"taps={asked} of a window of {taps}", where=node.name, remedy=f"use 1 or {taps}" if taps > 1 else "use 1")
+        return asked
 
     # The processes of operators
 
@@ -282,6 +299,10 @@ class Builder:
         info, source = self.graph.infos[node.name], self.sources(node)[0]
         frame = Frame.of(info.shape)
         pe = self.parallel(node, frame.channels)
+        whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
+        together = self.taps(node, windows)
+        if together > 1 and whole:
+            raise ProjectError(f"taps={together}: its one window is the frame, of which no rows are kept", where=node.name, remedy="use taps=1")
         stream = self.take_stream(node.inputs[0], pe)
         held = stream.type if acc is None else acc
         steps = Steps(self.names, node.name, (held,), frame, source.grids)
@@ -289,14 +310,13 @@ class Builder:
             steps.move(info.grids, info.word)
         else:
             steps.fit(info.type)
-        whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
         taps = int(np.prod(windows.kernel))
         if not whole:
             padding = stream.type.min_raw if join == "max" else 0
-            stream = self.window(node.name, stream, frame.channels, windows, 0, padding)
+            stream = self.window(node.name, stream, frame.channels, windows, 0, padding, whole=together > 1)
         epilogue, out, name = self.finish(node, chain, steps, frame, pe)
         pixels = taps if whole else frame.pixels
-        self.add(d.Pool(self.names.new(node.name, "pool"), stream, out, join, whole, pixels, frame.channels, taps, held, epilogue))
+        self.add(d.Pool(self.names.new(node.name, "pool"), stream, out, join, whole, pixels, frame.channels, taps, held, epilogue, together))
         self.give_stream(name, out, frame)
 
     def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None) -> Moving:

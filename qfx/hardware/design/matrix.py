@@ -58,7 +58,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         wrapped = None
     rows = rows >> up[:, None]
     kept = rows if loaded else rows[: _once(rows, unit)]
-    weights = _depthwise_rows(kept, unit.pe) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
+    weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     chosen = build.schedule.folding(node.name).arithmetic
     arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
@@ -128,9 +128,9 @@ def _rows(rows: d.IntArray, groups: int, pe: int, simd: int) -> d.IntArray:
     return folded.transpose(0, 1, 3, 4, 2).reshape(-1, simd * pe)
 
 
-def _depthwise_rows(rows: d.IntArray, pe: int) -> d.IntArray:
-    """(channels, taps) -> (channels / pe * taps, pe)."""
-    return rows.reshape(-1, pe, rows.shape[1]).transpose(0, 2, 1).reshape(-1, pe)
+def _depthwise_rows(rows: d.IntArray, pe: int, simd: int) -> d.IntArray:
+    """(channels, taps) -> (channels / pe * taps / simd, simd * pe), PEs innermost."""
+    return rows.reshape(-1, pe, rows.shape[1]).transpose(0, 2, 1).reshape(-1, simd * pe)
 
 
 def check(node: Node, field: str, value: int, total: int, what: str) -> None:

@@ -17,17 +17,21 @@ weights, or two products in one DSP block. All of them compute the same numbers.
 @dataclass(frozen=True, slots=True)
 class Folding:
     """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC.
+    ``taps``: how many taps of a window come in a word, 1 or all.
 
-    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore the other two.
+    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd and
+    arithmetic, those without windows taps.
     """
 
     pe: int = 1
     simd: int = 1
     arithmetic: str = "auto"
+    taps: int = 1
 
     def __post_init__(self) -> None:
-        if self.pe < 1 or self.simd < 1:
-            raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}", remedy="use at least 1")
+        if self.pe < 1 or self.simd < 1 or self.taps < 1:
+            taps = f", taps={self.taps}" if self.taps < 1 else ""
+            raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}{taps}", remedy="use at least 1")
         if self.arithmetic not in ARITHMETIC:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
 

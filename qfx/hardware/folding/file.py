@@ -24,6 +24,8 @@ Where the model has several inputs or outputs, each port has a width of its own,
 A layer inside a loop over the steps of a sequence can have a folding of its own, by its name in the whole model (``layers."rnn::gates"``); the others
 have as much of the loop's as their numbers have divisors for.
 
+``taps = 9`` gives a layer with windows all taps of a window of nine in one word; 1, the default, one after the other.
+
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``.
 """
 
@@ -44,7 +46,7 @@ from qfx.hardware.folding.plan import Plan, nearest
 from qfx.ir.within import inside
 
 _TABLES = ("ports", "layers", "fifos")
-_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str}
+_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int}
 
 
 def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = False) -> Request:
@@ -123,10 +125,12 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
         lines += ["", f'[layers."{cost.node}"]  # {cost.cycles} cycles, {counts(cost.resources)}', f"pe = {folding.pe}"]
         if cost.node in weighted:
             lines += [f"simd = {folding.simd}", f'arithmetic = "{folding.arithmetic}"']
+        lines += [f"taps = {folding.taps}"] * (folding.taps > 1)
         for name, own in schedule.foldings:
             if name.startswith(inside(cost.node, "")):
                 lines += ["", f'[layers."{name}"]', f"pe = {own.pe}"]
                 lines += [f"simd = {own.simd}", f'arithmetic = "{own.arithmetic}"'] * (name in weighted)
+                lines += [f"taps = {own.taps}"] * (own.taps > 1)
     if schedule.fifos:
         lines += ["", "[fifos]", *(f"{name} = {depth}" for name, depth in schedule.fifos)]
     return "\n".join(lines) + "\n"

@@ -64,3 +64,15 @@ def common_widths(count: int, streams: tuple[Stream, ...]) -> list[int]:
 def port_widths(channels: int, slot: int) -> list[int]:
     """The numbers per word of a port: powers of two that divide the channels."""
     return [n for n in divisors(channels) if n & (n - 1) == 0 and n * slot <= MAX_PORT_BITS]
+
+
+def window_channels(simd: int, per_group: int, taps: int) -> int | None:
+    """The channels a word of the window unit in front of ``simd`` inputs, which divide ``taps`` * ``per_group`` where all taps come in a word: as few as
+    make words from which those of the unit come by joining or splitting alone. None where a word has one tap and none do.
+
+    >>> window_channels(4, 16, 1), window_channels(36, 16, 9), window_channels(48, 16, 9), window_channels(9, 16, 1)
+    (4, 4, 16, None)
+    """
+    if taps == 1:
+        return None if per_group % simd and simd % per_group else min(simd, per_group)
+    return next(n for n in divisors(per_group) if not n * taps % simd)

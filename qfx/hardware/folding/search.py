@@ -115,7 +115,7 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
             known = any(own == name for own, _ in everything(graph))
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
-        if name not in weighted and folding != Folding(folding.pe):
+        if name not in weighted and folding != Folding(folding.pe, taps=folding.taps):
             raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone")
 
 

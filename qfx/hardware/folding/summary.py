@@ -113,9 +113,10 @@ def _numbers(resources: Resources) -> dict[str, int]:
 
 def _folding(plan: Plan, node: str) -> dict[str, Any]:
     folding = plan.schedule.folding(node)
+    taps = {"taps": folding.taps} if folding.taps > 1 else {}
     if node in plan.weighted:
-        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic}
-    return {"pe": folding.pe} if node in plan.folded else {}
+        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps}
+    return {"pe": folding.pe, **taps} if node in plan.folded else {}
 
 
 def _row(plan: Plan, cost: Cost) -> tuple[str, ...]:

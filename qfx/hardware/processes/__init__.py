@@ -29,10 +29,11 @@ from qfx.hardware.processes.sequences import Recall as Recall
 from qfx.hardware.processes.slice import SliceFrame as SliceFrame
 from qfx.hardware.processes.stretch import Stretch as Stretch
 from qfx.hardware.processes.take import TakeFrame as TakeFrame
+from qfx.hardware.processes.window import WholeWindow as WholeWindow
 from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
-    FromPort, ToPort, Fork, Rewidth, Window, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
+    FromPort, ToPort, Fork, Rewidth, Window, WholeWindow, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
     TakeFrame, SplitPort, JoinPort,
     Embedding, Top,

@@ -20,7 +20,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
@@ -75,7 +75,7 @@ class MatVec(OneToOne, WithEpilogue):
     @property
     def latency(self) -> int:
         """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle."""
-        tree = 0 if self.depthwise else (self.simd - 1).bit_length()
+        tree = (self.simd - 1).bit_length()
         return READ_WRITE + MEMORY + MULTIPLY + tree + 1 + epilogue_latency(self.epilogue)
 
     def turns(self) -> Turns:
@@ -88,7 +88,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _folds(self, folding: Folding) -> tuple[int, int]:
         """(outputs, inputs): the turns for all outputs of the same inputs, and for all inputs of an output."""
-        return (1, self.inputs) if self.depthwise else (self.outputs // folding.pe, self.inputs // folding.simd)
+        return (1 if self.depthwise else self.outputs // folding.pe, self.inputs // folding.simd)
 
     # Resources.
 
@@ -101,14 +101,14 @@ class MatVec(OneToOne, WithEpilogue):
         return (self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
 
     def _lanes(self, folding: Folding) -> int:
-        return folding.pe if self.depthwise else folding.pe * folding.simd
+        return folding.pe * folding.simd
 
     def _rows(self, folding: Folding) -> int:
         """Of the ROM with another folding, those of this one or of one number at a time being known: where groups share their weights, of as many of
         them as come in whole words."""
         if not self.depthwise:
             return self.weights.size // self._lanes(folding)
-        return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * self.inputs
+        return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * (self.inputs // folding.simd)
 
     def _rom(self, folding: Folding) -> Memory:
         lanes = self._lanes(folding)
@@ -135,14 +135,14 @@ class MatVec(OneToOne, WithEpilogue):
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
         rows = self._rows(folding)
-        trees = r.adder_tree(1 if self.depthwise else simd, self._product_bits, acc) * pe
+        trees = r.adder_tree(simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
         found = [pieces.PROCESS, self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
-        taken = (pe if self.depthwise else simd) * x.width
+        taken = (lanes if self.depthwise else simd) * x.width
         registers = Resources(ff=taken + lanes * self._code_bits(folding.arithmetic))
         return r.total([*found, registers, pieces.epilogue(self.epilogue, pe, on)])
 
@@ -191,8 +191,8 @@ class MatVec(OneToOne, WithEpilogue):
     @property
     def _in_one_row(self) -> bool:
         """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
-        lanes_in, lanes_out = (self.groups, self.groups) if self.depthwise else (self.inputs, self.outputs)
-        one_row = self.inputs == 1 if self.depthwise else self.weights.size == self.outputs * self.inputs
+        lanes_in, lanes_out = (self.groups * self.inputs, self.groups) if self.depthwise else (self.inputs, self.outputs)
+        one_row = self.depthwise or self.weights.size == self.outputs * self.inputs
         return one_row and lanes_in * self.input.type.width <= MAX_WORD_BITS and lanes_out * self.output.type.width <= MAX_WORD_BITS
 
     # Text.
@@ -229,35 +229,52 @@ class MatVec(OneToOne, WithEpilogue):
         possible = {
             even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
         }
-        front: dict[int, tuple[int, Resources]] = {}
+        front: dict[tuple[int, int], tuple[int, Resources] | None] = {}
         found = []
-        for pe, simd in [(pinned.pe, pinned.simd)] if pinned else self._foldings(per_group):
-            word = pe if self.depthwise else min(simd, per_group)
-            if word not in front:
-                front[word] = _window(setting, word)
-            window_busy, window_cost = front[word]
+        for pe, simd, taps in [(pinned.pe, pinned.simd, pinned.taps)] if pinned else self._foldings(per_group, setting):
+            word = self._word(pe, simd, taps, per_group)
+            if word is None:
+                continue
+            if (word, taps) not in front:
+                front[word, taps] = _window(setting, word, taps)
+            window = front[word, taps]
+            if window is None:
+                continue
+            window_busy, window_cost = window
             busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
-            between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
+            lanes = pe * simd if self.depthwise else simd
+            between = pieces.rewidth(self.input, word * taps, lanes) if not self.depthwise or lanes != word * taps else Resources()
             around = window_cost + pieces.queue(self.output, pe) + between
             for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
-                folding = Folding(pe, simd, name)
+                folding = Folding(pe, simd, name, taps)
                 found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
         return found
 
-    def _foldings(self, per_group: int) -> list[tuple[int, int]]:
-        """Every PE and SIMD whose words can travel; ``per_group``: the input channels of a group."""
+    def _word(self, pe: int, simd: int, taps: int, per_group: int) -> int | None:
+        """The channels a word that come into the layer."""
+        return pe if self.depthwise else window_channels(simd, per_group, taps)
+
+    def _foldings(self, per_group: int, setting: Setting) -> list[tuple[int, int, int]]:
+        """Every PE, SIMD and number of taps a word whose words can travel; ``per_group``: the input channels of a group."""
         pes = divisors(self.groups if self.depthwise else self.outputs)
-        simds = [1] if self.depthwise else [n for n in divisors(self.inputs) if not (per_group % n and n % per_group)]
-        pairs = [(pe, simd) for pe in pes for simd in simds]
-        return [(pe, simd) for pe, simd in pairs if fits_word(pe if self.depthwise else simd, self.input) and fits_word(pe, self.output)]
+        taps = setting.front.taps if setting.front else 1
+        simds = [(simd, 1) for simd in ([1] if self.depthwise else divisors(self.inputs))]
+        if taps > 1:  # fewer inputs than taps take longer than one tap a turn does
+            simds += [(simd, taps) for simd in divisors(taps if self.depthwise else self.inputs) if simd > 1]
+        found = [(pe, simd, together) for pe in pes for simd, together in simds]
+        return [item for item in found if fits_word(item[0] * item[1] if self.depthwise else item[1], self.input) and fits_word(item[0], self.output)]
 
 
-def _window(setting: Setting, word: int) -> tuple[int, Resources]:
-    """Busy cycles and costs of the window unit in front, with words of ``word`` numbers; nothing where there is none."""
+def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources] | None:
+    """Busy cycles and costs of the window unit in front, with words of ``taps`` taps of ``word`` channels; nothing where there is none. None if there is
+    no such unit."""
     if setting.front is None:
         return 0, Resources()
-    unit = setting.front.widened(word)
-    return unit.busy, r.total([unit.cost(setting.on), *(pieces.queue(stream, word) for stream in unit.targets)])
+    unit = setting.front if taps == 1 else setting.front.whole()
+    unit = unit.widened(word)
+    if not unit.possible or not all(fits_word(stream.parallel, stream) for stream in unit.targets):
+        return None
+    return unit.busy, r.total([unit.cost(setting.on), *(pieces.queue(stream, stream.parallel) for stream in unit.targets)])
 
 
 @lru_cache(maxsize=64)

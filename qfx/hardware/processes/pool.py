@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -11,10 +11,11 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, place_tag, raw
-from qfx.hardware.folding.option import common_widths
+from qfx.hardware.folding.option import Option, common_widths, fits_word
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held, reduce
@@ -22,7 +23,7 @@ from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, eve
 
 @dataclass(frozen=True, slots=True)
 class Pool(OneToOne, Unweighted, Widening):
-    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``."""
+    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps, 1 or all."""
 
     name: str
     input: Stream
@@ -34,6 +35,7 @@ class Pool(OneToOne, Unweighted, Widening):
     taps: int
     acc: FixedType
     epilogue: Epilogue
+    together: int = 1
 
     @property
     def cycles(self) -> int:
@@ -41,10 +43,10 @@ class Pool(OneToOne, Unweighted, Widening):
 
     @property
     def latency(self) -> int:
-        return READ_WRITE + 1 + epilogue_latency(self.epilogue)
+        return READ_WRITE + 1 + (self.together - 1).bit_length() + epilogue_latency(self.epilogue)
 
     def turns(self) -> Turns:
-        return _tail(self.input.words, self.output.words) if self.whole_frame else reduce(self.output.words, self.taps)
+        return _tail(self.input.words, self.output.words) if self.whole_frame else reduce(self.output.words, self.taps // self.together)
 
     @property
     def sums(self) -> Memory:
@@ -60,10 +62,10 @@ class Pool(OneToOne, Unweighted, Widening):
         lanes, width = self.output.parallel, self.acc.width
         join = r.adder(width) if self.join == "sum" else r.greater(width) + Resources(ff=width)
         shifting = Resources(ff=width * self.channels) if self.whole_frame and not self.sums.depth else Resources()
-        return r.total([self.control(), join * lanes, shifting, pieces.epilogue(self.epilogue, lanes, on)])
+        return r.total([self.control(), join * (lanes * (self.together - (self.together == self.taps))), shifting, pieces.epilogue(self.epilogue, lanes, on)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {self.taps}")
+        numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {self.taps}, {self.together}")
         function = "pool_global" if self.whole_frame else "pool"
         kept = f", {place_tag(self.sums)}" if self.whole_frame else ""
         call = f"qfx::{function}<qfx::pool_{self.join}, {self.name}_epilogue, {raw(self.acc)}{kept}, {numbers}>(in, out);"
@@ -71,6 +73,25 @@ class Pool(OneToOne, Unweighted, Widening):
 
     def widths(self, setting: Setting) -> list[int]:
         return common_widths(self.channels, (*self.sources, *self.targets))
+
+    def options(self, setting: Setting) -> list[Option]:
+        pinned = setting.pinned
+        one = [] if pinned and pinned.taps > 1 else Widening.options(self, setting)
+        return one if pinned and pinned.taps == 1 else [*one, *self._all_taps(setting)]
+
+    def _all_taps(self, setting: Setting) -> list[Option]:
+        """The options with all taps of a window in one word."""
+        if setting.front is None or setting.front.taps == 1:
+            return []
+        front, on, found = setting.front.whole(), setting.on, []
+        for pe in [setting.pinned.pe] if setting.pinned else self.widths(setting):
+            unit, wide = front.widened(pe), self.widened(pe)
+            pool = replace(self, input=self.input.with_parallel(pe * front.taps), output=wide.targets[0], together=front.taps)
+            if unit.possible and fits_word(pool.input.parallel, pool.input):
+                queues = [pieces.queue(stream, stream.parallel) for stream in (pool.input, pool.output)]
+                cost = r.total([unit.cost(on), pool.cost(on), *queues])
+                found.append(Option(Folding(pe, taps=front.taps), pe, pe, max(unit.busy, pool.busy), cost))
+        return found
 
 
 @lru_cache(maxsize=64)

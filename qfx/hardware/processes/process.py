@@ -177,9 +177,23 @@ class Front(Process, abstract=True):
     def channels(self) -> int:
         """Of a pixel."""
 
+    @property
+    @abstractmethod
+    def taps(self) -> int:
+        """Of a window."""
+
     @abstractmethod
     def widened(self, parallel: int) -> Front:
-        """It with ``parallel`` numbers a word; it has one."""
+        """It with ``parallel`` channels a word; it has one."""
+
+    @abstractmethod
+    def whole(self) -> Front:
+        """The unit in its place that writes all taps of a window in one word."""
+
+    @property
+    @abstractmethod
+    def possible(self) -> bool:
+        """Whether there is such a unit in hardware."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The window unit: a line buffer in front of a convolution or a pool."""
+"""The window units: a line buffer in front of a convolution or a pool, which writes one tap of a window a turn, or all of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qfx.hardware.cost.pieces import PROCESS
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
-from qfx.hardware.emit.spelling import Unit, literal, place_tag, raw
+from qfx.hardware.emit.spelling import Unit, bound, literal, place_tag, raw
 from qfx.hardware.processes.process import Front
 from qfx.hardware.processes.traits import Between, Buffering, OneToOne
-from qfx.hardware.timing.program import Turns, held
+from qfx.hardware.timing.program import Turns, every, held
 from qfx.hardware.timing.window_turns import window_turns
 
 
@@ -78,6 +78,19 @@ class Window(OneToOne, Buffering, Between, Front):
         shape = (fewer, fewer if outer == chunks else outer, *rest)
         return replace(self, input=self.input.with_parallel(parallel), output=self.output.with_parallel(parallel), shape=shape)
 
+    @property
+    def taps(self) -> int:
+        return self.shape[6] * self.shape[7]
+
+    @property
+    def possible(self) -> bool:
+        return True
+
+    def whole(self) -> WholeWindow:
+        chunks, _, *rest = self.shape
+        output = replace(self.output, parallel=self.output.parallel * self.taps, words=self.output.words // self.taps)
+        return WholeWindow(self.name, self.input, output, (chunks, *rest), self.padding)
+
 
 @lru_cache(maxsize=32)
 def _turns(shape: tuple[int, ...]) -> Turns:
@@ -90,3 +103,129 @@ def _turns(shape: tuple[int, ...]) -> Turns:
     reads = np.repeat(begin - read_only - (np.cumsum(runs) - runs), runs) + np.arange(int(runs.sum()))
     end = int(begin[-1]) + found.words
     return found.turns, (held(np.concatenate([reads, np.arange(end, end + found.rest)])),), (held(writes),)
+
+
+_LEAST_DEPTH = 8
+"""The least words of a memory that is read and written in the same turn: what is written comes back that many turns later."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeWindow(OneToOne, Buffering, Between, Front):
+    """All taps of a window in one word, taps outermost. ``shape``: the arguments of qfx::whole_shape without TURNS; ``padding``: as in Window."""
+
+    name: str
+    input: Stream
+    output: Stream
+    shape: tuple[int, ...]
+    padding: int
+
+    @property
+    def cycles(self) -> int:
+        chunks, h, w = self.shape[:3]
+        return max(h * w, self._last + 1) * chunks
+
+    @property
+    def _last(self) -> int:
+        """The number of the last window's last tap, in pixels."""
+        _, _, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw = self.shape
+        return ((oh - 1) * sh + (kh - 1) * dh - top) * w + (ow - 1) * sw + (kw - 1) * dw - left
+
+    def turns(self) -> Turns:
+        return _whole_turns(self.shape, self.cycles)
+
+    @property
+    def _words(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(words, numbers in each) of the rows and of the columns that are kept."""
+        chunks, _, w, _, _, kh, kw, _, _, _, _, dh, dw = self.shape
+        parallel = self.input.parallel
+        rows = (dh * w * chunks, (kh - 1) * parallel) if kh > 1 else (0, 0)
+        return rows, (dw * chunks, kh * (kw - 1) * parallel) if kw > 1 else (0, 0)
+
+    @property
+    def line(self) -> Memory:
+        """The rows that are kept."""
+        depth, numbers = self._words[0]
+        return Memory(depth, numbers * self.input.type.width)
+
+    @property
+    def past(self) -> Memory:
+        """The columns that are kept; no words where they are registers that shift."""
+        depth, numbers = self._words[1]
+        return Memory(depth if depth >= _LEAST_DEPTH else 0, numbers * self.input.type.width)
+
+    @property
+    def memories(self) -> tuple[Memory, ...]:
+        return (self.line, self.past)
+
+    def logic(self, on: Device) -> Resources:
+        """The counters, what says whether a row and a column lie inside, the choice of padding for each number that may lie outside, and registers for
+        the words; the columns that are kept where they are registers."""
+        chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw = self.shape
+        depths = [depth for depth, _ in self._words]
+        counters = [r.counter(loop) for loop in (chunks, oh, ow, *depths) if loop > 1]
+        places = r.adder((self.cycles // chunks + sh * w).bit_length()) * 2 + r.adder((top + (oh + 1) * sh).bit_length())
+        places += r.adder((left + (ow + 1) * sw).bit_length()) + r.comparison((h * w).bit_length()) * 2
+        inside = (r.comparison((h + top).bit_length()) * 2) * kh + (r.comparison((w + left).bit_length()) * 2) * kw
+        depth, numbers = self._words[1]
+        kept = Resources(ff=depth * numbers * self.input.type.width) if not self.past.depth else Resources()
+        padded = top or left or (oh - 1) * sh + (kh - 1) * dh >= h or (ow - 1) * sw + (kw - 1) * dw >= w
+        choice = r.multiplexer(2, self.output.bits) + inside if padded else Resources()
+        return r.total([PROCESS, *counters, places, choice, kept, Resources(ff=self.input.bits + self.output.bits)])
+
+    def unit(self, ports: tuple[str, str]) -> Unit:
+        parallel, type_ = self.input.parallel, raw(self.input.type)
+        (rows, _), (columns, _) = self._words
+        _, _, _, _, _, kh, kw, *_ = self.shape
+        shape = f"qfx::whole_shape<{', '.join(map(str, (*self.shape, self.cycles)))}>"
+        body = [
+            f"typedef {shape} shape;",
+            f"{type_} line[{rows or 1}][{max(kh - 1, 1) * parallel}];",
+            "#pragma HLS ARRAY_RESHAPE variable=line complete dim=2",
+            *(line.strip() for line in bound("line", self.line)),
+            *(["#pragma HLS DEPENDENCE variable=line inter false"] if rows else []),
+            f"{type_} past[{columns or 1}][{(kh * (kw - 1) or 1) * parallel}];",
+        ]
+        if self.past.depth:
+            body += ["#pragma HLS ARRAY_RESHAPE variable=past complete dim=2", *(line.strip() for line in bound("past", self.past))]
+            body += ["#pragma HLS DEPENDENCE variable=past inter false"]
+        else:
+            body += ["#pragma HLS ARRAY_PARTITION variable=past complete dim=1", "#pragma HLS ARRAY_RESHAPE variable=past complete dim=2"]
+        call = f"qfx::whole_window<shape>(in, out, {type_}({literal(self.padding)}), line, past);"
+        return replace(self.call(call), body=(*body, call))
+
+    @property
+    def front(self) -> WholeWindow:
+        return self
+
+    @property
+    def channels(self) -> int:
+        return self.shape[0] * self.input.parallel
+
+    @property
+    def taps(self) -> int:
+        return self.shape[5] * self.shape[6]
+
+    def whole(self) -> WholeWindow:
+        return self
+
+    def widened(self, parallel: int) -> WholeWindow:
+        fewer = self.channels // parallel
+        streams = {"input": self.input.with_parallel(parallel), "output": self.output.with_parallel(parallel * self.taps)}
+        return replace(self, **streams, shape=(fewer, *self.shape[1:]))
+
+    @property
+    def possible(self) -> bool:
+        """Whether the unit does what its shape says: the windows' last taps follow each other, and no row or column is so short that its memory would
+        be asked before it has answered."""
+        chunks, _, w, _, ow, kh, kw, sh, sw, top, left, dh, dw = self.shape
+        first = ((kh - 1) * dh - top) * w + (kw - 1) * dw - left
+        return first >= 0 and sh * w > (ow - 1) * sw and (kh == 1 or dh * w * chunks >= _LEAST_DEPTH) and self.taps > 1
+
+
+@lru_cache(maxsize=32)
+def _whole_turns(shape: tuple[int, ...], cycles: int) -> Turns:
+    chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw = shape
+    first = ((kh - 1) * dh - top) * w + (kw - 1) * dw - left
+    last = first + (np.arange(oh, dtype=np.int64) * (sh * w))[:, None] + np.arange(ow, dtype=np.int64)[None, :] * sw
+    writes = (last.reshape(-1, 1) * chunks + np.arange(chunks, dtype=np.int64)[None, :]).reshape(-1)
+    return cycles, (every(h * w * chunks),), (held(writes),)
