@@ -43,9 +43,14 @@ class Port:
         return int(np.prod(self.shape[1:], dtype=np.int64))
 
     @property
+    def numbers(self) -> int:
+        """Numbers per frame."""
+        return self.channels * self.pixels
+
+    @property
     def words(self) -> int:
         """Words per frame."""
-        return self.channels * self.pixels // self.parallel
+        return self.numbers // self.parallel
 
     @property
     def word_bits(self) -> int:
@@ -55,7 +60,7 @@ class Port:
     @property
     def frame_bytes(self) -> int:
         """Bytes per frame; frames follow each other without gaps."""
-        return self.channels * self.pixels * self.slot // 8
+        return self.numbers * self.slot // 8
 
 
 def pack(raw: Int64Array, port: Port) -> ByteArray:

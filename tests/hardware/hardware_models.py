@@ -399,7 +399,9 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
             foldings[node.name] = Folding(pick(divisors(channels)), taps=together(op.kernel))
         elif isinstance(op, Add | Sub | Mul | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
-    ports = [pick(divisors(graph.infos[name].shape[0])) for name in (graph.input.name, graph.output)]
+    frames = [graph.infos[name] for name in (graph.input.name, graph.output)]  # words of a pixel, or of several
+    ports = [pick(divisors(pick([info.shape[0], info.size]))) for info in frames]
+    ports = [min(parallel, 64) if info.size % min(parallel, 64) == 0 else 1 for parallel, info in zip(ports, frames, strict=True)]
     made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
     while True:
         try:

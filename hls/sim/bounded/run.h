@@ -66,20 +66,24 @@ inline void run(world& w) {
   }
 }
 
+// Where number i of a frame, which travels pixel by pixel, lies in an array with the channels first.
+template <class Port>
+size_t place(const int i) {
+  return static_cast<size_t>(i % Port::channels * Port::pixels + i / Port::channels);
+}
+
 template <class Port>
 void feed(hls::stream<typename Port::word>& in, const qfx_tb::numbers& x, const size_t frames) {
   const size_t size = static_cast<size_t>(Port::pixels) * Port::channels;
   for (size_t frame = 0; frame < frames; frame++) {
-    for (int pixel = 0; pixel < Port::pixels; pixel++) {
-      for (int channel = 0; channel < Port::channels; channel += Port::parallel) {
-        ap_uint<Port::slot * Port::parallel> word = 0;
-        for (int p = 0; p < Port::parallel; p++) {
-          const int64_t raw = x[frame * size + static_cast<size_t>((channel + p) * Port::pixels + pixel)];
-          word.range(p * Port::slot + Port::slot - 1, p * Port::slot) = ap_uint<Port::slot>(raw);
-        }
-        const bool ends = frame + 1 == frames && pixel == Port::pixels - 1 && channel == Port::channels - Port::parallel;
-        in.feed(qfx::axi<Port::slot * Port::parallel>(word, ends));
+    for (int i = 0; i < Port::pixels * Port::channels; i += Port::parallel) {
+      ap_uint<Port::slot * Port::parallel> word = 0;
+      for (int p = 0; p < Port::parallel; p++) {
+        const int64_t raw = x[frame * size + place<Port>(i + p)];
+        word.range(p * Port::slot + Port::slot - 1, p * Port::slot) = ap_uint<Port::slot>(raw);
       }
+      const bool ends = frame + 1 == frames && i == Port::pixels * Port::channels - Port::parallel;
+      in.feed(qfx::axi<Port::slot * Port::parallel>(word, ends));
     }
   }
 }
@@ -91,17 +95,14 @@ bool drain(hls::stream<typename Port::word>& out, qfx_tb::numbers& y, const size
   y.resize(frames * size);
   bool right = true;
   for (size_t frame = 0; frame < frames; frame++) {
-    for (int pixel = 0; pixel < Port::pixels; pixel++) {
-      for (int channel = 0; channel < Port::channels; channel += Port::parallel) {
-        const typename Port::word word = out.drain();
-        for (int p = 0; p < Port::parallel; p++) {
-          const ap_uint<Port::slot> slot = word.data.range(p * Port::slot + Port::slot - 1, p * Port::slot);
-          y[frame * size + static_cast<size_t>((channel + p) * Port::pixels + pixel)] =
-              Port::is_signed ? ap_int<Port::slot>(slot).to_int64() : slot.to_int64();
-        }
-        const bool ends = frame + 1 == frames && pixel == Port::pixels - 1 && channel == Port::channels - Port::parallel;
-        right = right && (word.last != 0) == ends;
+    for (int i = 0; i < Port::pixels * Port::channels; i += Port::parallel) {
+      const typename Port::word word = out.drain();
+      for (int p = 0; p < Port::parallel; p++) {
+        const ap_uint<Port::slot> slot = word.data.range(p * Port::slot + Port::slot - 1, p * Port::slot);
+        y[frame * size + place<Port>(i + p)] = Port::is_signed ? ap_int<Port::slot>(slot).to_int64() : slot.to_int64();
       }
+      const bool ends = frame + 1 == frames && i == Port::pixels * Port::channels - Port::parallel;
+      right = right && (word.last != 0) == ends;
     }
   }
   return right;

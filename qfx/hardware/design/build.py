@@ -16,6 +16,7 @@ from qfx.hardware.design.epilogue import Frame, Steps, append_ops
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
+from qfx.hardware.design.streams import widths_between
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -120,6 +121,7 @@ class Builder:
         value, info = self.take(name), self.graph.infos[name]
         if np.array_equal(wanted.grids, info.grids):
             return value
+        value = replace(value, stream=self.rewidth(name, value.stream, gcd(value.stream.parallel, value.frame.channels)))
         steps = Steps(self.names, name, (value.stream.type,), value.frame, info.grids)
         steps.move(wanted.grids, wanted.word)
         out = self.stream(name, wanted.word, value.stream.parallel, value.frame.order.size)
@@ -141,12 +143,10 @@ class Builder:
 
     def rewidth(self, stem: str, stream: d.Stream, parallel: int) -> d.Stream:
         """The stream with ``parallel`` numbers a word."""
-        common = gcd(stream.parallel, parallel)
-        for width in (common, parallel):
-            if width != stream.parallel:
-                out = self.like(stem, stream, width)
-                self.add(d.Rewidth(self.names.new(stem, "width"), stream, out))
-                stream = out
+        for width in widths_between(stream.numbers, stream.parallel, parallel):
+            out = self.like(stem, stream, width)
+            self.add(d.Rewidth(self.names.new(stem, "width"), stream, out))
+            stream = out
         return stream
 
     def give(self, name: str, value: Value) -> None:
@@ -238,9 +238,9 @@ class Builder:
     def input_port(self, node: Node) -> None:
         """The input of the model."""
         info = self.graph.infos[node.name]
-        parallel = self.schedule.port(node.name, info.shape[0]) if self.several else self.schedule.input_parallel
-        if info.shape[0] % parallel:
-            raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of its {info.shape[0]} channels")
+        parallel = self.schedule.port(node.name, info.size) if self.several else self.schedule.input_parallel
+        if info.size % parallel:
+            raise ProjectError(f"{parallel} numbers per input word", where=node.name, remedy=f"use a divisor of the {info.size} numbers of a frame")
         port_ = port(info.type, info.shape, parallel, node.name)
         stream = self.stream(node.name, info.type, parallel, info.size)
         first = not self.inputs

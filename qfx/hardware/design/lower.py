@@ -49,10 +49,10 @@ def _finished(builder: Builder) -> d.Design:
         if builder.several:
             builder.node = layers[node]
         out = graph.infos[node]
-        parallel = builder.schedule.port(node, out.shape[0], output=True) if builder.several else builder.schedule.output_parallel
+        parallel = builder.schedule.port(node, out.size, output=True) if builder.several else builder.schedule.output_parallel
         value = builder.take_on_one_grid(node)
-        if out.shape[0] % parallel:
-            raise ProjectError(f"{parallel} numbers per output word", where=node, remedy=f"use a divisor of its {out.shape[0]} channels")
+        if out.size % parallel:
+            raise ProjectError(f"{parallel} numbers per output word", where=node, remedy=f"use a divisor of the {out.size} numbers of a frame")
         stream = builder.rewidth(node, value.stream, parallel)
         outputs.append(port(out.type, out.shape, stream.parallel, node))
         own = graph.output_names[position]

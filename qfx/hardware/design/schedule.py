@@ -52,7 +52,7 @@ class Schedule:
     fifos: tuple[tuple[str, int], ...] = ()
     ports: tuple[tuple[str, int], ...] = ()
     """Of a graph with several inputs or outputs: the numbers per word of a port, by the node's name (with ``OUT`` before that of an output),
-    where they are not the greatest common divisor of ``input_parallel`` or ``output_parallel`` and the port's channels."""
+    where they are not the greatest common divisor of ``input_parallel`` or ``output_parallel`` and the numbers of a frame."""
     merged: bool = False
     """Whether all inputs come in one stream, one after the other in a frame, and all outputs leave in one."""
 
@@ -70,10 +70,10 @@ class Schedule:
         folded = tuple(sorted(foldings.items(), key=lambda item: item[0]))
         return cls(folded, input_parallel, output_parallel, tuple(sorted((fifos or {}).items())), tuple(sorted((ports or {}).items())), merged)
 
-    def port(self, name: str, channels: int, *, output: bool = False) -> int:
-        """The numbers per word of one port among several."""
+    def port(self, name: str, numbers: int, *, output: bool = False) -> int:
+        """The numbers per word of one port among several, of a frame of ``numbers``."""
         asked = dict(self.ports).get(f"{OUT}{name}" if output else name)
-        return gcd(self.output_parallel if output else self.input_parallel, channels) if asked is None else asked
+        return gcd(self.output_parallel if output else self.input_parallel, numbers) if asked is None else asked
 
     def folding(self, name: str) -> Folding:
         """That of the node ``name``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gcd, lcm
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,27 @@ IntArray = npt.NDArray[np.int64]
 
 MAX_WORD_BITS = 4096
 """The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
+
+MAX_JOINED = 64
+"""The most numbers a word that words are joined to on the way to others: of 64 bits each they fill MAX_WORD_BITS."""
+
+
+def widths_between(numbers: int, source: int, target: int) -> tuple[int, ...]:
+    """The numbers per word that words of ``source`` numbers take one after the other on their way to words of ``target``, ``numbers`` a frame: each divides
+    the one before or is divided by it. Where neither of the two does, they go over their least common multiple, so that neither end waits; where that
+    makes no whole words, or words of more than MAX_JOINED numbers, over their greatest common divisor.
+
+    >>> widths_between(96, 2, 8), widths_between(96, 8, 3), widths_between(30, 10, 3), widths_between(20, 10, 4), widths_between(9, 3, 3)
+    ((8,), (24, 3), (30, 3), (20, 4), ())
+    >>> widths_between(40, 8, 10), widths_between(24, 8, 5)
+    ((40, 10), (1, 5))
+    """
+    if source == target:
+        return ()
+    if source % target == 0 or target % source == 0:
+        return (target,)
+    joined = lcm(source, target)
+    return (joined if joined <= MAX_JOINED and numbers % joined == 0 else gcd(source, target), target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,9 @@ def common_widths(count: int, streams: tuple[Stream, ...]) -> list[int]:
     return [n for n in divisors(count) if all(fits_word(n, stream) for stream in streams)]
 
 
-def port_widths(channels: int, slot: int) -> list[int]:
-    """The numbers per word of a port: powers of two that divide the channels."""
-    return [n for n in divisors(channels) if n & (n - 1) == 0 and n * slot <= MAX_PORT_BITS]
+def port_widths(numbers: int, slot: int) -> list[int]:
+    """The numbers per word of a port: powers of two that divide those of a frame."""
+    return [n for n in divisors(numbers & -numbers) if n * slot <= MAX_PORT_BITS]
 
 
 def window_channels(simd: int, per_group: int, taps: int) -> int | None:

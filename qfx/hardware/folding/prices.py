@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
+from qfx.hardware.design.streams import MAX_JOINED
 from qfx.hardware.folding.options import Layer
 from qfx.hardware.timing.program import READ_WRITE, RESTART
 
@@ -178,8 +179,10 @@ def _badness(shares: FloatArray) -> float:
 
 
 def _rewidth_cycles(size: int, words: d.IntArray, widths: d.IntArray) -> d.IntArray:
-    """Cycles of the change between words of ``words`` and of ``widths`` numbers, over the greatest common divisor; 0 where they are the same."""
-    cycles: d.IntArray = np.where(words == widths, 0, size // np.gcd(words, widths) + _REWIDTH)
+    """Cycles of the change between words of ``words`` and of ``widths`` numbers, on the way that ``widths_between`` says; 0 where they are the same."""
+    joined = np.lcm(words, widths)
+    narrowest = np.where((joined <= MAX_JOINED) & (size % joined == 0), np.minimum(words, widths), np.gcd(words, widths))
+    cycles: d.IntArray = np.where(words == widths, 0, size // narrowest + _REWIDTH)
     return cycles
 
 

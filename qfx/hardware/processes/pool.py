@@ -62,7 +62,9 @@ class Pool(OneToOne, Unweighted, Widening):
         lanes, width = self.output.parallel, self.acc.width
         join = r.adder(width) if self.join == "sum" else r.greater(width) + Resources(ff=width)
         shifting = Resources(ff=width * self.channels) if self.whole_frame and not self.sums.depth else Resources()
-        return r.total([self.control(), join * (lanes * (self.together - (self.together == self.taps))), shifting, pieces.epilogue(self.epilogue, lanes, on)])
+        return r.total(
+            [self.control(), join * (lanes * (self.together - (self.together == self.taps))), shifting, pieces.epilogue(self.epilogue, lanes, on)]
+        )
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {self.taps}, {self.together}")

@@ -18,7 +18,7 @@ from qfx.hardware.processes.process import Front, Setting
 from qfx.hardware.processes.traits import Passing, Widening
 from qfx.hardware.timing.program import Turns, every, held, last
 
-_LIMIT = f"a port carries at most {MAX_PORT_BITS} bits, and a power of two of numbers that divides the channels"
+_LIMIT = f"a port carries at most {MAX_PORT_BITS} bits, and a power of two of numbers that divides those of a frame"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class FromPort(Passing, Widening):
         return Role.PORT
 
     def widths(self, setting: Setting) -> list[int]:
-        return port_widths(setting.ports[0].channels, self.slot)
+        return port_widths(setting.ports[0].numbers, self.slot)
 
     def limit(self, setting: Setting) -> str:
         return _LIMIT
@@ -118,7 +118,7 @@ class ToPort(Passing, Widening):
         return Role.PORT
 
     def widths(self, setting: Setting) -> list[int]:
-        return port_widths(setting.ports[1].channels, self.slot)
+        return port_widths(setting.ports[1].numbers, self.slot)
 
     def limit(self, setting: Setting) -> str:
         return _LIMIT

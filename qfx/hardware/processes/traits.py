@@ -17,7 +17,7 @@ from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
 from qfx.hardware.processes.process import Front, Process, Setting, Stored
 from qfx.hardware.timing.program import MEMORY, READ_WRITE
 
-IN_WINDOWS = "its window unit writes at most the channels of one pixel a cycle"
+IN_WINDOWS = "its window unit takes at most the channels of one pixel a cycle"
 """What limits a layer with a window unit."""
 
 

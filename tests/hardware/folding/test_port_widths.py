@@ -61,8 +61,8 @@ def test_a_file_gives_the_widths_back(make: type[Graph], fit: bool, tmp_path: Pa
         ("[ports.input]\nc = 2", "the model has no input 'c'", "there are a, b"),
         ("[ports.input]\nclass = 2", "the model has no input 'class'", "there are a, b"),
         ("[ports.output]\nclas = 2", "the model has no output 'clas'", "did you mean 'class'"),
-        ("[ports.input]\na = 3", "3 numbers per input word", "divisor of its 2 channels"),
-        ("[ports.output]\n'map 1' = 3", "3 numbers per output word", "divisor of its 4 channels"),
+        ("[ports.input]\na = 3", "3 numbers per input word", "divisor of the "),
+        ("[ports.output]\n'map 1' = 3", "3 numbers per output word", "divisor of the "),
     ],
 )
 @pytest.mark.parametrize("fit", [False, True])

@@ -54,7 +54,9 @@ def test_no_process_writes_a_word_before_it_has_read_what_it_needs() -> None:
         for process in design.processes:
             if isinstance(process, d.MatVec | d.Pool):
                 found = process.program
-                assert found.writes[0][0] >= found.reads[0][min(process.input.words, getattr(process, "taps", 1) // getattr(process, "together", 1)) - 1]
+                assert (
+                    found.writes[0][0] >= found.reads[0][min(process.input.words, getattr(process, "taps", 1) // getattr(process, "together", 1)) - 1]
+                )
 
 
 def stream(name: str, words: int) -> d.Stream:
