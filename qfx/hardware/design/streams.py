@@ -20,9 +20,9 @@ MAX_JOINED = 64
 
 
 def widths_between(numbers: int, source: int, target: int) -> tuple[int, ...]:
-    """The numbers per word that words of ``source`` numbers take one after the other on their way to words of ``target``, ``numbers`` a frame: each divides
-    the one before or is divided by it. Where neither of the two does, they go over their least common multiple, so that neither end waits; where that
-    makes no whole words, or words of more than MAX_JOINED numbers, over their greatest common divisor.
+    """The numbers per word that words of ``source`` numbers take one after the other on their way to words of ``target``, ``numbers`` a frame: each
+    divides the one before or is divided by it. Where neither of the two does, they go over their least common multiple, so that neither end waits;
+    where that makes no whole words, or words of more than MAX_JOINED numbers, over their greatest common divisor.
 
     >>> widths_between(96, 2, 8), widths_between(96, 8, 3), widths_between(30, 10, 3), widths_between(20, 10, 4), widths_between(9, 3, 3)
     ((8,), (24, 3), (30, 3), (20, 4), ())

@@ -67,8 +67,8 @@ def port_widths(numbers: int, slot: int) -> list[int]:
 
 
 def window_channels(simd: int, per_group: int, taps: int) -> int | None:
-    """The channels a word of the window unit in front of ``simd`` inputs, which divide ``taps`` * ``per_group`` where all taps come in a word: as few as
-    make words from which those of the unit come by joining or splitting alone. None where a word has one tap and none do.
+    """The channels a word of the window unit in front of ``simd`` inputs, which divide ``taps`` * ``per_group`` where all taps come in a word: as few
+    as make words from which those of the unit come by joining or splitting alone. None where a word has one tap and none do.
 
     >>> window_channels(4, 16, 1), window_channels(36, 16, 9), window_channels(48, 16, 9), window_channels(9, 16, 1)
     (4, 4, 16, None)

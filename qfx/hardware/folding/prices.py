@@ -179,7 +179,7 @@ def _badness(shares: FloatArray) -> float:
 
 
 def _rewidth_cycles(size: int, words: d.IntArray, widths: d.IntArray) -> d.IntArray:
-    """Cycles of the change between words of ``words`` and of ``widths`` numbers, on the way that ``widths_between`` says; 0 where they are the same."""
+    """Cycles of the change between words of ``words`` and of ``widths`` numbers, by the way that ``widths_between`` says; 0 where they are equal."""
     joined = np.lcm(words, widths)
     narrowest = np.where((joined <= MAX_JOINED) & (size % joined == 0), np.minimum(words, widths), np.gcd(words, widths))
     cycles: d.IntArray = np.where(words == widths, 0, size // narrowest + _REWIDTH)

@@ -33,7 +33,8 @@ from qfx.hardware.processes.window import WholeWindow as WholeWindow
 from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
-    FromPort, ToPort, Fork, Rewidth, Window, WholeWindow, MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
+    FromPort, ToPort, Fork, Rewidth, Window, WholeWindow,
+    MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
     MatMul,
     TakeFrame, SplitPort, JoinPort,
     Embedding, Top,

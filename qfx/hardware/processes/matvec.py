@@ -266,8 +266,8 @@ class MatVec(OneToOne, WithEpilogue):
 
 
 def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources] | None:
-    """Busy cycles and costs of the window unit in front, with words of ``taps`` taps of ``word`` channels; nothing where there is none. None if there is
-    no such unit."""
+    """Busy cycles and costs of the window unit in front, with words of ``taps`` taps of ``word`` channels; nothing where there is none. None if there
+    is no such unit."""
     if setting.front is None:
         return 0, Resources()
     unit = setting.front if taps == 1 else setting.front.whole()

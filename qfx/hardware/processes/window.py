@@ -158,8 +158,8 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         return (self.line, self.past)
 
     def logic(self, on: Device) -> Resources:
-        """The counters, what says whether a row and a column lie inside, the choice of padding for each number that may lie outside, and registers for
-        the words; the columns that are kept where they are registers."""
+        """The counters, what says whether a row and a column lie inside, the choice of padding for each number that may lie outside, and registers
+        for the words; the columns that are kept where they are registers."""
         chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw = self.shape
         depths = [depth for depth, _ in self._words]
         counters = [r.counter(loop) for loop in (chunks, oh, ow, *depths) if loop > 1]
@@ -210,8 +210,8 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
 
     def widened(self, parallel: int) -> WholeWindow:
         fewer = self.channels // parallel
-        streams = {"input": self.input.with_parallel(parallel), "output": self.output.with_parallel(parallel * self.taps)}
-        return replace(self, **streams, shape=(fewer, *self.shape[1:]))
+        source, target = self.input.with_parallel(parallel), self.output.with_parallel(parallel * self.taps)
+        return replace(self, input=source, output=target, shape=(fewer, *self.shape[1:]))
 
     @property
     def possible(self) -> bool:

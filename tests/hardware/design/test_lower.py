@@ -135,7 +135,7 @@ def test_loop_nest(sequence: list[int], loops: object) -> None:
         (Schedule.of({"conv0": Folding(1, 5)}), "SIMD=5 does not divide its 27 inputs"),
         (Schedule.of({"linear4": Folding(1, 7)}), "use one of 1, 2, 3, 4"),
         (Schedule.of({"convolution": Folding(1)}), "'convolution', which is no node"),
-        (Schedule(input_parallel=2), "2 numbers per input word"),
+        (Schedule(input_parallel=4), "4 numbers per input word"),
         (Schedule(output_parallel=4), "4 numbers per output word"),
     ],
 )

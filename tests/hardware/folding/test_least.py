@@ -79,7 +79,7 @@ def test_what_is_refused_fits_with_no_combination_of_options() -> None:
     rng = np.random.default_rng(3)
     refused = fitting = 0
     for _ in range(300):
-        near = totals[rng.integers(len(totals))] * rng.uniform(0.5, 1.1, len(FIELDS))
+        near = totals[rng.integers(len(totals))] * rng.uniform(0.35, 1.1, len(FIELDS))
         lut, ff, dsp, bram18 = (int(np.ceil(amount / LIMITS[field])) for field, amount in zip(FIELDS, near, strict=True))
         small = replace(ZCU, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))
         limits = np.array([getattr(capacity(small), field) * LIMITS[field] for field in FIELDS])
