@@ -14,7 +14,7 @@ pointwise_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   pointwise_channel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<T, P> word = in.read();
       vec<typename Epilogue::out, P> result;
@@ -37,7 +37,7 @@ binary_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   binary_channel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<A, P> left = a.read();
       const vec<B, P> right = b.read();
@@ -61,7 +61,7 @@ concat_pixel:
   for (int pixel = 0; pixel < PIXELS; pixel++) {
   concat_channel:
     for (int channel = 0; channel < CHANNELS_A + CHANNELS_B; channel += P) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       vec<Joined, P> joined;
       if (channel < CHANNELS_A) {

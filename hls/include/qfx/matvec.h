@@ -64,7 +64,7 @@ matvec_pixel:
       for (int output = 0; output < S::OUTPUT_FOLD; output++) {
       matvec_input:
         for (int input = 0; input < S::INPUT_FOLD; input++) {
-          QFX_PIPELINE
+          QFX_PIPELINE_FRAMES
           QFX_TURN();
           vec<T, S::SIMD> word;
           if (output == 0) {
@@ -136,7 +136,7 @@ depthwise_pixel:
     for (int chunk = 0; chunk < S::GROUPS / S::PE; chunk++) {
     depthwise_tap:
       for (int tap = 0; tap < S::INPUT_FOLD; tap++) {
-        QFX_PIPELINE
+        QFX_PIPELINE_FRAMES
         QFX_TURN();
         const vec<T, S::PE * S::SIMD> word = in.read();
       depthwise_pe:

@@ -44,7 +44,7 @@ pool_pixel:
     for (int channel = 0; channel < CHANNELS; channel += P) {
     pool_tap:
       for (int tap = 0; tap < TAPS / TOGETHER; tap++) {
-        QFX_PIPELINE
+        QFX_PIPELINE_FRAMES
         QFX_TURN();
         const vec<T, TOGETHER * P> word = in.read();
       pool_lane:
@@ -92,7 +92,7 @@ void pool_global(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue:
   typename upto<PIXELS>::type pixel = 0;
 pool_global_word:
   for (int i = 0; i < PIXELS * CHUNKS; i++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     const vec<T, P> word = in.read();
     Acc joined[P];

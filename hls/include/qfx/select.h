@@ -18,7 +18,7 @@ embedding_number:
   for (int number = 0; number < NUMBERS; number++) {
   embedding_word:
     for (int word = 0; word < WORDS; word++) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       if (word == 0) {
         const T x = in.read()[0];
@@ -95,7 +95,7 @@ top_group:
   for (int group = 0; group < GROUPS; group++) {
   top_turn:
     for (int turn = 0; turn < TAPS + COUNT - 1; turn++) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       if (turn < TAPS) {
         entry_type came;

@@ -13,7 +13,7 @@ void fork(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out0, hls::strea
 #pragma HLS INLINE
 fork_word:
   for (int i = 0; i < WORDS; i++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     vec<T, P> word = in.read();
     QFX_PACK(word)
@@ -33,7 +33,7 @@ pad_y:
     for (int x = 0; x < OW; x++) {
     pad_chunk:
       for (int chunk = 0; chunk < OC; chunk++) {
-        QFX_PIPELINE
+        QFX_PIPELINE_FRAMES
         QFX_TURN();
         const bool inside = y >= TOP && y < TOP + H && x >= LEFT && x < LEFT + W && chunk >= FIRST && chunk < FIRST + CHUNKS;
         vec<T, P> word;
@@ -93,7 +93,7 @@ slice_y:
     for (int x = 0; x < W; x++) {
     slice_chunk:
       for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        QFX_PIPELINE
+        QFX_PIPELINE_FRAMES
         QFX_TURN();
         vec<T, P> word = in.read();
         QFX_PACK(word)
@@ -129,7 +129,7 @@ repeat_y:
         for (int column = 0; column < COLUMNS; column++) {
         repeat_chunk:
           for (int chunk = 0; chunk < CHUNKS; chunk++) {
-            QFX_PIPELINE
+            QFX_PIPELINE_FRAMES
             QFX_TURN();
             vec<T, P> word;
             QFX_PACK(word)
@@ -176,7 +176,7 @@ stretch_y:
     for (int x = 0; x < (W - 1) * COLUMNS + 1; x++) {
     stretch_chunk:
       for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        QFX_PIPELINE
+        QFX_PIPELINE_FRAMES
         QFX_TURN();
         const bool pixel = row == 0 && column == 0;
         vec<T, P> word;
@@ -220,7 +220,7 @@ take_block:
     for (int step = 0; step < STEPS; step++) {
     take_word:
       for (int i = 0; i < WORDS; i++) {
-        QFX_PIPELINE
+        QFX_PIPELINE_FRAMES
         QFX_TURN();
         const uint<4 + 2 * ADDRESS> entry = program[step];
         const int from = int((entry >> 4) & ((1 << ADDRESS) - 1)) + i;

@@ -25,14 +25,19 @@
 #endif
 
 // The pipeline of every process: a turn of its loop each cycle. Flushing, so that words in the pipeline move on when the input pauses; a branch that
-// rejoins another could wait for itself otherwise.
+// rejoins another could wait for itself otherwise. QFX_PIPELINE_FRAMES is for a loop nest that is all of its process: it begins with the next frame while
+// the one before is still in the pipeline (rewind: UG1399, "Rewinding Pipelined Loops for Performance").
 #if defined(__SYNTHESIS__) && defined(__VITIS_HLS__)
 #define QFX_PIPELINE _Pragma("HLS PIPELINE II=1 style=flp")
+#define QFX_PIPELINE_FRAMES _Pragma("HLS PIPELINE II=1 rewind style=flp")
 #elif defined(__SYNTHESIS__)
-// Vivado HLS flushes pipelined functions only, never loops (UG902 and UG1253, PIPELINE, enable_flush).
+// Vivado HLS flushes pipelined functions only, never loops (UG902 and UG1253, PIPELINE, enable_flush). So nothing begins again there before it is done:
+// a pipeline that waits for the next frame would keep the end of the last one.
 #define QFX_PIPELINE _Pragma("HLS PIPELINE II=1")
+#define QFX_PIPELINE_FRAMES _Pragma("HLS PIPELINE II=1")
 #else
 #define QFX_PIPELINE
+#define QFX_PIPELINE_FRAMES
 #endif
 
 // The first statement of every pipelined loop. Simulations that count turns define it.

@@ -62,7 +62,7 @@ void whole_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >
 
 whole_turn:
   for (int turn = 0; turn < S::TURNS; turn++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     // The taps that come to the right edge of their windows, from the top row down, and all taps behind them.
     T column[S::KH][P];

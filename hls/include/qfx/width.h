@@ -17,7 +17,7 @@ widen_word:
   for (int i = 0; i < WORDS; i++) {
   widen_part:
     for (int part = 0; part < TO / FROM; part++) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<T, FROM> word = in.read();
     widen_shift:
@@ -46,7 +46,7 @@ narrow_word:
   for (int i = 0; i < WORDS; i++) {
   narrow_part:
     for (int part = 0; part < FROM / TO; part++) {
-      QFX_PIPELINE
+      QFX_PIPELINE_FRAMES
       QFX_TURN();
       if (part == 0) {
         wide = in.read();
@@ -79,7 +79,7 @@ void from_port(hls::stream<axi_word<SLOT * P> >& in, hls::stream<vec<T, P> >& ou
 #pragma HLS INLINE
 from_port_word:
   for (int i = 0; i < WORDS; i++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     const axi_word<SLOT * P> port = in.read();
     vec<T, P> word;
@@ -105,7 +105,7 @@ void from_port(hls::stream<axi_word<SLOT * P> >& in, hls::stream<vec<T, P> >& ou
 #pragma HLS INLINE
 from_port_unmarked_word:
   for (int i = 0; i < WORDS; i++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     const axi_word<SLOT * P> port = in.read();
     vec<T, P> word;
@@ -125,7 +125,7 @@ void to_port(hls::stream<vec<T, P> >& in, hls::stream<vec<uint<1>, 1> >& last, h
 #pragma HLS INLINE
 to_port_word:
   for (int i = 0; i < WORDS; i++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     const vec<T, P> word = in.read();
     ap_uint<SLOT * P> port = 0;

@@ -125,7 +125,7 @@ void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& 
 
 window_turn:
   for (int turn = 0; turn < S::TURNS; turn++) {
-    QFX_PIPELINE
+    QFX_PIPELINE_FRAMES
     QFX_TURN();
     const bool missing = done || reads < need;
     const bool reading = missing || reads < limit;

@@ -17,15 +17,15 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design.streams import MAX_JOINED
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.timing.program import READ_WRITE, RESTART
+from qfx.hardware.timing.program import REWIND
 
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
 _EXCHANGES = 4
-_BESIDE = READ_WRITE + RESTART  # cycles of a port's frame beside one per word
-_REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
+_BESIDE = REWIND  # cycles of a port's frame beside one per word
+_REWIDTH = REWIND  # cycles of a process that changes the width of words, beyond one per word
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

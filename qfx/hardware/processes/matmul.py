@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
@@ -37,6 +38,8 @@ class ProductShape:
 class MatMul(TwoToOne, Unweighted):
     """The first of ``inputs`` comes row by row, the second column by column, both in words of SIMD terms; the result leaves row by row, PE numbers a
     word. Of the second a matrix is kept, and of the first a row; a matrix is read whole before the rows that meet it."""
+
+    rewinds: ClassVar[bool] = False
 
     name: str
     inputs: tuple[Stream, Stream]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ Nest = tuple[tuple[int, int], ...]
 @dataclass(frozen=True, slots=True)
 class Permute(OneToOne, Buffering):
     """Number i of the stream goes to ``write[i]``; the result reads the loop nest ``read`` of (size, stride) pairs, outermost first."""
+
+    rewinds: ClassVar[bool] = False
 
     name: str
     input: Stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -129,6 +130,8 @@ class SplitPort(Passing):
     """A frame of every input in words of ``bits``, in order, each padded to whole words. ``slots``: the bits of a number of each input; a word of
     ``bits`` holds whole words of every output. ``last`` carries the TLAST of the frame's last word."""
 
+    rewinds: ClassVar[bool] = False
+
     name: str
     outputs: tuple[Stream, ...]
     last: Stream
@@ -186,6 +189,8 @@ class SplitPort(Passing):
 class JoinPort(Passing):
     """A frame of every output in words of ``bits``, in order, each padded with zeros to whole words; ``slots``: as in SplitPort. ``last`` becomes the
     TLAST of the frame's last word."""
+
+    rewinds: ClassVar[bool] = False
 
     name: str
     inputs: tuple[Stream, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from qfx.fixed.packing import Port
 from qfx.hardware.cost import pieces
@@ -21,7 +21,7 @@ from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import Option, Role
-from qfx.hardware.timing.program import RESTART, Program, Turns
+from qfx.hardware.timing.program import RESTART, REWIND, Program, Turns
 from qfx.homes import unanswered
 
 
@@ -35,6 +35,9 @@ class Process:
     __slots__ = ()
 
     name: str
+
+    rewinds: ClassVar[bool] = True
+    """Whether it is one loop nest (QFX_PIPELINE_FRAMES in the C++) and nothing else."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -98,12 +101,18 @@ class Process:
     def program(self) -> Program:
         """The program of one frame."""
         turns, reads, writes = self.turns()
-        return Program(turns, self.latency, reads, writes)
+        return Program(turns, self.latency, reads, writes, self.pause)
+
+    @property
+    def pause(self) -> int:
+        """Cycles between the last turn of a frame and the first of the next. Where the loop is all that the process does (``rewinds``), no frame
+        waits for the one before to leave the pipeline; loading constants comes between two frames, so that one does."""
+        return REWIND if self.rewinds and not self.loads else self.latency + RESTART
 
     @property
     def busy(self) -> int:
-        """Cycles of a frame if it never waits: turns, pipeline, restart."""
-        return self.cycles + self.latency + RESTART
+        """Cycles of a frame if it never waits: turns and pause."""
+        return self.cycles + self.pause
 
     # Resources.
 

@@ -28,11 +28,14 @@ EPILOGUE_STEP = 1
 """Cycles of an addition, comparison, shift or cast in an epilogue."""
 RESTART = 2
 """Cycles in which a process of a dataflow region is done with a frame and begins the next, on top of its pipeline's latency; an assumption."""
+REWIND = 1
+"""Cycles between two frames of a process whose loop begins again while the frame before is in its pipeline: none as a rule, but "a delay is possible"
+(UG1399, Rewinding Pipelined Loops for Performance); an assumption."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """One frame of a process: ``turns`` of its loop.
+    """One frame of a process: ``turns`` of its loop, and the cycles of ``pause`` until the first turn of the next frame.
 
     ``reads[i][n]`` is the turn that reads word n of input i, ``writes[o][n]`` the turn that writes word n of output o; inputs and outputs in the
     order of the process's ``sources`` and ``targets``, ports left out. The arrays rise strictly and cannot be written to.
@@ -42,6 +45,7 @@ class Program:
     latency: int
     reads: tuple[IntArray, ...]
     writes: tuple[IntArray, ...]
+    pause: int
 
 
 _STEPS = {"mul": MULTIPLY, "mul_digits": MULTIPLY, "lookup": EPILOGUE_STEP + MEMORY, "lookup_linear": EPILOGUE_STEP + MEMORY + MULTIPLY}

@@ -6,7 +6,8 @@ Model, cycle by cycle (docs/schedule.md says what is assumed and why it is the s
   writes have room by the time its write is due. Nothing is read or written by half.
 - A turn that starts in cycle t reads in cycle t and writes in cycle t + latency. A word can be read from the cycle after its write, and its place be
   written from the cycle after its read.
-- Between the last turn of a frame and the first of the next, a process empties its pipeline and starts again: latency + RESTART cycles.
+- Between the last turn of a frame and the first of the next, a process pauses: REWIND cycles, or, where its loop is not all that it does, latency +
+  RESTART, in which its pipeline runs empty.
 - An input port always has a word and an output port always takes one, whatever the others do; frames follow each other without a pause.
 
 When a turn takes place depends only on turns that it needs, so the order in which processes are simulated does not matter, and a design that stops
@@ -59,7 +60,7 @@ class DeadlockError(ProjectError):
 
 @dataclass(frozen=True, slots=True)
 class ProcessTiming:
-    """``turns`` a frame; ``busy``: cycles of one that never waits (turns, pipeline, restart); ``stall``: cycles that it waits in the last frame."""
+    """``turns`` a frame; ``busy``: cycles of one that never waits (turns and pause); ``stall``: cycles that it waits in the last frame."""
 
     name: str
     turns: int
@@ -133,7 +134,7 @@ def alone(design: d.Design) -> Alone:
     for process, plan, program_, at in zip(design.processes, run.plans, run.programs, starts, strict=True):
         read.update({stream.name: at[events] for stream, events in zip(process.sources, plan.read_at, strict=True)})
         wrote.update({stream.name: at[events] + program_.latency for stream, events in zip(process.targets, plan.write_at, strict=True)})
-    cycles = max(int(times[-1]) + plan.restart for times, plan in zip(starts, run.plans, strict=True))
+    cycles = max(int(times[-1]) + plan.end for times, plan in zip(starts, run.plans, strict=True))
     return Alone(starts, cycles, {name: _peak(wrote[name], read[name]) for name in wrote})
 
 
@@ -160,7 +161,8 @@ class _Plan:
             codes[at] |= 256 << o
         self.codes: list[int] = codes.tolist()
         self.gaps: list[int] = np.diff(self.turns, prepend=0).tolist()
-        self.restart = program_.turns - int(self.turns[-1]) + program_.latency + RESTART
+        self.restart = program_.turns - int(self.turns[-1]) + program_.pause
+        self.end = program_.turns - int(self.turns[-1]) + program_.latency + RESTART
 
 
 class _Simulation:
@@ -218,7 +220,7 @@ class _Simulation:
                 read[stream.name] = at[:, events].ravel()
             for stream, events in zip(process.targets, plan.write_at, strict=True):
                 wrote[stream.name] = at[:, events].ravel() + program_.latency
-            busy = program_.turns + program_.latency + RESTART
+            busy = program_.turns + program_.pause
             period = int(at[-1, -1] - at[-2, -1])
             rows.append(ProcessTiming(process.name, program_.turns, program_.latency, busy, period - busy))
         # A place is taken from the cycle of its word's write to that of its read.

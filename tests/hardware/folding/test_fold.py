@@ -22,7 +22,7 @@ from qfx.hardware.folding import file as folding_file
 from qfx.hardware.folding import search as fold
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.options import OUTPUT, layers
-from qfx.hardware.timing.simulate import RESTART, DeadlockError
+from qfx.hardware.timing.simulate import DeadlockError
 from qfx.ir.graph import Graph
 from qfx.operators import Cast, MaxPool, Reshape
 from qfx.operators import Linear as LinearOp
@@ -53,7 +53,7 @@ def busy(design: d.Design) -> dict[str, int]:
     for process, node in zip(design.processes, design.nodes, strict=True):
         if not isinstance(process, d.Fork | d.Rewidth | d.Regrid):
             name = OUTPUT if isinstance(process, d.ToPort) else process.name if isinstance(process, d.Permute) else node
-            found[name] = max(found.get(name, 0), process.cycles + process.latency + RESTART)
+            found[name] = max(found.get(name, 0), process.cycles + process.pause)
     return found
 
 

@@ -15,20 +15,21 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.timing.fifo import size_fifos, with_depths
-from qfx.hardware.timing.simulate import MAX_WORDS, RESTART, DeadlockError, Timing, simulate
+from qfx.hardware.timing.program import RESTART, REWIND
+from qfx.hardware.timing.simulate import MAX_WORDS, DeadlockError, Timing, simulate
 from qfx.ir.graph import Graph, Node
-from qfx.operators import Add, Input, Relu
+from qfx.operators import Add, Input, Relu, Transpose
 
 
 def slow(design: d.Design, frames: int) -> tuple[list[int], int]:
     """The cycles in which the frames' last words leave, and of the first word's read: the model's rules as inequalities, raised until all hold."""
     programs = [process.program for process in design.processes]
-    periods = [found.turns + found.latency + RESTART for found in programs]
+    periods = [found.turns + found.pause for found in programs]
     starts = [np.concatenate([np.arange(f.turns) + i * period for i in range(frames)]) for f, period in zip(programs, periods, strict=True)]
     rules = []  # (process, turn) starts at least `lag` after (process, turn)
     for p, found in enumerate(programs):
         for t in range(frames * found.turns - 1):
-            rules.append((p, t + 1, p, t, 1 if (t + 1) % found.turns else 1 + found.latency + RESTART))
+            rules.append((p, t + 1, p, t, 1 if (t + 1) % found.turns else 1 + found.pause))
     for stream in design.streams:
         p = next(i for i, process in enumerate(design.processes) if stream in d.outputs(process))
         c = next(i for i, process in enumerate(design.processes) if stream in d.inputs(process))
@@ -76,14 +77,22 @@ def test_the_slow_simulation_tells_depths_apart() -> None:
 
 
 def test_a_chain_by_hand() -> None:
-    """Ports and a ReLU of ten words: each process takes ten turns, the word its latency, and a frame follows when the pipeline has emptied."""
+    """Ports and a ReLU of ten words: each process takes ten turns, the word its latency, and a frame follows without waiting for the pipeline."""
     design = lower(chain("relu", (10,), Relu()), Schedule())
     pipeline = [process.latency for process in design.processes]
     found = simulate(design)
     assert found.latency == 10 + sum(pipeline) + len(pipeline) - 1  # a FIFO costs a cycle
-    assert found.interval == 10 + max(pipeline) + RESTART == found.bottleneck.busy
+    assert found.interval == 10 + REWIND == found.bottleneck.busy
     assert found.steady
     assert found.frames_per_second(5.0) == 1e9 / (5.0 * found.interval)
+
+
+def test_a_process_of_two_loops_empties_its_pipeline() -> None:
+    """What a permutation reads after it has written the frame before is the only wait of the two."""
+    design = lower(chain("turned", (2, 5), Transpose((1, 0))), Schedule())
+    slowest = next(process for process in design.processes if isinstance(process, d.Permute))
+    found = simulate(design)
+    assert found.interval == slowest.cycles + slowest.latency + RESTART == found.bottleneck.busy
 
 
 def test_the_slowest_process_bounds_the_interval() -> None:

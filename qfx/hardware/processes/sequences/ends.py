@@ -6,6 +6,7 @@ They stand in the region of a step (``loop.py``), which they are the ports of: t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost.resources import Device, Resources
@@ -96,6 +97,8 @@ class _Last(_End, Process, abstract=True):
 class Enter(_First):
     """The numbers of a step, which come as ``type``, as many a word as they go on with."""
 
+    rewinds: ClassVar[bool] = False
+
     name: str
     output: Stream
     type: FixedType
@@ -108,6 +111,8 @@ class Enter(_First):
 @dataclass(frozen=True, slots=True)
 class Leave(_Last):
     """The results of a step, which go on as ``type``."""
+
+    rewinds: ClassVar[bool] = False
 
     name: str
     input: Stream
@@ -122,6 +127,8 @@ class Leave(_Last):
 class Recall(_First):
     """The state that lies in the array ``state``."""
 
+    rewinds: ClassVar[bool] = False
+
     name: str
     output: Stream
     state: str
@@ -134,6 +141,8 @@ class Recall(_First):
 @dataclass(frozen=True, slots=True)
 class Keep(_Last):
     """The next state, kept in the array ``state`` of numbers of ``type``."""
+
+    rewinds: ClassVar[bool] = False
 
     name: str
     input: Stream

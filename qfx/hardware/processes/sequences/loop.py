@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Loop(OneToOne):
     """``step`` for each of ``steps`` steps of a sequence: a frame of its own for each. ``widest``: what PE and SIMD of ``folding`` divide; every part
     of a step that has no folding of its own has as much of them as its own numbers have divisors for. ``again``: the same loop in another folding;
     None where no tool takes it."""
+
+    rewinds: ClassVar[bool] = False
 
     name: str
     input: Stream
