@@ -154,7 +154,7 @@ class _Checker:
             style = given["style"].word if "style" in given else ""
             if "off" in given and len(given) > 1:
                 yield _ComplaintError("off goes with no other option", "leave the others out")
-            if "rewind" in given and style not in ("", "stp"):
+            if "rewind" in given and style not in ("", "stp", "flp"):  # UG1448, 207-5512; AMD's hls_fft.h has loops with both rewind and flp
                 yield _ComplaintError(f"rewind and style={style} exclude each other", "leave one out")
             if "rewind" in given and block.kind == "function":
                 yield _ComplaintError("rewind is for loops", "leave it out")

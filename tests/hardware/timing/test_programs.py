@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from schedule_models import upsampling
 from test_several_ports import crossed
 
 from qfx.fixed.type import FixedType
+from qfx.hardware.assets import hls_root
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
@@ -145,3 +147,34 @@ def test_matrix_vector_unit() -> None:
 def test_programs_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
         window((1, 1, 4, 4, 2, 2, 3, 3, 1, 1, 0, 0, 1, 1)).program.reads[0][0] = 5
+
+
+_FUNCTION = re.compile(r"\bvoid (\w+)\((?:[^{;]*?)\) \{\n(.*?)^\}", re.S | re.M)
+
+
+def loops() -> dict[str, list[str]]:
+    """The pragmas of the pipelined loops of every function of the library, those of the functions that it calls included; overloads have the same."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
+    bodies = dict(_FUNCTION.findall(text))
+    return {
+        name: re.findall(r"QFX_PIPELINE\w*", body + "".join(inner for other, inner in bodies.items() if re.search(rf"\b{other}<", body)))
+        for name, body in bodies.items()
+    }
+
+
+def test_what_begins_again_in_the_model_does_in_the_code() -> None:
+    """A process that rewinds is one call of a function with one loop nest, which says so; the others have loops that do not."""
+    found = loops()
+    told = set()
+    for design in designs():
+        for process in design.processes:
+            unit = process.unit(("in", "out"))
+            called = [name for line in unit.body for name in re.findall(r"qfx::(\w+)<", line) if name in found]
+            pragmas = {pragma for name in called for pragma in found[name]}
+            told.add((process.rewinds, len(called)))
+            if process.rewinds:
+                assert len(called) == 1, process.name
+                assert pragmas == {"QFX_PIPELINE_FRAMES"}, process.name
+            else:
+                assert "QFX_PIPELINE_FRAMES" not in pragmas, process.name
+    assert {(True, 1), (False, 1)} <= told
