@@ -220,7 +220,7 @@ class Builder:
         return self.partners[str(norm.target)]
 
     def _multiplied(self, node: fx.Node, call: Call, sources: Sequence[fx.Node]) -> dict[fx.Node | Part, _Value]:
-        """What a call that multiplies by weights reads instead of its source, where the recipe wants a Cast in front of it: one of its own, unless the
+        """What a call that multiplies by weights reads instead of its source, where the recipe wants a Cast in front: one of its own, unless the
         source is cast for products already, or is the model's input."""
         if self.recipe.operand is None or not multiplies(node, self.traced):
             return {}
