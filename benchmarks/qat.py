@@ -53,13 +53,17 @@ def recipe(bits: int, stream: int = 0, ends: int = 0) -> Recipe:
 
 
 def quantized(plan: Plan, state: dict[str, Tensor] | None) -> nn.Module:
-    """The network at the start of a rung: with the published weights, or those of another network in fixed point, and binary points placed anew."""
+    """The network at the start of a rung: with the published weights, or those of another network in fixed point, and binary points placed anew, or
+    (``plan.goes_on``) where that network has them."""
     model = copy.deepcopy(float_model())
     if state is not None:
         model.load_state_dict(parameters_of(state, model.state_dict()))
     elif plan.balanced:
         balance(model, plan.bits)
-    return qfx.quantize(model, calibration_images(EXAMPLE), recipe(plan.bits, plan.stream, plan.ends))
+    qmodel = qfx.quantize(model, calibration_images(EXAMPLE), recipe(plan.bits, plan.stream, plan.ends))
+    if plan.goes_on:
+        qmodel.load_state_dict(state or {})
+    return qmodel
 
 
 def balance(model: nn.Module, bits: int) -> None:
@@ -153,6 +157,7 @@ def plans(asked: argparse.Namespace) -> list[Plan]:
             "stream",
             "ends",
             "balanced",
+            "goes_on",
             "rough_teacher",
             "seed",
             "batch",
@@ -178,6 +183,7 @@ def main() -> None:
     parser.add_argument("--stream", type=int, default=plan.stream, help="bits of what blocks give and shortcuts add; 0: as what is multiplied")
     parser.add_argument("--ends", type=int, default=plan.ends, help="bits of weights of the first and the last layer, and of the last one's operand")
     parser.add_argument("--balanced", action="store_true", help="start from weights scaled to fit power-of-two scales; BatchNorm takes that back")
+    parser.add_argument("--goes-on", action="store_true", help="start from the binary points of --from too, which has the same word lengths")
     parser.add_argument("--rough-teacher", action="store_true", help="the teacher computes in bfloat16")
     parser.add_argument("--epochs", default="12", help="of each rung, or one number for each")
     parser.add_argument("--from", dest="start", type=Path, default=None, help="final.pt of a rung to start from, instead of the float weights")
@@ -206,6 +212,8 @@ def main() -> None:
     asked.rate = RATES[asked.optimizer] if asked.rate is None else asked.rate
     if not (DATA / CHECKPOINT).is_file():
         sys.exit(f"{DATA} has no {CHECKPOINT}: set QFX_DATA to the folder with the real data")
+    if asked.goes_on and (asked.start is None or "," in asked.bits):
+        sys.exit("--goes-on takes one rung, and --from")
     torch.set_num_threads(asked.threads)
     state = None if asked.start is None else load(asked.start)["model"]
     print(machine(), os.getpid(), flush=True)
