@@ -27,7 +27,8 @@ class Plan:
     """All that a run's result depends on, beside the network that it starts from and the images.
 
     ``stream``, ``ends``: word lengths of their own, for ``benchmarks.qat.recipe``. ``balanced``: whether the float weights are scaled to fit their
-    grids first (``benchmarks.qat.balance``). ``goes_on``: whether binary points stay where the network has them that it starts from. ``rough_teacher``: whether the teacher computes in bfloat16.
+    grids first (``benchmarks.qat.balance``). ``goes_on``: whether binary points stay where the network has them that it starts from.
+    ``rough_teacher``: whether the teacher computes in bfloat16.
     ``rate``: of weights, at the start; it falls to nothing along a cosine after ``warm_up`` steps, and so does ``point_rate``, of binary points.
     ``settles``: whether binary points that flip come to rest (``qfx.Settling``). ``points_until``, ``statistics_until``: the shares of all
     steps after which the binary points, and the statistics of BatchNorm, stay.
