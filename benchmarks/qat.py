@@ -1,8 +1,10 @@
 """``python -m benchmarks.qat``: ResNet-20 on CIFAR-10 trained in pure fixed point, down a ladder of word lengths.
 
 All layers are fixed point with power-of-two scales, the first, the last, the BatchNorms and the shortcuts too. Weights have a binary point per
-channel; weights and activations have the rung's bits, the images 8, biases, BatchNorm's scales and shifts, and the result 16. The first rung starts
-from the published float weights, each other from the one before. Data from ``../shared/data`` (or ``$QFX_DATA``).
+channel; weights and activations have the rung's bits, the images 8, biases, BatchNorm's scales and shifts, and the result 16. With ``--stream 8``
+what is multiplied has the rung's bits and what shortcuts add has 8; with ``--ends 8`` the weights of the first layer, and the weights and the operand
+of the last, have 8. The first rung starts from the published float weights, each other from the one before. Data from ``../shared/data`` (or
+``$QFX_DATA``).
 
 A run can be stopped anywhere: with ``--resume`` it goes on, and ends in the same bits.
 """
@@ -10,6 +12,7 @@ A run can be stopped anywhere: with ``--resume`` it goes on, and ends in the sam
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
@@ -24,32 +27,65 @@ from torch import Tensor, nn
 import qfx
 from benchmarks.cifar import Batches, training_images
 from benchmarks.ptq import CHECKPOINT, DATA, accuracy, calibration_images, differing_bits, float_model, judged_images
-from benchmarks.qat_run import RATES, Plan, Run, follow, load, parameters_of, save
+from benchmarks.qat_run import RATES, Plan, Rough, Run, follow, load, parameters_of, save
 from benchmarks.timing import machine
-from qfx import Recipe, Spec
+from qfx import Override, Recipe, Spec
 
 EXAMPLE, GLANCED, COMPARED = 512, 2000, 300
 """How many images binary points start from, are judged after each epoch, and are compared bit by bit at the end."""
 
 
-def recipe(bits: int) -> Recipe:
-    """Everything that is not named has the defaults: 16 bits for biases, BatchNorm's scales and shifts, and the result."""
+def recipe(bits: int, stream: int = 0, ends: int = 0) -> Recipe:
+    """Everything that is not named has the defaults: 16 bits for biases, BatchNorm's scales and shifts, and the result. ``stream``: bits of what
+    blocks give and shortcuts add, where it is not what is multiplied; ``ends``: of the first layer's weights, and of what the last one multiplies.
+    0: ``bits``, too."""
+    wide = ("conv1.weight", "fc.weight", "adaptive_avg_pool2d.output") if ends else ()
     return Recipe(
         input=Spec(8),
         weight=Spec(bits, granularity="channel"),
         bias=Spec(16, granularity="channel"),
         scale=Spec(16, granularity="channel"),
         shift=Spec(16, granularity="channel"),
-        activation=Spec(bits),
+        activation=Spec(stream or bits),
+        operand=Spec(bits) if stream else None,
+        overrides=tuple(Override(name, {"width": ends}) for name in wide),
     )
 
 
-def quantized(bits: int, state: dict[str, Tensor] | None) -> nn.Module:
-    """The network at the start of a rung: with the published weights, or those of another network in fixed point, and binary points placed anew."""
-    model = float_model()
+def quantized(plan: Plan, state: dict[str, Tensor] | None) -> nn.Module:
+    """The network at the start of a rung: with the published weights, or those of another network in fixed point, and binary points placed anew, or
+    (``plan.goes_on``) where that network has them."""
+    model = copy.deepcopy(float_model())
     if state is not None:
         model.load_state_dict(parameters_of(state, model.state_dict()))
-    return qfx.quantize(model, calibration_images(EXAMPLE), recipe(bits))
+    elif plan.balanced:
+        balance(model, plan.bits)
+    qmodel = qfx.quantize(model, calibration_images(EXAMPLE), recipe(plan.bits, plan.stream, plan.ends))
+    if plan.goes_on:
+        qmodel.load_state_dict(state or {})
+    return qmodel
+
+
+def balance(model: nn.Module, bits: int) -> None:
+    """Multiply the weights of each channel by the factor from 1 to 2 with which a power-of-two scale fits them best, and the statistics of the
+    BatchNorm behind by it too: in float the network gives the same (but for BatchNorm's epsilon); in place."""
+    factors = torch.exp2(torch.arange(16) / 16)
+    grid = torch.exp2(torch.arange(-4.0, 13.0))
+    modules = list(model.modules())
+    convs = [module for module in modules if isinstance(module, nn.Conv2d)]
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for conv, bn in zip(convs, norms, strict=True):
+            scales = (factors[:, None] * grid).reshape(-1, 1, 1)  # (factor, position): what a weight counts in least significant bits
+            weight = conv.weight.flatten(1)
+            rounded = (weight * scales).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) / scales
+            error = (rounded - weight).square().sum(2).reshape(len(factors), len(grid), -1).amin(1)
+            best = factors[error.argmin(0)]
+            conv.weight.mul_(best.reshape(-1, 1, 1, 1))
+            assert bn.running_mean is not None
+            assert bn.running_var is not None
+            bn.running_mean.mul_(best)
+            bn.running_var.mul_(best.square())
 
 
 def rung(plan: Plan, start: dict[str, Tensor] | None, folder: Path, asked: argparse.Namespace) -> dict[str, Tensor]:
@@ -57,9 +93,7 @@ def rung(plan: Plan, start: dict[str, Tensor] | None, folder: Path, asked: argpa
     finished, going = folder / "final.pt", folder / "checkpoint.pt"
     if finished.is_file() and asked.resume:
         return load(finished)["model"]  # type: ignore[no-any-return]
-    run = Run(
-        plan, quantized(plan.bits, start), Batches(training_images(asked.images), plan.batch, plan.seed), float_model() if plan.taught else None
-    )
+    run = Run(plan, quantized(plan, start), Batches(training_images(asked.images), plan.batch, plan.seed), _teacher(plan))
     if going.is_file() and asked.resume:
         run.resume(load(going))
     x, labels = judged_images(asked.test)
@@ -91,6 +125,12 @@ def rung(plan: Plan, start: dict[str, Tensor] | None, folder: Path, asked: argpa
     return state
 
 
+def _teacher(plan: Plan) -> nn.Module | None:
+    if not plan.taught:
+        return None
+    return Rough(float_model()) if plan.rough_teacher else float_model()
+
+
 def say(folder: Path, text: str) -> None:
     """On stdout and in the folder's log."""
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
@@ -113,7 +153,21 @@ def plans(asked: argparse.Namespace) -> list[Plan]:
         sys.exit(f"--epochs, --rate and --point-rate take one number, or one for each of --bits {asked.bits}")
     shared = {
         name: getattr(asked, name)
-        for name in ("seed", "batch", "optimizer", "weight_decay", "warm_up", "settles", "points_until", "statistics_until")
+        for name in (
+            "stream",
+            "ends",
+            "balanced",
+            "goes_on",
+            "rough_teacher",
+            "seed",
+            "batch",
+            "optimizer",
+            "weight_decay",
+            "warm_up",
+            "settles",
+            "points_until",
+            "statistics_until",
+        )
     }
     taught = asked.taught if asked.teacher == "float" else 0.0
     return [
@@ -126,6 +180,11 @@ def main() -> None:
     plan = Plan(4, 12)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.qat", description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--bits", default="4", help="of weights and activations; several make a ladder: 8,4,3,2")
+    parser.add_argument("--stream", type=int, default=plan.stream, help="bits of what blocks give and shortcuts add; 0: as what is multiplied")
+    parser.add_argument("--ends", type=int, default=plan.ends, help="bits of weights of the first and the last layer, and of the last one's operand")
+    parser.add_argument("--balanced", action="store_true", help="start from weights scaled to fit power-of-two scales; BatchNorm takes that back")
+    parser.add_argument("--goes-on", action="store_true", help="start from the binary points of --from too, which has the same word lengths")
+    parser.add_argument("--rough-teacher", action="store_true", help="the teacher computes in bfloat16")
     parser.add_argument("--epochs", default="12", help="of each rung, or one number for each")
     parser.add_argument("--from", dest="start", type=Path, default=None, help="final.pt of a rung to start from, instead of the float weights")
     parser.add_argument("--teacher", choices=("none", "float"), default="none", help="distillation: what the network's result is compared with")
@@ -153,6 +212,8 @@ def main() -> None:
     asked.rate = RATES[asked.optimizer] if asked.rate is None else asked.rate
     if not (DATA / CHECKPOINT).is_file():
         sys.exit(f"{DATA} has no {CHECKPOINT}: set QFX_DATA to the folder with the real data")
+    if asked.goes_on and (asked.start is None or "," in asked.bits):
+        sys.exit("--goes-on takes one rung, and --from")
     torch.set_num_threads(asked.threads)
     state = None if asked.start is None else load(asked.start)["model"]
     print(machine(), os.getpid(), flush=True)

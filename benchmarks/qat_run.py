@@ -26,6 +26,9 @@ RATES = {"adam": 1e-3, "sgd": 0.02}
 class Plan:
     """All that a run's result depends on, beside the network that it starts from and the images.
 
+    ``stream``, ``ends``: word lengths of their own, for ``benchmarks.qat.recipe``. ``balanced``: whether the float weights are scaled to fit their
+    grids first (``benchmarks.qat.balance``). ``goes_on``: whether binary points stay where the network has them that it starts from.
+    ``rough_teacher``: whether the teacher computes in bfloat16.
     ``rate``: of weights, at the start; it falls to nothing along a cosine after ``warm_up`` steps, and so does ``point_rate``, of binary points.
     ``settles``: whether binary points that flip come to rest (``qfx.Settling``). ``points_until``, ``statistics_until``: the shares of all
     steps after which the binary points, and the statistics of BatchNorm, stay.
@@ -34,6 +37,11 @@ class Plan:
 
     bits: int
     epochs: int
+    stream: int = 0
+    ends: int = 0
+    balanced: bool = False
+    goes_on: bool = False
+    rough_teacher: bool = False
     seed: int = 0
     batch: int = 128
     optimizer: str = "adam"
@@ -46,6 +54,18 @@ class Plan:
     statistics_until: float = 0.9
     taught: float = 0.0
     temperature: float = 4.0
+
+
+class Rough(nn.Module):
+    """A float network that computes in bfloat16, where a processor is faster in that."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.model(x).float()  # type: ignore[no-any-return]
 
 
 class Run:

@@ -27,6 +27,9 @@ AccumulatorMode = Literal["bound", "wrap", "saturate"]
 ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", "internal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
 
+OPTIONAL_ROLES = ("operand",)
+"""Those that have no cast of their own unless a recipe asks for it: fields of Recipe that may be None."""
+
 DIGIT_ROLES = ("weight", "scale", "reciprocal", "constant")
 """Those that multiply: of them a Spec may say ``digits``."""
 
@@ -243,7 +246,10 @@ class Recipe:
     ``input``: the cast of the model's float input. ``weight``, ``bias``: of convolutions and linear layers. ``scale``, ``shift``: of a
     BatchNorm that is kept as an affine step. ``reciprocal``: the constant 1/n of an average. ``constant``: numbers, buffers and parameters in
     arithmetic. ``internal``: results inside an operation that is several steps, as a normalization, a softmax or a recurrent cell.
-    ``activation``: the result of a layer (after the BatchNorm and activation that follow it). ``output``: the model's result. ``batch_norm``:
+    ``activation``: the result of a layer (after the BatchNorm and activation that follow it). ``output``: the model's result. ``operand``: what a
+    convolution, a linear layer or a product with a constant matrix multiplies, where it is to have fewer bits than what else is done with the value,
+    as shortcuts are added; None: such layers read what is there. A value that nothing but they read is cast by ``operand`` instead of
+    ``activation``; in front of one that reads what others read too stands a cast of its own. The model's inputs keep ``input``. ``batch_norm``:
     "keep" it as a fixed-point affine step, or "fold" it into the layer before it. ``tail``: a softmax, log-softmax or sigmoid that is the last
     operation before an output: "keep" it, or "drop" it, for who needs only which number is greatest, or computes it of the result.
     ``table_error``: how far a table of lines may be from its function, in least significant bits of its output; None: half of one where there can
@@ -263,6 +269,7 @@ class Recipe:
     internal: Spec = _BITS_16
     activation: Spec = _BITS_8
     output: Spec = _BITS_16
+    operand: Spec | None = None
     batch_norm: BatchNormStyle = "keep"
     tail: Tail = "keep"
     table_error: float | None = None
@@ -272,6 +279,11 @@ class Recipe:
         for role in ROLES:
             _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
             _check_role(getattr(self, role), role, role)
+        for role in OPTIONAL_ROLES:
+            spec = getattr(self, role)
+            _require(spec is None or isinstance(spec, Spec), role, spec, "give a Spec, or leave it out")
+            if spec is not None:
+                _check_role(spec, role, role)
         _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
         _require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
         if self.table_error is not None:
@@ -289,7 +301,8 @@ class Recipe:
         return cls(**{"weight": Spec(bits), "activation": Spec(bits), **changes})
 
     def spec(self, quantizer: str, role: str, also: str = "") -> Spec:
-        """The spec of one quantizer: its role's, with every matching override applied in order. ``also``: as for ``Override.matches``."""
+        """The spec of one quantizer: its role's, with every matching override applied in order. ``also``: as for ``Override.matches``. An optional
+        role must have a spec."""
         spec: Spec = getattr(self, role)
         for override in self.overrides:
             if override.matches(quantizer, also):
@@ -331,7 +344,7 @@ class Recipe:
     def to_toml(self) -> str:
         """The recipe as TOML text; ``from_toml`` reads it back to an equal recipe."""
         lines = [f'batch_norm = "{self.batch_norm}"', f'tail = "{self.tail}"', *_toml_fields({"table_error": self.table_error})]
-        for role in ROLES:
+        for role in (*ROLES, *(role for role in OPTIONAL_ROLES if getattr(self, role) is not None)):
             fields = _as_dict(getattr(self, role))
             if fields["accumulator"] is None and fields["accumulator_mode"] == "bound":
                 del fields["accumulator_mode"]  # of nothing
@@ -349,14 +362,14 @@ class Recipe:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"not TOML: {error}", where=where, remedy="see docs/recipe.md for an example") from None
-        _check_names(data, [*ROLES, *_PLAIN, "override"], where)
+        _check_names(data, [*ROLES, *OPTIONAL_ROLES, *_PLAIN, "override"], where)
         defaults = cls()
         fields: dict[str, Any] = {name: data.get(name, getattr(defaults, name)) for name in _PLAIN}
-        for role in ROLES:
+        for role in (*ROLES, *(role for role in OPTIONAL_ROLES if role in data)):
             table = data.get(role, {})
             _require(isinstance(table, dict), role, table, "write it as a table", where)
             _check_names(table, [f.name for f in dataclasses.fields(Spec)], f"{where} [{role}]")
-            fields[role] = _build(Spec, {**_as_dict(getattr(defaults, role)), **table}, f"{where} [{role}]")
+            fields[role] = _build(Spec, {**_as_dict(getattr(defaults, role) or Spec()), **table}, f"{where} [{role}]")
         entries = data.get("override", [])
         _require(isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries), "override", entries, "write [[override]]", where)
         overrides = []

@@ -17,7 +17,8 @@ from benchmarks import qat
 from benchmarks.cifar import Batches, Images, augmented
 from benchmarks.models import Layers, ResNet
 from benchmarks.ptq import normalized
-from benchmarks.qat_run import Plan, Run, follow, load
+from benchmarks.qat_run import Plan, Rough, Run, follow, load
+from qfx.nn.quantizer import Quantizer
 
 
 def _images(count: int = 40) -> Images:
@@ -75,6 +76,46 @@ def test_points_and_statistics_stay_late_in_a_run() -> None:
     assert not torch.equal(seen[1][1], seen[2][1])
     assert torch.equal(seen[2][1], seen[5][1])
     assert not torch.equal(seen[4][2], seen[5][2])
+
+
+def test_word_lengths_of_the_stream_and_of_the_ends() -> None:
+    torch.manual_seed(0)
+    qmodel = qfx.quantize(ResNet(Layers(), depth=1), torch.randn(16, 3, 32, 32), qat.recipe(3, stream=8, ends=6))
+    found = {name: cast.word_length for name, cast in qfx.quantizers(qmodel)}
+    assert {found[f"blocks.{place}.conv1.operand"] for place in range(3)} == {3}
+    assert {found[f"blocks.{place}.{name}"] for place in range(3) for name in ("relu1.output", "conv1.weight", "conv2.weight")} == {3}
+    assert {found[f"blocks.{place}.relu2.output"] for place in range(3)} == {found["relu.output"]} == {8}
+    assert {found[name] for name in ("conv1.weight", "fc.weight", "adaptive_avg_pool2d.output")} == {6}
+
+
+def test_balanced_weights_fit_better_and_the_network_gives_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = ResNet(Layers(), depth=1).eval(), torch.randn(4, 3, 32, 32)
+    before, weights = model(x).detach(), [part.weight.detach().clone() for part in model.modules() if isinstance(part, torch.nn.Conv2d)]
+    qat.balance(model, 3)
+    torch.testing.assert_close(model(x).detach(), before, rtol=1e-3, atol=1e-4)
+    spec = qfx.Spec(3, granularity="channel")
+    for old, new in zip(weights, (part.weight.detach() for part in model.modules() if isinstance(part, torch.nn.Conv2d)), strict=True):
+        factor = (new / old).flatten(1)
+        assert torch.allclose(factor, factor[:, :1].expand_as(factor))
+        assert float(factor.min()) >= 1
+        assert float(factor.max()) < 2
+        errors = []
+        for weight in (old, new):
+            cast = Quantizer(spec, channel_axis=0)
+            cast.initialize(weight)
+            errors.append(float((cast(weight).tensor().detach() - weight).square().sum() / weight.square().sum()))
+        assert errors[1] < errors[0]
+
+
+def test_a_rough_teacher_gives_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(8, 4), torch.randn(5, 8)
+    with torch.no_grad():
+        rough, exact = Rough(model)(x), model(x)
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
 
 
 def test_a_checkpoint_of_another_run_is_refused() -> None:

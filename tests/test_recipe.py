@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qfx import FixedType, OMode, Override, QMode, Recipe, RecipeError, Spec
-from qfx.recipe import ROLES, ObserverName
+from qfx.recipe import OPTIONAL_ROLES, ROLES, ObserverName
 
 
 @st.composite
@@ -55,7 +55,11 @@ def overrides(draw: st.DrawFn) -> Override:
     return Override(pattern, changes)
 
 
-@given(st.fixed_dictionaries({role: specs() for role in ROLES}), st.sampled_from(("keep", "fold")), st.lists(overrides(), max_size=3))
+@given(
+    st.fixed_dictionaries({role: specs() for role in ROLES} | {role: st.none() | specs() for role in OPTIONAL_ROLES}),
+    st.sampled_from(("keep", "fold")),
+    st.lists(overrides(), max_size=3),
+)
 def test_toml_there_and_back(roles: dict[str, Spec], batch_norm: Any, changes: list[Override]) -> None:
     recipe = Recipe(**roles, batch_norm=batch_norm, overrides=tuple(changes))
     assert Recipe.from_toml(recipe.to_toml()) == recipe

@@ -4,6 +4,8 @@ binary point started from the data that reaches it. What stands where is decided
 from __future__ import annotations
 
 import operator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +23,7 @@ from qfx.nn.layers import FoldedNorm, QFoldedBatchNorm, QInput, Weighted
 from qfx.nn.layers.products.weights import computed_together
 from qfx.nn.layers.selecting.embedding import rows_addressed
 from qfx.nn.layers.tables.lookup import Tabled
-from qfx.nn.lookup import find, only_moves
+from qfx.nn.lookup import find, multiplies, only_moves
 from qfx.nn.model import QuantizedModel
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -31,7 +33,7 @@ from qfx.recipe import Recipe
 @dataclass
 class _Value:
     """A tensor of the network under construction: its node, its data on the example, whether a Cast is still due, the name and the role of that Cast,
-    whether it has one binary point for all, and what operation it is the result of."""
+    whether it has one binary point for all, what operation it is the result of, and the role of the Cast that its numbers come from as they are."""
 
     node: fx.Node
     data: QTensor
@@ -40,6 +42,7 @@ class _Value:
     role: str
     one_point: bool = False
     kind: str = ""
+    cast_as: str = ""
 
 
 class Builder:
@@ -59,6 +62,7 @@ class Builder:
         self.first: dict[str, str] = {}  # of a layer that is a module's second call or a later one: what the first is called
         self.sites: dict[tuple[str, str, int], str] = {}
         self.once: dict[Any, str] = {}  # of layers that are there once, by their weights
+        self.operands: Counter[str] = Counter()  # how many casts stand in front of a layer
         self.partners: dict[str, tuple[FoldedNorm, fx.Node]] = {}  # of layers, by the path of the norm
 
     def build(self, inputs: Inputs) -> QuantizedModel:
@@ -96,7 +100,7 @@ class Builder:
         layer.left_out = self.traced.left_out
         path = self._attach(self._free(layer.label), layer)
         layer.initialize(data)
-        self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input")
+        self.values[node] = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input", cast_as="input")
 
     def _several(self) -> bool:
         """Whether the model reads more than one tensor."""
@@ -130,15 +134,15 @@ class Builder:
         for part in parts:
             if isinstance(part.layer, Weighted) and node.meta.get(MADE):
                 part.layer.compute_own(computed_together(self.traced, node.meta[MADE]))
-        readers = placement.readers(parts)
+        readers, multiplied = placement.readers(parts), self._multiplied(node, call, sources)
         for part in parts:
             places = [sources[source] if isinstance(source, int) else source for source in part.sources]
             alone = [readers[source] == 1 and self._has_one_user(place) for source, place in zip(part.sources, places, strict=True)]
-            inputs = [self._ready(place, part.layer, only) for place, only in zip(places, alone, strict=True)]
+            inputs = [multiplied.get(place) or self._ready(place, part.layer, only) for place, only in zip(places, alone, strict=True)]
             if placement.lie_far_apart(part.layer, [value.data.interval for value in inputs]):
                 inputs = [self._settled(value) for value in inputs]
             norm = placement.norm_to_fold(node, self.traced, self.recipe) if part is parts[-1] and isinstance(part.layer, Weighted) else None
-            role = placement.role_of_part(part, parts, placement.role(norm or node, self.traced))
+            role = placement.role_of_part(part, parts, placement.role(norm or node, self.traced, self.recipe))
             value = self._apply(part.layer, call.path + part.suffix, inputs, role, norm)
             value.kind = inputs[0].kind if part.layer.traits.named_by_source else call.name
             for quantizer in part.layer.modules():
@@ -199,7 +203,8 @@ class Builder:
         result = self.graph.call_module(path, (*(value.node for value in inputs), *extra))
         name = inputs[0].path if layer.traits.named_by_source else path
         due = placement.is_due(layer, (value.due for value in inputs))
-        return _Value(result, data, due, name, role, layer.traits.one_point)
+        kept = inputs[0].cast_as if len(inputs) == 1 and not due and placement.keeps_numbers(layer) else ""
+        return _Value(result, data, due, name, role, layer.traits.one_point, cast_as=kept)
 
     def _fold(self, layer: Weighted, norm: fx.Node, x: QTensor) -> tuple[FoldedNorm, fx.Node]:
         """Make the BatchNorm of node ``norm`` a partner of the layer before it, which reads ``x``; of all calls of that layer."""
@@ -213,6 +218,21 @@ class Builder:
         path = self._attach(str(norm.target), folded)
         self.partners[str(norm.target)] = folded(), self.graph.call_module(path)
         return self.partners[str(norm.target)]
+
+    def _multiplied(self, node: fx.Node, call: Call, sources: Sequence[fx.Node]) -> dict[fx.Node | Part, _Value]:
+        """What a call that multiplies by weights reads instead of its source, where the recipe wants a Cast in front: one of its own, unless the
+        source is cast for products already, or is the model's input."""
+        if self.recipe.operand is None or not multiplies(node, self.traced):
+            return {}
+        value = self._settled(self.values[sources[0]])
+        if value.cast_as in ("input", "operand"):
+            return {}
+        count = self.operands[call.path]
+        self.operands[call.path] += 1
+        suffix = f"_{count}" if count else ""
+        path = self._free(f"{call.path}_operand")
+        also = f"{self.first.get(call.path, call.path)}.operand"
+        return {sources[0]: self._cast_at(path, f"{call.path}.operand{suffix}", also, "operand", call.name, value)}
 
     def _ready(self, place: fx.Node | Part, layer: FixedLayer, alone: bool) -> _Value:
         """The value as the layer may read it: cast first where that is due."""
@@ -239,13 +259,17 @@ class Builder:
         while path in self.used:
             path, count = f"{name}.output_cast_{count}", count + 1
         label = f"{name}.output" + path.removeprefix(f"{name}.output_cast")
-        also = f"{self.first.get(name, name)}.output"
-        spec = self.recipe.of_kind(value.kind).spec(label, value.role, also)
+        return self._cast_at(path, label, f"{self.first.get(name, name)}.output", value.role, value.kind, value)
+
+    def _cast_at(self, path: str, label: str, also: str, role: str, kind: str, value: _Value) -> _Value:
+        """The value after a Cast at ``path``, which recipes call ``label``."""
+        spec = self.recipe.of_kind(kind).spec(label, role, also)
         quantizer = Quantizer(replace(spec, granularity="tensor") if value.one_point else spec, name=label, also=also)
-        quantizer.kind = value.kind
+        quantizer.kind = kind
         self._attach(path, quantizer)
         quantizer.initialize(value.data)
-        return _Value(self.graph.call_module(path, (value.node,)), quantizer(value.data), due=False, path=name, role=value.role, kind=value.kind)
+        node = self.graph.call_module(path, (value.node,))
+        return _Value(node, quantizer(value.data), due=False, path=value.path, role=role, kind=kind, cast_as=role)
 
     def _output(self, node: fx.Node) -> None:
         for problem in output_problems(node, self.traced):

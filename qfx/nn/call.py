@@ -40,7 +40,7 @@ class Call:
     @property
     def inputs(self) -> tuple[fx.Node, ...]:
         """The nodes read, in order."""
-        return _nodes(tuple(self.arguments.values()))
+        return nodes_of(tuple(self.arguments.values()))
 
     @property
     def values(self) -> tuple[fx.Node, ...]:
@@ -70,10 +70,10 @@ class Call:
         return UnsupportedError(what, where=self.path or self.node.name, remedy=remedy)
 
 
-def _nodes(argument: Any) -> tuple[fx.Node, ...]:
+def nodes_of(argument: Any) -> tuple[fx.Node, ...]:
     if isinstance(argument, fx.Node):
         return (argument,)
-    return tuple(node for part in argument for node in _nodes(part)) if isinstance(argument, tuple | list) else ()
+    return tuple(node for part in argument for node in nodes_of(part)) if isinstance(argument, tuple | list) else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,8 @@ class Family:
     ``functions`` and ``methods`` that become them: the names of the arguments (a star gathers the rest) and the rule. ``takes_constants``: its
     rules have words of their own for operands that are not computed from the input. ``elementwise``: whether its operations work number by number,
     with operands repeated as torch does: whatever the axes are. ``moving``: whether a call with such arguments (by name, or attributes of the
-    module) only moves values, where that is not the same for all."""
+    module) only moves values, where that is not the same for all. ``multiplies``: its calls that read one value and constants are sums of products by
+    these."""
 
     layers: tuple[type[FixedLayer], ...] = ()
     modules: Mapping[type[nn.Module], Rule] = field(default_factory=dict)
@@ -120,6 +121,7 @@ class Family:
     methods: Mapping[str, tuple[str, Rule]] = field(default_factory=dict)
     takes_constants: bool = False
     elementwise: bool = False
+    multiplies: bool = False
     moving: Callable[[Mapping[str, Any]], bool] | None = None
 
     @property

@@ -8,7 +8,8 @@ from torch import fx
 
 from qfx.capture.refusals.remedies import plain_remedy
 from qfx.capture.traced import KIND, Traced, base_layer
-from qfx.nn.call import Call, Rule, name_of
+from qfx.nn.call import Call, Rule, name_of, nodes_of
+from qfx.nn.layers import max_pool
 from qfx.nn.rules import FAMILY_OF, FUNCTIONS, METHODS, MODULES
 from qfx.recipe import Recipe
 
@@ -23,6 +24,22 @@ def only_moves(node: fx.Node, traced: Traced) -> bool:
         return family.moves_only
     module = node.op == "call_module"
     return family.moving(vars(traced.module.get_submodule(str(node.target))) if module else _bind(names, node, traced))
+
+
+def picks(node: fx.Node, traced: Traced) -> bool:
+    """Whether all that the node gives are numbers that it reads: it moves them, or takes the greatest of a window (zeros may join them)."""
+    _, rule = _entry(node, traced)
+    return only_moves(node, traced) or (rule is not None and FAMILY_OF[rule] is max_pool.FAMILY)
+
+
+def multiplies(node: fx.Node, traced: Traced) -> bool:
+    """Whether the node gives sums of products of the one value that it reads by weights: a convolution, a linear layer, a product with a constant."""
+    names, rule = _entry(node, traced)
+    if rule is None or not FAMILY_OF[rule].multiplies:
+        return False
+    found = nodes_of(tuple(_bind(names, node, traced).values()))
+    values = [source for source in found if source in traced.shapes]
+    return len(values) == 1 and (node.op == "call_module" or len(found) > 1)
 
 
 def _entry(node: fx.Node, traced: Traced) -> tuple[str, Rule | None]:

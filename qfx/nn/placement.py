@@ -12,7 +12,8 @@ from qfx.capture.traced import Traced, base_layer
 from qfx.fixed.arith import Bounds
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
-from qfx.nn.lookup import only_moves
+from qfx.nn.layers import QMaxPool
+from qfx.nn.lookup import multiplies, only_moves, picks
 from qfx.recipe import Recipe
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -36,16 +37,36 @@ def is_due(layer: FixedLayer, due: Iterable[bool]) -> bool:
     return not layer.traits.casts and (not layer.traits.keeps_grid or any(due))
 
 
+def keeps_numbers(layer: FixedLayer) -> bool:
+    """Whether all that the layer gives are numbers that it reads, as ``lookup.picks`` says of calls."""
+    return layer.traits.moves_only or isinstance(layer, QMaxPool)
+
+
 def readers(parts: Sequence[Part]) -> Counter[int | Part]:
     """How many parts read each input and each part."""
     return Counter(source for part in parts for source in set(part.sources))
 
 
-def role(node: fx.Node, traced: Traced) -> str:
-    """Which spec a Cast of the node's value takes: "output" if the value only moves from here to the model's output, else "activation"."""
+def role(node: fx.Node, traced: Traced, recipe: Recipe) -> str:
+    """Which spec a Cast of the node's value takes: "output" if the value only moves from here to the model's output, "operand" if the recipe has one
+    and nothing is done with the value but that weights multiply it, else "internal" within an operation, or "activation"."""
+    if _leaves(node, traced):
+        return "output"
+    if recipe.operand is not None and _is_multiplied(node, traced):
+        return "operand"
+    return "internal" if traced.internal(node) else "activation"
+
+
+def _leaves(node: fx.Node, traced: Traced) -> bool:
     users = traced.tensor_users(node)
-    leaves = all(user.op == "output" or (only_moves(user, traced) and role(user, traced) == "output") for user in users)
-    return "output" if leaves else "internal" if traced.internal(node) else "activation"
+    return all(user.op == "output" or (only_moves(user, traced) and _leaves(user, traced)) for user in users)
+
+
+def _is_multiplied(node: fx.Node, traced: Traced) -> bool:
+    users = traced.tensor_users(node)
+    return bool(users) and all(
+        user.op != "output" and (multiplies(user, traced) or (picks(user, traced) and _is_multiplied(user, traced))) for user in users
+    )
 
 
 def role_of_part(part: Part, parts: Sequence[Part], of_result: str) -> str:

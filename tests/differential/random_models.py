@@ -15,7 +15,7 @@ from qfx import OMode, Override, QMode, Recipe, Spec
 from qfx.fixed.arith import FLOAT64_BITS
 from qfx.fixed.digits import most_digits
 from qfx.ir.graph import Graph
-from qfx.recipe import ROLES
+from qfx.recipe import OPTIONAL_ROLES, ROLES
 
 Shape = tuple[int, ...]
 
@@ -41,8 +41,10 @@ class Program:
     def _repr_pretty_(self, printer: Any, _: bool) -> None:
         """How hypothesis prints it, short enough for many: of the specs what is not the default."""
         parts = []
-        for role in ROLES:
+        for role in (*ROLES, *OPTIONAL_ROLES):
             spec = getattr(self.recipe, role)
+            if spec is None:
+                continue
             changed = [f"{f.name}={getattr(spec, f.name)!r}" for f in fields(Spec) if getattr(spec, f.name) != f.default]
             parts.append(f"{role}=Spec({', '.join(changed)})")
         printer.text(f"Program({self.in_shape}, {self.steps}, Recipe({', '.join(parts)}, batch_norm={self.recipe.batch_norm!r}), {self.seed})")
@@ -413,6 +415,7 @@ def recipes(draw: st.DrawFn, any_modes: bool) -> Recipe:
         reciprocal=draw(specs(2, 10, any_modes, constant=True, factor=True)),
         constant=draw(specs(2, 10, any_modes, constant=True, factor=True)),
         activation=draw(specs(1, 10, any_modes)),
+        operand=draw(st.none() | specs(1, 6, any_modes)),
         output=draw(specs(2, 16, any_modes)),
         batch_norm=draw(st.sampled_from(["keep", "fold"])),
     )

@@ -176,4 +176,5 @@ FAMILY = Family(
     modules={nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv, OverFrames: _over_frames},
     functions=dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), (_ARGUMENTS, _functional)),
     takes_constants=True,
+    multiplies=True,
 )

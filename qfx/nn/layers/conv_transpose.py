@@ -151,4 +151,5 @@ FAMILY = Family(
         (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), ("input weight bias stride padding output_padding groups dilation", _functional)
     ),
     takes_constants=True,
+    multiplies=True,
 )

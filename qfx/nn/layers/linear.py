@@ -74,4 +74,5 @@ FAMILY = Family(
     modules={nn.Linear: _linear},
     functions={F.linear: ("input weight bias", _functional)},
     takes_constants=True,
+    multiplies=True,
 )

@@ -317,6 +317,7 @@ def _best_of(attempts: Iterable[Attempt]) -> int:
 def _wider(recipe: Recipe, qmodel: fx.GraphModule, widest: int) -> Recipe | None:
     """The recipe with every weight and activation that is short one bit longer; None if all are as long as they may be."""
     weight, activation, entry = (min(max(spec.width, widest), spec.width + 1) for spec in (recipe.weight, recipe.activation, recipe.input))
+    operand = recipe.operand and replace(recipe.operand, width=min(max(recipe.operand.width, widest), recipe.operand.width + 1))
     overrides = tuple(
         Override(own.pattern, {**own.changes, "width": min(max(own.changes["width"], widest), own.changes["width"] + 1)})
         if "width" in own.changes and _is_weight_or_activation(own, qmodel)
@@ -328,6 +329,7 @@ def _wider(recipe: Recipe, qmodel: fx.GraphModule, widest: int) -> Recipe | None
         weight=replace(recipe.weight, width=weight),
         activation=replace(recipe.activation, width=activation),
         input=replace(recipe.input, width=entry),
+        operand=operand,
         overrides=overrides,
     )
     return None if wider == recipe else wider
@@ -335,7 +337,7 @@ def _wider(recipe: Recipe, qmodel: fx.GraphModule, widest: int) -> Recipe | None
 
 def _is_weight_or_activation(override: Override, qmodel: fx.GraphModule) -> bool:
     names = (name for name, quantizer in quantizers(qmodel) if override.matches(name, quantizer.also))
-    return any(name.endswith(".weight") or name == "input" or name.rpartition(".")[2].startswith("output") for name in names)
+    return any(name.endswith(".weight") or name == "input" or name.rpartition(".")[2].startswith(("output", "operand")) for name in names)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

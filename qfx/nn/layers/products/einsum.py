@@ -236,4 +236,5 @@ FAMILY = Family(
         "baddbmm": (_ADDED["baddbmm"], _added),
     },
     takes_constants=True,
+    multiplies=True,
 )
