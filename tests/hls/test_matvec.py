@@ -198,7 +198,9 @@ def program() -> str:
             form = arithmetic.digit_form(one.weights)
             codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
         rom, reader = pack_weights(f"rom{i}", codes, code_type)
-        types = (reader, raw(one.accumulator), multiplier(one.arithmetic, one.weights, one.x_type))
+        total = arithmetic.sum_type(one.weights, one.x_type, 1 if one.depthwise else one.simd)
+        acc = one.accumulator
+        types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type), raw(total if total.width < acc.width else acc))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
         read = one.pe if one.depthwise else one.simd
         cases.append(

@@ -117,6 +117,11 @@ def product_type(weights: IntArray, x: FixedType) -> FixedType:
     return (_bounds(weights) * Interval.of(x.with_frac_bits(0))).type()
 
 
+def sum_type(weights: IntArray, x: FixedType, terms: int) -> FixedType:
+    """The raw type of any sum of so many products."""
+    return (_bounds(weights) * Interval.of(x.with_frac_bits(0))).times(terms).type()
+
+
 def weight_type(weights: IntArray) -> FixedType:
     """The smallest type that holds the weights' raws."""
     return _bounds(weights).type()

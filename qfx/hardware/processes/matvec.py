@@ -19,7 +19,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag
+from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -202,7 +202,9 @@ class MatVec(OneToOne, WithEpilogue):
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
-        types = (reader, accumulator(self.epilogue), product, place_tag(self._kept(self.folding)))
+        acc = accumulator(self.epilogue)
+        total = arith.sum_type(self.possible, self.input.type, 1 if self.depthwise else self.simd)
+        types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
