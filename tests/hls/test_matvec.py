@@ -200,7 +200,7 @@ def program() -> str:
         rom, reader = pack_weights(f"rom{i}", codes, code_type)
         total = arithmetic.sum_type(one.weights, one.x_type, 1 if one.depthwise else one.simd)
         acc = one.accumulator
-        types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type), raw(total if total.width < acc.width else acc))
+        types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type, one.simd), raw(total if total.width < acc.width else acc))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
         read = one.pe if one.depthwise else one.simd
         cases.append(

@@ -8,13 +8,15 @@ from math import lcm
 
 import numpy as np
 
+from qfx.fixed.arith import Interval
 from qfx.fixed.digits import digit_count
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.products import Products
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design import arithmetic as arith
-from qfx.hardware.design import loadable, storage
+from qfx.hardware.design import dsp, loadable, storage
 from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
@@ -25,7 +27,7 @@ from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
-_ARITHMETIC = ("dsp", "lut", "pair", "shift")
+_ARITHMETIC = ("dsp", "lut", "pair", "triple", "quad", "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
 
 
@@ -34,8 +36,8 @@ class MatVec(OneToOne, WithEpilogue):
     """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
     share them they are those of the groups after which the same come again.
 
-    ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    ``arithmetic``: as in Folding. For "shift", "pair", "triple" and "quad" lowering has made sure that it is exact. ``loaded``: the weights are
+    loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
     """
 
     name: str
@@ -74,9 +76,12 @@ class MatVec(OneToOne, WithEpilogue):
 
     @property
     def latency(self) -> int:
-        """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle."""
-        tree = 0 if self.depthwise else (self.simd - 1).bit_length()
-        return READ_WRITE + MEMORY + MULTIPLY + tree + 1 + epilogue_latency(self.epilogue)
+        """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle, or a chain in DSP blocks (``dsp.delay``)."""
+        return READ_WRITE + MEMORY + MULTIPLY + self._delay(self.folding) + 1 + epilogue_latency(self.epilogue)
+
+    def _delay(self, folding: Folding) -> int:
+        terms = 1 if self.depthwise else folding.simd
+        return dsp.delay(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, terms)
 
     def turns(self) -> Turns:
         outputs, inputs = self._folds(self.folding)
@@ -135,10 +140,9 @@ class MatVec(OneToOne, WithEpilogue):
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
         rows = self._rows(folding)
-        trees = r.adder_tree(1 if self.depthwise else simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [pieces.PROCESS, self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [pieces.PROCESS, self._products(folding, on), loads, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
@@ -157,12 +161,17 @@ class MatVec(OneToOne, WithEpilogue):
         return min(sum(self._factors), self.acc.width)
 
     def _products(self, folding: Folding, on: Device) -> Resources:
+        """The products of a turn, and their sums."""
+        terms = 1 if self.depthwise else folding.simd
+        if dsp.sums(folding.arithmetic):
+            wires = self._lanes(folding) == self.weights.size and not self.loaded
+            parts = Products(folding.pe, terms, self.input.type, _bounds(self), self.weight_type, wires, self.acc.width)
+            return parts.take(folding.arithmetic, on)
+        return self._apart(folding, on) + r.adder_tree(terms, self._product_bits, self.acc.width) * folding.pe
+
+    def _apart(self, folding: Folding, on: Device) -> Resources:
+        """The products, each by itself."""
         x, (a, b), width, lanes = self.input.type, self._factors, self._product_bits, self._lanes(folding)
-        if folding.arithmetic == "pair":
-            form = arith.pair_form(self.possible, x)
-            # joining two weights borrows from the upper one; splitting the product gives it back
-            glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
-            return (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
         if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
             adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
             return Resources(lut=adders * width, ff=(adders + lanes) * width)
@@ -201,14 +210,15 @@ class MatVec(OneToOne, WithEpilogue):
         codes, code_type = arith.rom_contents(self.weights, self.weight_type, self.arithmetic)
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
-        product = multiplier(self.arithmetic, self.possible, self.input.type)
+        product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
         acc = accumulator(self.epilogue)
         total = arith.sum_type(self.possible, self.input.type, 1 if self.depthwise else self.simd)
         types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
-        pragmas = (*bound(weights.name, self._rom(self.folding)), *unit.pragmas)
+        chains = ("#pragma HLS EXPRESSION_BALANCE off",) if dsp.sums(self.arithmetic) and self.simd > 1 else ()
+        pragmas = (*chains, *bound(weights.name, self._rom(self.folding)), *unit.pragmas)
         return replace(unit, constants=(weights, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
 
     # Folding.
@@ -228,9 +238,8 @@ class MatVec(OneToOne, WithEpilogue):
         pinned, on = setting.pinned, setting.on
         wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
-        possible = {
-            even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
-        }
+        possible = arith.choices(self.possible, self.input.type, pe=self.groups * self.outputs, depthwise=self.depthwise, loaded=self.loaded)
+        names = [name for name in wanted if name in possible]
         front: dict[int, tuple[int, Resources]] = {}
         found = []
         for pe, simd in [(pinned.pe, pinned.simd)] if pinned else self._foldings(per_group):
@@ -238,12 +247,13 @@ class MatVec(OneToOne, WithEpilogue):
             if word not in front:
                 front[word] = _window(setting, word)
             window_busy, window_cost = front[word]
-            busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
             between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
             around = window_cost + pieces.queue(self.output, pe) + between
-            for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
+            tree = replace(self, pe=pe, simd=simd, arithmetic="lut")
+            for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
                 folding = Folding(pe, simd, name)
-                found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
+                busy = tree.busy + self._delay(folding) - self._delay(tree.folding)
+                found.append(Option(folding, word, pe, max(busy, window_busy), self.cost_at(folding, on) + around, between))
         return found
 
     def _foldings(self, per_group: int) -> list[tuple[int, int]]:
@@ -266,6 +276,11 @@ def _window(setting: Setting, word: int) -> tuple[int, Resources]:
 def _turns(vectors: int, output_fold: int, input_fold: int) -> Turns:
     turns = every(vectors * output_fold * input_fold).reshape(vectors, output_fold, input_fold)
     return turns.size, (held(turns[:, 0, :].flatten()),), (held(turns[:, :, -1].flatten()),)
+
+
+@lru_cache(maxsize=256)
+def _bounds(process: MatVec) -> Interval:
+    return arith.bounds(process.possible)
 
 
 @lru_cache(maxsize=256)
