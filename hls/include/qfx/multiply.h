@@ -116,12 +116,12 @@ struct mul_dsp : dot_product<mul_dsp<Product, CHAIN_> > {
       sum[pe] = times<Acc>(Lanes::at(row, first * PE + pe), x[first]);
     }
   chain_next:
-    for (int s = first + 1; s < first + LANES; s++) {
+    for (int s = 1; s < LANES; s++) {
 #pragma HLS UNROLL
     chain_next_pe:
       for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-        const Acc exact(sum[pe] + Acc(product<Product>(Lanes::at(row, s * PE + pe), x[s])));
+        const Acc exact(sum[pe] + Acc(product<Product>(Lanes::at(row, (first + s) * PE + pe), x[first + s])));
         QFX_MUL_ADD_DSP
         sum[pe] = exact;
       }
@@ -275,9 +275,9 @@ struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUD
 #pragma HLS UNROLL
       Wide total(0);
     packed_simd:
-      for (int s = first; s < first + LANES; s++) {
+      for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-        const Wide exact(total + product<Wide>(factor<PE, Lanes>(row, s, pe), x[s]));
+        const Wide exact(total + product<Wide>(factor<PE, Lanes>(row, first + s, pe), x[first + s]));
         QFX_MUL_ADD_DSP
         total = exact;
       }
@@ -293,9 +293,9 @@ struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUD
             typename part::low known(0);
             if (KNOWN && pe + k + 1 < PE) {
             packed_known:
-              for (int s = first; s < first + LANES; s++) {
+              for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-                known = part::add(known, Lanes::at(row, s * PE + pe + k + 1), x[s]);
+                known = part::add(known, Lanes::at(row, (first + s) * PE + pe + k + 1), x[first + s]);
               }
             }
             below = part::read(Wide(total >> (k * SPLIT)), known);

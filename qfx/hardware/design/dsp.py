@@ -95,14 +95,8 @@ def packing(weights: Interval, x: FixedType, count: int, lanes: int) -> Packing 
     if x.width + (not x.signed) > DSP_NARROW:
         return None
     product = weights * Interval.of(x.with_frac_bits(0))
-    found: list[Packing] = []
-    for chains in range(ceil(lanes / CHAIN), lanes + 1):
-        length = ceil(lanes / chains)
-        made = next(
-            (_least(weights, product, count, length, known) for known in range(MAX_KNOWN + 1) if _fits(weights, product, count, length, known)), None
-        )
-        if made is not None and all(made.chain != other.chain for other in found):
-            found.append(made)
+    lengths = sorted({ceil(lanes / ceil(lanes / most)) for most in range(1, CHAIN + 1)})
+    found = [made for made in (_chained(weights, product, count, length) for length in lengths) if made is not None]
     return min(found, key=lambda made: (_luts(made, lanes), made.chain), default=None)
 
 
@@ -151,15 +145,17 @@ def _luts(made: Packing, lanes: int) -> int:
     return chains * made.luts + (chains - 1) * made.count * (made.sum_bits + 1)
 
 
-def _fits(weights: Interval, product: Interval, count: int, length: int, known: int) -> bool:
-    split = _widest(weights, count)
-    return split > known and exact(product, count, length, split, known) and _sum(product, count, length, split).width <= DSP_SUM
-
-
-def _least(weights: Interval, product: Interval, count: int, length: int, known: int) -> Packing:
-    """With the least split that does."""
-    split = next(split for split in range(known + 1, _widest(weights, count) + 1) if exact(product, count, length, split, known))
-    return Packing(count, length, split, known, _signed(_sum(weights, count, 1, split)), _signed(_sum(product, count, length, split)))
+@lru_cache(maxsize=4096)
+def _chained(weights: Interval, product: Interval, count: int, length: int) -> Packing | None:
+    """Of chains of that length: with the fewest known bits, then the least split, that do."""
+    widest = _widest(weights, count)
+    if _sum(product, count, length, widest).width > DSP_SUM:
+        return None
+    for known in range(MAX_KNOWN + 1):
+        for split in range(known + 1, widest + 1):
+            if exact(product, count, length, split, known):
+                return Packing(count, length, split, known, _signed(_sum(weights, count, 1, split)), _signed(_sum(product, count, length, split)))
+    return None
 
 
 def exact(product: Interval, count: int, length: int, split: int, known: int) -> bool:
