@@ -143,6 +143,9 @@ CASES = (
     case("triple", (1, 6, 8), 3, 4, (-31, 31), "u4"),  # two known bits
     case("triple", (1, 3, 6), 3, 1, (0, 15), "u5"),
     case("quad", (1, 8, 16), 8, 8, (-7, 7), "u4"),
+    case("pair27", (1, 4, 16), 4, 8, (-128, 127), "u8"),
+    case("triple27", (1, 3, 8), 3, 8, (-8, 7), "u4"),
+    case("quad27", (1, 8, 16), 8, 4, (-8, 7), "u4"),
     case("quad", (1, 7, 12), 7, 12, (-7, 7), "s4"),
     case("quad", (1, 8, 16), 8, 1, (-4, 3), "u5"),
     case("quad", (2, 4, 10), 4, 5, (-8, 7), "u4"),
@@ -270,9 +273,7 @@ def test_the_cases_are_what_lowering_allows() -> None:
 
 
 def test_the_cases_meet_every_number_of_known_bits() -> None:
-    forms = [
-        dsp.packing(arithmetic.bounds(one.weights), one.x_type, dsp.PACKED[one.arithmetic], one.simd) for one in CASES if one.arithmetic in dsp.PACKED
-    ]
+    forms = [dsp.packing(one.arithmetic, arithmetic.bounds(one.weights), one.x_type, one.simd) for one in CASES if one.arithmetic in dsp.PACKED]
     assert {(form.count, form.known) for form in forms if form} >= {(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2)}
 
 

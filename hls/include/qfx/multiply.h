@@ -74,14 +74,27 @@ struct dot_product {
 // The dot products of multipliers that treat each lane alone.
 template <class M>
 struct one_by_one : dot_product<M> {
+#ifdef QFX_NATIVE
+  static const int CHAIN = 1 << 20;  // the sums are the same, and a processor is faster without the tree
+#else
   static const int CHAIN = 1;
+#endif
   template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
   static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
 #pragma HLS INLINE
-  chain_pe:
+  chain_first:
     for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
       sum[pe] = M::template times<Acc>(Lanes::at(row, first * PE + pe), x[first]);
+    }
+  chain_next:
+    for (int s = 1; s < LANES; s++) {
+#pragma HLS UNROLL
+    chain_next_pe:
+      for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+        sum[pe] += M::template times<Acc>(Lanes::at(row, (first + s) * PE + pe), x[first + s]);
+      }
     }
   }
 };

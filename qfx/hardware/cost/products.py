@@ -32,20 +32,20 @@ class Products:
     def take(self, arithmetic: str, on: Device) -> Resources:
         """All of them, for "dsp" or a packed ``arithmetic``, up to the sum of each output."""
         if arithmetic in dsp.PACKED:
-            return self._packed(dsp.PACKED[arithmetic], on)
+            return self._packed(arithmetic, on)
         factors = self.x.width + (not self.x.signed), self.weight.width + (not self.weight.signed)
         blocks = Resources(dsp=r.multiplier_dsps(*factors, on)) * (self.pe * self.simd)
         length = dsp.chain(self.weight, self.x, self.simd)
         tree = r.adder_tree(ceil(self.simd / length), min(sum(factors) + (length - 1).bit_length(), self.most), self.most) * self.pe
         return r.total([blocks, tree, self._waiting(length, FREE_DELAYS)])
 
-    def _packed(self, count: int, on: Device) -> Resources:
-        form = dsp.packing(self.weights, self.x, count, self.simd)
+    def _packed(self, arithmetic: str, on: Device) -> Resources:
+        form = dsp.packing(arithmetic, self.weights, self.x, self.simd)
         assert form is not None, "arithmetic.check refuses what cannot be packed"
-        chains, groups = ceil(self.simd / form.chain), ceil(self.pe / count)
+        chains, groups = ceil(self.simd / form.chain), ceil(self.pe / form.count)
         blocks = Resources(dsp=r.multiplier_dsps(self.x.width + (not self.x.signed), form.packed.width, on)) * (groups * self.simd)
         # A group that is not full splits off as many fields less.
-        splits = ceil(form.luts * (self.pe - groups) / (count - 1))
+        splits = ceil(form.luts * (self.pe - groups) / (form.count - 1))
         split = Resources(lut=splits, ff=self.pe * form.sum_bits) * chains
         tree = r.adder_tree(chains, min(form.sum_bits, self.most), self.most) * self.pe
         return r.total([blocks, split, tree, self._waiting(form.chain, 0)])

@@ -1,8 +1,8 @@
 """How the products of a matrix-vector unit are built: which of schedule.ARITHMETIC a layer can have, and what each of them puts into the ROM.
 
 "auto", "dsp" and "lut" are possible everywhere. "shift" adds a shifted input for every signed digit of a weight, which pays while a weight has few;
-the ROM then holds the digits. "pair", "triple" and "quad" make so many products that share their input in one DSP block, where ``dsp`` proves that
-they can be told apart.
+the ROM then holds the digits. "pair", "triple", "quad" and their wider forms make so many products that share their input in one DSP block, where
+``dsp`` proves that they can be told apart.
 """
 
 from __future__ import annotations
@@ -184,13 +184,15 @@ def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[s
     return _short_product(weights, x)
 
 
-def _packed(count: int) -> Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]:
+def _packed(name: str) -> Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]:
+    count, _ = dsp.PACKED[name]
+
     def refuse(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
         if depthwise:
             return "the outputs of a depthwise convolution share no input", "choose another arithmetic"
         if pe < count:
             return f"PE={pe} outputs do not fill a DSP block of {count} products", f"use a PE of at least {count}, or choose another arithmetic"
-        what = dsp.refusal(bounds(weights), x, count)
+        what = dsp.refusal(name, bounds(weights), x)
         return None if what is None else (what, "use shorter words, or choose another arithmetic")
 
     return refuse
@@ -203,7 +205,7 @@ def _short_product(weights: IntArray, x: FixedType) -> tuple[str, str] | None:
 
 _REFUSALS: dict[str, Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]] = {
     "shift": _shift,
-    **{name: _packed(count) for name, count in dsp.PACKED.items()},
+    **{name: _packed(name) for name in dsp.PACKED},
 }
 """Why an arithmetic is impossible: what stands in the way, and the remedy."""
 

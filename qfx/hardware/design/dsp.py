@@ -24,7 +24,10 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 
 DSP_WIDE, DSP_NARROW = 25, 18
-"""The signed multiplier of a DSP48E1 (UG479), in bits; that of a DSP48E2 (UG579) is two bits wider. What fits the narrow one fits every board."""
+"""The signed multiplier of a DSP48E1 (UG479), in bits: what fits it fits every board."""
+
+DSP_WIDER = 27
+"""The wide factor of a DSP48E2 (UG579), as UltraScale and UltraScale+ parts have."""
 
 DSP_SUM = 48
 """Bits of the sum (the P register) of either."""
@@ -32,12 +35,14 @@ DSP_SUM = 48
 CHAIN = 8
 """The most lanes of a chain. A longer one saves few adders more, and takes a cycle more for each lane."""
 
-PACKED = {"pair": 2, "triple": 3, "quad": 4}
-"""How many products share a block, by arithmetic."""
+_COUNTS = {"pair": 2, "triple": 3, "quad": 4}
+
+PACKED = {f"{name}{suffix}": (count, wide) for suffix, wide in (("", DSP_WIDE), (DSP_WIDER, DSP_WIDER)) for name, count in _COUNTS.items()}
+"""How many products share a block, and the bits of the port that their weights lie on, by arithmetic: "pair", "triple" and "quad" fit every block,
+"pair27", "triple27" and "quad27" a DSP48E2."""
 
 MAX_KNOWN = 2
 """The most bits that are found outside the block (T above): for two, a LUT for each product and one for each addition; more take multipliers."""
-
 
 PACK, SPLIT = 1, 1
 """Cycles of the pre-adder that makes a factor of several weights, and of splitting a sum."""
@@ -84,19 +89,19 @@ def chain(weight: FixedType, x: FixedType, lanes: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def packing(weights: Interval, x: FixedType, count: int, lanes: int) -> Packing | None:
-    """The packing of ``count`` weights within the bounds that takes the fewest LUTs to sum so many lanes, exact for any raw of ``x``; None if none
-    is.
+def packing(arithmetic: str, weights: Interval, x: FixedType, lanes: int) -> Packing | None:
+    """That of PACKED, for weights within the bounds, which takes the fewest LUTs to sum so many lanes, exact for any raw of ``x``; None if none is.
 
-    >>> eight = packing(Interval(-127, 127, 0), FixedType(8, 8, False), 2, 8)
-    >>> eight.chain, eight.split, eight.known, packing(Interval(-128, 127, 0), FixedType(8, 8), 3, 1)
+    >>> eight = packing("pair", Interval(-127, 127, 0), FixedType(8, 8, False), 8)
+    >>> eight.chain, eight.split, eight.known, packing("triple", Interval(-128, 127, 0), FixedType(8, 8), 1)
     (8, 17, 2, None)
     """
+    count, wide = PACKED[arithmetic]
     if x.width + (not x.signed) > DSP_NARROW:
         return None
     product = weights * Interval.of(x.with_frac_bits(0))
     lengths = sorted({ceil(lanes / ceil(lanes / most)) for most in range(1, CHAIN + 1)})
-    found = [made for made in (_chained(weights, product, count, length) for length in lengths) if made is not None]
+    found = [made for made in (_chained(weights, product, count, wide, length) for length in lengths) if made is not None]
     return min(found, key=lambda made: (_luts(made, lanes), made.chain), default=None)
 
 
@@ -107,8 +112,16 @@ def sums(arithmetic: str) -> bool:
 
 def pays(arithmetic: str, pe: int) -> bool:
     """Whether so many outputs take fewer blocks than with fewer products in each; so does every arithmetic that packs none."""
-    count = PACKED.get(arithmetic, 0)
+    count, _ = PACKED.get(arithmetic, (0, 0))
     return count == 0 or ceil(pe / count) < ceil(pe / (count - 1))
+
+
+def worth(arithmetic: str, weights: Interval, x: FixedType, wide: int) -> bool:
+    """Whether to try it on a part whose blocks have a port of ``wide`` bits: not if the weights need more, nor if they need no more than on every
+    other."""
+    if arithmetic not in PACKED or PACKED[arithmetic][1] == DSP_WIDE:
+        return True
+    return wide >= DSP_WIDER and packing(arithmetic, weights, x, CHAIN) != packing(arithmetic.removesuffix(str(DSP_WIDER)), weights, x, CHAIN)
 
 
 def delay(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, lanes: int) -> int:
@@ -116,7 +129,7 @@ def delay(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, l
     that joins chains; the products of other arithmetics are chains of one. ``weight``: the type that holds the weights."""
     length = extra = 0
     if arithmetic in PACKED:
-        form = packing(weights, x, PACKED[arithmetic], lanes)
+        form = packing(arithmetic, weights, x, lanes)
         assert form is not None, "arithmetic.check refuses what cannot be packed"
         length, extra = form.chain, PACK + SPLIT
     elif arithmetic == "dsp":
@@ -125,17 +138,17 @@ def delay(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, l
     return length - 1 + (ceil(lanes / length) - 1).bit_length() + extra
 
 
-def refusal(weights: Interval, x: FixedType, count: int) -> str | None:
-    """Why no ``count`` weights within the bounds can share a block exactly, or None if they can."""
-    factor, weight = x.width + (not x.signed), weights.type()
+def refusal(arithmetic: str, weights: Interval, x: FixedType) -> str | None:
+    """Why weights within the bounds cannot share a block so, or None if they can, exactly."""
+    factor, weight, (count, wide) = x.width + (not x.signed), weights.type(), PACKED[arithmetic]
     if factor > DSP_NARROW:
-        return f"an input takes {factor} bits, but a DSP block multiplies {DSP_WIDE} by {DSP_NARROW} bits"
-    if packing(weights, x, count, 1) is not None:
+        return f"an input takes {factor} bits, but a DSP block multiplies {wide} by {DSP_NARROW} bits"
+    if packing(arithmetic, weights, x, 1) is not None:
         return None
     product = _signed(weights * Interval.of(x.with_frac_bits(0))).width
-    split = _widest(weights, count)
+    split = _widest(weights, count, wide)
     return (
-        f"{count} weights of {weight.width} bits lie at most {split} bits apart in the {DSP_WIDE} bits of a DSP block's port, but their products "
+        f"{count} weights of {weight.width} bits lie at most {split} bits apart in the {wide} bits of a DSP block's port, but their products "
         f"have {product} bits, of which at most {MAX_KNOWN} can be found outside"
     )
 
@@ -146,15 +159,13 @@ def _luts(made: Packing, lanes: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _chained(weights: Interval, product: Interval, count: int, length: int) -> Packing | None:
+def _chained(weights: Interval, product: Interval, count: int, wide: int, length: int) -> Packing | None:
     """Of chains of that length: with the fewest known bits, then the least split, that do."""
-    widest = _widest(weights, count)
-    if _sum(product, count, length, widest).width > DSP_SUM:
-        return None
     for known in range(MAX_KNOWN + 1):
-        for split in range(known + 1, widest + 1):
+        for split in range(known + 1, _widest(weights, count, wide) + 1):
             if exact(product, count, length, split, known):
-                return Packing(count, length, split, known, _signed(_sum(weights, count, 1, split)), _signed(_sum(product, count, length, split)))
+                made = Packing(count, length, split, known, _signed(_sum(weights, count, 1, split)), _signed(_sum(product, count, length, split)))
+                return made if made.wide.width <= DSP_SUM else None
     return None
 
 
@@ -169,9 +180,9 @@ def exact(product: Interval, count: int, length: int, split: int, known: int) ->
     return True
 
 
-def _widest(weights: Interval, count: int) -> int:
-    """The most bits that ``count`` weights can lie apart on the block's port."""
-    return next((split for split in range(DSP_WIDE, 0, -1) if _signed(_sum(weights, count, 1, split)).width <= DSP_WIDE), 0)
+def _widest(weights: Interval, count: int, wide: int) -> int:
+    """The most bits that ``count`` weights can lie apart on a port of ``wide`` bits."""
+    return next((split for split in range(wide, 0, -1) if _signed(_sum(weights, count, 1, split)).width <= wide), 0)
 
 
 def _sum(one: Interval, count: int, length: int, split: int) -> Interval:

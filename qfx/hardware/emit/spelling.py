@@ -200,7 +200,7 @@ def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int) -> str:
     """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``, of which ``lanes`` are summed."""
     weight = arithmetic.weight_type(weights)
     if name in dsp.PACKED:
-        form = dsp.packing(arithmetic.bounds(weights), x, dsp.PACKED[name], lanes)
+        form = dsp.packing(name, arithmetic.bounds(weights), x, lanes)
         assert form is not None, "arithmetic.check refuses what cannot be packed"
         numbers = (form.count, form.chain, form.split, form.known, weight.width - weight.signed)
         return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(form.packed)}, {raw(form.wide)} >"

@@ -27,7 +27,7 @@ from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
-_ARITHMETIC = ("dsp", "lut", "pair", "triple", "quad", "shift")
+_ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
 
 
@@ -36,8 +36,8 @@ class MatVec(OneToOne, WithEpilogue):
     """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
     share them they are those of the groups after which the same come again.
 
-    ``arithmetic``: as in Folding. For "shift", "pair", "triple" and "quad" lowering has made sure that it is exact. ``loaded``: the weights are
-    loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
+    are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
     """
 
     name: str
@@ -239,7 +239,7 @@ class MatVec(OneToOne, WithEpilogue):
         wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
         possible = arith.choices(self.possible, self.input.type, pe=self.groups * self.outputs, depthwise=self.depthwise, loaded=self.loaded)
-        names = [name for name in wanted if name in possible]
+        names = [name for name in wanted if name in possible and dsp.worth(name, _bounds(self), self.input.type, on.dsp_wide)]
         front: dict[int, tuple[int, Resources]] = {}
         found = []
         for pe, simd in [(pinned.pe, pinned.simd)] if pinned else self._foldings(per_group):

@@ -29,7 +29,7 @@ from qfx.operators import Cast, Const, Conv, Linear, Relu, Reshape
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 S8, U8 = FixedType(8, 8), FixedType(8, 8, signed=False)
-PAIRS = ("auto", "dsp", "lut", "shift", "pair")
+PAIRS = ("auto", "dsp", "lut", "shift", "pair", "pair27")
 
 
 def network(bits: int = 5) -> Graph:
@@ -121,12 +121,12 @@ def test_as_many_weights_as_resnet20_compile_with_little_memory(tmp_path: Path) 
         (8, S8, 2, False, PAIRS),
         (8, U8, 1, False, ("auto", "dsp", "lut", "shift")),
         (8, U8, 2, True, ("auto", "dsp", "lut", "shift")),
-        (9, U8, 2, False, ("auto", "dsp", "lut", "pair")),
-        (10, U8, 2, False, ("auto", "dsp", "lut")),
+        (9, U8, 2, False, ("auto", "dsp", "lut", "pair", "pair27")),
+        (11, U8, 2, False, ("auto", "dsp", "lut")),
         (4, FixedType(18, 18, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
         (2, FixedType(18, 18), 2, False, PAIRS),
         (4, FixedType(4, 4), 4, False, ARITHMETIC),
-        (4, FixedType(4, 4), 3, False, (*PAIRS, "triple")),
+        (4, FixedType(4, 4), 3, False, ("auto", "dsp", "lut", "shift", "pair", "triple", "pair27", "triple27")),
         (8, U8, 8, False, PAIRS),
         (2, FixedType(18, 18, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
     ],
@@ -177,17 +177,17 @@ def test_refusals_report_what_would_be_needed() -> None:
 
 
 def test_pairs_of_8_bits_fit_the_narrower_block_exactly() -> None:
-    pair = dsp.packing(Interval(-128, 127, 0), U8, 2, 1)
+    pair = dsp.packing("pair", Interval(-128, 127, 0), U8, 1)
     assert pair is not None
     assert (pair.split, pair.known, pair.packed.width) == (16, 0, 25)
     # A product of 17 bits would not fit below the weight above: one of them has to be found outside the block.
-    tight = dsp.packing(Interval(-129, 127, 0), U8, 2, 1)
+    tight = dsp.packing("pair", Interval(-129, 127, 0), U8, 1)
     assert tight is not None
     assert (tight.split, tight.known, tight.packed.width) == (16, 1, 25)
 
 
 def test_chains_of_pairs_are_as_long_as_their_guard_bits_allow() -> None:
-    lengths = {(lo, lanes): dsp.packing(Interval(lo, 127, 0), U8, 2, lanes) for lo in (-128, -127) for lanes in (2, 8, 9, 16)}
+    lengths = {(lo, lanes): dsp.packing("pair", Interval(lo, 127, 0), U8, lanes) for lo in (-128, -127) for lanes in (2, 8, 9, 16)}
     assert {key: form and form.chain for key, form in lengths.items()} == {
         (-128, 2): 2,
         (-128, 8): 4,
@@ -198,6 +198,9 @@ def test_chains_of_pairs_are_as_long_as_their_guard_bits_allow() -> None:
         (-127, 9): 5,
         (-127, 16): 8,
     }
+    wide = dsp.packing("pair27", Interval(-128, 127, 0), U8, 8)
+    assert wide is not None
+    assert (wide.chain, wide.known, wide.packed.width) == (8, 1, 27)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-128, 127), (-8, 7), (0, 15), (-1, 1), (1, 1), (0, 0), (-1, -1), (3, 3), (-5, 0)])
