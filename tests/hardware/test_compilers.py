@@ -52,8 +52,8 @@ def designs() -> Designs:
     """Every directed graph, folded at random, and one layer in each arithmetic."""
     rng = np.random.default_rng(11)
     graphs = [optimize(make()) for make in DIRECTED]
-    layer = chain("layer", (2, 4, 3), conv(40, 4, 2, 2, 2))
-    forms = [(layer, Schedule.of({"conv0": Folding(2, 2, arithmetic)})) for arithmetic in ARITHMETIC]
+    layer = chain("layer", (2, 4, 3), conv(40, 4, 2, 2, 2), cast="ap_fixed<4,3>")
+    forms = [(layer, Schedule.of({"conv0": Folding(4, 2, arithmetic)})) for arithmetic in ARITHMETIC]
     return [*((graph, random_schedule(graph, rng)) for graph in graphs), *forms]
 
 

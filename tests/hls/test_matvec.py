@@ -14,7 +14,7 @@ import pytest
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root
-from qfx.hardware.design import arithmetic
+from qfx.hardware.design import arithmetic, dsp
 from qfx.hardware.emit.emit import CSIM_FLAGS
 from qfx.hardware.emit.spelling import multiplier, pack_weights, raw
 
@@ -138,6 +138,22 @@ CASES = (
     case("pair", (1, 2, 3), 2, 1, (0, 1), "u1"),
     case("pair", (1, 2, 3), 2, 1, (0, 0), "s1"),
     case("pair", (1, 4, 8), 4, 8, (-2, 1), "s17"),
+    case("pair", (1, 6, 40), 3, 20, (-127, 127), "u8"),  # two known bits, three chains; the last output alone
+    case("triple", (1, 8, 16), 8, 8, (-7, 7), "u4"),  # a known bit; three, three and two
+    case("triple", (1, 6, 8), 3, 4, (-31, 31), "u4"),  # two known bits
+    case("triple", (1, 3, 6), 3, 1, (0, 15), "u5"),
+    case("quad", (1, 8, 16), 8, 8, (-7, 7), "u4"),
+    case("pair27", (1, 4, 16), 4, 8, (-128, 127), "u8"),
+    case("triple27", (1, 3, 8), 3, 8, (-8, 7), "u4"),
+    case("quad27", (1, 8, 16), 8, 4, (-8, 7), "u4"),
+    case("quad", (1, 7, 12), 7, 12, (-7, 7), "s4"),
+    case("quad", (1, 8, 16), 8, 1, (-4, 3), "u5"),
+    case("quad", (2, 4, 10), 4, 5, (-8, 7), "u4"),
+    case("quad", (1, 5, 9), 5, 1, (0, 7), "u3"),
+    case("dsp", (1, 6, 54), 3, 27, (-128, 127), "u8"),  # chains of 7, 7, 7 and 6
+    case("dsp", (1, 2, 9), 1, 9, (0, 255), "s8"),
+    case("dsp", (1, 2, 16), 2, 16, (-(2**17), 2**17 - 1), "s25"),
+    case("dsp", (1, 2, 4), 1, 4, (-(2**18), 2**18), "s25"),  # no single block
 )
 
 VARIANTS = {
@@ -198,7 +214,9 @@ def program() -> str:
             form = arithmetic.digit_form(one.weights)
             codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
         rom, reader = pack_weights(f"rom{i}", codes, code_type)
-        types = (reader, raw(one.accumulator), multiplier(one.arithmetic, one.weights, one.x_type))
+        total = arithmetic.sum_type(one.weights, one.x_type, 1 if one.depthwise else one.simd)
+        acc = one.accumulator
+        types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type, one.simd), raw(total if total.width < acc.width else acc))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
         read = one.pe if one.depthwise else one.simd
         cases.append(
@@ -238,7 +256,7 @@ def test_against_numpy(variant: str, index: int, gxx: str, vendor_include: Path,
     np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], CASES[index].expected)
 
 
-@pytest.mark.parametrize("kind", ["auto", "dsp", "lut", "shift", "pair"])
+@pytest.mark.parametrize("kind", ["auto", "dsp", "lut", "shift", "pair", "triple", "quad"])
 def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
     index = next(i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any())
     one = CASES[index]
@@ -252,6 +270,11 @@ def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, gxx: str, vendor_i
 def test_the_cases_are_what_lowering_allows() -> None:
     for one in CASES:
         assert one.arithmetic in arithmetic.choices(one.rows, one.x_type, pe=one.pe, depthwise=one.depthwise), one.name
+
+
+def test_the_cases_meet_every_number_of_known_bits() -> None:
+    forms = [dsp.packing(one.arithmetic, arithmetic.bounds(one.weights), one.x_type, one.simd) for one in CASES if one.arithmetic in dsp.PACKED]
+    assert {(form.count, form.known) for form in forms if form} >= {(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2), (4, 0), (4, 1), (4, 2)}
 
 
 def test_pairs_meet_every_corner() -> None:

@@ -9,10 +9,10 @@
 
 namespace qfx {
 
-// MATRICES products of (ROWS, INPUTS) by (INPUTS, OUTPUTS). Multiplier is one of multiply.h's; Kept and Matrix (storage.h) are the storage of the row
-// and of the matrix that are kept.
-template <int MATRICES_, int ROWS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Acc_, class Multiplier_ = mul_auto, class Kept_ = by_tool,
-          class Matrix_ = by_tool>
+// MATRICES products of (ROWS, INPUTS) by (INPUTS, OUTPUTS). Multiplier is one of multiply.h's, Sum the type of the products of a turn together; Kept
+// and Matrix (storage.h) are the storage of the row and of the matrix that are kept.
+template <int MATRICES_, int ROWS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Acc_, class Multiplier_ = mul_auto, class Sum_ = Acc_,
+          class Kept_ = by_tool, class Matrix_ = by_tool>
 struct matmul_shape {
   static const int MATRICES = MATRICES_;
   static const int ROWS = ROWS_;
@@ -25,6 +25,7 @@ struct matmul_shape {
   static const int FOLD = OUTPUT_FOLD * INPUT_FOLD;
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
+  typedef Sum_ sum;
   typedef Kept_ row_storage;
   typedef Matrix_ matrix_storage;
 };
@@ -93,14 +94,14 @@ matmul_matrix:
               word[s] = kept[input][s];
             }
           }
-          // The products are summed by themselves, so that only one addition lies between a turn and the next.
-          acc_t sum[S::PE];
+          // The products are summed by themselves, so that only one addition lies between a turn and the next (matvec.h says why in their own type).
+          typename S::sum sum[S::PE];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
           S::multiplier::template dot<S::PE, S::SIMD, plain<B> >(matrix[place], word, sum);
         matmul_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc[pe] = input == 0 ? sum[pe] : acc_t(acc[pe] + sum[pe]);
+            acc[pe] = input == 0 ? acc_t(sum[pe]) : acc_t(acc[pe] + acc_t(sum[pe]));
           }
           place = place == S::FOLD - 1 ? 0 : place + 1;
           if (input == S::INPUT_FOLD - 1) {

@@ -27,9 +27,9 @@ struct wrapping {
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
 // Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. Multiplier is one of
-// multiply.h's, Kept (storage.h) the storage of the words that are kept.
+// multiply.h's, Sum the type of the products of a turn together, Kept (storage.h) the storage of the words that are kept.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
-          class Kept_ = by_tool>
+          class Sum_ = Acc_, class Kept_ = by_tool>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -42,6 +42,7 @@ struct matvec_shape {
   typedef Packed_ packed;
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
+  typedef Sum_ sum;
   typedef Kept_ storage;
 };
 
@@ -81,14 +82,15 @@ matvec_pixel:
               word[s] = kept[input][s];
             }
           }
-          // The products are summed by themselves, so that only one addition lies between a turn and the next.
-          acc_t sum[S::PE];
+          // The products are summed by themselves, so that only one addition lies between a turn and the next. In a type of their own: a compiler
+          // that saw additions of one width alone could turn them into a chain that begins at the accumulator.
+          typename S::sum sum[S::PE];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
           S::multiplier::template dot<S::PE, S::SIMD, Lanes>(weights[row], word, sum);
         matvec_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc[pe] = input == 0 ? sum[pe] : acc_t(acc[pe] + sum[pe]);
+            acc[pe] = input == 0 ? acc_t(sum[pe]) : acc_t(acc[pe] + acc_t(sum[pe]));
           }
           row = row == ROWS - 1 ? 0 : row + 1;
           if (input == S::INPUT_FOLD - 1) {
@@ -142,13 +144,19 @@ depthwise_pixel:
       depthwise_pe:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-          acc_t sum = S::multiplier::template times<acc_t>(Lanes::at(weights[row], pe), word[pe]);
+          vec<T, S::SIMD> taps;
+          typename Lanes::type own[S::SIMD];
+#pragma HLS ARRAY_PARTITION variable=own complete dim=1
         depthwise_simd:
-          for (int s = 1; s < S::SIMD; s++) {
+          for (int s = 0; s < S::SIMD; s++) {
 #pragma HLS UNROLL
-            sum += S::multiplier::template times<acc_t>(Lanes::at(weights[row], s * S::PE + pe), word[s * S::PE + pe]);
+            taps[s] = word[s * S::PE + pe];
+            own[s] = Lanes::at(weights[row], s * S::PE + pe);
           }
-          acc[pe] = tap == 0 ? sum : acc_t(acc[pe] + sum);
+          typename S::sum sum[1];
+#pragma HLS ARRAY_PARTITION variable=sum complete dim=1
+          S::multiplier::template dot<1, S::SIMD, plain<typename Lanes::type> >(own, taps, sum);
+          acc[pe] = tap == 0 ? acc_t(sum[0]) : acc_t(acc[pe] + acc_t(sum[0]));
         }
         row = row == ROWS - 1 ? 0 : row + 1;
         if (tap == S::INPUT_FOLD - 1) {

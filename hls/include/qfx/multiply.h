@@ -2,46 +2,98 @@
 //
 // A multiplier M has
 //   M::dot<PE, SIMD, Lanes>(row, x, sum)   sum[pe] = the sum over s of weight[s * PE + pe] * x[s], modulo 2**width of the sum's type
-// and, unless it makes two products at once, the product of one lane
+// and, unless it packs several products into one, the product of one lane
 //   M::times<R>(lane, x)
 // Product is the raw type that holds every product of a weight and an input.
+//
+// A sum is a tree of chains. Multipliers of LUTs have chains of one: a tree of adders. In DSP blocks a chain of lanes is summed in the column, each
+// block adding its product to what comes from the one below (P = A * B + PCIN, UG579); the tree joins the chains. Chains are written as
+// acc = acc + a * b, which Vitis HLS matches to a block (UG1399, "DSP Multi-Operation Matching") and Vivado HLS too (core DSP48, UG902, with or without
+// an adder before or behind). The layer's function keeps the tools from balancing them into trees (EXPRESSION_BALANCE off).
 #ifndef QFX_MULTIPLY_H
 #define QFX_MULTIPLY_H
 
 #include "qfx/types.h"
 
-// Where the multiplication behind the variable `exact` is built (BIND_OP: UG1399; RESOURCE: UG902, UG1253).
+// Where the operation behind the variable `exact` is built (BIND_OP: UG1399; RESOURCE: UG902, UG1253). Vitis HLS is told nothing about a product that
+// is added to something: BIND_OP would keep it from making one operation of the two (UG1399, "DSP Multi-Operation Matching").
 #if defined(__SYNTHESIS__) && defined(__VITIS_HLS__)
 #define QFX_MUL_DSP _Pragma("HLS BIND_OP variable=exact op=mul impl=dsp")
+#define QFX_MUL_ADD_DSP
 #define QFX_MUL_LUT _Pragma("HLS BIND_OP variable=exact op=mul impl=fabric")
 #elif defined(__SYNTHESIS__)
 #define QFX_MUL_DSP _Pragma("HLS RESOURCE variable=exact core=DSP48")
+#define QFX_MUL_ADD_DSP _Pragma("HLS RESOURCE variable=exact core=DSP48")
 #define QFX_MUL_LUT _Pragma("HLS RESOURCE variable=exact core=Mul_LUT")
 #else
 #define QFX_MUL_DSP
+#define QFX_MUL_ADD_DSP
 #define QFX_MUL_LUT
 #endif
 
 namespace qfx {
 
-// The dot products of multipliers that treat each lane alone. The outputs are the inner loop, whose lanes lie side by side.
+// The sums of LANES lanes from lane `first` on: chains of at most M::CHAIN lanes, joined by a tree of adders. The outputs are always the inner loop,
+// whose lanes lie side by side.
+template <class M, int LANES, bool ONE_CHAIN = (LANES <= M::CHAIN)>
+struct summed {
+  template <int PE, class Lanes, class Row, class X, class Acc>
+  static inline void over(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+    M::template chain<LANES, PE, Lanes>(row, x, first, sum);
+  }
+};
+
+template <class M, int LANES>
+struct summed<M, LANES, false> {
+  static const int LEFT = ((LANES + M::CHAIN - 1) / M::CHAIN + 1) / 2 * M::CHAIN;
+  template <int PE, class Lanes, class Row, class X, class Acc>
+  static inline void over(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+    Acc right[PE];
+#pragma HLS ARRAY_PARTITION variable=right complete dim=1
+    summed<M, LEFT>::template over<PE, Lanes>(row, x, first, sum);
+    summed<M, LANES - LEFT>::template over<PE, Lanes>(row, x, first + LEFT, right);
+  summed_pe:
+    for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+      sum[pe] += right[pe];
+    }
+  }
+};
+
 template <class M>
-struct one_by_one {
+struct dot_product {
   template <int PE, int SIMD, class Lanes, class Row, class T, class Acc>
   static inline void dot(const Row& row, const vec<T, SIMD>& x, Acc (&sum)[PE]) {
 #pragma HLS INLINE
-  dot_start:
+    summed<M, SIMD>::template over<PE, Lanes>(row, x, 0, sum);
+  }
+};
+
+// The dot products of multipliers that treat each lane alone.
+template <class M>
+struct one_by_one : dot_product<M> {
+#ifdef QFX_NATIVE
+  static const int CHAIN = 1 << 20;  // the sums are the same, and a processor is faster without the tree
+#else
+  static const int CHAIN = 1;
+#endif
+  template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
+  static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+  chain_first:
     for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-      sum[pe] = M::template times<Acc>(Lanes::at(row, pe), x[0]);
+      sum[pe] = M::template times<Acc>(Lanes::at(row, first * PE + pe), x[first]);
     }
-  dot_simd:
-    for (int s = 1; s < SIMD; s++) {
+  chain_next:
+    for (int s = 1; s < LANES; s++) {
 #pragma HLS UNROLL
-    dot_pe:
+    chain_next_pe:
       for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-        sum[pe] += M::template times<Acc>(Lanes::at(row, s * PE + pe), x[s]);
+        sum[pe] += M::template times<Acc>(Lanes::at(row, (first + s) * PE + pe), x[first + s]);
       }
     }
   }
@@ -56,14 +108,37 @@ struct mul_auto : one_by_one<mul_auto> {
   }
 };
 
-template <class Product>
-struct mul_dsp : one_by_one<mul_dsp<Product> > {
+// In DSP blocks. CHAIN_ is more than 1 only where a block holds a product and its P register a sum (48 bits).
+template <class Product, int CHAIN_ = 1>
+struct mul_dsp : dot_product<mul_dsp<Product, CHAIN_> > {
+  static const int CHAIN = CHAIN_;
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
     const Product exact = product<Product>(weight, x);
     QFX_MUL_DSP
     return R(exact);
+  }
+
+  template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
+  static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+  chain_first:
+    for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+      sum[pe] = times<Acc>(Lanes::at(row, first * PE + pe), x[first]);
+    }
+  chain_next:
+    for (int s = 1; s < LANES; s++) {
+#pragma HLS UNROLL
+    chain_next_pe:
+      for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+        const Acc exact(sum[pe] + Acc(product<Product>(Lanes::at(row, (first + s) * PE + pe), x[first + s])));
+        QFX_MUL_ADD_DSP
+        sum[pe] = exact;
+      }
+    }
   }
 };
 
@@ -131,42 +206,115 @@ struct mul_shift : one_by_one<mul_shift<Product, D0, D1, D2, D3> > {
   }
 };
 
-// The lowest BITS bits as a signed number: wires.
+// The lowest BITS bits as a signed number, and as an unsigned one: wires. x has at most 64 bits.
 template <int BITS, class X>
 inline sint<BITS> low_signed(const X& x) {
 #pragma HLS INLINE
-  return sint<BITS>(sint<64>(uint<64>(x) << (64 - BITS)) >> (64 - BITS));
+  return sint<BITS>(static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(x)) << (64 - BITS)) >> (64 - BITS));
 }
 
-// Two products of neighbouring outputs, which share their input, in one DSP block (Xilinx WP486, "Deep Learning with INT8 Optimization on Xilinx
-// Devices"): (high * 2**SPLIT + low) * x = high * x * 2**SPLIT + low * x. SPLIT bits hold low * x with its sign; if it is negative it has borrowed one
-// from high * x, which is given back. Packed holds the weights together, Wide the whole product; the generator has checked both against the block's
-// ports. PE is even.
-template <class Packed, class Wide, int SPLIT>
-struct mul_pair {
-  template <int PE, int SIMD, class Lanes, class Row, class T, class Acc>
-  static inline void dot(const Row& row, const vec<T, SIMD>& x, Acc (&sum)[PE]) {
+template <int BITS, class X>
+inline uint<BITS> low_bits(const X& x) {
 #pragma HLS INLINE
-  pair_start:
-    for (int pe = 0; pe < PE; pe++) {
+  return uint<BITS>(static_cast<int64_t>(x) & ((int64_t(1) << BITS) - 1));
+}
+
+// How a sum is read from SPLIT bits of a packed one. The sum needs KNOWN bits more, which lie under the lowest bits of the next sum; those are found
+// apart, from the lowest bits of the factors, and taken away.
+template <int SPLIT, int KNOWN>
+struct field {
+  typedef sint<SPLIT + KNOWN> type;
+  typedef uint<KNOWN> low;
+  template <class W, class X>
+  static inline low add(const low& known, const W& weight, const X& x) {
+#pragma HLS INLINE
+    return low_bits<KNOWN>(known + low(low_bits<KNOWN>(weight) * low_bits<KNOWN>(x)));
+  }
+  template <class Wide>
+  static inline type read(const Wide& here, const low& known) {
+#pragma HLS INLINE
+    return type(shl<type>(low_signed<KNOWN>(Wide(here >> SPLIT) - Wide(known)), SPLIT) | type(low_bits<SPLIT>(here)));
+  }
+};
+
+template <int SPLIT>
+struct field<SPLIT, 0> {
+  typedef sint<SPLIT> type;
+  typedef uint<1> low;
+  template <class W, class X>
+  static inline low add(const low& known, const W&, const X&) {
+#pragma HLS INLINE
+    return known;
+  }
+  template <class Wide>
+  static inline type read(const Wide& here, const low&) {
+#pragma HLS INLINE
+    return low_signed<SPLIT>(here);
+  }
+};
+
+// Products of COUNT neighbouring outputs, which share their input, in one DSP block (Xilinx WP486, "Deep Learning with INT8 Optimization on Xilinx
+// Devices"): the factor is the sum of weight[k] * 2**(k * SPLIT). Chains of such products are summed as they are, in the DSP column, and their sums
+// are split once. A sum below zero, or of more than SPLIT bits, has carried into the next one, from which that is taken back. The generator has
+// proven that SPLIT and KNOWN (see field) suffice for chains of CHAIN_ lanes, and that Packed, which holds the factor, fits the block's port. The
+// factor is made of the weights' bits below the sign, less their signs: a subtraction that the block's pre-adder does (UG579), of two numbers that are
+// wires. MAGNITUDE counts the bits of a weight below its sign; Wide holds the packed sum. The last outputs may be fewer than COUNT.
+template <int COUNT, int CHAIN_, int SPLIT, int KNOWN, int MAGNITUDE, class Packed, class Wide>
+struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUDE, Packed, Wide> > {
+  static const int CHAIN = CHAIN_;
+  typedef field<SPLIT, KNOWN> part;
+
+  template <int PE, class Lanes, class Row>
+  static inline Packed factor(const Row& row, const int s, const int pe) {
+#pragma HLS INLINE
+    Packed below(0), signs(0);
+  factor_weight:
+    for (int k = 0; k < COUNT; k++) {
 #pragma HLS UNROLL
-      sum[pe] = Acc(0);
+      if (pe + k < PE) {
+        const int weight = static_cast<int>(Lanes::at(row, s * PE + pe + k));
+        below |= shl<Packed>(weight & ((1 << MAGNITUDE) - 1), k * SPLIT);
+        if (weight < 0) signs |= shl<Packed>(1, k * SPLIT + MAGNITUDE);
+      }
     }
-  pair_simd:
-    for (int s = 0; s < SIMD; s++) {
+    return Packed(below - signs);
+  }
+
+  template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
+  static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+  packed_pe:
+    for (int pe = 0; pe < PE; pe += COUNT) {
 #pragma HLS UNROLL
-    pair_pe:
-      for (int pe = 0; pe < PE; pe += 2) {
+      Wide total(0);
+    packed_simd:
+      for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-        Packed both = shl<Packed>(Lanes::at(row, s * PE + pe + 1), SPLIT);
-        both += Lanes::at(row, s * PE + pe);
-        const Wide exact = product<Wide>(both, x[s]);
-        QFX_MUL_DSP
-        const sint<SPLIT> low = low_signed<SPLIT>(exact);
-        sum[pe] += Acc(low);
-        Acc high(exact >> SPLIT);
-        if (low < 0) high += 1;
-        sum[pe + 1] += high;
+        const Wide exact(total + product<Wide>(factor<PE, Lanes>(row, first + s, pe), x[first + s]));
+        QFX_MUL_ADD_DSP
+        total = exact;
+      }
+      typename part::type below(0);
+    packed_split:
+      for (int k = 0; k < COUNT; k++) {
+#pragma HLS UNROLL
+        if (pe + k < PE) {
+          const Acc carried(k == 0 ? 0 : int(below >> SPLIT));
+          if (k == COUNT - 1) {
+            sum[pe + k] = Acc(Acc(total >> (k * SPLIT)) - carried);
+          } else {
+            typename part::low known(0);
+            if (KNOWN && pe + k + 1 < PE) {
+            packed_known:
+              for (int s = 0; s < LANES; s++) {
+#pragma HLS UNROLL
+                known = part::add(known, Lanes::at(row, (first + s) * PE + pe + k + 1), x[first + s]);
+              }
+            }
+            below = part::read(Wide(total >> (k * SPLIT)), known);
+            sum[pe + k] = Acc(Acc(below) - carried);
+          }
+        }
       }
     }
   }

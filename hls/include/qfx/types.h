@@ -2,7 +2,8 @@
 //
 // Every value travels as its raw integer. All integer types of the library go through the aliases of this header, and every product, shift and
 // conversion goes through its functions, so that the same layer code can run over another integer type. The fast emulator does: it brings headers of
-// the vendor's names that define native integers, and defines QFX_NATIVE, which changes product here and cast in pointwise.h, nothing else.
+// the vendor's names that define native integers, and defines QFX_NATIVE, which changes product here, cast in pointwise.h and the order of sums in
+// multiply.h, nothing else.
 #ifndef QFX_TYPES_H
 #define QFX_TYPES_H
 

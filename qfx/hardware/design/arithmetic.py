@@ -1,7 +1,8 @@
 """How the products of a matrix-vector unit are built: which of schedule.ARITHMETIC a layer can have, and what each of them puts into the ROM.
 
 "auto", "dsp" and "lut" are possible everywhere. "shift" adds a shifted input for every signed digit of a weight, which pays while a weight has few;
-the ROM then holds the digits. "pair" makes two products that share their input in one DSP block, where the block's ports are wide enough.
+the ROM then holds the digits. "pair", "triple", "quad" and their wider forms make so many products that share their input in one DSP block, where
+``dsp`` proves that they can be told apart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from qfx.errors import ProjectError
 from qfx.fixed.arith import Interval
 from qfx.fixed.digits import csd_arrays, most_digits
 from qfx.fixed.type import FixedType
+from qfx.hardware.design import dsp
 from qfx.hardware.design.schedule import ARITHMETIC
 from qfx.hardware.design.streams import IntArray, Slot
 
@@ -32,9 +34,6 @@ MAX_DIGIT_BITS = 24
 
 FACTOR_DIGITS = 3
 """The most signed digits of the constants of an epilogue for which products are sums of shifted numbers."""
-
-DSP_WIDE, DSP_NARROW = 25, 18
-"""The signed multiplier of a DSP48E1 (UG479), in bits; that of a DSP48E2 (UG579) is two bits wider. What fits the narrow one fits every board."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,8 @@ def factor_form(factors: IntArray) -> Digits | None:
     """The digits of an epilogue's constant factors where they take the place of a multiplier: one or two of them, or FACTOR_DIGITS in a word that can
     need more or of a single number; None elsewhere."""
     form = digit_form(factors)
-    count, bounds = len(form.slots), _bounds(factors)
-    few = count <= 2 or (count <= FACTOR_DIGITS and (bounds.lo == bounds.hi or count < most_digits(bounds.width, bounds.signed)))
+    count, range_ = len(form.slots), bounds(factors)
+    few = count <= 2 or (count <= FACTOR_DIGITS and (range_.lo == range_.hi or count < most_digits(range_.width, range_.signed)))
     return form if few and form.width <= MAX_DIGIT_BITS else None
 
 
@@ -95,31 +94,19 @@ def _columns(weights: IntArray) -> tuple[IntArray, IntArray]:
     return signs, shifts
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two weights as one factor, ``high * 2**split + low`` in ``packed``; ``wide`` is its product with the input."""
-
-    split: int
-    packed: FixedType
-    wide: FixedType
-
-
-def pair_form(weights: IntArray, x: FixedType) -> Pair:
-    """The least split at which the low product keeps its sign, and the types that follow."""
-    factor, inputs = _bounds(weights), Interval.of(x.with_frac_bits(0))
-    split = _signed(factor * inputs).width
-    packed = Interval((factor.lo << split) + factor.lo, (factor.hi << split) + factor.hi, 0)
-    return Pair(split, _signed(packed), _signed(packed * inputs))
-
-
 def product_type(weights: IntArray, x: FixedType) -> FixedType:
     """The raw type of the products of the weights with any raw of ``x``."""
-    return (_bounds(weights) * Interval.of(x.with_frac_bits(0))).type()
+    return (bounds(weights) * Interval.of(x.with_frac_bits(0))).type()
+
+
+def sum_type(weights: IntArray, x: FixedType, terms: int) -> FixedType:
+    """The raw type of any sum of so many products."""
+    return (bounds(weights) * Interval.of(x.with_frac_bits(0))).times(terms).type()
 
 
 def weight_type(weights: IntArray) -> FixedType:
     """The smallest type that holds the weights' raws."""
-    return _bounds(weights).type()
+    return bounds(weights).type()
 
 
 def rom_contents(weights: IntArray, type_: FixedType, arithmetic: str) -> tuple[IntArray, FixedType]:
@@ -197,18 +184,18 @@ def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[s
     return _short_product(weights, x)
 
 
-def _pair(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
-    if depthwise:
-        return "the outputs of a depthwise convolution share no input", "choose another arithmetic"
-    if pe % 2:
-        return f"PE={pe} outputs do not come in pairs", "use an even PE, or choose another arithmetic"
-    pair, factor = pair_form(weights, x), x.width + (not x.signed)
-    if pair.packed.width > DSP_WIDE or factor > DSP_NARROW:
-        return (
-            f"two weights take {pair.packed.width} bits and an input {factor}, but a DSP block multiplies {DSP_WIDE} by {DSP_NARROW} bits",
-            "use shorter words, or choose another arithmetic",
-        )
-    return None
+def _packed(name: str) -> Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]:
+    count, _ = dsp.PACKED[name]
+
+    def refuse(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
+        if depthwise:
+            return "the outputs of a depthwise convolution share no input", "choose another arithmetic"
+        if pe < count:
+            return f"PE={pe} outputs do not fill a DSP block of {count} products", f"use a PE of at least {count}, or choose another arithmetic"
+        what = dsp.refusal(name, bounds(weights), x)
+        return None if what is None else (what, "use shorter words, or choose another arithmetic")
+
+    return refuse
 
 
 def _short_product(weights: IntArray, x: FixedType) -> tuple[str, str] | None:
@@ -216,7 +203,10 @@ def _short_product(weights: IntArray, x: FixedType) -> tuple[str, str] | None:
     return None if width <= ELEMENT_BITS else (f"its products have {width} bits, more than {ELEMENT_BITS}", "use shorter words")
 
 
-_REFUSALS: dict[str, Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]] = {"shift": _shift, "pair": _pair}
+_REFUSALS: dict[str, Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]] = {
+    "shift": _shift,
+    **{name: _packed(name) for name in dsp.PACKED},
+}
 """Why an arithmetic is impossible: what stands in the way, and the remedy."""
 
 
@@ -227,11 +217,6 @@ def _refusal(arithmetic: str, weights: IntArray, x: FixedType, pe: int, depthwis
     return refuse(weights, x, pe, depthwise) if refuse else None
 
 
-def _bounds(weights: IntArray) -> Interval:
+def bounds(weights: IntArray) -> Interval:
+    """Of the raws."""
     return Interval(int(weights.min()), int(weights.max()), 0)
-
-
-def _signed(interval: Interval) -> FixedType:
-    """The smallest signed type that holds the interval."""
-    width = Interval(min(interval.lo, -1), interval.hi, 0).width
-    return FixedType(width, width)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from qfx.fixed.type import FixedType
-from qfx.hardware.design import arithmetic, storage
+from qfx.hardware.design import arithmetic, dsp, storage
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import Epilogue, IntArray, Operand, Slot, Step, Stream, Table, Tag
 
@@ -196,16 +196,20 @@ def _place(table_: Table, channels: int) -> str:
     return "pixel" if table_.inner == 1 else f"qfx::line_of<{bits}, {table_.inner}>(pixel)"
 
 
-def multiplier(name: str, weights: IntArray, x: FixedType) -> str:
-    """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``."""
-    if name == "pair":
-        pair = arithmetic.pair_form(weights, x)
-        return f"qfx::mul_pair<{raw(pair.packed)}, {raw(pair.wide)}, {pair.split}>"
+def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``, of which ``lanes`` are summed."""
+    weight = arithmetic.weight_type(weights)
+    if name in dsp.PACKED:
+        form = dsp.packing(name, arithmetic.bounds(weights), x, lanes)
+        assert form is not None, "arithmetic.check refuses what cannot be packed"
+        numbers = (form.count, form.chain, form.split, form.known, weight.width - weight.signed)
+        return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(form.packed)}, {raw(form.wide)} >"
     arguments = []
     if name in ("dsp", "lut"):
         # As wide as the C++ product, so that the multiplication itself is what is bound.
-        weight = arithmetic.weight_type(weights)
         arguments = [raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))]
+        if name == "dsp" and dsp.chain(weight, x, lanes) > 1:
+            arguments.append(str(dsp.chain(weight, x, lanes)))
     elif name == "shift":
         arguments = [raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)]
     return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")

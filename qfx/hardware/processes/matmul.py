@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
+from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
@@ -114,7 +115,9 @@ class MatMul(TwoToOne, Unweighted):
     def unit(self, ports: tuple[str, str]) -> Unit:
         a, b = (stream.type for stream in self.inputs)
         numbers = (self.shape.matrices, self.shape.rows, self.shape.outputs, self.shape.inputs, self.pe, self.simd)
-        types = (raw(self.acc), product(self.arithmetic, b, a), place_tag(self.row), place_tag(self.matrix))
+        total = (Interval.of(a.with_frac_bits(0)) * Interval.of(b.with_frac_bits(0))).times(self.simd).type()
+        narrower = total if total.width < self.acc.width else self.acc
+        types = (raw(self.acc), product(self.arithmetic, b, a), raw(narrower), place_tag(self.row), place_tag(self.matrix))
         shape = f"qfx::matmul_shape<{', '.join(map(str, (*numbers, *types)))} >"
         streams = {"a": self.inputs[0], "b": self.inputs[1], "out": self.output}
         unit = self.call_with_epilogue(streams, f"qfx::matmul<shape, {self.name}_epilogue>(a, b, out);")

@@ -8,24 +8,26 @@ from math import lcm
 
 import numpy as np
 
+from qfx.fixed.arith import Interval
 from qfx.fixed.digits import digit_count
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.products import Products
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design import arithmetic as arith
-from qfx.hardware.design import loadable, storage
+from qfx.hardware.design import dsp, loadable, storage
 from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag
+from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
-_ARITHMETIC = ("dsp", "lut", "pair", "shift")
+_ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
 
 
@@ -34,8 +36,8 @@ class MatVec(OneToOne, WithEpilogue):
     """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
     share them they are those of the groups after which the same come again.
 
-    ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
+    are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
     """
 
     name: str
@@ -74,9 +76,11 @@ class MatVec(OneToOne, WithEpilogue):
 
     @property
     def latency(self) -> int:
-        """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle."""
-        tree = (self.simd - 1).bit_length()
-        return READ_WRITE + MEMORY + MULTIPLY + tree + 1 + epilogue_latency(self.epilogue)
+        """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle, or a chain in DSP blocks (``dsp.delay``)."""
+        return READ_WRITE + MEMORY + MULTIPLY + self._delay(self.folding) + 1 + epilogue_latency(self.epilogue)
+
+    def _delay(self, folding: Folding) -> int:
+        return dsp.delay(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, folding.simd)
 
     def turns(self) -> Turns:
         outputs, inputs = self._folds(self.folding)
@@ -135,10 +139,9 @@ class MatVec(OneToOne, WithEpilogue):
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
         rows = self._rows(folding)
-        trees = r.adder_tree(simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [pieces.PROCESS, self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [pieces.PROCESS, self._products(folding, on), loads, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
@@ -157,12 +160,17 @@ class MatVec(OneToOne, WithEpilogue):
         return min(sum(self._factors), self.acc.width)
 
     def _products(self, folding: Folding, on: Device) -> Resources:
+        """The products of a turn, and their sums."""
+        if dsp.sums(folding.arithmetic):
+            wires = self._lanes(folding) == self.weights.size and not self.loaded
+            shared = 1 if self.depthwise else folding.pe  # the outputs that have the same inputs
+            parts = Products(shared, folding.simd, self.input.type, _bounds(self), self.weight_type, wires, self.acc.width)
+            return parts.take(folding.arithmetic, on) * (folding.pe // shared)
+        return self._apart(folding, on) + r.adder_tree(folding.simd, self._product_bits, self.acc.width) * folding.pe
+
+    def _apart(self, folding: Folding, on: Device) -> Resources:
+        """The products, each by itself."""
         x, (a, b), width, lanes = self.input.type, self._factors, self._product_bits, self._lanes(folding)
-        if folding.arithmetic == "pair":
-            form = arith.pair_form(self.possible, x)
-            # joining two weights borrows from the upper one; splitting the product gives it back
-            glue = Resources(lut=form.packed.width - form.split + width, ff=form.packed.width)
-            return (Resources(dsp=r.multiplier_dsps(a, form.packed.width, on)) + glue) * (lanes // 2)
         if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
             adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
             return Resources(lut=adders * width, ff=(adders + lanes) * width)
@@ -201,12 +209,15 @@ class MatVec(OneToOne, WithEpilogue):
         codes, code_type = arith.rom_contents(self.weights, self.weight_type, self.arithmetic)
         weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
-        product = multiplier(self.arithmetic, self.possible, self.input.type)
-        types = (reader, accumulator(self.epilogue), product, place_tag(self._kept(self.folding)))
+        product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
+        acc = accumulator(self.epilogue)
+        total = arith.sum_type(self.possible, self.input.type, self.simd)
+        types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
-        pragmas = (*bound(weights.name, self._rom(self.folding)), *unit.pragmas)
+        chains = ("#pragma HLS EXPRESSION_BALANCE off",) if dsp.sums(self.arithmetic) and self.simd > 1 else ()
+        pragmas = (*chains, *bound(weights.name, self._rom(self.folding)), *unit.pragmas)
         return replace(unit, constants=(weights, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
 
     # Folding.
@@ -226,9 +237,8 @@ class MatVec(OneToOne, WithEpilogue):
         pinned, on = setting.pinned, setting.on
         wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
-        possible = {
-            even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
-        }
+        possible = arith.choices(self.possible, self.input.type, pe=self.groups * self.outputs, depthwise=self.depthwise, loaded=self.loaded)
+        names = [name for name in wanted if name in possible and dsp.worth(name, _bounds(self), self.input.type, on.dsp_wide)]
         front: dict[tuple[int, int], tuple[int, Resources] | None] = {}
         found = []
         for pe, simd, taps in [(pinned.pe, pinned.simd, pinned.taps)] if pinned else self._foldings(per_group, setting):
@@ -241,13 +251,14 @@ class MatVec(OneToOne, WithEpilogue):
             if window is None:
                 continue
             window_busy, window_cost = window
-            busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
             lanes = pe * simd if self.depthwise else simd
             between = pieces.rewidth(self.input, word * taps, lanes) if not self.depthwise or lanes != word * taps else Resources()
             around = window_cost + pieces.queue(self.output, pe) + between
-            for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
+            tree = replace(self, pe=pe, simd=simd, arithmetic="lut")
+            for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
                 folding = Folding(pe, simd, name, taps)
-                found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
+                waits = self._delay(folding) - self._delay(tree.folding) if self.loaded else 0  # of a pipeline that runs empty between frames
+                found.append(Option(folding, word, pe, max(tree.busy + waits, window_busy), self.cost_at(folding, on) + around, between))
         return found
 
     def _word(self, pe: int, simd: int, taps: int, per_group: int) -> int | None:
@@ -281,6 +292,11 @@ def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources] | N
 def _turns(vectors: int, output_fold: int, input_fold: int) -> Turns:
     turns = every(vectors * output_fold * input_fold).reshape(vectors, output_fold, input_fold)
     return turns.size, (held(turns[:, 0, :].flatten()),), (held(turns[:, :, -1].flatten()),)
+
+
+@lru_cache(maxsize=256)
+def _bounds(process: MatVec) -> Interval:
+    return arith.bounds(process.possible)
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,31 @@ def unit(bits: int, arithmetic: str, pe: int = 4, simd: int = 8) -> d.MatVec:
 def test_arithmetic_decides_what_the_multipliers_are_made_of() -> None:
     cost = {name: unit(8, name).cost(ULTRASCALE) for name in ("dsp", "lut", "pair", "shift")}
     assert {name: found.dsp for name, found in cost.items()} == {"dsp": 32, "lut": 0, "pair": 16, "shift": 0}
-    assert cost["lut"].lut - cost["dsp"].lut == 32 * r.multiplier_luts(8, unit(8, "dsp").weight_type.width)
     assert cost["dsp"].lut < cost["pair"].lut < cost["lut"].lut  # splitting a pair takes some
+    short = {name: unit(4, name).cost(ULTRASCALE) for name in ("pair", "triple", "quad")}
+    assert {name: found.dsp for name, found in short.items()} == {"pair": 16, "triple": 16, "quad": 8}  # of four outputs three and one
+    assert short["pair"].lut < short["quad"].lut
+
+
+def test_a_chain_of_blocks_takes_registers_instead_of_adders() -> None:
+    """One output, eight lanes: products and sums are all in the blocks, and factors wait for their turn. Those of two lanes need not, the third's
+    wait in flip-flops."""
+    one = {name: unit(8, name, 1, 8) for name in ("dsp", "lut")}
+    weight = one["dsp"].weight_type.width
+    waiting = 5 * ceil((8 + weight) / 2)
+    assert one["dsp"].cost(ULTRASCALE).dsp == 8
+    tree = r.adder_tree(8, 8 + weight, 99).lut
+    multipliers = 8 * r.multiplier_luts(8, weight)
+    assert one["lut"].cost(ULTRASCALE).lut - one["dsp"].cost(ULTRASCALE).lut == tree + multipliers - waiting
+    assert one["dsp"].latency - one["lut"].latency == 7 - 3
+
+
+def test_the_sums_of_wide_products_stay_in_luts() -> None:
+    """A product of more than one block has no chain."""
+    wide = unit(26, "dsp", 1, 8)
+    narrow = unit(8, "dsp", 1, 8)
+    assert wide.latency - narrow.latency == 3 - 7
+    assert wide.cost(ULTRASCALE).lut > r.adder_tree(8, 26 + wide.weight_type.width, 99).lut
 
 
 def test_an_estimate_of_another_folding_is_that_of_the_lowered_one() -> None:

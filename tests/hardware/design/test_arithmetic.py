@@ -9,15 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import chain, const, conv, random_schedule, scalar
+from hardware_models import chain, const, random_schedule, scalar
 from support.bundles import build_bundle
 
 from qfx.errors import ProjectError
+from qfx.fixed.arith import Interval
 from qfx.fixed.digits import csd
 from qfx.fixed.type import FixedType
-from qfx.hardware.design import arithmetic
+from qfx.hardware.design import arithmetic, dsp
 from qfx.hardware.design import design as d
-from qfx.hardware.design.arithmetic import MAX_DIGITS, choices, digit_form, lanes_per_element, pair_form, product_type, rom_shape
+from qfx.hardware.design.arithmetic import MAX_DIGITS, choices, digit_form, lanes_per_element, product_type, rom_shape
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import ARITHMETIC, Folding, Schedule
 from qfx.hardware.emit.emit import emit_sources
@@ -28,34 +29,36 @@ from qfx.operators import Cast, Const, Conv, Linear, Relu, Reshape
 from qfx.testing import adversarial_inputs, assert_bit_exact, random_graph
 
 S8, U8 = FixedType(8, 8), FixedType(8, 8, signed=False)
+PAIRS = ("auto", "dsp", "lut", "shift", "pair", "pair27")
 
 
-def network() -> Graph:
-    """A grouped, a depthwise and a dense convolution and a linear layer, all with 5-bit weights and inputs."""
-    cast = Cast(scalar("ap_ufixed<5,3,AP_RND,AP_SAT>"))
+def network(bits: int = 5) -> Graph:
+    """A grouped, a depthwise and a dense convolution and a linear layer, all with weights and inputs of so many bits."""
+    cast = Cast(scalar(f"ap_ufixed<{bits},3,AP_RND,AP_SAT>"))
     return chain(
         "network",
         (4, 5, 4),
-        Conv(const(30, 4, 2, 3, 3, bits=5), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 2),
+        Conv(const(30, 4, 2, 3, 3, bits=bits), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 2),
         cast,
-        Conv(const(31, 4, 1, 3, 3, bits=5), const(32, 4, frac_bits=5), (1, 1), ((1, 1), (1, 1)), (1, 1), 4),
+        Conv(const(31, 4, 1, 3, 3, bits=bits), const(32, 4, frac_bits=5), (1, 1), ((1, 1), (1, 1)), (1, 1), 4),
         cast,
-        conv(33, 6, 4, 2, 2),
+        Conv(const(33, 6, 4, 2, 2, bits=bits), const(34, 6, frac_bits=7), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
         Relu(),
         cast,
         Reshape((72,)),
-        Linear(const(34, 4, 72, bits=5), None),
+        Linear(const(34, 4, 72, bits=bits), None),
     )
 
 
 @pytest.mark.usefixtures("gxx")
 def test_every_arithmetic_in_a_design(tmp_path: Path) -> None:
-    graph = network()
-    layers = {"conv0": (2, 6), "conv2": (2, 1), "conv4": (2, 8), "linear8": (4, 6)}
+    graph = network(4)
+    layers = {"conv0": (2, 6), "conv2": (2, 1), "conv4": (6, 8), "linear8": (4, 36)}
     designs = []
     for name in ARITHMETIC:
-        one_depthwise = "auto" if name == "pair" else name
-        foldings = {layer: Folding(pe, simd, one_depthwise if layer == "conv2" else name) for layer, (pe, simd) in layers.items()}
+        foldings = {layer: Folding(pe, simd, name) for layer, (pe, simd) in layers.items()}
+        if name in dsp.PACKED:
+            foldings |= {"conv0": Folding(2, 6, "pair"), "conv2": Folding(2, 1)}  # two outputs a group, and one
         designs.append((graph, Schedule.of(foldings)))
     bundle = build_bundle(designs, tmp_path, flags=("-Werror", "-O1"))
     text = (next(tmp_path.glob("design_3*")) / "src" / "layers.h").read_text()
@@ -114,14 +117,17 @@ def test_as_many_weights_as_resnet20_compile_with_little_memory(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("bits", "x", "pe", "depthwise", "expected"),
     [
-        (8, U8, 2, False, ARITHMETIC),
-        (8, S8, 2, False, ARITHMETIC),
+        (8, U8, 2, False, PAIRS),
+        (8, S8, 2, False, PAIRS),
         (8, U8, 1, False, ("auto", "dsp", "lut", "shift")),
         (8, U8, 2, True, ("auto", "dsp", "lut", "shift")),
-        (9, U8, 2, False, ("auto", "dsp", "lut")),
-        (10, U8, 2, False, ("auto", "dsp", "lut")),
-        (4, FixedType(17, 17, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
-        (2, FixedType(18, 18), 2, False, ARITHMETIC),
+        (9, U8, 2, False, ("auto", "dsp", "lut", "pair", "pair27")),
+        (11, U8, 2, False, ("auto", "dsp", "lut")),
+        (4, FixedType(18, 18, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
+        (2, FixedType(18, 18), 2, False, PAIRS),
+        (4, FixedType(4, 4), 4, False, ARITHMETIC),
+        (4, FixedType(4, 4), 3, False, ("auto", "dsp", "lut", "shift", "pair", "triple", "pair27", "triple27")),
+        (8, U8, 8, False, PAIRS),
         (2, FixedType(18, 18, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
     ],
 )
@@ -139,7 +145,8 @@ def test_nine_bits_of_few_digits_may_shift() -> None:
 @pytest.mark.parametrize(
     ("layer", "folding", "message"),
     [
-        ("conv0", Folding(1, 1, "pair"), "conv0: arithmetic 'pair': PE=1 outputs do not come in pairs"),
+        ("conv0", Folding(1, 1, "pair"), "conv0: arithmetic 'pair': PE=1 outputs do not fill a DSP block of 2 products"),
+        ("conv4", Folding(3, 8, "quad"), "conv4: arithmetic 'quad': PE=3 outputs do not fill a DSP block of 4 products"),
         ("conv2", Folding(2, 1, "pair"), "conv2: arithmetic 'pair': the outputs of a depthwise convolution share no input"),
     ],
 )
@@ -161,31 +168,39 @@ def test_refusals_report_what_would_be_needed() -> None:
     with pytest.raises(ProjectError, match="its products have 65 bits, more than 64"):
         arithmetic.check("shift", np.array([1 << 57]), S8, pe=1, depthwise=False, where="long")
     wide = chain("wide", (4,), Linear(const(1, 2, 4, bits=10), None), cast="ap_fixed<12,4>")
-    with pytest.raises(ProjectError, match=r"two weights take 3\d bits and an input 12, but a DSP block multiplies 25 by 18 bits"):
+    with pytest.raises(
+        ProjectError, match=r"2 weights of 10 bits lie at most 15 bits apart .* products have 21 bits, of which at most 2 can be found"
+    ):
         lower(wide, Schedule.of({"linear0": Folding(2, 1, "pair")}))
+    with pytest.raises(ProjectError, match="an input takes 19 bits, but a DSP block multiplies 25 by 18 bits"):
+        arithmetic.check("triple", np.array([-1, 1]), FixedType(18, 18, signed=False), pe=3, depthwise=False, where="wide")
 
 
 def test_pairs_of_8_bits_fit_the_narrower_block_exactly() -> None:
-    pair = pair_form(np.array([-128, 127]), U8)
-    assert (pair.split, pair.packed.width) == (16, 25)
-    assert pair_form(np.array([-129, 127]), U8).packed.width > arithmetic.DSP_WIDE
+    pair = dsp.packing("pair", Interval(-128, 127, 0), U8, 1)
+    assert pair is not None
+    assert (pair.split, pair.known, pair.packed.width) == (16, 0, 25)
+    # A product of 17 bits would not fit below the weight above: one of them has to be found outside the block.
+    tight = dsp.packing("pair", Interval(-129, 127, 0), U8, 1)
+    assert tight is not None
+    assert (tight.split, tight.known, tight.packed.width) == (16, 1, 25)
 
 
-@pytest.mark.parametrize("x", [S8, U8, FixedType(3, 3), FixedType(1, 1, signed=False)])
-@pytest.mark.parametrize(("low", "high"), [(-128, 127), (-3, 5), (0, 7), (-9, -2), (0, 0), (3, 3)])
-def test_pairs_are_exact_in_integers(low: int, high: int, x: FixedType) -> None:
-    """The formula of qfx::mul_pair on every pair of the extreme and middle weights and every input: no field overflows, the borrow is given back."""
-    pair = pair_form(np.array([low, high]), x)
-    weights = sorted({low, high, (low + high) // 2, min(max(-1, low), high), min(max(0, low), high)})
-    for first in weights:
-        for second in weights:
-            packed = (second << pair.split) + first
-            assert pair.packed.min_raw <= packed <= pair.packed.max_raw
-            for value in range(x.min_raw, x.max_raw + 1):
-                product = packed * value
-                assert pair.wide.min_raw <= product <= pair.wide.max_raw
-                least = (product + (1 << (pair.split - 1))) % (1 << pair.split) - (1 << (pair.split - 1))
-                assert (least, (product >> pair.split) + (least < 0)) == (first * value, second * value)
+def test_chains_of_pairs_are_as_long_as_their_guard_bits_allow() -> None:
+    lengths = {(lo, lanes): dsp.packing("pair", Interval(lo, 127, 0), U8, lanes) for lo in (-128, -127) for lanes in (2, 8, 9, 16)}
+    assert {key: form and form.chain for key, form in lengths.items()} == {
+        (-128, 2): 2,
+        (-128, 8): 4,
+        (-128, 9): 3,
+        (-128, 16): 4,
+        (-127, 2): 2,
+        (-127, 8): 8,
+        (-127, 9): 5,
+        (-127, 16): 8,
+    }
+    wide = dsp.packing("pair27", Interval(-128, 127, 0), U8, 8)
+    assert wide is not None
+    assert (wide.chain, wide.known, wide.packed.width) == (8, 1, 27)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-128, 127), (-8, 7), (0, 15), (-1, 1), (1, 1), (0, 0), (-1, -1), (3, 3), (-5, 0)])
@@ -262,8 +277,8 @@ def test_a_rom_says_its_bits_and_holds_its_weights() -> None:
 
 @pytest.mark.parametrize("name", ARITHMETIC)
 def test_the_roms_of_a_project_hold_little_more_than_its_weights(name: str) -> None:
-    foldings = {"conv0": Folding(2, 6, name), "conv4": Folding(6, 16, name), "linear8": Folding(2, 9, name)}
-    design = lower(network(), Schedule.of(foldings))
+    foldings = {"conv0": Folding(2, 6, "pair" if name in dsp.PACKED else name), "conv4": Folding(6, 16, name), "linear8": Folding(4, 9, name)}
+    design = lower(network(4), Schedule.of(foldings))
     processes = [process for process in design.processes if isinstance(process, d.MatVec)]
     sources = emit_sources(design, "top")
     for process in processes:

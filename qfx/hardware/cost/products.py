@@ -1,0 +1,58 @@
+"""What the products of a matrix-vector unit and their sums take, where they are made in DSP blocks (``design/dsp.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design import dsp
+
+FREE_DELAYS = 1
+"""Cycles that the second register of a block's inputs holds the factors of a single product (A1, A2, B1, B2: UG479, UG579). Where the pre-adder makes
+the factor, they are used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """``pe`` outputs and ``simd`` inputs of type ``x``; weights within ``weights``, held in ``weight``, and constant wires if ``wires``; sums of at
+    most ``most`` bits."""
+
+    pe: int
+    simd: int
+    x: FixedType
+    weights: Interval
+    weight: FixedType
+    wires: bool
+    most: int
+
+    def take(self, arithmetic: str, on: Device) -> Resources:
+        """All of them, for "dsp" or a packed ``arithmetic``, up to the sum of each output."""
+        if arithmetic in dsp.PACKED:
+            return self._packed(arithmetic, on)
+        factors = self.x.width + (not self.x.signed), self.weight.width + (not self.weight.signed)
+        blocks = Resources(dsp=r.multiplier_dsps(*factors, on)) * (self.pe * self.simd)
+        length = dsp.chain(self.weight, self.x, self.simd)
+        tree = r.adder_tree(ceil(self.simd / length), min(sum(factors) + (length - 1).bit_length(), self.most), self.most) * self.pe
+        return r.total([blocks, tree, self._waiting(length, FREE_DELAYS)])
+
+    def _packed(self, arithmetic: str, on: Device) -> Resources:
+        form = dsp.packing(arithmetic, self.weights, self.x, self.simd)
+        assert form is not None, "arithmetic.check refuses what cannot be packed"
+        chains, groups = ceil(self.simd / form.chain), ceil(self.pe / form.count)
+        blocks = Resources(dsp=r.multiplier_dsps(self.x.width + (not self.x.signed), form.packed.width, on)) * (groups * self.simd)
+        # A group that is not full splits off as many fields less.
+        splits = ceil(form.luts * (self.pe - groups) / (form.count - 1))
+        split = Resources(lut=splits, ff=self.pe * form.sum_bits) * chains
+        tree = r.adder_tree(chains, min(form.sum_bits, self.most), self.most) * self.pe
+        return r.total([blocks, split, tree, self._waiting(form.chain, 0)])
+
+    def _waiting(self, length: int, free: int) -> Resources:
+        """Inputs, which all outputs share, and weights wait until their block's turn comes: a flip-flop for a cycle, then shift registers, two of up
+        to 16 cycles a LUT (UG474, UG574)."""
+        bits = self.x.width + (0 if self.wires else self.pe * self.weight.width)
+        waits = [max(lane % length - free, 0) for lane in range(self.simd)]
+        return Resources(lut=ceil(bits / 2) * sum(wait > 1 for wait in waits), ff=bits * sum(wait == 1 for wait in waits))
