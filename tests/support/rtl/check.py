@@ -1,0 +1,106 @@
+"""The RTL of a design beside its C simulation and its cycle model: every word of every stream, and the turn of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from qfx.hardware.design import design as d
+from qfx.hardware.design import loading
+from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.timing.simulate import RESTART
+from qfx.ir.values import RawArray
+from support.rtl import bench, reference, sources
+from support.rtl.machine import translate
+from support.rtl.netlist import Machine
+
+
+@dataclass(frozen=True)
+class Rtl:
+    """A design as machines, with the words of its C simulation. ``folder`` is scratch space."""
+
+    design: d.Design
+    region: sources.Region
+    machines: Mapping[str, Machine]
+    words: reference.Words
+    frames: int
+    folder: Path
+
+    def with_machine(self, machine: Machine) -> Rtl:
+        """With another machine in the place of the one of that name."""
+        return replace(self, machines={**self.machines, machine.name: machine})
+
+    def alone(self, *, stalls: bool = False) -> dict[str, bench.Seen]:
+        load = self.design.loader is not None
+        return bench.alone(self.machines, self.region.calls, self.words, self.folder, frames=self.frames, load=load, stalls=stalls)
+
+    def together(self, depths: Mapping[str, int] | None = None, *, restart: int = RESTART, stalls: bool = False) -> dict[str, bench.Seen]:
+        chosen = {**self.region.depths, **(depths or {})}
+        load = self.design.loader is not None
+        return bench.together(
+            self.machines, self.region.calls, chosen, self.words, self.folder, frames=self.frames, load=load, restart=restart, stalls=stalls
+        )
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(wire.name for wire in self.design.wires[1])
+
+
+def prepare(design: d.Design, raws: Sequence[RawArray], folder: Path, top: str = "design") -> Rtl:
+    """``raws``: frames (N, *shape) for each input of a design of streaming processes whose FIFOs are sized. Raises RtlError for code that has no such
+    hardware, ProjectError where g++ refuses it."""
+    sources.write(emit_sources(design, top), folder)
+    region = sources.region(folder, top)
+    names = [call.name for call in region.calls]
+    module, functions = sources.processes(folder, top, names)
+    machines = {name: translate(module, functions[name], name) for name in names}
+    fed = reference.port_words(design, raws)
+    bits = {wire.name: wire.bits for wires in design.wires for wire in wires}
+    if design.loader is not None:
+        bits["weights"] = design.loader.port.slot
+    results = [wire.name for wire in design.wires[1]]
+    words = reference.record(folder, top, bits, fed, results, len(raws[0]), load=design.loader is not None)
+    return Rtl(design, region, machines, words, len(raws[0]), folder)
+
+
+def word_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
+    """Streams whose words are not those of C simulation, one line each."""
+    lines = []
+    for name, one in seen.items():
+        for stream, digits in one.words.items():
+            found, want = list(map(bench.text_of, digits)), list(rtl.words[stream])
+            if found != want:
+                wrong = sum(a != b for a, b in zip(found, want, strict=False))
+                lines.append(f"{name or 'design'}: {stream} has {len(found)} words of {len(want)}, of which {wrong} differ")
+    for call in rtl.region.calls if "" not in seen else ():
+        outputs = {given for name, given in zip(rtl.machines[call.name].parameters, call.arguments, strict=True) if _writes(rtl.machines[call.name], name)}
+        lines += [f"{call.name}: nothing leaves on {stream}" for stream in outputs - set(seen[call.name].words) if rtl.words[stream]]
+    lines += [f"design: nothing leaves on {stream}" for stream in rtl.outputs if "" in seen and stream not in seen[""].words]
+    return lines
+
+
+def turn_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
+    """Processes that take their turns otherwise than their ``program`` says, one line each; not of loops, whose steps overlap in hardware."""
+    lines = []
+    for process in rtl.design.processes:
+        if isinstance(process, d.Loop):
+            continue
+        want, one = process.program, seen[process.name]
+        loaded = sum(memory.size for memory in loading.memories(process))
+        turns = [want.turns + (loaded if frame == 0 else 0) for frame in range(rtl.frames)]
+        if one.frames != turns:
+            lines.append(f"{process.name}: frames of {one.frames} turns, the model has {turns}")
+        for streams, programs, moments in ((process.sources, want.reads, one.reads), (process.targets, want.writes, one.writes)):
+            for stream, program in zip(streams, programs, strict=True):
+                expected = np.concatenate([program + (loaded if frame == 0 else 0) for frame in range(rtl.frames)])
+                if not np.array_equal(np.array(moments.get(stream.name, [])), expected):
+                    lines.append(f"{process.name}: other turns at {stream.name}")
+    return lines
+
+
+def _writes(machine: Machine, parameter: str) -> bool:
+    return any(port.name == parameter for port in machine.outputs)

@@ -1,0 +1,155 @@
+"""A Machine as a Verilog module (IEEE 1364-2001): a turn a cycle, a handshake at each stream.
+
+Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: this cycle is a turn
+that takes place; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie RESTART cycles,
+at least one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from support.rtl.netlist import Machine, Node, Port
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^", "shl": "<<", "lshr": ">>", "udiv": "/", "urem": "%"}
+_SIGNED = {"ashr": ">>>", "sdiv": "/", "srem": "%"}
+_COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">="}
+TURN_BITS = 32
+
+
+def module(machine: Machine) -> str:
+    return "\n".join(_lines(machine)) + "\n"
+
+
+def handshakes(port: str) -> tuple[str, str, str]:
+    """The names of a stream's data, valid and ready."""
+    return f"s_{port}", f"s_{port}_valid", f"s_{port}_ready"
+
+
+def _lines(machine: Machine) -> Iterator[str]:
+    memories = {memory.name: f"m{place}" for place, memory in enumerate(machine.memories)}
+    registers = {register.name: f"r{place}" for place, register in enumerate(machine.registers)}
+    yield f"module {machine.name} #(parameter RESTART = 1) ("
+    yield "  input clk, input rst"
+    for name, width in machine.arguments.items():
+        yield f"  , input [{width - 1}:0] a_{name}"
+    for into, ports in ((True, machine.inputs), (False, machine.outputs)):
+        for port in ports:
+            data, valid, ready = handshakes(port.name)
+            one, other = ("input", "output") if into else ("output", "input")
+            yield f"  , {one} [{port.width - 1}:0] {data}, {one} {valid}, {other} {ready}"
+    yield f"  , output fired, output reg [{TURN_BITS - 1}:0] turn, output done);"
+    bits = max(1, (len(machine.states) - 1).bit_length())
+    yield f"  reg [{bits - 1}:0] state;"
+    yield "  reg [7:0] idle;"
+    for register in machine.registers:
+        yield f"  reg [{register.width - 1}:0] {registers[register.name]}; // {register.name}"
+    for memory in machine.memories:
+        yield f"  reg [{memory.width - 1}:0] {memories[memory.name]} [0:{memory.depth - 1}]; // {memory.name}"
+        if memory.initial is not None:
+            yield "  initial begin"
+            yield from (f"    {memories[memory.name]}[{place}] = {_literal(value, memory.width)};" for place, value in enumerate(memory.initial))
+            yield "  end"
+    for place in used(machine):
+        node = machine.nodes[place]
+        if node.op != "const":
+            yield f"  wire [{node.width - 1}:0] n{place} = {_expression(machine, node, registers, memories)};"
+
+    def name(place: int) -> str:
+        node = machine.nodes[place]
+        return _literal(node.value, node.width) if node.op == "const" else f"n{place}"
+
+    waits = [f"(~{name(port.enable)} | {handshakes(port.name)[1]})" for port in machine.inputs]
+    waits += [f"(~{name(port.enable)} | {handshakes(port.name)[2]})" for port in machine.outputs]
+    yield f"  wire go = {' & '.join(['~rst', 'idle == 0', *waits])};"
+    for port in machine.inputs:
+        yield f"  assign {handshakes(port.name)[2]} = go & {name(port.enable)};"
+    for port in machine.outputs:
+        data, valid, _ = handshakes(port.name)
+        yield f"  assign {valid} = go & {name(port.enable)};"
+        yield from _word(port, data, name)
+    yield "  assign fired = go & state != 0;"
+    yield f"  assign done = go & {name(machine.done)};"
+    yield "  always @(posedge clk) begin"
+    yield "    if (rst) begin state <= 0; idle <= 0; turn <= -1; end"
+    yield "    else if (idle != 0) idle <= idle - 1;"
+    yield "    else if (go) begin"
+    yield f"      turn <= {name(machine.done)} ? -1 : turn + 1;"
+    yield f"      if ({name(machine.done)}) begin state <= 0; idle <= RESTART - 1; end"
+    for condition, state in machine.jumps:
+        yield f"      if ({name(condition)}) state <= {state};"
+    for register in machine.registers:
+        for update in register.updates:
+            yield f"      if ({name(update.enable)}) {registers[register.name]} <= {name(update.value)};"
+    for memory in machine.memories:
+        for update in memory.updates:
+            yield f"      if ({name(update.enable)}) {memories[memory.name]}[{name(update.address)}] <= {name(update.value)};"
+    yield "    end"
+    yield "  end"
+    yield "endmodule"
+
+
+def used(machine: Machine) -> list[int]:
+    """The nodes that anything depends on, in order."""
+    waiting = [machine.done, *(condition for condition, _ in machine.jumps)]
+    waiting += [place for port in (*machine.inputs, *machine.outputs) for place in (port.enable, *(p.enable for p in port.pieces))]
+    waiting += [piece.value for port in machine.outputs for piece in port.pieces]
+    for holder in (*machine.registers, *machine.memories):
+        waiting += [place for update in holder.updates for place in (update.enable, update.value, update.address) if place >= 0]
+    found: set[int] = set()
+    while waiting:
+        place = waiting.pop()
+        if place not in found:
+            found.add(place)
+            waiting += machine.nodes[place].args
+    return sorted(found)
+
+
+def _word(port: Port, data: str, name: object) -> Iterator[str]:
+    assert callable(name)
+    pieces: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for piece in port.pieces:
+        pieces.setdefault((piece.low, piece.width), []).append((name(piece.enable), name(piece.value)))
+    for (low, width), arms in pieces.items():
+        chosen = "".join(f"{enable} ? {value} : " for enable, value in arms[:-1]) + arms[-1][1]
+        yield f"  assign {data}[{low + width - 1}:{low}] = {chosen};"
+
+
+def _literal(value: int, width: int) -> str:
+    return f"{width}'h{value % (1 << width):x}"
+
+
+def _expression(machine: Machine, node: Node, registers: dict[str, str], memories: dict[str, str]) -> str:
+    args = [machine.nodes[place] for place in node.args]
+    names = [_literal(arg.value, arg.width) if arg.op == "const" else f"n{place}" for arg, place in zip(args, node.args, strict=True)]
+    if node.op == "reg":
+        return registers[node.name]
+    if node.op == "arg":
+        return f"a_{node.name}"
+    if node.op == "state":
+        return f"state == {node.value}"
+    if node.op == "input":
+        return f"s_{node.name}[{node.value + node.width - 1}:{node.value}]"
+    if node.op == "load":
+        return f"{memories[node.name]}[{names[0]}]"
+    if node.op == "slice":
+        return f"{names[0]}[{node.value + node.width - 1}:{node.value}]"
+    if node.op == "zext":
+        return f"{{{node.width - args[0].width}'b0, {names[0]}}}"
+    if node.op == "sext":
+        return f"{{{{{node.width - args[0].width}{{{names[0]}[{args[0].width - 1}]}}}}, {names[0]}}}"
+    if node.op == "not":
+        return f"~{names[0]}"
+    if node.op == "choose":
+        pairs = zip(names[::2], names[1::2], strict=False)
+        return "".join(f"{condition} ? {value} : " for condition, value in pairs) + names[-1]
+    if node.op == "icmp":
+        signed = node.name[0] == "s"
+        left, right = (f"$signed({name})" for name in names) if signed else names
+        return f"{left} {_COMPARE[node.name[-2:]]} {right}"
+    if node.op in _SIGNED:
+        right = names[1] if node.op == "ashr" else f"$signed({names[1]})"
+        return f"$signed({names[0]}) {_SIGNED[node.op]} {right}"
+    if node.op in _INFIX:
+        return f" {_INFIX[node.op]} ".join(names)
+    raise AssertionError(node.op)
