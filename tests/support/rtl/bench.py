@@ -156,7 +156,7 @@ def _bench(
     for place, call in enumerate(calls):
         machine = machines[call.name]
         given = dict(zip(machine.parameters, call.arguments, strict=True))
-        links = [".clk(clk)", ".rst(rst)", f".fired(p{place}_fired)", f".turn(p{place}_turn)", f".done(p{place}_done)"]
+        links = [".clk(clk)", f".rst(rst | p{place}_frame == {frames})", f".fired(p{place}_fired)", f".turn(p{place}_turn)", f".done(p{place}_done)"]
         links += [f".a_{name}(p{place}_frame == 0 && {int(load)})" for name in machine.arguments]
         yield f"  wire p{place}_fired, p{place}_done; wire [{TURN_BITS - 1}:0] p{place}_turn; integer p{place}_frame = 0;"
         for into, ports in ((True, machine.inputs), (False, machine.outputs)):
@@ -199,7 +199,7 @@ def _design(
     for place, call in enumerate(calls):
         machine = machines[call.name]
         given = dict(zip(machine.parameters, call.arguments, strict=True))
-        links = [".clk(clk)", ".rst(rst)", f".fired(p{place}_fired)", f".turn(p{place}_turn)", f".done(p{place}_done)"]
+        links = [".clk(clk)", f".rst(rst | p{place}_frame == {frames})", f".fired(p{place}_fired)", f".turn(p{place}_turn)", f".done(p{place}_done)"]
         links += [f".a_{name}(p{place}_frame == 0 && {int(load)})" for name in machine.arguments]
         yield f"  wire p{place}_fired, p{place}_done; wire [{TURN_BITS - 1}:0] p{place}_turn; integer p{place}_frame = 0;"
         for into, ports in ((True, machine.inputs), (False, machine.outputs)):
