@@ -24,8 +24,8 @@ _TIMEOUT_S = 600
 
 @dataclass(slots=True)
 class Seen:
-    """Of a process or of the ports of a design: per stream the moment of each word, and its digits where it leaves. A moment is the turn of the frame for
-    a process by itself, the cycle for a design. ``frames``: the turns of each frame; ``begun``: how far into the next frame it is."""
+    """Of a process or of the ports of a design: per stream the moment of each word, and its digits where it leaves. A moment is the turn of the frame
+    for a process by itself, the cycle for a design. ``frames``: of a process by itself the turns of each frame, in a design the cycle of its end."""
 
     reads: dict[str, list[int]] = field(default_factory=dict)
     writes: dict[str, list[int]] = field(default_factory=dict)
@@ -52,8 +52,8 @@ def together(
     restart: int,
     stalls: bool = False,
 ) -> dict[str, Seen]:
-    """All processes with FIFOs of these depths. ``words``: what comes in at each port; a frame of a process begins ``restart`` cycles behind the frame
-    before. The entry "" of the result has the ports."""
+    """All processes with FIFOs of these depths. ``words``: what comes in at each port. Between two frames of a process lie ``restart`` cycles. The
+    entry "" of the result has the ports."""
     lines = _design(machines, calls, depths, words, folder, frames, load, restart)
     return _run(lines, [*machines.values()], folder, ["", *(call.name for call in calls)], stalls)
 
@@ -103,7 +103,7 @@ _FIFO = f"""module qfx_fifo #(parameter W = 1, D = 1) (
     end
 endmodule"""
 
-_HEAD = f"""module bench;
+_HEAD = """module bench;
   reg clk = 0, rst = 1;
   reg [8*1024-1:0] path;
   integer log, stall, quiet = 0, cycle = 0;

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from qfx.hardware.board import Board
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import RESTART
+from qfx.hardware.unrolled.emit import sources as unrolled_sources
+from qfx.hardware.unrolled.plan import plan
+from qfx.ir.graph import Graph
 from qfx.ir.values import RawArray
 from support.rtl import bench, reference, sources
 from support.rtl.machine import translate
@@ -67,6 +72,56 @@ def prepare(design: d.Design, raws: Sequence[RawArray], folder: Path, top: str =
     return Rtl(design, region, machines, words, len(raws[0]), folder)
 
 
+def prepare_unrolled(graph: Graph, board: Board, raws: Sequence[RawArray], folder: Path, top: str = "design") -> Rtl:
+    """The one function that an unrolled design is; a turn reads and writes one word of each port."""
+    made = plan(graph, board, clock_ns=5)
+    sources.write(unrolled_sources(made.program, made.design, top, made.interval), folder)
+    module, function = sources.whole(folder, top)
+    machine = translate(module, function, top, serial=True)
+    fed = reference.port_words(made.design, raws)
+    bits = {wire.name: wire.bits for wires in made.design.wires for wire in wires}
+    words = reference.record(folder, top, bits, fed, [wire.name for wire in made.design.wires[1]], len(raws[0]), load=False)
+    region = sources.Region(top, (sources.Call(top, machine.parameters),), {})
+    return Rtl(made.design, region, {top: machine}, words, len(raws[0]), folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instant:
+    """A process as the cycle model sees it, whose words leave in the turn that works them out."""
+
+    process: d.Process
+
+    @property
+    def name(self) -> str:
+        return self.process.name
+
+    @property
+    def sources(self) -> tuple[d.Stream, ...]:
+        return self.process.sources
+
+    @property
+    def targets(self) -> tuple[d.Stream, ...]:
+        return self.process.targets
+
+    @property
+    def program(self) -> Program:
+        return replace(self.process.program, latency=0)
+
+
+def instant(design: d.Design) -> d.Design:
+    """The design for ``simulate``, with no pipeline in its processes: that is what a Machine is."""
+    return replace(design, processes=tuple(_Instant(process) for process in design.processes))  # type: ignore[misc]
+
+
+def pace(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> tuple[int, int]:
+    """Cycles between the last words of the last two frames, and from the first word in to the last word of the first frame out: ``Timing`` of the
+    cycle model. Of a design that has run ``together``, and whose words are right."""
+    ports = seen[""]
+    ends = np.max([np.array(ports.writes[name]).reshape(rtl.frames, -1)[:, -1] for name in rtl.outputs], axis=0)
+    first = min(moments[0] for moments in ports.reads.values())
+    return int(ends[-1] - ends[-2]), int(ends[0]) - first + 1
+
+
 def word_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
     """Streams whose words are not those of C simulation, one line each."""
     lines = []
@@ -77,7 +132,9 @@ def word_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
                 wrong = sum(a != b for a, b in zip(found, want, strict=False))
                 lines.append(f"{name or 'design'}: {stream} has {len(found)} words of {len(want)}, of which {wrong} differ")
     for call in rtl.region.calls if "" not in seen else ():
-        outputs = {given for name, given in zip(rtl.machines[call.name].parameters, call.arguments, strict=True) if _writes(rtl.machines[call.name], name)}
+        outputs = {
+            given for name, given in zip(rtl.machines[call.name].parameters, call.arguments, strict=True) if _writes(rtl.machines[call.name], name)
+        }
         lines += [f"{call.name}: nothing leaves on {stream}" for stream in outputs - set(seen[call.name].words) if rtl.words[stream]]
     lines += [f"design: nothing leaves on {stream}" for stream in rtl.outputs if "" in seen and stream not in seen[""].words]
     return lines

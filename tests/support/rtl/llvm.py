@@ -117,7 +117,11 @@ class Module:
                 yield from self.scalars(item, text, offset + place * size)
         else:
             fields = self.fields(type_)
-            items = [value] * len(fields) if blank else [text.removeprefix(field).strip() for text, (_, field) in zip(split(value[1:-1]), fields, strict=True)]
+            items = (
+                [value] * len(fields)
+                if blank
+                else [text.removeprefix(field).strip() for text, (_, field) in zip(split(value[1:-1]), fields, strict=True)]
+            )
             for text, (start, field) in zip(items, fields, strict=True):
                 yield from self.scalars(field, text, offset + start)
 
@@ -170,7 +174,9 @@ def parse(text: str) -> Module:
     return _Parser(text).module
 
 
-_ATTRIBUTE = re.compile(r"\b(noundef|nonnull|nocapture|readonly|readnone|noalias|signext|zeroext|inbounds|align \d+|dereferenceable(_or_null)?\(\d+\))(?=[ ,(]|$)")
+_ATTRIBUTE = re.compile(
+    r"\b(noundef|nonnull|nocapture|readonly|readnone|noalias|signext|zeroext|inbounds|align \d+|dereferenceable(_or_null)?\(\d+\))(?=[ ,(]|$)"
+)
 _FLAGS = re.compile(r"\b(nuw|nsw|exact|disjoint|nneg|samesign|tail|musttail|notail|inbounds|volatile)\b ")
 _NAME = r'[%@](?:"[^"]*"|[\w.$-]+)'
 _BINARY = ("add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "udiv", "urem", "sdiv", "srem")
@@ -237,7 +243,7 @@ def _function(head: str, body: list[str]) -> Function:
         end += 1
     parameters = tuple(typed(text) for text in split(head[start : end - 1]))
     blocks: list[Block] = []
-    label, insts = "entry", []
+    label, insts = "entry", list[Inst]()
     lines = iter(body)
     for line in lines:
         if found := re.match(r'("[^"]*"|[\w.$-]+):', line):
@@ -287,7 +293,6 @@ def _inst(text: str) -> Inst:
         value, _, kind = rest.rpartition(" to ")
         return Inst(name, op, kind, (typed(value),))
     if op == "freeze":
-        value = typed(rest)  # type: ignore[assignment]
         return Inst(name, op, typed(rest).type, (typed(rest),))
     if op == "select":
         operands = tuple(map(typed, split(rest)))
@@ -303,8 +308,8 @@ def _inst(text: str) -> Inst:
         value, pointer = split(rest)[:2]
         return Inst("", op, typed(value).type, (typed(value), typed(pointer)))
     if op == "getelementptr":
-        kind, *operands = split(rest)
-        return Inst(name, op, "ptr", tuple(map(typed, operands)), kind)
+        kind, *places = split(rest)
+        return Inst(name, op, "ptr", tuple(map(typed, places)), kind)
     if op == "alloca":
         return Inst(name, op, "ptr", detail=split(rest)[0])
     if op == "br":
@@ -329,5 +334,5 @@ def _call(name: str, text: str) -> Inst:
     if found is None:
         raise RtlError(f"call {text}")
     kind = _ATTRIBUTE.sub("", found[1]).split()[-1]
-    operands = split(text[found.end() : text.rindex(")")])
-    return Inst(name, "call", kind, tuple(typed(operand) for operand in operands if not operand.startswith("metadata")), found[2][1:].strip('"'))
+    given = [operand for operand in split(text[found.end() : text.rindex(")")]) if not operand.startswith("metadata")]
+    return Inst(name, "call", kind, tuple(map(typed, given)), found[2][1:].strip('"'))

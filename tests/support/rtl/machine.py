@@ -107,20 +107,22 @@ class _Translation:
         for stream, (taken, put) in self._queues.items():
             registers += [self._pointer(f"{stream}.taken", taken), self._pointer(f"{stream}.put", put)]
             memories += self._queue(stream, put)
-        ports = [
+        inputs, outputs = (
             tuple(Port(name[1:], stream.width, self._b.any(stream.enables), tuple(stream.pieces)) for name, stream in streams.items())
             for streams in (self._inputs, self._outputs)
-        ]
+        )
+        done = self._b.any(self._done)
         return Machine(
             self._name,
             tuple(self._b.nodes),
             tuple(self._states),
             tuple(registers),
             tuple(memories),
-            *ports,
+            inputs,
+            outputs,
             {name[1:]: width for name, width in self._numbers.items()},
             tuple(self._jumps),
-            self._b.any(self._done),
+            done,
             tuple(self._notes),
             tuple(parameter.value[1:] for parameter in self._function.parameters),
         )
@@ -293,7 +295,7 @@ class _Translation:
         if inst.op == "phi":
             return self._phi(region, block, inst)
         if inst.op == "load":
-            return self._load(region, block, self._arrays.place(inst.operands[0].value), bits(inst.type), b.yes)
+            return self._load(region, block, self._arrays.place(inst.operands[0].value), bits(inst.type))
         if inst.op == "store":
             self._store(region, block, inst)
             return None
@@ -333,7 +335,8 @@ class _Translation:
             zero = b.const(0, bits(inst.type))
             return b.select(b.make("icmp", 1, x, zero, name="slt"), b.make("sub", bits(inst.type), zero, x), x)
         if name[1] in ("usub", "uadd", "ssub", "sadd") and name[2] == "sat":
-            return self._saturating(*(self._value(region, operand, block) for operand in inst.operands), name[1])
+            x, y = (self._value(region, operand, block) for operand in inst.operands)
+            return self._saturating(x, y, name[1])
         raise RtlError(f"{self._name}: a call of {inst.detail}")
 
     def _saturating(self, x: int, y: int, op: str) -> int:
@@ -391,20 +394,18 @@ class _Translation:
 
     # Arrays.
 
-    def _load(self, region: _Region, block: str, place: Place | OneOf, width: int, condition: int) -> int:
+    def _load(self, region: _Region, block: str, place: Place | OneOf, width: int) -> int:
         b = self._b
         if isinstance(place, OneOf):
             self._notes[f"a condition chooses between {self._array(place.a)} and {self._array(place.b)} as an lvalue"] = None
             chosen = self._value(region, place.condition, block)
-            a = self._load(region, block, place.a, width, b.both(condition, chosen))
-            other = self._load(region, block, place.b, width, b.both(condition, b.no(chosen)))
-            return b.select(chosen, a, other)
+            return b.select(chosen, self._load(region, block, place.a, width), self._load(region, block, place.b, width))
         bank = self._arrays.bank(place, width)
         address = self._address(region, block, place, bank)
         word = b.make("load", width, address, name=_named(bank))
         region.loads.setdefault(bank.key, []).append((block, address))
-        for other, home, where, value in region.stores:
-            if other.key == bank.key and self._reaches(region, home, block):
+        for stored_in, home, where, value in region.stores:
+            if stored_in.key == bank.key and self._reaches(region, home, block):
                 same = b.yes if where == address else b.make("icmp", 1, where, address, name="eq")
                 if b.known(where) is not None and b.known(address) is not None and where != address:
                     continue

@@ -1,7 +1,7 @@
 """Arrays as memories: where every load and store of a function goes.
 
-An array is cut into as many memories as it has numbers between the places that an index can pick: ``line[SIZE][P]`` with a variable first and constant
-second index becomes P memories of SIZE words, what ``ARRAY_PARTITION`` or ``ARRAY_RESHAPE`` of the second dimension make of it.
+An array is cut into as many memories as it has numbers between the places that an index can pick: ``line[SIZE][P]`` with a variable first and a
+constant second index becomes P memories of SIZE words, what ``ARRAY_PARTITION`` or ``ARRAY_RESHAPE`` of the second dimension make of it.
 """
 
 from __future__ import annotations

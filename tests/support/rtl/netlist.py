@@ -13,11 +13,14 @@ from dataclasses import dataclass
 class Node:
     """A value of ``width`` bits. ``args`` are places in ``Machine.nodes``, all in front of the node's own.
 
-    ``op``: one of LLVM's (``add``, ``icmp``...) or
-    ``const`` (``value``); ``reg``, ``arg`` (``name``: of a register, of a number that the call brings); ``input`` (bits from ``value`` up of the word at
-    port ``name``); ``state`` (whether this turn is one of state ``value``); ``load`` (``name``: the memory; the address); ``slice`` (bits from ``value`` up); ``not``;
+    ``op``: one of LLVM's (``add``, ``icmp``, ...; the ``name`` of an ``icmp`` is its predicate), or
+    ``const`` (``value``);
+    ``reg`` and ``arg`` (``name``: of a register, of a number that the call brings);
+    ``input`` (bits from ``value`` up of the word at port ``name``);
+    ``state`` (whether this turn is one of state ``value``);
+    ``load`` (``name``: the memory; the address);
+    ``slice`` (bits from ``value`` up); ``not``;
     ``choose`` (condition, value, condition, value, ..., value if no condition holds; at most one does).
-    ``name`` of an ``icmp`` is its predicate.
     """
 
     op: str
@@ -45,8 +48,8 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One partition of an array: ``depth`` words of ``width`` bits. ``initial``: what it holds at the start; None: nothing known. ``array``: what the C++
-    calls the array. Of the updates that hold in a turn the last one counts. ``ports``: the most loads and the most stores that one turn can make."""
+    """One partition of an array: ``depth`` words of ``width`` bits. ``array``: what the C++ calls it. ``initial``: what it holds at the start; None:
+    nothing known. Of the updates that hold in a turn the last one counts. ``ports``: the most loads and the most stores that one turn can make."""
 
     name: str
     array: str
@@ -79,8 +82,8 @@ class Port:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Machine:
-    """``states[k]`` is the code behind number k of the turns' beginnings; 0 is the beginning of a frame, which is no turn. ``jumps``: (condition, next
-    state); ``done``: the frame has ended. ``notes``: what the translation had to do that a vendor's tool may do otherwise."""
+    """``states[k]`` is the code behind number k of the turns' beginnings; 0 is the beginning of a frame, which is no turn. ``jumps``: (condition,
+    next state); ``done``: the frame has ended. ``notes``: what the translation had to do that a vendor's tool may do otherwise."""
 
     name: str
     nodes: tuple[Node, ...]

@@ -1,12 +1,12 @@
 """The least period at which a machine's recurrences let it begin a turn every cycle.
 
-A path from a register back to itself may be cut by no pipeline register: where a value goes through n registers on its way round, its delay can be spread
-over n cycles and no more. So the greatest delay per register over all circles bounds the period from below, however deep the pipeline is. Handshakes
-are left out: the vendor's tools spend a cycle of their own on them.
+A path from a register back to itself may be cut by no pipeline register: where a value goes through n registers on its way round, its delay can be
+spread over n cycles and no more. So the greatest delay per register over all circles bounds the period from below, however deep the pipeline is.
+Handshakes are left out: the vendor's tools spend a cycle of their own on them.
 
 Delays: those of RapidWright's timing model of UltraScale+ (github.com/Xilinx/RapidWright, timing/ultrascaleplus: intrasite_delay_terms.txt v0.5,
 intersite_delay_terms.txt v0.4, taken from Vivado; Maidee, Neely, Kaviani, Lavin: An Open-source Lightweight Timing Model for RapidWright, FPT 2019),
-in nanoseconds. What lies between two cells depends on where they are placed and is assumed (``net``). ``Delays`` of slower parts are those times a factor.
+in nanoseconds. What lies between two cells depends on where they are placed and is assumed (``net``).
 Logic is put into six-input LUTs by cuts (Cong and Ding: FlowMap, 1994) for words as for bits: all bits of a word are alike.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 
-from support.rtl.netlist import Machine, Node
+from support.rtl.netlist import Machine, Memory, Node, Register
 
 LUT_INPUTS = 6
 _CARRY_INPUTS = 5  # of the LUT in front of a carry chain, both of whose outputs are used (UG574)
@@ -89,7 +89,7 @@ def counters(machine: Machine) -> dict[str, int]:
         if node.op == "icmp" and node.name == "eq" and nodes[node.args[1]].op == "const":
             bounds[node.args[0]] = nodes[node.args[1]].value
     for register in machine.registers:
-        steps, others = [], []
+        steps, others = list[int](), list[int]()
         for update in register.updates:
             node = nodes[update.value]
             step = node.op == "add" and nodes[node.args[0]] == Node("reg", register.width, name=register.name) and nodes[node.args[1]].value == 1
@@ -172,7 +172,7 @@ class _Analysis:
     def __init__(self, machine: Machine, delays: Delays, balanced: bool) -> None:
         self._delays, self._balanced = delays, balanced
         self._nodes = _before_steps(machine.nodes)
-        holders = [*machine.registers, *machine.memories]
+        holders: list[Register | Memory] = [*machine.registers, *machine.memories]
         self._updates = {holder.name: [(u.enable, u.value, u.address) for u in holder.updates] for holder in holders}
         self._updates["state"] = [(condition, -1, -1) for condition, _ in machine.jumps] + [(machine.done, -1, -1)]
         self._depths = {memory.name: memory.depth for memory in machine.memories}
@@ -259,7 +259,11 @@ class _Analysis:
         found: dict[str, float] = {}
         for source, starts in self._sources(cone).items():
             at = self._arrivals(cone, starts, source)
-            delays = [at[place] + last + (d.net + d.direct - d.setup if self._nodes[place].op in ("reg", "load", *_WIRES) else 0) for place, last in ends if place in at]
+            delays = [
+                at[place] + last + (d.net + d.direct - d.setup if self._nodes[place].op in ("reg", "load", *_WIRES) else 0)
+                for place, last in ends
+                if place in at
+            ]
             if delays:
                 found[source] = max(delays)
         return list(found.items())
@@ -287,7 +291,7 @@ class _Analysis:
         """When each value is there, counted from the clock edge, as far as it depends on the source."""
         d = self._delays
         deep = self._depths.get(source, 1) > 1
-        at: dict[int, float] = {place: d.ram_clock if deep else d.clock_to_q for place in starts}
+        at: dict[int, float] = dict.fromkeys(starts, d.ram_clock if deep else d.clock_to_q)
         for place in cone:
             node = self._nodes[place]
             if place in at and node.op != "load":

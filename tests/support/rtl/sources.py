@@ -51,7 +51,9 @@ def write(files: Mapping[str, str], folder: Path) -> None:
 def region(folder: Path, top: str) -> Region:
     """What ``src/<top>.cpp`` joins."""
     text = (folder / "src" / f"{top}.cpp").read_text(encoding="utf-8")
-    calls = tuple(Call(name, tuple(re.split(r",\s*", arguments))) for name, arguments in re.findall(rf"{top}_layers::(\w+)\((.*?)\);", text, re.DOTALL))
+    calls = tuple(
+        Call(name, tuple(re.split(r",\s*", arguments))) for name, arguments in re.findall(rf"{top}_layers::(\w+)\((.*?)\);", text, re.DOTALL)
+    )
     depths = {name: int(depth) for name, depth in re.findall(r"#pragma HLS STREAM variable=(\w+) depth=(\d+)", text)}
     return Region(top, calls, depths)
 

@@ -24,7 +24,10 @@ class Tools:
     @property
     def missing(self) -> str:
         """What to install, in words; empty if nothing is missing."""
-        wanted = [(self.clang, f"clang++ {_FROM} or newer (Debian: clang-{_FROM})"), (self.iverilog and self.vvp, "Icarus Verilog (Debian: iverilog)")]
+        wanted = [
+            (self.clang, f"clang++ {_FROM} or newer (Debian: clang-{_FROM})"),
+            (self.iverilog and self.vvp, "Icarus Verilog (Debian: iverilog)"),
+        ]
         return " and ".join(text for found, text in wanted if not found)
 
 

@@ -1,15 +1,15 @@
 """A Machine as a Verilog module (IEEE 1364-2001): a turn a cycle, a handshake at each stream.
 
-Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: this cycle is a turn
-that takes place; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie RESTART cycles,
-at least one.
+Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: a turn takes
+place in this cycle; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie RESTART
+cycles, at least one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from support.rtl.netlist import Machine, Node, Port
+from support.rtl.netlist import Machine, Memory, Node, Port, Register
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^", "shl": "<<", "lshr": ">>", "udiv": "/", "urem": "%"}
 _SIGNED = {"ashr": ">>>", "sdiv": "/", "srem": "%"}
@@ -55,35 +55,35 @@ def _lines(machine: Machine) -> Iterator[str]:
         if node.op != "const":
             yield f"  wire [{node.width - 1}:0] n{place} = {_expression(machine, node, registers, memories)};"
 
-    def name(place: int) -> str:
+    def named(place: int) -> str:
         node = machine.nodes[place]
         return _literal(node.value, node.width) if node.op == "const" else f"n{place}"
 
-    waits = [f"(~{name(port.enable)} | {handshakes(port.name)[1]})" for port in machine.inputs]
-    waits += [f"(~{name(port.enable)} | {handshakes(port.name)[2]})" for port in machine.outputs]
+    waits = [f"(~{named(port.enable)} | {handshakes(port.name)[1]})" for port in machine.inputs]
+    waits += [f"(~{named(port.enable)} | {handshakes(port.name)[2]})" for port in machine.outputs]
     yield f"  wire go = {' & '.join(['~rst', 'idle == 0', *waits])};"
     for port in machine.inputs:
-        yield f"  assign {handshakes(port.name)[2]} = go & {name(port.enable)};"
+        yield f"  assign {handshakes(port.name)[2]} = go & {named(port.enable)};"
     for port in machine.outputs:
         data, valid, _ = handshakes(port.name)
-        yield f"  assign {valid} = go & {name(port.enable)};"
-        yield from _word(port, data, name)
+        yield f"  assign {valid} = go & {named(port.enable)};"
+        yield from _word(port, data, named)
     yield "  assign fired = go & state != 0;"
-    yield f"  assign done = go & {name(machine.done)};"
+    yield f"  assign done = go & {named(machine.done)};"
     yield "  always @(posedge clk) begin"
     yield "    if (rst) begin state <= 0; idle <= 0; turn <= -1; end"
     yield "    else if (idle != 0) idle <= idle - 1;"
     yield "    else if (go) begin"
-    yield f"      turn <= {name(machine.done)} ? -1 : turn + 1;"
-    yield f"      if ({name(machine.done)}) begin state <= 0; idle <= RESTART - 1; end"
+    yield f"      turn <= {named(machine.done)} ? -1 : turn + 1;"
+    yield f"      if ({named(machine.done)}) begin state <= 0; idle <= RESTART - 1; end"
     for condition, state in machine.jumps:
-        yield f"      if ({name(condition)}) state <= {state};"
+        yield f"      if ({named(condition)}) state <= {state};"
     for register in machine.registers:
         for update in register.updates:
-            yield f"      if ({name(update.enable)}) {registers[register.name]} <= {name(update.value)};"
+            yield f"      if ({named(update.enable)}) {registers[register.name]} <= {named(update.value)};"
     for memory in machine.memories:
         for update in memory.updates:
-            yield f"      if ({name(update.enable)}) {memories[memory.name]}[{name(update.address)}] <= {name(update.value)};"
+            yield f"      if ({named(update.enable)}) {memories[memory.name]}[{named(update.address)}] <= {named(update.value)};"
     yield "    end"
     yield "  end"
     yield "endmodule"
@@ -94,7 +94,8 @@ def used(machine: Machine) -> list[int]:
     waiting = [machine.done, *(condition for condition, _ in machine.jumps)]
     waiting += [place for port in (*machine.inputs, *machine.outputs) for place in (port.enable, *(p.enable for p in port.pieces))]
     waiting += [piece.value for port in machine.outputs for piece in port.pieces]
-    for holder in (*machine.registers, *machine.memories):
+    holders: list[Register | Memory] = [*machine.registers, *machine.memories]
+    for holder in holders:
         waiting += [place for update in holder.updates for place in (update.enable, update.value, update.address) if place >= 0]
     found: set[int] = set()
     while waiting:
@@ -105,8 +106,7 @@ def used(machine: Machine) -> list[int]:
     return sorted(found)
 
 
-def _word(port: Port, data: str, name: object) -> Iterator[str]:
-    assert callable(name)
+def _word(port: Port, data: str, name: Callable[[int], str]) -> Iterator[str]:
     pieces: dict[tuple[int, int], list[tuple[str, str]]] = {}
     for piece in port.pieces:
         pieces.setdefault((piece.low, piece.width), []).append((name(piece.enable), name(piece.value)))
