@@ -14,7 +14,7 @@ from support.rtl.llvm import RtlError
 from support.rtl.netlist import Machine
 from support.rtl.sources import Call
 from support.rtl.tools import tools
-from support.rtl.verilog import TURN_BITS, handshakes, module
+from support.rtl.verilog import TURN_BITS, handshakes, module, titled
 
 QUIET = 300
 """Cycles without any turn after which nothing will happen any more."""
@@ -177,7 +177,7 @@ def _bench(
         body.append(f'        $fwrite(log, "f {place} %0d\\n", $signed(p{place}_turn) + 1); p{place}_frame <= p{place}_frame + 1;')
         body.append("      end")
         fired += [f"p{place}_fired", f"p{place}_done"]
-        yield f"  {machine.name} #(.RESTART(1)) p{place} ({', '.join(links)});"
+        yield f"  {titled(machine)} #(.RESTART(1)) p{place} ({', '.join(links)});"
     yield from _end(fired, body)
 
 
@@ -212,7 +212,7 @@ def _design(
                 links += [f".{one}({other})" for one, other in zip(handshakes(port.name), wires, strict=True)]
         body.append(f'      if (p{place}_done) begin $fwrite(log, "f {place + 1} %0d\\n", cycle); p{place}_frame <= p{place}_frame + 1; end')
         fired += [f"p{place}_fired", f"p{place}_done"]
-        instances.append(f"  {machine.name} #(.RESTART({restart})) p{place} ({', '.join(links)});")
+        instances.append(f"  {titled(machine)} #(.RESTART({restart})) p{place} ({', '.join(links)});")
     for stream, depth in depths.items():
         width = widths[stream]
         for side in ("put", "take"):

@@ -85,6 +85,11 @@ def prepare_unrolled(graph: Graph, board: Board, raws: Sequence[RawArray], folde
     return Rtl(made.design, region, {top: machine}, words, len(raws[0]), folder)
 
 
+def prepare_ports(graph: Graph, board: Board) -> d.Design:
+    """The ports of the unrolled design of a graph."""
+    return plan(graph, board, clock_ns=5).design
+
+
 @dataclass(frozen=True, slots=True)
 class _Instant:
     """A process as the cycle model sees it, whose words leave in the turn that works them out."""

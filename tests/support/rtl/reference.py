@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qfx.fixed.packing import pack
+from qfx.fixed.packing import Port, pack
 from qfx.hardware.assets import hls_root, simulation_headers
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
@@ -20,6 +20,12 @@ Words = Mapping[str, Sequence[int]]
 """The words of each stream by name; of a port TLAST lies above TDATA."""
 
 _FLAGS = ("-std=c++11", "-O0", "-DNDEBUG", "-w")
+
+
+def words_of(raw: RawArray, port: Port) -> list[int]:
+    """TDATA of each word of frames of raws (N, *shape) at a port of its own."""
+    size, data = port.word_bits // 8, pack(np.asarray(raw), port).tobytes()
+    return [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)]
 
 
 def port_words(design: d.Design, raws: Sequence[RawArray]) -> dict[str, list[int]]:

@@ -77,8 +77,14 @@ def whole(folder: Path, top: str) -> tuple[Module, Function]:
 
 
 def _compiled(folder: Path, source: str, behind: str) -> Module:
-    text = "#include <ap_fixed.h>\n#pragma clang attribute push(__attribute__((flatten)), apply_to = function)\n"
-    text += f'#include "{source}"\n#pragma clang attribute pop\n{behind}'
+    return ir(f'#include "{source}"\n', folder, behind)
+
+
+def ir(text: str, folder: Path, behind: str = "") -> Module:
+    """C++ as clang optimizes it, every function with all that it calls; but for ``behind``, which comes last. Works in ``folder``; headers come from its
+    ``src``. Raises RtlError where clang refuses it."""
+    head = "#include <ap_fixed.h>\n#pragma clang attribute push(__attribute__((flatten)), apply_to = function)\n"
+    text = f"{head}{text}\n#pragma clang attribute pop\n{behind}"
     unit, result = folder / "processes.cpp", folder / "processes.ll"
     unit.write_text(text, encoding="utf-8")
     includes = [f"-I{HERE / 'cpp'}", f"-I{hls_root() / 'include'}", "-iquote", str(folder / "src")]

@@ -1,7 +1,7 @@
 """A Machine as a Verilog module (IEEE 1364-2001): a turn a cycle, a handshake at each stream.
 
-Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: a turn takes
-place in this cycle; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie RESTART
+Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: a turn
+takes place in this cycle; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie RESTART
 cycles, at least one.
 """
 
@@ -21,6 +21,11 @@ def module(machine: Machine) -> str:
     return "\n".join(_lines(machine)) + "\n"
 
 
+def titled(machine: Machine) -> str:
+    """The name of the module: no keyword, whatever the process is called."""
+    return f"p_{machine.name}"
+
+
 def handshakes(port: str) -> tuple[str, str, str]:
     """The names of a stream's data, valid and ready."""
     return f"s_{port}", f"s_{port}_valid", f"s_{port}_ready"
@@ -29,7 +34,7 @@ def handshakes(port: str) -> tuple[str, str, str]:
 def _lines(machine: Machine) -> Iterator[str]:
     memories = {memory.name: f"m{place}" for place, memory in enumerate(machine.memories)}
     registers = {register.name: f"r{place}" for place, register in enumerate(machine.registers)}
-    yield f"module {machine.name} #(parameter RESTART = 1) ("
+    yield f"module {titled(machine)} #(parameter RESTART = 1) ("
     yield "  input clk, input rst"
     for name, width in machine.arguments.items():
         yield f"  , input [{width - 1}:0] a_{name}"

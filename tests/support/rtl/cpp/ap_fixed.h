@@ -17,7 +17,6 @@ struct ap_point {
 
   template <int W2, int I2, bool S2, ap_q_mode Q2, ap_o_mode O2, int N2>
   ap_point(const ap_point<W2, I2, S2, Q2, O2, N2>& from) {
-    static_assert(O != AP_WRAP_SM && (O != AP_WRAP || N == 0), "not built: WRAP_SM, and WRAP with saturated bits");
     static const int DROP = (W2 - I2) - (W - I);  // bits that go; below 0: zeros that come
     static const int UP = DROP < 0 ? -DROP : 0, DOWN = DROP > 0 ? DROP : 0;
     static const int SOURCE = W2 + UP + 1;                       // signed, exact
@@ -45,7 +44,24 @@ struct ap_point {
     const room high = room((room(1) << (S ? W - 1 : W)) - 1);
     const room low = S ? (O == AP_SAT_SYM && W > 1 ? room(-high) : room(-high - 1)) : room(0);
     const bool over = number > high, under = number < low;
-    const room kept = O == AP_SAT || O == AP_SAT_SYM ? (over ? high : under ? low : number) : O == AP_SAT_ZERO ? (over || under ? room(0) : number) : number;
+    typedef typename ap_bits<W, false>::number pattern;
+    pattern kept = pattern(number);
+    if (over || under) {
+      const pattern one = 1, top = pattern(one << (W - 1));
+      if (O == AP_SAT || O == AP_SAT_SYM) kept = pattern(over ? high : low);
+      if (O == AP_SAT_ZERO) kept = 0;
+      if (O == AP_WRAP_SM) {
+        static const int DECIDES = W - (N > 1 ? N : 1);
+        const bool lost = ((wide(exact >> DOWN) >> (W < WIDE ? W : WIDE - 1)) & 1) != 0;
+        const bool bit = (kept >> DECIDES & 1) != 0;
+        const bool fold = N == 0 ? bit != lost : N == 1 ? bit != under : bit == under;
+        kept = fold ? pattern(~kept) : kept;
+      }
+      if (N > 0 && (O == AP_WRAP || O == AP_WRAP_SM)) {  // N high bits become those of the bound that was passed
+        const pattern set = pattern(pattern(pattern(~pattern(0)) >> (W - (N > 0 ? N : 1))) << (W - N));
+        kept = pattern((kept & pattern(~set)) | (!S ? set : under ? top : pattern(set ^ top)));
+      }
+    }
     raw = ap_bits<W, S>::made(typename ap_bits<W, S>::number(kept));
   }
 };
