@@ -63,7 +63,9 @@ def test_words_and_turns(case: Case, tmp_path: Path, thorough: bool, quick: Call
     compare(quick(case.name) if case in QUICK else prepared(case, tmp_path))
 
 
-def test_every_kind_of_process_is_covered() -> None:
+def test_every_kind_of_process_is_covered(thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("with the designs themselves, by --thorough")
     kinds = set()
     for case in ALL:
         for process in design_of(case).processes:

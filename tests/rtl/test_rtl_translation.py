@@ -82,7 +82,9 @@ def test_a_value_outlives_its_turn(tmp_path: Path) -> None:
 
 
 def test_a_number_that_was_never_set_is_seen(tmp_path: Path) -> None:
-    body = "ap_int<16> kept[4]; for (int i = 0; i < 4; i++) { QFX_TURN(); const int x = int(in.read()); kept[(x + 1) & 3] = x; out.write(kept[x & 3]); }"
+    body = (
+        "ap_int<16> kept[4]; for (int i = 0; i < 4; i++) { QFX_TURN(); const int x = int(in.read()); kept[(x + 1) & 3] = x; out.write(kept[x & 3]); }"
+    )
     assert numbers(run(body, tmp_path, [0, 1, 1, 3])) == [None, 0, 0, None]
 
 

@@ -81,8 +81,8 @@ def _compiled(folder: Path, source: str, behind: str) -> Module:
 
 
 def ir(text: str, folder: Path, behind: str = "") -> Module:
-    """C++ as clang optimizes it, every function with all that it calls; but for ``behind``, which comes last. Works in ``folder``; headers come from its
-    ``src``. Raises RtlError where clang refuses it."""
+    """C++ as clang optimizes it, every function with all that it calls; but for ``behind``, which comes last. Works in ``folder``; headers come from
+    its ``src``. Raises RtlError where clang refuses it."""
     head = "#include <ap_fixed.h>\n#pragma clang attribute push(__attribute__((flatten)), apply_to = function)\n"
     text = f"{head}{text}\n#pragma clang attribute pop\n{behind}"
     unit, result = folder / "processes.cpp", folder / "processes.ll"

@@ -37,7 +37,17 @@ def tools() -> Tools:
     return Tools(clang, shutil.which("iverilog") or "", shutil.which("vvp") or "")
 
 
+def main() -> None:
+    """Ends with status 1, and says what is missing, unless all is there."""
+    if tools().missing:
+        raise SystemExit(f"missing: {tools().missing}; install them (apt-get install clang-{_FROM} iverilog), nothing is installed for you")
+
+
 def _version(clang: str) -> int:
     text = subprocess.run([clang, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"clang version (\d+)", text)
     return int(found[1]) if found else 0
+
+
+if __name__ == "__main__":
+    main()

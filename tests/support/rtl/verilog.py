@@ -1,8 +1,8 @@
 """A Machine as a Verilog module (IEEE 1364-2001): a turn a cycle, a handshake at each stream.
 
 Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: a turn
-takes place in this cycle; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie RESTART
-cycles, at least one.
+takes place in this cycle; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie
+RESTART cycles, at least one.
 """
 
 from __future__ import annotations
