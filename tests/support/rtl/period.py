@@ -127,16 +127,33 @@ def significant(nodes: Sequence[Node], counts: Mapping[str, int]) -> list[int]:
     return found
 
 
-def wanted(nodes: Sequence[Node], roots: Iterable[int]) -> list[int]:
-    """Of each value the low bits that anything depends on."""
+def wanted(nodes: Sequence[Node], roots: Iterable[int], kept: Iterable[tuple[str, int]]) -> list[int]:
+    """Of each value the low bits that anything depends on. ``roots``: what is needed whole; ``kept``: values that registers take, by name, of which
+    as much is needed as of the register."""
+    held = list(kept)
+    whole, need = list(roots), dict.fromkeys((name for name, _ in held), 0)
+    while True:
+        found = _wanted(nodes, [*((place, nodes[place].width) for place in whole), *((place, need[name]) for name, place in held)])
+        grown = dict(need)
+        for node, low in zip(nodes, found, strict=True):
+            if node.op == "reg" and node.name in grown:
+                grown[node.name] = max(grown[node.name], low)
+        if grown == need:
+            return found
+        need = grown
+
+
+def _wanted(nodes: Sequence[Node], roots: Iterable[tuple[int, int]]) -> list[int]:
     found = [0] * len(nodes)
-    for place in roots:
-        found[place] = nodes[place].width
+    for place, low in roots:
+        found[place] = max(found[place], low)
     for place in range(len(nodes) - 1, -1, -1):
         node, low = nodes[place], found[place]
         for index, arg in enumerate(node.args):
             if node.op in ("add", "sub", "mul", "and", "or", "xor", "zext", "sext"):
                 need = low
+                if node.op == "and":
+                    need = min(low, *(nodes[other].value.bit_length() for other in node.args if nodes[other].op == "const"), low)
             elif node.op == "slice":
                 need = low + node.value if low else 0
             elif node.op == "choose":
@@ -176,9 +193,14 @@ class _Analysis:
         self._updates = {holder.name: [(u.enable, u.value, u.address) for u in holder.updates] for holder in holders}
         self._updates["state"] = [(condition, -1, -1) for condition, _ in machine.jumps] + [(machine.done, -1, -1)]
         self._depths = {memory.name: memory.depth for memory in machine.memories}
-        roots = [place for updates in self._updates.values() for update in updates for place in update if place >= 0]
+        names = {register.name for register in machine.registers}
+        kept = [(name, value) for name in names for _, value, _ in self._updates[name]]
+        roots = [
+            place for name, updates in self._updates.items() for e, v, a in updates for place in (e, -1 if name in names else v, a) if place >= 0
+        ]
+        roots += [piece.value for port in machine.outputs for piece in port.pieces]
         self._significant = significant(self._nodes, counters(machine))
-        self._wanted = wanted(self._nodes, roots)
+        self._wanted = wanted(self._nodes, roots, kept)
         self._live = [bits > 0 for bits in self._wanted]
         self._users = Counter(arg for place, node in enumerate(self._nodes) if self._live[place] for arg in node.args)
         self._cuts: list[list[frozenset[int]]] = []

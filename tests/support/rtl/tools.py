@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import lru_cache
 
-_CLANG = ("clang++", "clang++-19", "clang++-18", "clang++-17", "clang++-16")
+_CLANG = ("clang++-16", "clang++-17", "clang++-18", "clang++-19", "clang++")
 _FROM = 16
 """The first clang whose _BitInt is wider than 128 bits, behind an option."""
 
