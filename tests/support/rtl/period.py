@@ -175,7 +175,7 @@ def _before_steps(nodes: Sequence[Node]) -> list[Node]:
             a, b = (nodes[arg] for arg in node.args)
             if a.op == "add" and b.op == "const" and nodes[a.args[1]].op == "const":
                 same = replace(b, value=(b.value - nodes[a.args[1]].value) % (1 << b.width))
-                if same not in places:  # a number of the same size compares as fast
+                if places.get(same, place) >= place:  # a number of the same size compares as fast
                     same = b
                 found[place] = replace(node, args=(a.args[0], places[same]))
     return found
