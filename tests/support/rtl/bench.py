@@ -49,12 +49,12 @@ def together(
     *,
     frames: int,
     load: bool,
-    restart: int,
+    pauses: Mapping[str, int],
     stalls: bool = False,
 ) -> dict[str, Seen]:
-    """All processes with FIFOs of these depths. ``words``: what comes in at each port. Between two frames of a process lie ``restart`` cycles. The
-    entry "" of the result has the ports."""
-    lines = _design(machines, calls, depths, words, folder, frames, load, restart)
+    """All processes with FIFOs of these depths. ``words``: what comes in at each port. Between two frames of a process lie its ``pauses``, at least
+    one cycle. The entry "" of the result has the ports."""
+    lines = _design(machines, calls, depths, words, folder, frames, load, pauses)
     return _run(lines, [*machines.values()], folder, ["", *(call.name for call in calls)], stalls)
 
 
@@ -189,7 +189,7 @@ def _design(
     folder: Path,
     frames: int,
     load: bool,
-    restart: int,
+    pauses: Mapping[str, int],
 ) -> Iterator[str]:
     yield _HEAD
     fired, body = list[str](), list[str]()
@@ -212,7 +212,7 @@ def _design(
                 links += [f".{one}({other})" for one, other in zip(handshakes(port.name), wires, strict=True)]
         body.append(f'      if (p{place}_done) begin $fwrite(log, "f {place + 1} %0d\\n", cycle); p{place}_frame <= p{place}_frame + 1; end')
         fired += [f"p{place}_fired", f"p{place}_done"]
-        instances.append(f"  {titled(machine)} #(.RESTART({restart})) p{place} ({', '.join(links)});")
+        instances.append(f"  {titled(machine)} #(.RESTART({pauses.get(call.name, 1)})) p{place} ({', '.join(links)});")
     for stream, depth in depths.items():
         width = widths[stream]
         for side in ("put", "take"):

@@ -43,12 +43,17 @@ class Rtl:
         load = self.design.loader is not None
         return bench.alone(self.machines, self.region.calls, self.words, self.folder, frames=self.frames, load=load, stalls=stalls)
 
-    def together(self, depths: Mapping[str, int] | None = None, *, restart: int = RESTART, stalls: bool = False) -> dict[str, bench.Seen]:
+    def together(self, depths: Mapping[str, int] | None = None, *, stalls: bool = False) -> dict[str, bench.Seen]:
         chosen = {**self.region.depths, **(depths or {})}
         load = self.design.loader is not None
         return bench.together(
-            self.machines, self.region.calls, chosen, self.words, self.folder, frames=self.frames, load=load, restart=restart, stalls=stalls
+            self.machines, self.region.calls, chosen, self.words, self.folder, frames=self.frames, load=load, pauses=self.pauses, stalls=stalls
         )
+
+    @property
+    def pauses(self) -> dict[str, int]:
+        """Cycles between two frames of each process, its pipeline left out."""
+        return {process.name: getattr(process.program, "pause", RESTART) for process in self.design.processes}
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
