@@ -206,3 +206,19 @@ def test_a_memory_is_read_and_written_once_a_turn(arithmetics: Rtl, residual: Rt
                     assert max(memory.ports) == 1, (machine.name, memory.name)
                     told += 1
     assert told >= 4
+
+
+def test_the_lanes_of_a_row_are_written_together(arithmetics: Rtl, residual: Rtl) -> None:
+    """Whatever is kept in arrays of lanes is stored at one address under one condition: a word as wide as the row does it."""
+    told = 0
+    for rtl in (arithmetics, residual):
+        for machine in rtl.machines.values():
+            rows: dict[str, set[tuple[tuple[int, int], ...]]] = {}
+            lanes: dict[str, int] = {}
+            for memory in machine.memories:
+                if memory.depth > 1 and memory.updates:
+                    rows.setdefault(memory.array, set()).add(tuple((update.enable, update.address) for update in memory.updates))
+                    lanes[memory.array] = lanes.get(memory.array, 0) + 1
+            assert all(len(ways) == 1 for ways in rows.values()), machine.name
+            told += sum(count > 1 for count in lanes.values())
+    assert told >= 3
