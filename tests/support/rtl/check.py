@@ -151,12 +151,11 @@ def word_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
 
 
 def turn_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
-    """Processes that take their turns otherwise than their ``program`` says, one line each; not of loops, whose steps overlap in hardware."""
+    """Processes that take their turns otherwise than their ``program`` says, one line each; loops otherwise than the programs of their parts,
+    one after the other (in hardware those of a step overlap)."""
     lines = []
     for process in rtl.design.processes:
-        if isinstance(process, d.Loop):
-            continue
-        want, one = process.program, seen[process.name]
+        want, one = _in_sequence(process) if isinstance(process, d.Loop) else process.program, seen[process.name]
         loaded = sum(memory.size for memory in loading.memories(process))
         turns = [want.turns + (loaded if frame == 0 else 0) for frame in range(rtl.frames)]
         if one.frames != turns:
@@ -167,6 +166,21 @@ def turn_differences(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> list[str]:
                 if not np.array_equal(np.array(moments.get(stream.name, [])), expected):
                     lines.append(f"{process.name}: other turns at {stream.name}")
     return lines
+
+
+def _in_sequence(loop: d.Loop) -> Program:
+    """A loop as C++ runs it: the states set to zero, then for each step its parts and the states handed on."""
+    at = states = sum(state.words for state in loop.step.states)
+    reads, writes = list[d.IntArray](), list[d.IntArray]()
+    for _ in range(loop.steps):
+        for part in loop.step.parts:
+            if isinstance(part, d.Enter):
+                reads.append(at + part.program.writes[0])
+            elif isinstance(part, d.Leave):
+                writes.append(at + part.program.reads[0])
+            at += part.cycles
+        at += states
+    return replace(loop.program, turns=at, reads=(np.concatenate(reads),), writes=(np.concatenate(writes),))
 
 
 def _writes(machine: Machine, parameter: str) -> bool:
