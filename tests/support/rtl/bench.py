@@ -14,7 +14,7 @@ from support.rtl.llvm import RtlError
 from support.rtl.netlist import Machine
 from support.rtl.sources import Call
 from support.rtl.tools import tools
-from support.rtl.verilog import TURN_BITS, handshakes, module, titled
+from support.rtl.verilog import TURN_BITS, handshakes, module, shared, titled
 
 QUIET = 300
 """Cycles without any turn after which nothing will happen any more."""
@@ -25,12 +25,16 @@ _TIMEOUT_S = 600
 @dataclass(slots=True)
 class Seen:
     """Of a process or of the ports of a design: per stream the moment of each word, and its digits where it leaves. A moment is the turn of the frame
-    for a process by itself, the cycle for a design. ``frames``: of a process by itself the turns of each frame, in a design the cycle of its end."""
+    for a process by itself, the cycle for a design. ``frames``: of a process by itself the turns of each frame, in a design the cycle of its end.
+    ``clashes``: of a process by itself the arrays that a turn read where it wrote;
+    ``distances``: the least number of turns between a store and a load of what it stored."""
 
     reads: dict[str, list[int]] = field(default_factory=dict)
     writes: dict[str, list[int]] = field(default_factory=dict)
     words: dict[str, list[str]] = field(default_factory=dict)
     frames: list[int] = field(default_factory=list)
+    clashes: set[str] = field(default_factory=set)
+    distances: dict[str, int] = field(default_factory=dict)
 
 
 def alone(
@@ -74,6 +78,7 @@ def _run(bench: Iterator[str], machines: Sequence[Machine], folder: Path, names:
     if done.returncode or done.stderr:
         raise RtlError(f"vvp ends with status {done.returncode}: {(done.stdout + done.stderr)[:4000]}")
     seen = {name: Seen() for name in names}
+    by_name = {machine.name: machine for machine in machines}
     for line in log.read_text(encoding="utf-8").splitlines():
         kind, place, *rest = line.split()
         one = seen[names[int(place)]]
@@ -82,6 +87,14 @@ def _run(bench: Iterator[str], machines: Sequence[Machine], folder: Path, names:
         elif kind == "w":
             one.writes.setdefault(rest[0], []).append(int(rest[1]))
             one.words.setdefault(rest[0], []).append(rest[2])
+        elif kind == "c":
+            clashes = enumerate(reversed(rest[0]))
+            one.clashes.update(shared(by_name[names[int(place)]])[bit].array for bit, letter in clashes if letter != "0")
+        elif kind == "d":
+            for bit, memory in enumerate(shared(by_name[names[int(place)]])):
+                least = int(rest[0], 16) >> 32 * bit & 0xFFFFFFFF
+                if least != 0xFFFFFFFF:
+                    one.distances[memory.array] = min(least, one.distances.get(memory.array, least))
         else:
             one.frames.append(int(rest[0]))
     return seen
@@ -145,6 +158,20 @@ def _sink(name: str, width: int) -> Iterator[str]:
     yield f"  wire [{width - 1}:0] {name}; wire {name}_valid; wire {name}_ready = {name}_open;"
 
 
+def _wires(place: int, machine: Machine) -> str:
+    """What the process number ``place`` tells of itself."""
+    kept = max(len(shared(machine)), 1)
+    wires = {"fired": 1, "done": 1, "turn": TURN_BITS, "clash": kept, "distance": 32 * kept}
+    return "".join(f"  wire [{width - 1}:0] p{place}_{name};" for name, width in wires.items()) + f" integer p{place}_frame = 0;"
+
+
+def _links(place: int, machine: Machine, frames: int, load: bool) -> list[str]:
+    """Its connections, streams left out. Behind its last frame it rests."""
+    links = [".clk(clk)", f".rst(rst | p{place}_frame == {frames})"]
+    links += [f".{name}(p{place}_{name})" for name in ("fired", "done", "turn", "clash", "distance")]
+    return links + [f".a_{name}(p{place}_frame == 0 && {int(load)})" for name in machine.arguments]
+
+
 _OPEN = "!stall || ($random & 3) != 0"
 
 
@@ -156,9 +183,8 @@ def _bench(
     for place, call in enumerate(calls):
         machine = machines[call.name]
         given = dict(zip(machine.parameters, call.arguments, strict=True))
-        links = [".clk(clk)", f".rst(rst | p{place}_frame == {frames})", f".fired(p{place}_fired)", f".turn(p{place}_turn)", f".done(p{place}_done)"]
-        links += [f".a_{name}(p{place}_frame == 0 && {int(load)})" for name in machine.arguments]
-        yield f"  wire p{place}_fired, p{place}_done; wire [{TURN_BITS - 1}:0] p{place}_turn; integer p{place}_frame = 0;"
+        yield _wires(place, machine)
+        links = _links(place, machine, frames, load)
         for into, ports in ((True, machine.inputs), (False, machine.outputs)):
             for port in ports:
                 name = f"p{place}_{port.name}"
@@ -173,8 +199,10 @@ def _bench(
                     body.append(f"        {name}_at <= {name}_at + 1;")
                 body.append("      end")
                 body.append(f"      {name}_open <= {_OPEN};")
+        body.append(f'      if (p{place}_clash) $fwrite(log, "c {place} %b\\n", p{place}_clash);')
         body.append(f"      if (p{place}_done) begin")
         body.append(f'        $fwrite(log, "f {place} %0d\\n", $signed(p{place}_turn) + 1); p{place}_frame <= p{place}_frame + 1;')
+        body.append(f'        $fwrite(log, "d {place} %h\\n", p{place}_distance);')
         body.append("      end")
         fired += [f"p{place}_fired", f"p{place}_done"]
         yield f"  {titled(machine)} #(.RESTART(1)) p{place} ({', '.join(links)});"
@@ -199,9 +227,8 @@ def _design(
     for place, call in enumerate(calls):
         machine = machines[call.name]
         given = dict(zip(machine.parameters, call.arguments, strict=True))
-        links = [".clk(clk)", f".rst(rst | p{place}_frame == {frames})", f".fired(p{place}_fired)", f".turn(p{place}_turn)", f".done(p{place}_done)"]
-        links += [f".a_{name}(p{place}_frame == 0 && {int(load)})" for name in machine.arguments]
-        yield f"  wire p{place}_fired, p{place}_done; wire [{TURN_BITS - 1}:0] p{place}_turn; integer p{place}_frame = 0;"
+        yield _wires(place, machine)
+        links = _links(place, machine, frames, load)
         for into, ports in ((True, machine.inputs), (False, machine.outputs)):
             for port in ports:
                 stream = given[port.name]

@@ -94,6 +94,7 @@ class _Translation:
         self._outputs: dict[str, _Stream] = {}
         self._queues: dict[str, tuple[_Stream, _Stream]] = {}
         self._updates: dict[tuple[str, int], list[Update]] = {}
+        self._loads: dict[tuple[str, int], dict[tuple[int, int], None]] = {}
         self._jumps: list[tuple[int, int]] = []
         self._done: list[int] = []
         self._notes: dict[str, None] = {}
@@ -295,7 +296,7 @@ class _Translation:
         if inst.op == "phi":
             return self._phi(region, block, inst)
         if inst.op == "load":
-            return self._load(region, block, self._arrays.place(inst.operands[0].value), bits(inst.type))
+            return self._load(region, block, self._arrays.place(inst.operands[0].value), bits(inst.type), b.yes)
         if inst.op == "store":
             self._store(region, block, inst)
             return None
@@ -390,20 +391,22 @@ class _Translation:
         rows: dict[tuple[int, int], list[Update]] = {}
         for piece in put.pieces:
             rows.setdefault((piece.low, piece.width), []).append(Update(piece.enable, piece.value, pointer))
-        return [Memory(f"{stream}.{low}", stream, QUEUE, width, None, tuple(updates), (1, 1)) for (low, width), updates in rows.items()]
+        return [Memory(f"{stream}.{low}", stream, QUEUE, width, None, tuple(updates), (), (1, 1)) for (low, width), updates in rows.items()]
 
     # Arrays.
 
-    def _load(self, region: _Region, block: str, place: Place | OneOf, width: int) -> int:
+    def _load(self, region: _Region, block: str, place: Place | OneOf, width: int, condition: int) -> int:
         b = self._b
         if isinstance(place, OneOf):
             self._notes[f"a condition chooses between {self._array(place.a)} and {self._array(place.b)} as an lvalue"] = None
             chosen = self._value(region, place.condition, block)
-            return b.select(chosen, self._load(region, block, place.a, width), self._load(region, block, place.b, width))
+            a = self._load(region, block, place.a, width, b.both(condition, chosen))
+            return b.select(chosen, a, self._load(region, block, place.b, width, b.both(condition, b.no(chosen))))
         bank = self._arrays.bank(place, width)
         address = self._address(region, block, place, bank)
         word = b.make("load", width, address, name=_named(bank))
         region.loads.setdefault(bank.key, []).append((block, address))
+        self._loads.setdefault(bank.key, {})[b.both(self._active(region, block), condition), address] = None
         for stored_in, home, where, value in region.stores:
             if stored_in.key == bank.key and self._reaches(region, home, block):
                 same = b.yes if where == address else b.make("icmp", 1, where, address, name="eq")
@@ -443,7 +446,7 @@ class _Translation:
         updates = tuple(self._updates.get(bank.key, ()))
         reads = max(self._most(region, region.loads.get(bank.key, [])) for region in regions)
         writes = max(self._most(region, [(home, where) for other, home, where, _ in region.stores if other.key == bank.key]) for region in regions)
-        return Memory(_named(bank), bank.key[0], bank.depth, bank.width, bank.initial, updates, (reads, writes))
+        return Memory(_named(bank), bank.key[0], bank.depth, bank.width, bank.initial, updates, tuple(self._loads.get(bank.key, ())), (reads, writes))
 
     def _most(self, region: _Region, accesses: list[tuple[str, int]]) -> int:
         """Of how many addresses one turn can make such an access: those in blocks that exclude each other count once."""

@@ -49,7 +49,8 @@ class Register:
 @dataclass(frozen=True, slots=True)
 class Memory:
     """One partition of an array: ``depth`` words of ``width`` bits. ``array``: what the C++ calls it. ``initial``: what it holds at the start; None:
-    nothing known. Of the updates that hold in a turn the last one counts. ``ports``: the most loads and the most stores that one turn can make."""
+    nothing known. Of the updates that hold in a turn the last one counts. ``loads``: the condition and the address of each. ``ports``: the most loads
+    and the most stores that one turn can make."""
 
     name: str
     array: str
@@ -57,6 +58,7 @@ class Memory:
     width: int
     initial: tuple[int, ...] | None
     updates: tuple[Update, ...]
+    loads: tuple[tuple[int, int], ...]
     ports: tuple[int, int]
 
 

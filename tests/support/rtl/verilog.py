@@ -1,8 +1,10 @@
 """A Machine as a Verilog module (IEEE 1364-2001): a turn a cycle, a handshake at each stream.
 
-Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; ``fired``: a turn
-takes place in this cycle; ``turn``: its number in the frame, all ones before the first; ``done``: the frame ends with it. Between two frames lie
-RESTART cycles, at least one.
+Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream ``s_NAME``, ``s_NAME_valid``, ``s_NAME_ready``; and
+``fired``: a turn takes place in this cycle; ``turn``: its number in the frame, all ones before the first;
+``done``: the frame ends with it (between two frames lie RESTART cycles, at least one);
+``clash``: which of the ``shared`` memories it reads where it writes;
+``distance``: of each of them the least number of turns from a store to a load of what it stored, 32 bits each, all ones if there was none.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ def titled(machine: Machine) -> str:
     return f"p_{machine.name}"
 
 
+def shared(machine: Machine) -> list[Memory]:
+    """The memories that are both read and written while the process runs."""
+    return [memory for memory in machine.memories if memory.depth > 1 and memory.updates and memory.loads]
+
+
 def handshakes(port: str) -> tuple[str, str, str]:
     """The names of a stream's data, valid and ready."""
     return f"s_{port}", f"s_{port}_valid", f"s_{port}_ready"
@@ -43,6 +50,9 @@ def _lines(machine: Machine) -> Iterator[str]:
             data, valid, ready = handshakes(port.name)
             one, other = ("input", "output") if into else ("output", "input")
             yield f"  , {one} [{port.width - 1}:0] {data}, {one} {valid}, {other} {ready}"
+    memories_shared = shared(machine)
+    kept = max(len(memories_shared), 1)
+    yield f"  , output [{kept - 1}:0] clash, output [{32 * kept - 1}:0] distance"
     yield f"  , output fired, output reg [{TURN_BITS - 1}:0] turn, output done);"
     bits = max(1, (len(machine.states) - 1).bit_length())
     yield f"  reg [{bits - 1}:0] state;"
@@ -73,14 +83,32 @@ def _lines(machine: Machine) -> Iterator[str]:
         data, valid, _ = handshakes(port.name)
         yield f"  assign {valid} = go & {named(port.enable)};"
         yield from _word(port, data, named)
+    yield "  integer now;"
+    for place, memory in enumerate(memories_shared):
+        yield f"  integer m{place}_at [0:{memory.depth - 1}]; integer i{place}; reg [31:0] m{place}_least;"
+        every = f"for (i{place} = 0; i{place} < {memory.depth}; i{place} = i{place} + 1)"
+        yield f"  initial begin m{place}_least = -1; {every} m{place}_at[i{place}] = -1; end"
+        yield f"  assign distance[{32 * place + 31}:{32 * place}] = m{place}_least;"
+        pairs = [(load, at, update) for load, at in memory.loads for update in memory.updates]
+        terms = [f"({named(load)} & {named(update.enable)} & {named(at)} == {named(update.address)})" for load, at, update in pairs]
+        yield f"  assign clash[{place}] = go & ({' | '.join(terms)});"
+    if not memories_shared:
+        yield "  assign clash = 0, distance = 0;"
     yield "  assign fired = go & state != 0;"
     yield f"  assign done = go & {named(machine.done)};"
     yield "  always @(posedge clk) begin"
-    yield "    if (rst) begin state <= 0; idle <= 0; turn <= -1; end"
+    yield "    if (rst) begin state <= 0; idle <= 0; turn <= -1; now <= 0; end"
     yield "    else if (idle != 0) idle <= idle - 1;"
     yield "    else if (go) begin"
     yield f"      turn <= {named(machine.done)} ? -1 : turn + 1;"
     yield f"      if ({named(machine.done)}) begin state <= 0; idle <= RESTART - 1; end"
+    yield "      now <= now + 1;"
+    for place, memory in enumerate(memories_shared):
+        for update in memory.updates:
+            yield f"      if ({named(update.enable)}) m{place}_at[{named(update.address)}] = now;"
+        for load, at in memory.loads:
+            since = f"now - m{place}_at[{named(at)}]"
+            yield f"      if ({named(load)} && m{place}_at[{named(at)}] >= 0 && {since} > 0 && {since} < m{place}_least) m{place}_least = {since};"
     for condition, state in machine.jumps:
         yield f"      if ({named(condition)}) state <= {state};"
     for register in machine.registers:
@@ -100,6 +128,7 @@ def used(machine: Machine) -> list[int]:
     waiting += [place for port in (*machine.inputs, *machine.outputs) for place in (port.enable, *(p.enable for p in port.pieces))]
     waiting += [piece.value for port in machine.outputs for piece in port.pieces]
     holders: list[Register | Memory] = [*machine.registers, *machine.memories]
+    waiting += [place for memory in machine.memories for load in memory.loads for place in load]
     for holder in holders:
         waiting += [place for update in holder.updates for place in (update.enable, update.value, update.address) if place >= 0]
     found: set[int] = set()
