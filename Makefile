@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo test bench bench-ptq lint format layers aten wheel clean
+.PHONY: help venv demo test test-rtl bench bench-ptq lint format layers aten wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,10 @@ demo: $(VENV)/ready  ## handwritten digits, from float training to bit-exact C++
 
 test: lint  ## format, lint and type checks, then all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --durations=20 $(PYTEST_ARGS)
+
+test-rtl: $(VENV)/ready  ## every kind of design as RTL, simulated beside its C++ (needs clang 16 and Icarus Verilog)
+	@PYTHONPATH=tests $(PY) -m support.rtl.tools
+	CI=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/rtl --thorough --numprocesses $(JOBS) --durations=10 $(PYTEST_ARGS)
 
 lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff format --check .
