@@ -3,9 +3,9 @@
 // A sum is exact modulo 2**32, or 2**64, in whatever order it is taken. So a sum that fits its type, as the proven ranges promise, is that of the
 // synthesized source. What differs is how many products an instruction makes:
 //   by_bytes    64 (AVX-512 VNNI): numbers and weights of 8 bits
-//   by_halves   32 or 16 (AVX-512 BW, AVX2): of 16 bits
+//   by_halves   32, 16 or 8 (AVX-512 BW, AVX2, SSE2): of 16 bits
 //   by_words    16 to 4: all others, in 32 bits
-//   by_longs    8 to 2: sums of more than 32 bits
+//   by_longs    8 to 2: where sums have more than 32 bits
 // Which instructions there are is what the compiler says of the processor that it compiles for. Without any of them the last two are what it makes of
 // GNU C's vectors.
 #ifndef QFX_NATIVE_QFX_DOT_H
@@ -28,7 +28,7 @@
 #else
 #define QFX_HAS_BYTES 0
 #endif
-#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
+#if defined(__AVX512BW__) || (defined(__SSE2__) && !defined(__AVX512F__))
 #define QFX_HAS_HALVES 1
 #else
 #define QFX_HAS_HALVES 0
@@ -66,7 +66,7 @@ struct by_halves : way<int16_t, int16_t, int32_t, words_vector, 2, 0> {
   static inline words_vector everywhere(const char* x) { return *reinterpret_cast<const word_anywhere*>(x) + words_vector(); }
 #if QFX_HAS_BYTES
   static inline void add(words_vector& sum, const words_vector& x, const words_vector& w) { __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w)); }
-#elif defined(__AVX512F__)
+#elif defined(__AVX2__)
   static inline void add(words_vector& sum, const words_vector& x, const words_vector& w) {
     words_vector products;
     __asm__("vpmaddwd %2, %1, %0" : "=v"(products) : "v"(x), "v"(w));
@@ -74,8 +74,8 @@ struct by_halves : way<int16_t, int16_t, int32_t, words_vector, 2, 0> {
   }
 #elif QFX_HAS_HALVES
   static inline void add(words_vector& sum, const words_vector& x, const words_vector& w) {
-    words_vector products;
-    __asm__("vpmaddwd %2, %1, %0" : "=x"(products) : "x"(x), "x"(w));
+    words_vector products = x;
+    __asm__("pmaddwd %1, %0" : "+x"(products) : "x"(w));
     sum += products;
   }
 #endif
@@ -86,17 +86,28 @@ struct by_words : way<int32_t, int32_t, int32_t, words_vector, 1, 0> {
   static inline void add(words_vector& sum, const words_vector& x, const words_vector& w) { sum += x * w; }
 };
 
+// SHORT: numbers and weights of at most 32 bits.
+template <bool SHORT>
 struct by_longs : way<int64_t, int64_t, int64_t, longs_vector, 1, 0> {
   static inline longs_vector everywhere(const char* x) { return *reinterpret_cast<const long_anywhere*>(x) + longs_vector(); }
   static inline void add(longs_vector& sum, const longs_vector& x, const longs_vector& w) { sum += x * w; }
 };
+#if defined(__AVX2__)
+template <>
+inline void by_longs<true>::add(longs_vector& sum, const longs_vector& x, const longs_vector& w) {
+  longs_vector products;
+  __asm__("vpmuldq %2, %1, %0" : "=v"(products) : "v"(x), "v"(w));
+  sum += products;
+}
+#endif
 
 // The way for numbers and weights of so many bits (with a sign or without) and sums of a type: by as few bits as hold them.
 template <int X_BITS, bool X_SIGNED, int W_BITS, bool W_SIGNED, class Sum>
 struct way_for {
   static const bool BYTES = QFX_HAS_BYTES && sizeof(Sum) <= 4 && X_BITS <= 8 && W_BITS + !W_SIGNED <= 8;
   static const bool HALVES = QFX_HAS_HALVES && sizeof(Sum) <= 4 && X_BITS + !X_SIGNED <= 16 && W_BITS + !W_SIGNED <= 16;
-  template <bool A, class X, class Y>
+  static const bool SHORT = X_BITS + !X_SIGNED <= 32 && W_BITS + !W_SIGNED <= 32;
+  template <bool FIRST, class X, class Y>
   struct choose {
     typedef X type;
   };
@@ -105,7 +116,7 @@ struct way_for {
     typedef Y type;
   };
   typedef typename choose<BYTES, by_bytes<X_SIGNED ? 128 : 0>,
-                          typename choose<HALVES, by_halves, typename choose<sizeof(Sum) <= 4, by_words, by_longs>::type>::type>::type type;
+                          typename choose<HALVES, by_halves, typename choose<sizeof(Sum) <= 4, by_words, by_longs<SHORT> >::type>::type>::type type;
 };
 
 // ROWS vectors of numbers by BLOCKS registers of sums: sum[row * sums + i] = first[i] + the sum over k of the numbers of a row by the weights for sum i. A

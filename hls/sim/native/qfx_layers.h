@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "qfx/elementwise.h"
+#include "qfx/matmul.h"
 #include "qfx/matvec.h"
 #include "qfx/pool.h"
 #include "qfx/sequence.h"
@@ -169,6 +170,43 @@ struct matvec_form<false> {
   }
 };
 
+template <bool WHOLE>
+struct depthwise_form {
+  template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+  static inline void run(frames<qfx::vec<T, S::PE> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS]) {
+    typedef typename S::acc acc_t;
+    static const int CHUNKS = S::GROUPS / S::PE;
+    static const size_t WORDS_IN = size_t(S::PIXELS) * CHUNKS * S::INPUTS, WORDS_OUT = size_t(S::PIXELS) * CHUNKS;
+    const qfx::unpacked<ROWS, S::PE, typename S::packed::type>& table = qfx::unpack<Epilogue, S::PE, typename S::packed>(rom);
+    const T* __restrict x = come(in, WORDS_IN);
+    typename Epilogue::out* __restrict y = leave(out, WORDS_OUT);
+    int row = 0;
+    for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+      for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        acc_t acc[S::PE];
+        for (int pe = 0; pe < S::PE; pe++) acc[pe] = 0;
+        for (int tap = 0; tap < S::INPUTS; tap++) {
+          for (int pe = 0; pe < S::PE; pe++) acc[pe] += qfx::product<acc_t>(table.rows[row][pe], x[pe]);
+          row = row == ROWS - 1 ? 0 : row + 1;
+          x += S::PE;
+        }
+        for (int pe = 0; pe < S::PE; pe++) y[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);
+        y += S::PE;
+      }
+    }
+    in.drop(WORDS_IN);
+    out.filled(WORDS_OUT);
+  }
+};
+template <>
+struct depthwise_form<false> {
+  template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+  static inline void run(hls::stream<qfx::vec<T, S::PE> >& in, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
+                         const Element (&rom)[ROWS][ELEMENTS]) {
+    qfx::depthwise<S, Epilogue>(in, out, rom);
+  }
+};
+
 template <class Multiplier>
 struct is_plain {
   static const bool value = false;
@@ -182,9 +220,21 @@ struct is_plain<qfx::mul_auto> {
 
 namespace qfx {
 
+// How many indices a span has.
+template <class Span>
+struct span_count {
+  static const int value = (Span::STOP - Span::START + Span::STEP - 1) / Span::STEP;
+};
+
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
   typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
+  form::template run<S, Epilogue, T>(in, out, weights);
+}
+
+template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+void depthwise(qfx_native::frames<vec<T, S::PE> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+  typedef qfx_native::depthwise_form<qfx_native::is_plain<typename S::multiplier>::value> form;
   form::template run<S, Epilogue, T>(in, out, weights);
 }
 
@@ -281,6 +331,156 @@ void narrow(qfx_native::frames<vec<T, FROM> >& in, qfx_native::frames<vec<T, TO>
   std::memcpy(out.room(WORDS * (FROM / TO)), in.look(WORDS), WORDS * sizeof(vec<T, FROM>));
   in.drop(WORDS);
   out.filled(WORDS * (FROM / TO));
+}
+
+template <int WORDS, class T, class R, int P>
+void hand_over(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<R, P> >& out) {
+  const T* __restrict x = qfx_native::come(in, WORDS);
+  R* __restrict y = qfx_native::leave(out, WORDS);
+  for (int i = 0; i < WORDS * P; i++) y[i] = R(x[i]);
+  in.drop(WORDS);
+  out.filled(WORDS);
+}
+
+template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, class A, class B, int P>
+void concat(qfx_native::frames<vec<A, P> >& a, qfx_native::frames<vec<B, P> >& b, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+  static const size_t WORDS_A = size_t(PIXELS) * (CHANNELS_A / P), WORDS_B = size_t(PIXELS) * (CHANNELS_B / P);
+  const A* __restrict first = qfx_native::come(a, WORDS_A);
+  const B* __restrict second = qfx_native::come(b, WORDS_B);
+  typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_A + WORDS_B);
+  for (int pixel = 0; pixel < PIXELS; pixel++) {
+    for (int i = 0; i < CHANNELS_A; i++) y[i] = Epilogue::apply(shl<Joined>(first[i], SHIFT_A), pixel, i);
+    y += CHANNELS_A;
+    for (int i = 0; i < CHANNELS_B; i++) y[i] = Epilogue::apply(shl<Joined>(second[i], SHIFT_B), pixel, CHANNELS_A + i);
+    y += CHANNELS_B;
+    first += CHANNELS_A;
+    second += CHANNELS_B;
+  }
+  a.drop(WORDS_A);
+  b.drop(WORDS_B);
+  out.filled(WORDS_A + WORDS_B);
+}
+
+template <int H, int W, int CHUNKS, int OH, int OW, int OC, int TOP, int LEFT, int FIRST, class T, class R, int P>
+void pad(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<R, P> >& out) {
+  static const size_t WORDS_IN = size_t(H) * W * CHUNKS, WORDS_OUT = size_t(OH) * OW * OC;
+  const T* __restrict x = qfx_native::come(in, WORDS_IN);
+  R* __restrict to = qfx_native::leave(out, WORDS_OUT);
+  for (size_t i = 0; i < WORDS_OUT * P; i++) to[i] = 0;
+  for (int row = 0; row < H; row++) {
+    for (int column = 0; column < W; column++) {
+      R* __restrict place = to + ((size_t(row + TOP) * OW + column + LEFT) * OC + FIRST) * P;
+      for (int i = 0; i < CHUNKS * P; i++) place[i] = R(x[i]);
+      x += CHUNKS * P;
+    }
+  }
+  in.drop(WORDS_IN);
+  out.filled(WORDS_OUT);
+}
+
+// The spans of a slice name the indices that stay.
+template <int H, int W, int CHUNKS, class SpanY, class SpanX, class SpanChunk, class T, int P>
+void slice(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out) {
+  static const size_t WORDS_IN = size_t(H) * W * CHUNKS, WORDS_OUT = size_t(span_count<SpanY>::value) * span_count<SpanX>::value * span_count<SpanChunk>::value;
+  const char* x = in.look(WORDS_IN);
+  char* to = out.room(WORDS_OUT);
+  for (int y = SpanY::START; y < SpanY::STOP; y += SpanY::STEP) {
+    for (int column = SpanX::START; column < SpanX::STOP; column += SpanX::STEP) {
+      for (int chunk = SpanChunk::START; chunk < SpanChunk::STOP; chunk += SpanChunk::STEP) {
+        std::memcpy(to, x + ((size_t(y) * W + column) * CHUNKS + chunk) * sizeof(vec<T, P>), sizeof(vec<T, P>));
+        to += sizeof(vec<T, P>);
+      }
+    }
+  }
+  in.drop(WORDS_IN);
+  out.filled(WORDS_OUT);
+}
+
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class Storage, class T, int P>
+void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out) {
+  static const size_t WORDS_IN = size_t(H) * W * CHUNKS, PIXEL = CHUNKS * sizeof(vec<T, P>), ROW = W * COLUMNS * PIXEL;
+  const char* x = in.look(WORDS_IN);
+  char* to = out.room(WORDS_IN * ROWS * COLUMNS);
+  for (int y = 0; y < H; y++) {
+    char* const row = to;
+    for (int column = 0; column < W; column++) {
+      for (int i = 0; i < COLUMNS; i++) {
+        std::memcpy(to, x, PIXEL);
+        to += PIXEL;
+      }
+      x += PIXEL;
+    }
+    for (int i = 1; i < ROWS; i++) {
+      std::memcpy(to, row, ROW);
+      to += ROW;
+    }
+  }
+  in.drop(WORDS_IN);
+  out.filled(WORDS_IN * ROWS * COLUMNS);
+}
+
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, class T, int P>
+void pool(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+  static const size_t WORDS_OUT = size_t(PIXELS) * (CHANNELS / P), WORDS_IN = WORDS_OUT * TAPS;
+  const T* __restrict x = qfx_native::come(in, WORDS_IN);
+  typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_OUT);
+  for (int pixel = 0; pixel < PIXELS; pixel++) {
+    for (int channel = 0; channel < CHANNELS; channel += P) {
+      Acc acc[P];
+      for (int p = 0; p < P; p++) acc[p] = Acc(x[p]);
+      for (int tap = 1; tap < TAPS; tap++) {
+        for (int p = 0; p < P; p++) acc[p] = Join::join(acc[p], x[tap * P + p]);
+      }
+      for (int p = 0; p < P; p++) y[p] = Epilogue::apply(acc[p], pixel, channel + p);
+      x += TAPS * P;
+      y += P;
+    }
+  }
+  in.drop(WORDS_IN);
+  out.filled(WORDS_OUT);
+}
+
+template <class Join, class Epilogue, class Acc, class Storage, int PIXELS, int CHANNELS, class T, int P>
+void pool_global(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+  static const size_t WORDS_OUT = CHANNELS / P, WORDS_IN = WORDS_OUT * PIXELS;
+  const T* __restrict x = qfx_native::come(in, WORDS_IN);
+  typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_OUT);
+  Acc acc[CHANNELS];
+  for (int i = 0; i < CHANNELS; i++) acc[i] = Acc(x[i]);
+  for (int pixel = 1; pixel < PIXELS; pixel++) {
+    x += CHANNELS;
+    for (int i = 0; i < CHANNELS; i++) acc[i] = Join::join(acc[i], x[i]);
+  }
+  for (int i = 0; i < CHANNELS; i++) y[i] = Epilogue::apply(acc[i], 0, i);
+  in.drop(WORDS_IN);
+  out.filled(WORDS_OUT);
+}
+
+// Both matrices lie there term by term: b column by column, a row by row.
+template <class S, class Epilogue, class A, class B>
+void matmul(qfx_native::frames<vec<A, S::SIMD> >& a, qfx_native::frames<vec<B, S::SIMD> >& b,
+            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out) {
+  typedef typename S::acc acc_t;
+  static const size_t WORDS_A = size_t(S::MATRICES) * S::ROWS * S::INPUT_FOLD, WORDS_B = size_t(S::MATRICES) * S::OUTPUTS * S::INPUT_FOLD;
+  static const size_t WORDS_OUT = size_t(S::MATRICES) * S::ROWS * S::OUTPUT_FOLD;
+  const A* __restrict row = qfx_native::come(a, WORDS_A);
+  const B* __restrict matrix = qfx_native::come(b, WORDS_B);
+  typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_OUT);
+  for (int index = 0; index < S::MATRICES; index++) {
+    for (int i = 0; i < S::ROWS; i++) {
+      for (int output = 0; output < S::OUTPUTS; output++) {
+        const B* __restrict column = matrix + size_t(output) * S::INPUTS;
+        acc_t sum = 0;
+        for (int k = 0; k < S::INPUTS; k++) sum += product<acc_t>(column[k], row[k]);
+        *y++ = Epilogue::apply(sum, index * S::ROWS + i, output);
+      }
+      row += S::INPUTS;
+    }
+    matrix += size_t(S::OUTPUTS) * S::INPUTS;
+  }
+  a.drop(WORDS_A);
+  b.drop(WORDS_B);
+  out.filled(WORDS_OUT);
 }
 
 }  // namespace qfx
