@@ -170,6 +170,14 @@ struct matvec_form<false> {
   }
 };
 
+// Lane by lane the products of TAPS weights and numbers. A function of its own, or g++ mixes up its loops with those around them.
+template <int LANES, class Acc, class W, class T>
+__attribute__((noinline)) void add_lanes(Acc* __restrict acc, const W* __restrict weights, const T* __restrict x, const int taps) {
+  for (int tap = 0; tap < taps; tap++) {
+    for (int lane = 0; lane < LANES; lane++) acc[lane] += qfx::product<Acc>(weights[tap * LANES + lane], x[tap * LANES + lane]);
+  }
+}
+
 template <bool WHOLE>
 struct depthwise_form {
   template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
@@ -185,11 +193,10 @@ struct depthwise_form {
       for (int chunk = 0; chunk < CHUNKS; chunk++) {
         acc_t acc[S::PE];
         for (int pe = 0; pe < S::PE; pe++) acc[pe] = 0;
-        for (int tap = 0; tap < S::INPUTS; tap++) {
-          for (int pe = 0; pe < S::PE; pe++) acc[pe] += qfx::product<acc_t>(table.rows[row][pe], x[pe]);
-          row = row == ROWS - 1 ? 0 : row + 1;
-          x += S::PE;
-        }
+        row = row == ROWS ? 0 : row;
+        add_lanes<S::PE>(acc, &table.rows[row][0], x, S::INPUTS);
+        row += S::INPUTS;
+        x += S::INPUTS * S::PE;
         for (int pe = 0; pe < S::PE; pe++) y[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);
         y += S::PE;
       }
