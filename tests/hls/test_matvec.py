@@ -20,7 +20,7 @@ from qfx.hardware.emit.spelling import multiplier, pack_weights, raw
 
 Ints = npt.NDArray[np.int64]
 SEED = 7
-PIXELS = 6
+PIXELS = 11  # eight together and three more
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,8 @@ class Case:
     pe: int
     simd: int
     depthwise: bool = False
+    shared: int = 1
+    """Groups that follow each other with the same weights begin again after ``groups / shared``."""
 
     @property
     def name(self) -> str:
@@ -63,10 +65,11 @@ class Case:
 
     @property
     def rows(self) -> Ints:
-        groups, outputs, inputs = self.weights.shape
+        weights = self.weights[: len(self.weights) // self.shared]
+        groups, outputs, inputs = weights.shape
         if self.depthwise:
-            return self.weights.reshape(groups // self.pe, self.pe, inputs).transpose(0, 2, 1).reshape(-1, self.pe)
-        folded = self.weights.reshape(groups, outputs // self.pe, self.pe, inputs // self.simd, self.simd)
+            return weights.reshape(groups // self.pe, self.pe, inputs).transpose(0, 2, 1).reshape(-1, self.pe)
+        folded = weights.reshape(groups, outputs // self.pe, self.pe, inputs // self.simd, self.simd)
         return folded.transpose(0, 1, 3, 4, 2).reshape(-1, self.simd * self.pe)
 
     @property
@@ -94,6 +97,12 @@ def case(
     numbers[1] = np.where(drawn[:, 0] > 0, x_type.min_raw, x_type.max_raw)
     numbers[2], numbers[3] = x_type.min_raw, x_type.max_raw
     return Case(kind, drawn, numbers, x_type, pe, simd, depthwise)
+
+
+def sharing(one: Case, shared: int) -> Case:
+    """The case with the weights of its first groups in all of them."""
+    weights = np.concatenate([one.weights[: len(one.weights) // shared]] * shared)
+    return Case(one.arithmetic, weights, one.x, one.x_type, one.pe, one.simd, one.depthwise, shared)
 
 
 def powers(kind: str, shape: tuple[int, int, int], pe: int, simd: int, signs: tuple[int, ...], *, depthwise: bool = False) -> Case:
@@ -156,12 +165,42 @@ CASES = (
     case("dsp", (1, 2, 4), 1, 4, (-(2**18), 2**18), "s25"),  # no single block
 )
 
+REGISTERS = (  # as many numbers as fill some, for the emulator alone
+    case("auto", (1, 40, 37), 4, 37, (-128, 127), "u8"),  # registers that are not full
+    case("auto", (1, 70, 18), 35, 9, (-128, 127), "s8"),
+    case("auto", (2, 20, 11), 20, 11, (0, 255), "s8"),
+    case("auto", (1, 18, 9), 18, 9, (-128, 127), "s16"),
+    case("auto", (1, 18, 9), 9, 9, (-(2**15), 2**15 - 1), "s12"),
+    case("auto", (1, 18, 9), 9, 3, (-128, 127), "u16"),  # no 16 bits with a sign
+    case("auto", (1, 18, 9), 9, 3, (-(2**15), 2**15 - 1), "s16"),  # sums of 36 bits
+    case("auto", (1, 9, 5), 9, 5, (-(2**31), 2**31 - 1), "s24"),
+    case("auto", (1, 9, 5), 3, 5, (-8, 7), "s34"),
+    sharing(case("auto", (6, 3, 6), 3, 6, (-128, 127), "u8"), 3),
+    sharing(case("auto", (6, 1, 4), 3, 1, (-128, 127), "u8", depthwise=True), 2),
+    case("auto", (64, 1, 9), 64, 1, (-128, 127), "u8", depthwise=True),
+)
+ALL = (*CASES, *REGISTERS)
+
+NATIVE = ("-DQFX_NATIVE", "-DQFX_UNPACKED", "-fwrapv")
+FEATURES = {"AVX2": ("avx2",), "AVX-512": ("avx512f", "avx512bw"), "VNNI": ("avx512f", "avx512bw", "avx512vnni")}
+"""Further vectors that the emulator has forms for, and the processor's features that they take."""
+
 VARIANTS = {
     "vendor": (),
     "exact ROM": ("-DQFX_EXACT_ROM",),
     "unpacked": ("-DQFX_UNPACKED",),
-    "native": ("-DQFX_NATIVE", "-DQFX_UNPACKED", "-fwrapv"),
+    "native": NATIVE,
+    "whole": (*NATIVE, "-DWHOLE_FRAMES"),  # with those that every processor of the kind has: SSE2
+    **{f"whole {name}": (*NATIVE, "-DWHOLE_FRAMES", "-march=x86-64", *(f"-m{one}" for one in features)) for name, features in FEATURES.items()},
 }
+EMULATED = [variant for variant in VARIANTS if variant not in ("vendor", "exact ROM", "unpacked")]
+
+
+def compiled(variant: str) -> list[int]:
+    """Which of the cases: those of registers for the emulator, and where it goes a frame at a time those alone that it has a form for."""
+    known = ALL if variant in EMULATED else CASES
+    return [index for index, one in enumerate(known) if not variant.startswith("whole") or one.arithmetic == "auto"]
+
 
 MAIN = """#include <stdint.h>
 #include <fstream>
@@ -169,6 +208,12 @@ MAIN = """#include <stdint.h>
 #include <string>
 #include <vector>
 #include "qfx/matvec.h"
+#ifdef WHOLE_FRAMES
+#include "qfx_layers.h"
+#define stream_of qfx_native::frames
+#else
+#define stream_of hls::stream
+#endif
 struct told {{
   typedef qfx::sint<64> out;
   template <class T> static inline out apply(const T& x, const int pixel, const int channel) {{ return out(out(x) * 8 + (pixel * 3 + channel) % 8); }}
@@ -176,9 +221,9 @@ struct told {{
 {cases}
 template <class A, int P, int R>
 static void drive(
-    void (*run)(hls::stream<qfx::vec<A, P> >&, hls::stream<qfx::vec<told::out, R> >&), const int64_t*& x, size_t count, std::ofstream& y) {{
-  hls::stream<qfx::vec<A, P> > in("in");
-  hls::stream<qfx::vec<told::out, R> > out("out");
+    void (*run)(stream_of<qfx::vec<A, P> >&, stream_of<qfx::vec<told::out, R> >&), const int64_t*& x, size_t count, std::ofstream& y) {{
+  stream_of<qfx::vec<A, P> > in("in");
+  stream_of<qfx::vec<told::out, R> > out("out");
   for (size_t i = 0; i < count; i += P) {{
     qfx::vec<A, P> word;
     for (int p = 0; p < P; p++) word[p] = A(*x++);
@@ -205,9 +250,9 @@ int main(int, char** argv) {{
 """
 
 
-def program() -> str:
+def program(indices: list[int]) -> str:
     cases, calls = [], []
-    for i, one in enumerate(CASES):
+    for i, one in ((index, ALL[index]) for index in indices):
         groups, outputs, inputs = one.weights.shape
         codes, code_type = one.rows, arithmetic.weight_type(one.weights)
         if one.arithmetic == "shift":
@@ -221,7 +266,7 @@ def program() -> str:
         read = one.pe if one.depthwise else one.simd
         cases.append(
             f"// {one.name}\nstatic const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n"
-            f"static void case{i}(hls::stream<qfx::vec<{raw(one.x_type)}, {read}> >& in, hls::stream<qfx::vec<told::out, {one.pe}> >& out) {{\n"
+            f"static void case{i}(stream_of<qfx::vec<{raw(one.x_type)}, {read}> >& in, stream_of<qfx::vec<told::out, {one.pe}> >& out) {{\n"
             f"  typedef qfx::matvec_shape<{', '.join(map(str, numbers))} > shape;\n"
             f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {rom.name});\n}}\n"
         )
@@ -230,19 +275,32 @@ def program() -> str:
 
 
 @cache
-def results(variant: str, gxx: str, vendor_include: Path, folder: Path) -> tuple[Ints, ...]:
+def _defined(gxx: str) -> str:
+    """The macros of the processor at hand."""
+    return subprocess.run([gxx, "-march=native", "-dM", "-E", "-x", "c++", "/dev/null"], capture_output=True, text=True, check=True).stdout
+
+
+def _skip_what_does_not_run_here(variant: str, gxx: str) -> None:
+    features = FEATURES.get(variant.removeprefix("whole "), ())
+    if missing := [feature for feature in features if f"#define __{feature.upper()}__ " not in _defined(gxx)]:
+        pytest.skip(f"this processor has no {', '.join(missing)}")
+
+
+@cache
+def results(variant: str, gxx: str, vendor_include: Path, folder: Path) -> dict[int, Ints]:
     """What the C++ makes of every case."""
-    (folder / "matvec.cpp").write_text(program())
+    indices = compiled(variant)
+    (folder / "matvec.cpp").write_text(program(indices))
     sim = hls_root() / "sim"
-    numbers = [f"-I{sim / 'native'}", f"-I{sim / 'emulate'}"] if variant == "native" else ["-isystem", str(vendor_include)]
+    numbers = [f"-I{sim / 'native'}", f"-I{sim / 'emulate'}"] if variant in EMULATED else ["-isystem", str(vendor_include)]
     flags = [*CSIM_FLAGS, "-Werror", "-O1", *VARIANTS[variant], *numbers, f"-I{hls_root() / 'include'}"]
     done = subprocess.run([gxx, *flags, str(folder / "matvec.cpp"), "-o", str(folder / "run")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
-    (folder / "x.bin").write_bytes(np.concatenate([one.words for one in CASES]).astype("<i8").tobytes())
+    (folder / "x.bin").write_bytes(np.concatenate([ALL[index].words for index in indices]).astype("<i8").tobytes())
     done = subprocess.run([str(folder / "run"), str(folder / "x.bin"), str(folder / "y.bin")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     y = np.frombuffer((folder / "y.bin").read_bytes(), dtype="<i8")
-    return tuple(np.split(y, np.cumsum([one.expected.size for one in CASES])[:-1]))
+    return dict(zip(indices, np.split(y, np.cumsum([ALL[index].expected.size for index in indices])[:-1]), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -250,25 +308,28 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {variant: tmp_path_factory.mktemp("matvec") for variant in VARIANTS}
 
 
-@pytest.mark.parametrize("index", range(len(CASES)), ids=[one.name for one in CASES])
-@pytest.mark.parametrize("variant", VARIANTS)
+EVERY = [(variant, index) for variant in VARIANTS for index in compiled(variant)]
+
+
+@pytest.mark.parametrize(("variant", "index"), EVERY, ids=[f"{variant}-{ALL[index].name}" for variant, index in EVERY])
 def test_against_numpy(variant: str, index: int, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
-    np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], CASES[index].expected)
+    _skip_what_does_not_run_here(variant, gxx)
+    np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], ALL[index].expected)
 
 
-@pytest.mark.parametrize("kind", ["auto", "dsp", "lut", "shift", "pair", "triple", "quad"])
-def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("variant", "kind"), [("whole", "auto"), *(("vendor", kind) for kind in ("auto", "dsp", "lut", "shift", "pair", "triple", "quad"))])
+def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, variant: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
     index = next(i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any())
     one = CASES[index]
     weights = one.weights.copy()
     weights[-1, -1, -1] += 1
     planted = Case(one.arithmetic, weights, one.x, one.x_type, one.pe, one.simd, one.depthwise).expected
     with pytest.raises(AssertionError):
-        np.testing.assert_array_equal(results("vendor", gxx, vendor_include, folders["vendor"])[index], planted)
+        np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], planted)
 
 
 def test_the_cases_are_what_lowering_allows() -> None:
-    for one in CASES:
+    for one in ALL:
         assert one.arithmetic in arithmetic.choices(one.rows, one.x_type, pe=one.pe, depthwise=one.depthwise), one.name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.assets import hls_root
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.emit import CSIM_FLAGS
+from qfx.hardware.emit.emulate import FAST_FLAGS
 from qfx.hardware.emit.spelling import pack_weights
 from qfx.hardware.processes import TakeFrame
 from qfx.hardware.timing.window_turns import window_turns
@@ -231,7 +233,7 @@ def line_case(bits: int, inner: int, size: int | None) -> Case:
     near = [k * inner * (size or 1) + step for k in numbers(500, low=0, high=most // (inner * (size or 1)) + 1).tolist() for step in (-1, 0, 1)]
     x = np.arange(most) if bits < 12 else np.unique(np.clip([0, most - 1, *near], 0, most - 1))
     call = f"qfx::line_of<{bits}, {inner}>" if size is None else f"qfx::line_again<{bits}, {inner}, {size}>"
-    body = f"for (int i = 0; i < {x.size}; i++) {{ qfx::vec<qfx::sint<33>, 1> y; y[0] = {call}(in.read()[0].to_int()); out.write(y); }}"
+    body = f"for (int i = 0; i < {x.size}; i++) {{ qfx::vec<qfx::sint<33>, 1> y; y[0] = {call}(int(in.read()[0])); out.write(y); }}"
     expected = x // inner if size is None else x // inner % size
     return Case(f"line_{bits}_{inner}_{size}", body, x, expected, type_in="qfx::sint<33>", type_out="qfx::sint<33>")
 
@@ -283,16 +285,24 @@ CASES = (
 )
 
 
-def program() -> str:
+def whole(body: str) -> str:
+    """A case of the fast emulator's: with the streams of whole frames."""
+    return body.replace("hls::stream<", "qfx_native::frames<")
+
+
+def program(fast: bool) -> str:
     functions, calls = [EPILOGUE.format(name="told"), SAME], []
     for i, case in enumerate(CASES):
+        if fast and case.name == "ports":  # of which the emulator has none
+            continue
         functions.append(
             f"{case.globals}static void case{i}(hls::stream<qfx::vec<{case.type_in}, {case.word_in}> >& in, "
             f"hls::stream<qfx::vec<{case.type_out}, {case.word_out}> >& out) {{ {case.body} }}\n"
         )
         calls.append(f'  if (which == "{i}") drive<{case.type_in}, {case.word_in}, {case.type_out}, {case.word_out}>(case{i}, x, y);\n')
     includes = "".join(f'#include "qfx/{path.name}"\n' for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
-    return f"""#include "harness.h"
+    includes += "#include <qfx_layers.h>\n" if fast else ""
+    text = f"""#include "harness.h"
 {includes}
 {"".join(functions)}
 template <class A, int P, class B, int R>
@@ -307,7 +317,7 @@ static void drive(void (*run)(hls::stream<qfx::vec<A, P> >&, hls::stream<qfx::ve
   run(in, out);
   while (!out.empty()) {{
     const qfx::vec<B, R> word = out.read();
-    for (int p = 0; p < R; p++) y.push_back(word[p].to_int64());
+    for (int p = 0; p < R; p++) y.push_back(static_cast<int64_t>(word[p]));
   }}
 }}
 int main(int, char** argv) {{
@@ -318,14 +328,19 @@ int main(int, char** argv) {{
   return qfx_tb::save(argv[3], y, 1) ? 0 : 2;
 }}
 """
+    return whole(text) if fast else text
 
 
-@pytest.fixture(scope="module")
-def executable(gxx: str, vendor_include: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("templates")
-    (folder / "cases.cpp").write_text(program())
-    includes = ["-isystem", str(vendor_include), "-isystem", str(hls_root() / "sim"), f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}"]
-    command = [gxx, *CSIM_FLAGS, "-Werror", "-O1", *includes, str(folder / "cases.cpp"), "-o", str(folder / "cases")]
+@pytest.fixture(scope="module", params=["vendor", "fast"])
+def executable(request: pytest.FixtureRequest, gxx: str, vendor_include: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cases with the vendor's headers, and as the fast emulator runs them: a frame at a time."""
+    folder, sim = tmp_path_factory.mktemp("templates"), hls_root() / "sim"
+    fast = request.param == "fast"
+    (folder / "cases.cpp").write_text(program(fast))
+    headers = (sim / "native", sim / "emulate") if fast else (vendor_include, sim)
+    includes = [f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}", *(part for header in headers for part in ("-isystem", str(header)))]
+    flags = [flag for flag in FAST_FLAGS if flag != "-O3"] if fast else CSIM_FLAGS
+    command = [gxx, *flags, "-Werror", "-O1", *includes, str(folder / "cases.cpp"), "-o", str(folder / "cases")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]
     return folder / "cases"
@@ -341,7 +356,21 @@ def simulate(executable: Path, index: int) -> Ints:
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case.name for case in CASES])
 def test_against_numpy(executable: Path, index: int) -> None:
+    if CASES[index].name == "ports" and "qfx_native" in executable.with_suffix(".cpp").read_text():
+        pytest.skip("the emulator has no ports")
     np.testing.assert_array_equal(simulate(executable, index), CASES[index].expected)
+
+
+def test_whole_frames_are_preferred(executable: Path) -> None:
+    """A process whose parameters are no longer those of its form in qfx_layers.h would go word by word, and be slow without a word."""
+    forms = re.findall(r"^void (\w+)\(qfx_native::frames", (hls_root() / "sim" / "native" / "qfx_layers.h").read_text(), re.MULTILINE)
+    assert {"window", "matvec", "depthwise", "binary", "pool"} <= set(forms)
+    symbols = subprocess.run(["nm", "-C", str(executable)], capture_output=True, text=True, check=True).stdout
+    word_by_word = {name for name in forms if re.search(rf"void qfx::{name}<.*>\(hls::stream<", symbols)}
+    if "qfx_native" in symbols:
+        assert word_by_word == set()
+    else:
+        assert {"window", "pool"} <= word_by_word  # the vendor's build
 
 
 def test_the_comparison_sees_one_lsb(executable: Path) -> None:

@@ -120,6 +120,15 @@ struct unpacked {
   T rows[ROWS][LANES];
 };
 
+// Raw number `index` of a row.
+template <class Packed, class Element, int ELEMENTS>
+inline typename Packed::type unpacked_lane(const Element (&row)[ELEMENTS], const int index) {
+  const uint64_t element = static_cast<uint64_t>(row[index / Packed::PER_ELEMENT]);
+  const uint64_t top = element << (64 - (index % Packed::PER_ELEMENT + 1) * Packed::WIDTH);
+  if (Packed::SIGNED) return typename Packed::type(static_cast<int64_t>(top) >> (64 - Packed::WIDTH));
+  return typename Packed::type(top >> (64 - Packed::WIDTH));
+}
+
 template <class Owner, int LANES, class Packed, class Element, int ROWS, int ELEMENTS>
 inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS]) {
   static thread_local unpacked<ROWS, LANES, typename Packed::type> table;
@@ -129,15 +138,7 @@ inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element 
 unpack_row:
   for (int row = 0; row < ROWS; row++) {
   unpack_lane:
-    for (int i = 0; i < LANES; i++) {
-      const uint64_t element = static_cast<uint64_t>(weights[row][i / Packed::PER_ELEMENT]);
-      const uint64_t top = element << (64 - (i % Packed::PER_ELEMENT + 1) * Packed::WIDTH);
-      if (Packed::SIGNED) {
-        table.rows[row][i] = typename Packed::type(static_cast<int64_t>(top) >> (64 - Packed::WIDTH));
-      } else {
-        table.rows[row][i] = typename Packed::type(top >> (64 - Packed::WIDTH));
-      }
-    }
+    for (int i = 0; i < LANES; i++) table.rows[row][i] = unpacked_lane<Packed>(weights[row], i);
   }
   return table;
 }

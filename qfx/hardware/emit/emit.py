@@ -101,6 +101,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
     units = cpp.units(design, ("in", "out"))
     functions = cpp.functions(units)
     values = {
+        "native": False,
         "design": design,
         "top": top,
         "units": units,

@@ -106,6 +106,7 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
     entries = [process.targets[0] for process in design.processes if not process.sources]
     exits = [process.sources[0] for process in design.processes if not process.targets]
     values = {
+        "native": True,
         "design": design,
         "top": top,
         "units": units,
