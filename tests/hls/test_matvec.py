@@ -68,7 +68,7 @@ class Case:
         weights = self.weights[: len(self.weights) // self.shared]
         groups, outputs, inputs = weights.shape
         if self.depthwise:
-            return weights.reshape(groups // self.pe, self.pe, inputs).transpose(0, 2, 1).reshape(-1, self.pe)
+            return weights.reshape(groups // self.pe, self.pe, inputs).transpose(0, 2, 1).reshape(-1, self.pe * self.simd)
         folded = weights.reshape(groups, outputs // self.pe, self.pe, inputs // self.simd, self.simd)
         return folded.transpose(0, 1, 3, 4, 2).reshape(-1, self.simd * self.pe)
 
@@ -139,6 +139,10 @@ CASES = (
     powers("shift", (1, 4, 8), 2, 4, (-1, 1)),
     powers("shift", (1, 4, 8), 4, 2, (-1, 0, 1)),
     powers("shift", (4, 1, 8), 4, 1, (1,), depthwise=True),
+    case("auto", (6, 1, 9), 3, 9, (-8, 7), "s7", depthwise=True),  # all taps of a window in a word
+    case("dsp", (4, 1, 25), 2, 25, (-128, 127), "s8", depthwise=True),
+    case("lut", (4, 1, 6), 4, 3, (-8, 7), "u8", depthwise=True),
+    case("shift", (6, 1, 9), 2, 3, (-32, 31), "s7", depthwise=True),
     case("pair", (1, 8, 16), 2, 4, (-128, 127), "u8"),
     case("pair", (1, 8, 16), 8, 2, (-128, 127), "s8"),
     case("pair", (2, 4, 6), 4, 3, (-8, 7), "u4"),
@@ -259,11 +263,11 @@ def program(indices: list[int]) -> str:
             form = arithmetic.digit_form(one.weights)
             codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
         rom, reader = pack_weights(f"rom{i}", codes, code_type)
-        total = arithmetic.sum_type(one.weights, one.x_type, 1 if one.depthwise else one.simd)
+        total = arithmetic.sum_type(one.weights, one.x_type, one.simd)
         acc = one.accumulator
         types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type, one.simd), raw(total if total.width < acc.width else acc))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
-        read = one.pe if one.depthwise else one.simd
+        read = one.pe * one.simd if one.depthwise else one.simd
         cases.append(
             f"// {one.name}\nstatic const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n"
             f"static void case{i}(stream_of<qfx::vec<{raw(one.x_type)}, {read}> >& in, stream_of<qfx::vec<told::out, {one.pe}> >& out) {{\n"

@@ -426,7 +426,7 @@ void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& 
   out.filled(WORDS_IN * ROWS * COLUMNS);
 }
 
-template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, class T, int P>
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, int TOGETHER, class T, int P>
 void pool(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
   static const size_t WORDS_OUT = size_t(PIXELS) * (CHANNELS / P), WORDS_IN = WORDS_OUT * TAPS;
   const T* __restrict x = qfx_native::come(in, WORDS_IN);
