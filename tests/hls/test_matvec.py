@@ -321,7 +321,9 @@ def test_against_numpy(variant: str, index: int, gxx: str, vendor_include: Path,
     np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], ALL[index].expected)
 
 
-@pytest.mark.parametrize(("variant", "kind"), [("whole", "auto"), *(("vendor", kind) for kind in ("auto", "dsp", "lut", "shift", "pair", "triple", "quad"))])
+@pytest.mark.parametrize(
+    ("variant", "kind"), [("whole", "auto"), *(("vendor", kind) for kind in ("auto", "dsp", "lut", "shift", "pair", "triple", "quad"))]
+)
 def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, variant: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
     index = next(i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any())
     one = CASES[index]

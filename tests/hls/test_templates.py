@@ -20,7 +20,7 @@ from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.emit import CSIM_FLAGS
 from qfx.hardware.emit.emulate import FAST_FLAGS
 from qfx.hardware.emit.spelling import pack_weights
-from qfx.hardware.processes import TakeFrame
+from qfx.hardware.processes import TakeFrame, WholeWindow
 from qfx.hardware.timing.window_turns import window_turns
 
 Ints = npt.NDArray[np.int64]
@@ -75,6 +75,20 @@ def window_case(
     return Case("window", body, frame.reshape(-1), np.concatenate([word.reshape(-1) for word in words]), p, p)
 
 
+def whole_window_case(c: int, p: int, size: tuple[int, int], *rest: tuple[int, ...]) -> Case:
+    """The same windows, channels by channels, with all taps in a word."""
+    one = window_case(c, p, c // p, size, *rest)
+    kernel, stride, pads, dilation = rest
+    span = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    out = [(size[i] + pads[i] + pads[i + 2] - span[i]) // stride[i] + 1 for i in (0, 1)]
+    taps, stream = kernel[0] * kernel[1], Stream("x", FixedType(9, 9), p, size[0] * size[1] * c // p, 2)
+    shape = (c // p, *size, *out, *kernel, *stride, *pads[:2], *dilation)
+    unit = WholeWindow("x", stream, Stream("y", FixedType(9, 9), p * taps, out[0] * out[1] * c // p, 2), shape, -7)
+    assert unit.possible
+    body = "\n".join(line for line in unit.unit(("in", "out")).body if not line.startswith("#"))
+    return Case("whole_window", body, one.x, one.expected, p, p * taps)
+
+
 EPILOGUE = """struct {name} {{
   typedef qfx::sint<32> out;
   template <class T> static inline out apply(const T& x, const int pixel, const int channel) {{ return out(x * 1000 + pixel * 100 + channel); }}
@@ -113,11 +127,11 @@ def depthwise_case(pixels: int, channels: int, taps: int, pe: int) -> Case:
     return Case("depthwise", body, x.reshape(-1), expected, pe, pe, type_out="qfx::sint<32>", globals=table)
 
 
-def pool_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, taps: int, p: int) -> Case:
+def pool_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, taps: int, p: int, together: int = 1) -> Case:
     x = numbers(pixels, channels // p, taps, p)
     expected = told(function(x, axis=2).reshape(pixels, channels))
-    body = f"qfx::pool<qfx::pool_{join}, told, qfx::sint<14>, {pixels}, {channels}, {taps}>(in, out);"
-    return Case("pool", body, x.reshape(-1), expected, p, p, type_out="qfx::sint<32>")
+    body = f"qfx::pool<qfx::pool_{join}, told, qfx::sint<14>, {pixels}, {channels}, {taps}, {together}>(in, out);"
+    return Case("pool", body, x.reshape(-1), expected, together * p, p, type_out="qfx::sint<32>")
 
 
 def whole_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, p: int) -> Case:
@@ -272,6 +286,14 @@ CASES = (
     depthwise_case(2, 6, 9, 3),
     pool_case("max", np.max, 3, 4, 6, 2),
     pool_case("sum", np.sum, 2, 3, 4, 1),
+    pool_case("sum", np.sum, 2, 4, 4, 2, together=4),
+    pool_case("max", np.max, 3, 2, 9, 1, together=3),
+    whole_window_case(4, 2, (5, 6), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    whole_window_case(2, 1, (5, 7), (2, 3), (2, 1), (0, 2, 1, 0), (1, 2)),
+    whole_window_case(3, 3, (9, 8), (3, 2), (3, 2), (0, 0, 0, 0), (1, 1)),
+    whole_window_case(2, 2, (1, 9), (1, 4), (1, 2), (0, 3, 0, 2), (1, 2)),
+    whole_window_case(20, 1, (4, 3), (2, 2), (1, 1), (1, 0, 1, 1), (2, 1)),  # memories of columns
+    whole_window_case(1, 1, (9, 8), (9, 1), (1, 1), (0, 0, 0, 0), (1, 1)),
     whole_case("sum", np.sum, 9, 4, 2),
     whole_case("max", np.max, 5, 3, 3),
     whole_case("max", np.max, 4, 32, 2),

@@ -181,11 +181,11 @@ __attribute__((noinline)) void add_lanes(Acc* __restrict acc, const W* __restric
 template <bool WHOLE>
 struct depthwise_form {
   template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(frames<qfx::vec<T, S::PE> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS]) {
+  static inline void run(frames<qfx::vec<T, S::PE * S::SIMD> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS]) {
     typedef typename S::acc acc_t;
     static const int CHUNKS = S::GROUPS / S::PE;
-    static const size_t WORDS_IN = size_t(S::PIXELS) * CHUNKS * S::INPUTS, WORDS_OUT = size_t(S::PIXELS) * CHUNKS;
-    const qfx::unpacked<ROWS, S::PE, typename S::packed::type>& table = qfx::unpack<Epilogue, S::PE, typename S::packed>(rom);
+    static const size_t WORDS_IN = size_t(S::PIXELS) * CHUNKS * S::INPUT_FOLD, WORDS_OUT = size_t(S::PIXELS) * CHUNKS;
+    const qfx::unpacked<ROWS, S::PE * S::SIMD, typename S::packed::type>& table = qfx::unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(rom);
     const T* __restrict x = come(in, WORDS_IN);
     typename Epilogue::out* __restrict y = leave(out, WORDS_OUT);
     int row = 0;
@@ -195,7 +195,7 @@ struct depthwise_form {
         for (int pe = 0; pe < S::PE; pe++) acc[pe] = 0;
         row = row == ROWS ? 0 : row;
         add_lanes<S::PE>(acc, &table.rows[row][0], x, S::INPUTS);
-        row += S::INPUTS;
+        row += S::INPUT_FOLD;
         x += S::INPUTS * S::PE;
         for (int pe = 0; pe < S::PE; pe++) y[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);
         y += S::PE;
@@ -208,7 +208,7 @@ struct depthwise_form {
 template <>
 struct depthwise_form<false> {
   template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(hls::stream<qfx::vec<T, S::PE> >& in, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
+  static inline void run(hls::stream<qfx::vec<T, S::PE * S::SIMD> >& in, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
                          const Element (&rom)[ROWS][ELEMENTS]) {
     qfx::depthwise<S, Epilogue>(in, out, rom);
   }
@@ -240,7 +240,8 @@ void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typ
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void depthwise(qfx_native::frames<vec<T, S::PE> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void depthwise(qfx_native::frames<vec<T, S::PE * S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out,
+               const Element (&weights)[ROWS][ELEMENTS]) {
   typedef qfx_native::depthwise_form<qfx_native::is_plain<typename S::multiplier>::value> form;
   form::template run<S, Epilogue, T>(in, out, weights);
 }
@@ -427,8 +428,8 @@ void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& 
 }
 
 template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, int TOGETHER, class T, int P>
-void pool(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
-  static const size_t WORDS_OUT = size_t(PIXELS) * (CHANNELS / P), WORDS_IN = WORDS_OUT * TAPS;
+void pool(qfx_native::frames<vec<T, TOGETHER * P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+  static const size_t WORDS_OUT = size_t(PIXELS) * (CHANNELS / P), WORDS_IN = WORDS_OUT * (TAPS / TOGETHER);
   const T* __restrict x = qfx_native::come(in, WORDS_IN);
   typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_OUT);
   for (int pixel = 0; pixel < PIXELS; pixel++) {
