@@ -213,7 +213,7 @@ class Builder:
         dh, dw = plane(windows.dilation, 1)
         geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
         out = self.stream(stem, stream.type, stream.parallel, oh * ow * kh * kw * channels)
-        self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
+        self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding, self.schedule.folding(self.node).buffer))
         return out
 
     # The processes of operators

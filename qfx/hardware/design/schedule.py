@@ -14,22 +14,37 @@ ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair")
 weights, or two products in one DSP block. All of them compute the same numbers."""
 
 
+BUFFER_STORAGE = FIFO_STORAGE = ("auto", "lut", "bram", "uram")
+"""What line buffers and FIFOs are built of: as their size says (``storage.py``), of LUTs, block RAM or UltraRAM."""
+
+WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed")
+"""What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC.
+    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
+    ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE.
 
-    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore the other two.
+    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd, arithmetic
+    and weights.
     """
 
     pe: int = 1
     simd: int = 1
     arithmetic: str = "auto"
+    weights: str = "auto"
+    buffer: str = "auto"
 
     def __post_init__(self) -> None:
         if self.pe < 1 or self.simd < 1:
             raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}", remedy="use at least 1")
         if self.arithmetic not in ARITHMETIC:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
+        if self.weights not in WEIGHT_STORAGE:
+            raise ProjectError(f"the weights are to lie in {self.weights!r}", remedy=f"use one of {', '.join(WEIGHT_STORAGE)}")
+        if self.buffer not in BUFFER_STORAGE:
+            raise ProjectError(f"the buffer is to lie in {self.buffer!r}", remedy=f"use one of {', '.join(BUFFER_STORAGE)}")
 
 
 OUT = "output:"

@@ -17,13 +17,15 @@ MAX_WORD_BITS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel."""
+    """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel.
+    ``storage``: what it is built of, one of ``schedule.FIFO_STORAGE``."""
 
     name: str
     type: FixedType
     parallel: int
     words: int
     depth: int
+    storage: str = "auto"
 
     @property
     def bits(self) -> int:

@@ -19,8 +19,8 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
+from qfx.hardware.emit.spelling import Unit, accumulator, multiplier, pack_weights, place_tag, rows
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
@@ -35,7 +35,7 @@ class MatVec(OneToOne, WithEpilogue):
     share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and "pair" lowering has made sure that it is exact. ``loaded``: the weights are loaded while the
-    hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
     """
 
     name: str
@@ -54,6 +54,7 @@ class MatVec(OneToOne, WithEpilogue):
     epilogue: Epilogue
     arithmetic: str
     loaded: bool = False
+    place: str = "auto"
 
     @property
     def possible(self) -> IntArray:
@@ -63,7 +64,7 @@ class MatVec(OneToOne, WithEpilogue):
     @property
     def folding(self) -> Folding:
         """As it is folded."""
-        return Folding(self.pe, self.simd, self.arithmetic)
+        return Folding(self.pe, self.simd, self.arithmetic, weights=self.place)
 
     # Time.
 
@@ -98,7 +99,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def memories_at(self, folding: Folding) -> tuple[Memory, ...]:
         """The memories of the unit with another folding: the weights, the inputs that are kept for further outputs, the tables of the epilogue."""
-        return (self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
+        return (*self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
 
     def _lanes(self, folding: Folding) -> int:
         return folding.pe if self.depthwise else folding.pe * folding.simd
@@ -110,9 +111,23 @@ class MatVec(OneToOne, WithEpilogue):
             return self.weights.size // self._lanes(folding)
         return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * self.inputs
 
-    def _rom(self, folding: Folding) -> Memory:
+    def _rom(self, folding: Folding) -> tuple[Memory, ...]:
         lanes = self._lanes(folding)
-        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
+        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
+
+    def _weights(self, folding: Folding, on: Device) -> Resources:
+        """What the weights take: their memories and, where there are two, the choice between them."""
+        found = self._rom(folding)
+        choice = [r.multiplexer(2, found[0].width * found[0].count)] if len(found) > 1 else []
+        return r.total([*choice, *(pieces.memory(memory, on) for memory in found)])
+
+    def _places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
+        """What the weights take in each place where they may lie, that of ``folding`` first."""
+        places = [folding.weights]
+        if folding.weights == "auto":
+            blocks = ("uram",) * setting.uram if self.loaded else ("mixed",) * (not self.depthwise)
+            places += ["lut", "bram", *blocks]
+        return {place: self._weights(replace(folding, weights=place), setting.on) for place in places}
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
@@ -125,9 +140,13 @@ class MatVec(OneToOne, WithEpilogue):
     def logic(self, on: Device) -> Resources:
         return self.logic_at(self.folding, on)
 
+    def cost(self, on: Device) -> Resources:
+        return self.cost_at(self.folding, on)
+
     def cost_at(self, folding: Folding, on: Device) -> Resources:
         """``cost`` with another folding, whose weights need not have been laid out for it."""
-        return r.total([self.logic_at(folding, on), *(pieces.memory(memory, on) for memory in self.memories_at(folding))])
+        rest = (self._kept(folding), *storage.tables(self.epilogue, folding.pe))
+        return r.total([self.logic_at(folding, on), self._weights(folding, on), *(pieces.memory(memory, on) for memory in rest)])
 
     def logic_at(self, folding: Folding, on: Device) -> Resources:
         """The products and their sums in a turn, the accumulators, the counters, the registers, and the epilogue of each lane."""
@@ -185,8 +204,8 @@ class MatVec(OneToOne, WithEpilogue):
         if "shift" in arith.choices(self.possible, self.input.type, pe=1, depthwise=self.depthwise, loaded=self.loaded):
             least = min(width, _digits(self).width)
         rom, count = self._rom(self.folding), int(self.weights.size)
-        blocks = r.bram18(rom.depth, rom.width) * rom.count if rom.storage is Storage.BRAM else 0
-        return Stored(count * width, count * least, self._in_one_row, blocks)
+        blocks = sum(r.bram18(memory.depth, memory.width) * memory.count for memory in rom if memory.storage is Storage.BRAM)
+        return Stored(count * width, count * least, self._in_one_row, blocks, self.loaded)
 
     @property
     def _in_one_row(self) -> bool:
@@ -199,15 +218,18 @@ class MatVec(OneToOne, WithEpilogue):
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         codes, code_type = arith.rom_contents(self.weights, self.weight_type, self.arithmetic)
-        weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
+        first, *rest = self._rom(self.folding)
+        weights, reader = pack_weights(f"{self.name}_weights", codes[: first.depth], code_type, loaded=self.loaded)
+        more = [pack_weights(f"{self.name}_rest", codes[first.depth :], code_type)[0] for _ in rest]
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type)
         types = (reader, accumulator(self.epilogue), product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
+        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {', '.join(part.name for part in (weights, *more))});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
-        pragmas = (*bound(weights.name, self._rom(self.folding)), *unit.pragmas)
-        return replace(unit, constants=(weights, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
+        memories = zip((weights, *more), (first, *rest), strict=True)
+        pragmas = (*(line for part, memory in memories for line in rows(part.name, memory)), *unit.pragmas)
+        return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
 
     # Folding.
 
@@ -229,19 +251,20 @@ class MatVec(OneToOne, WithEpilogue):
         possible = {
             even: arith.choices(self.possible, self.input.type, pe=1 + even, depthwise=self.depthwise, loaded=self.loaded) for even in (False, True)
         }
-        front: dict[int, tuple[int, Resources]] = {}
+        front: dict[int, tuple[int, Resources, dict[str, Resources]]] = {}
         found = []
         for pe, simd in [(pinned.pe, pinned.simd)] if pinned else self._foldings(per_group):
             word = pe if self.depthwise else min(simd, per_group)
             if word not in front:
                 front[word] = _window(setting, word)
-            window_busy, window_cost = front[word]
+            window_busy, window_cost, lines = front[word]
             busy = max(replace(self, pe=pe, simd=simd).busy, window_busy)
             between = Resources() if self.depthwise else pieces.rewidth(self.input, word, simd)
             around = window_cost + pieces.queue(self.output, pe) + between
             for name in (pinned.arithmetic,) if pinned else [name for name in wanted if name in possible[pe % 2 == 0]]:
-                folding = Folding(pe, simd, name)
-                found.append(Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between))
+                folding = Folding(pe, simd, name, weights=pinned.weights if pinned else "auto", buffer=next(iter(lines)))
+                option = Option(folding, word, pe, busy, self.cost_at(folding, on) + around, between)
+                found += placed(option, self._places(folding, setting), lines)
         return found
 
     def _foldings(self, per_group: int) -> list[tuple[int, int]]:
@@ -252,12 +275,15 @@ class MatVec(OneToOne, WithEpilogue):
         return [(pe, simd) for pe, simd in pairs if fits_word(pe if self.depthwise else simd, self.input) and fits_word(pe, self.output)]
 
 
-def _window(setting: Setting, word: int) -> tuple[int, Resources]:
-    """Busy cycles and costs of the window unit in front, with words of ``word`` numbers; nothing where there is none."""
+def _window(setting: Setting, word: int) -> tuple[int, Resources, dict[str, Resources]]:
+    """Busy cycles and costs of the window unit in front, with words of ``word`` numbers, and what its buffer takes in each place where it may lie, of
+    which the costs count the first; nothing where there is no unit."""
     if setting.front is None:
-        return 0, Resources()
+        return 0, Resources(), {"auto": Resources()}
     unit = setting.front.widened(word)
-    return unit.busy, r.total([unit.cost(setting.on), *(pieces.queue(stream, word) for stream in unit.targets)])
+    lines = unit.buffers(setting.on, setting.buffer_places)
+    queues = [pieces.queue(stream, word) for stream in unit.targets]
+    return unit.busy, r.total([unit.logic(setting.on), next(iter(lines.values())), *queues]), lines
 
 
 @lru_cache(maxsize=64)

@@ -21,13 +21,14 @@ from qfx.hardware.timing.window_turns import window_turns
 
 @dataclass(frozen=True, slots=True)
 class Window(OneToOne, Buffering, Between, Front):
-    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame."""
+    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame; ``buffer``: as in Folding."""
 
     name: str
     input: Stream
     output: Stream
     shape: tuple[int, ...]
     padding: int
+    buffer: str = "auto"
 
     @property
     def cycles(self) -> int:
@@ -40,7 +41,7 @@ class Window(OneToOne, Buffering, Between, Front):
     def line(self) -> Memory:
         """The line buffer: as many rows as a window spans."""
         chunks, _, _, w, _, _, kh, _, _, _, _, _, dh, _ = self.shape
-        return Memory(((kh - 1) * dh + 1) * w * chunks, self.input.bits)
+        return Memory(((kh - 1) * dh + 1) * w * chunks, self.input.bits, asked=self.buffer)
 
     @property
     def memories(self) -> tuple[Memory, ...]:
