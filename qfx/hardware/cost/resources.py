@@ -1,8 +1,8 @@
 """What the pieces of a design cost in LUTs, flip-flops, DSP blocks, block RAM and UltraRAM.
 
 The formulas describe how the pieces map to the cells of 7-series and UltraScale+ parts (UG474, UG574: LUTs and carry chains; UG479, UG579: DSP
-blocks; UG473, UG573: block RAM and UltraRAM). What a memory is built of is decided in ``storage.py``. Those of logic, LUT memories and DSP blocks are held to
-measurements with Yosys, ``benchmarks/calibration/pieces.csv``; docs/estimates.md states the errors.
+blocks; UG473, UG573: block RAM and UltraRAM). What a memory is built of is decided in ``storage.py``. Those of logic, LUT memories and DSP blocks are
+held to measurements with Yosys, ``benchmarks/calibration/pieces.csv``; docs/estimates.md states the errors.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ OUT = "output:"
 class Schedule:
     """The folding of each node by name (nodes not listed: one number at a time) and of the two ports.
 
-    ``fifos``: depths, in words, that streams have by the user's wish instead of by simulation.
+    ``fifos``: depths, in words, that streams have by the user's wish instead of by simulation; ``fifo_storage``: which of FIFO_STORAGE some are built
+    of by the user's wish.
     """
 
     foldings: tuple[tuple[str, Folding], ...] = ()
@@ -66,6 +67,7 @@ class Schedule:
     where they are not the greatest common divisor of ``input_parallel`` or ``output_parallel`` and the port's channels."""
     merged: bool = False
     """Whether all inputs come in one stream, one after the other in a frame, and all outputs leave in one."""
+    fifo_storage: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(
@@ -77,9 +79,11 @@ class Schedule:
         fifos: Mapping[str, int] | None = None,
         ports: Mapping[str, int] | None = None,
         merged: bool = False,
+        fifo_storage: Mapping[str, str] | None = None,
     ) -> Schedule:
         folded = tuple(sorted(foldings.items(), key=lambda item: item[0]))
-        return cls(folded, input_parallel, output_parallel, tuple(sorted((fifos or {}).items())), tuple(sorted((ports or {}).items())), merged)
+        depths, widths = (tuple(sorted((given or {}).items())) for given in (fifos, ports))
+        return cls(folded, input_parallel, output_parallel, depths, widths, merged, tuple(sorted((fifo_storage or {}).items())))
 
     def port(self, name: str, channels: int, *, output: bool = False) -> int:
         """The numbers per word of one port among several."""
@@ -95,8 +99,8 @@ class Schedule:
 class Request:
     """What a user asks of the schedule; ``fold.resolve`` answers it.
 
-    ``foldings``, the ports and ``fifos`` are fixed. What is not fixed is chosen for ``fps`` frames per second, or to be as fast as fits (``fit``), or
-    else is one number at a time.
+    ``foldings``, the ports, ``fifos`` and ``fifo_storage`` are fixed. What is not fixed is chosen for ``fps`` frames per second, or to be as fast as
+    fits (``fit``), or else is one number at a time.
     """
 
     foldings: tuple[tuple[str, Folding], ...] = ()
@@ -111,6 +115,7 @@ class Request:
     """As in ``Schedule``."""
     shift_and_add: bool = False
     """Whether every product with a constant is to be a sum of shifted numbers."""
+    fifo_storage: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fit:

@@ -1,8 +1,8 @@
 """Where the words of FIFOs and memories lie: in LUTs (as shift registers or RAM), in block RAM or in UltraRAM.
 
-A memory is put where the folding of its layer, or the schedule of a FIFO, asks for; where that says "auto" its depth and width decide. Code generation
-binds every FIFO and memory to the decision, and the estimate counts what was bound. What the tools call it: UG1399 (BIND_STORAGE) and UG902
-(RESOURCE). docs/estimates.md says what is left to them.
+A memory is put where the folding of its layer, or the schedule of a FIFO, asks for; where that says "auto" its depth and width decide. Code
+generation binds every FIFO and memory to the decision, and the estimate counts what was bound. What the tools call it: UG1399 (BIND_STORAGE) and
+UG902 (RESOURCE). docs/estimates.md says what is left to them.
 """
 
 from __future__ import annotations
@@ -59,6 +59,12 @@ def uram(depth: int, width: int) -> int:
     """
     words, bits = URAM_SHAPE
     return ceil(depth / words) * ceil(width / bits)
+
+
+def dense(depth: int, width: int) -> bool:
+    """Whether UltraRAM is for such a memory where nobody asks for it: if each holds what would take two block RAMs, for there are few, and they are
+    far from the rest."""
+    return bram18(depth, width) >= 2 * uram(depth, width)
 
 
 _ASKED = {"lut": Storage.LUTRAM, "bram": Storage.BRAM, "uram": Storage.URAM}
@@ -125,9 +131,9 @@ class Memory:
 
 
 def weights(rows: int, lanes: int, width: int, *, loaded: bool, asked: str = "auto") -> tuple[Memory, ...]:
-    """Those of a matrix-vector unit, ``lanes`` raws or codes of ``width`` bits a row: if they are ``loaded``, a memory for each element of a row; else
-    the rows are words of one memory, as far as the tools know such wide words (MAX_WORD_BITS). ``asked``: one of ``schedule.WEIGHT_STORAGE``. Of a
-    "mixed" one, the rows that a whole number of blocks does not hold are a second memory, of LUTs.
+    """Those of a matrix-vector unit, ``lanes`` raws or codes of ``width`` bits a row: if they are ``loaded``, a memory for each element of a row;
+    else the rows are words of one memory, as far as the tools know such wide words (MAX_WORD_BITS). ``asked``: one of ``schedule.WEIGHT_STORAGE``. Of
+    "mixed" ones, the rows that a whole number of blocks does not hold are a second memory, of LUTs.
 
     >>> [(memory.depth, memory.storage.value) for memory in weights(576, 32, 8, loaded=False, asked="mixed")]
     [(512, 'BRAM'), (64, 'LUTRAM')]

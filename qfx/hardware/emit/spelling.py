@@ -89,7 +89,7 @@ def bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...
 
 
 def rows(name: str, memory: Memory) -> tuple[str, ...]:
-    """What makes the elements of a row of ``name`` be read at once, and the binding of its memories: the row is one word, or each element has a memory."""
+    """What makes the elements of a row of ``name`` be read at once, for the row is one word or each element has a memory, and the binding."""
     kind = "RESHAPE" if memory.count == 1 and memory.storage is not Storage.REGISTERS else "PARTITION"
     return f"#pragma HLS ARRAY_{kind} variable={name} complete dim=2", *bound(name, memory)
 

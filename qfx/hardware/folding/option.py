@@ -52,19 +52,16 @@ _MOST_LUTS, _LEAST_LUTS = 1000, 8
 
 
 def placed(option: Option, weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> list[Option]:
-    """``option`` with its weights and its line buffer in each of the places, of which it has the first: what that memory takes there. Without those that
-    take as much of everything as another one, or more; the option as it is comes first."""
-    choices = [
-        (weight, buffer, weights[weight] + buffers[buffer]) for weight in weights for buffer in buffers
-    ]
+    """``option`` with its weights and its line buffer in each of the places, of which it has the first: what that memory takes there. Without those
+    that take as much of everything as another one, or more; the option as it is comes first."""
+    choices = [(weight, buffer, weights[weight] + buffers[buffer]) for weight in weights for buffer in buffers]
     own = choices[0][2]
-    kept = [choice for i, choice in enumerate(choices) if i == 0 or not any(_no_better(choice[2], other[2], i > j) for j, other in enumerate(choices) if i != j)]
-    return [
-        option if taken is own else replace(
-            option, folding=replace(option.folding, weights=weight, buffer=buffer), cost=option.cost + own * -1 + taken
-        )
-        for weight, buffer, taken in kept
-    ]  # fmt: skip
+    found = [option]
+    for i, (weight, buffer, taken) in enumerate(choices[1:], start=1):
+        if not any(_no_better(taken, other, i > j) for j, (_, _, other) in enumerate(choices) if i != j):
+            folding = replace(option.folding, weights=weight, buffer=buffer)
+            found.append(replace(option, folding=folding, cost=option.cost + own * -1 + taken))
+    return found
 
 
 def _no_better(one: Resources, other: Resources, later: bool) -> bool:

@@ -225,7 +225,8 @@ class MatVec(OneToOne, WithEpilogue):
         product = multiplier(self.arithmetic, self.possible, self.input.type)
         types = (reader, accumulator(self.epilogue), product, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {', '.join(part.name for part in (weights, *more))});"
+        constants = ", ".join(part.name for part in (weights, *more))
+        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {constants});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
         memories = zip((weights, *more), (first, *rest), strict=True)
         pragmas = (*(line for part, memory in memories for line in rows(part.name, memory)), *unit.pragmas)

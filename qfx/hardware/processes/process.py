@@ -17,7 +17,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import BUFFER_STORAGE, Folding
-from qfx.hardware.design.storage import Memory
+from qfx.hardware.design.storage import Memory, dense
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import Option, Role
@@ -182,15 +182,17 @@ class Front(Process, abstract=True):
         """It with ``parallel`` numbers a word; it has one."""
 
     def buffers(self, on: Device, places: Iterable[str]) -> dict[str, Resources]:
-        """What its memories take in each of ``places``, some of BUFFER_STORAGE."""
-        return {place: r.total([pieces.memory(replace(memory, asked=place), on) for memory in self.memories]) for place in places}
+        """What its memories take in each of ``places``, some of BUFFER_STORAGE: the first, and those that may be chosen."""
+        first, *others = places
+        chosen = [place for place in others if place != "uram" or all(dense(memory.depth, memory.width) for memory in self.memories)]
+        return {place: r.total([pieces.memory(replace(memory, asked=place), on) for memory in self.memories]) for place in (first, *chosen)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
     """Where a process stands when it is asked for ``options``: on which family of parts, with which window unit in front, folded as the user wishes
-    (``pinned``), and between which ports of the design, input and output; whether products with constants are ``shift_and_add`` alone; whether there is
-    UltraRAM (``uram``)."""
+    (``pinned``), and between which ports of the design, input and output; whether products with constants are ``shift_and_add`` alone; whether there
+    is UltraRAM (``uram``)."""
 
     on: Device
     front: Front | None

@@ -113,7 +113,9 @@ class Loop(OneToOne):
         if not found:
             return None
         bits, least, blocks = (sum(getattr(one, name) for one in found) for name in ("bits", "least_bits", "bram18"))
-        return Stored(bits, least, any(one.in_one_row for one in found), blocks, all(one.loaded for one in found))  # what one part could do counts for all: a bound
+        return Stored(
+            bits, least, any(one.in_one_row for one in found), blocks, all(one.loaded for one in found)
+        )  # what one part could do counts for all: a bound
 
     # Text.
 
@@ -184,4 +186,8 @@ def _declared(state: Stream, name: str) -> list[str]:
 
 def _stream(stream: Stream) -> list[str]:
     declared = f'{words_of(stream)} {stream.name}("{stream.name}");'
-    return [declared, f"#pragma HLS STREAM variable={stream.name} depth={stream.depth}", queue(stream.name, stream.depth, stream.bits, stream.storage)]
+    return [
+        declared,
+        f"#pragma HLS STREAM variable={stream.name} depth={stream.depth}",
+        queue(stream.name, stream.depth, stream.bits, stream.storage),
+    ]
