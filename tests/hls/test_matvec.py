@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -34,12 +34,15 @@ class Case:
     pe: int
     simd: int
     depthwise: bool = False
+    rest: int = 0
+    """The rows of a second memory."""
 
     @property
     def name(self) -> str:
         groups, outputs, inputs = self.weights.shape
         kind, sign = "depthwise" if self.depthwise else "matvec", "s" if self.x_type.signed else "u"
-        return f"{kind}_{self.arithmetic}_{groups}x{outputs}x{inputs}_pe{self.pe}_simd{self.simd}_{sign}{self.x_type.width}"
+        two = f"_rest{self.rest}" if self.rest else ""
+        return f"{kind}_{self.arithmetic}_{groups}x{outputs}x{inputs}_pe{self.pe}_simd{self.simd}_{sign}{self.x_type.width}{two}"
 
     @property
     def sums(self) -> Ints:
@@ -138,6 +141,7 @@ CASES = (
     case("pair", (1, 2, 3), 2, 1, (0, 1), "u1"),
     case("pair", (1, 2, 3), 2, 1, (0, 0), "s1"),
     case("pair", (1, 4, 8), 4, 8, (-2, 1), "s17"),
+    *(replace(case(kind, (2, 4, 6), 2, 3, (-8, 7), "u4"), rest=rest) for kind, rest in (("auto", 1), ("dsp", 3), ("shift", 7), ("pair", 2))),
 )
 
 VARIANTS = {
@@ -197,15 +201,18 @@ def program() -> str:
         if one.arithmetic == "shift":
             form = arithmetic.digit_form(one.weights)
             codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
-        rom, reader = pack_weights(f"rom{i}", codes, code_type)
+        first = len(codes) - one.rest
+        rom, reader = pack_weights(f"rom{i}", codes[:first], code_type)
+        roms = [rom, *([pack_weights(f"rest{i}", codes[first:], code_type)[0]] if one.rest else [])]
         types = (reader, raw(one.accumulator), multiplier(one.arithmetic, one.weights, one.x_type))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
         read = one.pe if one.depthwise else one.simd
         cases.append(
-            f"// {one.name}\nstatic const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n"
-            f"static void case{i}(hls::stream<qfx::vec<{raw(one.x_type)}, {read}> >& in, hls::stream<qfx::vec<told::out, {one.pe}> >& out) {{\n"
+            f"// {one.name}\n"
+            + "".join(f"static const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n" for rom in roms)
+            + f"static void case{i}(hls::stream<qfx::vec<{raw(one.x_type)}, {read}> >& in, hls::stream<qfx::vec<told::out, {one.pe}> >& out) {{\n"
             f"  typedef qfx::matvec_shape<{', '.join(map(str, numbers))} > shape;\n"
-            f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {rom.name});\n}}\n"
+            f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {', '.join(rom.name for rom in roms)});\n}}\n"
         )
         calls.append(f"  drive<{raw(one.x_type)}, {read}, {one.pe}>(case{i}, x, {one.x.size}, y);")
     return MAIN.format(cases="".join(cases), calls="\n".join(calls))
@@ -240,13 +247,15 @@ def test_against_numpy(variant: str, index: int, gxx: str, vendor_include: Path,
 
 @pytest.mark.parametrize("kind", ["auto", "dsp", "lut", "shift", "pair"])
 def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
-    index = next(i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any())
-    one = CASES[index]
-    weights = one.weights.copy()
-    weights[-1, -1, -1] += 1
-    planted = Case(one.arithmetic, weights, one.x, one.x_type, one.pe, one.simd, one.depthwise).expected
-    with pytest.raises(AssertionError):
-        np.testing.assert_array_equal(results("vendor", gxx, vendor_include, folders["vendor"])[index], planted)
+    for rest in (False, True):
+        index = next((i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any() and (one.rest > 0) == rest), None)
+        if index is None:
+            continue
+        one = CASES[index]
+        weights = one.weights.copy()
+        weights[-1, -1, -1] += 1
+        with pytest.raises(AssertionError):
+            np.testing.assert_array_equal(results("vendor", gxx, vendor_include, folders["vendor"])[index], replace(one, weights=weights).expected)
 
 
 def test_the_cases_are_what_lowering_allows() -> None:

@@ -124,7 +124,7 @@ class MatVec(OneToOne, WithEpilogue):
     def _places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
         """What the weights take in each place where they may lie, that of ``folding`` first."""
         places = [folding.weights]
-        if folding.weights == "auto":
+        if setting.pinned is None:
             blocks = ("uram",) * setting.uram if self.loaded else ("mixed",) * (not self.depthwise)
             places += ["lut", "bram", *blocks]
         return {place: self._weights(replace(folding, weights=place), setting.on) for place in places}

@@ -203,8 +203,8 @@ class Setting:
 
     @property
     def buffer_places(self) -> tuple[str, ...]:
-        """Where line buffers may lie, "auto" first unless another place is asked for."""
-        if self.pinned is not None and self.pinned.buffer != "auto":
+        """Where line buffers may lie, "auto" first, or the place that is asked for."""
+        if self.pinned is not None:
             return (self.pinned.buffer,)
         return tuple(place for place in BUFFER_STORAGE if place != "uram" or self.uram)
 

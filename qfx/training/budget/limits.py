@@ -24,8 +24,8 @@ class Limits:
     """One of: ``ebops``, bit operations of a sample; ``weight_bits`` of all weights; ``mean_weight_bits`` of a weight; a ``board``.
 
     A board's limits are ``lut``, ``ff``, ``dsp``, ``bram18`` and ``uram``: a float is a share of what the board has (0.8), an int a number (200);
-    what is not given is what ``qfx hls`` goes up to. ``fps``: frames a second that the design makes at ``clock_ns`` (default: the board's); without, the
-    smallest design there is. ``style`` "unrolled": the whole network as one pipelined function. Raises RecipeError for what makes no sense.
+    what is not given is what ``qfx hls`` goes up to. ``fps``: frames a second that the design makes at ``clock_ns`` (default: the board's); without,
+    the smallest design there is. ``style`` "unrolled": the whole network as one pipelined function. Raises RecipeError for what makes no sense.
     """
 
     ebops: float | None = None
