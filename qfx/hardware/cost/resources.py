@@ -187,11 +187,12 @@ def lutram(depth: int, width: int, on: Device) -> int:
 
 
 def rom(depth: int, width: int, asked: str = "auto") -> Resources:
-    """Constants, read into a register: a LUT holds 64 words of a bit."""
+    """Constants, read into a register: a LUT holds 64 words of a bit, and the multiplexers of a slice join four of them (UG474, UG574)."""
     where = storage.rom(depth, width, asked)
     if where is Storage.REGISTERS:
         return Resources()
-    return _blocks(where, depth, width) or Resources(lut=width * ceil(depth / 64), ff=width)
+    luts = width * ceil(depth / 64) + multiplexer(ceil(depth / 256), width).lut
+    return _blocks(where, depth, width) or Resources(lut=luts, ff=width)
 
 
 def fifo(depth: int, width: int, asked: str = "auto") -> Resources:
