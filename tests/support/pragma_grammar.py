@@ -256,8 +256,8 @@ INTERFACE_OPTIONS: Mapping[str, frozenset[str]] = {
 
 CORES = words(
     """
-    fifo fifo_bram fifo_lutram fifo_srl fifo_uram ram_1p ram_1p_bram ram_1p_lutram ram_1p_uram ram_2p ram_2p_bram ram_2p_lutram ram_2p_uram ram_s2p_bram
-    ram_s2p_lutram ram_s2p_uram ram_t2p_bram ram_t2p_uram rom_1p rom_1p_bram rom_1p_lutram rom_2p rom_2p_bram rom_2p_lutram rom_np_bram
+    fifo fifo_bram fifo_lutram fifo_srl fifo_uram ram_1p ram_1p_bram ram_1p_lutram ram_1p_uram ram_2p ram_2p_bram ram_2p_lutram ram_2p_uram
+    ram_s2p_bram ram_s2p_lutram ram_s2p_uram ram_t2p_bram ram_t2p_uram rom_1p rom_1p_bram rom_1p_lutram rom_2p rom_2p_bram rom_2p_lutram rom_np_bram
     rom_np_lutram xpm_memory addsub addsubns addsub_dsp divns dsp48 mul mulns mul_lut
     """
 )

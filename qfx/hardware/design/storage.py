@@ -27,6 +27,9 @@ BRAM18_SHAPES = ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384,
 URAM_SHAPE = (4096, 72)
 """Words and bits of a 288 kbit UltraRAM, which has this shape alone and no contents at first (UG573)."""
 
+MOST_ROWS_IN_LUTS = 256
+"""Of a memory that is partly of LUTs: so many words of a bit the multiplexers of a slice join (UG474, UG574)."""
+
 SHIFT_DEPTH = 16
 """A global pool keeps so many words of sums in registers, as pool_global of hls/include/qfx/pool.h does."""
 
@@ -156,14 +159,15 @@ def one_word(elements: int, bits: int) -> bool:
 
 @lru_cache(maxsize=1 << 12)
 def block_rows(depth: int, width: int) -> int:
-    """How many of the ``depth`` rows of a "mixed" memory lie in block RAM: whole blocks full, such that the rest takes the fewest LUTs for each block
-    that it saves; 0 where it saves none.
+    """How many of the ``depth`` rows of a "mixed" memory lie in block RAM: whole blocks full, such that the rest, of at most MOST_ROWS_IN_LUTS rows,
+    takes the fewest LUTs for each block that it saves; 0 where none saves any.
 
     >>> block_rows(576, 64), block_rows(1152, 64), block_rows(288, 64), block_rows(1024, 36)
     (512, 1024, 0, 0)
     """
     whole, best, least = bram18(depth, width), 0, 0.0
-    for first in range(BRAM18_SHAPES[0][0], depth, BRAM18_SHAPES[0][0]):
+    step = BRAM18_SHAPES[0][0]
+    for first in range(step * max(ceil((depth - MOST_ROWS_IN_LUTS) / step), 1), depth, step):
         saved = whole - bram18(first, width)
         luts = width * ceil((depth - first) / 64) + width / 2  # and the choice between the two
         if saved > 0 and (not best or luts / saved < least):

@@ -119,7 +119,7 @@ def test_loaded_weights_may_lie_in_ultraram() -> None:
     graph = make_loadable(chain("net", (32, 4, 4), conv(0, 64, 32, 3, 3)))
     found = next(layer for layer in layers(lower(graph, Schedule()), KV260, {}) if layer.name == "conv0")
     assert {folding.weights for folding in found.foldings} == {"auto", "lut", "uram"}  # "auto" is block RAM
-    small = replace(KV260, lut=3000, bram36=4)
+    small = replace(KV260, lut=2200, bram36=1)
     made = resolve(graph, small, Request(fps=10_000), clock_ns=5)
     assert made.schedule.folding("conv0").weights == "uram"
     with pytest.raises(ProjectError, match="does not fit"):
