@@ -31,13 +31,13 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
     for process, node in zip(design.processes, design.nodes, strict=True):
         for part, own in ((process, node), *process.inside):
             buffers |= {own} if part.front is not None else set()
-            weighted |= {own} if part.stored is not None else set()
+            weighted |= {own} if isinstance(part, d.MatVec) else set()
     asked = []
     for name, folding in schedule.foldings:
         if folding.buffer != "auto" and name not in buffers:
             raise ProjectError(f"buffer is {folding.buffer!r}, but it has no line buffer", where=name, remedy="leave buffer out")
         if folding.weights != "auto" and name not in weighted:
-            raise ProjectError(f"weights is {folding.weights!r}, but it has no weights", where=name, remedy="leave weights out")
+            raise ProjectError(f"weights is {folding.weights!r}, but it has no weights of its own", where=name, remedy="leave weights out")
         asked += [(name, "its weights are", folding.weights), (name, "its line buffer is", folding.buffer)]
     asked += [(name, "the FIFO is", place) for name, place in schedule.fifo_storage]
     for name, what, place in asked:

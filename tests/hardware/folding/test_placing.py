@@ -132,6 +132,7 @@ def test_loaded_weights_may_lie_in_ultraram() -> None:
         (Schedule.of({"conv0": Folding(buffer="uram")}), "conv0: its line buffer is to be in UltraRAM, but the Avnet Ultra96-V2 has none"),
         (Schedule.of({}, fifo_storage={"x_s": "uram"}), "x_s: the FIFO is to be in UltraRAM, but the Avnet Ultra96-V2 has none"),
         (Schedule.of({"conv2": Folding(buffer="bram")}), "conv2: buffer is 'bram', but it has no line buffer"),
+        (Schedule.of({"x": Folding(weights="lut")}), "x: weights is 'lut', but it has no weights of its own"),
         (Schedule.of({}, fifo_storage={"y": "bram"}), "no FIFO is called 'y'"),
     ],
 )
@@ -144,7 +145,7 @@ def test_memories_that_a_board_or_layer_lacks_are_refused_before_anything_is_wri
         with pytest.raises(ProjectError) as caught:
             write_project(graph, tmp_path / "project", board="ultra96v2", schedule=schedule)
         assert complaint in str(caught.value)
-        with pytest.raises(ProjectError, match=r"UltraRAM|line buffer"):
+        with pytest.raises(ProjectError, match=r"UltraRAM|line buffer|has no folding"):
             resolve(graph, ULTRA96, Request(schedule.foldings, fit=True), clock_ns=5)
     assert list(tmp_path.iterdir()) == []
 
