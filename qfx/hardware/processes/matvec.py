@@ -115,11 +115,10 @@ class MatVec(OneToOne, WithEpilogue):
         lanes = self._lanes(folding)
         return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
 
-    def _weights(self, folding: Folding, on: Device) -> Resources:
-        """What the weights take: their memories and, where there are two, the choice between them."""
-        found = self._rom(folding)
-        choice = [r.multiplexer(2, found[0].width * found[0].count)] if len(found) > 1 else []
-        return r.total([*choice, *(pieces.memory(memory, on) for memory in found)])
+    def _choice(self, folding: Folding) -> Resources:
+        """What chooses between the memories of the weights, where there are two."""
+        first, *rest = self._rom(folding)
+        return r.multiplexer(2, first.width * first.count) if rest else Resources()
 
     def _places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
         """What the weights take in each place where they may lie, that of ``folding`` first."""
@@ -127,7 +126,10 @@ class MatVec(OneToOne, WithEpilogue):
         if setting.pinned is None:
             blocks = ("uram",) * setting.uram if self.loaded else ("mixed",) * (not self.depthwise)
             places += ["lut", "bram", *blocks]
-        return {place: self._weights(replace(folding, weights=place), setting.on) for place in places}
+        foldings = {place: replace(folding, weights=place) for place in places}
+        return {
+            place: r.total([self._choice(one), *(pieces.memory(memory, setting.on) for memory in self._rom(one))]) for place, one in foldings.items()
+        }
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
@@ -140,13 +142,9 @@ class MatVec(OneToOne, WithEpilogue):
     def logic(self, on: Device) -> Resources:
         return self.logic_at(self.folding, on)
 
-    def cost(self, on: Device) -> Resources:
-        return self.cost_at(self.folding, on)
-
     def cost_at(self, folding: Folding, on: Device) -> Resources:
         """``cost`` with another folding, whose weights need not have been laid out for it."""
-        rest = (self._kept(folding), *storage.tables(self.epilogue, folding.pe))
-        return r.total([self.logic_at(folding, on), self._weights(folding, on), *(pieces.memory(memory, on) for memory in rest)])
+        return r.total([self.logic_at(folding, on), *(pieces.memory(memory, on) for memory in self.memories_at(folding))])
 
     def logic_at(self, folding: Folding, on: Device) -> Resources:
         """The products and their sums in a turn, the accumulators, the counters, the registers, and the epilogue of each lane."""
@@ -157,7 +155,7 @@ class MatVec(OneToOne, WithEpilogue):
         trees = r.adder_tree(1 if self.depthwise else simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [pieces.PROCESS, self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [pieces.PROCESS, self._products(folding, on), self._choice(folding), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
