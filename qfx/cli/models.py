@@ -64,7 +64,7 @@ def boards(as_json: bool) -> None:
       ff = 141120
       dsp = 360
       bram36 = 216       # block RAMs of 36 kbit
-      uram = 0           # UltraRAMs (not used)
+      uram = 0           # UltraRAMs
     Optional: clock_ns, fastest_mhz, board_part, ps, control_port, memory_port.
     """
     from qfx.hardware.board import boards as known_boards

@@ -12,7 +12,7 @@ from cells import WORD, gru, lstm, recurrent, rows
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.design.schedule import BUFFER_STORAGE, Folding, Schedule
 from qfx.ir.graph import Graph, Node
 from qfx.operators import (
     Add,
@@ -352,12 +352,20 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
 )
 
 
+def memories() -> tuple[Graph, Schedule]:
+    """Weights in LUTs, in block RAM and, with more rows than a block has words, in both; a line buffer in UltraRAM."""
+    cast = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+    graph = chain("memories", (4, 4, 3), conv(0, 16, 4, 3, 3, pads=(1, 1)), cast, conv(2, 64, 16, 1, 1), cast, conv(4, 72, 64, 1, 1), cast)
+    first, second = Folding(2, 12, "dsp", weights="bram", buffer="uram"), Folding(8, 4, "lut", weights="lut")
+    return graph, Schedule.of({"conv0": first, "conv2": second, "conv4": Folding(2, 4, "pair", weights="mixed")})
+
+
 def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
 def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
-    """Any legal folding of every node, and any number of channels per word at the ports."""
+    """Any legal folding of every node, its memories anywhere, and any number of channels per word at the ports."""
 
     def pick(choices: list[int]) -> int:
         return int(rng.choice(choices))
@@ -399,6 +407,11 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
             foldings[node.name] = Folding(pick(divisors(channels)), taps=together(op.kernel))
         elif isinstance(op, Add | Sub | Mul | Upsample | Stretch):
             foldings[node.name] = Folding(pick(divisors(channels)))
+    for node in graph.nodes:
+        if isinstance(node.op, Conv | Linear):
+            foldings[node.name] = replace(foldings[node.name], weights=str(rng.choice(["auto", "lut", "bram"])))
+        if isinstance(node.op, Conv | MaxPool | SumPool):
+            foldings[node.name] = replace(foldings[node.name], buffer=str(rng.choice(BUFFER_STORAGE)))
     frames = [graph.infos[name] for name in (graph.input.name, graph.output)]  # words of a pixel, or of several
     ports = [pick(divisors(pick([info.shape[0], info.size]))) for info in frames]
     ports = [min(parallel, 64) if info.size % min(parallel, 64) == 0 else 1 for parallel, info in zip(ports, frames, strict=True)]
@@ -408,7 +421,7 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
             lower(graph, made)
         except ProjectError as error:
             if error.what.startswith("taps="):  # no unit of whole windows makes those
-                kept = {name: folding if name != error.where else Folding(folding.pe) for name, folding in made.foldings}
+                kept = {name: folding if name != error.where else Folding(folding.pe, buffer=folding.buffer) for name, folding in made.foldings}
                 made = Schedule.of(kept, input_parallel=ports[0], output_parallel=ports[1])
                 continue
             if not error.what.startswith("a word of"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -36,12 +36,15 @@ class Case:
     depthwise: bool = False
     shared: int = 1
     """Groups that follow each other with the same weights begin again after ``groups / shared``."""
+    rest: int = 0
+    """The rows of a second memory."""
 
     @property
     def name(self) -> str:
         groups, outputs, inputs = self.weights.shape
         kind, sign = "depthwise" if self.depthwise else "matvec", "s" if self.x_type.signed else "u"
-        return f"{kind}_{self.arithmetic}_{groups}x{outputs}x{inputs}_pe{self.pe}_simd{self.simd}_{sign}{self.x_type.width}"
+        two = f"_rest{self.rest}" if self.rest else ""
+        return f"{kind}_{self.arithmetic}_{groups}x{outputs}x{inputs}_pe{self.pe}_simd{self.simd}_{sign}{self.x_type.width}{two}"
 
     @property
     def sums(self) -> Ints:
@@ -167,6 +170,7 @@ CASES = (
     case("dsp", (1, 2, 9), 1, 9, (0, 255), "s8"),
     case("dsp", (1, 2, 16), 2, 16, (-(2**17), 2**17 - 1), "s25"),
     case("dsp", (1, 2, 4), 1, 4, (-(2**18), 2**18), "s25"),  # no single block
+    *(replace(case(kind, (2, 4, 6), 2, 3, (-8, 7), "u4"), rest=rest) for kind, rest in (("auto", 1), ("dsp", 3), ("shift", 7), ("pair", 2))),
 )
 
 REGISTERS = (  # as many numbers as fill some, for the emulator alone
@@ -262,17 +266,20 @@ def program(indices: list[int]) -> str:
         if one.arithmetic == "shift":
             form = arithmetic.digit_form(one.weights)
             codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
-        rom, reader = pack_weights(f"rom{i}", codes, code_type)
+        first = len(codes) - one.rest
+        rom, reader = pack_weights(f"rom{i}", codes[:first], code_type)
+        roms = [rom, *([pack_weights(f"rest{i}", codes[first:], code_type)[0]] if one.rest else [])]
         total = arithmetic.sum_type(one.weights, one.x_type, one.simd)
         acc = one.accumulator
         types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type, one.simd), raw(total if total.width < acc.width else acc))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
         read = one.pe * one.simd if one.depthwise else one.simd
         cases.append(
-            f"// {one.name}\nstatic const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n"
-            f"static void case{i}(stream_of<qfx::vec<{raw(one.x_type)}, {read}> >& in, stream_of<qfx::vec<told::out, {one.pe}> >& out) {{\n"
+            f"// {one.name}\n"
+            + "".join(f"static const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n" for rom in roms)
+            + f"static void case{i}(stream_of<qfx::vec<{raw(one.x_type)}, {read}> >& in, stream_of<qfx::vec<told::out, {one.pe}> >& out) {{\n"
             f"  typedef qfx::matvec_shape<{', '.join(map(str, numbers))} > shape;\n"
-            f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {rom.name});\n}}\n"
+            f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {', '.join(rom.name for rom in roms)});\n}}\n"
         )
         calls.append(f"  drive<{raw(one.x_type)}, {read}, {one.pe}>(case{i}, x, {one.x.size}, y);")
     return MAIN.format(cases="".join(cases), calls="\n".join(calls))
@@ -325,13 +332,15 @@ def test_against_numpy(variant: str, index: int, gxx: str, vendor_include: Path,
     ("variant", "kind"), [("whole", "auto"), *(("vendor", kind) for kind in ("auto", "dsp", "lut", "shift", "pair", "triple", "quad"))]
 )
 def test_the_comparison_sees_one_lsb_of_one_weight(kind: str, variant: str, gxx: str, vendor_include: Path, folders: dict[str, Path]) -> None:
-    index = next(i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any())
-    one = CASES[index]
-    weights = one.weights.copy()
-    weights[-1, -1, -1] += 1
-    planted = Case(one.arithmetic, weights, one.x, one.x_type, one.pe, one.simd, one.depthwise).expected
-    with pytest.raises(AssertionError):
-        np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], planted)
+    for rest in (False, True):
+        index = next((i for i, one in enumerate(CASES) if one.arithmetic == kind and one.weights.any() and (one.rest > 0) == rest), None)
+        if index is None:
+            continue
+        one = CASES[index]
+        weights = one.weights.copy()
+        weights[-1, -1, -1] += 1
+        with pytest.raises(AssertionError):
+            np.testing.assert_array_equal(results(variant, gxx, vendor_include, folders[variant])[index], replace(one, weights=weights).expected)
 
 
 def test_the_cases_are_what_lowering_allows() -> None:

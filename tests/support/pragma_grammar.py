@@ -4,7 +4,8 @@ Facts, not code, from
 - AMD's open HLS front end, ``clang/lib/Parse/ParseXlxPragma.cpp`` (github.com/Xilinx/hls-llvm-project; Vitis HLS 2021.2): which options a pragma
   has, which take an integer constant expression, a word, a name or a variable, which exclude each other, and where a pragma may stand;
 - UG1399 (Vitis HLS), chapter "HLS Pragmas", for the implementations that BIND_OP and BIND_STORAGE know;
-- UG902 and UG1253 (Vivado HLS and SDx 2018 to 2020.1) for what Vivado HLS takes and for the cores of RESOURCE.
+- UG902 and UG1253 (Vivado HLS and SDx 2018 to 2020.1) for what Vivado HLS takes and for the cores of RESOURCE; FIFO_URAM is none of their table, but
+  of the Vitis Libraries for 2019.2 (blas) and of the tool's own table of cores (hls-llvm-project).
 Names and words are told apart without regard to case, as the front end does.
 """
 
@@ -255,8 +256,8 @@ INTERFACE_OPTIONS: Mapping[str, frozenset[str]] = {
 
 CORES = words(
     """
-    fifo fifo_bram fifo_lutram fifo_srl ram_1p ram_1p_bram ram_1p_lutram ram_1p_uram ram_2p ram_2p_bram ram_2p_lutram ram_2p_uram ram_s2p_bram
-    ram_s2p_lutram ram_s2p_uram ram_t2p_bram ram_t2p_uram rom_1p rom_1p_bram rom_1p_lutram rom_2p rom_2p_bram rom_2p_lutram rom_np_bram
+    fifo fifo_bram fifo_lutram fifo_srl fifo_uram ram_1p ram_1p_bram ram_1p_lutram ram_1p_uram ram_2p ram_2p_bram ram_2p_lutram ram_2p_uram
+    ram_s2p_bram ram_s2p_lutram ram_s2p_uram ram_t2p_bram ram_t2p_uram rom_1p rom_1p_bram rom_1p_lutram rom_2p rom_2p_bram rom_2p_lutram rom_np_bram
     rom_np_lutram xpm_memory addsub addsubns addsub_dsp divns dsp48 mul mulns mul_lut
     """
 )

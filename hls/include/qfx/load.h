@@ -30,11 +30,10 @@ hand_on_word:
   }
 }
 
-// Row by row; the first element of a row first.
+// Row by row; the first element of a row first. Each element of a row is a memory of its own, as the function that calls says (ARRAY_PARTITION).
 template <int SLOT, class Element, int ROWS, int ELEMENTS>
 void load(hls::stream<uint<SLOT> >& words, Element (&memory)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
-#pragma HLS ARRAY_PARTITION variable=memory complete dim=2
 load_row:
   for (int row = 0; row < ROWS; row++) {
   load_element:

@@ -26,8 +26,9 @@ struct wrapping {
 
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
-// Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. Multiplier is one of
-// multiply.h's, Sum the type of the products of a turn together, Kept (storage.h) the storage of the words that are kept.
+// Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. The elements of a row are read
+// at once: the function that calls says how (ARRAY_RESHAPE or ARRAY_PARTITION). Multiplier is one of multiply.h's, Sum the type of the products of a
+// turn together, Kept (storage.h) the storage of the words that are kept.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
           class Sum_ = Acc_, class Kept_ = by_tool>
 struct matvec_shape {
@@ -46,9 +47,11 @@ struct matvec_shape {
   typedef Kept_ storage;
 };
 
-template <class S, class Epilogue, class Lanes, class T, class Element, int ROWS, int ELEMENTS>
-void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+template <class S, class Epilogue, class Lanes, bool TWO, class T, class Element, int FIRST, int REST, int ELEMENTS>
+void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[FIRST][ELEMENTS],
+                 const Element (&rest)[REST][ELEMENTS]) {
 #pragma HLS INLINE
+  static const int ROWS = FIRST + (TWO ? REST : 0);
   typedef typename S::acc acc_t;
   T kept[S::INPUT_FOLD][S::SIMD];
 #pragma HLS ARRAY_PARTITION variable=kept complete dim=2
@@ -86,7 +89,7 @@ matvec_pixel:
           // that saw additions of one width alone could turn them into a chain that begins at the accumulator.
           typename S::sum sum[S::PE];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          S::multiplier::template dot<S::PE, S::SIMD, Lanes>(weights[row], word, sum);
+          rows_of<TWO>::template dot<typename S::multiplier, S::PE, S::SIMD, Lanes>(weights, rest, row, word, sum);
         matvec_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
@@ -112,11 +115,24 @@ matvec_pixel:
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
-#pragma HLS ARRAY_PARTITION variable=weights complete dim=2
 #ifdef QFX_UNPACKED
-  matvec_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows);
+  const auto& rows = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows;
+  matvec_rows<S, Epilogue, plain<typename S::packed::type>, false>(in, out, rows, rows);
 #else
-  matvec_rows<S, Epilogue, typename S::packed>(in, out, weights);
+  matvec_rows<S, Epilogue, typename S::packed, false>(in, out, weights, weights);
+#endif
+}
+
+// The same with the last rows in a memory of their own.
+template <class S, class Epilogue, class T, class Element, int FIRST, int REST, int ELEMENTS>
+void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[FIRST][ELEMENTS],
+            const Element (&rest)[REST][ELEMENTS]) {
+#pragma HLS INLINE
+#ifdef QFX_UNPACKED
+  const auto& rows = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest).rows;
+  matvec_rows<S, Epilogue, plain<typename S::packed::type>, false>(in, out, rows, rows);
+#else
+  matvec_rows<S, Epilogue, typename S::packed, true>(in, out, weights, rest);
 #endif
 }
 
@@ -177,7 +193,6 @@ depthwise_pixel:
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void depthwise(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
-#pragma HLS ARRAY_PARTITION variable=weights complete dim=2
 #ifdef QFX_UNPACKED
   depthwise_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows);
 #else

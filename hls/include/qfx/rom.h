@@ -112,6 +112,32 @@ struct plain {
   }
 };
 
+// How a matrix-vector unit reads row `row`, and multiplies what it holds (M is one of multiply.h's): of one memory, or of two, where `rest` holds what is
+// behind the last row of `weights`.
+template <bool TWO>
+struct rows_of {
+  template <class M, int PE, int SIMD, class Lanes, class T, class Acc, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline void dot(const Element (&weights)[ROWS][ELEMENTS], const Element (&)[REST][ELEMENTS], const int row, const vec<T, SIMD>& x, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+    M::template dot<PE, SIMD, Lanes>(weights[row], x, sum);
+  }
+};
+template <>
+struct rows_of<true> {
+  template <class M, int PE, int SIMD, class Lanes, class T, class Acc, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline void dot(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, SIMD>& x, Acc (&sum)[PE]) {
+#pragma HLS INLINE
+    Element word[ELEMENTS];
+#pragma HLS ARRAY_PARTITION variable=word complete dim=1
+  row_element:
+    for (int i = 0; i < ELEMENTS; i++) {
+#pragma HLS UNROLL
+      word[i] = row < ROWS ? weights[row][i] : rest[row - ROWS][i];
+    }
+    M::template dot<PE, SIMD, Lanes>(word, x, sum);
+  }
+};
+
 #ifdef QFX_UNPACKED
 // Simulations that would rather spend memory than time define QFX_UNPACKED: a ROM is unpacked when it is first used, once per thread, and a loop over
 // lanes is then one over an array. Layers do not share their tables as long as their epilogues (Owner) differ; those that do unpack by turns.
@@ -129,18 +155,27 @@ inline typename Packed::type unpacked_lane(const Element (&row)[ELEMENTS], const
   return typename Packed::type(top >> (64 - Packed::WIDTH));
 }
 
-template <class Owner, int LANES, class Packed, class Element, int ROWS, int ELEMENTS>
-inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS]) {
-  static thread_local unpacked<ROWS, LANES, typename Packed::type> table;
+// The rows of `weights`, and behind them those of `rest` where there are TWO memories.
+template <class Owner, int LANES, class Packed, bool TWO, class Element, int ROWS, int REST, int ELEMENTS>
+inline const unpacked<ROWS + (TWO ? REST : 0), LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS],
+                                                                                    const Element (&rest)[REST][ELEMENTS]) {
+  static const int ALL = ROWS + (TWO ? REST : 0);
+  static thread_local unpacked<ALL, LANES, typename Packed::type> table;
   static thread_local const void* of = 0;
   if (of == static_cast<const void*>(&weights)) return table;
   of = static_cast<const void*>(&weights);
 unpack_row:
-  for (int row = 0; row < ROWS; row++) {
+  for (int row = 0; row < ALL; row++) {
+    const Element(&word)[ELEMENTS] = row < ROWS ? weights[row] : rest[row - ROWS];
   unpack_lane:
-    for (int i = 0; i < LANES; i++) table.rows[row][i] = unpacked_lane<Packed>(weights[row], i);
+    for (int i = 0; i < LANES; i++) table.rows[row][i] = unpacked_lane<Packed>(word, i);
   }
   return table;
+}
+
+template <class Owner, int LANES, class Packed, class Element, int ROWS, int ELEMENTS>
+inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS]) {
+  return unpack<Owner, LANES, Packed, false>(weights, weights);
 }
 #endif
 

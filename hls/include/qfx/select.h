@@ -8,7 +8,8 @@
 namespace qfx {
 
 // Row x of a table of ROWS rows for each of NUMBERS numbers x, as WORDS words of P numbers of the epilogue's kind. A number below 0 reads the first
-// row, one behind the table the last. Word w of row r lies at w * ROWS + r of `table`, whose elements hold raws as Lanes (rom.h) says.
+// row, one behind the table the last. Word w of row r lies at w * ROWS + r of `table`, whose elements hold raws as Lanes (rom.h) says; those of a row are read at once, as the
+// function that calls says (ARRAY_RESHAPE or ARRAY_PARTITION).
 template <class Lanes, class Epilogue, int NUMBERS, int ROWS, int WORDS, class T, int P, class Element, int DEPTH, int ELEMENTS>
 void embedding_rows(hls::stream<vec<T, 1> >& in, hls::stream<vec<typename Epilogue::out, P> >& out, const Element (&table)[DEPTH][ELEMENTS]) {
 #pragma HLS INLINE
@@ -40,7 +41,6 @@ embedding_number:
 template <class Packed, class Epilogue, int NUMBERS, int ROWS, int WORDS, class T, int P, class Element, int DEPTH, int ELEMENTS>
 void embedding(hls::stream<vec<T, 1> >& in, hls::stream<vec<typename Epilogue::out, P> >& out, const Element (&table)[DEPTH][ELEMENTS]) {
 #pragma HLS INLINE
-#pragma HLS ARRAY_PARTITION variable=table complete dim=2
 #ifdef QFX_UNPACKED
   embedding_rows<plain<typename Packed::type>, Epilogue, NUMBERS, ROWS, WORDS>(in, out, unpack<Epilogue, P, Packed>(table).rows);
 #else

@@ -5,7 +5,7 @@
 #include "qfx/types.h"
 
 // Binds the variable `name` to a KIND of memory (FIFO; ROM_1P, ROM_NP: constants with one or any number of reads a cycle; RAM_S2P: a write and a read
-// port) made of IMPL (SRL, LUTRAM, BRAM): BIND_STORAGE of UG1399; for Vivado HLS RESOURCE, whose cores are called KIND_IMPL (UG902).
+// port) made of IMPL (SRL, LUTRAM, BRAM, URAM): BIND_STORAGE of UG1399; for Vivado HLS RESOURCE, whose cores are called KIND_IMPL (UG902).
 #if defined(__SYNTHESIS__) && defined(__VITIS_HLS__)
 #define QFX_BIND(name, KIND, IMPL) QFX_PRAGMA(HLS BIND_STORAGE variable = name type = KIND impl = IMPL)
 #elif defined(__SYNTHESIS__)
@@ -39,6 +39,15 @@ struct in_bram {
   static inline void bind(Memory memory) {
 #pragma HLS INLINE
     QFX_BIND(memory, RAM_S2P, BRAM)
+    static_cast<void>(memory);
+  }
+};
+
+struct in_uram {
+  template <class Memory>
+  static inline void bind(Memory memory) {
+#pragma HLS INLINE
+    QFX_BIND(memory, RAM_S2P, URAM)
     static_cast<void>(memory);
   }
 };

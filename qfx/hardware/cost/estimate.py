@@ -1,4 +1,4 @@
-"""What a design costs on a board before any synthesis: LUTs, flip-flops, DSP blocks and block RAM of every process, layer and in total.
+"""What a design costs on a board before any synthesis: LUTs, flip-flops, DSP blocks and memory blocks of every process, layer and in total.
 
 Every formula is in ``resources.py``; which pieces a process is made of its kind says. docs/estimates.md compares, and says what is assumed.
 """
@@ -16,11 +16,11 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 
-LIMITS: Mapping[str, float] = {"lut": 0.80, "ff": 0.80, "dsp": 1.0, "bram18": 0.90}
+LIMITS: Mapping[str, float] = {"lut": 0.80, "ff": 0.80, "dsp": 1.0, "bram18": 0.90, "uram": 0.90}
 """The share of a board's resources up to which a folding is chosen: the rest is for the DMA and its interconnect, and for routing. (UG949 warns from
-70 % of the LUTs, 50 % of the flip-flops, 80 % of the DSP blocks and block RAMs on.)"""
+70 % of the LUTs, 50 % of the flip-flops, 80 % of the DSP blocks and memory blocks on.)"""
 
-NAMES: Mapping[str, str] = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram18": "BRAM18"}
+NAMES: Mapping[str, str] = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram18": "BRAM18", "uram": "URAM"}
 
 CONTROL = Resources(lut=40, ff=40)
 """The AXI4-Lite block with ap_ctrl alone: an assumption."""
@@ -69,7 +69,7 @@ class Estimate:
 
 def capacity(board: Board) -> Resources:
     """What the board has."""
-    return Resources(board.lut, board.ff, board.dsp, 2 * board.bram36)
+    return Resources(board.lut, board.ff, board.dsp, 2 * board.bram36, board.uram)
 
 
 def estimate(design: d.Design, board: Board) -> Estimate:
@@ -77,7 +77,7 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     on = r.device(board.part)
     costs = []
     for process, node in zip(design.processes, design.nodes, strict=True):
-        queues = [r.fifo(stream.depth, stream.bits) for stream in process.targets]
+        queues = [r.fifo(stream.depth, stream.bits, stream.storage) for stream in process.targets]
         costs.append(Cost(process.name, node, process.cycles, r.total([process.cost(on), *queues])))
     if design.loader is not None:
         costs.append(Cost(design.loader.name, "(weights)", 0, _loader(design.loader)))

@@ -23,7 +23,7 @@ def control(turns: int, streams: Iterable[Stream]) -> Resources:
 
 def memory(found: Memory, on: Device) -> Resources:
     """All memories of an array."""
-    one = r.rom(found.depth, found.width) if found.constant else r.ram(found.depth, found.width, on)
+    one = r.rom(found.depth, found.width, found.asked) if found.constant else r.ram(found.depth, found.width, on, found.asked)
     return one * found.count
 
 

@@ -1,8 +1,8 @@
-"""What the pieces of a design cost in LUTs, flip-flops, DSP blocks and block RAM.
+"""What the pieces of a design cost in LUTs, flip-flops, DSP blocks, block RAM and UltraRAM.
 
 The formulas describe how the pieces map to the cells of 7-series and UltraScale+ parts (UG474, UG574: LUTs and carry chains; UG479, UG579: DSP
-blocks; UG473, UG573: block RAM). What a memory is built of is decided in ``storage.py``. Those of logic, LUT memories and DSP blocks are held to
-measurements with Yosys, ``benchmarks/calibration/pieces.csv``; docs/estimates.md states the errors.
+blocks; UG473, UG573: block RAM and UltraRAM). What a memory is built of is decided in ``storage.py``. Those of logic, LUT memories and DSP blocks are
+held to measurements with Yosys, ``benchmarks/calibration/pieces.csv``; docs/estimates.md states the errors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.design import storage
 from qfx.hardware.design.storage import Storage
 from qfx.hardware.design.storage import bram18 as bram18  # part of this module's vocabulary
+from qfx.hardware.design.storage import uram as uram
 
 AUTO_DSP_WIDTH = 5
 """A product whose arithmetic is left to the tool counts as a DSP block if both factors have so many bits, else as LUTs. Tools differ in this."""
@@ -22,21 +23,22 @@ AUTO_DSP_WIDTH = 5
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Counts of 6-input LUTs, flip-flops, DSP blocks and 18 kbit block RAMs (a 36 kbit one counts as two)."""
+    """Counts of 6-input LUTs, flip-flops, DSP blocks, 18 kbit block RAMs (a 36 kbit one counts as two) and 288 kbit UltraRAMs."""
 
     lut: int = 0
     ff: int = 0
     dsp: int = 0
     bram18: int = 0
+    uram: int = 0
 
     def __add__(self, other: Resources) -> Resources:
-        return Resources(self.lut + other.lut, self.ff + other.ff, self.dsp + other.dsp, self.bram18 + other.bram18)
+        return Resources(self.lut + other.lut, self.ff + other.ff, self.dsp + other.dsp, self.bram18 + other.bram18, self.uram + other.uram)
 
     def __mul__(self, count: int) -> Resources:
-        return Resources(self.lut * count, self.ff * count, self.dsp * count, self.bram18 * count)
+        return Resources(self.lut * count, self.ff * count, self.dsp * count, self.bram18 * count, self.uram * count)
 
 
-FIELDS = ("lut", "ff", "dsp", "bram18")
+FIELDS = ("lut", "ff", "dsp", "bram18", "uram")
 
 
 def total(parts: Sequence[Resources]) -> Resources:
@@ -161,14 +163,19 @@ def cast(source: FixedType, target: FixedType) -> Resources:
     return Resources(lut=luts)
 
 
-def ram(depth: int, width: int, on: Device) -> Resources:
+def ram(depth: int, width: int, on: Device, asked: str = "auto") -> Resources:
     """A memory with a write and a read port."""
-    where = storage.ram(depth, width)
+    where = storage.ram(depth, width, asked)
     if where is Storage.REGISTERS:
         return Resources(ff=width * depth)
+    return _blocks(where, depth, width) or Resources(lut=lutram(depth, width, on), ff=width)
+
+
+def _blocks(where: Storage, depth: int, width: int) -> Resources | None:
+    """A memory of block RAM or UltraRAM, each with registers of its own; None for one of LUTs."""
     if where is Storage.BRAM:
         return Resources(bram18=bram18(depth, width))
-    return Resources(lut=lutram(depth, width, on), ff=width)
+    return Resources(uram=uram(depth, width)) if where is Storage.URAM else None
 
 
 def lutram(depth: int, width: int, on: Device) -> int:
@@ -179,25 +186,25 @@ def lutram(depth: int, width: int, on: Device) -> int:
     return blocks * min(8 * ceil(width / on.bits_of_64), 2 * width) + multiplexer(blocks, width).lut
 
 
-def rom(depth: int, width: int) -> Resources:
-    """Constants, read into a register: a LUT holds 64 words of a bit."""
-    where = storage.rom(depth, width)
+def rom(depth: int, width: int, asked: str = "auto") -> Resources:
+    """Constants, read into a register: a LUT holds 64 words of a bit, and the multiplexers of a slice join four of them (UG474, UG574)."""
+    where = storage.rom(depth, width, asked)
     if where is Storage.REGISTERS:
         return Resources()
-    if where is Storage.BRAM:
-        return Resources(bram18=bram18(depth, width))
-    return Resources(lut=width * ceil(depth / 64), ff=width)
+    luts = width * ceil(depth / 64) + multiplexer(ceil(depth / 256), width).lut
+    return _blocks(where, depth, width) or Resources(lut=luts, ff=width)
 
 
-def fifo(depth: int, width: int) -> Resources:
-    """A stream: shift registers or block RAM, a fill counter and two flags. Two words are flip-flops with a multiplexer; the multiplexers of a slice
-    join shift registers up to 128 words (UG474, UG574)."""
+def fifo(depth: int, width: int, asked: str = "auto") -> Resources:
+    """A stream: shift registers, block RAM or UltraRAM, a fill counter and two flags. Two words are flip-flops with a multiplexer; the multiplexers
+    of a slice join shift registers up to 128 words (UG474, UG574)."""
     bits = max(depth - 1, 1).bit_length()
     if depth <= 2:
         return Resources(lut=width // 2 + 5, ff=2 * width + 4)
-    if storage.fifo(depth, width) is Storage.SRL:
+    where = storage.fifo(depth, width, asked)
+    if where is Storage.SRL:
         return Resources(lut=width * ceil(depth / 32) + multiplexer(ceil(depth / 128), width).lut + 6 + bits + 2 * (depth > 32), ff=bits + 3)
-    return Resources(lut=4 * bits + 10, ff=4 * bits + 10 + width, bram18=bram18(depth, width))
+    return Resources(lut=4 * bits + 10, ff=4 * bits + 10 + width) + (_blocks(where, depth, width) or Resources())
 
 
 def digit_product(x_width: int, out_width: int, digits: Sequence[tuple[int, bool]]) -> Resources:

@@ -213,13 +213,14 @@ class Builder:
         top, left = plane(tuple(before for before, _ in windows.pads), 0)
         dh, dw = plane(windows.dilation, 1)
         geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
+        buffer = self.schedule.folding(self.node).buffer
         numbers = oh * ow * kh * kw * channels
         if not whole:
             out = self.stream(stem, stream.type, stream.parallel, numbers)
-            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding))
+            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding, buffer))
             return out
         out = self.stream(stem, stream.type, stream.parallel * kh * kw, numbers)
-        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding)
+        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding, buffer)
         if not unit.possible:
             what = f"taps={kh * kw}: the unit of whole windows cannot make these of {h} x {w} pixels, {stream.parallel} channels a word"
             raise ProjectError(what, where=self.node or stem, remedy="use taps=1")

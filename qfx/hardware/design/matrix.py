@@ -60,8 +60,10 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     kept = rows if loaded else rows[: _once(rows, unit)]
     weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
-    chosen = build.schedule.folding(node.name).arithmetic
+    folding = build.schedule.folding(node.name)
+    chosen = folding.arithmetic
     arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
+    check_weights(folding.weights, loaded=loaded, depthwise=unit.depthwise, where=node.name)
     if up.any():
         shape = (-1, *(1,) * (weight.raw.ndim - 1))
         short = Const(weight.raw >> up.reshape(shape), weight.grid)
@@ -90,9 +92,20 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         epilogue=epilogue if wrapped is None else replace(epilogue, counted=wide),
         arithmetic=chosen,
         loaded=loaded,
+        place=folding.weights,
     )
     build.add(process)
     build.give(name, Value(out, unit.frame))
+
+
+def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:
+    """Raises ProjectError, naming the node ``where``, if weights cannot lie where they are ``asked`` to."""
+    if asked == "uram" and not loaded:
+        what = "its weights are constants, and UltraRAM cannot be initialised (UG573)"
+        raise ProjectError(what, where=where, remedy="load them when the board starts (--weights stream), or use lut, bram or mixed")
+    if asked == "mixed" and (loaded or depthwise):
+        which = "that are loaded" if loaded else "of a depthwise convolution"
+        raise ProjectError(f"weights {which} have no mixed memory", where=where, remedy=f"use lut or bram{', or uram' * loaded}")
 
 
 def _once(rows: d.IntArray, unit: Unit) -> int:

@@ -14,19 +14,29 @@ ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair", "triple", "quad", "pair27",
 weights, or two, three or four products in one DSP block ("27": of those with a port of 27 bits). All of them compute the same numbers."""
 
 
+BUFFER_STORAGE = FIFO_STORAGE = ("auto", "lut", "bram", "uram")
+"""What line buffers and FIFOs are built of: as their size says (``storage.py``), of LUTs, block RAM or UltraRAM."""
+
+WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed")
+"""What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC.
-    ``taps``: how many taps of a window come in a word, 1 or all.
+    """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
+    ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
+    taps of a window come in a word, 1 or all.
 
-    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd and
-    arithmetic, those without windows taps.
+    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd, arithmetic
+    and weights, those without windows taps and buffer.
     """
 
     pe: int = 1
     simd: int = 1
     arithmetic: str = "auto"
     taps: int = 1
+    weights: str = "auto"
+    buffer: str = "auto"
 
     def __post_init__(self) -> None:
         if self.pe < 1 or self.simd < 1 or self.taps < 1:
@@ -34,6 +44,10 @@ class Folding:
             raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}{taps}", remedy="use at least 1")
         if self.arithmetic not in ARITHMETIC:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
+        if self.weights not in WEIGHT_STORAGE:
+            raise ProjectError(f"the weights are to lie in {self.weights!r}", remedy=f"use one of {', '.join(WEIGHT_STORAGE)}")
+        if self.buffer not in BUFFER_STORAGE:
+            raise ProjectError(f"the buffer is to lie in {self.buffer!r}", remedy=f"use one of {', '.join(BUFFER_STORAGE)}")
 
 
 OUT = "output:"
@@ -43,7 +57,8 @@ OUT = "output:"
 class Schedule:
     """The folding of each node by name (nodes not listed: one number at a time) and of the two ports.
 
-    ``fifos``: depths, in words, that streams have by the user's wish instead of by simulation.
+    ``fifos``: depths, in words, that streams have by the user's wish instead of by simulation; ``fifo_storage``: which of FIFO_STORAGE some are built
+    of by the user's wish.
     """
 
     foldings: tuple[tuple[str, Folding], ...] = ()
@@ -55,6 +70,7 @@ class Schedule:
     where they are not the greatest common divisor of ``input_parallel`` or ``output_parallel`` and the numbers of a frame."""
     merged: bool = False
     """Whether all inputs come in one stream, one after the other in a frame, and all outputs leave in one."""
+    fifo_storage: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(
@@ -66,9 +82,11 @@ class Schedule:
         fifos: Mapping[str, int] | None = None,
         ports: Mapping[str, int] | None = None,
         merged: bool = False,
+        fifo_storage: Mapping[str, str] | None = None,
     ) -> Schedule:
         folded = tuple(sorted(foldings.items(), key=lambda item: item[0]))
-        return cls(folded, input_parallel, output_parallel, tuple(sorted((fifos or {}).items())), tuple(sorted((ports or {}).items())), merged)
+        depths, widths = (tuple(sorted((given or {}).items())) for given in (fifos, ports))
+        return cls(folded, input_parallel, output_parallel, depths, widths, merged, tuple(sorted((fifo_storage or {}).items())))
 
     def port(self, name: str, numbers: int, *, output: bool = False) -> int:
         """The numbers per word of one port among several, of a frame of ``numbers``."""
@@ -84,8 +102,8 @@ class Schedule:
 class Request:
     """What a user asks of the schedule; ``fold.resolve`` answers it.
 
-    ``foldings``, the ports and ``fifos`` are fixed. What is not fixed is chosen for ``fps`` frames per second, or to be as fast as fits (``fit``), or
-    else is one number at a time.
+    ``foldings``, the ports, ``fifos`` and ``fifo_storage`` are fixed. What is not fixed is chosen for ``fps`` frames per second, or to be as fast as
+    fits (``fit``), or else is one number at a time.
     """
 
     foldings: tuple[tuple[str, Folding], ...] = ()
@@ -100,6 +118,7 @@ class Request:
     """As in ``Schedule``."""
     shift_and_add: bool = False
     """Whether every product with a constant is to be a sum of shifted numbers."""
+    fifo_storage: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.fps is not None and self.fit:

@@ -69,7 +69,7 @@ def _parallel(cell: Graph, node: Node, folding: Folding) -> int:
 def _folding(cell: Graph, node: Node, folding: Folding) -> Folding:
     """That of a node of the cell, if the cell's is ``folding``: as near to it as its own numbers have divisors."""
     outputs, inputs = node.op.parallel(cell, node)
-    return Folding(_divisor(outputs, folding.pe), _divisor(inputs, folding.simd), folding.arithmetic)
+    return replace(folding, pe=_divisor(outputs, folding.pe), simd=_divisor(inputs, folding.simd))
 
 
 def as_built(graph: Graph, schedule: Schedule) -> Schedule:

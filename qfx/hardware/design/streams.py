@@ -39,13 +39,15 @@ def widths_between(numbers: int, source: int, target: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel."""
+    """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel.
+    ``storage``: what it is built of, one of ``schedule.FIFO_STORAGE``."""
 
     name: str
     type: FixedType
     parallel: int
     words: int
     depth: int
+    storage: str = "auto"
 
     @property
     def bits(self) -> int:

@@ -77,9 +77,9 @@ def stream(type_: FixedType, parallel: int) -> str:
     return f"hls::stream<qfx::vec<{raw(type_)}, {parallel}> >"
 
 
-def queue(name: str, depth: int, width: int) -> str:
+def queue(name: str, depth: int, width: int, asked: str = "auto") -> str:
     """The binding of the stream ``name`` of words of ``width`` bits."""
-    return f"QFX_BIND({name}, FIFO, {storage.fifo(depth, width).value})"
+    return f"QFX_BIND({name}, FIFO, {storage.fifo(depth, width, asked).value})"
 
 
 def bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...]:
@@ -88,9 +88,16 @@ def bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...
     return () if where is Storage.REGISTERS else (f"  QFX_BIND({name}, {constant if memory.constant else 'RAM_S2P'}, {where.value})",)
 
 
+def rows(name: str, memory: Memory) -> tuple[str, ...]:
+    """What makes the elements of a row of ``name`` be read at once, for the row is one word or each element has a memory, and the binding."""
+    kind = "RESHAPE" if memory.count == 1 and memory.storage is not Storage.REGISTERS else "PARTITION"
+    return f"#pragma HLS ARRAY_{kind} variable={name} complete dim=2", *bound(name, memory)
+
+
 def place_tag(memory: Memory) -> str:
     """The type of storage.h that says where a template keeps its buffer."""
-    return {Storage.LUTRAM: "qfx::in_lutram", Storage.BRAM: "qfx::in_bram"}.get(memory.storage, "qfx::by_tool")
+    places = {Storage.LUTRAM: "qfx::in_lutram", Storage.BRAM: "qfx::in_bram", Storage.URAM: "qfx::in_uram"}
+    return places.get(memory.storage, "qfx::by_tool")
 
 
 def table(values: Table) -> Constant:

@@ -10,6 +10,7 @@
 
     [fifos]
     relu_output = 64
+    add_output = { depth = 2048, storage = "uram" }
 
 Where the model has several inputs or outputs, each port has a width of its own, by the model's name for it:
 
@@ -26,7 +27,9 @@ have as much of the loop's as their numbers have divisors for.
 
 ``taps = 9`` gives a layer with windows all taps of a window of nine in one word; 1, the default, one after the other.
 
-``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``.
+``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; ``weights`` (what holds them: "lut", "bram", "mixed" or, if they are loaded, "uram")
+and ``buffer`` (the line buffer of a window: "lut", "bram" or "uram") to "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``,
+and so are the depth and the storage ("lut", "bram" or "uram") of a FIFO where they are not given.
 """
 
 from __future__ import annotations
@@ -41,12 +44,12 @@ from typing import Any
 from qfx.errors import ProjectError
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS, Resources
-from qfx.hardware.design.schedule import OUT, Folding, Request
+from qfx.hardware.design.schedule import FIFO_STORAGE, OUT, Folding, Request, Schedule
 from qfx.hardware.folding.plan import Plan, nearest
 from qfx.ir.within import inside
 
 _TABLES = ("ports", "layers", "fifos")
-_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int}
+_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int, "weights": str, "buffer": str}
 
 
 def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = False) -> Request:
@@ -75,14 +78,19 @@ def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = Fal
     named = {name: _counts(tables.get(name, {}), f"{where}: [ports.{name}]") for name in ("input", "output")}
     widths = (*named["input"].items(), *((OUT + name, width) for name, width in named["output"].items()))
     layers = {name: _folding(values, f'{where}: [layers."{name}"]') for name, values in data.get("layers", {}).items()}
-    fifos = _counts(data.get("fifos", {}), f"{where}: [fifos]")
+    given = data.get("fifos", {})
+    places = {name: value for name, value in given.items() if isinstance(value, dict)}
+    fifos = _counts({name: value for name, value in given.items() if name not in places}, f"{where}: [fifos]")
+    storage = {name: place for name, value in places.items() if (place := _fifo_storage(value, f"{where}: [fifos.{name}]"))}
+    fifos |= {name: value["depth"] for name, value in places.items() if "depth" in value}
     foldings = tuple(sorted(layers.items(), key=lambda item: item[0]))
-    return Request(foldings, ports.get("input"), ports.get("output"), tuple(sorted(fifos.items())), fps, fit, widths, merged)
+    depths, built_of = tuple(sorted(fifos.items())), tuple(sorted(storage.items()))
+    return Request(foldings, ports.get("input"), ports.get("output"), depths, fps, fit, widths, merged, fifo_storage=built_of)
 
 
 def _folding(values: object, where: str) -> Folding:
     if not isinstance(values, dict):
-        raise ProjectError("is not a table", where=where, remedy="give pe, simd and arithmetic")
+        raise ProjectError("is not a table", where=where, remedy="give pe, simd, arithmetic, weights and buffer")
     _known(values, _LAYER_KEYS, where, "a key")
     for key, value in values.items():
         if type(value) is not _LAYER_KEYS[key]:
@@ -91,6 +99,16 @@ def _folding(values: object, where: str) -> Folding:
         return Folding(**values)
     except ProjectError as error:
         raise ProjectError(error.what, where=where, remedy=error.remedy) from error
+
+
+def _fifo_storage(values: Mapping[str, Any], where: str) -> str:
+    """What a FIFO is to be built of, "" if that is left open; its depth is checked."""
+    _known(values, ("depth", "storage"), where, "a key")
+    _counts({key: value for key, value in values.items() if key == "depth"}, where)
+    place = values.get("storage", "")
+    if place and place not in FIFO_STORAGE:
+        raise ProjectError(f"storage is {place!r}", where=where, remedy=f"give one of {', '.join(FIFO_STORAGE)}")
+    return str(place)
 
 
 def _counts(values: Mapping[str, Any], where: str) -> dict[str, int]:
@@ -126,14 +144,32 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
         if cost.node in weighted:
             lines += [f"simd = {folding.simd}", f'arithmetic = "{folding.arithmetic}"']
         lines += [f"taps = {folding.taps}"] * (folding.taps > 1)
+        lines += _places(folding)
         for name, own in schedule.foldings:
             if name.startswith(inside(cost.node, "")):
                 lines += ["", f'[layers."{name}"]', f"pe = {own.pe}"]
                 lines += [f"simd = {own.simd}", f'arithmetic = "{own.arithmetic}"'] * (name in weighted)
                 lines += [f"taps = {own.taps}"] * (own.taps > 1)
-    if schedule.fifos:
-        lines += ["", "[fifos]", *(f"{name} = {depth}" for name, depth in schedule.fifos)]
+                lines += _places(own)
+    if schedule.fifos or schedule.fifo_storage:
+        lines += ["", "[fifos]", *_fifos(schedule)]
     return "\n".join(lines) + "\n"
+
+
+def _places(folding: Folding) -> list[str]:
+    """Where the memories of a layer lie, as far as that is asked for."""
+    return [f'{key} = "{place}"' for key, place in (("weights", folding.weights), ("buffer", folding.buffer)) if place != "auto"]
+
+
+def _fifos(schedule: Schedule) -> list[str]:
+    """The FIFOs with what is asked of them."""
+    depths, places = dict(schedule.fifos), dict(schedule.fifo_storage)
+    lines = []
+    for name in sorted(depths.keys() | places.keys()):
+        depth = [f"depth = {depths[name]}"] if name in depths else []
+        storage = [f'storage = "{places[name]}"'] if name in places else []
+        lines.append(f"{name} = {{ {', '.join([*depth, *storage])} }}" if storage else f"{name} = {depths[name]}")
+    return lines
 
 
 def _ports(plan: Plan, names: tuple[Sequence[str], Sequence[str]] | None) -> list[str]:
@@ -148,5 +184,5 @@ def _ports(plan: Plan, names: tuple[Sequence[str], Sequence[str]] | None) -> lis
 
 
 def counts(resources: Resources) -> str:
-    """``12 LUT, 3 FF, 0 DSP, 0 BRAM18``"""
+    """``12 LUT, 3 FF, 0 DSP, 0 BRAM18, 0 URAM``"""
     return ", ".join(f"{getattr(resources, field)} {NAMES[field]}" for field in FIELDS)

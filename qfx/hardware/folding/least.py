@@ -1,15 +1,15 @@
 """The least that a model takes, however it is folded: what no search can get below is refused before one, for that reason alone.
 
-Two bounds, both proofs and no searches. The *weights*: whatever folding is chosen, every bit of them lies in block RAM or in LUTs, or, of layers so
-small that one row holds all of them, in a flip-flop. The *layers*: for two resources a and b and any price p >= 0, no choice of options takes less of
-a, while b is within its limit, than the sum over the layers of min(a + p * b), less p times the limit of b (Lagrangian duality); the best p is found
-by bisection.
+Two bounds, both proofs and no searches. The *weights*: whatever folding is chosen, every bit of them lies in block RAM or in LUTs, or, if they are
+loaded, in UltraRAM, or, of layers so small that one row holds all of them, in a flip-flop. The *layers*: for two resources a and b and any price
+p >= 0, no choice of options takes less of a, while b is within its limit, than the sum over the layers of min(a + p * b), less p times the limit of b
+(Lagrangian duality); the best p is found by bisection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import ceil
 
@@ -30,6 +30,9 @@ BRAM18_BITS = 18 * 1024
 LUT_BITS = 64
 """What a LUT holds at most, as ROM or RAM: UG474, UG574."""
 
+URAM_BITS = 288 * 1024
+"""What an UltraRAM holds: UG573."""
+
 _HALVINGS = 60
 _SLACK = 1 + 1e-9  # for sums of floats
 
@@ -39,18 +42,20 @@ FloatArray = npt.NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Weights:
     """``bits`` of all weights; ``in_memory``: those that every folding keeps in block RAM or LUTs; ``in_one_row``: those that, in some folding, go
-    into the multipliers through flip-flops; ``bram18``: blocks, in the design at hand."""
+    into the multipliers through flip-flops; ``bram18``: blocks, in the design at hand; ``loaded``: bits of those that UltraRAM can hold."""
 
     bits: int
     in_memory: int
     in_one_row: int
     bram18: int
+    loaded: int = 0
 
     @classmethod
     def of(cls, design: d.Design) -> Weights:
         units = [stored for process in design.processes if (stored := process.stored) is not None]
         least, rows = sum(unit.least_bits for unit in units), sum(unit.least_bits for unit in units if unit.in_one_row)
-        return cls(sum(unit.bits for unit in units), least - rows, rows, sum(unit.bram18 for unit in units))
+        loaded = sum(unit.bits for unit in units if unit.loaded)
+        return cls(sum(unit.bits for unit in units), least - rows, rows, sum(unit.bram18 for unit in units), loaded)
 
 
 def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -> None:
@@ -59,20 +64,23 @@ def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -
         there = capacity(board)
         luts = int(there.lut * limits["lut"]) * LUT_BITS
         also = f"{to_be_used(limits['bram18'])}, and LUTs would hold {luts / 1e6:.1f} Mbit, were there nothing else in them"
-        raise DoesNotFitError(board, f"{_alone(weights.bits, ceil(weights.bits / BRAM18_BITS), board)}{also}", TOO_SMALL)
+        remedy = TOO_SMALL
+        if board.uram and not weights_exceed(replace(weights, loaded=weights.bits), board, limits):
+            remedy = "load them into UltraRAM when the board starts (--weights stream), or use a larger board, shorter words or a smaller model"
+        raise DoesNotFitError(board, f"{_alone(weights, ceil(weights.bits / BRAM18_BITS), board)}{also}", remedy)
 
 
 def weights_exceed(weights: Weights, board: Board, limits: Mapping[str, float]) -> bool:
     """Whether the weights take more than ``limits`` allow however the model is folded."""
     there = capacity(board)
-    least = weights.in_memory + max(weights.in_one_row - there.ff * limits["ff"], 0)
+    least = weights.in_memory + max(weights.in_one_row - there.ff * limits["ff"], 0) - min(weights.loaded, there.uram * limits["uram"] * URAM_BITS)
     return least > there.bram18 * limits["bram18"] * BRAM18_BITS + there.lut * limits["lut"] * LUT_BITS
 
 
 def check_blocks(weights: Weights, board: Board) -> None:
     """Raises ProjectError if the weights of the design at hand take more block RAMs than the board has."""
     if weights.bram18 > capacity(board).bram18:
-        raise DoesNotFitError(board, _alone(weights.bits, weights.bram18, board), "fold the model in another way")
+        raise DoesNotFitError(board, _alone(weights, weights.bram18, board), "fold the model in another way")
 
 
 def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, float], weights: Weights | None = None) -> None:
@@ -134,6 +142,6 @@ def _needs(layers: Sequence[Layer], taken: FloatArray, field: str, board: Board,
     return f"{number} {NAMES[field]} of {getattr(capacity(board), field)}{to_be_used(limits[field])} ({costly})"
 
 
-def _alone(bits: int, blocks: int, board: Board) -> str:
-    unused = "; its UltraRAM is not used" if board.uram else ""
-    return f"the weights alone are {bits / 1e6:.1f} Mbit: {blocks:,} BRAM18; the board has {capacity(board).bram18:,}{unused}"
+def _alone(weights: Weights, blocks: int, board: Board) -> str:
+    unused = "; its UltraRAM holds no constants" if board.uram and not weights.loaded else ""
+    return f"the weights alone are {weights.bits / 1e6:.1f} Mbit: {blocks:,} BRAM18; the board has {capacity(board).bram18:,}{unused}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from qfx.hardware.cost.resources import Resources
@@ -44,6 +45,32 @@ class Option:
     busy: int
     cost: Resources
     between: Resources = _NOTHING
+
+
+_MOST_LUTS, _LEAST_LUTS = 1000, 8
+"""LUTs for an 18 kbit block between which it depends on the rest of the design which of the two is scarcer: the boards have 150 to 410 of them."""
+
+
+def placed(option: Option, weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> list[Option]:
+    """``option`` with its weights and its line buffer in each of the places, of which it has the first: what that memory takes there. Without those
+    that take as much of everything as another one, or more; the option as it is comes first."""
+    choices = [(weight, buffer, weights[weight] + buffers[buffer]) for weight in weights for buffer in buffers]
+    own = choices[0][2]
+    found = [option]
+    for i, (weight, buffer, taken) in enumerate(choices[1:], start=1):
+        if not any(_no_better(taken, other, i > j) for j, (_, _, other) in enumerate(choices) if i != j):
+            folding = replace(option.folding, weights=weight, buffer=buffer)
+            found.append(replace(option, folding=folding, cost=option.cost + own * -1 + taken))
+    return found
+
+
+def _no_better(one: Resources, other: Resources, later: bool) -> bool:
+    """Whether ``one`` takes no less of anything that memories are built of than ``other``, or for a single block as many LUTs as nobody would give;
+    ``later``: whether equal ones count."""
+    luts, blocks, urams = one.lut - other.lut, one.bram18 - other.bram18, one.uram - other.uram
+    if luts >= 0 and blocks >= 0 and urams >= 0:
+        return later or luts + blocks + urams > 0
+    return urams >= 0 and (luts > -blocks * _MOST_LUTS > 0 or (blocks > 0 and -luts < blocks * _LEAST_LUTS))
 
 
 def divisors(count: int) -> list[int]:

@@ -70,7 +70,7 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shi
         name = _layer_name(process, node)
         before = [fronts.get(stream.name) for stream in streams]
         sources = tuple((origin[stream.name], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
-        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add)
+        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0)
         options = process.options(setting)
         origin.update({stream.name: name for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer

@@ -16,6 +16,7 @@ from qfx.hardware.design.sequence import as_built
 from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import layers
+from qfx.hardware.folding.placing import check_asked, place_fifos
 from qfx.hardware.timing import fifo
 from qfx.hardware.timing.simulate import Timing, simulate
 from qfx.ir.graph import Graph
@@ -59,21 +60,24 @@ def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float, kno
     """What comes of ``schedule`` (of an optimized graph). Raises ProjectError if it cannot be built or would deadlock; not if it is too large.
     ``known``: sizes of FIFOs that are remembered, for who makes many designs that are alike."""
     schedule = as_built(graph, schedule)
-    sized = fifo.plan(lower(graph, schedule), known)
+    lowered = lower(graph, schedule)
+    check_asked(lowered, schedule, board)
+    sized = fifo.plan(lowered, known)
     design, timing = sized.design, sized.timing
+    for name, _ in (*schedule.fifos, *schedule.fifo_storage):
+        if all(stream.name != name for stream in design.streams):
+            raise ProjectError(f"no FIFO is called {name!r}", where="[fifos]", remedy=nearest(name, [stream.name for stream in design.streams]))
     if schedule.fifos:
-        wished = dict(schedule.fifos)
-        for name in wished:
-            if all(stream.name != name for stream in design.streams):
-                raise ProjectError(f"no FIFO is called {name!r}", where="[fifos]", remedy=nearest(name, [stream.name for stream in design.streams]))
-        design = fifo.with_depths(design, wished)
+        design = fifo.with_depths(design, dict(schedule.fifos))
         timing = timing and simulate(design)
+    design = place_fifos(design, board, dict(schedule.fifo_storage))
     return Plan(schedule, design, estimate(design, board), timing, clock_ns)
 
 
 def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
     """As ``plan``, but raises ProjectError too if the design does not fit the board: if possible before FIFOs are sized, which takes long."""
     design = lower(graph, schedule)
+    check_asked(design, schedule, board)
     weights = Weights.of(design)
     try:
         check_blocks(weights, board)

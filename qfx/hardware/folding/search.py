@@ -22,6 +22,7 @@ from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
 from qfx.hardware.folding.least import Weights, check_layers, check_weights
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import OUTPUT, Layer, layers, output_layer
+from qfx.hardware.folding.placing import check_asked
 from qfx.hardware.folding.plan import Plan as Plan  # part of this module's vocabulary
 from qfx.hardware.folding.plan import fitting_plan as fitting_plan
 from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estimate, weighted_nodes
@@ -64,7 +65,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
         return made
     weights = Weights.of(base)
     check_weights(weights, board, LIMITS)
-    lower(graph, asked)  # complains if it cannot
+    check_asked(lower(graph, asked), asked, board)  # complains if it cannot
     inputs, outputs = fixed_widths(graph, request)
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
@@ -73,9 +74,9 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
-    if not request.fifos:
+    if not request.fifos and not request.fifo_storage:
         return made
-    return plan(graph, board, replace(made.schedule, fifos=request.fifos), clock_ns=clock_ns)
+    return plan(graph, board, replace(made.schedule, fifos=request.fifos, fifo_storage=request.fifo_storage), clock_ns=clock_ns)
 
 
 def _output_layers(design: d.Design) -> list[str]:
@@ -105,7 +106,7 @@ def nearest_plan(graph: Graph, board: Board, allowed: Mapping[str, float], *, fp
 
 def _endless(board: Board) -> Board:
     """The board with more of everything than any option of a layer needs."""
-    return replace(board, **{field: getattr(board, field) << 20 for field in ("lut", "ff", "dsp", "bram36")})
+    return replace(board, **{field: getattr(board, field) << 20 for field in ("lut", "ff", "dsp", "bram36", "uram")})
 
 
 def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) -> None:
@@ -115,8 +116,8 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
             known = any(own == name for own, _ in everything(graph))
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
-        if name not in weighted and folding != Folding(folding.pe, taps=folding.taps):
-            raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone")
+        if name not in weighted and folding != Folding(folding.pe, taps=folding.taps, buffer=folding.buffer):
+            raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone, or pe, taps and buffer")
 
 
 def _merged_sides(graph: Graph, found: Sequence[Layer]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.design import Process, Stream
+from qfx.hardware.design.storage import queue
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.timing.fifo import least_depths
 
@@ -23,7 +24,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
     """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
 
     ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate, and of a FIFO
-    ``within`` a process, of a step of its loop, which is sized by itself.
+    ``within`` a process, of a step of its loop, which is sized by itself. ``storage``: what it is built of, "" two words of registers.
     """
     found, timing = plan.estimate, plan.timing
     least = {} if timing is None else least_depths(plan.design)
@@ -46,10 +47,10 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
             {"name": cost.process, "layer": cost.node, "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.costs
         ],
         "fifos": [
-            {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": least.get(s.name)}
+            {"name": s.name, "bits": s.bits, "words": s.words, "depth": s.depth, "least": least.get(s.name), "storage": queue(s).value}
             for s in plan.design.streams
         ] + [
-            {"name": s.name, "bits": s.parallel * s.type.width, "words": s.words, "depth": s.depth, "least": None, "within": process.name}
+            {"name": s.name, "bits": s.bits, "words": s.words, "depth": s.depth, "least": None, "storage": queue(s).value, "within": process.name}
             for process in plan.design.processes for s in process.within
         ],
     }  # fmt: skip
@@ -115,8 +116,9 @@ def _folding(plan: Plan, node: str) -> dict[str, Any]:
     folding = plan.schedule.folding(node)
     taps = {"taps": folding.taps} if folding.taps > 1 else {}
     if node in plan.weighted:
-        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps}
-    return {"pe": folding.pe, **taps} if node in plan.folded else {}
+        places = {"weights": folding.weights, "buffer": folding.buffer}
+        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps, **places}
+    return {"pe": folding.pe, **taps, "buffer": folding.buffer} if node in plan.folded else {}
 
 
 def _row(plan: Plan, cost: Cost) -> tuple[str, ...]:

@@ -36,7 +36,13 @@ def fixed_schedule(graph: Graph, request: Request) -> Schedule:
         input_, output = ports.get(graph.input.name, input_), ports.get(OUT + graph.output, output)
         ports = {}
     return Schedule.of(
-        dict(request.foldings), input_parallel=input_, output_parallel=output, fifos=dict(request.fifos), ports=ports, merged=request.merged
+        dict(request.foldings),
+        input_parallel=input_,
+        output_parallel=output,
+        fifos=dict(request.fifos),
+        ports=ports,
+        merged=request.merged,
+        fifo_storage=dict(request.fifo_storage),
     )
 
 

@@ -21,8 +21,8 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag, raw
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, window_channels
+from qfx.hardware.emit.spelling import Unit, accumulator, multiplier, pack_weights, place_tag, raw, rows
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
@@ -37,7 +37,7 @@ class MatVec(OneToOne, WithEpilogue):
     share them they are those of the groups after which the same come again.
 
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
-    are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand.
+    are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
     """
 
     name: str
@@ -56,6 +56,7 @@ class MatVec(OneToOne, WithEpilogue):
     epilogue: Epilogue
     arithmetic: str
     loaded: bool = False
+    place: str = "auto"
 
     @property
     def possible(self) -> IntArray:
@@ -65,7 +66,7 @@ class MatVec(OneToOne, WithEpilogue):
     @property
     def folding(self) -> Folding:
         """As it is folded."""
-        return Folding(self.pe, self.simd, self.arithmetic)
+        return Folding(self.pe, self.simd, self.arithmetic, weights=self.place)
 
     # Time.
 
@@ -102,7 +103,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def memories_at(self, folding: Folding) -> tuple[Memory, ...]:
         """The memories of the unit with another folding: the weights, the inputs that are kept for further outputs, the tables of the epilogue."""
-        return (self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
+        return (*self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
 
     def _lanes(self, folding: Folding) -> int:
         return folding.pe * folding.simd
@@ -114,9 +115,25 @@ class MatVec(OneToOne, WithEpilogue):
             return self.weights.size // self._lanes(folding)
         return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * (self.inputs // folding.simd)
 
-    def _rom(self, folding: Folding) -> Memory:
+    def _rom(self, folding: Folding) -> tuple[Memory, ...]:
         lanes = self._lanes(folding)
-        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded)
+        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
+
+    def _choice(self, folding: Folding) -> Resources:
+        """What chooses between the memories of the weights, where there are two."""
+        first, *rest = self._rom(folding)
+        return r.multiplexer(2, first.width * first.count) if rest else Resources()
+
+    def _places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
+        """What the weights take in each place where they may lie, that of ``folding`` first."""
+        places = [folding.weights]
+        if setting.pinned is None:
+            blocks = ("uram",) * setting.uram if self.loaded else ("mixed",) * (not self.depthwise)
+            places += ["lut", "bram", *blocks]
+        foldings = {place: replace(folding, weights=place) for place in places}
+        return {
+            place: r.total([self._choice(one), *(pieces.memory(memory, setting.on) for memory in self._rom(one))]) for place, one in foldings.items()
+        }
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
@@ -141,7 +158,7 @@ class MatVec(OneToOne, WithEpilogue):
         rows = self._rows(folding)
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [pieces.PROCESS, self._products(folding, on), loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [pieces.PROCESS, self._products(folding, on), self._choice(folding), loads, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
@@ -193,8 +210,8 @@ class MatVec(OneToOne, WithEpilogue):
         if "shift" in arith.choices(self.possible, self.input.type, pe=1, depthwise=self.depthwise, loaded=self.loaded):
             least = min(width, _digits(self).width)
         rom, count = self._rom(self.folding), int(self.weights.size)
-        blocks = r.bram18(rom.depth, rom.width) * rom.count if rom.storage is Storage.BRAM else 0
-        return Stored(count * width, count * least, self._in_one_row, blocks)
+        blocks = sum(r.bram18(memory.depth, memory.width) * memory.count for memory in rom if memory.storage is Storage.BRAM)
+        return Stored(count * width, count * least, self._in_one_row, blocks, self.loaded)
 
     @property
     def _in_one_row(self) -> bool:
@@ -207,18 +224,22 @@ class MatVec(OneToOne, WithEpilogue):
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         codes, code_type = arith.rom_contents(self.weights, self.weight_type, self.arithmetic)
-        weights, reader = pack_weights(f"{self.name}_weights", codes, code_type, loaded=self.loaded)
+        first, *rest = self._rom(self.folding)
+        weights, reader = pack_weights(f"{self.name}_weights", codes[: first.depth], code_type, loaded=self.loaded)
+        more = [pack_weights(f"{self.name}_rest", codes[first.depth :], code_type)[0] for _ in rest]
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
         acc = accumulator(self.epilogue)
         total = arith.sum_type(self.possible, self.input.type, self.simd)
         types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
+        constants = ", ".join(part.name for part in (weights, *more))
+        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {constants});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
         chains = ("#pragma HLS EXPRESSION_BALANCE off",) if dsp.sums(self.arithmetic) and self.simd > 1 else ()
-        pragmas = (*chains, *bound(weights.name, self._rom(self.folding)), *unit.pragmas)
-        return replace(unit, constants=(weights, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
+        memories = zip((weights, *more), (first, *rest), strict=True)
+        pragmas = (*chains, *(line for part, memory in memories for line in rows(part.name, memory)), *unit.pragmas)
+        return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
 
     # Folding.
 
@@ -239,7 +260,7 @@ class MatVec(OneToOne, WithEpilogue):
         per_group = setting.front.channels // self.groups if setting.front else self.inputs
         possible = arith.choices(self.possible, self.input.type, pe=self.groups * self.outputs, depthwise=self.depthwise, loaded=self.loaded)
         names = [name for name in wanted if name in possible and dsp.worth(name, _bounds(self), self.input.type, on.dsp_wide)]
-        front: dict[tuple[int, int], tuple[int, Resources] | None] = {}
+        front: dict[tuple[int, int], tuple[int, Resources, dict[str, Resources]] | None] = {}
         found = []
         for pe, simd, taps in [(pinned.pe, pinned.simd, pinned.taps)] if pinned else self._foldings(per_group, setting):
             word = self._word(pe, simd, taps, per_group)
@@ -250,15 +271,16 @@ class MatVec(OneToOne, WithEpilogue):
             window = front[word, taps]
             if window is None:
                 continue
-            window_busy, window_cost = window
+            window_busy, window_cost, lines = window
             lanes = pe * simd if self.depthwise else simd
             between = pieces.rewidth(self.input, word * taps, lanes) if not self.depthwise or lanes != word * taps else Resources()
             around = window_cost + pieces.queue(self.output, pe) + between
             tree = replace(self, pe=pe, simd=simd, arithmetic="lut")
             for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
-                folding = Folding(pe, simd, name, taps)
+                folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)))
                 waits = self._delay(folding) - self._delay(tree.folding) if self.loaded else 0  # of a pipeline that runs empty between frames
-                found.append(Option(folding, word, pe, max(tree.busy + waits, window_busy), self.cost_at(folding, on) + around, between))
+                option = Option(folding, word, pe, max(tree.busy + waits, window_busy), self.cost_at(folding, on) + around, between)
+                found += placed(option, self._places(folding, setting), lines)
         return found
 
     def _word(self, pe: int, simd: int, taps: int, per_group: int) -> int | None:
@@ -276,16 +298,18 @@ class MatVec(OneToOne, WithEpilogue):
         return [item for item in found if fits_word(item[0] * item[1] if self.depthwise else item[1], self.input) and fits_word(item[0], self.output)]
 
 
-def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources] | None:
-    """Busy cycles and costs of the window unit in front, with words of ``taps`` taps of ``word`` channels; nothing where there is none. None if there
-    is no such unit."""
+def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources, dict[str, Resources]] | None:
+    """Busy cycles and costs of the window unit in front, with words of ``taps`` taps of ``word`` channels, and what its buffer takes in each place
+    where it may lie, of which the costs count the first; nothing where there is no unit in front. None if there is no such unit."""
     if setting.front is None:
-        return 0, Resources()
+        return 0, Resources(), {"auto": Resources()}
     unit = setting.front if taps == 1 else setting.front.whole()
     unit = unit.widened(word)
     if not unit.possible or not all(fits_word(stream.parallel, stream) for stream in unit.targets):
         return None
-    return unit.busy, r.total([unit.cost(setting.on), *(pieces.queue(stream, stream.parallel) for stream in unit.targets)])
+    lines = unit.buffers(setting.on, setting.buffer_places)
+    queues = [pieces.queue(stream, stream.parallel) for stream in unit.targets]
+    return unit.busy, r.total([unit.logic(setting.on), next(iter(lines.values())), *queues]), lines
 
 
 @lru_cache(maxsize=64)

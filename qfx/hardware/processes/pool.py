@@ -15,7 +15,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, place_tag, raw
-from qfx.hardware.folding.option import Option, common_widths, fits_word
+from qfx.hardware.folding.option import Option, common_widths, fits_word, placed
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held, reduce
@@ -90,9 +90,12 @@ class Pool(OneToOne, Unweighted, Widening):
             unit, wide = front.widened(pe), self.widened(pe)
             pool = replace(self, input=self.input.with_parallel(pe * front.taps), output=wide.targets[0], together=front.taps)
             if unit.possible and fits_word(pool.input.parallel, pool.input):
+                lines = unit.buffers(on, setting.buffer_places)
+                line = next(iter(lines))
                 queues = [pieces.queue(stream, stream.parallel) for stream in (pool.input, pool.output)]
-                cost = r.total([unit.cost(on), pool.cost(on), *queues])
-                found.append(Option(Folding(pe, taps=front.taps), pe, pe, max(unit.busy, pool.busy), cost))
+                cost = r.total([unit.logic(on), lines[line], pool.cost(on), *queues])
+                option = Option(Folding(pe, taps=front.taps, buffer=line), pe, pe, max(unit.busy, pool.busy), cost)
+                found += placed(option, {"auto": Resources()}, lines)
         return found
 
 

@@ -7,7 +7,7 @@ answer alike. It cannot be imported while an answer is missing.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -16,8 +16,8 @@ from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.loadable import Loadable
-from qfx.hardware.design.schedule import Folding
-from qfx.hardware.design.storage import Memory
+from qfx.hardware.design.schedule import BUFFER_STORAGE, Folding
+from qfx.hardware.design.storage import Memory, dense
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import Option, Role
@@ -204,25 +204,42 @@ class Front(Process, abstract=True):
     def possible(self) -> bool:
         """Whether there is such a unit in hardware."""
 
+    def buffers(self, on: Device, places: Iterable[str]) -> dict[str, Resources]:
+        """What its memories take in each of ``places``, some of BUFFER_STORAGE: the first, and those that may be chosen."""
+        first, *others = places
+        chosen = [place for place in others if place != "uram" or all(dense(memory.depth, memory.width) for memory in self.memories)]
+        return {place: r.total([pieces.memory(replace(memory, asked=place), on) for memory in self.memories]) for place in (first, *chosen)}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setting:
     """Where a process stands when it is asked for ``options``: on which family of parts, with which window unit in front, folded as the user wishes
-    (``pinned``), and between which ports of the design, input and output; whether products with constants are ``shift_and_add`` alone."""
+    (``pinned``), and between which ports of the design, input and output; whether products with constants are ``shift_and_add`` alone; whether there
+    is UltraRAM (``uram``)."""
 
     on: Device
     front: Front | None
     pinned: Folding | None
     ports: tuple[Port, Port]
     shift_and_add: bool = False
+    uram: bool = False
+
+    @property
+    def buffer_places(self) -> tuple[str, ...]:
+        """Where line buffers may lie, "auto" first, or the place that is asked for."""
+        if self.pinned is not None:
+            return (self.pinned.buffer,)
+        return tuple(place for place in BUFFER_STORAGE if place != "uram" or self.uram)
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """The weights of one process: their ``bits``, and those in the narrowest form that can be chosen for them; whether in some folding one row holds
-    all (they then are constants of the multipliers); and the block RAMs that they take as they are."""
+    all (they then are constants of the multipliers); the block RAMs that they take as they are; and whether they are ``loaded``, so that UltraRAM can
+    hold them."""
 
     bits: int
     least_bits: int
     in_one_row: bool
     bram18: int
+    loaded: bool = False

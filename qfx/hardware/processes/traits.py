@@ -13,7 +13,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, plain, with_epilogue
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, placed
 from qfx.hardware.processes.process import Front, Process, Setting, Stored
 from qfx.hardware.timing.program import MEMORY, READ_WRITE
 
@@ -179,17 +179,21 @@ class Widening(Process, abstract=True):
         return self.with_streams(lambda stream: stream if stream in self.marks else stream.with_parallel(parallel))
 
     def options(self, setting: Setting) -> list[Option]:
-        return [self._option(pe, setting) for pe in ([setting.pinned.pe] if setting.pinned else self.widths(setting))]
+        return [option for pe in ([setting.pinned.pe] if setting.pinned else self.widths(setting)) for option in self._options(pe, setting)]
 
     def limit(self, setting: Setting) -> str:
         return IN_WINDOWS if setting.front else AS_FAR_AS_IT_GOES
 
-    def _option(self, pe: int, setting: Setting) -> Option:
+    def _options(self, pe: int, setting: Setting) -> list[Option]:
         """``pe`` numbers per word, with its window unit if it has one."""
-        busy, cost = 0, Resources()
+        busy, cost, lines, folding = 0, Resources(), {"auto": Resources()}, Folding(pe)
         if setting.front is not None:
             unit = setting.front.widened(pe)
-            busy, cost = unit.busy, unit.cost(setting.on) + r.total([queue(stream, pe) for stream in unit.targets])
+            lines = unit.buffers(setting.on, setting.buffer_places)
+            line = next(iter(lines))
+            cost = unit.logic(setting.on) + lines[line] + r.total([queue(stream, pe) for stream in unit.targets])
+            busy, folding = unit.busy, Folding(pe, buffer=line)
         wide = self.widened(pe)
         queues = [queue(stream, stream.parallel) for stream in wide.targets]
-        return Option(Folding(pe), pe, pe, max(busy, wide.busy), r.total([cost, wide.cost(setting.on), *queues]))
+        option = Option(folding, pe, pe, max(busy, wide.busy), r.total([cost, wide.cost(setting.on), *queues]))
+        return placed(option, {"auto": Resources()}, lines)

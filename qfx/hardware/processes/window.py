@@ -21,13 +21,14 @@ from qfx.hardware.timing.window_turns import window_turns
 
 @dataclass(frozen=True, slots=True)
 class Window(OneToOne, Buffering, Between, Front):
-    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame."""
+    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame; ``buffer``: as in Folding."""
 
     name: str
     input: Stream
     output: Stream
     shape: tuple[int, ...]
     padding: int
+    buffer: str = "auto"
 
     @property
     def cycles(self) -> int:
@@ -40,7 +41,7 @@ class Window(OneToOne, Buffering, Between, Front):
     def line(self) -> Memory:
         """The line buffer: as many rows as a window spans."""
         chunks, _, _, w, _, _, kh, _, _, _, _, _, dh, _ = self.shape
-        return Memory(((kh - 1) * dh + 1) * w * chunks, self.input.bits)
+        return Memory(((kh - 1) * dh + 1) * w * chunks, self.input.bits, asked=self.buffer)
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -89,7 +90,7 @@ class Window(OneToOne, Buffering, Between, Front):
     def whole(self) -> WholeWindow:
         chunks, _, *rest = self.shape
         output = replace(self.output, parallel=self.output.parallel * self.taps, words=self.output.words // self.taps)
-        return WholeWindow(self.name, self.input, output, (chunks, *rest), self.padding)
+        return WholeWindow(self.name, self.input, output, (chunks, *rest), self.padding, self.buffer)
 
 
 @lru_cache(maxsize=32)
@@ -111,13 +112,14 @@ _LEAST_DEPTH = 8
 
 @dataclass(frozen=True, slots=True)
 class WholeWindow(OneToOne, Buffering, Between, Front):
-    """All taps of a window in one word, taps outermost. ``shape``: the arguments of qfx::whole_shape without TURNS; ``padding``: as in Window."""
+    """All taps of a window in one word, taps outermost. ``shape``: the arguments of qfx::whole_shape without TURNS; the rest as in Window."""
 
     name: str
     input: Stream
     output: Stream
     shape: tuple[int, ...]
     padding: int
+    buffer: str = "auto"
 
     @property
     def cycles(self) -> int:
@@ -145,13 +147,13 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
     def line(self) -> Memory:
         """The rows that are kept."""
         depth, numbers = self._words[0]
-        return Memory(depth, numbers * self.input.type.width)
+        return Memory(depth, numbers * self.input.type.width, asked=self.buffer)
 
     @property
     def past(self) -> Memory:
         """The columns that are kept; no words where they are registers that shift."""
         depth, numbers = self._words[1]
-        return Memory(depth if depth >= _LEAST_DEPTH else 0, numbers * self.input.type.width)
+        return Memory(depth if depth >= _LEAST_DEPTH else 0, numbers * self.input.type.width, asked=self.buffer)
 
     @property
     def memories(self) -> tuple[Memory, ...]:

@@ -166,6 +166,15 @@ def with_depths(design: d.Design, depths: Mapping[str, int]) -> d.Design:
     return replace(design, processes=tuple(process.with_streams(deep) for process in design.processes), streams=tuple(map(deep, design.streams)))
 
 
+def with_storage(design: d.Design, places: Mapping[str, str]) -> d.Design:
+    """The design with FIFOs in other places (``schedule.FIFO_STORAGE``), by the stream's name."""
+
+    def there(stream: d.Stream) -> d.Stream:
+        return replace(stream, storage=places.get(stream.name, stream.storage))
+
+    return replace(design, processes=tuple(process.with_streams(there) for process in design.processes), streams=tuple(map(there, design.streams)))
+
+
 def sizings(design: d.Design) -> tuple[Sizing, ...]:
     """Least and chosen depth of every FIFO, in the order of the design's streams."""
     least = least_depths(design)

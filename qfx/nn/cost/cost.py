@@ -27,8 +27,8 @@ class Cost:
     """What a model costs. Tensors are scalars of float64, differentiable by learned word lengths.
 
     ``bit_operations`` of a sample (see ``Multiplications``), of each layer that multiplies by name (``by_layer``), and in all. ``multiplications`` of
-    a sample. ``weight_bits``: the word lengths of all weights, summed; ``weights``: their number. On a board: ``lut``, ``ff``, ``dsp`` and ``bram18``
-    by the estimator, ``cycles`` from frame to frame, frames a second, and the ``plan`` that says all of it.
+    a sample. ``weight_bits``: the word lengths of all weights, summed; ``weights``: their number. On a board: ``lut``, ``ff``, ``dsp``, ``bram18``
+    and ``uram`` by the estimator, ``cycles`` from frame to frame, frames a second, and the ``plan`` that says all of it.
     """
 
     by_layer: Mapping[str, Tensor]

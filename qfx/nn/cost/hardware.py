@@ -32,7 +32,7 @@ from qfx.nn.quantizer import Quantizer
 
 FloatArray = npt.NDArray[np.float64]
 
-_STEPS = np.array([field in ("dsp", "bram18") for field in FIELDS])
+_STEPS = np.array([field in ("dsp", "bram18", "uram") for field in FIELDS])
 """What comes by leaps. A bit more or less rarely makes one; its slope is that of the line through no bits at all."""
 
 Style = Literal["streaming", "unrolled"]
@@ -99,12 +99,17 @@ class UnrolledLine:
 
 def line_of(state: Mapping[str, Any], multiplications: Multiplications) -> Line | UnrolledLine:
     """The line that gave this ``state``, of a model of the same quantizers."""
-    taken = np.array(state["taken"], dtype=np.float64)
+    taken = _as_fields(state["taken"])
     if "operations" in state:
         return UnrolledLine(taken, multiplications, float(state["operations"]))
     by_name = dict(quantizers(multiplications.model))
-    slopes = tuple((by_name[name], np.array(slope, dtype=np.float64)) for name, slope in state["slopes"].items())
+    slopes = tuple((by_name[name], _as_fields(slope)) for name, slope in state["slopes"].items())
     return Line(taken, slopes, tuple(float(length) for length in state["lengths"]))
+
+
+def _as_fields(numbers: Sequence[float]) -> FloatArray:
+    """In the order of FIELDS; states that were written before there was UltraRAM among them have none."""
+    return np.array([*numbers, *[0.0] * (len(FIELDS) - len(numbers))], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

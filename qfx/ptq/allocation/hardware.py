@@ -133,7 +133,7 @@ class HardwareSearch:
         """A folding that is fast enough, whatever it takes."""
         if self.budget.fps is None:
             return Schedule()
-        large = replace(self.whole, lut=1 << 24, ff=1 << 24, dsp=1 << 16, bram36=1 << 16)
+        large = replace(self.whole, lut=1 << 24, ff=1 << 24, dsp=1 << 16, bram36=1 << 16, uram=self.whole.uram and 1 << 16)
         return resolve(graph, large, Request(fps=self.budget.fps), clock_ns=self.clock_ns).schedule
 
     def _by_node(self, graph: Graph) -> dict[str, FloatArray]:
@@ -258,7 +258,7 @@ def refuse_hopeless(budget: Budget, shortest: fx.GraphModule, bits: int) -> None
 
 def _allowed(whole: Board, budget: Budget) -> dict[str, int]:
     """How much of each resource a design may take."""
-    there = {"lut": whole.lut, "ff": whole.ff, "dsp": whole.dsp, "bram18": 2 * whole.bram36}
+    there = {field: getattr(capacity(whole), field) for field in FIELDS}
     allowed = {field: int(there[field] * LIMITS[field]) for field in FIELDS}
     for field in ("dsp", "lut", "bram18"):
         wished = getattr(budget, field)
@@ -269,5 +269,5 @@ def _allowed(whole: Board, budget: Budget) -> dict[str, int]:
 
 def _smaller(whole: Board, allowed: Mapping[str, int]) -> Board:
     """A board on which the limits of foldings are what is allowed (or a little more, for rounding)."""
-    lut, ff, dsp, bram18 = (math.ceil(allowed[field] / LIMITS[field]) for field in ("lut", "ff", "dsp", "bram18"))
-    return replace(whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))
+    lut, ff, dsp, bram18, uram = (math.ceil(allowed[field] / LIMITS[field]) for field in FIELDS)
+    return replace(whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2), uram=uram)

@@ -23,9 +23,9 @@ _NUMBERS = ("ebops", "weight_bits", "mean_weight_bits", "fps", "clock_ns", *FIEL
 class Limits:
     """One of: ``ebops``, bit operations of a sample; ``weight_bits`` of all weights; ``mean_weight_bits`` of a weight; a ``board``.
 
-    A board's limits are ``lut``, ``ff``, ``dsp`` and ``bram18``: a float is a share of what the board has (0.8), an int a number (200); what is not
-    given is what ``qfx hls`` goes up to. ``fps``: frames a second that the design makes at ``clock_ns`` (default: the board's); without, the
-    smallest design there is. ``style`` "unrolled": the whole network as one pipelined function. Raises RecipeError for what makes no sense.
+    A board's limits are ``lut``, ``ff``, ``dsp``, ``bram18`` and ``uram``: a float is a share of what the board has (0.8), an int a number (200);
+    what is not given is what ``qfx hls`` goes up to. ``fps``: frames a second that the design makes at ``clock_ns`` (default: the board's); without,
+    the smallest design there is. ``style`` "unrolled": the whole network as one pipelined function. Raises RecipeError for what makes no sense.
     """
 
     ebops: float | None = None
@@ -38,6 +38,7 @@ class Limits:
     ff: float | int | None = None
     dsp: float | int | None = None
     bram18: float | int | None = None
+    uram: float | int | None = None
     style: Style = "streaming"
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class Limits:
 
     def ample(self) -> Board:
         """The board with so much of everything that a model is designed before it fits."""
-        return replace(self.whole, **{field: getattr(self.whole, field) * _AMPLE for field in ("lut", "ff", "dsp", "bram36")})
+        return replace(self.whole, **{field: getattr(self.whole, field) * _AMPLE for field in ("lut", "ff", "dsp", "bram36", "uram")})
 
     def told(self, shares: Mapping[str, float]) -> str:
         """Shares of the limits, for people."""

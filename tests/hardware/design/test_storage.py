@@ -8,23 +8,26 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, conv, random_schedule, scalar
+from hardware_models import DIRECTED, chain, conv, memories, random_schedule, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.cpp_preprocess import preprocess, translation_units
 from support.pragma_grammar import Tool
 from support.pragmas import check
 
+from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import board
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import estimate
 from qfx.hardware.design import design as d
+from qfx.hardware.design import storage
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
-from qfx.hardware.design.storage import LUTS_PER_BRAM18, Storage, bram18, fifo, ram, rom
+from qfx.hardware.design.storage import LUTS_PER_BRAM18, Storage, block_rows, bram18, fifo, ram, rom, uram
 from qfx.hardware.emit.emit import emit_sources
-from qfx.hardware.timing.fifo import size_fifos, with_depths
+from qfx.hardware.timing.fifo import size_fifos, with_depths, with_storage
+from qfx.ir.graph import Graph
 from qfx.ir.passes.loadable import make_loadable
 from qfx.operators import Cast, Relu, Reshape, SumPool, Transpose, Upsample
 
@@ -75,31 +78,45 @@ def network() -> d.Design:
     return with_depths(design, {design.streams[2].name: 600, design.streams[4].name: 33, design.streams[5].name: 32})
 
 
-def counted(files: Files) -> int:
-    """The 18 kbit blocks that the C++ asks for: FIFOs, weights, line buffers and kept words, by nothing but the text."""
+def counted(files: Files) -> tuple[int, int]:
+    """The 18 kbit block RAMs and the UltraRAMs that the C++ asks for: FIFOs, weights, line buffers and kept words, by nothing but the text."""
     top, layers = files["src/net.cpp"], files["src/layers.h"]
-    blocks = 0
+    blocks = {"BRAM": 0, "URAM": 0}
+
+    def count(where: str, depth: int, width: int, memories: int = 1) -> None:
+        if where.upper() in blocks:
+            blocks[where.upper()] += memories * (bram18 if where.upper() == "BRAM" else uram)(depth, width)
+
     found = re.findall(r"int<(\d+)>, (\d+)> > (\w+)\(.*\n#pragma HLS STREAM variable=\w+ depth=(\d+)\n  QFX_BIND\((\w+), FIFO, (\w+)\)", top)
-    assert len(found) == top.count("#pragma HLS STREAM")
+    loader = re.findall(r"#pragma HLS STREAM variable=(\w+_(?:flags|words)) ", top)
+    assert len(found) == top.count("#pragma HLS STREAM") - len(loader)
     for width, parallel, name, depth, bound, where in found:
         assert name == bound
-        blocks += bram18(int(depth), int(width) * int(parallel)) * (where == "BRAM")
-    for name in re.findall(r"QFX_BIND\((\w+_weights), ROM_1P, BRAM\)", layers):
-        header = files[f"src/weights/{name.removesuffix('_weights')}.h"]
-        bits, rows, elements = map(int, re.findall(rf"qfx::rom<(\d+)>::type {name}\[(\d+)\]\[(\d+)\]", header)[0])
-        blocks += elements * bram18(rows, bits)
+        count(where, int(depth), int(width) * int(parallel))
+    read = re.findall(r"ARRAY_(\w+) variable=(\w+)_weights complete dim=2\n  QFX_BIND\((\w+)_weights, (?:ROM_1P|RAM_S2P), (\w+)\)", layers)
+    assert len(read) == len(re.findall(r"QFX_BIND\(\w+_weights, ", layers))
+    for kind, name, bound, where in read:
+        assert name == bound
+        declared = re.findall(rf"qfx::rom<(\d+)>::type(?:>::type)? {name}_weights\[(\d+)\]\[(\d+)\]", files[f"src/weights/{name}.h"])
+        bits, rows, elements = map(int, declared[0])
+        count(where, rows, *((bits * elements, 1) if kind == "RESHAPE" else (bits, elements)))
     for body in re.findall(r"^inline void \w+\(.*\n(?:.*\n)*?}", layers, re.MULTILINE):
         word = re.search(r"int<(\d+)>, (\d+)> >& in,", body)
         width, parallel = map(int, word.groups()) if word else (0, 0)  # a port has other words, and keeps none
-        window = re.search(r"window_shape<([-\d, ]+), qfx::in_bram>", body)
+        window = re.search(r"window_shape<([-\d, ]+), qfx::in_(\w+)>", body)
         if window:
             chunks, _, _, columns, _, _, rows, *_, down, _, _ = map(int, window[1].split(","))
-            blocks += bram18(((rows - 1) * down + 1) * columns * chunks, width * parallel)
-        matvec = re.search(r"matvec_shape<\d+, \d+, \d+, (\d+), \d+, (\d+), .*qfx::in_bram >", body)
+            count(window[2], ((rows - 1) * down + 1) * columns * chunks, width * parallel)
+        matvec = re.search(r"matvec_shape<\d+, \d+, \d+, (\d+), \d+, (\d+), .*qfx::in_(\w+) >", body)
         if matvec:
-            inputs, simd = map(int, matvec.groups())
-            blocks += simd * bram18(inputs // simd, width)
-    return blocks
+            inputs, simd = int(matvec[1]), int(matvec[2])
+            count(matvec[3], inputs // simd, width, simd)
+    return blocks["BRAM"], blocks["URAM"]
+
+
+def estimated(design: d.Design) -> tuple[int, int]:
+    total = estimate(design, board("zcu104")).total
+    return total.bram18, total.uram
 
 
 def test_the_estimate_counts_the_block_ram_that_the_code_asks_for() -> None:
@@ -107,14 +124,77 @@ def test_the_estimate_counts_the_block_ram_that_the_code_asks_for() -> None:
     text = "".join(files.values())
     for expected in ("FIFO, SRL", "FIFO, BRAM", "ROM_1P, LUTRAM", "ROM_1P, BRAM", "qfx::in_lutram", "qfx::in_bram"):
         assert expected in text, expected
-    blocks = estimate(network(), board("zcu102")).total.bram18
-    assert counted(files) == blocks
+    assert counted(files) == estimated(network())
     # A binding that is not what was estimated is noticed, whichever it is.
     for path in ("src/net.cpp", "src/layers.h"):
         for match in re.finditer(r"\bBRAM\)|in_bram\b|FIFO, SRL|ROM_1P, LUTRAM|in_lutram", files[path]):
             other = {"BRAM)": "LUTRAM)", "in_bram": "in_lutram", "FIFO, SRL": "FIFO, BRAM", "ROM_1P, LUTRAM": "ROM_1P, BRAM", "in_lutram": "in_bram"}
             broken = files[path][: match.start()] + other[match[0]] + files[path][match.end() :]
-            assert counted({**files, path: broken}) != blocks, match
+            assert counted({**files, path: broken}) != estimated(network()), match
+
+
+def placed() -> d.Design:
+    """Memories that are asked for, everywhere."""
+    design = lower(*memories())
+    first, second = (stream.name for stream in design.streams[2:4])
+    return with_storage(with_depths(design, {first: 600, second: 40}), {first: "uram", second: "bram"})
+
+
+def test_memories_that_are_asked_for_are_bound_and_counted() -> None:
+    design = placed()
+    files = emit_sources(design, "net")
+    assert counted(files) == estimated(design)
+    assert estimated(design)[1] == 2  # the FIFO and the line buffer
+    for tool in Tool:
+        assert check({**files, **LIBRARY}, tool, top="net") == ()
+        found = bindings(files, tool)
+        assert found[design.streams[2].name] == ("FIFO", "URAM")
+        assert found[design.streams[3].name] == ("FIFO", "BRAM")
+        assert (found["conv0_matvec_weights"], found["conv2_matvec_weights"]) == (("ROM_1P", "BRAM"), ("ROM_1P", "LUTRAM"))
+        assert (found["conv4_matvec_weights"], found["conv4_matvec_rest"]) == (("ROM_1P", "BRAM"), ("ROM_1P", "LUTRAM"))
+    assert "qfx::in_uram" in files["src/layers.h"]
+    for right, wrong in (("FIFO, URAM", "FIFO, BRAM"), ("in_uram", "in_bram"), ("ARRAY_RESHAPE variable=conv0", "ARRAY_PARTITION variable=conv0")):
+        path = next(path for path in ("src/net.cpp", "src/layers.h") if right in files[path])
+        assert counted({**files, path: files[path].replace(right, wrong, 1)}) != estimated(design)
+
+
+@settings(deadline=None, max_examples=200)
+@given(depth=st.integers(2, 9000), width=st.integers(1, 600))
+def test_a_mixed_memory_fills_its_blocks(depth: int, width: int) -> None:
+    first = block_rows(depth, width)
+    assert 0 <= first < depth
+    assert first % 512 == 0
+    if first:
+        assert depth - first <= 256
+        assert bram18(first, width) < bram18(depth, width)
+        assert bram18(first, width) == bram18(first - 511, width)
+
+
+def test_rows_of_constants_waste_no_bits_of_a_block() -> None:
+    """The last stage of ResNet-20, 64 x 64 x 3 x 3 weights of 8 bits: 16 blocks hold them, if they are as deep as that."""
+
+    def blocks(lanes: int, asked: str) -> int:
+        found = storage.weights(36864 // lanes, lanes, 8, loaded=False, asked=asked)
+        return sum(bram18(memory.depth, memory.width) * memory.count for memory in found if memory.storage is Storage.BRAM)
+
+    assert [blocks(lanes, "bram") for lanes in (4, 8, 16, 32, 64, 128)] == [18, 18, 20, 24, 29, 29]
+    assert [blocks(lanes, "mixed") for lanes in (4, 8, 16, 32, 64, 128)] == [18, 18, 15, 15, 15, 29]
+    # Elements of 44 bits, which block RAM of their own would hold in 72.
+    (wide,) = storage.weights(512, 32, 22, loaded=False, asked="bram")
+    assert (wide.count, bram18(wide.depth, wide.width)) == (1, 20)
+
+
+@pytest.mark.parametrize(
+    ("graph", "folding", "complaint"),
+    [
+        (chain("net", (4, 4, 4), conv(0, 4, 4, 1, 1)), Folding(weights="uram"), "cannot be initialised"),
+        (chain("net", (4, 4, 4), conv(0, 4, 1, 3, 3, groups=4)), Folding(weights="mixed"), "depthwise convolution have no mixed memory"),
+        (make_loadable(chain("net", (4, 4, 4), conv(0, 4, 4, 1, 1))), Folding(weights="mixed"), "that are loaded have no mixed memory"),
+    ],
+)
+def test_memories_that_cannot_be(graph: Graph, folding: Folding, complaint: str) -> None:
+    with pytest.raises(ProjectError, match=complaint):
+        lower(graph, Schedule.of({"conv0": folding}))
 
 
 def test_both_tools_are_told_the_same() -> None:
@@ -146,11 +226,12 @@ def bodies(files: Files) -> dict[str, str]:
 
 
 def disagreeing(design: d.Design, files: Files) -> list[str]:
-    """Processes and FIFOs whose code names block RAM and whose estimate has none, or the other way round."""
+    """Processes and FIFOs whose code names block RAM or UltraRAM and whose estimate has none, or the other way round."""
     found = [
         process.name
         for process in design.processes
-        if (process.cost(r.ULTRASCALE).bram18 > 0) != (re.search(r"\bBRAM\)|in_bram\b", bodies(files)[process.name]) is not None)
+        for field, named in (("bram18", r"\bBRAM\)|in_bram\b"), ("uram", r"\bURAM\)|in_uram\b"))
+        if (getattr(process.cost(r.ULTRASCALE), field) > 0) != (re.search(named, bodies(files)[process.name]) is not None)
     ]
     for stream in design.streams:
         where = "BRAM" if r.fifo(stream.depth, stream.parallel * stream.type.width).bram18 else "SRL"
@@ -188,6 +269,11 @@ def test_loaded_constants_are_memories_with_a_write_port() -> None:
     assert design.loader is not None
     files = emit_sources(design, "net")
     assert disagreeing(design, files) == []
+    in_uram = lower(graph, Schedule.of({"conv0": Folding(4, 8, "dsp", weights="uram")}))  # two elements of 16 lanes
+    sources = emit_sources(in_uram, "net")
+    assert counted(sources) == estimated(in_uram)
+    assert estimated(in_uram)[1] == 2
+    assert "ARRAY_PARTITION variable=conv0_matvec_weights" in sources["src/layers.h"]  # each element is written by itself
     (weights,) = (name for name in re.findall(r"QFX_BIND\((\w+),", files["src/layers.h"]) if name.endswith("_weights"))
     for tool in Tool:
         assert check({**files, **LIBRARY}, tool, top="net") == ()

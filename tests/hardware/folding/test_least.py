@@ -25,6 +25,7 @@ from qfx.hardware.folding.options import layers
 from qfx.hardware.project.project import prepare
 from qfx.hardware.timing.fifo import CHAIN_DEPTH, with_depths
 from qfx.ir.graph import Graph
+from qfx.ir.passes.loadable import make_loadable
 from qfx.operators import Cast
 
 ZCU = board("zcu102")
@@ -80,7 +81,7 @@ def test_what_is_refused_fits_with_no_combination_of_options() -> None:
     refused = fitting = 0
     for _ in range(300):
         near = totals[rng.integers(len(totals))] * rng.uniform(0.35, 1.1, len(FIELDS))
-        lut, ff, dsp, bram18 = (int(np.ceil(amount / LIMITS[field])) for field, amount in zip(FIELDS, near, strict=True))
+        lut, ff, dsp, bram18, _ = (int(np.ceil(amount / LIMITS[field])) for field, amount in zip(FIELDS, near, strict=True))
         small = replace(ZCU, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))
         limits = np.array([getattr(capacity(small), field) * LIMITS[field] for field in FIELDS])
         fits = bool((totals <= limits).all(axis=1).any())
@@ -115,8 +116,14 @@ def test_the_blocks_are_those_of_the_bits() -> None:
     assert weights.in_memory <= weights.bits == 4 * 256 * 256 * 9 * lower(graph, Schedule()).processes[2].weight_type.width  # type: ignore[union-attr]
     with pytest.raises(ProjectError, match=f"{-(-weights.bits // BRAM18_BITS):,} BRAM18; the board has 280, 90 % of which are to be used, and LUTs"):
         check_weights(weights, Z2, LIMITS)
-    with pytest.raises(ProjectError, match="the board has 288; its UltraRAM is not used"):
-        check_weights(weights, board("kv260"), {**LIMITS, "lut": 0.01, "bram18": 0.1})
+    few = {**LIMITS, "lut": 0.01, "bram18": 0.1}
+    with pytest.raises(ProjectError, match="the board has 288; its UltraRAM holds no constants") as caught:
+        check_weights(weights, board("kv260"), few)
+    assert "--weights stream" in caught.value.remedy
+    loaded = Weights.of(lower(make_loadable(large()), Schedule()))
+    check_weights(loaded, board("kv260"), few)  # 9.4 of 17 Mbit
+    with pytest.raises(ProjectError, match="the board has 288, 10 %"):
+        check_weights(loaded, board("kv260"), {**few, "uram": 0.4})
     check_weights(weights, ZCU, LIMITS)
 
 

@@ -39,7 +39,7 @@ def test_nearest_is_no_farther_than_the_cheapest_of_the_board(fps: float, tight:
     allowed = {field: float(max(int(tight * amount), 1)) for field, amount in taken(cheapest).items()}
     made = nearest_plan(graph, ZCU, allowed, fps=fps, clock_ns=CLOCK_NS)
     assert made.fps >= fps
-    assert share(made, allowed) <= 1.02 * share(cheapest, allowed)
+    assert share(made, allowed) <= 1.05 * share(cheapest, allowed)
     assert nearest_plan(graph, ZCU, allowed, fps=fps, clock_ns=CLOCK_NS).schedule == made.schedule
 
 

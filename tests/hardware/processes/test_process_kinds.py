@@ -189,7 +189,10 @@ def test_what_kinds_say_holds_together() -> None:
             deeper = process.with_streams(lambda one: replace(one, depth=99))
             assert {one.depth for one in (*deeper.sources, *deeper.targets)} == {99}
             assert type(deeper) is type(process)
-            memories = [(r.rom if one.constant else lambda *size: r.ram(*size, device))(one.depth, one.width) * one.count for one in process.memories]
+            memories = [
+                (r.rom(one.depth, one.width, one.asked) if one.constant else r.ram(one.depth, one.width, device, one.asked)) * one.count
+                for one in process.memories
+            ]
             assert process.cost(device) == r.total([process.logic(device), *memories])
             assert process.unit(("in", "out")).name == process.name
     assert seen == set(PROCESSES)

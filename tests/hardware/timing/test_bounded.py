@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, random_schedule
+from hardware_models import DIRECTED, memories, random_schedule
 from schedule_models import BRANCHED, folded, upsampling
 from support.bounded import BoundedBundle, BoundedRun, build, differences
 
@@ -49,6 +49,7 @@ def compiled(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     rng = np.random.default_rng(seed)
     graphs = [*(make() for make in BRANCHED), upsampling(), *(make() for make in DIRECTED[::2]), *(random_graph(rng) for _ in range(6))]
     schedules = [folded(graph) if i < len(BRANCHED) else random_schedule(graph, rng) for i, graph in enumerate(graphs)]
+    graphs, schedules = [*graphs, memories()[0]], [*schedules, memories()[1]]
     designs = [size_fifos(lower(graph, schedule)) for graph, schedule in zip(graphs, schedules, strict=True)]
     return Compiled(tuple(graphs), build(designs, tmp_path_factory.mktemp("bounded"), flags=("-Werror", "-O0")))
 

@@ -15,7 +15,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, bound, pack_weights
+from qfx.hardware.emit.spelling import Unit, pack_weights, rows
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import OneToOne, WithEpilogue
@@ -56,8 +56,9 @@ class Embedding(OneToOne, WithEpilogue):
 
     @property
     def rom(self) -> Memory:
-        """The table, a memory for each element of its words."""
-        return storage.weights(self.rows.size // self.output.parallel, self.output.parallel, self.type.width, loaded=False)
+        """The table."""
+        (rom,) = storage.weights(self.rows.size // self.output.parallel, self.output.parallel, self.type.width, loaded=False)
+        return rom
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -89,7 +90,7 @@ class Embedding(OneToOne, WithEpilogue):
         table, reader = pack_weights(f"{self.name}_rows", words, self.type)
         call = f"qfx::embedding<{reader}, {self.name}_epilogue, {self.input.words}, {count}, {width // lanes}>(in, out, {table.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
-        return replace(unit, constants=(table, *unit.constants), pragmas=(*bound(table.name, self.rom), *unit.pragmas))
+        return replace(unit, constants=(table, *unit.constants), pragmas=(*rows(table.name, self.rom), *unit.pragmas))
 
     # Folding.
 

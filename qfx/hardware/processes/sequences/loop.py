@@ -100,7 +100,7 @@ class Loop(OneToOne):
     def logic(self, on: Device) -> Resources:
         """What its parts and their FIFOs take, a counter of the steps, and one of the words of each state."""
         parts = [part.logic(on) for part in self.step.parts]
-        fifos = [r.fifo(stream.depth, stream.bits) for stream in self.step.fifos]
+        fifos = [r.fifo(stream.depth, stream.bits, stream.storage) for stream in self.step.fifos]
         counters = [r.counter(max(count, 2)) for count in (self.steps, *(state.words for state in self.step.states))]
         return r.total([pieces.PROCESS, *parts, *fifos, *counters])
 
@@ -116,7 +116,9 @@ class Loop(OneToOne):
         if not found:
             return None
         bits, least, blocks = (sum(getattr(one, name) for one in found) for name in ("bits", "least_bits", "bram18"))
-        return Stored(bits, least, any(one.in_one_row for one in found), blocks)  # what one part could do counts for all: a bound
+        return Stored(
+            bits, least, any(one.in_one_row for one in found), blocks, all(one.loaded for one in found)
+        )  # what one part could do counts for all: a bound
 
     # Text.
 
@@ -187,4 +189,8 @@ def _declared(state: Stream, name: str) -> list[str]:
 
 def _stream(stream: Stream) -> list[str]:
     declared = f'{words_of(stream)} {stream.name}("{stream.name}");'
-    return [declared, f"#pragma HLS STREAM variable={stream.name} depth={stream.depth}", queue(stream.name, stream.depth, stream.bits)]
+    return [
+        declared,
+        f"#pragma HLS STREAM variable={stream.name} depth={stream.depth}",
+        queue(stream.name, stream.depth, stream.bits, stream.storage),
+    ]

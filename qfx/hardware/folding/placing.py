@@ -1,0 +1,83 @@
+"""What memories are built of on a board: whether it has what is asked for, and where each FIFO goes when its depth is known.
+
+FIFOs are placed last, by what the layers have left: from the place that its size alone would give it, one FIFO after the other moves to where it most
+lowers first what is above the limits, then the sum of the squares of the used shares, until none does. The memories of layers are part of their
+foldings (``option.placed``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qfx.errors import ProjectError
+from qfx.hardware.board import Board, boards
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.estimate import LIMITS, capacity, estimate
+from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design import design as d
+from qfx.hardware.design.schedule import FIFO_STORAGE, Schedule
+from qfx.hardware.design.storage import dense
+from qfx.hardware.timing.fifo import with_storage
+
+_LEAST_GAIN = 1e-6
+"""Of a move, in squares of shares: less is not worth another place."""
+
+
+def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
+    """Raises ProjectError, naming the layer or FIFO, for a place that is asked for where there is nothing to put there, or that the board lacks."""
+    buffers, weighted = set(), set()
+    for process, node in zip(design.processes, design.nodes, strict=True):
+        for part, own in ((process, node), *process.inside):
+            buffers |= {own} if part.front is not None else set()
+            weighted |= {own} if isinstance(part, d.MatVec) else set()
+    asked = []
+    for name, folding in schedule.foldings:
+        if folding.buffer != "auto" and name not in buffers:
+            raise ProjectError(f"buffer is {folding.buffer!r}, but it has no line buffer", where=name, remedy="leave buffer out")
+        if folding.weights != "auto" and name not in weighted:
+            raise ProjectError(f"weights is {folding.weights!r}, but it has no weights of its own", where=name, remedy="leave weights out")
+        asked += [(name, "its weights are", folding.weights), (name, "its line buffer is", folding.buffer)]
+    asked += [(name, "the FIFO is", place) for name, place in schedule.fifo_storage]
+    for name, what, place in asked:
+        if place == "uram" and not board.uram:
+            others = ", ".join(known.name for known in boards() if known.uram)
+            remedy = f"use lut or bram, or a board with UltraRAM ({others})"
+            raise ProjectError(f"{what} to be in UltraRAM, but the {board.title} has none", where=name, remedy=remedy)
+
+
+def place_fifos(design: d.Design, board: Board, asked: Mapping[str, str]) -> d.Design:
+    """The design, FIFOs sized, with a place for every one; ``asked``: those that the user wishes, by name."""
+    design = with_storage(design, asked)
+    free = [stream for stream in design.streams if stream.depth > 2 and stream.name not in asked]
+    costs = {stream.name: {place: _vector(r.fifo(stream.depth, stream.bits, place)) for place in _places(stream, board)} for stream in free}
+    limits = np.maximum(_vector(capacity(board)) * np.array([LIMITS[field] for field in FIELDS]), 0.5)
+    taken = _vector(estimate(design, board).total)
+    chosen = {stream.name: "auto" for stream in free}
+    while True:
+        moves = [
+            (_badness((taken - costs[name][now] + cost) / limits), name, place)
+            for name, now in chosen.items()
+            for place, cost in costs[name].items()
+            if place != now
+        ]
+        best = min(moves, key=lambda move: move[0], default=None)
+        if best is None or best[0] > _badness(taken / limits) - _LEAST_GAIN:
+            return with_storage(design, {name: place for name, place in chosen.items() if place != "auto"})
+        _, name, place = best
+        taken = taken - costs[name][chosen[name]] + costs[name][place]
+        chosen[name] = place
+
+
+def _places(stream: d.Stream, board: Board) -> list[str]:
+    return [place for place in FIFO_STORAGE if place != "uram" or (board.uram and dense(stream.depth, stream.bits))]
+
+
+def _badness(shares: np.typing.NDArray[np.float64]) -> float:
+    """What is to be least. ``shares``: of the limits."""
+    return 1e3 * max(float(shares.max()) - 1, 0.0) + float((shares**2).sum())
+
+
+def _vector(resources: Resources) -> np.typing.NDArray[np.float64]:
+    return np.array([getattr(resources, field) for field in FIELDS], dtype=np.float64)
