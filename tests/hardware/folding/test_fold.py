@@ -28,7 +28,7 @@ from qfx.operators import Cast, MaxPool, Reshape
 from qfx.operators import Linear as LinearOp
 
 ZCU = board("zcu102")
-SMALL = replace(ZCU, name="small", title="small board", lut=4000, ff=8000, dsp=12, bram36=10)
+SMALL = replace(ZCU, name="small", title="small board", lut=3000, ff=8000, dsp=12, bram36=10)
 
 
 def network() -> Graph:
