@@ -21,7 +21,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pack_weights, place_tag, raw
+from qfx.hardware.emit.spelling import Unit, accumulator, bound, chains, multiplier, pack_weights, place_tag, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -217,8 +217,7 @@ class MatVec(OneToOne, WithEpilogue):
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {weights.name});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
-        chains = ("#pragma HLS EXPRESSION_BALANCE off",) if dsp.sums(self.arithmetic) and self.simd > 1 else ()
-        pragmas = (*chains, *bound(weights.name, self._rom(self.folding)), *unit.pragmas)
+        pragmas = (*chains(self.arithmetic, self.simd), *bound(weights.name, self._rom(self.folding)), *unit.pragmas)
         return replace(unit, constants=(weights, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
 
     # Folding.
