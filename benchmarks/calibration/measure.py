@@ -88,6 +88,21 @@ def pieces() -> Iterable[Piece]:
         for span in (2, 4, 7):
             for width in (4, 8):
                 yield _digit_product(digits, span, width)
+    for count, chain, split, known in (
+        (2, 8, 19, 0),
+        (2, 4, 16, 1),
+        (2, 4, 16, 2),
+        (2, 8, 17, 2),
+        (3, 8, 11, 0),
+        (3, 8, 10, 1),
+        (3, 2, 9, 2),
+        (4, 4, 7, 0),
+        (4, 1, 7, 1),
+        (4, 2, 7, 2),
+    ):
+        yield _split(count, chain, split, known)
+    for width, chain in ((8, 3), (8, 5), (8, 8), (16, 4)):
+        yield _column(width, chain)
 
 
 def _multiplier(a: int, b: int) -> Piece:
@@ -217,6 +232,48 @@ def _digit_product(digits: int, span: int, width: int) -> Piece:
     lines.append(f"assign y = {value};")
     ports = f"input [{digits * (field + 1) - 1}:0] code, input signed [{width - 1}:0] x, output signed [{out - 1}:0] y"
     return Piece("digit_product", (digits, span, width), ports, "\n".join(lines))
+
+
+def _split(count: int, chain: int, split: int, known: int) -> Piece:
+    """The sum of a chain of packed products, read as its fields (qfx/hardware/design/dsp.py); the known bits are made of the factors' lowest bits a
+    chain and three registers earlier."""
+    width, bits = split + known, max(known, 1)
+    lines = []
+    for k in range(count - 1):
+        if known:
+            terms = [f"w[{(lane * count + k + 1) * bits} +: {bits}] * x[{lane * bits} +: {bits}]" for lane in range(chain)]
+            lines.append(f"reg [{bits - 1}:0] known{k} [0:{chain + 2}]; integer i{k};")
+            lines.append(f"wire [{bits - 1}:0] sum{k} = {' + '.join(terms)};")
+            moved = f"for (i{k} = 1; i{k} <= {chain + 2}; i{k} = i{k} + 1) known{k}[i{k}] <= known{k}[i{k} - 1];"
+            lines.append(f"always @(posedge clk) begin known{k}[0] <= sum{k}; {moved} end")
+            lines.append(f"wire [{bits - 1}:0] top{k} = p[{(k + 1) * split} +: {bits}] - known{k}[{chain + 2}];")
+            lines.append(f"wire signed [{width - 1}:0] field{k} = {{top{k}, p[{k * split} +: {split}]}};")
+        else:
+            lines.append(f"wire signed [{width - 1}:0] field{k} = p[{k * split} +: {split}];")
+    lines.append(f"wire signed [{width - 1}:0] field{count - 1} = p[{(count - 1) * split} +: {width}];")
+    for k in range(count):
+        carried = "" if k == 0 else f" - (field{k - 1} >>> {split})" if known else f" + field{k - 1}[{width - 1}]"
+        lines.append(f"reg [{width - 1}:0] y{k}; always @(posedge clk) y{k} <= field{k}{carried}; assign y[{k * width} +: {width}] = y{k};")
+    ports = (
+        f"input [{count * width - 1}:0] p, input [{chain * count * bits - 1}:0] w, input [{chain * bits - 1}:0] x, output [{count * width - 1}:0] y"
+    )
+    return Piece("split", (count, chain, split, known), ports, "\n".join(lines))
+
+
+def _column(width: int, chain: int) -> Piece:
+    """A chain of products of two signed numbers of so many bits, each with a block's registers, its factors a cycle later than those before."""
+    lines = []
+    for lane in range(chain):
+        names = []
+        for side in "ab":
+            names.append(f"{side}[{lane * width} +: {width}]")
+            for step in range(lane + 1):
+                lines.append(f"reg signed [{width - 1}:0] {side}{lane}_{step}; always @(posedge clk) {side}{lane}_{step} <= {names[-1]};")
+                names[-1] = f"{side}{lane}_{step}"
+        lines.append(f"reg signed [{2 * width - 1}:0] m{lane}; reg signed [47:0] p{lane};")
+        lines.append(f"always @(posedge clk) begin m{lane} <= {names[0]} * {names[1]}; p{lane} <= m{lane}{f' + p{lane - 1}' if lane else ''}; end")
+    ports = f"input signed [{chain * width - 1}:0] a, b, output signed [47:0] y"
+    return Piece("column", (width, chain), ports, "\n".join([*lines, f"assign y = p{chain - 1};"]))
 
 
 def sites(cells: Netlist) -> int:

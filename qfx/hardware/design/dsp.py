@@ -42,7 +42,7 @@ PACKED = {f"{name}{suffix}": (count, wide) for suffix, wide in (("", DSP_WIDE), 
 "pair27", "triple27" and "quad27" a DSP48E2."""
 
 MAX_KNOWN = 2
-"""The most bits that are found outside the block (T above): for two, a LUT for each product and one for each addition; more take multipliers."""
+"""The most bits that are found outside the block (T above). More would take multipliers."""
 
 PACK, SPLIT = 1, 1
 """Cycles of the pre-adder that makes a factor of several weights, and of splitting a sum."""
@@ -68,9 +68,8 @@ class Packing:
     @property
     def luts(self) -> int:
         """LUTs that split the sum of a chain: for each field above another the bits known from outside, which wait for the block in a shift register,
-        and the carry that is taken back. One known bit is a parity: a LUT for three products, and one that compares. Of two, a LUT makes both of a
-        product, and another both of a sum (LUT6_2, UG574)."""
-        known = (0, ceil(self.chain / 3) + (self.chain > 2) + 1, 2 * self.chain + 1)[self.known]
+        and the carry that is taken back. One known bit is a parity: a LUT for three products, and one that compares. Two take 2.5 LUTs a product."""
+        known = (0, ceil(self.chain / 3) + (self.chain > 2) + 1, 2 * self.chain + self.chain // 2 + 1)[self.known]
         return (self.count - 1) * (known + self.sum_bits)
 
 

@@ -211,15 +211,9 @@ def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int) -> str:
         assert form is not None, "arithmetic.check refuses what cannot be packed"
         numbers = (form.count, form.chain, form.split, form.known, weight.width - weight.signed)
         return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(form.packed)}, {raw(form.wide)} >"
-    arguments = []
-    if name in ("dsp", "lut"):
-        # As wide as the C++ product, so that the multiplication itself is what is bound.
-        arguments = [raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))]
-        if name == "dsp" and dsp.chain(weight, x, lanes) > 1:
-            arguments.append(str(dsp.chain(weight, x, lanes)))
-    elif name == "shift":
-        arguments = [raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)]
-    return f"qfx::mul_{name}" + (f"<{', '.join(arguments)} >" if arguments else "")
+    if name == "shift":
+        return f"qfx::mul_shift<{', '.join([raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)])} >"
+    return product(name, weight, x, lanes)
 
 
 def digit(slot: Slot) -> str:
@@ -228,9 +222,19 @@ def digit(slot: Slot) -> str:
     return f"qfx::digit<{slot.low}, {slot.span}, {slot.field}, {flags[slot.zero]}, {flags[slot.negative]}>"
 
 
-def product(name: str, weight: FixedType, x: FixedType) -> str:
-    """The type of multiply.h that builds the arithmetic ``name`` ("auto", "dsp" or "lut") for two numbers of these types."""
-    return f"qfx::mul_{name}" + (f"<{raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))} >" if name != "auto" else "")
+def product(name: str, weight: FixedType, x: FixedType, lanes: int = 1) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` ("auto", "dsp" or "lut") for two numbers of these types; ``lanes`` products are
+    summed."""
+    if name == "auto":
+        return "qfx::mul_auto"
+    # As wide as the C++ product, so that the multiplication itself is what is bound.
+    length = dsp.chain(weight, x, lanes) if name == "dsp" else 1
+    return f"qfx::mul_{name}<{raw(FixedType(weight.width + x.width, 0, weight.signed or x.signed))}{f', {length}' if length > 1 else ''} >"
+
+
+def chains(name: str, lanes: int) -> tuple[str, ...]:
+    """The pragmas of a layer's function that keep the tools from making trees of the chains in which DSP blocks sum (multiply.h)."""
+    return ("#pragma HLS EXPRESSION_BALANCE off",) if dsp.sums(name) and lanes > 1 else ()
 
 
 def plain(name: str, streams: dict[str, Stream], call: str, constants: tuple[Constant, ...] = ()) -> Unit:

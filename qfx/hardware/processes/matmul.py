@@ -10,12 +10,13 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.products import Products
 from qfx.hardware.cost.resources import Device, Resources
-from qfx.hardware.design import storage
+from qfx.hardware.design import dsp, storage
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Stream
-from qfx.hardware.emit.spelling import Unit, place_tag, product, raw
+from qfx.hardware.emit.spelling import Unit, chains, place_tag, product, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import TwoToOne, Unweighted
@@ -72,7 +73,9 @@ class MatMul(TwoToOne, Unweighted):
 
     @property
     def latency(self) -> int:
-        return READ_WRITE + MEMORY + MULTIPLY + (self.simd - 1).bit_length() + 1 + epilogue_latency(self.epilogue)
+        a, b = (stream.type for stream in self.inputs)
+        sums = dsp.delay(self.arithmetic, Interval.of(b), b, a, self.simd)
+        return READ_WRITE + MEMORY + MULTIPLY + sums + 1 + epilogue_latency(self.epilogue)
 
     def turns(self) -> Turns:
         return _turns(self.shape, *self._folds)
@@ -102,8 +105,12 @@ class MatMul(TwoToOne, Unweighted):
         lanes, acc = self.pe * self.simd, self.acc.width
         factors = (a.width + (not a.signed), b.width + (not b.signed))
         loops = (self.shape.matrices, self.shape.outputs, self.shape.rows, outputs, inputs, outputs * inputs)
-        found = [pieces.PROCESS, r.product(*factors, self.arithmetic, on) * lanes, *(r.counter(loop) for loop in loops if loop > 1)]
-        found.append(r.adder_tree(self.simd, min(sum(factors), acc), acc) * self.pe)
+        found = [pieces.PROCESS, *(r.counter(loop) for loop in loops if loop > 1)]
+        if dsp.sums(self.arithmetic):
+            found.append(Products(self.pe, self.simd, a, Interval.of(b), b, False, acc).take(self.arithmetic, on))
+        else:
+            found.append(r.product(*factors, self.arithmetic, on) * lanes)
+            found.append(r.adder_tree(self.simd, min(sum(factors), acc), acc) * self.pe)
         found.append((r.adder(acc) if inputs > 1 else Resources(ff=acc)) * self.pe)
         if outputs > 1:
             found.append(r.multiplexer(2, self.simd * a.width))
@@ -117,11 +124,11 @@ class MatMul(TwoToOne, Unweighted):
         numbers = (self.shape.matrices, self.shape.rows, self.shape.outputs, self.shape.inputs, self.pe, self.simd)
         total = (Interval.of(a.with_frac_bits(0)) * Interval.of(b.with_frac_bits(0))).times(self.simd).type()
         narrower = total if total.width < self.acc.width else self.acc
-        types = (raw(self.acc), product(self.arithmetic, b, a), raw(narrower), place_tag(self.row), place_tag(self.matrix))
+        types = (raw(self.acc), product(self.arithmetic, b, a, self.simd), raw(narrower), place_tag(self.row), place_tag(self.matrix))
         shape = f"qfx::matmul_shape<{', '.join(map(str, (*numbers, *types)))} >"
         streams = {"a": self.inputs[0], "b": self.inputs[1], "out": self.output}
         unit = self.call_with_epilogue(streams, f"qfx::matmul<shape, {self.name}_epilogue>(a, b, out);")
-        return replace(unit, body=(f"typedef {shape} shape;", *unit.body))
+        return replace(unit, body=(f"typedef {shape} shape;", *unit.body), pragmas=(*chains(self.arithmetic, self.simd), *unit.pragmas))
 
     # Folding.
 

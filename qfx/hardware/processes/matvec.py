@@ -21,7 +21,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, multiplier, pack_weights, place_tag, raw, rows
+from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, pack_weights, place_tag, raw, rows
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -236,9 +236,12 @@ class MatVec(OneToOne, WithEpilogue):
         constants = ", ".join(part.name for part in (weights, *more))
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {constants});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
-        chains = ("#pragma HLS EXPRESSION_BALANCE off",) if dsp.sums(self.arithmetic) and self.simd > 1 else ()
         memories = zip((weights, *more), (first, *rest), strict=True)
-        pragmas = (*chains, *(line for part, memory in memories for line in rows(part.name, memory)), *unit.pragmas)
+        pragmas = (
+            *chains(self.arithmetic, self.simd),
+            *(line for part, memory in memories for line in rows(part.name, memory)),
+            *unit.pragmas,
+        )
         return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
 
     # Folding.

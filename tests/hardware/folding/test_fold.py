@@ -28,7 +28,7 @@ from qfx.operators import Cast, MaxPool, Reshape
 from qfx.operators import Linear as LinearOp
 
 ZCU = board("zcu102")
-SMALL = replace(ZCU, name="small", title="small board", lut=3600, ff=8000, dsp=12, bram36=5)
+SMALL = replace(ZCU, name="small", title="small board", lut=3000, ff=8000, dsp=12, bram36=5)
 
 
 def network() -> Graph:
