@@ -100,7 +100,7 @@ matmul_matrix:
         matmul_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc[pe] = input == 0 ? sum[pe] : acc_t(acc[pe] + sum[pe]);
+            go_on(acc[pe], sum[pe], input == 0);
           }
           place = place == S::FOLD - 1 ? 0 : place + 1;
           if (input == S::INPUT_FOLD - 1) {

@@ -88,7 +88,7 @@ matvec_pixel:
         matvec_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc[pe] = input == 0 ? sum[pe] : acc_t(acc[pe] + sum[pe]);
+            go_on(acc[pe], sum[pe], input == 0);
           }
           row = row == ROWS - 1 ? 0 : row + 1;
           if (input == S::INPUT_FOLD - 1) {
@@ -112,7 +112,7 @@ void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue
 #pragma HLS INLINE
 #pragma HLS ARRAY_PARTITION variable=weights complete dim=2
 #ifdef QFX_UNPACKED
-  matvec_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows);
+  matvec_rows<S, Epilogue, unpacked_lanes>(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights));
 #else
   matvec_rows<S, Epilogue, typename S::packed>(in, out, weights);
 #endif
@@ -141,7 +141,7 @@ depthwise_pixel:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
           const acc_t term = S::multiplier::template times<acc_t>(Lanes::at(weights[row], pe), word[pe]);
-          acc[pe] = tap == 0 ? term : acc_t(acc[pe] + term);
+          go_on(acc[pe], term, tap == 0);
         }
         row = row == ROWS - 1 ? 0 : row + 1;
         if (tap == S::INPUTS - 1) {
@@ -164,7 +164,7 @@ void depthwise(hls::stream<vec<T, S::PE> >& in, hls::stream<vec<typename Epilogu
 #pragma HLS INLINE
 #pragma HLS ARRAY_PARTITION variable=weights complete dim=2
 #ifdef QFX_UNPACKED
-  depthwise_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE, typename S::packed>(weights).rows);
+  depthwise_rows<S, Epilogue, unpacked_lanes>(in, out, unpack<Epilogue, S::PE, typename S::packed>(weights));
 #else
   depthwise_rows<S, Epilogue, typename S::packed>(in, out, weights);
 #endif

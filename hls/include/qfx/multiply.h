@@ -24,16 +24,42 @@
 
 namespace qfx {
 
+// A sum goes on by one term, or begins with it.
+template <class Acc>
+inline void go_on(Acc& acc, const Acc& term, const bool begins) {
+#pragma HLS INLINE
+#ifdef QFX_IN_PLACE
+  if (begins) {
+    acc = term;
+  } else {
+    acc += term;
+  }
+#else
+  acc = begins ? term : Acc(acc + term);
+#endif
+}
+
 // The dot products of multipliers that treat each lane alone. The outputs are the inner loop, whose lanes lie side by side.
 template <class M>
 struct one_by_one {
+  // A sum goes on by the product of a lane, or begins with it.
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+#pragma HLS INLINE
+    if (BEGINS) {
+      sum = M::template times<Acc>(weight, x);
+    } else {
+      sum += M::template times<Acc>(weight, x);
+    }
+  }
+
   template <int PE, int SIMD, class Lanes, class Row, class T, class Acc>
   static inline void dot(const Row& row, const vec<T, SIMD>& x, Acc (&sum)[PE]) {
 #pragma HLS INLINE
   dot_start:
     for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-      sum[pe] = M::template times<Acc>(Lanes::at(row, pe), x[0]);
+      M::template add<true>(sum[pe], Lanes::at(row, pe), x[0]);
     }
   dot_simd:
     for (int s = 1; s < SIMD; s++) {
@@ -41,7 +67,7 @@ struct one_by_one {
     dot_pe:
       for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-        sum[pe] += M::template times<Acc>(Lanes::at(row, s * PE + pe), x[s]);
+        M::template add<false>(sum[pe], Lanes::at(row, s * PE + pe), x[s]);
       }
     }
   }
@@ -49,6 +75,16 @@ struct one_by_one {
 
 // The tool decides.
 struct mul_auto : one_by_one<mul_auto> {
+#ifdef QFX_IN_PLACE
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    if (BEGINS) {
+      sum.V = weight.V * x.V;
+    } else {
+      sum.V += weight.V * x.V;
+    }
+  }
+#endif
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
@@ -58,6 +94,18 @@ struct mul_auto : one_by_one<mul_auto> {
 
 template <class Product>
 struct mul_dsp : one_by_one<mul_dsp<Product> > {
+#ifdef QFX_IN_PLACE
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    Product exact;
+    exact.V = weight.V * x.V;
+    if (BEGINS) {
+      sum.V = exact.V;
+    } else {
+      sum.V += exact.V;
+    }
+  }
+#endif
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
@@ -69,6 +117,18 @@ struct mul_dsp : one_by_one<mul_dsp<Product> > {
 
 template <class Product>
 struct mul_lut : one_by_one<mul_lut<Product> > {
+#ifdef QFX_IN_PLACE
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    Product exact;
+    exact.V = weight.V * x.V;
+    if (BEGINS) {
+      sum.V = exact.V;
+    } else {
+      sum.V += exact.V;
+    }
+  }
+#endif
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE

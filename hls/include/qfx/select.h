@@ -42,7 +42,7 @@ void embedding(hls::stream<vec<T, 1> >& in, hls::stream<vec<typename Epilogue::o
 #pragma HLS INLINE
 #pragma HLS ARRAY_PARTITION variable=table complete dim=2
 #ifdef QFX_UNPACKED
-  embedding_rows<plain<typename Packed::type>, Epilogue, NUMBERS, ROWS, WORDS>(in, out, unpack<Epilogue, P, Packed>(table).rows);
+  embedding_rows<unpacked_lanes, Epilogue, NUMBERS, ROWS, WORDS>(in, out, unpack<Epilogue, P, Packed>(table));
 #else
   embedding_rows<Packed, Epilogue, NUMBERS, ROWS, WORDS>(in, out, table);
 #endif
