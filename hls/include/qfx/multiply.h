@@ -195,7 +195,11 @@ struct mul_shift : one_by_one<mul_shift<Product, D0, D1, D2, D3> > {
 template <int BITS, class X>
 inline sint<BITS> low_signed(const X& x) {
 #pragma HLS INLINE
+#ifdef QFX_IN_PLACE
+  return sint<BITS>(x);
+#else
   return sint<BITS>(sint<64>(uint<64>(x) << (64 - BITS)) >> (64 - BITS));
+#endif
 }
 
 // Two products of neighbouring outputs, which share their input, in one DSP block (Xilinx WP486, "Deep Learning with INT8 Optimization on Xilinx

@@ -119,7 +119,13 @@ struct vec {
 template <class R, class X>
 inline R shl(const X& x, const int n) {
 #pragma HLS INLINE
+#ifdef QFX_IN_PLACE
+  R result(x);
+  result <<= n;
+  return result;
+#else
   return R(x) << n;
+#endif
 }
 
 // The exact product in R (modulo 2**width of R).
