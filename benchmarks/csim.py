@@ -30,7 +30,6 @@ from qfx.ir.passes.pipeline import optimize
 from qfx.operators import Conv, Linear, macs
 from qfx.testing import assert_bit_exact
 
-
 BEFORE: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {"MLP 16-64-32-32-5": (23_200, 37_500, 2_000_000), "ResNet-20, 3 x 32 x 32": (2.6, 4.8, 108)}
 )
