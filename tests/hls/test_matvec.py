@@ -195,13 +195,13 @@ FEATURES = {"AVX2": ("avx2",), "AVX-512": ("avx512f", "avx512bw"), "VNNI": ("avx
 
 VARIANTS = {
     "vendor": (),
-    "exact ROM": ("-DQFX_EXACT_ROM",),
-    "unpacked": ("-DQFX_UNPACKED",),
+    "packed": ("-UQFX_UNPACKED",),  # as the vendor's tools simulate it
+    "exact ROM": ("-UQFX_UNPACKED", "-DQFX_EXACT_ROM"),
     "native": NATIVE,
     "whole": (*NATIVE, "-DWHOLE_FRAMES"),  # with those that every processor of the kind has: SSE2
     **{f"whole {name}": (*NATIVE, "-DWHOLE_FRAMES", "-march=x86-64", *(f"-m{one}" for one in features)) for name, features in FEATURES.items()},
 }
-EMULATED = [variant for variant in VARIANTS if variant not in ("vendor", "exact ROM", "unpacked")]
+EMULATED = [variant for variant in VARIANTS if variant not in ("vendor", "packed", "exact ROM")]
 
 
 def compiled(variant: str) -> list[int]:

@@ -101,7 +101,7 @@ matmul_matrix:
         matmul_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc[pe] = input == 0 ? acc_t(sum[pe]) : acc_t(acc[pe] + acc_t(sum[pe]));
+            go_on(acc[pe], acc_t(sum[pe]), input == 0);
           }
           place = place == S::FOLD - 1 ? 0 : place + 1;
           if (input == S::INPUT_FOLD - 1) {

@@ -93,7 +93,7 @@ matvec_pixel:
         matvec_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            acc[pe] = input == 0 ? acc_t(sum[pe]) : acc_t(acc[pe] + acc_t(sum[pe]));
+            go_on(acc[pe], acc_t(sum[pe]), input == 0);
           }
           row = row == ROWS - 1 ? 0 : row + 1;
           if (input == S::INPUT_FOLD - 1) {
@@ -116,8 +116,8 @@ template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENT
 void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const auto& rows = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows;
-  matvec_rows<S, Epilogue, plain<typename S::packed::type>, false>(in, out, rows, rows);
+  const typename S::packed::type(&rows)[ROWS][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights);
+  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, out, rows, rows);
 #else
   matvec_rows<S, Epilogue, typename S::packed, false>(in, out, weights, weights);
 #endif
@@ -129,8 +129,8 @@ void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue
             const Element (&rest)[REST][ELEMENTS]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const auto& rows = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest).rows;
-  matvec_rows<S, Epilogue, plain<typename S::packed::type>, false>(in, out, rows, rows);
+  const typename S::packed::type(&rows)[FIRST + REST][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest);
+  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, out, rows, rows);
 #else
   matvec_rows<S, Epilogue, typename S::packed, true>(in, out, weights, rest);
 #endif
@@ -161,7 +161,7 @@ depthwise_pixel:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
           vec<T, S::SIMD> taps;
-          typename Lanes::type own[S::SIMD];
+          typename S::packed::type own[S::SIMD];
 #pragma HLS ARRAY_PARTITION variable=own complete dim=1
         depthwise_simd:
           for (int s = 0; s < S::SIMD; s++) {
@@ -171,8 +171,8 @@ depthwise_pixel:
           }
           typename S::sum sum[1];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          S::multiplier::template dot<1, S::SIMD, plain<typename Lanes::type> >(own, taps, sum);
-          acc[pe] = tap == 0 ? acc_t(sum[0]) : acc_t(acc[pe] + acc_t(sum[0]));
+          S::multiplier::template dot<1, S::SIMD, plain<typename S::packed::type> >(own, taps, sum);
+          go_on(acc[pe], acc_t(sum[0]), tap == 0);
         }
         row = row == ROWS - 1 ? 0 : row + 1;
         if (tap == S::INPUT_FOLD - 1) {
@@ -194,7 +194,7 @@ template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENT
 void depthwise(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  depthwise_rows<S, Epilogue, plain<typename S::packed::type> >(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights).rows);
+  depthwise_rows<S, Epilogue, unpacked_lanes>(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights));
 #else
   depthwise_rows<S, Epilogue, typename S::packed>(in, out, weights);
 #endif

@@ -33,6 +33,21 @@
 
 namespace qfx {
 
+// A sum goes on by one term, or begins with it.
+template <class Acc>
+inline void go_on(Acc& acc, const Acc& term, const bool begins) {
+#pragma HLS INLINE
+#ifdef QFX_IN_PLACE
+  if (begins) {
+    acc = term;
+  } else {
+    acc += term;
+  }
+#else
+  acc = begins ? term : Acc(acc + term);
+#endif
+}
+
 // The sums of LANES lanes from lane `first` on: chains of at most M::CHAIN lanes, joined by a tree of adders. The outputs are always the inner loop,
 // whose lanes lie side by side.
 template <class M, int LANES, bool ONE_CHAIN = (LANES <= M::CHAIN)>
@@ -74,6 +89,17 @@ struct dot_product {
 // The dot products of multipliers that treat each lane alone.
 template <class M>
 struct one_by_one : dot_product<M> {
+  // A sum goes on by the product of a lane, or begins with it.
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+#pragma HLS INLINE
+    if (BEGINS) {
+      sum = M::template times<Acc>(weight, x);
+    } else {
+      sum += M::template times<Acc>(weight, x);
+    }
+  }
+
 #ifdef QFX_NATIVE
   static const int CHAIN = 1 << 20;  // the sums are the same, and a processor is faster without the tree
 #else
@@ -85,7 +111,7 @@ struct one_by_one : dot_product<M> {
   chain_first:
     for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-      sum[pe] = M::template times<Acc>(Lanes::at(row, first * PE + pe), x[first]);
+      M::template add<true>(sum[pe], Lanes::at(row, first * PE + pe), x[first]);
     }
   chain_next:
     for (int s = 1; s < LANES; s++) {
@@ -93,7 +119,7 @@ struct one_by_one : dot_product<M> {
     chain_next_pe:
       for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
-        sum[pe] += M::template times<Acc>(Lanes::at(row, (first + s) * PE + pe), x[first + s]);
+        M::template add<false>(sum[pe], Lanes::at(row, (first + s) * PE + pe), x[first + s]);
       }
     }
   }
@@ -101,6 +127,16 @@ struct one_by_one : dot_product<M> {
 
 // The tool decides.
 struct mul_auto : one_by_one<mul_auto> {
+#ifdef QFX_IN_PLACE
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    if (BEGINS) {
+      sum.V = weight.V * x.V;
+    } else {
+      sum.V += weight.V * x.V;
+    }
+  }
+#endif
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
@@ -134,9 +170,15 @@ struct mul_dsp : dot_product<mul_dsp<Product, CHAIN_> > {
     chain_next_pe:
       for (int pe = 0; pe < PE; pe++) {
 #pragma HLS UNROLL
+#ifdef QFX_IN_PLACE
+        Product exact;
+        exact.V = Lanes::at(row, (first + s) * PE + pe).V * x[first + s].V;
+        sum[pe].V += exact.V;
+#else
         const Acc exact(sum[pe] + Acc(product<Product>(Lanes::at(row, (first + s) * PE + pe), x[first + s])));
         QFX_MUL_ADD_DSP
         sum[pe] = exact;
+#endif
       }
     }
   }
@@ -144,6 +186,18 @@ struct mul_dsp : dot_product<mul_dsp<Product, CHAIN_> > {
 
 template <class Product>
 struct mul_lut : one_by_one<mul_lut<Product> > {
+#ifdef QFX_IN_PLACE
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    Product exact;
+    exact.V = weight.V * x.V;
+    if (BEGINS) {
+      sum.V = exact.V;
+    } else {
+      sum.V += exact.V;
+    }
+  }
+#endif
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
@@ -210,7 +264,11 @@ struct mul_shift : one_by_one<mul_shift<Product, D0, D1, D2, D3> > {
 template <int BITS, class X>
 inline sint<BITS> low_signed(const X& x) {
 #pragma HLS INLINE
+#ifdef QFX_IN_PLACE
+  return sint<BITS>(x);
+#else
   return sint<BITS>(static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(x)) << (64 - BITS)) >> (64 - BITS));
+#endif
 }
 
 template <int BITS, class X>

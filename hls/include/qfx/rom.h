@@ -4,6 +4,10 @@
 
 #include <stdint.h>
 
+#ifdef QFX_UNPACKED  // simulation only
+#include <cstring>
+#endif
+
 #include "qfx/types.h"
 
 namespace qfx {
@@ -139,42 +143,58 @@ struct rows_of<true> {
 };
 
 #ifdef QFX_UNPACKED
-// Simulations that would rather spend memory than time define QFX_UNPACKED: a ROM is unpacked when it is first used, once per thread, and a loop over
-// lanes is then one over an array. Layers do not share their tables as long as their epilogues (Owner) differ; those that do unpack by turns.
-template <int ROWS, int LANES, class T>
-struct unpacked {
-  T rows[ROWS][LANES];
+// Simulations that would rather spend memory than time define QFX_UNPACKED: a ROM is unpacked when it is first used, once per thread, and again if
+// something else has been loaded into it. A loop over lanes is then one over an array. Layers do not share their tables as long as their epilogues (Owner)
+// differ; those that do unpack by turns.
+struct unpacked_lanes {
+  template <class T, int LANES>
+  static inline const T& at(const T (&row)[LANES], const int index) {
+    return row[index];
+  }
 };
 
-// Raw number `index` of a row.
+template <class Element, int ROWS, int ELEMENTS, int LANES, class T>
+struct unpacked {
+  const void* of;
+  Element from[ROWS][ELEMENTS];
+  T rows[ROWS][LANES];
+  unpacked() : of(0) {}
+};
+
+// Raw number `index` of a row: what `at` reads.
 template <class Packed, class Element, int ELEMENTS>
 inline typename Packed::type unpacked_lane(const Element (&row)[ELEMENTS], const int index) {
+#ifdef QFX_NATIVE
   const uint64_t element = static_cast<uint64_t>(row[index / Packed::PER_ELEMENT]);
   const uint64_t top = element << (64 - (index % Packed::PER_ELEMENT + 1) * Packed::WIDTH);
   if (Packed::SIGNED) return typename Packed::type(static_cast<int64_t>(top) >> (64 - Packed::WIDTH));
   return typename Packed::type(top >> (64 - Packed::WIDTH));
+#else
+  return Packed::at(row, index);
+#endif
 }
 
 // The rows of `weights`, and behind them those of `rest` where there are TWO memories.
 template <class Owner, int LANES, class Packed, bool TWO, class Element, int ROWS, int REST, int ELEMENTS>
-inline const unpacked<ROWS + (TWO ? REST : 0), LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS],
-                                                                                    const Element (&rest)[REST][ELEMENTS]) {
+inline const typename Packed::type (&unpack(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS]))[ROWS + (TWO ? REST : 0)][LANES] {
   static const int ALL = ROWS + (TWO ? REST : 0);
-  static thread_local unpacked<ALL, LANES, typename Packed::type> table;
-  static thread_local const void* of = 0;
-  if (of == static_cast<const void*>(&weights)) return table;
-  of = static_cast<const void*>(&weights);
+  static thread_local unpacked<Element, ALL, ELEMENTS, LANES, typename Packed::type> table;
+  const bool same = table.of == static_cast<const void*>(&weights) && std::memcmp(&table.from[0], &weights, sizeof weights) == 0;
+  if (same && (!TWO || std::memcmp(&table.from[ALL - REST], &rest, sizeof rest) == 0)) return table.rows;
+  table.of = static_cast<const void*>(&weights);
+  std::memcpy(&table.from[0], &weights, sizeof weights);
+  if (TWO) std::memcpy(&table.from[ALL - REST], &rest, sizeof rest);
 unpack_row:
   for (int row = 0; row < ALL; row++) {
     const Element(&word)[ELEMENTS] = row < ROWS ? weights[row] : rest[row - ROWS];
   unpack_lane:
     for (int i = 0; i < LANES; i++) table.rows[row][i] = unpacked_lane<Packed>(word, i);
   }
-  return table;
+  return table.rows;
 }
 
 template <class Owner, int LANES, class Packed, class Element, int ROWS, int ELEMENTS>
-inline const unpacked<ROWS, LANES, typename Packed::type>& unpack(const Element (&weights)[ROWS][ELEMENTS]) {
+inline const typename Packed::type (&unpack(const Element (&weights)[ROWS][ELEMENTS]))[ROWS][LANES] {
   return unpack<Owner, LANES, Packed, false>(weights, weights);
 }
 #endif

@@ -42,7 +42,7 @@ template <class Packed, class Epilogue, int NUMBERS, int ROWS, int WORDS, class 
 void embedding(hls::stream<vec<T, 1> >& in, hls::stream<vec<typename Epilogue::out, P> >& out, const Element (&table)[DEPTH][ELEMENTS]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  embedding_rows<plain<typename Packed::type>, Epilogue, NUMBERS, ROWS, WORDS>(in, out, unpack<Epilogue, P, Packed>(table).rows);
+  embedding_rows<unpacked_lanes, Epilogue, NUMBERS, ROWS, WORDS>(in, out, unpack<Epilogue, P, Packed>(table));
 #else
   embedding_rows<Packed, Epilogue, NUMBERS, ROWS, WORDS>(in, out, table);
 #endif

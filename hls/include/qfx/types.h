@@ -13,6 +13,13 @@
 #include <ap_int.h>
 #include <hls_stream.h>
 
+// Simulations that would rather spend memory than time define QFX_UNPACKED (see rom.h). Those with the vendor's simulation headers then also multiply and
+// add in place: an ap_int is a number V, which the vendor's operators between ap_ints copy, widen and then compute with, at several times the cost of the
+// computation. QFX_IN_PLACE code applies the same operators to V itself: a product has its exact type still, and a sum is brought into its own.
+#if defined(QFX_UNPACKED) && !defined(QFX_NATIVE) && !defined(__SYNTHESIS__)
+#define QFX_IN_PLACE
+#endif
+
 #ifdef __SYNTHESIS__
 #define QFX_TEXT(text) #text
 #define QFX_PRAGMA(text) _Pragma(QFX_TEXT(text))
@@ -118,7 +125,13 @@ struct vec {
 template <class R, class X>
 inline R shl(const X& x, const int n) {
 #pragma HLS INLINE
+#ifdef QFX_IN_PLACE
+  R result(x);
+  result <<= n;
+  return result;
+#else
   return R(x) << n;
+#endif
 }
 
 // The exact product in R (modulo 2**width of R).

@@ -185,7 +185,8 @@ struct depthwise_form {
     typedef typename S::acc acc_t;
     static const int CHUNKS = S::GROUPS / S::PE;
     static const size_t WORDS_IN = size_t(S::PIXELS) * CHUNKS * S::INPUT_FOLD, WORDS_OUT = size_t(S::PIXELS) * CHUNKS;
-    const qfx::unpacked<ROWS, S::PE * S::SIMD, typename S::packed::type>& table = qfx::unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(rom);
+    typedef typename S::packed::type weight;
+    const weight(&table)[ROWS][S::PE * S::SIMD] = qfx::unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(rom);
     const T* __restrict x = come(in, WORDS_IN);
     typename Epilogue::out* __restrict y = leave(out, WORDS_OUT);
     int row = 0;
@@ -194,7 +195,7 @@ struct depthwise_form {
         acc_t acc[S::PE];
         for (int pe = 0; pe < S::PE; pe++) acc[pe] = 0;
         row = row == ROWS ? 0 : row;
-        add_lanes<S::PE>(acc, &table.rows[row][0], x, S::INPUTS);
+        add_lanes<S::PE>(acc, &table[row][0], x, S::INPUTS);
         row += S::INPUT_FOLD;
         x += S::INPUTS * S::PE;
         for (int pe = 0; pe < S::PE; pe++) y[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);

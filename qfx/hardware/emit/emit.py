@@ -23,6 +23,7 @@ from qfx.ir.graph import Graph
 CSIM_FLAGS = (
     "-std=c++11",
     "-O2",
+    "-DQFX_UNPACKED",
     "-DNDEBUG",  # or the vendor's headers abort on a cast that drops more bits than its source has
     "-Wall",
     "-Wextra",
