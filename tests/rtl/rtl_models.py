@@ -19,7 +19,7 @@ from qfx.hardware.project.project import prepare
 from qfx.hardware.timing.fifo import plan, size_fifos
 from qfx.ir.graph import Graph
 from qfx.ir.values import RawArray
-from qfx.operators import Affine, Cast, Clip, Const, Linear, Relu, Reshape
+from qfx.operators import Affine, Cast, Clip, Const, Linear, Relu, Reshape, SumPool
 
 FRAMES = 3
 
@@ -110,6 +110,9 @@ QUICK = (
 
 _RECURRENT = DIRECTED[-3:]
 
+WIDE_POOL = Case("wide_pool", lambda _: size_fifos(lower(chain("wide_pool", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0)))), Schedule())))
+"""A global pool of so many channels that its accumulators are a memory."""
+
 ALL = (
     *QUICK,
     Case("arithmetics2", _arithmetics(("auto", "pair", "dsp", "lut", "auto", "shift", "lut"))),
@@ -117,6 +120,7 @@ ALL = (
     *(Case(f"branched{place}", _branched(make)) for place, make in enumerate(BRANCHED[1:])),
     *(Case(f"directed{place}", _directed(make)) for place, make in enumerate(DIRECTED)),
     Case("upsampling", _directed(upsampling)),
+    WIDE_POOL,
     *(Case(f"step{place}", _step(make)) for place, make in enumerate(_RECURRENT)),
     Case("siamese", lambda _: size_fifos(lower(siamese(), Schedule()))),
     Case("crossed", lambda _: size_fifos(lower(crossed(), Schedule()))),

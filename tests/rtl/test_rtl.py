@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rtl_models import ALL, FRAMES, QUICK, Case, frames
+from rtl_models import ALL, FRAMES, QUICK, WIDE_POOL, Case, frames
 from support.rtl import check
 from support.rtl.check import Rtl
 from support.rtl.netlist import Machine, Node
+from support.rtl.period import least_period
 
 from qfx.hardware.design import design as d
 from qfx.hardware.processes import PROCESSES
@@ -206,6 +207,22 @@ def test_a_memory_is_read_and_written_once_a_turn(arithmetics: Rtl, residual: Rt
                     assert max(memory.ports) == 1, (machine.name, memory.name)
                     told += 1
     assert told >= 4
+
+
+def test_what_the_pragmas_say_of_dependences_holds(residual: Rtl, tmp_path: Path) -> None:
+    """``DEPENDENCE``: no turn of a window loads from the place that it stores to (window.h); what a pool stores is loaded 16 turns later at least
+    (pool.h), so that its sum has as many cycles to come round."""
+    seen = only(residual, "conv_window").alone()["conv_window"]
+    assert seen.clashes == set()
+    assert min(seen.distances.values()) >= 1
+    pool = prepared(WIDE_POOL, tmp_path)
+    machine = next(machine for name, machine in pool.machines.items() if name.endswith("pool"))
+    whole = pool.alone()
+    assert check.word_differences(pool, whole) == []
+    seen = whole[machine.name]
+    assert seen.clashes == {"%many.i"}  # loaded first, then stored
+    assert seen.distances == {"%many.i": 18}
+    assert least_period(machine, distances=seen.distances).period_ns < least_period(machine).period_ns
 
 
 def test_the_lanes_of_a_row_are_written_together(arithmetics: Rtl, residual: Rtl) -> None:

@@ -75,10 +75,13 @@ class Recurrence:
     around: tuple[str, ...]
 
 
-def least_period(machine: Machine, delays: Delays = ULTRASCALE_PLUS_2, *, balanced: bool = True) -> Recurrence:
+def least_period(
+    machine: Machine, delays: Delays = ULTRASCALE_PLUS_2, *, balanced: bool = True, distances: Mapping[str, int] | None = None
+) -> Recurrence:
     """``balanced``: a sum of several numbers is formed so that what comes round is added last, as the vendor's tools balance expressions (UG1399,
-    EXPRESSION_BALANCE, on by default); else in the order in which clang leaves it."""
-    return _Analysis(machine, delays, balanced).result()
+    EXPRESSION_BALANCE, on by default); else in the order in which clang leaves it. ``distances``: of arrays the least number
+    of turns from a store to a load of what it stored, as a simulation saw it (``bench.Seen``); 1 if it is not known."""
+    return _Analysis(machine, delays, balanced, distances or {}).result()
 
 
 def counters(machine: Machine) -> dict[str, int]:
@@ -186,12 +189,13 @@ _BITWISE = ("and", "or", "xor", "not", "choose")
 
 
 class _Analysis:
-    def __init__(self, machine: Machine, delays: Delays, balanced: bool) -> None:
+    def __init__(self, machine: Machine, delays: Delays, balanced: bool, distances: Mapping[str, int]) -> None:
         self._delays, self._balanced = delays, balanced
         self._nodes = _before_steps(machine.nodes)
         holders: list[Register | Memory] = [*machine.registers, *machine.memories]
         self._updates = {holder.name: [(u.enable, u.value, u.address) for u in holder.updates] for holder in holders}
         self._updates["state"] = [(condition, -1, -1) for condition, _ in machine.jumps] + [(machine.done, -1, -1)]
+        self._turns = {memory.name: distances.get(memory.array, 1) for memory in machine.memories if memory.depth > 1}
         self._depths = {memory.name: memory.depth for memory in machine.memories}
         names = {register.name for register in machine.registers}
         kept = [(name, value) for name in names for _, value, _ in self._updates[name]]
@@ -209,7 +213,12 @@ class _Analysis:
 
     def result(self) -> Recurrence:
         names = [name for name, updates in self._updates.items() if updates]
-        edges = [(names.index(source), place, delay) for place, name in enumerate(names) for source, delay in self._into(name) if source in names]
+        edges = [
+            (names.index(source), place, delay, self._turns.get(source, 1))
+            for place, name in enumerate(names)
+            for source, delay in self._into(name)
+            if source in names
+        ]
         low, high, around = 0.0, 100.0, list[int]()
         for _ in range(_ROUNDS):
             period = (low + high) / 2
@@ -396,14 +405,15 @@ def _levels(inputs: int) -> int:
     return levels
 
 
-def _circle(count: int, edges: Sequence[tuple[int, int, float]], period: float) -> list[int]:
-    """A circle whose delay is more than ``period`` for each of its edges; empty if there is none (Bellman and Ford)."""
+def _circle(count: int, edges: Sequence[tuple[int, int, float, int]], period: float) -> list[int]:
+    """A circle whose delay is more than ``period`` for each turn that it takes; empty if there is none (Bellman and Ford)."""
     distance, before, last = [0.0] * count, [-1] * count, -1
     for _ in range(count + 1):
         last = -1
-        for source, target, delay in edges:
-            if distance[source] + delay - period > distance[target] + 1e-9:
-                distance[target], before[target], last = distance[source] + delay - period, source, target
+        for source, target, delay, turns in edges:
+            found = distance[source] + delay - turns * period
+            if found > distance[target] + 1e-9:
+                distance[target], before[target], last = found, source, target
         if last < 0:
             return []
     for _ in range(count):

@@ -29,7 +29,8 @@ def words_of(raw: RawArray, port: Port) -> list[int]:
 
 
 def port_words(design: d.Design, raws: Sequence[RawArray]) -> dict[str, list[int]]:
-    """What goes into each port for frames of raws (N, *shape), an array an input; TLAST with the last word of all. Constants that are loaded, too."""
+    """What goes into each port for frames of raws (N, *shape), an array an input; TLAST ends a transfer of the first frame, and one of all others.
+    Constants that are loaded, too."""
     arrays = dict(zip((name for name, _ in design.sources), raws, strict=True))
     found: dict[str, list[int]] = {}
     for wire in design.wires[0]:
@@ -40,7 +41,9 @@ def port_words(design: d.Design, raws: Sequence[RawArray]) -> dict[str, list[int
             for name, _ in wire.ports:
                 data = packed[name][frame].tobytes()
                 words += [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)]
-        found[wire.name] = [*words[:-1], words[-1] | 1 << wire.bits]
+            if frame in (0, len(raws[0]) - 1):
+                words[-1] |= 1 << wire.bits
+        found[wire.name] = words
     if design.loader is not None:
         slot, data = design.loader.port.slot, loading.words(design)
         words = [int.from_bytes(data[at : at + slot // 8], "little") for at in range(0, len(data), slot // 8)]

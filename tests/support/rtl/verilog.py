@@ -104,11 +104,11 @@ def _lines(machine: Machine) -> Iterator[str]:
     yield f"      if ({named(machine.done)}) begin state <= 0; idle <= RESTART - 1; end"
     yield "      now <= now + 1;"
     for place, memory in enumerate(memories_shared):
-        for update in memory.updates:
-            yield f"      if ({named(update.enable)}) m{place}_at[{named(update.address)}] = now;"
         for load, at in memory.loads:
             since = f"now - m{place}_at[{named(at)}]"
             yield f"      if ({named(load)} && m{place}_at[{named(at)}] >= 0 && {since} > 0 && {since} < m{place}_least) m{place}_least = {since};"
+        for update in memory.updates:
+            yield f"      if ({named(update.enable)}) m{place}_at[{named(update.address)}] = now;"
     for condition, state in machine.jumps:
         yield f"      if ({named(condition)}) state <= {state};"
     for register in machine.registers:
@@ -128,7 +128,7 @@ def used(machine: Machine) -> list[int]:
     waiting += [place for port in (*machine.inputs, *machine.outputs) for place in (port.enable, *(p.enable for p in port.pieces))]
     waiting += [piece.value for port in machine.outputs for piece in port.pieces]
     holders: list[Register | Memory] = [*machine.registers, *machine.memories]
-    waiting += [place for memory in machine.memories for load in memory.loads for place in load]
+    waiting += [place for memory in shared(machine) for load in memory.loads for place in load]
     for holder in holders:
         waiting += [place for update in holder.updates for place in (update.enable, update.value, update.address) if place >= 0]
     found: set[int] = set()
