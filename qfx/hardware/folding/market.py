@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design.streams import IntArray
 from qfx.hardware.folding import program
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, rewidth_cycles
+from qfx.hardware.folding.prices import BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
 from qfx.hardware.timing.program import READ_WRITE, RESTART
 
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
@@ -117,15 +118,15 @@ class Market:
         """Of the limits, that of what is scarcest."""
         return float((taken / self.limits).max())
 
-    def cheapest(self, target: int, overhead: FloatArray) -> Best | None:
+    def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None) -> Best | None:
         """The option of each layer for a frame in ``target`` cycles: the cheapest that fit, else those that come nearest to it; None if none keep
-        the pace."""
+        the pace. ``known``: a choice for that pace to begin with."""
         kept = self._kept(target)
         if kept is None:
             return None
         pace, spent = self._pace(target, kept), overhead / self.limits
-        picked = by_prices(pace, spent)
-        found = np.inf if picked is None else bad(spent + pace.taken(picked))
+        tried = [by_prices(pace, spent), None if known is None else exchanged(pace, _among(kept, known), spent)]
+        found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
         problem = self._problem(pace, kept, spent)
         bound = program.relaxed(problem)
         if picked is None or found > bound + _GAP * max(bound, 0.0) + _ROUNDING:
@@ -203,7 +204,7 @@ class Market:
         problem = self._problem(self._pace(target, kept), kept, overhead / self.limits)
         return program.relaxed(problem, fitting=True) < np.inf
 
-    def _kept(self, target: int) -> list[np.ndarray] | None:
+    def _kept(self, target: int) -> list[IntArray] | None:
         """For each layer those of its options that keep the pace, give words that every reader can take at that pace, and are not dominated by
         another that does; None if a layer has none."""
         fast = [layer.busy <= target for layer in self.layers]
@@ -221,7 +222,7 @@ class Market:
             found.append(at[least(layer.takes[at], layer.gives[at], costs[at])])
         return found if all(at.size for at in found) else None
 
-    def _pace(self, target: int, kept: Sequence[np.ndarray]) -> Pace:
+    def _pace(self, target: int, kept: Sequence[IntArray]) -> Pace:
         pairs = list(zip(self.layers, kept, strict=True))
         allowed = [np.ones(at.size, dtype=np.bool_) for at in kept]
         for ports in self.joint:
@@ -237,7 +238,7 @@ class Market:
             1 / self.limits,
         )
 
-    def _problem(self, pace: Pace, kept: Sequence[np.ndarray], spent: FloatArray) -> program.Problem:
+    def _problem(self, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
         between = []
         for reader, sources in enumerate(self.sources):
             for source, size in sources:
@@ -264,7 +265,7 @@ class Market:
         return [busy[-1] for busy in steps]
 
 
-def least(takes: np.ndarray, gives: np.ndarray, costs: np.ndarray) -> np.ndarray:
+def least(takes: IntArray, gives: IntArray, costs: IntArray) -> IntArray:
     """The places of those that no other with the same words at both ends is at least as good as in every cost; the first of equals."""
     if not takes.size:
         return np.zeros(0, dtype=np.int64)
@@ -291,9 +292,14 @@ def _undominated(layer: Layer) -> Layer:
     )
 
 
-def _back(kept: Sequence[np.ndarray], picked: Sequence[int]) -> Picked:
+def _back(kept: Sequence[IntArray], picked: Sequence[int]) -> Picked:
     """What is picked of those that were kept, by the places among all."""
     return [int(at[i]) for at, i in zip(kept, picked, strict=True)]
+
+
+def _among(kept: Sequence[IntArray], picked: Picked) -> Picked:
+    """What is picked by the places among those that were kept, as ``_back`` undoes it."""
+    return [int(np.searchsorted(at, i)) for at, i in zip(kept, picked, strict=True)]
 
 
 def _one_after_the_other(busy: Sequence[int]) -> int:

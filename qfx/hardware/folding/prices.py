@@ -87,7 +87,7 @@ def by_prices(pace: Pace, spent: FloatArray) -> Picked | None:
         if step >= _SPREAD_STEPS and (shares <= 1).all():
             break
         prices = _next_prices(prices, shares, step)
-    return None if best is None else _exchanged(pace, best, spent)
+    return None if best is None else exchanged(pace, best, spent)
 
 
 def bad(shares: FloatArray) -> float:
@@ -95,7 +95,7 @@ def bad(shares: FloatArray) -> float:
     return EXCESS * max(float(shares.max()) - 1, 0.0) + float((shares**2).sum())
 
 
-def _exchanged(pace: Pace, picked: Picked, spent: FloatArray) -> Picked:
+def exchanged(pace: Pace, picked: Picked, spent: FloatArray) -> Picked:
     """Better options of single layers, for the same words at both ends, as long as there are any."""
     best = list(picked)
     used = spent + pace.taken(best)

@@ -37,6 +37,7 @@ from qfx.progress import Progress, silent
 
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
 _ROUNDS = 6
+_WORTH = 0.99  # of a pace: what the search goes on for
 _LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 
 
@@ -238,19 +239,18 @@ class _Search:
         """The fastest plan that fits."""
         self._check_possible()
         best: Plan | None = None
+        reached = 0  # the pace of the best
         for number in range(1, _ROUNDS + 1):
             found = self.market.fastest(self.overhead, partial(self.progress, f"searching for the fastest folding, round {number}"))
-            if found is None:
+            if found is None or (best is not None and found.pace > _WORTH * reached):
                 break
-            cheap = self.market.cheapest(found.pace, self.overhead)
-            picked = cheap.picked if cheap is not None and self.market.fits(cheap.picked, self.overhead) else found.picked
-            pace = max(found.pace, 1)
+            cheap = self.market.cheapest(found.pace, self.overhead, found.picked)
+            assert cheap is not None  # what was found, if nothing else
+            picked = cheap.picked
             made = self._make(picked).fitting
             if made is not None and (best is None or made.interval < best.interval):
-                best = replace(made, gap=made.interval / min(found.bound, made.interval) - 1)
+                best, reached = replace(made, gap=made.interval / min(found.bound, made.interval) - 1), found.pace
             elif best is not None:
-                break
-            if best is not None and best.interval <= pace:
                 break
         return self._smallest() if best is None else best
 

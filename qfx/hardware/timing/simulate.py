@@ -152,11 +152,8 @@ class _Plan:
     """The turns of a program that read or write: ``gaps`` between them and ``codes``, the ports: bit i for input i, bit 8 + o for output o."""
 
     def __init__(self, program_: Program) -> None:
-        ports = (*program_.reads, *program_.writes)
-        self.turns = np.unique(np.concatenate(ports)) if len(ports) > 1 else ports[0]
+        self.turns, self.read_at, self.write_at = program_.events()
         codes = np.zeros(self.turns.size, dtype=np.int64)
-        self.read_at = [np.searchsorted(self.turns, turns) for turns in program_.reads]
-        self.write_at = [np.searchsorted(self.turns, turns) for turns in program_.writes]
         for i, at in enumerate(self.read_at):
             codes[at] |= 1 << i
         for o, at in enumerate(self.write_at):
