@@ -20,7 +20,8 @@ from qfx.hardware.timing.program import READ_WRITE, RESTART
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
 _BESIDE = READ_WRITE + RESTART  # cycles of a port's frame beside one per word
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
-_GAP = 0.02  # between a choice and its bound: what is not worth a search
+GAP = 0.02
+"""Between a choice and its bound: what is not worth a search, as a part of the bound."""
 _NODES = 200  # of the search, each a relaxed program
 _FINE = 1.005  # from pace to pace where several ports share a stream
 
@@ -129,14 +130,14 @@ class Market:
         found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
         problem = self._problem(pace, kept, spent)
         bound = program.relaxed(problem)
-        if picked is None or found > bound + _GAP * max(bound, 0.0) + _ROUNDING:
-            solved = program.cheapest(problem, nodes=_NODES, gap=_GAP, start=picked)
+        if picked is None or found > bound + GAP * max(bound, 0.0) + _ROUNDING:
+            solved = program.cheapest(problem, nodes=_NODES, gap=GAP, start=picked)
             if solved.picked is not None and (better := bad(spent + pace.taken(solved.picked))) < found:
                 picked, found = solved.picked, better
             bound = max(bound, solved.bound)
         if picked is None:
             return None
-        return Best(_back(kept, picked), found, min(bound, found))
+        return Best(_back(kept, picked), found, bound)
 
     def fastest(self, overhead: FloatArray, tried: Callable[[int, int], None]) -> Fastest | None:
         """The fastest choice that fits; None if none was found. ``tried``: called with the number of paces looked at, and of all.
