@@ -16,15 +16,13 @@ import numpy.typing as npt
 
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
+from qfx.hardware.folding.program import EXCESS
 
 _PRICE_STEPS = 36
 _SPREAD_STEPS = 12  # of the steps: those that look for the least sum of squares before anything is known to be short
 _LEAST_PRICE = 0.02
 _EXCHANGES = 4
 _REWIDTH = 8  # cycles of a process that changes the width of words, beyond one per word
-
-EXCESS = 1e3
-"""How bad it is to take all of what is scarcest once more than may be taken, against the sum of squares."""
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -22,7 +22,7 @@ from qfx.hardware.folding.options import Layer
 from qfx.hardware.folding.prices import bad, changes, rewidth_cycles
 
 FloatArray = npt.NDArray[np.float64]
-TANGENTS = 0.000625 * len(FIELDS)  # how far the squares are touched from below
+TANGENTS = 1.005  # how far the squares are touched from below
 CLOSE = 1e-6
 
 
@@ -88,7 +88,7 @@ def check_cheapest(market: Market, target: int, overhead: FloatArray) -> None:
     assert pace_of(market, found.picked) <= target
     assert found.bad == pytest.approx(bad((overhead + taken(market, found.picked)) / market.limits))
     assert found.bound <= best * (1 + CLOSE) + CLOSE
-    assert best - CLOSE <= found.bad <= (1 + market_module.GAP) * best + TANGENTS
+    assert best - CLOSE <= found.bad <= (1 + market_module.GAP) * TANGENTS * best + CLOSE
 
 
 def check_fastest(market: Market, overhead: FloatArray) -> None:
