@@ -193,16 +193,15 @@ class _Search:
 
     def nearest(self, fps: float, known: Known | None) -> Plan:
         """The plan that makes ``fps`` and whose largest share of what may be used is least, of those that are found; one that fits ends the search.
-        ``Market.cheapest`` already comes as near as it can; what is no layer is known from the design before."""
+        ``Market.nearest`` already comes near; what is no layer is known from the design before."""
         wanted = int(1e9 / (fps * self.clock_ns))
         self._check_reachable(wanted, fps, wanted)
         target, best, least = wanted, None, np.inf
         seen: list[tuple[int, Picked]] = []
         for _ in range(_ROUNDS):
-            found = self.market.cheapest(target, self.overhead)
-            if found is None or (target, found.picked) in seen:
+            picked = self.market.nearest(target, self.overhead)
+            if picked is None or (target, picked) in seen:
                 break
-            picked = found.picked
             seen.append((target, picked))
             made = plan(self.graph, self.board, self._schedule(picked), clock_ns=self.clock_ns, known=known)
             taken = vector(made.estimate.total)
