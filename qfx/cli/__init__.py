@@ -13,6 +13,7 @@ import click
 from qfx import __version__
 from qfx.cli.check import check
 from qfx.cli.common import Commands
+from qfx.cli.compare import compare
 from qfx.cli.csim import csim
 from qfx.cli.hls import estimate, hls
 from qfx.cli.models import boards, inspect, weights
@@ -41,7 +42,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, estimate, csim, verify, report, check, ptq, weights, inspect, boards):
+for _command in (hls, estimate, compare, csim, verify, report, check, ptq, weights, inspect, boards):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -9,7 +9,7 @@ Whoever can write to that folder can run code in this process. So it must be a f
 it is not, or cannot be written to, or there is no home, the shared object is loaded from the private temporary folder, which is gone at once.
 
 The OpenMP runtime is the one that torch has loaded: a second one would bring a second set of spinning threads. clang++ speaks to another runtime than
-torch's libgomp, so what it builds has one thread.
+torch's libgomp, so what it builds has one thread. A source that is built for one thread needs no torch.
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from functools import lru_cache
 from itertools import chain, repeat
 from pathlib import Path
 
-import torch
-
 from qfx.compiler import CompilerError
 from qfx.compiler import command as compiler_command
 from qfx.errors import NativeKernelWarning, QfxError
@@ -54,24 +52,36 @@ class _BuildError(QfxError):
     """Why there is no shared object."""
 
 
+_SLOW_TRAINING = "training takes up to 13 times as long"
+
+
 def library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
-    """``source_name`` compiled with ``defines`` and loaded, from the cache if it lies there whole; None where that is impossible.
+    """``source_name``, of this folder, compiled with ``defines`` and loaded, from the cache if it lies there whole; None where that is impossible.
 
     Then a NativeKernelWarning says what failed and what to do, once in a process.
     """
+    return _or_none(_SOURCES / source_name, defines, True, _SLOW_TRAINING)
+
+
+def library_of_one_thread(source: Path, slow: str) -> ctypes.CDLL | None:
+    """As ``library``, of any source, without OpenMP and so without torch. ``slow``: what takes longer without it."""
+    return _or_none(source, (), False, slow)
+
+
+def _or_none(source: Path, defines: tuple[str, ...], threads: bool, slow: str) -> ctypes.CDLL | None:
     try:
-        return _library(_SOURCES / source_name, defines)
+        return _library(source, defines, threads)
     except (_BuildError, CompilerError) as error:
-        slow = "qfx runs without its native kernel: it computes the same numbers, but training takes up to 13 times as long"
-        _say("unbuilt", f"{slow}.\n  reason: {error}")
+        _say("unbuilt", f"qfx runs without its native kernel: it computes the same numbers, but {slow}.\n  reason: {error}")
         return None
 
 
-def _library(source: Path, defines: tuple[str, ...]) -> ctypes.CDLL:
+def _library(source: Path, defines: tuple[str, ...], threads: bool) -> ctypes.CDLL:
     compiler, folder = _compiler(os.environ.get("CXX", "")), _cache_folder()
-    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(_SOURCES.glob("*.h")))]
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
     stamps = [_stamp(path) for path in map(shutil.which, compiler) if path is not None]
-    identity = [*compiler, *FLAGS, *defines, *_openmp(), *texts, *stamps, _processor()]
+    parallel = _openmp() if threads else ()
+    identity = [*compiler, *FLAGS, *defines, *parallel, *texts, *stamps, _processor()]
     name = f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}.so"
     if folder is not None:
         with suppress(OSError):
@@ -79,7 +89,7 @@ def _library(source: Path, defines: tuple[str, ...]) -> ctypes.CDLL:
     try:
         with _workplace(folder) as place:
             built = Path(place) / name
-            _compile(compiler, source, defines, built)
+            _compile(compiler, source, defines, parallel, built)
             built.write_bytes(_sealed(built.read_bytes()))
             built.chmod(0o700)
             if folder is not None:
@@ -196,11 +206,11 @@ def _compiler(wanted: str) -> tuple[str, ...]:
     return found
 
 
-def _compile(compiler: tuple[str, ...], source: Path, defines: tuple[str, ...], built: Path) -> None:
+def _compile(compiler: tuple[str, ...], source: Path, defines: tuple[str, ...], parallel: tuple[str, ...], built: Path) -> None:
     """Make ``built``, if need be without the flags that not every compiler knows. Raises _BuildError with the compiler's complaint."""
     clang = "clang" in _run((*compiler, "--version"), built.parent)[1]
     complaint = ""
-    for flags in ((*FLAGS, *(("-fopenmp-simd",) if clang else _openmp())), _SURELY_KNOWN):
+    for flags in ((*FLAGS, *(("-fopenmp-simd",) if clang and parallel else parallel)), _SURELY_KNOWN):
         status, complaint = _run((*compiler, str(source), "-o", str(built), *flags, *defines), built.parent)
         if status == 0 and built.is_file():
             return
@@ -236,6 +246,8 @@ def _run(command: tuple[str, ...], folder: Path) -> tuple[int, str]:
 @lru_cache(maxsize=1)
 def _openmp() -> tuple[str, ...]:
     """Link torch's own libgomp by path (-nodefaultlibs keeps the compiler's away); without it run the blocks on one thread."""
+    import torch  # not above: what is built for one thread does without
+
     site = Path(torch.__file__).parent
     for folder in (site / "lib", site.parent / "torch.libs"):
         for found in sorted(folder.glob("libgomp*.so*")):

@@ -56,7 +56,8 @@ class Graph:
     """Nodes in topological order, an input first; ``inputs`` are those that read nothing, ``outputs`` name the nodes whose values leave.
 
     Both have an order, which is that of data given and results had without names. One output may be given as a plain string.
-    ``infos`` holds shape, type and interval of every node; it is derived on construction, so that a Graph that exists is consistent.
+    ``infos`` holds shape, type and interval of every node; it is derived on construction, so that a Graph that exists is consistent. ``like``: a
+    graph that has some of the nodes already: what is known of a node with the same operator on the same values is not derived again.
     ``metadata`` is free text, kept in order. Raises ModelFileError naming the node that is wrong, and from the type rules ExactnessError likewise.
     """
 
@@ -66,16 +67,20 @@ class Graph:
     metadata: Mapping[str, str]
     infos: Mapping[str, Info] = field(init=False, compare=False, repr=False)
 
-    def __init__(self, name: str, nodes: tuple[Node, ...], outputs: str | tuple[str, ...], metadata: Mapping[str, str] = _NONE) -> None:
+    def __init__(
+        self, name: str, nodes: tuple[Node, ...], outputs: str | tuple[str, ...], metadata: Mapping[str, str] = _NONE, *, like: Graph | None = None
+    ) -> None:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "nodes", nodes)
         object.__setattr__(self, "outputs", (outputs,) if isinstance(outputs, str) else tuple(outputs))
         object.__setattr__(self, "metadata", MappingProxyType(dict(metadata)))
-        object.__setattr__(self, "infos", MappingProxyType(self._inferred()))
+        object.__setattr__(self, "infos", MappingProxyType(self._inferred(like)))
         self._check_outputs()
 
-    def _inferred(self) -> dict[str, Info]:
+    def _inferred(self, like: Graph | None) -> dict[str, Info]:
         infos: dict[str, Info] = {}
+        before = {} if like is None else {node.name: (node, like.infos[node.name]) for node in like.nodes}
+        kept: set[str] = set()  # the values of which the same is known as before
         check_name(self.name)
         if not self.nodes or self.nodes[0].op.reads != 0:
             raise ModelFileError("the first node must be the input cast", where=self.name, remedy="export the model with qfx.export_onnx")
@@ -86,7 +91,13 @@ class Graph:
             missing = [source for source in node.inputs if source not in infos]
             if missing:
                 raise ModelFileError(f"reads {missing[0]!r} before it is computed", where=node.name, remedy="order the nodes topologically")
-            infos[node.name] = node.op.infer(node.name, tuple(infos[source] for source in node.inputs))
+            old = before.get(node.name)
+            if old is not None and old[0].op is node.op and old[0].inputs == node.inputs and kept.issuperset(node.inputs):
+                infos[node.name] = old[1]
+            else:
+                infos[node.name] = node.op.infer(node.name, tuple(infos[source] for source in node.inputs))
+            if old is not None and infos[node.name] == old[1]:
+                kept.add(node.name)
         return infos
 
     def _check_outputs(self) -> None:
@@ -141,4 +152,4 @@ class Graph:
 
     def with_nodes(self, nodes: tuple[Node, ...], output: str | tuple[str, ...] | None = None) -> Graph:
         """A new graph with other nodes (and output, or outputs)."""
-        return Graph(self.name, nodes, self.outputs if output is None else output, self.metadata)
+        return Graph(self.name, nodes, self.outputs if output is None else output, self.metadata, like=self)

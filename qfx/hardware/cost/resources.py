@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from operator import attrgetter
 
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.design import storage
@@ -39,11 +40,12 @@ class Resources:
 
 
 FIELDS = ("lut", "ff", "dsp", "bram18", "uram")
+_counts = attrgetter(*FIELDS)
 
 
 def total(parts: Sequence[Resources]) -> Resources:
     """The sum of the parts."""
-    return Resources(*(sum(getattr(part, field) for part in parts) for field in FIELDS))
+    return Resources(*map(sum, zip(*map(_counts, parts), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,18 @@ _OTHER_FOLDING = "use a larger board, shorter words or smaller layers, or try --
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A schedule and what comes of it: the design with its FIFOs sized, what it costs, and how it runs (None: too long a frame to simulate)."""
+    """A schedule and what comes of it: the design with its FIFOs sized, what it costs, and how it runs (None: too long a frame to simulate).
+
+    ``gap``: of a schedule that was searched for, how far it is at most from the best one, as a part of the bound that says so: in cycles a frame of
+    the fastest that fits, else in the sum of squares of the shares. What is no layer (forks, deep FIFOs) counts as in this design.
+    """
 
     schedule: Schedule
     design: d.Design
     estimate: Estimate
     timing: Timing | None
     clock_ns: float
+    gap: float | None = None
 
     @property
     def interval(self) -> int:

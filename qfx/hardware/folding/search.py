@@ -1,14 +1,15 @@
 """Choosing the folding: the cheapest that is fast enough, or the fastest that fits the board.
 
-What is cheapest at a pace ``prices.py`` says, of layers and their options alone. What is no layer (forks, changes of width, deep FIFOs) is known
-only of a design that was made: the search makes one, counts the difference as overhead, and goes on if the design then misses the pace or the board.
+What is cheapest at a pace, and the fastest that fits, ``market.py`` says, of layers and their options alone. What is no layer (forks, deep FIFOs)
+is known only of a design that was made: the search makes one, counts the difference as overhead, and goes on if the design then misses the pace or
+the board.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, log, log2
+from functools import partial
 
 import numpy as np
 
@@ -20,13 +21,14 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
 from qfx.hardware.folding.least import Weights, check_layers, check_weights
+from qfx.hardware.folding.market import Market, vector
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import OUTPUT, Layer, layers, output_layer
 from qfx.hardware.folding.placing import check_asked
 from qfx.hardware.folding.plan import Plan as Plan  # part of this module's vocabulary
 from qfx.hardware.folding.plan import fitting_plan as fitting_plan
 from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estimate, weighted_nodes
-from qfx.hardware.folding.prices import FloatArray, Market, Picked, vector
+from qfx.hardware.folding.prices import FloatArray, Picked
 from qfx.hardware.folding.shifts import by_shifts
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
 from qfx.hardware.timing.fifo import Known
@@ -36,8 +38,8 @@ from qfx.progress import Progress, silent
 
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
 _ROUNDS = 6
+_WORTH = 0.99  # of a pace: what the search goes on for
 _LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
-_PRECISION = 1.01  # of the search for the fastest that fits
 
 
 def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, progress: Progress = silent) -> Plan:
@@ -157,47 +159,48 @@ class _Search:
         inside: Mapping[str, Folding],
         allowed: FloatArray | None = None,
     ) -> None:
-        self.graph, self.board, self.layers, self.clock_ns = graph, board, found, clock_ns
+        self.graph, self.board, self.clock_ns = graph, board, clock_ns
         self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
         self.sides = _merged_sides(graph, found) if merged else {}
         there = vector(capacity(board))
         most = there * np.array([LIMITS[field] for field in FIELDS]) if allowed is None else allowed
-        self.market = Market(found, there if allowed is None else allowed, most, list(self.sides.values()))
+        self.market = Market(found, most, list(self.sides.values()))
+        self.layers = tuple(self.market.layers)
         self.overhead: FloatArray = np.zeros(len(FIELDS))
 
     def at(self, fps: float) -> Plan:
-        """The cheapest plan that makes ``fps``."""
+        """The cheapest plan that makes ``fps``; one that is faster, if only that is found to fit."""
         wanted = int(1e9 / (fps * self.clock_ns))
         self._check_possible()
         self._check_reachable(wanted, fps, wanted)
         target, large = wanted, None
         for number in range(_ROUNDS):
             self.progress("searching for the cheapest folding", number, _ROUNDS)
-            picked = self.market.cheapest(target, self.overhead)
-            if picked is None:
+            best = self.market.cheapest(target, self.overhead)
+            if best is None:
                 self._check_reachable(wanted, fps, target)
                 break
-            made = self._make(picked)
+            made = self._make(best.picked)
             if made.plan is not None and made.plan.interval > wanted:
                 target = min(target - 1, target * wanted // made.plan.interval)
             elif made.fitting is not None:
-                return made.fitting
+                return replace(made.fitting, gap=best.gap)
             else:
                 large = made.estimate
-                if not self.market.fits(picked, self.overhead):
+                if not self.market.fits(best.picked, self.overhead):
                     break
-        raise self._refusal(fps, large)
+        return self._faster(wanted, fps, large)
 
     def nearest(self, fps: float, known: Known | None) -> Plan:
         """The plan that makes ``fps`` and whose largest share of what may be used is least, of those that are found; one that fits ends the search.
-        ``Market.cheapest`` already comes as near as it can; what is no layer is known from the design before."""
+        ``Market.nearest`` already comes near; what is no layer is known from the design before."""
         wanted = int(1e9 / (fps * self.clock_ns))
         self._check_reachable(wanted, fps, wanted)
         target, best, least = wanted, None, np.inf
         seen: list[tuple[int, Picked]] = []
         for _ in range(_ROUNDS):
-            picked = self.market.cheapest(target, self.overhead)
+            picked = self.market.nearest(target, self.overhead)
             if picked is None or (target, picked) in seen:
                 break
             seen.append((target, picked))
@@ -214,55 +217,48 @@ class _Search:
                 break
         if best is None:
             self._check_reachable(wanted, fps, target)
-            raise self._refusal(fps, None)
+            raise self._refusal(fps)
         return best
 
-    def _refusal(self, fps: float, large: Estimate | None) -> ProjectError:
-        """Why no plan makes ``fps``; ``large``: the estimate of one that is fast enough but over the limits, which is then raised as that."""
+    def _faster(self, wanted: int, fps: float, large: Estimate | None) -> Plan:
+        """A plan that is faster than what was asked for. Raises ProjectError if none is found; ``large``: the estimate of one that is fast enough but
+        over the limits, which is then said."""
         if large is not None:
-            most = self.fastest().fps  # or raises, for a better reason than this pace
+            made = self.fastest()  # or raises, for a better reason than this pace
+            if made.interval <= wanted:
+                return made
             other = "or use a larger board, a shorter clock period or shorter words"
-            check_fits(large, LIMITS, remedies=f"ask for at most {int(most)} frames per second, {other}")
+            check_fits(large, LIMITS, remedies=f"ask for at most {int(made.fps)} frames per second, {other}")
+        raise self._refusal(fps)
+
+    def _refusal(self, fps: float) -> ProjectError:
         what = f"no folding was found that simulates at {fps:g} frames per second"
         return ProjectError(what, where=self.graph.name, remedy="ask for fewer frames per second")
 
     def fastest(self) -> Plan:
-        """The fastest plan that fits, to a percent."""
+        """The fastest plan that fits."""
         self._check_possible()
-        slow = self._slowest()
-        assert slow is not None  # every option keeps that pace
+        best: Plan | None = None
+        reached = 0  # the pace of the best
         for number in range(1, _ROUNDS + 1):
-            picked = self._fastest_that_fits(slow, number)
-            made = self._make(picked).fitting
-            if made is not None:
-                return made  # the overhead was taken for less than it is: nothing faster would have fitted
-            if picked is slow:
+            found = self.market.fastest(self.overhead, partial(self.progress, f"searching for the fastest folding, round {number}"))
+            if found is None or (best is not None and found.pace > _WORTH * reached):
                 break
-            slow = self._slowest() or slow  # knowing the overhead
-        return self._smallest(slow)
+            cheap = self.market.cheapest(found.pace, self.overhead, found.picked)
+            assert cheap is not None  # what was found, if nothing else
+            picked = cheap.picked
+            made = self._make(picked).fitting
+            if made is not None and (best is None or made.interval < best.interval):
+                best, reached = replace(made, gap=made.interval / min(found.bound, made.interval) - 1), found.pace
+            elif best is not None:
+                break
+        return self._smallest() if best is None else best
 
-    def _slowest(self) -> Picked | None:
-        """The cheapest options at any pace."""
-        return self.market.cheapest(self.market.ceiling, self.overhead)
-
-    def _fastest_that_fits(self, slow: Picked, number: int) -> Picked:
-        """By bisection between the paces that are possible, as far as is known of the overhead; ``slow`` if nothing fits."""
-        low, high, picked = float(self.market.floor), float(self.market.ceiling), slow
-        steps, tried = max(1, ceil(log2(max(log(high / low) / log(_PRECISION), 1)))), 0
-        while high > low * _PRECISION:
-            self.progress(f"searching for the fastest folding, round {number}", tried, max(steps, tried))
-            tried += 1
-            middle = (low * high) ** 0.5
-            found = self.market.cheapest(int(middle), self.overhead)
-            if found is not None and self.market.fits(found, self.overhead):
-                picked, high = found, middle
-            else:
-                low = middle
-        return picked
-
-    def _smallest(self, slow: Picked) -> Plan:
-        """The cheapest at any pace, or else one number at a time, where nothing is pinned: what a search by prices may miss."""
-        made = self._make(slow)
+    def _smallest(self) -> Plan:
+        """The cheapest at any pace, or else one number at a time, where nothing is pinned: what the search may miss."""
+        slow = self.market.cheapest(self.market.ceiling, self.overhead)
+        assert slow is not None  # every option keeps that pace
+        made = self._make(slow.picked)
         if made.fitting is not None:
             return made.fitting
         last = self._make(self.market.smallest())

@@ -16,6 +16,9 @@ from qfx.hardware.timing.fifo import least_depths
 FORMAT = 1
 _DEEPEST = 5
 
+_BINDS = 0.9
+"""The share of what may be used of a resource from which on it is said to bind."""
+
 ROUTABLE_LUTS = 0.70
 """The share of the LUTs from which on UG949 warns of congestion."""
 
@@ -24,7 +27,8 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
     """Everything as JSON values. Cycles are clock cycles; shares are parts of the board, 1.0 all of it.
 
     ``least`` of a FIFO: with a word less, all others as they are, the design deadlocks; null where the frame was too long to simulate, and of a FIFO
-    ``within`` a process, of a step of its loop, which is sized by itself. ``storage``: what it is built of, "" two words of registers.
+    ``within`` a process, of a step of its loop, which is sized by itself. ``storage``: what it is built of, "" two words of registers. ``binding``:
+    as the function of that name.
     """
     found, timing = plan.estimate, plan.timing
     least = {} if timing is None else least_depths(plan.design)
@@ -42,6 +46,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "available": _numbers(capacity(found.board)),
         "notes": list(notes(plan)),
         "shares": {field: round(found.share(field), 4) for field in FIELDS},
+        "binding": binding(plan),
         "layers": [{"name": cost.node, **_folding(plan, cost.node), "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.layers],
         "processes": [
             {"name": cost.process, "layer": cost.node, "cycles": cost.cycles, **_numbers(cost.resources)} for cost in found.costs
@@ -54,6 +59,27 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
             for process in plan.design.processes for s in process.within
         ],
     }  # fmt: skip
+
+
+def binding(plan: Plan) -> dict[str, Any]:
+    """What is in the way of a faster design: ``shares`` of what foldings may be chosen to use of each resource, the ``resources`` of which nearly all
+    is used, most first, and the ``layer`` whose process takes most cycles. ``gap``: as in Plan, null where no folding was searched for."""
+    shares = {field: plan.estimate.share(field) / LIMITS[field] for field in FIELDS}
+    design = plan.design
+    slowest = max(zip(design.processes, design.nodes, strict=True), key=lambda pair: pair[0].busy)[1]
+    return {
+        "shares": {field: round(share, 4) for field, share in shares.items()},
+        "resources": sorted((field for field in FIELDS if shares[field] >= _BINDS), key=lambda field: -shares[field]),
+        "layer": slowest,
+        "gap": None if plan.gap is None else round(plan.gap, 4),
+    }
+
+
+def _bound_by(plan: Plan) -> str:
+    found = binding(plan)
+    parts = [f"{NAMES[field]} ({100 * found['shares'][field]:.1f} % of what may be used)" for field in found["resources"]]
+    said = ", ".join([*parts, f"{found['layer']} (slowest layer)"])
+    return said if plan.gap is None else f"{said}; at most {100 * plan.gap:.1f} % from the best there is"
 
 
 def as_json(plan: Plan, model: str) -> str:
@@ -77,6 +103,7 @@ def as_text(plan: Plan, model: str) -> str:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
     else:
         lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
+    lines.append(f"binds      {_bound_by(plan)}")
     lines.append(f"FIFOs      {_fifos(plan.design.streams)}")
     lines += [f"           in each step of {node}: {_fifos(process.within)}" for process, node in _looped(plan)]
     return "\n".join(lines) + "\n"

@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from qfx.hardware.design import design as d
 from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import ends
@@ -23,9 +21,9 @@ class Events:
 
     @classmethod
     def of(cls, program: Program, process: d.Process) -> Events:
-        turns = np.unique(np.concatenate((*program.reads, *program.writes)))
-        reads = {stream.name: np.searchsorted(turns, at) for stream, at in zip(process.sources, program.reads, strict=True)}
-        writes = {stream.name: np.searchsorted(turns, at) for stream, at in zip(process.targets, program.writes, strict=True)}
+        turns, read_at, write_at = program.events()
+        reads = {stream.name: at for stream, at in zip(process.sources, read_at, strict=True)}
+        writes = {stream.name: at for stream, at in zip(process.targets, write_at, strict=True)}
         return cls(turns, reads, writes)
 
     def within(self, component: Collection[str]) -> Events:

@@ -47,6 +47,16 @@ class Program:
     writes: tuple[IntArray, ...]
     pause: int
 
+    def events(self) -> tuple[IntArray, list[IntArray], list[IntArray]]:
+        """The turns that read or write anything, ascending, and which of them each word is read and written in."""
+        ports = (*self.reads, *self.writes)
+        size = 1 + max((int(turns[-1]) for turns in ports), default=0)
+        active = np.zeros(size, dtype=np.bool_)
+        for turns in ports:
+            active[turns] = True
+        place = np.cumsum(active) - 1
+        return np.flatnonzero(active), [place[turns] for turns in self.reads], [place[turns] for turns in self.writes]
+
 
 _STEPS = {"mul": MULTIPLY, "mul_digits": MULTIPLY, "lookup": EPILOGUE_STEP + MEMORY, "lookup_linear": EPILOGUE_STEP + MEMORY + MULTIPLY}
 """Of the steps of an epilogue that take longer than others."""

@@ -12,6 +12,8 @@ Model, cycle by cycle (docs/schedule.md says what is assumed and why it is the s
 
 When a turn takes place depends only on turns that it needs, so the order in which processes are simulated does not matter, and a design that stops
 in one order stops in all of them.
+
+The generators below are the definition; ``tokens.cpp`` does the same where there is a compiler.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ import numpy as np
 
 from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
+from qfx.hardware.timing import tokens
 from qfx.hardware.timing.program import RESTART as RESTART  # part of this module's vocabulary
 from qfx.hardware.timing.program import Program
 
 MAX_WORDS = 20_000_000
-"""Words a frame, over all FIFOs, beyond which a simulation is refused: about a minute and 2 GiB."""
+"""Words a frame, over all FIFOs, beyond which a simulation is refused: some seconds and 2 GiB, without a compiler minutes."""
 
 _EFFORT = 150_000  # words: a fraction of a second
 
@@ -128,7 +131,7 @@ def alone(design: d.Design) -> Alone:
     """One frame of the design. Raises DeadlockError if it stops."""
     run = _Simulation(design, 1, {})
     run.advance()
-    starts = tuple(np.array(times, dtype=np.int64) for times in run.starts)
+    starts = tuple(run.starts)
     wrote: dict[str, d.IntArray] = {}
     read: dict[str, d.IntArray] = {}
     for process, plan, program_, at in zip(design.processes, run.plans, run.programs, starts, strict=True):
@@ -150,32 +153,27 @@ class _Plan:
     """The turns of a program that read or write: ``gaps`` between them and ``codes``, the ports: bit i for input i, bit 8 + o for output o."""
 
     def __init__(self, program_: Program) -> None:
-        ports = (*program_.reads, *program_.writes)
-        self.turns = np.unique(np.concatenate(ports)) if len(ports) > 1 else ports[0]
+        self.turns, self.read_at, self.write_at = program_.events()
         codes = np.zeros(self.turns.size, dtype=np.int64)
-        self.read_at = [np.searchsorted(self.turns, turns) for turns in program_.reads]
-        self.write_at = [np.searchsorted(self.turns, turns) for turns in program_.writes]
         for i, at in enumerate(self.read_at):
             codes[at] |= 1 << i
         for o, at in enumerate(self.write_at):
             codes[at] |= 256 << o
-        self.codes: list[int] = codes.tolist()
-        self.gaps: list[int] = np.diff(self.turns, prepend=0).tolist()
+        self.codes = codes
+        self.gaps: d.IntArray = np.diff(self.turns, prepend=0)
         self.restart = program_.turns - int(self.turns[-1]) + program_.pause
         self.end = program_.turns - int(self.turns[-1]) + program_.latency + RESTART
 
 
 class _Simulation:
+    """``starts``: of each process the cycles in which its turns start, one frame after the other."""
+
     def __init__(self, design: d.Design, frames: int, depths: dict[str, int]) -> None:
         self.design, self.frames = design, frames
         self.programs = [process.program for process in design.processes]
-        self.fifos = {}
-        for stream in design.streams:
-            depth = min(depths.get(stream.name, stream.depth), stream.words * frames)
-            self.fifos[stream.name] = _Fifo(deque(), deque([0]) * depth)
         self.plans = [_Plan(program_) for program_ in self.programs]
-        self.starts = [array("q") for _ in self.plans]
-        self.runs = [self._process(index) for index in range(len(self.plans))]
+        self.depths = {stream.name: min(depths.get(stream.name, stream.depth), stream.words * frames) for stream in design.streams}
+        self.starts: list[d.IntArray] = []
 
     def run(self) -> Timing:
         self.advance()
@@ -183,11 +181,33 @@ class _Simulation:
 
     def advance(self) -> None:
         """All turns of all frames. Raises DeadlockError where they stop."""
+        self.starts, waits = self._compiled() or self._interpreted()
+        if any(wait != _DONE for wait in waits):
+            raise deadlock(self.design, waits)
+
+    def _compiled(self) -> tuple[list[d.IntArray], list[int]] | None:
+        number = {name: i for i, name in enumerate(self.depths)}
+        processes = [
+            tokens.Turns(
+                plan.gaps,
+                plan.codes,
+                program_.latency,
+                plan.restart,
+                [number[stream.name] for stream in process.sources],
+                [number[stream.name] for stream in process.targets],
+            )
+            for process, plan, program_ in zip(self.design.processes, self.plans, self.programs, strict=True)
+        ]
+        return tokens.run(processes, list(self.depths.values()), self.frames)
+
+    def _interpreted(self) -> tuple[list[d.IntArray], list[int]]:
+        fifos = {name: _Fifo(deque(), deque([0]) * depth) for name, depth in self.depths.items()}
+        starts = [array("q") for _ in self.plans]
+        runs = [self._process(index, fifos, starts[index]) for index in range(len(self.plans))]
         near = neighbours(self.design)
-        ready = deque(range(len(self.runs)))
-        queued = [True] * len(self.runs)
-        waits = [0] * len(self.runs)
-        runs, starts = self.runs, self.starts
+        ready = deque(range(len(runs)))
+        queued = [True] * len(runs)
+        waits = [0] * len(runs)
         while ready:
             index = ready.popleft()
             queued[index] = False
@@ -198,20 +218,20 @@ class _Simulation:
                     if not queued[other]:
                         queued[other] = True
                         ready.append(other)
-        if any(wait != _DONE for wait in waits):
-            raise deadlock(self.design, waits)
+        return [np.frombuffer(times, dtype=np.int64) if times else np.zeros(0, dtype=np.int64) for times in starts], waits
 
-    def _process(self, index: int) -> Iterator[int]:
+    def _process(self, index: int, fifos: Mapping[str, _Fifo], starts: array[int]) -> Iterator[int]:
         process, plan, program_ = self.design.processes[index], self.plans[index], self.programs[index]
-        ins = [self.fifos[stream.name] for stream in process.sources]
-        outs = [self.fifos[stream.name] for stream in process.targets]
+        ins = [fifos[stream.name] for stream in process.sources]
+        outs = [fifos[stream.name] for stream in process.targets]
+        gaps, codes = plan.gaps.tolist(), plan.codes.tolist()
         if len(ins) == len(outs) == 1:
-            return _one_to_one(plan, self.frames, program_.latency, ins[0], outs[0], self.starts[index])
-        return _many(plan, self.frames, program_.latency, ins, outs, self.starts[index])
+            return _one_to_one(gaps, codes, plan.restart, self.frames, program_.latency, ins[0], outs[0], starts)
+        return _many(gaps, codes, plan.restart, self.frames, program_.latency, ins, outs, starts)
 
     def _timing(self) -> Timing:
         frames, processes = self.frames, self.design.processes
-        times = [np.frombuffer(starts, dtype=np.int64).reshape(frames, -1) for starts in self.starts]
+        times = [starts.reshape(frames, -1) for starts in self.starts]
         wrote: dict[str, d.IntArray] = {}
         read: dict[str, d.IntArray] = {}
         rows = []
@@ -242,7 +262,9 @@ _DONE = -1
 _FULL = 8
 
 
-def _one_to_one(plan: _Plan, frames: int, latency: int, source: _Fifo, target: _Fifo, starts: array[int]) -> Iterator[int]:
+def _one_to_one(
+    gaps: list[int], codes: list[int], restart: int, frames: int, latency: int, source: _Fifo, target: _Fifo, starts: array[int]
+) -> Iterator[int]:
     """One input, one output: nearly all words of a network pass here. Yields the port that it waits for whenever it cannot go on."""
     arrived, take, release = source.arrived, source.arrived.popleft, source.free.append
     free, reserve, send = target.free, target.free.popleft, target.arrived.append
@@ -250,8 +272,8 @@ def _one_to_one(plan: _Plan, frames: int, latency: int, source: _Fifo, target: _
     flight = latency + 1
     start = 0
     for frame in range(frames):
-        start += plan.restart if frame else 0
-        for gap, code in zip(plan.gaps, plan.codes, strict=True):
+        start += restart if frame else 0
+        for gap, code in zip(gaps, codes, strict=True):
             start += gap
             if code == 1:
                 while not arrived:
@@ -283,13 +305,15 @@ def _one_to_one(plan: _Plan, frames: int, latency: int, source: _Fifo, target: _
             record(start)
 
 
-def _many(plan: _Plan, frames: int, latency: int, ins: list[_Fifo], outs: list[_Fifo], starts: array[int]) -> Iterator[int]:
+def _many(
+    gaps: list[int], codes: list[int], restart: int, frames: int, latency: int, ins: list[_Fifo], outs: list[_Fifo], starts: array[int]
+) -> Iterator[int]:
     """Any number of inputs and outputs."""
-    parts = {code: ([i for i in range(len(ins)) if code >> i & 1], [o for o in range(len(outs)) if code >> (8 + o) & 1]) for code in set(plan.codes)}
+    parts = {code: ([i for i in range(len(ins)) if code >> i & 1], [o for o in range(len(outs)) if code >> (8 + o) & 1]) for code in set(codes)}
     start = 0
     for frame in range(frames):
-        start += plan.restart if frame else 0
-        for gap, code in zip(plan.gaps, plan.codes, strict=True):
+        start += restart if frame else 0
+        for gap, code in zip(gaps, codes, strict=True):
             start += gap
             reads, writes = parts[code]
             for i in reads:

@@ -128,6 +128,39 @@ def test_the_fastest_that_fits() -> None:
     assert large.interval <= 1.05 * (64 * 9 + 80)
 
 
+def test_a_faster_plan_where_only_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for can be missed though a faster one fits: the costs of no layer differ from design to design."""
+    quick = fold.resolve(network(), ZCU, Request(fit=True), clock_ns=5)
+    real = fold._Search._make
+
+    def only_the_fastest(self: fold._Search, picked: list[int]) -> fold._Made:
+        made = real(self, picked)
+        over = made.plan is None or made.plan.interval > quick.interval
+        return fold._Made(replace(made.estimate, board=replace(ZCU, lut=1)), None) if over else made
+
+    monkeypatch.setattr(fold._Search, "_make", only_the_fastest)
+    made = fold.resolve(network(), ZCU, Request(fps=quick.fps / 4), clock_ns=5)
+    assert made.interval == quick.interval
+
+
+def test_the_gap_and_what_binds_are_said() -> None:
+    made = fold.resolve(network(), SMALL, Request(fit=True), clock_ns=5)
+    found = summary.binding(made)
+    assert made.gap is not None
+    assert 0 <= made.gap < 0.1
+    assert found["resources"]  # or it would be faster
+    assert all(found["shares"][field] == pytest.approx(made.estimate.share(field) / LIMITS[field], abs=1e-4) for field in FIELDS)
+    assert [field for field in FIELDS if found["shares"][field] >= 0.9] == sorted(found["resources"], key=FIELDS.index)
+    assert "of what may be used" in summary.as_text(made, "network")
+    assert "from the best there is" in summary.as_text(made, "network")
+    large = summary.binding(fold.resolve(network(), ZCU, Request(fit=True), clock_ns=5))
+    assert (large["resources"], large["layer"]) == ([], "conv0")
+    assert summary.binding(fold.resolve(network(), ZCU, Request(), clock_ns=5))["gap"] is None
+    cheap = fold.resolve(network(), ZCU, Request(fps=50_000), clock_ns=5)
+    assert cheap.gap is not None
+    assert cheap.gap < 0.05
+
+
 def test_choices_are_the_same_every_time() -> None:
     assert fold.choose(network(), SMALL, clock_ns=5) == fold.choose(network(), SMALL, clock_ns=5)
     assert fold.choose(residual(), ZCU, clock_ns=5, fps=5e5) == fold.choose(residual(), ZCU, clock_ns=5, fps=5e5)
@@ -228,7 +261,8 @@ def test_a_folding_file_gives_the_schedule_back(make: type[Graph], tmp_path: Pat
     assert again.design.streams == made.design.streams
     assert again.estimate == made.estimate
     assert folding_file.text(again, "m") == folding_file.text(made, "m")
-    assert summary.as_json(again, "m") == summary.as_json(made, "m")
+    assert made.gap is not None  # of the search, which a file is none of
+    assert summary.as_json(again, "m") == summary.as_json(replace(made, gap=None), "m")
 
 
 @pytest.mark.parametrize(

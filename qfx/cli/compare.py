@@ -1,0 +1,146 @@
+"""``qfx compare``: models by boards by rates, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qfx.cli.common import FILE, force_option, guard, json_option, print_json
+from qfx.cli.telling import telling
+
+if TYPE_CHECKING:
+    from qfx.hardware.board import Board
+    from qfx.ir.graph import Graph
+
+Row = dict[str, Any]
+
+
+@click.command()
+@click.argument("models", type=FILE, nargs=-1, required=True)
+@click.option("--board", "boards", multiple=True, required=True, help="A board, as of `qfx estimate`; may be given several times.")
+@click.option("--fps", "rates", type=float, multiple=True, help="Frames per second; may be given several times  [default: the fastest that fits].")
+@click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: each board's].")
+@click.option("--plot", type=FILE, default=None, help="Draw frames per second over the share of what binds (PNG, SVG or PDF, by the suffix).")
+@json_option()
+@force_option("Replace an existing plot.")
+@guard
+def compare(
+    models: tuple[Path, ...],
+    boards: tuple[str, ...],
+    rates: tuple[float, ...],
+    clock_ns: float | None,
+    plot: Path | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Tabulate what `qfx estimate` says of every one of MODELS on every board at every rate. Writes nothing but the plot.
+
+    Models of different word lengths are files of their own. A row says what refuses it where nothing fits.
+    """
+    from qfx.files import check_target
+    from qfx.hardware.board import board, check_clock
+    from qfx.hardware.project.project import prepare
+    from qfx.ir.from_onnx import load_graph
+
+    if plot is not None:
+        check_target(plot, force=force)
+    found = [board(name) for name in boards]
+    for on in found:
+        check_clock(on.clock_ns if clock_ns is None else clock_ns, on)
+    wanted: Sequence[float | None] = rates or (None,)
+    with telling("reading the models") as progress:
+        graphs = [prepare(load_graph(model)) for model in models]
+        count = len(models) * len(found) * len(wanted)
+        rows: list[Row] = []
+        for model, graph in zip(models, graphs, strict=True):
+            for on in found:
+                for fps in wanted:
+                    progress("comparing", len(rows), count)
+                    rows.append({"model": model.stem} | _row(graph, on, fps, on.clock_ns if clock_ns is None else clock_ns))
+    if plot is not None:
+        _plot(rows, plot, force)
+    if as_json:
+        print_json(rows)
+    else:
+        click.echo("\n".join(_table(rows)))
+
+
+def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
+    """One design; ``refused`` says why there is none."""
+    from qfx.errors import ProjectError
+    from qfx.hardware.cost.resources import FIELDS
+    from qfx.hardware.design.schedule import Request
+    from qfx.hardware.folding.search import resolve
+    from qfx.hardware.folding.summary import binding
+
+    row: Row = {"board": on.name, "clock_ns": clock_ns, "asked_fps": fps}
+    try:
+        made = resolve(graph, on, Request(fps=fps, fit=fps is None), clock_ns=clock_ns)
+    except ProjectError as error:
+        return row | {"refused": str(error)}
+    work = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
+    dsps = made.estimate.total.dsp
+    return row | {
+        "frames_per_second": round(made.fps, 3),
+        "interval_cycles": made.interval,
+        "latency_us": None if made.timing is None else round(made.timing.latency * clock_ns / 1000, 3),
+        "shares": {field: round(made.estimate.share(field), 4) for field in FIELDS},
+        "binding": binding(made),
+        "macs_per_sample": work,
+        "macs_per_dsp_cycle": round(work / (dsps * made.interval), 4) if dsps else None,
+        "refused": None,
+    }
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    from qfx.hardware.cost.estimate import NAMES
+    from qfx.hardware.cost.resources import FIELDS
+    from qfx.hardware.folding.summary import table
+
+    head = ("model", "asked fps", "fps", "binds", "board", "latency us", *(f"{NAMES[field]} %" for field in FIELDS), "MAC/DSP/cycle")
+    lines, refused = [], []
+    for row in rows:
+        asked = "fastest" if row["asked_fps"] is None else f"{row['asked_fps']:g}"
+        if row["refused"] is not None:
+            lines.append((row["model"], asked, "-", "refused", row["board"], *[""] * (len(FIELDS) + 2)))
+            refused.append(f"{row['model']} on {row['board']}, {asked}: {row['refused']}")
+            continue
+        binds = ", ".join(NAMES[field] for field in row["binding"]["resources"]) or row["binding"]["layer"]
+        latency = "" if row["latency_us"] is None else f"{row['latency_us']:.1f}"
+        work = "" if row["macs_per_dsp_cycle"] is None else f"{row['macs_per_dsp_cycle']:.2f}"
+        shares = (f"{100 * row['shares'][field]:.1f}" for field in FIELDS)
+        lines.append((row["model"], asked, f"{row['frames_per_second']:.0f}", binds, row["board"], latency, *shares, work))
+    return [*table(head, lines), *([""] * bool(refused)), *refused]
+
+
+def _plot(rows: Sequence[Row], path: Path, force: bool) -> None:
+    """Frames per second over the share of what binds: of each model and board the designs that were made, joined by a line."""
+    from qfx.errors import DataError
+    from qfx.files import writing
+
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise DataError("plots need matplotlib", where="--plot", remedy="pip install matplotlib") from None
+    made = [row for row in rows if row["refused"] is None]
+    if not made:
+        raise DataError("there is nothing to draw: every row is refused", where="--plot", remedy="leave --plot out, and see the table")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for model, on in dict.fromkeys((row["model"], row["board"]) for row in made):
+        points = sorted(
+            (max(row["binding"]["shares"].values()), row["frames_per_second"]) for row in made if (row["model"], row["board"]) == (model, on)
+        )
+        axes.plot([100 * share for share, _ in points], [fps for _, fps in points], marker="o", linewidth=1, label=f"{model}, {on}")
+    axes.set_xlabel("% of what may be used of the scarcest resource")
+    axes.set_ylabel("frames per second")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize="small")
+    with writing(path, force=force) as staged:
+        figure.savefig(staged, dpi=150, format=path.suffix.lstrip(".") or "png")

@@ -1,0 +1,330 @@
+"""The layers of a model and what they share: which options they take, by prices (``prices.py``) and by an integer program (``program.py``).
+
+Prices come first: they are quick. The program is asked where they leave a gap to a bound, or find nothing that fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design.streams import IntArray
+from qfx.hardware.folding import program
+from qfx.hardware.folding.options import Layer
+from qfx.hardware.folding.prices import BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.timing.program import REWIND
+
+_LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
+_BESIDE = REWIND  # cycles of a port's frame beside one per word
+_REWIDTH = REWIND  # cycles of a process that changes the width of words, beyond one per word
+GAP = 0.02
+"""Between a choice and its bound: what is not worth a search, as a part of the bound."""
+_NODES = 200  # of the search, each a relaxed program
+_FINE = 1.005  # from pace to pace where several ports share a stream
+
+_ROUNDING = 1e-6  # of sums of floats
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The choice of every layer's option (``picked``), how ``bad`` it is, and a ``bound``: none is less bad."""
+
+    picked: Picked
+    bad: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """How much less bad another choice may be, as a part of the bound."""
+        return max(self.bad / self.bound - 1, 0.0) if self.bound > 0 else np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Fastest:
+    """A choice that fits for a frame in ``pace`` cycles; none fits in fewer than ``bound``."""
+
+    picked: Picked
+    pace: int
+    bound: int
+
+
+class Market:
+    """The layers of a model, what they share (``limits``: how much of each of FIELDS they may use). ``joint``: the layers, by name, that are ports of
+    one stream, whose words come one after the other.
+
+    ``layers``: of the options given those that no other with the same words at both ends is at least as good as. What is picked are their places.
+    """
+
+    def __init__(self, layers: Sequence[Layer], limits: FloatArray, joint: Sequence[Sequence[str]] = ()) -> None:
+        self.layers = [_undominated(layer) for layer in layers]
+        self.limits = np.maximum(limits, _LEAST_LIMIT)
+        index = {layer.name: i for i, layer in enumerate(layers)}
+        self.joint = [[index[name] for name in names] for names in joint]
+        self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
+        self.readers: list[list[tuple[int, int]]] = [[] for _ in layers]
+        for reader, sources in enumerate(self.sources):
+            for source, size in sources:
+                self.readers[source].append((reader, size))
+
+    @property
+    def floor(self) -> int:
+        """Cycles of the layer, or of the ports of one stream, that can be sped up least."""
+        return max(*(int(layer.busy.min()) for layer in self.layers), *self.joint_floors, 1)
+
+    @property
+    def joint_floors(self) -> list[int]:
+        """Cycles of each stream of several ports, with the widest words that they can have."""
+        return [_one_after_the_other([int(self.layers[i].busy.min()) for i in ports]) for ports in self.joint]
+
+    @property
+    def ceiling(self) -> int:
+        """Cycles of a frame that leave every layer all of its options: any words go together at one number a cycle."""
+        frames = [size + _REWIDTH for sources in self.sources for _, size in sources]
+        joint = [_one_after_the_other([int(self.layers[i].busy.max()) for i in ports]) for ports in self.joint]
+        return max(*(int(layer.busy.max()) for layer in self.layers), *frames, *joint)
+
+    def paces(self) -> list[int]:
+        """The cycles a frame, from ``floor`` to ``ceiling``, at which options or widths become possible; where several ports share a stream, steps of
+        less than a percent besides."""
+        low, high = self.floor, self.ceiling
+        found = {low, high, *(int(busy) for layer in self.layers for busy in np.unique(layer.busy))}
+        for reader, sources in enumerate(self.sources):
+            for source, size in sources:
+                widths, words = np.unique(self.layers[source].gives), np.unique(self.layers[reader].takes)
+                found.update(rewidth_cycles(size, words[None, :], widths[:, None]).ravel().tolist())
+        if self.joint:
+            found.update(np.geomspace(low, high, 2 + int(np.log(high / low) / np.log(_FINE))).astype(np.int64).tolist())
+        return sorted(pace for pace in found if low <= pace <= high)
+
+    def smallest(self) -> Picked:
+        """Of every layer the option with the fewest LUTs."""
+        return [int(layer.costs[:, FIELDS.index("lut")].argmin()) for layer in self.layers]
+
+    def costs(self, picked: Picked) -> FloatArray:
+        """What the layers take, with the changes of width between them."""
+        taken: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))
+        for index, sources in enumerate(self.sources):
+            for source, _ in sources:
+                taken = taken + changes(self.layers[source].gives[picked[source]], self.layers[index].takes[picked[index]])
+        return taken
+
+    def fits(self, picked: Picked, overhead: FloatArray) -> bool:
+        """Whether the layers keep within the limits, with ``overhead`` for what is no layer: forks, deep FIFOs."""
+        return bool((overhead + self.costs(picked) <= self.limits * (1 + _ROUNDING)).all())
+
+    def share(self, taken: FloatArray) -> float:
+        """Of the limits, that of what is scarcest."""
+        return float((taken / self.limits).max())
+
+    def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None) -> Best | None:
+        """The option of each layer for a frame in ``target`` cycles: the cheapest that fit, else those that come nearest to it; None if none keep
+        the pace. ``known``: a choice for that pace to begin with."""
+        kept = self._kept(target)
+        if kept is None:
+            return None
+        pace, spent = self._pace(target, kept), overhead / self.limits
+        tried = [by_prices(pace, spent), None if known is None else exchanged(pace, _among(kept, known), spent)]
+        found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
+        problem = self._problem(pace, kept, spent)
+        bound = program.relaxed(problem)
+        if picked is None or found > bound + GAP * max(bound, 0.0) + _ROUNDING:
+            solved = program.cheapest(problem, nodes=_NODES, gap=GAP, start=picked)
+            if solved.picked is not None and (better := bad(spent + pace.taken(solved.picked))) < found:
+                picked, found = solved.picked, better
+            bound = max(bound, solved.bound)
+        if picked is None:
+            return None
+        return Best(_back(kept, picked), found, bound)
+
+    def nearest(self, target: int, overhead: FloatArray) -> Picked | None:
+        """As ``cheapest``, but quick, without a bound: by prices, and by the program only if something might fit that prices do not find."""
+        kept = self._kept(target)
+        if kept is None:
+            return None
+        spent = overhead / self.limits
+        picked = by_prices(self._pace(target, kept), spent)
+        if picked is not None and self.fits(_back(kept, picked), overhead):
+            return _back(kept, picked)
+        fitting = self.fitting(target, overhead)[0] if self._conceivable(target, overhead) else None
+        if fitting is not None:
+            return fitting
+        if picked is not None:
+            return _back(kept, picked)
+        best = self.cheapest(target, overhead)
+        return None if best is None else best.picked
+
+    def fastest(self, overhead: FloatArray, tried: Callable[[int, int], None]) -> Fastest | None:
+        """The fastest choice that fits; None if none was found. ``tried``: called with the number of paces looked at, and of all.
+
+        First by prices, then a bound without integers, then between the two by the integer program.
+        """
+        paces = self.paces()
+        total = 2 * len(paces).bit_length()
+        count = 0
+        found: Picked | None = None
+        low, high = 0, len(paces)
+        while low < high:  # the fastest that prices find
+            tried(count, total)
+            count += 1
+            middle = (low + high) // 2
+            picked = self._by_prices(paces[middle], overhead)
+            if picked is not None:
+                found, high = picked, middle
+            else:
+                low = middle + 1
+        reached, low = high, 0
+        while low < high:  # what cannot be reached even in parts
+            tried(count, total)
+            count += 1
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._conceivable(paces[middle], overhead) else (middle + 1, high)
+        high, undecided = reached, len(paces)
+        while low < high:
+            tried(count, max(total, count + 1))
+            count += 1
+            middle = (low + high) // 2
+            picked, decided = self.fitting(paces[middle], overhead)
+            if picked is not None:
+                found, high = picked, middle
+            else:
+                low = middle + 1
+                undecided = undecided if decided else min(undecided, middle)
+        if found is None:
+            return None
+        return Fastest(found, paces[high], paces[min(high, undecided)])
+
+    def fitting(self, target: int, overhead: FloatArray) -> tuple[Picked | None, bool]:
+        """A choice for a frame in ``target`` cycles that fits, if one is found; if none, whether there is none for certain."""
+        kept = self._kept(target)
+        if kept is None:
+            return None, True
+        pace, spent = self._pace(target, kept), overhead / self.limits
+        solved = program.cheapest(self._problem(pace, kept, spent), nodes=_NODES, gap=np.inf, fitting=True)
+        if solved.picked is None:
+            return None, solved.bound == np.inf
+        picked = _back(kept, solved.picked)
+        return (picked, True) if self.fits(picked, overhead) else (None, False)
+
+    def _by_prices(self, target: int, overhead: FloatArray) -> Picked | None:
+        kept = self._kept(target)
+        if kept is None:
+            return None
+        picked = by_prices(self._pace(target, kept), overhead / self.limits)
+        return _back(kept, picked) if picked is not None and self.fits(_back(kept, picked), overhead) else None
+
+    def _conceivable(self, target: int, overhead: FloatArray) -> bool:
+        kept = self._kept(target)
+        if kept is None:
+            return False
+        problem = self._problem(self._pace(target, kept), kept, overhead / self.limits)
+        return program.relaxed(problem, fitting=True) < np.inf
+
+    def _kept(self, target: int) -> list[IntArray] | None:
+        """For each layer those of its options that keep the pace, give words that every reader can take at that pace, and are not dominated by
+        another that does; None if a layer has none."""
+        fast = [layer.busy <= target for layer in self.layers]
+        found = []
+        for index, layer in enumerate(self.layers):
+            possible = fast[index].copy()
+            for reader, size in self.readers[index]:
+                words = np.unique(self.layers[reader].takes[fast[reader]])
+                widths, at = np.unique(layer.gives, return_inverse=True)
+                together: BoolArray = np.asarray((rewidth_cycles(size, words[None, :], widths[:, None]) <= target).any(axis=1))
+                possible &= together[at]
+            at = np.flatnonzero(possible)
+            in_joint = any(index in ports for ports in self.joint)
+            costs = np.column_stack([layer.busy, layer.costs]) if in_joint else layer.costs
+            found.append(at[least(layer.takes[at], layer.gives[at], costs[at])])
+        return found if all(at.size for at in found) else None
+
+    def _pace(self, target: int, kept: Sequence[IntArray]) -> Pace:
+        pairs = list(zip(self.layers, kept, strict=True))
+        allowed = [np.ones(at.size, dtype=np.bool_) for at in kept]
+        for ports in self.joint:
+            for index, most in zip(ports, self._parts(ports, target), strict=True):
+                allowed[index] = self.layers[index].busy[kept[index]] <= most
+        return Pace(
+            target,
+            [layer.takes[at] for layer, at in pairs],
+            [layer.gives[at] for layer, at in pairs],
+            [layer.costs[at] / self.limits for layer, at in pairs],
+            self.sources,
+            allowed,
+            1 / self.limits,
+        )
+
+    def _problem(self, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
+        between = []
+        for reader, sources in enumerate(self.sources):
+            for source, size in sources:
+                widths, of_source = np.unique(pace.gives[source], return_inverse=True)
+                words, of_reader = np.unique(pace.takes[reader], return_inverse=True)
+                possible = rewidth_cycles(size, words[None, :], widths[:, None]) <= pace.target
+                taken = changes(widths[:, None], words[None, :]) * pace.unit
+                between.append(program.Between(source, reader, of_source, of_reader, taken, possible))
+        together = [
+            program.Together(ports, [self.layers[i].busy[kept[i]].astype(np.float64) for i in ports], pace.target + (len(ports) - 1) * _BESIDE)
+            for ports in self.joint
+        ]
+        return program.Problem(pace.shares, between, together, spent)
+
+    def _parts(self, ports: Sequence[int], target: int) -> list[int]:
+        """How many cycles each of the ports may take by itself so that all together keep within ``target``: the longest is widened first. Fewer than
+        any has where they cannot."""
+        steps = [sorted({int(busy) for busy in self.layers[i].busy}) for i in ports]  # of each the last is the narrowest, tried first
+        while _one_after_the_other([busy[-1] for busy in steps]) > target:
+            longest = max((busy for busy in steps if len(busy) > 1), key=lambda busy: busy[-1], default=None)
+            if longest is None:
+                return [0] * len(steps)
+            longest.pop()
+        return [busy[-1] for busy in steps]
+
+
+def least(takes: IntArray, gives: IntArray, costs: IntArray) -> IntArray:
+    """The places of those that no other with the same words at both ends is at least as good as in every cost; the first of equals."""
+    if not takes.size:
+        return np.zeros(0, dtype=np.int64)
+    _, group = np.unique(np.column_stack([takes, gives]), axis=0, return_inverse=True)
+    kept = []
+    for number in range(int(group.max()) + 1):
+        at = np.flatnonzero(group == number)
+        rows = costs[at]
+        order = np.lexsort((at, *rows.T[::-1]))  # whatever dominates comes before
+        front: list[int] = []
+        for place in order:
+            if not front or not (rows[front] <= rows[place]).all(axis=1).any():
+                front.append(int(place))
+        kept.append(at[front])
+    return np.sort(np.concatenate(kept))
+
+
+def _undominated(layer: Layer) -> Layer:
+    at = least(layer.takes, layer.gives, np.column_stack([layer.busy, layer.costs]))
+    return replace(
+        layer,
+        foldings=tuple(layer.foldings[i] for i in at),
+        **{field: getattr(layer, field)[at] for field in ("takes", "gives", "busy", "costs", "sure")},
+    )
+
+
+def _back(kept: Sequence[IntArray], picked: Sequence[int]) -> Picked:
+    """What is picked of those that were kept, by the places among all."""
+    return [int(at[i]) for at, i in zip(kept, picked, strict=True)]
+
+
+def _among(kept: Sequence[IntArray], picked: Picked) -> Picked:
+    """What is picked by the places among those that were kept, as ``_back`` undoes it."""
+    return [int(np.searchsorted(at, i)) for at, i in zip(kept, picked, strict=True)]
+
+
+def _one_after_the_other(busy: Sequence[int]) -> int:
+    """Busy cycles of the one port that stands for ports of so many."""
+    return sum(busy) - (len(busy) - 1) * _BESIDE
+
+
+def vector(resources: Resources) -> FloatArray:
+    """In the order of FIELDS."""
+    return np.array([getattr(resources, field) for field in FIELDS], dtype=np.float64)

@@ -1,0 +1,172 @@
+"""The cheapest options exactly: an integer program, solved by HiGHS.
+
+Of every layer one option is taken (a binary variable each). Between neighbours a change of width costs what their widths say: of each pair of widths
+a variable that is 1 where both are taken, which follows from the options and so needs not be integer. What is least is the badness of ``prices.py``:
+what is above the limits, and the sum of the squares of the shares, from below by tangents.
+
+Deterministic: one thread, a fixed seed, and an end after so many nodes, not so many seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+EXCESS = 1e3
+"""How bad it is to take all of what is scarcest once more than may be taken, against the sum of squares."""
+
+_TANGENTS = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 45)])
+"""Shares at which the square is touched: between two the program takes it for at most 0.5 % too little."""
+
+_INFINITE = highspy.kHighsInf
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Between:
+    """Two neighbours: ``source_width[i]`` and ``reader_width[j]`` number the widths of their options; of each pair of widths what the change takes
+    (``shares``, by source's and reader's width, of each resource) and whether it is fast enough (``possible``)."""
+
+    source: int
+    reader: int
+    source_width: IntArray
+    reader_width: IntArray
+    shares: FloatArray
+    possible: BoolArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Together:
+    """Layers of which the sum over ``amounts`` of the options taken must not exceed ``most``."""
+
+    layers: Sequence[int]
+    amounts: Sequence[FloatArray]
+    most: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """``shares``: for each layer what each option takes of each resource, as shares of what may be taken (1.0: all of it); ``spent``: the shares that
+    are taken anyway."""
+
+    shares: Sequence[FloatArray]
+    between: Sequence[Between]
+    together: Sequence[Together]
+    spent: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """``picked``: the best choice found (None: none), by each layer's option. ``bound``: no choice is less bad; infinite if there is none."""
+
+    picked: list[int] | None
+    bound: float
+
+
+def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] | None = None, fitting: bool = False) -> Solved:
+    """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search. ``start``: a choice to start from.
+
+    ``fitting``: of those alone that keep within the limits; ``bound`` is then infinite if none does.
+    """
+    program = _Program(problem, fitting)
+    return program.solve(nodes, gap, start)
+
+
+def relaxed(problem: Problem, *, fitting: bool = False) -> float:
+    """A bound as in ``Solved``, of the program without its integers: quick, and often close."""
+    return _Program(problem, fitting, integer=False).solve(0, 0.0, None).bound
+
+
+class _Program:
+    """Columns: options of each layer, pairs of widths of each two neighbours, then of each resource its share and its square, and the excess."""
+
+    def __init__(self, problem: Problem, fitting: bool, *, integer: bool = True) -> None:
+        self.problem = problem
+        self.offsets = np.cumsum([0, *(len(shares) for shares in problem.shares)])
+        resources = problem.spent.size
+        options = int(self.offsets[-1])
+        pairs = [np.flatnonzero(between.possible.ravel()) for between in problem.between]
+        starts = options + np.cumsum([0, *(found.size for found in pairs)])
+        share, square, excess = int(starts[-1]), int(starts[-1]) + resources, int(starts[-1]) + 2 * resources
+        self.columns = excess + 1
+        self.rows: list[tuple[float, float, IntArray, FloatArray]] = []
+        for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True):
+            self._row(1.0, 1.0, np.arange(start, end), np.ones(end - start))
+        for between, found, first in zip(problem.between, pairs, starts[:-1], strict=True):
+            at = np.arange(found.size) + first
+            of_source, of_reader = np.divmod(found, between.possible.shape[1])
+            for layer, widths, of in ((between.source, between.source_width, of_source), (between.reader, between.reader_width, of_reader)):
+                for width in range(int(widths.max()) + 1):
+                    taken, passed = np.flatnonzero(widths == width) + self.offsets[layer], at[of == width]
+                    self._row(0.0, 0.0, np.concatenate([taken, passed]), np.concatenate([np.ones(taken.size), -np.ones(passed.size)]))
+        for joint in problem.together:
+            where = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in joint.layers])
+            self._row(-_INFINITE, joint.most, where, np.concatenate(list(joint.amounts)))
+        costs = np.concatenate([*problem.shares, *(b.shares.reshape(-1, resources)[found] for b, found in zip(problem.between, pairs, strict=True))])
+        for index in range(resources):
+            used = np.flatnonzero(costs[:, index])
+            columns = np.concatenate([used, [share + index]])
+            self._row(-problem.spent[index], -problem.spent[index], columns, np.concatenate([costs[used, index], [-1.0]]))
+            self._row(-_INFINITE, 1.0, np.array([share + index, excess]), np.array([1.0, -1.0]))
+            for point in _TANGENTS:
+                self._row(-_INFINITE, float(point) ** 2, np.array([share + index, square + index]), np.array([2 * float(point), -1.0]))
+        self.cost = np.zeros(self.columns)
+        self.cost[square:excess] = 1.0
+        self.cost[excess] = EXCESS
+        self.lower, self.upper = np.zeros(self.columns), np.full(self.columns, _INFINITE)
+        self.lower[share:square] = -_INFINITE
+        self.upper[:options] = 1.0
+        if fitting:
+            self.upper[excess] = 0.0
+        self.integer = integer
+        self.options = options
+
+    def _row(self, lower: float, upper: float, columns: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        self.rows.append((lower, upper, np.asarray(columns, dtype=np.int32), np.asarray(values, dtype=np.float64)))
+
+    def solve(self, nodes: int, gap: float, start: Sequence[int] | None) -> Solved:
+        highs = highspy.Highs()
+        # without presolve: it takes longer than what it saves
+        settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes}
+        for name, value in settings.items():
+            highs.setOptionValue(name, value)
+        highs.passModel(self._model())
+        if start is not None and self.integer:
+            chosen = self.offsets[:-1] + np.array(start)
+            highs.setSolution(self.options, np.arange(self.options, dtype=np.int32), np.isin(np.arange(self.options), chosen).astype(np.float64))
+        highs.run()
+        status, info = highs.getModelStatus(), highs.getInfo()
+        if status == highspy.HighsModelStatus.kInfeasible:
+            return Solved(None, np.inf)
+        if not self.integer:
+            return Solved(None, float(info.objective_function_value) if status == highspy.HighsModelStatus.kOptimal else -np.inf)
+        bound = float(info.mip_dual_bound)
+        if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+            return Solved(None, bound)
+        values = np.array(highs.getSolution().col_value[: self.options])
+        picked = [int(values[start:end].argmax()) for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
+        return Solved(picked, bound)
+
+    def _model(self) -> highspy.HighsLp:
+        model = highspy.HighsLp()
+        model.num_col_, model.num_row_ = self.columns, len(self.rows)
+        model.col_cost_, model.col_lower_, model.col_upper_ = self.cost, self.lower, self.upper
+        model.row_lower_ = np.array([row[0] for row in self.rows])
+        model.row_upper_ = np.array([row[1] for row in self.rows])
+        matrix = model.a_matrix_
+        matrix.format_ = highspy.MatrixFormat.kRowwise
+        matrix.num_col_, matrix.num_row_ = self.columns, len(self.rows)
+        matrix.start_ = np.cumsum([0, *(row[2].size for row in self.rows)], dtype=np.int32)
+        matrix.index_ = np.concatenate([row[2] for row in self.rows])
+        matrix.value_ = np.concatenate([row[3] for row in self.rows])
+        if self.integer:
+            kinds = [highspy.HighsVarType.kInteger] * self.options
+            model.integrality_ = kinds + [highspy.HighsVarType.kContinuous] * (self.columns - self.options)
+        return model

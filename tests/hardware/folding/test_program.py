@@ -1,0 +1,167 @@
+"""The integer program and the market around it against every combination, on small random markets: what is cheapest, what is fastest, what fits."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.design.schedule import Folding
+from qfx.hardware.folding import market as market_module
+from qfx.hardware.folding import program
+from qfx.hardware.folding.market import Market, least
+from qfx.hardware.folding.option import Role
+from qfx.hardware.folding.options import Layer
+from qfx.hardware.folding.prices import bad, changes, rewidth_cycles
+
+FloatArray = npt.NDArray[np.float64]
+TANGENTS = 1.005  # how far the squares are touched from below
+CLOSE = 1e-6
+
+
+def a_layer(name: str, sources: tuple[tuple[str, int], ...], random: np.random.Generator, options: int, kind: Role = Role.OTHER) -> Layer:
+    widths = np.array([1, 2, 3, 4, 8])
+    takes, gives = random.choice(widths, options), random.choice(widths, options)
+    busy = random.integers(20, 200, options)
+    costs = random.integers(0, 60, (options, len(FIELDS)))
+    return Layer(name, kind, sources, tuple(Folding(i + 1) for i in range(options)), takes, gives, busy, costs, costs, "")
+
+
+def a_market(seed: int, *, joint: bool = False) -> Market:
+    """Up to five layers that read one or two of those before, with up to five options each, and limits around what they take; ``joint``: the first
+    two are ports of one stream."""
+    random = np.random.default_rng(seed)
+    found: list[Layer] = []
+    for index in range(int(random.integers(3, 6))):
+        count = 0 if index == 0 or (joint and index == 1) else int(random.integers(1, min(index, 2) + 1))
+        names = random.choice(index, count, replace=False) if count else []
+        sources = tuple((f"l{name}", int(random.choice([24, 48, 96]))) for name in names)
+        found.append(a_layer(f"l{index}", sources, random, int(random.integers(1, 6))))
+    usual = sum(layer.costs.mean(axis=0) for layer in found)
+    limits = usual * random.uniform(0.5, 2.0, len(FIELDS)) + 60 * random.integers(0, 2)
+    return Market(found, limits, [["l0", "l1"]] if joint else [])
+
+
+def choices(market: Market, target: int) -> Iterator[list[int]]:
+    """Every combination of options that keeps the pace, words and ports of one stream minded."""
+    for picked in itertools.product(*(range(len(layer.foldings)) for layer in market.layers)):
+        if pace_of(market, picked) <= target:
+            yield list(picked)
+
+
+def pace_of(market: Market, picked: tuple[int, ...] | list[int]) -> int:
+    busy = [int(layer.busy[i]) for layer, i in zip(market.layers, picked, strict=True)]
+    worst = max(busy)
+    for index, sources in enumerate(market.sources):
+        for source, size in sources:
+            cycles = rewidth_cycles(size, market.layers[index].takes[picked[index]], market.layers[source].gives[picked[source]])
+            worst = max(worst, int(cycles))
+    for ports in market.joint:
+        worst = max(worst, sum(busy[i] for i in ports) - 3 * (len(ports) - 1))
+    return worst
+
+
+def taken(market: Market, picked: list[int]) -> FloatArray:
+    """As ``Market.costs``, written anew."""
+    total = np.zeros(len(FIELDS))
+    for index, layer in enumerate(market.layers):
+        total += layer.costs[picked[index]]
+        for source, _ in market.sources[index]:
+            total += changes(market.layers[source].gives[picked[source]], layer.takes[picked[index]])
+    return total
+
+
+def check_cheapest(market: Market, target: int, overhead: FloatArray) -> None:
+    best = min((bad((overhead + taken(market, picked)) / market.limits) for picked in choices(market, target)), default=None)
+    found = market.cheapest(target, overhead)
+    if best is None:
+        assert found is None
+        return
+    assert found is not None
+    assert pace_of(market, found.picked) <= target
+    assert found.bad == pytest.approx(bad((overhead + taken(market, found.picked)) / market.limits))
+    assert found.bound <= best * (1 + CLOSE) + CLOSE
+    assert best - CLOSE <= found.bad <= (1 + market_module.GAP) * TANGENTS * best + CLOSE
+
+
+def check_fastest(market: Market, overhead: FloatArray) -> None:
+    fitting = [pace_of(market, picked) for picked in choices(market, 10**9) if ((overhead + taken(market, picked)) <= market.limits).all()]
+    found = market.fastest(overhead, lambda done, total: None)
+    if not fitting:
+        assert found is None
+        return
+    assert found is not None
+    assert market.fits(found.picked, overhead)
+    assert pace_of(market, found.picked) <= found.pace
+    assert found.bound == found.pace == min(fitting)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_against_every_combination(seed: int, joint: bool) -> None:
+    market = a_market(seed, joint=joint)
+    overhead = np.random.default_rng(seed).uniform(0, 0.2, len(FIELDS)) * market.limits
+    for target in np.quantile(market.paces(), [0.1, 0.4, 0.8], method="nearest").tolist():
+        check_cheapest(market, int(target), overhead)
+    if not joint:  # paces of ports of one stream lie between those that are looked at
+        check_fastest(market, overhead)
+
+
+@pytest.mark.parametrize("wrong", ["costs", "changes", "bound", "spent"])
+def test_a_wrong_answer_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that forgets what a layer, the changes of width or the overhead take, or claims too much of its bound, differs from the oracle."""
+    real = program.cheapest
+
+    def planted(problem: program.Problem, **given: object) -> program.Solved:
+        if wrong == "costs":
+            problem = replace(problem, shares=[problem.shares[0] * 0, *problem.shares[1:]])
+        elif wrong == "changes":
+            problem = replace(problem, between=[replace(between, shares=between.shares * 0) for between in problem.between])
+        elif wrong == "spent":
+            problem = replace(problem, spent=problem.spent * 0)
+        solved = real(problem, **given)  # type: ignore[arg-type]
+        return replace(solved, bound=solved.bound * 1.5) if wrong == "bound" else solved
+
+    monkeypatch.setattr(program, "cheapest", planted)
+    monkeypatch.setattr(program, "relaxed", lambda problem, fitting=False: -np.inf)
+    monkeypatch.setattr(market_module, "by_prices", lambda pace, spent: None)
+    failed = 0
+    for seed in range(40):
+        market = a_market(seed)
+        overhead = np.random.default_rng(seed).uniform(0.1, 0.4, len(FIELDS)) * market.limits
+        try:
+            check_cheapest(market, int(np.median(market.paces())), overhead)
+        except AssertionError:
+            failed += 1
+    assert failed >= 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6))
+def test_dominated_options_alone_are_left_out(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 30))
+    takes, gives = random.choice([1, 2], count), random.choice([1, 2], count)
+    costs = random.integers(0, 4, (count, 3))
+    kept = set(least(takes, gives, costs).tolist())
+    for i in range(count):
+        others = [
+            j
+            for j in range(count)
+            if (takes[i], gives[i]) == (takes[j], gives[j]) and (costs[j] <= costs[i]).all() and ((costs[j] < costs[i]).any() or j < i)
+        ]
+        assert (i in kept) == (not others)
+
+
+def test_the_same_every_time_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(5):
+        first, again = (a_market(seed).fastest(np.zeros(len(FIELDS)), lambda done, total: None) for _ in range(2))
+        assert first == again
+    assert capfd.readouterr() == ("", "")
