@@ -18,6 +18,7 @@ from qfx.hardware.emit.spelling import Unit, place_tag, product, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import TwoToOne, Unweighted
+from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held
 
 _ARITHMETIC = ("dsp", "lut")
@@ -75,6 +76,18 @@ class MatMul(TwoToOne, Unweighted):
 
     def turns(self) -> Turns:
         return _turns(self.shape, *self._folds)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        outputs, inputs = self._folds
+        lanes = self.pe
+        load = loops(self.shape.matrices, outputs, lanes, inputs)
+        return (
+            load,
+            loops(self.shape.rows, outputs, inputs),
+            accumulated(self.acc.width),
+            named(wrapping(outputs * inputs), "the place in the matrix"),
+        )
 
     # Resources.
 

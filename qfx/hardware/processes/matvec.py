@@ -23,10 +23,13 @@ from qfx.hardware.emit.spelling import Unit, accumulator, bound, multiplier, pac
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
+from qfx.hardware.timing.delays import Recurrence, accumulated, adder, choice, loops, recurrence
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
 _ARITHMETIC = ("dsp", "lut", "pair", "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
+_ROW_BITS = 32
+"""Of the counter of rows in matvec.h, which is an int."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +84,13 @@ class MatVec(OneToOne, WithEpilogue):
     def turns(self) -> Turns:
         outputs, inputs = self._folds(self.folding)
         return reduce(self._vectors(self.pe), inputs) if self.depthwise else _turns(self._vectors(self.pe), outputs, inputs)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        outputs, inputs = self._folds(self.folding)
+        counts = (self.pixels, self.groups // self.pe, inputs) if self.depthwise else (self.pixels, self.groups, outputs, inputs)
+        row = recurrence("the row of the weights", adder(_ROW_BITS), choice())
+        return (loops(*counts), accumulated(self.acc.width), row)
 
     def _vectors(self, pe: int) -> int:
         """How many times a frame the unit takes new inputs."""

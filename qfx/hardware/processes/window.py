@@ -15,6 +15,7 @@ from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit, bound, literal, place_tag, raw
 from qfx.hardware.processes.process import Front
 from qfx.hardware.processes.traits import Between, Buffering, OneToOne
+from qfx.hardware.timing.delays import Recurrence, adder, choice, comparison, gates, loops, named, recurrence, wrapping
 from qfx.hardware.timing.program import Turns, every, held
 from qfx.hardware.timing.window_turns import window_turns
 
@@ -35,6 +36,17 @@ class Window(OneToOne, Buffering, Between, Front):
 
     def turns(self) -> Turns:
         return _turns(self.shape)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        chunks, _, h, w, *_ = self.shape
+        count, missing = (h * w * chunks).bit_length(), (gates(), gates())
+        place = (h * w * chunks + self.line.depth).bit_length()
+        read = recurrence("how many words have come", comparison(count), *missing, choice())
+        # Whether a word is missing decides whether the next window's need is computed, which is compared two turns later.
+        computed = (adder(place), choice(), comparison(place), choice(), adder(place), choice(), choice())
+        need = recurrence("the words that a window needs", comparison(count), *missing, gates(), choice(), *computed, choice(), turns=2)
+        return (read, need, named(wrapping(self.line.depth), "the place in the line buffer"))
 
     @property
     def line(self) -> Memory:
@@ -140,6 +152,13 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         parallel = self.input.parallel
         rows = (dh * w * chunks, (kh - 1) * parallel) if kh > 1 else (0, 0)
         return rows, (dw * chunks, kh * (kw - 1) * parallel) if kw > 1 else (0, 0)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        chunks, h, w, *_ = self.shape
+        bits = (h * w + w).bit_length()
+        due = recurrence("the pixel that completes a window", comparison(bits), gates(), gates(), choice(), choice())
+        return (loops(self.cycles), due, named(wrapping(w * chunks), "the place in the rows"))
 
     @property
     def line(self) -> Memory:

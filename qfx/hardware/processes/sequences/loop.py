@@ -20,6 +20,7 @@ from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisor
 from qfx.hardware.processes.process import Process, Setting, Stored
 from qfx.hardware.processes.sequences.ends import array
 from qfx.hardware.processes.traits import OneToOne
+from qfx.hardware.timing.delays import Recurrence, loops, named
 from qfx.hardware.timing.program import READ_WRITE, RESTART, Turns, held
 
 _CHOICES = 7
@@ -90,6 +91,11 @@ class Loop(OneToOne):
         starts = self._passes + np.arange(self.steps)[:, None] * self._period
         reads, writes = ((starts + turns).reshape(-1) for turns in (self.step.reads, self.step.writes))
         return self.cycles, (held(reads),), (held(writes),)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        passes = [named(loops(state.words), "a pass over a state") for state in self.step.states]
+        return (*(found for part in self.step.parts for found in part.recurrences), *passes)
 
     # Resources.
 
