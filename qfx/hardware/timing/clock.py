@@ -84,6 +84,17 @@ def expected(processes: Iterable[Timed], board: Board) -> Clock:
     return Clock(rounded_up(period), name, what, longest)
 
 
+def expected_of_pipeline(ports: int, flip_flops: int, longest_ns: float, board: Board) -> Clock:
+    """That of one pipelined function with so many ports, whose longest operator takes ``longest_ns``: nothing in it waits for itself."""
+    found = [
+        (1000 / board.fastest_mhz, f"block RAM or the clock buffers of {board.part}"),
+        (longest_ns / (1 - WIDE_UNCERTAINTY), "the longest sum"),
+        (enable_ns(ports, flip_flops, delays(board.part)), "the enable of the pipeline"),
+    ]
+    period, what = max(found, key=lambda one: one[0])
+    return Clock(rounded_up(period), "", what, 0.0)
+
+
 def enable_ns(streams: int, flip_flops: int, on: Delays) -> float:
     """From the flags of so many FIFOs to the enable of so many flip-flops: a condition of the flags and of whether this turn uses them, and a net."""
     return on.register + gates(2 * streams + 1).delay_ns(on) + fan_out(flip_flops).delay_ns(on)
