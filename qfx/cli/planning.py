@@ -26,7 +26,12 @@ AUTO = "auto"
 
 def _period(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
     """A number of nanoseconds, or AUTO."""
-    return value if value is None or value == AUTO else float(click.FLOAT.convert(value, parameter, context))
+    if value is None or value == AUTO:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number of nanoseconds nor {AUTO!r}.", context, parameter) from None
 
 
 _OPTIONS = (

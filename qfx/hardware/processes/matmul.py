@@ -114,7 +114,7 @@ class MatMul(TwoToOne, Unweighted):
         lanes, acc = self.pe * self.simd, self.acc.width
         factors = (a.width + (not a.signed), b.width + (not b.signed))
         loops = (self.shape.matrices, self.shape.outputs, self.shape.rows, outputs, inputs, outputs * inputs)
-        found = [pieces.PROCESS, r.product(*factors, self.arithmetic, on) * lanes, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [r.handshake(3, self.latency), r.product(*factors, self.arithmetic, on) * lanes, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append(r.adder_tree(self.simd, min(sum(factors), acc), acc) * self.pe)
         found.append((r.adder(acc) if inputs > 1 else Resources(ff=acc)) * self.pe)
         if outputs > 1:

@@ -77,8 +77,11 @@ class MatVec(OneToOne, WithEpilogue):
 
     @property
     def latency(self) -> int:
+        return self._latency(self.simd)
+
+    def _latency(self, simd: int) -> int:
         """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle."""
-        tree = (self.simd - 1).bit_length()
+        tree = (simd - 1).bit_length()
         return READ_WRITE + MEMORY + MULTIPLY + tree + 1 + epilogue_latency(self.epilogue)
 
     def turns(self) -> Turns:
@@ -148,7 +151,7 @@ class MatVec(OneToOne, WithEpilogue):
         trees = r.adder_tree(simd, self._product_bits, acc) * pe
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [pieces.PROCESS, self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [r.handshake(2, self._latency(simd)), self._products(folding, on), trees, loads, *(r.counter(loop) for loop in loops if loop > 1)]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))

@@ -137,8 +137,8 @@ class Process:
         return r.total([self.logic(on), *(pieces.memory(memory, on) for memory in self.memories)])
 
     def control(self) -> Resources:
-        """The part of ``logic`` that nearly all kinds have: state machine, counter of turns, registers of the words."""
-        return pieces.control(self.cycles, (*self.sources, *self.targets))
+        """The part of ``logic`` that nearly all kinds have: handshake, counter of turns, registers of the words."""
+        return pieces.control(self.cycles, (*self.sources, *self.targets), self.latency)
 
     # Constants.
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.pieces import PROCESS
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
@@ -69,7 +68,7 @@ class Window(OneToOne, Buffering, Between, Front):
         for count, reach in ((2, top + oh * sh + rows + kh * dh), (3, (left + ow * sw + kw * dw) * chunks), (9, h * row + size), (3, 2 * size)):
             bits += r.adder((reach - 1).bit_length()) * count
         comparisons = r.comparison((h * row).bit_length()) * 6
-        return r.total([PROCESS, *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width)])
+        return r.total([r.handshake(2, self.latency), *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         shape = f"qfx::window_shape<{', '.join(map(str, (*self.shape, self.cycles)))}, {place_tag(self.line)}>"
@@ -189,7 +188,7 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         kept = Resources(ff=depth * numbers * self.input.type.width) if not self.past.depth else Resources()
         padded = top or left or (oh - 1) * sh + (kh - 1) * dh >= h or (ow - 1) * sw + (kw - 1) * dw >= w
         choice = r.multiplexer(2, self.output.bits) + inside if padded else Resources()
-        return r.total([PROCESS, *counters, places, choice, kept, Resources(ff=self.input.bits + self.output.bits)])
+        return r.total([r.handshake(2, self.latency), *counters, places, choice, kept, Resources(ff=self.input.bits + self.output.bits)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         parallel, type_ = self.input.parallel, raw(self.input.type)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board, check_clock
+from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate, check_fits
-from qfx.hardware.cost.pieces import PROCESS
 from qfx.hardware.cost.power import Power, power
 from qfx.hardware.cost.resources import Resources
 from qfx.hardware.design.build import port
@@ -92,7 +92,7 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, solver: Solver = shared
     bits = sum(port.word_bits for port in (*design.inputs, *design.outputs))
     wait = sum(port.word_bits * (port.words - 1) for port in (*design.inputs, *design.outputs))  # words of a frame that wait for the others
     costs = [Cost(name, name, 0, cost) for name, cost in found.items()]
-    edges = PROCESS + Resources(ff=bits + wait + made.depth)
+    edges = r.handshake(len(design.inputs) + len(design.outputs), made.depth) + Resources(ff=bits + wait)
     estimate = Estimate(board, (*costs, Cost("ports", "(ports)", 0, edges), Cost("control", "(control port)", 0, CONTROL)))
     check_fits(estimate, remedies="use --style streaming, a larger board, shorter or fewer weights, or smaller layers")
     return Plan(program, design, made, estimate, _layers(program, found), clock_ns)

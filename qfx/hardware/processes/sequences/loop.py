@@ -108,7 +108,7 @@ class Loop(OneToOne):
         parts = [part.logic(on) for part in self.step.parts]
         fifos = [r.fifo(stream.depth, stream.bits) for stream in self.step.fifos]
         counters = [r.counter(max(count, 2)) for count in (self.steps, *(state.words for state in self.step.states))]
-        return r.total([pieces.PROCESS, *parts, *fifos, *counters])
+        return r.total([r.handshake(2, self.latency), *parts, *fifos, *counters])
 
     # Constants.
 
