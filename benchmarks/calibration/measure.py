@@ -223,9 +223,9 @@ def _digit_product(digits: int, span: int, width: int) -> Piece:
 
 
 def _handshake(stages: int, inputs: int, outputs: int) -> Piece:
-    """What a pipelined loop over streams has beside its arithmetic: the handshake of a block (start, ready, done, continue, idle; UG1399 calls them
-    block-level control protocols), a bit for each stage that says whether a turn is in it, and the gate that stops all while a FIFO that a turn uses is empty
-    or full."""
+    """What a pipelined loop over streams has beside its arithmetic: the handshake of a block (start, ready, done, continue, idle; UG1399, block-level
+    control protocols), a bit for each stage that says whether a turn is in it, and the gate that stops all while a FIFO that a turn uses is empty or
+    full."""
     ports = ["input rst, start, resume, last, output reg done, output ready, idle, enable"]
     ports += [f"input in{i}_empty_n, in{i}_used, output in{i}_read" for i in range(inputs)]
     ports += [f"input out{i}_full_n, out{i}_used, output out{i}_write" for i in range(outputs)]
