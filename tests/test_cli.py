@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -343,6 +344,37 @@ def test_the_clock_is_the_boards_unless_it_is_given(model: Path, tmp_path: Path)
         assert qfx_command("hls", model, "--board", board, "-o", tmp_path / board).exit_code == 0
         assert json.loads((tmp_path / board / "qfx_project.json").read_text())["clock_ns"] == clock
     assert json.loads(qfx_command("estimate", model, "--board", "pynq_z2", "--clock-ns", 5, "--json").stdout)["clock_ns"] == 5.0
+
+
+@pytest.mark.parametrize("style", ["streaming", "unrolled"])
+def test_a_clock_that_is_not_believed_is_noted_and_auto_is_believed(model: Path, style: str) -> None:
+    def found(*options: object) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(qfx_command("estimate", model, "--board", "ultra96v2", "--style", style, "--json", *options).stdout)
+        return content
+
+    plain = found()
+    assert plain["believed_clock_ns"] < plain["clock_ns"] == 5.0
+    assert plain["believed_frames_per_second"] == plain["frames_per_second"]
+    assert not any("may not be reached" in note for note in plain["notes"])
+    auto = found("--clock-ns", "auto")
+    assert auto["clock_ns"] == auto["believed_clock_ns"] < 5.0
+    assert auto["frames_per_second"] > plain["frames_per_second"]
+    assert auto["power_w"] > plain["power_w"]
+    assert not any("may not be reached" in note for note in auto["notes"])
+    if style == "streaming":
+        short = found("--clock-ns", 1.6)
+        assert short["believed_frames_per_second"] < short["frames_per_second"]
+        note = next(note for note in short["notes"] if "may not be reached" in note)
+        assert f"{short['clock_path']} ({short['clock_process']})" in note
+        assert f"--clock-ns {short['believed_clock_ns']:g}, or auto" in note
+        for options in (("--fps", 100_000), ("--fit",)):
+            fast = found("--clock-ns", "auto", *options)
+            assert fast["clock_ns"] >= fast["believed_clock_ns"]
+
+
+def test_a_clock_that_is_no_period(model: Path) -> None:
+    result = qfx_command("estimate", model, "--board", "zcu102", "--clock-ns", "fast")
+    assert (result.exit_code, "neither a number of nanoseconds nor" in result.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("extra", [(), ("--fit",), ("--fps", 1000)])

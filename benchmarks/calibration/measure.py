@@ -103,6 +103,9 @@ def pieces() -> Iterable[Piece]:
         yield _split(count, chain, split, known)
     for width, chain in ((8, 3), (8, 5), (8, 8), (16, 4)):
         yield _column(width, chain)
+    for stages in (2, 4, 8, 12, 20):
+        for inputs, outputs in ((1, 1), (2, 1), (1, 2), (3, 3)):
+            yield _handshake(stages, inputs, outputs)
 
 
 def _multiplier(a: int, b: int) -> Piece:
@@ -274,6 +277,29 @@ def _column(width: int, chain: int) -> Piece:
         lines.append(f"always @(posedge clk) begin m{lane} <= {names[0]} * {names[1]}; p{lane} <= m{lane}{f' + p{lane - 1}' if lane else ''}; end")
     ports = f"input signed [{chain * width - 1}:0] a, b, output signed [47:0] y"
     return Piece("column", (width, chain), ports, "\n".join([*lines, f"assign y = p{chain - 1};"]))
+
+
+def _handshake(stages: int, inputs: int, outputs: int) -> Piece:
+    """What a pipelined loop over streams has beside its arithmetic: the handshake of a block (start, ready, done, continue, idle; UG1399, block-level
+    control protocols), a bit for each stage that says whether a turn is in it, and the gate that stops all while a FIFO that a turn uses is empty or
+    full."""
+    ports = ["input rst, start, resume, last, output reg done, output ready, idle, enable"]
+    ports += [f"input in{i}_empty_n, in{i}_used, output in{i}_read" for i in range(inputs)]
+    ports += [f"input out{i}_full_n, out{i}_used, output out{i}_write" for i in range(outputs)]
+    there = " & ".join(f"(in{i}_empty_n | ~in{i}_used)" for i in range(inputs))
+    room = " & ".join(f"(out{i}_full_n | ~(valid[{stages - 1}] & out{i}_used))" for i in range(outputs))
+    lines = [
+        f"reg running, finished; reg [{stages - 1}:0] valid;",
+        f"wire begins = running & start & ~finished, stuck = (begins & ~({there})) | ~({room}), taken = begins & ~stuck, empty = ~running & ~|valid;",
+        "assign enable = ~stuck, ready = taken & last, idle = running & ~start & ~|valid;",
+        "always @(posedge clk) if (rst) begin running <= 1; finished <= 0; done <= 0; valid <= 0; end else begin",
+        f"if (~stuck) valid <= {{valid[{stages - 2}:0], taken}};",
+        "if (ready) running <= 0; else if (empty) running <= 1;",
+        "finished <= ~resume & (finished | empty); done <= empty & ~resume; end",
+        *(f"assign in{i}_read = taken & in{i}_used;" for i in range(inputs)),
+        *(f"assign out{i}_write = valid[{stages - 1}] & out{i}_used & ~stuck;" for i in range(outputs)),
+    ]
+    return Piece("handshake", (stages, inputs, outputs), ", ".join(ports), "\n".join(lines))
 
 
 def sites(cells: Netlist) -> int:

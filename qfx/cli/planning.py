@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,28 @@ if TYPE_CHECKING:
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
 
+AUTO = "auto"
+"""The period that the clock model believes."""
+
+
+def _period(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    """A number of nanoseconds, or AUTO."""
+    if value is None or value == AUTO:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number of nanoseconds nor {AUTO!r}.", context, parameter) from None
+
+
 _OPTIONS = (
     click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file."),
-    click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: the board's]."),
+    click.option(
+        "--clock-ns",
+        metavar="NS",
+        callback=_period,
+        help="The target clock period in nanoseconds, or auto: the shortest that the design is expected to reach  [default: the board's].",
+    ),
     click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second."),
     click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board."),
     click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
@@ -57,7 +77,7 @@ class Asked:
     """What the options of a plan say."""
 
     board_name: str
-    clock_ns: float | None
+    clock_ns: float | str | None
     fps: float | None
     fit: bool
     folding: Path | None
@@ -91,9 +111,10 @@ def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan 
     if asked.style == "unrolled":
         _refuse_folding(asked)
     found = board(asked.board_name)
-    clock_ns = found.clock_ns if asked.clock_ns is None else asked.clock_ns
+    clock_ns = found.clock_ns if asked.clock_ns is None or asked.clock_ns == AUTO else float(asked.clock_ns)
     check_clock(clock_ns, found)
-    return (_unrolled if asked.style == "unrolled" else _folded)(asked, model, found, clock_ns, progress)
+    make = (_unrolled if asked.style == "unrolled" else _folded)(asked, model, found, progress)
+    return make.graph, _fastest(make, clock_ns) if asked.clock_ns == AUTO else make.plan(clock_ns)
 
 
 def summary_of(made: Plan | Unrolled) -> Any:
@@ -105,7 +126,30 @@ def summary_of(made: Plan | Unrolled) -> Any:
     return unrolled_summary if isinstance(made, Unrolled) else summary
 
 
-def _folded(asked: Asked, model: Path, on: Board, clock_ns: float, progress: Progress) -> tuple[Graph, Plan]:
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """How plans of a graph are made, given the clock period; ``free``: nothing but the period itself depends on it."""
+
+    graph: Graph
+    plan: Callable[[float], Any]
+    free: bool
+
+
+def _fastest(make: _Making, start_ns: float) -> Any:
+    """The plan at the period that it is believed to reach. The plan may depend on the period and so on its part, so that this is a search: it goes to
+    what is believed of the plan before, and after two steps only upwards, which has an end."""
+    made = make.plan(start_ns)
+    for step in count():
+        wanted = made.clock.believed_ns
+        if step >= 2:
+            wanted = max(wanted, made.clock_ns)
+        if wanted == made.clock_ns:
+            return made
+        made = replace(made, clock_ns=wanted) if make.free else make.plan(wanted)
+    raise AssertionError("not reached")
+
+
+def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
     from qfx.hardware.design.schedule import Request
     from qfx.hardware.folding import file as folding_file
     from qfx.hardware.folding.search import resolve
@@ -117,7 +161,7 @@ def _folded(asked: Asked, model: Path, on: Board, clock_ns: float, progress: Pro
         request = replace(request, merged=asked.ports == "merged")
     request = replace(request, shift_and_add=asked.shift_and_add)
     graph = prepare(load_graph(model), asked.weights)
-    return graph, resolve(graph, on, request, clock_ns=clock_ns, progress=progress)
+    return _Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
 
 
 def _refuse_folding(asked: Asked) -> None:
@@ -138,7 +182,7 @@ def _refuse_folding(asked: Asked) -> None:
         raise ProjectError(what, where="--style unrolled", remedy=f"leave out {named}, or use --style streaming")
 
 
-def _unrolled(asked: Asked, model: Path, on: Board, clock_ns: float, progress: Progress) -> tuple[Graph, Unrolled]:
+def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
     from qfx.hardware.project.project import prepare
     from qfx.hardware.unrolled.plan import plan as unroll
     from qfx.hardware.unrolled.sharing import shared_graph
@@ -146,4 +190,5 @@ def _unrolled(asked: Asked, model: Path, on: Board, clock_ns: float, progress: P
     from qfx.ir.from_onnx import load_graph
 
     graph = prepare(load_graph(model))
-    return graph, unroll(graph, on, clock_ns=clock_ns, solver={"qfx": shared_graph, "da4ml": da4ml_graph}[asked.adders], progress=progress)
+    solver = {"qfx": shared_graph, "da4ml": da4ml_graph}[asked.adders]
+    return _Making(graph, lambda clock_ns: unroll(graph, on, clock_ns=clock_ns, solver=solver, progress=progress), False)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.pieces import PROCESS
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
+from qfx.hardware.timing.program import READ_WRITE
 
 LIMITS: Mapping[str, float] = {"lut": 0.80, "ff": 0.80, "dsp": 1.0, "bram18": 0.90, "uram": 0.90}
 """The share of a board's resources up to which a folding is chosen: the rest is for the DMA and its interconnect, and for routing. (UG949 warns from
@@ -120,4 +120,4 @@ def _loader(loader: d.Loader) -> Resources:
     bits = loader.port.slot * loader.port.parallel
     port = Resources(lut=bits // 2 + 10, ff=bits + 10)
     queues = r.fifo(loading.WORDS_DEPTH, bits) + r.fifo(loading.FLAGS_DEPTH, 1)
-    return r.total([PROCESS, r.counter(max(loader.port.words, 2)), port, queues * len(loader.loads)])
+    return r.total([r.handshake(1 + 2 * len(loader.loads), READ_WRITE), r.counter(max(loader.port.words, 2)), port, queues * len(loader.loads)])

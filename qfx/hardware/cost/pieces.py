@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qfx.fixed.type import FixedType
@@ -12,13 +12,10 @@ from qfx.hardware.design import storage
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Slot, Step, Stream, Table, Tag
 
-PROCESS = Resources(lut=30, ff=20)
-"""The handshake and state machine of a process: an assumption."""
 
-
-def control(turns: int, streams: Iterable[Stream]) -> Resources:
-    """The state machine, a counter of the turns, and a register for a word of each stream, read or written."""
-    return r.total([PROCESS, r.counter(max(turns, 2)), *(Resources(ff=stream.bits) for stream in streams)])
+def control(turns: int, streams: Sequence[Stream], latency: int) -> Resources:
+    """The handshake, a counter of the turns, and a register for a word of each stream, read or written."""
+    return r.total([r.handshake(len(streams), latency), r.counter(max(turns, 2)), *(Resources(ff=stream.bits) for stream in streams)])
 
 
 def memory(found: Memory, on: Device) -> Resources:
@@ -37,7 +34,7 @@ def rewidth(stream: Stream, source: int, target: int) -> Resources:
     if source == target:
         return Resources()
     wide = max(source, target) * stream.type.width
-    return Resources(lut=60 + wide // 2, ff=40 + 2 * wide) + queue(stream, target)
+    return r.handshake(2, 1) + Resources(lut=30 + wide // 2, ff=20 + 2 * wide) + queue(stream, target)
 
 
 def port(slot: int, stream: Stream) -> Resources:

@@ -150,6 +150,12 @@ def counter(count: int) -> Resources:
     return Resources(lut=ceil(2.1 * bits), ff=bits)
 
 
+def handshake(streams: int, stages: int) -> Resources:
+    """What a pipelined loop over ``streams`` FIFOs has beside its arithmetic: the states of its start and end, a bit for each stage, and the gate
+    that stops it while a FIFO is empty or full."""
+    return Resources(lut=9 + streams, ff=3 + stages)
+
+
 def cast(source: FixedType, target: FixedType) -> Resources:
     """Rounding, then overflow, of one number: an adder where rounding can carry, a look at the dropped bits where the mode asks for it, and the
     choice between the number and the bounds where it saturates."""

@@ -17,6 +17,7 @@ from qfx.hardware.emit.blockdesign import block_design
 from qfx.hardware.emit.driver import driver_files
 from qfx.hardware.emit.emulate import numbers, offsets, simulation_files
 from qfx.hardware.emit.templates import render
+from qfx.hardware.timing.clock import expected
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.ir.graph import Graph
 
@@ -59,7 +60,16 @@ def emit(
     if top.lower() in {process.name for process in design.processes}:  # a module of its own in RTL
         raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
     streaming = sources is None
-    names = {"streaming": streaming, "board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name, "csim_flags": " ".join(CSIM_FLAGS)}
+    uncertainty = f"{100 * expected(design.processes, board).uncertainty(clock_ns):g}%"
+    names = {
+        "uncertainty": uncertainty,
+        "streaming": streaming,
+        "board": board,
+        "clock_ns": f"{clock_ns:g}",
+        "top": top,
+        "model": graph.name,
+        "csim_flags": " ".join(CSIM_FLAGS),
+    }
     files = emit_sources(design, top) if sources is None else dict(sources)
     files |= test_bench(design, top)
     for path, template in (

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board
 from qfx.hardware.cost.estimate import LIMITS, DoesNotFitError, Estimate, check_fits, estimate
+from qfx.hardware.cost.power import Power, power
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
@@ -18,6 +19,7 @@ from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import layers
 from qfx.hardware.folding.placing import check_asked, place_fifos
 from qfx.hardware.timing import fifo
+from qfx.hardware.timing.clock import Clock, expected
 from qfx.hardware.timing.simulate import Timing, simulate
 from qfx.ir.graph import Graph
 
@@ -49,6 +51,16 @@ class Plan:
     @property
     def fps(self) -> float:
         return 1e9 / (self.interval * self.clock_ns)
+
+    @property
+    def clock(self) -> Clock:
+        """The period that the design is expected to reach."""
+        return expected(self.design.processes, self.estimate.board)
+
+    @property
+    def power(self) -> Power:
+        """At the period asked for."""
+        return power(self.estimate, clock_ns=self.clock_ns, interval=self.interval)
 
     @property
     def folded(self) -> tuple[str, ...]:

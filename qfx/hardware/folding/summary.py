@@ -10,6 +10,7 @@ from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.design import Process, Stream
 from qfx.hardware.design.storage import queue
+from qfx.hardware.folding import told
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.timing.fifo import least_depths
 
@@ -42,6 +43,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "interval_cycles": plan.interval,
         "latency_cycles": None if timing is None else timing.latency,
         "frames_per_second": round(plan.fps, 3),
+        **told.data(plan),
         "resources": _numbers(found.total),
         "available": _numbers(capacity(found.board)),
         "notes": list(notes(plan)),
@@ -98,12 +100,13 @@ def as_text(plan: Plan, model: str) -> str:
     rows.append(("used", "", "", "", "", *(f"{100 * found.share(field):.1f} %" for field in FIELDS)))
     lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns (estimated; docs/estimates.md)", "", *table(head, rows), ""]
     lines += [f"note: {note}" for note in notes(plan)]
-    lines.append(f"interval   {plan.interval} cycles, {plan.fps:.1f} frames per second")
+    lines.append(f"interval   {plan.interval} cycles, {told.rate(plan)}")
     if plan.timing is None:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
     else:
         lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
     lines.append(f"binds      {_bound_by(plan)}")
+    lines += told.lines(plan)
     lines.append(f"FIFOs      {_fifos(plan.design.streams)}")
     lines += [f"           in each step of {node}: {_fifos(process.within)}" for process, node in _looped(plan)]
     return "\n".join(lines) + "\n"
@@ -132,7 +135,7 @@ def notes(plan: Plan) -> tuple[str, ...]:
         said.append(f"{shares}: it may not route; --fps or --fit would stay below")
     if "lut" not in tight and found.share("lut") > ROUTABLE_LUTS:
         said.append(f"LUT above {100 * ROUTABLE_LUTS:.0f} %: routing may fail, or meet no short clock period; a smaller --fps takes fewer")
-    return tuple(said)
+    return (*said, *told.notes(plan))
 
 
 def _numbers(resources: Resources) -> dict[str, int]:

@@ -12,6 +12,7 @@ from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import TwoToOne, Unweighted, Widening
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every
 
 
@@ -37,6 +38,10 @@ class Binary(TwoToOne, Unweighted, Widening):
     def turns(self) -> Turns:
         words = every(self.output.words)
         return words.size, (words, words), (words,)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.pixels, self.channels // self.output.parallel),)
 
     @property
     def memories(self) -> tuple[Memory, ...]:

@@ -16,6 +16,7 @@ from qfx.hardware.emit.spelling import Unit, raw
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import TwoToOne, Unweighted, Widening
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held
 
 
@@ -43,6 +44,10 @@ class Concat(TwoToOne, Unweighted, Widening):
     def turns(self) -> Turns:
         a, b = (channels // self.output.parallel for channels in self.channels)
         return _turns(self.pixels, a, b)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.pixels, sum(self.channels) // self.output.parallel),)
 
     @property
     def memories(self) -> tuple[Memory, ...]:

@@ -8,6 +8,7 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit, plain
 from qfx.hardware.processes.traits import Between, Passing
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import Turns, every
 
 
@@ -39,6 +40,10 @@ class Fork(Passing, Between):
     def turns(self) -> Turns:
         words = every(self.input.words)
         return words.size, (words,), (words, words)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.input.words),)
 
     def logic(self, on: Device) -> Resources:
         return self.control()

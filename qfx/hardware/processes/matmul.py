@@ -20,6 +20,7 @@ from qfx.hardware.emit.spelling import Unit, chains, place_tag, product, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import TwoToOne, Unweighted
+from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held
 
 _ARITHMETIC = ("dsp", "lut")
@@ -80,6 +81,18 @@ class MatMul(TwoToOne, Unweighted):
     def turns(self) -> Turns:
         return _turns(self.shape, *self._folds)
 
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        outputs, inputs = self._folds
+        lanes = self.pe
+        load = loops(self.shape.matrices, outputs, lanes, inputs)
+        return (
+            load,
+            loops(self.shape.rows, outputs, inputs),
+            accumulated(self.acc.width),
+            named(wrapping(outputs * inputs), "the place in the matrix"),
+        )
+
     # Resources.
 
     @property
@@ -105,7 +118,7 @@ class MatMul(TwoToOne, Unweighted):
         lanes, acc = self.pe * self.simd, self.acc.width
         factors = (a.width + (not a.signed), b.width + (not b.signed))
         loops = (self.shape.matrices, self.shape.outputs, self.shape.rows, outputs, inputs, outputs * inputs)
-        found = [pieces.PROCESS, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [r.handshake(3, self.latency), *(r.counter(loop) for loop in loops if loop > 1)]
         if dsp.sums(self.arithmetic):
             found.append(Products(self.pe, self.simd, a, Interval.of(b), b, False, acc).take(self.arithmetic, on))
         else:

@@ -25,10 +25,13 @@ from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, pa
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
+from qfx.hardware.timing.delays import Recurrence, accumulated, adder, choice, loops, recurrence
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
+_ROW_BITS = 32
+"""Of the counter of rows in matvec.h, which is an int."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +80,11 @@ class MatVec(OneToOne, WithEpilogue):
 
     @property
     def latency(self) -> int:
+        return self._latency(self.folding)
+
+    def _latency(self, folding: Folding) -> int:
         """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle, or a chain in DSP blocks (``dsp.delay``)."""
-        return READ_WRITE + MEMORY + MULTIPLY + self._delay(self.folding) + 1 + epilogue_latency(self.epilogue)
+        return READ_WRITE + MEMORY + MULTIPLY + self._delay(folding) + 1 + epilogue_latency(self.epilogue)
 
     def _delay(self, folding: Folding) -> int:
         return dsp.delay(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, folding.simd)
@@ -86,6 +92,13 @@ class MatVec(OneToOne, WithEpilogue):
     def turns(self) -> Turns:
         outputs, inputs = self._folds(self.folding)
         return reduce(self._vectors(self.pe), inputs) if self.depthwise else _turns(self._vectors(self.pe), outputs, inputs)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        outputs, inputs = self._folds(self.folding)
+        counts = (self.pixels, self.groups // self.pe, inputs) if self.depthwise else (self.pixels, self.groups, outputs, inputs)
+        row = recurrence("the row of the weights", adder(_ROW_BITS), choice())
+        return (loops(*counts), accumulated(self.acc.width), row)
 
     def _vectors(self, pe: int) -> int:
         """How many times a frame the unit takes new inputs."""
@@ -158,7 +171,8 @@ class MatVec(OneToOne, WithEpilogue):
         rows = self._rows(folding)
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [pieces.PROCESS, self._products(folding, on), self._choice(folding), loads, *(r.counter(loop) for loop in loops if loop > 1)]
+        found = [r.handshake(2, self._latency(folding)), self._products(folding, on), self._choice(folding), loads]
+        found += [r.counter(loop) for loop in loops if loop > 1]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))

@@ -14,6 +14,7 @@ from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Passing, Widening
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import Turns, every, held
 
 
@@ -38,6 +39,10 @@ class PadFrame(OneToOne, Passing, Widening):
 
     def turns(self) -> Turns:
         return _turns(self.size, self.result, self.before, self.output.parallel)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(*self.result[:2], self.result[2] // self.output.parallel),)
 
     def logic(self, on: Device) -> Resources:
         return self.control() + r.multiplexer(2, self.output.bits) + pieces.place(self.size)

@@ -17,9 +17,13 @@ from qfx.hardware.emit.spelling import Unit, bound, place_tag, table
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne
+from qfx.hardware.timing.delays import Recurrence, choice, comparison, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
 
 Nest = tuple[tuple[int, int], ...]
+
+_COUNTER_BITS = 32
+"""Of the counters of qfx::nest, which are int."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,11 @@ class Permute(OneToOne, Buffering):
 
     def turns(self) -> Turns:
         return _turns(self.input.words, self.output.words)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        steps = (comparison(_COUNTER_BITS), choice(), choice(), choice())
+        return (loops(self.input.words), recurrence("the address of a nest of loops", *steps))
 
     @property
     def frame(self) -> Memory:

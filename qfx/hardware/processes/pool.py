@@ -18,6 +18,7 @@ from qfx.hardware.emit.spelling import Unit, place_tag, raw
 from qfx.hardware.folding.option import Option, common_widths, fits_word, placed
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
+from qfx.hardware.timing.delays import Recurrence, accumulated, choice, comparison, gates, loops, memory, recurrence
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
 
@@ -47,6 +48,23 @@ class Pool(OneToOne, Unweighted, Widening):
 
     def turns(self) -> Turns:
         return _tail(self.input.words, self.output.words) if self.whole_frame else reduce(self.output.words, self.taps // self.together)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        width = self.acc.width
+        if not self.whole_frame:
+            return (loops(self.pixels, self.channels // self.output.parallel, self.taps // self.together), self._join(width))
+        chunks = self.channels // self.output.parallel
+        first = recurrence(
+            "the chunk, and with it the pixel", comparison(chunks.bit_length()), gates(), choice(), comparison(self.pixels.bit_length()), turns=2
+        )
+        held = (
+            self._join(width) if not self.sums.depth else recurrence("a sum in its memory", memory(), *self._join(width).operators, turns=SHIFT_DEPTH)
+        )
+        return (loops(self.input.words), first, held)
+
+    def _join(self, width: int) -> Recurrence:
+        return accumulated(width) if self.join == "sum" else recurrence("the greatest so far", comparison(width), choice(), choice())
 
     @property
     def sums(self) -> Memory:

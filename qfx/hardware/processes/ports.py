@@ -17,6 +17,7 @@ from qfx.hardware.emit.spelling import Unit, words_of
 from qfx.hardware.folding.option import MAX_PORT_BITS, Option, Role, port_widths
 from qfx.hardware.processes.process import Front, Setting
 from qfx.hardware.processes.traits import Passing, Widening
+from qfx.hardware.timing.delays import Recurrence, choice, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held, last
 
 _LIMIT = f"a port carries at most {MAX_PORT_BITS} bits, and a power of two of numbers that divides those of a frame"
@@ -54,6 +55,10 @@ class FromPort(Passing, Widening):
     def turns(self) -> Turns:
         words = self.output.words
         return words, (), (every(words), *(last(words) for _ in self.marks))
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.output.words),)
 
     def logic(self, on: Device) -> Resources:
         return self.control() + pieces.port(self.slot, self.output)
@@ -104,6 +109,10 @@ class ToPort(Passing, Widening):
     def turns(self) -> Turns:
         words = self.input.words
         return words, (every(words), last(words)), ()
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.input.words),)
 
     def logic(self, on: Device) -> Resources:
         return self.control() + pieces.port(self.slot, self.input)
@@ -157,6 +166,10 @@ class SplitPort(Passing):
 
     def turns(self) -> Turns:
         return self.cycles, (), (*_in_turn(tuple(stream.words for stream in self.outputs)), last(self.cycles))
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(max(stream.words for stream in self.outputs)), recurrence("the word that shifts", choice()))
 
     def logic(self, on: Device) -> Resources:
         return self.control() + pieces.register_slice(self.bits) + r.multiplexer(2, self.bits)  # words, then what is left of them
@@ -217,6 +230,10 @@ class JoinPort(Passing):
 
     def turns(self) -> Turns:
         return self.cycles, (*_in_turn(tuple(stream.words for stream in self.inputs)), last(self.cycles)), ()
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(max(stream.words for stream in self.inputs)), recurrence("the word that fills", choice(len(self.inputs))))
 
     def logic(self, on: Device) -> Resources:
         return self.control() + pieces.register_slice(self.bits) + r.multiplexer(len(self.inputs), self.bits)

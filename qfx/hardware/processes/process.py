@@ -21,6 +21,7 @@ from qfx.hardware.design.storage import Memory, dense
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import Option, Role
+from qfx.hardware.timing.delays import Recurrence
 from qfx.hardware.timing.program import RESTART, REWIND, Program, Turns
 from qfx.homes import unanswered
 
@@ -114,6 +115,12 @@ class Process:
         """Cycles of a frame if it never waits: turns and pause."""
         return self.cycles + self.pause
 
+    @property
+    @abstractmethod
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        """The paths from a turn to the next in its C++, which no pipelining breaks: its clock period is none shorter (``timing/clock.py``). What is
+        there in every process, such as the enable of its pipeline, is not among them."""
+
     # Resources.
 
     @property
@@ -130,8 +137,8 @@ class Process:
         return r.total([self.logic(on), *(pieces.memory(memory, on) for memory in self.memories)])
 
     def control(self) -> Resources:
-        """The part of ``logic`` that nearly all kinds have: state machine, counter of turns, registers of the words."""
-        return pieces.control(self.cycles, (*self.sources, *self.targets))
+        """The part of ``logic`` that nearly all kinds have: handshake, counter of turns, registers of the words."""
+        return pieces.control(self.cycles, (*self.sources, *self.targets), self.latency)
 
     # Constants.
 

@@ -14,6 +14,7 @@ from qfx.hardware.emit.spelling import Unit, place_tag
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne, Widening
+from qfx.hardware.timing.delays import Recurrence, choice, comparison, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
 
 
@@ -34,6 +35,13 @@ class Repeat(OneToOne, Buffering, Widening):
 
     def turns(self) -> Turns:
         return _turns(self.size, self.factors, self.output.parallel)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        height, width, channels = self.size
+        rows, columns = self.factors
+        steps = (comparison(max(columns, width, channels).bit_length()), choice(), choice(), choice())
+        return (loops(height, rows, width, columns, channels // self.output.parallel), recurrence("the place in the row", *steps))
 
     @property
     def row(self) -> Memory:

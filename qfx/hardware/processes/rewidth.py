@@ -9,6 +9,7 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.processes.traits import Between, OneToOne, Passing
+from qfx.hardware.timing.delays import Recurrence, choice, loops, recurrence
 from qfx.hardware.timing.program import Turns, reduce, spread
 
 
@@ -27,6 +28,11 @@ class Rewidth(OneToOne, Passing, Between):
     def turns(self) -> Turns:
         taken, given = self.input.words, self.output.words
         return reduce(given, taken // given) if taken >= given else spread(taken, given // taken)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        wide, narrow = sorted((self.input.parallel, self.output.parallel), reverse=True)
+        return (loops(min(self.input.words, self.output.words), wide // narrow), recurrence("the word that shifts", choice()))
 
     def logic(self, on: Device) -> Resources:
         wide = max(self.input.parallel, self.output.parallel) * self.input.type.width

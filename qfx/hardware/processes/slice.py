@@ -14,7 +14,11 @@ from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Passing, Widening
+from qfx.hardware.timing.delays import Recurrence, choice, comparison, gates, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
+
+_CURSOR_BITS = 32
+"""Of qfx::span_cursor, which is an int."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,11 @@ class SliceFrame(OneToOne, Passing, Widening):
 
     def turns(self) -> Turns:
         return _turns(self.size, self.spans, self.output.parallel)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        cursor = recurrence("the next index of a slice", comparison(_CURSOR_BITS), gates(), gates(), choice(), choice())
+        return (loops(*self.size[:2], self.size[2] // self.output.parallel), cursor)
 
     def logic(self, on: Device) -> Resources:
         return self.control() + r.multiplexer(2, self.output.bits) + pieces.place(self.size)

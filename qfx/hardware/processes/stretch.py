@@ -13,6 +13,7 @@ from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Passing, Widening
+from qfx.hardware.timing.delays import Recurrence, choice, comparison, gates, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
 
 
@@ -34,6 +35,12 @@ class Stretch(OneToOne, Passing, Widening):
 
     def turns(self) -> Turns:
         return _turns(self.size, self.factors, self.output.parallel)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        height, width = ((count - 1) * factor + 1 for count, factor in zip(self.size, self.factors, strict=False))
+        column = recurrence("the columns since the last pixel", comparison(width.bit_length()), gates(), choice(), choice())
+        return (loops(height, width, self.size[2] // self.output.parallel), column)
 
     def logic(self, on: Device) -> Resources:
         return self.control() + r.multiplexer(2, self.output.bits) + pieces.place(self.size)

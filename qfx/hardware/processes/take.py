@@ -17,6 +17,7 @@ from qfx.hardware.emit.spelling import Unit, bound, place_tag, table
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne, Widening
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import Turns, held
 
 READS, WRITES, KEEPS, PASSES = 1, 2, 4, 8
@@ -68,6 +69,10 @@ class TakeFrame(OneToOne, Buffering, Widening):
 
     def turns(self) -> Turns:
         return _turns(self.size[0], tuple(flags for flags, _, _ in self.steps.entries), self._words)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.size[0], len(self.steps.entries), self._words),)
 
     @property
     def slices(self) -> Memory:

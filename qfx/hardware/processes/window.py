@@ -8,13 +8,13 @@ from functools import lru_cache
 import numpy as np
 
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.pieces import PROCESS
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit, bound, literal, place_tag, raw
 from qfx.hardware.processes.process import Front
 from qfx.hardware.processes.traits import Between, Buffering, OneToOne
+from qfx.hardware.timing.delays import Recurrence, adder, choice, comparison, gates, loops, named, recurrence, wrapping
 from qfx.hardware.timing.program import Turns, every, held
 from qfx.hardware.timing.window_turns import window_turns
 
@@ -38,6 +38,17 @@ class Window(OneToOne, Buffering, Between, Front):
         return _turns(self.shape)
 
     @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        chunks, _, h, w, *_ = self.shape
+        count, missing = (h * w * chunks).bit_length(), (gates(), gates())
+        place = (h * w * chunks + self.line.depth).bit_length()
+        read = recurrence("how many words have come", comparison(count), *missing, choice())
+        # Whether a word is missing decides whether the next window's need is computed, which is compared two turns later.
+        computed = (adder(place), choice(), comparison(place), choice(), adder(place), choice(), choice())
+        need = recurrence("the words that a window needs", comparison(count), *missing, gates(), choice(), *computed, choice(), turns=2)
+        return (read, need, named(wrapping(self.line.depth), "the place in the line buffer"))
+
+    @property
     def line(self) -> Memory:
         """The line buffer: as many rows as a window spans."""
         chunks, _, _, w, _, _, kh, _, _, _, _, _, dh, _ = self.shape
@@ -58,7 +69,7 @@ class Window(OneToOne, Buffering, Between, Front):
         for count, reach in ((2, top + oh * sh + rows + kh * dh), (3, (left + ow * sw + kw * dw) * chunks), (9, h * row + size), (3, 2 * size)):
             bits += r.adder((reach - 1).bit_length()) * count
         comparisons = r.comparison((h * row).bit_length()) * 6
-        return r.total([PROCESS, *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width)])
+        return r.total([r.handshake(2, self.latency), *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         shape = f"qfx::window_shape<{', '.join(map(str, (*self.shape, self.cycles)))}, {place_tag(self.line)}>"
@@ -144,6 +155,13 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         return rows, (dw * chunks, kh * (kw - 1) * parallel) if kw > 1 else (0, 0)
 
     @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        chunks, h, w, *_ = self.shape
+        bits = (h * w + w).bit_length()
+        due = recurrence("the pixel that completes a window", comparison(bits), gates(), gates(), choice(), choice())
+        return (loops(self.cycles), due, named(wrapping(w * chunks), "the place in the rows"))
+
+    @property
     def line(self) -> Memory:
         """The rows that are kept."""
         depth, numbers = self._words[0]
@@ -172,7 +190,7 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         kept = Resources(ff=depth * numbers * self.input.type.width) if not self.past.depth else Resources()
         padded = top or left or (oh - 1) * sh + (kh - 1) * dh >= h or (ow - 1) * sw + (kw - 1) * dw >= w
         choice = r.multiplexer(2, self.output.bits) + inside if padded else Resources()
-        return r.total([PROCESS, *counters, places, choice, kept, Resources(ff=self.input.bits + self.output.bits)])
+        return r.total([r.handshake(2, self.latency), *counters, places, choice, kept, Resources(ff=self.input.bits + self.output.bits)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         parallel, type_ = self.input.parallel, raw(self.input.type)

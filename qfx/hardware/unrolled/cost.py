@@ -1,36 +1,19 @@
 """What the scalar operations cost, how long they take, and in which cycle of the pipeline each is carried out.
 
-LUTs follow the formulas of ``qfx.hardware.cost.resources``. Delays are what the vendor's HLS tools are remembered to assume for each operator; nobody
-has measured them here.
+LUTs follow the formulas of ``qfx.hardware.cost.resources``, delays those of ``qfx.hardware.timing.delays``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
-from types import MappingProxyType
 
 from qfx.fixed.type import FixedType, QMode
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.cost.resources import Resources
+from qfx.hardware.timing.clock import WIDE_UNCERTAINTY
+from qfx.hardware.timing.delays import Delays
 from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Product, Program, Source, Sum, both, read_by
-
-UNCERTAINTY = 0.27
-"""The part of the clock period that Vitis HLS leaves to routing unless told otherwise (UG1399, set_clock_uncertainty)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delays:
-    """In ns: an adder is ``adder`` + ``bit`` times its width; ``logic`` is a level of LUTs, such as a choice between two words."""
-
-    adder: float
-    bit: float
-    logic: float
-
-
-DELAYS: Mapping[Device, Delays] = MappingProxyType({r.ULTRASCALE: Delays(0.70, 0.010, 0.30), r.SERIES7: Delays(1.70, 0.027, 0.70)})
-"""Of 32 bits: 1.02 ns in an UltraScale+ part of speed grade -2, 2.56 ns in a 7-series part of grade -1."""
 
 
 def source_type(program: Program, node: Convert) -> FixedType:
@@ -104,17 +87,18 @@ def delay(program: Program, place: int, on: Delays, period: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """``stages``: the cycle in which each node is there, 0 for those that need none; ``depth``: the last of them; ``registers``: for how many
-    cycles each node's bits are kept."""
+    cycles each node's bits are kept; ``longest_ns``: what the longest sum takes, which is not cut."""
 
     stages: tuple[int, ...]
     depth: int
     registers: tuple[int, ...]
+    longest_ns: float = 0.0
 
 
-def pipeline(program: Program, device: Device, clock_ns: float) -> Pipeline:
+def pipeline(program: Program, on: Delays, clock_ns: float) -> Pipeline:
     """Every operation as soon as what it reads is there, one behind the other in a cycle while the period lasts, as the tools do. The numbers that
     come in are there from cycle 1 on, and those that leave are kept to the end."""
-    on, period = DELAYS[device], clock_ns * (1 - UNCERTAINTY)
+    period = clock_ns * (1 - WIDE_UNCERTAINTY)
     stages: list[int] = []
     ends: list[float] = []
     for place, node in enumerate(program.nodes):
@@ -136,7 +120,8 @@ def pipeline(program: Program, device: Device, clock_ns: float) -> Pipeline:
     for result in (result for port in program.outputs for result in port):
         last[result.node] = depth + 1
     kept = [0 if isinstance(node, Constant) else last[place] - stages[place] for place, node in enumerate(program.nodes)]
-    return Pipeline(tuple(stages), depth, tuple(kept))
+    sums = (delay(program, place, on, period) for place, node in enumerate(program.nodes) if isinstance(node, Sum))
+    return Pipeline(tuple(stages), depth, tuple(kept), max(sums, default=0.0))
 
 
 def resources(program: Program, made: Pipeline) -> dict[str, Resources]:

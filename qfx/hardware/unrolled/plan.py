@@ -9,12 +9,14 @@ from qfx.errors import ProjectError
 from qfx.hardware.board import Board, check_clock
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate, check_fits
-from qfx.hardware.cost.pieces import PROCESS
+from qfx.hardware.cost.power import Power, power
 from qfx.hardware.cost.resources import Resources
 from qfx.hardware.design.build import port
 from qfx.hardware.design.design import Design, Port
 from qfx.hardware.design.names import Names
 from qfx.hardware.emit.blockdesign import MAX_CONVERTER_BITS
+from qfx.hardware.timing.clock import Clock, expected_of_pipeline
+from qfx.hardware.timing.delays import delays
 from qfx.hardware.unrolled.adders import Solver
 from qfx.hardware.unrolled.cost import Pipeline, pipeline, resources
 from qfx.hardware.unrolled.program import Constant, Program, Source, Sum
@@ -65,6 +67,17 @@ class Plan:
         return 1e9 / (self.interval * self.clock_ns)
 
     @property
+    def clock(self) -> Clock:
+        """The period that the design is expected to reach."""
+        ports = len(self.design.inputs) + len(self.design.outputs)
+        return expected_of_pipeline(ports, self.estimate.total.ff, self.pipeline.longest_ns, self.estimate.board)
+
+    @property
+    def power(self) -> Power:
+        """At the period asked for."""
+        return power(self.estimate, clock_ns=self.clock_ns, interval=self.interval, turns=1)
+
+    @property
     def adders(self) -> int:
         return sum(layer.adders for layer in self.layers)
 
@@ -74,13 +87,12 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, solver: Solver = shared
     check_clock(clock_ns, board)
     design = ports_of(graph)
     program = unroll(graph, solver=solver, progress=progress)
-    device = r.device(board.part)
-    made = pipeline(program, device, clock_ns)
+    made = pipeline(program, delays(board.part), clock_ns)
     found = resources(program, made)
     bits = sum(port.word_bits for port in (*design.inputs, *design.outputs))
     wait = sum(port.word_bits * (port.words - 1) for port in (*design.inputs, *design.outputs))  # words of a frame that wait for the others
     costs = [Cost(name, name, 0, cost) for name, cost in found.items()]
-    edges = PROCESS + Resources(ff=bits + wait + made.depth)
+    edges = r.handshake(len(design.inputs) + len(design.outputs), made.depth) + Resources(ff=bits + wait)
     estimate = Estimate(board, (*costs, Cost("ports", "(ports)", 0, edges), Cost("control", "(control port)", 0, CONTROL)))
     check_fits(estimate, remedies="use --style streaming, a larger board, shorter or fewer weights, or smaller layers")
     return Plan(program, design, made, estimate, _layers(program, found), clock_ns)

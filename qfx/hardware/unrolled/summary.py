@@ -7,6 +7,7 @@ from typing import Any
 
 from qfx.hardware.cost.estimate import LIMITS, NAMES, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.folding import told
 from qfx.hardware.folding.summary import FORMAT, ROUTABLE_LUTS, table
 from qfx.hardware.unrolled.plan import Plan
 
@@ -25,6 +26,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "latency_cycles": plan.latency,
         "latency_ns": round(plan.latency_ns, 3),
         "frames_per_second": round(plan.fps, 3),
+        **told.data(plan),
         "operations": plan.program.operations,
         "adders": plan.adders,
         "resources": _numbers(found.total),
@@ -52,8 +54,9 @@ def as_text(plan: Plan, model: str) -> str:
     rows.append(("used", "", "", *(f"{100 * found.share(field):.1f} %" for field in FIELDS)))
     lines = [f"{model} on the {found.board.title} at {plan.clock_ns:g} ns, unrolled (estimated; docs/unrolled.md)", "", *table(head, rows), ""]
     lines += [f"note: {note}" for note in notes(plan)]
-    lines.append(f"interval   {plan.interval} cycles, {plan.fps:.1f} frames per second")
+    lines.append(f"interval   {plan.interval} cycles, {told.rate(plan)}")
     lines.append(f"latency    {plan.latency} cycles, {plan.latency_ns:g} ns")
+    lines += told.lines(plan)
     return "\n".join(lines) + "\n"
 
 
@@ -68,7 +71,7 @@ def notes(plan: Plan) -> tuple[str, ...]:
         said.append(f"LUT above {100 * ROUTABLE_LUTS:.0f} %: routing may fail, or meet no short clock period")
     if plan.interval > 1:
         said.append(f"a frame takes {plan.interval} words at its widest port, and as many cycles")
-    return tuple(said)
+    return (*said, *told.notes(plan))
 
 
 def _numbers(resources: Resources) -> dict[str, int]:

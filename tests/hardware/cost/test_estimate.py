@@ -61,6 +61,7 @@ FORMULAS: dict[str, tuple[Callable[[list[int], Device, str], int], float]] = {
     "lutram": (lambda s, on, __: r.lutram(*s, on), 0.35),
     "digit_product": (lambda s, _, __: digits_luts(*s), 0.20),
     "split": (lambda s, _, __: Packing(s[0], s[1], s[2], s[3], FixedType(25, 25), FixedType(48, 48)).luts, 0.05),
+    "handshake": (lambda s, _, __: r.handshake(s[1] + s[2], s[0]).lut, 0.20),
     "rom_lut": (lambda s, _, __: r.rom(*s).lut, 0.0),
 }
 """For each kind of piece its formula and the error that docs/estimates.md states, as a part of what was measured; 2 LUTs more are always allowed."""
@@ -97,6 +98,14 @@ def test_a_wrong_formula_is_noticed(kind: str) -> None:
 def test_every_kind_of_piece_is_compared() -> None:
     kinds = {row["kind"] for row in rows()}
     assert {kind for kind in kinds if kind not in FORMULAS and kind.split("_")[0] not in FORMULAS} == {"mul_dsp", "column"}
+
+
+def test_flip_flops_of_a_handshake_are_exactly_those_measured() -> None:
+    found = [row for row in rows() if row["kind"] == "handshake"]
+    for row in found:
+        stages, inputs, outputs = map(int, row["sizes"].split())
+        assert r.handshake(inputs + outputs, stages).ff == int(row["ff"]), row
+    assert len(found) == 40
 
 
 def test_dsp_blocks_are_exactly_those_measured() -> None:

@@ -107,15 +107,16 @@ def test_the_whole_script(tclsh: str, written: Project) -> None:
     assert (run.status, run.stderr) == (0, "")
     assert run.commands == [
         *("open_project", "set_top", "add_files", "add_files", "add_files", "add_files", "open_solution", "set_part", "create_clock"),
-        *("csim_design", "csynth_design", "export_design"),
+        *("set_clock_uncertainty", "csim_design", "csynth_design", "export_design"),
     ]
     calls = run.calls
     assert calls[0] == ["open_project", "-reset", "net_hls"]
     assert calls[1] == ["set_top", "net"]
-    assert calls[6:9] == [
+    assert calls[6:10] == [
         ["open_solution", "-reset", "solution"],
         ["set_part", "xczu3eg-sbva484-1-i"],
         ["create_clock", "-period", "4", "-name", "default"],
+        ["set_clock_uncertainty", "12.5%", "default"],
     ]
     assert calls[-1] == ["export_design", "-format", "ip_catalog", "-version", "1.0.0"]
     files = [call[2] if call[1] == "-tb" else call[1] for call in calls if call[0] == "add_files"]
@@ -154,6 +155,8 @@ def test_wrong_steps_stop_before_the_tool_does_anything(tclsh: str, written: Pro
         ("-format ip_catalog", "-format catalog", "no format catalog"),
         ("create_clock -period 4", "create_clock -period 0", "period 0"),
         ("create_clock -period 4", "create_clock 4", "needs -period"),
+        ("uncertainty 12.5% default", "uncertainty 125% default", "uncertainty: 125%"),
+        ("uncertainty 12.5% default", "uncertainty 12.5% other", "no clock other"),
         ("src/net.cpp", "src/net.cc", "is not a file"),
         ("$root/include$q", "$root/includes$q", "is not a folder"),
         ("set_top net\n", "", "there is no top"),

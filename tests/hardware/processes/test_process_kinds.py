@@ -34,6 +34,7 @@ from qfx.hardware.folding.options import OUTPUT, layers
 from qfx.hardware.processes import PROCESSES, Process
 from qfx.hardware.processes.process import REQUIRED, Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne, Widening
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.hardware.timing.program import Turns, every, held
 from qfx.hardware.timing.simulate import DeadlockError, simulate
@@ -58,6 +59,10 @@ class Delay(OneToOne, Buffering, Widening):
     def turns(self) -> Turns:
         words = self.input.words
         return words + self.late, (every(words),), (held(np.arange(self.late, words + self.late)),)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.cycles),)
 
     @property
     def memories(self) -> tuple[Memory, ...]:
@@ -155,7 +160,7 @@ def test_a_kind_with_a_gap_is_no_class(member: str) -> None:
 
 
 def test_a_gap_is_no_class_by_way_of_traits_either() -> None:
-    with pytest.raises(TypeError, match=r"process kind Planted does not define cycles, turns, memories, logic, unit, widths"):
+    with pytest.raises(TypeError, match=r"process kind Planted does not define cycles, turns, recurrences, memories, logic, unit, widths"):
 
         class Planted(OneToOne, Buffering, Widening):
             pass

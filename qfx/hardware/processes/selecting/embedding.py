@@ -19,6 +19,7 @@ from qfx.hardware.emit.spelling import Unit, pack_weights, rows
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import OneToOne, WithEpilogue
+from qfx.hardware.timing.delays import Recurrence, adder, choice, loops, recurrence
 from qfx.hardware.timing.program import MEMORY, READ_WRITE, Turns, epilogue_latency, spread
 
 
@@ -51,6 +52,11 @@ class Embedding(OneToOne, WithEpilogue):
 
     def turns(self) -> Turns:
         return spread(self.input.words, self._words)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        address = recurrence("the address", adder(max(self.rom.depth - 1, 1).bit_length()), choice())
+        return (loops(self.input.words, self._words), address)
 
     # Resources.
 

@@ -15,6 +15,7 @@ from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
+from qfx.hardware.timing.delays import Recurrence, choice, comparison, gates, loops, recurrence
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, held
 
 
@@ -42,6 +43,12 @@ class Top(OneToOne, Unweighted, Widening):
 
     def turns(self) -> Turns:
         return _turns(*self.shape)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        groups, taps, count = self.shape
+        kept = recurrence("the numbers that are kept", comparison(self.input.type.width), gates(), choice(3))
+        return (loops(groups, taps + count - 1), kept)
 
     @property
     def memories(self) -> tuple[Memory, ...]:

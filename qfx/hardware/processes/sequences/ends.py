@@ -15,6 +15,7 @@ from qfx.hardware.emit.spelling import Unit, raw, stream, words_of
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Process, Setting
 from qfx.hardware.processes.traits import Passing
+from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import Turns, every
 
 
@@ -40,6 +41,10 @@ class _End(Passing, abstract=True):
 
     def limit(self, setting: Setting) -> str:
         return ""
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        return (loops(self.cycles),)
 
     def logic(self, on: Device) -> Resources:
         return self.control()

@@ -20,6 +20,7 @@ from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisor
 from qfx.hardware.processes.process import Process, Setting, Stored
 from qfx.hardware.processes.sequences.ends import array
 from qfx.hardware.processes.traits import OneToOne
+from qfx.hardware.timing.delays import Recurrence, loops, named
 from qfx.hardware.timing.program import READ_WRITE, RESTART, Turns, held
 
 _CHOICES = 7
@@ -91,6 +92,11 @@ class Loop(OneToOne):
         reads, writes = ((starts + turns).reshape(-1) for turns in (self.step.reads, self.step.writes))
         return self.cycles, (held(reads),), (held(writes),)
 
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        passes = [named(loops(state.words), "a pass over a state") for state in self.step.states]
+        return (*(found for part in self.step.parts for found in part.recurrences), *passes)
+
     # Resources.
 
     @property
@@ -102,7 +108,7 @@ class Loop(OneToOne):
         parts = [part.logic(on) for part in self.step.parts]
         fifos = [r.fifo(stream.depth, stream.bits, stream.storage) for stream in self.step.fifos]
         counters = [r.counter(max(count, 2)) for count in (self.steps, *(state.words for state in self.step.states))]
-        return r.total([pieces.PROCESS, *parts, *fifos, *counters])
+        return r.total([r.handshake(2, self.latency), *parts, *fifos, *counters])
 
     # Constants.
 

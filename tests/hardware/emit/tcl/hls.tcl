@@ -8,6 +8,7 @@ command add_files {-tb} {-cflags -csimflags -blackbox} {} 1 99
 command open_solution {-reset} {-flow_target} {} 1 1
 command set_part {} {-tool} {} 1 1
 command create_clock {} {-period -name} {-period} 0 1
+command set_clock_uncertainty {} {} {} 1 2
 command csim_design {-O -clean -setup -profile} {-argv -compiler -ldflags -mflags} {} 0 0
 command csynth_design {-dump_cfg -dump_post_cfg -synthesis_check} {} {} 0 0
 command cosim_design {-O -setup -coverage -disable_deadlock_detection -wave_debug -enable_dataflow_profiling -enable_fifo_sizing -random_stall} \
@@ -55,6 +56,11 @@ proc do_create_clock {call args} {
     has solution
     rule {[string is double -strict [dict get $call -period]] && [dict get $call -period] > 0} {create_clock: period [dict get $call -period]}
     dict set ::state clock [dict get $call -period]
+}
+proc do_set_clock_uncertainty {call uncertainty {clock default}} {
+    has clock
+    rule {[regexp {^(\d+(\.\d+)?)%$} $uncertainty all percent] && $percent < 100} {set_clock_uncertainty: $uncertainty}
+    rule {$clock eq "default"} {set_clock_uncertainty: no clock $clock}
 }
 proc do_csim_design {call} {
     has top sources solution part
