@@ -20,6 +20,7 @@ from torch import nn
 import qfx
 from qfx import ProjectError, QfxError, RecipeError
 from qfx.hardware.board import board
+from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design.schedule import Request
 from qfx.hardware.folding.search import resolve
 from qfx.hardware.project.project import prepare
@@ -112,16 +113,16 @@ def test_a_budget_that_cannot_be_met_says_what_can() -> None:
 
 @lru_cache(maxsize=1)
 def in_hardware() -> Found:
-    return searched(Budget(board="pynq_z2", fps=20_000, lut=3_600, dsp=10))
+    return searched(Budget(board="pynq_z2", fps=20_000, lut=2_800, dsp=10))
 
 
 def test_the_design_meets_the_budget_that_plain_8_bits_do_not() -> None:
     found = in_hardware()
-    assert dict(found.point.resources)["lut"] <= 3_600
+    assert dict(found.point.resources)["lut"] <= 2_800
     assert dict(found.point.resources)["dsp"] <= 10
     graph = prepare(qfx.to_graph(qfx.quantize(folded(), digits()[0][:64], found.recipe).eval()))
     whole = board("pynq_z2")
-    small = replace(whole, lut=4500, dsp=10)  # of LUTs, 80 % are to be used
+    small = replace(whole, lut=3500, dsp=10)  # of LUTs, 80 % are to be used
     plan = resolve(graph, small, Request(fps=20_000), clock_ns=whole.clock_ns)
     assert plan.fps >= 20_000
     longest = prepare(qfx.to_graph(quantized_small(8, 8)))
@@ -130,16 +131,16 @@ def test_the_design_meets_the_budget_that_plain_8_bits_do_not() -> None:
     assert any(width < 8 for width in found.point.widths)
     assert found.point.loss == pytest.approx(sum(table().loss(name, width) for name, width in found.widths.items()))
     assert found.point.fps >= 20_000
-    assert all(dict(point.resources)["lut"] <= 3_600 for point in found.front)
+    assert all(dict(point.resources)["lut"] <= 2_800 for point in found.front)
 
 
 def test_predictions_that_are_wrong_do_not_make_a_design_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: everything is predicted to be free. Only designs that were made are believed."""
-    monkeypatch.setattr(hardware.HardwareSearch, "_usage", lambda self, widths: np.zeros(4))
+    monkeypatch.setattr(hardware.HardwareSearch, "_usage", lambda self, widths: np.zeros(len(FIELDS)))
     monkeypatch.setattr(hardware, "FRONT", 2)
     monkeypatch.setattr(hardware, "EXCHANGES", 1)
-    found = searched(Budget(board="pynq_z2", fps=20_000, lut=3_600, dsp=10))
-    assert dict(found.point.resources)["lut"] <= 3_600
+    found = searched(Budget(board="pynq_z2", fps=20_000, lut=2_800, dsp=10))
+    assert dict(found.point.resources)["lut"] <= 2_800
     assert any(width < 8 for width in found.point.widths)
 
 
