@@ -119,8 +119,8 @@ def test_a_count_is_met(granularity: str, limits: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     ("granularity", "limits"),
     [
-        ("tensor", {"fps": 4e6, "lut": 1000}),
-        ("channel", {"fps": 4e6, "lut": 1100}),
+        ("tensor", {"fps": 4e6, "lut": 750}),
+        ("channel", {"fps": 4e6, "lut": 880}),
         ("element", {"style": "unrolled", "lut": 4000}),
         ("tensor", {"style": "unrolled", "lut": 5000}),
     ],

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #ifdef QFX_UNPACKED  // simulation only
-#include <cstring>
+#include <string.h>
 #endif
 
 #include "qfx/types.h"
@@ -179,11 +179,11 @@ template <class Owner, int LANES, class Packed, bool TWO, class Element, int ROW
 inline const typename Packed::type (&unpack(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS]))[ROWS + (TWO ? REST : 0)][LANES] {
   static const int ALL = ROWS + (TWO ? REST : 0);
   static thread_local unpacked<Element, ALL, ELEMENTS, LANES, typename Packed::type> table;
-  const bool same = table.of == static_cast<const void*>(&weights) && std::memcmp(&table.from[0], &weights, sizeof weights) == 0;
-  if (same && (!TWO || std::memcmp(&table.from[ALL - REST], &rest, sizeof rest) == 0)) return table.rows;
+  const bool same = table.of == static_cast<const void*>(&weights) && memcmp(&table.from[0], &weights, sizeof weights) == 0;
+  if (same && (!TWO || memcmp(&table.from[ALL - REST], &rest, sizeof rest) == 0)) return table.rows;
   table.of = static_cast<const void*>(&weights);
-  std::memcpy(&table.from[0], &weights, sizeof weights);
-  if (TWO) std::memcpy(&table.from[ALL - REST], &rest, sizeof rest);
+  memcpy(&table.from[0], &weights, sizeof weights);
+  if (TWO) memcpy(&table.from[ALL - REST], &rest, sizeof rest);
 unpack_row:
   for (int row = 0; row < ALL; row++) {
     const Element(&word)[ELEMENTS] = row < ROWS ? weights[row] : rest[row - ROWS];

@@ -15,10 +15,11 @@ from qfx.hardware.design.streams import IntArray
 from qfx.hardware.folding import program
 from qfx.hardware.folding.options import Layer
 from qfx.hardware.folding.prices import BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
-from qfx.hardware.timing.program import REWIND
+from qfx.hardware.timing.program import READ_WRITE, RESTART, REWIND
 
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
 _BESIDE = REWIND  # cycles of a port's frame beside one per word
+_EMPTIES = READ_WRITE + RESTART - REWIND  # further ones of a stream of several ports, which does not begin again while its pipeline is full
 _REWIDTH = REWIND  # cycles of a process that changes the width of words, beyond one per word
 GAP = 0.02
 """Between a choice and its bound: what is not worth a search, as a part of the bound."""
@@ -266,7 +267,9 @@ class Market:
                 taken = changes(widths[:, None], words[None, :]) * pace.unit
                 between.append(program.Between(source, reader, of_source, of_reader, taken, possible))
         together = [
-            program.Together(ports, [self.layers[i].busy[kept[i]].astype(np.float64) for i in ports], pace.target + (len(ports) - 1) * _BESIDE)
+            program.Together(
+                ports, [self.layers[i].busy[kept[i]].astype(np.float64) for i in ports], pace.target + (len(ports) - 1) * _BESIDE - _EMPTIES
+            )
             for ports in self.joint
         ]
         return program.Problem(pace.shares, between, together, spent)
@@ -322,7 +325,7 @@ def _among(kept: Sequence[IntArray], picked: Picked) -> Picked:
 
 def _one_after_the_other(busy: Sequence[int]) -> int:
     """Busy cycles of the one port that stands for ports of so many."""
-    return sum(busy) - (len(busy) - 1) * _BESIDE
+    return sum(busy) - (len(busy) - 1) * _BESIDE + _EMPTIES
 
 
 def vector(resources: Resources) -> FloatArray:

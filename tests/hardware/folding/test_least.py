@@ -79,7 +79,7 @@ def test_what_is_refused_fits_with_no_combination_of_options() -> None:
     totals = np.array([np.sum(rows, axis=0) for rows in itertools.product(*(np.unique(layer.sure, axis=0) for layer in found))])
     rng = np.random.default_rng(3)
     refused = fitting = 0
-    for _ in range(300):
+    for _ in range(600):
         near = totals[rng.integers(len(totals))] * rng.uniform(0.35, 1.1, len(FIELDS))
         lut, ff, dsp, bram18, _ = (int(np.ceil(amount / LIMITS[field])) for field, amount in zip(FIELDS, near, strict=True))
         small = replace(ZCU, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2))

@@ -64,7 +64,7 @@ def pace_of(market: Market, picked: tuple[int, ...] | list[int]) -> int:
             cycles = rewidth_cycles(size, market.layers[index].takes[picked[index]], market.layers[source].gives[picked[source]])
             worst = max(worst, int(cycles))
     for ports in market.joint:
-        worst = max(worst, sum(busy[i] for i in ports) - 3 * (len(ports) - 1))
+        worst = max(worst, sum(busy[i] for i in ports) - (len(ports) - 1) + 2)
     return worst
 
 

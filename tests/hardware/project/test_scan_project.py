@@ -24,7 +24,7 @@ from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.folding import file as folding_file
 from qfx.hardware.folding import summary
-from qfx.hardware.folding.search import resolve
+from qfx.hardware.folding.search import plan, resolve
 from qfx.hardware.project import csim
 from qfx.hardware.project.execute import put_together
 from qfx.hardware.project.project import write_project
@@ -138,7 +138,9 @@ def test_a_folding_wider_than_the_cell_is_what_it_comes_to() -> None:
             assert made.schedule.folding("rnn") == Folding(*built)
         text = folding_file.text(made, "m")
         assert "4096" not in text + summary.as_text(made, "m")
-        assert emit_sources(made.design, "top") == emit_sources(size_fifos(lower(graph, Schedule.of({"rnn": Folding(*asked)}))), "top")
+        assert emit_sources(made.design, "top") == emit_sources(
+            plan(graph, board("zcu102"), Schedule.of({"rnn": Folding(*asked)}), clock_ns=5).design, "top"
+        )
 
 
 @pytest.mark.usefixtures("gxx")
