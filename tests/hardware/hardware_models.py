@@ -411,7 +411,7 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         if isinstance(node.op, Conv | Linear):
             foldings[node.name] = replace(foldings[node.name], weights=str(rng.choice(["auto", "lut", "bram"])))
         if isinstance(node.op, Conv | MaxPool | SumPool):
-            foldings[node.name] = replace(foldings[node.name], buffer=str(rng.choice(["auto", "lut", "bram"])))
+            foldings[node.name] = replace(foldings[node.name], buffer=str(rng.choice(BUFFER_STORAGE)))
     frames = [graph.infos[name] for name in (graph.input.name, graph.output)]  # words of a pixel, or of several
     ports = [pick(divisors(pick([info.shape[0], info.size]))) for info in frames]
     ports = [min(parallel, 64) if info.size % min(parallel, 64) == 0 else 1 for parallel, info in zip(ports, frames, strict=True)]

@@ -44,7 +44,7 @@ def test_directed_and_random_graphs(tmp_path: Path, thorough: bool) -> None:
 @pytest.mark.usefixtures("gxx")
 def test_a_project_runs_fast_and_like_the_vendors_build(tmp_path: Path) -> None:
     graph = classifier()
-    project = write_project(graph, tmp_path / "project", board="zcu102", schedule=random_schedule(graph, np.random.default_rng(3))).path
+    project = write_project(graph, tmp_path / "project", board="kv260", schedule=random_schedule(graph, np.random.default_rng(3))).path
     x = adversarial_inputs(graph, np.random.default_rng(4), 9)
     fast = csim.run_raw(project, x, fast=True)
     assert_bit_exact(fast, run_raw(graph, x))
