@@ -12,7 +12,7 @@ from cells import WORD, gru, lstm, recurrent, rows
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.design.schedule import BUFFER_STORAGE, Folding, Schedule
 from qfx.ir.graph import Graph, Node
 from qfx.operators import (
     Add,
