@@ -4,8 +4,8 @@ Facts, not code, from
 - AMD's open HLS front end, ``clang/lib/Parse/ParseXlxPragma.cpp`` (github.com/Xilinx/hls-llvm-project; Vitis HLS 2021.2): which options a pragma
   has, which take an integer constant expression, a word, a name or a variable, which exclude each other, and where a pragma may stand;
 - UG1399 (Vitis HLS), chapter "HLS Pragmas", for the implementations that BIND_OP and BIND_STORAGE know;
-- UG902 and UG1253 (Vivado HLS and SDx 2018 to 2020.1) for what Vivado HLS takes and for the cores of RESOURCE; FIFO_URAM is none of their table, but
-  of the Vitis Libraries for 2019.2 (blas) and of the tool's own table of cores (hls-llvm-project).
+- UG902 and UG1253 (Vivado HLS and SDx 2018 to 2020.1) for what Vivado HLS takes and for the cores of RESOURCE; FIFO_URAM is none of their table;
+  public code for that tool has it.
 Names and words are told apart without regard to case, as the front end does.
 """
 

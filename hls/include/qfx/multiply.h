@@ -146,7 +146,7 @@ struct mul_auto : one_by_one<mul_auto> {
 
 // In DSP blocks. CHAIN_ is more than 1 only where a block holds a product and its P register a sum (48 bits).
 template <class Product, int CHAIN_ = 1>
-struct mul_dsp : dot_product<mul_dsp<Product, CHAIN_> > {
+struct mul_dsp : one_by_one<mul_dsp<Product, CHAIN_> > {
   static const int CHAIN = CHAIN_;
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
@@ -156,30 +156,21 @@ struct mul_dsp : dot_product<mul_dsp<Product, CHAIN_> > {
     return R(exact);
   }
 
-  template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
-  static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
+  template <bool BEGINS, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
 #pragma HLS INLINE
-  chain_first:
-    for (int pe = 0; pe < PE; pe++) {
-#pragma HLS UNROLL
-      sum[pe] = times<Acc>(Lanes::at(row, first * PE + pe), x[first]);
-    }
-  chain_next:
-    for (int s = 1; s < LANES; s++) {
-#pragma HLS UNROLL
-    chain_next_pe:
-      for (int pe = 0; pe < PE; pe++) {
-#pragma HLS UNROLL
+    if (BEGINS) {
+      sum = times<Acc>(weight, x);
+    } else {
 #ifdef QFX_IN_PLACE
-        Product exact;
-        exact.V = Lanes::at(row, (first + s) * PE + pe).V * x[first + s].V;
-        sum[pe].V += exact.V;
+      Product exact;
+      exact.V = weight.V * x.V;
+      sum.V += exact.V;
 #else
-        const Acc exact(sum[pe] + Acc(product<Product>(Lanes::at(row, (first + s) * PE + pe), x[first + s])));
-        QFX_MUL_ADD_DSP
-        sum[pe] = exact;
+      const Acc exact(sum + Acc(product<Product>(weight, x)));
+      QFX_MUL_ADD_DSP
+      sum = exact;
 #endif
-      }
     }
   }
 };

@@ -34,6 +34,8 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
             weighted |= {own} if isinstance(part, d.MatVec) else set()
     asked = []
     for name, folding in schedule.foldings:
+        if folding.taps > 1 and name not in buffers:
+            raise ProjectError(f"taps={folding.taps}, but it has no windows", where=name, remedy="leave taps out")
         if folding.buffer != "auto" and name not in buffers:
             raise ProjectError(f"buffer is {folding.buffer!r}, but it has no line buffer", where=name, remedy="leave buffer out")
         if folding.weights != "auto" and name not in weighted:
