@@ -240,7 +240,7 @@ take_block:
         take_recall:
           for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-            taken[p] = passes ? word[p] : kept[from][p];
+            taken[p] = passes ? T(word[p]) : T(kept[from][p]);  // a choice of numbers, not of memories
           }
           out.write(taken);
         }

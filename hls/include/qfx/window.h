@@ -137,7 +137,7 @@ window_turn:
     window_load:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        word[p] = inside ? line[address][p] : padding;
+        word[p] = inside ? T(line[address][p]) : padding;  // a choice of numbers, not of memories
       }
       out.write(word);
     }
