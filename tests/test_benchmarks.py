@@ -104,7 +104,9 @@ def test_brevitas_is_timed_after_it_has_collected_statistics() -> None:
 
 
 @needs_brevitas
-def test_the_command_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_runs(capsys: pytest.CaptureFixture[str], thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("a minute of training steps, most of it the JIT compiler: with --thorough")
     train_step.main(["--quick", "--threads", "1"])
     shown = capsys.readouterr().out
     rows = ("float32 ", "float32, channels last", "qfx, 8 bits", "qfx, 4 bits", "Brevitas, 8 bits ", "Brevitas, 8 bits, JIT")
