@@ -1,0 +1,154 @@
+"""Sums and products of two tensors, and one tensor on another scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qfx import operators as ops
+from qfx.errors import UnsupportedError
+from qfx.exchange.plane import Plane, plane
+from qfx.exchange.steps import Ints
+from qfx.exchange.tflite.file import Op
+from qfx.exchange.tflite.network import NEAREST, Network, channels_first
+from qfx.exchange.tflite.rounding import Rounding, Scaling
+from qfx.ir.values import ArrayType, Const
+
+_LEFT_SHIFT = 20
+"""Bits by which both operands are raised before they are scaled (tensorflow/lite/kernels/add.cc)."""
+_NUMBERS = np.arange(-128, 128, dtype=np.int64)
+
+
+def add(network: Network, op: Op) -> None:
+    _sum(network, op, 1)
+
+
+def sub(network: Network, op: Op) -> None:
+    _sum(network, op, -1)
+
+
+def mul(network: Network, op: Op) -> None:
+    (a, b), y = op.inputs, op.outputs[0]
+    (a_scale, _), (b_scale, _), (out, _) = (network.quantized(index) for index in (a, b, y))
+    name = f"{network.name(y)}.product"
+    if network.tensor(a).data is not None:
+        a, b = b, a
+    if network.tensor(b).data is not None:
+        product = network.emit(name, ops.Affine(_beside(network, op, b, a), None), network.centered(a))
+    else:
+        product = network.emit(name, ops.Mul(), *_alike(network, name, *((index, network.centered(index)) for index in (a, b))))
+    factors = [a_scale * b_scale / out]
+    network.scaled(y, op, product, factors, network.rounding(Rounding.DOUBLE), op.options["FusedActivationFunction"])
+
+
+def quantize(network: Network, op: Op) -> None:
+    """One tensor of int8 on the scale of another."""
+    _rescaled(network, op, 0)
+
+
+def relu(network: Network, op: Op) -> None:
+    _rescaled(network, op, 1)
+
+
+def relu_n1_to_1(network: Network, op: Op) -> None:
+    _rescaled(network, op, 2)
+
+
+def relu6(network: Network, op: Op) -> None:
+    _rescaled(network, op, 3)
+
+
+def _rescaled(network: Network, op: Op, activation: int) -> None:
+    x, y = op.inputs[0], op.outputs[0]
+    (scale, _), (out, _) = network.quantized(x), network.quantized(y)
+    network.scaled(y, op, network.centered(x), [scale / out], network.rounding(Rounding.DOUBLE), activation)
+
+
+def _sum(network: Network, op: Op, sign: int) -> None:
+    """What the kernel gives for every pair of int8 numbers is a table of 65,536; a plane gives the same."""
+    (a, b), y = op.inputs, op.outputs[0]
+    (a_scale, a_zero), (b_scale, b_zero), (out, zero) = (network.quantized(index) for index in (a, b, y))
+    rounding = network.rounding(Rounding.DOUBLE)
+    twice = 2 * max(a_scale, b_scale)
+    last = Scaling.of(twice / ((1 << _LEFT_SHIFT) * out), rounding)
+    one, two = (Scaling.of(scale / twice, rounding)((_NUMBERS - offset) << _LEFT_SHIFT) for scale, offset in ((a_scale, a_zero), (b_scale, b_zero)))
+    ends = network.clamp(y, op.options["FusedActivationFunction"], op)
+    table: Ints = np.clip(last(one[:, None] + sign * two[None, :]), ends[0] - zero, ends[1] - zero)
+    factors = (a_scale / out, sign * b_scale / out)
+    found = plane(_NUMBERS - a_zero, _NUMBERS - b_zero, table, factors, (ends[0] - zero, ends[1] - zero))
+    if found is None:  # its scales make halves, which the roundings of the operands decide
+        _from_tables(network, op, (one, sign * two), last, zero, ends)
+    else:
+        _plane(network, op, found, zero, ends)
+
+
+def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scaling, zero: int, ends: tuple[int, int]) -> None:
+    """Step by step as the kernel does it: the scaled operands by table, their sum, and that scaled."""
+    y = op.outputs[0]
+    name = network.name(y)
+    parts: list[tuple[int, Ints | str]] = []
+    for index, entries, side in zip(op.inputs, tables, ("one", "two"), strict=True):
+        if network.tensor(index).data is not None:
+            parts.append((index, entries))
+        else:
+            parts.append((index, network.emit(f"{name}.{side}", ops.Lookup(Const(entries, 0), -128, 0), network.held(index))))
+    (a, one), (b, two) = sorted(parts, key=lambda part: not isinstance(part[1], str))  # a constant comes last
+    if not isinstance(one, str):
+        raise UnsupportedError("adds two constants", where=network.where(op), remedy="fold them in the converter")
+    if not isinstance(two, str):
+        total = network.emit(f"{name}.sum", ops.Affine(None, _beside(network, op, b, a, two)), one)
+    else:
+        total = network.emit(f"{name}.sum", ops.Add(), *_alike(network, name, (a, one), (b, two)))
+    network.stepped(y, op, total, [last], [last.bits], zero, ends)
+
+
+def _plane(network: Network, op: Op, found: Plane, zero: int, ends: tuple[int, int]) -> None:
+    (a, b), y = op.inputs, op.outputs[0]
+    name, grid = network.name(y), found.shift
+    factors = [Const(np.array(factor), grid) for factor in found.factors]
+    if network.tensor(a).data is not None:
+        a, b, factors = b, a, factors[::-1]
+    offset = found.offset + (0 if found.away else zero << grid)
+    if network.tensor(b).data is not None:
+        beside = _beside(network, op, b, a)
+        shift = Const(beside.raw * factors[1].raw + offset, grid)
+        total = network.emit(f"{name}.sum", ops.Affine(factors[0], shift), network.centered(a))
+    else:
+        one, two = _alike(network, name, *((index, network.centered(index)) for index in (a, b)))
+        one = network.emit(f"{name}.one", ops.Affine(factors[0], None), one)
+        two = network.emit(f"{name}.two", ops.Affine(factors[1], Const(np.array(offset), grid) if offset else None), two)
+        total = network.emit(f"{name}.sum", ops.Add(), one, two)
+    if found.away:
+        total = network.emit(f"{name}.nearest", ops.Cast(ArrayType.of(NEAREST)), total)
+        if zero:
+            total = network.emit(f"{name}.shifted", ops.Affine(None, Const(np.array(zero), 0)), total)
+    network.finish(y, total, ends)
+
+
+def _beside(network: Network, op: Op, constant: int, value: int, entries: Ints | None = None) -> Const:
+    """A constant operand, less its zero point or as ``entries`` has its numbers, so that it goes with a value of the shape of ``value``."""
+    tensor, shape = network.tensor(constant), network.shape(value)
+    assert tensor.data is not None
+    entries = _NUMBERS - network.quantized(constant)[1] if entries is None else entries
+    numbers = entries[tensor.data.astype(np.int64) + 128]
+    while numbers.ndim > len(shape) and numbers.shape[0] == 1:
+        numbers = numbers[0]
+    numbers = numbers.reshape((1,) * (len(shape) - numbers.ndim) + numbers.shape)
+    if any(size not in (1, whole) for size, whole in zip(numbers.shape, shape, strict=True)):
+        what = f"a constant of shape {tensor.shape} beside a value of {shape}"
+        raise UnsupportedError(what, where=network.where(op), remedy="let the constant have the value's shape, or repeat along its axes")
+    numbers = np.moveaxis(numbers, -1, 0)
+    return Const(numbers.reshape(()) if numbers.size == 1 else numbers.reshape(-1) if numbers.size == numbers.shape[0] else numbers, 0)
+
+
+def _alike(network: Network, name: str, a: tuple[int, str], b: tuple[int, str]) -> tuple[str, str]:
+    """Both operands, tensors and the nodes that stand for them, repeated so that they have one shape."""
+    shapes = [network.shape(index) for index, _ in (a, b)]
+    rank = max(map(len, shapes))
+    if any(len(shape) < rank for shape in shapes):
+        raise UnsupportedError(f"operands of shapes {shapes[0]} and {shapes[1]}", where=name, remedy="give both the same number of axes")
+    whole = channels_first(tuple(map(max, *shapes)))
+    one, two = (
+        node if network.infos[node].shape == whole else network.emit(f"{name}.{side}", ops.Expand(whole), node)
+        for (_, node), side in ((a, "wide_a"), (b, "wide_b"))
+    )
+    return one, two

@@ -1,0 +1,107 @@
+"""Convolutions and fully connected layers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx import operators as ops
+from qfx.errors import ModelFileError, UnsupportedError
+from qfx.exchange.tflite.file import Op, Tensor
+from qfx.exchange.tflite.network import Network
+from qfx.exchange.tflite.rounding import Rounding
+from qfx.ir.values import Const, Pads
+
+_SAME, _VALID = 0, 1
+
+
+def conv_2d(network: Network, op: Op) -> None:
+    weight = _weights(network, op, axis=0)
+    _conv(network, op, np.moveaxis(_data(weight), -1, 1), weight, 1)
+
+
+def depthwise_conv_2d(network: Network, op: Op) -> None:
+    weight = _weights(network, op, axis=3)
+    _conv(network, op, np.moveaxis(_data(weight), -1, 0), weight, 0)
+
+
+def fully_connected(network: Network, op: Op) -> None:
+    x, y = op.inputs[0], op.outputs[0]
+    weight = _weights(network, op, axis=0)
+    if op.options["WeightsFormat"]:
+        raise UnsupportedError("has shuffled weights", where=network.where(op), remedy="convert the model with plain weights")
+    rows = _data(weight)
+    source = network.centered(x)
+    if network.infos[source].shape != (rows.shape[1],):
+        source = network.reordered(f"{network.name(y)}.row", source, (math.prod(network.infos[source].shape),))
+    if network.infos[source].shape != (rows.shape[1],):
+        what = f"multiplies {network.infos[source].shape[0]} numbers by rows of {rows.shape[1]}"
+        raise UnsupportedError(what, where=network.where(op), remedy="only one row a sample can be multiplied")
+    product = network.emit(f"{network.name(y)}.sum", ops.Linear(Const(rows, 0), _bias(network, op, rows.shape[0])), source)
+    _scaled(network, op, product, weight, Rounding.NEAREST)
+
+
+def _conv(network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tensor, groups: int) -> None:
+    """``kernel``: (outputs, inputs a group, height, width). ``groups`` 0: one for each channel."""
+    x, y = op.inputs[0], op.outputs[0]
+    source = network.centered(x)
+    shape = network.infos[source].shape
+    if len(shape) != 3:
+        raise UnsupportedError(f"reads a value of shape {shape}", where=network.where(op), remedy="give (height, width, channels)")
+    stride = (op.options["StrideH"], op.options["StrideW"])
+    dilation = (op.options["DilationHFactor"], op.options["DilationWFactor"])
+    pads = padding(op, shape[1:], kernel.shape[2:], stride, dilation, network)
+    conv = ops.Conv(Const(kernel, 0), _bias(network, op, kernel.shape[0]), stride, pads, dilation, groups or shape[0])
+    _scaled(network, op, network.emit(f"{network.name(y)}.sum", conv, source), weight, Rounding.DOUBLE)
+
+
+def padding(op: Op, sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], network: Network) -> Pads:
+    """SAME pads so that ceil(size / stride) windows fit, the odd one behind; VALID pads nothing."""
+    if min(*stride, *dilation, *kernel) < 1:
+        raise ModelFileError(f"stride {stride}, dilation {dilation}", where=network.where(op), remedy="the file is damaged; convert it again")
+    if op.options["Padding"] == _VALID:
+        return ((0, 0),) * len(sizes)
+    if op.options["Padding"] != _SAME:
+        raise UnsupportedError(f"has padding {op.options['Padding']}", where=network.where(op), remedy="use SAME or VALID")
+    found = []
+    for size, taps, step, spread in zip(sizes, kernel, stride, dilation, strict=True):
+        total = max((math.ceil(size / step) - 1) * step + (taps - 1) * spread + 1 - size, 0)
+        found.append((total // 2, total - total // 2))
+    return tuple(found)
+
+
+def _weights(network: Network, op: Op, axis: int) -> Tensor:
+    """The constant weights: int8, symmetric, with one scale or one for each output."""
+    weight = network.constant(op.inputs[1], "weight", op)
+    if weight.dtype != "INT8":
+        raise UnsupportedError(f"its weights are {weight.dtype}", where=network.where(op), remedy="quantize them to int8")
+    if weight.zeros.any():
+        raise UnsupportedError("its weights have zero points", where=network.where(op), remedy="quantize them symmetrically, as TFLite's int8 does")
+    if weight.scales.size not in (1, weight.shape[axis]) or (weight.scales.size > 1 and weight.axis != axis):
+        what = f"{weight.scales.size} scales along axis {weight.axis} of weights {weight.shape}"
+        raise UnsupportedError(what, where=network.where(op), remedy="give one, or one for each output")
+    return weight
+
+
+def _data(tensor: Tensor) -> npt.NDArray[np.int64]:
+    assert tensor.data is not None
+    return tensor.data.astype(np.int64)
+
+
+def _bias(network: Network, op: Op, outputs: int) -> Const | None:
+    if len(op.inputs) < 3 or op.inputs[2] < 0:
+        return None
+    bias = network.constant(op.inputs[2], "bias", op)
+    if bias.dtype != "INT32" or bias.shape != (outputs,):
+        what = f"its bias is {bias.dtype} of shape {bias.shape}"
+        raise UnsupportedError(what, where=network.where(op), remedy=f"give INT32 of shape ({outputs},)")
+    return Const(_data(bias), 0)
+
+
+def _scaled(network: Network, op: Op, sums: str, weight: Tensor, default: Rounding) -> None:
+    """The result, of sums in units of the scales of input and weights (the bias has the same: TFLite does not look at its scale)."""
+    (scale, _), (out, _) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
+    factors = [scale * float(one) / out for one in weight.scales]
+    network.scaled(op.outputs[0], op, sums, factors, network.rounding(default), op.options["FusedActivationFunction"])
