@@ -9,7 +9,7 @@ from qfx.errors import UnsupportedError
 from qfx.exchange.plane import Plane, plane
 from qfx.exchange.steps import Ints
 from qfx.exchange.tflite.file import Op
-from qfx.exchange.tflite.network import NEAREST, Network, channels_first
+from qfx.exchange.tflite.network import NEAREST, Network, Range, channels_first
 from qfx.exchange.tflite.rounding import Rounding, Scaling
 from qfx.ir.values import ArrayType, Const
 
@@ -36,8 +36,7 @@ def mul(network: Network, op: Op) -> None:
         product = network.emit(name, ops.Affine(_beside(network, op, b, a), None), network.centered(a))
     else:
         product = network.emit(name, ops.Mul(), *_alike(network, name, *((index, network.centered(index)) for index in (a, b))))
-    factors = [a_scale * b_scale / out]
-    network.scaled(y, op, product, factors, network.rounding(Rounding.DOUBLE), op.options["FusedActivationFunction"])
+    network.scaled(y, op, product, a_scale * b_scale / out, op.options["FusedActivationFunction"])
 
 
 def quantize(network: Network, op: Op) -> None:
@@ -60,28 +59,27 @@ def relu6(network: Network, op: Op) -> None:
 def _rescaled(network: Network, op: Op, activation: int) -> None:
     x, y = op.inputs[0], op.outputs[0]
     (scale, _), (out, _) = network.quantized(x), network.quantized(y)
-    network.scaled(y, op, network.centered(x), [scale / out], network.rounding(Rounding.DOUBLE), activation)
+    network.scaled(y, op, network.centered(x), scale / out, activation)
 
 
 def _sum(network: Network, op: Op, sign: int) -> None:
     """What the kernel gives for every pair of int8 numbers is a table of 65,536; a plane gives the same."""
     (a, b), y = op.inputs, op.outputs[0]
     (a_scale, a_zero), (b_scale, b_zero), (out, zero) = (network.quantized(index) for index in (a, b, y))
-    rounding = network.rounding(Rounding.DOUBLE)
     twice = 2 * max(a_scale, b_scale)
-    last = Scaling.of(twice / ((1 << _LEFT_SHIFT) * out), rounding)
-    one, two = (Scaling.of(scale / twice, rounding)((_NUMBERS - offset) << _LEFT_SHIFT) for scale, offset in ((a_scale, a_zero), (b_scale, b_zero)))
+    *each, last = network.scalings([a_scale / twice, b_scale / twice, twice / ((1 << _LEFT_SHIFT) * out)], Rounding.DOUBLE)
+    one, two = (scaling((_NUMBERS - offset) << _LEFT_SHIFT) for scaling, offset in zip(each, (a_zero, b_zero), strict=True))
     ends = network.clamp(y, op.options["FusedActivationFunction"], op)
     table: Ints = np.clip(last(one[:, None] + sign * two[None, :]), ends[0] - zero, ends[1] - zero)
     factors = (a_scale / out, sign * b_scale / out)
     found = plane(_NUMBERS - a_zero, _NUMBERS - b_zero, table, factors, (ends[0] - zero, ends[1] - zero))
     if found is None:  # its scales make halves, which the roundings of the operands decide
-        _from_tables(network, op, (one, sign * two), last, zero, ends)
+        _from_tables(network, op, (one, sign * two), last, ends)
     else:
         _plane(network, op, found, zero, ends)
 
 
-def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scaling, zero: int, ends: tuple[int, int]) -> None:
+def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scaling, ends: Range) -> None:
     """Step by step as the kernel does it: the scaled operands by table, their sum, and that scaled."""
     y = op.outputs[0]
     name = network.name(y)
@@ -98,10 +96,10 @@ def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scal
         total = network.emit(f"{name}.sum", ops.Affine(None, _beside(network, op, b, a, two)), one)
     else:
         total = network.emit(f"{name}.sum", ops.Add(), *_alike(network, name, (a, one), (b, two)))
-    network.stepped(y, op, total, [last], [last.bits], zero, ends)
+    network.stepped(y, op, total, [last], ends)
 
 
-def _plane(network: Network, op: Op, found: Plane, zero: int, ends: tuple[int, int]) -> None:
+def _plane(network: Network, op: Op, found: Plane, zero: int, ends: Range) -> None:
     (a, b), y = op.inputs, op.outputs[0]
     name, grid = network.name(y), found.shift
     factors = [Const(np.array(factor), grid) for factor in found.factors]

@@ -12,7 +12,7 @@ from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
 from qfx.exchange.steps import Ints, Line, Steps, line, nearest_away
 from qfx.exchange.tflite.file import File, Op, Tensor
 from qfx.exchange.tflite.rounding import INT32_MAX, INT32_MIN, Rounding, Scaling
-from qfx.fixed.arith import Interval
+from qfx.fixed.arith import FLOAT64_BITS, Interval
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir.graph import Node, graph_name
 from qfx.ir.operator import Operator
@@ -22,6 +22,10 @@ INT8 = FixedType(8, 8, True, QMode.TRN, OMode.SAT)
 """The type of every tensor that travels: its stored integers."""
 NEAREST = FixedType(9, 9, True, QMode.RND_INF, OMode.SAT)
 """Rounds to the nearest integer, ties away from zero; holds the difference of any two numbers of int8."""
+
+
+Range = tuple[int, int]
+"""The least and the greatest of some integers."""
 
 
 class Network:
@@ -126,11 +130,7 @@ class Network:
         source = self.emit(f"{name}.shape", ops.Reshape(shape), source)
         return self.emit(name, ops.Transpose((len(shape) - 1, *range(len(shape) - 1))), source)
 
-    def rounding(self, default: Rounding) -> Rounding:
-        """That of all kernels, where the user chose one."""
-        return default if self._rounding is None else self._rounding
-
-    def clamp(self, index: int, activation: int, op: Op) -> tuple[int, int]:
+    def clamp(self, index: int, activation: int, op: Op) -> Range:
         """The least and the greatest stored integer of a tensor behind an activation (``tflite::CalculateActivationRangeQuantized``)."""
         scale, zero = self.quantized(index)
         ranges = {0: (None, None), 1: (0.0, None), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
@@ -139,55 +139,60 @@ class Network:
         low, high = (None if end is None else zero + math.floor(np.float32(end) / np.float32(scale) + np.float32(0.5)) for end in ranges[activation])
         return -128 if low is None else max(low, -128), 127 if high is None else min(high, 127)
 
-    def scaled(self, index: int, op: Op, sums: str, factors: Sequence[float], rounding: Rounding, activation: int) -> None:
-        """The tensor ``index`` holds the whole numbers of ``sums`` times ``factors`` (one, or one a channel), rounded, plus the zero point, clamped."""
-        zero = self.quantized(index)[1]
-        scalings = [Scaling.of(factor, rounding) for factor in factors]
-        self.stepped(index, op, sums, scalings, [scaling.bits for scaling in scalings], zero, self.clamp(index, activation, op))
+    def scalings(self, factors: Sequence[float], default: Rounding) -> list[Scaling]:
+        """How sums are scaled by ``factors``: by the rounding of all kernels, where the user chose one, or else ``default``."""
+        return [Scaling.of(factor, default if self._rounding is None else self._rounding) for factor in factors]
 
-    def stepped(
-        self, index: int, op: Op, sums: str, functions: Sequence[Callable[[Ints], Ints]], bits: Sequence[int], zero: int, ends: tuple[int, int]
-    ) -> None:
-        """The tensor ``index`` holds what ``functions`` (one, or one a channel) make of ``sums``, plus ``zero``, clamped to ``ends``: as lines, which
-        Steps proves equal for every sum. ``bits``: of the fraction that each function rounds away from zero last."""
-        name, info = self.name(index), self.infos[sums]
-        hull = info.interval.hull
-        if hull.frac_bits or hull.lo < INT32_MIN or hull.hi > INT32_MAX:
-            raise ExactnessError(
-                "its sums can leave int32", where=self.where(op), remedy="TFLite would wrap them; use fewer inputs or smaller weights"
-            )
-        ranges = [(one.lo, one.hi) for one in info.interval.spread(info.shape[0])] if len(functions) > 1 else [(hull.lo, hull.hi)]
+    def scaled(self, index: int, op: Op, sums: str, factor: float, activation: int) -> None:
+        """The tensor ``index`` holds ``sums``, whole numbers, times ``factor``, rounded, plus the zero point, clamped."""
+        self.stepped(index, op, sums, self.scalings([factor], Rounding.DOUBLE), self.clamp(index, activation, op))
+
+    def stepped(self, index: int, op: Op, sums: str, functions: Sequence[Scaling], ends: Range, ranges: Sequence[Range] | None = None) -> None:
+        """The tensor ``index`` holds what ``functions`` (one, or one a channel) make of ``sums``, plus the zero point, clamped to ``ends``: as lines,
+        which Steps proves equal for every sum. ``ranges``: between which the sums of each function lie, where more is known than the node tells."""
+        name, zero = self.name(index), self.quantized(index)[1]
+        hull = self.infos[sums].interval.hull
+        ranges = [(hull.lo, hull.hi)] * len(functions) if ranges is None else ranges
+        if hull.frac_bits or min(low for low, _ in ranges) < INT32_MIN or max(high for _, high in ranges) > INT32_MAX:
+            remedy = "TFLite would wrap them; use fewer inputs or smaller weights"
+            raise ExactnessError("its sums can leave int32", where=self.where(op), remedy=remedy)
+        bits = [function.bits for function in functions]
         low, high = ends[0] - zero, ends[1] - zero
         steps = [Steps.of(_clipped(one, low, high), *range_, low, high) for one, range_ in zip(functions, ranges, strict=True)]
         once = lines(steps, [0] * len(steps))
         if once is not None:
-            shift = max(one.shift for one in once)
-            self._line(f"{name}.line", sums, [one.at(shift).plus(zero << shift) for one in once], shift)
+            self._line(f"{name}.line", sums, [one.plus(zero << one.shift) for one in once], [0] * len(once))
             self.finish(index, f"{name}.line", ends)
             return
         twice = lines(steps, bits)
         if twice is None:
             raise ExactnessError("no fixed-point line takes its steps", where=self.where(op), remedy="this is a defect in qfx; please report it")
-        grid = max(one.shift + fraction for one, fraction in zip(twice, bits, strict=True))
-        self._line(f"{name}.line", sums, [one.at(grid - fraction) for one, fraction in zip(twice, bits, strict=True)], grid)
+        self._line(f"{name}.line", sums, twice, bits)
         self._floored(f"{name}.fraction", f"{name}.line", bits)
         self.emit(f"{name}.nearest", ops.Cast(ArrayType.of(NEAREST)), f"{name}.fraction")
         self._shifted(f"{name}.shifted", f"{name}.nearest", zero)
         self.finish(index, f"{name}.shifted" if zero else f"{name}.nearest", ends)
 
-    def finish(self, index: int, source: str, ends: tuple[int, int]) -> None:
+    def finish(self, index: int, source: str, ends: Range) -> None:
         """The tensor ``index`` holds ``source``, floored to whole numbers and clamped to ``ends``."""
         node = self.emit(f"{self.name(index)}.int8", ops.Cast(ArrayType.of(INT8)), source)
         if ends != (-128, 127):
             node = self.emit(self.name(index), ops.Clip(*(Const(np.array(end), 0) for end in ends)), node)
         self.hold(index, node)
 
-    def _line(self, name: str, sums: str, found: Sequence[Line], grid: int) -> None:
-        """The values of lines whose results lie ``grid`` bits above the last of the line."""
+    def _line(self, name: str, sums: str, found: Sequence[Line], bits: Sequence[int]) -> None:
+        """The values of lines whose results have so many fractional bits. On one grid where float64 holds them there, else each channel on its own: a
+        channel of hardly any weight has a grid far below the others'."""
+        grids = [one.shift + fraction for one, fraction in zip(found, bits, strict=True)]
+        more = [max(grids) - grid for grid in grids]
+        width = self.infos[sums].interval.hull.width
+        if all(width + one.multiplier.bit_length() + up < FLOAT64_BITS for one, up in zip(found, more, strict=True)):
+            found, grids = [one.at(one.shift + up) for one, up in zip(found, more, strict=True)], [max(grids)] * len(grids)
         multipliers, offsets = (np.array([getattr(one, field) for one in found]) for field in ("multiplier", "offset"))
+        frac_bits = tuple(grids) if len(set(grids)) > 1 else grids[0]
         if len(found) == 1:
             multipliers, offsets = multipliers[0], offsets[0]
-        self.emit(name, ops.Affine(Const(multipliers, grid), Const(offsets, grid) if offsets.any() else None), sums)
+        self.emit(name, ops.Affine(Const(multipliers, frac_bits), Const(offsets, frac_bits) if offsets.any() else None), sums)
 
     def _floored(self, name: str, source: str, bits: Sequence[int]) -> None:
         """``source`` with so many fractional bits, for each channel where they differ, in words that hold all."""

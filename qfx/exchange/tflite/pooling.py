@@ -12,7 +12,7 @@ from qfx.exchange.steps import Ints, Steps, line
 from qfx.exchange.tflite.file import Op
 from qfx.exchange.tflite.network import Network
 from qfx.exchange.tflite.products import padding
-from qfx.exchange.tflite.rounding import Rounding, Scaling, nearest_quotient
+from qfx.exchange.tflite.rounding import Rounding, nearest_quotient
 from qfx.ir.values import Const, Pads, Shape
 
 
@@ -67,7 +67,7 @@ def mean(network: Network, op: Op) -> None:
     over = sorted(int(axis) % rank for axis in axes.data.reshape(-1))
     if 0 in over or rank - 1 in over:
         raise UnsupportedError(f"is taken over the axes {over}", where=network.where(op), remedy="take it over height and width")
-    (scale, _), (out, zero) = network.quantized(x), network.quantized(y)
+    (scale, _), (out, _) = network.quantized(x), network.quantized(y)
     source = network.centered(x)
     name, shape = network.name(y), network.infos[source].shape
     count = math.prod(shape[axis] for axis in over)
@@ -76,8 +76,8 @@ def mean(network: Network, op: Op) -> None:
     kept = target or (shape[0], *(shape[axis] for axis in range(1, len(shape)) if axis not in over))
     if network.infos[sums].shape != kept:
         sums = network.emit(f"{name}.shape", ops.Reshape(kept), sums)
-    scaling = Scaling.of(scale / out, network.rounding(Rounding.DOUBLE)).over(count)
-    network.stepped(y, op, sums, [scaling], [scaling.bits], zero, (-128, 127))
+    (scaling,) = network.scalings([scale / out], Rounding.DOUBLE)
+    network.stepped(y, op, sums, [scaling.over(count)], (-128, 127))
 
 
 def _windows(network: Network, op: Op) -> tuple[Shape, Shape, Pads]:

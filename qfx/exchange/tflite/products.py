@@ -12,7 +12,7 @@ from qfx.errors import ModelFileError, UnsupportedError
 from qfx.exchange.tflite.file import Op, Tensor
 from qfx.exchange.tflite.network import Network
 from qfx.exchange.tflite.rounding import Rounding
-from qfx.ir.values import Const, Pads
+from qfx.ir.values import Const, Info, Pads
 
 _SAME, _VALID = 0, 1
 
@@ -39,8 +39,8 @@ def fully_connected(network: Network, op: Op) -> None:
     if network.infos[source].shape != (rows.shape[1],):
         what = f"multiplies {network.infos[source].shape[0]} numbers by rows of {rows.shape[1]}"
         raise UnsupportedError(what, where=network.where(op), remedy="only one row a sample can be multiplied")
-    product = network.emit(f"{network.name(y)}.sum", ops.Linear(Const(rows, 0), _bias(network, op, rows.shape[0])), source)
-    _scaled(network, op, product, weight, Rounding.NEAREST)
+    sums = _Sums(network, op, rows, weight, network.infos[source], Rounding.NEAREST)
+    sums.scaled(network.emit(f"{network.name(y)}.sum", ops.Linear(sums.weight, sums.bias), source))
 
 
 def _conv(network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tensor, groups: int) -> None:
@@ -53,8 +53,9 @@ def _conv(network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tenso
     stride = (op.options["StrideH"], op.options["StrideW"])
     dilation = (op.options["DilationHFactor"], op.options["DilationWFactor"])
     pads = padding(op, shape[1:], kernel.shape[2:], stride, dilation, network)
-    conv = ops.Conv(Const(kernel, 0), _bias(network, op, kernel.shape[0]), stride, pads, dilation, groups or shape[0])
-    _scaled(network, op, network.emit(f"{network.name(y)}.sum", conv, source), weight, Rounding.DOUBLE)
+    sums = _Sums(network, op, kernel, weight, network.infos[source], Rounding.DOUBLE)
+    conv = ops.Conv(sums.weight, sums.bias, stride, pads, dilation, groups or shape[0])
+    sums.scaled(network.emit(f"{network.name(y)}.sum", conv, source))
 
 
 def padding(op: Op, sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], network: Network) -> Pads:
@@ -90,18 +91,37 @@ def _data(tensor: Tensor) -> npt.NDArray[np.int64]:
     return tensor.data.astype(np.int64)
 
 
-def _bias(network: Network, op: Op, outputs: int) -> Const | None:
-    if len(op.inputs) < 3 or op.inputs[2] < 0:
-        return None
-    bias = network.constant(op.inputs[2], "bias", op)
-    if bias.dtype != "INT32" or bias.shape != (outputs,):
-        what = f"its bias is {bias.dtype} of shape {bias.shape}"
-        raise UnsupportedError(what, where=network.where(op), remedy=f"give INT32 of shape ({outputs},)")
-    return Const(_data(bias), 0)
+class _Sums:
+    """Sums of products, and how they are scaled. ``weight`` and ``bias`` are 0 where a result is the same for every input, so that a channel without
+    weights of note, whose bias can be as large as 2**30, asks for no wide sums."""
 
+    def __init__(self, network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tensor, x: Info, rounding: Rounding) -> None:
+        self._network, self._op = network, op
+        outputs, held = kernel.shape[0], x.interval.hull.with_zero()
+        bias = np.zeros(outputs, dtype=np.int64) if len(op.inputs) < 3 or op.inputs[2] < 0 else self._given(outputs)
+        rows = kernel.reshape(outputs, -1)
+        above, below = np.maximum(rows, 0).sum(1), np.minimum(rows, 0).sum(1)
+        least, greatest = above * held.lo + below * held.hi + bias, above * held.hi + below * held.lo + bias
+        (scale, _), (out, zero) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
+        self._ends = network.clamp(op.outputs[0], op.options["FusedActivationFunction"], op)
+        scalings = network.scalings([scale * float(one) / out for one in weight.scales], rounding)
+        self._scalings = scalings * outputs if len(scalings) == 1 else scalings
+        self._ranges = list(zip(least.tolist(), greatest.tolist(), strict=True))
+        results = np.array([scaling(np.array(range_)) for scaling, range_ in zip(self._scalings, self._ranges, strict=True)])
+        same = np.ptp(np.clip(results + zero, *self._ends), axis=1) == 0
+        if not same.all():
+            kernel, bias = np.where(same.reshape(-1, *(1,) * (kernel.ndim - 1)), 0, kernel), np.where(same, 0, bias)
+        self.weight = Const(kernel, 0)
+        self.bias = Const(bias, 0) if bias.any() else None
 
-def _scaled(network: Network, op: Op, sums: str, weight: Tensor, default: Rounding) -> None:
-    """The result, of sums in units of the scales of input and weights (the bias has the same: TFLite does not look at its scale)."""
-    (scale, _), (out, _) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
-    factors = [scale * float(one) / out for one in weight.scales]
-    network.scaled(op.outputs[0], op, sums, factors, network.rounding(default), op.options["FusedActivationFunction"])
+    def _given(self, outputs: int) -> npt.NDArray[np.int64]:
+        """The bias, in units of the scales of input and weights (TFLite does not look at its own)."""
+        bias = self._network.constant(self._op.inputs[2], "bias", self._op)
+        if bias.dtype != "INT32" or bias.shape != (outputs,):
+            what = f"its bias is {bias.dtype} of shape {bias.shape}"
+            raise UnsupportedError(what, where=self._network.where(self._op), remedy=f"give INT32 of shape ({outputs},)")
+        return _data(bias)
+
+    def scaled(self, sums: str) -> None:
+        """The result holds ``sums``, scaled."""
+        self._network.stepped(self._op.outputs[0], self._op, sums, self._scalings, self._ends, self._ranges)

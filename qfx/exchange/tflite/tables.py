@@ -12,7 +12,7 @@ from qfx.errors import ExactnessError
 from qfx.exchange.steps import Ints
 from qfx.exchange.tflite.file import Op
 from qfx.exchange.tflite.network import Network
-from qfx.exchange.tflite.rounding import Rounding, Scaling
+from qfx.exchange.tflite.rounding import Rounding
 from qfx.ir.values import Const
 
 _NUMBERS = np.arange(-128, 128, dtype=np.int64)
@@ -23,8 +23,7 @@ _DOUBT = 1e-4
 def leaky_relu(network: Network, op: Op) -> None:
     (scale, zero), (out, shift) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
     alpha = float(np.float32(op.options["Alpha"]))
-    rounding = network.rounding(Rounding.DOUBLE)
-    above, below = (Scaling.of(factor, rounding) for factor in (scale / out, scale * alpha / out))
+    above, below = network.scalings([scale / out, scale * alpha / out], Rounding.DOUBLE)
     numbers = _NUMBERS - zero
     _table(network, op, np.where(numbers >= 0, above(numbers), below(numbers)) + shift)
 
