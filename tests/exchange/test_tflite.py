@@ -111,13 +111,13 @@ def test_sums_and_products_for_every_pair(tmp_path: Path, what: str, scales: tup
     assert differing(read(tmp_path, content), content, samples(np.random.default_rng(1), (16, 16, 2), 20)) == 0
 
 
-@pytest.mark.parametrize("kind", ["RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "QUANTIZE"])
+@pytest.mark.parametrize("kind", ["RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "QUANTIZE", "HARD_SWISH"])
 def test_functions_of_one_number_for_all_of_them(tmp_path: Path, kind: str) -> None:
     file = Writing()
     x = file.tensor("x", (1, 256), 0.07, 5)
     scale, zero = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0)}.get(kind, (0.045, -10))
     options = {"table": "LeakyReluOptions", "alpha": 0.3} if kind == "LEAKY_RELU" else {}
-    y = file.simple(kind, x, "y", scale=scale, zero=zero, version=1 if kind == "RELU_N1_TO_1" else 2, **options)
+    y = file.simple(kind, x, "y", scale=scale, zero=zero, version=1 if kind in ("RELU_N1_TO_1", "HARD_SWISH") else 2, **options)
     content = file.content([x], [y])
     assert differing(read(tmp_path, content), content, np.arange(-128, 128).astype(np.int8)[None]) == 0
 
@@ -149,6 +149,42 @@ def test_what_moves_numbers(tmp_path: Path) -> None:
     larger = file.tensor("larger", (1, 32, 15, 10), 0.1, 7)
     file.op("RESIZE_NEAREST_NEIGHBOR", [wide, size], [larger], "ResizeNearestNeighborOptions", version=2)
     content = file.content([x], [larger, joined])
+    assert differing(read(tmp_path, content), content, samples(np.random.default_rng(0), (4, 6, 3))) == 0
+
+
+@pytest.mark.parametrize(("taps", "stride", "valid"), [(4, 2, False), (2, 2, False), (3, 2, False), (3, 2, True), (3, 1, True), (5, 3, True)])
+def test_transposed_convolutions(tmp_path: Path, taps: int, stride: int, valid: bool) -> None:
+    rng, file = np.random.default_rng(taps), Writing()
+    sizes = [(size - 1) * stride + taps if valid else size * stride for size in (4, 5)]
+    x, y = file.tensor("x", (1, 4, 5, 3), 0.05, 9), file.tensor("y", (1, *sizes, 2), 0.2, -20)
+    shape = file.tensor("shape", (4,), data=np.array([1, *sizes, 2], np.int32), dtype="INT32")
+    scales = rng.uniform(0.001, 0.02, 2)
+    weight = file.tensor("w", (2, taps, taps, 3), scales, data=rng.integers(-127, 128, (2, taps, taps, 3)).astype(np.int8))
+    bias = file.tensor("b", (2,), 0.05 * scales, data=rng.integers(-3000, 3000, 2).astype(np.int32), dtype="INT32")
+    file.op("TRANSPOSE_CONV", [shape, weight, x, bias], [y], "TransposeConvOptions", 3, padding=int(valid), strideH=stride, strideW=stride)
+    content = file.content([x], [y])
+    assert differing(read(tmp_path, content), content, samples(rng, (4, 5, 3))) == 0
+
+
+def test_parts_and_orders(tmp_path: Path) -> None:
+    file = Writing()
+
+    def ints(name: str, numbers: list[int]) -> int:
+        return file.tensor(name, (len(numbers),), data=np.array(numbers, np.int32), dtype="INT32")
+
+    x, turned = file.tensor("x", (1, 4, 6, 3), 0.1, 7), file.tensor("turned", (1, 3, 4, 6), 0.1, 7)
+    file.op("TRANSPOSE", [x, ints("perm", [0, 3, 1, 2])], [turned], "TransposeOptions")
+    halves = [file.tensor(f"half{place}", (1, 3, 4, 3), 0.1, 7) for place in range(2)]
+    file.op("SPLIT", [file.tensor("axis", (), data=np.array(3, np.int32), dtype="INT32"), turned], halves, "SplitOptions", numSplits=2)
+    part = file.tensor("part", (1, 2, 2, 3), 0.1, 7)
+    bounds = [ints("starts", [0, 1, 0, 0]), ints("stops", [1, 3, -1, 0]), ints("steps", [1, 1, 2, 1])]
+    file.op("STRIDED_SLICE", [halves[0], *bounds], [part], "StridedSliceOptions", beginMask=0, endMask=8)
+    other = file.tensor("other", (1, 2, 2, 3), 0.1, 7)
+    file.op("SLICE", [halves[1], ints("begin", [0, 0, 1, 0]), ints("size", [1, 2, 2, -1])], [other], "SliceOptions")
+    low, high = (file.tensor(name, (1, 2, 2, 3), 0.1, 7) for name in ("low", "high"))
+    file.op("MINIMUM", [part, other], [low], "MaximumMinimumOptions")
+    file.op("MAXIMUM", [part, other], [high], "MaximumMinimumOptions")
+    content = file.content([x], [low, high])
     assert differing(read(tmp_path, content), content, samples(np.random.default_rng(0), (4, 6, 3))) == 0
 
 

@@ -39,6 +39,23 @@ def mul(network: Network, op: Op) -> None:
     network.scaled(y, op, product, a_scale * b_scale / out, op.options["FusedActivationFunction"])
 
 
+def maximum(network: Network, op: Op) -> None:
+    _extreme(network, op, ops.Max())
+
+
+def minimum(network: Network, op: Op) -> None:
+    _extreme(network, op, ops.Min())
+
+
+def _extreme(network: Network, op: Op, which: ops.Max | ops.Min) -> None:
+    """Kernels compare the stored integers, which have one scale."""
+    (a, b), y = op.inputs, op.outputs[0]
+    if len({network.quantized(index) for index in (a, b, y)}) > 1:
+        raise UnsupportedError("compares numbers of several scales", where=network.where(op), remedy="give operands and result one scale")
+    name = network.name(y)
+    network.hold(y, network.emit(name, which, *_alike(network, name, *((index, network.held(index)) for index in (a, b)))))
+
+
 def quantize(network: Network, op: Op) -> None:
     """One tensor of int8 on the scale of another."""
     _rescaled(network, op, 0)

@@ -27,6 +27,28 @@ def depthwise_conv_2d(network: Network, op: Op) -> None:
     _conv(network, op, np.moveaxis(_data(weight), -1, 0), weight, 0)
 
 
+def transpose_conv(network: Network, op: Op) -> None:
+    """As a convolution of the value with zeros between its pixels, by the kernel turned round."""
+    weight, y = _weights(network, op, axis=0), op.outputs[0]
+    x = op.inputs[2]
+    kernel = np.moveaxis(_data(weight), -1, 1)[:, :, ::-1, ::-1]
+    source, name, out = network.centered(x), network.name(y), network.shape(y)
+    stride, sizes = (op.options["StrideH"], op.options["StrideW"]), network.infos[source].shape[1:]
+    padding(op, out[:2], kernel.shape[2:], stride, (1, 1), network)  # whether it is one of TFLite's
+    pads = []
+    for size, step, taps, wanted in zip(sizes, stride, kernel.shape[2:], out[:2], strict=True):
+        whole = (size - 1) * step + taps
+        before = taps - 1 - max(whole - wanted, 0) // 2
+        pads.append((before, wanted + taps - 1 - ((size - 1) * step + 1) - before))
+    if min(map(min, pads)) < 0:
+        raise UnsupportedError(f"leaves out pixels ({pads})", where=network.where(op), remedy="use a kernel at least as wide as the padding")
+    if max(stride) > 1:
+        source = network.emit(f"{name}.stretched", ops.Stretch(stride), source)
+    sums = _Sums(network, op, kernel, weight, network.infos[source], Rounding.DOUBLE, x=x, bias=3)
+    conv = ops.Conv(sums.weight, sums.bias, (1, 1), tuple(pads), (1, 1), 1)
+    sums.scaled(network.emit(f"{name}.sum", conv, source))
+
+
 def fully_connected(network: Network, op: Op) -> None:
     x, y = op.inputs[0], op.outputs[0]
     weight = _weights(network, op, axis=0)
@@ -95,14 +117,26 @@ class _Sums:
     """Sums of products, and how they are scaled. ``weight`` and ``bias`` are 0 where a result is the same for every input, so that a channel without
     weights of note, whose bias can be as large as 2**30, asks for no wide sums."""
 
-    def __init__(self, network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tensor, x: Info, rounding: Rounding) -> None:
+    def __init__(
+        self,
+        network: Network,
+        op: Op,
+        kernel: npt.NDArray[np.int64],
+        weight: Tensor,
+        info: Info,
+        rounding: Rounding,
+        *,
+        x: int | None = None,
+        bias: int = 2,
+    ) -> None:
+        """``info``: of the value that is multiplied; ``x``: its tensor, the first input if left out; ``bias``: which input is that."""
         self._network, self._op = network, op
-        outputs, held = kernel.shape[0], x.interval.hull.with_zero()
-        bias = np.zeros(outputs, dtype=np.int64) if len(op.inputs) < 3 or op.inputs[2] < 0 else self._given(outputs)
+        outputs, held = kernel.shape[0], info.interval.hull.with_zero()
+        offsets = np.zeros(outputs, dtype=np.int64) if len(op.inputs) <= bias or op.inputs[bias] < 0 else self._given(op.inputs[bias], outputs)
         rows = kernel.reshape(outputs, -1)
         above, below = np.maximum(rows, 0).sum(1), np.minimum(rows, 0).sum(1)
-        least, greatest = above * held.lo + below * held.hi + bias, above * held.hi + below * held.lo + bias
-        (scale, _), (out, zero) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
+        least, greatest = above * held.lo + below * held.hi + offsets, above * held.hi + below * held.lo + offsets
+        (scale, _), (out, zero) = network.quantized(op.inputs[0] if x is None else x), network.quantized(op.outputs[0])
         self._ends = network.clamp(op.outputs[0], op.options["FusedActivationFunction"], op)
         scalings = network.scalings([scale * float(one) / out for one in weight.scales], rounding)
         self._scalings = scalings * outputs if len(scalings) == 1 else scalings
@@ -110,13 +144,13 @@ class _Sums:
         results = np.array([scaling(np.array(range_)) for scaling, range_ in zip(self._scalings, self._ranges, strict=True)])
         same = np.ptp(np.clip(results + zero, *self._ends), axis=1) == 0
         if not same.all():
-            kernel, bias = np.where(same.reshape(-1, *(1,) * (kernel.ndim - 1)), 0, kernel), np.where(same, 0, bias)
+            kernel, offsets = np.where(same.reshape(-1, *(1,) * (kernel.ndim - 1)), 0, kernel), np.where(same, 0, offsets)
         self.weight = Const(kernel, 0)
-        self.bias = Const(bias, 0) if bias.any() else None
+        self.bias = Const(offsets, 0) if offsets.any() else None
 
-    def _given(self, outputs: int) -> npt.NDArray[np.int64]:
+    def _given(self, index: int, outputs: int) -> npt.NDArray[np.int64]:
         """The bias, in units of the scales of input and weights (TFLite does not look at its own)."""
-        bias = self._network.constant(self._op.inputs[2], "bias", self._op)
+        bias = self._network.constant(index, "bias", self._op)
         if bias.dtype != "INT32" or bias.shape != (outputs,):
             what = f"its bias is {bias.dtype} of shape {bias.shape}"
             raise UnsupportedError(what, where=self._network.where(self._op), remedy=f"give INT32 of shape ({outputs},)")
