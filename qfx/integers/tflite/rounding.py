@@ -9,9 +9,8 @@ from enum import Enum
 
 import numpy as np
 
-from qfx.exchange.steps import Ints
-
-INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+from qfx.integers.growing import Function
+from qfx.integers.steps import Ints
 
 
 class Rounding(Enum):
@@ -28,7 +27,7 @@ class Rounding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """A function of int32 sums. ``bits``: of the fraction that is rounded away last, ties away from zero; 0 where there is one rounding."""
+    """A function of int32 sums."""
 
     multiplier: int
     exponent: int  # the factor is multiplier * 2**(exponent - 31)
@@ -52,11 +51,15 @@ class Scaling:
         return Scaling((self.multiplier << shift) // count, self.exponent - shift, self.factor / count, self.rounding)
 
     @property
+    def function(self) -> Function:
+        return Function(self, self.bits)
+
+    @property
     def bits(self) -> int:
         return max(-self.exponent, 0) if self.rounding is Rounding.DOUBLE else 0
 
     def __call__(self, sums: Ints) -> Ints:
-        """The scaled sums, each between ``INT32_MIN`` and ``INT32_MAX``."""
+        """The scaled sums, which fit int32 as they are."""
         if self.rounding is Rounding.NEAREST:
             nearest: Ints = np.floor(sums.astype(np.float64) * self.factor + 0.5).astype(np.int64)
             return nearest

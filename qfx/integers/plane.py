@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from qfx.exchange.steps import Ints, nearest_away, plain, roundest
+from qfx.integers.steps import Ints, nearest_away, plain, roundest
 
 _MAX_SHIFT = 34
 

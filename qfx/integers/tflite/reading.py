@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from qfx.errors import UnsupportedError, together
-from qfx.exchange.tflite import arithmetic, moving, pooling, products, tables
-from qfx.exchange.tflite.ends import Ends
-from qfx.exchange.tflite.file import Op, read_file
-from qfx.exchange.tflite.network import Network
-from qfx.exchange.tflite.rounding import Rounding
+from qfx.integers.tflite import arithmetic, moving, pooling, products, tables
+from qfx.integers.tflite.ends import Ends
+from qfx.integers.tflite.file import Op, read_file
+from qfx.integers.tflite.network import Network
+from qfx.integers.tflite.rounding import Rounding
 from qfx.ir.graph import Graph
 
 _KINDS: Mapping[str, Callable[[Network, Op], None]] = MappingProxyType({

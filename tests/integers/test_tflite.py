@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from exchange.tflite_files import Int8s, Writing, random_content, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from integers.tflite_files import Int8s, Writing, random_content, reference
 
 from qfx import operators as ops
 from qfx.errors import ModelFileError, QfxError, UnsupportedError
-from qfx.exchange.tflite import read_tflite
-from qfx.exchange.tflite.rounding import Rounding
 from qfx.export.onnx_file import save
 from qfx.hardware.design.schedule import Request
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
+from qfx.integers.tflite import read_tflite
+from qfx.integers.tflite.rounding import Rounding
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import LEFT_OUT_KEY, Graph
 from qfx.ir.interpret import run_raws

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from qfx import operators as ops
 from qfx.errors import ExactnessError, UnsupportedError
-from qfx.exchange.steps import Ints
-from qfx.exchange.tflite.file import Op
-from qfx.exchange.tflite.network import Network
-from qfx.exchange.tflite.rounding import Rounding, Scaling, divided
+from qfx.integers.steps import Ints
+from qfx.integers.tflite.file import Op
+from qfx.integers.tflite.network import Network
+from qfx.integers.tflite.rounding import Rounding, Scaling, divided
 from qfx.ir.values import Const
 
 _NUMBERS = np.arange(-128, 128, dtype=np.int64)
@@ -24,7 +24,7 @@ _DOUBT = 1e-4
 def leaky_relu(network: Network, op: Op) -> None:
     (scale, zero), (out, shift) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
     alpha = float(np.float32(op.options["Alpha"]))
-    above, below = network.scalings([scale / out, scale * alpha / out], Rounding.DOUBLE)
+    above, below = network.functions([scale / out, scale * alpha / out], Rounding.DOUBLE)
     numbers = _NUMBERS - zero
     _table(network, op, np.where(numbers >= 0, above(numbers), below(numbers)) + shift)
 

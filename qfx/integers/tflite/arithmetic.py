@@ -6,11 +6,12 @@ import numpy as np
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
-from qfx.exchange.plane import Plane, plane
-from qfx.exchange.steps import Ints
-from qfx.exchange.tflite.file import Op
-from qfx.exchange.tflite.network import NEAREST, Network, Range, channels_first
-from qfx.exchange.tflite.rounding import Rounding, Scaling
+from qfx.integers.growing import NEAREST, Result
+from qfx.integers.plane import Plane, plane
+from qfx.integers.steps import Ints
+from qfx.integers.tflite.file import Op
+from qfx.integers.tflite.network import Network, channels_first
+from qfx.integers.tflite.rounding import Rounding, Scaling
 from qfx.ir.values import ArrayType, Const
 
 _LEFT_SHIFT = 20
@@ -82,24 +83,23 @@ def _rescaled(network: Network, op: Op, activation: int) -> None:
 def _sum(network: Network, op: Op, sign: int) -> None:
     """What the kernel gives for every pair of int8 numbers is a table of 65,536; a plane gives the same."""
     (a, b), y = op.inputs, op.outputs[0]
-    (a_scale, a_zero), (b_scale, b_zero), (out, zero) = (network.quantized(index) for index in (a, b, y))
+    (a_scale, a_zero), (b_scale, b_zero), (out, _) = (network.quantized(index) for index in (a, b, y))
     twice = 2 * max(a_scale, b_scale)
-    *each, last = network.scalings([a_scale / twice, b_scale / twice, twice / ((1 << _LEFT_SHIFT) * out)], Rounding.DOUBLE)
+    *each, last = network.functions([a_scale / twice, b_scale / twice, twice / ((1 << _LEFT_SHIFT) * out)], Rounding.DOUBLE)
     one, two = (scaling((_NUMBERS - offset) << _LEFT_SHIFT) for scaling, offset in zip(each, (a_zero, b_zero), strict=True))
-    ends = network.clamp(y, op.options["FusedActivationFunction"], op)
-    table: Ints = np.clip(last(one[:, None] + sign * two[None, :]), ends[0] - zero, ends[1] - zero)
+    result = network.result(y, op, op.options["FusedActivationFunction"])
+    table: Ints = np.clip(last(one[:, None] + sign * two[None, :]), *result.centered)
     factors = (a_scale / out, sign * b_scale / out)
-    found = plane(_NUMBERS - a_zero, _NUMBERS - b_zero, table, factors, (ends[0] - zero, ends[1] - zero))
+    found = plane(_NUMBERS - a_zero, _NUMBERS - b_zero, table, factors, result.centered)
     if found is None:  # its scales make halves, which the roundings of the operands decide
-        _from_tables(network, op, (one, sign * two), last, ends)
+        _from_tables(network, op, (one, sign * two), last, result)
     else:
-        _plane(network, op, found, zero, ends)
+        _plane(network, op, found, result)
 
 
-def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scaling, ends: Range) -> None:
+def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scaling, result: Result) -> None:
     """Step by step as the kernel does it: the scaled operands by table, their sum, and that scaled."""
-    y = op.outputs[0]
-    name = network.name(y)
+    y, name = op.outputs[0], result.name
     parts: list[tuple[int, Ints | str]] = []
     for index, entries, side in zip(op.inputs, tables, ("one", "two"), strict=True):
         if network.tensor(index).data is not None:
@@ -113,12 +113,12 @@ def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scal
         total = network.emit(f"{name}.sum", ops.Affine(None, _beside(network, op, b, a, two)), one)
     else:
         total = network.emit(f"{name}.sum", ops.Add(), *_alike(network, name, (a, one), (b, two)))
-    network.stepped(y, op, total, [last], ends)
+    network.hold(y, network.stepped(result, total, [last.function]))
 
 
-def _plane(network: Network, op: Op, found: Plane, zero: int, ends: Range) -> None:
+def _plane(network: Network, op: Op, found: Plane, result: Result) -> None:
     (a, b), y = op.inputs, op.outputs[0]
-    name, grid = network.name(y), found.shift
+    name, zero, grid = result.name, result.zero, found.shift
     factors = [Const(np.array(factor), grid) for factor in found.factors]
     if network.tensor(a).data is not None:
         a, b, factors = b, a, factors[::-1]
@@ -134,9 +134,8 @@ def _plane(network: Network, op: Op, found: Plane, zero: int, ends: Range) -> No
         total = network.emit(f"{name}.sum", ops.Add(), one, two)
     if found.away:
         total = network.emit(f"{name}.nearest", ops.Cast(ArrayType.of(NEAREST)), total)
-        if zero:
-            total = network.emit(f"{name}.shifted", ops.Affine(None, Const(np.array(zero), 0)), total)
-    network.finish(y, total, ends)
+        total = network.plus(f"{name}.shifted", total, zero)
+    network.hold(y, network.finish(result, total))
 
 
 def _beside(network: Network, op: Op, constant: int, value: int, entries: Ints | None = None) -> Const:

@@ -8,11 +8,11 @@ import numpy as np
 
 from qfx import operators as ops
 from qfx.errors import ExactnessError, UnsupportedError
-from qfx.exchange.steps import Ints, Steps, line
-from qfx.exchange.tflite.file import Op
-from qfx.exchange.tflite.network import Network
-from qfx.exchange.tflite.products import padding
-from qfx.exchange.tflite.rounding import Rounding, nearest_quotient
+from qfx.integers.steps import Ints, Steps, line
+from qfx.integers.tflite.file import Op
+from qfx.integers.tflite.network import Network
+from qfx.integers.tflite.products import padding
+from qfx.integers.tflite.rounding import Rounding, nearest_quotient
 from qfx.ir.values import Const, Pads, Shape
 
 
@@ -22,7 +22,7 @@ def max_pool_2d(network: Network, op: Op) -> None:
     name = network.name(y)
     pooled = network.emit(f"{name}.greatest", ops.MaxPool(kernel, stride, pads, (1, 1)), network.held(x))
     _same_scale(network, op)
-    network.finish(y, pooled, network.clamp(y, op.options["FusedActivationFunction"], op))
+    network.hold(y, network.finish(network.result(y, op, op.options["FusedActivationFunction"]), pooled))
 
 
 def average_pool_2d(network: Network, op: Op) -> None:
@@ -39,7 +39,8 @@ def average_pool_2d(network: Network, op: Op) -> None:
         )
     ]
     counts = inside[0][:, None] * inside[1][None, :]
-    ends = network.clamp(y, op.options["FusedActivationFunction"], op)
+    result = network.result(y, op, op.options["FusedActivationFunction"])
+    ends = result.ends
     found = {}
     for count in np.unique(counts).tolist():
         quotient = nearest_quotient(count)
@@ -55,7 +56,7 @@ def average_pool_2d(network: Network, op: Op) -> None:
     if len(found) == 1:
         multipliers, offsets = multipliers.reshape(-1)[0], offsets.reshape(-1)[0]
     quotients = network.emit(f"{name}.line", ops.Affine(Const(multipliers, shift), Const(offsets, shift) if offsets.any() else None), sums)
-    network.finish(y, quotients, ends)
+    network.hold(y, network.finish(result, quotients))
 
 
 def mean(network: Network, op: Op) -> None:
@@ -76,8 +77,8 @@ def mean(network: Network, op: Op) -> None:
     kept = target or (shape[0], *(shape[axis] for axis in range(1, len(shape)) if axis not in over))
     if network.infos[sums].shape != kept:
         sums = network.emit(f"{name}.shape", ops.Reshape(kept), sums)
-    (scaling,) = network.scalings([scale / out], Rounding.DOUBLE)
-    network.stepped(y, op, sums, [scaling.over(count)], (-128, 127))
+    (scaling,) = network.functions([scale / out], Rounding.DOUBLE)
+    network.hold(y, network.stepped(network.result(y, op), sums, [scaling.over(count).function]))
 
 
 def _windows(network: Network, op: Op) -> tuple[Shape, Shape, Pads]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
-from qfx.exchange.tflite.file import File, Op
-from qfx.exchange.tflite.network import Network, channels_first
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.integers.tflite.file import File, Op
+from qfx.integers.tflite.network import Network, channels_first
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, graph_name
 from qfx.ir.values import ArrayType
 

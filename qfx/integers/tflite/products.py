@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from qfx import operators as ops
 from qfx.errors import ModelFileError, UnsupportedError
-from qfx.exchange.tflite.file import Op, Tensor
-from qfx.exchange.tflite.network import Network
-from qfx.exchange.tflite.rounding import Rounding
-from qfx.ir.values import Const, Info, Pads
+from qfx.integers.growing import Result, Weighted
+from qfx.integers.steps import Ints
+from qfx.integers.tflite.file import Op, Tensor
+from qfx.integers.tflite.network import Network
+from qfx.integers.tflite.rounding import Rounding
+from qfx.ir.values import Pads
 
 _SAME, _VALID = 0, 1
 
@@ -44,9 +45,9 @@ def transpose_conv(network: Network, op: Op) -> None:
         raise UnsupportedError(f"leaves out pixels ({pads})", where=network.where(op), remedy="use a kernel at least as wide as the padding")
     if max(stride) > 1:
         source = network.emit(f"{name}.stretched", ops.Stretch(stride), source)
-    sums = _Sums(network, op, kernel, weight, network.infos[source], Rounding.DOUBLE, x=x, bias=3)
-    conv = ops.Conv(sums.weight, sums.bias, (1, 1), tuple(pads), (1, 1), 1)
-    sums.scaled(network.emit(f"{name}.sum", conv, source))
+    result, of = _product(network, op, kernel, weight, source, Rounding.DOUBLE, x, 3)
+    sums = network.emit(f"{name}.sum", ops.Conv(of.weight, of.bias, (1, 1), tuple(pads), (1, 1), 1), source)
+    network.hold(y, network.stepped(result, sums, of.functions, of.ranges))
 
 
 def fully_connected(network: Network, op: Op) -> None:
@@ -61,11 +62,12 @@ def fully_connected(network: Network, op: Op) -> None:
     if network.infos[source].shape != (rows.shape[1],):
         what = f"multiplies {network.infos[source].shape[0]} numbers by rows of {rows.shape[1]}"
         raise UnsupportedError(what, where=network.where(op), remedy="only one row a sample can be multiplied")
-    sums = _Sums(network, op, rows, weight, network.infos[source], Rounding.NEAREST)
-    sums.scaled(network.emit(f"{network.name(y)}.sum", ops.Linear(sums.weight, sums.bias), source))
+    result, of = _product(network, op, rows, weight, source, Rounding.NEAREST, x, 2)
+    sums = network.emit(f"{result.name}.sum", ops.Linear(of.weight, of.bias), source)
+    network.hold(y, network.stepped(result, sums, of.functions, of.ranges))
 
 
-def _conv(network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tensor, groups: int) -> None:
+def _conv(network: Network, op: Op, kernel: Ints, weight: Tensor, groups: int) -> None:
     """``kernel``: (outputs, inputs a group, height, width). ``groups`` 0: one for each channel."""
     x, y = op.inputs[0], op.outputs[0]
     source = network.centered(x)
@@ -75,9 +77,9 @@ def _conv(network: Network, op: Op, kernel: npt.NDArray[np.int64], weight: Tenso
     stride = (op.options["StrideH"], op.options["StrideW"])
     dilation = (op.options["DilationHFactor"], op.options["DilationWFactor"])
     pads = padding(op, shape[1:], kernel.shape[2:], stride, dilation, network)
-    sums = _Sums(network, op, kernel, weight, network.infos[source], Rounding.DOUBLE)
-    conv = ops.Conv(sums.weight, sums.bias, stride, pads, dilation, groups or shape[0])
-    sums.scaled(network.emit(f"{network.name(y)}.sum", conv, source))
+    result, of = _product(network, op, kernel, weight, source, Rounding.DOUBLE, x, 2)
+    sums = network.emit(f"{result.name}.sum", ops.Conv(of.weight, of.bias, stride, pads, dilation, groups or shape[0]), source)
+    network.hold(y, network.stepped(result, sums, of.functions, of.ranges))
 
 
 def padding(op: Op, sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], network: Network) -> Pads:
@@ -108,54 +110,26 @@ def _weights(network: Network, op: Op, axis: int) -> Tensor:
     return weight
 
 
-def _data(tensor: Tensor) -> npt.NDArray[np.int64]:
+def _data(tensor: Tensor) -> Ints:
     assert tensor.data is not None
     return tensor.data.astype(np.int64)
 
 
-class _Sums:
-    """Sums of products, and how they are scaled. ``weight`` and ``bias`` are 0 where a result is the same for every input, so that a channel without
-    weights of note, whose bias can be as large as 2**30, asks for no wide sums."""
+def _product(network: Network, op: Op, kernel: Ints, weight: Tensor, source: str, default: Rounding, x: int, bias: int) -> tuple[Result, Weighted]:
+    """The result, and the sums of products that it is made of. ``x``: the tensor that is multiplied, which ``source`` holds; ``bias``: which input is
+    that."""
+    y = op.outputs[0]
+    result = network.result(y, op, op.options["FusedActivationFunction"])
+    given = None if len(op.inputs) <= bias or op.inputs[bias] < 0 else _bias(network, op, op.inputs[bias], kernel.shape[0])
+    (scale, _), (out, _) = network.quantized(x), network.quantized(y)
+    functions = [scaling.function for scaling in network.functions([scale * float(one) / out for one in weight.scales], default)]
+    return result, Weighted.of(kernel, given, network.infos[source].interval.hull, functions, result.centered)
 
-    def __init__(
-        self,
-        network: Network,
-        op: Op,
-        kernel: npt.NDArray[np.int64],
-        weight: Tensor,
-        info: Info,
-        rounding: Rounding,
-        *,
-        x: int | None = None,
-        bias: int = 2,
-    ) -> None:
-        """``info``: of the value that is multiplied; ``x``: its tensor, the first input if left out; ``bias``: which input is that."""
-        self._network, self._op = network, op
-        outputs, held = kernel.shape[0], info.interval.hull.with_zero()
-        offsets = np.zeros(outputs, dtype=np.int64) if len(op.inputs) <= bias or op.inputs[bias] < 0 else self._given(op.inputs[bias], outputs)
-        rows = kernel.reshape(outputs, -1)
-        above, below = np.maximum(rows, 0).sum(1), np.minimum(rows, 0).sum(1)
-        least, greatest = above * held.lo + below * held.hi + offsets, above * held.hi + below * held.lo + offsets
-        (scale, _), (out, zero) = network.quantized(op.inputs[0] if x is None else x), network.quantized(op.outputs[0])
-        self._ends = network.clamp(op.outputs[0], op.options["FusedActivationFunction"], op)
-        scalings = network.scalings([scale * float(one) / out for one in weight.scales], rounding)
-        self._scalings = scalings * outputs if len(scalings) == 1 else scalings
-        self._ranges = list(zip(least.tolist(), greatest.tolist(), strict=True))
-        results = np.array([scaling(np.array(range_)) for scaling, range_ in zip(self._scalings, self._ranges, strict=True)])
-        same = np.ptp(np.clip(results + zero, *self._ends), axis=1) == 0
-        if not same.all():
-            kernel, offsets = np.where(same.reshape(-1, *(1,) * (kernel.ndim - 1)), 0, kernel), np.where(same, 0, offsets)
-        self.weight = Const(kernel, 0)
-        self.bias = Const(offsets, 0) if offsets.any() else None
 
-    def _given(self, index: int, outputs: int) -> npt.NDArray[np.int64]:
-        """The bias, in units of the scales of input and weights (TFLite does not look at its own)."""
-        bias = self._network.constant(index, "bias", self._op)
-        if bias.dtype != "INT32" or bias.shape != (outputs,):
-            what = f"its bias is {bias.dtype} of shape {bias.shape}"
-            raise UnsupportedError(what, where=self._network.where(self._op), remedy=f"give INT32 of shape ({outputs},)")
-        return _data(bias)
-
-    def scaled(self, sums: str) -> None:
-        """The result holds ``sums``, scaled."""
-        self._network.stepped(self._op.outputs[0], self._op, sums, self._scalings, self._ends, self._ranges)
+def _bias(network: Network, op: Op, index: int, outputs: int) -> Ints:
+    """In units of the scales of input and weights (TFLite does not look at its own)."""
+    bias = network.constant(index, "bias", op)
+    if bias.dtype != "INT32" or bias.shape != (outputs,):
+        what = f"its bias is {bias.dtype} of shape {bias.shape}"
+        raise UnsupportedError(what, where=network.where(op), remedy=f"give INT32 of shape ({outputs},)")
+    return _data(bias)

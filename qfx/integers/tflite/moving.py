@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from qfx import operators as ops
 from qfx.errors import ModelFileError, UnsupportedError
-from qfx.exchange.tflite.file import Op
-from qfx.exchange.tflite.network import Network, channels_first
-from qfx.ir.values import Const
+from qfx.integers.tflite.file import Op
+from qfx.integers.tflite.network import Network, channels_first
 
 
 def reshape(network: Network, op: Op) -> None:
@@ -112,12 +109,9 @@ def pad(network: Network, op: Op) -> None:
     if len(op.inputs) > 2 and op.inputs[2] >= 0:
         (value,) = _numbers(network, op, 2, "value")
     name, node = network.name(y), network.held(x)
-    if value:
-        node = network.emit(f"{name}.less", ops.Affine(None, Const(np.array(-value), 0)), node)
-    node = network.emit(f"{name}.padded" if value else name, ops.Pad((pairs[-1], *pairs[1:-1])), node)
-    if value:
-        node = network.emit(name, ops.Affine(None, Const(np.array(value), 0)), node)
-    network.hold(y, node)
+    less = network.plus(f"{name}.less", node, -value)
+    padded = network.emit(f"{name}.padded" if value else name, ops.Pad((pairs[-1], *pairs[1:-1])), less)
+    network.hold(y, network.plus(name, padded, value))
 
 
 def resize_nearest_neighbor(network: Network, op: Op) -> None:

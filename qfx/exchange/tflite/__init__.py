@@ -1,3 +1,0 @@
-"""TFLite models: integers in, the same integers out."""
-
-from qfx.exchange.tflite.reading import read_tflite as read_tflite
