@@ -11,15 +11,19 @@ from qfx import operators as ops
 from qfx.errors import ExactnessError
 from qfx.fixed.arith import FLOAT64_BITS, Interval
 from qfx.fixed.type import FixedType, OMode, QMode
-from qfx.integers.steps import Ints, Line, Steps, line, nearest_away
+from qfx.integers.plane import Plane
+from qfx.integers.steps import Ints, Line, Steps, line, nearest_away, nearest_even, plain
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator
 from qfx.ir.values import ArrayType, Const, Info
 
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
-NEAREST = FixedType(9, 9, True, QMode.RND_INF, OMode.SAT)
-"""Rounds to the nearest integer, ties away from zero; holds the difference of any two numbers of 8 bits."""
+
+def nearest(q: QMode) -> FixedType:
+    """Rounds to whole numbers; holds the difference of any two numbers of 8 bits."""
+    return FixedType(9, 9, True, q, OMode.SAT)
+
 
 Range = tuple[int, int]
 """The least and the greatest of some integers."""
@@ -27,15 +31,21 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What a kernel makes of sums, which never falls. ``bits``: of the fraction that it rounds away last, ties away from zero; 0: none."""
+    """What a kernel makes of sums, which never falls. ``bits``: of the fraction that it rounds away last, to the nearest integer, ties away from zero
+    or, with ``even``, to the even one; 0: none."""
 
     call: Callable[[Ints], Ints]
     bits: int = 0
+    even: bool = False
+
+    @property
+    def level(self) -> Callable[[Ints], Ints]:
+        return (nearest_even if self.even else nearest_away)(self.bits)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What integers a kernel gives: the ``name`` of the value, ``where`` it is told of, ``zero`` point, clamped to ``ends``; int8 or uint8."""
+    """What integers a kernel gives: ``name`` of the value, ``where`` it is told of, ``zero`` point, clamped to ``ends``; int8 or uint8."""
 
     name: str
     where: str
@@ -86,18 +96,36 @@ class Growing:
             raise ExactnessError("its sums can leave int32", where=result.where, remedy=remedy)
         ends = result.centered
         steps = [Steps.of(_clipped(one.call, ends), *range_, *ends) for one, range_ in zip(functions, ranges, strict=True)]
-        once = _lines(steps, [0] * len(steps))
+        once = _lines(steps, [plain] * len(steps))
         if once is not None:
             drawn = self._line(f"{result.name}.line", sums, [one.plus(result.zero << one.shift) for one in once], [0] * len(once))
             return self.finish(result, drawn)
         bits = [one.bits for one in functions]
-        twice = _lines(steps, bits)
-        if twice is None:
+        twice = _lines(steps, [one.level for one in functions])
+        if twice is None or len({one.even for one in functions}) > 1:
             raise ExactnessError("no fixed-point line takes its steps", where=result.where, remedy="this is a defect in qfx; please report it")
         drawn = self._line(f"{result.name}.line", sums, twice, bits)
         self._floored(f"{result.name}.fraction", drawn, bits)
-        nearest = self.emit(f"{result.name}.nearest", ops.Cast(ArrayType.of(NEAREST)), f"{result.name}.fraction")
-        return self.finish(result, self.plus(f"{result.name}.shifted", nearest, result.zero))
+        q = QMode.RND_CONV if functions[0].even else QMode.RND_INF
+        return self.rounded(result, f"{result.name}.fraction", q)
+
+    def rounded(self, result: Result, source: str, q: QMode) -> str:
+        """``source``, rounded by ``q``, plus the zero point, clamped. The node that holds it."""
+        whole = self.emit(f"{result.name}.nearest", ops.Cast(ArrayType.of(nearest(q))), source)
+        return self.finish(result, self.plus(f"{result.name}.shifted", whole, result.zero))
+
+    def on_plane(self, result: Result, found: Plane, a: str, b: str | Const) -> str:
+        """``found`` of two values of whole numbers, or of one and a constant, plus the zero point, clamped. The node that holds it."""
+        name, grid, (one, two) = result.name, found.shift, (Const(np.array(factor), found.shift) for factor in found.factors)
+        floored = found.q is QMode.TRN
+        offset = found.offset + (result.zero << grid if floored else 0)
+        if isinstance(b, Const):
+            total = self.emit(f"{name}.sum", ops.Affine(one, Const(b.raw * two.raw + offset, grid)), a)
+        else:
+            first = self.emit(f"{name}.one", ops.Affine(one, None), a)
+            second = self.emit(f"{name}.two", ops.Affine(two, Const(np.array(offset), grid) if offset else None), b)
+            total = self.emit(f"{name}.sum", ops.Add(), first, second)
+        return self.finish(result, total) if floored else self.rounded(result, total, found.q)
 
     def finish(self, result: Result, source: str) -> str:
         """``source``, floored to whole numbers and clamped. The node that holds it."""
@@ -162,11 +190,11 @@ class Weighted:
         return cls(Const(kernel, 0), Const(offsets, 0) if offsets.any() else None, each, ranges)
 
 
-def _lines(steps: Sequence[Steps], bits: Sequence[int]) -> list[Line] | None:
-    """The line of each staircase with so many bits behind its results; None if one has none."""
+def _lines(steps: Sequence[Steps], levels: Sequence[Callable[[Ints], Ints]]) -> list[Line] | None:
+    """The line of each staircase; None if one has none."""
     found = []
-    for one, fraction in zip(steps, bits, strict=True):
-        drawn = line(one, nearest_away(fraction))
+    for one, level in zip(steps, levels, strict=True):
+        drawn = line(one, level)
         if drawn is None:
             return None
         found.append(drawn)

@@ -7,43 +7,48 @@ from itertools import product
 
 import numpy as np
 
-from qfx.integers.steps import Ints, nearest_away, plain, roundest
+from qfx.fixed.type import QMode
+from qfx.integers.steps import Ints, nearest_away, nearest_even, plain, roundest
 
 _MAX_SHIFT = 34
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
-    """``floor((a * factors[0] + b * factors[1] + offset) / 2**shift)``; with ``away``, to the nearest integer, ties away from zero, instead."""
+    """``(a * factors[0] + b * factors[1] + offset) / 2**shift``, rounded by ``q``: down (AP_TRN), or to the nearest integer, ties away from zero
+    (AP_RND_INF) or to the even one (AP_RND_CONV)."""
 
     factors: tuple[int, int]
     offset: int
     shift: int
-    away: bool
+    q: QMode
 
     def __call__(self, a: Ints, b: Ints) -> Ints:
         """For every pair: shape (a.size, b.size)."""
         total = a[:, None] * self.factors[0] + b[None, :] * self.factors[1] + self.offset
-        if not self.away or self.shift == 0:
+        if self.q is QMode.TRN or self.shift == 0:
             return total >> self.shift
-        nearest: Ints = np.sign(total) * ((np.abs(total) + (1 << (self.shift - 1))) >> self.shift)
+        half = 1 << (self.shift - 1)
+        if self.q is QMode.RND_CONV:
+            return (total + half - 1 + (total >> self.shift & 1)) >> self.shift
+        nearest: Ints = np.sign(total) * ((np.abs(total) + half) >> self.shift)
         return nearest
 
 
 def plane(a: Ints, b: Ints, table: Ints, factors: tuple[float, float], ends: tuple[int, int]) -> Plane | None:
     """The plane with the shortest shift that gives ``table`` for every pair of ``a`` and ``b``, in which results are clamped to ``ends`` (beyond them
-    a plane may go on). None if there is none near the slopes ``factors``; flooring planes are preferred to those that round ties away from zero."""
-    for away in (False, True):
+    a plane may go on). None if there is none near the slopes ``factors``; flooring planes are preferred to those that round ties."""
+    for q in (QMode.TRN, QMode.RND_INF, QMode.RND_CONV):
         for shift in range(_MAX_SHIFT):
-            level = nearest_away(shift) if away else plain
-            scale = 0 if away else shift
+            level = {QMode.RND_INF: nearest_away(shift), QMode.RND_CONV: nearest_even(shift)}.get(q, plain)
+            scale = shift if q is QMode.TRN else 0
             low = np.where(table > ends[0], level(table) << scale, np.iinfo(np.int64).min // 2)
             high = np.where(table < ends[1], level(table + 1) << scale, np.iinfo(np.int64).max // 2)
             for one, two in _near(factors, shift):
                 total = a[:, None] * one + b[None, :] * two
                 least, most = int((low - total).max()), int((high - total).min()) - 1
                 if least <= most:
-                    return Plane((one, two), roundest(least, most), shift, away)
+                    return Plane((one, two), roundest(least, most), shift, q)
     return None
 
 

@@ -103,6 +103,17 @@ def nearest_away(bits: int) -> Callable[[Ints], Ints]:
     return level
 
 
+def nearest_even(bits: int) -> Callable[[Ints], Ints]:
+    """As ``nearest_away``, ties to the even integer (AP_RND_CONV)."""
+    if bits == 0:
+        return plain
+
+    def level(values: Ints) -> Ints:
+        return (values << bits) - (1 << (bits - 1)) + (values & 1)
+
+    return level
+
+
 def line(steps: Steps, level: Callable[[Ints], Ints] = plain) -> Line | None:
     """The line with the shortest shift that takes exactly these steps, its offset the roundest of those that do; None if there is none.
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
-from qfx.integers.growing import NEAREST, Result
+from qfx.integers.growing import Result
 from qfx.integers.plane import Plane, plane
 from qfx.integers.steps import Ints
 from qfx.integers.tflite.file import Op
 from qfx.integers.tflite.network import Network, channels_first
 from qfx.integers.tflite.rounding import Rounding, Scaling
-from qfx.ir.values import ArrayType, Const
+from qfx.ir.values import Const
 
 _LEFT_SHIFT = 20
 """Bits by which both operands are raised before they are scaled (tensorflow/lite/kernels/add.cc)."""
@@ -118,24 +120,13 @@ def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scal
 
 def _plane(network: Network, op: Op, found: Plane, result: Result) -> None:
     (a, b), y = op.inputs, op.outputs[0]
-    name, zero, grid = result.name, result.zero, found.shift
-    factors = [Const(np.array(factor), grid) for factor in found.factors]
     if network.tensor(a).data is not None:
-        a, b, factors = b, a, factors[::-1]
-    offset = found.offset + (0 if found.away else zero << grid)
+        a, b, found = b, a, replace(found, factors=found.factors[::-1])
     if network.tensor(b).data is not None:
-        beside = _beside(network, op, b, a)
-        shift = Const(beside.raw * factors[1].raw + offset, grid)
-        total = network.emit(f"{name}.sum", ops.Affine(factors[0], shift), network.centered(a))
+        network.hold(y, network.on_plane(result, found, network.centered(a), _beside(network, op, b, a)))
     else:
-        one, two = _alike(network, name, *((index, network.centered(index)) for index in (a, b)))
-        one = network.emit(f"{name}.one", ops.Affine(factors[0], None), one)
-        two = network.emit(f"{name}.two", ops.Affine(factors[1], Const(np.array(offset), grid) if offset else None), two)
-        total = network.emit(f"{name}.sum", ops.Add(), one, two)
-    if found.away:
-        total = network.emit(f"{name}.nearest", ops.Cast(ArrayType.of(NEAREST)), total)
-        total = network.plus(f"{name}.shifted", total, zero)
-    network.hold(y, network.finish(result, total))
+        both = _alike(network, result.name, *((index, network.centered(index)) for index in (a, b)))
+        network.hold(y, network.on_plane(result, found, *both))
 
 
 def _beside(network: Network, op: Op, constant: int, value: int, entries: Ints | None = None) -> Const:
