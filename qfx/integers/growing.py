@@ -12,7 +12,7 @@ from qfx.errors import ExactnessError
 from qfx.fixed.arith import FLOAT64_BITS, Interval
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.integers.plane import Plane
-from qfx.integers.steps import Ints, Line, Steps, line, nearest_away, nearest_even, plain
+from qfx.integers.steps import Ints, Line, Steps, line, nearest_away, nearest_even
 from qfx.ir.graph import Node
 from qfx.ir.operator import Operator
 from qfx.ir.values import ArrayType, Const, Info
@@ -29,18 +29,29 @@ Range = tuple[int, int]
 """The least and the greatest of some integers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Function:
-    """What a kernel makes of sums, which never falls. ``bits``: of the fraction that it rounds away last, to the nearest integer, ties away from zero
-    or, with ``even``, to the even one; 0: none."""
+    """What a kernel makes of sums, which never falls.
+
+    Where one rounding does not give it, a second one may, of so many fractional bits as one of ``fractions`` says: to the nearest integer, ties away
+    from zero or, with ``even``, to the even one. ``points``: the only sums that can come, rising; None: all. ``near``: a function that is as good,
+    and has a line, for users who accept it.
+    """
 
     call: Callable[[Ints], Ints]
-    bits: int = 0
+    fractions: tuple[int, ...] = ()
     even: bool = False
+    points: Ints | None = None
+    near: Function | None = None
 
-    @property
-    def level(self) -> Callable[[Ints], Ints]:
-        return (nearest_even if self.even else nearest_away)(self.bits)
+    def drawn(self, range_: Range, ends: Range) -> tuple[Line, int] | None:
+        """The line over the sums in ``range_``, clamped to ``ends``, and how many fractional bits its results have; None if there is none."""
+        steps = Steps.of(_clipped(self.call, ends), *range_, *ends, points=self.points)
+        for bits in (0, *self.fractions):
+            found = line(steps, (nearest_even if self.even else nearest_away)(bits))
+            if found is not None:
+                return found, bits
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,10 @@ class Result:
 class Growing:
     """Nodes in order, each with what is known of its value."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, nearest: bool = False) -> None:
+        """``nearest``: where a kernel has no line, one that is as good may stand for it; ``differing`` then tells how often they differ."""
+        self._nearest = nearest
+        self.differing: dict[str, int] = {}
         self.nodes: list[Node] = []
         self.infos: dict[str, Info] = {}
 
@@ -94,20 +108,29 @@ class Growing:
         if hull.frac_bits or min(low for low, _ in ranges) < INT32_MIN or max(high for _, high in ranges) > INT32_MAX:
             remedy = "the other tool would wrap them; use fewer inputs or smaller weights"
             raise ExactnessError("its sums can leave int32", where=result.where, remedy=remedy)
-        ends = result.centered
-        steps = [Steps.of(_clipped(one.call, ends), *range_, *ends) for one, range_ in zip(functions, ranges, strict=True)]
-        once = _lines(steps, [plain] * len(steps))
-        if once is not None:
-            drawn = self._line(f"{result.name}.line", sums, [one.plus(result.zero << one.shift) for one in once], [0] * len(once))
-            return self.finish(result, drawn)
-        bits = [one.bits for one in functions]
-        twice = _lines(steps, [one.level for one in functions])
-        if twice is None or len({one.even for one in functions}) > 1:
-            raise ExactnessError("no fixed-point line takes its steps", where=result.where, remedy="this is a defect in qfx; please report it")
-        drawn = self._line(f"{result.name}.line", sums, twice, bits)
-        self._floored(f"{result.name}.fraction", drawn, bits)
-        q = QMode.RND_CONV if functions[0].even else QMode.RND_INF
-        return self.rounded(result, f"{result.name}.fraction", q)
+        drawn = [self._drawn(one, range_, result) for one, range_ in zip(functions, ranges, strict=True)]
+        found = [one for one in drawn if one is not None]
+        if len(found) < len(drawn):
+            remedy = "its halves are decided by the last bits of floats: give it other scales, or accept the nearest integers of exact products"
+            raise ExactnessError("no fixed-point line takes the steps of its kernel", where=result.where, remedy=remedy)
+        bits = [fraction for _, fraction in found]
+        if not any(bits):
+            drawn_line = self._line(f"{result.name}.line", sums, [one.plus(result.zero << one.shift) for one, _ in found], bits)
+            return self.finish(result, drawn_line)
+        self._floored(f"{result.name}.fraction", self._line(f"{result.name}.line", sums, [one for one, _ in found], bits), bits)
+        return self.rounded(result, f"{result.name}.fraction", QMode.RND_CONV if functions[0].even else QMode.RND_INF)
+
+    def _drawn(self, function: Function, range_: Range, result: Result) -> tuple[Line, int] | None:
+        found = function.drawn(range_, result.centered)
+        if found is not None or function.near is None or not self._nearest:
+            return found
+        firsts = [
+            Steps.of(_clipped(one.call, result.centered), *range_, *result.centered, points=function.points).firsts
+            for one in (function, function.near)
+        ]
+        count = int(np.abs(firsts[0] - firsts[1]).sum()) if firsts[0].shape == firsts[1].shape else range_[1] - range_[0] + 1
+        self.differing[result.where] = self.differing.get(result.where, 0) + count
+        return function.near.drawn(range_, result.centered)
 
     def rounded(self, result: Result, source: str, q: QMode) -> str:
         """``source``, rounded by ``q``, plus the zero point, clamped. The node that holds it."""
@@ -188,17 +211,6 @@ class Weighted:
         if not same.all():
             kernel, offsets = np.where(same.reshape(-1, *(1,) * (kernel.ndim - 1)), 0, kernel), np.where(same, 0, offsets)
         return cls(Const(kernel, 0), Const(offsets, 0) if offsets.any() else None, each, ranges)
-
-
-def _lines(steps: Sequence[Steps], levels: Sequence[Callable[[Ints], Ints]]) -> list[Line] | None:
-    """The line of each staircase; None if one has none."""
-    found = []
-    for one, level in zip(steps, levels, strict=True):
-        drawn = line(one, level)
-        if drawn is None:
-            return None
-        found.append(drawn)
-    return found
 
 
 def _clipped(function: Callable[[Ints], Ints], ends: Range) -> Callable[[Ints], Ints]:

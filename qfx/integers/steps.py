@@ -24,7 +24,8 @@ _BITS = 62
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """A staircase over the sums ``low`` to ``high``: ``firsts[i]`` is the first sum whose result is at least ``values[i]``; the values rise by one.
+    """A staircase over the sums ``low`` to ``high``: ``firsts[i]`` is the first sum whose result is at least ``values[i]``, ``lasts[i]`` the last one
+    below it; the values rise by one.
 
     ``bottom`` and ``top``: the results of ``low`` and of ``high``. What is asked beyond the first and the last step depends on whether a clamp holds
     the results there (``Steps.open_below``, ``open_above``: then a line may go on).
@@ -32,6 +33,7 @@ class Steps:
 
     values: Ints
     firsts: Ints
+    lasts: Ints
     low: int
     high: int
     bottom: int
@@ -40,9 +42,9 @@ class Steps:
     open_above: bool
 
     @classmethod
-    def of(cls, function: Callable[[Ints], Ints], low: int, high: int, least: int, greatest: int) -> Steps:
+    def of(cls, function: Callable[[Ints], Ints], low: int, high: int, least: int, greatest: int, points: Ints | None = None) -> Steps:
         """Those of ``function``, which never falls, over the sums ``low`` to ``high``; a clamp behind it holds its results in ``least`` to
-        ``greatest``, which ``function`` has obeyed already."""
+        ``greatest``, which ``function`` has obeyed already. ``points``: the only sums that can come, rising."""
         bottom, top = (int(function(np.array([end], dtype=np.int64))[0]) for end in (low, high))
         values = np.arange(bottom + 1, top + 1, dtype=np.int64)
         below, reached = np.full(values.size, low, dtype=np.int64), np.full(values.size, high, dtype=np.int64)
@@ -50,13 +52,17 @@ class Steps:
             middle = (below + reached) >> 1
             up = function(middle) >= values
             reached, below = np.where(up, middle, reached), np.where(up, below, middle)
-        return cls(values, reached, low, high, bottom, top, bottom <= least, top >= greatest)
+        lasts = reached - 1
+        if points is not None:
+            places = np.searchsorted(points, reached)
+            reached, lasts = points[places], points[places - 1]
+        return cls(values, reached, lasts, low, high, bottom, top, bottom <= least, top >= greatest)
 
     def bounds(self, level: Callable[[Ints], Ints]) -> tuple[Ints, Ints, Ints, Ints]:
         """(levels, sums, levels, sums): a line must be at or above the first levels at the first sums, and below the second levels at the second
         ones. ``level``: where the line must be for each result."""
         levels = level(self.values)
-        above, above_at, below, below_at = levels, self.firsts, levels, self.firsts - 1
+        above, above_at, below, below_at = levels, self.firsts, levels, self.lasts
         if not self.open_below:
             above, above_at = np.append(above, level(np.array([self.bottom]))), np.append(above_at, self.low)
         if not self.open_above:

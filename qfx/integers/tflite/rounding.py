@@ -52,7 +52,7 @@ class Scaling:
 
     @property
     def function(self) -> Function:
-        return Function(self, self.bits)
+        return Function(self, (self.bits,) if self.bits else ())
 
     @property
     def bits(self) -> int:
