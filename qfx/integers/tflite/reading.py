@@ -1,0 +1,74 @@
+"""A .tflite file becomes a graph whose integers are the file's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from qfx.errors import UnsupportedError, together
+from qfx.integers.tflite import arithmetic, moving, pooling, products, tables
+from qfx.integers.tflite.ends import Ends
+from qfx.integers.tflite.file import Op, read_file
+from qfx.integers.tflite.network import Network
+from qfx.integers.tflite.rounding import Rounding
+from qfx.ir.graph import Graph
+
+_KINDS: Mapping[str, Callable[[Network, Op], None]] = MappingProxyType({
+    "CONV_2D": products.conv_2d,
+    "DEPTHWISE_CONV_2D": products.depthwise_conv_2d,
+    "FULLY_CONNECTED": products.fully_connected,
+    "TRANSPOSE_CONV": products.transpose_conv,
+    "ADD": arithmetic.add,
+    "SUB": arithmetic.sub,
+    "MUL": arithmetic.mul,
+    "MAXIMUM": arithmetic.maximum,
+    "MINIMUM": arithmetic.minimum,
+    "QUANTIZE": arithmetic.quantize,
+    "RELU": arithmetic.relu,
+    "RELU6": arithmetic.relu6,
+    "RELU_N1_TO_1": arithmetic.relu_n1_to_1,
+    "LEAKY_RELU": tables.leaky_relu,
+    "LOGISTIC": tables.logistic,
+    "TANH": tables.tanh,
+    "HARD_SWISH": tables.hard_swish,
+    "AVERAGE_POOL_2D": pooling.average_pool_2d,
+    "MAX_POOL_2D": pooling.max_pool_2d,
+    "MEAN": pooling.mean,
+    "RESHAPE": moving.reshape,
+    "SQUEEZE": moving.reshape,
+    "EXPAND_DIMS": moving.reshape,
+    "CONCATENATION": moving.concatenation,
+    "TRANSPOSE": moving.transpose,
+    "SLICE": moving.slice_,
+    "STRIDED_SLICE": moving.strided_slice,
+    "SPLIT": moving.split,
+    "PAD": moving.pad,
+    "PADV2": moving.pad,
+    "RESIZE_NEAREST_NEIGHBOR": moving.resize_nearest_neighbor,
+})  # fmt: skip
+
+
+def read_tflite(path: str | os.PathLike[str], *, rounding: Rounding | None = None) -> Graph:
+    """The graph of an int8 model: its inputs and outputs are the file's stored integers, channels first, the batch left out.
+
+    ``rounding``: of all kernels; None: what LiteRT's reference kernels do, NEAREST for FULLY_CONNECTED and DOUBLE for the rest. What a float model
+    has around its integers is left out and told in the metadata: QUANTIZE at an input, and SOFTMAX or DEQUANTIZE at an output.
+
+    Raises ModelFileError for a file that is damaged; UnsupportedError, listing all of them, for operators, types and options that qfx does not
+    read; ExactnessError where a sum can leave int32 or a rounding has no fixed-point form.
+    """
+    file = read_file(Path(path))
+    ends, network = Ends(file), Network(file, rounding)
+    blockers = [_unknown(network, op) for op in ends.inside() if op.kind not in _KINDS]
+    if blockers:
+        raise together(blockers, where=str(path))
+    ends.give(network)
+    for op in ends.inside():
+        _KINDS[op.kind](network, op)
+    return ends.graph(network)
+
+
+def _unknown(network: Network, op: Op) -> UnsupportedError:
+    return UnsupportedError(f"{op.kind} has no counterpart", where=network.where(op), remedy=f"qfx reads {', '.join(sorted(_KINDS))}")
