@@ -18,7 +18,7 @@ from qfx.leaving.integer import _FORMS as INTEGER_OPERATORS
 from qfx.testing import adversarial_feeds, random_graph
 
 SAMPLES = 12
-GRAPHS = {"qdq": 120, "qonnx": 25, "integer": 120}
+GRAPHS = {"qdq": 60, "qonnx": 15, "integer": 60}
 
 
 def saturating(graph: Graph, rng: np.random.Generator) -> Graph | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,18 @@ def test_signals_and_every_way_of_compare(tmp_path: Path, gxx: str, thorough: bo
     assert all(row["refused"] is None and row["differing_values"] == 0 and row["values"] == 300 for row in rows)
     assert rows[0]["estimate"]["interval_cycles"] > 0
     assert rows[1]["estimate"] is None
+
+
+def test_the_peers_padding_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gxx: str, thorough: bool) -> None:
+    """The example of docs/leaving.md, which only hls4ml runs."""
+    if not thorough:
+        pytest.skip("compiles hls4ml's C++")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "leaving.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(block, "leaving.md", "exec"), {})
 
 
 class OneBitOff:
