@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cells import gru, recurrent
 
 from qfx import operators as ops
 from qfx.errors import QfxError, UnsupportedError
@@ -154,6 +155,14 @@ def test_refusals_name_the_layer() -> None:
     where, what = refusal(convolution, "qonnx")
     assert where == "c"
     assert "24" in what
+
+
+def test_loops_are_refused() -> None:
+    steps = recurrent(gru(), 4)
+    for form in FORMS:
+        with pytest.raises(UnsupportedError) as caught:
+            convert(steps, form)
+        assert caught.value.where == "rnn"
 
 
 def test_what_cannot_overflow_may_wrap() -> None:

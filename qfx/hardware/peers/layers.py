@@ -110,6 +110,12 @@ def _relu(node: Node, op: ops.Relu, infos: tuple[Info, ...], out: Info, orders: 
     return _activation("relu", out, orders, out.type)
 
 
+def _leaky(node: Node, op: ops.LeakyRelu, infos: tuple[Info, ...], out: Info, orders: tuple[Order, ...]) -> Layer:
+    slope = FixedType(2, 2 + op.log2_slope, False)
+    settings = {"class_name": "LeakyReLU", "activation": "LeakyReLU", "activ_param": 2.0**op.log2_slope, "n_in": out.size}
+    return Layer(settings, {"result": out.type, "param": slope}, orders[0])
+
+
 def _const(const: Const) -> FixedType:
     """The least type that holds all numbers of a constant."""
     return _at_least(const.interval.hull.type())
@@ -222,7 +228,7 @@ def _reshape(node: Node, op: ops.Reshape, infos: tuple[Info, ...], out: Info, or
 
 
 _MAKERS: Mapping[type[ops.Operator], Callable[..., Layer]] = {
-    ops.Input: _input, ops.Cast: _cast, ops.Relu: _relu, ops.Linear: _linear, ops.Conv: _conv, ops.MaxPool: _max_pool, ops.SumPool: _sum_pool,
-    ops.Affine: _affine, ops.Add: _merge("add"), ops.Sub: _merge("subtract"), ops.Mul: _merge("multiply"), ops.Max: _merge("maximum"),
-    ops.Min: _merge("minimum"), ops.Reshape: _reshape,
+    ops.Input: _input, ops.Cast: _cast, ops.Relu: _relu, ops.LeakyRelu: _leaky, ops.Linear: _linear, ops.Conv: _conv, ops.MaxPool: _max_pool,
+    ops.SumPool: _sum_pool, ops.Affine: _affine, ops.Add: _merge("add"), ops.Sub: _merge("subtract"), ops.Mul: _merge("multiply"),
+    ops.Max: _merge("maximum"), ops.Min: _merge("minimum"), ops.Reshape: _reshape,
 }  # fmt: skip

@@ -95,7 +95,8 @@ def test_signals_and_every_way_of_compare(tmp_path: Path, gxx: str, thorough: bo
     if not thorough:
         pytest.skip("compiles two generators' C++")
     signal = chain(
-        (2, 9), ops.Conv(const((4, 2, 3)), const((4,)), (2,), ((1, 1),), (1,), 1), cast(6, 4, QMode.RND), ops.MaxPool((2,), (2,), ((1, 0),), (1,)),
+        (2, 9), ops.Conv(const((4, 2, 3)), const((4,)), (2,), ((1, 1),), (1,), 1), ops.LeakyRelu(-3), cast(6, 4, QMode.RND),
+        ops.MaxPool((2,), (2,), ((1, 0),), (1,)),
         ops.Reshape((12,)), ops.Linear(const((3, 12)), None),
     )  # fmt: skip
     on = board("ultra96v2")
