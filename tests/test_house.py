@@ -78,7 +78,19 @@ def test_data_flows_one_way() -> None:
         assert not around, f"{module} imports {around[0]}, which imports it"
 
 
-TORCH_FREE = ("qfx.errors", "qfx.files", "qfx.cli", "qfx.ir", "qfx.operators", "qfx.hardware", "qfx.verify", "qfx.trace", "qfx.report", "qfx.testing")
+TORCH_FREE = (
+    "qfx.errors",
+    "qfx.files",
+    "qfx.cli",
+    "qfx.ir",
+    "qfx.leaving",
+    "qfx.operators",
+    "qfx.hardware",
+    "qfx.verify",
+    "qfx.trace",
+    "qfx.report",
+    "qfx.testing",
+)
 
 
 def test_the_hardware_side_never_imports_torch() -> None:

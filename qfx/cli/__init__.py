@@ -14,6 +14,7 @@ from qfx import __version__
 from qfx.cli.check import check
 from qfx.cli.common import Commands
 from qfx.cli.compare import compare
+from qfx.cli.convert import convert
 from qfx.cli.csim import csim
 from qfx.cli.hls import estimate, hls
 from qfx.cli.models import boards, inspect, weights
@@ -42,7 +43,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, estimate, compare, csim, verify, report, check, ptq, weights, inspect, boards):
+for _command in (hls, estimate, compare, convert, csim, verify, report, check, ptq, weights, inspect, boards):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qfx.cli.common import FILE, force_option, guard, json_option, print_json
+from qfx.cli.common import DIFFERENCE, FILE, force_option, guard, json_option, print_json
 from qfx.cli.telling import telling
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from qfx.ir.graph import Graph
 
 Row = dict[str, Any]
+_PEER_SAMPLES = 256
+"""Made-up inputs that the generators are compared on."""
 
 
 @click.command()
@@ -23,6 +26,11 @@ Row = dict[str, Any]
 @click.option("--board", "boards", multiple=True, required=True, help="A board, as of `qfx estimate`; may be given several times.")
 @click.option("--fps", "rates", type=float, multiple=True, help="Frames per second; may be given several times  [default: the fastest that fits].")
 @click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: each board's].")
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="Generate, compile and run each model with qfx and with hls4ml instead: equal numbers, and how fast (docs/leaving.md).",
+)
 @click.option("--plot", type=FILE, default=None, help="Draw frames per second over the share of what binds (PNG, SVG or PDF, by the suffix).")
 @json_option()
 @force_option("Replace an existing plot.")
@@ -32,6 +40,7 @@ def compare(
     boards: tuple[str, ...],
     rates: tuple[float, ...],
     clock_ns: float | None,
+    peers: bool,
     plot: Path | None,
     as_json: bool,
     force: bool,
@@ -40,17 +49,23 @@ def compare(
 
     Models of different word lengths are files of their own. A row says what refuses it where nothing fits.
     """
+    from qfx.errors import ProjectError
     from qfx.files import check_target
     from qfx.hardware.board import board, check_clock
     from qfx.hardware.project.project import prepare
     from qfx.ir.from_onnx import load_graph
 
     if plot is not None:
+        if peers:
+            raise ProjectError("--plot draws designs of qfx", where="--peers", remedy="leave one of the two out")
         check_target(plot, force=force)
     found = [board(name) for name in boards]
     for on in found:
         check_clock(on.clock_ns if clock_ns is None else clock_ns, on)
     wanted: Sequence[float | None] = rates or (None,)
+    if peers:
+        _with_peers(models, found, wanted, clock_ns, as_json)
+        return
     with telling("reading the models") as progress:
         graphs = [prepare(load_graph(model)) for model in models]
         count = len(models) * len(found) * len(wanted)
@@ -66,6 +81,53 @@ def compare(
         print_json(rows)
     else:
         click.echo("\n".join(_table(rows)))
+
+
+def _with_peers(models: Sequence[Path], boards: Sequence[Board], rates: Sequence[float | None], clock_ns: float | None, as_json: bool) -> None:
+    """Rows of both generators for every model, board and rate; exits with 1 if one computes something else than the interpreter."""
+    import numpy as np
+
+    from qfx.hardware.design.schedule import Request
+    from qfx.hardware.peers.compare import generators
+    from qfx.ir.from_onnx import load_graph
+    from qfx.testing import adversarial_inputs
+
+    rows: list[Row] = []
+    with telling("reading the models") as progress:
+        graphs = [load_graph(model) for model in models]
+        jobs = [(model, graph, on, fps) for model, graph in zip(models, graphs, strict=True) for on in boards for fps in rates]
+        for done, (model, graph, on, fps) in enumerate(jobs):
+            progress("generating, compiling and running", done, len(jobs))
+            x = adversarial_inputs(graph, np.random.default_rng(0), _PEER_SAMPLES)
+            clock = on.clock_ns if clock_ns is None else clock_ns
+            made = generators(graph, on, Request(fps=fps, fit=fps is None), clock, x)
+            rows += [{"model": model.stem, "board": on.name, "asked_fps": fps} | row for row in made]
+    if as_json:
+        print_json(rows)
+    else:
+        click.echo("\n".join(_peer_table(rows)))
+    if any(row.get("differing_values") for row in rows):
+        sys.exit(DIFFERENCE)
+
+
+def _peer_table(rows: Sequence[Row]) -> list[str]:
+    from qfx.hardware.cost.estimate import NAMES
+    from qfx.hardware.cost.resources import FIELDS
+    from qfx.hardware.folding.summary import table
+
+    head = ("model", "generator", "board", "differing", "compile s", "samples/s", "interval", *(NAMES[field] for field in FIELDS))
+    lines, refused = [], []
+    for row in rows:
+        start = (row["model"], row["generator"], row["board"])
+        if row["refused"] is not None:
+            lines.append((*start, "refused", *[""] * (len(FIELDS) + 3)))
+            refused.append(f"{row['model']}, {row['generator']}: {row['refused']}")
+            continue
+        estimate = row["estimate"] or {}
+        costs = (str(estimate.get(field, "-")) for field in ("interval_cycles", *FIELDS))
+        equal = f"{row['differing_values']} of {row['values']}"
+        lines.append((*start, equal, f"{row['compile_s']:.1f}", f"{row['samples_per_second']:.0f}", *costs))
+    return [*table(head, lines), *([""] * bool(refused)), *refused]
 
 
 def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:

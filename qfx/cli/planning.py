@@ -164,6 +164,20 @@ def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making
     return _Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
 
 
+def refuse_for_peer(asked: Asked) -> None:
+    """Raise ProjectError for options that say how qfx's own designs are built."""
+    from qfx.errors import ProjectError
+
+    usual = {"weights": "rom", "style": "streaming", "adders": "qfx"}
+    given = {f"--{field.replace('_', '-')}": getattr(asked, field) for field in usual if getattr(asked, field) != usual[field]}
+    given |= {f"--{field.replace('_', '-')}": True for field in ("fps", "fit", "folding", "shift_and_add", "ports") if getattr(asked, field)}
+    if asked.clock_ns == AUTO:
+        given["--clock-ns auto"] = AUTO
+    if given:
+        what = f"{next(iter(given))} says how qfx builds its own designs"
+        raise ProjectError(what, where="--backend hls4ml", remedy="leave it out")
+
+
 def _refuse_folding(asked: Asked) -> None:
     """Raise ProjectError for options that mean nothing of an unrolled design."""
     from qfx.errors import ProjectError

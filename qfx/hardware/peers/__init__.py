@@ -1,0 +1,1 @@
+"""Other generators of hardware, on qfx's models."""
