@@ -50,6 +50,7 @@ class Conv(Operator):
     pointwise: ClassVar[bool] = False
     any_order: ClassVar[bool] = False
     fuses: ClassVar[bool] = True
+    takes_beside: ClassVar[bool] = True
     renames: ClassVar[bool] = False
 
     def infer(self, name: str, inputs: Infos) -> Info:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -12,7 +12,8 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import Frame, Steps, append_ops
+from qfx.hardware.design.chains import ALONE, Chain, chains
+from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
@@ -58,6 +59,7 @@ class Builder:
         self.several = len(graph.inputs) + len(graph.outputs) > 2
         self._live = _live(graph)
         self._waiting: dict[str, deque[Value]] = {}
+        self._chains: dict[str, Chain] = {}
 
     def add(self, process: d.Process) -> None:
         self.processes.append(process)
@@ -65,13 +67,21 @@ class Builder:
 
     def build(self, nodes: Sequence[Node]) -> None:
         """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
-        done: set[str] = set()
-        for node in nodes:
-            if self.live(node.name) and node.name not in done:
-                chain = self.fused(node) if node.op.fuses else ()
-                done.update(member.name for member in chain)
+        left = [node for node in nodes if self.live(node.name)]
+        self._chains = chains(left, self.readers, self.graph)
+        members = {member.name for chain in self._chains.values() for member in chain.nodes}
+        left = [node for node in left if node.name not in members]
+        while left:
+            later = []
+            for node in left:
+                chain = self._chains.get(node.name, ALONE)
+                if not all(name in self._waiting for name in (*node.inputs, *chain.beside)):
+                    later.append(node)  # what is beside its value comes from a node further on
+                    continue
                 self.node = node.name
-                node.op.build(self, node, chain)
+                node.op.build(self, node, chain.nodes)
+            assert len(later) < len(left), "no value of a graph waits for itself"
+            left = later
 
     def live(self, name: str) -> bool:
         return name in self._live
@@ -79,18 +89,6 @@ class Builder:
     def readers(self, name: str) -> tuple[Node, ...]:
         """One entry for every time the value is read by a live node."""
         return tuple(node for node in self.graph.nodes if node.name in self._live for source in node.inputs if source == name)
-
-    def fused(self, node: Node) -> tuple[Node, ...]:
-        """The chain of pointwise nodes after ``node`` that its process can take over."""
-        chain: list[Node] = []
-        last = node
-        while last.name not in self.graph.outputs:
-            readers = self.readers(last.name)
-            if len(readers) != 1 or not readers[0].op.pointwise:
-                break
-            last = readers[0]
-            chain.append(last)
-        return tuple(chain)
 
     def sources(self, node: Node) -> tuple[Info, ...]:
         """What is known of the values that the node reads."""
@@ -127,6 +125,18 @@ class Builder:
         out = self.stream(name, wanted.word, value.stream.parallel, value.frame.order.size)
         self.add(d.Regrid(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
         return replace(value, stream=out)
+
+    def take_beside(self, node: Node, parallel: int) -> tuple[d.Stream | None, Beside | None]:
+        """The value that the chain behind ``node`` joins with its own, ``parallel`` numbers a word, and where; None if it joins none."""
+        chain = self._chains.get(node.name, ALONE)
+        for name in chain.beside:
+            join = next(member for member in chain.nodes if not member.op.pointwise)
+            place = chain.place
+            joined = join.op.joins(self.sources(join), self.graph.infos[join.name])
+            assert joined is not None, "chains join no other operators"
+            stream = self.rewidth(name, self.take_on(name, joined[0][place]).stream, parallel)
+            return stream, Beside(join.name, place, stream.type)
+        return None, None
 
     def take_on_one_grid(self, name: str) -> Value:
         """The value as an operator reads it that mixes its channels."""
@@ -192,9 +202,11 @@ class Builder:
             raise ProjectError(f"PE={pe} does not divide its {channels} channels", where=node.name, remedy="use a divisor")
         return pe
 
-    def finish(self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int) -> tuple[d.Epilogue, d.Stream, str]:
-        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves."""
-        append_ops(steps, self.graph, chain, self.sites)
+    def finish(
+        self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int, beside: Beside | None = None
+    ) -> tuple[d.Epilogue, d.Stream, str]:
+        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves. ``beside``: what the chain joins."""
+        append_ops(steps, self.graph, chain, self.sites, beside)
         name = chain[-1].name if chain else node.name
         epilogue = steps.done()
         return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
@@ -284,9 +296,12 @@ class Builder:
         self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
         self.give_stream(name, out, frame)
 
-    def binary(self, node: Node, chain: tuple[Node, ...], wanted: tuple[Info, ...], join: Callable[[Steps], None]) -> None:
-        """A process that joins two values, taken on the grids of ``wanted``, by the step that ``join`` appends."""
+    def binary(self, node: Node, chain: tuple[Node, ...]) -> None:
+        """A process that joins two values."""
         frame = Frame.of(self.graph.infos[node.name].shape)
+        joined = node.op.joins(self.sources(node), self.graph.infos[node.name])
+        assert joined is not None, "operators on two values say how they join them"
+        wanted, join = joined
         pe = self.parallel(node, frame.channels)
         a, b = (self.rewidth(name, self.take_on(name, info).stream, pe) for name, info in zip(node.inputs, wanted, strict=True))
         steps = Steps(self.names, node.name, (a.type, b.type), frame)

@@ -47,6 +47,12 @@ class Layer:
     costs: d.IntArray  # (options, FIELDS)
     sure: d.IntArray  # (options, FIELDS)
     limit: str
+    paired: frozenset[int] = frozenset()
+    """The places among ``sources`` of those whose numbers it takes word for word with the ones that it gives."""
+
+    def words(self, place: int) -> d.IntArray:
+        """The numbers per word that it takes of the source at ``place``."""
+        return self.gives if place in self.paired else self.takes
 
 
 def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False) -> tuple[Layer, ...]:
@@ -76,7 +82,9 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shi
         if found and found[-1].name == name:  # one more process of its layer
             found[-1] = _joined(found[-1], sources, options)
             continue
-        found.append(_layer(name, process.role, sources, _affordable(options, board), process.limit(setting)))
+        made = _layer(name, process.role, sources, _affordable(options, board), process.limit(setting))
+        paired = frozenset(place for place, stream in enumerate(streams) if stream in process.paired)
+        found.append(replace(made, paired=paired))
     return tuple(found)
 
 

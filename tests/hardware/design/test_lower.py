@@ -89,7 +89,7 @@ def test_every_stream_has_one_writer_and_one_reader(make) -> None:  # type: igno
     graph = make()
     design = lower(graph, random_schedule(graph, np.random.default_rng(0)))
     written = [stream.name for p in design.processes for stream in _streams(p, "output", "outputs", *["last"] * isinstance(p, d.FromPort))]
-    read = [stream.name for p in design.processes for stream in _streams(p, "input", "inputs", *["last"] * isinstance(p, d.ToPort))]
+    read = [stream.name for p in design.processes for stream in _streams(p, "input", "inputs", "beside", *["last"] * isinstance(p, d.ToPort))]
     names = [stream.name for stream in design.streams]
     assert sorted(written) == sorted(read) == sorted(names)
     assert len(set(names)) == len(names)
