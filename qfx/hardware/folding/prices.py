@@ -34,10 +34,10 @@ Picked = list[int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pace:
-    """The options that are left of each layer where a frame may take ``target`` cycles: numbers per word that they take and give, those that they take
-    of each source (``words``), and shares of what may be used of each resource. ``sources``: the layers that each reads, with the numbers a frame.
-    ``allowed``: those options with which several ports of one stream keep the pace, come what may of the others. ``unit``: the share of each resource
-    that is one."""
+    """The options that are left of each layer where a frame may take ``target`` cycles: numbers per word that they take and give, those that they
+    take of each source (``words``), and shares of what may be used of each resource. ``sources``: the layers that each reads, with the numbers a
+    frame. ``allowed``: those options with which several ports of one stream keep the pace, come what may of the others. ``unit``: the share of each
+    resource that is one."""
 
     target: int
     takes: Sequence[d.IntArray]
