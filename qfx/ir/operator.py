@@ -18,6 +18,7 @@ from qfx.homes import unanswered
 from qfx.ir.channels import Carried, Mask
 from qfx.ir.rules import Infos
 from qfx.ir.values import Const, Info, RawArray
+from qfx.ir.windows import Windows
 
 if TYPE_CHECKING:  # what is built upon this file, and handed to the operators when they are asked
     from qfx.export.bounds import Value
@@ -164,6 +165,11 @@ class Operator:
     def joins(self, sources: Infos, out: Info) -> tuple[Infos, Callable[[Steps], None]] | None:
         """Of an operator on two values, number by number, and nothing else: on which grids it takes them, and what appends the one step that joins
         them with those that follow. None: it is another."""
+        return None
+
+    def sees(self, x: Info) -> Windows | None:
+        """The windows that it lays over the value ``x`` in hardware, by a window unit in front of its process, unless they are single pixels that
+        follow each other. None: it lays none."""
         return None
 
     def looks_at(self, grids: npt.NDArray[np.int64]) -> int | None:

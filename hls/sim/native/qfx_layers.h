@@ -343,6 +343,22 @@ void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& 
   out.filled(WORDS);
 }
 
+template <class S, int TAP_Y, int TAP_X, class T, int P>
+void window_tap(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, qfx_native::frames<vec<T, P> >& tap, const T& padding) {
+  static const size_t WORDS = size_t(S::OH) * S::OW * S::CHUNKS, PIXEL = S::CHUNKS * sizeof(vec<T, P>);
+  const char* x = in.look(S::READS);
+  char* to = tap.room(WORDS);
+  for (int oy = 0; oy < S::OH; oy++) {
+    for (int ox = 0; ox < S::OW; ox++) {
+      const int y = oy * S::SH - S::PAD_TOP + TAP_Y * S::DH, column = ox * S::SW - S::PAD_LEFT + TAP_X * S::DW;  // inside the frame
+      std::memcpy(to, x + (size_t(y) * S::W + column) * PIXEL, PIXEL);
+      to += PIXEL;
+    }
+  }
+  tap.filled(WORDS);
+  window<S>(in, out, padding);
+}
+
 template <class Epilogue, int PIXELS, int CHANNELS, class T, int P>
 void pointwise(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
   static const size_t WORDS = size_t(PIXELS) * (CHANNELS / P);

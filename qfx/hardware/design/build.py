@@ -18,6 +18,7 @@ from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
 from qfx.hardware.design.streams import widths_between
+from qfx.hardware.design.taps import Tap, taps
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -60,6 +61,8 @@ class Builder:
         self._live = _live(graph)
         self._waiting: dict[str, deque[Value]] = {}
         self._chains: dict[str, Chain] = {}
+        self._taps: tuple[Tap, ...] = ()
+        self._tapped: dict[tuple[str, str], Value] = {}  # by value and reader
 
     def add(self, process: d.Process) -> None:
         self.processes.append(process)
@@ -69,14 +72,17 @@ class Builder:
         """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
         left = [node for node in nodes if self.live(node.name)]
         self._chains = chains(left, self.readers, self.graph)
+        self._taps = taps(left, self.readers, self.graph, self._chains)
         members = {member.name for chain in self._chains.values() for member in chain.nodes}
         left = [node for node in left if node.name not in members]
         while left:
             later = []
             for node in left:
                 chain = self._chains.get(node.name, ALONE)
-                if not all(name in self._waiting for name in (*node.inputs, *chain.beside)):
-                    later.append(node)  # what is beside its value comes from a node further on
+                own = {node.name, *(member.name for member in chain.nodes)}
+                late = any(tap.reader in own and (tap.value, tap.reader) not in self._tapped for tap in self._taps)
+                if late or not all(name in self._waiting for name in (*node.inputs, *chain.beside)):
+                    later.append(node)  # what is beside its value, or a window that it takes a tap of, comes from a node further on
                     continue
                 self.node = node.name
                 node.op.build(self, node, chain.nodes)
@@ -106,17 +112,18 @@ class Builder:
     def like(self, stem: str, stream: d.Stream, parallel: int, depth: int = MIN_DEPTH) -> d.Stream:
         return self.stream(stem, stream.type, parallel, stream.words * stream.parallel, depth)
 
-    def take(self, name: str) -> Value:
-        """The value ``name`` for one more of its readers."""
-        return self._waiting[name].popleft()
+    def take(self, name: str, reader: str = "") -> Value:
+        """The value ``name`` for one more of its readers; ``reader``: that one, if it is not the node that is being lowered."""
+        tapped = self._tapped.pop((name, reader or self.node), None)
+        return self._waiting[name].popleft() if tapped is None else tapped
 
     def take_stream(self, name: str, parallel: int) -> d.Stream:
         value = self.take(name)
         return self.rewidth(name, value.stream, parallel)
 
-    def take_on(self, name: str, wanted: Info) -> Value:
-        """The value ``name`` with its raws on the grids of ``wanted``, for one more of its readers."""
-        value, info = self.take(name), self.graph.infos[name]
+    def take_on(self, name: str, wanted: Info, reader: str = "") -> Value:
+        """The value ``name`` with its raws on the grids of ``wanted``, for one more of its readers, as ``take`` has it."""
+        value, info = self.take(name, reader), self.graph.infos[name]
         if np.array_equal(wanted.grids, info.grids):
             return value
         value = replace(value, stream=self.rewidth(name, value.stream, gcd(value.stream.parallel, value.frame.channels)))
@@ -134,7 +141,7 @@ class Builder:
             place = chain.place
             joined = join.op.joins(self.sources(join), self.graph.infos[join.name])
             assert joined is not None, "chains join no other operators"
-            stream = self.rewidth(name, self.take_on(name, joined[0][place]).stream, parallel)
+            stream = self.rewidth(name, self.take_on(name, joined[0][place], join.name).stream, parallel)
             return stream, Beside(join.name, place, stream.type)
         return None, None
 
@@ -169,7 +176,8 @@ class Builder:
         if not value.frame.canonical and (leaves or any(not reader.op.any_order for reader in readers)):
             value = self._canonical(name, value)
         copies, rest = deque[Value](), value
-        for _ in range(len(readers) + leaves - 1):
+        apart = sum(tap.value == name for tap in self._taps)  # readers that a window unit serves
+        for _ in range(len(readers) + leaves - 1 - apart):
             outputs = tuple(self.like(name, rest.stream, rest.stream.parallel, rest.stream.words) for _ in range(2))
             self.add(d.Fork(self.names.new(name, "fork"), rest.stream, (outputs[0], outputs[1])))
             copies.append(replace(value, stream=outputs[0]))
@@ -226,18 +234,33 @@ class Builder:
         dh, dw = plane(windows.dilation, 1)
         geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
         buffer = self.schedule.folding(self.node).buffer
-        numbers = oh * ow * kh * kw * channels
+        out, tap, at = self._windowed(stem, stream, channels, windows, kh * kw if whole else 1)
         if not whole:
-            out = self.stream(stem, stream.type, stream.parallel, numbers)
-            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding, buffer))
+            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding, buffer, tap, at))
             return out
-        out = self.stream(stem, stream.type, stream.parallel * kh * kw, numbers)
-        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding, buffer)
+        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding, buffer, tap, at)
         if not unit.possible:
             what = f"taps={kh * kw}: the unit of whole windows cannot make these of {h} x {w} pixels, {stream.parallel} channels a word"
             raise ProjectError(what, where=self.node or stem, remedy="use taps=1")
         self.add(unit)
         return out
+
+    def _windowed(
+        self, stem: str, stream: d.Stream, channels: int, windows: Windows, together: int
+    ) -> tuple[d.Stream, d.Stream | None, tuple[int, int]]:
+        """The stream of windows with ``together`` taps a word, and, if a reader takes a tap of the windows of the node that is being lowered, its
+        stream and which tap that is. Where there are both, the unit is a fork, and room for a frame is behind it as behind those."""
+        pixels, count = int(np.prod(windows.out)), int(np.prod(windows.kernel))
+        tap = next((tap for tap in self._taps if tap.window == self.node), None)
+        words = pixels * channels // stream.parallel
+        out = self.stream(
+            stem, stream.type, stream.parallel * together, pixels * count * channels, MIN_DEPTH if tap is None else words * count // together
+        )
+        if tap is None:
+            return out, None, (0, 0)
+        second = self.stream(tap.value, stream.type, stream.parallel, pixels * channels, words)
+        self._tapped[tap.value, tap.reader] = Value(second, Frame.of((channels, *windows.out)))
+        return out, second, plane(tap.at, 0)
 
     def taps(self, node: Node, windows: Windows) -> int:
         """The taps of a window of ``node`` that come in a word, 1 or all of them."""
