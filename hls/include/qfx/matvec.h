@@ -72,8 +72,6 @@ matvec_pixel:
         for (int input = 0; input < S::INPUT_FOLD; input++) {
           QFX_PIPELINE_FRAMES
           QFX_TURN();
-          typename beside_word<Beside>::type other;
-          take_beside(beside, other, input == S::INPUT_FOLD - 1);
           vec<T, S::SIMD> word;
           if (output == 0) {
             word = in.read();
@@ -89,6 +87,8 @@ matvec_pixel:
               word[s] = kept[input][s];
             }
           }
+          typename beside_word<Beside>::type other;
+          take_beside(beside, other, input == S::INPUT_FOLD - 1);
           // The products are summed by themselves, so that only one addition lies between a turn and the next. In a type of their own: a compiler
           // that saw additions of one width alone could turn them into a chain that begins at the accumulator.
           typename S::sum sum[S::PE];
@@ -176,9 +176,9 @@ depthwise_pixel:
       for (int tap = 0; tap < S::INPUT_FOLD; tap++) {
         QFX_PIPELINE_FRAMES
         QFX_TURN();
+        const vec<T, S::PE * S::SIMD> word = in.read();
         typename beside_word<Beside>::type other;
         take_beside(beside, other, tap == S::INPUT_FOLD - 1);
-        const vec<T, S::PE * S::SIMD> word = in.read();
       depthwise_pe:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
