@@ -12,13 +12,12 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.chains import ALONE, Chain, chains
 from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops
+from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, taps
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
 from qfx.hardware.design.streams import widths_between
-from qfx.hardware.design.taps import Tap, taps
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -46,8 +45,8 @@ class Builder:
 
     last: d.Stream
 
-    def __init__(self, graph: Graph, schedule: Schedule) -> None:
-        self.graph, self.schedule, self.names = graph, schedule, Names()
+    def __init__(self, graph: Graph, schedule: Schedule, shared: bool = True) -> None:
+        self.graph, self.schedule, self.shared, self.names = graph, schedule, shared, Names()
         self.sites: Mapping[str, int] = places(graph)
         self.leaves: Mapping[str, int] = dict.fromkeys(graph.outputs, 1)  # how often a value leaves the graph
         self.processes: list[d.Process] = []
@@ -59,6 +58,7 @@ class Builder:
         self.port_names: list[str] = []  # of the inputs
         self.several = len(graph.inputs) + len(graph.outputs) > 2
         self._live = _live(graph)
+        self._readers = _readers(graph, self._live)
         self._waiting: dict[str, deque[Value]] = {}
         self._chains: dict[str, Chain] = {}
         self._taps: tuple[Tap, ...] = ()
@@ -72,7 +72,7 @@ class Builder:
         """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
         left = [node for node in nodes if self.live(node.name)]
         self._chains = chains(left, self.readers, self.graph)
-        self._taps = taps(left, self.readers, self.graph, self._chains)
+        self._taps = taps(left, self.readers, self.graph, self._chains) if self.shared else ()
         members = {member.name for chain in self._chains.values() for member in chain.nodes}
         left = [node for node in left if node.name not in members]
         while left:
@@ -94,7 +94,7 @@ class Builder:
 
     def readers(self, name: str) -> tuple[Node, ...]:
         """One entry for every time the value is read by a live node."""
-        return tuple(node for node in self.graph.nodes if node.name in self._live for source in node.inputs if source == name)
+        return self._readers.get(name, ())
 
     def sources(self, node: Node) -> tuple[Info, ...]:
         """What is known of the values that the node reads."""
@@ -435,6 +435,15 @@ def check_word(where: str, parallel: int, bits: int) -> None:
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:
     """(height, width) of one or two spatial axes: a 1-D value has height 1."""
     return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _readers(graph: Graph, live: frozenset[str]) -> dict[str, tuple[Node, ...]]:
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.name in live:
+            for source in node.inputs:
+                found.setdefault(source, []).append(node)
+    return {name: tuple(nodes) for name, nodes in found.items()}
 
 
 def _live(graph: Graph) -> frozenset[str]:

@@ -174,6 +174,15 @@ def test_values_on_grids_of_their_own_are_forked() -> None:
         assert taps(graph) == ({} if per_channel else {"a_window": (1, 1)})
 
 
+def test_no_window_unit_is_a_fork_in_a_frame_too_long_to_simulate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame of windows would have to lie behind it."""
+    monkeypatch.setattr("qfx.hardware.design.lower.MAX_WORDS", 100)
+    assert taps(shortcut()) == {}
+    assert kinds(shortcut()) == ["Fork", "Window", "MatVec", "Window", "MatVec", "Window", "MatVec"]
+    (unit,) = [process for process in lower(identity(), ONE, shared=True).processes if isinstance(process, d.Window) and process.tap is not None]
+    assert [stream.depth for stream in unit.targets] == [stream.words for stream in unit.targets]
+
+
 def test_the_search_knows_the_words_of_both_streams() -> None:
     """What a sum takes beside is as wide as what its layer gives, and a tap as wide as what goes into the windows; what is told is what is built."""
     found = {layer.name: layer for layer in layers(lower(shortcut(), ONE), board("zcu102"), {})}
