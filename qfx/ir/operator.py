@@ -168,8 +168,8 @@ class Operator:
         return None
 
     def sees(self, x: Info) -> Windows | None:
-        """The windows that it lays over the value ``x`` in hardware, by a window unit in front of its process, unless they are single pixels that
-        follow each other. None: it lays none."""
+        """The windows that it lays over the value ``x`` in hardware, by a window unit in front of its process; of single pixels, which ones it takes.
+        None: it lays none."""
         return None
 
     def looks_at(self, grids: npt.NDArray[np.int64]) -> int | None:

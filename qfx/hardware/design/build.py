@@ -117,6 +117,10 @@ class Builder:
         tapped = self._tapped.pop((name, reader or self.node), None)
         return self._waiting[name].popleft() if tapped is None else tapped
 
+    def tapped(self, name: str) -> bool:
+        """Whether the value ``name`` comes to the node that is being lowered from a window unit: of its pixels those that the node needs alone."""
+        return (name, self.node) in self._tapped
+
     def take_stream(self, name: str, parallel: int) -> d.Stream:
         value = self.take(name)
         return self.rewidth(name, value.stream, parallel)

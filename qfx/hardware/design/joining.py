@@ -10,8 +10,8 @@ chain have single readers, so what they need never needs what they give.
 A tap is a value that leaves a window unit. Every window of a convolution has a tap that lies on the pixel of its place (the centre of 3 x 3 taps with
 same padding). Two kinds of readers of the same value need just these taps:
 
-- a convolution of 1 x 1 taps with the same stride: a shortcut. It needs no copy of the frame, and no window unit that leaves pixels out where it has
-  a stride;
+- a convolution of 1 x 1 taps with the same stride, or a slice that takes the same pixels: a shortcut. It needs no copy of the frame, and nothing
+  that leaves pixels out;
 - what joins the value with one that comes of the convolution, where the windows have every pixel at its place (stride 1, same padding): a residual
   sum. Its pixels come when the windows do, behind the line buffer, so that its FIFO need not hold them as long.
 

@@ -24,7 +24,7 @@ from qfx.hardware.timing.simulate import DeadlockError, simulate
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import RawArray
-from qfx.operators import Add, Affine, Cast, Concat, Const, Conv, Input, Linear, Mul, Relu, Sub
+from qfx.operators import Add, Affine, Cast, Concat, Const, Conv, Input, Linear, Mul, Operator, Pad, Relu, Slice, Sub
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 ONE = Schedule()
@@ -50,6 +50,13 @@ def shortcut(stride: int = 2, size: int = 7) -> Graph:
     return net.graph(net.join("sum", net.conv("p", "x", 4, 6, 1, stride), deep))
 
 
+def sliced() -> Graph:
+    """Every second pixel, with channels of zeros, beside two convolutions of which the first has a stride."""
+    net = Net("sliced", 2, 7)
+    net.add("padded", Pad(((1, 1), (0, 0), (0, 0))), net.add("few", Slice((0, 0, 0), (2, 7, 7), (1, 2, 2)), "x"))
+    return net.graph(net.join("sum", "padded", net.conv("b", net.conv("a", "x", 2, 4, stride=2), 4, 4)))
+
+
 def dilated() -> Graph:
     """Windows whose taps lie apart: of 3 x 3 taps with two pixels of padding that in the middle, of 2 x 2 with one the first."""
     net = Net("dilated", 3, 6)
@@ -73,7 +80,7 @@ def signal() -> Graph:
     return Graph("signal", nodes, "out")
 
 
-BUILT: tuple[Callable[[], Graph], ...] = (alone, shortcut, dilated, signal)
+BUILT: tuple[Callable[[], Graph], ...] = (alone, shortcut, sliced, dilated, signal)
 
 
 def kinds(graph: Graph) -> list[str]:
@@ -122,6 +129,8 @@ def test_a_shortcut_has_neither_a_fork_nor_a_window_unit() -> None:
     assert taps(shortcut()) == {"a_window": (1, 1)}
     assert taps(shortcut(stride=1)) == {"a_window": (1, 1)}
     assert taps(identity()) == {"a_window": (1, 1)}
+    assert taps(sliced()) == {"a_window": (1, 1)}
+    assert kinds(sliced()) == ["Window", "MatVec", "PadFrame", "Window", "MatVec"]
     assert taps(dilated()) == {"b_window": (0, 0)}
     assert taps(signal()) == {"a_window": (0, 2)}
     assert taps(joined()) == {"depthwise_window": (1, 1), "three_window": (1, 1)}
@@ -129,7 +138,7 @@ def test_a_shortcut_has_neither_a_fork_nor_a_window_unit() -> None:
 
 
 def test_a_tap_is_taken_only_where_it_is_the_pixel_that_is_read() -> None:
-    def read(first: Conv, second: Conv, cast: str = "ap_fixed<5,2,AP_RND,AP_SAT>") -> dict[str, tuple[int, int]]:
+    def read(first: Conv, second: Operator, cast: str = "ap_fixed<5,2,AP_RND,AP_SAT>") -> dict[str, tuple[int, int]]:
         nodes = (
             Node("x", Input((2, 6, 6), scalar(cast))),
             Node("a", first, ("x",)),
@@ -147,6 +156,11 @@ def test_a_tap_is_taken_only_where_it_is_the_pixel_that_is_read() -> None:
     # One is a convolution of more than one tap, and one pads for itself.
     assert read(conv(522, 2, 2, 3, 3, stride=2, pads=(1, 1)), conv(524, 2, 2, 2, 2, stride=2)) == {}
     assert read(conv(522, 2, 2, 2, 2, stride=2, pads=(1, 1)), replace(one, pads=((1, 0), (1, 0)))) == {}
+    # A slice takes these pixels and no others.
+    first = conv(522, 2, 2, 3, 3, stride=2, pads=(1, 1))
+    assert read(first, Slice((0, 0, 0), (2, 6, 5), (1, 2, 2))) == {"a_window": (1, 1)}
+    assert read(first, Slice((0, 1, 0), (2, 6, 6), (1, 2, 2))) == {}
+    assert read(first, Slice((0, 0, 0), (1, 6, 6), (1, 2, 2))) == {}
     # There are two convolutions of one tap each.
     assert read(one, conv(524, 2, 2, 1, 1, stride=2)) == {}
 
