@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import gcd
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,6 +18,7 @@ from qfx.homes import unanswered
 from qfx.ir.channels import Carried, Mask
 from qfx.ir.rules import Infos
 from qfx.ir.values import Const, Info, RawArray
+from qfx.ir.windows import Windows
 
 if TYPE_CHECKING:  # what is built upon this file, and handed to the operators when they are asked
     from qfx.export.bounds import Value
@@ -156,6 +157,20 @@ class Operator:
     @abstractmethod
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         """What may be worked on in parallel as the node stands in ``graph``: PE divides the first number, SIMD the second."""
+
+    takes_beside: ClassVar[bool] = False
+    """Whether its process can take the numbers of a second stream, so that what joins its value with another one number by number may be part of its
+    epilogue."""
+
+    def joins(self, sources: Infos, out: Info) -> tuple[Infos, Callable[[Steps], None]] | None:
+        """Of an operator on two values, number by number, and nothing else: on which grids it takes them, and what appends the one step that joins
+        them with those that follow. None: it is another."""
+        return None
+
+    def sees(self, x: Info) -> Windows | None:
+        """The windows that it lays over the value ``x`` in hardware, by a window unit in front of its process; of single pixels, which ones it takes.
+        None: it lays none."""
+        return None
 
     def looks_at(self, grids: npt.NDArray[np.int64]) -> int | None:
         """How many of the last bits of a number on ``grids`` (one, or one for each channel) the result depends on alone, so that the number may wrap

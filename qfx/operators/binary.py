@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -91,8 +91,10 @@ class Sum(Binary, abstract=True):
         return writer.plain(node, self.forms[0], Value(a.dtype, a.bound + b.bound))  # bounds are symmetric
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        infos = builder.sources(node)
-        builder.binary(node, chain, infos, lambda steps: steps.sum(self.step, builder.graph.infos[node.name], infos))
+        builder.binary(node, chain)
+
+    def joins(self, sources: Infos, out: Info) -> tuple[Infos, Callable[[Steps], None]]:
+        return sources, lambda steps: steps.sum(self.step, out, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +132,17 @@ class Extreme(Sum, abstract=True):
         a, b = (writer.values[name] for name in node.inputs)
         return writer.plain(node, self.forms[0], Value(a.dtype, a.bound | b.bound))
 
-    def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+    def joins(self, sources: Infos, out: Info) -> tuple[Infos, Callable[[Steps], None]]:
         """Compared in words that hold both, which the one that is taken need not."""
-        infos, out = builder.sources(node), builder.graph.infos[node.name]
-        both = infos[0].interval | infos[1].interval
+        both = sources[0].interval | sources[1].interval
         grid = None if out.per_channel else out.type.frac_bits
-        wide = rules.info(node.name, out.shape, both if grid is None else both.at(grid), grid)
+        wide = rules.info(self.step, out.shape, both if grid is None else both.at(grid), grid)
 
-        def steps_of(steps: Steps) -> None:
-            steps.sum(self.step, wide, infos)
+        def append(steps: Steps) -> None:
+            steps.sum(self.step, wide, sources)
             steps.move(out.grids, out.word)
 
-        builder.binary(node, chain, infos, steps_of)
+        return sources, append
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +198,11 @@ class Mul(Binary):
         return writer.plain(node, "Mul", Value(a.dtype, a.bound * b.bound))
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        info = builder.graph.infos[node.name]
-        infos = _factors(builder.sources(node), info)
-        builder.binary(node, chain, infos, lambda steps: steps.product(info, infos))
+        builder.binary(node, chain)
+
+    def joins(self, sources: Infos, out: Info) -> tuple[Infos, Callable[[Steps], None]]:
+        infos = _factors(sources, out)
+        return infos, lambda steps: steps.product(out, infos)
 
 
 def _factors(infos: Infos, out: Info) -> Infos:

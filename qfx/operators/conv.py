@@ -50,6 +50,7 @@ class Conv(Operator):
     pointwise: ClassVar[bool] = False
     any_order: ClassVar[bool] = False
     fuses: ClassVar[bool] = True
+    takes_beside: ClassVar[bool] = True
     renames: ClassVar[bool] = False
 
     def infer(self, name: str, inputs: Infos) -> Info:
@@ -96,6 +97,9 @@ class Conv(Operator):
     def windows(self, name: str, shape: Shape) -> Windows:
         """The windows over an input of ``shape``."""
         return Windows.of(name, shape, self.weight.shape[2:], self.stride, self.pads, self.dilation)
+
+    def sees(self, x: Info) -> Windows:
+        return self.windows("", x.shape)
 
     def _met(self, x: Info) -> Interval:
         """What the weights meet: the input's numbers on the one grid that they mix on, and 0 where there is padding."""
@@ -170,7 +174,7 @@ class Conv(Operator):
         return self.groups > 1 and self.groups == source.shape[0] == self.weight.shape[0]
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        """Window (unless every window is one pixel), then a matrix-vector unit; depthwise convolutions have a unit of their own."""
+        """Window (unless every window is a pixel of what comes), then a matrix-vector unit; depthwise convolutions have a unit of their own."""
         source, info = builder.graph.infos[node.inputs[0]], builder.graph.infos[node.name]
         windows = self.windows(node.name, source.shape)
         outputs, per_group = self.weight.shape[:2]
@@ -191,7 +195,7 @@ class Conv(Operator):
                 raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
             word = found
         stream = builder.rewidth(node.inputs[0], builder.take_on_one_grid(node.inputs[0]).stream, word)
-        if taps > 1 or set(windows.stride) != {1} or any(map(any, windows.pads)):
+        if taps > 1 or any(map(any, windows.pads)) or stream.numbers != source.shape[0] * int(np.prod(windows.out)):
             stream = builder.window(node.name, stream, source.shape[0], windows, 0 if depthwise else self.groups, 0, whole=together > 1)
         stream = builder.rewidth(node.name, stream, pe * simd if depthwise else simd)
         # (outputs, per_group, *kernel) -> the order in which a window arrives: all channels of each tap, or all taps of each word's channels

@@ -41,6 +41,7 @@ class Linear(Operator):
     pointwise: ClassVar[bool] = False
     any_order: ClassVar[bool] = True
     fuses: ClassVar[bool] = True
+    takes_beside: ClassVar[bool] = True
     renames: ClassVar[bool] = False
 
     def infer(self, name: str, inputs: Infos) -> Info:

@@ -19,6 +19,7 @@ from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Mover, Operator
 from qfx.ir.rules import Infos, Raws
 from qfx.ir.values import Info, RawArray
+from qfx.ir.windows import Windows
 
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
@@ -61,6 +62,14 @@ class Slice(Mover):
     def does_nothing(self, x: Info) -> bool:
         return not any(self.starts) and self.stops == x.shape and all(step == 1 for step in self.steps)
 
+    def sees(self, x: Info) -> Windows | None:
+        """Every so many pixels from the first on, as windows of one tap: None if it takes others."""
+        whole = (self.starts[0], self.stops[0], self.steps[0]) == (0, x.shape[0], 1)
+        if not whole or any(self.starts) or not 2 <= len(x.shape) <= 4:
+            return None
+        seen = Windows.of("", x.shape, (1,) * len(x.shape[1:]), self.steps[1:], ((0, 0),) * len(x.shape[1:]))
+        return seen if seen.out == tuple(len(range(*span)) for span in zip(self.starts, self.stops, self.steps, strict=True))[1:] else None
+
     def words(self) -> Iterable[str]:
         axes = zip(self.starts, self.stops, self.steps, strict=True)
         return [",".join(f"{start}:{stop}" + (f":{step}" if step > 1 else "") for start, stop, step in axes)]
@@ -76,6 +85,10 @@ class Slice(Mover):
         return cls(proto.held(1), proto.held(2), proto.held(4))
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        if builder.tapped(node.inputs[0]):  # the pixels that stay are what comes
+            value = builder.take(node.inputs[0])
+            builder.give_stream(node.name, value.stream, value.frame)
+            return
         shape = list(builder.sources(node)[0].shape)
         spans = list(zip(self.starts, self.stops, self.steps, strict=True))
         whole = [(0, size, 1) for size in shape]

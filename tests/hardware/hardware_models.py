@@ -113,6 +113,44 @@ def residual() -> Graph:
     )
 
 
+def joined() -> Graph:
+    """Every operator on two values in the process of a convolution, depthwise convolution or linear layer: as its first and its second number, with
+    other words and binary points, of a value at hand and of one that comes later, and of two convolutions."""
+    narrow, wide = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>")), Cast(scalar("ap_fixed<9,4,AP_RND_CONV,AP_SAT>"))
+    return Graph(
+        "joined",
+        (
+            Node("x", Input((4, 5, 4), scalar("ap_ufixed<5,2,AP_RND,AP_SAT>"))),
+            Node("conv", conv(100, 4, 4, 3, 3, pads=(1, 1)), ("x",)),
+            Node("conv_q", narrow, ("conv",)),
+            Node("sum", Add(), ("conv_q", "x")),
+            Node("relu", Relu(), ("sum",)),
+            Node("sum_q", wide, ("relu",)),
+            Node("depthwise", conv(102, 4, 1, 3, 3, groups=4, pads=(1, 1), stride=2), ("sum_q",)),
+            Node("short", conv(104, 4, 4, 1, 1, stride=2), ("sum_q",)),
+            Node("difference", Sub(), ("short", "depthwise")),
+            Node("difference_q", narrow, ("difference",)),
+            Node("apart", conv(106, 4, 1, 3, 3, groups=4, pads=(1, 1)), ("difference_q",)),
+            Node("least", Sub(), ("difference_q", "apart")),
+            Node("least_q", narrow, ("least",)),
+            Node("one", conv(108, 6, 4, 1, 1), ("least_q",)),
+            Node("three", conv(110, 6, 2, 3, 3, groups=2, pads=(1, 1)), ("least_q",)),
+            Node("three_q", wide, ("three",)),
+            Node("both", Add(), ("one", "three_q")),
+            Node("both_q", narrow, ("both",)),
+            Node("again", conv(112, 6, 6, 1, 1), ("both_q",)),
+            Node("most", Max(), ("again", "both_q")),
+            Node("most_q", narrow, ("most",)),
+            Node("flat", Reshape((36,)), ("most_q",)),
+            Node("left", Linear(const(114, 6, 36), const(115, 6)), ("flat",)),
+            Node("right", Linear(const(116, 6, 36), None), ("flat",)),
+            Node("product", Mul(), ("left", "right")),
+            Node("out", Cast(scalar("ap_fixed<12,9,AP_RND,AP_SAT>")), ("product",)),
+        ),
+        "out",
+    )
+
+
 def per_channel() -> Graph:
     """A binary point for every channel, then one for every element, in front of and behind a permutation."""
     rng = np.random.default_rng(5)
@@ -290,6 +328,7 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     extremes,
     classifier,
     residual,
+    joined,
     per_channel,
     lambda: chain("strided", (2, 7, 9), conv(10, 3, 2, 3, 2, stride=2, pads=(2, 1))),
     lambda: chain("skipping", (2, 9, 9), conv(11, 4, 2, 2, 2, stride=4, pads=(1, 0))),

@@ -392,7 +392,7 @@ def test_whole_frames_are_preferred(executable: Path) -> None:
     if "qfx_native" in symbols:
         assert word_by_word == set()
     else:
-        assert {"window", "pool"} <= word_by_word  # the vendor's build
+        assert {"window_tap", "pool"} <= word_by_word  # the vendor's build; what it only calls by another name may be inlined
 
 
 def test_the_comparison_sees_one_lsb(executable: Path) -> None:

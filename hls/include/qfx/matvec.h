@@ -3,10 +3,12 @@
 // An Epilogue is a generated struct with
 //   typedef ... out;                                                  the raw type that leaves
 //   static out apply(const Acc& acc, int pixel, int channel);         bias and the pointwise operators that follow
+// or, with a second stream (beside.h), apply(acc, beside, pixel, channel).
 // The accumulator has the width of the exact result. Sums in between may pass its bounds and come back: they are exact modulo 2**width.
 #ifndef QFX_MATVEC_H
 #define QFX_MATVEC_H
 
+#include "qfx/beside.h"
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
 #include "qfx/storage.h"
@@ -47,9 +49,9 @@ struct matvec_shape {
   typedef Kept_ storage;
 };
 
-template <class S, class Epilogue, class Lanes, bool TWO, class T, class Element, int FIRST, int REST, int ELEMENTS>
-void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[FIRST][ELEMENTS],
-                 const Element (&rest)[REST][ELEMENTS]) {
+template <class S, class Epilogue, class Lanes, bool TWO, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
+void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS]) {
 #pragma HLS INLINE
   static const int ROWS = FIRST + (TWO ? REST : 0);
   typedef typename S::acc acc_t;
@@ -85,6 +87,8 @@ matvec_pixel:
               word[s] = kept[input][s];
             }
           }
+          typename beside_word<Beside>::type other;
+          take_beside(beside, other, input == S::INPUT_FOLD - 1);
           // The products are summed by themselves, so that only one addition lies between a turn and the next. In a type of their own: a compiler
           // that saw additions of one width alone could turn them into a chain that begins at the accumulator.
           typename S::sum sum[S::PE];
@@ -102,7 +106,7 @@ matvec_pixel:
           matvec_epilogue:
             for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-              result[pe] = Epilogue::apply(acc[pe], pixel, group * S::OUTPUTS + output * S::PE + pe);
+              result[pe] = leave_beside<Epilogue>(acc[pe], other, pe, pixel, group * S::OUTPUTS + output * S::PE + pe);
             }
             out.write(result);
           }
@@ -112,35 +116,51 @@ matvec_pixel:
   }
 }
 
-template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+                 const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
   const typename S::packed::type(&rows)[ROWS][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights);
-  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, out, rows, rows);
+  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows);
 #else
-  matvec_rows<S, Epilogue, typename S::packed, false>(in, out, weights, weights);
+  matvec_rows<S, Epilogue, typename S::packed, false>(in, beside, out, weights, weights);
 #endif
 }
 
+template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
+void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+#pragma HLS INLINE
+  nothing_beside none;
+  matvec_with<S, Epilogue>(in, none, out, weights);
+}
+
 // The same with the last rows in a memory of their own.
+template <class S, class Epilogue, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
+void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS]) {
+#pragma HLS INLINE
+#ifdef QFX_UNPACKED
+  const typename S::packed::type(&rows)[FIRST + REST][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest);
+  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows);
+#else
+  matvec_rows<S, Epilogue, typename S::packed, true>(in, beside, out, weights, rest);
+#endif
+}
+
 template <class S, class Epilogue, class T, class Element, int FIRST, int REST, int ELEMENTS>
 void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[FIRST][ELEMENTS],
             const Element (&rest)[REST][ELEMENTS]) {
 #pragma HLS INLINE
-#ifdef QFX_UNPACKED
-  const typename S::packed::type(&rows)[FIRST + REST][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest);
-  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, out, rows, rows);
-#else
-  matvec_rows<S, Epilogue, typename S::packed, true>(in, out, weights, rest);
-#endif
+  nothing_beside none;
+  matvec_with<S, Epilogue>(in, none, out, weights, rest);
 }
 
 // Depthwise: one dot product of INPUTS taps for each pixel and channel, PE channels and SIMD taps at a time. Words arrive as a pixel's chunks of PE
 // channels, each chunk with all its taps, the channels of a tap side by side. Here GROUPS counts the channels and OUTPUTS is 1; row
 // chunk * (INPUTS / SIMD) + first tap / SIMD of `weights` holds SIMD * PE raws, the PEs innermost.
-template <class S, class Epilogue, class Lanes, class T, class Element, int ROWS, int ELEMENTS>
-void depthwise_rows(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+template <class S, class Epilogue, class Lanes, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+void depthwise_rows(hls::stream<vec<T, S::PE * S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
                     const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
   typedef typename S::acc acc_t;
@@ -157,6 +177,8 @@ depthwise_pixel:
         QFX_PIPELINE_FRAMES
         QFX_TURN();
         const vec<T, S::PE * S::SIMD> word = in.read();
+        typename beside_word<Beside>::type other;
+        take_beside(beside, other, tap == S::INPUT_FOLD - 1);
       depthwise_pe:
         for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
@@ -181,7 +203,7 @@ depthwise_pixel:
         depthwise_epilogue:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            result[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);
+            result[pe] = leave_beside<Epilogue>(acc[pe], other, pe, pixel, chunk * S::PE + pe);
           }
           out.write(result);
         }
@@ -190,14 +212,22 @@ depthwise_pixel:
   }
 }
 
+template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+void depthwise_with(hls::stream<vec<T, S::PE * S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+               const Element (&weights)[ROWS][ELEMENTS]) {
+#pragma HLS INLINE
+#ifdef QFX_UNPACKED
+  depthwise_rows<S, Epilogue, unpacked_lanes>(in, beside, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights));
+#else
+  depthwise_rows<S, Epilogue, typename S::packed>(in, beside, out, weights);
+#endif
+}
+
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void depthwise(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
-#ifdef QFX_UNPACKED
-  depthwise_rows<S, Epilogue, unpacked_lanes>(in, out, unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights));
-#else
-  depthwise_rows<S, Epilogue, typename S::packed>(in, out, weights);
-#endif
+  nothing_beside none;
+  depthwise_with<S, Epilogue>(in, none, out, weights);
 }
 
 }  // namespace qfx

@@ -2,6 +2,7 @@
 #ifndef QFX_WHOLE_WINDOW_H
 #define QFX_WHOLE_WINDOW_H
 
+#include "qfx/tap.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -47,9 +48,10 @@ struct whole_shape {
 
 // Each turn takes a word, as long as there is one, and writes the window of its chunk if the word completes one. `line` and `past` belong to the layer's
 // function, which binds them; what they hold at the beginning of a frame lies outside it and is masked.
-template <class S, class T, int P>
-void whole_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, const T& padding, T (&line)[S::LINE][S::LINES * P],
-                  T (&past)[S::PAST][S::PASTS * P]) {
+// The tap number AT of every window goes to `single` too (tap.h).
+template <class S, int AT, class T, int P, class Tap>
+void whole_window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, Tap& single, const T& padding, T (&line)[S::LINE][S::LINES * P],
+                      T (&past)[S::PAST][S::PASTS * P]) {
 #pragma HLS INLINE
   typename upto<S::CHUNKS>::type chunk = 0;
   typename S::pixel_t pixel = 0, due = S::FIRST;  // the pixel that is being read, and the one that completes the next window
@@ -132,6 +134,7 @@ whole_turn:
     }
     const bool complete = pixel == due && oy != S::OH;
     if (complete) out.write(word);
+    give_part<AT>(single, word, complete);
     line_place = line_place == S::LINE - 1 ? typename upto<S::LINE>::type(0) : typename upto<S::LINE>::type(line_place + 1);
     past_place = past_place == S::PAST - 1 ? typename upto<S::PAST>::type(0) : typename upto<S::PAST>::type(past_place + 1);
     if (chunk != S::CHUNKS - 1) {
@@ -154,6 +157,14 @@ whole_turn:
       }
     }
   }
+}
+
+template <class S, class T, int P>
+void whole_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, const T& padding, T (&line)[S::LINE][S::LINES * P],
+                  T (&past)[S::PAST][S::PASTS * P]) {
+#pragma HLS INLINE
+  no_tap none;
+  whole_window_tap<S, 0>(in, out, none, padding, line, past);
 }
 
 }  // namespace qfx

@@ -3,6 +3,7 @@
 #define QFX_WINDOW_H
 
 #include "qfx/storage.h"
+#include "qfx/tap.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -94,8 +95,9 @@ struct window_place {
 // next word's place is one counter; a window's row is a base that goes round. `padding` is what lies outside the frame.
 //
 // What the next window needs and leaves free is worked out while the present one is written: each turn decides by two comparisons of registers.
-template <class S, class T, int P>
-void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& padding) {
+// The tap in row TAP_Y and column TAP_X of every window goes to `tap` too (tap.h).
+template <class S, int TAP_Y, int TAP_X, class T, int P, class Tap>
+void window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, Tap& tap, const T& padding) {
 #pragma HLS INLINE
   T line[S::SIZE][P];
 #pragma HLS ARRAY_RESHAPE variable=line complete dim=2
@@ -140,6 +142,7 @@ window_turn:
         word[p] = inside ? T(line[address][p]) : padding;  // a choice of numbers, not of memories
       }
       out.write(word);
+      give_tap(tap, word, ky == TAP_Y && kx == TAP_X);
     }
     if (reading) {
       const vec<T, P> word = in.read();
@@ -203,6 +206,13 @@ window_turn:
       }
     }
   }
+}
+
+template <class S, class T, int P>
+void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& padding) {
+#pragma HLS INLINE
+  no_tap none;
+  window_tap<S, 0, 0>(in, out, none, padding);
 }
 
 }  // namespace qfx

@@ -8,6 +8,7 @@
 
 #include <cstring>
 
+#include "qfx/beside.h"
 #include "qfx/elementwise.h"
 #include "qfx/matmul.h"
 #include "qfx/matvec.h"
@@ -29,6 +30,36 @@ template <class T, int P>
 inline T* leave(frames<qfx::vec<T, P> >& out, const size_t words) {
   return reinterpret_cast<T*>(out.room(words));
 }
+
+// The frame of a second stream (qfx/beside.h), or none: what leaves of number `place` of the result.
+template <class Beside>
+struct beside_frame {
+  beside_frame(Beside&, const size_t) {}
+  template <class Epilogue, class X>
+  inline typename Epilogue::out apply(const X& x, const size_t, const int pixel, const int channel) const {
+    return Epilogue::apply(x, pixel, channel);
+  }
+  void done() {}
+};
+template <class B, int P>
+struct beside_frame<frames<qfx::vec<B, P> > > {
+  frames<qfx::vec<B, P> >& of;
+  const size_t words;
+  const B* __restrict numbers;
+  beside_frame(frames<qfx::vec<B, P> >& in, const size_t count) : of(in), words(count), numbers(come(in, count)) {}
+  template <class Epilogue, class X>
+  inline typename Epilogue::out apply(const X& x, const size_t place, const int pixel, const int channel) const {
+    return Epilogue::apply(x, numbers[place], pixel, channel);
+  }
+  void done() { of.drop(words); }
+};
+
+// The second stream as processes that go word by word take it.
+template <class Word>
+inline hls::stream<Word>& by_words_beside(frames<Word>& in) {
+  return in;
+}
+inline qfx::nothing_beside& by_words_beside(qfx::nothing_beside& none) { return none; }
 
 // The weights of a matrix-vector unit, laid out once for registers: those of a group are blocks of LANES sums, each a register a step; sums and steps that
 // there are not have zeros. `first` is what a sum begins with: what numbers that are greater by OFFSET add to it is taken away.
@@ -108,13 +139,14 @@ struct matvec_whole {
   typedef typename way_for<static_cast<int>(sizeof(T)) * 8, (T(-1) < T(0)), S::packed::WIDTH, S::packed::SIGNED, acc_t>::type way;
   static const int AT_ONCE = QFX_VECTOR_BYTES == 64 ? 8 : 4;
 
-  template <class Element, int ROWS, int ELEMENTS>
-  static void run(frames<word_in>& in, frames<word_out>& out, const Element (&rom)[ROWS][ELEMENTS]) {
+  template <class Beside, class Element, int ROWS, int ELEMENTS>
+  static void run(frames<word_in>& in, Beside& beside, frames<word_out>& out, const Element (&rom)[ROWS][ELEMENTS]) {
     typedef weight_table<S, way, ROWS> table_type;
     static thread_local table_type table;
     if (table.of != static_cast<const void*>(&rom)) table.lay_out(rom);
     const size_t words_in = size_t(S::PIXELS) * S::GROUPS * S::INPUT_FOLD, words_out = size_t(S::PIXELS) * S::GROUPS * S::OUTPUT_FOLD;
     const T* x = come(in, words_in);
+    beside_frame<Beside> others(beside, words_out);
     typename Epilogue::out* y = leave(out, words_out);
     size_t size = size_t(AT_ONCE) * (table_type::STEPS * way::PER * sizeof(typename way::x) + table_type::SUMS * sizeof(typename way::sum));
     const size_t sums_size = size_t(AT_ONCE) * table_type::SUMS * sizeof(typename way::sum);
@@ -127,18 +159,19 @@ struct matvec_whole {
       const typename way::sum* first = table.first + size_t(stored) * table_type::SUMS;
       int pixel = 0;
       for (; pixel + AT_ONCE <= S::PIXELS; pixel += AT_ONCE) {
-        some<table_type, AT_ONCE, 2>(x, y, pixel, group, weights, first, sums, copy);
+        some<table_type, AT_ONCE, 2>(x, others, y, pixel, group, weights, first, sums, copy);
       }
-      for (; pixel < S::PIXELS; pixel++) some<table_type, 1, 4>(x, y, pixel, group, weights, first, sums, copy);
+      for (; pixel < S::PIXELS; pixel++) some<table_type, 1, 4>(x, others, y, pixel, group, weights, first, sums, copy);
     }
     memory::give_back(scratch, size);
     in.drop(words_in);
+    others.done();
     out.filled(words_out);
   }
 
   // COUNT pixels of a group.
-  template <class Table, int COUNT, int BLOCKS>
-  static inline void some(const T* x, typename Epilogue::out* y, const int pixel, const int group, const typename way::w* weights,
+  template <class Table, int COUNT, int BLOCKS, class Others>
+  static inline void some(const T* x, const Others& others, typename Epilogue::out* y, const int pixel, const int group, const typename way::w* weights,
                           const typename way::sum* first, typename way::sum* sums, char* copy) {
     const size_t apart = size_t(S::GROUPS) * S::INPUTS;
     size_t stride = apart;
@@ -147,8 +180,11 @@ struct matvec_whole {
     add_blocks<way, COUNT, BLOCKS>(rows, stride, weights, Table::STEPS, first, sums, Table::SUMS);
     for (int i = 0; i < COUNT; i++) {
       const typename way::sum* __restrict sum = sums + i * Table::SUMS;
-      typename Epilogue::out* __restrict to = y + (size_t(pixel + i) * S::GROUPS + group) * S::OUTPUTS;
-      for (int output = 0; output < S::OUTPUTS; output++) to[output] = Epilogue::apply(static_cast<acc_t>(sum[output]), pixel + i, group * S::OUTPUTS + output);
+      const size_t place = (size_t(pixel + i) * S::GROUPS + group) * S::OUTPUTS;
+      typename Epilogue::out* __restrict to = y + place;
+      for (int output = 0; output < S::OUTPUTS; output++) {
+        to[output] = others.template apply<Epilogue>(static_cast<acc_t>(sum[output]), place + output, pixel + i, group * S::OUTPUTS + output);
+      }
     }
   }
 };
@@ -156,17 +192,18 @@ struct matvec_whole {
 // Multipliers that read something else than weights, and sums of more than 64 bits, go word by word.
 template <bool WHOLE>
 struct matvec_form {
-  template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(frames<qfx::vec<T, S::SIMD> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS]) {
-    matvec_whole<S, Epilogue, T>::run(in, out, rom);
+  template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+  static inline void run(frames<qfx::vec<T, S::SIMD> >& in, Beside& beside, frames<qfx::vec<typename Epilogue::out, S::PE> >& out,
+                         const Element (&rom)[ROWS][ELEMENTS]) {
+    matvec_whole<S, Epilogue, T>::run(in, beside, out, rom);
   }
 };
 template <>
 struct matvec_form<false> {
-  template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(hls::stream<qfx::vec<T, S::SIMD> >& in, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
+  template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+  static inline void run(hls::stream<qfx::vec<T, S::SIMD> >& in, Beside& beside, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
                          const Element (&rom)[ROWS][ELEMENTS]) {
-    qfx::matvec<S, Epilogue>(in, out, rom);
+    qfx::matvec_with<S, Epilogue>(in, by_words_beside(beside), out, rom);
   }
 };
 
@@ -180,15 +217,18 @@ __attribute__((noinline)) void add_lanes(Acc* __restrict acc, const W* __restric
 
 template <bool WHOLE>
 struct depthwise_form {
-  template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(frames<qfx::vec<T, S::PE * S::SIMD> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS]) {
+  template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+  static inline void run(frames<qfx::vec<T, S::PE * S::SIMD> >& in, Beside& beside, frames<qfx::vec<typename Epilogue::out, S::PE> >& out,
+                         const Element (&rom)[ROWS][ELEMENTS]) {
     typedef typename S::acc acc_t;
     static const int CHUNKS = S::GROUPS / S::PE;
     static const size_t WORDS_IN = size_t(S::PIXELS) * CHUNKS * S::INPUT_FOLD, WORDS_OUT = size_t(S::PIXELS) * CHUNKS;
     typedef typename S::packed::type weight;
     const weight(&table)[ROWS][S::PE * S::SIMD] = qfx::unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(rom);
     const T* __restrict x = come(in, WORDS_IN);
+    beside_frame<Beside> others(beside, WORDS_OUT);
     typename Epilogue::out* __restrict y = leave(out, WORDS_OUT);
+    size_t place = 0;
     int row = 0;
     for (int pixel = 0; pixel < S::PIXELS; pixel++) {
       for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -198,20 +238,21 @@ struct depthwise_form {
         add_lanes<S::PE>(acc, &table[row][0], x, S::INPUTS);
         row += S::INPUT_FOLD;
         x += S::INPUTS * S::PE;
-        for (int pe = 0; pe < S::PE; pe++) y[pe] = Epilogue::apply(acc[pe], pixel, chunk * S::PE + pe);
-        y += S::PE;
+        for (int pe = 0; pe < S::PE; pe++) y[place + pe] = others.template apply<Epilogue>(acc[pe], place + pe, pixel, chunk * S::PE + pe);
+        place += S::PE;
       }
     }
     in.drop(WORDS_IN);
+    others.done();
     out.filled(WORDS_OUT);
   }
 };
 template <>
 struct depthwise_form<false> {
-  template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(hls::stream<qfx::vec<T, S::PE * S::SIMD> >& in, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
+  template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
+  static inline void run(hls::stream<qfx::vec<T, S::PE * S::SIMD> >& in, Beside& beside, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
                          const Element (&rom)[ROWS][ELEMENTS]) {
-    qfx::depthwise<S, Epilogue>(in, out, rom);
+    qfx::depthwise_with<S, Epilogue>(in, by_words_beside(beside), out, rom);
   }
 };
 
@@ -237,14 +278,30 @@ struct span_count {
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
   typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
-  form::template run<S, Epilogue, T>(in, out, weights);
+  nothing_beside none;
+  form::template run<S, Epilogue, T>(in, none, out, weights);
+}
+
+template <class S, class Epilogue, class T, class B, class Element, int ROWS, int ELEMENTS>
+void matvec_with(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<B, S::PE> >& beside,
+            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+  typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
+  form::template run<S, Epilogue, T>(in, beside, out, weights);
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void depthwise(qfx_native::frames<vec<T, S::PE * S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out,
                const Element (&weights)[ROWS][ELEMENTS]) {
   typedef qfx_native::depthwise_form<qfx_native::is_plain<typename S::multiplier>::value> form;
-  form::template run<S, Epilogue, T>(in, out, weights);
+  nothing_beside none;
+  form::template run<S, Epilogue, T>(in, none, out, weights);
+}
+
+template <class S, class Epilogue, class T, class B, class Element, int ROWS, int ELEMENTS>
+void depthwise_with(qfx_native::frames<vec<T, S::PE * S::SIMD> >& in, qfx_native::frames<vec<B, S::PE> >& beside,
+               qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+  typedef qfx_native::depthwise_form<qfx_native::is_plain<typename S::multiplier>::value> form;
+  form::template run<S, Epilogue, T>(in, beside, out, weights);
 }
 
 // A row of the window at once where its pixels lie side by side.
@@ -284,6 +341,22 @@ void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& 
   }
   in.drop(S::READS);
   out.filled(WORDS);
+}
+
+template <class S, int TAP_Y, int TAP_X, class T, int P>
+void window_tap(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, qfx_native::frames<vec<T, P> >& tap, const T& padding) {
+  static const size_t WORDS = size_t(S::OH) * S::OW * S::CHUNKS, PIXEL = S::CHUNKS * sizeof(vec<T, P>);
+  const char* x = in.look(S::READS);
+  char* to = tap.room(WORDS);
+  for (int oy = 0; oy < S::OH; oy++) {
+    for (int ox = 0; ox < S::OW; ox++) {
+      const int y = oy * S::SH - S::PAD_TOP + TAP_Y * S::DH, column = ox * S::SW - S::PAD_LEFT + TAP_X * S::DW;  // inside the frame
+      std::memcpy(to, x + (size_t(y) * S::W + column) * PIXEL, PIXEL);
+      to += PIXEL;
+    }
+  }
+  tap.filled(WORDS);
+  window<S>(in, out, padding);
 }
 
 template <class Epilogue, int PIXELS, int CHANNELS, class T, int P>

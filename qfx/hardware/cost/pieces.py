@@ -58,7 +58,7 @@ def epilogue(steps: Epilogue, lanes: int, on: Device) -> Resources:
     before = steps.inputs[0]
     for step in steps.steps:
         operands = tuple(operand.type for operand in step.operands if operand.type is not None)
-        second = operands[0] if operands else steps.inputs[-1]
+        second = operands[0] if operands else steps.beside if step.beside >= 0 and steps.beside is not None else steps.inputs[-1]
         pieces.append((_step(step, before, second, on) + Resources(ff=step.out.width)) * lanes)
         before = step.out
     return r.total(pieces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -12,7 +12,8 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import Frame, Steps, append_ops
+from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops
+from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, taps
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
@@ -44,8 +45,8 @@ class Builder:
 
     last: d.Stream
 
-    def __init__(self, graph: Graph, schedule: Schedule) -> None:
-        self.graph, self.schedule, self.names = graph, schedule, Names()
+    def __init__(self, graph: Graph, schedule: Schedule, shared: bool = True) -> None:
+        self.graph, self.schedule, self.shared, self.names = graph, schedule, shared, Names()
         self.sites: Mapping[str, int] = places(graph)
         self.leaves: Mapping[str, int] = dict.fromkeys(graph.outputs, 1)  # how often a value leaves the graph
         self.processes: list[d.Process] = []
@@ -57,7 +58,11 @@ class Builder:
         self.port_names: list[str] = []  # of the inputs
         self.several = len(graph.inputs) + len(graph.outputs) > 2
         self._live = _live(graph)
+        self._readers = _readers(graph, self._live)
         self._waiting: dict[str, deque[Value]] = {}
+        self._chains: dict[str, Chain] = {}
+        self._taps: tuple[Tap, ...] = ()
+        self._tapped: dict[tuple[str, str], Value] = {}  # by value and reader
 
     def add(self, process: d.Process) -> None:
         self.processes.append(process)
@@ -65,32 +70,31 @@ class Builder:
 
     def build(self, nodes: Sequence[Node]) -> None:
         """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
-        done: set[str] = set()
-        for node in nodes:
-            if self.live(node.name) and node.name not in done:
-                chain = self.fused(node) if node.op.fuses else ()
-                done.update(member.name for member in chain)
+        left = [node for node in nodes if self.live(node.name)]
+        self._chains = chains(left, self.readers, self.graph)
+        self._taps = taps(left, self.readers, self.graph, self._chains) if self.shared else ()
+        members = {member.name for chain in self._chains.values() for member in chain.nodes}
+        left = [node for node in left if node.name not in members]
+        while left:
+            later = []
+            for node in left:
+                chain = self._chains.get(node.name, ALONE)
+                own = {node.name, *(member.name for member in chain.nodes)}
+                late = any(tap.reader in own and (tap.value, tap.reader) not in self._tapped for tap in self._taps)
+                if late or not all(name in self._waiting for name in (*node.inputs, *chain.beside)):
+                    later.append(node)  # what is beside its value, or a window that it takes a tap of, comes from a node further on
+                    continue
                 self.node = node.name
-                node.op.build(self, node, chain)
+                node.op.build(self, node, chain.nodes)
+            assert len(later) < len(left), "no value of a graph waits for itself"
+            left = later
 
     def live(self, name: str) -> bool:
         return name in self._live
 
     def readers(self, name: str) -> tuple[Node, ...]:
         """One entry for every time the value is read by a live node."""
-        return tuple(node for node in self.graph.nodes if node.name in self._live for source in node.inputs if source == name)
-
-    def fused(self, node: Node) -> tuple[Node, ...]:
-        """The chain of pointwise nodes after ``node`` that its process can take over."""
-        chain: list[Node] = []
-        last = node
-        while last.name not in self.graph.outputs:
-            readers = self.readers(last.name)
-            if len(readers) != 1 or not readers[0].op.pointwise:
-                break
-            last = readers[0]
-            chain.append(last)
-        return tuple(chain)
+        return self._readers.get(name, ())
 
     def sources(self, node: Node) -> tuple[Info, ...]:
         """What is known of the values that the node reads."""
@@ -108,17 +112,22 @@ class Builder:
     def like(self, stem: str, stream: d.Stream, parallel: int, depth: int = MIN_DEPTH) -> d.Stream:
         return self.stream(stem, stream.type, parallel, stream.words * stream.parallel, depth)
 
-    def take(self, name: str) -> Value:
-        """The value ``name`` for one more of its readers."""
-        return self._waiting[name].popleft()
+    def take(self, name: str, reader: str = "") -> Value:
+        """The value ``name`` for one more of its readers; ``reader``: that one, if it is not the node that is being lowered."""
+        tapped = self._tapped.pop((name, reader or self.node), None)
+        return self._waiting[name].popleft() if tapped is None else tapped
+
+    def tapped(self, name: str) -> bool:
+        """Whether the value ``name`` comes to the node that is being lowered from a window unit: of its pixels those that the node needs alone."""
+        return (name, self.node) in self._tapped
 
     def take_stream(self, name: str, parallel: int) -> d.Stream:
         value = self.take(name)
         return self.rewidth(name, value.stream, parallel)
 
-    def take_on(self, name: str, wanted: Info) -> Value:
-        """The value ``name`` with its raws on the grids of ``wanted``, for one more of its readers."""
-        value, info = self.take(name), self.graph.infos[name]
+    def take_on(self, name: str, wanted: Info, reader: str = "") -> Value:
+        """The value ``name`` with its raws on the grids of ``wanted``, for one more of its readers, as ``take`` has it."""
+        value, info = self.take(name, reader), self.graph.infos[name]
         if np.array_equal(wanted.grids, info.grids):
             return value
         value = replace(value, stream=self.rewidth(name, value.stream, gcd(value.stream.parallel, value.frame.channels)))
@@ -127,6 +136,18 @@ class Builder:
         out = self.stream(name, wanted.word, value.stream.parallel, value.frame.order.size)
         self.add(d.Regrid(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
         return replace(value, stream=out)
+
+    def take_beside(self, node: Node, parallel: int) -> tuple[d.Stream | None, Beside | None]:
+        """The value that the chain behind ``node`` joins with its own, ``parallel`` numbers a word, and where; None if it joins none."""
+        chain = self._chains.get(node.name, ALONE)
+        for name in chain.beside:
+            join = next(member for member in chain.nodes if not member.op.pointwise)
+            place = chain.place
+            joined = join.op.joins(self.sources(join), self.graph.infos[join.name])
+            assert joined is not None, "chains join no other operators"
+            stream = self.rewidth(name, self.take_on(name, joined[0][place], join.name).stream, parallel)
+            return stream, Beside(join.name, place, stream.type)
+        return None, None
 
     def take_on_one_grid(self, name: str) -> Value:
         """The value as an operator reads it that mixes its channels."""
@@ -159,7 +180,8 @@ class Builder:
         if not value.frame.canonical and (leaves or any(not reader.op.any_order for reader in readers)):
             value = self._canonical(name, value)
         copies, rest = deque[Value](), value
-        for _ in range(len(readers) + leaves - 1):
+        apart = sum(tap.value == name for tap in self._taps)  # readers that a window unit serves
+        for _ in range(len(readers) + leaves - 1 - apart):
             outputs = tuple(self.like(name, rest.stream, rest.stream.parallel, rest.stream.words) for _ in range(2))
             self.add(d.Fork(self.names.new(name, "fork"), rest.stream, (outputs[0], outputs[1])))
             copies.append(replace(value, stream=outputs[0]))
@@ -192,9 +214,11 @@ class Builder:
             raise ProjectError(f"PE={pe} does not divide its {channels} channels", where=node.name, remedy="use a divisor")
         return pe
 
-    def finish(self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int) -> tuple[d.Epilogue, d.Stream, str]:
-        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves."""
-        append_ops(steps, self.graph, chain, self.sites)
+    def finish(
+        self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int, beside: Beside | None = None
+    ) -> tuple[d.Epilogue, d.Stream, str]:
+        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves. ``beside``: what the chain joins."""
+        append_ops(steps, self.graph, chain, self.sites, beside)
         name = chain[-1].name if chain else node.name
         epilogue = steps.done()
         return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
@@ -214,18 +238,33 @@ class Builder:
         dh, dw = plane(windows.dilation, 1)
         geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
         buffer = self.schedule.folding(self.node).buffer
-        numbers = oh * ow * kh * kw * channels
+        out, tap, at = self._windowed(stem, stream, channels, windows, kh * kw if whole else 1)
         if not whole:
-            out = self.stream(stem, stream.type, stream.parallel, numbers)
-            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding, buffer))
+            self.add(d.Window(self.names.new(stem, "window"), stream, out, geometry, padding, buffer, tap, at))
             return out
-        out = self.stream(stem, stream.type, stream.parallel * kh * kw, numbers)
-        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding, buffer)
+        unit = d.WholeWindow(self.names.new(stem, "window"), stream, out, (chunks, *geometry[2:]), padding, buffer, tap, at)
         if not unit.possible:
             what = f"taps={kh * kw}: the unit of whole windows cannot make these of {h} x {w} pixels, {stream.parallel} channels a word"
             raise ProjectError(what, where=self.node or stem, remedy="use taps=1")
         self.add(unit)
         return out
+
+    def _windowed(
+        self, stem: str, stream: d.Stream, channels: int, windows: Windows, together: int
+    ) -> tuple[d.Stream, d.Stream | None, tuple[int, int]]:
+        """The stream of windows with ``together`` taps a word, and, if a reader takes a tap of the windows of the node that is being lowered, its
+        stream and which tap that is. Where there are both, the unit is a fork, and room for a frame is behind it as behind those."""
+        pixels, count = int(np.prod(windows.out)), int(np.prod(windows.kernel))
+        tap = next((tap for tap in self._taps if tap.window == self.node), None)
+        words = pixels * channels // stream.parallel
+        out = self.stream(
+            stem, stream.type, stream.parallel * together, pixels * count * channels, MIN_DEPTH if tap is None else words * count // together
+        )
+        if tap is None:
+            return out, None, (0, 0)
+        second = self.stream(tap.value, stream.type, stream.parallel, pixels * channels, words)
+        self._tapped[tap.value, tap.reader] = Value(second, Frame.of((channels, *windows.out)))
+        return out, second, plane(tap.at, 0)
 
     def taps(self, node: Node, windows: Windows) -> int:
         """The taps of a window of ``node`` that come in a word, 1 or all of them."""
@@ -284,9 +323,12 @@ class Builder:
         self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
         self.give_stream(name, out, frame)
 
-    def binary(self, node: Node, chain: tuple[Node, ...], wanted: tuple[Info, ...], join: Callable[[Steps], None]) -> None:
-        """A process that joins two values, taken on the grids of ``wanted``, by the step that ``join`` appends."""
+    def binary(self, node: Node, chain: tuple[Node, ...]) -> None:
+        """A process that joins two values."""
         frame = Frame.of(self.graph.infos[node.name].shape)
+        joined = node.op.joins(self.sources(node), self.graph.infos[node.name])
+        assert joined is not None, "operators on two values say how they join them"
+        wanted, join = joined
         pe = self.parallel(node, frame.channels)
         a, b = (self.rewidth(name, self.take_on(name, info).stream, pe) for name, info in zip(node.inputs, wanted, strict=True))
         steps = Steps(self.names, node.name, (a.type, b.type), frame)
@@ -397,6 +439,15 @@ def check_word(where: str, parallel: int, bits: int) -> None:
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:
     """(height, width) of one or two spatial axes: a 1-D value has height 1."""
     return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _readers(graph: Graph, live: frozenset[str]) -> dict[str, tuple[Node, ...]]:
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.name in live:
+            for source in node.inputs:
+                found.setdefault(source, []).append(node)
+    return {name: tuple(nodes) for name, nodes in found.items()}
 
 
 def _live(graph: Graph) -> frozenset[str]:

@@ -92,17 +92,24 @@ class Steps:
     def __init__(self, names: Names, stem: str, inputs: tuple[FixedType, ...], frame: Frame, grids: Grids | None = None) -> None:
         self._names, self.stem, self._inputs, self._frame = names, stem, inputs, frame
         self._steps: list[Step] = []
+        self._beside: FixedType | None = None
+        self._joining = -1
         self.type = inputs[0]
         self.grids = np.array(self.type.frac_bits) if grids is None else simple(grids)
 
     def done(self) -> Epilogue:
-        return Epilogue(self._inputs, tuple(self._steps), self.type, self._frame.channels)
+        return Epilogue(self._inputs, tuple(self._steps), self.type, self._frame.channels, beside=self._beside)
+
+    def join(self, beside: FixedType, place: int) -> None:
+        """Let the next step take a number of the second stream, of the type ``beside``, as its first or its second one (``place``: 0, 1)."""
+        self._beside, self._joining = beside, place
 
     def add(self, function: str, out: FixedType, arguments: tuple[int | FixedType | Tag | Slot, ...], operands: tuple[Operand, ...] = ()) -> None:
         for part in (out, *(a.type if isinstance(a, Tag) else a for a in arguments)):
             if isinstance(part, FixedType) and part.width > MAX_WIDTH:
                 raise ProjectError(f"needs {part.width} bits", where=self.stem, remedy=f"use less distant binary points: at most {MAX_WIDTH} bits")
-        self._steps.append(Step(function, out, arguments, operands))
+        self._steps.append(Step(function, out, arguments, operands, self._joining))
+        self._joining = -1
         self.type, self.grids = out, np.array(out.frac_bits)
 
     def operand(self, suffix: str, const: Const) -> Operand:
@@ -208,10 +215,34 @@ class Steps:
             self.type, self.grids = out.word, simple(out.grids)
 
 
-def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...], sites: Mapping[str, int]) -> None:
-    """Append the fused pointwise nodes, each of which reads the one before. The site of a cast is its node's place in the whole model."""
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a chain of fused nodes joins: the node ``join`` of it takes the value of another process as well, whose numbers come on a second stream as
+    ``type``. ``place``: of that value among the node's inputs."""
+
+    join: str
+    place: int
+    type: FixedType
+
+
+def append_ops(steps: Steps, graph: Graph, nodes: tuple[Node, ...], sites: Mapping[str, int], beside: Beside | None = None) -> None:
+    """Append the fused nodes, each of which reads the one before. The site of a cast is its node's place in the whole model."""
     for node in nodes:
-        steps.take_op(node, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
+        if beside is not None and node.name == beside.join:
+            _append_join(steps, graph, node, beside)
+        else:
+            steps.take_op(node, graph.infos[node.inputs[0]], graph.infos[node.name], sites[node.name])
+
+
+def _append_join(steps: Steps, graph: Graph, node: Node, beside: Beside) -> None:
+    joined = node.op.joins(tuple(graph.infos[name] for name in node.inputs), graph.infos[node.name])
+    assert joined is not None, "lowering fuses no other operator on two values"
+    wanted, append = joined
+    steps.stem = node.name
+    own = wanted[1 - beside.place]
+    steps.move(own.grids, own.word)
+    steps.join(beside.type, beside.place)
+    append(steps)
 
 
 def simple(grids: Grids) -> Grids:

@@ -1,12 +1,13 @@
 """Lowering: Graph and Schedule -> Design.
 
-Every operator becomes a process; pointwise operators become the epilogue of the process that feeds them if they are its only reader. A value that
-has several readers is forked. Values travel in the canonical order (pixel by pixel, channels innermost); Reshape and Transpose only rename the order,
-and a permutation is spent where a reader needs the canonical one. Linear does not: its weight columns are permuted instead.
+Every operator becomes a process; pointwise operators become the epilogue of the process that feeds them if they are its only reader, and so do sums
+of two values if it is a convolution or linear layer. A value that has several readers is forked, or reaches one of them by the window unit of another
+(``joining.py``). Values travel in the canonical order (pixel by pixel, channels innermost); Reshape and Transpose only rename the order, and a
+permutation is spent where a reader needs the canonical one. Linear does not: its weight columns are permuted instead.
 
-FIFO depths are conservative: two words, but a whole frame behind every fork. A fork then never waits for room within a frame, so no circle of
-processes can wait for each other: one that waits for an input waits for something upstream, one that waits for room waits for something
-downstream, and both chains end before a fork. ``fifo`` finds the depths that the design is built with.
+FIFO depths are conservative: two words, but a whole frame behind every fork, and behind a window unit that is one. A fork then never waits for room
+within a frame, so no circle of processes can wait for each other: one that waits for an input waits for something upstream, one that waits for room
+waits for something downstream, and both chains end before a fork. ``fifo`` finds the depths that the design is built with.
 """
 
 from __future__ import annotations
@@ -17,17 +18,27 @@ from qfx.hardware.design import loading
 from qfx.hardware.design.build import Builder, port
 from qfx.hardware.design.merge import merge
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.timing.simulate import MAX_WORDS, words
 from qfx.ir.graph import Graph
 from qfx.ir.within import everything
 
 
-def lower(graph: Graph, schedule: Schedule) -> d.Design:
-    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled."""
+def lower(graph: Graph, schedule: Schedule, *, shared: bool | None = None) -> d.Design:
+    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled.
+
+    ``shared``: whether values leave window units beside the windows (``joining.py``). By default they do, unless a frame is too long to simulate:
+    FIFOs then stay as they are, and a frame of windows is many times a frame.
+    """
+    made = _lowered(graph, schedule, shared is not False)
+    return made if shared is not None or words(made) <= MAX_WORDS else _lowered(graph, schedule, False)
+
+
+def _lowered(graph: Graph, schedule: Schedule, shared: bool) -> d.Design:
     known = {name for name, _ in everything(graph)}
     for name, _ in schedule.foldings:
         if name not in known:
             raise ProjectError(f"the schedule folds {name!r}, which is no node", where=graph.name, remedy="name nodes of the graph")
-    builder = Builder(graph, schedule)
+    builder = Builder(graph, schedule, shared)
     unread = [node.name for node in graph.inputs if not builder.live(node.name)]
     if unread:
         raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")

@@ -74,7 +74,8 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
-    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe)
+    second, beside = build.take_beside(node, unit.pe)
+    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside)
     process = d.MatVec(
         build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
         unit.stream,
@@ -93,6 +94,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         arithmetic=chosen,
         loaded=loaded,
         place=folding.weights,
+        beside=second,
     )
     build.add(process)
     build.give(name, Value(out, unit.frame))

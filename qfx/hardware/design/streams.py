@@ -89,13 +89,15 @@ class Table:
 class Step:
     """One call of a pointwise template: ``out x = qfx::<function><out, *arguments>(x, *operands)``.
 
-    An argument is an int, a FixedType (its raw type), a Tag (a fixed-point type with its modes) or a Slot (a digit of a constant).
+    An argument is an int, a FixedType (its raw type), a Tag (a fixed-point type with its modes) or a Slot (a digit of a constant). ``beside``: where
+    it takes the number of the second stream too, as its first or its second number (0, 1); -1: it does not.
     """
 
     function: str
     out: FixedType
     arguments: tuple[int | FixedType | Tag | Slot, ...]
     operands: tuple[Operand, ...] = ()
+    beside: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +139,15 @@ class Operand:
 @dataclass(frozen=True, slots=True)
 class Epilogue:
     """What happens to a number before it leaves a process. ``inputs`` are the types that come (Add, Sub, Mul: two), ``out`` the one that leaves.
-    ``counted``: of an accumulator that wraps, the type that would hold the sum, for simulations that count what the cast behind it loses."""
+    ``counted``: of an accumulator that wraps, the type that would hold the sum, for simulations that count what the cast behind it loses. ``beside``:
+    the type of a number of a second stream, with which one of the steps joins the number."""
 
     inputs: tuple[FixedType, ...]
     steps: tuple[Step, ...]
     out: FixedType
     channels: int  # of the frame, to address tables per element
     counted: FixedType | None = None
+    beside: FixedType | None = None
 
     @property
     def tables(self) -> tuple[Table, ...]:

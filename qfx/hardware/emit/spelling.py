@@ -156,6 +156,8 @@ def epilogue_struct(name: str, epilogue: Epilogue) -> str:
     channel = "channel" if indices & {"channel", "element"} else "/*channel*/"
     come = [accumulator(epilogue)] if epilogue.counted is not None else [raw(type_) for type_ in epilogue.inputs]
     parameters = [f"const {type_}& {x}" for type_, x in zip(come, names, strict=True)]
+    if epilogue.beside is not None:
+        parameters.append(f"const {raw(epilogue.beside)}& beside")
     lines = [
         f"struct {name} {{",
         f"  typedef {raw(epilogue.out)} out;",
@@ -166,7 +168,8 @@ def epilogue_struct(name: str, epilogue: Epilogue) -> str:
     for i, step in enumerate(epilogue.steps, start=1):
         arguments = ", ".join(_arguments(step))
         arguments += " " if arguments.endswith(">") else ""
-        operands = ", ".join([current, *(_operand(operand, epilogue.channels) for operand in step.operands)])
+        numbers = [current] if step.beside < 0 else ["beside", current] if step.beside == 0 else [current, "beside"]
+        operands = ", ".join([*numbers, *(_operand(operand, epilogue.channels) for operand in step.operands)])
         lines.append(f"    const {raw(step.out)} x{i} = qfx::{step.function}<{arguments}>({operands});")
         current = f"x{i}"
     return "\n".join([*lines, f"    return {current};", "  }", "};"])

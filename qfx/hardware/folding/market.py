@@ -65,10 +65,15 @@ class Market:
         index = {layer.name: i for i, layer in enumerate(layers)}
         self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
-        self.readers: list[list[tuple[int, int]]] = [[] for _ in layers]
+        self.readers: list[list[tuple[int, int, int]]] = [[] for _ in layers]
         for reader, sources in enumerate(self.sources):
-            for source, size in sources:
-                self.readers[source].append((reader, size))
+            for place, (source, size) in enumerate(sources):
+                self.readers[source].append((reader, place, size))
+
+    def given(self, reader: int, place: int) -> IntArray:
+        """By option of its source at ``place``: the numbers per word that come from there to ``reader``."""
+        source = self.layers[self.sources[reader][place][0]]
+        return source.takes if place in self.layers[reader].tapped else source.gives
 
     @property
     def floor(self) -> int:
@@ -93,8 +98,8 @@ class Market:
         low, high = self.floor, self.ceiling
         found = {low, high, *(int(busy) for layer in self.layers for busy in np.unique(layer.busy))}
         for reader, sources in enumerate(self.sources):
-            for source, size in sources:
-                widths, words = np.unique(self.layers[source].gives), np.unique(self.layers[reader].takes)
+            for place, (_, size) in enumerate(sources):
+                widths, words = np.unique(self.given(reader, place)), np.unique(self.layers[reader].words(place))
                 found.update(rewidth_cycles(size, words[None, :], widths[:, None]).ravel().tolist())
         if self.joint:
             found.update(np.geomspace(low, high, 2 + int(np.log(high / low) / np.log(_FINE))).astype(np.int64).tolist())
@@ -108,8 +113,8 @@ class Market:
         """What the layers take, with the changes of width between them."""
         taken: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))
         for index, sources in enumerate(self.sources):
-            for source, _ in sources:
-                taken = taken + changes(self.layers[source].gives[picked[source]], self.layers[index].takes[picked[index]])
+            for place, (source, _) in enumerate(sources):
+                taken = taken + changes(self.given(index, place)[picked[source]], self.layers[index].words(place)[picked[index]])
         return taken
 
     def fits(self, picked: Picked, overhead: FloatArray) -> bool:
@@ -230,9 +235,9 @@ class Market:
         found = []
         for index, layer in enumerate(self.layers):
             possible = fast[index].copy()
-            for reader, size in self.readers[index]:
-                words = np.unique(self.layers[reader].takes[fast[reader]])
-                widths, at = np.unique(layer.gives, return_inverse=True)
+            for reader, place, size in self.readers[index]:
+                words = np.unique(self.layers[reader].words(place)[fast[reader]])
+                widths, at = np.unique(self.given(reader, place), return_inverse=True)
                 together: BoolArray = np.asarray((rewidth_cycles(size, words[None, :], widths[:, None]) <= target).any(axis=1))
                 possible &= together[at]
             at = np.flatnonzero(possible)
@@ -251,6 +256,8 @@ class Market:
             target,
             [layer.takes[at] for layer, at in pairs],
             [layer.gives[at] for layer, at in pairs],
+            [[self.given(reader, place)[kept[source]] for place, (source, _) in enumerate(sources)] for reader, sources in enumerate(self.sources)],
+            [[layer.words(place)[at] for place in range(len(layer.sources))] for layer, at in pairs],
             [layer.costs[at] / self.limits for layer, at in pairs],
             self.sources,
             allowed,
@@ -260,9 +267,9 @@ class Market:
     def _problem(self, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
         between = []
         for reader, sources in enumerate(self.sources):
-            for source, size in sources:
-                widths, of_source = np.unique(pace.gives[source], return_inverse=True)
-                words, of_reader = np.unique(pace.takes[reader], return_inverse=True)
+            for place, (source, size) in enumerate(sources):
+                widths, of_source = np.unique(pace.given[reader][place], return_inverse=True)
+                words, of_reader = np.unique(pace.words[reader][place], return_inverse=True)
                 possible = rewidth_cycles(size, words[None, :], widths[:, None]) <= pace.target
                 taken = changes(widths[:, None], words[None, :]) * pace.unit
                 between.append(program.Between(source, reader, of_source, of_reader, taken, possible))

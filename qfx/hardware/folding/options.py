@@ -47,6 +47,14 @@ class Layer:
     costs: d.IntArray  # (options, FIELDS)
     sure: d.IntArray  # (options, FIELDS)
     limit: str
+    paired: frozenset[int] = frozenset()
+    """The places among ``sources`` of those whose numbers it takes word for word with the ones that it gives."""
+    tapped: frozenset[int] = frozenset()
+    """The places among ``sources`` of those that are no results but what goes into the windows of that layer: it gives words as it takes them."""
+
+    def words(self, place: int) -> d.IntArray:
+        """The numbers per word that it takes of the source at ``place``."""
+        return self.gives if place in self.paired else self.takes
 
 
 def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False) -> tuple[Layer, ...]:
@@ -55,7 +63,7 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shi
     A layer in ``pinned`` (OUTPUT and the input's name for the ports) has that folding as its only option. ``shift_and_add``: as in ``Request``.
     """
     on = r.device(board.part)
-    origin: dict[str, str] = {}  # by stream: the layer that gives its numbers
+    origin: dict[str, tuple[str, bool]] = {}  # by stream: the layer that gives its numbers, and whether from its window unit
     fronts: dict[str, Front] = {}  # by stream: the window unit that writes it
     found: list[Layer] = []
     for process, node in zip(design.processes, design.nodes, strict=True):
@@ -65,18 +73,23 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shi
         if process.role is Role.BETWEEN:
             origin.update({stream.name: origin[streams[0].name] for stream in process.targets})
             if process.front is not None:
-                fronts.update({stream.name: process.front for stream in process.targets})
+                windows, *second = process.targets
+                fronts[windows.name] = process.front
+                origin.update({stream.name: (node, True) for stream in second})
             continue
         name = _layer_name(process, node)
         before = [fronts.get(stream.name) for stream in streams]
-        sources = tuple((origin[stream.name], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
+        sources = tuple((origin[stream.name][0], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
         setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0)
         options = process.options(setting)
-        origin.update({stream.name: name for stream in process.targets})
+        origin.update({stream.name: (name, False) for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer
             found[-1] = _joined(found[-1], sources, options)
             continue
-        found.append(_layer(name, process.role, sources, _affordable(options, board), process.limit(setting)))
+        made = _layer(name, process.role, sources, _affordable(options, board), process.limit(setting))
+        paired = frozenset(place for place, stream in enumerate(streams) if stream in process.paired)
+        tapped = frozenset(place for place, stream in enumerate(streams) if origin[stream.name][1])
+        found.append(replace(made, paired=paired, tapped=tapped))
     return tuple(found)
 
 

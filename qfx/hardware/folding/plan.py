@@ -108,7 +108,7 @@ def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: fl
 
 def _remedy(graph: Graph, board: Board) -> str:
     """What to do about a design that does not fit, as far as that can be told without a search."""
-    base = lower(graph, Schedule())
+    base = lower(graph, Schedule(), shared=True)
     try:
         check_weights(Weights.of(base), board, LIMITS)
         check_layers(layers(base, board, {}), board, LIMITS)

@@ -34,13 +34,16 @@ Picked = list[int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pace:
-    """The options that are left of each layer where a frame may take ``target`` cycles: numbers per word that they take and give, and shares of what
-    may be used of each resource. ``sources``: the layers that each reads, with the numbers a frame. ``allowed``: those options with which several
-    ports of one stream keep the pace, come what may of the others. ``unit``: the share of each resource that is one."""
+    """The options that are left of each layer where a frame may take ``target`` cycles: numbers per word that they take and give, those that come
+    from each source (``given``, by the source's options) and those that they take of it (``words``), and shares of what may be used of each resource.
+    ``sources``: the layers that each reads, with the numbers a frame. ``allowed``: those options with which several ports of one stream keep the
+    pace, come what may of the others. ``unit``: the share of each resource that is one."""
 
     target: int
     takes: Sequence[d.IntArray]
     gives: Sequence[d.IntArray]
+    given: Sequence[Sequence[d.IntArray]]
+    words: Sequence[Sequence[d.IntArray]]
     shares: Sequence[FloatArray]  # (options, FIELDS)
     sources: Sequence[Sequence[tuple[int, int]]]
     allowed: Sequence[BoolArray]
@@ -50,8 +53,8 @@ class Pace:
         """The shares that the layers take, with the changes of width between them."""
         taken: FloatArray = sum((shares[i] for shares, i in zip(self.shares, picked, strict=True)), np.zeros(len(FIELDS)))
         for index, sources in enumerate(self.sources):
-            for source, _ in sources:
-                taken = taken + changes(self.gives[source][picked[source]], self.takes[index][picked[index]]) * self.unit
+            for place, (source, _) in enumerate(sources):
+                taken = taken + changes(self.given[index][place][picked[source]], self.words[index][place][picked[index]]) * self.unit
         return taken
 
 
@@ -119,10 +122,10 @@ def _pick(pace: Pace, prices: FloatArray) -> Picked | None:
     priced = prices * pace.unit
     for index, costs in enumerate(pace.shares):
         mask, scores = pace.allowed[index].copy(), costs @ prices
-        for source, size in pace.sources[index]:
-            width = pace.gives[source][chosen[source]]
-            mask &= rewidth_cycles(size, pace.takes[index], width) <= pace.target
-            scores = scores + changes(width, pace.takes[index]) @ priced
+        for (source, size), given, words in zip(pace.sources[index], pace.given[index], pace.words[index], strict=True):
+            width = given[chosen[source]]
+            mask &= rewidth_cycles(size, words, width) <= pace.target
+            scores = scores + changes(width, words) @ priced
         if not mask.any():
             return None
         chosen.append(int(np.flatnonzero(mask)[np.argmin(scores[mask])]))

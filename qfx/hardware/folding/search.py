@@ -50,12 +50,12 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     """
     check_clock(clock_ns, board)
     progress(_LOWERING, 0, 1)
-    base = lower(graph, Schedule())
+    base = lower(graph, Schedule(), shared=True)
     pinned = dict(request.foldings)
     _check_names(graph, base, pinned)
     inside = {name: folding for name, folding in pinned.items() if MARK in name}
     if inside:
-        base = lower(graph, Schedule.of(inside))
+        base = lower(graph, Schedule.of(inside), shared=True)
     if request.shift_and_add:
         request = by_shifts(base, request)
         pinned = dict(request.foldings)
@@ -100,7 +100,7 @@ def nearest_plan(graph: Graph, board: Board, allowed: Mapping[str, float], *, fp
     Raises ProjectError if no folding is fast enough.
     """
     check_clock(clock_ns, board)
-    base = lower(graph, Schedule())
+    base = lower(graph, Schedule(), shared=True)
     most = np.array([allowed[field] for field in FIELDS], dtype=np.float64)
     found = layers(base, _endless(board), {})
     return _Search(graph, board, found, clock_ns, Weights.of(base), silent, False, {}, most).nearest(fps, known)

@@ -41,6 +41,8 @@ class MatVec(OneToOne, WithEpilogue):
 
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
+    ``beside``: a second stream, with as many numbers a word as leave at once, one word of which is read in each turn that writes; the epilogue joins
+    its numbers with the sums.
     """
 
     name: str
@@ -60,6 +62,15 @@ class MatVec(OneToOne, WithEpilogue):
     arithmetic: str
     loaded: bool = False
     place: str = "auto"
+    beside: Stream | None = None
+
+    @property
+    def sources(self) -> tuple[Stream, ...]:
+        return (self.input,) if self.beside is None else (self.input, self.beside)
+
+    @property
+    def paired(self) -> tuple[Stream, ...]:
+        return self.sources[1:]
 
     @property
     def possible(self) -> IntArray:
@@ -91,7 +102,8 @@ class MatVec(OneToOne, WithEpilogue):
 
     def turns(self) -> Turns:
         outputs, inputs = self._folds(self.folding)
-        return reduce(self._vectors(self.pe), inputs) if self.depthwise else _turns(self._vectors(self.pe), outputs, inputs)
+        turns, reads, writes = reduce(self._vectors(self.pe), inputs) if self.depthwise else _turns(self._vectors(self.pe), outputs, inputs)
+        return turns, reads if self.beside is None else (*reads, *writes), writes
 
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
@@ -171,7 +183,8 @@ class MatVec(OneToOne, WithEpilogue):
         rows = self._rows(folding)
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
         loads = r.counter(rows) if self.loaded else Resources()
-        found = [r.handshake(2, self._latency(folding)), self._products(folding, on), self._choice(folding), loads]
+        second = [] if self.beside is None else [Resources(ff=pe * self.beside.type.width)]  # the word that waits for the sums
+        found = [r.handshake(2 + len(second), self._latency(folding)), *second, self._products(folding, on), self._choice(folding), loads]
         found += [r.counter(loop) for loop in loops if loop > 1]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
@@ -248,8 +261,10 @@ class MatVec(OneToOne, WithEpilogue):
         types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
         constants = ", ".join(part.name for part in (weights, *more))
-        call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {constants});"
-        unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
+        streams = {"in": self.input, **({} if self.beside is None else {"beside": self.beside}), "out": self.output}
+        function = f"{'depthwise' if self.depthwise else 'matvec'}{'' if self.beside is None else '_with'}"
+        call = f"qfx::{function}<shape, {self.name}_epilogue>({', '.join((*streams, constants))});"
+        unit = self.call_with_epilogue(streams, call)
         memories = zip((weights, *more), (first, *rest), strict=True)
         pragmas = (
             *chains(self.arithmetic, self.simd),

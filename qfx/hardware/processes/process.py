@@ -64,6 +64,11 @@ class Process:
         """Those of its streams that carry no numbers but the TLAST of a frame."""
 
     @property
+    def paired(self) -> tuple[Stream, ...]:
+        """Those of its sources whose words have as many numbers as those that it writes, where the words of others are of another size."""
+        return ()
+
+    @property
     def inside(self) -> tuple[tuple[Process, str], ...]:
         """The processes that it is made of, each with the graph node that it works for; most kinds are one loop and have none."""
         return ()

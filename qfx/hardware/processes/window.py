@@ -10,8 +10,8 @@ import numpy as np
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
-from qfx.hardware.design.streams import Stream
-from qfx.hardware.emit.spelling import Unit, bound, literal, place_tag, raw
+from qfx.hardware.design.streams import IntArray, Stream
+from qfx.hardware.emit.spelling import Unit, bound, literal, place_tag, plain, raw
 from qfx.hardware.processes.process import Front
 from qfx.hardware.processes.traits import Between, Buffering, OneToOne
 from qfx.hardware.timing.delays import Recurrence, adder, choice, comparison, gates, loops, named, recurrence, wrapping
@@ -21,7 +21,8 @@ from qfx.hardware.timing.window_turns import window_turns
 
 @dataclass(frozen=True, slots=True)
 class Window(OneToOne, Buffering, Between, Front):
-    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame; ``buffer``: as in Folding."""
+    """``shape``: the arguments of qfx::window_shape; ``padding``: the raw outside the frame; ``buffer``: as in Folding. ``tap``: a second stream,
+    with the tap in row and column ``at`` of every window, which is always inside the frame."""
 
     name: str
     input: Stream
@@ -29,13 +30,20 @@ class Window(OneToOne, Buffering, Between, Front):
     shape: tuple[int, ...]
     padding: int
     buffer: str = "auto"
+    tap: Stream | None = None
+    at: tuple[int, int] = (0, 0)
+
+    @property
+    def targets(self) -> tuple[Stream, ...]:
+        return (self.output,) if self.tap is None else (self.output, self.tap)
 
     @property
     def cycles(self) -> int:
         return window_turns(self.shape).turns
 
     def turns(self) -> Turns:
-        return _turns(self.shape)
+        turns, reads, writes = _turns(self.shape)
+        return turns, reads, writes if self.tap is None else (*writes, _tap_turns(self.shape, self.at))
 
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
@@ -69,11 +77,17 @@ class Window(OneToOne, Buffering, Between, Front):
         for count, reach in ((2, top + oh * sh + rows + kh * dh), (3, (left + ow * sw + kw * dw) * chunks), (9, h * row + size), (3, 2 * size)):
             bits += r.adder((reach - 1).bit_length()) * count
         comparisons = r.comparison((h * row).bit_length()) * 6
-        return r.total([r.handshake(2, self.latency), *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width)])
+        second = [] if self.tap is None else [r.comparison((kh - 1).bit_length() + (kw - 1).bit_length()), Resources(ff=width)]
+        shake = r.handshake(1 + len(self.targets), self.latency)
+        return r.total([shake, *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width), *second])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         shape = f"qfx::window_shape<{', '.join(map(str, (*self.shape, self.cycles)))}, {place_tag(self.line)}>"
-        return self.call(f"qfx::window<{shape} >(in, out, {raw(self.input.type)}({literal(self.padding)}));")
+        padding = f"{raw(self.input.type)}({literal(self.padding)})"
+        if self.tap is None:
+            return self.call(f"qfx::window<{shape} >(in, out, {padding});")
+        call = f"qfx::window_tap<{shape}, {self.at[0]}, {self.at[1]}>(in, out, tap, {padding});"
+        return plain(self.name, {"in": self.input, "out": self.output, "tap": self.tap}, call)
 
     @property
     def front(self) -> Window:
@@ -88,7 +102,7 @@ class Window(OneToOne, Buffering, Between, Front):
         fewer = chunks // parallel
         # Channel by channel, as many loops as words; group by group, as many as groups.
         shape = (fewer, fewer if outer == chunks else outer, *rest)
-        return replace(self, input=self.input.with_parallel(parallel), output=self.output.with_parallel(parallel), shape=shape)
+        return replace(self.with_streams(lambda stream: stream.with_parallel(parallel)), shape=shape)
 
     @property
     def taps(self) -> int:
@@ -101,7 +115,7 @@ class Window(OneToOne, Buffering, Between, Front):
     def whole(self) -> WholeWindow:
         chunks, _, *rest = self.shape
         output = replace(self.output, parallel=self.output.parallel * self.taps, words=self.output.words // self.taps)
-        return WholeWindow(self.name, self.input, output, (chunks, *rest), self.padding, self.buffer)
+        return WholeWindow(self.name, self.input, output, (chunks, *rest), self.padding, self.buffer, self.tap, self.at)
 
 
 @lru_cache(maxsize=32)
@@ -115,6 +129,16 @@ def _turns(shape: tuple[int, ...]) -> Turns:
     reads = np.repeat(begin - read_only - (np.cumsum(runs) - runs), runs) + np.arange(int(runs.sum()))
     end = int(begin[-1]) + found.words
     return found.turns, (held(np.concatenate([reads, np.arange(end, end + found.rest)])),), (held(writes),)
+
+
+@lru_cache(maxsize=32)
+def _tap_turns(shape: tuple[int, ...], at: tuple[int, int]) -> IntArray:
+    """The turns that write the tap ``at`` of a window: of each of OUTER parts of a pixel those of its words."""
+    chunks, outer, _, _, oh, ow, kh, kw, *_ = shape
+    inner = chunks // outer
+    words = np.arange(oh * ow * outer * kh * kw * inner).reshape(-1, kh, kw, inner)[:, at[0], at[1]].reshape(-1)
+    (writes,) = _turns(shape)[2]
+    return held(writes[words])
 
 
 _LEAST_DEPTH = 8
@@ -131,6 +155,12 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
     shape: tuple[int, ...]
     padding: int
     buffer: str = "auto"
+    tap: Stream | None = None
+    at: tuple[int, int] = (0, 0)
+
+    @property
+    def targets(self) -> tuple[Stream, ...]:
+        return (self.output,) if self.tap is None else (self.output, self.tap)
 
     @property
     def cycles(self) -> int:
@@ -144,7 +174,8 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         return ((oh - 1) * sh + (kh - 1) * dh - top) * w + (ow - 1) * sw + (kw - 1) * dw - left
 
     def turns(self) -> Turns:
-        return _whole_turns(self.shape, self.cycles)
+        turns, reads, writes = _whole_turns(self.shape, self.cycles)
+        return turns, reads, writes if self.tap is None else writes * 2
 
     @property
     def _words(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -190,7 +221,9 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         kept = Resources(ff=depth * numbers * self.input.type.width) if not self.past.depth else Resources()
         padded = top or left or (oh - 1) * sh + (kh - 1) * dh >= h or (ow - 1) * sw + (kw - 1) * dw >= w
         choice = r.multiplexer(2, self.output.bits) + inside if padded else Resources()
-        return r.total([r.handshake(2, self.latency), *counters, places, choice, kept, Resources(ff=self.input.bits + self.output.bits)])
+        second = Resources() if self.tap is None else Resources(ff=self.tap.bits)
+        shake = r.handshake(1 + len(self.targets), self.latency)
+        return r.total([shake, *counters, places, choice, kept, second, Resources(ff=self.input.bits + self.output.bits)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         parallel, type_ = self.input.parallel, raw(self.input.type)
@@ -210,8 +243,12 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
             body += ["#pragma HLS DEPENDENCE variable=past inter false"]
         else:
             body += ["#pragma HLS ARRAY_PARTITION variable=past complete dim=1", "#pragma HLS ARRAY_RESHAPE variable=past complete dim=2"]
-        call = f"qfx::whole_window<shape>(in, out, {type_}({literal(self.padding)}), line, past);"
-        return replace(self.call(call), body=(*body, call))
+        padding = f"{type_}({literal(self.padding)})"
+        if self.tap is None:
+            call = f"qfx::whole_window<shape>(in, out, {padding}, line, past);"
+            return replace(self.call(call), body=(*body, call))
+        call = f"qfx::whole_window_tap<shape, {self.at[0] * kw + self.at[1]}>(in, out, tap, {padding}, line, past);"
+        return replace(plain(self.name, {"in": self.input, "out": self.output, "tap": self.tap}, call), body=(*body, call))
 
     @property
     def front(self) -> WholeWindow:
@@ -231,7 +268,8 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
     def widened(self, parallel: int) -> WholeWindow:
         fewer = self.channels // parallel
         source, target = self.input.with_parallel(parallel), self.output.with_parallel(parallel * self.taps)
-        return replace(self, input=source, output=target, shape=(fewer, *self.shape[1:]))
+        tap = None if self.tap is None else self.tap.with_parallel(parallel)
+        return replace(self, input=source, output=target, tap=tap, shape=(fewer, *self.shape[1:]))
 
     @property
     def possible(self) -> bool:

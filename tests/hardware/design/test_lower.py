@@ -78,7 +78,8 @@ def test_a_permutation_is_spent_only_where_it_is_needed() -> None:
 
 def test_streams_behind_a_fork_hold_a_frame_and_others_two_words() -> None:
     design = lower(residual(), ONE)
-    forked = {stream.name for process in design.processes if isinstance(process, d.Fork) for stream in process.outputs}
+    forks = [process for process in design.processes if isinstance(process, d.Fork) or (isinstance(process, d.Window) and process.tap is not None)]
+    forked = {stream.name for process in forks for stream in process.targets}
     assert forked
     for stream in design.streams:
         assert stream.depth == (stream.words if stream.name in forked else 64 if stream.name == "last_s" else 2)
@@ -88,8 +89,8 @@ def test_streams_behind_a_fork_hold_a_frame_and_others_two_words() -> None:
 def test_every_stream_has_one_writer_and_one_reader(make) -> None:  # type: ignore[no-untyped-def]
     graph = make()
     design = lower(graph, random_schedule(graph, np.random.default_rng(0)))
-    written = [stream.name for p in design.processes for stream in _streams(p, "output", "outputs", *["last"] * isinstance(p, d.FromPort))]
-    read = [stream.name for p in design.processes for stream in _streams(p, "input", "inputs", *["last"] * isinstance(p, d.ToPort))]
+    written = [stream.name for p in design.processes for stream in _streams(p, "output", "outputs", "tap", *["last"] * isinstance(p, d.FromPort))]
+    read = [stream.name for p in design.processes for stream in _streams(p, "input", "inputs", "beside", *["last"] * isinstance(p, d.ToPort))]
     names = [stream.name for stream in design.streams]
     assert sorted(written) == sorted(read) == sorted(names)
     assert len(set(names)) == len(names)

@@ -113,7 +113,7 @@ def test_a_planted_turn_is_seen(compiled: Compiled) -> None:
         else:
             turns = getattr(frame, field)[0].copy()
             turns[3] += 1 if field == "reads" else -1
-            wrong = replace(frame, **{field: (turns,)})
+            wrong = replace(frame, **{field: (turns, *getattr(frame, field)[1:])})
         ports = list(found.ports)
         ports[index] = (found.ports[index][0], wrong, found.ports[index][2])
         planted = replace(found, ports=tuple(ports))

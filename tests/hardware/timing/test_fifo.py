@@ -58,6 +58,10 @@ def test_random_graphs() -> None:
     assert telling
 
 
+def _depths(design: d.Design) -> list[int]:
+    return [stream.depth for stream in design.streams]
+
+
 @pytest.mark.parametrize("make", BRANCHED)
 def test_the_analysis_decides_deadlock_for_any_depths(make: Callable[[], Graph]) -> None:
     """Free of deadlock if and only if no FIFO is below its least: for depths around the border, all drawn at once."""
@@ -66,10 +70,11 @@ def test_the_analysis_decides_deadlock_for_any_depths(make: Callable[[], Graph])
     least = least_depths(design)
     rng = np.random.default_rng(7)
     found = set()
-    for _ in range(40):
-        depths = {name: max(1, depth + int(rng.integers(-3, 4))) if depth > 1 else int(rng.integers(1, 4)) for name, depth in least.items()}
+    for number in range(40):  # in every second one the FIFOs that deadlock nothing stay as deep as they are
+        depths = {name: max(1, depth + int(rng.integers(-3, 4))) for name, depth in least.items() if depth > 1}
+        depths |= {name: int(rng.integers(1, 4)) for name, depth in least.items() if depth == 1 and number % 2}
         other = with_depths(design, depths)
-        below = any(depths[name] < depth for name, depth in least_depths(other).items())
+        below = any(other_depth < depth for other_depth, depth in zip(_depths(other), least_depths(other).values(), strict=True))
         assert stops(other) == below, depths
         found.add(below)
     assert found == {True, False}
@@ -136,7 +141,7 @@ def test_components() -> None:
     assert len(found) == 2
     assert not set(found[0]) & set(found[1])
     assert "last_s" not in found[0] + found[1]
-    assert {name for name in found[0] if name.startswith(("a_q", "b_q"))} == {"a_q_s", "b_q_s"}
+    assert {name for name in found[0] if name.startswith(("a_q", "b_q"))} == {"a_q_s"}  # the sum is b's own
     assert "stem_s" not in found[0]
 
 

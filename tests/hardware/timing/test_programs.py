@@ -156,10 +156,12 @@ def loops() -> dict[str, list[str]]:
     """The pragmas of the pipelined loops of every function of the library, those of the functions that it calls included; overloads have the same."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
     bodies = dict(_FUNCTION.findall(text))
-    return {
-        name: re.findall(r"QFX_PIPELINE\w*", body + "".join(inner for other, inner in bodies.items() if re.search(rf"\b{other}<", body)))
-        for name, body in bodies.items()
-    }
+    calls = {name: [other for other in bodies if other != name and re.search(rf"\b{other}<", body)] for name, body in bodies.items()}
+
+    def pragmas(name: str) -> list[str]:
+        return [*re.findall(r"QFX_PIPELINE\w*", bodies[name]), *(found for other in calls[name] for found in pragmas(other))]
+
+    return {name: pragmas(name) for name in bodies}
 
 
 def test_what_begins_again_in_the_model_does_in_the_code() -> None:
