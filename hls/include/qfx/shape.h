@@ -64,7 +64,7 @@ struct span {
 // Walks along an axis and knows the next index that belongs to the span.
 template <class Span>
 struct span_cursor {
-  int wanted;
+  typename upto<Span::STOP>::type wanted;
   span_cursor() : wanted(Span::START) {}
   inline bool at(const int index) const {
 #pragma HLS INLINE
@@ -75,7 +75,7 @@ struct span_cursor {
     if (end) {
       wanted = Span::START;
     } else if (index == wanted && wanted < Span::STOP - Span::STEP) {
-      wanted += Span::STEP;
+      wanted = wanted + Span::STEP;
     }
   }
 };
@@ -111,13 +111,10 @@ slice_y:
 }
 
 // Every pixel ROWS x COLUMNS times (nearest-neighbour upsampling): a turn writes a word, and reads it if it is a pixel's first copy; a buffer keeps the
-// row for the further ones, in Storage (storage.h). The frame has H x W pixels of CHUNKS words.
-template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class Storage, class T, int P>
-void repeat(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out) {
+// row for the further ones. The frame has H x W pixels of CHUNKS words.
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, int P>
+void repeat(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, typename memory_word<T, P>::type (&kept)[W * CHUNKS]) {
 #pragma HLS INLINE
-  T kept[W * CHUNKS][P];
-#pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
-  Storage::bind(kept);
   typename upto<W * CHUNKS>::type place = 0;
 repeat_y:
   for (int y = 0; y < H; y++) {
@@ -135,17 +132,9 @@ repeat_y:
             QFX_PACK(word)
             if (row == 0 && column == 0) {
               word = in.read();
-            repeat_keep:
-              for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-                kept[place][p] = word[p];
-              }
+              kept[place] = memory_word<T, P>::of(word);
             } else {
-            repeat_recall:
-              for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-                word[p] = kept[place][p];
-              }
+              word = memory_word<T, P>::numbers(kept[place]);
             }
             out.write(word);
             if (chunk != CHUNKS - 1) {
@@ -206,14 +195,11 @@ stretch_y:
 
 // Slices of a frame along one axis in another order, each any number of times. The frame is OUTER blocks; a block takes STEPS steps of WORDS words, in
 // which a slice is read, one written, or both. An entry of `program` has four flags (reads, writes, keeps what it reads, writes what it reads), and then,
-// ADDRESS bits each, where the slice to write begins and where the one to keep goes. Slices that wait lie in KEPT words, in Storage (storage.h). No word
-// is written to where one is read in the same turn, so that the order of the two is free.
-template <int OUTER, int STEPS, int WORDS, int KEPT, int ADDRESS, class Storage, class T, int P, class Entry>
-void take(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const Entry (&program)[STEPS]) {
+// ADDRESS bits each, where the slice to write begins and where the one to keep goes. Slices that wait lie in KEPT words. No word is written to where one is
+// read in the same turn, so that the order of the two is free.
+template <int OUTER, int STEPS, int WORDS, int KEPT, int ADDRESS, class T, int P, class Entry>
+void take(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const Entry (&program)[STEPS], typename memory_word<T, P>::type (&kept)[KEPT]) {
 #pragma HLS INLINE
-  T kept[KEPT][P];
-#pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
-  Storage::bind(kept);
 take_block:
   for (int block = 0; block < OUTER; block++) {
   take_step:
@@ -240,50 +226,45 @@ take_block:
         take_recall:
           for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-            taken[p] = passes ? T(word[p]) : T(kept[from][p]);  // a choice of numbers, not of memories
+            taken[p] = passes ? T(word[p]) : T(memory_word<T, P>::at(kept[from], p));  // a choice of numbers, not of memories
           }
           out.write(taken);
         }
         if (keeps) {
-        take_keep:
-          for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-            kept[to][p] = word[p];
-          }
+          kept[to] = memory_word<T, P>::of(word);
         }
       }
     }
   }
 }
 
-// Addresses of four nested loops, outermost first: sizes D and strides S.
+// Addresses of four nested loops, outermost first: sizes D and strides S, which are not negative. Behind the last one comes any.
 template <int D0, int S0, int D1, int S1, int D2, int S2, int D3, int S3>
 struct nest {
-  int i0, i1, i2, i3;
-  int address;
-  nest() : i0(0), i1(0), i2(0), i3(0), address(0) {}
+  static const int LAST = (D0 - 1) * S0 + (D1 - 1) * S1 + (D2 - 1) * S2 + (D3 - 1) * S3;
+  typename upto<LAST>::type address;
+  typename upto<D1 - 1>::type i1;
+  typename upto<D2 - 1>::type i2;
+  typename upto<D3 - 1>::type i3;
+  nest() : address(0), i1(0), i2(0), i3(0) {}
   inline void next() {
 #pragma HLS INLINE
     if (i3 != D3 - 1) {
-      i3++;
-      address += S3;
+      i3 = i3 + 1;
+      address = address + S3;
     } else {
       i3 = 0;
-      address -= (D3 - 1) * S3;
       if (i2 != D2 - 1) {
-        i2++;
-        address += S2;
+        i2 = i2 + 1;
+        address = address + (S2 - (D3 - 1) * S3);
       } else {
         i2 = 0;
-        address -= (D2 - 1) * S2;
         if (i1 != D1 - 1) {
-          i1++;
-          address += S1;
+          i1 = i1 + 1;
+          address = address + (S1 - (D3 - 1) * S3 - (D2 - 1) * S2);
         } else {
           i1 = 0;
-          address -= (D1 - 1) * S1;
-          i0++;
-          address += S0;
+          address = address + (S0 - (D3 - 1) * S3 - (D2 - 1) * S2 - (D1 - 1) * S1);
         }
       }
     }
@@ -291,12 +272,10 @@ struct nest {
 };
 
 // Another order of the same SIZE numbers, through a buffer that holds the frame: number i of the stream goes to the address that Write gives at
-// step i, and the result reads the addresses of Read. Storage (storage.h) is that of the buffer.
-template <int SIZE, class Write, class Read, class Storage, class T>
-void permute(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out) {
+// step i, and the result reads the addresses of Read.
+template <int SIZE, class Write, class Read, class T>
+void permute(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, T (&frame)[SIZE]) {
 #pragma HLS INLINE
-  T frame[SIZE];
-  Storage::bind(frame);
   Write write;
 permute_write:
   for (int i = 0; i < SIZE; i++) {
@@ -318,11 +297,9 @@ permute_read:
 }
 
 // The same with the write addresses in a table, for orders that are no loop nest.
-template <int SIZE, class Read, class Storage, class T, class Address>
-void permute_by_table(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, const Address (&table)[SIZE]) {
+template <int SIZE, class Read, class T, class Address>
+void permute_by_table(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, const Address (&table)[SIZE], T (&frame)[SIZE]) {
 #pragma HLS INLINE
-  T frame[SIZE];
-  Storage::bind(frame);
 permute_table_write:
   for (int i = 0; i < SIZE; i++) {
     QFX_PIPELINE

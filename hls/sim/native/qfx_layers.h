@@ -157,7 +157,8 @@ struct matvec_whole {
 template <bool WHOLE>
 struct matvec_form {
   template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-  static inline void run(frames<qfx::vec<T, S::SIMD> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS]) {
+  static inline void run(frames<qfx::vec<T, S::SIMD> >& in, frames<qfx::vec<typename Epilogue::out, S::PE> >& out, const Element (&rom)[ROWS][ELEMENTS],
+                         T (&)[S::INPUT_FOLD][S::SIMD]) {
     matvec_whole<S, Epilogue, T>::run(in, out, rom);
   }
 };
@@ -165,8 +166,8 @@ template <>
 struct matvec_form<false> {
   template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
   static inline void run(hls::stream<qfx::vec<T, S::SIMD> >& in, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
-                         const Element (&rom)[ROWS][ELEMENTS]) {
-    qfx::matvec<S, Epilogue>(in, out, rom);
+                         const Element (&rom)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+    qfx::matvec<S, Epilogue>(in, out, rom, kept);
   }
 };
 
@@ -235,9 +236,10 @@ struct span_count {
 };
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS],
+            T (&kept)[S::INPUT_FOLD][S::SIMD]) {
   typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
-  form::template run<S, Epilogue, T>(in, out, weights);
+  form::template run<S, Epilogue, T>(in, out, weights, kept);
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
@@ -249,7 +251,7 @@ void depthwise(qfx_native::frames<vec<T, S::PE * S::SIMD> >& in, qfx_native::fra
 
 // A row of the window at once where its pixels lie side by side.
 template <class S, class T, int P>
-void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, const T& padding) {
+void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, const T& padding, typename memory_word<T, P>::type (&)[S::SIZE]) {
   static const int CHANNELS = S::CHUNKS * P, PART = S::INNER * P;  // numbers of a pixel, and of it as many as a window takes together
   static const bool TOGETHER = S::OUTER == 1 && S::DW == 1;
   static const size_t WORDS = size_t(S::OH) * S::OW * S::OUTER * S::KH * S::KW * S::INNER;
@@ -405,8 +407,8 @@ void slice(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& o
   out.filled(WORDS_OUT);
 }
 
-template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class Storage, class T, int P>
-void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out) {
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, int P>
+void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, typename memory_word<T, P>::type (&)[W * CHUNKS]) {
   static const size_t WORDS_IN = size_t(H) * W * CHUNKS, PIXEL = CHUNKS * sizeof(vec<T, P>), ROW = W * COLUMNS * PIXEL;
   const char* x = in.look(WORDS_IN);
   char* to = out.room(WORDS_IN * ROWS * COLUMNS);
@@ -449,8 +451,8 @@ void pool(qfx_native::frames<vec<T, TOGETHER * P> >& in, qfx_native::frames<vec<
   out.filled(WORDS_OUT);
 }
 
-template <class Join, class Epilogue, class Acc, class Storage, int PIXELS, int CHANNELS, class T, int P>
-void pool_global(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+void pool_few(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
   static const size_t WORDS_OUT = CHANNELS / P, WORDS_IN = WORDS_OUT * PIXELS;
   const T* __restrict x = qfx_native::come(in, WORDS_IN);
   typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_OUT);
@@ -465,10 +467,16 @@ void pool_global(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<type
   out.filled(WORDS_OUT);
 }
 
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+void pool_many(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out,
+               typename memory_word<Acc, P>::type (&)[CHANNELS / P]) {
+  pool_few<Join, Epilogue, Acc, PIXELS, CHANNELS>(in, out);
+}
+
 // Both matrices lie there term by term: b column by column, a row by row.
 template <class S, class Epilogue, class A, class B>
 void matmul(qfx_native::frames<vec<A, S::SIMD> >& a, qfx_native::frames<vec<B, S::SIMD> >& b,
-            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out) {
+            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, B (&)[S::FOLD][S::SIMD * S::PE], A (&)[S::INPUT_FOLD][S::SIMD]) {
   typedef typename S::acc acc_t;
   static const size_t WORDS_A = size_t(S::MATRICES) * S::ROWS * S::INPUT_FOLD, WORDS_B = size_t(S::MATRICES) * S::OUTPUTS * S::INPUT_FOLD;
   static const size_t WORDS_OUT = size_t(S::MATRICES) * S::ROWS * S::OUTPUT_FOLD;

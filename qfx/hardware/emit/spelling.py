@@ -90,14 +90,22 @@ def bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...
 
 def rows(name: str, memory: Memory) -> tuple[str, ...]:
     """What makes the elements of a row of ``name`` be read at once, for the row is one word or each element has a memory, and the binding."""
-    kind = "RESHAPE" if memory.count == 1 and memory.storage is not Storage.REGISTERS else "PARTITION"
+    kind = "RESHAPE" if memory.constant and memory.count == 1 and memory.storage is not Storage.REGISTERS else "PARTITION"
     return f"#pragma HLS ARRAY_{kind} variable={name} complete dim=2", *bound(name, memory)
 
 
-def place_tag(memory: Memory) -> str:
-    """The type of storage.h that says where a template keeps its buffer."""
-    places = {Storage.LUTRAM: "qfx::in_lutram", Storage.BRAM: "qfx::in_bram", Storage.URAM: "qfx::in_uram"}
-    return places.get(memory.storage, "qfx::by_tool")
+def words(name: str, type_: str, parallel: int, memory: Memory) -> tuple[str, ...]:
+    """The declaration of the array ``name`` in a layer's function: words of ``parallel`` numbers that come and go together, and the binding. One word
+    where the memory has none."""
+    declared = f"qfx::memory_word<{type_}, {parallel}>::type {name}[{max(memory.depth, 1)}];"
+    return declared, *(line.strip() for line in bound(name, memory))
+
+
+def lanes(name: str, type_: str, depth: int, count: int, memory: Memory) -> tuple[str, ...]:
+    """The declaration of the array ``name`` in a layer's function: ``depth`` words of ``count`` numbers, each with a memory of its own, and the
+    binding."""
+    pragma = f"#pragma HLS ARRAY_PARTITION variable={name} complete dim=2"
+    return f"{type_} {name}[{depth}][{count}];", pragma, *(line.strip() for line in bound(name, memory))
 
 
 def table(values: Table) -> Constant:
@@ -142,10 +150,11 @@ def pack_weights(name: str, weights: IntArray, type_: FixedType, *, loaded: bool
     return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
 
 
-def accumulator(epilogue: Epilogue) -> str:
-    """The raw type that comes, of one that reads an accumulator."""
+def accumulator(epilogue: Epilogue, more: int = 0) -> str:
+    """The raw type that comes, of one that reads an accumulator; of one of so many ``more`` bits."""
     (come,) = epilogue.inputs
-    return raw(come) if epilogue.counted is None else f"qfx::wrapping<{raw(come)}, {raw(epilogue.counted)} >::raw"
+    own = raw(replace(come, width=come.width + more))
+    return own if epilogue.counted is None else f"qfx::wrapping<{own}, {raw(epilogue.counted)} >::raw"
 
 
 def epilogue_struct(name: str, epilogue: Epilogue) -> str:

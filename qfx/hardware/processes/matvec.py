@@ -21,17 +21,15 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, pack_weights, place_tag, raw, rows
+from qfx.hardware.emit.spelling import Unit, accumulator, chains, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
-from qfx.hardware.timing.delays import Recurrence, accumulated, adder, choice, loops, recurrence
+from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
-_ROW_BITS = 32
-"""Of the counter of rows in matvec.h, which is an int."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +95,19 @@ class MatVec(OneToOne, WithEpilogue):
     def recurrences(self) -> tuple[Recurrence, ...]:
         outputs, inputs = self._folds(self.folding)
         counts = (self.pixels, self.groups // self.pe, inputs) if self.depthwise else (self.pixels, self.groups, outputs, inputs)
-        row = recurrence("the row of the weights", adder(_ROW_BITS), choice())
-        return (loops(*counts), accumulated(self.acc.width), row)
+        row = named(wrapping(self._rows(self.folding)), "the row of the weights")
+        return (loops(*counts), accumulated(self.acc.width + self._headroom), row)
+
+    @property
+    def _turn(self) -> FixedType:
+        """The raw type of the products of a turn together, no wider than the accumulator."""
+        total = _turn_type(self)
+        return total if total.width < self.acc.width else self.acc
+
+    @property
+    def _headroom(self) -> int:
+        """The bits by which the sums of turns are wider than the accumulator: one where a turn's sum is as wide, and others follow (matvec.h)."""
+        return int(self._turn.width >= self.acc.width and self.inputs > self.simd)
 
     def _vectors(self, pe: int) -> int:
         """How many times a frame the unit takes new inputs."""
@@ -244,10 +253,10 @@ class MatVec(OneToOne, WithEpilogue):
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
         acc = accumulator(self.epilogue)
-        total = arith.sum_type(self.possible, self.input.type, self.simd)
-        types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
+        types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        constants = ", ".join(part.name for part in (weights, *more))
+        kept = () if self.depthwise else lanes("kept", raw(self.input.type), self.inputs // self.simd, self.simd, self._kept(self.folding))
+        constants = ", ".join([part.name for part in (weights, *more)] + ["kept"] * (not self.depthwise))
         call = f"qfx::{'depthwise' if self.depthwise else 'matvec'}<shape, {self.name}_epilogue>(in, out, {constants});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
         memories = zip((weights, *more), (first, *rest), strict=True)
@@ -256,7 +265,7 @@ class MatVec(OneToOne, WithEpilogue):
             *(line for part, memory in memories for line in rows(part.name, memory)),
             *unit.pragmas,
         )
-        return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
+        return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *kept, *unit.body))
 
     # Folding.
 
@@ -333,6 +342,13 @@ def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources, dic
 def _turns(vectors: int, output_fold: int, input_fold: int) -> Turns:
     turns = every(vectors * output_fold * input_fold).reshape(vectors, output_fold, input_fold)
     return turns.size, (held(turns[:, 0, :].flatten()),), (held(turns[:, :, -1].flatten()),)
+
+
+@lru_cache(maxsize=256)
+def _turn_type(process: MatVec) -> FixedType:
+    if process.loaded:
+        return arith.sum_type(process.possible, process.input.type, process.simd)
+    return arith.turn_type(process.weights, process.input.type, process.simd)
 
 
 @lru_cache(maxsize=256)
