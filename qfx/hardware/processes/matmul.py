@@ -15,7 +15,7 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design import dsp, storage
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
-from qfx.hardware.design.streams import Epilogue, Stream
+from qfx.hardware.design.streams import MAX_PIECES, Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, chains, lanes, product, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting
@@ -171,7 +171,9 @@ class MatMul(TwoToOne, Unweighted):
     def options(self, setting: Setting) -> list[Option]:
         pinned, (a, b) = setting.pinned, self.inputs
         pairs = [(pe, simd) for pe in divisors(self.shape.outputs) for simd in divisors(self.shape.inputs)]
-        pairs = [(pe, simd) for pe, simd in pairs if fits_word(simd, a) and fits_word(simd, b) and fits_word(pe, self.output)]
+        pairs = [
+            (pe, simd) for pe, simd in pairs if fits_word(simd, a) and fits_word(simd, b) and fits_word(pe, self.output) and pe * simd <= MAX_PIECES
+        ]
         found = []
         for pe, simd in [(pinned.pe, pinned.simd)] if pinned else pairs:
             streams = {"inputs": (a.with_parallel(simd), b.with_parallel(simd)), "output": self.output.with_parallel(pe)}

@@ -13,7 +13,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
-from qfx.hardware.design.streams import Epilogue, Stream
+from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, raw, words
 from qfx.hardware.folding.option import Option, common_widths, fits_word, placed
 from qfx.hardware.processes.process import Setting
@@ -95,7 +95,14 @@ class Pool(OneToOne, Unweighted, Widening):
         return replace(unit, body=(*many, f"#pragma HLS DEPENDENCE variable=many inter RAW distance={SHIFT_DEPTH} true", *unit.body))
 
     def widths(self, setting: Setting) -> list[int]:
-        return common_widths(self.channels, (*self.sources, *self.targets))
+        found = common_widths(self.channels, (*self.sources, *self.targets))
+        return [width for width in found if not self.whole_frame or self._holds(width)]
+
+    def _holds(self, width: int) -> bool:
+        """Whether the tools take the accumulators of all channels, of words of ``width`` numbers."""
+        if self.channels // width > SHIFT_DEPTH:
+            return width * self.acc.width <= MAX_WORD_BITS
+        return self.channels <= MAX_PIECES
 
     def options(self, setting: Setting) -> list[Option]:
         pinned = setting.pinned
