@@ -23,6 +23,14 @@ struct wrapping {
 #endif
 };
 
+// Whether output `channel` of window `pixel` lies outside of the result of a transposed convolution, whose windows give ROWS x COLUMNS pixels of CHANNELS
+// numbers each, GROUPS windows side by side: what qfx::interleave leaves out. Simulations that count casts ask.
+template <int GROUPS, int CHANNELS, int ROWS, int COLUMNS, int TOP, int H, int LEFT, int W>
+inline bool cropped(const int pixel, const int channel) {
+  const int y = pixel / GROUPS * ROWS + channel / CHANNELS / COLUMNS - TOP, x = pixel % GROUPS * COLUMNS + channel / CHANNELS % COLUMNS - LEFT;
+  return y < 0 || y >= H || x < 0 || x >= W;
+}
+
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
 // Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. The elements of a row are read

@@ -193,6 +193,74 @@ stretch_y:
   }
 }
 
+// The pixels of groups side by side (depth to space): GROUPS_Y x GROUPS_X groups come, each of ROWS x COLUMNS pixels of WORDS words, row by row in it. The
+// first row of a group leaves as it comes; the others wait in `kept`, and leave row by row once the row of groups is there. Of the rows and columns that
+// come so many from TOP and LEFT on leave as H and W say.
+template <int GROUPS_Y, int GROUPS_X, int ROWS, int COLUMNS, int WORDS, int TOP, int H, int LEFT, int W, class T, int P, int KEPT>
+void interleave(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, typename memory_word<T, P>::type (&kept)[KEPT]) {
+#pragma HLS INLINE
+  static const int LINE = COLUMNS * WORDS;  // words of a row of a group
+  typename upto<ROWS>::type row = 0;
+  typename upto<GROUPS_X>::type group = 0;
+  typename upto<GROUPS_X * LINE>::type left = 0;   // words of the row in front of the group
+  typename upto<KEPT + GROUPS_X * LINE>::type base = 0;  // where the row is kept
+  typename upto<GROUPS_Y * ROWS>::type top = 0;    // rows above those of the groups
+  bool comes = true;
+interleave_y:
+  for (int y = 0; y < GROUPS_Y; y++) {
+  interleave_part:
+    for (int part = 0; part < (2 * ROWS - 1) * GROUPS_X; part++) {
+    interleave_word:
+      for (int i = 0; i < LINE; i++) {
+        QFX_PIPELINE_FRAMES
+        QFX_TURN();
+        const int across = int(left) + i, down = int(top) + int(row);
+        const bool inside = across >= LEFT * WORDS && across < (LEFT + W) * WORDS && down >= TOP && down < TOP + H;
+        const bool waits = comes && row != 0;
+        const int place = int(base) + across;
+        vec<T, P> word;
+        QFX_PACK(word)
+        if (comes) {
+          word = in.read();
+        } else {
+          word = memory_word<T, P>::numbers(kept[place]);
+        }
+        if (waits) {
+          kept[place] = memory_word<T, P>::of(word);
+        } else if (inside) {
+          out.write(word);
+        }
+        if (i == LINE - 1) {
+          const bool ends = group == GROUPS_X - 1;
+          if (comes && row != ROWS - 1) {
+            if (row != 0) base = base + GROUPS_X * LINE;
+            row = row + 1;
+          } else {
+            group = ends ? typename upto<GROUPS_X>::type(0) : typename upto<GROUPS_X>::type(group + 1);
+            left = ends ? typename upto<GROUPS_X * LINE>::type(0) : typename upto<GROUPS_X * LINE>::type(left + LINE);
+            if (comes && !ends) {
+              row = 0;
+              base = 0;
+            } else if (comes && ROWS > 1) {
+              comes = false;
+              row = 1;
+              base = 0;
+            } else if (comes || (ends && row == ROWS - 1)) {
+              comes = true;
+              row = 0;
+              base = 0;
+              top = top + ROWS;
+            } else if (ends) {
+              row = row + 1;
+              base = base + GROUPS_X * LINE;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // Slices of a frame along one axis in another order, each any number of times. The frame is OUTER blocks; a block takes STEPS steps of WORDS words, in
 // which a slice is read, one written, or both. An entry of `program` has four flags (reads, writes, keeps what it reads, writes what it reads), and then,
 // ADDRESS bits each, where the slice to write begins and where the one to keep goes. Slices that wait lie in KEPT words. No word is written to where one is

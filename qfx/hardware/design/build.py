@@ -14,6 +14,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame, Steps, append_ops
 from qfx.hardware.design.names import Names
+from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_PIECES, widths_between
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
@@ -44,8 +45,10 @@ class Builder:
 
     last: d.Stream
 
-    def __init__(self, graph: Graph, schedule: Schedule) -> None:
+    def __init__(self, graph: Graph, schedule: Schedule, *, phased: bool = True) -> None:
         self.graph, self.schedule, self.names = graph, schedule, Names()
+        self.phased = phased
+        self.stretched: dict[str, Phases] = {}  # by value that is never made: how the convolution that reads it does without
         self.sites: Mapping[str, int] = places(graph)
         self.leaves: Mapping[str, int] = dict.fromkeys(graph.outputs, 1)  # how often a value leaves the graph
         self.processes: list[d.Process] = []

@@ -21,13 +21,15 @@ from qfx.ir.graph import Graph
 from qfx.ir.within import everything
 
 
-def lower(graph: Graph, schedule: Schedule) -> d.Design:
-    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled."""
+def lower(graph: Graph, schedule: Schedule, *, phased: bool = True) -> d.Design:
+    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled. 
+    ``phased``: transposed convolutions are built without the zeros that they insert where that saves turns (``phases.py``); the folding of these zeros
+    is then that of nothing."""
     known = {name for name, _ in everything(graph)}
     for name, _ in schedule.foldings:
         if name not in known:
             raise ProjectError(f"the schedule folds {name!r}, which is no node", where=graph.name, remedy="name nodes of the graph")
-    builder = Builder(graph, schedule)
+    builder = Builder(graph, schedule, phased=phased)
     unread = [node.name for node in graph.inputs if not builder.live(node.name)]
     if unread:
         raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")

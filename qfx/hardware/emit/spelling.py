@@ -181,6 +181,15 @@ def epilogue_struct(name: str, epilogue: Epilogue) -> str:
     return "\n".join([*lines, f"    return {current};", "  }", "};"])
 
 
+def counted_without(epilogue: str, cropped: tuple[int, ...]) -> str:
+    """The struct, which does nothing in simulations that count for the numbers that qfx::cropped of these arguments says are left out."""
+    first = "#pragma HLS INLINE\n"
+    test = f"    if (qfx::cropped<{', '.join(map(str, cropped))}>(pixel, channel)) return out(0);\n"
+    unused = "    static_cast<void>(pixel);\n    static_cast<void>(channel);\n"
+    named = epilogue.replace("/*pixel*/", "pixel").replace("/*channel*/", "channel")
+    return named.replace(first, f"{first}#ifdef QFX_REPORT\n{test}#else\n{unused}#endif\n", 1)
+
+
 def _arguments(step: Step) -> Iterable[str]:
     if step.function != "cast":  # whose Dst says the result
         yield raw(step.out)

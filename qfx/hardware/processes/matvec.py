@@ -21,7 +21,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, chains, lanes, multiplier, pack_weights, raw, rows
+from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -39,6 +39,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
+    ``cropped``: the arguments of qfx::cropped, which tells what of the result is left out behind it; casts that are counted are not those.
     """
 
     name: str
@@ -58,6 +59,7 @@ class MatVec(OneToOne, WithEpilogue):
     arithmetic: str
     loaded: bool = False
     place: str = "auto"
+    cropped: tuple[int, ...] = ()
 
     @property
     def possible(self) -> IntArray:
@@ -265,6 +267,7 @@ class MatVec(OneToOne, WithEpilogue):
             *(line for part, memory in memories for line in rows(part.name, memory)),
             *unit.pragmas,
         )
+        unit = replace(unit, epilogue=counted_without(unit.epilogue, self.cropped)) if self.cropped else unit
         return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *kept, *unit.body))
 
     # Folding.
