@@ -181,6 +181,7 @@ def movers() -> list[Case]:
     row_major = frame.transpose(2, 0, 1)
     padded = np.pad(frame, ((1, 0), (2, 1), (0, 2)))
     broad = numbers(3, 4, 6)
+    groups = numbers(2, 3, 3, 2, 6)  # rows and columns of groups, rows and columns in each, channels
     broad_padded = np.pad(broad, ((1, 0), (2, 1), (3, 6)))
     streams = 'hls::stream<qfx::vec<qfx::sint<9>, 2> > a("a"), b("b");'
     spans = "qfx::span<1, 3, 1>, qfx::span<0, 4, 3>, qfx::span<1, 5, 2>"
@@ -208,6 +209,15 @@ def movers() -> list[Case]:
         Case("repeat columns", f"{kept(4, 6)} qfx::repeat<3, 4, 1, 1, 2>(in, out, kept);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
         Case("repeat one pixel", f"{kept(5, 1)} qfx::repeat<1, 1, 5, 3, 2>(in, out, kept);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
         *(taken(broad, axis, order, together) for axis, order, together in ((0, (2, 0, 0), 3), (1, (3, 1, 2, 1, 0), 3), (2, (5, 0, 0, 3), 1))),
+        Case(
+            "interleave",
+            f"{kept(36, 2)} qfx::interleave<2, 3, 3, 2, 3, 1, 4, 1, 4>(in, out, kept);",
+            groups.reshape(-1),
+            groups.transpose(0, 2, 1, 3, 4).reshape(6, 6, 6)[1:5, 1:5].reshape(-1),
+            2,
+            2,
+        ),
+        Case("interleave columns", f"{kept(1, 1)} qfx::interleave<1, 5, 1, 2, 1, 0, 1, 0, 10>(in, out, kept);", x[:10], x[:10]),
         Case("stretch", "qfx::stretch<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), stretched(broad, 2, 3), 3, 3, type_out="qfx::sint<12>"),
         Case("stretch rows", "qfx::stretch<3, 4, 6, 3, 1>(in, out);", broad.reshape(-1), stretched(broad, 3, 1)),
         Case("stretch columns", "qfx::stretch<3, 4, 3, 1, 2>(in, out);", broad.reshape(-1), stretched(broad, 1, 2), 2, 2),

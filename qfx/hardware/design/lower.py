@@ -22,9 +22,10 @@ from qfx.ir.within import everything
 
 
 def lower(graph: Graph, schedule: Schedule, *, phased: bool = True) -> d.Design:
-    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled. 
-    ``phased``: transposed convolutions are built without the zeros that they insert where that saves turns (``phases.py``); the folding of these zeros
-    is then that of nothing."""
+    """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled.
+
+    ``phased``: transposed convolutions are built without the zeros that they insert where that saves turns (``phases.py``).
+    """
     known = {name for name, _ in everything(graph)}
     for name, _ in schedule.foldings:
         if name not in known:
