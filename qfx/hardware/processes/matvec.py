@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import lcm
+from math import gcd, lcm
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisor
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
-from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
+from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, REWIND, Turns, epilogue_latency, every, held, reduce
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
@@ -110,6 +110,13 @@ class MatVec(OneToOne, WithEpilogue):
     def _headroom(self) -> int:
         """The bits by which the sums of turns are wider than the accumulator: one where a turn's sum is as wide, and others follow (matvec.h)."""
         return int(self._turn.width >= self.acc.width and self.inputs > self.simd)
+
+    def interleaved(self, pe: int) -> int:
+        """Busy cycles of the process behind it that puts results side by side (``cropped``), with PE outputs at once; 0 where there is none."""
+        if not self.cropped:
+            return 0
+        _, channels, rows, columns, *_ = self.cropped
+        return self.pixels * (2 * rows - 1) * columns * (channels // gcd(pe, channels)) + REWIND
 
     def _vectors(self, pe: int) -> int:
         """How many times a frame the unit takes new inputs."""
@@ -308,7 +315,9 @@ class MatVec(OneToOne, WithEpilogue):
             for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
                 folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)))
                 waits = self._delay(folding) - self._delay(tree.folding) if self.loaded else 0  # of a pipeline that runs empty between frames
-                option = Option(folding, word, pe, max(tree.busy + waits, window_busy), self.cost_at(folding, on) + around, between)
+                option = Option(
+                    folding, word, pe, max(tree.busy + waits, window_busy, self.interleaved(pe)), self.cost_at(folding, on) + around, between
+                )
                 found += placed(option, self._places(folding, setting), lines)
         return found
 

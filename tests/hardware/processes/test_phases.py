@@ -159,7 +159,15 @@ def test_turns_are_saved(up: Up, least: float) -> None:
     assert products[0] > least * products[1]
 
 
-def test_the_optimizer_folds_them(gxx: str) -> None:
+def test_the_optimizer_knows_what_stands_behind() -> None:
+    for up, folding in FAST:
+        processes = design_of(up.graph(), folding).processes
+        (unit,) = (process for process in processes if isinstance(process, d.MatVec))
+        (behind,) = (process for process in processes if isinstance(process, d.Interleave))
+        assert unit.interleaved(folding.pe) == behind.busy
+
+
+def test_the_optimizer_folds_them() -> None:
     found = resolve(DCGAN.graph(), board("zcu104"), Request(fps=200_000), clock_ns=5)
     assert is_fast(found.design)
     assert found.interval <= 1000
