@@ -76,9 +76,7 @@ FAST = (
     (DCGAN, Folding(8, 4, "dsp")),
     (DCGAN, Folding(4, 8, "shift")),
     (replace(OTHER, size=(3, 9)), Folding(8, 16, taps=4)),
-    (UNET, Folding(8, 2)),
-    (UNET, Folding(2, 4, "pair")),
-    (OTHER, Folding(4, 4)),
+    (UNET, Folding(8, 4, "pair")),
     (replace(OTHER, grids=(4, 6)), Folding(2, 2)),  # a binary point for each output
     (Up((3, 4), 2, 3, (5, 4), (3, 2), (1, 2), (2, 0)), Folding(3, 2)),
     (Up((4, 3), 2, 2, (3, 2), (1, 2), (1, 0)), Folding(2, 1)),  # one axis alone
