@@ -62,13 +62,14 @@ def literal(value: int) -> str:
 
 
 def native(values: Iterable[int]) -> str:
-    """The smallest native integer that holds the values."""
+    """The smallest native integer that holds the values; of 64 bits the signed one, which compares with others as it should."""
     held = list(values)
     low, high = min(held), max(held)
     for bits in (8, 16, 32, 64):
-        if low >= 0 and high < 1 << bits:
+        signed = low < 0 or (bits == 64 and high < 1 << 63)
+        if not signed and high < 1 << bits:
             return f"uint{bits}_t"
-        if low < 0 and -(1 << (bits - 1)) <= low and high < 1 << (bits - 1):
+        if signed and -(1 << (bits - 1)) <= low and high < 1 << (bits - 1):
             return f"int{bits}_t"
     raise OverflowError(f"{low}..{high} fits no native integer")
 
