@@ -176,8 +176,13 @@ class Conv(Operator):
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         """Window (unless every window is a pixel of what comes), then a matrix-vector unit; depthwise convolutions have a unit of their own."""
         source, info = builder.graph.infos[node.inputs[0]], builder.graph.infos[node.name]
-        windows = self.windows(node.name, source.shape)
-        outputs, per_group = self.weight.shape[:2]
+        phases, name = builder.stretched.get(node.inputs[0]), node.inputs[0]
+        if phases is None:
+            windows, weight = self.windows(node.name, source.shape), self.weight
+        else:
+            windows, weight, name = phases.windows, phases.weight(self.weight), phases.source
+        channels = builder.graph.infos[name].shape[0]
+        outputs, per_group = weight.shape[:2]
         taps = int(np.prod(windows.kernel))
         folding = builder.schedule.folding(node.name)
         depthwise = self._depthwise(source)
@@ -194,16 +199,18 @@ class Conv(Operator):
             if found is None:
                 raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
             word = found
-        stream = builder.rewidth(node.inputs[0], builder.take_on_one_grid(node.inputs[0]).stream, word)
-        if taps > 1 or any(map(any, windows.pads)) or stream.numbers != source.shape[0] * int(np.prod(windows.out)):
-            stream = builder.window(node.name, stream, source.shape[0], windows, 0 if depthwise else self.groups, 0, whole=together > 1)
+        stream = builder.rewidth(name, builder.take_on_one_grid(name).stream, word)
+        strided = stream.numbers != channels * int(np.prod(windows.out)) if phases is None else set(windows.stride) != {1}
+        if taps > 1 or strided or any(map(any, windows.pads)):
+            stream = builder.window(node.name, stream, channels, windows, 0 if depthwise else self.groups, 0, whole=together > 1)
         stream = builder.rewidth(node.name, stream, pe * simd if depthwise else simd)
         # (outputs, per_group, *kernel) -> the order in which a window arrives: all channels of each tap, or all taps of each word's channels
-        words = self.weight.raw.reshape(outputs, -1, per_group if together == 1 or depthwise else word, taps)
+        words = weight.raw.reshape(outputs, -1, per_group if together == 1 or depthwise else word, taps)
         rows = np.moveaxis(words, 2, 3).reshape(outputs, taps * per_group)
         unit = matrix.Unit(
-            node, chain, stream, Frame.of(info.shape), depthwise, self.groups, pe, simd, self.weight, self.bias,
-            lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
+            node, chain, stream, Frame.of(info.shape) if phases is None else phases.frame, depthwise, self.groups, pe, simd, self.weight, self.bias,
+            lambda weight, bias: replace(self, weight=weight if phases is None else phases.weight(weight), bias=bias).accumulator(source),
+            phases,
         )  # fmt: skip
         matrix.add_unit(builder, unit, rows)
 

@@ -14,6 +14,7 @@ from qfx.export.bounds import FLOAT, Value
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.cubes import cubes
+from qfx.hardware.design.phases import phases
 from qfx.ir import channels, rules, words
 from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
@@ -21,6 +22,7 @@ from qfx.ir.graph import Graph, Node
 from qfx.ir.operator import Mover, Operator, travelling_channels
 from qfx.ir.rules import Infos, Raws
 from qfx.ir.values import Info, RawArray, Shape
+from qfx.operators.conv import Conv
 
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
@@ -129,6 +131,7 @@ class Stretch(Scale):
 
     factors: Shape  # one per spatial axis
 
+    spreads: ClassVar[bool] = True
     forms: ClassVar[tuple[str, ...]] = ("ai.qfx.Stretch",)
     functions: ClassVar[Mapping[str, str]] = MappingProxyType({
         "Stretch": """Stretch <factors, split, pads, joined, starts, ends, axes> (x) => (y) {
@@ -172,6 +175,12 @@ class Stretch(Scale):
         return cls(proto.ints("factors"))
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        readers = builder.readers(node.name)
+        if builder.phased and len(readers) == 1 and not builder.leaves.get(node.name, 0) and isinstance(readers[0].op, Conv):
+            found = phases(builder, node, self.factors, readers[0], readers[0].op)
+            if found is not None:
+                builder.stretched[node.name] = found
+                return
         word = builder.graph.infos[node.name].word  # zeros may widen it
         _build(builder, node, "stretch", (1, *self.factors), word, lambda size, factor: (size - 1) * factor + 1, d.Stretch)
 

@@ -361,6 +361,7 @@ DIRECTED: tuple[Callable[[], Graph], ...] = (
     lambda: chain("taken_features", (6,), Take(0, (5, 4, 3, 2, 1, 0, 0)), Relu()),
     lambda: chain("upsampled", (4, 3, 4), Upsample((2, 3)), Relu(), Upsample((1, 2)), Upsample((3, 1))),
     lambda: chain("transposed_convolution", (4, 3, 2), Stretch((2, 3)), Pad(((0, 0), (2, 2), (1, 1))), conv(25, 3, 4, 3, 3)),
+    lambda: chain("phases", (4, 3, 4), Stretch((2, 2)), conv(27, 4, 4, 4, 4, pads=(2, 2)), Relu(), Cast(scalar("ap_ufixed<6,3,AP_RND,AP_SAT>"))),
     lambda: chain("stretched_signal", (2, 7), Upsample((3,)), Stretch((2,)), cast="ap_ufixed<5,2>"),
     lambda: chain("features", (9,), Pad(((1, 2),)), Slice((0,), (11,), (2,)), Affine(const(22, 6), const(23, frac_bits=0))),
     lambda: chain(

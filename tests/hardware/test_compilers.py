@@ -22,6 +22,7 @@ from qfx.hardware.project.csim import VARIANTS
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_raw
 from qfx.ir.passes.pipeline import optimize
+from qfx.operators import SumPool
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 STRICT = ("-O0", "-Werror", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion")
@@ -49,12 +50,14 @@ Designs = list[tuple[Graph, Schedule]]
 
 @pytest.fixture(scope="module")
 def designs() -> Designs:
-    """Every directed graph, folded at random, and one layer in each arithmetic."""
+    """Every directed graph, folded at random, one layer in each arithmetic, and what random foldings may leave out."""
     rng = np.random.default_rng(11)
     graphs = [optimize(make()) for make in DIRECTED]
     layer = chain("layer", (2, 4, 3), conv(40, 4, 2, 2, 2), cast="ap_fixed<4,3>")
     forms = [(layer, Schedule.of({"conv0": Folding(4, 2, arithmetic)})) for arithmetic in ARITHMETIC]
-    return [*((graph, random_schedule(graph, rng)) for graph in graphs), *forms]
+    sums = chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0))))
+    alone = [(graph, Schedule()) for graph in (sums, *(graph for graph in graphs if graph.name == "phases"))]
+    return [*((graph, random_schedule(graph, rng)) for graph in graphs), *forms, *alone]
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,8 @@ def test_good_code(body: str) -> None:
         ("const int end = sum; for (int i = 0; i < end; i++) { sum += i; }", "known only at run time"),
         ("sum = f<S, N>(sum - 1);", "f calls itself"),
         ("sum = *reinterpret_cast<int*>(&sum);", "a cast between pointers"),
+        ("int place = 0; for (int i = 0; i < N; i++) { place = place + 1; }", "the state place has 32 bits"),
+        ("for (int j = 0; j < N; j++) { int place = 0; for (int i = 0; i < N; i++) { place = place + 1; } }", "the state place has 32 bits"),
     ],
 )
 def test_planted_faults(body: str, complaint: str) -> None:
@@ -112,6 +114,22 @@ def test_planted_faults_outside_of_functions() -> None:
     assert "pointer to a function" in complaints("int f(int (*g)(int)) { return g(1); }\n")[0]
     simulation = "#ifndef __SYNTHESIS__\n#include <vector>\nint state;\n#endif\n"
     assert complaints(simulation) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "right", "wrong", "complaint"),
+    [
+        ("types.h", "vec& operator=(const vec& other) {", "vec& become(const vec& other) {", "the array data of vec is assigned as a whole"),
+        ("shape.h", "typename upto<D1 - 1>::type i1;", "int i1;", "the state i1 has 32 bits"),
+        ("matvec.h", "row_t row = 0;", "int row = 0;", "the state row has 32 bits"),
+        ("matmul.h", "place_t place = 0;", "int place = 0;", "the state place has 32 bits"),
+    ],
+)
+def test_what_the_tools_might_read_otherwise_is_found(path: str, right: str, wrong: str, complaint: str) -> None:
+    path = f"include/qfx/{path}"
+    broken = {**LIBRARY, path: LIBRARY[path].replace(right, wrong, 1)}
+    for tool in Tool:
+        assert [finding.what for finding in check(broken, tool)] == [complaint]
 
 
 def test_recursion() -> None:

@@ -269,17 +269,21 @@ def program(indices: list[int]) -> str:
         first = len(codes) - one.rest
         rom, reader = pack_weights(f"rom{i}", codes[:first], code_type)
         roms = [rom, *([pack_weights(f"rest{i}", codes[first:], code_type)[0]] if one.rest else [])]
-        total = arithmetic.sum_type(one.weights, one.x_type, one.simd)
+        turn = arithmetic.turn_type(one.rows, one.x_type, one.simd)
         acc = one.accumulator
-        types = (reader, raw(acc), multiplier(one.arithmetic, one.weights, one.x_type, one.simd), raw(total if total.width < acc.width else acc))
+        total = acc if turn.width < acc.width else replace(acc, width=acc.width + 1)
+        product = multiplier(one.arithmetic, one.weights, one.x_type, one.simd)
+        types = (reader, raw(acc), product, raw(turn if turn.width < acc.width else acc), raw(total))
         numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
+        kept = ["kept"] * (not one.depthwise)
         read = one.pe * one.simd if one.depthwise else one.simd
         cases.append(
             f"// {one.name}\n"
             + "".join(f"static const {rom.type} {rom.name}{rom.dims} = {{{rom.body}}};\n" for rom in roms)
             + f"static void case{i}(stream_of<qfx::vec<{raw(one.x_type)}, {read}> >& in, stream_of<qfx::vec<told::out, {one.pe}> >& out) {{\n"
             f"  typedef qfx::matvec_shape<{', '.join(map(str, numbers))} > shape;\n"
-            f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {', '.join(rom.name for rom in roms)});\n}}\n"
+            + ("" if one.depthwise else f"  {raw(one.x_type)} kept[{inputs // one.simd}][{one.simd}];\n")
+            + f"  qfx::{'depthwise' if one.depthwise else 'matvec'}<shape, told>(in, out, {', '.join([rom.name for rom in roms] + kept)});\n}}\n"
         )
         calls.append(f"  drive<{raw(one.x_type)}, {read}, {one.pe}>(case{i}, x, {one.x.size}, y);")
     return MAIN.format(cases="".join(cases), calls="\n".join(calls))

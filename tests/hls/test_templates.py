@@ -71,8 +71,13 @@ def window_case(
             words.append(taken.transpose(1, 0, 2, 3))
     shape = (chunks, outer, *size, oh, ow, *kernel, *stride, top, left, *dilation)
     turns = window_turns(shape).turns  # one too many would read an empty stream, one too few leave something in it
-    body = f"qfx::window<qfx::window_shape<{', '.join(map(str, (*shape, turns)))}> >(in, out, qfx::sint<9>(-7));"
+    line = f"qfx::memory_word<qfx::sint<9>, {p}>::type line[{span[0] * size[1] * chunks}];"
+    body = f"{line} qfx::window<qfx::window_shape<{', '.join(map(str, (*shape, turns)))}> >(in, out, qfx::sint<9>(-7), line);"
     return Case("window", body, frame.reshape(-1), np.concatenate([word.reshape(-1) for word in words]), p, p)
+
+
+def without_pragmas(body: tuple[str, ...]) -> str:
+    return "\n".join(line for line in body if not line.startswith("#"))
 
 
 def whole_window_case(c: int, p: int, size: tuple[int, int], *rest: tuple[int, ...]) -> Case:
@@ -85,7 +90,7 @@ def whole_window_case(c: int, p: int, size: tuple[int, int], *rest: tuple[int, .
     shape = (c // p, *size, *out, *kernel, *stride, *pads[:2], *dilation)
     unit = WholeWindow("x", stream, Stream("y", FixedType(9, 9), p * taps, out[0] * out[1] * c // p, 2), shape, -7)
     assert unit.possible
-    body = "\n".join(line for line in unit.unit(("in", "out")).body if not line.startswith("#"))
+    body = without_pragmas(unit.unit(("in", "out")).body)
     return Case("whole_window", body, one.x, one.expected, p, p * taps)
 
 
@@ -111,7 +116,8 @@ def matvec_case(pixels: int, groups: int, outputs: int, inputs: int, pe: int, si
     shape = f"qfx::matvec_shape<{pixels}, {groups}, {outputs}, {inputs}, {pe}, {simd}, {reader}, qfx::sint<20> >"
     expected = told(np.einsum("goi,pgi->pgo", weights, x).reshape(pixels, -1))
     table = f"static const {constant.type} {name}{constant.dims} = {{{constant.body}}};\n"
-    body = f"typedef {shape} shape; qfx::matvec<shape, told>(in, out, {name});"
+    kept = f"qfx::sint<9> kept[{inputs // simd}][{simd}];"
+    body = f"typedef {shape} shape; {kept} qfx::matvec<shape, told>(in, out, {name}, kept);"
     return Case("matvec", body, x.reshape(-1), expected, simd, pe, type_out="qfx::sint<32>", globals=table)
 
 
@@ -136,8 +142,11 @@ def pool_case(join: str, function: Callable[..., Ints], pixels: int, channels: i
 
 def whole_case(join: str, function: Callable[..., Ints], pixels: int, channels: int, p: int) -> Case:
     x = numbers(pixels, channels)
-    body = f"qfx::pool_global<qfx::pool_{join}, told, qfx::sint<14>, qfx::in_lutram, {pixels}, {channels}>(in, out);"
-    return Case("pool_global", body, x.reshape(-1), told(function(x, axis=0)[None]), p, p, type_out="qfx::sint<32>")
+    process, many, argument = "pool_few", "", ""
+    if channels // p > 16:
+        process, many, argument = "pool_many", f"qfx::memory_word<qfx::sint<14>, {p}>::type many[{channels // p}];", ", many"
+    body = f"{many} qfx::{process}<qfx::pool_{join}, told, qfx::sint<14>, {pixels}, {channels}>(in, out{argument});"
+    return Case(process, body, x.reshape(-1), told(function(x, axis=0)[None]), p, p, type_out="qfx::sint<32>")
 
 
 def repeated(frame: Ints, rows: int, columns: int) -> Ints:
@@ -161,7 +170,9 @@ def taken(frame: Ints, axis: int, order: tuple[int, ...], together: int) -> Case
     unit = TakeFrame("take", *streams, (outer, frame.shape[axis], inner), order, together, f"program{axis}").unit(("in", "out"))
     (program,) = unit.constants
     known = f"static const {program.type} {program.name}{program.dims} = {{{program.body}}};\n"
-    return Case(f"take {axis}", unit.body[0], frame.reshape(-1), np.take(frame, order, axis).reshape(-1), together, together, globals=known)
+    return Case(
+        f"take {axis}", without_pragmas(unit.body), frame.reshape(-1), np.take(frame, order, axis).reshape(-1), together, together, globals=known
+    )
 
 
 def movers() -> list[Case]:
@@ -170,10 +181,12 @@ def movers() -> list[Case]:
     row_major = frame.transpose(2, 0, 1)
     padded = np.pad(frame, ((1, 0), (2, 1), (0, 2)))
     broad = numbers(3, 4, 6)
+    groups = numbers(2, 3, 3, 2, 6)  # rows and columns of groups, rows and columns in each, channels
     broad_padded = np.pad(broad, ((1, 0), (2, 1), (3, 6)))
     streams = 'hls::stream<qfx::vec<qfx::sint<9>, 2> > a("a"), b("b");'
     spans = "qfx::span<1, 3, 1>, qfx::span<0, 4, 3>, qfx::span<1, 5, 2>"
     words = "qfx::span<0, 2, 1>, qfx::span<1, 4, 2>, qfx::span<1, 2, 1>"
+    kept = "qfx::memory_word<qfx::sint<9>, {1}>::type kept[{0}];".format
     forward = "qfx::nest<1, 0, 1, 0, 1, 0, {}, 1>".format
     return [
         Case("widen", "qfx::widen<4, 2, 6>(in, out);", x, x, 2, 6),
@@ -191,23 +204,32 @@ def movers() -> list[Case]:
         Case("pad in words", "qfx::pad<3, 4, 2, 4, 7, 5, 1, 2, 1>(in, out);", broad.reshape(-1), broad_padded.reshape(-1), 3, 3),
         Case("slice", f"qfx::slice<3, 4, 5, {spans} >(in, out);", frame.reshape(-1), frame[1:3, 0:4:3, 1:5:2].reshape(-1)),
         Case("slice in words", f"qfx::slice<3, 4, 2, {words} >(in, out);", broad.reshape(-1), broad[:2, 1:4:2, 3:].reshape(-1), 3, 3),
-        Case("repeat", "qfx::repeat<3, 4, 2, 2, 3, qfx::by_tool>(in, out);", broad.reshape(-1), repeated(broad, 2, 3), 3, 3),
-        Case("repeat rows", "qfx::repeat<3, 4, 6, 4, 1, qfx::in_lutram>(in, out);", broad.reshape(-1), repeated(broad, 4, 1)),
-        Case("repeat columns", "qfx::repeat<3, 4, 1, 1, 2, qfx::in_bram>(in, out);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
-        Case("repeat one pixel", "qfx::repeat<1, 1, 5, 3, 2, qfx::by_tool>(in, out);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
+        Case("repeat", f"{kept(8, 3)} qfx::repeat<3, 4, 2, 2, 3>(in, out, kept);", broad.reshape(-1), repeated(broad, 2, 3), 3, 3),
+        Case("repeat rows", f"{kept(24, 1)} qfx::repeat<3, 4, 6, 4, 1>(in, out, kept);", broad.reshape(-1), repeated(broad, 4, 1)),
+        Case("repeat columns", f"{kept(4, 6)} qfx::repeat<3, 4, 1, 1, 2>(in, out, kept);", broad.reshape(-1), repeated(broad, 1, 2), 6, 6),
+        Case("repeat one pixel", f"{kept(5, 1)} qfx::repeat<1, 1, 5, 3, 2>(in, out, kept);", x[:5], repeated(x[:5].reshape(1, 1, 5), 3, 2)),
         *(taken(broad, axis, order, together) for axis, order, together in ((0, (2, 0, 0), 3), (1, (3, 1, 2, 1, 0), 3), (2, (5, 0, 0, 3), 1))),
+        Case(
+            "interleave",
+            f"{kept(36, 2)} qfx::interleave<2, 3, 3, 2, 3, 1, 4, 1, 4>(in, out, kept);",
+            groups.reshape(-1),
+            groups.transpose(0, 2, 1, 3, 4).reshape(6, 6, 6)[1:5, 1:5].reshape(-1),
+            2,
+            2,
+        ),
+        Case("interleave columns", f"{kept(1, 1)} qfx::interleave<1, 5, 1, 2, 1, 0, 1, 0, 10>(in, out, kept);", x[:10], x[:10]),
         Case("stretch", "qfx::stretch<3, 4, 2, 2, 3>(in, out);", broad.reshape(-1), stretched(broad, 2, 3), 3, 3, type_out="qfx::sint<12>"),
         Case("stretch rows", "qfx::stretch<3, 4, 6, 3, 1>(in, out);", broad.reshape(-1), stretched(broad, 3, 1)),
         Case("stretch columns", "qfx::stretch<3, 4, 3, 1, 2>(in, out);", broad.reshape(-1), stretched(broad, 1, 2), 2, 2),
         Case(
             "permute",
-            f"qfx::permute<60, qfx::nest<1, 0, 3, 4, 4, 1, 5, 12>, {forward(60)}, qfx::in_bram>(in, out);",
+            f"qfx::sint<9> frame[60]; qfx::permute<60, qfx::nest<1, 0, 3, 4, 4, 1, 5, 12>, {forward(60)} >(in, out, frame);",
             frame.reshape(-1),
             row_major.reshape(-1),
         ),
         Case(
             "permute_by_table",
-            f"qfx::permute_by_table<4, {forward(4)}, qfx::in_lutram>(in, out, order);",
+            f"qfx::sint<9> frame[4]; qfx::permute_by_table<4, {forward(4)} >(in, out, order, frame);",
             np.array([5, 6, 7, 8]),
             np.array([6, 8, 5, 7]),
             globals="static const uint8_t order[4] = {2, 0, 3, 1};\n",
@@ -256,9 +278,9 @@ def state_case(words: int, lanes: int) -> Case:
     """Three frames of which each leaves with the one before it: zeros first."""
     x = numbers(3, words * lanes)
     body = (
-        f"qfx::sint<9> now[{words}][{lanes}], next[{words}][{lanes}]; qfx::forget<{words}>(now);\n"
+        f"qfx::memory_word<qfx::sint<9>, {lanes}>::type now[{words}], next[{words}]; qfx::forget<{words}, qfx::sint<9>, {lanes}>(now);\n"
         f"for (int step = 0; step < 3; step++) {{ hls::stream<qfx::vec<qfx::sint<12>, {lanes}> > wide;\n"
-        f"qfx::hand_over<{words}>(in, wide); qfx::keep<{words}>(wide, next); qfx::recall<{words}>(now, out);\n"
+        f"qfx::hand_over<{words}>(in, wide); qfx::keep<{words}, qfx::sint<9> >(wide, next); qfx::recall<{words}>(now, out);\n"
         f"qfx::advance<{words}>(next, now); qfx::recall<{words}>(now, out); }}"
     )
     before = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
@@ -353,15 +375,16 @@ int main(int, char** argv) {{
     return whole(text) if fast else text
 
 
-@pytest.fixture(scope="module", params=["vendor", "fast"])
+@pytest.fixture(scope="module", params=["vendor", "exact", "fast"])
 def executable(request: pytest.FixtureRequest, gxx: str, vendor_include: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cases with the vendor's headers, and as the fast emulator runs them: a frame at a time."""
+    """The cases with the vendor's headers, with the memories of the hardware, and as the fast emulator runs them: a frame at a time."""
     folder, sim = tmp_path_factory.mktemp("templates"), hls_root() / "sim"
     fast = request.param == "fast"
     (folder / "cases.cpp").write_text(program(fast))
     headers = (sim / "native", sim / "emulate") if fast else (vendor_include, sim)
     includes = [f"-I{hls_root() / 'include'}", f"-I{hls_root() / 'templates'}", *(part for header in headers for part in ("-isystem", str(header)))]
-    flags = [flag for flag in FAST_FLAGS if flag != "-O3"] if fast else CSIM_FLAGS
+    exact = ("-UQFX_UNPACKED", "-DQFX_EXACT_ROM") if request.param == "exact" else ()
+    flags = [flag for flag in FAST_FLAGS if flag != "-O3"] if fast else [*CSIM_FLAGS, *exact]
     command = [gxx, *flags, "-Werror", "-O1", *includes, str(folder / "cases.cpp"), "-o", str(folder / "cases")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]

@@ -121,6 +121,7 @@ ALL = (
     *(Case(f"directed{place}", _directed(make)) for place, make in enumerate(DIRECTED)),
     Case("upsampling", _directed(upsampling)),
     WIDE_POOL,
+    Case("phases", lambda _: size_fifos(lower(next(make() for make in DIRECTED if make().name == "phases"), Schedule()))),
     *(Case(f"step{place}", _step(make)) for place, make in enumerate(_RECURRENT)),
     Case("siamese", lambda _: size_fifos(lower(siamese(), Schedule()))),
     Case("crossed", lambda _: size_fifos(lower(crossed(), Schedule()))),

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rtl_models import ALL, FRAMES, QUICK, WIDE_POOL, Case, frames
-from support.rtl import check
+from support.rtl import check, sources
 from support.rtl.check import Rtl
+from support.rtl.machine import translate
 from support.rtl.netlist import Machine, Node
 from support.rtl.period import least_period
 
 from qfx.hardware.design import design as d
+from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.processes import PROCESSES
 from qfx.hardware.timing.fifo import least_depths
 from qfx.hardware.timing.simulate import DeadlockError, simulate
@@ -220,9 +222,24 @@ def test_what_the_pragmas_say_of_dependences_holds(residual: Rtl, tmp_path: Path
     whole = pool.alone()
     assert check.word_differences(pool, whole) == []
     seen = whole[machine.name]
-    assert seen.clashes == {"%many.i"}  # loaded first, then stored
-    assert seen.distances == {"%many.i": 18}
+    assert seen.clashes == {"%many"}  # loaded first, then stored
+    assert seen.distances == {"%many": 18}
     assert least_period(machine, distances=seen.distances).period_ns < least_period(machine).period_ns
+
+
+def test_one_addition_lies_between_a_turn_and_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the sums are joined: sums of turns are narrower than the accumulator, or LLVM makes a chain of all of them that begins at it."""
+
+    def periods(folder: Path) -> dict[str, float]:
+        design = next(case for case in QUICK if case.name == "arithmetics").make(np.random.default_rng(SEED))
+        sources.write(emit_sources(design, "design"), folder)
+        names = ["linear15_matvec", "linear17_matvec"]  # whose turns sum as much as the accumulator holds
+        module, functions = sources.processes(folder, "design", names)
+        return {name: least_period(translate(module, functions[name], name), balanced=False).period_ns for name in names}
+
+    assert max(periods(tmp_path / "own").values()) < 1.6
+    monkeypatch.setattr(d.MatVec, "_headroom", 0)  # an accumulator no wider than what a turn adds
+    assert max(periods(tmp_path / "chains").values()) > 2.5
 
 
 def test_the_lanes_of_a_row_are_written_together(arithmetics: Rtl, residual: Rtl) -> None:

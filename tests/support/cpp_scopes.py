@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 from support.cpp_preprocess import Token, words
@@ -284,7 +285,7 @@ def _initializes(held: Sequence[Token], block: Block) -> bool:
     body, _ = split_template(_unlabelled(held))
     if not body or body[0].text in ("struct", "class", "union", "enum", "namespace", "extern", "do", "else", "try"):
         return False
-    if any(token.text == "=" for token in _outside_parentheses(body)):
+    if any(token.text == "=" and before.text != "operator" for before, token in pairwise([body[0], *_outside_parentheses(body)])):
         return body[0].text not in ("for", "if", "while", "switch", "else")
     return body[-1].kind == "id" and body[-1].text not in ("const", "noexcept", "override", "final") and block.kind not in ("file", "namespace")
 

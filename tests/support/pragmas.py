@@ -14,6 +14,9 @@ from support.cpp_scopes import BUILTIN, Block, Event, Name, events, not_constant
 from support.pragma_grammar import CORES, INTERFACE_OPTIONS, PRAGMAS, STORAGE, Option, Place, Pragma, Tool, Value
 
 _ONCE = frozenset({"pipeline", "unroll", "dataflow", "inline", "loop_flatten", "loop_tripcount"})
+_OF_VARIABLES = words(
+    "array_partition array_reshape array_map resource bind_storage bind_op data_pack aggregate disaggregate dependence stream stable reset"
+)
 _OTHERS = frozenset({"once", "GCC", "clang", "STDC"})
 _OPERATORS = words("+ - * / % & | ^ << < > <= >= == != && || ? :")
 
@@ -58,6 +61,7 @@ class _Checker:
         self._tool = tool
         self._top = top
         self._seen: dict[int, set[str]] = {}  # by block: what may stand there once
+        self._inlined = set[int]()  # functions
 
     def run(self, tokens: Sequence[Token]) -> Iterator[Finding]:
         for event in events(tokens):
@@ -150,6 +154,14 @@ class _Checker:
 
     def _rules(self, pragma: Pragma, given: Mapping[str, _Given], block: Block) -> Iterator[_ComplaintError]:
         """What holds between options, or between an option and the code around."""
+        if pragma.name == "inline" and "off" not in given:
+            self._inlined.add(id(block))
+        if pragma.name in _OF_VARIABLES and "variable" in given:
+            yield from self._own(given["variable"].tokens, block)
+        if pragma.name == "array_reshape":
+            for name in _named(given["variable"].tokens, block):
+                if "const" not in name.type:  # UG1399 does not say that stores of the numbers of a word are merged into one
+                    yield _ComplaintError(f"{name.name} is written, number by number", "use words: qfx::memory_word")
         if pragma.name == "pipeline":
             style = given["style"].word if "style" in given else ""
             if "off" in given and len(given) > 1:
@@ -183,6 +195,14 @@ class _Checker:
             for name in _named(given["variable"].tokens, block):
                 if function is not None and name not in function.parameters:
                     yield _ComplaintError(f"{name.name} is no parameter", "name a parameter")
+
+    def _own(self, tokens: Sequence[Token], block: Block) -> Iterator[_ComplaintError]:
+        """What an inlined function says of its parameters is ignored (UG1399, "pragma HLS inline"). INLINE stands in front of the rest."""
+        function = block.function()
+        if function is not None and id(function) in self._inlined:
+            for part in _parts(tokens):
+                if block.find(part[0].text) in function.parameters:
+                    yield _ComplaintError(f"{part[0].text} is a parameter of a function that is inlined", "say it where the variable is declared")
 
     def _interface(self, given: Mapping[str, _Given], block: Block) -> Iterator[_ComplaintError]:
         mode = given["mode"].word if "mode" in given else next((name for name in given if name in INTERFACE_OPTIONS), "")

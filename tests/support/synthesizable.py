@@ -2,6 +2,7 @@
 
 UG902 ("Unsupported C Constructs", "C++ Classes and Templates") and UG1399 ("Unsupported C/C++ Constructs") name what the tools refuse. That every
 loop has constant bounds and braces, and that nothing but constants outlives a call, are this project's own rules: the cycle model counts on them.
+So are that states have the bits that they need, and that arrays which travel are assigned number by number (docs/hls.md).
 What outlives a call on purpose, the memories of constants that are loaded, has a type ``qfx::loaded<...>::type`` and stands in a namespace.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from support.cpp_preprocess import Finding, Token, preprocess, synthesized, translation_units, words
 from support.cpp_scopes import Block, Event, closing, declared, events, not_constant, split, split_template
@@ -80,10 +82,18 @@ def _is_lambda(tokens: Sequence[Token], at: int) -> bool:
 
 
 def _constructs(tokens: Sequence[Token], calls: _Calls) -> Iterator[Finding]:
+    assigned = set[int]()  # the classes that have an operator=
     for event in events(tokens):
         if event.kind == "open":
             calls.opened(event.block)
             yield from _opening(event.block)
+            if event.block.parent is not None and _is_assignment(event.block.header):
+                assigned.add(id(event.block.parent))
+        elif event.kind == "close" and event.block.kind == "class" and id(event.block) not in assigned:
+            for name in event.block.names.values():
+                if name.sort == "variable" and name.dims:
+                    what = f"the array {name.name} of {event.block.name} is assigned as a whole"
+                    yield _finding(event.block.header[0], what, "write an operator= with an unrolled loop over its numbers")
         elif event.kind == "statement":
             calls.statement(event)
             yield from _statement(event)
@@ -143,10 +153,16 @@ def _statement(event: Event) -> Iterator[Finding]:
     if not names or first.text in ("typedef", "using", "template", "extern", "friend"):
         return
     type_ = names[0].type
+    if type_ == ("int",) and block.kind not in ("file", "namespace", "enum"):
+        yield _finding(first, f"the state {names[0].name} has 32 bits", "use upto<N> or within<N>")
     if block.function() is not None and "static" in type_ and not {"const", "constexpr"} & set(type_):
         yield _finding(first, f"the static variable {names[0].name} outlives the call", "make it const, or pass the state through a stream")
     if block.kind in ("file", "namespace") and names[0].sort == "variable" and not {"const", "constexpr"} & set(type_) and not _is_loaded(type_):
         yield _finding(first, f"the global variable {names[0].name} outlives the call", "make it const, or pass it as an argument")
+
+
+def _is_assignment(header: Sequence[Token]) -> bool:
+    return any(first.text == "operator" and second.text == "=" for first, second in pairwise(header))
 
 
 def _is_loaded(type_: Sequence[str]) -> bool:

@@ -2,6 +2,10 @@
 #ifndef QFX_AXI_H
 #define QFX_AXI_H
 
+#ifndef AP_INT_MAX_W
+#define AP_INT_MAX_W 4096  // as in types.h
+#endif
+
 #include <ap_axi_sdata.h>
 #include <ap_int.h>
 

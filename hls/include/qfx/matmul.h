@@ -4,15 +4,13 @@
 
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
-#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
 
-// MATRICES products of (ROWS, INPUTS) by (INPUTS, OUTPUTS). Multiplier is one of multiply.h's, Sum the type of the products of a turn together; Kept
-// and Matrix (storage.h) are the storage of the row and of the matrix that are kept.
+// MATRICES products of (ROWS, INPUTS) by (INPUTS, OUTPUTS). Multiplier, Sum and Total are as in matvec.h.
 template <int MATRICES_, int ROWS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Acc_, class Multiplier_ = mul_auto, class Sum_ = Acc_,
-          class Kept_ = by_tool, class Matrix_ = by_tool>
+          class Total_ = Acc_>
 struct matmul_shape {
   static const int MATRICES = MATRICES_;
   static const int ROWS = ROWS_;
@@ -26,23 +24,18 @@ struct matmul_shape {
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
   typedef Sum_ sum;
-  typedef Kept_ row_storage;
-  typedef Matrix_ matrix_storage;
+  typedef Total_ total;
 };
 
 // First a matrix of b, column by column, then the rows of a that meet it; both in words of SIMD terms. Entry (first output / PE) * INPUT_FOLD + (first
-// input / SIMD) of the kept matrix holds SIMD * PE numbers, the PEs innermost. The result leaves row by row.
+// input / SIMD) of `matrix` holds SIMD * PE numbers, the PEs innermost; `kept` holds a row. Both belong to the layer's function, each number of an entry
+// with a memory of its own. The result leaves row by row.
 template <class S, class Epilogue, class A, class B>
-void matmul(hls::stream<vec<A, S::SIMD> >& a, hls::stream<vec<B, S::SIMD> >& b, hls::stream<vec<typename Epilogue::out, S::PE> >& out) {
+void matmul(hls::stream<vec<A, S::SIMD> >& a, hls::stream<vec<B, S::SIMD> >& b, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+            B (&matrix)[S::FOLD][S::SIMD * S::PE], A (&kept)[S::INPUT_FOLD][S::SIMD]) {
 #pragma HLS INLINE
-  typedef typename S::acc acc_t;
-  B matrix[S::FOLD][S::SIMD * S::PE];
-#pragma HLS ARRAY_PARTITION variable=matrix complete dim=2
-  S::matrix_storage::bind(matrix);
-  A kept[S::INPUT_FOLD][S::SIMD];
-#pragma HLS ARRAY_PARTITION variable=kept complete dim=2
-  S::row_storage::bind(kept);
-  acc_t acc[S::PE];
+  typedef typename upto<S::FOLD - 1>::type place_t;
+  typename S::total acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
 
 matmul_matrix:
@@ -70,7 +63,7 @@ matmul_matrix:
         }
       }
     }
-    int place = 0;
+    place_t place = 0;
   matmul_row:
     for (int row = 0; row < S::ROWS; row++) {
     matmul_output:
@@ -94,23 +87,22 @@ matmul_matrix:
               word[s] = kept[input][s];
             }
           }
-          // The products are summed by themselves, so that only one addition lies between a turn and the next (matvec.h says why in their own type).
           typename S::sum sum[S::PE];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
           S::multiplier::template dot<S::PE, S::SIMD, plain<B> >(matrix[place], word, sum);
         matmul_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            go_on(acc[pe], acc_t(sum[pe]), input == 0);
+            go_on(acc[pe], typename S::total(sum[pe]), input == 0);
           }
-          place = place == S::FOLD - 1 ? 0 : place + 1;
+          place = place == S::FOLD - 1 ? place_t(0) : place_t(place + 1);
           if (input == S::INPUT_FOLD - 1) {
             vec<typename Epilogue::out, S::PE> result;
             QFX_PACK(result)
           matmul_epilogue:
             for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-              result[pe] = Epilogue::apply(acc[pe], index * S::ROWS + row, output * S::PE + pe);
+              result[pe] = Epilogue::apply(typename S::acc(acc[pe]), index * S::ROWS + row, output * S::PE + pe);
             }
             out.write(result);
           }

@@ -11,7 +11,6 @@
 #include "qfx/beside.h"
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
-#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -26,13 +25,23 @@ struct wrapping {
 #endif
 };
 
+// Whether output `channel` of window `pixel` lies outside of the result of a transposed convolution, whose windows give ROWS x COLUMNS pixels of CHANNELS
+// numbers each, GROUPS windows side by side: what qfx::interleave leaves out. Simulations that count casts ask.
+template <int GROUPS, int CHANNELS, int ROWS, int COLUMNS, int TOP, int H, int LEFT, int W>
+inline bool cropped(const int pixel, const int channel) {
+  const int y = pixel / GROUPS * ROWS + channel / CHANNELS / COLUMNS - TOP, x = pixel % GROUPS * COLUMNS + channel / CHANNELS % COLUMNS - LEFT;
+  return y < 0 || y >= H || x < 0 || x >= W;
+}
+
 // For each pixel and group, OUTPUTS dot products of INPUTS numbers. The INPUTS words of a pixel and group arrive once and are kept for the further
 // outputs. Row (group * OUTPUTS + first output) / PE * (INPUTS / SIMD) + (first input / SIMD) of `weights` holds SIMD * PE raws, the PEs innermost, as
 // Packed (see rom.h) says; behind the last row the first comes again, so that weights that groups share are there once. The elements of a row are read
-// at once: the function that calls says how (ARRAY_RESHAPE or ARRAY_PARTITION). Multiplier is one of multiply.h's, Sum the type of the products of a
-// turn together, Kept (storage.h) the storage of the words that are kept.
+// at once: the function that calls says how (ARRAY_RESHAPE or ARRAY_PARTITION). `kept` belongs to it too, a memory for each number of a word. Multiplier is
+// one of multiply.h's, Sum the type of the products of a turn together. The sums of the turns are added in Total, which has more bits than Sum: a compiler
+// that saw additions of one width alone could turn them into a chain that begins at the accumulator, and only one of them may lie between a turn and the
+// next. Acc is as much of it as the epilogue takes.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
-          class Sum_ = Acc_, class Kept_ = by_tool>
+          class Sum_ = Acc_, class Total_ = Acc_>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -46,21 +55,18 @@ struct matvec_shape {
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
   typedef Sum_ sum;
-  typedef Kept_ storage;
+  typedef Total_ total;
 };
 
 template <class S, class Epilogue, class Lanes, bool TWO, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
 void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS]) {
+                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
 #pragma HLS INLINE
   static const int ROWS = FIRST + (TWO ? REST : 0);
-  typedef typename S::acc acc_t;
-  T kept[S::INPUT_FOLD][S::SIMD];
-#pragma HLS ARRAY_PARTITION variable=kept complete dim=2
-  S::storage::bind(kept);
-  acc_t acc[S::PE];
+  typedef typename upto<ROWS - 1>::type row_t;
+  typename S::total acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
-  int row = 0;
+  row_t row = 0;
 
 matvec_pixel:
   for (int pixel = 0; pixel < S::PIXELS; pixel++) {
@@ -89,24 +95,22 @@ matvec_pixel:
           }
           typename beside_word<Beside>::type other;
           take_beside(beside, other, input == S::INPUT_FOLD - 1);
-          // The products are summed by themselves, so that only one addition lies between a turn and the next. In a type of their own: a compiler
-          // that saw additions of one width alone could turn them into a chain that begins at the accumulator.
           typename S::sum sum[S::PE];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          rows_of<TWO>::template dot<typename S::multiplier, S::PE, S::SIMD, Lanes>(weights, rest, row, word, sum);
+          rows_of<TWO>::template dot<typename S::multiplier, S::PE, S::SIMD, Lanes>(weights, rest, int(row), word, sum);
         matvec_pe:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            go_on(acc[pe], acc_t(sum[pe]), input == 0);
+            go_on(acc[pe], typename S::total(sum[pe]), input == 0);
           }
-          row = row == ROWS - 1 ? 0 : row + 1;
+          row = row == ROWS - 1 ? row_t(0) : row_t(row + 1);
           if (input == S::INPUT_FOLD - 1) {
             vec<typename Epilogue::out, S::PE> result;
             QFX_PACK(result)
           matvec_epilogue:
             for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-              result[pe] = leave_beside<Epilogue>(acc[pe], other, pe, pixel, group * S::OUTPUTS + output * S::PE + pe);
+              result[pe] = leave_beside<Epilogue>(typename S::acc(acc[pe]), other, pe, pixel, group * S::OUTPUTS + output * S::PE + pe);
             }
             out.write(result);
           }
@@ -118,42 +122,43 @@ matvec_pixel:
 
 template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
 void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-                 const Element (&weights)[ROWS][ELEMENTS]) {
+                 const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
   const typename S::packed::type(&rows)[ROWS][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights);
-  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows);
+  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
-  matvec_rows<S, Epilogue, typename S::packed, false>(in, beside, out, weights, weights);
+  matvec_rows<S, Epilogue, typename S::packed, false>(in, beside, out, weights, weights, kept);
 #endif
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS],
+            T (&kept)[S::INPUT_FOLD][S::SIMD]) {
 #pragma HLS INLINE
   nothing_beside none;
-  matvec_with<S, Epilogue>(in, none, out, weights);
+  matvec_with<S, Epilogue>(in, none, out, weights, kept);
 }
 
 // The same with the last rows in a memory of their own.
 template <class S, class Epilogue, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
 void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS]) {
+                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
   const typename S::packed::type(&rows)[FIRST + REST][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest);
-  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows);
+  matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
-  matvec_rows<S, Epilogue, typename S::packed, true>(in, beside, out, weights, rest);
+  matvec_rows<S, Epilogue, typename S::packed, true>(in, beside, out, weights, rest, kept);
 #endif
 }
 
 template <class S, class Epilogue, class T, class Element, int FIRST, int REST, int ELEMENTS>
 void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[FIRST][ELEMENTS],
-            const Element (&rest)[REST][ELEMENTS]) {
+            const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
 #pragma HLS INLINE
   nothing_beside none;
-  matvec_with<S, Epilogue>(in, none, out, weights, rest);
+  matvec_with<S, Epilogue>(in, none, out, weights, rest, kept);
 }
 
 // Depthwise: one dot product of INPUTS taps for each pixel and channel, PE channels and SIMD taps at a time. Words arrive as a pixel's chunks of PE
@@ -163,10 +168,10 @@ template <class S, class Epilogue, class Lanes, class T, class Beside, class Ele
 void depthwise_rows(hls::stream<vec<T, S::PE * S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
                     const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
-  typedef typename S::acc acc_t;
-  acc_t acc[S::PE];
+  typedef typename upto<ROWS - 1>::type row_t;
+  typename S::total acc[S::PE];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
-  int row = 0;
+  row_t row = 0;
 
 depthwise_pixel:
   for (int pixel = 0; pixel < S::PIXELS; pixel++) {
@@ -194,16 +199,16 @@ depthwise_pixel:
           typename S::sum sum[1];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
           S::multiplier::template dot<1, S::SIMD, plain<typename S::packed::type> >(own, taps, sum);
-          go_on(acc[pe], acc_t(sum[0]), tap == 0);
+          go_on(acc[pe], typename S::total(sum[0]), tap == 0);
         }
-        row = row == ROWS - 1 ? 0 : row + 1;
+        row = row == ROWS - 1 ? row_t(0) : row_t(row + 1);
         if (tap == S::INPUT_FOLD - 1) {
           vec<typename Epilogue::out, S::PE> result;
           QFX_PACK(result)
         depthwise_epilogue:
           for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-            result[pe] = leave_beside<Epilogue>(acc[pe], other, pe, pixel, chunk * S::PE + pe);
+            result[pe] = leave_beside<Epilogue>(typename S::acc(acc[pe]), other, pe, pixel, chunk * S::PE + pe);
           }
           out.write(result);
         }

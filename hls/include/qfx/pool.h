@@ -75,48 +75,75 @@ pool_pixel:
 }
 
 // One window that is the whole frame: an accumulator for every channel, no line buffer. A pixel's words come round again after CHUNKS turns. Up to 16
-// of them are registers that shift, so that each turn joins the oldest; more are a memory (Storage: storage.h), whose load, join and store then have 16
-// cycles at least.
-template <class Join, class Epilogue, class Acc, class Storage, int PIXELS, int CHANNELS, class T, int P>
-void pool_global(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
+// of them are registers that shift, so that each turn joins the oldest.
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+void pool_few(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
   static const int CHUNKS = CHANNELS / P;
-  static const bool FEW = CHUNKS <= 16;
-  Acc few[FEW ? CHUNKS : 1][P];  // the other of the two is never touched
+  Acc few[CHUNKS][P];
 #pragma HLS ARRAY_PARTITION variable=few complete dim=0
-  Acc many[FEW ? 1 : CHUNKS][P];
-#pragma HLS ARRAY_RESHAPE variable=many complete dim=2
-#pragma HLS DEPENDENCE variable=many inter RAW distance=16 true
-  Storage::bind(many);
   typename upto<CHUNKS>::type chunk = 0;
   typename upto<PIXELS>::type pixel = 0;
-pool_global_word:
+pool_few_word:
   for (int i = 0; i < PIXELS * CHUNKS; i++) {
     QFX_PIPELINE_FRAMES
     QFX_TURN();
     const vec<T, P> word = in.read();
-    Acc joined[P];
-#pragma HLS ARRAY_PARTITION variable=joined complete dim=1
-  pool_global_lane:
+    vec<Acc, P> joined;
+  pool_few_lane:
     for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-      const Acc held = FEW ? few[0][p] : many[FEW ? 0 : int(chunk)][p];
-      joined[p] = pixel == 0 ? Acc(word[p]) : Join::join(held, word[p]);
-      if (FEW) {
-      pool_global_shift:
-        for (int k = 0; k < (FEW ? CHUNKS - 1 : 0); k++) {
+      joined[p] = pixel == 0 ? Acc(word[p]) : Join::join(few[0][p], word[p]);
+    pool_few_shift:
+      for (int k = 0; k < CHUNKS - 1; k++) {
 #pragma HLS UNROLL
-          few[k][p] = few[k + 1][p];
-        }
-        few[FEW ? CHUNKS - 1 : 0][p] = joined[p];
-      } else {
-        many[FEW ? 0 : int(chunk)][p] = joined[p];
+        few[k][p] = few[k + 1][p];
       }
+      few[CHUNKS - 1][p] = joined[p];
     }
     if (pixel == PIXELS - 1) {
       vec<typename Epilogue::out, P> result;
       QFX_PACK(result)
-    pool_global_epilogue:
+    pool_few_epilogue:
+      for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+        result[p] = Epilogue::apply(joined[p], 0, int(chunk) * P + p);
+      }
+      out.write(result);
+    }
+    if (chunk == CHUNKS - 1) {
+      chunk = 0;
+      pixel = pixel + 1;
+    } else {
+      chunk = chunk + 1;
+    }
+  }
+}
+
+// More are a memory, whose load, join and store then have 16 cycles at least: the layer's function, to which it belongs, says so (DEPENDENCE distance 16).
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+void pool_many(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out,
+               typename memory_word<Acc, P>::type (&many)[CHANNELS / P]) {
+#pragma HLS INLINE
+  static const int CHUNKS = CHANNELS / P;
+  typename upto<CHUNKS>::type chunk = 0;
+  typename upto<PIXELS>::type pixel = 0;
+pool_many_word:
+  for (int i = 0; i < PIXELS * CHUNKS; i++) {
+    QFX_PIPELINE_FRAMES
+    QFX_TURN();
+    const vec<T, P> word = in.read();
+    vec<Acc, P> joined;
+  pool_many_lane:
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      joined[p] = pixel == 0 ? Acc(word[p]) : Join::join(Acc(memory_word<Acc, P>::at(many[chunk], p)), word[p]);
+    }
+    many[chunk] = memory_word<Acc, P>::of(joined);
+    if (pixel == PIXELS - 1) {
+      vec<typename Epilogue::out, P> result;
+      QFX_PACK(result)
+    pool_many_epilogue:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
         result[p] = Epilogue::apply(joined[p], 0, int(chunk) * P + p);

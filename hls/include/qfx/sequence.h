@@ -2,6 +2,7 @@
 #ifndef QFX_SEQUENCE_H
 #define QFX_SEQUENCE_H
 
+#include "qfx/storage.h"
 #include "qfx/types.h"
 
 namespace qfx {
@@ -26,70 +27,56 @@ hand_over_word:
   }
 }
 
-// A state as a frame, word by word, and a frame as the next state.
+// A state as a frame, word by word, and a frame as the next state. States are memories of words (storage.h).
 template <int WORDS, class T, int P>
-void recall(const T (&kept)[WORDS][P], hls::stream<vec<T, P> >& out) {
+void recall(const typename memory_word<T, P>::type (&kept)[WORDS], hls::stream<vec<T, P> >& out) {
 #pragma HLS INLINE
 recall_word:
   for (int i = 0; i < WORDS; i++) {
     QFX_PIPELINE
     QFX_TURN();
-    vec<T, P> word;
-    QFX_PACK(word)
-  recall_lane:
-    for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-      word[p] = kept[i][p];
-    }
-    out.write(word);
+    out.write(memory_word<T, P>::numbers(kept[i]));
   }
 }
 
-template <int WORDS, class T, class R, int P>
-void keep(hls::stream<vec<T, P> >& in, R (&kept)[WORDS][P]) {
+template <int WORDS, class R, class T, int P>
+void keep(hls::stream<vec<T, P> >& in, typename memory_word<R, P>::type (&kept)[WORDS]) {
 #pragma HLS INLINE
 keep_word:
   for (int i = 0; i < WORDS; i++) {
     QFX_PIPELINE
     QFX_TURN();
-    const vec<T, P> word = in.read();
-  keep_lane:
-    for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-      kept[i][p] = R(word[p]);
-    }
+    kept[i] = memory_word<R, P>::of(in.read());
   }
 }
 
 // A state before the first step: zeros.
 template <int WORDS, class T, int P>
-void forget(T (&kept)[WORDS][P]) {
+void forget(typename memory_word<T, P>::type (&kept)[WORDS]) {
 #pragma HLS INLINE
+  vec<T, P> zeros;
+forget_lane:
+  for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+    zeros[p] = T(0);
+  }
 forget_word:
   for (int i = 0; i < WORDS; i++) {
     QFX_PIPELINE
     QFX_TURN();
-  forget_lane:
-    for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-      kept[i][p] = T(0);
-    }
+    kept[i] = memory_word<T, P>::of(zeros);
   }
 }
 
 // Between two steps: the next state is the present one.
-template <int WORDS, class T, int P>
-void advance(const T (&next)[WORDS][P], T (&now)[WORDS][P]) {
+template <int WORDS, class Word>
+void advance(const Word (&next)[WORDS], Word (&now)[WORDS]) {
 #pragma HLS INLINE
 advance_word:
   for (int i = 0; i < WORDS; i++) {
     QFX_PIPELINE
     QFX_TURN();
-  advance_lane:
-    for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-      now[i][p] = next[i][p];
-    }
+    now[i] = next[i];
   }
 }
 

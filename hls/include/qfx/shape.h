@@ -64,7 +64,7 @@ struct span {
 // Walks along an axis and knows the next index that belongs to the span.
 template <class Span>
 struct span_cursor {
-  int wanted;
+  typename upto<Span::STOP>::type wanted;
   span_cursor() : wanted(Span::START) {}
   inline bool at(const int index) const {
 #pragma HLS INLINE
@@ -75,7 +75,7 @@ struct span_cursor {
     if (end) {
       wanted = Span::START;
     } else if (index == wanted && wanted < Span::STOP - Span::STEP) {
-      wanted += Span::STEP;
+      wanted = wanted + Span::STEP;
     }
   }
 };
@@ -111,13 +111,10 @@ slice_y:
 }
 
 // Every pixel ROWS x COLUMNS times (nearest-neighbour upsampling): a turn writes a word, and reads it if it is a pixel's first copy; a buffer keeps the
-// row for the further ones, in Storage (storage.h). The frame has H x W pixels of CHUNKS words.
-template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class Storage, class T, int P>
-void repeat(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out) {
+// row for the further ones. The frame has H x W pixels of CHUNKS words.
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, int P>
+void repeat(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, typename memory_word<T, P>::type (&kept)[W * CHUNKS]) {
 #pragma HLS INLINE
-  T kept[W * CHUNKS][P];
-#pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
-  Storage::bind(kept);
   typename upto<W * CHUNKS>::type place = 0;
 repeat_y:
   for (int y = 0; y < H; y++) {
@@ -135,17 +132,9 @@ repeat_y:
             QFX_PACK(word)
             if (row == 0 && column == 0) {
               word = in.read();
-            repeat_keep:
-              for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-                kept[place][p] = word[p];
-              }
+              kept[place] = memory_word<T, P>::of(word);
             } else {
-            repeat_recall:
-              for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-                word[p] = kept[place][p];
-              }
+              word = memory_word<T, P>::numbers(kept[place]);
             }
             out.write(word);
             if (chunk != CHUNKS - 1) {
@@ -204,16 +193,81 @@ stretch_y:
   }
 }
 
+// The pixels of groups side by side (depth to space): GROUPS_Y x GROUPS_X groups come, each of ROWS x COLUMNS pixels of WORDS words, row by row in it. The
+// first row of a group leaves as it comes; the others wait in `kept`, and leave row by row once the row of groups is there. Of the rows and columns that
+// come so many from TOP and LEFT on leave as H and W say.
+template <int GROUPS_Y, int GROUPS_X, int ROWS, int COLUMNS, int WORDS, int TOP, int H, int LEFT, int W, class T, int P, int KEPT>
+void interleave(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, typename memory_word<T, P>::type (&kept)[KEPT]) {
+#pragma HLS INLINE
+  static const int LINE = COLUMNS * WORDS;  // words of a row of a group
+  typename upto<ROWS>::type row = 0;
+  typename upto<GROUPS_X>::type group = 0;
+  typename upto<GROUPS_X * LINE>::type left = 0;   // words of the row in front of the group
+  typename upto<KEPT + GROUPS_X * LINE>::type base = 0;  // where the row is kept
+  typename upto<GROUPS_Y * ROWS>::type top = 0;    // rows above those of the groups
+  bool comes = true;
+interleave_y:
+  for (int y = 0; y < GROUPS_Y; y++) {
+  interleave_part:
+    for (int part = 0; part < (2 * ROWS - 1) * GROUPS_X; part++) {
+    interleave_word:
+      for (int i = 0; i < LINE; i++) {
+        QFX_PIPELINE_FRAMES
+        QFX_TURN();
+        const int across = int(left) + i, down = int(top) + int(row);
+        const bool inside = across >= LEFT * WORDS && across < (LEFT + W) * WORDS && down >= TOP && down < TOP + H;
+        const bool waits = comes && row != 0;
+        const int place = int(base) + across;
+        vec<T, P> word;
+        QFX_PACK(word)
+        if (comes) {
+          word = in.read();
+        } else {
+          word = memory_word<T, P>::numbers(kept[place]);
+        }
+        if (waits) {
+          kept[place] = memory_word<T, P>::of(word);
+        } else if (inside) {
+          out.write(word);
+        }
+        if (i == LINE - 1) {
+          const bool ends = group == GROUPS_X - 1;
+          if (comes && row != ROWS - 1) {
+            if (row != 0) base = base + GROUPS_X * LINE;
+            row = row + 1;
+          } else {
+            group = ends ? typename upto<GROUPS_X>::type(0) : typename upto<GROUPS_X>::type(group + 1);
+            left = ends ? typename upto<GROUPS_X * LINE>::type(0) : typename upto<GROUPS_X * LINE>::type(left + LINE);
+            if (comes && !ends) {
+              row = 0;
+              base = 0;
+            } else if (comes && ROWS > 1) {
+              comes = false;
+              row = 1;
+              base = 0;
+            } else if (comes || (ends && row == ROWS - 1)) {
+              comes = true;
+              row = 0;
+              base = 0;
+              top = top + ROWS;
+            } else if (ends) {
+              row = row + 1;
+              base = base + GROUPS_X * LINE;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // Slices of a frame along one axis in another order, each any number of times. The frame is OUTER blocks; a block takes STEPS steps of WORDS words, in
 // which a slice is read, one written, or both. An entry of `program` has four flags (reads, writes, keeps what it reads, writes what it reads), and then,
-// ADDRESS bits each, where the slice to write begins and where the one to keep goes. Slices that wait lie in KEPT words, in Storage (storage.h). No word
-// is written to where one is read in the same turn, so that the order of the two is free.
-template <int OUTER, int STEPS, int WORDS, int KEPT, int ADDRESS, class Storage, class T, int P, class Entry>
-void take(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const Entry (&program)[STEPS]) {
+// ADDRESS bits each, where the slice to write begins and where the one to keep goes. Slices that wait lie in KEPT words. No word is written to where one is
+// read in the same turn, so that the order of the two is free.
+template <int OUTER, int STEPS, int WORDS, int KEPT, int ADDRESS, class T, int P, class Entry>
+void take(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const Entry (&program)[STEPS], typename memory_word<T, P>::type (&kept)[KEPT]) {
 #pragma HLS INLINE
-  T kept[KEPT][P];
-#pragma HLS ARRAY_RESHAPE variable=kept complete dim=2
-  Storage::bind(kept);
 take_block:
   for (int block = 0; block < OUTER; block++) {
   take_step:
@@ -240,50 +294,45 @@ take_block:
         take_recall:
           for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-            taken[p] = passes ? T(word[p]) : T(kept[from][p]);  // a choice of numbers, not of memories
+            taken[p] = passes ? T(word[p]) : T(memory_word<T, P>::at(kept[from], p));  // a choice of numbers, not of memories
           }
           out.write(taken);
         }
         if (keeps) {
-        take_keep:
-          for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-            kept[to][p] = word[p];
-          }
+          kept[to] = memory_word<T, P>::of(word);
         }
       }
     }
   }
 }
 
-// Addresses of four nested loops, outermost first: sizes D and strides S.
+// Addresses of four nested loops, outermost first: sizes D and strides S, which are not negative. Behind the last one comes any.
 template <int D0, int S0, int D1, int S1, int D2, int S2, int D3, int S3>
 struct nest {
-  int i0, i1, i2, i3;
-  int address;
-  nest() : i0(0), i1(0), i2(0), i3(0), address(0) {}
+  static const int LAST = (D0 - 1) * S0 + (D1 - 1) * S1 + (D2 - 1) * S2 + (D3 - 1) * S3;
+  typename upto<LAST>::type address;
+  typename upto<D1 - 1>::type i1;
+  typename upto<D2 - 1>::type i2;
+  typename upto<D3 - 1>::type i3;
+  nest() : address(0), i1(0), i2(0), i3(0) {}
   inline void next() {
 #pragma HLS INLINE
     if (i3 != D3 - 1) {
-      i3++;
-      address += S3;
+      i3 = i3 + 1;
+      address = address + S3;
     } else {
       i3 = 0;
-      address -= (D3 - 1) * S3;
       if (i2 != D2 - 1) {
-        i2++;
-        address += S2;
+        i2 = i2 + 1;
+        address = address + (S2 - (D3 - 1) * S3);
       } else {
         i2 = 0;
-        address -= (D2 - 1) * S2;
         if (i1 != D1 - 1) {
-          i1++;
-          address += S1;
+          i1 = i1 + 1;
+          address = address + (S1 - (D3 - 1) * S3 - (D2 - 1) * S2);
         } else {
           i1 = 0;
-          address -= (D1 - 1) * S1;
-          i0++;
-          address += S0;
+          address = address + (S0 - (D3 - 1) * S3 - (D2 - 1) * S2 - (D1 - 1) * S1);
         }
       }
     }
@@ -291,12 +340,10 @@ struct nest {
 };
 
 // Another order of the same SIZE numbers, through a buffer that holds the frame: number i of the stream goes to the address that Write gives at
-// step i, and the result reads the addresses of Read. Storage (storage.h) is that of the buffer.
-template <int SIZE, class Write, class Read, class Storage, class T>
-void permute(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out) {
+// step i, and the result reads the addresses of Read.
+template <int SIZE, class Write, class Read, class T>
+void permute(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, T (&frame)[SIZE]) {
 #pragma HLS INLINE
-  T frame[SIZE];
-  Storage::bind(frame);
   Write write;
 permute_write:
   for (int i = 0; i < SIZE; i++) {
@@ -318,11 +365,9 @@ permute_read:
 }
 
 // The same with the write addresses in a table, for orders that are no loop nest.
-template <int SIZE, class Read, class Storage, class T, class Address>
-void permute_by_table(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, const Address (&table)[SIZE]) {
+template <int SIZE, class Read, class T, class Address>
+void permute_by_table(hls::stream<vec<T, 1> >& in, hls::stream<vec<T, 1> >& out, const Address (&table)[SIZE], T (&frame)[SIZE]) {
 #pragma HLS INLINE
-  T frame[SIZE];
-  Storage::bind(frame);
 permute_table_write:
   for (int i = 0; i < SIZE; i++) {
     QFX_PIPELINE

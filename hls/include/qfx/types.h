@@ -9,6 +9,10 @@
 
 #include <stdint.h>
 
+#ifndef AP_INT_MAX_W
+#define AP_INT_MAX_W 4096  // the widest word of a stream, a port or a memory; the vendor's headers stop at 1,024 bits unless told otherwise (UG1399)
+#endif
+
 #include <ap_fixed.h>
 #include <ap_int.h>
 #include <hls_stream.h>
@@ -113,10 +117,24 @@ struct fixed<W_, I_, false, Q_, O_, N_> {
   typedef uint<W_> raw;
 };
 
-// One stream word: P neighbouring channels of one frame.
+// One stream word: P neighbouring channels of one frame. Its numbers are assigned one by one, all at once: a compiler makes a loop of the assignment of an
+// array that nobody wrote out.
 template <class T, int P>
 struct vec {
   T data[P];
+#ifndef QFX_NATIVE
+  vec() = default;
+  vec(const vec& other) = default;
+  vec& operator=(const vec& other) {
+#pragma HLS INLINE
+  vec_lane:
+    for (int p = 0; p < P; p++) {
+#pragma HLS UNROLL
+      data[p] = other.data[p];
+    }
+    return *this;
+  }
+#endif
   T& operator[](int i) { return data[i]; }
   const T& operator[](int i) const { return data[i]; }
 };

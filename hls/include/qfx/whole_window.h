@@ -2,6 +2,7 @@
 #ifndef QFX_WHOLE_WINDOW_H
 #define QFX_WHOLE_WINDOW_H
 
+#include "qfx/storage.h"
 #include "qfx/tap.h"
 #include "qfx/types.h"
 
@@ -50,9 +51,11 @@ struct whole_shape {
 // function, which binds them; what they hold at the beginning of a frame lies outside it and is masked.
 // The tap number AT of every window goes to `single` too (tap.h).
 template <class S, int AT, class T, int P, class Tap>
-void whole_window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, Tap& single, const T& padding, T (&line)[S::LINE][S::LINES * P],
-                      T (&past)[S::PAST][S::PASTS * P]) {
+void whole_window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, Tap& single, const T& padding,
+                      typename memory_word<T, S::LINES * P>::type (&line)[S::LINE], typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
 #pragma HLS INLINE
+  typedef memory_word<T, S::LINES * P> rows;
+  typedef memory_word<T, S::PASTS * P> columns;
   typename upto<S::CHUNKS>::type chunk = 0;
   typename S::pixel_t pixel = 0, due = S::FIRST;  // the pixel that is being read, and the one that completes the next window
   typename upto<S::OW>::type ox = 0;
@@ -66,9 +69,10 @@ whole_turn:
   for (int turn = 0; turn < S::TURNS; turn++) {
     QFX_PIPELINE_FRAMES
     QFX_TURN();
-    // The taps that come to the right edge of their windows, from the top row down, and all taps behind them.
-    T column[S::KH][P];
-#pragma HLS ARRAY_PARTITION variable=column complete dim=0
+    // The taps that come to the right edge of their windows, from the top row down, and all taps behind them; what the next ones see of both.
+    vec<T, S::KH * P> column;
+    vec<T, S::LINES * P> rows_next;
+    vec<T, S::PASTS * P> columns_next;
     vec<T, P> newest;
     if (turn < S::READS) {
       newest = in.read();
@@ -87,19 +91,12 @@ whole_turn:
     whole_column_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        column[ky][p] = ky == S::KH - 1 ? newest[p] : line[line_place][(ky == S::KH - 1 ? 0 : ky) * P + p];
+        column[ky * P + p] = ky == S::KH - 1 ? newest[p] : T(rows::at(line[line_place], (ky == S::KH - 1 ? 0 : ky) * P + p));
+        if (ky > 0) rows_next[(ky > 0 ? ky - 1 : 0) * P + p] = column[ky * P + p];
       }
     }
     if (S::KH > 1) {
-    whole_line:
-      for (int ky = 0; ky < S::KH - 1; ky++) {
-#pragma HLS UNROLL
-      whole_line_lane:
-        for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-          line[line_place][ky * P + p] = column[ky + 1][p];
-        }
-      }
+      line[line_place] = rows::of(rows_next);
     }
     const int behind = S::SHIFTS ? 0 : int(past_place);
   whole_row:
@@ -114,23 +111,23 @@ whole_turn:
       whole_tap_lane:
         for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-          const T tap = kx == S::KW - 1 ? T(column[ky][p]) : T(past[behind][kept * P + p]);
+          const T tap = kx == S::KW - 1 ? T(column[ky * P + p]) : T(columns::at(past[behind], kept * P + p));
           word[(ky * S::KW + kx) * P + p] = inside ? tap : padding;
           if (kx > 0) {  // the tap to the left sees it PAST turns later
-            const int next = ky * (S::KW - 1) + (kx > 0 ? kx - 1 : 0);
-            if (S::SHIFTS) {
-            whole_shift:
-              for (int k = 0; k < S::PAST - 1; k++) {
-#pragma HLS UNROLL
-                past[k][next * P + p] = past[k + 1][next * P + p];
-              }
-              past[S::PAST - 1][next * P + p] = tap;
-            } else {
-              past[behind][next * P + p] = tap;
-            }
+            columns_next[(ky * (S::KW - 1) + (kx > 0 ? kx - 1 : 0)) * P + p] = tap;
           }
         }
       }
+    }
+    if (S::KW > 1) {
+      if (S::SHIFTS) {
+      whole_shift:
+        for (int k = 0; k < S::PAST - 1; k++) {
+#pragma HLS UNROLL
+          past[k] = past[k + 1];
+        }
+      }
+      past[S::SHIFTS ? S::PAST - 1 : behind] = columns::of(columns_next);
     }
     const bool complete = pixel == due && oy != S::OH;
     if (complete) out.write(word);
@@ -160,8 +157,8 @@ whole_turn:
 }
 
 template <class S, class T, int P>
-void whole_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, const T& padding, T (&line)[S::LINE][S::LINES * P],
-                  T (&past)[S::PAST][S::PASTS * P]) {
+void whole_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, const T& padding,
+                  typename memory_word<T, S::LINES * P>::type (&line)[S::LINE], typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
 #pragma HLS INLINE
   no_tap none;
   whole_window_tap<S, 0>(in, out, none, padding, line, past);

@@ -11,10 +11,8 @@ namespace qfx {
 // Geometry of one sliding window. CHUNKS words of P channels make a pixel. The words of one window leave in the order
 //   for outer in OUTER: for ky: for kx: for inner in CHUNKS / OUTER
 // with chunk = outer * (CHUNKS / OUTER) + inner: OUTER = groups suits a convolution, OUTER = CHUNKS whatever works channel by channel.
-// TURNS is the number of turns that qfx::window takes for a frame: qfx/hardware/timing/window_turns.py computes it. Storage (storage.h) is that of the line
-// buffer.
-template <int CHUNKS_, int OUTER_, int H_, int W_, int OH_, int OW_, int KH_, int KW_, int SH_, int SW_, int PAD_TOP_, int PAD_LEFT_, int DH_, int DW_, int TURNS_,
-          class Storage_ = by_tool>
+// TURNS is the number of turns that qfx::window takes for a frame: qfx/hardware/timing/window_turns.py computes it.
+template <int CHUNKS_, int OUTER_, int H_, int W_, int OH_, int OW_, int KH_, int KW_, int SH_, int SW_, int PAD_TOP_, int PAD_LEFT_, int DH_, int DW_, int TURNS_>
 struct window_shape {
   static const int CHUNKS = CHUNKS_;
   static const int OUTER = OUTER_;
@@ -36,7 +34,6 @@ struct window_shape {
   static const int ROW = W_ * CHUNKS_;          // words of a row
   static const int SIZE = ROWS * ROW;           // words of the line buffer
   static const int READS = H_ * ROW;
-  typedef Storage_ storage;
   // Counters of rows, of words along a row and of words of the frame, wherever a window may lie.
   typedef typename within<PAD_TOP_ + OH_ * SH_ + ROWS + KH_ * DH_>::type row_t;
   typedef typename within<(PAD_LEFT_ + OW_ * SW_ + KW_ * DW_) * CHUNKS_>::type column_t;
@@ -94,18 +91,16 @@ struct window_place {
 // of the window and, if the place of the next word is free, also reads that. The rows of the frame follow each other round the line buffer, so the
 // next word's place is one counter; a window's row is a base that goes round. `padding` is what lies outside the frame.
 //
+// `line` belongs to the layer's function, which says that within a turn no word is loaded from the place that another takes (DEPENDENCE intra false). The
+// word that comes is none of the present window's, which are all there; if it is of a row of the window, it lies behind them, else it takes the place of a
+// row above or of what lies left of the window.
+//
 // What the next window needs and leaves free is worked out while the present one is written: each turn decides by two comparisons of registers.
 // The tap in row TAP_Y and column TAP_X of every window goes to `tap` too (tap.h).
 template <class S, int TAP_Y, int TAP_X, class T, int P, class Tap>
-void window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, Tap& tap, const T& padding) {
+void window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, Tap& tap, const T& padding,
+                typename memory_word<T, P>::type (&line)[S::SIZE]) {
 #pragma HLS INLINE
-  T line[S::SIZE][P];
-#pragma HLS ARRAY_RESHAPE variable=line complete dim=2
-  S::storage::bind(line);
-// Within a turn no word is loaded from the place that another takes. The word that comes is none of the present window's, which are all there; if it is
-// of a row of the window, it lies behind them, else it takes the place of a row above or of what lies left of the window.
-#pragma HLS DEPENDENCE variable=line intra false
-
   typename S::count_t reads = 0;
   typename upto<S::SIZE>::type place = 0;  // of the next word to read
   window_place<S> next;
@@ -139,18 +134,13 @@ window_turn:
     window_load:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        word[p] = inside ? T(line[address][p]) : padding;  // a choice of numbers, not of memories
+        word[p] = inside ? T(memory_word<T, P>::at(line[address], p)) : padding;  // a choice of numbers, not of memories
       }
       out.write(word);
       give_tap(tap, word, ky == TAP_Y && kx == TAP_X);
     }
     if (reading) {
-      const vec<T, P> word = in.read();
-    window_store:
-      for (int p = 0; p < P; p++) {
-#pragma HLS UNROLL
-        line[place][p] = word[p];
-      }
+      line[place] = memory_word<T, P>::of(in.read());
       reads = reads + 1;
       place = place == S::SIZE - 1 ? typename upto<S::SIZE>::type(0) : typename upto<S::SIZE>::type(place + 1);
     }
@@ -209,10 +199,10 @@ window_turn:
 }
 
 template <class S, class T, int P>
-void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& padding) {
+void window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P> >& out, const T& padding, typename memory_word<T, P>::type (&line)[S::SIZE]) {
 #pragma HLS INLINE
   no_tap none;
-  window_tap<S, 0, 0>(in, out, none, padding);
+  window_tap<S, 0, 0>(in, out, none, padding, line);
 }
 
 }  // namespace qfx

@@ -194,7 +194,7 @@ template <bool WHOLE>
 struct matvec_form {
   template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
   static inline void run(frames<qfx::vec<T, S::SIMD> >& in, Beside& beside, frames<qfx::vec<typename Epilogue::out, S::PE> >& out,
-                         const Element (&rom)[ROWS][ELEMENTS]) {
+                         const Element (&rom)[ROWS][ELEMENTS], T (&)[S::INPUT_FOLD][S::SIMD]) {
     matvec_whole<S, Epilogue, T>::run(in, beside, out, rom);
   }
 };
@@ -202,8 +202,8 @@ template <>
 struct matvec_form<false> {
   template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
   static inline void run(hls::stream<qfx::vec<T, S::SIMD> >& in, Beside& beside, hls::stream<qfx::vec<typename Epilogue::out, S::PE> >& out,
-                         const Element (&rom)[ROWS][ELEMENTS]) {
-    qfx::matvec_with<S, Epilogue>(in, by_words_beside(beside), out, rom);
+                         const Element (&rom)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+    qfx::matvec_with<S, Epilogue>(in, by_words_beside(beside), out, rom, kept);
   }
 };
 
@@ -276,17 +276,18 @@ struct span_count {
 };
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS],
+            T (&kept)[S::INPUT_FOLD][S::SIMD]) {
   typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
   nothing_beside none;
-  form::template run<S, Epilogue, T>(in, none, out, weights);
+  form::template run<S, Epilogue, T>(in, none, out, weights, kept);
 }
 
 template <class S, class Epilogue, class T, class B, class Element, int ROWS, int ELEMENTS>
 void matvec_with(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<B, S::PE> >& beside,
-            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
   typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
-  form::template run<S, Epilogue, T>(in, beside, out, weights);
+  form::template run<S, Epilogue, T>(in, beside, out, weights, kept);
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
@@ -306,7 +307,7 @@ void depthwise_with(qfx_native::frames<vec<T, S::PE * S::SIMD> >& in, qfx_native
 
 // A row of the window at once where its pixels lie side by side.
 template <class S, class T, int P>
-void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, const T& padding) {
+void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, const T& padding, typename memory_word<T, P>::type (&)[S::SIZE]) {
   static const int CHANNELS = S::CHUNKS * P, PART = S::INNER * P;  // numbers of a pixel, and of it as many as a window takes together
   static const bool TOGETHER = S::OUTER == 1 && S::DW == 1;
   static const size_t WORDS = size_t(S::OH) * S::OW * S::OUTER * S::KH * S::KW * S::INNER;
@@ -344,7 +345,8 @@ void window(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& 
 }
 
 template <class S, int TAP_Y, int TAP_X, class T, int P>
-void window_tap(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, qfx_native::frames<vec<T, P> >& tap, const T& padding) {
+void window_tap(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, qfx_native::frames<vec<T, P> >& tap, const T& padding,
+                typename memory_word<T, P>::type (&line)[S::SIZE]) {
   static const size_t WORDS = size_t(S::OH) * S::OW * S::CHUNKS, PIXEL = S::CHUNKS * sizeof(vec<T, P>);
   const char* x = in.look(S::READS);
   char* to = tap.room(WORDS);
@@ -356,7 +358,7 @@ void window_tap(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P>
     }
   }
   tap.filled(WORDS);
-  window<S>(in, out, padding);
+  window<S>(in, out, padding, line);
 }
 
 template <class Epilogue, int PIXELS, int CHANNELS, class T, int P>
@@ -478,8 +480,8 @@ void slice(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& o
   out.filled(WORDS_OUT);
 }
 
-template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class Storage, class T, int P>
-void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out) {
+template <int H, int W, int CHUNKS, int ROWS, int COLUMNS, class T, int P>
+void repeat(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<T, P> >& out, typename memory_word<T, P>::type (&)[W * CHUNKS]) {
   static const size_t WORDS_IN = size_t(H) * W * CHUNKS, PIXEL = CHUNKS * sizeof(vec<T, P>), ROW = W * COLUMNS * PIXEL;
   const char* x = in.look(WORDS_IN);
   char* to = out.room(WORDS_IN * ROWS * COLUMNS);
@@ -522,8 +524,8 @@ void pool(qfx_native::frames<vec<T, TOGETHER * P> >& in, qfx_native::frames<vec<
   out.filled(WORDS_OUT);
 }
 
-template <class Join, class Epilogue, class Acc, class Storage, int PIXELS, int CHANNELS, class T, int P>
-void pool_global(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+void pool_few(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
   static const size_t WORDS_OUT = CHANNELS / P, WORDS_IN = WORDS_OUT * PIXELS;
   const T* __restrict x = qfx_native::come(in, WORDS_IN);
   typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_OUT);
@@ -538,10 +540,16 @@ void pool_global(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<type
   out.filled(WORDS_OUT);
 }
 
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
+void pool_many(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out,
+               typename memory_word<Acc, P>::type (&)[CHANNELS / P]) {
+  pool_few<Join, Epilogue, Acc, PIXELS, CHANNELS>(in, out);
+}
+
 // Both matrices lie there term by term: b column by column, a row by row.
 template <class S, class Epilogue, class A, class B>
 void matmul(qfx_native::frames<vec<A, S::SIMD> >& a, qfx_native::frames<vec<B, S::SIMD> >& b,
-            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out) {
+            qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, B (&)[S::FOLD][S::SIMD * S::PE], A (&)[S::INPUT_FOLD][S::SIMD]) {
   typedef typename S::acc acc_t;
   static const size_t WORDS_A = size_t(S::MATRICES) * S::ROWS * S::INPUT_FOLD, WORDS_B = size_t(S::MATRICES) * S::OUTPUTS * S::INPUT_FOLD;
   static const size_t WORDS_OUT = size_t(S::MATRICES) * S::ROWS * S::OUTPUT_FOLD;

@@ -104,6 +104,15 @@ def sum_type(weights: IntArray, x: FixedType, terms: int) -> FixedType:
     return (bounds(weights) * Interval.of(x.with_frac_bits(0))).times(terms).type()
 
 
+def turn_type(rows: IntArray, x: FixedType, simd: int) -> FixedType:
+    """The raw type of what a turn sums: that of any of ``rows`` (words, ``simd`` weights for each output, the outputs innermost) with any raws of
+    ``x``."""
+    weights = rows.reshape(len(rows), simd, -1)
+    ends = weights * x.min_raw, weights * x.max_raw
+    low, high = np.minimum(*ends).sum(axis=1).min(), np.maximum(*ends).sum(axis=1).max()
+    return Interval(int(low), int(high), 0).type()
+
+
 def weight_type(weights: IntArray) -> FixedType:
     """The smallest type that holds the weights' raws."""
     return bounds(weights).type()

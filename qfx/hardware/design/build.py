@@ -15,9 +15,10 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops
 from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, taps
 from qfx.hardware.design.names import Names
+from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.design.streams import MAX_PIECES, widths_between
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
-from qfx.hardware.design.streams import widths_between
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -45,8 +46,10 @@ class Builder:
 
     last: d.Stream
 
-    def __init__(self, graph: Graph, schedule: Schedule, shared: bool = True) -> None:
+    def __init__(self, graph: Graph, schedule: Schedule, *, shared: bool = True, phased: bool = True) -> None:
         self.graph, self.schedule, self.shared, self.names = graph, schedule, shared, Names()
+        self.phased = phased
+        self.stretched: dict[str, Phases] = {}  # by value that is never made: how the convolution that reads it does without
         self.sites: Mapping[str, int] = places(graph)
         self.leaves: Mapping[str, int] = dict.fromkeys(graph.outputs, 1)  # how often a value leaves the graph
         self.processes: list[d.Process] = []
@@ -65,6 +68,7 @@ class Builder:
         self._tapped: dict[tuple[str, str], Value] = {}  # by value and reader
 
     def add(self, process: d.Process) -> None:
+        check_arrays(self.node or process.name, process)
         self.processes.append(process)
         self.nodes.append(self.node)
 
@@ -434,6 +438,23 @@ def check_word(where: str, parallel: int, bits: int) -> None:
             where=where,
             remedy=f"fold it further: PE and SIMD of at most {MAX_WORD_BITS // bits} keep within the tools' limit of {MAX_WORD_BITS} bits",
         )
+    if parallel > MAX_PIECES:
+        raise ProjectError(
+            f"a word of {parallel} numbers", where=where, remedy=f"fold it further: the tools split an array into {MAX_PIECES} pieces at most"
+        )
+
+
+def check_arrays(where: str, process: d.Process) -> None:
+    """Raises ProjectError if the tools would not split an array of the process into as many pieces, or not make words as wide."""
+    remedy = f"fold it further: the tools split an array into {MAX_PIECES} pieces at most, and take words of {MAX_WORD_BITS} bits"
+    pieces = [memory.count for memory in process.memories]
+    if isinstance(process, d.Pool) and process.whole_frame and not process.sums.depth:
+        pieces.append(process.channels)  # registers
+    if max(pieces, default=0) > MAX_PIECES:
+        raise ProjectError(f"an array of {max(pieces)} pieces", where=where, remedy=remedy)
+    widths = [memory.width for memory in process.memories if memory.depth > 1]
+    if max(widths, default=0) > MAX_WORD_BITS:
+        raise ProjectError(f"a memory with words of {max(widths)} bits", where=where, remedy=remedy)
 
 
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:

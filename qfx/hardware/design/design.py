@@ -22,6 +22,7 @@ from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
+from qfx.hardware.processes import Interleave as Interleave
 from qfx.hardware.processes import JoinPort as JoinPort
 from qfx.hardware.processes import Keep as Keep
 from qfx.hardware.processes import Leave as Leave

@@ -95,7 +95,8 @@ def _host(name: str, join: Node, known: Mapping[str, Node], followers: Mapping[s
     reader, node = join, known.get(name)
     while node is not None and followers.get(node.name) is reader:
         if not node.op.pointwise:
-            return node if node.op.takes_beside else None
+            source = known.get(node.inputs[0]) if node.inputs else None
+            return node if node.op.takes_beside and not (source and source.op.spreads) else None
         reader, node = node, known.get(node.inputs[0])
     return None
 

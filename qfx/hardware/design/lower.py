@@ -23,22 +23,23 @@ from qfx.ir.graph import Graph
 from qfx.ir.within import everything
 
 
-def lower(graph: Graph, schedule: Schedule, *, shared: bool | None = None) -> d.Design:
+def lower(graph: Graph, schedule: Schedule, *, shared: bool | None = None, phased: bool = True) -> d.Design:
     """The design that computes the graph. Raises ProjectError naming the node that cannot be built as scheduled.
 
     ``shared``: whether values leave window units beside the windows (``joining.py``). By default they do, unless a frame is too long to simulate:
-    FIFOs then stay as they are, and a frame of windows is many times a frame.
+    FIFOs then stay as they are, and a frame of windows is many times a frame. ``phased``: transposed convolutions are built without the zeros that
+    they insert where that saves turns (``phases.py``).
     """
-    made = _lowered(graph, schedule, shared is not False)
-    return made if shared is not None or words(made) <= MAX_WORDS else _lowered(graph, schedule, False)
+    made = _lowered(graph, schedule, shared is not False, phased)
+    return made if shared is not None or words(made) <= MAX_WORDS else _lowered(graph, schedule, False, phased)
 
 
-def _lowered(graph: Graph, schedule: Schedule, shared: bool) -> d.Design:
+def _lowered(graph: Graph, schedule: Schedule, shared: bool, phased: bool) -> d.Design:
     known = {name for name, _ in everything(graph)}
     for name, _ in schedule.foldings:
         if name not in known:
             raise ProjectError(f"the schedule folds {name!r}, which is no node", where=graph.name, remedy="name nodes of the graph")
-    builder = Builder(graph, schedule, shared)
+    builder = Builder(graph, schedule, shared=shared, phased=phased)
     unread = [node.name for node in graph.inputs if not builder.live(node.name)]
     if unread:
         raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")

@@ -13,6 +13,7 @@ from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value
 from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.design.phases import Phases
 from qfx.hardware.folding.option import divisors
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
@@ -22,7 +23,7 @@ from qfx.ir.values import Const, LoadableConst
 class Unit:
     """A matrix-vector unit to be: the operator and what is fused behind it, its stream, the frame that it gives, its folding and its constants.
 
-    ``accumulator`` says which type holds every partial sum with a weight and a bias like those.
+    ``accumulator`` says which type holds every partial sum with a weight and a bias like those. ``phases``: the outputs are those of all of them.
     """
 
     node: Node
@@ -36,6 +37,7 @@ class Unit:
     weight: Const
     bias: Const | None
     accumulator: Callable[[Const, Const | None], FixedType]
+    phases: Phases | None = None
 
 
 def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
@@ -48,15 +50,17 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     node, weight = unit.node, unit.weight
     info = build.graph.infos[node.name]
     loaded = isinstance(weight, LoadableConst)
-    up = np.zeros(len(rows), dtype=np.int64) if loaded or isinstance(weight.frac_bits, tuple) else trailing_zeros(rows)
-    grids = np.array(weight.rows(len(rows)), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
+    outputs = len(weight.raw)  # of one phase: those of the others follow
+    own = rows.reshape(-1, outputs, rows.shape[1]).swapaxes(0, 1).reshape(outputs, -1)
+    up = np.zeros(outputs, dtype=np.int64) if loaded or isinstance(weight.frac_bits, tuple) else trailing_zeros(own)
+    grids = np.array(weight.rows(outputs), dtype=np.int64).reshape(-1, *(1,) * (len(info.shape) - 1)) + unit.stream.type.frac_bits
     wide = _product_type(unit.accumulator(weight, None), grids)
     wrapped = None if unit.bias is not None or not unit.chain else unit.chain[0].op.looks_at(grids)
     if wrapped is not None and wrapped < wide.width - int(up.min()):
         up[:] = 0  # the sum wraps, at every addition, on the grid of the products
     else:
         wrapped = None
-    rows = rows >> up[:, None]
+    rows = rows >> np.tile(up, len(rows) // outputs)[:, None]
     kept = rows if loaded else rows[: _once(rows, unit)]
     weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
@@ -95,9 +99,13 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         loaded=loaded,
         place=folding.weights,
         beside=second,
+        cropped=() if unit.phases is None else unit.phases.cropped,
     )
     build.add(process)
-    build.give(name, Value(out, unit.frame))
+    if unit.phases is None:
+        build.give(name, Value(out, unit.frame))
+    else:
+        build.give_stream(name, unit.phases.interleaved(build, node.name, out), Frame.of(unit.frame.shape))
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:

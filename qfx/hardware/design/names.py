@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from qfx.errors import ProjectError
-from qfx.hardware.design.reserved import CPP11_KEYWORDS, meaning
+from qfx.hardware.emit.reserved import CPP11_KEYWORDS, meaning
 
 KEYWORDS = CPP11_KEYWORDS | {"main", "std", "hls", "qfx"}
 """C++11's keywords, and the global names that nothing else must take."""

@@ -100,7 +100,7 @@ def _lowered(
 ) -> Step:
     """One step, its FIFOs as deep as it needs them. The FIFO that its numbers come through holds all of them, so that they are read whatever becomes
     of the results. ``own``: the nodes that are folded otherwise than the rest."""
-    inner = Builder(cell, Schedule.of({node.name: _folding(cell, node, folding) for node in cell.nodes} | dict(own)))
+    inner = Builder(cell, Schedule.of({node.name: _folding(cell, node, folding) for node in cell.nodes} | dict(own)), phased=builder.phased)
     inner.names, inner.sites, inner.node = names, builder.sites, cell.inputs[0].name
     leaving = [cell.outputs[0], *(following for _, following in pairs)]
     inner.leaves = {name: leaving.count(name) for name in leaving}

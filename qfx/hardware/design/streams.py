@@ -15,6 +15,9 @@ IntArray = npt.NDArray[np.int64]
 MAX_WORD_BITS = 4096
 """The widest word of a stream or port that Vitis HLS and Vivado HLS take."""
 
+MAX_PIECES = 1024
+"""The most pieces that the tools split an array into, and the most numbers of a word: with more they stop (XFORM 203-103, docs/hls.md)."""
+
 MAX_JOINED = 64
 """The most numbers a word that words are joined to on the way to others: of 64 bits each they fill MAX_WORD_BITS."""
 

@@ -64,7 +64,7 @@ def emit_emulator(graph: Graph, top: str) -> dict[str, str]:
     Raises ProjectError for a graph that cannot be lowered.
     """
     graph = make_constant(graph)
-    return _sources(lower(graph, wide_schedule(graph)), top)
+    return _sources(lower(graph, wide_schedule(graph), phased=False), top)
 
 
 def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]:
@@ -72,7 +72,7 @@ def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]
     ``values.json``: where the values of the graph travel, in ``design`` and in the emulator, and which node each site of a cast is.
     """
     constant = make_constant(graph)  # the emulator has the constants at hand for good
-    wide = lower(constant, wide_schedule(constant))
+    wide = lower(constant, wide_schedule(constant), phased=False)
     files = {f"sim/fast/{path}": text for path, text in _sources(wide, top).items()}
     files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
     casts = [{"site": site, "node": name} for site, (name, node) in enumerate(everything(graph)) if isinstance(node.op, Cast)]

@@ -62,13 +62,14 @@ def literal(value: int) -> str:
 
 
 def native(values: Iterable[int]) -> str:
-    """The smallest native integer that holds the values."""
+    """The smallest native integer that holds the values; of 64 bits the signed one, which compares with others as it should."""
     held = list(values)
     low, high = min(held), max(held)
     for bits in (8, 16, 32, 64):
-        if low >= 0 and high < 1 << bits:
+        signed = low < 0 or (bits == 64 and high < 1 << 63)
+        if not signed and high < 1 << bits:
             return f"uint{bits}_t"
-        if low < 0 and -(1 << (bits - 1)) <= low and high < 1 << (bits - 1):
+        if signed and -(1 << (bits - 1)) <= low and high < 1 << (bits - 1):
             return f"int{bits}_t"
     raise OverflowError(f"{low}..{high} fits no native integer")
 
@@ -90,14 +91,22 @@ def bound(name: str, memory: Memory, constant: str = "ROM_1P") -> tuple[str, ...
 
 def rows(name: str, memory: Memory) -> tuple[str, ...]:
     """What makes the elements of a row of ``name`` be read at once, for the row is one word or each element has a memory, and the binding."""
-    kind = "RESHAPE" if memory.count == 1 and memory.storage is not Storage.REGISTERS else "PARTITION"
+    kind = "RESHAPE" if memory.constant and memory.count == 1 and memory.storage is not Storage.REGISTERS else "PARTITION"
     return f"#pragma HLS ARRAY_{kind} variable={name} complete dim=2", *bound(name, memory)
 
 
-def place_tag(memory: Memory) -> str:
-    """The type of storage.h that says where a template keeps its buffer."""
-    places = {Storage.LUTRAM: "qfx::in_lutram", Storage.BRAM: "qfx::in_bram", Storage.URAM: "qfx::in_uram"}
-    return places.get(memory.storage, "qfx::by_tool")
+def words(name: str, type_: str, parallel: int, memory: Memory) -> tuple[str, ...]:
+    """The declaration of the array ``name`` in a layer's function: words of ``parallel`` numbers that come and go together, and the binding. One word
+    where the memory has none."""
+    declared = f"qfx::memory_word<{type_}, {parallel}>::type {name}[{max(memory.depth, 1)}];"
+    return declared, *(line.strip() for line in bound(name, memory))
+
+
+def lanes(name: str, type_: str, depth: int, count: int, memory: Memory) -> tuple[str, ...]:
+    """The declaration of the array ``name`` in a layer's function: ``depth`` words of ``count`` numbers, each with a memory of its own, and the
+    binding."""
+    pragma = f"#pragma HLS ARRAY_PARTITION variable={name} complete dim=2"
+    return f"{type_} {name}[{depth}][{count}];", pragma, *(line.strip() for line in bound(name, memory))
 
 
 def table(values: Table) -> Constant:
@@ -142,10 +151,11 @@ def pack_weights(name: str, weights: IntArray, type_: FixedType, *, loaded: bool
     return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
 
 
-def accumulator(epilogue: Epilogue) -> str:
-    """The raw type that comes, of one that reads an accumulator."""
+def accumulator(epilogue: Epilogue, more: int = 0) -> str:
+    """The raw type that comes, of one that reads an accumulator; of one of so many ``more`` bits."""
     (come,) = epilogue.inputs
-    return raw(come) if epilogue.counted is None else f"qfx::wrapping<{raw(come)}, {raw(epilogue.counted)} >::raw"
+    own = raw(replace(come, width=come.width + more))
+    return own if epilogue.counted is None else f"qfx::wrapping<{own}, {raw(epilogue.counted)} >::raw"
 
 
 def epilogue_struct(name: str, epilogue: Epilogue) -> str:
@@ -173,6 +183,15 @@ def epilogue_struct(name: str, epilogue: Epilogue) -> str:
         lines.append(f"    const {raw(step.out)} x{i} = qfx::{step.function}<{arguments}>({operands});")
         current = f"x{i}"
     return "\n".join([*lines, f"    return {current};", "  }", "};"])
+
+
+def counted_without(epilogue: str, cropped: tuple[int, ...]) -> str:
+    """The struct, which does nothing in simulations that count for the numbers that qfx::cropped of these arguments says are left out."""
+    first = "#pragma HLS INLINE\n"
+    test = f"    if (qfx::cropped<{', '.join(map(str, cropped))}>(pixel, channel)) return out(0);\n"
+    unused = "    static_cast<void>(pixel);\n    static_cast<void>(channel);\n"
+    named = epilogue.replace("/*pixel*/", "pixel").replace("/*channel*/", "channel")
+    return named.replace(first, f"{first}#ifdef QFX_REPORT\n{test}#else\n{unused}#endif\n", 1)
 
 
 def _arguments(step: Step) -> Iterable[str]:

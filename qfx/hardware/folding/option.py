@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from qfx.hardware.cost.resources import Resources
 from qfx.hardware.design.schedule import Folding
-from qfx.hardware.design.streams import MAX_WORD_BITS, Stream
+from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, Stream
 
 MAX_PORT_BITS = 512
 """The widest port word that is chosen; AXI DMA takes powers of two up to 1024 bits (PG021)."""
@@ -80,7 +80,7 @@ def divisors(count: int) -> list[int]:
 
 def fits_word(count: int, stream: Stream) -> bool:
     """Whether a word of the stream may hold ``count`` numbers."""
-    return count * stream.type.width <= MAX_WORD_BITS
+    return count * stream.type.width <= MAX_WORD_BITS and count <= MAX_PIECES
 
 
 def common_widths(count: int, streams: tuple[Stream, ...]) -> list[int]:

@@ -67,7 +67,11 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
         return made
     weights = Weights.of(base)
     check_weights(weights, board, LIMITS)
-    check_asked(lower(graph, asked), asked, board)  # complains if it cannot
+    built = lower(graph, asked)
+    check_asked(built, asked, board)  # complains if it cannot
+    if stretched := _phased(base) - _phased(built):
+        what = "its folding is one of the convolution of its stretched input, which is built without those zeros where it is chosen"
+        raise ProjectError(what, where=min(stretched), remedy="fix all foldings, without a frame rate, or leave this one out")
     inputs, outputs = fixed_widths(graph, request)
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
@@ -79,6 +83,11 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     if not request.fifos and not request.fifo_storage:
         return made
     return plan(graph, board, replace(made.schedule, fifos=request.fifos, fifo_storage=request.fifo_storage), clock_ns=clock_ns)
+
+
+def _phased(design: d.Design) -> set[str]:
+    """The transposed convolutions that are built without zeros."""
+    return {node for process, node in zip(design.processes, design.nodes, strict=True) if isinstance(process, d.Interleave)}
 
 
 def _output_layers(design: d.Design) -> list[str]:

@@ -9,6 +9,7 @@ from qfx.hardware.processes.matmul import MatMul as MatMul
 from qfx.hardware.processes.matvec import MatVec as MatVec
 from qfx.hardware.processes.pad import PadFrame as PadFrame
 from qfx.hardware.processes.permute import Permute as Permute
+from qfx.hardware.processes.phases import Interleave as Interleave
 from qfx.hardware.processes.pointwise import Pointwise as Pointwise
 from qfx.hardware.processes.pointwise import Regrid as Regrid
 from qfx.hardware.processes.pool import Pool as Pool
@@ -34,7 +35,7 @@ from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, Window, WholeWindow,
-    MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch,
+    MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch, Interleave,
     MatMul,
     TakeFrame, SplitPort, JoinPort,
     Embedding, Top,

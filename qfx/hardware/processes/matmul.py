@@ -15,8 +15,8 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design import dsp, storage
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
-from qfx.hardware.design.streams import Epilogue, Stream
-from qfx.hardware.emit.spelling import Unit, chains, place_tag, product, raw
+from qfx.hardware.design.streams import MAX_PIECES, Epilogue, Stream
+from qfx.hardware.emit.spelling import Unit, chains, lanes, product, raw
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import TwoToOne, Unweighted
@@ -89,9 +89,21 @@ class MatMul(TwoToOne, Unweighted):
         return (
             load,
             loops(self.shape.rows, outputs, inputs),
-            accumulated(self.acc.width),
+            accumulated(self._total.width),
             named(wrapping(outputs * inputs), "the place in the matrix"),
         )
+
+    @property
+    def _turn(self) -> FixedType:
+        """The raw type of the products of a turn together, no wider than the accumulator."""
+        a, b = (Interval.of(stream.type.with_frac_bits(0)) for stream in self.inputs)
+        total = (a * b).times(self.simd).type()
+        return total if total.width < self.acc.width else self.acc
+
+    @property
+    def _total(self) -> FixedType:
+        """What the sums of turns are added in: wider than they (matvec.h)."""
+        return replace(self.acc, width=self.acc.width + (self._turn.width >= self.acc.width and self._folds[1] > 1))
 
     # Resources.
 
@@ -135,13 +147,13 @@ class MatMul(TwoToOne, Unweighted):
     def unit(self, ports: tuple[str, str]) -> Unit:
         a, b = (stream.type for stream in self.inputs)
         numbers = (self.shape.matrices, self.shape.rows, self.shape.outputs, self.shape.inputs, self.pe, self.simd)
-        total = (Interval.of(a.with_frac_bits(0)) * Interval.of(b.with_frac_bits(0))).times(self.simd).type()
-        narrower = total if total.width < self.acc.width else self.acc
-        types = (raw(self.acc), product(self.arithmetic, b, a, self.simd), raw(narrower), place_tag(self.row), place_tag(self.matrix))
+        types = (raw(self.acc), product(self.arithmetic, b, a, self.simd), raw(self._turn), raw(self._total))
         shape = f"qfx::matmul_shape<{', '.join(map(str, (*numbers, *types)))} >"
         streams = {"a": self.inputs[0], "b": self.inputs[1], "out": self.output}
-        unit = self.call_with_epilogue(streams, f"qfx::matmul<shape, {self.name}_epilogue>(a, b, out);")
-        return replace(unit, body=(f"typedef {shape} shape;", *unit.body), pragmas=(*chains(self.arithmetic, self.simd), *unit.pragmas))
+        unit = self.call_with_epilogue(streams, f"qfx::matmul<shape, {self.name}_epilogue>(a, b, out, matrix, kept);")
+        outputs, inputs = self._folds
+        arrays = lanes("matrix", raw(b), outputs * inputs, self.pe * self.simd, self.matrix) + lanes("kept", raw(a), inputs, self.simd, self.row)
+        return replace(unit, body=(f"typedef {shape} shape;", *arrays, *unit.body), pragmas=(*chains(self.arithmetic, self.simd), *unit.pragmas))
 
     # Folding.
 
@@ -159,7 +171,9 @@ class MatMul(TwoToOne, Unweighted):
     def options(self, setting: Setting) -> list[Option]:
         pinned, (a, b) = setting.pinned, self.inputs
         pairs = [(pe, simd) for pe in divisors(self.shape.outputs) for simd in divisors(self.shape.inputs)]
-        pairs = [(pe, simd) for pe, simd in pairs if fits_word(simd, a) and fits_word(simd, b) and fits_word(pe, self.output)]
+        pairs = [
+            (pe, simd) for pe, simd in pairs if fits_word(simd, a) and fits_word(simd, b) and fits_word(pe, self.output) and pe * simd <= MAX_PIECES
+        ]
         found = []
         for pe, simd in [(pinned.pe, pinned.simd)] if pinned else pairs:
             streams = {"inputs": (a.with_parallel(simd), b.with_parallel(simd)), "output": self.output.with_parallel(pe)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import lcm
+from math import gcd, lcm
 
 import numpy as np
 
@@ -21,17 +21,15 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, pack_weights, place_tag, raw, rows
+from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
-from qfx.hardware.timing.delays import Recurrence, accumulated, adder, choice, loops, recurrence
-from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
+from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
+from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, REWIND, Turns, epilogue_latency, every, held, reduce
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
-_ROW_BITS = 32
-"""Of the counter of rows in matvec.h, which is an int."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +40,8 @@ class MatVec(OneToOne, WithEpilogue):
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
     ``beside``: a second stream, with as many numbers a word as leave at once, one word of which is read in each turn that writes; the epilogue joins
-    its numbers with the sums.
+    its numbers with the sums. ``cropped``: the arguments of qfx::cropped, which tells what of the result is left out behind it; casts that are
+    counted are not those.
     """
 
     name: str
@@ -63,6 +62,7 @@ class MatVec(OneToOne, WithEpilogue):
     loaded: bool = False
     place: str = "auto"
     beside: Stream | None = None
+    cropped: tuple[int, ...] = ()
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -109,8 +109,26 @@ class MatVec(OneToOne, WithEpilogue):
     def recurrences(self) -> tuple[Recurrence, ...]:
         outputs, inputs = self._folds(self.folding)
         counts = (self.pixels, self.groups // self.pe, inputs) if self.depthwise else (self.pixels, self.groups, outputs, inputs)
-        row = recurrence("the row of the weights", adder(_ROW_BITS), choice())
-        return (loops(*counts), accumulated(self.acc.width), row)
+        row = named(wrapping(self._rows(self.folding)), "the row of the weights")
+        return (loops(*counts), accumulated(self.acc.width + self._headroom), row)
+
+    @property
+    def _turn(self) -> FixedType:
+        """The raw type of the products of a turn together, no wider than the accumulator."""
+        total = _turn_type(self)
+        return total if total.width < self.acc.width else self.acc
+
+    @property
+    def _headroom(self) -> int:
+        """The bits by which the sums of turns are wider than the accumulator: one where a turn's sum is as wide, and others follow (matvec.h)."""
+        return int(self._turn.width >= self.acc.width and self.inputs > self.simd)
+
+    def interleaved(self, pe: int) -> int:
+        """Busy cycles of the process behind it that puts results side by side (``cropped``), with PE outputs at once; 0 where there is none."""
+        if not self.cropped:
+            return 0
+        _, channels, rows, columns, *_ = self.cropped
+        return self.pixels * (2 * rows - 1) * columns * (channels // gcd(pe, channels)) + REWIND
 
     def _vectors(self, pe: int) -> int:
         """How many times a frame the unit takes new inputs."""
@@ -257,10 +275,10 @@ class MatVec(OneToOne, WithEpilogue):
         numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
         acc = accumulator(self.epilogue)
-        total = arith.sum_type(self.possible, self.input.type, self.simd)
-        types = (reader, acc, product, raw(total) if total.width < self.acc.width else acc, place_tag(self._kept(self.folding)))
+        types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        constants = ", ".join(part.name for part in (weights, *more))
+        kept = () if self.depthwise else lanes("kept", raw(self.input.type), self.inputs // self.simd, self.simd, self._kept(self.folding))
+        constants = ", ".join([part.name for part in (weights, *more)] + ["kept"] * (not self.depthwise))
         streams = {"in": self.input, **({} if self.beside is None else {"beside": self.beside}), "out": self.output}
         function = f"{'depthwise' if self.depthwise else 'matvec'}{'' if self.beside is None else '_with'}"
         call = f"qfx::{function}<shape, {self.name}_epilogue>({', '.join((*streams, constants))});"
@@ -271,7 +289,8 @@ class MatVec(OneToOne, WithEpilogue):
             *(line for part, memory in memories for line in rows(part.name, memory)),
             *unit.pragmas,
         )
-        return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *unit.body))
+        unit = replace(unit, epilogue=counted_without(unit.epilogue, self.cropped)) if self.cropped else unit
+        return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *kept, *unit.body))
 
     # Folding.
 
@@ -311,7 +330,9 @@ class MatVec(OneToOne, WithEpilogue):
             for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
                 folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)))
                 waits = self._delay(folding) - self._delay(tree.folding) if self.loaded else 0  # of a pipeline that runs empty between frames
-                option = Option(folding, word, pe, max(tree.busy + waits, window_busy), self.cost_at(folding, on) + around, between)
+                option = Option(
+                    folding, word, pe, max(tree.busy + waits, window_busy, self.interleaved(pe)), self.cost_at(folding, on) + around, between
+                )
                 found += placed(option, self._places(folding, setting), lines)
         return found
 
@@ -348,6 +369,13 @@ def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources, dic
 def _turns(vectors: int, output_fold: int, input_fold: int) -> Turns:
     turns = every(vectors * output_fold * input_fold).reshape(vectors, output_fold, input_fold)
     return turns.size, (held(turns[:, 0, :].flatten()),), (held(turns[:, :, -1].flatten()),)
+
+
+@lru_cache(maxsize=256)
+def _turn_type(process: MatVec) -> FixedType:
+    if process.loaded:
+        return arith.sum_type(process.possible, process.input.type, process.simd)
+    return arith.turn_type(process.weights, process.input.type, process.simd)
 
 
 @lru_cache(maxsize=256)

@@ -13,17 +13,14 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream, Table
-from qfx.hardware.emit.spelling import Unit, bound, place_tag, table
+from qfx.hardware.emit.spelling import Unit, bound, raw, table
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne
-from qfx.hardware.timing.delays import Recurrence, choice, comparison, loops, recurrence
+from qfx.hardware.timing.delays import Recurrence, adder, choice, comparison, gates, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
 
 Nest = tuple[tuple[int, int], ...]
-
-_COUNTER_BITS = 32
-"""Of the counters of qfx::nest, which are int."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +44,10 @@ class Permute(OneToOne, Buffering):
 
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
-        steps = (comparison(_COUNTER_BITS), choice(), choice(), choice())
+        nests = (self.read,) if isinstance(self.write, Table) else (self.read, self.write)
+        sizes = [(size - 1).bit_length() for nest in nests for size, _ in nest]
+        # Whether the inner loops end decides what is added to the address.
+        steps = (comparison(max(*sizes, 1)), gates(), choice(), choice(), adder(self.input.words.bit_length()))
         return (loops(self.input.words), recurrence("the address of a nest of loops", *steps))
 
     @property
@@ -66,11 +66,14 @@ class Permute(OneToOne, Buffering):
         return r.total([self.control(), *(r.counter(size) + r.adder(words.bit_length()) for size, _ in loops)])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        words, read, frame = self.input.words, _nest(self.read), place_tag(self.frame)
+        size, read = self.input.words, _nest(self.read)
+        frame = (f"{raw(self.input.type)} frame[{size}];", *(line.strip() for line in bound("frame", self.frame)))
         if isinstance(self.write, Table):
-            unit = self.call(f"qfx::permute_by_table<{words}, {read}, {frame} >(in, out, {self.write.name});")
-            return replace(unit, constants=(table(self.write),), pragmas=bound(self.write.name, _places(self.write)))
-        return self.call(f"qfx::permute<{words}, {_nest(self.write)}, {read}, {frame} >(in, out);")
+            unit = self.call(f"qfx::permute_by_table<{size}, {read} >(in, out, {self.write.name}, frame);")
+            unit = replace(unit, constants=(table(self.write),), pragmas=bound(self.write.name, _places(self.write)))
+        else:
+            unit = self.call(f"qfx::permute<{size}, {_nest(self.write)}, {read} >(in, out, frame);")
+        return replace(unit, body=(*frame, *unit.body))
 
     @property
     def role(self) -> Role:

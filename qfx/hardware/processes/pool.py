@@ -13,8 +13,8 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
-from qfx.hardware.design.streams import Epilogue, Stream
-from qfx.hardware.emit.spelling import Unit, place_tag, raw
+from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, Epilogue, Stream
+from qfx.hardware.emit.spelling import Unit, raw, words
 from qfx.hardware.folding.option import Option, common_widths, fits_word, placed
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
@@ -86,13 +86,23 @@ class Pool(OneToOne, Unweighted, Widening):
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {self.taps}, {self.together}")
-        function = "pool_global" if self.whole_frame else "pool"
-        kept = f", {place_tag(self.sums)}" if self.whole_frame else ""
-        call = f"qfx::{function}<qfx::pool_{self.join}, {self.name}_epilogue, {raw(self.acc)}{kept}, {numbers}>(in, out);"
-        return self.call_with_epilogue({"in": self.input, "out": self.output}, call)
+        function = "pool" if not self.whole_frame else "pool_many" if self.sums.depth else "pool_few"
+        call = f"qfx::{function}<qfx::pool_{self.join}, {self.name}_epilogue, {raw(self.acc)}, {numbers}>(in, out{', many' * bool(self.sums.depth)});"
+        unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
+        if not self.sums.depth:
+            return unit
+        many = words("many", raw(self.acc), self.output.parallel, self.sums)
+        return replace(unit, body=(*many, f"#pragma HLS DEPENDENCE variable=many inter RAW distance={SHIFT_DEPTH} true", *unit.body))
 
     def widths(self, setting: Setting) -> list[int]:
-        return common_widths(self.channels, (*self.sources, *self.targets))
+        found = common_widths(self.channels, (*self.sources, *self.targets))
+        return [width for width in found if not self.whole_frame or self._holds(width)]
+
+    def _holds(self, width: int) -> bool:
+        """Whether the tools take the accumulators of all channels, of words of ``width`` numbers."""
+        if self.channels // width > SHIFT_DEPTH:
+            return width * self.acc.width <= MAX_WORD_BITS
+        return self.channels <= MAX_PIECES
 
     def options(self, setting: Setting) -> list[Option]:
         pinned = setting.pinned

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -10,7 +10,7 @@ from qfx.hardware.cost import pieces
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
-from qfx.hardware.emit.spelling import Unit, place_tag
+from qfx.hardware.emit.spelling import Unit, raw, words
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne, Widening
@@ -60,7 +60,8 @@ class Repeat(OneToOne, Buffering, Widening):
     def unit(self, ports: tuple[str, str]) -> Unit:
         height, width, channels = self.size
         size = f"{height}, {width}, {channels // self.output.parallel}"
-        return self.call(f"qfx::repeat<{size}, {self.factors[0]}, {self.factors[1]}, {place_tag(self.row)}>(in, out);")
+        unit = self.call(f"qfx::repeat<{size}, {self.factors[0]}, {self.factors[1]}>(in, out, kept);")
+        return replace(unit, body=(*words("kept", raw(self.output.type), self.output.parallel, self.row), *unit.body))
 
     def widths(self, setting: Setting) -> list[int]:
         return common_widths(self.lanes or self.size[2], (*self.sources, *self.targets))

@@ -17,9 +17,6 @@ from qfx.hardware.processes.traits import OneToOne, Passing, Widening
 from qfx.hardware.timing.delays import Recurrence, choice, comparison, gates, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
 
-_CURSOR_BITS = 32
-"""Of qfx::span_cursor, which is an int."""
-
 
 @dataclass(frozen=True, slots=True)
 class SliceFrame(OneToOne, Passing, Widening):
@@ -41,7 +38,7 @@ class SliceFrame(OneToOne, Passing, Widening):
 
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
-        cursor = recurrence("the next index of a slice", comparison(_CURSOR_BITS), gates(), gates(), choice(), choice())
+        cursor = recurrence("the next index of a slice", comparison(max(self.size).bit_length()), gates(), gates(), choice(), choice())
         return (loops(*self.size[:2], self.size[2] // self.output.parallel), cursor)
 
     def logic(self, on: Device) -> Resources:

@@ -13,7 +13,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import IntArray, Stream, Table
-from qfx.hardware.emit.spelling import Unit, bound, place_tag, table
+from qfx.hardware.emit.spelling import Unit, bound, raw, table, words
 from qfx.hardware.folding.option import common_widths
 from qfx.hardware.processes.process import Setting
 from qfx.hardware.processes.traits import Buffering, OneToOne, Widening
@@ -105,10 +105,11 @@ class TakeFrame(OneToOne, Buffering, Widening):
         )
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        entries, outer, words, kept = self.table, self.size[0], self._words, self.slices
-        numbers = f"{outer}, {len(entries.values)}, {words}, {max(kept.depth, 1)}, {self.address_bits}"
-        unit = self.call(f"qfx::take<{numbers}, {place_tag(kept)}>(in, out, {entries.name});")
-        return replace(unit, constants=(table(entries),), pragmas=bound(entries.name, _rom(entries)))
+        entries, kept = self.table, self.slices
+        numbers = f"{self.size[0]}, {len(entries.values)}, {self._words}, {max(kept.depth, 1)}, {self.address_bits}"
+        unit = self.call(f"qfx::take<{numbers}>(in, out, {entries.name}, kept);")
+        arrays = words("kept", raw(self.input.type), self.output.parallel, kept)
+        return replace(unit, constants=(table(entries),), pragmas=bound(entries.name, _rom(entries)), body=(*arrays, *unit.body))
 
     def widths(self, setting: Setting) -> list[int]:
         return common_widths(self.lanes, (*self.sources, *self.targets))

@@ -11,7 +11,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, bound, literal, place_tag, plain, raw
+from qfx.hardware.emit.spelling import Unit, literal, plain, raw, words
 from qfx.hardware.processes.process import Front
 from qfx.hardware.processes.traits import Between, Buffering, OneToOne
 from qfx.hardware.timing.delays import Recurrence, adder, choice, comparison, gates, loops, named, recurrence, wrapping
@@ -82,12 +82,16 @@ class Window(OneToOne, Buffering, Between, Front):
         return r.total([shake, *counters, bits, comparisons, r.multiplexer(2, width), Resources(ff=2 * width), *second])
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        shape = f"qfx::window_shape<{', '.join(map(str, (*self.shape, self.cycles)))}, {place_tag(self.line)}>"
-        padding = f"{raw(self.input.type)}({literal(self.padding)})"
+        type_ = raw(self.input.type)
+        shape = f"qfx::window_shape<{', '.join(map(str, (*self.shape, self.cycles)))}>"
+        padding = f"{type_}({literal(self.padding)})"
+        line = words("line", type_, self.input.parallel, self.line)
+        body = (*line, "#pragma HLS DEPENDENCE variable=line intra false")
         if self.tap is None:
-            return self.call(f"qfx::window<{shape} >(in, out, {padding});")
-        call = f"qfx::window_tap<{shape}, {self.at[0]}, {self.at[1]}>(in, out, tap, {padding});"
-        return plain(self.name, {"in": self.input, "out": self.output, "tap": self.tap}, call)
+            call = f"qfx::window<{shape} >(in, out, {padding}, line);"
+            return replace(self.call(call), body=(*body, call))
+        call = f"qfx::window_tap<{shape}, {self.at[0]}, {self.at[1]}>(in, out, tap, {padding}, line);"
+        return replace(plain(self.name, {"in": self.input, "out": self.output, "tap": self.tap}, call), body=(*body, call))
 
     @property
     def front(self) -> Window:
@@ -232,17 +236,14 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         shape = f"qfx::whole_shape<{', '.join(map(str, (*self.shape, self.cycles)))}>"
         body = [
             f"typedef {shape} shape;",
-            f"{type_} line[{rows or 1}][{max(kh - 1, 1) * parallel}];",
-            "#pragma HLS ARRAY_RESHAPE variable=line complete dim=2",
-            *(line.strip() for line in bound("line", self.line)),
+            *words("line", type_, max(kh - 1, 1) * parallel, self.line),
             *(["#pragma HLS DEPENDENCE variable=line inter false"] if rows else []),
-            f"{type_} past[{columns or 1}][{(kh * (kw - 1) or 1) * parallel}];",
         ]
         if self.past.depth:
-            body += ["#pragma HLS ARRAY_RESHAPE variable=past complete dim=2", *(line.strip() for line in bound("past", self.past))]
-            body += ["#pragma HLS DEPENDENCE variable=past inter false"]
+            body += [*words("past", type_, kh * (kw - 1) * parallel, self.past), "#pragma HLS DEPENDENCE variable=past inter false"]
         else:
-            body += ["#pragma HLS ARRAY_PARTITION variable=past complete dim=1", "#pragma HLS ARRAY_RESHAPE variable=past complete dim=2"]
+            body += [f"qfx::memory_word<{type_}, {(kh * (kw - 1) or 1) * parallel}>::type past[{columns or 1}];"]
+            body += ["#pragma HLS ARRAY_PARTITION variable=past complete dim=1"]
         padding = f"{type_}({literal(self.padding)})"
         if self.tap is None:
             call = f"qfx::whole_window<shape>(in, out, {padding}, line, past);"

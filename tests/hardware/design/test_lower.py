@@ -13,14 +13,16 @@ from test_several_ports import crossed
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root
+from qfx.hardware.cost.resources import ULTRASCALE
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import loop_nest
 from qfx.hardware.design.epilogue import Frame
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.processes.process import Setting
 from qfx.ir.graph import Node
-from qfx.operators import Cast, Conv, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, Transpose, Upsample
+from qfx.operators import Cast, Conv, Linear, Mul, Pad, Pads, Relu, Slice, Stretch, SumPool, Transpose, Upsample
 
 ONE = Schedule()
 
@@ -111,6 +113,9 @@ def test_the_directed_graphs_use_the_whole_library() -> None:
     assert {"matvec", "window", "fork"} <= processes
     rng = np.random.default_rng(4)
     designs = [*(lower(make(), random_schedule(make(), rng)) for make in DIRECTED), lower(crossed(), Schedule.of({}, merged=True))]
+    designs.append(lower(chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0)))), Schedule()))  # of more words than registers
+    (phases,) = (make() for make in DIRECTED if make().name == "phases")
+    designs.append(lower(phases, Schedule()))
     text = "".join(emit_sources(design, "t")["src/layers.h"] for design in designs)
     assert {name for name in processes if f"qfx::{name}<" not in text} == set()
 
@@ -206,6 +211,19 @@ def test_words_wider_than_the_tools_take_are_refused() -> None:
         lower(graph, Schedule.of({"relu0": Folding(512)}))
     with pytest.raises(ProjectError, match=r"^x: a word of 512 numbers of 16 bits has 8192 bits"):  # in its slots
         lower(graph, Schedule(input_parallel=512))
+
+
+def test_arrays_of_more_pieces_than_the_tools_take_are_refused() -> None:
+    """A pool of 2,048 channels has registers for each of up to 16 words of a pixel, a memory for more."""
+    pool = chain("pool", (2048, 2, 2), SumPool((2, 2), (1, 1), ((0, 0), (0, 0))))
+    assert any(isinstance(process, d.Pool) for process in lower(pool, Schedule.of({"sumpool0": Folding(64)})).processes)
+    with pytest.raises(ProjectError, match="an array of 2048 pieces"):
+        lower(pool, Schedule.of({"sumpool0": Folding(128)}))
+    found = next(process for process in lower(pool, Schedule()).processes if isinstance(process, d.Pool))
+    assert max(found.widths(Setting(ULTRASCALE, None, None, (lower(pool, Schedule()).input, lower(pool, Schedule()).output)))) == 64
+    bits = chain("bits", (2048, 1, 1), Relu(), cast="ap_ufixed<1,1,AP_RND,AP_SAT>")
+    with pytest.raises(ProjectError, match="a word of 2048 numbers"):
+        lower(bits, Schedule.of({"relu0": Folding(2048)}))
 
 
 def test_tables_are_as_small_as_they_can_be() -> None:

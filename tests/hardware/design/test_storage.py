@@ -100,17 +100,16 @@ def counted(files: Files) -> tuple[int, int]:
         declared = re.findall(rf"qfx::rom<(\d+)>::type(?:>::type)? {name}_weights\[(\d+)\]\[(\d+)\]", files[f"src/weights/{name}.h"])
         bits, rows, elements = map(int, declared[0])
         count(where, rows, *((bits * elements, 1) if kind == "RESHAPE" else (bits, elements)))
-    for body in re.findall(r"^inline void \w+\(.*\n(?:.*\n)*?}", layers, re.MULTILINE):
-        word = re.search(r"int<(\d+)>, (\d+)> >& in,", body)
-        width, parallel = map(int, word.groups()) if word else (0, 0)  # a port has other words, and keeps none
-        window = re.search(r"window_shape<([-\d, ]+), qfx::in_(\w+)>", body)
-        if window:
-            chunks, _, _, columns, _, _, rows, *_, down, _, _ = map(int, window[1].split(","))
-            count(window[2], ((rows - 1) * down + 1) * columns * chunks, width * parallel)
-        matvec = re.search(r"matvec_shape<\d+, \d+, \d+, (\d+), \d+, (\d+), .*qfx::in_(\w+) >", body)
-        if matvec:
-            inputs, simd = int(matvec[1]), int(matvec[2])
-            count(matvec[3], inputs // simd, width, simd)
+    lines = re.findall(r"qfx::memory_word<qfx::[su]int<(\d+)>, (\d+)>::type (\w+)\[(\d+)\];\n  QFX_BIND\((\w+), RAM_S2P, (\w+)\)", layers)
+    pragma = r"#pragma HLS ARRAY_PARTITION variable=(\w+) complete dim=2"
+    kept = re.findall(rf"qfx::[su]int<(\d+)> (\w+)\[(\d+)\]\[(\d+)\];\n{pragma}\n  QFX_BIND\((\w+), RAM_S2P, (\w+)\)", layers)
+    assert len(lines) + len(kept) == len(re.findall(r"QFX_BIND\((?:line|past|kept), RAM_S2P, ", layers))
+    for width, parallel, name, depth, bound, where in lines:
+        assert name == bound
+        count(where, int(depth), int(width) * int(parallel))
+    for width, name, depth, lanes, split, bound, where in kept:
+        assert name == split == bound
+        count(where, int(depth), int(width), int(lanes))
     return blocks["BRAM"], blocks["URAM"]
 
 
@@ -122,13 +121,13 @@ def estimated(design: d.Design) -> tuple[int, int]:
 def test_the_estimate_counts_the_block_ram_that_the_code_asks_for() -> None:
     files = emit_sources(network(), "net")
     text = "".join(files.values())
-    for expected in ("FIFO, SRL", "FIFO, BRAM", "ROM_1P, LUTRAM", "ROM_1P, BRAM", "qfx::in_lutram", "qfx::in_bram"):
+    for expected in ("FIFO, SRL", "FIFO, BRAM", "ROM_1P, LUTRAM", "ROM_1P, BRAM", "RAM_S2P, LUTRAM", "RAM_S2P, BRAM"):
         assert expected in text, expected
     assert counted(files) == estimated(network())
     # A binding that is not what was estimated is noticed, whichever it is.
     for path in ("src/net.cpp", "src/layers.h"):
-        for match in re.finditer(r"\bBRAM\)|in_bram\b|FIFO, SRL|ROM_1P, LUTRAM|in_lutram", files[path]):
-            other = {"BRAM)": "LUTRAM)", "in_bram": "in_lutram", "FIFO, SRL": "FIFO, BRAM", "ROM_1P, LUTRAM": "ROM_1P, BRAM", "in_lutram": "in_bram"}
+        for match in re.finditer(r"\bBRAM\)|FIFO, SRL|ROM_1P, LUTRAM|RAM_S2P, LUTRAM", files[path]):
+            other = {"BRAM)": "LUTRAM)", "FIFO, SRL": "FIFO, BRAM", "ROM_1P, LUTRAM": "ROM_1P, BRAM", "RAM_S2P, LUTRAM": "RAM_S2P, BRAM"}
             broken = files[path][: match.start()] + other[match[0]] + files[path][match.end() :]
             assert counted({**files, path: broken}) != estimated(network()), match
 
@@ -152,8 +151,12 @@ def test_memories_that_are_asked_for_are_bound_and_counted() -> None:
         assert found[design.streams[3].name] == ("FIFO", "BRAM")
         assert (found["conv0_matvec_weights"], found["conv2_matvec_weights"]) == (("ROM_1P", "BRAM"), ("ROM_1P", "LUTRAM"))
         assert (found["conv4_matvec_weights"], found["conv4_matvec_rest"]) == (("ROM_1P", "BRAM"), ("ROM_1P", "LUTRAM"))
-    assert "qfx::in_uram" in files["src/layers.h"]
-    for right, wrong in (("FIFO, URAM", "FIFO, BRAM"), ("in_uram", "in_bram"), ("ARRAY_RESHAPE variable=conv0", "ARRAY_PARTITION variable=conv0")):
+    assert "QFX_BIND(line, RAM_S2P, URAM)" in bodies(files)["conv0_window"]
+    for right, wrong in (
+        ("FIFO, URAM", "FIFO, BRAM"),
+        ("RAM_S2P, URAM", "RAM_S2P, BRAM"),
+        ("ARRAY_RESHAPE variable=conv0", "ARRAY_PARTITION variable=conv0"),
+    ):
         path = next(path for path in ("src/net.cpp", "src/layers.h") if right in files[path])
         assert counted({**files, path: files[path].replace(right, wrong, 1)}) != estimated(design)
 
@@ -203,7 +206,7 @@ def test_both_tools_are_told_the_same() -> None:
     assert vivado == vitis
     assert {stream.name for stream in network().streams} <= set(vitis)
     assert vitis[network().streams[2].name] == ("FIFO", "BRAM")
-    assert vitis["memory"][0] == "RAM_S2P"  # of the templates: in_lutram and in_bram
+    assert vitis["line"][0] == "RAM_S2P"
     assert set(vitis.values()) >= {("FIFO", "SRL"), ("ROM_1P", "BRAM"), ("ROM_1P", "LUTRAM"), ("ROM_NP", "LUTRAM")}
 
 
@@ -230,7 +233,7 @@ def disagreeing(design: d.Design, files: Files) -> list[str]:
     found = [
         process.name
         for process in design.processes
-        for field, named in (("bram18", r"\bBRAM\)|in_bram\b"), ("uram", r"\bURAM\)|in_uram\b"))
+        for field, named in (("bram18", r"\bBRAM\)"), ("uram", r"\bURAM\)"))
         if (getattr(process.cost(r.ULTRASCALE), field) > 0) != (re.search(named, bodies(files)[process.name]) is not None)
     ]
     for stream in design.streams:
@@ -253,13 +256,15 @@ def test_every_buffer_is_where_the_estimate_has_it() -> None:
         design = lower(graph, random_schedule(graph, np.random.default_rng(index)) if index < len(DIRECTED) else Schedule())
         files = emit_sources(design, "net")
         assert disagreeing(design, files) == [], graph.name
-        said |= set(re.findall(r"(\w+_shape|permute|pool_global|repeat)<.*qfx::(in_\w+|by_tool)", files["src/layers.h"]))
-    assert said >= {("permute", "in_bram"), ("permute", "in_lutram"), ("window_shape", "in_lutram"), ("matvec_shape", "in_lutram")}
-    assert said >= {("pool_global", "in_bram"), ("pool_global", "by_tool"), ("repeat", "in_bram"), ("repeat", "in_lutram")}
+        for body in bodies(files).values():
+            places = re.findall(r"RAM_S2P, (\w+)\)", body) or [""]
+            said |= {(name, where) for name in re.findall(r"qfx::(\w+)<.*\(in, out", body) for where in places}
+    assert said >= {("permute", "BRAM"), ("permute", "LUTRAM"), ("window", "LUTRAM"), ("matvec", "LUTRAM")}
+    assert said >= {("pool_many", "BRAM"), ("pool_few", ""), ("repeat", "BRAM"), ("repeat", "LUTRAM")}
     # A buffer that moved alone is noticed.
     design = lower(BUFFERS[0], Schedule())
     files = emit_sources(design, "net")
-    broken = {**files, "src/layers.h": files["src/layers.h"].replace("qfx::in_bram", "qfx::in_lutram", 1)}
+    broken = {**files, "src/layers.h": files["src/layers.h"].replace("RAM_S2P, BRAM", "RAM_S2P, LUTRAM", 1)}
     assert len(disagreeing(design, broken)) == 1
 
 

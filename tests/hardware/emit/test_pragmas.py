@@ -226,6 +226,37 @@ def test_places() -> None:
     assert "no variable x in scope" in complaints(inner)[0]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#pragma HLS ARRAY_PARTITION variable=mine complete dim=1",
+        "#pragma HLS BIND_STORAGE variable=mine type=ram_s2p impl=lutram",
+        "#pragma HLS DEPENDENCE variable=own,mine inter false",
+    ],
+)
+def test_pragmas_on_parameters_of_what_is_inlined(line: str) -> None:
+    text = "void f(int (&mine)[4], int n) {{\n{}int own[4];\n{}\nmine[n] = own[n]; }}\n".format
+    assert complaints(text("", line)) == complaints(text("#pragma HLS INLINE off\n", line)) == []
+    (what,) = complaints(text("#pragma HLS INLINE\n", line))
+    assert "mine is a parameter of a function that is inlined" in what
+    assert complaints(text("#pragma HLS INLINE\n", line.replace("own,mine", "own").replace("mine", "own"))) == []
+
+
+def test_words_that_are_written_are_no_arrays_of_numbers() -> None:
+    assert "plane is written" in in_function("#pragma HLS ARRAY_RESHAPE variable=plane complete dim=2")[0]
+    assert in_function("#pragma HLS ARRAY_RESHAPE variable=table complete dim=2") == []  # constants
+
+
+@pytest.mark.parametrize(("kind", "option"), [("ARRAY_PARTITION", "complete dim=2"), ("DEPENDENCE", "inter false")])
+def test_a_pragma_that_moves_from_a_layer_into_a_template_is_found(kind: str, option: str) -> None:
+    path = "include/qfx/matvec.h"
+    first = "  typename S::total acc[S::PE];\n"
+    broken = LIBRARY[path].replace(first, f"{first}#pragma HLS {kind} variable=kept {option}\n", 1)
+    for tool in Tool:
+        (finding,) = check({**LIBRARY, path: broken}, tool)
+        assert "kept is a parameter of a function that is inlined" in finding.what
+
+
 def test_interfaces() -> None:
     good = "\n".join(
         (

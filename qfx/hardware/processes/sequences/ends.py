@@ -163,10 +163,10 @@ class Keep(_Last):
             (f"{words_of(self.input)}& in", array(kept)),
             (self.input.name, self.state),
             (),
-            (f"qfx::keep<{self.input.words}>(in, kept);",),
+            (f"qfx::keep<{self.input.words}, {raw(self.type)}>(in, kept);",),
         )
 
 
-def array(words: Stream, name: str = "kept", by: str = "&") -> str:
-    """The declaration of an array for a frame of the stream: of a reference to one, unless ``by`` is empty."""
-    return f"{raw(words.type)} {f'({by}{name})' if by else name}[{words.words}][{words.parallel}]"
+def array(frame: Stream, name: str = "kept") -> str:
+    """The declaration of a reference to an array for a frame of the stream."""
+    return f"qfx::memory_word<{raw(frame.type)}, {frame.parallel}>::type (&{name})[{frame.words}]"

@@ -13,9 +13,9 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
-from qfx.hardware.design.storage import Memory, Storage
+from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import IntArray, Stream
-from qfx.hardware.emit.spelling import Unit, queue, words_of
+from qfx.hardware.emit.spelling import Unit, queue, raw, words, words_of
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors
 from qfx.hardware.processes.process import Process, Setting, Stored
 from qfx.hardware.processes.sequences.ends import array
@@ -130,7 +130,7 @@ class Loop(OneToOne):
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         states = self.step.states
-        calls = [f"qfx::forget<{state.words}>(now{i});" for i, state in enumerate(states)]
+        calls = [f"qfx::forget<{state.words}, {raw(state.type)}, {state.parallel}>(now{i});" for i, state in enumerate(states)]
         moves = [f"  qfx::advance<{state.words}>(next{i}, now{i});" for i, state in enumerate(states)]
         arrays = [line for i, state in enumerate(states) for name in (f"now{i}", f"next{i}") for line in _declared(state, name)]
         arguments = ", ".join(["in", "out", *(f"now{i}, next{i}" for i in range(len(states)))])
@@ -188,9 +188,7 @@ def _memory(state: Stream) -> Memory:
 
 def _declared(state: Stream, name: str) -> list[str]:
     """The array of a state, a word of it an element."""
-    lines = [f"{array(state, name, '')};", f"#pragma HLS ARRAY_RESHAPE variable={name} complete dim=2"]
-    where = _memory(state).storage
-    return lines if where is Storage.REGISTERS else [*lines, f"QFX_BIND({name}, RAM_S2P, {where.value})"]
+    return [*words(name, raw(state.type), state.parallel, _memory(state))]
 
 
 def _stream(stream: Stream) -> list[str]:

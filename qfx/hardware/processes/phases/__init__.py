@@ -1,0 +1,3 @@
+"""What puts the phases of a transposed convolution in their places."""
+
+from qfx.hardware.processes.phases.interleave import Interleave as Interleave
