@@ -159,8 +159,8 @@ class Operator:
         """What may be worked on in parallel as the node stands in ``graph``: PE divides the first number, SIMD the second."""
 
     spreads: ClassVar[bool] = False
-    """Whether it puts zeros between numbers, which a convolution that reads it may do without: that gives its numbers in an order of its own, and takes
-    none beside them."""
+    """Whether it puts zeros between numbers, which a convolution that reads it may do without: that gives its numbers in an order of its own, and
+    takes none beside them."""
 
     takes_beside: ClassVar[bool] = False
     """Whether its process can take the numbers of a second stream, so that what joins its value with another one number by number may be part of its

@@ -72,6 +72,10 @@ class Builder:
         self.processes.append(process)
         self.nodes.append(self.node)
 
+    def _there(self, name: str) -> bool:
+        """Whether a value, or what a convolution reads in its place, waits to be read."""
+        return name in self._waiting or (name in self.stretched and self.stretched[name].source in self._waiting)
+
     def build(self, nodes: Sequence[Node]) -> None:
         """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
         left = [node for node in nodes if self.live(node.name)]
@@ -85,7 +89,7 @@ class Builder:
                 chain = self._chains.get(node.name, ALONE)
                 own = {node.name, *(member.name for member in chain.nodes)}
                 late = any(tap.reader in own and (tap.value, tap.reader) not in self._tapped for tap in self._taps)
-                if late or not all(name in self._waiting for name in (*node.inputs, *chain.beside)):
+                if late or not all(self._there(name) for name in (*node.inputs, *chain.beside)):
                     later.append(node)  # what is beside its value, or a window that it takes a tap of, comes from a node further on
                     continue
                 self.node = node.name

@@ -13,9 +13,9 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root, simulation_headers
 from qfx.hardware.board import board
-from qfx.hardware.emit import reserved
 from qfx.hardware.design.names import checked_top, top_name
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.emit import reserved
 from qfx.hardware.emit.emit import emit
 from qfx.hardware.project.project import prepare
 from qfx.ir.graph import Graph, Node
