@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         RecipeError,
         UnsupportedError,
     )
+    from qfx.exchange.brevitas import from_brevitas
+    from qfx.exchange.conversion import conversion
     from qfx.export.export import export_onnx, to_graph
     from qfx.fixed.kernel import cast
     from qfx.fixed.type import FixedType, OMode, QMode
@@ -56,6 +58,8 @@ _HOMES = {
         "RecipeError",
         "UnsupportedError",
     ),
+    "qfx.exchange.brevitas": ("from_brevitas",),
+    "qfx.exchange.conversion": ("conversion",),
     "qfx.export.export": ("export_onnx", "to_graph"),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
@@ -104,11 +108,13 @@ __all__ = [
     "calibrate",
     "cast",
     "check",
+    "conversion",
     "cost",
     "export_onnx",
     "fix_ranges",
     "float_state",
     "freeze",
+    "from_brevitas",
     "ladder",
     "load_graph",
     "lookup",

@@ -1,0 +1,184 @@
+"""What is known of each number of an imported network: that the source's float arithmetic gives it exactly, or why not; and the proof, number by
+number, that a cast behind float arithmetic gives what the source's does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.capture.traced import Traced
+from qfx.fixed.arith import Bounds, Channels, Interval
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import QAdd, QAvgPool, QBatchNorm, QConcat, QDropout, QLeakyReLU, QMaxPool, QMul, QReLU, QReLU6, QSub, Weighted
+from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScaleBy
+from qfx.nn.layers.elementwise.expand import QExpand
+from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.qtensor import QTensor
+
+FLOAT32_BITS = 24
+"""The integers that float32 holds: up to 2**24."""
+
+MOST = 1 << 26
+"""So many numbers are tried at most in one proof, of all channels together."""
+
+_AT_ONCE = 1 << 20
+
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout)
+"""Layers that make one number of one number, by constants of its channel at most."""
+
+_SUMS = (QAdd, QSub, QMul, QAvgPool, QExpand, QConcat, *PER_NUMBER[1:])
+"""Layers that float32 computes exactly where it holds the result, and their constants are exact."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of a value. ``why`` not: empty if the source has exactly this number. ``where`` that began. ``reach``: tighter bounds than its interval.
+
+    ``start``: the exact value from which ``nodes`` of the source (and ``layers`` here) lead to it, number by number; None where others mix in."""
+
+    why: str = ""
+    where: str = ""
+    start: fx.Node | None = None
+    nodes: tuple[fx.Node, ...] = ()
+    layers: tuple[FixedLayer, ...] = ()
+    reach: Bounds | None = None
+
+    def through(self, layer: FixedLayer, node: fx.Node) -> Known:
+        """The same, a layer further."""
+        if isinstance(layer, QMaxPool):  # a monotone cast of the greatest is the greatest of the casts: what holds for each number holds behind it
+            return self
+        nodes = self.nodes if self.nodes[-1:] == (node,) else (*self.nodes, node)
+        return replace(self, nodes=nodes, layers=(*self.layers, layer))
+
+
+def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[fx.Node, Known, QTensor]], result: QTensor, given: bool) -> Known:
+    """What is known of what a layer gives. ``node``: its operation in the source. ``sources``: what it reads: the value's node here, what is known of
+    it, and the value. ``given``: whether its weights and bias have the types of the source."""
+    inexact = next((known for _, known, _ in sources if known.why), None)
+    one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool))
+    if inexact is not None:
+        if one and inexact.start is not None:
+            return inexact.through(layer, node)
+        return Known(inexact.why, inexact.where)
+    if layer.traits.moves_only or isinstance(layer, QMaxPool):
+        return Known()
+    if isinstance(layer, Weighted):
+        return _of_weights(layer, path, sources[0][2].interval, given)
+    why = _why_inexact(layer, result)
+    if not why:
+        return Known()
+    start = sources[0][0] if one else None
+    return Known(why, path, start, *((node,), (layer,)) if one else ((), ()))
+
+
+def _why_inexact(layer: FixedLayer, result: QTensor) -> str:
+    if isinstance(layer, QBatchNorm):
+        return "is a BatchNorm, whose constants the source leaves in float"
+    for part in layer.modules():
+        if isinstance(part, HeldConstant) and not torch.equal(part().value.double(), part.real()):
+            return "has a constant without a quantizer"
+    if isinstance(layer, QAvgPool) and float(layer.reciprocal().value) * layer.divisor != 1.0:
+        return f"divides by {layer.divisor}, which is no power of two"
+    if not isinstance(layer, _SUMS):
+        return f"is a {type(layer).__name__.removeprefix('Q')}, which the source computes in float"
+    return "" if result.interval.fits_float32() else _too_wide(result.interval.magnitude_bits)
+
+
+def _too_wide(bits: int) -> str:
+    return f"gives numbers of {bits} bits, more than the {FLOAT32_BITS} that the source's float32 holds, and has no quantizer of its own there"
+
+
+def _of_weights(layer: Weighted, path: str, x: Bounds, given: bool) -> Known:
+    with torch.no_grad():
+        weight, bias = layer.constants()
+        kept, own = layer.cast_weight(), layer.bias
+        if not given and not torch.equal(weight.value.double(), kept.double()):
+            return Known("has weights without a quantizer", path)
+        if bias is not None and own is not None and not given and not torch.equal(bias.value.double(), own.double()):
+            return Known("has a bias without a quantizer", path)
+        bounds, most = reached(weight, bias, x)
+    if most > 2**FLOAT32_BITS:
+        return Known(_too_wide((most - 1).bit_length()), path)
+    return Known(reach=bounds)
+
+
+def reached(weight: QTensor, bias: QTensor | None, x: Bounds) -> tuple[Channels, int]:
+    """What each output of a sum of products with these very weights can be, and the greatest partial sum of any, on the grid of the finest number
+    that goes into it."""
+    hull = x.hull.with_zero()  # padding
+    rows = weight.value.detach().double().flatten(1)
+    channels, most = [], 0
+    for place, own in enumerate(weight.interval.spread(len(rows))):
+        grid = own.frac_bits + hull.frac_bits
+        numbers = rows[place] * 2.0**own.frac_bits
+        up, down = int(numbers.clamp(min=0).sum()), int(numbers.clamp(max=0).sum())
+        low, high, size = up * hull.lo + down * hull.hi, up * hull.hi + down * hull.lo, (up - down) * max(-hull.lo, hull.hi)
+        if bias is not None:
+            of_bias = bias.interval.spread(len(rows))[place].frac_bits
+            raw = int(bias.value.detach().double().flatten()[place] * 2.0**of_bias)
+            while raw and raw % 2 == 0 and of_bias > grid:
+                raw, of_bias = raw // 2, of_bias - 1
+            fine = max(grid, of_bias) if raw else grid
+            shift, moved = fine - grid, raw << (fine - of_bias) if raw else 0
+            low, high, size, grid = (low << shift) + moved, (high << shift) + moved, (size << shift) + abs(moved), fine
+        channels.append(Interval(low, high, grid))
+        most = max(most, size)
+    return Channels(tuple(channels)), most
+
+
+def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, ...]) -> str:
+    """Why the cast at the end of ``known.nodes`` is not shown to give what the source's gives: empty if it is, for every number within ``bounds``
+    in every channel. ``shape``: of the value from which the nodes start, the batch left out."""
+    channels = shape[0]
+    spread = bounds.spread(channels)
+    longest = max(interval.hi - interval.lo + 1 for interval in spread)
+    same = len(set(spread)) == 1
+    if longest * channels > MOST:
+        return f"it would take {longest * channels} numbers to show that the cast behind it gives the same"
+    lows = torch.tensor([interval.lo for interval in spread], dtype=torch.float64)
+    highs = torch.tensor([interval.hi for interval in spread], dtype=torch.float64)
+    steps = torch.tensor([2.0**-interval.frac_bits for interval in spread], dtype=torch.float64)
+    rows = max(_AT_ONCE // channels, 1)
+    trailing = (1,) * (len(shape) - 1)
+    interval: Bounds = spread[0] if same else Channels(spread)
+    for first in range(0, longest, rows):
+        count = torch.arange(first, min(first + rows, longest), dtype=torch.float64)
+        numbers = torch.minimum(lows + count[:, None], highs) * steps
+        x = numbers.float().reshape(len(count), channels, *trailing)
+        with torch.no_grad():
+            theirs = _in_float(traced, known.nodes, x)
+            value = QTensor(x, interval)
+            for layer in known.layers:
+                value = layer(value)
+            ours = value.tensor()
+        if theirs.shape != ours.shape:
+            return "its constants are not one number, or one for each channel"
+        wrong = (theirs.double() != ours.double()).nonzero()
+        if len(wrong):
+            at = tuple(int(place) for place in wrong[0])
+            return f"for {float(x[at]):g} in channel {at[1]} the source gives {float(theirs[at]):g}, exact arithmetic {float(ours[at]):g}"
+    return ""
+
+
+def _in_float(traced: Traced, nodes: Sequence[fx.Node], x: Tensor) -> Tensor:
+    """What operations of the source make of ``x``, as it computes them."""
+    for node in nodes:
+        value = x
+
+        def argument(source: fx.Node, value: Tensor = value) -> Any:
+            if source in traced.fixed:
+                return traced.fixed[source]
+            return traced.constants.get(source, value)
+
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), argument)
+        if node.op == "call_module":
+            x = traced.module.get_submodule(str(node.target))(*args, **kwargs)
+        elif node.op == "call_method":
+            x = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            x = node.target(*args, **kwargs)  # type: ignore[operator]
+    return x

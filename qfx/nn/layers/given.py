@@ -1,0 +1,113 @@
+"""Fake-quantizations of other tools, which say themselves what their types are: ``qfx.exchange`` puts them where the source has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from qfx.errors import UnsupportedError
+from qfx.exchange.grid import Grid
+from qfx.fixed.type import OMode, QMode
+from qfx.nn.call import Call, Family, Layers, Part
+from qfx.nn.fixed_layer import Traits
+from qfx.nn.layers.elementwise.constant import QAddConstant
+from qfx.nn.layers.elementwise.held import Held
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer
+
+_ROUNDED: dict[QMode, Callable[[Tensor], Tensor]] = {
+    QMode.RND_CONV: torch.round,
+    QMode.TRN: torch.floor,
+    QMode.TRN_ZERO: torch.trunc,
+    QMode.RND_INF: lambda x: torch.sign(x) * torch.floor(torch.abs(x) + 0.5),
+    QMode.RND_ZERO: lambda x: torch.sign(x) * torch.ceil(torch.abs(x) - 0.5),
+}
+"""As other tools compute them, in float."""
+
+
+class FakeQuant(nn.Module):
+    """What another tool makes of numbers, in float: rounded to a grid and limited, or their sign. ``label``: what recipes call the quantizer that it
+    becomes. It stands in networks that ``qfx.exchange`` makes."""
+
+    one_piece = True
+    """For capture, which does not look inside."""
+
+    def __init__(self, grid: Grid, label: str) -> None:
+        super().__init__()
+        self.grid, self.label = grid, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.grid
+        step = torch.exp2(-points_of(grid, x).to(x.dtype))
+        if grid.bipolar:
+            return torch.where(x >= 0, step, -step)
+        low = 0 if not grid.signed else 1 - 2 ** (grid.width - 1) if grid.o is OMode.SAT_SYM else -(2 ** (grid.width - 1))
+        high = 2 ** (grid.width - grid.signed) - 1
+        return _ROUNDED[grid.q](x / step).clamp(low, high) * step
+
+    def extra_repr(self) -> str:
+        return str(self.grid)
+
+
+def points_of(grid: Grid, x: Tensor) -> Tensor:
+    """The binary points of a grid, of the tensor () or in a shape that goes with it. Raises UnsupportedError where there are not as many as it has
+    channels."""
+    if grid.axis is None:
+        return torch.tensor(float(grid.frac_bits[0]), device=x.device)
+    if grid.axis >= x.dim() or x.shape[grid.axis] != len(grid.frac_bits):
+        what = f"{len(grid.frac_bits)} scales along axis {grid.axis} of a tensor of shape {tuple(x.shape)}"
+        raise UnsupportedError(what, remedy="give one scale for each channel")
+    shape = [1] * x.dim()
+    shape[grid.axis] = -1
+    return torch.tensor(grid.frac_bits, dtype=torch.float32, device=x.device).reshape(shape)
+
+
+class GivenQuantizer(Quantizer):
+    """A Cast of a type that is given: of a model of another tool. Its binary points are learned from there on."""
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, called_again="shared", casts=True)
+
+    def __init__(self, grid: Grid, name: str, *, channel_axis: int = 1, also: str = "") -> None:
+        super().__init__(grid.spec, channel_axis=channel_axis, name=name, also=also)
+        self.grid = grid
+
+    def initialize(self, x: QTensor | Tensor, *, most: int | Tensor | None = None) -> None:
+        """Put the binary points where the grid has them; ``x`` says in which shape."""
+        data = x.tensor() if isinstance(x, QTensor) else x
+        if self.grid.axis not in (None, self.channel_axis):
+            what = f"has scales along axis {self.grid.axis}"
+            raise UnsupportedError(what, where=self.name, remedy="let scales differ between channels alone: axis 1, of weights the outputs' axis")
+        self.place(points_of(self.grid, data), afresh=True)
+        count = data.numel() // data.shape[0] if self.channel_axis and data.dim() else data.numel()
+        self.frac_grad_scale = float((max(count // len(self.grid.frac_bits), 1) * 2.0**self.grid.width) ** -0.5)
+
+
+def _fake_quant(call: Call) -> Layers:
+    """One Cast; of a sign three steps, which are exact: x - s is rounded to the two multiples -2s and 0 of 2s, and s added. So numbers from -s to s
+    have a gradient, as with other tools."""
+    assert isinstance(call.module, FakeQuant)
+    grid, label = call.module.grid, call.module.label
+    if not grid.bipolar:
+        return [GivenQuantizer(grid, label)]
+    if grid.axis is not None:
+        raise call.refuse("the sign with a scale for each channel", "use one scale for the tensor")
+    return sign_parts(call, grid, label)
+
+
+def sign_parts(call: Call, grid: Grid, label: str) -> Layers:
+    scale = 2.0 ** -grid.frac_bits[0]
+    shape = (1,) * len(call.in_shape)
+    down = Part(QAddConstant(Held(scale, shape=shape), call.recipe, f"{call.path}_down", constant_sign=-1), (0,), "_down")
+    sign = Part(GivenQuantizer(sign_bit(grid, QMode.RND), label), (down,))
+    up = Part(QAddConstant(Held(scale, shape=shape), call.recipe, f"{call.path}_up"), (sign,), "_up")
+    return [down, sign, up]
+
+
+def sign_bit(grid: Grid, q: QMode) -> Grid:
+    """The two numbers 0 and minus twice the scale: a word of one bit."""
+    return Grid(1, True, (grid.frac_bits[0] - 1,), q=q, o=OMode.SAT, bipolar=True)
+
+
+FAMILY = Family(layers=(GivenQuantizer, QAddConstant), modules={FakeQuant: _fake_quant}, elementwise=True)
