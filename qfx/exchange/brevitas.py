@@ -201,6 +201,9 @@ class _Reader:
                 self.made[id(module)] = self._layer(path, module)
             holder, _, name = path.rpartition(".")
             setattr(root.get_submodule(holder), name, self.made[id(module)])
+        if not outer:
+            remedy = "give it to qfx.quantize, which quantizes float models"
+            raise UnsupportedError("has no layers of Brevitas", where=type(self.model).__name__, remedy=remedy)
         if self.refused:
             raise together(self.refused, where=type(self.model).__name__)
         return Explicit(root, self.constants, self.around, self.numbers)
@@ -235,6 +238,8 @@ class _Reader:
         for role in ("weight", "bias") if bias else ("weight",):
             self._constant(path, role, module, plain)
         before, behind = self._fake(module.input_quant, f"{path}.input"), self._fake(module.output_quant, f"{path}.output")
+        if before is not None and before.label == f"{path}.input":
+            before.place = f"{path}_input"  # it is attached before the layer is, so not below it
         if before is not None or behind is not None:
             self.around[path] = before, behind
         return plain  # type: ignore[no-any-return]

@@ -19,10 +19,9 @@ from qfx.fixed.type import FixedType, QMode
 from qfx.nn.builder import Builder, _Value
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
-from qfx.nn.layers import QInput, Weighted
-from qfx.nn.layers.elementwise.constant import QAddConstant
-from qfx.nn.layers.elementwise.held import Held
-from qfx.nn.layers.given import FakeQuant, GivenQuantizer, sign_bit
+from qfx.nn.layers import QAvgPool, QInput, Weighted
+from qfx.nn.layers.given import FakeQuant, GivenQuantizer, QOffset, sign_bit
+from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.lookup import only_moves, picks
 from qfx.nn.model import QuantizedModel
 from qfx.nn.quantizer import Quantizer
@@ -137,8 +136,7 @@ class GivenBuilder(Builder):
             what = f"the example does not lie on the grid of {self.input_type}, so the input's cast would change it"
             raise DataError(what, where=label, remedy="give inputs on the grid, or the type that they have")
         if grid.bipolar:
-            up = QAddConstant(Held(2.0 ** -grid.frac_bits[0], shape=(1,) * len(layer.shape)), self.recipe, f"{path}_up")
-            value = self._apply(up, f"{path}_up", [value], "input", None)
+            value = self._apply(QOffset(1, -grid.frac_bits[0]), f"{path}_up", [value], "input", None)
         self.values[node] = value
 
     def _grid_of_input(self, node: fx.Node, label: str) -> Grid:
@@ -193,13 +191,13 @@ class GivenBuilder(Builder):
         self.at = node
         module = self.traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         start = self.values.get(node.args[0]) if isinstance(module, FakeQuant) else None  # type: ignore[arg-type]
-        path = _beneath(module.label) if isinstance(module, FakeQuant) else path
+        path = module.place if isinstance(module, FakeQuant) else path
         super()._convert(node, path)
         if start is not None and self.known[start.node].why:
             self._prove(self.values[node], path)
 
     def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
-        given = self._give(layer)
+        self._give(layer)
         try:
             value = super()._apply(layer, path, inputs, role, norm)
         except ExactnessError as error:
@@ -208,31 +206,25 @@ class GivenBuilder(Builder):
         if isinstance(layer, Weighted):
             self._check_numbers(layer)
         sources = [(source.node, self.known[source.node], source.data) for source in inputs]
-        assert self.at is not None or isinstance(layer, QAddConstant)
         if isinstance(layer, GivenQuantizer):
             known = sources[0][1]
             known = known.through(layer, self.at) if known.why and known.start is not None and self.at is not None else known
         else:
-            known = judged(layer, path, self.at, sources, value.data, given) if self.at is not None else Known()
+            known = judged(layer, path, self.at, sources, value.data) if self.at is not None else Known()
         self._keep(value, known)
         return value
 
-    def _give(self, layer: FixedLayer) -> bool:
-        """Put the quantizers of the source into a layer; whether it has one for each of its constants there."""
-        if not isinstance(layer, Weighted):
-            return False
-        had = []
-        for role in ("weight", "bias"):
-            if getattr(layer, role, None) is None and role == "bias":
-                continue
+    def _give(self, layer: FixedLayer) -> None:
+        """Put the quantizers of the source into a layer."""
+        for role in ("weight", "bias") if isinstance(layer, Weighted) else ():
             mine: Quantizer = getattr(layer, f"{role}_cast")
             grid = self.source.constants.get(mine.name)
-            had.append(grid is not None)
             if grid is not None:
                 setattr(layer, f"{role}_cast", GivenQuantizer(grid, mine.name, channel_axis=0, also=mine.also))
-            else:
-                setattr(layer, f"{role}_cast", mine)
-        return all(had)
+        if isinstance(layer, QAvgPool | QReduceMean):
+            count, mine = layer.divisor if isinstance(layer, QAvgPool) else layer.count, layer.reciprocal_cast
+            if count & (count - 1) == 0:
+                layer.reciprocal_cast = GivenQuantizer(Grid(1, False, (count.bit_length() - 1,)), mine.name, channel_axis=0, also=mine.also)
 
     def _check_numbers(self, layer: Weighted) -> None:
         """Refuse a weight or bias that is another number here than in the source."""
@@ -241,7 +233,7 @@ class GivenBuilder(Builder):
             if theirs is None or constant is None:
                 continue
             ours = constant.value.detach().double().reshape(-1)
-            other = (theirs if layer.form is None or quantizer is layer.bias_cast else layer.form.there(theirs)).double().reshape(-1)
+            other = (theirs if quantizer is layer.bias_cast else layer.as_cast(theirs)).double().reshape(-1)
             grid = self.source.constants.get(quantizer.name)
             if not torch.equal(ours, other) and not (grid is not None and grid.scales):
                 place = int((ours != other).nonzero()[0, 0])
@@ -285,7 +277,3 @@ class GivenBuilder(Builder):
                 raise together([*self.obstacles, error], where=type(self.source.module).__name__) from error
             raise
 
-
-def _beneath(label: str) -> str:
-    """Where the module of a quantizer lies: ``fc.output`` at ``fc.output_cast``, as ``quantize`` has it."""
-    return f"{label}_cast"

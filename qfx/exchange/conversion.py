@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +72,7 @@ def compared(
     with torch.no_grad(), _watching(model) as seen:
         ours = model(*inputs)
     model.train(training)
-    rows = [_row(quantizer, numbers[name], value) for name, (quantizer, value) in _constants(model).items() if name in numbers]
+    rows = [_row(quantizer, as_cast(numbers[name]), value) for name, (quantizer, value, as_cast) in _constants(model).items() if name in numbers]
     for name, (quantizer, values) in seen.items():
         given = casts.get(name, ())
         if len(given) == len(values) and values:
@@ -90,16 +90,16 @@ def require_same(found: Conversion, where: str) -> None:
         raise UnsupportedError(what, where=where, remedy="please report this defect, with the quantizers of the model")
 
 
-def _constants(model: QuantizedModel) -> dict[str, tuple[Quantizer, Tensor]]:
-    found: dict[str, tuple[Quantizer, Tensor]] = {}
+def _constants(model: QuantizedModel) -> dict[str, tuple[Quantizer, Tensor, Callable[[Tensor], Tensor]]]:
+    """Weights and biases, and how the source's are laid out here."""
+    found: dict[str, tuple[Quantizer, Tensor, Callable[[Tensor], Tensor]]] = {}
     for layer in model.modules():
         if isinstance(layer, Weighted):
             with torch.no_grad():
                 weight, bias = layer.constants()
-                back = weight.value if layer.form is None else layer.form.back(weight.value, tuple(layer.weight.shape))
-            found[layer.weight_cast.name] = layer.weight_cast, back
+            found[layer.weight_cast.name] = layer.weight_cast, weight.value, layer.as_cast
             if bias is not None:
-                found[layer.bias_cast.name] = layer.bias_cast, bias.value
+                found[layer.bias_cast.name] = layer.bias_cast, bias.value, lambda theirs: theirs
     return found
 
 

@@ -17,6 +17,8 @@ from qfx.nn.layers import QAdd, QAvgPool, QBatchNorm, QConcat, QDropout, QLeakyR
 from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScaleBy
 from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.given import GivenQuantizer, QOffset
+from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.qtensor import QTensor
 
 FLOAT32_BITS = 24
@@ -27,10 +29,10 @@ MOST = 1 << 26
 
 _AT_ONCE = 1 << 20
 
-PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout)
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset)
 """Layers that make one number of one number, by constants of its channel at most."""
 
-_SUMS = (QAdd, QSub, QMul, QAvgPool, QExpand, QConcat, *PER_NUMBER[1:])
+_SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:])
 """Layers that float32 computes exactly where it holds the result, and their constants are exact."""
 
 
@@ -55,9 +57,9 @@ class Known:
         return replace(self, nodes=nodes, layers=(*self.layers, layer))
 
 
-def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[fx.Node, Known, QTensor]], result: QTensor, given: bool) -> Known:
+def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[fx.Node, Known, QTensor]], result: QTensor) -> Known:
     """What is known of what a layer gives. ``node``: its operation in the source. ``sources``: what it reads: the value's node here, what is known of
-    it, and the value. ``given``: whether its weights and bias have the types of the source."""
+    it, and the value."""
     inexact = next((known for _, known, _ in sources if known.why), None)
     one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool))
     if inexact is not None:
@@ -67,7 +69,7 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
     if layer.traits.moves_only or isinstance(layer, QMaxPool):
         return Known()
     if isinstance(layer, Weighted):
-        return _of_weights(layer, path, sources[0][2].interval, given)
+        return _of_weights(layer, path, sources[0][2].interval)
     why = _why_inexact(layer, result)
     if not why:
         return Known()
@@ -81,8 +83,10 @@ def _why_inexact(layer: FixedLayer, result: QTensor) -> str:
     for part in layer.modules():
         if isinstance(part, HeldConstant) and not torch.equal(part().value.double(), part.real()):
             return "has a constant without a quantizer"
-    if isinstance(layer, QAvgPool) and float(layer.reciprocal().value) * layer.divisor != 1.0:
-        return f"divides by {layer.divisor}, which is no power of two"
+    if isinstance(layer, QAvgPool | QReduceMean):
+        count = layer.divisor if isinstance(layer, QAvgPool) else layer.count
+        if count & (count - 1):
+            return f"divides by {count}, which is no power of two"
     if not isinstance(layer, _SUMS):
         return f"is a {type(layer).__name__.removeprefix('Q')}, which the source computes in float"
     return "" if result.interval.fits_float32() else _too_wide(result.interval.magnitude_bits)
@@ -92,13 +96,13 @@ def _too_wide(bits: int) -> str:
     return f"gives numbers of {bits} bits, more than the {FLOAT32_BITS} that the source's float32 holds, and has no quantizer of its own there"
 
 
-def _of_weights(layer: Weighted, path: str, x: Bounds, given: bool) -> Known:
+def _of_weights(layer: Weighted, path: str, x: Bounds) -> Known:
     with torch.no_grad():
         weight, bias = layer.constants()
         kept, own = layer.cast_weight(), layer.bias
-        if not given and not torch.equal(weight.value.double(), kept.double()):
+        if not isinstance(layer.weight_cast, GivenQuantizer) and not torch.equal(weight.value.double(), kept.double()):
             return Known("has weights without a quantizer", path)
-        if bias is not None and own is not None and not given and not torch.equal(bias.value.double(), own.double()):
+        if bias is not None and own is not None and not isinstance(layer.bias_cast, GivenQuantizer) and not torch.equal(bias.value.double(), own.double()):
             return Known("has a bias without a quantizer", path)
         bounds, most = reached(weight, bias, x)
     if most > 2**FLOAT32_BITS:

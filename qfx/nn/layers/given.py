@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from qfx import operators as ops
 from qfx.errors import UnsupportedError
 from qfx.exchange.grid import Grid
+from qfx.fixed.arith import Interval
 from qfx.fixed.type import OMode, QMode
 from qfx.nn.call import Call, Family, Layers, Part
-from qfx.nn.fixed_layer import Traits
-from qfx.nn.layers.elementwise.constant import QAddConstant
-from qfx.nn.layers.elementwise.held import Held
+from qfx.nn.clipped import Clipped
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
@@ -29,14 +30,14 @@ _ROUNDED: dict[QMode, Callable[[Tensor], Tensor]] = {
 
 class FakeQuant(nn.Module):
     """What another tool makes of numbers, in float: rounded to a grid and limited, or their sign. ``label``: what recipes call the quantizer that it
-    becomes. It stands in networks that ``qfx.exchange`` makes."""
+    becomes; ``place``: its path. It stands in networks that ``qfx.exchange`` makes."""
 
     one_piece = True
     """For capture, which does not look inside."""
 
     def __init__(self, grid: Grid, label: str) -> None:
         super().__init__()
-        self.grid, self.label = grid, label
+        self.grid, self.label, self.place = grid, label, f"{label}_cast"
 
     def forward(self, x: Tensor) -> Tensor:
         grid = self.grid
@@ -84,6 +85,30 @@ class GivenQuantizer(Quantizer):
         self.frac_grad_scale = float((max(count // len(self.grid.frac_bits), 1) * 2.0**self.grid.width) ** -0.5)
 
 
+class QOffset(FixedLayer):
+    """x plus or minus a power of two that nobody trains; exact."""
+
+    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
+
+    def __init__(self, sign: int, exponent: int) -> None:
+        super().__init__()
+        self.sign, self.exponent = sign, exponent
+
+    def forward(self, x: QTensor) -> QTensor:
+        offset = torch.full((), self.sign * 2.0**self.exponent, dtype=x.value.dtype, device=x.value.device)
+        return x.affine(None, offset, x.interval + Interval(self.sign, self.sign, -self.exponent), where=self.name)
+
+    def operators(self) -> Steps:
+        return [("", ops.Affine(None, ops.Const.of(self.sign * 2.0**self.exponent)))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        (x,), offset = sources, self.sign * 2.0**self.exponent
+        return Clipped(x.mean + offset, x.std, x.low + offset, x.high + offset)
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
+
+
 def _fake_quant(call: Call) -> Layers:
     """One Cast; of a sign three steps, which are exact: x - s is rounded to the two multiples -2s and 0 of 2s, and s added. So numbers from -s to s
     have a gradient, as with other tools."""
@@ -93,16 +118,9 @@ def _fake_quant(call: Call) -> Layers:
         return [GivenQuantizer(grid, label)]
     if grid.axis is not None:
         raise call.refuse("the sign with a scale for each channel", "use one scale for the tensor")
-    return sign_parts(call, grid, label)
-
-
-def sign_parts(call: Call, grid: Grid, label: str) -> Layers:
-    scale = 2.0 ** -grid.frac_bits[0]
-    shape = (1,) * len(call.in_shape)
-    down = Part(QAddConstant(Held(scale, shape=shape), call.recipe, f"{call.path}_down", constant_sign=-1), (0,), "_down")
+    down = Part(QOffset(-1, -grid.frac_bits[0]), (0,), "_down")
     sign = Part(GivenQuantizer(sign_bit(grid, QMode.RND), label), (down,))
-    up = Part(QAddConstant(Held(scale, shape=shape), call.recipe, f"{call.path}_up"), (sign,), "_up")
-    return [down, sign, up]
+    return [down, sign, Part(QOffset(1, -grid.frac_bits[0]), (sign,), "_up")]
 
 
 def sign_bit(grid: Grid, q: QMode) -> Grid:
@@ -110,4 +128,4 @@ def sign_bit(grid: Grid, q: QMode) -> Grid:
     return Grid(1, True, (grid.frac_bits[0] - 1,), q=q, o=OMode.SAT, bipolar=True)
 
 
-FAMILY = Family(layers=(GivenQuantizer, QAddConstant), modules={FakeQuant: _fake_quant}, elementwise=True)
+FAMILY = Family(layers=(GivenQuantizer, QOffset), modules={FakeQuant: _fake_quant}, elementwise=True)
