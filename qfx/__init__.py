@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from qfx.exchange.brevitas import from_brevitas
     from qfx.exchange.conversion import conversion
+    from qfx.exchange.onnx_files import from_onnx
     from qfx.export.export import export_onnx, to_graph
     from qfx.fixed.kernel import cast
     from qfx.fixed.type import FixedType, OMode, QMode
@@ -60,6 +61,7 @@ _HOMES = {
     ),
     "qfx.exchange.brevitas": ("from_brevitas",),
     "qfx.exchange.conversion": ("conversion",),
+    "qfx.exchange.onnx_files": ("from_onnx",),
     "qfx.export.export": ("export_onnx", "to_graph"),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
@@ -115,6 +117,7 @@ __all__ = [
     "float_state",
     "freeze",
     "from_brevitas",
+    "from_onnx",
     "ladder",
     "load_graph",
     "lookup",

@@ -42,12 +42,9 @@ PICKLE = Kind("a Python pickle", _WEIGHTS)
 ARRAY = Kind("a numpy array file", "give the model; arrays are given as data")
 ORT = Kind("an ONNX Runtime model (.ort)", "give the .onnx file that it was converted from")
 OPENVINO = Kind("an OpenVINO model", "give the ONNX file that it was converted from")
-QONNX = Kind(
-    "a QONNX model",
-    "qfx does not read QONNX yet: give the float model, in PyTorch to qfx.quantize or as float ONNX to `qfx ptq`, with these word lengths in a "
-    "recipe",
-)
-QDQ = Kind("a quantized ONNX model (QuantizeLinear and DequantizeLinear)", _FLOAT)
+_IMPORTED = "`qfx import model.onnx -o qfx.onnx` makes a model of the same types of it, as qfx.from_onnx does in Python"
+QONNX = Kind("a QONNX model", _IMPORTED)
+QDQ = Kind("a quantized ONNX model (QuantizeLinear and DequantizeLinear)", _IMPORTED)
 QOPERATOR = Kind("a quantized ONNX model (QLinearConv and the like)", _FLOAT)
 
 _QONNX_DOMAINS = ("qonnx.custom_op", "onnx.brevitas", "finn.custom_op", "finn.")

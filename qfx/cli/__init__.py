@@ -16,6 +16,7 @@ from qfx.cli.common import Commands
 from qfx.cli.compare import compare
 from qfx.cli.csim import csim
 from qfx.cli.hls import estimate, hls
+from qfx.cli.importing import import_
 from qfx.cli.models import boards, inspect, weights
 from qfx.cli.ptq import ptq
 from qfx.cli.report import report
@@ -42,7 +43,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, estimate, compare, csim, verify, report, check, ptq, weights, inspect, boards):
+for _command in (hls, estimate, compare, csim, verify, report, check, ptq, import_, weights, inspect, boards):
     main.add_command(_command)
 
 __all__ = ["main"]

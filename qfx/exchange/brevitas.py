@@ -359,6 +359,3 @@ def _remedy(kind: str) -> str:
     if "LSTM" in kind or "RNN" in kind or "Attention" in kind:
         return "compose it of layers that have one, or give the float model to qfx.quantize"
     return "use QuantLinear, QuantConv, QuantReLU, QuantIdentity, QuantEltwiseAdd, QuantCat, TruncAvgPool2d or layers of torch"
-
-
-

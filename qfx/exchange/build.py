@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from qfx.capture.traced import Traced
 from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError, together
 from qfx.exchange.exact import Known, difference, judged
 from qfx.exchange.grid import Grid
+from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType, QMode
 from qfx.nn.builder import Builder, _Value
 from qfx.nn.call import Part
@@ -22,10 +24,10 @@ from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QAvgPool, QInput, Weighted
 from qfx.nn.layers.given import FakeQuant, GivenQuantizer, QOffset, sign_bit
 from qfx.nn.layers.reductions.reduce import QReduceMean
-from qfx.nn.lookup import only_moves, picks
-from qfx.nn.model import QuantizedModel
+from qfx.nn.lookup import picks
+from qfx.nn.model import QuantizedModel, quantizers
 from qfx.nn.quantizer import Quantizer
-from qfx.recipe import Recipe, Spec
+from qfx.recipe import Override, Recipe, Spec
 
 WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
@@ -64,14 +66,31 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
         traced = trace(source.module, inputs)
         for path, (before, behind) in source.around.items():
             _surround(traced, path, before, behind)
-        for width in WIDTHS:
+        for width in WIDTHS if strict else (*WIDTHS, WIDTHS[0]):
             builder = GivenBuilder(traced, _recipe(width), source, input_type)
             model = builder.build(inputs)
             if not builder.float_arithmetic:
                 break
         if builder.obstacles and strict:
             raise together(builder.obstacles, where=type(source.module).__name__)
+        told = told_recipe(model)
+        for layer in model.modules():
+            if isinstance(layer, QInput):
+                layer.recipe = told
         return model, tuple(Note(error.where, error.what) for error in builder.obstacles)
+
+
+def told_recipe(model: QuantizedModel) -> Recipe:
+    """What the model is, as a recipe: the type of each quantizer by its name."""
+    overrides = []
+    for name, quantizer in quantizers(model):
+        spec = quantizer.spec
+        changes: dict[str, Any] = {"width": spec.width, "q": spec.q, "o": spec.o, "n": spec.n, "granularity": spec.granularity, "learn": spec.learn}
+        changes |= {"signed": bool(quantizer.signed)}
+        if spec.granularity == "tensor":
+            changes["frac_bits"] = int(quantizer.points())
+        overrides.append(Override(glob.escape(name), changes))
+    return Recipe(overrides=tuple(overrides))
 
 
 def _recipe(width: int) -> Recipe:
@@ -90,7 +109,7 @@ def _surround(traced: Traced, path: str, before: FakeQuant | None, behind: FakeQ
             with graph.inserting_before(node):
                 cast = graph.call_module(place.replace(".", "_"), (node.args[0],))
             cast.meta.update(node.meta)
-            shapes[cast] = shapes[node.args[0]]  # type: ignore[index]
+            shapes[cast] = shapes[node.args[0]]
             node.args = (cast, *node.args[1:])
         if behind is not None:
             place = f"{path}.output_cast"
@@ -99,7 +118,7 @@ def _surround(traced: Traced, path: str, before: FakeQuant | None, behind: FakeQ
                 cast = graph.call_module(place.replace(".", "_"), (node,))
             cast.meta.update(node.meta)
             shapes[cast] = shapes[node]
-            node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)  # type: ignore[misc]
+            node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
 
 
 class GivenBuilder(Builder):
@@ -162,13 +181,12 @@ class GivenBuilder(Builder):
         others: list[fx.Node] = []
         for user in self.traced.tensor_users(node):
             module = self.traced.module.get_submodule(str(user.target)) if user.op == "call_module" else None
-            if isinstance(module, FakeQuant) and (module.grid.axis is None or node.op == "placeholder"):
-                found[user] = module
+            if isinstance(module, FakeQuant) and (node.op == "placeholder" or (module.grid.axis is None and not module.grid.bipolar)):
+                found[user] = module  # (the sign of a zero that pads would be no zero)
             elif user.op != "output" and picks(user, self.traced):
                 more, rest = self._first_casts(user)
-                padded = not only_moves(user, self.traced) and any(cast.grid.bipolar for cast in more.values())
                 found |= more
-                others += rest + ([user] if padded else [])
+                others += rest
             else:
                 others.append(user)
         return found, others
@@ -192,6 +210,8 @@ class GivenBuilder(Builder):
         module = self.traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         start = self.values.get(node.args[0]) if isinstance(module, FakeQuant) else None  # type: ignore[arg-type]
         path = module.place if isinstance(module, FakeQuant) else path
+        if start is not None and isinstance(module, FakeQuant):
+            _check_reads(module, start.data.interval)
         super()._convert(node, path)
         if start is not None and self.known[start.node].why:
             self._prove(self.values[node], path)
@@ -277,3 +297,16 @@ class GivenBuilder(Builder):
                 raise together([*self.obstacles, error], where=type(self.source.module).__name__) from error
             raise
 
+
+def _check_reads(cast: FakeQuant, bounds: Bounds) -> None:
+    """Refuse a truncation that the source does otherwise: of numbers that lie on a finer grid than it takes, or that a limit would change."""
+    hull, grid = bounds.hull, cast.grid
+    if cast.reads is not None and hull.frac_bits > cast.reads:
+        what = f"truncates numbers with {hull.frac_bits} fractional bits that it first rounds to {cast.reads}"
+        raise UnsupportedError(what, where=cast.label, remedy="quantize what it reads to the scale that it is told")
+    limits = Interval.of(grid.type)
+    if cast.holds_all and (
+        hull.lo * 2.0**-hull.frac_bits < limits.lo * 2.0**-limits.frac_bits or hull.hi * 2.0**-hull.frac_bits > limits.hi * 2.0**-limits.frac_bits
+    ):
+        what = f"truncates numbers that {grid.width} bits do not hold, without a limit"
+        raise UnsupportedError(what, where=cast.label, remedy="say as many input bits as the numbers have, or use version 2 of Trunc")

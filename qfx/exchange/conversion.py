@@ -65,8 +65,8 @@ def conversion(qmodel: nn.Module) -> Conversion:
 def compared(
     model: QuantizedModel, inputs: tuple[Any, ...], casts: Mapping[str, Sequence[Tensor]], numbers: Mapping[str, Tensor], results: Any
 ) -> Conversion:
-    """The model beside its source on an example. ``casts``: what the source's casts gave, call by call, and ``numbers`` its weights and biases, by the
-    names of the quantizers; ``results``: what it returned."""
+    """The model beside its source on an example. ``casts``: what the source's casts gave, call by call, and ``numbers`` its weights and biases, by
+    the names of the quantizers; ``results``: what it returned."""
     training = model.training
     model.eval()
     with torch.no_grad(), _watching(model) as seen:

@@ -102,7 +102,12 @@ def _of_weights(layer: Weighted, path: str, x: Bounds) -> Known:
         kept, own = layer.cast_weight(), layer.bias
         if not isinstance(layer.weight_cast, GivenQuantizer) and not torch.equal(weight.value.double(), kept.double()):
             return Known("has weights without a quantizer", path)
-        if bias is not None and own is not None and not isinstance(layer.bias_cast, GivenQuantizer) and not torch.equal(bias.value.double(), own.double()):
+        if (
+            bias is not None
+            and own is not None
+            and not isinstance(layer.bias_cast, GivenQuantizer)
+            and not torch.equal(bias.value.double(), own.double())
+        ):
             return Known("has a bias without a quantizer", path)
         bounds, most = reached(weight, bias, x)
     if most > 2**FLOAT32_BITS:

@@ -125,7 +125,9 @@ def _zero_point(zero_point: Any, width: int, signed: bool, where: str) -> tuple[
         return not signed, True
     told = ", ".join(f"{value:g}" for value in found[:4])
     raise UnsupportedError(
-        f"has the zero point {told}, where a fixed-point grid has none", where=where, remedy="quantize symmetrically, or without a sign (zero point 0)"
+        f"has the zero point {told}, where a fixed-point grid has none",
+        where=where,
+        remedy="quantize symmetrically, or without a sign (zero point 0)",
     )
 
 
@@ -140,7 +142,7 @@ def _points(scale: Any, where: str, nearest: bool, axis_of: int | None) -> tuple
         raise UnsupportedError(
             f"has the scale {wrong[0]:.9g}{f' and {wrong.size - 1} more' if wrong.size > 1 else ''}, which is no power of two",
             where=where,
-            remedy="train with power-of-two scales (RestrictValueType.POWER_OF_TWO in Brevitas), or convert to the nearest binary point: strict=False",
+            remedy="train with power-of-two scales (RestrictValueType.POWER_OF_TWO in Brevitas), or take the nearest binary point: strict=False",
         )
     points = (1 - exponents) if exact else -np.round(np.log2(scales)).astype(np.int64)
     if int(np.abs(points).max()) > _FARTHEST:
@@ -166,4 +168,6 @@ def narrowest(low: int, high: int, where: str) -> tuple[int, bool, bool]:
         return (width + 1 if high else 1), True, False
     if low == -high and high + 1 == 2**width and high > 0:
         return width + 1, True, True
-    raise UnsupportedError(f"clips integers to {low} ... {high}", where=where, remedy="clip to all integers of a word, or to a symmetric range of them")
+    raise UnsupportedError(
+        f"clips integers to {low} ... {high}", where=where, remedy="clip to all integers of a word, or to a symmetric range of them"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,8 @@ _ROUNDED: dict[QMode, Callable[[Tensor], Tensor]] = {
 
 class FakeQuant(nn.Module):
     """What another tool makes of numbers, in float: rounded to a grid and limited, or their sign. ``label``: what recipes call the quantizer that it
-    becomes; ``place``: its path. It stands in networks that ``qfx.exchange`` makes."""
+    becomes; ``place``: its path. ``reads``: the fractional bits that its input may have at most, which the source rounds to first; ``holds_all``:
+    that the source has no limits there, so that none may count. It stands in networks that ``qfx.exchange`` makes."""
 
     one_piece = True
     """For capture, which does not look inside."""
@@ -38,6 +39,8 @@ class FakeQuant(nn.Module):
     def __init__(self, grid: Grid, label: str) -> None:
         super().__init__()
         self.grid, self.label, self.place = grid, label, f"{label}_cast"
+        self.reads: int | None = None
+        self.holds_all = False
 
     def forward(self, x: Tensor) -> Tensor:
         grid = self.grid
@@ -83,6 +86,13 @@ class GivenQuantizer(Quantizer):
         self.place(points_of(self.grid, data), afresh=True)
         count = data.numel() // data.shape[0] if self.channel_axis and data.dim() else data.numel()
         self.frac_grad_scale = float((max(count // len(self.grid.frac_bits), 1) * 2.0**self.grid.width) ** -0.5)
+
+    def initialize_from(self, parts: Iterable[QTensor | Tensor], *, most: int | Tensor | None = None) -> None:
+        """From data, as any Quantizer; but a sign stays where it is."""
+        if self.grid.bipolar:
+            self.initialize(next(iter(parts)))
+        else:
+            super().initialize_from(parts, most=most)
 
 
 class QOffset(FixedLayer):
