@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +20,11 @@ from torch.nn.utils import parametrize
 from qfx.capture.inputs import Inputs
 from qfx.errors import DataError, QfxError, UnsupportedError, together
 from qfx.exchange.build import Explicit, fixed
-from qfx.exchange.conversion import KEY, Conversion, compared, require_same
+from qfx.exchange.conversion import KEY, Casts, Conversion, compared, require_same
 from qfx.exchange.grid import Grid, bipolar, grid
 from qfx.fixed.type import FixedType
 from qfx.nn.convert import check_model
-from qfx.nn.layers.given import FakeQuant
+from qfx.nn.layers.given import FakeQuant, SignOf
 from qfx.nn.model import QuantizedModel, unwrapped
 
 _INSTALL = "pip install brevitas (0.12 or newer)"
@@ -56,7 +57,9 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
     that the model does not take.
     """
     try:
-        importlib.import_module("brevitas.nn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("brevitas.nn")
     except ImportError as error:
         raise QfxError(f"Brevitas is not installed: {error}", where="from_brevitas", remedy=_INSTALL) from error
     model = unwrapped(model)
@@ -98,7 +101,8 @@ def _observed(model: nn.Module, inputs: Inputs) -> _Seen:
             kept = calls.setdefault(id(module), [])
             handles.append(module.register_forward_hook(lambda _module, _args, result, kept=kept: kept.append(result)))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():  # of torch, about Brevitas: whoever runs the model sees them
+            warnings.simplefilter("ignore")
             results = model(*inputs.args, **inputs.kwargs)
             first = {key: list(found) for key, found in calls.items()}
             for found in calls.values():
@@ -164,19 +168,6 @@ class _Joined(_Sum):
         return joined if self.output is None else self.output(joined)
 
 
-class _Sign(nn.Module):
-    """Plus or minus a step, by the sign; the gradient goes straight through."""
-
-    step: Tensor
-
-    def __init__(self, step: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("step", step)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + (torch.where(weight >= 0, self.step, -self.step) - weight).detach()
-
-
 class _Reader:
     """Makes plain layers of Brevitas' in a copy of the model."""
 
@@ -208,9 +199,9 @@ class _Reader:
             raise together(self.refused, where=type(self.model).__name__)
         return Explicit(root, self.constants, self.around, self.numbers)
 
-    def casts(self) -> dict[str, list[Tensor]]:
+    def casts(self) -> dict[str, Casts]:
         """What the source's casts gave on the example."""
-        return {fake.label: [_plain(result) for result in self.seen.calls[key]] for key, fake in self.fakes.items()}
+        return {fake.label: Casts(fake.grid, [_plain(result) for result in self.seen.calls[key]]) for key, fake in self.fakes.items()}
 
     def _layer(self, path: str, module: Any) -> nn.Module:
         kind = type(module).__name__
@@ -257,11 +248,7 @@ class _Reader:
         weight = getattr(module, role)
         axis = theirs.axis
         if theirs.bipolar:
-            shape = [1] * weight.dim()
-            if axis is not None:
-                shape[axis] = -1
-            step = torch.exp2(-torch.tensor(theirs.frac_bits, dtype=torch.float32)).reshape(shape)
-            parametrize.register_parametrization(plain, role, _Sign(step))
+            parametrize.register_parametrization(plain, role, SignOf(theirs, weight))
         elif not theirs.scales and not torch.equal(FakeQuant(theirs, name)(weight.detach()), _plain(found)):
             with torch.no_grad():  # rounded in a way of its own
                 setattr(plain, role, nn.Parameter(_plain(found).detach().clone()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from qfx.errors import QfxError, UnsupportedError
 from qfx.exchange.build import Note
+from qfx.exchange.grid import Grid
 from qfx.nn.layers import Weighted
 from qfx.nn.layers.given import GivenQuantizer
 from qfx.nn.model import QuantizedModel, graph_module
@@ -32,6 +33,14 @@ class Row:
     type: str
     scale_ratio: float
     error: float
+
+
+@dataclass(frozen=True)
+class Casts:
+    """What a cast of the source is, and gave, call by call."""
+
+    grid: Grid
+    values: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,7 @@ def conversion(qmodel: nn.Module) -> Conversion:
     return found
 
 
-def compared(
-    model: QuantizedModel, inputs: tuple[Any, ...], casts: Mapping[str, Sequence[Tensor]], numbers: Mapping[str, Tensor], results: Any
-) -> Conversion:
+def compared(model: QuantizedModel, inputs: tuple[Any, ...], casts: Mapping[str, Casts], numbers: Mapping[str, Tensor], results: Any) -> Conversion:
     """The model beside its source on an example. ``casts``: what the source's casts gave, call by call, and ``numbers`` its weights and biases, by
     the names of the quantizers; ``results``: what it returned."""
     training = model.training
@@ -74,9 +81,10 @@ def compared(
     model.train(training)
     rows = [_row(quantizer, as_cast(numbers[name]), value) for name, (quantizer, value, as_cast) in _constants(model).items() if name in numbers]
     for name, (quantizer, values) in seen.items():
-        given = casts.get(name, ())
-        if len(given) == len(values) and values:
-            rows.append(_row(quantizer, torch.cat([part.flatten() for part in given]), torch.cat([part.flatten() for part in values])))
+        given = casts.get(name) or next((cast for cast in casts.values() if cast.grid is quantizer.grid), None)
+        if given is not None:
+            same = len(given.values) == len(values) and all(a.shape == b.shape for a, b in zip(given.values, values, strict=True))
+            rows.append(_row(quantizer, *(torch.cat([part.flatten() for part in parts]) for parts in (given.values if same else values, values))))
     for place, (theirs, mine) in enumerate(zip(tree_leaves(results), tree_leaves(ours), strict=True)):
         rows.append(Row(f"result {place}" if place else "result", "", 1.0, _error(theirs, mine)))
     return Conversion(tuple(rows), ())
@@ -122,9 +130,9 @@ def _error(theirs: Tensor, ours: Tensor) -> float:
 
 
 @contextmanager
-def _watching(model: nn.Module) -> Iterator[dict[str, tuple[Quantizer, list[Tensor]]]]:
+def _watching(model: nn.Module) -> Iterator[dict[str, tuple[GivenQuantizer, list[Tensor]]]]:
     """What the casts of activations give, call by call, by their names."""
-    seen: dict[str, tuple[Quantizer, list[Tensor]]] = {}
+    seen: dict[str, tuple[GivenQuantizer, list[Tensor]]] = {}
     handles = []
     for layer in model.modules():
         if isinstance(layer, GivenQuantizer) and layer.channel_axis == 1 and not layer.grid.bipolar:

@@ -80,11 +80,13 @@ def grid(
     where: str,
     nearest: bool = False,
     axis_of: int | None = None,
+    rank: int | None = None,
 ) -> Grid:
     """The grid of ``clip(round(x / scale + zero_point)) - zero_point) * scale``.
 
-    ``scale``: an array with one entry, or with more than one along a single axis; of arrays with one axis that is ``axis_of``. ``rounding``: a key of
-    ROUNDING, in any case. ``nearest``: the power of two nearest to a scale stands for it, which is noted in ``scales``.
+    ``scale``: an array with one entry, or with more than one along a single axis; of arrays with one axis that is ``axis_of``. ``rank``: the axes of
+    the tensor, where those of the scale are its last ones. ``rounding``: a key of ROUNDING, in any case. ``nearest``: the power of two nearest to a
+    scale stands for it, which is noted in ``scales``.
     Raises UnsupportedError, naming ``where``, for whatever ``ap_fixed`` cannot say.
     """
     q = ROUNDING.get(rounding.upper())
@@ -96,13 +98,13 @@ def grid(
     if narrow and (shifted or not signed or width < 2):
         what = "a narrow range without a sign" if not signed else "a narrow range of one bit" if width < 2 else "a narrow range beside a zero point"
         raise UnsupportedError(f"has {what}, which is no mode of ap_fixed", where=where, remedy="switch the narrow range off (narrow_range=False)")
-    points, axis, scales = _points(scale, where, nearest, axis_of)
+    points, axis, scales = _points(scale, where, nearest, axis_of, rank)
     return Grid(width, signed, points, axis, q, OMode.SAT_SYM if narrow else OMode.SAT, scales=scales)
 
 
-def bipolar(scale: Any, *, where: str, nearest: bool = False, axis_of: int | None = None) -> Grid:
+def bipolar(scale: Any, *, where: str, nearest: bool = False, axis_of: int | None = None, rank: int | None = None) -> Grid:
     """The grid of ``scale`` where x >= 0, else ``-scale``."""
-    points, axis, scales = _points(scale, where, nearest, axis_of)
+    points, axis, scales = _points(scale, where, nearest, axis_of, rank)
     return Grid(2, True, points, axis, QMode.RND_CONV, OMode.SAT_SYM, bipolar=True, scales=scales)
 
 
@@ -131,7 +133,7 @@ def _zero_point(zero_point: Any, width: int, signed: bool, where: str) -> tuple[
     )
 
 
-def _points(scale: Any, where: str, nearest: bool, axis_of: int | None) -> tuple[tuple[int, ...], int | None, tuple[float, ...]]:
+def _points(scale: Any, where: str, nearest: bool, axis_of: int | None, rank: int | None) -> tuple[tuple[int, ...], int | None, tuple[float, ...]]:
     scales = np.asarray(scale, dtype=np.float64)
     if not scales.size or not np.isfinite(scales).all() or not (scales > 0).all():
         raise UnsupportedError(f"has the scale {scales.ravel()[:1]}", where=where, remedy="give a scale that is a finite number above 0")
@@ -148,14 +150,12 @@ def _points(scale: Any, where: str, nearest: bool, axis_of: int | None) -> tuple
     if int(np.abs(points).max()) > _FARTHEST:
         raise UnsupportedError(f"has the scale {scales.ravel()[np.abs(points).argmax()]:g}", where=where, remedy="use 2**-100 to 2**100")
     told = () if exact else tuple(float(value) for value in scales.ravel())
-    if len(set(points.ravel().tolist())) == 1 and exact:
-        return (int(points.ravel()[0]),), None, ()
     if scales.size == 1:
         return (int(points.ravel()[0]),), None, told
     long = [axis for axis, size in enumerate(scales.shape) if size > 1]
     if len(long) != 1:
         raise UnsupportedError(f"has scales of shape {scales.shape}", where=where, remedy="use one scale for the tensor, or one for each channel")
-    axis = axis_of if scales.ndim == 1 and axis_of is not None else long[0]
+    axis = axis_of if scales.ndim == 1 and axis_of is not None else long[0] + (0 if rank is None else rank - scales.ndim)
     return tuple(int(point) for point in points.ravel()), axis, told
 
 

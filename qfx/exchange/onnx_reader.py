@@ -12,13 +12,14 @@ import onnx
 import torch
 from onnx import helper
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from qfx.capture.assemble import Value
 from qfx.capture.from_onnx import _Reader
 from qfx.capture.onnx.node import Array, Node
 from qfx.errors import UnsupportedError
 from qfx.exchange.grid import Grid, bipolar, grid, narrowest
-from qfx.nn.layers.given import FakeQuant
+from qfx.nn.layers.given import FakeQuant, SignOf
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 """Of QONNX' operators, by age."""
@@ -143,16 +144,18 @@ class QuantReader(_Reader):
         scale, zero_point, width = (self._number(node, place) for place in (1, 2, 3))
         signed = bool(node.integer("signed", 1))
         if signed and np.unique(width).tolist() == [1.0] and not np.any(zero_point):  # as qonnx computes it
-            made = bipolar(scale, where=where, nearest=self.nearest)
+            made = bipolar(scale, where=where, nearest=self.nearest, rank=_rank(node.arguments[0]))
         else:
             narrow, rounding = bool(node.integer("narrow", 0)), node.text("rounding_mode", "ROUND")
-            made = grid(scale, zero_point, width, signed=signed, narrow=narrow, rounding=rounding, where=where, nearest=self.nearest)
+            settings: dict[str, Any] = {"where": where, "nearest": self.nearest, "rank": _rank(node.arguments[0])}
+            made = grid(scale, zero_point, width, signed=signed, narrow=narrow, rounding=rounding, **settings)
         value = node.arguments[0]
         self._becomes(proto, value, made, lambda: _applied(made, value))
 
     def bipolar(self, proto: onnx.NodeProto, where: str) -> None:
         node = self._view(proto, where)
-        made, value = bipolar(self._number(node, 1), where=where, nearest=self.nearest), node.arguments[0]
+        value = node.arguments[0]
+        made = bipolar(self._number(node, 1), where=where, nearest=self.nearest, rank=_rank(value))
         self._becomes(proto, value, made, lambda: _applied(made, value))
 
     def trunc(self, proto: onnx.NodeProto, where: str) -> None:
@@ -226,7 +229,7 @@ class QuantReader(_Reader):
         value = found.value
         if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
             value = ((value.astype(np.float64) - shift) * _along(scale, value, made.axis)).astype(np.float32)
-        self._becomes(proto, value, made, lambda: _applied(made, value) if not self.nearest else np.asarray(value))
+        self._becomes(proto, value, made, lambda: _applied(made, value))
 
     @property
     def clipped(self) -> dict[str, tuple[int, int]]:
@@ -286,6 +289,10 @@ class QuantReader(_Reader):
         for role, place in (("weight", 1), ("bias", 2)):
             found = self.cast.get(proto.input[place]) if place < len(proto.input) else None
             if found is not None:
+                if found.grid.bipolar:
+                    layer = self.assembly.root.get_submodule(path)
+                    made = replace(found.grid, axis=1 - found.grid.axis) if turned and found.grid.axis is not None else found.grid
+                    parametrize.register_parametrization(layer, role, SignOf(made, getattr(layer, role)))
                 self._keep(f"{path}.{role}", found, turned=turned and role == "weight", outputs=1 if proto.op_type == "ConvTranspose" else 0)
 
     def _keep(self, name: str, found: _Constant, *, turned: bool = False, outputs: int = 0) -> None:
@@ -327,10 +334,12 @@ class QuantReader(_Reader):
         return False
 
 
+def _rank(value: Value | Array | None) -> int | None:
+    return value.data.dim() if isinstance(value, Value) else np.ndim(value) if value is not None else None
+
+
 def _applied(made: Grid, value: Any) -> Array:
     """What a cast makes of a constant."""
-    if made.scales:
-        return np.asarray(value, dtype=np.float32)
     with torch.no_grad():
         result: Tensor = FakeQuant(made, "")(torch.from_numpy(np.array(value, dtype=np.float32)))
     return result.numpy()

@@ -44,7 +44,8 @@ class FakeQuant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = self.grid
-        step = torch.exp2(-points_of(grid, x).to(x.dtype))
+        points = points_of(grid, x).to(x.dtype)
+        step = torch.tensor(grid.scales, dtype=x.dtype, device=x.device).reshape(points.shape) if grid.scales else torch.exp2(-points)
         if grid.bipolar:
             return torch.where(x >= 0, step, -step)
         low = 0 if not grid.signed else 1 - 2 ** (grid.width - 1) if grid.o is OMode.SAT_SYM else -(2 ** (grid.width - 1))
@@ -53,6 +54,19 @@ class FakeQuant(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.grid)
+
+
+class SignOf(nn.Module):
+    """A parametrization: plus or minus the step of a bipolar grid, by the sign of each number of a weight; the gradient goes straight through."""
+
+    step: Tensor
+
+    def __init__(self, grid: Grid, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.exp2(-points_of(grid, weight.detach())))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (torch.where(weight >= 0, self.step, -self.step) - weight).detach()
 
 
 def points_of(grid: Grid, x: Tensor) -> Tensor:
