@@ -66,18 +66,22 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
         if one and inexact.start is not None:
             return inexact.through(layer, node)
         return Known(inexact.why, inexact.where)
-    if layer.traits.moves_only or isinstance(layer, QMaxPool):
+    bounds = [known.reach or value.interval for _, known, value in sources]
+    if isinstance(layer, QMaxPool | QDropout):
+        return Known(reach=bounds[0])
+    if layer.traits.moves_only or isinstance(layer, QOffset):  # offsets are parts of a sign, which the source does not compute
         return Known()
     if isinstance(layer, Weighted):
-        return _of_weights(layer, path, sources[0][2].interval)
-    why = _why_inexact(layer, result)
+        return _of_weights(layer, path, bounds[0])
+    tight = bounds[0].relu() if isinstance(layer, QReLU) else bounds[0] + bounds[1] if isinstance(layer, QAdd) else None
+    why = _why_inexact(layer, tight or result.interval)
     if not why:
-        return Known()
+        return Known(reach=tight)
     start = sources[0][0] if one else None
     return Known(why, path, start, *((node,), (layer,)) if one else ((), ()))
 
 
-def _why_inexact(layer: FixedLayer, result: QTensor) -> str:
+def _why_inexact(layer: FixedLayer, bounds: Bounds) -> str:
     if isinstance(layer, QBatchNorm):
         return "is a BatchNorm, whose constants the source leaves in float"
     for part in layer.modules():
@@ -89,7 +93,7 @@ def _why_inexact(layer: FixedLayer, result: QTensor) -> str:
             return f"divides by {count}, which is no power of two"
     if not isinstance(layer, _SUMS):
         return f"is a {type(layer).__name__.removeprefix('Q')}, which the source computes in float"
-    return "" if result.interval.fits_float32() else _too_wide(result.interval.magnitude_bits)
+    return "" if bounds.fits_float32() else _too_wide(bounds.magnitude_bits)
 
 
 def _too_wide(bits: int) -> str:

@@ -30,6 +30,9 @@ DOWN is towards zero. CEIL and UP (away from zero) are no mode of ``ap_fixed`` (
 _FARTHEST = 100
 """Binary points lie so far from the units at most (``Spec.frac_bits``)."""
 
+_CUT = 1.1
+"""A power of two that would cut the range of a scale by more than this gives way to the next, which costs up to one bit of resolution instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -37,7 +40,7 @@ class Grid:
 
     ``frac_bits``: one, or one for each index along ``axis`` of the tensor. ``bipolar``: not rounded, but its sign is taken: plus or minus
     ``2**-frac_bits`` (0 counts as positive); ``width`` is then 2, as of the numbers that come of it. ``scales``: those of the source, where they are
-    no powers of two and the nearest one stands for each.
+    no powers of two and one near it stands for each.
     """
 
     width: int
@@ -86,7 +89,7 @@ def grid(
 
     ``scale``: an array with one entry, or with more than one along a single axis; of arrays with one axis that is ``axis_of``. ``rank``: the axes of
     the tensor, where those of the scale are its last ones. ``rounding``: a key of ROUNDING, in any case. ``nearest``: the power of two nearest to a
-    scale stands for it, which is noted in ``scales``.
+    scale stands for it (or the next one above, where that would cut the range by more than a tenth), which is noted in ``scales``.
     Raises UnsupportedError, naming ``where``, for whatever ``ap_fixed`` cannot say.
     """
     q = ROUNDING.get(rounding.upper())
@@ -147,6 +150,7 @@ def _points(scale: Any, where: str, nearest: bool, axis_of: int | None, rank: in
             remedy="train with power-of-two scales (RestrictValueType.POWER_OF_TWO in Brevitas), or take the nearest binary point: strict=False",
         )
     points = (1 - exponents) if exact else -np.round(np.log2(scales)).astype(np.int64)
+    points = points - (scales * 2.0**points > _CUT)
     if int(np.abs(points).max()) > _FARTHEST:
         raise UnsupportedError(f"has the scale {scales.ravel()[np.abs(points).argmax()]:g}", where=where, remedy="use 2**-100 to 2**100")
     told = () if exact else tuple(float(value) for value in scales.ravel())
