@@ -160,14 +160,6 @@ class _Sum(nn.Module):
         return total if self.output is None else self.output(total)
 
 
-class _Joined(_Sum):
-    """Several values, each cast alike, side by side; and a cast."""
-
-    def forward(self, values: list[Tensor], dim: int = 1) -> Tensor:  # type: ignore[override]
-        joined = torch.cat(list(values) if self.input is None else [self.input(value) for value in values], dim)
-        return joined if self.output is None else self.output(joined)
-
-
 class _Reader:
     """Makes plain layers of Brevitas' in a copy of the model."""
 
@@ -312,9 +304,6 @@ class _Reader:
     def add(self, path: str, module: Any) -> nn.Module:
         return _Sum(self._fake(module.input_quant, f"{path}.input"), self._fake(module.output_quant, f"{path}.output"))
 
-    def cat(self, path: str, module: Any) -> nn.Module:
-        return _Joined(self._fake(module.input_quant, f"{path}.input"), self._fake(module.output_quant, f"{path}.output"))
-
     def upsample(self, path: str, module: Any) -> nn.Module:
         if module.mode != "nearest":
             raise UnsupportedError(f"{module.mode} upsampling", where=path, remedy="use mode='nearest'")
@@ -327,7 +316,6 @@ _MAKERS: dict[str, Callable[[_Reader, str, Any], nn.Module]] = {
     **dict.fromkeys(("TruncAvgPool2d", "TruncAdaptiveAvgPool2d"), _Reader.pool),
     "TruncQuantAccumulator": _Reader.accumulator,
     "QuantEltwiseAdd": _Reader.add,
-    "QuantCat": _Reader.cat,
     **dict.fromkeys(("QuantUpsample", "QuantUpsamplingNearest2d"), _Reader.upsample),
 }
 
@@ -345,4 +333,4 @@ def _class(module: Any) -> str:
 def _remedy(kind: str) -> str:
     if "LSTM" in kind or "RNN" in kind or "Attention" in kind:
         return "compose it of layers that have one, or give the float model to qfx.quantize"
-    return "use QuantLinear, QuantConv, QuantReLU, QuantIdentity, QuantEltwiseAdd, QuantCat, TruncAvgPool2d or layers of torch"
+    return "use QuantLinear, QuantConv, QuantReLU, QuantIdentity, QuantEltwiseAdd, TruncAvgPool2d or layers of torch"

@@ -226,11 +226,15 @@ class GivenBuilder(Builder):
         if isinstance(layer, Weighted):
             self._check_numbers(layer)
         sources = [(source.node, self.known[source.node], source.data) for source in inputs]
-        if isinstance(layer, GivenQuantizer):
-            known = sources[0][1]
-            known = known.through(layer, self.at) if known.why and known.start is not None and self.at is not None else known
+        known = sources[0][1]
+        if self.at is None:  # at the input
+            known = Known()
+        elif not isinstance(layer, GivenQuantizer):
+            known = judged(layer, path, self.at, sources, value.data)
+        elif known.why and known.start is not None:
+            known = known.through(layer, self.at)
         else:
-            known = judged(layer, path, self.at, sources, value.data) if self.at is not None else Known()
+            known = Known(known.why, known.where)
         self._keep(value, known)
         return value
 

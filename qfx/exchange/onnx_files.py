@@ -75,7 +75,7 @@ def from_onnx(
 
     try:
         module = for_any_batch(first, literal, batch, path.stem)
-    except (ValueError, TypeError, KeyError, IndexError) as error:  # of a file that contradicts itself
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError) as error:  # of a file that contradicts itself
         raise ModelFileError(f"contradicts itself: {type(error).__name__}: {error}", where=str(path), remedy="export it again") from error
     explicit = Explicit(module, tables.constants, {}, tables.numbers)
     arguments = {argument(name): data for name, data in feeds.items()}
@@ -101,7 +101,10 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
     if model.producer_name == "qfx":
         raise ModelFileError("is one of qfx' own already", where=str(path), remedy="give it to qfx hls, qfx verify and the others as it is")
-    kind = formats.kind_of_onnx(model)
+    try:
+        kind = formats.kind_of_onnx(model)
+    except TypeError as error:  # names that are no text
+        raise ModelFileError(f"is damaged: {error}", where=str(path), remedy="export it again") from error
     if kind is None:
         raise ModelFileError("has no quantizers", where=str(path), remedy="give a float model to `qfx ptq`")
     if kind not in (formats.QONNX, formats.QDQ):
@@ -111,7 +114,7 @@ def _read(path: Path) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         try:
             onnx.numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             what = f"the constant {tensor.name!r} is not what the file says: {error}"
             raise ModelFileError(what, where=str(path), remedy="export it again") from error
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of QONNX and Brevitas
 Array = npt.NDArray[Any]
 DATA = Path(os.environ.get("QFX_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 GENERAL = "qonnx.custom_op.general"
-RANDOM = np.random.default_rng(0)
 
 
 def saved(
@@ -99,10 +99,10 @@ def assert_equal(q: torch.nn.Module, expected: Array, x: Array) -> None:
 
 
 def inputs(*shape: int, scale: float = 1.0, seed: int = 1) -> Array:
-    random = np.random.default_rng(seed)
-    numbers = random.standard_normal(shape) * scale
+    draw = np.random.default_rng(seed)
+    numbers = draw.standard_normal(shape) * scale
     ties = np.round(numbers * 8) / 8  # on halves of steps
-    return np.where(random.random(shape) < 0.5, numbers, ties).astype(np.float32)
+    return np.where(draw.random(shape) < 0.5, numbers, ties).astype(np.float32)
 
 
 @pytest.mark.parametrize("mode", [*ROUNDING, "floor"])
@@ -148,17 +148,17 @@ def network() -> tuple[list[onnx.NodeProto], dict[str, Array]]:
         node("Transpose", ["uq"], ["ut"], name="turn", perm=[1, 0]),
         node("MatMul", ["f", "ut"], ["y"], name="fc"),
     ]
-    random = np.random.default_rng(3)
+    draw = np.random.default_rng(3)
     constants = {
         **COMMON,
         "six": f32(6.0),
-        "w": random.standard_normal((3, 2, 3, 3)).astype(np.float32),
+        "w": draw.standard_normal((3, 2, 3, 3)).astype(np.float32),
         "steps": np.asarray([0.25, 0.125, 0.5], dtype=np.float32).reshape(3, 1, 1, 1),
-        "b": random.standard_normal((1, 3, 1, 1)).astype(np.float32),
+        "b": draw.standard_normal((1, 3, 1, 1)).astype(np.float32),
         "tiny": f32(0.015625),
-        "u": random.standard_normal((5, 12)).astype(np.float32),
-        **{name: random.standard_normal(3).astype(np.float32) for name in "ghm"},
-        "v": random.random(3).astype(np.float32) + 0.5,
+        "u": draw.standard_normal((5, 12)).astype(np.float32),
+        **{name: draw.standard_normal(3).astype(np.float32) for name in "ghm"},
+        "v": draw.random(3).astype(np.float32) + 0.5,
     }
     return nodes, constants
 
@@ -203,7 +203,7 @@ def qdq_network() -> tuple[list[onnx.NodeProto], dict[str, Array]]:
         helper.make_node("Gemm", ["f", "uq"], ["g"], name="fc", transB=1),
         *qdq("g", "y", "coarse", "middle"),
     ]
-    random = np.random.default_rng(5)
+    draw = np.random.default_rng(5)
     constants = {
         "fine": f32(0.0625),
         "step": f32(0.25),
@@ -213,13 +213,13 @@ def qdq_network() -> tuple[list[onnx.NodeProto], dict[str, Array]]:
         "middle": np.uint8(128),
         "low": np.uint8(0),
         "high": np.uint8(15),
-        "w": random.integers(-127, 128, (3, 2, 3, 3)).astype(np.int8),
+        "w": draw.integers(-127, 128, (3, 2, 3, 3)).astype(np.int8),
         "steps": f32(0.0625, 0.03125, 0.125),
         "i8s": np.zeros(3, np.int8),
-        "b": random.integers(-3000, 3000, 3).astype(np.int32),
+        "b": draw.integers(-3000, 3000, 3).astype(np.int32),
         "bias_steps": f32(0.0625**2, 0.03125 * 0.0625, 0.125 * 0.0625),
         "i32s": np.zeros(3, np.int32),
-        "u": random.standard_normal((4, 27)).astype(np.float32),
+        "u": draw.standard_normal((4, 27)).astype(np.float32),
     }
     return nodes, constants
 
@@ -377,6 +377,23 @@ def test_files_that_are_broken_are_refused(tmp_path: Path) -> None:
         qfx.from_onnx(path)
     with pytest.raises(qfx.ModelFileError, match="cannot be read"):
         qfx.from_onnx(tmp_path / "none.onnx")
+
+
+def test_files_with_random_bytes_are_refused_or_read(tmp_path: Path, thorough: bool) -> None:
+    nodes, constants = network()
+    path = saved(tmp_path, nodes, constants, (2, 8, 8))
+    whole, refused = path.read_bytes(), 0
+    for seed in range(300 if thorough else 25):
+        print("seed", seed)
+        draw, content = random.Random(seed), bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        path.write_bytes(bytes(content))
+        try:
+            qfx.from_onnx(path)
+        except qfx.QfxError:
+            refused += 1
+    assert refused
 
 
 def test_a_tensor_to_end_at_must_be_there(tmp_path: Path) -> None:
