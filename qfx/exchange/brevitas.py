@@ -64,8 +64,11 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
         raise QfxError(f"Brevitas is not installed: {error}", where="from_brevitas", remedy=_INSTALL) from error
     model = unwrapped(model)
     check_model(model)
-    inputs = Inputs.of(model, example_input)
-    source = copy.deepcopy(model).eval()
+    wide = next((name for name, tensor in model.named_parameters() if tensor.dtype is not torch.float32), None)
+    if wide is not None:
+        raise UnsupportedError("is no float32", where=wide, remedy="give the model in float32, in which the types are compared: model.float()")
+    inputs = Inputs.of(model, example_input).map(lambda part: part.cpu() if isinstance(part, Tensor) else part)
+    source = copy.deepcopy(model).cpu().eval()
     seen = _observed(source, inputs)
     reader = _Reader(source, seen, nearest=not strict)
     explicit = reader.read()
@@ -80,8 +83,8 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
     if strict:
         require_same(found, type(model).__name__)
     result.meta[KEY] = Conversion(found.rows, notes)
-    result.train(model.training)
-    return result
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    return result.to(device).train(model.training)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
 
 NO_QUANTIZER = "give it a quantizer in the source, or convert it with its own 16 bits: strict=False"
+BEHIND_THE_LAST = (
+    "give it a quantizer in the source, or leave out what it computes in float at the end: nn.Identity() in its place, of a file output=... (--end)"
+)
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ class GivenBuilder(Builder):
         try:
             value = super()._apply(layer, path, inputs, role, norm)
         except ExactnessError as error:
-            raise UnsupportedError(error.what, where=error.where or path, remedy="quantize what it reads, or its result, in the source") from error
+            raise UnsupportedError(error.what, where=error.where or path, remedy=f"quantize what it reads; {BEHIND_THE_LAST}") from error
         layer = self._layer(str(value.node.target))
         if isinstance(layer, Weighted):
             self._check_numbers(layer)
@@ -282,15 +285,15 @@ class GivenBuilder(Builder):
                 self._refuse(replace(known, why=f"{known.why}, and {why}"))
         self.known[value.node] = Known()
 
-    def _refuse(self, known: Known) -> None:
+    def _refuse(self, known: Known, remedy: str = NO_QUANTIZER) -> None:
         if not any(error.where == known.where for error in self.obstacles):
-            self.obstacles.append(UnsupportedError(known.why, where=known.where, remedy=NO_QUANTIZER))
+            self.obstacles.append(UnsupportedError(known.why, where=known.where, remedy=remedy))
 
     def _output(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
             known = self.known[self.values[source].node] if source in self.values else Known()
             if known.why:
-                self._refuse(replace(known, why=f"{known.why}, and no quantizer follows before the output"))
+                self._refuse(replace(known, why=f"{known.why}, and no quantizer follows before the output"), BEHIND_THE_LAST)
         super()._output(node)
 
     def build(self, inputs: Inputs) -> QuantizedModel:

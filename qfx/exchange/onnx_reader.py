@@ -78,7 +78,8 @@ class QuantReader(_Reader):
                 raise UnsupportedError(f"the operator {proto.domain}.{proto.op_type} is none that is read here", where=where, remedy=remedy)
             handler(self, proto, where)
         elif proto.domain not in ("", "ai.onnx"):
-            raise UnsupportedError(f"the operator {proto.op_type} is of the unknown domain {proto.domain!r}", where=where, remedy="leave it out")
+            remedy = "export it with the channels first" if proto.domain.endswith("channels_last") else "leave it out"
+            raise UnsupportedError(f"the operator {proto.op_type} is of the unknown domain {proto.domain!r}", where=where, remedy=remedy)
         elif stored:
             if proto.op_type != "Clip":
                 what = f"{proto.op_type} works on integers between QuantizeLinear and DequantizeLinear"

@@ -95,9 +95,8 @@ def test_c_simulation_gives_the_same(residual: tuple[nn.Module, nn.Module], tmp_
     same_in_cpp([(residual[1], numbers(8, 2, 4, 4, seed=5))], tmp_path, fast=fast)
 
 
-@pytest.mark.parametrize("bias", ["external 16", "external 32"])
-def test_biases_with_the_scale_of_the_products(bias: str) -> None:
-    net = nets.settled(nets.Residual(bias), numbers(32, 2, 4, 4))
+def test_biases_with_the_scale_of_the_products() -> None:
+    net = nets.settled(nets.Residual("external 32"), numbers(32, 2, 4, 4))
     nets.assert_same(net, qfx.from_brevitas(net, numbers(16, 2, 4, 4)), numbers(50, 2, 4, 4, seed=2))
 
 
@@ -154,7 +153,7 @@ def test_a_quantizer_that_two_layers_share_stays_one() -> None:
     nets.assert_same(net, q, numbers(50, 4, seed=1))
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_random_networks(seed: int) -> None:
     net, x = nets.random_net(seed)
@@ -171,8 +170,10 @@ def test_many_random_networks(thorough: bool) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2])
-def test_the_networks_of_bnn_pynq(bits: int) -> None:
+def test_the_networks_of_bnn_pynq(bits: int, thorough: bool) -> None:
     """What TFC, LFC and SFC are, smaller: their preprocessing, BatchNorms in float, and dropout; the norm of the result is float, and so left out."""
+    if bits > 1 and not thorough:
+        pytest.skip("the one with signs runs; this one with --thorough")
     from brevitas_examples.bnn_pynq.models.FC import FC  # type: ignore[import-untyped, unused-ignore]
 
     torch.manual_seed(3)
@@ -246,6 +247,8 @@ def test_what_would_be_something_else_is_refused() -> None:
     refused(lambda: nn.Sequential(first(), qnn.QuantSigmoid(act_quant=nets.UNSIGNED)), "1: has the activation")
     refused(lambda: qnn.QuantLSTM(4, 3), "QuantLSTM has no fixed-point form", (5, 4))
     refused(lambda: nn.Linear(8, 4), "has no layers of Brevitas")
+    with pytest.raises(qfx.UnsupportedError, match="is no float32"):
+        qfx.from_brevitas(nn.Sequential(first(), linear()).double(), numbers(4, 8).double())
     refused(lambda: nn.Sequential(first(), qnn.TruncAvgPool2d(3)), "no power of two", (2, 6, 6))
     refused(lambda: nn.Sequential(first(), qnn.QuantReLU(act_quant=nets.UNSIGNED, narrow_range=True)), "a narrow range without a sign")
     wide = {"bias": False, "weight_quant": nets.WEIGHT, "weight_bit_width": 16}
