@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from qfx.capture.inputs import Inputs
 from qfx.errors import DataError, QfxError, UnsupportedError, together
 from qfx.exchange.build import Explicit, fixed
-from qfx.exchange.conversion import KEY, Casts, Conversion, compared, require_same
+from qfx.exchange.conversion import Casts, Conversion, compared, keep, require_same
 from qfx.exchange.grid import Grid, bipolar, grid
 from qfx.fixed.type import FixedType
 from qfx.nn.convert import check_model
@@ -82,7 +82,7 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
     found = compared(result, inputs.args or tuple(inputs.kwargs.values()), reader.casts(), explicit.numbers, seen.results)
     if strict:
         require_same(found, type(model).__name__)
-    result.meta[KEY] = Conversion(found.rows, notes)
+    keep(result, Conversion(found.rows, notes))
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     return result.to(device).train(model.training)
 

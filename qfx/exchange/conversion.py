@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_leaves
 from qfx.errors import QfxError, UnsupportedError
 from qfx.exchange.build import Note
 from qfx.exchange.grid import Grid
-from qfx.nn.layers import Weighted
+from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.given import GivenQuantizer
 from qfx.nn.model import QuantizedModel, graph_module
 from qfx.nn.quantizer import Quantizer
 
-KEY = "conversion"
-"""Where a model keeps its Conversion: in ``meta``."""
+_KEPT = "conversion"
+"""What a model's first layer calls its Conversion: so copies and pickles have it too."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,16 @@ class Conversion:
 
 def conversion(qmodel: nn.Module) -> Conversion:
     """What the import of a quantized model changed (``qfx.from_brevitas``). Raises QfxError for a model that was not imported."""
-    found = graph_module(qmodel).meta.get(KEY)
-    if not isinstance(found, Conversion):
-        raise QfxError("was not imported from another tool", where=type(qmodel).__name__, remedy="make one with qfx.from_brevitas")
-    return found
+    for layer in graph_module(qmodel).modules():
+        found = vars(layer).get(_KEPT) if isinstance(layer, QInput) else None
+        if isinstance(found, Conversion):
+            return found
+    raise QfxError("was not imported from another tool", where=type(qmodel).__name__, remedy="make one with qfx.from_brevitas or qfx.from_onnx")
+
+
+def keep(model: QuantizedModel, found: Conversion) -> None:
+    """Let ``conversion(model)`` be ``found``."""
+    setattr(next(layer for layer in model.modules() if isinstance(layer, QInput)), _KEPT, found)
 
 
 def compared(model: QuantizedModel, inputs: tuple[Any, ...], casts: Mapping[str, Casts], numbers: Mapping[str, Tensor], results: Any) -> Conversion:

@@ -21,9 +21,10 @@ from qfx.capture.batch.joining import rows
 from qfx.capture.from_onnx import _check_shape, _feeds, argument
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.exchange.build import Explicit, fixed
-from qfx.exchange.conversion import KEY, Casts, Conversion, compared, require_same
+from qfx.exchange.conversion import Casts, Conversion, compared, keep, require_same
 from qfx.exchange.onnx_reader import QONNX_DOMAINS, QuantReader, Tables
 from qfx.fixed.type import FixedType
+from qfx.nn.layers import QInput
 from qfx.nn.layers.given import FakeQuant
 from qfx.nn.model import QuantizedModel
 
@@ -49,8 +50,8 @@ def from_onnx(
     DequantizeLinear, with a Clip of integers between them or not. Scales must be powers of two, zero points 0 (or in the middle of a range without
     a sign, which gives it one). The rounding modes are those of ``qfx.exchange.grid.ROUNDING``.
     ``example_input``: a batch, or several by the names of the file's inputs; None: random numbers in the file's shapes. The file's results are
-    compared on it. ``strict``, ``input_type``: as for ``qfx.from_brevitas``. ``output``: the tensor of the file to end at, for those that compute in
-    float behind the last quantizer.
+    compared on it. Results that do not depend on the inputs are left out, and told (``qfx inspect``). ``strict``, ``input_type``: as for
+    ``qfx.from_brevitas``. ``output``: the tensor of the file to end at, for those that compute in float behind the last quantizer.
 
     Raises ModelFileError for a file that is no quantized ONNX model, or of versions that are not known; UnsupportedError, with node and remedy, for
     what ``ap_fixed`` cannot say; DataError for an example of another shape.
@@ -59,6 +60,7 @@ def from_onnx(
     model = _read(path)
     if output is not None:
         _end_at(model, output, path)
+    left_out = _without_constants(model)
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in held]
     if not inputs or not model.graph.output:
@@ -87,7 +89,10 @@ def from_onnx(
     found = compared(result, tuple(data[:count] for data in arguments.values()), casts, tables.numbers, list(theirs.values()))
     if strict:
         require_same(found, str(path))
-    result.meta[KEY] = Conversion(found.rows, notes)
+    keep(result, Conversion(found.rows, notes))
+    for layer in result.modules():
+        if isinstance(layer, QInput):
+            layer.left_out = left_out
     return result.eval()
 
 
@@ -144,6 +149,21 @@ def _end_at(model: onnx.ModelProto, name: str, path: Path) -> None:
     model.graph.node.extend(kept)
     del model.graph.output[:]
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+
+
+def _without_constants(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Leave out results that do not depend on the inputs, as scales and bit widths that are exported beside a value, and tell them."""
+    depends = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if any(name in depends for name in node.input):
+            depends.update(node.output)
+    constant = [value.name for value in model.graph.output if value.name not in depends]
+    if not constant or len(constant) == len(model.graph.output):
+        return ()
+    kept = [value for value in model.graph.output if value.name in depends]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    return tuple(f"the constant result {name!r}" for name in constant)
 
 
 def _random(inputs: list[onnx.ValueInfoProto], path: Path, kind: FixedType | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import re
 import sys
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_the_types_are_those_of_brevitas_and_stand_where_it_quantizes(residual: 
     assert qfx.conversion(q).exact
     recipe = qfx.Recipe.from_toml(qfx.to_graph(q).metadata["recipe"])
     assert recipe.spec("relu.output", "activation").width == 4  # the recipe tells the types
+
+
+def test_a_saved_model_is_the_same(residual: tuple[nn.Module, nn.Module]) -> None:
+    q, x, content = residual[1], numbers(16, 2, 4, 4), io.BytesIO()
+    torch.save(q, content)
+    content.seek(0)
+    loaded = torch.load(content, weights_only=False)
+    assert torch.equal(loaded(x), q(x))
+    assert qfx.conversion(loaded).exact
 
 
 def test_raw_integers_are_equal_also_beyond_the_example(residual: tuple[nn.Module, nn.Module]) -> None:

@@ -396,6 +396,16 @@ def test_files_with_random_bytes_are_refused_or_read(tmp_path: Path, thorough: b
     assert refused
 
 
+def test_constant_results_are_left_out_and_told(tmp_path: Path) -> None:
+    path = saved(tmp_path, [quant("x", "y", "step"), helper.make_node("Identity", ["step"], ["scale"])], COMMON)
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, ()))
+    onnx.save(model, path)
+    graph = qfx.to_graph(qfx.from_onnx(path))
+    assert len(graph.outputs) == 1
+    assert graph.metadata["left_out"] == "the constant result 'scale'"
+
+
 def test_a_tensor_to_end_at_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(qfx.ModelFileError, match="has no tensor 'z'"):
         qfx.from_onnx(saved(tmp_path, [quant("x", "y", "step")], COMMON), output="z")
