@@ -33,6 +33,7 @@ WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
 
 NO_QUANTIZER = "give it a quantizer in the source, or convert it with its own 16 bits: strict=False"
+ONLY_NEAR = "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: strict=False"
 BEHIND_THE_LAST = (
     "give it a quantizer in the source, or leave out what it computes in float at the end: nn.Identity() in its place, of a file output=... (--end)"
 )
@@ -282,7 +283,7 @@ class GivenBuilder(Builder):
             why = difference(self.traced, known, bounds, tuple(self.data[known.start].shape[1:]))
             if why:
                 self.float_arithmetic = True
-                self._refuse(replace(known, why=f"{known.why}, and {why}"))
+                self._refuse(replace(known, why=f"{known.why}, and {why}"), ONLY_NEAR)
         self.known[value.node] = Known()
 
     def _refuse(self, known: Known, remedy: str = NO_QUANTIZER) -> None:

@@ -3,7 +3,7 @@ number, that a cast behind float arithmetic gives what the source's does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from qfx.capture.traced import Traced
+from qfx.errors import UnsupportedError
 from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QAdd, QAvgPool, QBatchNorm, QConcat, QDropout, QLeakyReLU, QMaxPool, QMul, QReLU, QReLU6, QSub, Weighted
@@ -24,10 +25,8 @@ from qfx.nn.qtensor import QTensor
 FLOAT32_BITS = 24
 """The integers that float32 holds: up to 2**24."""
 
-MOST = 1 << 26
-"""So many numbers are tried at most in one proof, of all channels together."""
-
-_AT_ONCE = 1 << 20
+MOST = 1 << 20
+"""Up to so many numbers, of all channels together, are tried one by one; of more the steps are found."""
 
 PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset)
 """Layers that make one number of one number, by constants of its channel at most."""
@@ -144,37 +143,79 @@ def reached(weight: QTensor, bias: QTensor | None, x: Bounds) -> tuple[Channels,
 
 
 def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, ...]) -> str:
-    """Why the cast at the end of ``known.nodes`` is not shown to give what the source's gives: empty if it is, for every number within ``bounds``
-    in every channel. ``shape``: of the value from which the nodes start, the batch left out."""
-    channels = shape[0]
-    spread = bounds.spread(channels)
-    longest = max(interval.hi - interval.lo + 1 for interval in spread)
-    same = len(set(spread)) == 1
-    if longest * channels > MOST:
-        return f"it would take {longest * channels} numbers to show that the cast behind it gives the same"
-    lows = torch.tensor([interval.lo for interval in spread], dtype=torch.float64)
-    highs = torch.tensor([interval.hi for interval in spread], dtype=torch.float64)
-    steps = torch.tensor([2.0**-interval.frac_bits for interval in spread], dtype=torch.float64)
-    rows = max(_AT_ONCE // channels, 1)
-    trailing = (1,) * (len(shape) - 1)
-    interval: Bounds = spread[0] if same else Channels(spread)
-    for first in range(0, longest, rows):
-        count = torch.arange(first, min(first + rows, longest), dtype=torch.float64)
-        numbers = torch.minimum(lows + count[:, None], highs) * steps
-        x = numbers.float().reshape(len(count), channels, *trailing)
+    """Why the cast at the end of ``known.nodes`` does not give what the source's gives: empty if it does, for every number within ``bounds`` in every
+    channel. ``shape``: of the value from which the nodes start, the batch left out.
+
+    Up to MOST numbers are tried. Of more it is used that both functions are monotone in each channel, rounding included: an interval at whose ends
+    both give one number is done, any other is halved.
+    """
+    spread = bounds.spread(shape[0])
+    interval: Bounds = spread[0] if len(set(spread)) == 1 else Channels(spread)
+    lows, highs = (torch.tensor([getattr(own, end) for own in spread], dtype=torch.int64) for end in ("lo", "hi"))
+    steps = torch.tensor([2.0**-own.frac_bits for own in spread], dtype=torch.float64)
+
+    def both(raws: Tensor) -> tuple[Tensor, Tensor]:
+        """What the source and what the layers here make of raw numbers (rows, channels)."""
+        x = (raws * steps).float().reshape(len(raws), shape[0], *(1,) * (len(shape) - 1))
+        value = QTensor(x, interval)
+        for layer in known.layers:
+            value = layer(value)
+        theirs, ours = _in_float(traced, known.nodes, x), value.tensor()
+        if theirs.shape != x.shape or ours.shape != x.shape:
+            raise UnsupportedError("its constants are not one number, or one for each channel")
+        return theirs.double().flatten(1), ours.double().flatten(1)
+
+    def told(channel: int, raw: int, theirs: float, ours: float) -> str:
+        value = raw * float(steps[channel])
+        return f"for {value:g} in channel {channel} the source gives {theirs:g}, exact arithmetic {ours:g}"
+
+    try:
         with torch.no_grad():
-            theirs = _in_float(traced, known.nodes, x)
-            value = QTensor(x, interval)
-            for layer in known.layers:
-                value = layer(value)
-            ours = value.tensor()
-        if theirs.shape != ours.shape:
-            return "its constants are not one number, or one for each channel"
-        wrong = (theirs.double() != ours.double()).nonzero()
-        if len(wrong):
-            at = tuple(int(place) for place in wrong[0])
-            return f"for {float(x[at]):g} in channel {at[1]} the source gives {float(theirs[at]):g}, exact arithmetic {float(ours[at]):g}"
-    return ""
+            most = int((highs - lows).max()) + 1
+            if most * shape[0] <= MOST:
+                raws = torch.minimum(lows + torch.arange(most)[:, None], highs)
+                theirs, ours = both(raws)
+                wrong = (theirs != ours).nonzero()
+                if not len(wrong):
+                    return ""
+                row, channel = wrong[0].tolist()
+                return told(channel, int(raws[row, channel]), float(theirs[row, channel]), float(ours[row, channel]))
+            return _by_steps(lows, highs, both, told)
+    except UnsupportedError as error:
+        return error.what
+
+
+def _by_steps(lows: Tensor, highs: Tensor, both: Callable[[Tensor], tuple[Tensor, Tensor]], told: Callable[[int, int, float, float], str]) -> str:
+    """``difference`` of functions with steps: intervals are halved until both ends of each give one number, or are neighbours."""
+
+    def at(channel: Tensor, raw: Tensor) -> tuple[Tensor, str]:
+        """What the source gives there, and the first difference."""
+        order = torch.argsort(channel, stable=True)
+        counts = torch.bincount(channel, minlength=len(lows))
+        row = torch.empty_like(channel)
+        row[order] = torch.arange(len(channel)) - (counts.cumsum(0) - counts)[channel[order]]
+        raws = lows.expand(int(counts.max()), -1).clone()
+        raws[row, channel] = raw
+        theirs, ours = (part[row, channel] for part in both(raws))
+        wrong = (theirs != ours).nonzero()
+        if not len(wrong):
+            return theirs, ""
+        place = int(wrong[0, 0])
+        return theirs, told(int(channel[place]), int(raw[place]), float(theirs[place]), float(ours[place]))
+
+    channel, low, high = torch.arange(len(lows)), lows, highs
+    (at_low, why), (at_high, other) = at(channel, low), at(channel, high)
+    while not (why or other):
+        there = (at_low != at_high) & (high - low > 1)
+        if not bool(there.any()):
+            return ""
+        channel, low, high, at_low, at_high = (part[there] for part in (channel, low, high, at_low, at_high))
+        middle = (low + high) // 2
+        between, why = at(channel, middle)
+        channel = torch.cat([channel, channel])
+        low, high = torch.cat([low, middle]), torch.cat([middle, high])
+        at_low, at_high = torch.cat([at_low, between]), torch.cat([between, at_high])
+    return why or other
 
 
 def _in_float(traced: Traced, nodes: Sequence[fx.Node], x: Tensor) -> Tensor:

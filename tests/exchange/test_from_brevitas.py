@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import qfx
+from qfx.exchange.exact import _by_steps as by_steps
 
 pytest.importorskip("brevitas", reason="Brevitas is in the extra 'bench'", exc_type=ImportError)
 nets = pytest.importorskip("brevitas_nets")
@@ -80,9 +81,12 @@ def test_another_rounding_mode_is_noticed(residual: tuple[nn.Module, nn.Module],
         qfx.from_brevitas(residual[0], numbers(16, 2, 4, 4))
 
 
+@pytest.mark.parametrize("most", [1 << 20, 1], ids=["number by number", "by steps"])
 def test_constants_that_are_too_short_for_a_float_batch_norm_are_noticed(
-    residual: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+    most: int, residual: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("qfx.exchange.exact.MOST", most)
+    assert qfx.conversion(qfx.from_brevitas(residual[0], numbers(16, 2, 4, 4))).exact
     monkeypatch.setattr("qfx.exchange.build.WIDTHS", (4,))
     with pytest.raises(qfx.UnsupportedError, match=r"norm: is a BatchNorm.*for .* in channel \d the source gives"):
         qfx.from_brevitas(residual[0], numbers(16, 2, 4, 4))
@@ -161,6 +165,20 @@ def test_a_quantizer_that_two_layers_share_stays_one() -> None:
     q = qfx.from_brevitas(net, numbers(16, 4))
     assert sum(name.startswith("relu") for name, _ in qfx.quantizers(q)) == 1
     nets.assert_same(net, q, numbers(50, 4, seed=1))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_that_comes_one_number_later_is_found(late: bool) -> None:
+    lows, highs, step = torch.tensor([-5000, -300]), torch.tensor([4000, 7000]), 1500
+
+    def both(raws: Tensor) -> tuple[Tensor, Tensor]:
+        theirs = torch.floor(raws.double() * torch.tensor([0.013, -0.002]) - torch.tensor([0.0, 1e-6]))
+        ours = theirs.clone()
+        ours[:, 1][raws[:, 1] == step] += late  # where -0.002 x goes below -3
+        return theirs, ours
+
+    found = by_steps(lows, highs, both, lambda *numbers: str(numbers))
+    assert found == ("(1, 1500, -4.0, -3.0)" if late else "")
 
 
 @settings(max_examples=3)
