@@ -33,7 +33,10 @@ WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
 
 NO_QUANTIZER = "give it a quantizer in the source, or convert it with its own 16 bits: strict=False"
-ONLY_NEAR = "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: strict=False"
+ONLY_NEAR = (
+    "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: "
+    "strict=False"
+)
 BEHIND_THE_LAST = (
     "give it a quantizer in the source, or leave out what it computes in float at the end: nn.Identity() in its place, of a file output=... (--end)"
 )
@@ -66,6 +69,9 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
     Raises UnsupportedError, listing all obstacles, for what cannot be had so; DataError for an example that the model does not take.
     """
     with torch.inference_mode(False), torch.no_grad():
+        for module in source.module.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
+                module.num_batches_tracked.clamp_(min=1)  # statistics of no batch count as they are: the example says nothing of them
         inputs = Inputs.of(source.module, example)
         traced = trace(source.module, inputs)
         for path, (before, behind) in source.around.items():

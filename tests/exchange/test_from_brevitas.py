@@ -150,6 +150,12 @@ def test_layers(name: str) -> None:
     nets.assert_same(net, qfx.from_brevitas(net, numbers(8, *shape)), numbers(40, *shape, seed=4) * 2)
 
 
+def test_statistics_of_no_batch_count_as_they_are() -> None:
+    net = nn.Sequential(nets.settled(nets.first(), numbers(16, 8)), linear(), nn.BatchNorm1d(6), nets.settled(nets.first(), numbers(16, 6))).eval()
+    nets.assert_same(net, qfx.from_brevitas(net, numbers(8, 8)), numbers(40, 8, seed=4))
+    assert not net[2].running_mean.any()
+
+
 def test_a_quantizer_that_two_layers_share_stays_one() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
