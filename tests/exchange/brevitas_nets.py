@@ -109,7 +109,9 @@ def random_net(seed: int) -> tuple[nn.Module, Tensor]:
             shape = tuple(plain(nn.Sequential(*layers).eval()(x)).shape[1:])
         if image and shape[1] < 3:
             break
-    return settled(nn.Sequential(*layers), x), x
+    net = settled(nn.Sequential(*layers), x)
+    silent = any(float(layer.act_quant.scale().min()) < 1e-9 for layer in net if isinstance(layer, qnn.QuantReLU))  # that scale is no power of two
+    return random_net(seed + 100_003) if silent else (net, x)
 
 
 def _activation(draw: random.Random, depth: int) -> nn.Module:
