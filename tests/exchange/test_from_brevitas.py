@@ -187,20 +187,32 @@ def test_a_step_that_comes_one_number_later_is_found(late: bool) -> None:
     assert found == ("(1, 1500, -4.0, -3.0)" if late else "")
 
 
+def check_random(seed: int) -> bool:
+    """Whether the network of the seed comes over; the rare one has sums that Brevitas' float32 does not hold, and is refused for it."""
+    net, x = nets.random_net(seed)
+    try:
+        q = qfx.from_brevitas(net, x)
+    except qfx.UnsupportedError as error:
+        assert "more than the 24 that the source's float32 holds" in str(error)
+        return False
+    nets.assert_same(net, q, torch.cat([x * 2, numbers(60, *x.shape[1:], seed=seed)]))
+    return True
+
+
 @settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_random_networks(seed: int) -> None:
-    net, x = nets.random_net(seed)
-    nets.assert_same(net, qfx.from_brevitas(net, x), torch.cat([x * 2, numbers(20, *x.shape[1:], seed=seed)]))
+    check_random(seed)
 
 
 def test_many_random_networks(thorough: bool) -> None:
     if not thorough:
         pytest.skip("many random networks are compared with --thorough")
+    came = 0
     for seed in range(100):
         print("seed", seed)
-        net, x = nets.random_net(seed)
-        nets.assert_same(net, qfx.from_brevitas(net, x), numbers(100, *x.shape[1:], seed=seed))
+        came += check_random(seed)
+    assert came > 90
 
 
 @pytest.mark.parametrize("bits", [1, 2])
