@@ -193,7 +193,8 @@ def check_random(seed: int) -> bool:
     try:
         q = qfx.from_brevitas(net, x)
     except qfx.UnsupportedError as error:
-        assert "more than the 24 that the source's float32 holds" in str(error)
+        if "more than the 24 that the source's float32 holds" not in str(error):
+            raise
         return False
     nets.assert_same(net, q, torch.cat([x * 2, numbers(60, *x.shape[1:], seed=seed)]))
     return True
