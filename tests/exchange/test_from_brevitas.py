@@ -156,6 +156,15 @@ def test_statistics_of_no_batch_count_as_they_are() -> None:
     assert not net[2].running_mean.any()
 
 
+def test_a_bias_beyond_its_range_saturates_as_in_brevitas() -> None:
+    net = nets.settled(nn.Sequential(nets.first(), linear(bias=True, bias_quant=nets.BIASES["external 16"])), numbers(16, 8))
+    with torch.no_grad():
+        net[1].bias[0] = 1e6
+    q = qfx.from_brevitas(net, numbers(8, 8))
+    nets.assert_same(net, q, numbers(40, 8, seed=4))
+    nets.assert_same(net, q.train(), numbers(40, 8, seed=5))
+
+
 def test_a_quantizer_that_two_layers_share_stays_one() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

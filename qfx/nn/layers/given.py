@@ -85,6 +85,8 @@ def points_of(grid: Grid, x: Tensor) -> Tensor:
 class GivenQuantizer(Quantizer):
     """A Cast of a type that is given: of a model of another tool. Its binary points are learned from there on."""
 
+    makes_room = False
+
     traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, called_again="shared", casts=True)
 
     def __init__(self, grid: Grid, name: str, *, channel_axis: int = 1, also: str = "") -> None:
