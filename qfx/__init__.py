@@ -20,6 +20,9 @@ if TYPE_CHECKING:
         RecipeError,
         UnsupportedError,
     )
+    from qfx.exchange.brevitas import from_brevitas
+    from qfx.exchange.conversion import conversion
+    from qfx.exchange.onnx_files import from_onnx
     from qfx.export.export import export_onnx, to_graph
     from qfx.fixed.kernel import cast
     from qfx.fixed.type import FixedType, OMode, QMode
@@ -56,6 +59,9 @@ _HOMES = {
         "RecipeError",
         "UnsupportedError",
     ),
+    "qfx.exchange.brevitas": ("from_brevitas",),
+    "qfx.exchange.conversion": ("conversion",),
+    "qfx.exchange.onnx_files": ("from_onnx",),
     "qfx.export.export": ("export_onnx", "to_graph"),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
@@ -104,11 +110,14 @@ __all__ = [
     "calibrate",
     "cast",
     "check",
+    "conversion",
     "cost",
     "export_onnx",
     "fix_ranges",
     "float_state",
     "freeze",
+    "from_brevitas",
+    "from_onnx",
     "ladder",
     "load_graph",
     "lookup",

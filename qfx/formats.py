@@ -23,10 +23,9 @@ _FROM_TENSORFLOW = (
     "qfx reads float ONNX: convert the float TensorFlow or Keras model that it comes from, python -m tf2onnx.convert --saved-model FOLDER (or "
     "--keras FILE) --output model.onnx, then `qfx ptq --model model.onnx`"
 )
-_FLOAT = "qfx does the quantizing: give the float model that it was made of, to qfx.quantize in PyTorch or as float ONNX to `qfx ptq`"
 _WEIGHTS = "it holds weights without a model: `qfx ptq --model package.module:factory --checkpoint FILE`, with the Python code of the model"
 
-TFLITE = Kind("a TFLite model", _FROM_TENSORFLOW)
+TFLITE = Kind("a TFLite model", "`qfx import` takes int8 models as they are; to quantize anew, convert the float model: " + _FROM_TENSORFLOW)
 HDF5 = Kind("an HDF5 file, as Keras writes models and weights", _FROM_TENSORFLOW)
 KERAS = Kind("a Keras model", _FROM_TENSORFLOW)
 SAVED_MODEL = Kind("a TensorFlow SavedModel", _FROM_TENSORFLOW)
@@ -42,13 +41,10 @@ PICKLE = Kind("a Python pickle", _WEIGHTS)
 ARRAY = Kind("a numpy array file", "give the model; arrays are given as data")
 ORT = Kind("an ONNX Runtime model (.ort)", "give the .onnx file that it was converted from")
 OPENVINO = Kind("an OpenVINO model", "give the ONNX file that it was converted from")
-QONNX = Kind(
-    "a QONNX model",
-    "qfx does not read QONNX yet: give the float model, in PyTorch to qfx.quantize or as float ONNX to `qfx ptq`, with these word lengths in a "
-    "recipe",
-)
-QDQ = Kind("a quantized ONNX model (QuantizeLinear and DequantizeLinear)", _FLOAT)
-QOPERATOR = Kind("a quantized ONNX model (QLinearConv and the like)", _FLOAT)
+_IMPORTED = "`qfx import model.onnx -o qfx.onnx` makes a model of the same types of it, as qfx.from_onnx does in Python"
+QONNX = Kind("a QONNX model", _IMPORTED)
+QDQ = Kind("a quantized ONNX model (QuantizeLinear and DequantizeLinear)", _IMPORTED)
+QOPERATOR = Kind("a quantized ONNX model (QLinearConv and the like)", "`qfx import --integers` takes its integers as they are")
 
 _QONNX_DOMAINS = ("qonnx.custom_op", "onnx.brevitas", "finn.custom_op", "finn.")
 _QDQ_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

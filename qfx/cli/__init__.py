@@ -17,6 +17,7 @@ from qfx.cli.compare import compare
 from qfx.cli.convert import convert
 from qfx.cli.csim import csim
 from qfx.cli.hls import estimate, hls
+from qfx.cli.importing import import_
 from qfx.cli.models import boards, inspect, weights
 from qfx.cli.ptq import ptq
 from qfx.cli.report import report
@@ -43,7 +44,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, estimate, compare, convert, csim, verify, report, check, ptq, weights, inspect, boards):
+for _command in (hls, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -60,6 +60,8 @@ class Quantizer(FixedLayer):
     """Whether numbers pass as they are (``qfx.switch``)."""
     frozen: tuple[str, ...] = ()
     """The parameters that ``qfx.freeze`` stopped."""
+    makes_room: bool = True
+    """Whether a long constant that outgrows its range moves the binary point (``qfx.nn.casts.room``)."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor

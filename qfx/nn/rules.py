@@ -19,6 +19,7 @@ from qfx.nn.layers import (
     conv,
     conv_transpose,
     dropout,
+    given,
     linear,
     max_pool,
     pad,
@@ -67,6 +68,7 @@ FAMILIES: tuple[Family, ...] = (
     top.FAMILY,
     logic.FAMILY,
     recurrent.FAMILY,
+    given.FAMILY,
 )
 
 MODULES: dict[type[nn.Module], Rule] = joined(pair for family in FAMILIES for pair in family.modules.items())

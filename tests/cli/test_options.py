@@ -57,9 +57,9 @@ def test_one_name_for_each_kind_of_file() -> None:
         known = options(main.commands[name])
         assert {"--data", "--samples"} <= known, name
         assert old is None or old in known
-    for name in ("hls", "csim", "ptq", "weights"):
+    for name in ("hls", "csim", "ptq", "import", "weights"):
         assert {"-o", "--output", "--force"} <= options(main.commands[name])
-    for name in ("hls", "estimate", "verify", "report", "inspect", "boards", "ptq"):
+    for name in ("hls", "estimate", "verify", "report", "inspect", "boards", "ptq", "import"):
         assert "--json" in options(main.commands[name])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qfx.capture.batch.frames import OverFrames
 from qfx.nn import rules
-from qfx.nn.layers import conv, conv_transpose, linear, tables
+from qfx.nn.layers import conv, conv_transpose, given, linear, tables
 from qfx.nn.layers.elementwise import rounding
 from qfx.nn.layers.products import bilinear, einsum
 from qfx.nn.layers.selecting import embedding, logic, top
@@ -368,6 +368,7 @@ def test_every_entry_of_the_tables_was_tried() -> None:
     norms = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}  # these round: test_layers.py, test_tables.py
     volumes = {module for module in rules.MODULES if module.__name__.endswith("3d")}  # test_volumes.py
     elsewhere = {*embedding.FAMILY.modules, OverFrames, nn.UpsamplingBilinear2d}  # test_selecting.py, test_frames.py, test_resampling.py
+    elsewhere |= {*given.FAMILY.modules}  # tests/exchange
     assert set(rules.MODULES) - tried - set(tables.FAMILY.modules) - volumes - elsewhere == norms - volumes
     calls = {name.removeprefix("x.") for name in FUNCTIONS if name.startswith("x.")}
     untried = {"cuda", "half", "bfloat16", "int", "long"}  # a device; conversions that round, which test_refusals.py tries

@@ -22,7 +22,8 @@ _OUTGROWN = 1 + 2.0**-8
 def make_room(cast: nn.Module, constant: Tensor) -> None:
     """Move the binary points of ``cast`` to the left, in place, as far as it takes to hold ``constant``, if that has outgrown its range.
 
-    What is not long (``LONG_WORD`` bits), wraps, has its word length learned or its position given by the spec stays. It follows from the constant
+    What is not long (``LONG_WORD`` bits), wraps, has its word length learned or its position given by the spec stays, and so does the type of an
+    imported constant (``Quantizer.makes_room``). It follows from the constant
     and the binary points alone, so that a forward in training, in evaluation and inside a backward pass do the same. The tensors are exchanged, not
     written into: a backward pass that is still to come finds what its forward saw.
     """
@@ -31,7 +32,7 @@ def make_room(cast: nn.Module, constant: Tensor) -> None:
     spec = cast.spec
     if spec.width < LONG_WORD or spec.o not in (OMode.SAT, OMode.SAT_SYM) or spec.learn_width or spec.frac_bits is not None:
         return
-    if cast.off or not cast.is_initialized:
+    if cast.off or not cast.is_initialized or not cast.makes_room:
         return
     with torch.no_grad():
         points, numbers = cast.points(), constant.detach()

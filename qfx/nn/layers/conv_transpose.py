@@ -57,8 +57,8 @@ class QConvTranspose(Weighted):
         axes = zip(self.kernel, self.dilation, self.padding, self.output_padding, strict=True)
         return tuple((d * (k - 1) - p, d * (k - 1) - p + extra) for k, d, p, extra in axes)
 
-    def cast_weight(self) -> Tensor:
-        return _swap_in_groups(self.weight, self.groups)
+    def as_cast(self, weight: Tensor) -> Tensor:
+        return _swap_in_groups(weight, self.groups)
 
     def set_cast_weight(self, weight: Tensor) -> None:
         with torch.no_grad():

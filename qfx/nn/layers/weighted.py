@@ -143,7 +143,11 @@ class Weighted(Computing, abstract=True):
 
     def cast_weight(self) -> Tensor:
         """The float weight with the outputs on axis 0, which is how it is cast and how ``_operator`` takes it."""
-        return self.weight if self.form is None else self.form.there(self.weight)
+        return self.as_cast(self.weight)
+
+    def as_cast(self, weight: Tensor) -> Tensor:
+        """A weight as the float model keeps it, with the outputs on axis 0."""
+        return weight if self.form is None else self.form.there(weight)
 
     def set_cast_weight(self, weight: Tensor) -> None:
         """Overwrite the float weight by one that has the outputs on axis 0. It must be a tensor of the layer, not one computed of others."""

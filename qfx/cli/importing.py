@@ -1,0 +1,104 @@
+"""``qfx import``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from qfx.cli.common import FILE, data_option, force_option, guard, inputs, json_option, output_option, print_json, samples_option
+from qfx.cli.telling import telling
+
+
+@click.command("import")
+@click.argument("model", type=FILE)
+@output_option("The ONNX file to write.")
+@data_option(".npz (inputs called x) or .npy of real inputs, batch first, to compare on  [default: random numbers].", required=False)
+@click.option(
+    "--input-type", default=None, metavar="TYPE", help="Of inputs that are not quantized first: 'ap_ufixed<8,0>'. They must lie on its grid."
+)
+@click.option("--end", default=None, metavar="TENSOR", help="The tensor of the file to end at, in place of its result.")
+@click.option("--nearest", is_flag=True, help="Convert what is no fixed-point type to the nearest binary point, and tell the error of each tensor.")
+@click.option("--integers", is_flag=True, help="Take the integers of an int8 file as they are, whatever its scales; nothing can be trained on.")
+@click.option(
+    "--rounding", type=click.Choice(["double", "single", "nearest"]), default=None, help="Of all kernels of a .tflite file  [default: LiteRT's]."
+)
+@force_option()
+@samples_option()
+@json_option()
+@guard
+def import_(
+    model: Path,
+    output: Path,
+    data: Path | None,
+    input_type: str | None,
+    end: str | None,
+    nearest: bool,
+    integers: bool,
+    rounding: str | None,
+    force: bool,
+    samples: int | None,
+    as_json: bool,
+) -> None:
+    """Make qfx' ONNX file of a quantized model of another tool: QONNX or QDQ with the same types and the same results, TFLite, QOperator and (with
+    --integers) QDQ of any scales with the same integers.
+
+    What is not the same to the last bit is refused, with the layer's name, unless --nearest is given.
+    """
+    from qfx import formats
+    from qfx.files import check_target
+    from qfx.fixed.type import FixedType
+
+    check_target(output, force=force)
+    if integers or formats.kind_of_file(model) is formats.TFLITE:
+        if data is not None or input_type is not None or end is not None:
+            raise click.UsageError("--data, --input-type and --end are for QONNX and QDQ files of fixed point: integers need none of them")
+        _integers(model, output, nearest=nearest, rounding=rounding, force=force, as_json=as_json)
+        return
+    if rounding is not None:
+        raise click.UsageError("--rounding is for .tflite files")
+    kind = None if input_type is None else FixedType.parse(input_type)
+    with telling("reading the model"):
+        import torch
+
+        from qfx.exchange.conversion import conversion
+        from qfx.exchange.onnx_files import from_onnx
+        from qfx.export.export import export_onnx
+
+        example = None if data is None else torch.from_numpy(inputs(data, samples))
+        imported = from_onnx(model, example, strict=not nearest, input_type=kind, output=end)
+        export_onnx(imported, output, force=force)
+    found = conversion(imported)
+    if as_json:
+        print_json(
+            {"output": str(output), "exact": found.exact, "rows": [asdict(row) for row in found.rows], "notes": [asdict(n) for n in found.notes]}
+        )
+    else:
+        click.echo(f"{found}\n{output}: {'the same to the last bit' if found.exact else 'not the same; see the errors above'}")
+
+
+def _integers(model: Path, output: Path, *, nearest: bool, rounding: str | None, force: bool, as_json: bool) -> None:
+    """A file of integers, whatever its scales."""
+    from qfx import formats
+    from qfx.export.onnx_file import save
+
+    with telling("reading the model"):
+        if formats.kind_of_file(model) is formats.TFLITE:
+            from qfx.integers.tflite import read_tflite
+            from qfx.integers.tflite.rounding import Rounding
+
+            graph = read_tflite(model, rounding=None if rounding is None else Rounding(rounding))
+        else:
+            from qfx.integers.onnx import read_onnx_integers
+
+            graph = read_onnx_integers(model, nearest=nearest)
+        save(graph, output, force=force)
+    told = {key: text.splitlines() for key, text in graph.metadata.items()}
+    exact = "quantized.differing" not in told
+    if as_json:
+        print_json({"output": str(output), "exact": exact, "told": told})
+        return
+    for key, lines in told.items():
+        click.echo(f"{key}:\n" + "\n".join(f"  {line}" for line in lines))
+    click.echo(f"{output}: {'the same integers' if exact else 'not the same integers; see above'}")

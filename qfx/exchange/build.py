@@ -1,0 +1,326 @@
+"""From a network with explicit fake-quantizations to the fixed-point model that has Casts there, of those types, and nowhere else."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from qfx.capture.inputs import Inputs
+from qfx.capture.trace import trace
+from qfx.capture.traced import Traced
+from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError, together
+from qfx.exchange.exact import Known, difference, judged
+from qfx.exchange.grid import Grid
+from qfx.fixed.arith import Bounds, Interval
+from qfx.fixed.type import FixedType, QMode
+from qfx.nn.builder import Builder, _Value
+from qfx.nn.call import Part
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import QAvgPool, QInput, Weighted
+from qfx.nn.layers.given import FakeQuant, GivenQuantizer, QOffset, sign_bit
+from qfx.nn.layers.reductions.reduce import QReduceMean
+from qfx.nn.lookup import picks
+from qfx.nn.model import QuantizedModel, quantizers
+from qfx.nn.quantizer import Quantizer
+from qfx.recipe import Override, Recipe, Spec
+
+WIDTHS = (16, 20, 25)
+"""Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
+
+NO_QUANTIZER = "give it a quantizer in the source, or convert it with its own 16 bits: strict=False"
+ONLY_NEAR = (
+    "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: "
+    "strict=False"
+)
+BEHIND_THE_LAST = (
+    "give it a quantizer in the source, or leave out what it computes in float at the end: nn.Identity() in its place, of a file output=... (--end)"
+)
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """A network of torch's layers and functions, with ``FakeQuant`` where the source quantizes activations. ``constants``: the types of weights and
+    biases, by the names of their quantizers (``conv1.weight``). ``around``: of layers by their paths, what is cast in front and behind.
+    ``numbers``: what the source makes of weights and biases, by the same names."""
+
+    module: nn.Module
+    constants: Mapping[str, Grid] = field(default_factory=dict)
+    around: Mapping[str, tuple[FakeQuant | None, FakeQuant | None]] = field(default_factory=dict)
+    numbers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is not as in the source: ``where``, and why."""
+
+    where: str
+    why: str
+
+
+def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType | None = None) -> tuple[QuantizedModel, tuple[Note, ...]]:
+    """The fixed-point model of ``source``, and what in it is not shown to be the source's to the last bit: with ``strict`` nothing.
+
+    ``input_type``: what inputs are cast to where the source computes with them before it quantizes them; they must lie on its grid.
+    Raises UnsupportedError, listing all obstacles, for what cannot be had so; DataError for an example that the model does not take.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        for module in source.module.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
+                module.num_batches_tracked.clamp_(min=1)  # statistics of no batch count as they are: the example says nothing of them
+        inputs = Inputs.of(source.module, example)
+        traced = trace(source.module, inputs)
+        for path, (before, behind) in source.around.items():
+            _surround(traced, path, before, behind)
+        for width in WIDTHS if strict else (*WIDTHS, WIDTHS[0]):
+            builder = GivenBuilder(traced, _recipe(width), source, input_type)
+            model = builder.build(inputs)
+            if not builder.float_arithmetic:
+                break
+        if builder.obstacles and strict:
+            raise together(builder.obstacles, where=type(source.module).__name__)
+        told = told_recipe(model)
+        for layer in model.modules():
+            if isinstance(layer, QInput):
+                layer.recipe = told
+        return model, tuple(Note(error.where, error.what) for error in builder.obstacles)
+
+
+def told_recipe(model: QuantizedModel) -> Recipe:
+    """What the model is, as a recipe: the type of each quantizer by its name."""
+    overrides = []
+    for name, quantizer in quantizers(model):
+        spec = quantizer.spec
+        changes: dict[str, Any] = {"width": spec.width, "q": spec.q, "o": spec.o, "n": spec.n, "granularity": spec.granularity, "learn": spec.learn}
+        changes |= {"signed": bool(quantizer.signed)}
+        if spec.granularity == "tensor":
+            changes["frac_bits"] = int(quantizer.points())
+        overrides.append(Override(glob.escape(name), changes))
+    return Recipe(overrides=tuple(overrides))
+
+
+def _recipe(width: int) -> Recipe:
+    """Of what the source has no type for."""
+    spec = Spec(width, granularity="channel")
+    return Recipe(scale=spec, shift=spec, constant=spec, weight=Spec(8, granularity="channel"))
+
+
+def _surround(traced: Traced, path: str, before: FakeQuant | None, behind: FakeQuant | None) -> None:
+    """Put casts in front of and behind every call of a layer."""
+    graph, shapes = traced.module.graph, traced.shapes
+    for node in [node for node in graph.nodes if node.op == "call_module" and node.target == path]:
+        if before is not None:
+            place = f"{path}.input_cast"
+            traced.module.add_module(place.replace(".", "_"), before)
+            with graph.inserting_before(node):
+                cast = graph.call_module(place.replace(".", "_"), (node.args[0],))
+            cast.meta.update(node.meta)
+            shapes[cast] = shapes[node.args[0]]
+            node.args = (cast, *node.args[1:])
+        if behind is not None:
+            place = f"{path}.output_cast"
+            traced.module.add_module(place.replace(".", "_"), behind)
+            with graph.inserting_after(node):
+                cast = graph.call_module(place.replace(".", "_"), (node,))
+            cast.meta.update(node.meta)
+            shapes[cast] = shapes[node]
+            node.replace_all_uses_with(cast, lambda user, cast=cast: user is not cast)
+
+
+class GivenBuilder(Builder):
+    """Casts stand where the source has them. ``obstacles``: what is not shown to be what the source computes; ``float_arithmetic``: whether longer
+    constants could show more of it."""
+
+    def __init__(self, traced: Traced, recipe: Recipe, source: Explicit, input_type: FixedType | None) -> None:
+        super().__init__(traced, recipe)
+        self.source, self.input_type = source, input_type
+        self.known: dict[fx.Node, Known] = {}
+        self.data: dict[fx.Node, Any] = {}
+        self.obstacles: list[UnsupportedError] = []
+        self.float_arithmetic = False
+        self.at: fx.Node | None = None
+        self.at_input: set[fx.Node] = set()  # casts of the source that the model's input is
+
+    # Where Casts stand
+
+    def _given(self, node: fx.Node, data: Any, raw: fx.Node, given: dict[fx.Node, Any]) -> None:
+        if not isinstance(data, Tensor):
+            super()._given(node, data, raw, given)
+            return
+        label = self._label(node) if self._several() else "input"
+        grid = self._grid_of_input(node, label)
+        layer = QInput(self.traced.shapes[node], replace(self.recipe, input=replace(grid.spec, granularity="tensor")), label)
+        cast = sign_bit(grid, QMode.TRN) if grid.bipolar else grid
+        layer.cast = GivenQuantizer(cast, label, also="input")
+        path = self._attach(self._free(layer.label), layer)
+        checked = layer._checked(data)
+        layer.cast.initialize(checked)
+        value = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input", cast_as="input")
+        self._keep(value, Known())
+        if self.input_type is not None and not torch.equal(value.data.tensor().double(), checked.double()):
+            what = f"the example does not lie on the grid of {self.input_type}, so the input's cast would change it"
+            raise DataError(what, where=label, remedy="give inputs on the grid, or the type that they have")
+        if grid.bipolar:
+            value = self._apply(QOffset(1, -grid.frac_bits[0]), f"{path}_up", [value], "input", None)
+        self.values[node] = value
+
+    def _grid_of_input(self, node: fx.Node, label: str) -> Grid:
+        """The type of the cast that the source has first, on all ways from its input."""
+        found, others = self._first_casts(node)
+        grids = {cast.grid for cast in found.values()}
+        if self.input_type is not None:
+            return Grid.of_type(self.input_type)
+        if others or len(grids) != 1:
+            what = (
+                f"is read by {self.traced.place(others[0])} before it is quantized"
+                if others
+                else f"is quantized in {len(grids)} ways: {', '.join(map(str, grids))}"
+            )
+            remedy = "quantize it first and once (a QuantIdentity), or say what type inputs have: input_type=qfx.FixedType(...) (--input-type)"
+            raise UnsupportedError(what, where=label, remedy=remedy)
+        self.at_input |= set(found)
+        return grids.pop()
+
+    def _first_casts(self, node: fx.Node) -> tuple[dict[fx.Node, FakeQuant], list[fx.Node]]:
+        """The casts that numbers come to first from a node, moved perhaps, and what reads them else."""
+        found: dict[fx.Node, FakeQuant] = {}
+        others: list[fx.Node] = []
+        for user in self.traced.tensor_users(node):
+            module = self.traced.module.get_submodule(str(user.target)) if user.op == "call_module" else None
+            if isinstance(module, FakeQuant) and (node.op == "placeholder" or (module.grid.axis is None and not module.grid.bipolar)):
+                found[user] = module  # (the sign of a zero that pads would be no zero)
+            elif user.op != "output" and picks(user, self.traced):
+                more, rest = self._first_casts(user)
+                found |= more
+                others += rest
+            else:
+                others.append(user)
+        return found, others
+
+    def _ready(self, place: fx.Node | Part, layer: FixedLayer, alone: bool) -> _Value:
+        return self.values[place]
+
+    def _cast(self, value: _Value) -> _Value:
+        return value
+
+    def _settled(self, value: _Value) -> _Value:
+        return value
+
+    # What becomes of each operation
+
+    def _convert(self, node: fx.Node, path: str) -> None:
+        if node in self.at_input:
+            self.values[node] = self.values[node.args[0]]  # type: ignore[index]
+            return
+        self.at = node
+        module = self.traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        start = self.values.get(node.args[0]) if isinstance(module, FakeQuant) else None  # type: ignore[arg-type]
+        path = module.place if isinstance(module, FakeQuant) else path
+        if start is not None and isinstance(module, FakeQuant):
+            _check_reads(module, start.data.interval)
+        super()._convert(node, path)
+        if start is not None and self.known[start.node].why:
+            self._prove(self.values[node], path)
+
+    def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
+        self._give(layer)
+        try:
+            value = super()._apply(layer, path, inputs, role, norm)
+        except ExactnessError as error:
+            raise UnsupportedError(error.what, where=error.where or path, remedy=f"quantize what it reads; {BEHIND_THE_LAST}") from error
+        layer = self._layer(str(value.node.target))
+        if isinstance(layer, Weighted):
+            self._check_numbers(layer)
+        sources = [(source.node, self.known[source.node], source.data) for source in inputs]
+        known = sources[0][1]
+        if self.at is None:  # at the input
+            known = Known()
+        elif not isinstance(layer, GivenQuantizer):
+            known = judged(layer, path, self.at, sources, value.data)
+        elif known.why and known.start is not None:
+            known = known.through(layer, self.at)
+        else:
+            known = Known(known.why, known.where)
+        self._keep(value, known)
+        return value
+
+    def _give(self, layer: FixedLayer) -> None:
+        """Put the quantizers of the source into a layer."""
+        for role in ("weight", "bias") if isinstance(layer, Weighted) else ():
+            mine: Quantizer = getattr(layer, f"{role}_cast")
+            grid = self.source.constants.get(mine.name)
+            if grid is not None:
+                setattr(layer, f"{role}_cast", GivenQuantizer(grid, mine.name, channel_axis=0, also=mine.also))
+        if isinstance(layer, QAvgPool | QReduceMean):
+            count, mine = layer.divisor if isinstance(layer, QAvgPool) else layer.count, layer.reciprocal_cast
+            if count & (count - 1) == 0:
+                layer.reciprocal_cast = GivenQuantizer(Grid(1, False, (count.bit_length() - 1,)), mine.name, channel_axis=0, also=mine.also)
+
+    def _check_numbers(self, layer: Weighted) -> None:
+        """Refuse a weight or bias that is another number here than in the source."""
+        for quantizer, constant in zip((layer.weight_cast, layer.bias_cast), layer.constants(), strict=True):
+            theirs = self.source.numbers.get(quantizer.name)
+            if theirs is None or constant is None:
+                continue
+            ours = constant.value.detach().double().reshape(-1)
+            other = (theirs if quantizer is layer.bias_cast else layer.as_cast(theirs)).double().reshape(-1)
+            grid = self.source.constants.get(quantizer.name)
+            if not torch.equal(ours, other) and not (grid is not None and grid.scales):
+                place = int((ours != other).nonzero()[0, 0])
+                what = f"number {place} is {float(other[place]):g} in the source, and {float(ours[place]):g} as {quantizer}"
+                raise UnsupportedError(what, where=quantizer.name, remedy="please report this defect, with the quantizer's class")
+
+    # What is known of the numbers
+
+    def _keep(self, value: _Value, known: Known) -> None:
+        self.known[value.node], self.data[value.node] = known, value.data
+
+    def _prove(self, value: _Value, path: str) -> None:
+        """The cast gives what the source's gives, or that is an obstacle."""
+        known = self.known[value.node]
+        if known.start is None:
+            self._refuse(known)
+        else:
+            bounds = self.known[known.start].reach or self.data[known.start].interval
+            why = difference(self.traced, known, bounds, tuple(self.data[known.start].shape[1:]))
+            if why:
+                self.float_arithmetic = True
+                self._refuse(replace(known, why=f"{known.why}, and {why}"), ONLY_NEAR)
+        self.known[value.node] = Known()
+
+    def _refuse(self, known: Known, remedy: str = NO_QUANTIZER) -> None:
+        if not any(error.where == known.where for error in self.obstacles):
+            self.obstacles.append(UnsupportedError(known.why, where=known.where, remedy=remedy))
+
+    def _output(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            known = self.known[self.values[source].node] if source in self.values else Known()
+            if known.why:
+                self._refuse(replace(known, why=f"{known.why}, and no quantizer follows before the output"), BEHIND_THE_LAST)
+        super()._output(node)
+
+    def build(self, inputs: Inputs) -> QuantizedModel:
+        try:
+            return super().build(inputs)
+        except QfxError as error:
+            if self.obstacles and isinstance(error, UnsupportedError):
+                raise together([*self.obstacles, error], where=type(self.source.module).__name__) from error
+            raise
+
+
+def _check_reads(cast: FakeQuant, bounds: Bounds) -> None:
+    """Refuse a truncation that the source does otherwise: of numbers that lie on a finer grid than it takes, or that a limit would change."""
+    hull, grid = bounds.hull, cast.grid
+    if cast.reads is not None and hull.frac_bits > cast.reads:
+        what = f"truncates numbers with {hull.frac_bits} fractional bits that it first rounds to {cast.reads}"
+        raise UnsupportedError(what, where=cast.label, remedy="quantize what it reads to the scale that it is told")
+    limits = Interval.of(grid.type)
+    if cast.holds_all and (
+        hull.lo * 2.0**-hull.frac_bits < limits.lo * 2.0**-limits.frac_bits or hull.hi * 2.0**-hull.frac_bits > limits.hi * 2.0**-limits.frac_bits
+    ):
+        what = f"truncates numbers that {grid.width} bits do not hold, without a limit"
+        raise UnsupportedError(what, where=cast.label, remedy="say as many input bits as the numbers have, or use version 2 of Trunc")

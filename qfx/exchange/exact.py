@@ -1,0 +1,238 @@
+"""What is known of each number of an imported network: that the source's float arithmetic gives it exactly, or why not; and the proof, number by
+number, that a cast behind float arithmetic gives what the source's does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from qfx.capture.traced import Traced
+from qfx.errors import UnsupportedError
+from qfx.fixed.arith import Bounds, Channels, Interval
+from qfx.nn.fixed_layer import FixedLayer
+from qfx.nn.layers import QAdd, QAvgPool, QBatchNorm, QConcat, QDropout, QLeakyReLU, QMaxPool, QMul, QReLU, QReLU6, QSub, Weighted
+from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScaleBy
+from qfx.nn.layers.elementwise.expand import QExpand
+from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.given import GivenQuantizer, QOffset
+from qfx.nn.layers.reductions.reduce import QReduceMean
+from qfx.nn.qtensor import QTensor
+
+FLOAT32_BITS = 24
+"""The integers that float32 holds: up to 2**24."""
+
+MOST = 1 << 20
+"""Up to so many numbers, of all channels together, are tried one by one; of more the steps are found."""
+
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset)
+"""Layers that make one number of one number, by constants of its channel at most."""
+
+_SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:])
+"""Layers that float32 computes exactly where it holds the result, and their constants are exact."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of a value. ``why`` not: empty if the source has exactly this number. ``where`` that began. ``reach``: tighter bounds than its interval.
+
+    ``start``: the exact value from which ``nodes`` of the source (and ``layers`` here) lead to it, number by number; None where others mix in."""
+
+    why: str = ""
+    where: str = ""
+    start: fx.Node | None = None
+    nodes: tuple[fx.Node, ...] = ()
+    layers: tuple[FixedLayer, ...] = ()
+    reach: Bounds | None = None
+
+    def through(self, layer: FixedLayer, node: fx.Node) -> Known:
+        """The same, a layer further."""
+        if isinstance(layer, QMaxPool):  # a monotone cast of the greatest is the greatest of the casts: what holds for each number holds behind it
+            return self
+        nodes = self.nodes if self.nodes[-1:] == (node,) else (*self.nodes, node)
+        return replace(self, nodes=nodes, layers=(*self.layers, layer))
+
+
+def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[fx.Node, Known, QTensor]], result: QTensor) -> Known:
+    """What is known of what a layer gives. ``node``: its operation in the source. ``sources``: what it reads: the value's node here, what is known of
+    it, and the value."""
+    inexact = next((known for _, known, _ in sources if known.why), None)
+    one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool))
+    if inexact is not None:
+        if one and inexact.start is not None:
+            return inexact.through(layer, node)
+        return Known(inexact.why, inexact.where)
+    bounds = [known.reach or value.interval for _, known, value in sources]
+    if isinstance(layer, QMaxPool | QDropout):
+        return Known(reach=bounds[0])
+    if layer.traits.moves_only or isinstance(layer, QOffset):  # offsets are parts of a sign, which the source does not compute
+        return Known()
+    if isinstance(layer, Weighted):
+        return _of_weights(layer, path, bounds[0])
+    tight = bounds[0].relu() if isinstance(layer, QReLU) else bounds[0] + bounds[1] if isinstance(layer, QAdd) else None
+    why = _why_inexact(layer, tight or result.interval)
+    if not why:
+        return Known(reach=tight)
+    start = sources[0][0] if one else None
+    return Known(why, path, start, *((node,), (layer,)) if one else ((), ()))
+
+
+def _why_inexact(layer: FixedLayer, bounds: Bounds) -> str:
+    if isinstance(layer, QBatchNorm):
+        return "is a BatchNorm, whose constants the source leaves in float"
+    for part in layer.modules():
+        if isinstance(part, HeldConstant) and not torch.equal(part().value.double(), part.real()):
+            return "has a constant without a quantizer"
+    if isinstance(layer, QAvgPool | QReduceMean):
+        count = layer.divisor if isinstance(layer, QAvgPool) else layer.count
+        if count & (count - 1):
+            return f"divides by {count}, which is no power of two"
+    if not isinstance(layer, _SUMS):
+        return f"is a {type(layer).__name__.removeprefix('Q')}, which the source computes in float"
+    return "" if bounds.fits_float32() else _too_wide(bounds.magnitude_bits)
+
+
+def _too_wide(bits: int) -> str:
+    return f"gives numbers of {bits} bits, more than the {FLOAT32_BITS} that the source's float32 holds, and has no quantizer of its own there"
+
+
+def _of_weights(layer: Weighted, path: str, x: Bounds) -> Known:
+    with torch.no_grad():
+        weight, bias = layer.constants()
+        kept, own = layer.cast_weight(), layer.bias
+        if not isinstance(layer.weight_cast, GivenQuantizer) and not torch.equal(weight.value.double(), kept.double()):
+            return Known("has weights without a quantizer", path)
+        if (
+            bias is not None
+            and own is not None
+            and not isinstance(layer.bias_cast, GivenQuantizer)
+            and not torch.equal(bias.value.double(), own.double())
+        ):
+            return Known("has a bias without a quantizer", path)
+        bounds, most = reached(weight, bias, x)
+    if most > 2**FLOAT32_BITS:
+        return Known(_too_wide((most - 1).bit_length()), path)
+    return Known(reach=bounds)
+
+
+def reached(weight: QTensor, bias: QTensor | None, x: Bounds) -> tuple[Channels, int]:
+    """What each output of a sum of products with these very weights can be, and the greatest partial sum of any, on the grid of the finest number
+    that goes into it."""
+    hull = x.hull.with_zero()  # padding
+    rows = weight.value.detach().double().flatten(1)
+    channels, most = [], 0
+    for place, own in enumerate(weight.interval.spread(len(rows))):
+        grid = own.frac_bits + hull.frac_bits
+        numbers = rows[place] * 2.0**own.frac_bits
+        up, down = int(numbers.clamp(min=0).sum()), int(numbers.clamp(max=0).sum())
+        low, high, size = up * hull.lo + down * hull.hi, up * hull.hi + down * hull.lo, (up - down) * max(-hull.lo, hull.hi)
+        if bias is not None:
+            of_bias = bias.interval.spread(len(rows))[place].frac_bits
+            raw = int(bias.value.detach().double().flatten()[place] * 2.0**of_bias)
+            while raw and raw % 2 == 0 and of_bias > grid:
+                raw, of_bias = raw // 2, of_bias - 1
+            fine = max(grid, of_bias) if raw else grid
+            shift, moved = fine - grid, raw << (fine - of_bias) if raw else 0
+            low, high, size, grid = (low << shift) + moved, (high << shift) + moved, (size << shift) + abs(moved), fine
+        channels.append(Interval(low, high, grid))
+        most = max(most, size)
+    return Channels(tuple(channels)), most
+
+
+def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, ...]) -> str:
+    """Why the cast at the end of ``known.nodes`` does not give what the source's gives: empty if it does, for every number within ``bounds`` in every
+    channel. ``shape``: of the value from which the nodes start, the batch left out.
+
+    Up to MOST numbers are tried. Of more it is used that both functions are monotone in each channel, rounding included: an interval at whose ends
+    both give one number is done, any other is halved.
+    """
+    spread = bounds.spread(shape[0])
+    interval: Bounds = spread[0] if len(set(spread)) == 1 else Channels(spread)
+    lows, highs = (torch.tensor([getattr(own, end) for own in spread], dtype=torch.int64) for end in ("lo", "hi"))
+    steps = torch.tensor([2.0**-own.frac_bits for own in spread], dtype=torch.float64)
+
+    def both(raws: Tensor) -> tuple[Tensor, Tensor]:
+        """What the source and what the layers here make of raw numbers (rows, channels)."""
+        x = (raws * steps).float().reshape(len(raws), shape[0], *(1,) * (len(shape) - 1))
+        value = QTensor(x, interval)
+        for layer in known.layers:
+            value = layer(value)
+        theirs, ours = _in_float(traced, known.nodes, x), value.tensor()
+        if theirs.shape != x.shape or ours.shape != x.shape:
+            raise UnsupportedError("its constants are not one number, or one for each channel")
+        return theirs.double().flatten(1), ours.double().flatten(1)
+
+    def told(channel: int, raw: int, theirs: float, ours: float) -> str:
+        value = raw * float(steps[channel])
+        return f"for {value:g} in channel {channel} the source gives {theirs:g}, exact arithmetic {ours:g}"
+
+    try:
+        with torch.no_grad():
+            most = int((highs - lows).max()) + 1
+            if most * shape[0] <= MOST:
+                raws = torch.minimum(lows + torch.arange(most)[:, None], highs)
+                theirs, ours = both(raws)
+                wrong = (theirs != ours).nonzero()
+                if not len(wrong):
+                    return ""
+                row, channel = wrong[0].tolist()
+                return told(channel, int(raws[row, channel]), float(theirs[row, channel]), float(ours[row, channel]))
+            return _by_steps(lows, highs, both, told)
+    except UnsupportedError as error:
+        return error.what
+
+
+def _by_steps(lows: Tensor, highs: Tensor, both: Callable[[Tensor], tuple[Tensor, Tensor]], told: Callable[[int, int, float, float], str]) -> str:
+    """``difference`` of functions with steps: intervals are halved until both ends of each give one number, or are neighbours."""
+
+    def at(channel: Tensor, raw: Tensor) -> tuple[Tensor, str]:
+        """What the source gives there, and the first difference."""
+        order = torch.argsort(channel, stable=True)
+        counts = torch.bincount(channel, minlength=len(lows))
+        row = torch.empty_like(channel)
+        row[order] = torch.arange(len(channel)) - (counts.cumsum(0) - counts)[channel[order]]
+        raws = lows.expand(int(counts.max()), -1).clone()
+        raws[row, channel] = raw
+        theirs, ours = (part[row, channel] for part in both(raws))
+        wrong = (theirs != ours).nonzero()
+        if not len(wrong):
+            return theirs, ""
+        place = int(wrong[0, 0])
+        return theirs, told(int(channel[place]), int(raw[place]), float(theirs[place]), float(ours[place]))
+
+    channel, low, high = torch.arange(len(lows)), lows, highs
+    (at_low, why), (at_high, other) = at(channel, low), at(channel, high)
+    while not (why or other):
+        there = (at_low != at_high) & (high - low > 1)
+        if not bool(there.any()):
+            return ""
+        channel, low, high, at_low, at_high = (part[there] for part in (channel, low, high, at_low, at_high))
+        middle = (low + high) // 2
+        between, why = at(channel, middle)
+        channel = torch.cat([channel, channel])
+        low, high = torch.cat([low, middle]), torch.cat([middle, high])
+        at_low, at_high = torch.cat([at_low, between]), torch.cat([between, at_high])
+    return why or other
+
+
+def _in_float(traced: Traced, nodes: Sequence[fx.Node], x: Tensor) -> Tensor:
+    """What operations of the source make of ``x``, as it computes them."""
+    for node in nodes:
+        value = x
+
+        def argument(source: fx.Node, value: Tensor = value) -> Any:
+            if source in traced.fixed:
+                return traced.fixed[source]
+            return traced.constants.get(source, value)
+
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), argument)
+        if node.op == "call_module":
+            x = traced.module.get_submodule(str(node.target))(*args, **kwargs)
+        elif node.op == "call_method":
+            x = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        else:
+            x = node.target(*args, **kwargs)  # type: ignore[operator]
+    return x
