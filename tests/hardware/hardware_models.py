@@ -364,6 +364,11 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
+def useful(number: int) -> list[int]:
+    """The numbers a word with which a row of so many takes as few words as with no fewer."""
+    return [n for n in range(1, number + 1) if n == 1 or -(-number // n) < -(-number // (n - 1))]
+
+
 def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
     """Any legal folding of every node, its memories anywhere, and any number of channels per word at the ports."""
 
@@ -381,13 +386,14 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
             outputs, per_group, *kernel = op.weight.shape
             if op.groups > 1 and per_group == 1 and outputs == op.groups:
                 taps = together(kernel)
-                foldings[node.name] = Folding(pick(divisors(outputs)), pick(divisors(taps)), taps=taps)
+                foldings[node.name] = Folding(pick(divisors(outputs)), pick(useful(taps)), taps=taps)
             else:
                 taps = together(kernel)
-                simd = [n for n in divisors(int(np.prod(kernel)) * per_group) if taps > 1 or per_group % n == 0 or n % per_group == 0]
-                foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd), taps=taps)
+                row = int(np.prod(kernel)) * per_group
+                simd = [n for n in useful(row) if taps > 1 or row % n or per_group % n == 0 or n % per_group == 0]
+                foldings[node.name] = Folding(pick(useful(outputs // op.groups)), pick(simd), taps=taps)
         elif isinstance(op, Linear):
-            foldings[node.name] = Folding(pick(divisors(channels)), pick(divisors(op.weight.shape[1])))
+            foldings[node.name] = Folding(pick(useful(channels)), pick(useful(op.weight.shape[1])))
         elif isinstance(op, Scan):
             foldings[node.name] = Folding(*(pick(divisors(number)) for number in op.parallel(graph, node)))
         elif isinstance(op, MatMul):

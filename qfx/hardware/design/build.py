@@ -12,11 +12,12 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import Frame, Steps, append_ops
+from qfx.hardware.design.epilogue import Frame, Steps, append_ops, with_filled_rows
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
 from qfx.hardware.design.streams import widths_between
+from qfx.hardware.folding import ragged
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -149,6 +150,27 @@ class Builder:
             stream = out
         return stream
 
+    def filled(self, stem: str, stream: d.Stream, row: int, parallel: int) -> d.Stream:
+        """The dense stream of rows of ``row`` numbers with ``parallel`` a word, each row in words of its own, the last of them filled up with zeros
+        unless ``parallel`` divides ``row``."""
+        if row % parallel == 0:
+            return self.rewidth(stem, stream, parallel)
+        rows, widths = stream.numbers // row, ragged.filling(row, stream.parallel, parallel)
+        for width in widths[:-1]:
+            stream = self.rewidth(stem, stream, width)
+        out = self.stream(stem, stream.type, parallel, rows * ragged.padded(row, parallel))
+        self.add(d.RowWidth(self.names.new(stem, "width"), stream, out, row))
+        return out
+
+    def dense(self, stem: str, stream: d.Stream, row: int, turns: int) -> d.Stream:
+        """The rows of ``row`` numbers without what fills up their last words, of which there comes one every ``turns`` turns."""
+        if row % stream.parallel == 0:
+            return stream
+        width = ragged.given(row, stream.parallel, turns, MAX_WORD_BITS // stream.type.width)
+        out = self.stream(stem, stream.type, width, stream.words // ragged.words(row, stream.parallel) * row)
+        self.add(d.RowWidth(self.names.new(stem, "width"), stream, out, row))
+        return out
+
     def give(self, name: str, value: Value) -> None:
         """Offer the value to all its readers: in canonical order if one of them needs it, forked if there are several."""
         self.travels.append(d.Travel(name, self.node, value.stream.name, value.frame.order))
@@ -192,12 +214,16 @@ class Builder:
             raise ProjectError(f"PE={pe} does not divide its {channels} channels", where=node.name, remedy="use a divisor")
         return pe
 
-    def finish(self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int) -> tuple[d.Epilogue, d.Stream, str]:
-        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves."""
+    def finish(
+        self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int, row: int | None = None
+    ) -> tuple[d.Epilogue, d.Stream, str]:
+        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves. ``row``: of numbers that begin with a word of
+        their own (default: all channels, which ``parallel`` divides); what fills up the last word has entries in the tables, too."""
         append_ops(steps, self.graph, chain, self.sites)
         name = chain[-1].name if chain else node.name
-        epilogue = steps.done()
-        return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
+        row = row or frame.channels
+        epilogue = with_filled_rows(steps.done(), row, parallel)
+        return epilogue, self.stream(name, epilogue.out, parallel, frame.pixels * epilogue.channels), name
 
     def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int, *, whole: bool = False) -> d.Stream:
         """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside.

@@ -13,6 +13,7 @@ from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value
 from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import divisors
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
@@ -59,6 +60,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     rows = rows >> up[:, None]
     kept = rows if loaded else rows[: _once(rows, unit)]
     weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
+    row, inputs = (unit.groups, rows.shape[1]) if unit.depthwise else (len(rows) // unit.groups, rows.shape[1])
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     folding = build.schedule.folding(node.name)
     chosen = folding.arithmetic
@@ -74,7 +76,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
-    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe)
+    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, row)
     process = d.MatVec(
         build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
         unit.stream,
@@ -83,7 +85,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         pixels=unit.frame.pixels,
         groups=unit.groups,
         outputs=rows.shape[0] // unit.groups,
-        inputs=rows.shape[1],
+        inputs=inputs,
         pe=unit.pe,
         simd=unit.simd,
         weights=weights,
@@ -95,7 +97,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         place=folding.weights,
     )
     build.add(process)
-    build.give(name, Value(out, unit.frame))
+    build.give(name, Value(build.dense(name, out, row, ragged.words(inputs, unit.simd)), unit.frame))
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:
@@ -135,15 +137,18 @@ def _product_type(acc: FixedType, grids: d.IntArray) -> FixedType:
 
 
 def _rows(rows: d.IntArray, groups: int, pe: int, simd: int) -> d.IntArray:
-    """(outputs, inputs) -> (words, simd * pe), in the order in which qfx::matvec walks them: PEs innermost."""
+    """(outputs, inputs) -> (words, simd * pe), in the order in which qfx::matvec walks them: PEs innermost. Beyond the last output and the last input
+    of a group there are those again: what fills up words is dropped there, and zero here, and so no other weight comes in."""
     outputs, inputs = rows.shape
-    folded = rows.reshape(groups, outputs // groups // pe, pe, inputs // simd, simd)
+    filled = np.pad(rows.reshape(groups, -1, inputs), ((0, 0), (0, -(outputs // groups) % pe), (0, -inputs % simd)), mode="edge")
+    folded = filled.reshape(groups, -1, pe, filled.shape[2] // simd, simd)
     return folded.transpose(0, 1, 3, 4, 2).reshape(-1, simd * pe)
 
 
 def _depthwise_rows(rows: d.IntArray, pe: int, simd: int) -> d.IntArray:
-    """(channels, taps) -> (channels / pe * taps / simd, simd * pe), PEs innermost."""
-    return rows.reshape(-1, pe, rows.shape[1]).transpose(0, 2, 1).reshape(-1, simd * pe)
+    """(channels, taps) -> (channels / pe * taps / simd, simd * pe), PEs innermost; filled up as ``_rows``."""
+    filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % simd)), mode="edge")
+    return filled.reshape(-1, pe, filled.shape[1]).transpose(0, 2, 1).reshape(-1, simd * pe)
 
 
 def check(node: Node, field: str, value: int, total: int, what: str) -> None:

@@ -22,6 +22,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, pack_weights, place_tag, raw, rows
+from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
@@ -38,6 +39,9 @@ _ROW_BITS = 32
 class MatVec(OneToOne, WithEpilogue):
     """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
     share them they are those of the groups after which the same come again.
+
+    ``pe`` and ``simd`` need not divide the ``outputs`` and ``inputs`` of a group: the last word of a row is then filled up, with zeros where it comes
+    and with what is to be dropped where it leaves, and so are the weights, and the tables of the epilogue.
 
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
@@ -106,7 +110,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _folds(self, folding: Folding) -> tuple[int, int]:
         """(outputs, inputs): the turns for all outputs of the same inputs, and for all inputs of an output."""
-        return (1 if self.depthwise else self.outputs // folding.pe, self.inputs // folding.simd)
+        return (1 if self.depthwise else ragged.words(self.outputs, folding.pe), ragged.words(self.inputs, folding.simd))
 
     # Resources.
 
@@ -116,7 +120,11 @@ class MatVec(OneToOne, WithEpilogue):
 
     def memories_at(self, folding: Folding) -> tuple[Memory, ...]:
         """The memories of the unit with another folding: the weights, the inputs that are kept for further outputs, the tables of the epilogue."""
-        return (*self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
+        return (*self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe, self._channels(folding)))
+
+    def _channels(self, folding: Folding) -> int:
+        """Those that leave for a pixel, with what fills up words."""
+        return self.groups * (1 if self.depthwise else ragged.padded(self.outputs, folding.pe))
 
     def _lanes(self, folding: Folding) -> int:
         return folding.pe * folding.simd
@@ -124,9 +132,16 @@ class MatVec(OneToOne, WithEpilogue):
     def _rows(self, folding: Folding) -> int:
         """Of the ROM with another folding, those of this one or of one number at a time being known: where groups share their weights, of as many of
         them as come in whole words."""
+        outputs, inputs = self._folds(folding)
         if not self.depthwise:
-            return self.weights.size // self._lanes(folding)
-        return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * (self.inputs // folding.simd)
+            return self._outputs // self.outputs * outputs * inputs
+        return lcm(self._outputs, folding.pe) // folding.pe * inputs
+
+    @property
+    def _outputs(self) -> int:
+        """Of which there are weights: those of all groups, or of as many as come before the same come again."""
+        rows = self.weights.size // ragged.padded(self.inputs, self.simd)
+        return rows if self.depthwise else rows // ragged.padded(self.outputs, self.pe) * self.outputs
 
     def _rom(self, folding: Folding) -> tuple[Memory, ...]:
         lanes = self._lanes(folding)
@@ -223,7 +238,7 @@ class MatVec(OneToOne, WithEpilogue):
         least = width
         if "shift" in arith.choices(self.possible, self.input.type, pe=1, depthwise=self.depthwise, loaded=self.loaded):
             least = min(width, _digits(self).width)
-        rom, count = self._rom(self.folding), int(self.weights.size)
+        rom, count = self._rom(self.folding), self._outputs * self.inputs
         blocks = sum(r.bram18(memory.depth, memory.width) * memory.count for memory in rom if memory.storage is Storage.BRAM)
         return Stored(count * width, count * least, self._in_one_row, blocks, self.loaded)
 
@@ -231,7 +246,7 @@ class MatVec(OneToOne, WithEpilogue):
     def _in_one_row(self) -> bool:
         """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
         lanes_in, lanes_out = (self.groups * self.inputs, self.groups) if self.depthwise else (self.inputs, self.outputs)
-        one_row = self.depthwise or self.weights.size == self.outputs * self.inputs
+        one_row = self.depthwise or self._outputs == self.outputs
         return one_row and lanes_in * self.input.type.width <= MAX_WORD_BITS and lanes_out * self.output.type.width <= MAX_WORD_BITS
 
     # Text.
@@ -241,7 +256,8 @@ class MatVec(OneToOne, WithEpilogue):
         first, *rest = self._rom(self.folding)
         weights, reader = pack_weights(f"{self.name}_weights", codes[: first.depth], code_type, loaded=self.loaded)
         more = [pack_weights(f"{self.name}_rest", codes[first.depth :], code_type)[0] for _ in rest]
-        numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
+        outputs = self.outputs if self.depthwise else ragged.padded(self.outputs, self.pe)
+        numbers = (self.pixels, self.groups, outputs, ragged.padded(self.inputs, self.simd), self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
         acc = accumulator(self.epilogue)
         total = arith.sum_type(self.possible, self.input.type, self.simd)

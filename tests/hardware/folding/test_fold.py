@@ -224,8 +224,9 @@ def test_pinned_words_that_do_not_go_together_are_joined_or_rewritten_number_by_
 @pytest.mark.parametrize(
     ("foldings", "complaint", "remedy"),
     [
-        ({"conv0": Folding(3)}, "PE=3 does not divide its 8 outputs", "1, 2, 4, 8"),
-        ({"conv0": Folding(1, 5)}, "SIMD=5 does not divide its 36 inputs", "1, 2, 3"),
+        ({"conv0": Folding(5)}, "PE=5 takes 2 words for its 8 outputs of a group, and so does PE=4", "4 or 8"),
+        ({"conv0": Folding(1, 7)}, "SIMD=7 takes 6 words for its 36 inputs of an output, and so does SIMD=6", "6 or 8"),
+        ({"conv0": Folding(1, 37)}, "SIMD=37 is more than its 36 inputs of an output", "at most 36"),
         ({"conv0": Folding(1, 9)}, "SIMD=9 with 4 input channels", "divide"),
         ({"conv0": Folding(1, 1, taps=3)}, "taps=3 of a window of 9", "1 or 9"),
         ({"maxpool2": Folding(1, taps=2)}, "taps=2 of a window of 4", "1 or 4"),
