@@ -360,6 +360,34 @@ def memories() -> tuple[Graph, Schedule]:
     return graph, Schedule.of({"conv0": first, "conv2": second, "conv4": Folding(2, 4, "pair", weights="mixed")})
 
 
+def odd_sizes() -> tuple[Graph, Schedule]:
+    """Foldings that do not divide, of layers behind each other, so that words that are not filled meet on both sides."""
+    narrow = Cast(scalar("ap_fixed<4,3,AP_RND,AP_SAT>"))
+    graph = chain(
+        "odd_sizes",
+        (3, 4, 9),
+        conv(20, 7, 3, 3, 3, pads=(1, 1)),
+        narrow,
+        conv(22, 5, 7, 1, 1),
+        narrow,
+        conv(24, 5, 1, 3, 3, groups=5),
+        narrow,
+        Reshape((70,)),
+        Linear(moved(const(26, 11, 70), *range(11)), const(27, 11)),
+        narrow,
+        Linear(const(28, 10, 11), None),
+        cast="ap_fixed<4,2>",
+    )
+    foldings = {
+        "conv0": Folding(4, 14, "pair", taps=9),
+        "conv2": Folding(2, 4, "lut"),
+        "conv4": Folding(5, 5, "dsp", taps=9),
+        "linear7": Folding(3, 24, "triple", weights="bram"),
+        "linear9": Folding(4, 3, "shift"),
+    }
+    return graph, Schedule.of(foldings)
+
+
 def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 

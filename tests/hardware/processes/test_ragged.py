@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import chain, const, conv, divisors, moved, scalar, useful
+from hardware_models import chain, const, conv, divisors, odd_sizes, scalar, useful
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bounded import BoundedBundle, build, differences
@@ -33,7 +33,7 @@ from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import Const, RawArray
-from qfx.operators import Affine, Cast, Linear, Relu, Reshape
+from qfx.operators import Affine, Cast, Linear, Relu
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 FRAMES = 3
@@ -54,25 +54,6 @@ def convolution(outputs: int, channels: int, *kernel: int, groups: int = 1, seed
     return chain("convolution", (channels * groups, 4, 9), layer, each, Relu())
 
 
-def network() -> Graph:
-    """Layers of odd sizes behind each other, so that words that are not filled meet on both sides."""
-    return chain(
-        "network",
-        (3, 4, 9),
-        conv(20, 7, 3, 3, 3, pads=(1, 1)),
-        NARROW,
-        conv(22, 5, 7, 1, 1),
-        NARROW,
-        conv(24, 5, 1, 3, 3, groups=5),
-        NARROW,
-        Reshape((5 * 2 * 7,)),
-        Linear(moved(const(26, 11, 70), *range(11)), const(27, 11)),
-        NARROW,
-        Linear(const(28, 10, 11), None),
-        cast="ap_fixed<4,2>",
-    )
-
-
 def loaded(graph: Graph) -> Graph:
     return prepare(graph, "stream")
 
@@ -81,13 +62,6 @@ def at(folding: Folding, graph: Graph, **ports: int) -> tuple[Graph, Schedule]:
     return graph, Schedule.of({graph.nodes[1].name: folding}, **ports)
 
 
-NETWORK = {
-    "conv0": Folding(4, 14, "pair", taps=9),
-    "conv2": Folding(2, 4, "lut"),
-    "conv4": Folding(5, 5, "dsp", taps=9),
-    "linear7": Folding(3, 24, "triple", weights="bram"),
-    "linear9": Folding(4, 3, "shift"),
-}
 FIXED = (
     at(Folding(1, 5), linear(3, 17)),
     at(Folding(4, 17), linear(10, 17)),
@@ -100,7 +74,7 @@ FIXED = (
     at(Folding(2, 5, taps=9), convolution(4, 1, 3, 3, groups=4)),
     at(Folding(4, 5), loaded(linear(10, 17))),
     at(Folding(3, 8, "pair", taps=9), loaded(convolution(5, 4, 3, 3))),
-    (network(), Schedule.of(NETWORK)),
+    odd_sizes(),
 )
 
 
