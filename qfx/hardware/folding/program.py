@@ -27,7 +27,7 @@ _TANGENTS = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 45)])
 """Shares at which the square is touched: between two the program takes it for at most 0.5 % too little."""
 
 _NEAR = 16
-"""Options of a layer among which the program looks first."""
+"""Options of a layer among which the program looks first; then among twice as many, with fewer nodes."""
 
 _INFINITE = highspy.kHighsInf
 
@@ -76,25 +76,28 @@ class Solved:
 
 
 def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] | None = None, fitting: bool = False) -> Solved:
-    """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search. ``start``: a choice to start from.
+    """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search, among the options of each layer that the program
+    without integers comes nearest to taking. ``start``: a choice to start from.
 
-    ``fitting``: of those alone that keep within the limits; ``bound`` is then infinite if none does.
+    ``fitting``: of those alone that keep within the limits; ``bound`` is then infinite if none does for certain.
     """
     bound, prices = _Program(problem, fitting, integer=False).relaxed()
     if prices is None:
         return Solved(None, np.inf) if bound == np.inf else _Program(problem, fitting).solve(nodes, gap, start)
-    # First among the options that the program without integers comes near to taking: mostly that is good enough, by its bound for all of them.
-    places = _near(problem, prices, start)
-    if any(at.size < len(shares) for at, shares in zip(places, problem.shares, strict=True)):
-        some = _Program(_part(problem, places), fitting)
+    # Among the options that the program without integers comes near to taking, whose bound holds for all: first few, then more.
+    best = np.inf
+    for near, part in ((_NEAR, 4), (_NEAR * 2, 16)):
+        places = _near(problem, prices, start, near)
+        whole = all(at.size == len(shares) for at, shares in zip(places, problem.shares, strict=True))
         begin = None if start is None else [int(np.searchsorted(at, i)) for at, i in zip(places, start, strict=True)]
-        found = some.solve(nodes, gap, begin)
-        if found.picked is not None:
-            start = [int(at[i]) for at, i in zip(places, found.picked, strict=True)]
-            if found.value <= bound + gap * max(bound, 0.0):
-                return Solved(start, bound, found.value)
-    found = _Program(problem, fitting).solve(nodes, gap, start)
-    return found if found.bound == np.inf else Solved(found.picked, max(found.bound, bound), found.value)
+        found = _Program(_part(problem, places), fitting).solve(nodes if whole else nodes // part, gap, begin)
+        if found.picked is not None and found.value < best:
+            start, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
+        if whole:
+            return Solved(None if best == np.inf else start, max(found.bound, bound), best)
+        if best < np.inf and (gap == np.inf or best <= bound + gap * max(bound, 0.0)):
+            break
+    return Solved(None if best == np.inf else start, bound, best)
 
 
 def relaxed(problem: Problem, *, fitting: bool = False) -> float:
@@ -102,13 +105,13 @@ def relaxed(problem: Problem, *, fitting: bool = False) -> float:
     return _Program(problem, fitting, integer=False).relaxed()[0]
 
 
-def _near(problem: Problem, prices: FloatArray, start: Sequence[int] | None) -> list[IntArray]:
-    """Of each layer the places of the options whose reduced costs (``prices``, of all options) are least, ascending, and of what ``start`` has."""
+def _near(problem: Problem, prices: FloatArray, start: Sequence[int] | None, count: int) -> list[IntArray]:
+    """Of each layer the places of the ``count`` options with the least reduced costs (``prices``, of all options), and of what ``start`` has."""
     places, first = [], 0
     for index, shares in enumerate(problem.shares):
         own = prices[first : first + len(shares)]
         first += len(shares)
-        at = np.argsort(own, kind="stable")[:_NEAR]
+        at = np.argsort(own, kind="stable")[:count]
         places.append(np.unique(at if start is None else np.append(at, start[index])))
     return places
 
