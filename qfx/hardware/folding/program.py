@@ -85,19 +85,20 @@ def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] |
     if prices is None:
         return Solved(None, np.inf) if bound == np.inf else _Program(problem, fitting).solve(nodes, gap, start)
     # Among the options that the program without integers comes near to taking, whose bound holds for all: first few, then more.
-    best = np.inf
+    best, picked = np.inf, None
     for near, part in ((_NEAR, 4), (_NEAR * 2, 16)):
         places = _near(problem, prices, start, near)
         whole = all(at.size == len(shares) for at, shares in zip(places, problem.shares, strict=True))
         begin = None if start is None else [int(np.searchsorted(at, i)) for at, i in zip(places, start, strict=True)]
         found = _Program(_part(problem, places), fitting).solve(nodes if whole else nodes // part, gap, begin)
         if found.picked is not None and found.value < best:
-            start, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
+            picked, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
+            start = picked
         if whole:
-            return Solved(None if best == np.inf else start, max(found.bound, bound), best)
+            return Solved(picked, max(found.bound, bound), best)
         if best < np.inf and (gap == np.inf or best <= bound + gap * max(bound, 0.0)):
             break
-    return Solved(None if best == np.inf else start, bound, best)
+    return Solved(picked, bound, best)
 
 
 def relaxed(problem: Problem, *, fitting: bool = False) -> float:
