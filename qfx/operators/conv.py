@@ -16,6 +16,8 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
 from qfx.hardware.design.epilogue import Frame
+from qfx.hardware.design.streams import MAX_WORD_BITS
+from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import window_channels
 from qfx.ir import channels, rules, sums, words
 from qfx.ir.channels import Apart, Carried, Mask, Summed
@@ -188,22 +190,28 @@ class Conv(Operator):
         depthwise = self._depthwise(source)
         pe, simd = folding.pe, folding.simd
         together = builder.taps(node, windows)
+        stream = builder.take_on_one_grid(name).stream
         if depthwise:
             matrix.check(node, "PE", pe, outputs, "channels")
-            matrix.check(node, "SIMD", simd, together, "taps in a word of the window unit" if together > 1 else "input channels of a group")
-            word = pe
+            ragged.check("SIMD", simd, together, "taps in a word of the window unit" if together > 1 else "input channels of a group", node.name)
+            row, word = together * pe, pe
         else:
-            matrix.check(node, "PE", pe, outputs // self.groups, "outputs of a group")
-            matrix.check(node, "SIMD", simd, taps * per_group, "inputs of an output")
-            found = window_channels(simd, per_group, together)
+            row = taps * per_group
+            ragged.check("PE", pe, outputs // self.groups, "outputs of a group", node.name)
+            ragged.check("SIMD", simd, row, "inputs of an output", node.name)
+            if row % simd:
+                turns, most = ragged.words(outputs // self.groups, pe), MAX_WORD_BITS // stream.type.width
+                found: int | None = ragged.source_channels(per_group, together, row, simd, turns, most)
+            else:
+                found = window_channels(simd, per_group, together)
             if found is None:
                 raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
             word = found
-        stream = builder.rewidth(name, builder.take_on_one_grid(name).stream, word)
+        stream = builder.rewidth(name, stream, word)
         strided = stream.numbers != channels * int(np.prod(windows.out)) if phases is None else set(windows.stride) != {1}
         if taps > 1 or strided or any(map(any, windows.pads)):
             stream = builder.window(node.name, stream, channels, windows, 0 if depthwise else self.groups, 0, whole=together > 1)
-        stream = builder.rewidth(node.name, stream, pe * simd if depthwise else simd)
+        stream = builder.filled(node.name, stream, row, pe * simd if depthwise else simd)
         # (outputs, per_group, *kernel) -> the order in which a window arrives: all channels of each tap, or all taps of each word's channels
         words = weight.raw.reshape(outputs, -1, per_group if together == 1 or depthwise else word, taps)
         rows = np.moveaxis(words, 2, 3).reshape(outputs, taps * per_group)

@@ -14,6 +14,8 @@ from qfx.export.bounds import Value
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
 from qfx.hardware.design.epilogue import Frame
+from qfx.hardware.design.streams import MAX_WORD_BITS
+from qfx.hardware.folding import ragged
 from qfx.ir import channels, rules, sums
 from qfx.ir.channels import Carried, Mask, Summed
 from qfx.ir.drawing import Drawing
@@ -102,10 +104,16 @@ class Linear(Operator):
         source, info = builder.graph.infos[node.inputs[0]], builder.graph.infos[node.name]
         outputs, inputs = self.weight.shape
         folding = builder.schedule.folding(node.name)
-        matrix.check(node, "PE", folding.pe, outputs, "outputs")
-        matrix.check(node, "SIMD", folding.simd, inputs, "inputs")
+        ragged.check("PE", folding.pe, outputs, "outputs", node.name)
+        ragged.check("SIMD", folding.simd, inputs, "inputs", node.name)
         value = builder.take_on_one_grid(node.inputs[0])
-        stream = builder.rewidth(node.inputs[0], value.stream, folding.simd)
+        stream = value.stream
+        if inputs % folding.simd:
+            most = MAX_WORD_BITS // stream.type.width
+            stream = builder.rewidth(
+                node.inputs[0], stream, ragged.source_channels(inputs, 1, inputs, folding.simd, ragged.words(outputs, folding.pe), most)
+            )
+        stream = builder.filled(node.inputs[0], stream, inputs, folding.simd)
         unit = matrix.Unit(
             node, chain, stream, Frame.of(info.shape), False, 1, folding.pe, folding.simd, self.weight, self.bias,
             lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),

@@ -400,8 +400,41 @@ def memories() -> tuple[Graph, Schedule]:
     return graph, Schedule.of({"conv0": first, "conv2": second, "conv4": Folding(2, 4, "pair", weights="mixed")})
 
 
+def odd_sizes() -> tuple[Graph, Schedule]:
+    """Foldings that do not divide, of layers behind each other, so that words that are not filled meet on both sides."""
+    narrow = Cast(scalar("ap_fixed<4,3,AP_RND,AP_SAT>"))
+    graph = chain(
+        "odd_sizes",
+        (3, 4, 9),
+        conv(20, 7, 3, 3, 3, pads=(1, 1)),
+        narrow,
+        conv(22, 5, 7, 1, 1),
+        narrow,
+        conv(24, 5, 1, 3, 3, groups=5),
+        narrow,
+        Reshape((70,)),
+        Linear(moved(const(26, 11, 70), *range(11)), const(27, 11)),
+        narrow,
+        Linear(const(28, 10, 11), None),
+        cast="ap_fixed<4,2>",
+    )
+    foldings = {
+        "conv0": Folding(4, 14, "pair", taps=9),
+        "conv2": Folding(2, 4, "lut"),
+        "conv4": Folding(5, 5, "dsp", taps=9),
+        "linear7": Folding(3, 24, "triple", weights="bram"),
+        "linear9": Folding(4, 3, "shift"),
+    }
+    return graph, Schedule.of(foldings)
+
+
 def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def useful(number: int) -> list[int]:
+    """The numbers a word with which a row of so many takes as few words as with no fewer."""
+    return [n for n in range(1, number + 1) if n == 1 or -(-number // n) < -(-number // (n - 1))]
 
 
 def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
@@ -421,13 +454,14 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
             outputs, per_group, *kernel = op.weight.shape
             if op.groups > 1 and per_group == 1 and outputs == op.groups:
                 taps = together(kernel)
-                foldings[node.name] = Folding(pick(divisors(outputs)), pick(divisors(taps)), taps=taps)
+                foldings[node.name] = Folding(pick(divisors(outputs)), pick(useful(taps)), taps=taps)
             else:
                 taps = together(kernel)
-                simd = [n for n in divisors(int(np.prod(kernel)) * per_group) if taps > 1 or per_group % n == 0 or n % per_group == 0]
-                foldings[node.name] = Folding(pick(divisors(outputs // op.groups)), pick(simd), taps=taps)
+                row = int(np.prod(kernel)) * per_group
+                simd = [n for n in useful(row) if taps > 1 or row % n or per_group % n == 0 or n % per_group == 0]
+                foldings[node.name] = Folding(pick(useful(outputs // op.groups)), pick(simd), taps=taps)
         elif isinstance(op, Linear):
-            foldings[node.name] = Folding(pick(divisors(channels)), pick(divisors(op.weight.shape[1])))
+            foldings[node.name] = Folding(pick(useful(channels)), pick(useful(op.weight.shape[1])))
         elif isinstance(op, Scan):
             foldings[node.name] = Folding(*(pick(divisors(number)) for number in op.parallel(graph, node)))
         elif isinstance(op, MatMul):

@@ -12,13 +12,14 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops
+from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, with_filled_rows
 from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, taps
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_PIECES, widths_between
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
+from qfx.hardware.folding import ragged
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -178,6 +179,27 @@ class Builder:
             stream = out
         return stream
 
+    def filled(self, stem: str, stream: d.Stream, row: int, parallel: int) -> d.Stream:
+        """The dense stream of rows of ``row`` numbers with ``parallel`` a word, each row in words of its own, the last of them filled up with zeros
+        unless ``parallel`` divides ``row``."""
+        if row % parallel == 0:
+            return self.rewidth(stem, stream, parallel)
+        rows, widths = stream.numbers // row, ragged.filling(row, stream.parallel, parallel)
+        for width in widths[:-1]:
+            stream = self.rewidth(stem, stream, width)
+        out = self.stream(stem, stream.type, parallel, rows * ragged.padded(row, parallel))
+        self.add(d.RowWidth(self.names.new(stem, "width"), stream, out, row))
+        return out
+
+    def dense(self, stem: str, stream: d.Stream, row: int, turns: int) -> d.Stream:
+        """The rows of ``row`` numbers without what fills up their last words, of which there comes one every ``turns`` turns."""
+        if row % stream.parallel == 0:
+            return stream
+        width = ragged.given(row, stream.parallel, turns, MAX_WORD_BITS // stream.type.width)
+        out = self.stream(stem, stream.type, width, stream.words // ragged.words(row, stream.parallel) * row)
+        self.add(d.RowWidth(self.names.new(stem, "width"), stream, out, row))
+        return out
+
     def give(self, name: str, value: Value) -> None:
         """Offer the value to all its readers: in canonical order if one of them needs it, forked if there are several."""
         self.travels.append(d.Travel(name, self.node, value.stream.name, value.frame.order))
@@ -223,13 +245,16 @@ class Builder:
         return pe
 
     def finish(
-        self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int, beside: Beside | None = None
+        self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int, beside: Beside | None = None, row: int | None = None
     ) -> tuple[d.Epilogue, d.Stream, str]:
-        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves. ``beside``: what the chain joins."""
+        """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves. ``beside``: what the chain joins. ``row``: of
+        numbers that begin with a word of their own (default: all channels, which ``parallel`` divides); what fills up the last has table entries too.
+        """
         append_ops(steps, self.graph, chain, self.sites, beside)
         name = chain[-1].name if chain else node.name
-        epilogue = steps.done()
-        return epilogue, self.stream(name, epilogue.out, parallel, frame.order.size), name
+        row = row or frame.channels
+        epilogue = with_filled_rows(steps.done(), row, parallel)
+        return epilogue, self.stream(name, epilogue.out, parallel, frame.pixels * epilogue.channels), name
 
     def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int, *, whole: bool = False) -> d.Stream:
         """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside.

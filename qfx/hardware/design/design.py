@@ -38,6 +38,7 @@ from qfx.hardware.processes import Recall as Recall
 from qfx.hardware.processes import Regrid as Regrid
 from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth
+from qfx.hardware.processes import RowWidth as RowWidth
 from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import SplitPort as SplitPort
 from qfx.hardware.processes import Stretch as Stretch

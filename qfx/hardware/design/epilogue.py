@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +77,25 @@ def _line(column: npt.NDArray[np.int64]) -> tuple[int, npt.NDArray[np.int64]]:
     entries = column[::inner]
     size = next(n for n in range(1, entries.size + 1) if not entries.size % n and (entries.reshape(-1, n) == entries[:n]).all())
     return inner, entries[:size]
+
+
+def with_filled_rows(epilogue: Epilogue, row: int, parallel: int) -> Epilogue:
+    """The epilogue of channels in rows of ``row``, each in words of ``parallel`` of its own: what fills up the last word of a row has the entries of
+    the row's last channel, so that no table holds other numbers than before."""
+    missing = -row % parallel
+    if not missing:
+        return epilogue
+
+    def filled(table: Table) -> Table:
+        if table.index not in ("channel", "element"):
+            return table
+        values = np.pad(np.array(table.values).reshape(-1, row), ((0, 0), (0, missing)), mode="edge")
+        return replace(table, values=tuple(values.reshape(-1).tolist()))
+
+    steps = tuple(
+        replace(step, operands=tuple(replace(operand, table=filled(operand.table)) for operand in step.operands)) for step in epilogue.steps
+    )
+    return replace(epilogue, steps=steps, channels=epilogue.channels // row * (row + missing))
 
 
 Grids = npt.NDArray[np.int64]

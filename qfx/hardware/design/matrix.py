@@ -14,6 +14,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value
 from qfx.hardware.design.epilogue import Frame, Steps
 from qfx.hardware.design.phases import Phases
+from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import divisors
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
@@ -63,6 +64,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     rows = rows >> np.tile(up, len(rows) // outputs)[:, None]
     kept = rows if loaded else rows[: _once(rows, unit)]
     weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
+    row, inputs = (unit.groups, rows.shape[1]) if unit.depthwise else (len(rows) // unit.groups, rows.shape[1])
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     folding = build.schedule.folding(node.name)
     chosen = folding.arithmetic
@@ -79,7 +81,9 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
     second, beside = build.take_beside(node, unit.pe)
-    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside)
+    if second is not None and row % unit.pe:
+        raise ProjectError(f"PE={unit.pe} does not divide its {row} outputs, which a sum takes", where=node.name, remedy="use a divisor")
+    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside, row)
     process = d.MatVec(
         build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
         unit.stream,
@@ -88,7 +92,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         pixels=unit.frame.pixels,
         groups=unit.groups,
         outputs=rows.shape[0] // unit.groups,
-        inputs=rows.shape[1],
+        inputs=inputs,
         pe=unit.pe,
         simd=unit.simd,
         weights=weights,
@@ -103,7 +107,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     )
     build.add(process)
     if unit.phases is None:
-        build.give(name, Value(out, unit.frame))
+        build.give(name, Value(build.dense(name, out, row, ragged.words(inputs, unit.simd)), unit.frame))
     else:
         build.give_stream(name, unit.phases.interleaved(build, node.name, out), Frame.of(unit.frame.shape))
 
@@ -145,15 +149,18 @@ def _product_type(acc: FixedType, grids: d.IntArray) -> FixedType:
 
 
 def _rows(rows: d.IntArray, groups: int, pe: int, simd: int) -> d.IntArray:
-    """(outputs, inputs) -> (words, simd * pe), in the order in which qfx::matvec walks them: PEs innermost."""
+    """(outputs, inputs) -> (words, simd * pe), in the order in which qfx::matvec walks them: PEs innermost. Beyond the last output and the last input
+    of a group there are those again: what fills up words is dropped there, and zero here, and so no other weight comes in."""
     outputs, inputs = rows.shape
-    folded = rows.reshape(groups, outputs // groups // pe, pe, inputs // simd, simd)
+    filled = np.pad(rows.reshape(groups, -1, inputs), ((0, 0), (0, -(outputs // groups) % pe), (0, -inputs % simd)), mode="edge")
+    folded = filled.reshape(groups, -1, pe, filled.shape[2] // simd, simd)
     return folded.transpose(0, 1, 3, 4, 2).reshape(-1, simd * pe)
 
 
 def _depthwise_rows(rows: d.IntArray, pe: int, simd: int) -> d.IntArray:
-    """(channels, taps) -> (channels / pe * taps / simd, simd * pe), PEs innermost."""
-    return rows.reshape(-1, pe, rows.shape[1]).transpose(0, 2, 1).reshape(-1, simd * pe)
+    """(channels, taps) -> (channels / pe * taps / simd, simd * pe), PEs innermost; filled up as ``_rows``."""
+    filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % simd)), mode="edge")
+    return filled.reshape(-1, pe, filled.shape[1]).transpose(0, 2, 1).reshape(-1, simd * pe)
 
 
 def check(node: Node, field: str, value: int, total: int, what: str) -> None:

@@ -27,8 +27,9 @@ class Folding:
     ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
     taps of a window come in a word, 1 or all.
 
-    pe divides the output channels of a group, simd the inputs of one output; lowering checks both. Operators without weights ignore simd, arithmetic
-    and weights, those without windows taps and buffer.
+    Of layers with weights pe and simd need not divide the outputs of a group and the inputs of one output (``folding/ragged.py``), but neither may be
+    greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic and
+    weights, those without windows taps and buffer.
     """
 
     pe: int = 1

@@ -181,14 +181,14 @@ def kept(words: int, width: int, simd: int, outputs: int) -> Memory:
     return Memory(words if outputs > 1 else 0, width, simd)
 
 
-def table(values: Table, lanes: int) -> Memory:
+def table(values: Table, lanes: int, entries: int = 0) -> Memory:
     """Constants of an epilogue: each of ``lanes`` lanes has its share, for it reads one in the same turn as the others; or all of them, where the
-    number says which; one for all lanes, where the pixel does."""
+    number says which; one for all lanes, where the pixel does. ``entries``: as many as there are, or will be where words are filled up."""
     if values.index == "number":
         return Memory(len(values.values), _table_width(values), lanes, constant=True)
     if values.index == "pixel":
         return Memory(len(values.values), _table_width(values), constant=True)
-    return Memory(ceil(len(values.values) / lanes), _table_width(values), lanes, values.loaded is None)
+    return Memory(ceil((entries or len(values.values)) / lanes), _table_width(values), lanes, values.loaded is None)
 
 
 @lru_cache(maxsize=1024)
@@ -196,9 +196,9 @@ def _table_width(values: Table) -> int:
     return values.loaded.width if values.loaded is not None else Interval(min(values.values), max(values.values), 0).width
 
 
-def tables(epilogue: Epilogue, lanes: int) -> tuple[Memory, ...]:
-    """All tables of an epilogue that works in ``lanes`` lanes."""
-    return tuple(table(values, lanes) for values in epilogue.tables)
+def tables(epilogue: Epilogue, lanes: int, channels: int = 0) -> tuple[Memory, ...]:
+    """All tables of an epilogue that works in ``lanes`` lanes; ``channels``: of a pixel, where words will be filled up."""
+    return tuple(table(values, lanes, len(values.values) // epilogue.channels * channels) for values in epilogue.tables)
 
 
 def queue(stream: Stream) -> Storage:

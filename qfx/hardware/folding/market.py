@@ -65,6 +65,7 @@ class Market:
         index = {layer.name: i for i, layer in enumerate(layers)}
         self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
+        self._kept_at: dict[int, list[IntArray] | None] = {}
         self.readers: list[list[tuple[int, int, int]]] = [[] for _ in layers]
         for reader, sources in enumerate(self.sources):
             for place, (source, size) in enumerate(sources):
@@ -231,6 +232,11 @@ class Market:
     def _kept(self, target: int) -> list[IntArray] | None:
         """For each layer those of its options that keep the pace, give words that every reader can take at that pace, and are not dominated by
         another that does; None if a layer has none."""
+        if target not in self._kept_at:
+            self._kept_at[target] = self._find_kept(target)
+        return self._kept_at[target]
+
+    def _find_kept(self, target: int) -> list[IntArray] | None:
         fast = [layer.busy <= target for layer in self.layers]
         found = []
         for index, layer in enumerate(self.layers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from qfx.hardware.cost.resources import Resources
@@ -54,13 +54,30 @@ _MOST_LUTS, _LEAST_LUTS = 1000, 8
 def placed(option: Option, weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> list[Option]:
     """``option`` with its weights and its line buffer in each of the places, of which it has the first: what that memory takes there. Without those
     that take as much of everything as another one, or more; the option as it is comes first."""
-    choices = [(weight, buffer, weights[weight] + buffers[buffer]) for weight in weights for buffer in buffers]
-    own = choices[0][2]
-    found = [option]
-    for i, (weight, buffer, taken) in enumerate(choices[1:], start=1):
-        if not any(_no_better(taken, other, i > j) for j, (_, _, other) in enumerate(choices) if i != j):
-            folding = replace(option.folding, weights=weight, buffer=buffer)
-            found.append(replace(option, folding=folding, cost=option.cost + own * -1 + taken))
+    return moved(option, choices(weights, buffers))
+
+
+Choices = list[tuple[str, str, Resources]]
+"""Places of weights and line buffer, and what they take beyond the places that an option has."""
+
+
+def choices(weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> Choices:
+    """Those of ``placed`` beside the first."""
+    pairs = [(weight, buffer, weights[weight] + buffers[buffer]) for weight in weights for buffer in buffers]
+    less = pairs[0][2] * -1
+    return [
+        (weight, buffer, taken + less)
+        for i, (weight, buffer, taken) in enumerate(pairs)
+        if i and not any(_no_better(taken, other, i > j) for j, (_, _, other) in enumerate(pairs) if i != j)
+    ]
+
+
+def moved(option: Option, others: Choices) -> list[Option]:
+    """``option``, and it with its memories in the other places."""
+    own, found = option.folding, [option]
+    for weight, buffer, more in others:
+        folding = Folding(own.pe, own.simd, own.arithmetic, own.taps, weight, buffer)
+        found.append(Option(folding, option.takes, option.gives, option.busy, option.cost + more, option.between))
     return found
 
 

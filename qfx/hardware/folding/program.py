@@ -26,6 +26,9 @@ EXCESS = 1e3
 _TANGENTS = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 45)])
 """Shares at which the square is touched: between two the program takes it for at most 0.5 % too little."""
 
+_NEAR = 16
+"""Options of a layer among which the program looks first; then among twice as many, with fewer nodes."""
+
 _INFINITE = highspy.kHighsInf
 
 
@@ -64,24 +67,68 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """``picked``: the best choice found (None: none), by each layer's option. ``bound``: no choice is less bad; infinite if there is none."""
+    """``picked``: the best choice found (None: none), by each layer's option, and how bad it is for the program (``value``). ``bound``: no choice is
+    less bad; infinite if there is none."""
 
     picked: list[int] | None
     bound: float
+    value: float = np.inf
 
 
 def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] | None = None, fitting: bool = False) -> Solved:
-    """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search. ``start``: a choice to start from.
+    """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search, among the options of each layer that the program
+    without integers comes nearest to taking. ``start``: a choice to start from.
 
-    ``fitting``: of those alone that keep within the limits; ``bound`` is then infinite if none does.
+    ``fitting``: of those alone that keep within the limits; ``bound`` is then infinite if none does for certain.
     """
-    program = _Program(problem, fitting)
-    return program.solve(nodes, gap, start)
+    bound, prices = _Program(problem, fitting, integer=False).relaxed()
+    if prices is None:
+        return Solved(None, np.inf) if bound == np.inf else _Program(problem, fitting).solve(nodes, gap, start)
+    # Among the options that the program without integers comes near to taking, whose bound holds for all: first few, then more.
+    best, picked = np.inf, None
+    for near, part in ((_NEAR, 4), (_NEAR * 2, 16)):
+        places = _near(problem, prices, start, near)
+        whole = all(at.size == len(shares) for at, shares in zip(places, problem.shares, strict=True))
+        begin = None if start is None else [int(np.searchsorted(at, i)) for at, i in zip(places, start, strict=True)]
+        found = _Program(_part(problem, places), fitting).solve(nodes if whole else nodes // part, gap, begin)
+        if found.picked is not None and found.value < best:
+            picked, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
+            start = picked
+        if whole:
+            return Solved(picked, max(found.bound, bound), best)
+        if best < np.inf and (gap == np.inf or best <= bound + gap * max(bound, 0.0)):
+            break
+    return Solved(picked, bound, best)
 
 
 def relaxed(problem: Problem, *, fitting: bool = False) -> float:
     """A bound as in ``Solved``, of the program without its integers: quick, and often close."""
-    return _Program(problem, fitting, integer=False).solve(0, 0.0, None).bound
+    return _Program(problem, fitting, integer=False).relaxed()[0]
+
+
+def _near(problem: Problem, prices: FloatArray, start: Sequence[int] | None, count: int) -> list[IntArray]:
+    """Of each layer the places of the ``count`` options with the least reduced costs (``prices``, of all options), and of what ``start`` has."""
+    places, first = [], 0
+    for index, shares in enumerate(problem.shares):
+        own = prices[first : first + len(shares)]
+        first += len(shares)
+        at = np.argsort(own, kind="stable")[:count]
+        places.append(np.unique(at if start is None else np.append(at, start[index])))
+    return places
+
+
+def _part(problem: Problem, places: Sequence[IntArray]) -> Problem:
+    """The problem with those options alone."""
+    between = []
+    for one in problem.between:
+        (of_source, source), (of_reader, reader) = (
+            np.unique(widths[places[layer]], return_inverse=True)
+            for widths, layer in ((one.source_width, one.source), (one.reader_width, one.reader))
+        )
+        pairs = np.ix_(of_source, of_reader)
+        between.append(Between(one.source, one.reader, source, reader, one.shares[pairs], one.possible[pairs]))
+    together = [Together(t.layers, [amounts[places[i]] for i, amounts in zip(t.layers, t.amounts, strict=True)], t.most) for t in problem.together]
+    return Problem([shares[at] for shares, at in zip(problem.shares, places, strict=True)], between, together, problem.spent)
 
 
 class _Program:
@@ -132,27 +179,40 @@ class _Program:
         self.rows.append((lower, upper, np.asarray(columns, dtype=np.int32), np.asarray(values, dtype=np.float64)))
 
     def solve(self, nodes: int, gap: float, start: Sequence[int] | None) -> Solved:
-        highs = highspy.Highs()
-        # without presolve: it takes longer than what it saves
-        settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes}
-        for name, value in settings.items():
-            highs.setOptionValue(name, value)
-        highs.passModel(self._model())
-        if start is not None and self.integer:
+        highs = self._asked(nodes, gap)
+        if start is not None:
             chosen = self.offsets[:-1] + np.array(start)
             highs.setSolution(self.options, np.arange(self.options, dtype=np.int32), np.isin(np.arange(self.options), chosen).astype(np.float64))
         highs.run()
         status, info = highs.getModelStatus(), highs.getInfo()
         if status == highspy.HighsModelStatus.kInfeasible:
             return Solved(None, np.inf)
-        if not self.integer:
-            return Solved(None, float(info.objective_function_value) if status == highspy.HighsModelStatus.kOptimal else -np.inf)
         bound = float(info.mip_dual_bound)
         if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
             return Solved(None, bound)
         values = np.array(highs.getSolution().col_value[: self.options])
         picked = [int(values[start:end].argmax()) for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
-        return Solved(picked, bound)
+        return Solved(picked, bound, float(info.objective_function_value))
+
+    def relaxed(self) -> tuple[float, FloatArray | None]:
+        """The bound, and the reduced cost of each option; None without an optimum."""
+        highs = self._asked(0, 0.0)
+        highs.run()
+        status = highs.getModelStatus()
+        if status == highspy.HighsModelStatus.kOptimal:
+            prices: FloatArray = np.array(highs.getSolution().col_dual[: self.options])
+            return float(highs.getInfo().objective_function_value), prices
+        return np.inf if status == highspy.HighsModelStatus.kInfeasible else -np.inf, None
+
+    def _asked(self, nodes: int, gap: float) -> highspy.Highs:
+        """The solver with the model."""
+        highs = highspy.Highs()
+        # without presolve: it takes longer than what it saves
+        settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes}
+        for name, value in settings.items():
+            highs.setOptionValue(name, value)
+        highs.passModel(self._model())
+        return highs
 
     def _model(self) -> highspy.HighsLp:
         model = highspy.HighsLp()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from math import gcd, lcm
 
 import numpy as np
@@ -22,7 +24,9 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, divisors, fits_word, placed, window_channels
+from qfx.hardware.folding import ragged
+from qfx.hardware.folding.offered import ragged_pairs
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Choices, Option, Role, choices, divisors, fits_word, moved, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
@@ -30,12 +34,16 @@ from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, REWIND, Tu
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
+_NOTHING = Resources()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatVec(OneToOne, WithEpilogue):
     """``weights``: (rows, lanes) raws, as qfx::matvec or, if ``depthwise``, qfx::depthwise reads them; lane = simd * pe_count + pe. Where groups
     share them they are those of the groups after which the same come again.
+
+    ``pe`` and ``simd`` need not divide the ``outputs`` and ``inputs`` of a group: the last word of a row is then filled up, with zeros where it comes
+    and with what is to be dropped where it leaves, and so are the weights, and the tables of the epilogue.
 
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
@@ -136,7 +144,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _folds(self, folding: Folding) -> tuple[int, int]:
         """(outputs, inputs): the turns for all outputs of the same inputs, and for all inputs of an output."""
-        return (1 if self.depthwise else self.outputs // folding.pe, self.inputs // folding.simd)
+        return (1 if self.depthwise else ragged.words(self.outputs, folding.pe), ragged.words(self.inputs, folding.simd))
 
     # Resources.
 
@@ -146,7 +154,11 @@ class MatVec(OneToOne, WithEpilogue):
 
     def memories_at(self, folding: Folding) -> tuple[Memory, ...]:
         """The memories of the unit with another folding: the weights, the inputs that are kept for further outputs, the tables of the epilogue."""
-        return (*self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe))
+        return (*self._rom(folding), self._kept(folding), *storage.tables(self.epilogue, folding.pe, self._channels(folding)))
+
+    def _channels(self, folding: Folding) -> int:
+        """Those that leave for a pixel, with what fills up words."""
+        return self.groups * (1 if self.depthwise else ragged.padded(self.outputs, folding.pe))
 
     def _lanes(self, folding: Folding) -> int:
         return folding.pe * folding.simd
@@ -154,9 +166,16 @@ class MatVec(OneToOne, WithEpilogue):
     def _rows(self, folding: Folding) -> int:
         """Of the ROM with another folding, those of this one or of one number at a time being known: where groups share their weights, of as many of
         them as come in whole words."""
+        outputs, inputs = self._folds(folding)
         if not self.depthwise:
-            return self.weights.size // self._lanes(folding)
-        return lcm(self.weights.size // self.inputs, folding.pe) // folding.pe * (self.inputs // folding.simd)
+            return self._outputs // self.outputs * outputs * inputs
+        return lcm(self._outputs, folding.pe) // folding.pe * inputs
+
+    @property
+    def _outputs(self) -> int:
+        """Of which there are weights: those of all groups, or of as many as come before the same come again."""
+        rows = self.weights.size // ragged.padded(self.inputs, self.simd)
+        return rows if self.depthwise else rows // ragged.padded(self.outputs, self.pe) * self.outputs
 
     def _rom(self, folding: Folding) -> tuple[Memory, ...]:
         lanes = self._lanes(folding)
@@ -195,21 +214,29 @@ class MatVec(OneToOne, WithEpilogue):
 
     def logic_at(self, folding: Folding, on: Device) -> Resources:
         """The products and their sums in a turn, the accumulators, the counters, the registers, and the epilogue of each lane."""
+        bits = self._code_bits(folding.arithmetic)
+        steps = _epilogue(self, folding.pe, on)
+        return r.total([self._by_arithmetic(folding, on), self._choice(folding), _around(self, folding.pe, folding.simd, bits), steps])
+
+    def _by_arithmetic(self, folding: Folding, on: Device) -> Resources:
+        """What depends on what multiplies."""
+        return r.handshake(1 + len(self.sources), self._latency(folding)) + self._products(folding, on)
+
+    def _turning(self, folding: Folding, bits: int) -> Resources:
+        """The accumulators, counters and registers, for codes of so many bits."""
         pe, simd, acc = folding.pe, folding.simd, self.acc.width
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
         rows = self._rows(folding)
         loops = (self.pixels, self.groups, output_fold, input_fold, rows)
-        loads = r.counter(rows) if self.loaded else Resources()
-        second = [] if self.beside is None else [Resources(ff=pe * self.beside.type.width)]  # the word that waits for the sums
-        found = [r.handshake(2 + len(second), self._latency(folding)), *second, self._products(folding, on), self._choice(folding), loads]
+        found = [r.counter(rows)] if self.loaded else []
+        found += [] if self.beside is None else [Resources(ff=pe * self.beside.type.width)]  # the word that waits for the sums
         found += [r.counter(loop) for loop in loops if loop > 1]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
         taken = (lanes if self.depthwise else simd) * x.width
-        registers = Resources(ff=taken + lanes * self._code_bits(folding.arithmetic))
-        return r.total([*found, registers, pieces.epilogue(self.epilogue, pe, on)])
+        return r.total([*found, Resources(ff=taken + lanes * bits)])
 
     @property
     def _factors(self) -> tuple[int, int]:
@@ -254,7 +281,7 @@ class MatVec(OneToOne, WithEpilogue):
         least = width
         if "shift" in arith.choices(self.possible, self.input.type, pe=1, depthwise=self.depthwise, loaded=self.loaded):
             least = min(width, _digits(self).width)
-        rom, count = self._rom(self.folding), int(self.weights.size)
+        rom, count = self._rom(self.folding), self._outputs * self.inputs
         blocks = sum(r.bram18(memory.depth, memory.width) * memory.count for memory in rom if memory.storage is Storage.BRAM)
         return Stored(count * width, count * least, self._in_one_row, blocks, self.loaded)
 
@@ -262,7 +289,7 @@ class MatVec(OneToOne, WithEpilogue):
     def _in_one_row(self) -> bool:
         """Whether the words of a design can be so wide that one row holds all weights, which are then constants of the multipliers."""
         lanes_in, lanes_out = (self.groups * self.inputs, self.groups) if self.depthwise else (self.inputs, self.outputs)
-        one_row = self.depthwise or self.weights.size == self.outputs * self.inputs
+        one_row = self.depthwise or self._outputs == self.outputs
         return one_row and lanes_in * self.input.type.width <= MAX_WORD_BITS and lanes_out * self.output.type.width <= MAX_WORD_BITS
 
     # Text.
@@ -272,12 +299,15 @@ class MatVec(OneToOne, WithEpilogue):
         first, *rest = self._rom(self.folding)
         weights, reader = pack_weights(f"{self.name}_weights", codes[: first.depth], code_type, loaded=self.loaded)
         more = [pack_weights(f"{self.name}_rest", codes[first.depth :], code_type)[0] for _ in rest]
-        numbers = (self.pixels, self.groups, self.outputs, self.inputs, self.pe, self.simd)
+        outputs = self.outputs if self.depthwise else ragged.padded(self.outputs, self.pe)
+        numbers = (self.pixels, self.groups, outputs, ragged.padded(self.inputs, self.simd), self.pe, self.simd)
         product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
         acc = accumulator(self.epilogue)
         types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        kept = () if self.depthwise else lanes("kept", raw(self.input.type), self.inputs // self.simd, self.simd, self._kept(self.folding))
+        kept = (
+            () if self.depthwise else lanes("kept", raw(self.input.type), ragged.words(self.inputs, self.simd), self.simd, self._kept(self.folding))
+        )
         constants = ", ".join([part.name for part in (weights, *more)] + ["kept"] * (not self.depthwise))
         streams = {"in": self.input, **({} if self.beside is None else {"beside": self.beside}), "out": self.output}
         function = f"{'depthwise' if self.depthwise else 'matvec'}{'' if self.beside is None else '_with'}"
@@ -312,43 +342,130 @@ class MatVec(OneToOne, WithEpilogue):
         possible = arith.choices(self.possible, self.input.type, pe=self.groups * self.outputs, depthwise=self.depthwise, loaded=self.loaded)
         names = [name for name in wanted if name in possible and dsp.worth(name, _bounds(self), self.input.type, on.dsp_wide)]
         front: dict[tuple[int, int], tuple[int, Resources, dict[str, Resources]] | None] = {}
+
+        def window(folding: tuple[int, int, int]) -> tuple[int, Resources, dict[str, Resources]] | None:
+            word = self._word(*folding, per_group)
+            if word is not None and (word, folding[2]) not in front:
+                front[word, folding[2]] = _window(setting, word, folding[2])
+            return None if word is None else front[word, folding[2]]
+
+        if pinned:
+            foldings, extra = [(pinned.pe, pinned.simd, pinned.taps)], 0
+        else:
+            foldings = [folding for folding in self._foldings(setting) if window(folding) is not None]
+            others = self._ragged(setting, foldings, tuple(sorted({dsp.PACKED.get(name, (1, 0))[0] for name in names})))
+            extra = len(others)
+            foldings += others
         found = []
-        for pe, simd, taps in [(pinned.pe, pinned.simd, pinned.taps)] if pinned else self._foldings(per_group, setting):
-            word = self._word(pe, simd, taps, per_group)
-            if word is None:
+        for number, (pe, simd, taps) in enumerate(foldings):
+            unit = window((pe, simd, taps))
+            if unit is None:
                 continue
-            if (word, taps) not in front:
-                front[word, taps] = _window(setting, word, taps)
-            window = front[word, taps]
-            if window is None:
-                continue
-            window_busy, window_cost, lines = window
-            lanes = pe * simd if self.depthwise else simd
-            between = pieces.rewidth(self.input, word * taps, lanes) if not self.depthwise or lanes != word * taps else Resources()
-            around = window_cost + pieces.queue(self.output, pe) + between
+            window_busy, window_cost, lines = unit
+            way = self._way(pe, simd, taps, per_group)
+            around = r.total([window_cost, pieces.queue(self.output, pe), way.cost, self._memory(pe, simd, on)])
             tree = replace(self, pe=pe, simd=simd, arithmetic="lut")
+            slowest = max(window_busy, way.busy, self.interleaved(pe))
+            if number >= len(foldings) - extra and slowest > tree.busy:
+                continue  # it saves lanes for a pace that it does not keep
+            places: dict[int, tuple[Resources, Choices]] = {}
             for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
                 folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)))
                 waits = self._delay(folding) - self._delay(tree.folding) if self.loaded else 0  # of a pipeline that runs empty between frames
-                option = Option(
-                    folding, word, pe, max(tree.busy + waits, window_busy, self.interleaved(pe)), self.cost_at(folding, on) + around, between
-                )
-                found += placed(option, self._places(folding, setting), lines)
+                bits = self._code_bits(name)
+                if bits not in places:
+                    stored = self._places(folding, setting)
+                    fixed = r.total([around, stored[folding.weights], _around(self, pe, simd, bits), _epilogue(self, pe, on)])
+                    places[bits] = fixed, choices(stored, lines)
+                fixed, others_places = places[bits]
+                cost = self._by_arithmetic(folding, on) + fixed
+                found += moved(Option(folding, way.takes, way.gives, max(tree.busy + waits, slowest), cost, way.cost), others_places)
         return found
+
+    def _memory(self, pe: int, simd: int, on: Device) -> Resources:
+        """What its memories take beside the weights."""
+        _, *others = self.memories_at(Folding(pe, simd))
+        return r.total([pieces.memory(memory, on) for memory in others])
 
     def _word(self, pe: int, simd: int, taps: int, per_group: int) -> int | None:
         """The channels a word that come into the layer."""
-        return pe if self.depthwise else window_channels(simd, per_group, taps)
+        if self.depthwise:
+            return pe
+        if self.inputs % simd:
+            most = MAX_WORD_BITS // self.input.type.width
+            return ragged.source_channels(per_group, taps, self.inputs, simd, ragged.words(self.outputs, pe), most)
+        return window_channels(simd, per_group, taps)
 
-    def _foldings(self, per_group: int, setting: Setting) -> list[tuple[int, int, int]]:
-        """Every PE, SIMD and number of taps a word whose words can travel; ``per_group``: the input channels of a group."""
+    def _way(self, pe: int, simd: int, taps: int, per_group: int) -> _Way:
+        """How words come to the unit and leave it; ``_word`` has found some."""
+        word = self._word(pe, simd, taps, per_group)
+        assert word is not None
+        vectors, lanes = self._vectors(pe), pe * simd if self.depthwise else simd
+        if self.depthwise and lanes == word * taps:
+            return _Way(word, pe)
+        if self.inputs % simd == 0:
+            way = _Way(word, pe, 0, pieces.rewidth(self.input, word * taps, lanes))
+        else:
+            row = taps * pe if self.depthwise else self.inputs
+            widths = (word * taps, *ragged.filling(row, word * taps, lanes))
+            steps = [pieces.rewidth(self.input, source, target) for source, target in pairwise(widths)]
+            way = _Way(word, pe, vectors * ragged.filling_turns(row, word * taps, lanes) + REWIND, r.total(steps))
+        if self.depthwise or self.outputs % pe == 0:
+            return way
+        gives = ragged.given(self.outputs, pe, ragged.words(self.inputs, simd), MAX_WORD_BITS // self.output.type.width)
+        leaving = vectors * ragged.giving_turns(self.outputs, pe, gives) + REWIND
+        return _Way(word, gives, max(way.busy, leaving), way.cost + pieces.rewidth(self.output, pe, gives))
+
+    def _foldings(self, setting: Setting) -> list[tuple[int, int, int]]:
+        """Every PE and SIMD that divide, and number of taps a word, whose words can travel."""
         pes = divisors(self.groups if self.depthwise else self.outputs)
+        return self._travelling([(pe, simd, together) for pe in pes for simd, together in self._simds(setting, divisors)])
+
+    def _ragged(self, setting: Setting, dividing: list[tuple[int, int, int]], packs: tuple[int, ...]) -> list[tuple[int, int, int]]:
+        """Those that need not divide and have fewer lanes than all of ``dividing`` that are as fast; ``packs``: as in ``ragged_pairs``."""
+        if self.cropped:  # a transposed convolution without its zeros is built where foldings divide alone
+            return []
+        outputs = self.groups if self.depthwise else self.outputs
+        pes = divisors(outputs) if self.depthwise or self.beside is not None else ragged.useful(outputs)
+        simds = self._simds(setting, ragged.useful)
+        both = tuple(sorted({simd for simd, _ in simds}))
+        pairs = set(ragged_pairs(outputs, self.inputs, tuple(pes), both, frozenset((pe, simd) for pe, simd, _ in dividing), packs))
+        found = [(pe, simd, together) for pe in pes for simd, together in simds if (pe, simd) in pairs]
+        return self._travelling(found)
+
+    def _simds(self, setting: Setting, numbers: Callable[[int], list[int]]) -> list[tuple[int, int]]:
+        """SIMD, of ``numbers`` of those that there are, and taps a word."""
         taps = setting.front.taps if setting.front else 1
-        simds = [(simd, 1) for simd in ([1] if self.depthwise else divisors(self.inputs))]
+        simds = [(simd, 1) for simd in ([1] if self.depthwise else numbers(self.inputs))]
         if taps > 1:  # fewer inputs than taps take longer than one tap a turn does
-            simds += [(simd, taps) for simd in divisors(taps if self.depthwise else self.inputs) if simd > 1]
-        found = [(pe, simd, together) for pe in pes for simd, together in simds]
-        return [item for item in found if fits_word(item[0] * item[1] if self.depthwise else item[1], self.input) and fits_word(item[0], self.output)]
+            simds += [(simd, taps) for simd in numbers(taps if self.depthwise else self.inputs) if simd > 1]
+        return simds
+
+    def _travelling(self, foldings: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+        """Those whose words can travel."""
+        return [
+            item for item in foldings if fits_word(item[0] * item[1] if self.depthwise else item[1], self.input) and fits_word(item[0], self.output)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The numbers per word that a layer takes and gives, and of the changes of width in it the slowest's busy cycles, and what they take."""
+
+    takes: int
+    gives: int
+    busy: int = 0
+    cost: Resources = _NOTHING
+
+
+@lru_cache(maxsize=64)
+def _epilogue(process: MatVec, pe: int, on: Device) -> Resources:
+    return pieces.epilogue(process.epilogue, pe, on)
+
+
+@lru_cache(maxsize=64)
+def _around(process: MatVec, pe: int, simd: int, bits: int) -> Resources:
+    return process._turning(Folding(pe, simd), bits)
 
 
 def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources, dict[str, Resources]] | None:

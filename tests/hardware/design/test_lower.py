@@ -137,9 +137,10 @@ def test_loop_nest(sequence: list[int], loops: object) -> None:
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (Schedule.of({"conv0": Folding(3)}), "PE=3 does not divide its 4 outputs"),
-        (Schedule.of({"conv0": Folding(1, 5)}), "SIMD=5 does not divide its 27 inputs"),
-        (Schedule.of({"linear4": Folding(1, 7)}), "use one of 1, 2, 3, 4"),
+        (Schedule.of({"conv0": Folding(3)}), "PE=3 takes 2 words for its 4 outputs of a group, and so does PE=2"),
+        (Schedule.of({"conv0": Folding(1, 8)}), "SIMD=8 takes 4 words for its 27 inputs of an output, and so does SIMD=7"),
+        (Schedule.of({"linear4": Folding(1, 70)}), "use 60 or 120"),
+        (Schedule.of({"linear4": Folding(11)}), "PE=11 is more than its 10 outputs"),
         (Schedule.of({"convolution": Folding(1)}), "'convolution', which is no node"),
         (Schedule(input_parallel=4), "4 numbers per input word"),
         (Schedule(output_parallel=4), "4 numbers per output word"),

@@ -159,7 +159,7 @@ def test_a_matrix_with_a_folding_of_its_own(tmp_path: Path) -> None:
     x = adversarial_inputs(graph, np.random.default_rng(0), 8)
     assert_bit_exact(bundle.run_from_raw(0, quantize_input(graph, x)), run_raw(graph, x), names=("C simulation", "interpreter"))
     for name, folding, said in (
-        ("rnn::n_h", Folding(4), "rnn::n_h: PE=4 does not divide its 6 outputs"),
+        ("rnn::n_h", Folding(4), "rnn::n_h: PE=4 takes 2 words for its 6 outputs, and so does PE=3"),
         ("rnn::next", Folding(2), "is computed within another layer"),
         ("rnn::none", Folding(2), "no layer is called 'rnn::none'"),
     ):
