@@ -13,7 +13,7 @@ from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, with_filled_rows
-from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, taps
+from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, live_nodes, readers_of, taps
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Schedule
@@ -61,8 +61,8 @@ class Builder:
         self.inputs: list[d.Port] = []
         self.port_names: list[str] = []  # of the inputs
         self.several = len(graph.inputs) + len(graph.outputs) > 2
-        self._live = _live(graph)
-        self._readers = _readers(graph, self._live)
+        self._live = live_nodes(graph)
+        self._readers = readers_of(graph, self._live)
         self._waiting: dict[str, deque[Value]] = {}
         self._chains: dict[str, Chain] = {}
         self._taps: tuple[Tap, ...] = ()
@@ -489,20 +489,3 @@ def check_arrays(where: str, process: d.Process) -> None:
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:
     """(height, width) of one or two spatial axes: a 1-D value has height 1."""
     return (fill, values[0]) if len(values) == 1 else (values[0], values[1])
-
-
-def _readers(graph: Graph, live: frozenset[str]) -> dict[str, tuple[Node, ...]]:
-    found: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        if node.name in live:
-            for source in node.inputs:
-                found.setdefault(source, []).append(node)
-    return {name: tuple(nodes) for name, nodes in found.items()}
-
-
-def _live(graph: Graph) -> frozenset[str]:
-    live = set(graph.outputs)
-    for node in reversed(graph.nodes):
-        if node.name in live:
-            live.update(node.inputs)
-    return frozenset(live)

@@ -189,3 +189,20 @@ class _Groups:
                 seen.add(group)
                 waiting += [self._of[source] for source in self._needs[group]]
         return False
+
+
+def readers_of(graph: Graph, live: frozenset[str]) -> dict[str, tuple[Node, ...]]:
+    found: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.name in live:
+            for source in node.inputs:
+                found.setdefault(source, []).append(node)
+    return {name: tuple(nodes) for name, nodes in found.items()}
+
+
+def live_nodes(graph: Graph) -> frozenset[str]:
+    live = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if node.name in live:
+            live.update(node.inputs)
+    return frozenset(live)

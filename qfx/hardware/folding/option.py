@@ -13,6 +13,8 @@ from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, Stream
 MAX_PORT_BITS = 512
 """The widest port word that is chosen; AXI DMA takes powers of two up to 1024 bits (PG021)."""
 
+_NOTHING = Resources()
+
 AS_FAR_AS_IT_GOES = "it is unfolded as far as it goes"
 """What limits a layer that nothing else limits."""
 
@@ -49,6 +51,16 @@ class Option:
 
 _MOST_LUTS, _LEAST_LUTS = 1000, 8
 """LUTs for an 18 kbit block between which it depends on the rest of the design which of the two is scarcer: the boards have 150 to 410 of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The numbers per word that a layer takes and gives, and of the changes of width in it the slowest's busy cycles, and what they take."""
+
+    takes: int
+    gives: int
+    busy: int = 0
+    cost: Resources = _NOTHING
 
 
 def placed(option: Option, weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> list[Option]:

@@ -26,7 +26,7 @@ from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Strea
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Choices, Option, Role, choices, divisors, fits_word, moved, window_channels
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Choices, Option, Role, Way, choices, divisors, fits_word, moved, window_channels
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
@@ -34,7 +34,6 @@ from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, REWIND, Tu
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
-_NOTHING = Resources()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -305,9 +304,8 @@ class MatVec(OneToOne, WithEpilogue):
         acc = accumulator(self.epilogue)
         types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
-        kept = (
-            () if self.depthwise else lanes("kept", raw(self.input.type), ragged.words(self.inputs, self.simd), self.simd, self._kept(self.folding))
-        )
+        _, fold = self._folds(self.folding)
+        kept = () if self.depthwise else lanes("kept", raw(self.input.type), fold, self.simd, self._kept(self.folding))
         constants = ", ".join([part.name for part in (weights, *more)] + ["kept"] * (not self.depthwise))
         streams = {"in": self.input, **({} if self.beside is None else {"beside": self.beside}), "out": self.output}
         function = f"{'depthwise' if self.depthwise else 'matvec'}{'' if self.beside is None else '_with'}"
@@ -396,25 +394,25 @@ class MatVec(OneToOne, WithEpilogue):
             return ragged.source_channels(per_group, taps, self.inputs, simd, ragged.words(self.outputs, pe), most)
         return window_channels(simd, per_group, taps)
 
-    def _way(self, pe: int, simd: int, taps: int, per_group: int) -> _Way:
+    def _way(self, pe: int, simd: int, taps: int, per_group: int) -> Way:
         """How words come to the unit and leave it; ``_word`` has found some."""
         word = self._word(pe, simd, taps, per_group)
         assert word is not None
         vectors, lanes = self._vectors(pe), pe * simd if self.depthwise else simd
         if self.depthwise and lanes == word * taps:
-            return _Way(word, pe)
+            return Way(word, pe)
         if self.inputs % simd == 0:
-            way = _Way(word, pe, 0, pieces.rewidth(self.input, word * taps, lanes))
+            way = Way(word, pe, 0, pieces.rewidth(self.input, word * taps, lanes))
         else:
             row = taps * pe if self.depthwise else self.inputs
             widths = (word * taps, *ragged.filling(row, word * taps, lanes))
             steps = [pieces.rewidth(self.input, source, target) for source, target in pairwise(widths)]
-            way = _Way(word, pe, vectors * ragged.filling_turns(row, word * taps, lanes) + REWIND, r.total(steps))
+            way = Way(word, pe, vectors * ragged.filling_turns(row, word * taps, lanes) + REWIND, r.total(steps))
         if self.depthwise or self.outputs % pe == 0:
             return way
         gives = ragged.given(self.outputs, pe, ragged.words(self.inputs, simd), MAX_WORD_BITS // self.output.type.width)
         leaving = vectors * ragged.giving_turns(self.outputs, pe, gives) + REWIND
-        return _Way(word, gives, max(way.busy, leaving), way.cost + pieces.rewidth(self.output, pe, gives))
+        return Way(word, gives, max(way.busy, leaving), way.cost + pieces.rewidth(self.output, pe, gives))
 
     def _foldings(self, setting: Setting) -> list[tuple[int, int, int]]:
         """Every PE and SIMD that divide, and number of taps a word, whose words can travel."""
@@ -446,16 +444,6 @@ class MatVec(OneToOne, WithEpilogue):
         return [
             item for item in foldings if fits_word(item[0] * item[1] if self.depthwise else item[1], self.input) and fits_word(item[0], self.output)
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """The numbers per word that a layer takes and gives, and of the changes of width in it the slowest's busy cycles, and what they take."""
-
-    takes: int
-    gives: int
-    busy: int = 0
-    cost: Resources = _NOTHING
 
 
 @lru_cache(maxsize=64)
