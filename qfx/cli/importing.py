@@ -9,6 +9,10 @@ import click
 
 from qfx.cli.common import FILE, data_option, force_option, guard, inputs, json_option, output_option, print_json, samples_option
 from qfx.cli.telling import telling
+from qfx.errors import UnsupportedError
+
+_MANY = 3
+"""So many scales without a fixed-point type say that a file is of another kind."""
 
 
 @click.command("import")
@@ -67,7 +71,10 @@ def import_(
         from qfx.export.export import export_onnx
 
         example = None if data is None else torch.from_numpy(inputs(data, samples))
-        imported = from_onnx(model, example, strict=not nearest, input_type=kind, output=end)
+        try:
+            imported = from_onnx(model, example, strict=not nearest, input_type=kind, output=end)
+        except UnsupportedError as error:
+            raise _shorter(error, model) from error
         export_onnx(imported, output, force=force)
     found = conversion(imported)
     if as_json:
@@ -76,6 +83,16 @@ def import_(
         )
     else:
         click.echo(f"{found}\n{output}: {'the same to the last bit' if found.exact else 'not the same; see the errors above'}")
+
+
+def _shorter(error: UnsupportedError, model: Path) -> UnsupportedError:
+    """Of a file with float scales all over, that, and not each of them."""
+    scales = [blocker for blocker in error.blockers if "no power of two" in blocker.what]
+    if len(scales) < _MANY:
+        return error
+    what = f"{len(scales)} tensors have scales that are no powers of two; {scales[0].where} {scales[0].what.partition(',')[0]}"
+    remedy = "--integers takes the integers of an int8 file as they are; --nearest converts it to the nearest binary points, with a table of errors"
+    return UnsupportedError(what, where=model.name, remedy=remedy)
 
 
 def _integers(model: Path, output: Path, *, nearest: bool, rounding: str | None, force: bool, as_json: bool) -> None:

@@ -23,6 +23,7 @@ from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.exchange.build import Explicit, fixed
 from qfx.exchange.conversion import Casts, Conversion, compared, keep, require_same
 from qfx.exchange.onnx_reader import QONNX_DOMAINS, QuantReader, Tables
+from qfx.export.opset import DOMAIN
 from qfx.fixed.type import FixedType
 from qfx.nn.layers import QInput
 from qfx.nn.layers.given import FakeQuant
@@ -104,7 +105,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
     except DecodeError as error:
         raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
-    if model.producer_name == "qfx":
+    if any(entry.domain == DOMAIN for entry in model.opset_import):
         raise ModelFileError("is one of qfx' own already", where=str(path), remedy="give it to qfx hls, qfx verify and the others as it is")
     try:
         kind = formats.kind_of_onnx(model)
