@@ -155,7 +155,7 @@ def steered(controller: Controller) -> tuple[float, float, nn.Module]:
 def test_training_itself_comes_to_a_boards_budget() -> None:
     """In a short training, so that ``meet`` has next to nothing left to do; without the weight that the controller makes it does not."""
     trained, met, model = steered(Controller())
-    assert 0.88 <= trained <= 1.08
+    assert 0.88 <= trained <= 1.1
     assert 0.97 <= met <= 1.0
     check_exact(model)
     assert steered(Controller(integral=-11.0, proportional=0.0, rate=0.0))[0] > 1.12

@@ -283,7 +283,7 @@ def test_a_folding_file_fixes_layers_and_the_rest_is_chosen(model: Path, tmp_pat
     path.write_text(f'[layers."{names[0]}x"]\npe = 2\n')
     assert f"did you mean '{names[0]}'" in refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", path)
     path.write_text(f'[layers."{names[0]}"]\npe = 3\n')
-    assert "PE=3 does not divide" in refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", path)
+    assert "PE=3 takes 2 words" in refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", path)
     refusal("hls", model, "--board", "zcu102", "-o", tmp_path / "p", "--folding", tmp_path / "missing.toml")
     assert not (tmp_path / "p").exists()
 
@@ -313,7 +313,7 @@ def test_a_model_that_is_larger_than_the_board(tmp_path: Path) -> None:
         said = refusal("hls", tmp_path / "large.onnx", "--board", "pynq_z2", "-o", tmp_path / "p", *arguments)
         for word in ("does not fit the TUL PYNQ-Z2", "weights", "6.6 Mbit", "BRAM18", "280", "larger board", "no folding makes it fit"):
             assert word in said
-        for word in ("LUT", "DSP", "frames"):
+        for word in ("DSP", "frames", *(["LUT"] if not arguments else [])):  # a search may spread weights over LUTs
             assert word not in said
     assert not (tmp_path / "p").exists()
     assert qfx_command("estimate", tmp_path / "large.onnx", "--board", "zcu102").exit_code == 0

@@ -146,15 +146,19 @@ class Builder:
         self.add(d.Regrid(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
         return replace(value, stream=out)
 
-    def take_beside(self, node: Node, parallel: int) -> tuple[d.Stream | None, Beside | None]:
-        """The value that the chain behind ``node`` joins with its own, ``parallel`` numbers a word, and where; None if it joins none."""
+    def take_beside(self, node: Node, parallel: int, row: int) -> tuple[d.Stream | None, Beside | None]:
+        """The value that the chain behind ``node`` joins with its own, ``parallel`` numbers a word, and where; None if it joins none. ``row``: as in
+        ``finish``."""
         chain = self._chains.get(node.name, ALONE)
         for name in chain.beside:
             join = next(member for member in chain.nodes if not member.op.pointwise)
             place = chain.place
             joined = join.op.joins(self.sources(join), self.graph.infos[join.name])
             assert joined is not None, "chains join no other operators"
-            stream = self.rewidth(name, self.take_on(name, joined[0][place], join.name).stream, parallel)
+            stream = self.take_on(name, joined[0][place], join.name).stream
+            if row % parallel:
+                stream = self.rewidth(name, stream, gcd(stream.parallel, row))
+            stream = self.filled(name, stream, row, parallel)
             return stream, Beside(join.name, place, stream.type)
         return None, None
 

@@ -80,9 +80,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
-    second, beside = build.take_beside(node, unit.pe)
-    if second is not None and row % unit.pe:
-        raise ProjectError(f"PE={unit.pe} does not divide its {row} outputs, which a sum takes", where=node.name, remedy="use a divisor")
+    second, beside = build.take_beside(node, unit.pe, row)
     epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside, row)
     process = d.MatVec(
         build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
