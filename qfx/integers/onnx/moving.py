@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
@@ -13,6 +14,7 @@ from qfx.integers.onnx.file import Fused
 from qfx.integers.onnx.network import Network, View
 from qfx.integers.onnx.products import FRACTIONS
 from qfx.integers.steps import Ints
+from qfx.ir.values import Const
 
 
 def identity(network: Network, node: Fused) -> None:
@@ -120,11 +122,6 @@ def qlinear_concat(network: Network, node: Fused) -> None:
 
 def _rescaled(network: Network, node: Fused, view: View, place: int, signed: bool) -> str:
     """One part of a concatenation: the kernel alone with this one."""
-    import onnx
-
-    from qfx import operators
-    from qfx.ir.values import Const
-
     proto = onnx.NodeProto()
     proto.CopyFrom(node.proto)
     del proto.input[:]
@@ -137,7 +134,7 @@ def _rescaled(network: Network, node: Fused, view: View, place: int, signed: boo
     if signed == view.signed and (entries == view.numbers).all():
         return view.node
     name = f"{network.name(node.outputs[0])}.scaled{place}"
-    return network.emit(name, operators.Lookup(Const(entries, 0), int(view.numbers[0]), 0), view.node)
+    return network.emit(name, ops.Lookup(Const(entries, 0), int(view.numbers[0]), 0), view.node)
 
 
 def _dtype(view: View) -> type[np.generic]:
