@@ -121,7 +121,7 @@ struct fixed<W_, I_, false, Q_, O_, N_> {
 // array that nobody wrote out.
 template <class T, int P>
 struct vec {
-  T data[P];
+  T data[P];  // of the lanes
 #ifndef QFX_NATIVE
   vec() = default;
   vec(const vec& other) = default;
