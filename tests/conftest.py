@@ -14,8 +14,35 @@ settings.register_profile("qfx", deadline=None, print_blob=True)
 settings.load_profile("qfx")
 
 
+_SLOW = Path(__file__).with_name("slow.txt")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--thorough", action="store_true", help="run the long sweeps in full")
+    parser.addoption("--slow", action="store_true", help="run the tests of tests/slow.txt too, as continuous integration does")
+    parser.addoption("--thorough", action="store_true", help="run the long sweeps in full, and what --slow runs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what ``slow.txt`` names unless it is asked for. A line that names nothing ends a run of all tests."""
+    lines = [line for line in _SLOW.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    found = set()
+    skip = pytest.mark.skip(reason="runs with --slow")
+    asked = config.getoption("--slow") or config.getoption("--thorough")
+    for item in items:
+        named = [line for line in lines if _names(line, item.nodeid)]
+        found.update(named)
+        if named and not asked:
+            item.add_marker(skip)
+    unknown = sorted(set(lines) - found)
+    if unknown and config.args == config.getini("testpaths"):
+        raise pytest.UsageError(f"{_SLOW.name} names what is no test: {', '.join(unknown)}")
+
+
+def _names(line: str, nodeid: str) -> bool:
+    """A file, a function, or a function with parameters, of which ``*`` at the end leaves the rest open."""
+    if line.endswith("*"):
+        return nodeid.startswith(line[:-1])
+    return nodeid == line or nodeid.startswith((f"{line}[", f"{line}::"))
 
 
 @pytest.fixture(scope="session")
