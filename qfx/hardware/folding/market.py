@@ -27,6 +27,7 @@ _NODES = 200  # of the search, each a relaxed program
 _FINE = 1.005  # from pace to pace where several ports share a stream
 
 _ROUNDING = 1e-6  # of sums of floats
+_BLOCK = 64  # options compared at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,17 +305,29 @@ def least(takes: IntArray, gives: IntArray, costs: IntArray) -> IntArray:
     if not takes.size:
         return np.zeros(0, dtype=np.int64)
     _, group = np.unique(np.column_stack([takes, gives]), axis=0, return_inverse=True)
-    kept = []
-    for number in range(int(group.max()) + 1):
-        at = np.flatnonzero(group == number)
-        rows = costs[at]
-        order = np.lexsort((at, *rows.T[::-1]))  # whatever dominates comes before
-        front: list[int] = []
-        for place in order:
-            if not front or not (rows[front] <= rows[place]).all(axis=1).any():
-                front.append(int(place))
-        kept.append(at[front])
+    order = np.lexsort((np.arange(takes.size), *costs.T[::-1], group))  # group by group, and whatever dominates comes before
+    ends = np.flatnonzero(np.diff(group[order], append=-1)) + 1
+    kept = [_front(costs, order[start:end]) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
     return np.sort(np.concatenate(kept))
+
+
+def _front(costs: IntArray, order: IntArray) -> IntArray:
+    """Those of ``order`` of which none before is at least as good in every cost: a block at a time, compared with what is kept, then with itself."""
+    front = order[:0]
+    for start in range(0, order.size, _BLOCK):
+        block = order[start : start + _BLOCK]
+        block = block[~_dominated(costs[front], costs[block]).any(axis=0)]
+        by_earlier = np.triu(_dominated(costs[block], costs[block]), 1)
+        front = np.concatenate([front, block[~by_earlier.any(axis=0)]])
+    return front
+
+
+def _dominated(ours: IntArray, theirs: IntArray) -> BoolArray:
+    """Whether each of ours (rows) is at least as good as each of theirs (columns)."""
+    found: BoolArray = np.ones((len(ours), len(theirs)), dtype=np.bool_)
+    for mine, other in zip(ours.T, theirs.T, strict=True):
+        found &= mine[:, None] <= other[None, :]
+    return found
 
 
 def _undominated(layer: Layer) -> Layer:
