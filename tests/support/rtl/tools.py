@@ -1,4 +1,4 @@
-"""The programs that the check needs beside g++: a clang++ that knows integers of any width, and Icarus Verilog."""
+"""The programs that the check needs beside g++: a clang++ that knows integers of any width, Icarus Verilog and Verilator."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Tools:
     clang: str
     iverilog: str
     vvp: str
+    verilator: str
 
     @property
     def missing(self) -> str:
@@ -27,6 +28,7 @@ class Tools:
         wanted = [
             (self.clang, f"clang++ {_FROM} or newer (Debian: clang-{_FROM})"),
             (self.iverilog and self.vvp, "Icarus Verilog (Debian: iverilog)"),
+            (self.verilator, "Verilator (Debian: verilator)"),
         ]
         return " and ".join(text for found, text in wanted if not found)
 
@@ -34,7 +36,7 @@ class Tools:
 @lru_cache(maxsize=1)
 def tools() -> Tools:
     clang = next((path for name in _CLANG if (path := shutil.which(name)) and _version(path) >= _FROM), "")
-    return Tools(clang, shutil.which("iverilog") or "", shutil.which("vvp") or "")
+    return Tools(clang, shutil.which("iverilog") or "", shutil.which("vvp") or "", shutil.which("verilator") or "")
 
 
 def main() -> None:
