@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _FRAMES = 64
 """Made-up frames, the ends of every range among them, unless there is data."""
+_STREAMED = 4
+"""The same of a streaming design, whose frames take many cycles each."""
 _SEED = 1
 """Of the streams that wait at random."""
 
@@ -60,8 +62,10 @@ def rtl(
 
     if top is not None:
         checked_top(top)
+    if asked.weights != "rom":
+        raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
     if asked.style != "unrolled":
-        raise ProjectError("Verilog is written of unrolled designs", where="--style streaming", remedy="pass --style unrolled")
+        tools.clang()
     project.check_target(output, force=force)
     if wanted:
         tools.verilator()
@@ -72,15 +76,18 @@ def rtl(
     with telling("reading the model") as progress:
         graph, made = plan_of(asked, model, progress)
         progress("writing the Verilog and its golden vectors", 0, 1)
-        assert isinstance(made, Unrolled)
-        written = project.write_unrolled(graph, made, output, x_raw=_raws(graph, data, samples), top=top, force=force)
+        x_raw = _raws(graph, data, samples, _FRAMES if isinstance(made, Unrolled) else _STREAMED)
+        if isinstance(made, Unrolled):
+            written = project.write_unrolled(graph, made, output, x_raw=x_raw, top=top, force=force)
+        else:
+            written = project.write_streaming(graph, made, output, x_raw=x_raw, top=top, force=force, progress=progress)
         if wanted:
             simulate.build(output, progress)
             progress("the bench runs", 0, 1)
             simulated = tuple(simulate.run(output, written.hardware, written.frames, stall=stall) for stall in (0, _SEED))
         if luts:
             progress("Yosys maps the design", 0, 1)
-            cells = mapped(output)
+            cells = _by_process(made, mapped(output, written.hardware.top), written.hardware.top)
     differs = any(not one.passed for one in simulated)
     if as_json:
         print_json(summary_of(made).data(made, graph.name) | _as_data(graph, written, simulated, cells))
@@ -98,7 +105,7 @@ def rtl(
         sys.exit(DIFFERENCE)
 
 
-def _raws(graph: Graph, data: Path | None, samples: int | None) -> Any:
+def _raws(graph: Graph, data: Path | None, samples: int | None, usual: int) -> Any:
     """The raws of the frames that the bench runs, by input."""
     import numpy as np
 
@@ -107,7 +114,7 @@ def _raws(graph: Graph, data: Path | None, samples: int | None) -> Any:
     from qfx.testing import adversarial_feeds
 
     if data is None:
-        x: Any = adversarial_feeds(graph, np.random.default_rng(0), samples or _FRAMES)
+        x: Any = adversarial_feeds(graph, np.random.default_rng(0), samples or usual)
     else:
         x = feed(data, samples, [node.name for node in graph.inputs] if zipfile.is_zipfile(data) else ["x"])
     return quantize_inputs(graph, feeds(graph, x))
@@ -160,14 +167,30 @@ def _print_simulated(graph: Graph, written: Written, simulated: tuple[Simulated,
     Console().print(table)
 
 
-def _print_cells(made: Any, cells: dict[str, Counted]) -> None:
-    from qfx.hardware.cost.resources import total
+def _by_process(made: Any, cells: dict[str, Counted], top: str) -> dict[str, Counted]:
+    """The cells of an unrolled design, or of each process with the FIFOs that it writes, as the estimate counts them."""
+    from qfx.hardware.rtl.luts import joined
 
-    estimated = total([cost.resources for cost in made.estimate.costs if cost.process != "control"])  # Verilog has no control port
-    table = Table(title="cells by Yosys beside the estimate", title_justify="left")
+    processes = made.design.processes
+    found = {
+        process.name: joined(cells[name] for name in (f"i_{process.name}", *(f"f_{stream.name}" for stream in process.targets)) if name in cells)
+        for process in processes
+    }
+    counted = {f"{kind}_{name}" for process in processes for kind, name in (("i", process.name), *(("f", stream.name) for stream in process.targets))}
+    return {**found, top: joined(count for name, count in cells.items() if name not in counted)}
+
+
+def _print_cells(made: Any, cells: dict[str, Counted]) -> None:
+    """Each beside its estimate; Verilog has no control port."""
+    from qfx.hardware.cost.resources import total
+    from qfx.hardware.rtl.luts import joined
+
+    estimated = {cost.process: cost.resources for cost in made.estimate.costs if cost.process != "control"}
+    table = Table(title="cells by Yosys / estimate", title_justify="left")
     for heading in ("module", "LUT", "FF", "DSP", "BRAM18"):
         table.add_column(heading, justify="left" if heading == "module" else "right")
-    for name, count in cells.items():
-        table.add_row(name, str(count.lut), str(count.ff), str(count.dsp), str(count.bram18))
-    table.add_row("estimate", str(estimated.lut), str(estimated.ff), str(estimated.dsp), str(estimated.bram18))
+    rows = [(name, count, estimated.get(name)) for name, count in cells.items()]
+    for name, count, guess in [*rows, ("total", joined(cells.values()), total(list(estimated.values())))]:
+        both = ((getattr(count, field), getattr(guess, field) if guess else "-") for field in ("lut", "ff", "dsp", "bram18"))
+        table.add_row(name, *(f"{found} / {expected}" for found, expected in both))
     Console().print(table)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,26 @@ def family(part: str) -> str:
     return "xc7" if part.startswith(("xc7", "xa7", "xq7")) else "xcup"
 
 
-def mapped(folder: Path) -> dict[str, Counted]:
-    """Every module of a written folder, by ``syn/cells.ys``. Raises ProjectError where Yosys is missing or fails."""
+def mapped(folder: Path, top: str) -> dict[str, Counted]:
+    """By ``syn/cells.ys`` of a written folder: the top module without what it instantiates, by its name, and each instance in it by its own.
+    Raises ProjectError where Yosys is missing or fails."""
     command = tools.yosys()
     (folder / "build").mkdir(exist_ok=True)
     done = process.run(["env", "-C", str(folder), *command, "-q", "-s", "syn/cells.ys"])
-    if done.returncode:
-        raise ProjectError(f"Yosys fails: {(done.stdout + done.stderr)[-4000:]}", where=str(folder), remedy="please report it")
-    modules = json.loads((folder / "build" / "cells.json").read_text(encoding="utf-8"))["modules"]
+    result = folder / "build" / "cells.json"
+    if done.returncode or not result.is_file():
+        what = f"Yosys ends with {done.returncode}: {(done.stdout + done.stderr)[-4000:]}"
+        raise ProjectError(what, where=str(folder), remedy="set YOSYS to another build of it (Debian: apt-get install yosys)")
+    modules = json.loads(result.read_text(encoding="utf-8"))["modules"]
     library = {"blackbox", "whitebox"}
-    return {name: counted(module["cells"]) for name, module in modules.items() if not library & set(module.get("attributes", {}))}
+    own = {name: counted(module["cells"]) for name, module in modules.items() if not library & set(module.get("attributes", {}))}
+    return {top: own[top]} | {name: own[cell["type"]] for name, cell in modules[top]["cells"].items() if cell["type"] in own}
+
+
+def joined(counts: Iterable[Counted]) -> Counted:
+    """The sum."""
+    found = list(counts)
+    return Counted(*(sum(getattr(one, field.name) for one in found) for field in fields(Counted)))
 
 
 def counted(cells: Netlist) -> Counted:

@@ -14,20 +14,26 @@ from qfx import __version__
 from qfx.errors import ProjectError
 from qfx.hardware.design.names import checked_top, top_name
 from qfx.hardware.emit.templates import render
+from qfx.hardware.folding import summary as folded_summary
+from qfx.hardware.folding.search import Plan as Folded
 from qfx.hardware.project import folder
 from qfx.hardware.rtl import unrolled
 from qfx.hardware.rtl.hardware import Hardware, words_of, words_per_frame
 from qfx.hardware.rtl.luts import family
+from qfx.hardware.rtl.machines import streaming
 from qfx.hardware.unrolled import summary
 from qfx.hardware.unrolled.plan import Plan
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import run_from_raws
 from qfx.ir.values import RawArray
+from qfx.progress import Progress, silent
 
 MANIFEST = "qfx_rtl.json"
 FORMAT = 1
 _QUIET = 4096
 """Cycles without a word, beside those that the plan has for a frame, after which a bench gives up."""
+_UNKNOWN = 1_000_000
+"""The same, of a design whose cycles the model does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,25 @@ def write_unrolled(
     return _write(graph, of_unrolled(graph, plan, top), told, texts, Path(out_dir), x_raw, force)
 
 
+def write_streaming(
+    graph: Graph,
+    plan: Folded,
+    out_dir: str | os.PathLike[str],
+    *,
+    x_raw: Mapping[str, RawArray],
+    top: str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Written:
+    """The same of a streaming plan. Raises also what ``streaming.hardware`` raises."""
+    check_target(out_dir, force=force)
+    name = checked_top(top_name(graph.name) if top is None else top)
+    made = streaming.hardware(plan.design, name, graph.name, frames=len(next(iter(x_raw.values()))), progress=progress)
+    texts = {"report.json": folded_summary.as_json(plan, graph.name), "estimate.txt": folded_summary.as_text(plan, graph.name)}
+    told = {"model": graph.name, "style": "streaming", "board": plan.estimate.board.name, "part": plan.estimate.board.part, "clock_ns": plan.clock_ns}
+    return _write(graph, made, told, texts, Path(out_dir), x_raw, force)
+
+
 def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raises ProjectError if the folder may not be written."""
     _replaceable(folder.followed(out_dir), force)
@@ -88,7 +113,7 @@ def _write(
         "outputs": [_port(wire) for wire in hardware.outputs],
         "latency": hardware.latency,
         "interval": hardware.interval,
-        "quiet": _QUIET + 2 * (hardware.latency + hardware.interval),
+        "quiet": _QUIET + 2 * (hardware.latency + hardware.interval) + (0 if hardware.latency else _UNKNOWN),
     }
     made |= {
         "Makefile": render("rtl_Makefile.j2", values),

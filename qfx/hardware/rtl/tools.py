@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from qfx.errors import ProjectError
+
+_CLANG = ("clang++-16", "clang++-17", "clang++-18", "clang++-19", "clang++")
+CLANG_FROM = 16
+"""The first clang whose _BitInt is wider than 128 bits, behind an option."""
+
+
+@lru_cache(maxsize=1)
+def found_clang() -> str:
+    """A clang++ that knows integers of any width; empty where there is none."""
+    return next((path for name in _CLANG if (path := shutil.which(name)) and _version(path) >= CLANG_FROM), "")
+
+
+def clang() -> str:
+    """The same; ProjectError where there is none."""
+    if not found_clang():
+        what = f"clang++ {CLANG_FROM} or newer is missing, which reads the C++ of streaming designs"
+        raise ProjectError(what, where="qfx rtl", remedy=f"install it (Debian: apt-get install clang-{CLANG_FROM}), or pass --style unrolled")
+    return found_clang()
+
+
+def _version(path: str) -> int:
+    found = re.search(r"clang version (\d+)", subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout)
+    return int(found[1]) if found else 0
 
 
 def verilator() -> str:
