@@ -81,13 +81,12 @@ def test_the_command_simulates_and_a_planted_bit_is_found(tmp_path: Path) -> Non
     assert cycles(made.design, FRAMES).interval == first["interval_cycles"]
     (source,) = (folder / "rtl").glob("*_matvec.v")
     text = source.read_text(encoding="utf-8")
-    row = re.search(r"m0\[2\] = (\d+)'h([0-9a-f]+);", text)
+    row = re.search(r"(m\d+\[2\]) = (\d+)'h([0-9a-f]+);", text)
     assert row is not None
-    source.write_text(text.replace(row[0], f"m0[2] = {row[1]}'h{int(row[2], 16) ^ 1:x};"), encoding="utf-8")
+    source.write_text(text.replace(row[0], f"{row[1]} = {row[2]}'h{int(row[3], 16) ^ 1:x};"), encoding="utf-8")
     (folder / "build" / "bench").unlink()
     simulate.build(folder)
-    wires = made.design.wires
-    assert not simulate.run(folder, Hardware("network", {}, *wires, 0, 0), FRAMES).passed
+    assert not simulate.run(folder, Hardware("network", {}, *made.design.wires, 0, 0), FRAMES).passed
 
 
 def test_what_is_missing_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,9 @@ def tools() -> Tools:
 def main() -> None:
     """Ends with status 1, and says what is missing, unless all is there."""
     if tools().missing:
-        raise SystemExit(f"missing: {tools().missing}; install them (apt-get install clang-{CLANG_FROM} iverilog), nothing is installed for you")
+        raise SystemExit(
+            f"missing: {tools().missing}; install them (apt-get install clang-{CLANG_FROM} iverilog verilator); only for root make does it"
+        )
 
 
 if __name__ == "__main__":
