@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,18 @@ def test_what_is_missing_is_told_before_anything_is_written(tmp_path: Path, monk
     assert done.exit_code == 2
     assert "apt-get install clang-16" in done.output
     assert not (tmp_path / "v").exists()
+
+
+def test_cells_are_counted_by_process(tmp_path: Path, thorough: bool) -> None:
+    if not thorough or not shutil.which("yosys"):
+        pytest.skip("Yosys maps a whole design with --thorough")
+    model = tmp_path / "network.onnx"
+    save(network(), model)
+    done = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--luts", "--json")
+    assert done.exit_code == 0, done.output
+    cells = json.loads(done.stdout)["rtl_cells"]
+    made = plan(optimize(network()), ZCU, Schedule(), clock_ns=5)
+    assert list(cells) == [*(process.name for process in made.design.processes), "network"]
+    window = next(cost for cost in made.estimate.costs if cost.process.endswith("_window"))
+    assert cells[window.process]["ff"] == pytest.approx(window.resources.ff, rel=0.1)
+    assert cells["network"]["lut"] == 0  # wires alone
