@@ -23,7 +23,11 @@ demo: $(VENV)/ready  ## handwritten digits, from float training to bit-exact C++
 test: lint  ## format, lint and type checks, then all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --durations=20 $(PYTEST_ARGS)
 
-test-rtl: $(VENV)/ready  ## every kind of design as RTL, simulated beside its C++ (needs clang 16 and Icarus Verilog)
+test-rtl: $(VENV)/ready  ## every kind of design as RTL, simulated beside its C++ (clang 16, Icarus Verilog, Verilator, Yosys)
+	@PYTHONPATH=tests $(PY) -m support.rtl.tools 2>/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing clang-16, iverilog, verilator and yosys with apt-get" \
+			&& apt-get update -qq && apt-get install -y -qq clang-16 iverilog verilator yosys >/dev/null; \
+	} || true
 	@PYTHONPATH=tests $(PY) -m support.rtl.tools
 	CI=1 OMP_NUM_THREADS=1 $(PY) -m pytest tests/rtl --thorough --numprocesses $(JOBS) --durations=10 $(PYTEST_ARGS)
 

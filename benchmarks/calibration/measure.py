@@ -13,20 +13,16 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from qfx.hardware.rtl.luts import sites
 
 DATA = Path(__file__).with_name("pieces.csv")
 FAMILIES = {"ultrascale+": "xcup", "7series": "xc7"}
 FLAGS = "-noiopad -noclkbuf"
 _NARROW, _WIDE, _NO_DSP = "-nowidelut", "", "-nowidelut -nodsp"  # with or without the F7, F8 multiplexers
-MEMORY_LUTS = {"RAM32M": 4, "RAM64M": 4, "RAM32M16": 8, "RAM64M8": 8, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4, "SRL16E": 1, "SRLC32E": 1}
-"""LUTs of each memory primitive: UG974, UG953."""
-
-Netlist = Mapping[str, Mapping[str, Any]]
-"""The cells of a module in Yosys' JSON."""
 
 
 @dataclass(frozen=True)
@@ -300,35 +296,6 @@ def _handshake(stages: int, inputs: int, outputs: int) -> Piece:
         *(f"assign out{i}_write = valid[{stages - 1}] & out{i}_used & ~stuck;" for i in range(outputs)),
     ]
     return Piece("handshake", (stages, inputs, outputs), ", ".join(ports), "\n".join(lines))
-
-
-def sites(cells: Netlist) -> int:
-    """6-input LUTs that the mapped cells take.
-
-    A bit of a carry chain takes one LUT, whose two outputs hold what drives S and DI (UG574, UG474: CARRY8, CARRY4). Of the other LUTs, two small
-    ones share one (LUT5 + LUT1, LUT4 + LUT1 or 2, LUT3 + LUT1 to 3: the rule of Yosys' own ``stat -tech xilinx``). Memories count as their LUTs.
-    Inverters cost nothing.
-    """
-    drivers = {bit: name for name, cell in cells.items() if cell["type"].startswith("LUT") for bit in cell["connections"]["O"]}
-    in_chain: set[str] = set()
-    total = 0
-    for cell in cells.values():
-        total += MEMORY_LUTS.get(cell["type"], 0)
-        if cell["type"].startswith("CARRY"):
-            pins = cell["connections"]
-            for s, di in zip(pins["S"], pins["DI"], strict=True):
-                if isinstance(s, str) and isinstance(di, str) and s in "01x" and di in "01x":
-                    continue  # an unused place, or the end of a chain
-                total += 1
-                in_chain.update(drivers[bit] for bit in (s, di) if bit in drivers)
-    lut = Counter(int(cell["type"][3:]) for name, cell in cells.items() if cell["type"].startswith("LUT") and name not in in_chain)
-    total += lut[6]
-    for large, small in ((5, 1), (4, 1), (4, 2), (3, 1), (3, 2)):
-        shared = min(lut[large], lut[small])
-        total += shared
-        lut[large] -= shared
-        lut[small] -= shared
-    return total + lut[5] + lut[4] + (lut[3] + 1) // 2 + (lut[2] + lut[1] + 1) // 2
 
 
 def measure(family: str) -> list[dict[str, object]]:

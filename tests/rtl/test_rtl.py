@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rtl_models import ALL, FRAMES, QUICK, WIDE_POOL, Case, frames
-from support.rtl import check, sources
+from support.rtl import check
 from support.rtl.check import Rtl
-from support.rtl.machine import translate
-from support.rtl.netlist import Machine, Node
 from support.rtl.period import least_period
 
 from qfx.hardware.design import design as d
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.processes import PROCESSES
+from qfx.hardware.rtl.machines import sources
+from qfx.hardware.rtl.machines.machine import translate
+from qfx.hardware.rtl.machines.netlist import Machine, Node
 from qfx.hardware.timing.fifo import least_depths
 from qfx.hardware.timing.simulate import DeadlockError, simulate
 

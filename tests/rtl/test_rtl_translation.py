@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.rtl import bench, sources
-from support.rtl.llvm import RtlError
-from support.rtl.machine import translate
-from support.rtl.netlist import Machine
+from support.rtl import bench
 from support.rtl.period import Delays, least_period
-from support.rtl.sources import Call
+
+from qfx.hardware.rtl.machines import sources
+from qfx.hardware.rtl.machines.llvm import RtlError
+from qfx.hardware.rtl.machines.machine import translate
+from qfx.hardware.rtl.machines.netlist import Machine
+from qfx.hardware.rtl.machines.sources import Call
 
 STREAM = "hls::stream<ap_int<16> >"
 HEAD = '#include <hls_stream.h>\nextern "C" '

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +29,7 @@ from qfx.hardware.folding import file as folding_file
 from qfx.hardware.folding import search as fold
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import Plan
+from qfx.hardware.project import folder
 from qfx.hardware.unrolled import emit as unrolled_emit
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
@@ -149,7 +147,7 @@ def write_project(
     did not write. Raises ProjectError otherwise, or if the design does not fit the board, and DataError for golden inputs that the model does not
     take.
     """
-    target = _followed(out_dir)
+    target = folder.followed(out_dir)
     old = _replaceable(target, force)
     found = find_board(board) if isinstance(board, str) else board
     name = top_name(graph.name) if top is None else top
@@ -184,7 +182,8 @@ def write_project(
         files[path] = data
     manifest = _manifest(graph, found, clock_ns, name, weights, style, files)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
-    _write(target, files, old)
+    ours = None if old is None else {*old.files, MANIFEST, *_BUILT}
+    folder.replace(target, files, None if ours is None else ours.__contains__)
     return read_project(target)
 
 
@@ -203,16 +202,7 @@ def prepare(graph: Graph, weights: str = "rom", types: Mapping[str, Types] | Non
 
 def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> None:
     """Raises ProjectError if ``write_project`` would refuse the folder."""
-    _replaceable(_followed(out_dir), force)
-
-
-def _followed(out_dir: str | os.PathLike[str]) -> Path:
-    """The folder, or what it links to: the link stays."""
-    path = Path(out_dir)
-    try:
-        return path.resolve() if path.is_symlink() else path
-    except (OSError, RuntimeError) as error:
-        raise ProjectError("its links go round in a circle", where=str(path), remedy="name another folder") from error
+    _replaceable(folder.followed(out_dir), force)
 
 
 def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, clock_ns: float) -> Plan:
@@ -237,9 +227,9 @@ def _unrolled(graph: Graph, board: Board, schedule: Schedule | Request | Plan | 
     return unrolled_plan(graph, board, clock_ns=clock_ns)
 
 
-def read_project(folder: str | os.PathLike[str]) -> Project:
-    """The project in ``folder``. Raises ProjectError if its manifest is missing or cannot be read."""
-    path = Path(folder)
+def read_project(path: str | os.PathLike[str]) -> Project:
+    """The project in the folder ``path``. Raises ProjectError if its manifest is missing or cannot be read."""
+    path = Path(path)
     try:
         data: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
@@ -363,54 +353,3 @@ def _replaceable(target: Path, force: bool) -> Project | None:
     if not (target / MANIFEST).is_file():
         raise ProjectError("the folder is not a qfx project, so force does not replace it", where=str(target), remedy="name another folder")
     return read_project(target)
-
-
-def _write(target: Path, files: Mapping[str, bytes], old: Project | None) -> None:
-    """Write into a sibling, then rename: a failure or an interrupt leaves everything as it was."""
-    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
-    try:
-        fresh = staging / "fresh"
-        for path, data in files.items():
-            place = fresh / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
-        if old is not None:
-            _keep_foreign(target, fresh, old)
-        elif target.exists():
-            target.rmdir()  # empty, or this fails
-        try:
-            if old is not None:
-                os.rename(target, staging / "old")
-            os.rename(fresh, target)
-        except BaseException:
-            if (staging / "old").exists() and not target.exists():
-                os.rename(staging / "old", target)
-            raise
-    except OSError as error:
-        raise ProjectError(f"cannot write: {error}", where=str(target), remedy="name a folder that you may write to") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # it holds the project
-                folder.rmdir()
-
-
-def _keep_foreign(target: Path, fresh: Path, old: Project) -> None:
-    """Copy what qfx did not write from the old folder into the new one."""
-    ours = {*old.files, MANIFEST, *_BUILT}
-    for path in sorted(target.rglob("*")):
-        relative = path.relative_to(target)
-        if path.is_dir() and not path.is_symlink():
-            continue
-        if relative.as_posix() in ours:
-            continue
-        place = fresh / relative
-        if place.exists():
-            raise ProjectError(f"{relative.as_posix()} is not a file that qfx wrote, and is in the way", where=str(target), remedy="move it away")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, place, follow_symlinks=False)

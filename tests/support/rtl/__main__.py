@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.rtl import sources
-from support.rtl.machine import translate
-from support.rtl.netlist import Machine
+from qfx.hardware.rtl.machines import sources
+from qfx.hardware.rtl.machines.machine import translate
+from qfx.hardware.rtl.machines.netlist import Machine
 from support.rtl.period import Recurrence, counters, least_period
 
 

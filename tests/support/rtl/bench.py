@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from support.rtl.llvm import RtlError
-from support.rtl.netlist import Machine
-from support.rtl.sources import Call
+from qfx.hardware.rtl.machines.llvm import RtlError
+from qfx.hardware.rtl.machines.netlist import Machine
+from qfx.hardware.rtl.machines.sources import Call
+from qfx.hardware.rtl.machines.verilog import TURN_BITS, handshakes, module, shared, titled
 from support.rtl.tools import tools
-from support.rtl.verilog import TURN_BITS, handshakes, module, shared, titled
 
 QUIET = 300
 """Cycles without any turn after which nothing will happen any more."""

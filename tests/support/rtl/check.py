@@ -13,15 +13,17 @@ from qfx.hardware.board import Board
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.rtl.machines import sources
+from qfx.hardware.rtl.machines.machine import translate
+from qfx.hardware.rtl.machines.netlist import Machine
+from qfx.hardware.rtl.machines.streaming import instant
 from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import RESTART
 from qfx.hardware.unrolled.emit import sources as unrolled_sources
 from qfx.hardware.unrolled.plan import plan
 from qfx.ir.graph import Graph
 from qfx.ir.values import RawArray
-from support.rtl import bench, reference, sources
-from support.rtl.machine import translate
-from support.rtl.netlist import Machine
+from support.rtl import bench, reference
 
 
 @dataclass(frozen=True)
@@ -95,32 +97,7 @@ def prepare_ports(graph: Graph, board: Board) -> d.Design:
     return plan(graph, board, clock_ns=5).design
 
 
-@dataclass(frozen=True, slots=True)
-class _Instant:
-    """A process as the cycle model sees it, whose words leave in the turn that works them out."""
-
-    process: d.Process
-
-    @property
-    def name(self) -> str:
-        return self.process.name
-
-    @property
-    def sources(self) -> tuple[d.Stream, ...]:
-        return self.process.sources
-
-    @property
-    def targets(self) -> tuple[d.Stream, ...]:
-        return self.process.targets
-
-    @property
-    def program(self) -> Program:
-        return replace(self.process.program, latency=0)
-
-
-def instant(design: d.Design) -> d.Design:
-    """The design for ``simulate``, with no pipeline in its processes: that is what a Machine is."""
-    return replace(design, processes=tuple(_Instant(process) for process in design.processes))  # type: ignore[misc]
+__all__ = ["Rtl", "instant", "pace", "prepare", "prepare_ports", "prepare_unrolled", "turn_differences", "word_differences"]
 
 
 def pace(rtl: Rtl, seen: Mapping[str, bench.Seen]) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import ceil
 
-from support.rtl.netlist import Machine, Memory, Node, Register
+from qfx.hardware.rtl.machines.netlist import Machine, Memory, Node, Register
 
 LUT_INPUTS = 6
 _CARRY_INPUTS = 5  # of the LUT in front of a carry chain, both of whose outputs are used (UG574)

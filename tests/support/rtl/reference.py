@@ -14,7 +14,8 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.project.compile import compile_cpp
 from qfx.ir.values import RawArray
-from support.rtl.sources import HERE
+
+HERE = Path(__file__).resolve().parent
 
 Words = Mapping[str, Sequence[int]]
 """The words of each stream by name; of a port TLAST lies above TDATA."""

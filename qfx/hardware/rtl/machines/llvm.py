@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from qfx.errors import QfxError
 
-class RtlError(Exception):
+
+class RtlError(QfxError):
     """C++ that cannot be translated: what it is, and where."""
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from support.rtl.llvm import Block, Function, Inst, Module, RtlError, Typed, bits, number
-from support.rtl.memory import Arrays, Bank, OneOf, Place
-from support.rtl.netlist import Builder, Machine, Memory, Piece, Port, Register, Update
+from qfx.hardware.rtl.machines.llvm import Block, Function, Inst, Module, RtlError, Typed, bits, number
+from qfx.hardware.rtl.machines.memory import Arrays, Bank, OneOf, Place
+from qfx.hardware.rtl.machines.netlist import Builder, Machine, Memory, Piece, Port, Register, Update
 
 TURN, READ, WRITE = "qfx_rtl_turn", "qfx_rtl_read", "qfx_rtl_write"
 QUEUE = 1024

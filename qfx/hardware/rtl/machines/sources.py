@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qfx.hardware.assets import hls_root
-from support.rtl.llvm import Function, Module, RtlError, parse
-from support.rtl.tools import tools
+from qfx.hardware.rtl.machines.llvm import Function, Module, RtlError, parse
+from qfx.hardware.rtl.tools import clang
 
-HERE = Path(__file__).resolve().parent
 _FLAGS = (
     *("-std=c++14", "-w", "-S", "-emit-llvm", "-D__SYNTHESIS__", "-D__VITIS_HLS__"),
     *("-Xclang", "-fexperimental-max-bitint-width=65536", "-fbracket-depth=8192", "-fconstexpr-steps=100000000"),
@@ -87,8 +86,8 @@ def ir(text: str, folder: Path, behind: str = "") -> Module:
     text = f"{head}{text}\n#pragma clang attribute pop\n{behind}"
     unit, result = folder / "processes.cpp", folder / "processes.ll"
     unit.write_text(text, encoding="utf-8")
-    includes = [f"-I{HERE / 'cpp'}", f"-I{hls_root() / 'include'}", "-iquote", str(folder / "src")]
-    done = subprocess.run([tools().clang, *_FLAGS, *includes, str(unit), "-o", str(result)], capture_output=True, text=True, check=False)
+    includes = [f"-I{hls_root() / 'sim' / 'rtl'}", f"-I{hls_root() / 'include'}", "-iquote", str(folder / "src")]
+    done = subprocess.run([clang(), *_FLAGS, *includes, str(unit), "-o", str(result)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RtlError(f"clang refuses the C++:\n{done.stderr[:4000]}")
     return parse(result.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from support.rtl.netlist import Machine, Memory, Node, Port, Register
+from qfx.hardware.rtl.machines.netlist import Machine, Memory, Node, Port, Register
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^", "shl": "<<", "lshr": ">>", "udiv": "/", "urem": "%"}
 _SIGNED = {"ashr": ">>>", "sdiv": "/", "srem": "%"}
@@ -19,8 +19,10 @@ _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">="
 TURN_BITS = 32
 
 
-def module(machine: Machine) -> str:
-    return "\n".join(_lines(machine)) + "\n"
+def module(machine: Machine, *, watched: bool = True, restart: int = 1) -> str:
+    """``watched``: with the ports from ``fired`` on, and what they need; hardware has no use for them. ``restart``: RESTART, unless an instance has
+    another."""
+    return "\n".join(_lines(machine, watched, restart)) + "\n"
 
 
 def titled(machine: Machine) -> str:
@@ -38,10 +40,10 @@ def handshakes(port: str) -> tuple[str, str, str]:
     return f"s_{port}", f"s_{port}_valid", f"s_{port}_ready"
 
 
-def _lines(machine: Machine) -> Iterator[str]:
+def _lines(machine: Machine, watched: bool, restart: int) -> Iterator[str]:
     memories = {memory.name: f"m{place}" for place, memory in enumerate(machine.memories)}
     registers = {register.name: f"r{place}" for place, register in enumerate(machine.registers)}
-    yield f"module {titled(machine)} #(parameter RESTART = 1) ("
+    yield f"module {titled(machine)} #(parameter RESTART = {restart}) ("
     yield "  input clk, input rst"
     for name, width in machine.arguments.items():
         yield f"  , input [{width - 1}:0] a_{name}"
@@ -50,10 +52,12 @@ def _lines(machine: Machine) -> Iterator[str]:
             data, valid, ready = handshakes(port.name)
             one, other = ("input", "output") if into else ("output", "input")
             yield f"  , {one} [{port.width - 1}:0] {data}, {one} {valid}, {other} {ready}"
-    memories_shared = shared(machine)
+    memories_shared = shared(machine) if watched else []
     kept = max(len(memories_shared), 1)
-    yield f"  , output [{kept - 1}:0] clash, output [{32 * kept - 1}:0] distance"
-    yield f"  , output fired, output reg [{TURN_BITS - 1}:0] turn, output done);"
+    if watched:
+        yield f"  , output [{kept - 1}:0] clash, output [{32 * kept - 1}:0] distance"
+        yield f"  , output fired, output reg [{TURN_BITS - 1}:0] turn, output done"
+    yield "  );"
     bits = max(1, (len(machine.states) - 1).bit_length())
     yield f"  reg [{bits - 1}:0] state;"
     yield "  reg [7:0] idle;"
@@ -74,16 +78,19 @@ def _lines(machine: Machine) -> Iterator[str]:
         node = machine.nodes[place]
         return _literal(node.value, node.width) if node.op == "const" else f"n{place}"
 
-    waits = [f"(~{named(port.enable)} | {handshakes(port.name)[1]})" for port in machine.inputs]
-    waits += [f"(~{named(port.enable)} | {handshakes(port.name)[2]})" for port in machine.outputs]
-    yield f"  wire go = {' & '.join(['~rst', 'idle == 0', *waits])};"
+    waits = {port.name: f"(~{named(port.enable)} | {handshakes(port.name)[1]})" for port in machine.inputs}
+    waits |= {port.name: f"(~{named(port.enable)} | {handshakes(port.name)[2]})" for port in machine.outputs}
+    yield f"  wire runs = {' & '.join(['~rst', 'idle == 0'])};"
+    yield f"  wire go = {' & '.join(['runs', *waits.values()])};"
     for port in machine.inputs:
         yield f"  assign {handshakes(port.name)[2]} = go & {named(port.enable)};"
-    for port in machine.outputs:
+    for port in machine.outputs:  # valid, whether its own reader is ready or not (IHI 0051)
         data, valid, _ = handshakes(port.name)
-        yield f"  assign {valid} = go & {named(port.enable)};"
+        others = [wait for name, wait in waits.items() if name != port.name]
+        yield f"  assign {valid} = {' & '.join(['runs', *others, named(port.enable)])};"
         yield from _word(port, data, named)
-    yield "  integer now;"
+    if watched:
+        yield "  integer now;"
     for place, memory in enumerate(memories_shared):
         yield f"  integer m{place}_at [0:{memory.depth - 1}]; integer i{place}; reg [31:0] m{place}_least;"
         every = f"for (i{place} = 0; i{place} < {memory.depth}; i{place} = i{place} + 1)"
@@ -92,17 +99,19 @@ def _lines(machine: Machine) -> Iterator[str]:
         pairs = [(load, at, update) for load, at in memory.loads for update in memory.updates]
         terms = [f"({named(load)} & {named(update.enable)} & {named(at)} == {named(update.address)})" for load, at, update in pairs]
         yield f"  assign clash[{place}] = go & ({' | '.join(terms)});"
-    if not memories_shared:
+    if watched and not memories_shared:
         yield "  assign clash = 0, distance = 0;"
-    yield "  assign fired = go & state != 0;"
-    yield f"  assign done = go & {named(machine.done)};"
+    if watched:
+        yield "  assign fired = go & state != 0;"
+        yield f"  assign done = go & {named(machine.done)};"
     yield "  always @(posedge clk) begin"
-    yield "    if (rst) begin state <= 0; idle <= 0; turn <= -1; now <= 0; end"
+    yield f"    if (rst) begin state <= 0; idle <= 0;{' turn <= -1; now <= 0;' if watched else ''} end"
     yield "    else if (idle != 0) idle <= idle - 1;"
     yield "    else if (go) begin"
-    yield f"      turn <= {named(machine.done)} ? -1 : turn + 1;"
+    if watched:
+        yield f"      turn <= {named(machine.done)} ? -1 : turn + 1;"
+        yield "      now <= now + 1;"
     yield f"      if ({named(machine.done)}) begin state <= 0; idle <= RESTART - 1; end"
-    yield "      now <= now + 1;"
     for place, memory in enumerate(memories_shared):
         for load, at in memory.loads:
             since = f"now - m{place}_at[{named(at)}]"
@@ -128,7 +137,7 @@ def used(machine: Machine) -> list[int]:
     waiting += [place for port in (*machine.inputs, *machine.outputs) for place in (port.enable, *(p.enable for p in port.pieces))]
     waiting += [piece.value for port in machine.outputs for piece in port.pieces]
     holders: list[Register | Memory] = [*machine.registers, *machine.memories]
-    waiting += [place for memory in shared(machine) for load in memory.loads for place in load]
+    waiting += [place for memory in shared(machine) for load in memory.loads for place in load]  # which a module that is watched compares
     for holder in holders:
         waiting += [place for update in holder.updates for place in (update.enable, update.value, update.address) if place >= 0]
     found: set[int] = set()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
 
-from support.rtl.llvm import Function, Inst, Module, RtlError, Typed, array, bits, split, typed
+from qfx.hardware.rtl.machines.llvm import Function, Inst, Module, RtlError, Typed, array, bits, split, typed
 
 
 @dataclass(frozen=True, slots=True)

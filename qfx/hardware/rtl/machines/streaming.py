@@ -1,0 +1,149 @@
+"""A streaming design as Verilog: a module for each process, its FIFOs at their depths, and a top module that joins them to AXI4-Streams."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qfx.errors import ProjectError
+from qfx.hardware.design import design as d
+from qfx.hardware.emit.emit import emit_sources
+from qfx.hardware.rtl.hardware import Hardware
+from qfx.hardware.rtl.machines import sources, verilog
+from qfx.hardware.rtl.machines.machine import translate
+from qfx.hardware.rtl.machines.netlist import Machine
+from qfx.hardware.timing.program import Program
+from qfx.hardware.timing.simulate import RESTART, simulate
+from qfx.progress import Progress, silent
+
+FIFO = "qfx_fifo"
+"""The module of all FIFOs."""
+
+_FIFO_TEXT = """// A FIFO of D words of W bits; B bits count from 0 to D, A bits number the words.
+module qfx_fifo #(parameter W = 1, D = 2, B = 2, A = 1) (
+  input wire clk, input wire rst,
+  input wire [W-1:0] put, input wire put_valid, output wire put_ready,
+  output wire [W-1:0] take, output wire take_valid, input wire take_ready
+);
+reg [W-1:0] words [0:D-1];
+reg [B-1:0] held;
+reg [A-1:0] first, next;
+wire puts = put_valid & put_ready, takes = take_valid & take_ready;
+assign put_ready = held != D;
+assign take_valid = held != 0;
+assign take = words[first];
+always @(posedge clk) if (puts) words[next] <= put;
+always @(posedge clk)
+  if (rst) begin held <= 0; first <= 0; next <= 0; end
+  else begin
+    if (puts) next <= next == D - 1 ? 0 : next + 1;
+    if (takes) first <= first == D - 1 ? 0 : first + 1;
+    held <= held + puts - takes;
+  end
+endmodule
+"""
+
+
+def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: Progress = silent) -> Hardware:
+    """The Verilog of a design whose FIFOs are sized, and the cycles that ``frames`` frames back to back should take.
+
+    A process takes a turn a cycle and has no pipeline: its words leave in the turn that works them out. Raises ProjectError for constants that are
+    loaded and where clang is missing, RtlError for C++ that has no such hardware.
+    """
+    if design.loader is not None:
+        raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
+    pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
+    modules: dict[str, str] = {}
+    machines: dict[str, Machine] = {}
+    with tempfile.TemporaryDirectory(prefix="qfx_rtl_") as scratch:
+        folder = Path(scratch)
+        sources.write(emit_sources(design, top), folder)
+        region = sources.region(folder, top)
+        names = [call.name for call in region.calls]
+        progress("clang reads the processes", 0, 1)
+        module, functions = sources.processes(folder, top, names)
+        for done, name in enumerate(names):
+            progress("translating processes", done, len(names))
+            machine = machines[name] = translate(module, functions[name], name)
+            modules[f"{name}.v"] = f"// {name} of {model}\n{verilog.module(machine, watched=False, restart=pauses.get(name, 1))}"
+        progress("translating processes", len(names), len(names))
+    modules[f"{FIFO}.v"] = _FIFO_TEXT
+    inputs, outputs = design.wires
+    modules[f"{top}.v"] = "\n".join(_top(design, region, machines, top, model)) + "\n"
+    known = not any(isinstance(process, d.Loop) for process in design.processes)
+    timing = simulate(instant(design), frames) if known else None
+    latency, interval = (0, 0) if timing is None else (timing.latency, timing.interval)
+    return Hardware(top, modules, inputs, outputs, latency, interval)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instant:
+    """A process as the cycle model sees it, whose words leave in the turn that works them out."""
+
+    process: d.Process
+
+    @property
+    def name(self) -> str:
+        return self.process.name
+
+    @property
+    def sources(self) -> tuple[d.Stream, ...]:
+        return self.process.sources
+
+    @property
+    def targets(self) -> tuple[d.Stream, ...]:
+        return self.process.targets
+
+    @property
+    def program(self) -> Program:
+        return replace(self.process.program, latency=0)
+
+
+def instant(design: d.Design) -> d.Design:
+    """The design for ``simulate``, with no pipeline in its processes: that is what a Machine is."""
+    return replace(design, processes=tuple(_Instant(process) for process in design.processes))  # type: ignore[misc]
+
+
+def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machine], top: str, model: str) -> Iterator[str]:
+    inputs, outputs = design.wires
+    ports = {wire.name for wire in (*inputs, *outputs)}
+    yield f"// {model}: {len(region.calls)} processes, {len(region.depths)} FIFOs."
+    yield f"module {top} ("
+    yield "  input wire clk,"
+    yield "  input wire rst,  // synchronous, active high"
+    lines = []
+    for wires, one, other in ((inputs, "input", "output"), (outputs, "output", "input")):
+        for wire in wires:
+            lines += [f"  {one} wire [{wire.bits - 1}:0] {wire.name}_tdata", f"  {one} wire {wire.name}_tvalid"]
+            lines += [f"  {other} wire {wire.name}_tready", f"  {one} wire {wire.name}_tlast"]
+    yield ",\n".join(lines)
+    yield ");"
+    instances: list[str] = []
+    widths: dict[str, int] = {}
+    for call in region.calls:
+        machine = machines[call.name]
+        given = dict(zip(machine.parameters, call.arguments, strict=True))
+        links = [".clk(clk)", ".rst(rst)"]
+        for into, streams in ((True, machine.inputs), (False, machine.outputs)):
+            for port in streams:
+                stream = given[port.name]
+                widths[stream] = max(widths.get(stream, 0), port.width)
+                names = verilog.handshakes(port.name)
+                if stream in ports:
+                    ends = (f"{{{stream}_tlast, {stream}_tdata}}", f"{stream}_tvalid", f"{stream}_tready")
+                else:
+                    side = "take" if into else "put"
+                    ends = (f"{stream}_{side}", f"{stream}_{side}_valid", f"{stream}_{side}_ready")
+                links += [f".{name}({end})" for name, end in zip(names, ends, strict=True)]
+        instances.append(f"{verilog.titled(machine)} i_{call.name} (\n  {', '.join(links)});")
+    for stream, depth in region.depths.items():
+        width = widths[stream]
+        for side in ("put", "take"):
+            yield f"wire [{width - 1}:0] {stream}_{side}; wire {stream}_{side}_valid, {stream}_{side}_ready;"
+        links = [f".{side}{part}({stream}_{side}{part})" for side in ("put", "take") for part in ("", "_valid", "_ready")]
+        sizes = f".W({width}), .D({depth}), .B({depth.bit_length()}), .A({max(1, (depth - 1).bit_length())})"
+        instances.append(f"{FIFO} #({sizes}) f_{stream} (.clk(clk), .rst(rst),\n  {', '.join(links)});")
+    yield from instances
+    yield "endmodule"

@@ -1,0 +1,118 @@
+"""``qfx rtl`` of streaming designs: the whole of it by Verilator beside the interpreter, in the cycles of the model; planted errors are found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hardware_models import DIRECTED, chain, conv, scalar
+from rtl_models import arithmetics
+from schedule_models import BRANCHED, upsampling
+from test_several_ports import crossed, siamese
+
+from qfx.cli import main
+from qfx.export.onnx_file import save
+from qfx.hardware.board import board
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.folding.plan import plan
+from qfx.hardware.rtl import project, simulate, tools
+from qfx.hardware.rtl.hardware import Hardware
+from qfx.hardware.timing.simulate import simulate as cycles
+from qfx.ir.feeds import feeds
+from qfx.ir.graph import Graph
+from qfx.ir.interpret import quantize_inputs
+from qfx.ir.passes.pipeline import optimize
+from qfx.operators import Cast, MaxPool, Relu
+from qfx.testing import adversarial_feeds
+from qfx.verify import compare
+
+ZCU = board("zcu102")
+FRAMES = 4
+ALL = (*BRANCHED, *DIRECTED, upsampling, arithmetics, siamese, crossed)
+
+
+def network() -> Graph:
+    narrow = Cast(scalar("ap_ufixed<4,2,AP_RND,AP_SAT>"))
+    return chain("network", (2, 5, 5), conv(3, 3, 2, 3, 3, pads=(1, 1)), Relu(), narrow, MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)))
+
+
+def compared(graph: Graph, folder: Path) -> project.Written:
+    """No raw differs, with streams that are always ready and with some that wait; the cycles, where the model has them, are its own."""
+    graph = optimize(graph)
+    made = plan(graph, ZCU, Schedule(), clock_ns=5)
+    x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), FRAMES)))
+    found = project.write_streaming(graph, made, folder, x_raw=x_raw)
+    simulate.build(folder)
+    for stall in (0, 1):
+        seen = simulate.run(folder, found.hardware, FRAMES, stall=stall)
+        assert seen.passed, seen.text
+        assert seen.raws is not None
+        assert compare(graph, found.expected_raw, seen.raws, "Verilog").differing_bits == 0
+        if not stall and found.hardware.latency:
+            assert (seen.latency, seen.interval) == (found.hardware.latency, found.hardware.interval)
+    return found
+
+
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
+def test_whole_designs(make: object, tmp_path: Path, thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("all designs with --thorough; one of them below")
+    compared(make(), tmp_path / "v")  # type: ignore[operator]
+
+
+def qfx(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_simulates_and_a_planted_bit_is_found(tmp_path: Path) -> None:
+    model, folder = tmp_path / "network.onnx", tmp_path / "v"
+    save(network(), model)
+    done = qfx("rtl", model, "--board", "zcu102", "-o", folder, "--simulate", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    first, stalled = told["rtl_simulated"]["runs"]
+    assert (first["differing_bits"], stalled["differing_bits"], first["values"]) == (0, 0, FRAMES * 12)
+    assert first["interval_cycles"] == told["interval_cycles"]  # pipelines add nothing to it here
+    made = plan(optimize(network()), ZCU, Schedule(), clock_ns=5)
+    assert cycles(made.design, FRAMES).interval == first["interval_cycles"]
+    (source,) = (folder / "rtl").glob("*_matvec.v")
+    text = source.read_text(encoding="utf-8")
+    row = re.search(r"(m\d+\[2\]) = (\d+)'h([0-9a-f]+);", text)
+    assert row is not None
+    source.write_text(text.replace(row[0], f"{row[1]} = {row[2]}'h{int(row[3], 16) ^ 1:x};"), encoding="utf-8")
+    (folder / "build" / "bench").unlink()
+    simulate.build(folder)
+    assert not simulate.run(folder, Hardware("network", {}, *made.design.wires, 0, 0), FRAMES).passed
+
+
+def test_what_is_missing_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "network.onnx"
+    save(network(), model)
+    loaded = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--weights", "stream")
+    assert loaded.exit_code == 2
+    assert "constants in ROM" in loaded.output
+    monkeypatch.setattr(tools, "found_clang", lambda: "")
+    done = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v")
+    assert done.exit_code == 2
+    assert "apt-get install clang-16" in done.output
+    assert not (tmp_path / "v").exists()
+
+
+def test_cells_are_counted_by_process(tmp_path: Path, thorough: bool) -> None:
+    if not thorough or not shutil.which("yosys"):
+        pytest.skip("Yosys maps a whole design with --thorough")
+    model = tmp_path / "network.onnx"
+    save(network(), model)
+    done = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--luts", "--json")
+    assert done.exit_code == 0, done.output
+    cells = json.loads(done.stdout)["rtl_cells"]
+    made = plan(optimize(network()), ZCU, Schedule(), clock_ns=5)
+    assert list(cells) == [*(process.name for process in made.design.processes), "network"]
+    window = next(cost for cost in made.estimate.costs if cost.process.endswith("_window"))
+    assert cells[window.process]["ff"] == pytest.approx(window.resources.ff, rel=0.1)
+    assert cells["network"]["lut"] == 0  # wires alone
