@@ -22,6 +22,7 @@ from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
+from qfx.hardware.processes import Gather as Gather
 from qfx.hardware.processes import Interleave as Interleave
 from qfx.hardware.processes import JoinPort as JoinPort
 from qfx.hardware.processes import Keep as Keep
@@ -39,6 +40,7 @@ from qfx.hardware.processes import Regrid as Regrid
 from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import RowWidth as RowWidth
+from qfx.hardware.processes import Scatter as Scatter
 from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import SplitPort as SplitPort
 from qfx.hardware.processes import Stretch as Stretch
