@@ -210,11 +210,16 @@ class Conv(Operator):
             word = found
         strided = stream.numbers != channels * int(np.prod(windows.out)) if phases is None else set(windows.stride) != {1}
         windowed = taps > 1 or strided or any(map(any, windows.pads))
-        alone = not windowed and word == channels and simd in (1 if depthwise else channels,)
-        stream = builder.rewidth(name, stream, word * pixels if alone else word)
-        if windowed:
+        # Where a word holds all of a pixel, or of its window, it may hold those of several.
+        alone = word == channels and simd == (together if depthwise else row)
+        wide = matrix.wide_windows(builder, node, stream, channels, windows, pixels) if alone and together > 1 else None
+        if wide is None:
+            stream = builder.rewidth(name, stream, word * pixels if alone and not windowed else word)
+        if windowed and wide is None:
             stream = builder.window(node.name, stream, channels, windows, 0 if depthwise else self.groups, 0, whole=together > 1)
-        if not alone:
+        if wide is not None:
+            stream = wide
+        elif windowed or not alone:
             stream = builder.filled(node.name, stream, row, pe * simd if depthwise else simd)
         # (outputs, per_group, *kernel) -> the order in which a window arrives: all channels of each tap, or all taps of each word's channels
         words = weight.raw.reshape(outputs, -1, per_group if together == 1 or depthwise else word, taps)

@@ -128,6 +128,10 @@ class Builder:
         tapped = self._tapped.pop((name, reader or self.node), None)
         return self._waiting[name].popleft() if tapped is None else tapped
 
+    def serves(self, node: Node) -> bool:
+        """Whether the window unit of ``node`` gives a tap to another reader."""
+        return any(tap.window == node.name for tap in self._taps)
+
     def tapped(self, name: str) -> bool:
         """Whether the value ``name`` comes to the node that is being lowered from a window unit: of its pixels those that the node needs alone."""
         return (name, self.node) in self._tapped
@@ -297,13 +301,8 @@ class Builder:
             remedy = "work on two axes at a time in what goes onto the board; training, ONNX and the interpreter take three"
             raise UnsupportedError(f"windows over {len(windows.size)} axes have no form in hardware", where=self.node or stem, remedy=remedy)
         chunks = channels // stream.parallel
-        h, w = plane(windows.size, 1)
-        oh, ow = plane(windows.out, 1)
-        kh, kw = plane(windows.kernel, 1)
-        sh, sw = plane(windows.stride, 1)
-        top, left = plane(tuple(before for before, _ in windows.pads), 0)
-        dh, dw = plane(windows.dilation, 1)
-        geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
+        geometry = (chunks, outer or chunks, *plane_shape(windows))
+        h, w, _, _, kh, kw, *_ = geometry[2:]
         buffer = self.schedule.folding(self.node).buffer
         out, tap, at = self._windowed(stem, stream, channels, windows, kh * kw if whole else 1)
         if not whole:
@@ -482,6 +481,13 @@ def check_arrays(where: str, process: d.Process) -> None:
     widths = [memory.width for memory in process.memories if memory.depth > 1]
     if max(widths, default=0) > MAX_WORD_BITS:
         raise ProjectError(f"a memory with words of {max(widths)} bits", where=where, remedy=remedy)
+
+
+def plane_shape(windows: Windows) -> tuple[int, ...]:
+    """Two axes of them: h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw."""
+    top, left = plane(tuple(before for before, _ in windows.pads), 0)
+    first = (plane(sizes, 1) for sizes in (windows.size, windows.out, windows.kernel, windows.stride))
+    return (*(size for sizes in first for size in sizes), top, left, *plane(windows.dilation, 1))
 
 
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:

@@ -48,6 +48,7 @@ from qfx.hardware.processes import TakeFrame as TakeFrame
 from qfx.hardware.processes import Top as Top
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import WholeWindow as WholeWindow
+from qfx.hardware.processes import WideWindow as WideWindow
 from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape
 

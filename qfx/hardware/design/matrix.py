@@ -11,13 +11,15 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
-from qfx.hardware.design.build import Builder, Value
+from qfx.hardware.design.build import Builder, Value, plane_shape
 from qfx.hardware.design.epilogue import Frame, Steps
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
+from qfx.ir.windows import Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,20 @@ def check_pixels(node: Node, pixels: int, frame: Frame) -> int:
         counts = ", ".join(str(count) for count in divisors(frame.pixels)[:8])
         raise ProjectError(f"pixels={pixels} does not divide the {frame.pixels} pixels of its result", where=node.name, remedy=f"use one of {counts}")
     return pixels
+
+
+def wide_windows(build: Builder, node: Node, stream: d.Stream, channels: int, windows: Windows, pixels: int) -> d.Stream | None:
+    """The stream of whole windows of ``node`` over ``stream``, of so many neighbouring pixels in a word; None where no unit writes such words."""
+    if pixels == 1 or build.serves(node) or len(windows.size) > 2:
+        return None
+    single = stream.with_parallel(1)
+    wide = wide_window(d.Window("", single, single, (channels, 1, *plane_shape(windows)), 0, build.schedule.folding(node.name).buffer), pixels)
+    if wide is None:
+        return None
+    source = build.rewidth(node.name, stream, wide.input.parallel)
+    out = build.stream(node.name, stream.type, wide.output.parallel, wide.output.numbers)
+    build.add(replace(wide, name=build.names.new(node.name, "window"), input=source, output=out))
+    return out
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:

@@ -19,6 +19,7 @@ from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
 from qfx.hardware.folding.option import Choices, Option, Way, choices, divisors, fits_word, moved, window_channels
 from qfx.hardware.processes.rows.abreast import Gather, Scatter
+from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.hardware.timing.program import REWIND
 
 if TYPE_CHECKING:
@@ -47,8 +48,14 @@ class _Form(NamedTuple):
     pixels: int = 1
 
 
-_Front = tuple[int, Resources, dict[str, Resources]]
-"""Busy cycles and costs of a window unit, and what its buffer takes in each place where it may lie, of which the costs count the first."""
+class _Front(NamedTuple):
+    """Busy cycles and costs of a window unit, and what its buffer takes in each place where it may lie, of which the costs count the first.
+    ``takes``: the numbers of a word of one that writes several windows side by side; 0 for others."""
+
+    busy: int
+    cost: Resources
+    lines: dict[str, Resources]
+    takes: int = 0
 
 
 def options(unit: MatVec, setting: Setting) -> list[Option]:
@@ -57,13 +64,17 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
     wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
     per_group = setting.front.channels // unit.groups if setting.front else unit.inputs
     possible = {pixels: _possible(unit, wanted, pixels, on) for pixels in ((pinned.pixels,) if pinned else (1, *_ABREAST))}
-    front: dict[tuple[int, int], _Front | None] = {}
+    front: dict[tuple[int, int, int], _Front | None] = {}
 
     def window(form: _Form) -> _Front | None:
         word = _word(unit, form, per_group)
-        if word is not None and (word, form.taps) not in front:
-            front[word, form.taps] = _window(setting, word, form.taps)
-        return None if word is None else front[word, form.taps]
+        if word is None:
+            return None
+        alone = unit.words(Folding(form.pe, form.simd))[0] == 1  # a word holds all of a pixel
+        key = (word, form.taps, form.pixels if alone else 1)
+        if key not in front:
+            front[key] = _window(setting, *key)
+        return front[key]
 
     if pinned:
         forms, extra = [_Form(pinned.pe, pinned.simd, pinned.taps, pinned.pixels)], 0
@@ -79,8 +90,8 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         if before is None:
             continue
         pe, simd, taps, pixels = form
-        window_busy, window_cost, lines = before
-        way = _way(unit, form, per_group, windowed=setting.front is not None)
+        window_busy, window_cost, lines, wide = before
+        way = _way(unit, form, per_group, beside=wide)
         tree = replace(unit, pe=pe, simd=simd, arithmetic="lut", abreast=pixels)
         sides_busy, sides = _sides(unit, form, on)
         slowest = max(window_busy, way.busy, sides_busy, unit.interleaved(pe))
@@ -136,16 +147,17 @@ def _word(unit: MatVec, form: _Form, per_group: int) -> int | None:
     return window_channels(form.simd, per_group, form.taps)
 
 
-def _way(unit: MatVec, form: _Form, per_group: int, *, windowed: bool) -> Way:
-    """How words come to the unit, or to what puts pixels side by side, and leave it; ``_word`` has found some."""
+def _way(unit: MatVec, form: _Form, per_group: int, *, beside: int) -> Way:
+    """How words come to the unit, or to what puts pixels side by side, and leave it; ``_word`` has found some. ``beside``: the numbers a word
+    where a word that comes can hold several pixels side by side; 0 where they come one after the other."""
     pe, simd, taps, pixels = form
     word = _word(unit, form, per_group)
     assert word is not None
     folding = Folding(pe, simd, pixels=pixels)
     come, leave = unit.words(folding)
     vectors, lanes = unit.vectors(folding) * pixels, pe * simd if unit.depthwise else simd
-    if come == 1 and not windowed:
-        return Way(word * pixels, pe * pixels if leave == 1 else pe)
+    if come == 1 and beside:
+        return Way(beside, pe * pixels if leave == 1 else pe)
     if unit.depthwise and lanes == word * taps:
         return Way(word, pe * pixels if leave == 1 else pe, 0, pieces.rewidth(unit.input, lanes, lanes * pixels if come == 1 else lanes))
     if unit.inputs % simd == 0:
@@ -241,14 +253,16 @@ def _travelling(unit: MatVec, forms: list[_Form]) -> list[_Form]:
     ]
 
 
-def _window(setting: Setting, word: int, taps: int) -> _Front | None:
-    """That of words of ``taps`` taps of ``word`` channels; nothing where there is no unit in front. None if there is no such unit."""
+def _window(setting: Setting, word: int, taps: int, pixels: int) -> _Front | None:
+    """That of words of ``taps`` taps of ``word`` channels, of so many ``pixels`` where such words can be had; nothing where no unit is in front.
+    None if there is no such unit."""
     if setting.front is None:
-        return 0, Resources(), {"auto": Resources()}
-    unit = setting.front if taps == 1 else setting.front.whole()
-    unit = unit.widened(word)
+        return _Front(0, Resources(), {"auto": Resources()}, word * pixels)
+    wide = wide_window(setting.front, pixels) if taps > 1 < pixels else None
+    unit = wide or (setting.front if taps == 1 else setting.front.whole()).widened(word)
     if not unit.possible or not all(fits_word(stream.parallel, stream) for stream in unit.targets):
         return None
     lines = unit.buffers(setting.on, setting.buffer_places)
     queues = [pieces.queue(stream, stream.parallel) for stream in unit.targets]
-    return unit.busy, r.total([unit.logic(setting.on), next(iter(lines.values())), *queues]), lines
+    cost = r.total([unit.logic(setting.on), next(iter(lines.values())), *queues])
+    return _Front(unit.busy, cost, lines, 0 if wide is None else wide.input.parallel)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,10 +30,10 @@ FRAMES = 3
 ZCU = board("zcu102")
 
 
-def convolution(outputs: int, channels: int, *kernel: int, groups: int = 1, stride: int = 1, seed: int = 0) -> Graph:
-    """With constants for each channel behind it; 4 x 8 pixels."""
-    layer = conv(seed, outputs, channels, *kernel, pads=(kernel[0] // 2,) * 2, groups=groups, stride=stride)
-    return chain("convolution", (channels * groups, 4, 8), layer, Affine(const(seed + 2, outputs), const(seed + 3, outputs)), Relu())
+def convolution(outputs: int, channels: int, *kernel: int, groups: int = 1, stride: int = 1, width: int = 8) -> Graph:
+    """With constants for each channel behind it; 4 rows of pixels."""
+    layer = conv(0, outputs, channels, *kernel, pads=(kernel[0] // 2,) * 2, groups=groups, stride=stride)
+    return chain("convolution", (channels * groups, 4, width), layer, Affine(const(2, outputs), const(3, outputs)), Relu())
 
 
 def at(graph: Graph, *folding: int | str, **more: int) -> tuple[Graph, Schedule]:
@@ -44,18 +43,15 @@ def at(graph: Graph, *folding: int | str, **more: int) -> tuple[Graph, Schedule]
 FIXED = (
     at(convolution(6, 4, 3, 3), 2, 4, pixels=2),  # a tap a turn, sides of registers and of a memory
     at(convolution(6, 4, 3, 3), 1, 12, "pair", taps=9, pixels=2),  # packed across pixels, for one output
-    at(convolution(6, 4, 3, 3, stride=2), 3, 36, "pair", taps=9, pixels=4),  # whole windows: no words to gather
-    at(convolution(6, 4, 3, 3), 6, 9, "pair27", taps=9, pixels=2),  # nothing to scatter
-    at(convolution(6, 4, 1, 1), 6, 4, "dsp", pixels=4),  # words of four pixels at both ends
-    at(convolution(5, 4, 3, 3), 2, 8, taps=9, pixels=2),  # words that are filled up
-    at(convolution(4, 2, 3, 3, groups=2), 2, 3, "lut", taps=9, pixels=2),
-    at(convolution(4, 1, 3, 3, groups=4), 2, 9, "pair", taps=9, pixels=2),  # depthwise, packed
-    at(convolution(4, 1, 3, 3, groups=4), 4, 3, "shift", taps=9, pixels=4),
-    at(prepare(convolution(6, 4, 3, 3), "stream"), 3, 9, "pair", taps=9, pixels=2),
-    at(convolution(12, 16, 1, 1), 1, 1, "dsp", weights="bram", pixels=4),
-    (resnet(), Schedule.of({name: Folding(2, 2, pixels=4) for name in "abcdp"})),  # sums and taps of windows
-    (resnet(), Schedule.of({"stem": Folding(4, 18, taps=9, pixels=2), "b": Folding(4, 4, pixels=4), "d": Folding(8, 1, pixels=4)})),
+    at(convolution(6, 4, 3, 3), 3, 36, "pair", taps=9, pixels=4),  # whole windows, too few words a row for several of them: joined
+    at(convolution(6, 2, 3, 3, width=16), 6, 18, "pair27", taps=9, pixels=2),  # several windows a word
+    at(convolution(3, 2, 3, 3, width=32, stride=2), 1, 18, "dsp", taps=9, pixels=2),
+    at(convolution(4, 1, 3, 3, groups=4, width=16), 4, 9, "pair", taps=9, pixels=2),  # depthwise
+    at(convolution(4, 1, 3, 3, groups=4), 2, 3, "shift", taps=9, pixels=4),
+    at(prepare(convolution(5, 4, 3, 3), "stream"), 3, 8, "pair", taps=9, pixels=2),  # words that are filled up
+    at(convolution(6, 4, 1, 1), 6, 4, "lut", pixels=4),  # words of four pixels at both ends
     (joined(), Schedule.of({"conv": Folding(4, 4, pixels=4), "depthwise": Folding(2, 3, taps=9, pixels=2), "short": Folding(2, 4, pixels=2)})),
+    (resnet(), Schedule.of({name: Folding(2, 2, pixels=4) for name in "abcdp"})),  # sums and taps of windows
 )
 
 
@@ -89,7 +85,7 @@ def altered() -> d.Design:
 
 
 def test_numbers_turns_and_depths(compiled: Compiled) -> None:
-    """Raw for raw those of the interpreter, in the turns of the model, through FIFOs of the depths that were chosen, one of them as shallow as it can be."""
+    """Raw for raw those of the interpreter, in the turns of the model, through FIFOs as deep as chosen, and one as shallow as it can be."""
     for index, graph in enumerate(compiled.graphs):
         design, x_raw = compiled.bundle.designs[index], compiled.x_raw(index)
         least = least_depths(design)
@@ -119,6 +115,18 @@ def test_what_does_not_come_out_even_is_refused() -> None:
 def positioned() -> Graph:
     """With a constant for each number of the frame behind its sums."""
     return chain("positioned", (4, 4, 8), conv(0, 6, 4, 1, 1), Affine(const(2, 6), const(3, 6, 4, 8)))
+
+
+def test_windows_come_side_by_side_where_a_unit_makes_them() -> None:
+    """Then no pixel waits for the one before: as many turns as words."""
+    kinds = [[type(process) for process in lower(graph, schedule).processes] for graph, schedule in FIXED[:6]]
+    assert [d.WideWindow in own for own in kinds] == [False, False, False, True, True, True]
+    assert [d.Gather in own for own in kinds] == [True, True, False, False, False, False]
+    assert [d.Scatter in own for own in kinds] == [True, True, True, False, True, False]
+    for graph, schedule in FIXED[3:6]:
+        (window,) = (process for process in lower(graph, schedule).processes if isinstance(process, d.WideWindow))
+        assert window.cycles < window.input.words + 2 * window.input.words // 4 + 2
+        assert window.input.numbers == graph.infos["x"].size
 
 
 def test_packs_across_pixels_where_they_fill_a_block() -> None:
