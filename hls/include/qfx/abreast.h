@@ -106,6 +106,58 @@ scatter_group:
   }
 }
 
+// The same for units that are faster than a word of one pixel a turn: all words of a pixel leave in one, while the next pixels come. PIXELS <= WORDS.
+template <class S, class T, int IN, int WIDE>
+void deal(hls::stream<vec<T, IN> >& in, hls::stream<vec<T, WIDE> >& out) {
+#pragma HLS INLINE
+  static const int N = IN / S::PIXELS;
+  T come[S::PIXELS][WIDE], ready[S::PIXELS][WIDE];
+#pragma HLS ARRAY_PARTITION variable=come complete dim=0
+#pragma HLS ARRAY_PARTITION variable=ready complete dim=0
+deal_group:
+  for (int group = 0; group <= S::GROUPS; group++) {
+  deal_word:
+    for (int i = 0; i < S::WORDS; i++) {
+      QFX_PIPELINE_FRAMES
+      QFX_TURN();
+      if (group != 0 && i < S::PIXELS) {
+        vec<T, WIDE> word;
+        QFX_PACK(word)
+      deal_lane:
+        for (int p = 0; p < WIDE; p++) {
+#pragma HLS UNROLL
+          word[p] = ready[0][p];
+        }
+        out.write(word);
+      }
+      vec<T, IN> all;
+      if (group != S::GROUPS) {
+        all = in.read();
+      } else {
+      deal_nothing:
+        for (int p = 0; p < IN; p++) {
+#pragma HLS UNROLL
+          all[p] = 0;
+        }
+      }
+    deal_pixel:
+      for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+#pragma HLS UNROLL
+      deal_shift:
+        for (int p = 0; p < WIDE; p++) {
+#pragma HLS UNROLL
+          come[pixel][p] = p < WIDE - N ? come[pixel][p < WIDE - N ? p + N : 0] : all[p < WIDE - N ? 0 : pixel * N + p - (WIDE - N)];
+        }
+      deal_ready:
+        for (int p = 0; p < WIDE; p++) {
+#pragma HLS UNROLL
+          ready[pixel][p] = i == S::WORDS - 1 ? come[pixel][p] : ready[pixel + 1 < S::PIXELS ? pixel + 1 : pixel][p];
+        }
+      }
+    }
+  }
+}
+
 // The sums of a turn: sum[pixel * PE + pe] of row `row` (rom.h) with the numbers of a pixel, which lie side by side in `word`. Multipliers that pack
 // several outputs into a product do so with the outputs of each pixel. ABREAST is 1 nearly everywhere.
 template <int ABREAST, bool ACROSS>

@@ -222,12 +222,12 @@ class Builder:
         self.add(d.Gather(self.names.new(stem, "gather"), stream, out, words))
         return out
 
-    def after_each_other(self, stem: str, stream: d.Stream, words: int, pixels: int) -> d.Stream:
-        """What ``beside_each_other`` makes of it the other way; words that are pixels stay side by side."""
-        if pixels == 1 or words == 1:
+    def after_each_other(self, stem: str, made: d.Scatter | d.Deal | None, stream: d.Stream) -> d.Stream:
+        """What leaves ``made``, which takes the pixels of ``stream`` apart; None leaves them side by side."""
+        if made is None:
             return stream
-        out = self.like(stem, stream, stream.parallel // pixels)
-        self.add(d.Scatter(self.names.new(stem, "scatter"), stream, out, words))
+        out = self.like(stem, stream, made.output.parallel)
+        self.add(replace(made, name=self.names.new(stem, "scatter"), input=stream, output=out))
         return out
 
     def give(self, name: str, value: Value) -> None:

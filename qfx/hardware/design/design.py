@@ -18,6 +18,7 @@ from qfx.hardware.design.streams import Tag as Tag
 from qfx.hardware.design.wires import Wire as Wire
 from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
+from qfx.hardware.processes import Deal as Deal
 from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork

@@ -16,6 +16,7 @@ from qfx.hardware.design.epilogue import Frame, Steps
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.rows.abreast import behind
 from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
@@ -116,9 +117,9 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         abreast=pixels,
     )
     build.add(process)
-    out = build.after_each_other(name, out, leave, pixels)
+    out = build.after_each_other(name, behind(out, leave, pixels, come // vectors, whole=second is None and row % unit.pe == 0), out)
     if unit.phases is None:
-        build.give(name, Value(out if leave == 1 else build.dense(name, out, row, ragged.words(inputs, unit.simd)), unit.frame))
+        build.give(name, Value(build.dense(name, out, row, ragged.words(inputs, unit.simd)) if row % unit.pe else out, unit.frame))
     else:
         build.give_stream(name, unit.phases.interleaved(build, node.name, out), Frame.of(unit.frame.shape))
 

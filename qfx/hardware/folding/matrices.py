@@ -18,13 +18,13 @@ from qfx.hardware.design.streams import MAX_WORD_BITS
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
 from qfx.hardware.folding.option import Choices, Option, Way, choices, divisors, fits_word, moved, window_channels
-from qfx.hardware.processes.rows.abreast import Gather, Scatter
+from qfx.hardware.processes.rows.abreast import Deal, Gather, Scatter, behind
 from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.hardware.timing.program import REWIND
 
 if TYPE_CHECKING:
     from qfx.hardware.processes.matvec import MatVec
-    from qfx.hardware.processes.process import Setting
+    from qfx.hardware.processes.process import Process, Setting
 
 _ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
@@ -34,6 +34,9 @@ _ABREAST = (2, 4)
 
 _LUT_ROWS = 64
 """Rows of weights that LUTs hold as well as one."""
+
+_IDLE = 3
+"""A unit of several pixels may wait for its words in all but one of so many turns: where pixels come too slowly one by one nothing else is there."""
 
 _LEAST_SAVED, _PART_SAVED = 2, 4
 """Block RAMs, and one in so many of them, that rows of weights for several pixels must save for them to be looked at."""
@@ -95,7 +98,7 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         tree = replace(unit, pe=pe, simd=simd, arithmetic="lut", abreast=pixels)
         sides_busy, sides = _sides(unit, form, on)
         slowest = max(window_busy, way.busy, sides_busy, unit.interleaved(pe))
-        if number >= len(forms) - extra and slowest > tree.busy:
+        if number >= len(forms) - extra and slowest > tree.busy * (1 if pixels == 1 else _IDLE):
             continue  # it saves lanes for a pace that it does not keep
         around = r.total([window_cost, pieces.queue(unit.output, pe * pixels), way.cost, sides, _memory(unit, form, on)])
         places: dict[int, tuple[Resources, Choices]] = {}
@@ -156,13 +159,15 @@ def _way(unit: MatVec, form: _Form, per_group: int, *, beside: int) -> Way:
     folding = Folding(pe, simd, pixels=pixels)
     come, leave = unit.words(folding)
     vectors, lanes = unit.vectors(folding) * pixels, pe * simd if unit.depthwise else simd
+    last = _behind(unit, form)
+    leaves = (pe * pixels if leave == 1 else pe) if last is None else last.output.parallel
     if come == 1 and beside:
-        return Way(beside, pe * pixels if leave == 1 else pe)
+        return Way(beside, leaves)
     if unit.depthwise and lanes == word * taps:
-        return Way(word, pe * pixels if leave == 1 else pe, 0, pieces.rewidth(unit.input, lanes, lanes * pixels if come == 1 else lanes))
+        return Way(word, leaves, 0, pieces.rewidth(unit.input, lanes, lanes * pixels if come == 1 else lanes))
     if unit.inputs % simd == 0:
         wide = lanes * pixels if come == 1 else lanes
-        way = Way(word, pe * pixels if leave == 1 else pe, 0, pieces.rewidth(unit.input, word * taps, wide))
+        way = Way(word, leaves, 0, pieces.rewidth(unit.input, word * taps, wide))
     else:
         row = taps * pe if unit.depthwise else unit.inputs
         widths = (word * taps, *ragged.filling(row, word * taps, lanes))
@@ -182,20 +187,22 @@ def _sides(unit: MatVec, form: _Form, on: Device) -> tuple[int, Resources]:
         return 0, Resources()
     lanes = pe * simd if unit.depthwise else simd
     come, leave = unit.words(Folding(pe, simd))
-    ends = [
-        (Gather, unit.input, lanes, come),
-        (Scatter, unit.output, pe, leave),
-        *([] if unit.beside is None else [(Gather, unit.beside, pe, leave)]),
-    ]
-    busy, costs = 0, []
-    for kind, stream, numbers, words in ends:
-        if words > 1:
-            single = replace(stream, parallel=numbers, words=unit.pixels * words)
-            joined = single.with_parallel(numbers * pixels)
-            made = Gather("", single, joined, words) if kind is Gather else Scatter("", joined, single, words)
-            busy = max(busy, made.busy)
-            costs += [made.cost(on), *(pieces.queue(target, target.parallel) for target in made.targets)]
-    return busy, r.total(costs)
+    ends = [(unit.input, lanes, come), *([] if unit.beside is None else [(unit.beside, pe, leave)])]
+    singles = [(replace(stream, parallel=numbers, words=unit.pixels * words), words) for stream, numbers, words in ends if words > 1]
+    made: list[Process] = [Gather("", single, single.with_parallel(single.parallel * pixels), words) for single, words in singles]
+    last = _behind(unit, form)
+    made += [] if last is None else [last]
+    queues = [pieces.queue(target, target.parallel) for process in made for target in process.targets]
+    return max((process.busy for process in made), default=0), r.total([*(process.cost(on) for process in made), *queues])
+
+
+def _behind(unit: MatVec, form: _Form) -> Scatter | Deal | None:
+    """What takes pixels apart behind the unit."""
+    pe, simd, _, pixels = form
+    _, leave = unit.words(Folding(pe, simd))
+    even = unit.depthwise or unit.outputs % pe == 0
+    joined = replace(unit.output, parallel=pe * pixels, words=unit.pixels // pixels * leave)
+    return behind(joined, leave, pixels, ragged.words(unit.inputs, simd), whole=unit.beside is None and even)
 
 
 def _abreast(unit: MatVec, form: _Form) -> list[_Form]:
@@ -204,6 +211,8 @@ def _abreast(unit: MatVec, form: _Form) -> list[_Form]:
     if unit.cropped or any(table.index in ("element", "pixel") for table in unit.epilogue.tables):
         return []
     outputs = unit.groups if unit.depthwise else unit.outputs * unit.groups
+    come, _ = unit.words(Folding(form.pe, form.simd))
+    fast = come == 1 and form.pe * _PART_SAVED >= outputs and (form.taps > 1 or form.simd == unit.inputs)
     found = []
     for pixels in _ABREAST:
         if unit.pixels % pixels:
@@ -211,7 +220,7 @@ def _abreast(unit: MatVec, form: _Form) -> list[_Form]:
         (narrow, *_), (wide, *_) = (unit.memories_at(Folding(form.pe * many, form.simd)) for many in (1, pixels))
         blocks, more = bram18(narrow.depth, narrow.width * narrow.count), bram18(wide.depth, wide.width * wide.count)
         saves = wide.depth > _LUT_ROWS and more - blocks >= max(_LEAST_SAVED, more // _PART_SAVED)
-        if saves or form.pe == outputs or (unit.depthwise and form.taps > 1 and pixels == _ABREAST[0]):
+        if saves or fast or (unit.depthwise and form.taps > 1 and pixels == _ABREAST[0]):
             found.append(form._replace(pixels=pixels))
     return found
 

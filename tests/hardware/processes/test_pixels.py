@@ -12,6 +12,7 @@ from support.bounded import BoundedBundle, build, differences
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import board
+from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
 from qfx.hardware.design import design as d
 from qfx.hardware.design import dsp
@@ -122,7 +123,8 @@ def test_windows_come_side_by_side_where_a_unit_makes_them() -> None:
     kinds = [[type(process) for process in lower(graph, schedule).processes] for graph, schedule in FIXED[:6]]
     assert [d.WideWindow in own for own in kinds] == [False, False, False, True, True, True]
     assert [d.Gather in own for own in kinds] == [True, True, False, False, False, False]
-    assert [d.Scatter in own for own in kinds] == [True, True, True, False, True, False]
+    assert [d.Scatter in own for own in kinds] == [True, True, True, False, False, False]
+    assert [d.Deal in own for own in kinds] == [False, False, False, False, True, False]
     for graph, schedule in FIXED[3:6]:
         (window,) = (process for process in lower(graph, schedule).processes if isinstance(process, d.WideWindow))
         assert window.cycles < window.input.words + 2 * window.input.words // 4 + 2
@@ -147,3 +149,33 @@ def test_rows_of_weights_are_narrower_and_deeper() -> None:
         found.append((unit.cycles, unit.memories[0].depth, unit.memories[0].width * unit.memories[0].count))
     assert [cycles for cycles, _, _ in found] == [9216, 9216]
     assert [(depth, width) for _, depth, width in found] == [(144, 1024), (576, 256)]
+
+
+def test_an_option_is_what_lowering_makes_of_it() -> None:
+    """Busy cycles, words on either side, and what the processes take, of every option with several pixels."""
+    seen = set()
+    for graph in (
+        convolution(4, 2, 3, 3, width=16),
+        convolution(4, 1, 3, 3, groups=4, width=16, stride=2),
+        convolution(64, 64, 3, 3),
+        convolution(8, 4, 1, 1),
+    ):
+        base = lower(graph, Schedule())
+        (layer,) = (layer for layer in layers(base, ZCU, {}) if layer.name == "conv0")
+        offered = [i for i, folding in enumerate(layer.foldings) if folding.pixels > 1]
+        for place in offered[:: len(offered) // 12 + 1]:
+            design = lower(graph, Schedule.of({"conv0": layer.foldings[place]}))
+            own = [process for process, node in zip(design.processes, design.nodes, strict=True) if node == "conv0"]
+            first = next(process for process in own if not isinstance(process, d.Rewidth))
+            last = [process for process in own if isinstance(process, d.MatVec | d.Scatter | d.Deal)][-1]
+            assert first.sources[0].parallel == layer.takes[place]
+            assert last.targets[0].parallel == layer.gives[place]
+            inside = own[own.index(first) : own.index(last) + 1]
+            assert max(process.busy for process in inside) == layer.busy[place]
+            costs = [process.cost(r.device(ZCU.part)) for process in inside]
+            queues = [pieces.queue(stream, stream.parallel) for process in inside for stream in process.targets]
+            taken, told = r.total([*costs, *queues]), r.Resources(*layer.costs[place].tolist())
+            assert (taken.dsp, taken.bram18) == (told.dsp, told.bram18)
+            assert taken.lut == pytest.approx(told.lut, rel=0.2)  # changes of width are guessed
+            seen |= {type(process) for process in own} | {layer.foldings[place].arithmetic}
+    assert seen >= {d.WideWindow, d.Gather, d.Scatter, d.Deal, "pair"}

@@ -11,8 +11,9 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit, raw, words
-from qfx.hardware.processes.traits import Between, Buffering, OneToOne
-from qfx.hardware.timing.delays import Recurrence, loops
+from qfx.hardware.folding.option import fits_word
+from qfx.hardware.processes.traits import Between, Buffering, OneToOne, Passing
+from qfx.hardware.timing.delays import Recurrence, choice, loops, recurrence
 from qfx.hardware.timing.program import Turns, every, held
 
 _LEAST_DEPTH = 8
@@ -136,6 +137,54 @@ class Scatter(_Abreast):
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         return self._call("scatter")
+
+
+@dataclass(frozen=True, slots=True)
+class Deal(OneToOne, Passing, Between):
+    """As Scatter, all ``words`` of a pixel in one: while they leave the next pixels come."""
+
+    name: str
+    input: Stream
+    output: Stream
+    words: int
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Blocks of pixels, words of each, and pixels of a block."""
+        return self.input.words // self.words, self.words, self.output.words * self.words // self.input.words
+
+    @property
+    def cycles(self) -> int:
+        return self.input.words + self.words
+
+    def turns(self) -> Turns:
+        blocks, words, pixels = self._shape
+        leaving = every(self.cycles).reshape(blocks + 1, words)[1:, :pixels]
+        return self.cycles, (every(self.input.words),), (held(leaving.flatten()),)
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        blocks, words, _ = self._shape
+        return (loops(blocks + 1, words), recurrence("the word that shifts", choice()))
+
+    def logic(self, on: Device) -> Resources:
+        """A counter for each loop, the words of a block that come and those that leave, and the choice between the two."""
+        _, words, pixels = self._shape
+        bits = pixels * self.output.bits
+        return r.total([self.control(), r.counter(words), r.multiplexer(2, bits - self.output.bits), Resources(ff=2 * bits)])
+
+    def unit(self, ports: tuple[str, str]) -> Unit:
+        return self.call(f"qfx::deal<qfx::abreast_shape<{', '.join(map(str, self._shape))}> >(in, out);")
+
+
+def behind(joined: Stream, words: int, pixels: int, turns: int, *, whole: bool) -> Scatter | Deal | None:
+    """What takes pixels apart, nameless, behind a unit that takes ``turns`` turns for a word of ``pixels`` of them, which have ``words`` words each.
+    None where a word is all of a pixel: they stay side by side. ``whole``: whether the words of a pixel may leave in one."""
+    if pixels == 1 or words == 1:
+        return None
+    if whole and turns < pixels <= words and fits_word(joined.parallel // pixels * words, joined):
+        return Deal("", joined, joined.with_parallel(joined.parallel // pixels * words), words)
+    return Scatter("", joined, joined.with_parallel(joined.parallel // pixels), words)
 
 
 @lru_cache(maxsize=64)
