@@ -14,6 +14,7 @@ import pytest
 from hardware_models import DIRECTED, random_schedule
 from schedule_models import upsampling
 from support.bounded import build, differences
+from test_pixels import FIXED as PIXELS
 from test_several_ports import crossed
 
 from qfx.fixed.type import FixedType
@@ -183,7 +184,7 @@ def test_what_kinds_say_holds_together() -> None:
     rng, device, seen = np.random.default_rng(1), r.ULTRASCALE, set()
     merged = lower(crossed(), Schedule.of({}, merged=True))
     designs = [lower(graph, random_schedule(graph, rng)) for graph in (make() for make in (*DIRECTED, upsampling))]
-    for made in (*designs, merged):
+    for made in (*designs, merged, *(lower(graph, schedule) for graph, schedule in PIXELS[3:5])):
         outer = made.processes
         for process in (*outer, *(part for loop in outer if isinstance(loop, d.Loop) for part in loop.step.parts)):
             seen.add(type(process))
