@@ -163,7 +163,7 @@ deal_group:
 template <int ABREAST, bool ACROSS>
 struct abreast {
   template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
-  static inline void dot(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
                          Sum (&sum)[OUT]) {
 #pragma HLS INLINE
   abreast_pixel:
@@ -190,7 +190,7 @@ struct abreast {
 template <bool ACROSS>
 struct abreast<1, ACROSS> {
   template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
-  static inline void dot(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
                          Sum (&sum)[OUT]) {
 #pragma HLS INLINE
     rows_of<TWO>::template dot<M, PE, SIMD, Lanes>(weights, rest, row, word, sum);
@@ -202,7 +202,7 @@ struct abreast<1, ACROSS> {
 template <int ABREAST>
 struct abreast<ABREAST, true> {
   template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
-  static inline void dot(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
                          Sum (&sum)[OUT]) {
 #pragma HLS INLINE
     T numbers[SIMD * ABREAST];
@@ -241,7 +241,7 @@ struct abreast<ABREAST, true> {
 template <int ABREAST, bool ACROSS>
 struct abreast_channels {
   template <class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ELEMENTS>
-  static inline void dot(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
+  static inline void products(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
 #pragma HLS INLINE
   channels_pe:
     for (int pe = 0; pe < PE; pe++) {
@@ -274,7 +274,7 @@ struct abreast_channels {
 template <int ABREAST>
 struct abreast_channels<ABREAST, true> {
   template <class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ELEMENTS>
-  static inline void dot(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
+  static inline void products(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
 #pragma HLS INLINE
   channels_across_pe:
     for (int pe = 0; pe < PE; pe++) {

@@ -104,7 +104,7 @@ matvec_pixel:
           take_beside(beside, other, input == S::INPUT_FOLD - 1);
           typename S::sum sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          abreast<S::ABREAST, S::ACROSS>::template dot<TWO, typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights, rest, int(row),
+          abreast<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights, rest, int(row),
                                                                                                                                    word, sum);
         matvec_lane:
           for (int lane = 0; lane < S::OUT; lane++) {
@@ -195,7 +195,7 @@ depthwise_pixel:
         take_beside(beside, other, tap == S::INPUT_FOLD - 1);
         typename S::sum sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-        abreast_channels<S::ABREAST, S::ACROSS>::template dot<typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
+        abreast_channels<S::ABREAST, S::ACROSS>::template products<typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
       depthwise_lane:
         for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL

@@ -38,8 +38,9 @@ _LUT_ROWS = 64
 _IDLE = 3
 """A unit of several pixels may wait for its words in all but one of so many turns: where pixels come too slowly one by one nothing else is there."""
 
-_LEAST_SAVED, _PART_SAVED = 2, 4
-"""Block RAMs, and one in so many of them, that rows of weights for several pixels must save for them to be looked at."""
+_LEAST_SAVED, _PART_SAVED, _PART_DONE = 8, 2, 4
+"""Block RAMs, and one in so many of them, that rows of weights for several pixels must save for them to be looked at; where pixels come side by side,
+one in so many outputs that are worked on at once."""
 
 
 class _Form(NamedTuple):
@@ -212,7 +213,7 @@ def _abreast(unit: MatVec, form: _Form) -> list[_Form]:
         return []
     outputs = unit.groups if unit.depthwise else unit.outputs * unit.groups
     come, _ = unit.words(Folding(form.pe, form.simd))
-    fast = come == 1 and form.pe * _PART_SAVED >= outputs and (form.taps > 1 or form.simd == unit.inputs)
+    fast = come == 1 and form.pe * _PART_DONE >= outputs and (form.taps > 1 or form.simd == unit.inputs)
     found = []
     for pixels in _ABREAST:
         if unit.pixels % pixels:
