@@ -428,6 +428,14 @@ def odd_sizes() -> tuple[Graph, Schedule]:
     return graph, Schedule.of(foldings)
 
 
+def side_by_side() -> tuple[Graph, Schedule]:
+    """Two layers that work on several pixels at once: with windows side by side and whole pixels that leave, and with pixels put side by side."""
+    narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+    first, second = conv(120, 6, 2, 3, 3, pads=(1, 1)), conv(122, 4, 6, 3, 3, pads=(1, 1), stride=2)
+    graph = chain("side_by_side", (2, 4, 16), first, narrow, second, narrow)
+    return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "conv2": Folding(2, 6, pixels=4)})
+
+
 def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import chain, const, conv, joined
+from hardware_models import chain, const, conv, joined, scalar
 from schedule_models import resnet
 from support.bounded import BoundedBundle, build, differences
 
@@ -17,18 +18,21 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.design import design as d
 from qfx.hardware.design import dsp
 from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.design.schedule import Folding, Request, Schedule
+from qfx.hardware.folding import file as folding_file
+from qfx.hardware.folding import search as fold
 from qfx.hardware.folding.options import layers
 from qfx.hardware.project.project import prepare
 from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import RawArray
-from qfx.operators import Affine, Linear, Relu
+from qfx.operators import Affine, Cast, Linear, Relu
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 FRAMES = 3
 ZCU = board("zcu102")
+NARROW = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
 
 
 def convolution(outputs: int, channels: int, *kernel: int, groups: int = 1, stride: int = 1, width: int = 8) -> Graph:
@@ -179,3 +183,14 @@ def test_an_option_is_what_lowering_makes_of_it() -> None:
             assert taken.lut == pytest.approx(told.lut, rel=0.2)  # changes of width are guessed
             seen |= {type(process) for process in own} | {layer.foldings[place].arithmetic}
     assert seen >= {d.WideWindow, d.Gather, d.Scatter, d.Deal, "pair"}
+
+
+def test_a_search_takes_them_where_one_pixel_a_cycle_is_too_slow(tmp_path: Path) -> None:
+    """And the file gives the folding back."""
+    graph = chain("fast", (2, 8, 16), conv(0, 4, 2, 3, 3, pads=(1, 1)), NARROW)
+    made = fold.resolve(graph, ZCU, Request(fit=True), clock_ns=5)
+    assert made.schedule.folding("conv0").pixels == 2
+    assert made.interval < 8 * 16
+    (tmp_path / "folding.toml").write_text(folding_file.text(made, "m"), encoding="utf-8")
+    assert "pixels = 2" in (tmp_path / "folding.toml").read_text(encoding="utf-8")
+    assert fold.resolve(graph, ZCU, folding_file.read(tmp_path / "folding.toml"), clock_ns=5).schedule == made.schedule
