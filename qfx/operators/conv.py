@@ -189,7 +189,8 @@ class Conv(Operator):
         folding = builder.schedule.folding(node.name)
         depthwise = self._depthwise(source)
         pe, simd = folding.pe, folding.simd
-        together = builder.taps(node, windows)
+        together, frame = builder.taps(node, windows), Frame.of(info.shape) if phases is None else phases.frame
+        pixels = matrix.check_pixels(node, folding.pixels, frame)
         stream = builder.take_on_one_grid(name).stream
         if depthwise:
             matrix.check(node, "PE", pe, outputs, "channels")
@@ -207,16 +208,24 @@ class Conv(Operator):
             if found is None:
                 raise ProjectError(f"SIMD={simd} with {per_group} input channels in a group", where=node.name, remedy="let one divide the other")
             word = found
-        stream = builder.rewidth(name, stream, word)
         strided = stream.numbers != channels * int(np.prod(windows.out)) if phases is None else set(windows.stride) != {1}
-        if taps > 1 or strided or any(map(any, windows.pads)):
+        windowed = taps > 1 or strided or any(map(any, windows.pads))
+        # Where a word holds all of a pixel, or of its window, it may hold those of several.
+        alone = word == channels and simd == (together if depthwise else row)
+        wide = matrix.wide_windows(builder, node, stream, channels, windows, pixels) if alone and together > 1 else None
+        if wide is None:
+            stream = builder.rewidth(name, stream, word * pixels if alone and not windowed else word)
+        if windowed and wide is None:
             stream = builder.window(node.name, stream, channels, windows, 0 if depthwise else self.groups, 0, whole=together > 1)
-        stream = builder.filled(node.name, stream, row, pe * simd if depthwise else simd)
+        if wide is not None:
+            stream = wide
+        elif windowed or not alone:
+            stream = builder.filled(node.name, stream, row, pe * simd if depthwise else simd)
         # (outputs, per_group, *kernel) -> the order in which a window arrives: all channels of each tap, or all taps of each word's channels
         words = weight.raw.reshape(outputs, -1, per_group if together == 1 or depthwise else word, taps)
         rows = np.moveaxis(words, 2, 3).reshape(outputs, taps * per_group)
         unit = matrix.Unit(
-            node, chain, stream, Frame.of(info.shape) if phases is None else phases.frame, depthwise, self.groups, pe, simd, self.weight, self.bias,
+            node, chain, stream, frame, depthwise, self.groups, pe, simd, self.weight, self.bias,
             lambda weight, bias: replace(self, weight=weight if phases is None else phases.weight(weight), bias=bias).accumulator(source),
             phases,
         )  # fmt: skip

@@ -106,6 +106,8 @@ class Linear(Operator):
         folding = builder.schedule.folding(node.name)
         ragged.check("PE", folding.pe, outputs, "outputs", node.name)
         ragged.check("SIMD", folding.simd, inputs, "inputs", node.name)
+        frame = Frame.of(info.shape)
+        pixels = matrix.check_pixels(node, folding.pixels, frame)
         value = builder.take_on_one_grid(node.inputs[0])
         stream = value.stream
         if inputs % folding.simd:
@@ -113,9 +115,12 @@ class Linear(Operator):
             stream = builder.rewidth(
                 node.inputs[0], stream, ragged.source_channels(inputs, 1, inputs, folding.simd, ragged.words(outputs, folding.pe), most)
             )
-        stream = builder.filled(node.inputs[0], stream, inputs, folding.simd)
+        if folding.simd == inputs:
+            stream = builder.rewidth(node.inputs[0], stream, inputs * pixels)
+        else:
+            stream = builder.filled(node.inputs[0], stream, inputs, folding.simd)
         unit = matrix.Unit(
-            node, chain, stream, Frame.of(info.shape), False, 1, folding.pe, folding.simd, self.weight, self.bias,
+            node, chain, stream, frame, False, 1, folding.pe, folding.simd, self.weight, self.bias,
             lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
         )  # fmt: skip
         matrix.add_unit(builder, unit, self.weight.raw[:, value.frame.order])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from qfx.errors import ModelFileError
+from qfx.errors import ModelFileError, ProjectError
 from qfx.export.bounds import Value
 from qfx.fixed.arith import FLOAT64_BITS, Interval
 from qfx.fixed.type import FixedType
@@ -93,6 +93,9 @@ class MatMul(Plain):
         matrix.check(node, "PE", folding.pe, outputs, "columns")
         matrix.check(node, "SIMD", folding.simd, inputs, "terms of a sum")
         check_product(folding.arithmetic, where=node.name)
+        if folding.pixels > 1:
+            what = f"pixels={folding.pixels}: it multiplies two values, and only constant weights are the same for several pixels"
+            raise ProjectError(what, where=node.name, remedy="use pixels=1")
         orders = (np.arange(sources[0].size), np.arange(sources[1].size).reshape(sources[1].shape).swapaxes(-1, -2).reshape(-1))
         a, b = (
             builder.rewidth(name, builder.take_in_order(name, source, order), folding.simd)

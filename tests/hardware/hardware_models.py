@@ -428,6 +428,14 @@ def odd_sizes() -> tuple[Graph, Schedule]:
     return graph, Schedule.of(foldings)
 
 
+def side_by_side() -> tuple[Graph, Schedule]:
+    """Two layers that work on several pixels at once: with windows side by side and whole pixels that leave, and with pixels put side by side."""
+    narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+    first, second = conv(120, 6, 2, 3, 3, pads=(1, 1)), conv(122, 4, 6, 3, 3, pads=(1, 1), stride=2)
+    graph = chain("side_by_side", (2, 4, 16), first, narrow, second, narrow)
+    return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "conv2": Folding(2, 6, pixels=4)})
+
+
 def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
@@ -489,12 +497,17 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
     frames = [graph.infos[name] for name in (graph.input.name, graph.output)]  # words of a pixel, or of several
     ports = [pick(divisors(pick([info.shape[0], info.size]))) for info in frames]
     ports = [min(parallel, 64) if info.size % min(parallel, 64) == 0 else 1 for parallel, info in zip(ports, frames, strict=True)]
+    for node in graph.nodes:
+        info = graph.infos[node.name]
+        if isinstance(node.op, Conv) and rng.integers(2):
+            pixels = info.size // info.shape[0]
+            foldings[node.name] = replace(foldings[node.name], pixels=pick([n for n in divisors(pixels) if n <= 4]))
     made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
     while True:
         try:
             lower(graph, made)
         except ProjectError as error:
-            if error.what.startswith("taps="):  # no unit of whole windows makes those
+            if error.what.startswith(("taps=", "pixels=")):  # no unit of whole windows makes those, or constants differ from pixel to pixel
                 kept = {name: folding if name != error.where else Folding(folding.pe, buffer=folding.buffer) for name, folding in made.foldings}
                 made = Schedule.of(kept, input_parallel=ports[0], output_parallel=ports[1])
                 continue

@@ -8,6 +8,7 @@
 #ifndef QFX_MATVEC_H
 #define QFX_MATVEC_H
 
+#include "qfx/abreast.h"
 #include "qfx/beside.h"
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
@@ -39,9 +40,10 @@ inline bool cropped(const int pixel, const int channel) {
 // at once: the function that calls says how (ARRAY_RESHAPE or ARRAY_PARTITION). `kept` belongs to it too, a memory for each number of a word. Multiplier is
 // one of multiply.h's, Sum the type of the products of a turn together. The sums of the turns are added in Total, which has more bits than Sum: a compiler
 // that saw additions of one width alone could turn them into a chain that begins at the accumulator, and only one of them may lie between a turn and the
-// next. Acc is as much of it as the epilogue takes.
+// next. Acc is as much of it as the epilogue takes. ABREAST pixels are worked on at once: their words lie side by side in those that come, and what leaves of
+// each in those that leave. ACROSS: multipliers that pack several products pack those of neighbouring pixels (abreast.h).
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
-          class Sum_ = Acc_, class Total_ = Acc_>
+          class Sum_ = Acc_, class Total_ = Acc_, int ABREAST_ = 1, bool ACROSS_ = false>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -51,6 +53,11 @@ struct matvec_shape {
   static const int SIMD = SIMD_;
   static const int OUTPUT_FOLD = OUTPUTS_ / PE_;
   static const int INPUT_FOLD = INPUTS_ / SIMD_;
+  static const int ABREAST = ABREAST_;
+  static const bool ACROSS = ACROSS_;
+  static const int BLOCKS = PIXELS_ / ABREAST_;
+  static const int IN = ABREAST_ * SIMD_;   // numbers that come in a turn; of a depthwise unit PE times as many
+  static const int OUT = ABREAST_ * PE_;    // sums of a turn
   typedef Packed_ packed;
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
@@ -59,17 +66,17 @@ struct matvec_shape {
 };
 
 template <class S, class Epilogue, class Lanes, bool TWO, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
-void matvec_rows(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+void matvec_rows(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::OUT> >& out,
+                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
   static const int ROWS = FIRST + (TWO ? REST : 0);
   typedef typename upto<ROWS - 1>::type row_t;
-  typename S::total acc[S::PE];
+  typename S::total acc[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
   row_t row = 0;
 
 matvec_pixel:
-  for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+  for (int pixel = 0; pixel < S::BLOCKS; pixel++) {
   matvec_group:
     for (int group = 0; group < S::GROUPS; group++) {
     matvec_output:
@@ -78,39 +85,41 @@ matvec_pixel:
         for (int input = 0; input < S::INPUT_FOLD; input++) {
           QFX_PIPELINE_FRAMES
           QFX_TURN();
-          vec<T, S::SIMD> word;
+          vec<T, S::IN> word;
           if (output == 0) {
             word = in.read();
           matvec_keep:
-            for (int s = 0; s < S::SIMD; s++) {
+            for (int s = 0; s < S::IN; s++) {
 #pragma HLS UNROLL
               kept[input][s] = word[s];
             }
           } else {
           matvec_recall:
-            for (int s = 0; s < S::SIMD; s++) {
+            for (int s = 0; s < S::IN; s++) {
 #pragma HLS UNROLL
               word[s] = kept[input][s];
             }
           }
           typename beside_word<Beside>::type other;
           take_beside(beside, other, input == S::INPUT_FOLD - 1);
-          typename S::sum sum[S::PE];
+          typename S::sum sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          rows_of<TWO>::template dot<typename S::multiplier, S::PE, S::SIMD, Lanes>(weights, rest, int(row), word, sum);
-        matvec_pe:
-          for (int pe = 0; pe < S::PE; pe++) {
+          abreast<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights, rest, int(row),
+                                                                                                                                   word, sum);
+        matvec_lane:
+          for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL
-            go_on(acc[pe], typename S::total(sum[pe]), input == 0);
+            go_on(acc[lane], typename S::total(sum[lane]), input == 0);
           }
           row = row == ROWS - 1 ? row_t(0) : row_t(row + 1);
           if (input == S::INPUT_FOLD - 1) {
-            vec<typename Epilogue::out, S::PE> result;
+            vec<typename Epilogue::out, S::OUT> result;
             QFX_PACK(result)
           matvec_epilogue:
-            for (int pe = 0; pe < S::PE; pe++) {
+            for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL
-              result[pe] = leave_beside<Epilogue>(typename S::acc(acc[pe]), other, pe, pixel, group * S::OUTPUTS + output * S::PE + pe);
+              result[lane] = leave_beside<Epilogue>(typename S::acc(acc[lane]), other, lane, pixel * S::ABREAST + lane / S::PE,
+                                                    group * S::OUTPUTS + output * S::PE + lane % S::PE);
             }
             out.write(result);
           }
@@ -121,8 +130,8 @@ matvec_pixel:
 }
 
 template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
-void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-                 const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::OUT> >& out,
+                 const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
   const typename S::packed::type(&rows)[ROWS][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights);
@@ -133,8 +142,8 @@ void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS],
-            T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+void matvec(hls::stream<vec<T, S::IN> >& in, hls::stream<vec<typename Epilogue::out, S::OUT> >& out, const Element (&weights)[ROWS][ELEMENTS],
+            T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
   nothing_beside none;
   matvec_with<S, Epilogue>(in, none, out, weights, kept);
@@ -142,8 +151,8 @@ void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue
 
 // The same with the last rows in a memory of their own.
 template <class S, class Epilogue, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
-void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::OUT> >& out,
+                 const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
   const typename S::packed::type(&rows)[FIRST + REST][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest);
@@ -154,8 +163,8 @@ void matvec_with(hls::stream<vec<T, S::SIMD> >& in, Beside& beside, hls::stream<
 }
 
 template <class S, class Epilogue, class T, class Element, int FIRST, int REST, int ELEMENTS>
-void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[FIRST][ELEMENTS],
-            const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
+void matvec(hls::stream<vec<T, S::IN> >& in, hls::stream<vec<typename Epilogue::out, S::OUT> >& out, const Element (&weights)[FIRST][ELEMENTS],
+            const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
   nothing_beside none;
   matvec_with<S, Epilogue>(in, none, out, weights, rest, kept);
@@ -165,50 +174,42 @@ void matvec(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<typename Epilogue
 // channels, each chunk with all its taps, the channels of a tap side by side. Here GROUPS counts the channels and OUTPUTS is 1; row
 // chunk * (INPUTS / SIMD) + first tap / SIMD of `weights` holds SIMD * PE raws, the PEs innermost.
 template <class S, class Epilogue, class Lanes, class T, class Beside, class Element, int ROWS, int ELEMENTS>
-void depthwise_rows(hls::stream<vec<T, S::PE * S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+void depthwise_rows(hls::stream<vec<T, S::PE * S::IN> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::OUT> >& out,
                     const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
   typedef typename upto<ROWS - 1>::type row_t;
-  typename S::total acc[S::PE];
+  typename S::total acc[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
   row_t row = 0;
 
 depthwise_pixel:
-  for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+  for (int pixel = 0; pixel < S::BLOCKS; pixel++) {
   depthwise_chunk:
     for (int chunk = 0; chunk < S::GROUPS / S::PE; chunk++) {
     depthwise_tap:
       for (int tap = 0; tap < S::INPUT_FOLD; tap++) {
         QFX_PIPELINE_FRAMES
         QFX_TURN();
-        const vec<T, S::PE * S::SIMD> word = in.read();
+        const vec<T, S::PE * S::IN> word = in.read();
         typename beside_word<Beside>::type other;
         take_beside(beside, other, tap == S::INPUT_FOLD - 1);
-      depthwise_pe:
-        for (int pe = 0; pe < S::PE; pe++) {
-#pragma HLS UNROLL
-          vec<T, S::SIMD> taps;
-          typename S::packed::type own[S::SIMD];
-#pragma HLS ARRAY_PARTITION variable=own complete dim=1
-        depthwise_simd:
-          for (int s = 0; s < S::SIMD; s++) {
-#pragma HLS UNROLL
-            taps[s] = word[s * S::PE + pe];
-            own[s] = Lanes::at(weights[row], s * S::PE + pe);
-          }
-          typename S::sum sum[1];
+        typename S::sum sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          S::multiplier::template dot<1, S::SIMD, plain<typename S::packed::type> >(own, taps, sum);
-          go_on(acc[pe], typename S::total(sum[0]), tap == 0);
+        abreast_channels<S::ABREAST, S::ACROSS>::template products<typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
+      depthwise_lane:
+        for (int lane = 0; lane < S::OUT; lane++) {
+#pragma HLS UNROLL
+          go_on(acc[lane], typename S::total(sum[lane]), tap == 0);
         }
         row = row == ROWS - 1 ? row_t(0) : row_t(row + 1);
         if (tap == S::INPUT_FOLD - 1) {
-          vec<typename Epilogue::out, S::PE> result;
+          vec<typename Epilogue::out, S::OUT> result;
           QFX_PACK(result)
         depthwise_epilogue:
-          for (int pe = 0; pe < S::PE; pe++) {
+          for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL
-            result[pe] = leave_beside<Epilogue>(typename S::acc(acc[pe]), other, pe, pixel, chunk * S::PE + pe);
+            result[lane] =
+                leave_beside<Epilogue>(typename S::acc(acc[lane]), other, lane, pixel * S::ABREAST + lane / S::PE, chunk * S::PE + lane % S::PE);
           }
           out.write(result);
         }
@@ -218,7 +219,7 @@ depthwise_pixel:
 }
 
 template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
-void depthwise_with(hls::stream<vec<T, S::PE * S::SIMD> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+void depthwise_with(hls::stream<vec<T, S::PE * S::IN> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::OUT> >& out,
                const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
@@ -229,7 +230,7 @@ void depthwise_with(hls::stream<vec<T, S::PE * S::SIMD> >& in, Beside& beside, h
 }
 
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
-void depthwise(hls::stream<vec<T, S::PE * S::SIMD> >& in, hls::stream<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
+void depthwise(hls::stream<vec<T, S::PE * S::IN> >& in, hls::stream<vec<typename Epilogue::out, S::OUT> >& out, const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
   nothing_beside none;
   depthwise_with<S, Epilogue>(in, none, out, weights);

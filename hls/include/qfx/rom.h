@@ -125,9 +125,20 @@ struct rows_of {
 #pragma HLS INLINE
     M::template dot<PE, SIMD, Lanes>(weights[row], x, sum);
   }
+  // Raw number `index` of the row alone.
+  template <class R, class Lanes, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline R at(const Element (&weights)[ROWS][ELEMENTS], const Element (&)[REST][ELEMENTS], const int row, const int index) {
+#pragma HLS INLINE
+    return R(Lanes::at(weights[row], index));
+  }
 };
 template <>
 struct rows_of<true> {
+  template <class R, class Lanes, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline R at(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const int index) {
+#pragma HLS INLINE
+    return row < ROWS ? R(Lanes::at(weights[row], index)) : R(Lanes::at(rest[row - ROWS], index));
+  }
   template <class M, int PE, int SIMD, class Lanes, class T, class Acc, class Element, int ROWS, int REST, int ELEMENTS>
   static inline void dot(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, SIMD>& x, Acc (&sum)[PE]) {
 #pragma HLS INLINE

@@ -47,12 +47,52 @@ struct whole_shape {
   typedef typename upto<TURNS_ / CHUNKS_ + SH_ * W_ + SW_>::type pixel_t;
 };
 
+// What leaves of a window: all of it.
+struct whole_word {
+  template <class Word>
+  static inline void give(hls::stream<Word>& out, const Word& word) {
+#pragma HLS INLINE
+    out.write(word);
+  }
+};
+
+// Words that stand for pixels hold several of CHANNELS numbers each, WIDE of them in a row of such a window. What leaves are the KH x KW taps of each of
+// PIXELS windows, SW pixels apart, from column FIRST on.
+template <int PIXELS, int CHANNELS, int KH, int WIDE, int KW, int FIRST, int SW, int DW>
+struct side_by_side {
+  template <class T, int HELD>
+  static inline void give(hls::stream<vec<T, PIXELS * KH * KW * CHANNELS> >& out, const vec<T, HELD>& held) {
+#pragma HLS INLINE
+    vec<T, PIXELS * KH * KW * CHANNELS> word;
+    QFX_PACK(word)
+  side_pixel:
+    for (int pixel = 0; pixel < PIXELS; pixel++) {
+#pragma HLS UNROLL
+    side_row:
+      for (int ky = 0; ky < KH; ky++) {
+#pragma HLS UNROLL
+      side_column:
+        for (int kx = 0; kx < KW; kx++) {
+#pragma HLS UNROLL
+        side_number:
+          for (int c = 0; c < CHANNELS; c++) {
+#pragma HLS UNROLL
+            word[((pixel * KH + ky) * KW + kx) * CHANNELS + c] = held[(ky * WIDE + FIRST + pixel * SW + kx * DW) * CHANNELS + c];
+          }
+        }
+      }
+    }
+    out.write(word);
+  }
+};
+
 // Each turn takes a word, as long as there is one, and writes the window of its chunk if the word completes one. `line` and `past` belong to the layer's
 // function, which binds them; what they hold at the beginning of a frame lies outside it and is masked.
 // The tap number AT of every window goes to `single` too (tap.h).
-template <class S, int AT, class T, int P, class Tap>
-void whole_window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, Tap& single, const T& padding,
-                      typename memory_word<T, S::LINES * P>::type (&line)[S::LINE], typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
+// Given says what leaves of a window.
+template <class S, int AT, class Given, class T, int P, class Out, class Tap>
+void whole_windows(hls::stream<vec<T, P> >& in, Out& out, Tap& single, const T& padding, typename memory_word<T, S::LINES * P>::type (&line)[S::LINE],
+                   typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
 #pragma HLS INLINE
   typedef memory_word<T, S::LINES * P> rows;
   typedef memory_word<T, S::PASTS * P> columns;
@@ -130,7 +170,7 @@ whole_turn:
       past[S::SHIFTS ? S::PAST - 1 : behind] = columns::of(columns_next);
     }
     const bool complete = pixel == due && oy != S::OH;
-    if (complete) out.write(word);
+    if (complete) Given::give(out, word);
     give_part<AT>(single, word, complete);
     line_place = line_place == S::LINE - 1 ? typename upto<S::LINE>::type(0) : typename upto<S::LINE>::type(line_place + 1);
     past_place = past_place == S::PAST - 1 ? typename upto<S::PAST>::type(0) : typename upto<S::PAST>::type(past_place + 1);
@@ -156,12 +196,28 @@ whole_turn:
   }
 }
 
+template <class S, int AT, class T, int P, class Tap>
+void whole_window_tap(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, Tap& single, const T& padding,
+                      typename memory_word<T, S::LINES * P>::type (&line)[S::LINE], typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
+#pragma HLS INLINE
+  whole_windows<S, AT, whole_word>(in, out, single, padding, line, past);
+}
+
 template <class S, class T, int P>
 void whole_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, P * S::TAPS> >& out, const T& padding,
                   typename memory_word<T, S::LINES * P>::type (&line)[S::LINE], typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
 #pragma HLS INLINE
   no_tap none;
-  whole_window_tap<S, 0>(in, out, none, padding, line, past);
+  whole_windows<S, 0, whole_word>(in, out, none, padding, line, past);
+}
+
+// Several windows a word: S is the shape of the words that stand for pixels, Given is side_by_side.
+template <class S, class Given, class T, int P, int OUT>
+void wide_window(hls::stream<vec<T, P> >& in, hls::stream<vec<T, OUT> >& out, const T& padding, typename memory_word<T, S::LINES * P>::type (&line)[S::LINE],
+                 typename memory_word<T, S::PASTS * P>::type (&past)[S::PAST]) {
+#pragma HLS INLINE
+  no_tap none;
+  whole_windows<S, 0, Given>(in, out, none, padding, line, past);
 }
 
 }  // namespace qfx

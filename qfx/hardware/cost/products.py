@@ -19,7 +19,8 @@ the factor, they are used up."""
 @dataclass(frozen=True, slots=True)
 class Products:
     """``pe`` outputs and ``simd`` inputs of type ``x``; weights within ``weights``, held in ``weight``, and constant wires if ``wires``; sums of at
-    most ``most`` bits."""
+    most ``most`` bits. The same ``copies`` times, with other inputs and the same weights. ``across``: what is called inputs here are the weights, and
+    what is called weights the inputs of so many pixels (``dsp.roles``)."""
 
     pe: int
     simd: int
@@ -28,31 +29,45 @@ class Products:
     weight: FixedType
     wires: bool
     most: int
+    copies: int = 1
+    across: bool = False
 
     def take(self, arithmetic: str, on: Device) -> Resources:
         """All of them, for "dsp" or a packed ``arithmetic``, up to the sum of each output."""
+        length = dsp.chain(self.weight, self.x, self.simd)
+        free = FREE_DELAYS
+        if arithmetic in dsp.PACKED:
+            length, free = self._form(arithmetic).chain, 0
+        return self._once(arithmetic, on) * self.copies + self._waiting(length, free)
+
+    def _form(self, arithmetic: str) -> dsp.Packing:
+        form = dsp.packing(arithmetic, self.weights, self.x, self.simd)
+        assert form is not None, "arithmetic.check refuses what cannot be packed"
+        return form
+
+    def _once(self, arithmetic: str, on: Device) -> Resources:
         if arithmetic in dsp.PACKED:
             return self._packed(arithmetic, on)
         factors = self.x.width + (not self.x.signed), self.weight.width + (not self.weight.signed)
         blocks = Resources(dsp=r.multiplier_dsps(*factors, on)) * (self.pe * self.simd)
         length = dsp.chain(self.weight, self.x, self.simd)
         tree = r.adder_tree(ceil(self.simd / length), min(sum(factors) + (length - 1).bit_length(), self.most), self.most) * self.pe
-        return r.total([blocks, tree, self._waiting(length, FREE_DELAYS)])
+        return blocks + tree
 
     def _packed(self, arithmetic: str, on: Device) -> Resources:
-        form = dsp.packing(arithmetic, self.weights, self.x, self.simd)
-        assert form is not None, "arithmetic.check refuses what cannot be packed"
+        form = self._form(arithmetic)
         chains, groups = ceil(self.simd / form.chain), ceil(self.pe / form.count)
         blocks = Resources(dsp=r.multiplier_dsps(self.x.width + (not self.x.signed), form.packed.width, on)) * (groups * self.simd)
         # A group that is not full splits off as many fields less.
         splits = ceil(form.luts * (self.pe - groups) / (form.count - 1))
         split = Resources(lut=splits, ff=self.pe * form.sum_bits) * chains
         tree = r.adder_tree(chains, min(form.sum_bits, self.most), self.most) * self.pe
-        return r.total([blocks, split, tree, self._waiting(form.chain, 0)])
+        return r.total([blocks, split, tree])
 
     def _waiting(self, length: int, free: int) -> Resources:
         """Inputs, which all outputs share, and weights wait until their block's turn comes: a flip-flop for a cycle, then shift registers, two of up
         to 16 cycles a LUT (UG474, UG574)."""
-        bits = self.x.width + (0 if self.wires else self.pe * self.weight.width)
+        shared, own = self.copies * self.x.width, self.pe * self.weight.width
+        bits = own if self.wires and self.across else shared if self.wires else shared + own
         waits = [max(lane % length - free, 0) for lane in range(self.simd)]
         return Resources(lut=ceil(bits / 2) * sum(wait > 1 for wait in waits), ff=bits * sum(wait == 1 for wait in waits))

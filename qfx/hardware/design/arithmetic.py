@@ -126,18 +126,18 @@ def rom_contents(weights: IntArray, type_: FixedType, arithmetic: str) -> tuple[
     return form.codes(weights), FixedType(form.width, form.width, signed=False)
 
 
-def choices(weights: IntArray, x: FixedType, *, pe: int, depthwise: bool = False, loaded: bool = False) -> tuple[str, ...]:
+def choices(weights: IntArray, x: FixedType, *, pe: int, depthwise: bool = False, loaded: bool = False, pixels: int = 1) -> tuple[str, ...]:
     """The members of ARITHMETIC that a layer can have, in that order.
 
     ``weights``: its raws, in any shape, or, if they are ``loaded`` while the hardware runs, the least and the greatest possible; ``x``: the type of
-    its input; ``pe``: the outputs that are worked on in parallel.
+    its input; ``pe``, ``pixels``: the outputs and the pixels that are worked on in parallel.
     """
-    return tuple(name for name in ARITHMETIC if _refusal(name, weights, x, pe, depthwise, loaded) is None)
+    return tuple(name for name in ARITHMETIC if _refusal(name, weights, x, (pe, pixels), depthwise, loaded) is None)
 
 
-def check(arithmetic: str, weights: IntArray, x: FixedType, *, pe: int, depthwise: bool, where: str, loaded: bool = False) -> None:
+def check(arithmetic: str, weights: IntArray, x: FixedType, *, pe: int, depthwise: bool, where: str, loaded: bool = False, pixels: int = 1) -> None:
     """Raises ProjectError, naming the node ``where`` and what stands in the way, if ``arithmetic`` is not among the ``choices``."""
-    refusal = _refusal(arithmetic, weights, x, pe, depthwise, loaded)
+    refusal = _refusal(arithmetic, weights, x, (pe, pixels), depthwise, loaded)
     if refusal is not None:
         what, remedy = refusal
         raise ProjectError(f"arithmetic {arithmetic!r}: {what}", where=where, remedy=remedy)
@@ -183,7 +183,7 @@ def pack_rows(weights: IntArray, type_: FixedType) -> tuple[list[list[int]], int
     return packed.tolist(), bits
 
 
-def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
+def _shift(weights: IntArray, x: FixedType, at_once: tuple[int, int], depthwise: bool) -> tuple[str, str] | None:
     digits = digit_form(weights)
     remedy = "quantize the weights to fewer signed digits, or choose another arithmetic"
     if len(digits.slots) > MAX_DIGITS:
@@ -193,10 +193,13 @@ def _shift(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[s
     return _short_product(weights, x)
 
 
-def _packed(name: str) -> Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]:
+def _packed(name: str) -> Callable[[IntArray, FixedType, tuple[int, int], bool], tuple[str, str] | None]:
     count, _ = dsp.PACKED[name]
 
-    def refuse(weights: IntArray, x: FixedType, pe: int, depthwise: bool) -> tuple[str, str] | None:
+    def refuse(weights: IntArray, x: FixedType, at_once: tuple[int, int], depthwise: bool) -> tuple[str, str] | None:
+        pe, pixels = at_once
+        if dsp.across(name, weight_type(weights), x, pixels):
+            return None
         if depthwise:
             return "the outputs of a depthwise convolution share no input", "choose another arithmetic"
         if pe < count:
@@ -212,18 +215,18 @@ def _short_product(weights: IntArray, x: FixedType) -> tuple[str, str] | None:
     return None if width <= ELEMENT_BITS else (f"its products have {width} bits, more than {ELEMENT_BITS}", "use shorter words")
 
 
-_REFUSALS: dict[str, Callable[[IntArray, FixedType, int, bool], tuple[str, str] | None]] = {
+_REFUSALS: dict[str, Callable[[IntArray, FixedType, tuple[int, int], bool], tuple[str, str] | None]] = {
     "shift": _shift,
     **{name: _packed(name) for name in dsp.PACKED},
 }
 """Why an arithmetic is impossible: what stands in the way, and the remedy."""
 
 
-def _refusal(arithmetic: str, weights: IntArray, x: FixedType, pe: int, depthwise: bool, loaded: bool) -> tuple[str, str] | None:
+def _refusal(arithmetic: str, weights: IntArray, x: FixedType, at_once: tuple[int, int], depthwise: bool, loaded: bool) -> tuple[str, str] | None:
     if arithmetic == "shift" and loaded:
         return "its digits are made for the weights at hand, but weights are loaded", "choose another arithmetic, or leave the weights in ROM"
     refuse = _REFUSALS.get(arithmetic)
-    return refuse(weights, x, pe, depthwise) if refuse else None
+    return refuse(weights, x, at_once, depthwise) if refuse else None
 
 
 def bounds(weights: IntArray) -> Interval:

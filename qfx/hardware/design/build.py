@@ -19,7 +19,9 @@ from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.streams import MAX_PIECES, widths_between
 from qfx.hardware.design.streams import MAX_WORD_BITS as MAX_WORD_BITS
+from qfx.hardware.design.streams import check_word as check_word
 from qfx.hardware.folding import ragged
+from qfx.hardware.processes.permute import loop_nest as loop_nest
 from qfx.ir.graph import Graph, Node
 from qfx.ir.rules import one_grid
 from qfx.ir.values import Info
@@ -126,6 +128,10 @@ class Builder:
         tapped = self._tapped.pop((name, reader or self.node), None)
         return self._waiting[name].popleft() if tapped is None else tapped
 
+    def serves(self, node: Node) -> bool:
+        """Whether the window unit of ``node`` gives a tap to another reader."""
+        return any(tap.window == node.name for tap in self._taps)
+
     def tapped(self, name: str) -> bool:
         """Whether the value ``name`` comes to the node that is being lowered from a window unit: of its pixels those that the node needs alone."""
         return (name, self.node) in self._tapped
@@ -146,9 +152,9 @@ class Builder:
         self.add(d.Regrid(self.names.new(name, "grid"), value.stream, out, value.frame.pixels, value.frame.channels, steps.done()))
         return replace(value, stream=out)
 
-    def take_beside(self, node: Node, parallel: int, row: int) -> tuple[d.Stream | None, Beside | None]:
+    def take_beside(self, node: Node, parallel: int, row: int, words: int = 1, pixels: int = 1) -> tuple[d.Stream | None, Beside | None]:
         """The value that the chain behind ``node`` joins with its own, ``parallel`` numbers a word, and where; None if it joins none. ``row``: as in
-        ``finish``."""
+        ``finish``; ``words``: of a pixel; ``pixels``: that lie side by side."""
         chain = self._chains.get(node.name, ALONE)
         for name in chain.beside:
             join = next(member for member in chain.nodes if not member.op.pointwise)
@@ -158,7 +164,9 @@ class Builder:
             stream = self.take_on(name, joined[0][place], join.name).stream
             if row % parallel:
                 stream = self.rewidth(name, stream, gcd(stream.parallel, row))
-            stream = self.filled(name, stream, row, parallel)
+            if words == 1 < pixels:
+                return self.rewidth(name, stream, parallel * pixels), Beside(join.name, place, stream.type)
+            stream = self.beside_each_other(name, self.filled(name, stream, row, parallel), words, pixels)
             return stream, Beside(join.name, place, stream.type)
         return None, None
 
@@ -202,6 +210,24 @@ class Builder:
         width = ragged.given(row, stream.parallel, turns, MAX_WORD_BITS // stream.type.width)
         out = self.stream(stem, stream.type, width, stream.words // ragged.words(row, stream.parallel) * row)
         self.add(d.RowWidth(self.names.new(stem, "width"), stream, out, row))
+        return out
+
+    def beside_each_other(self, stem: str, stream: d.Stream, words: int, pixels: int) -> d.Stream:
+        """The stream of pixels of ``words`` words each with ``pixels`` of them side by side in a word."""
+        if pixels == 1:
+            return stream
+        if words == 1:
+            return self.rewidth(stem, stream, stream.parallel * pixels)
+        out = self.like(stem, stream, stream.parallel * pixels)
+        self.add(d.Gather(self.names.new(stem, "gather"), stream, out, words))
+        return out
+
+    def after_each_other(self, stem: str, made: d.Scatter | d.Deal | None, stream: d.Stream) -> d.Stream:
+        """What leaves ``made``, which takes the pixels of ``stream`` apart; None leaves them side by side."""
+        if made is None:
+            return stream
+        out = self.like(stem, stream, made.output.parallel)
+        self.add(replace(made, name=self.names.new(stem, "scatter"), input=stream, output=out))
         return out
 
     def give(self, name: str, value: Value) -> None:
@@ -249,16 +275,24 @@ class Builder:
         return pe
 
     def finish(
-        self, node: Node, chain: tuple[Node, ...], steps: Steps, frame: Frame, parallel: int, beside: Beside | None = None, row: int | None = None
+        self,
+        node: Node,
+        chain: tuple[Node, ...],
+        steps: Steps,
+        frame: Frame,
+        parallel: int,
+        beside: Beside | None = None,
+        row: int | None = None,
+        pixels: int = 1,
     ) -> tuple[d.Epilogue, d.Stream, str]:
         """The epilogue with the fused chain, the stream it feeds and the name of the value that leaves. ``beside``: what the chain joins. ``row``: of
         numbers that begin with a word of their own (default: all channels, which ``parallel`` divides); what fills up the last has table entries too.
-        """
+        ``pixels``: that leave side by side."""
         append_ops(steps, self.graph, chain, self.sites, beside)
         name = chain[-1].name if chain else node.name
         row = row or frame.channels
         epilogue = with_filled_rows(steps.done(), row, parallel)
-        return epilogue, self.stream(name, epilogue.out, parallel, frame.pixels * epilogue.channels), name
+        return epilogue, self.stream(name, epilogue.out, parallel * pixels, frame.pixels * epilogue.channels), name
 
     def window(self, stem: str, stream: d.Stream, channels: int, windows: Windows, outer: int, padding: int, *, whole: bool = False) -> d.Stream:
         """The stream of windows over ``stream``; ``outer`` as in qfx::window_shape, 0 for channel by channel; ``padding``: the raw outside.
@@ -267,13 +301,8 @@ class Builder:
             remedy = "work on two axes at a time in what goes onto the board; training, ONNX and the interpreter take three"
             raise UnsupportedError(f"windows over {len(windows.size)} axes have no form in hardware", where=self.node or stem, remedy=remedy)
         chunks = channels // stream.parallel
-        h, w = plane(windows.size, 1)
-        oh, ow = plane(windows.out, 1)
-        kh, kw = plane(windows.kernel, 1)
-        sh, sw = plane(windows.stride, 1)
-        top, left = plane(tuple(before for before, _ in windows.pads), 0)
-        dh, dw = plane(windows.dilation, 1)
-        geometry = (chunks, outer or chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw)
+        geometry = (chunks, outer or chunks, *plane_shape(windows))
+        h, w, _, _, kh, kw, *_ = geometry[2:]
         buffer = self.schedule.folding(self.node).buffer
         out, tap, at = self._windowed(stem, stream, channels, windows, kh * kw if whole else 1)
         if not whole:
@@ -441,42 +470,6 @@ def _slot(type_: FixedType, name: str) -> int:
     raise ProjectError(f"{type_} has {type_.width} bits", where=name, remedy="a port carries at most 64; cast it")
 
 
-def loop_nest(sequence: d.IntArray) -> tuple[tuple[int, int], ...] | None:
-    """Up to four nested (size, stride) loops, outermost first, that count through ``sequence`` (which starts at 0); None if there are none.
-
-    >>> loop_nest(np.array([0, 3, 1, 4, 2, 5]))
-    ((3, 1), (2, 3))
-    """
-    loops: list[tuple[int, int]] = []
-    rest = sequence
-    while rest.size > 1:
-        steps = np.diff(rest)
-        breaks = np.flatnonzero(steps != steps[0])
-        size = int(breaks[0]) + 1 if breaks.size else rest.size
-        if rest.size % size:
-            return None
-        rows = rest.reshape(-1, size)
-        if not (np.diff(rows, axis=1) == steps[0]).all() or size == 1:
-            return None
-        loops.append((size, int(steps[0])))
-        rest = rows[:, 0]
-    return tuple(reversed(loops)) if len(loops) <= 4 and int(sequence[0]) == 0 else None
-
-
-def check_word(where: str, parallel: int, bits: int) -> None:
-    """Raises ProjectError if no stream or port can carry ``parallel`` numbers of ``bits`` bits a word."""
-    if parallel * bits > MAX_WORD_BITS:
-        raise ProjectError(
-            f"a word of {parallel} numbers of {bits} bits has {parallel * bits} bits",
-            where=where,
-            remedy=f"fold it further: PE and SIMD of at most {MAX_WORD_BITS // bits} keep within the tools' limit of {MAX_WORD_BITS} bits",
-        )
-    if parallel > MAX_PIECES:
-        raise ProjectError(
-            f"a word of {parallel} numbers", where=where, remedy=f"fold it further: the tools split an array into {MAX_PIECES} pieces at most"
-        )
-
-
 def check_arrays(where: str, process: d.Process) -> None:
     """Raises ProjectError if the tools would not split an array of the process into as many pieces, or not make words as wide."""
     remedy = f"fold it further: the tools split an array into {MAX_PIECES} pieces at most, and take words of {MAX_WORD_BITS} bits"
@@ -488,6 +481,13 @@ def check_arrays(where: str, process: d.Process) -> None:
     widths = [memory.width for memory in process.memories if memory.depth > 1]
     if max(widths, default=0) > MAX_WORD_BITS:
         raise ProjectError(f"a memory with words of {max(widths)} bits", where=where, remedy=remedy)
+
+
+def plane_shape(windows: Windows) -> tuple[int, ...]:
+    """Two axes of them: h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw."""
+    top, left = plane(tuple(before for before, _ in windows.pads), 0)
+    first = (plane(sizes, 1) for sizes in (windows.size, windows.out, windows.kernel, windows.stride))
+    return (*(size for sizes in first for size in sizes), top, left, *plane(windows.dilation, 1))
 
 
 def plane(values: tuple[int, ...], fill: int) -> tuple[int, int]:

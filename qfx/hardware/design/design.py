@@ -18,10 +18,12 @@ from qfx.hardware.design.streams import Tag as Tag
 from qfx.hardware.design.wires import Wire as Wire
 from qfx.hardware.processes import Binary as Binary
 from qfx.hardware.processes import Concat as Concat
+from qfx.hardware.processes import Deal as Deal
 from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
 from qfx.hardware.processes import FromPort as FromPort
+from qfx.hardware.processes import Gather as Gather
 from qfx.hardware.processes import Interleave as Interleave
 from qfx.hardware.processes import JoinPort as JoinPort
 from qfx.hardware.processes import Keep as Keep
@@ -39,6 +41,7 @@ from qfx.hardware.processes import Regrid as Regrid
 from qfx.hardware.processes import Repeat as Repeat
 from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import RowWidth as RowWidth
+from qfx.hardware.processes import Scatter as Scatter
 from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import SplitPort as SplitPort
 from qfx.hardware.processes import Stretch as Stretch
@@ -46,6 +49,7 @@ from qfx.hardware.processes import TakeFrame as TakeFrame
 from qfx.hardware.processes import Top as Top
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import WholeWindow as WholeWindow
+from qfx.hardware.processes import WideWindow as WideWindow
 from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape
 

@@ -3,6 +3,8 @@
 A DSP48 adds its product to what comes from the block below it (P = A * B + PCIN; UG479, UG579). A chain of them sums lanes without a LUT, each one a
 cycle after the one before, for which its factors wait in registers. Chains are joined by adders.
 
+Where a unit works on K neighbouring pixels, their numbers share the weights, and what follows holds with the roles of the two changed (``roles``).
+
 Weights of K neighbouring outputs w0 .. wK-1 that share their input x can be one factor (Xilinx WP486 for two, WP521 for four products):
 
     (w0 + w1 * 2**S + w2 * 2**(2 * S) ...) * x = w0 * x + w1 * x * 2**S + ...
@@ -135,6 +137,21 @@ def delay(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, l
         length = chain(weight, x, lanes)
     length = max(length, 1)
     return length - 1 + (ceil(lanes / length) - 1).bit_length() + extra
+
+
+def across(arithmetic: str, weight: FixedType, x: FixedType, pixels: int) -> bool:
+    """Whether a packed ``arithmetic`` packs the numbers of neighbouring pixels, which share their weight, instead of the weights of neighbouring
+    outputs, which share their number: where so many pixels are worked on at once that they fill a block, and it can be proven for any weight of the
+    type ``weight``."""
+    if arithmetic not in PACKED or pixels < PACKED[arithmetic][0]:
+        return False
+    return packing(arithmetic, Interval.of(x.with_frac_bits(0)), weight, 1) is not None
+
+
+def roles(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, pixels: int) -> tuple[Interval, FixedType, FixedType]:
+    """What the packed factors lie between, the type that holds one, and the type of the factor that they share: weights and number, or, ``across``
+    pixels, numbers and weight."""
+    return (Interval.of(x.with_frac_bits(0)), x, weight) if across(arithmetic, weight, x, pixels) else (weights, weight, x)
 
 
 def refusal(arithmetic: str, weights: Interval, x: FixedType) -> str | None:

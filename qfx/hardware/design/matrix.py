@@ -11,13 +11,16 @@ from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
-from qfx.hardware.design.build import Builder, Value
+from qfx.hardware.design.build import Builder, Value, plane_shape
 from qfx.hardware.design.epilogue import Frame, Steps
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.rows.abreast import behind
+from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst
+from qfx.ir.windows import Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,7 @@ class Unit:
     """A matrix-vector unit to be: the operator and what is fused behind it, its stream, the frame that it gives, its folding and its constants.
 
     ``accumulator`` says which type holds every partial sum with a weight and a bias like those. ``phases``: the outputs are those of all of them.
+    A word of ``stream`` is what the unit reads of one pixel in a turn; where that is all of the pixel, it may hold all that are worked on at once.
     """
 
     node: Node
@@ -67,8 +71,8 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     row, inputs = (unit.groups, rows.shape[1]) if unit.depthwise else (len(rows) // unit.groups, rows.shape[1])
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     folding = build.schedule.folding(node.name)
-    chosen = folding.arithmetic
-    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded)
+    chosen, pixels = folding.arithmetic, folding.pixels
+    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded, pixels=pixels)
     check_weights(folding.weights, loaded=loaded, depthwise=unit.depthwise, where=node.name)
     if up.any():
         shape = (-1, *(1,) * (weight.raw.ndim - 1))
@@ -80,11 +84,19 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
-    second, beside = build.take_beside(node, unit.pe, row)
-    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside, row)
+    vectors = unit.groups // unit.pe if unit.depthwise else unit.groups
+    come, leave = vectors * ragged.words(inputs, unit.simd), vectors * (1 if unit.depthwise else ragged.words(row, unit.pe))
+    second, beside = build.take_beside(node, unit.pe, row, leave, pixels)
+    epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside, row, pixels)
+    if pixels > 1 and any(table.index in ("element", "pixel") for table in epilogue.tables):
+        what = f"pixels={pixels}: it has constants for each pixel behind its sums, of which one is read in a turn"
+        raise ProjectError(what, where=node.name, remedy="use pixels=1")
+    stream, lanes = unit.stream, unit.pe * unit.simd if unit.depthwise else unit.simd
+    if stream.parallel == lanes:
+        stream = build.beside_each_other(node.inputs[0], stream, come, pixels)
     process = d.MatVec(
         build.names.new(node.name, "depthwise" if unit.depthwise else "matvec"),
-        unit.stream,
+        stream,
         out,
         depthwise=unit.depthwise,
         pixels=unit.frame.pixels,
@@ -102,12 +114,36 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         place=folding.weights,
         beside=second,
         cropped=() if unit.phases is None else unit.phases.cropped,
+        abreast=pixels,
     )
     build.add(process)
+    out = build.after_each_other(name, behind(out, leave, pixels, come // vectors, whole=second is None and row % unit.pe == 0), out)
     if unit.phases is None:
-        build.give(name, Value(build.dense(name, out, row, ragged.words(inputs, unit.simd)), unit.frame))
+        build.give(name, Value(build.dense(name, out, row, ragged.words(inputs, unit.simd)) if row % unit.pe else out, unit.frame))
     else:
         build.give_stream(name, unit.phases.interleaved(build, node.name, out), Frame.of(unit.frame.shape))
+
+
+def check_pixels(node: Node, pixels: int, frame: Frame) -> int:
+    """``pixels``. Raises ProjectError, naming the node, unless so many at once come out even."""
+    if frame.pixels % pixels:
+        counts = ", ".join(str(count) for count in divisors(frame.pixels)[:8])
+        raise ProjectError(f"pixels={pixels} does not divide the {frame.pixels} pixels of its result", where=node.name, remedy=f"use one of {counts}")
+    return pixels
+
+
+def wide_windows(build: Builder, node: Node, stream: d.Stream, channels: int, windows: Windows, pixels: int) -> d.Stream | None:
+    """The stream of whole windows of ``node`` over ``stream``, of so many neighbouring pixels in a word; None where no unit writes such words."""
+    if pixels == 1 or build.serves(node) or len(windows.size) > 2:
+        return None
+    single = stream.with_parallel(1)
+    wide = wide_window(d.Window("", single, single, (channels, 1, *plane_shape(windows)), 0, build.schedule.folding(node.name).buffer), pixels)
+    if wide is None:
+        return None
+    source = build.rewidth(node.name, stream, wide.input.parallel)
+    out = build.stream(node.name, stream.type, wide.output.parallel, wide.output.numbers)
+    build.add(replace(wide, name=build.names.new(node.name, "window"), input=source, output=out))
+    return out
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:

@@ -126,7 +126,7 @@ def _folds(builder: Builder, node: Node, op: Conv, found: Phases) -> bool:
     except QfxError:
         return False
     word = window_channels(folding.simd, per_group, together)
-    if outputs * prod(found.factors) % folding.pe or taps * per_group % folding.simd or word is None:
+    if folding.pixels > 1 or outputs * prod(found.factors) % folding.pe or taps * per_group % folding.simd or word is None:
         return False
     return together == 1 or found.whole(per_group, word)
 

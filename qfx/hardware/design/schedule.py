@@ -25,11 +25,11 @@ WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed")
 class Folding:
     """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
     ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
-    taps of a window come in a word, 1 or all.
+    taps of a window come in a word, 1 or all. ``pixels``: how many pixels of the result are worked on in parallel, each with the same weights.
 
     Of layers with weights pe and simd need not divide the outputs of a group and the inputs of one output (``folding/ragged.py``), but neither may be
-    greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic and
-    weights, those without windows taps and buffer.
+    greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic,
+    weights and pixels, those without windows taps and buffer.
     """
 
     pe: int = 1
@@ -38,11 +38,12 @@ class Folding:
     taps: int = 1
     weights: str = "auto"
     buffer: str = "auto"
+    pixels: int = 1
 
     def __post_init__(self) -> None:
-        if self.pe < 1 or self.simd < 1 or self.taps < 1:
-            taps = f", taps={self.taps}" if self.taps < 1 else ""
-            raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}{taps}", remedy="use at least 1")
+        if self.pe < 1 or self.simd < 1 or self.taps < 1 or self.pixels < 1:
+            more = "".join(f", {field}={value}" for field, value in (("taps", self.taps), ("pixels", self.pixels)) if value < 1)
+            raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}{more}", remedy="use at least 1")
         if self.arithmetic not in ARITHMETIC:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
         if self.weights not in WEIGHT_STORAGE:

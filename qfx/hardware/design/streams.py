@@ -8,6 +8,7 @@ from math import gcd, lcm
 import numpy as np
 import numpy.typing as npt
 
+from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 
 IntArray = npt.NDArray[np.int64]
@@ -38,6 +39,20 @@ def widths_between(numbers: int, source: int, target: int) -> tuple[int, ...]:
         return (target,)
     joined = lcm(source, target)
     return (joined if joined <= MAX_JOINED and numbers % joined == 0 else gcd(source, target), target)
+
+
+def check_word(where: str, parallel: int, bits: int) -> None:
+    """Raises ProjectError if no stream or port can carry ``parallel`` numbers of ``bits`` bits a word."""
+    if parallel * bits > MAX_WORD_BITS:
+        raise ProjectError(
+            f"a word of {parallel} numbers of {bits} bits has {parallel * bits} bits",
+            where=where,
+            remedy=f"fold it further: PE and SIMD of at most {MAX_WORD_BITS // bits} keep within the tools' limit of {MAX_WORD_BITS} bits",
+        )
+    if parallel > MAX_PIECES:
+        raise ProjectError(
+            f"a word of {parallel} numbers", where=where, remedy=f"fold it further: the tools split an array into {MAX_PIECES} pieces at most"
+        )
 
 
 @dataclass(frozen=True, slots=True)

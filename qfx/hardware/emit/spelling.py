@@ -225,13 +225,15 @@ def _place(table_: Table, channels: int) -> str:
     return "pixel" if table_.inner == 1 else f"qfx::line_of<{bits}, {table_.inner}>(pixel)"
 
 
-def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int) -> str:
-    """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``, of which ``lanes`` are summed."""
+def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int, pixels: int = 1) -> str:
+    """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``, of which ``lanes`` are summed,
+    for so many ``pixels`` at once."""
     weight = arithmetic.weight_type(weights)
     if name in dsp.PACKED:
-        form = dsp.packing(name, arithmetic.bounds(weights), x, lanes)
+        between, packed, shared = dsp.roles(name, arithmetic.bounds(weights), weight, x, pixels)
+        form = dsp.packing(name, between, shared, lanes)
         assert form is not None, "arithmetic.check refuses what cannot be packed"
-        numbers = (form.count, form.chain, form.split, form.known, weight.width - weight.signed)
+        numbers = (form.count, form.chain, form.split, form.known, packed.width - packed.signed)
         return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(form.packed)}, {raw(form.wide)} >"
     if name == "shift":
         return f"qfx::mul_shift<{', '.join([raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)])} >"
@@ -264,10 +266,11 @@ def plain(name: str, streams: dict[str, Stream], call: str, constants: tuple[Con
     return Unit(name, constants, "", parameters, tuple(stream_.name for stream_ in streams.values()), (), (call,))
 
 
-def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, call: str) -> Unit:
+def with_epilogue(name: str, streams: dict[str, Stream], epilogue: Epilogue, call: str, lanes: int = 0) -> Unit:
+    """``lanes``: the channels that leave at once, if there are other numbers in a word of ``out``."""
     tables = epilogue.tables
     unit = plain(name, streams, call, tuple(map(table, tables)))
-    lanes = streams["out"].parallel
+    lanes = lanes or streams["out"].parallel
     # Every lane of a word reads its own entry in the same cycle.
     shared = [table_ for table_ in tables if table_.index not in ("number", "pixel") and lanes > 1]
     pragmas = tuple(f"#pragma HLS ARRAY_PARTITION variable={table_.name} cyclic factor={lanes} dim=1" for table_ in shared)

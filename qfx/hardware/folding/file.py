@@ -25,7 +25,8 @@ Where the model has several inputs or outputs, each port has a width of its own,
 A layer inside a loop over the steps of a sequence can have a folding of its own, by its name in the whole model (``layers."rnn::gates"``); the others
 have as much of the loop's as their numbers have divisors for.
 
-``taps = 9`` gives a layer with windows all taps of a window of nine in one word; 1, the default, one after the other.
+``taps = 9`` gives a layer with windows all taps of a window of nine in one word; 1, the default, one after the other. ``pixels = 2`` lets a layer
+with weights work on two pixels at once, with the same weights; the default is 1.
 
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; ``weights`` (what holds them: "lut", "bram", "mixed" or, if they are loaded, "uram")
 and ``buffer`` (the line buffer of a window: "lut", "bram" or "uram") to "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``,
@@ -49,7 +50,7 @@ from qfx.hardware.folding.plan import Plan, nearest
 from qfx.ir.within import inside
 
 _TABLES = ("ports", "layers", "fifos")
-_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int, "weights": str, "buffer": str}
+_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int, "weights": str, "buffer": str, "pixels": int}
 
 
 def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = False) -> Request:
@@ -143,21 +144,24 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
         lines += ["", f'[layers."{cost.node}"]  # {cost.cycles} cycles, {counts(cost.resources)}', f"pe = {folding.pe}"]
         if cost.node in weighted:
             lines += [f"simd = {folding.simd}", f'arithmetic = "{folding.arithmetic}"']
-        lines += [f"taps = {folding.taps}"] * (folding.taps > 1)
-        lines += _places(folding)
+        lines += _more(folding)
         for name, own in schedule.foldings:
             if name.startswith(inside(cost.node, "")):
                 lines += ["", f'[layers."{name}"]', f"pe = {own.pe}"]
                 lines += [f"simd = {own.simd}", f'arithmetic = "{own.arithmetic}"'] * (name in weighted)
-                lines += [f"taps = {own.taps}"] * (own.taps > 1)
-                lines += _places(own)
+                lines += _more(own)
     if schedule.fifos or schedule.fifo_storage:
         lines += ["", "[fifos]", *_fifos(schedule)]
     return "\n".join(lines) + "\n"
 
 
+def _more(folding: Folding) -> list[str]:
+    """Taps and pixels, where there are several, and where the memories of a layer lie, as far as that is asked for."""
+    counts = [f"{key} = {count}" for key, count in (("taps", folding.taps), ("pixels", folding.pixels)) if count > 1]
+    return [*counts, *_places(folding)]
+
+
 def _places(folding: Folding) -> list[str]:
-    """Where the memories of a layer lie, as far as that is asked for."""
     return [f'{key} = "{place}"' for key, place in (("weights", folding.weights), ("buffer", folding.buffer)) if place != "auto"]
 
 

@@ -128,7 +128,9 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
         if name not in weighted and folding != Folding(folding.pe, taps=folding.taps, buffer=folding.buffer):
-            raise ProjectError("has no weights: simd and arithmetic mean nothing", where=name, remedy="give pe alone, or pe, taps and buffer")
+            raise ProjectError(
+                "has no weights: simd, arithmetic, weights and pixels mean nothing", where=name, remedy="give pe alone, or pe, taps and buffer"
+            )
 
 
 def _merged_sides(graph: Graph, found: Sequence[Layer]) -> dict[str, list[str]]:

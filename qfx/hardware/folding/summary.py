@@ -144,7 +144,7 @@ def _numbers(resources: Resources) -> dict[str, int]:
 
 def _folding(plan: Plan, node: str) -> dict[str, Any]:
     folding = plan.schedule.folding(node)
-    taps = {"taps": folding.taps} if folding.taps > 1 else {}
+    taps = {key: count for key, count in (("taps", folding.taps), ("pixels", folding.pixels)) if count > 1}
     if node in plan.weighted:
         places = {"weights": folding.weights, "buffer": folding.buffer}
         return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps, **places}

@@ -20,7 +20,11 @@ from qfx.hardware.processes.ports import ToPort as ToPort
 from qfx.hardware.processes.process import Process as Process
 from qfx.hardware.processes.repeat import Repeat as Repeat
 from qfx.hardware.processes.rewidth import Rewidth as Rewidth
+from qfx.hardware.processes.rows import Deal as Deal
+from qfx.hardware.processes.rows import Gather as Gather
 from qfx.hardware.processes.rows import RowWidth as RowWidth
+from qfx.hardware.processes.rows import Scatter as Scatter
+from qfx.hardware.processes.rows import WideWindow as WideWindow
 from qfx.hardware.processes.selecting import Embedding as Embedding
 from qfx.hardware.processes.selecting import Top as Top
 from qfx.hardware.processes.sequences import Enter as Enter
@@ -35,7 +39,7 @@ from qfx.hardware.processes.window import WholeWindow as WholeWindow
 from qfx.hardware.processes.window import Window as Window
 
 PROCESSES: tuple[type[Process], ...] = (
-    FromPort, ToPort, Fork, Rewidth, RowWidth, Window, WholeWindow,
+    FromPort, ToPort, Fork, Rewidth, RowWidth, Gather, Scatter, Deal, Window, WholeWindow, WideWindow,
     MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch, Interleave,
     MatMul,
     TakeFrame, SplitPort, JoinPort,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from math import gcd, lcm
 
 import numpy as np
@@ -24,16 +22,12 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
-from qfx.hardware.folding import ragged
-from qfx.hardware.folding.offered import ragged_pairs
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Choices, Option, Role, Way, choices, divisors, fits_word, moved, window_channels
+from qfx.hardware.folding import matrices, ragged
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, REWIND, Turns, epilogue_latency, every, held, reduce
-
-_ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
-"""What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,8 +41,8 @@ class MatVec(OneToOne, WithEpilogue):
     ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
     ``beside``: a second stream, with as many numbers a word as leave at once, one word of which is read in each turn that writes; the epilogue joins
-    its numbers with the sums. ``cropped``: the arguments of qfx::cropped, which tells what of the result is left out behind it; casts that are
-    counted are not those.
+    its numbers with the sums. ``abreast``: the pixels that are worked on at once, of each of which words then hold as much, side by side.
+    ``cropped``: the arguments of qfx::cropped, which tells what of the result is left out behind it; casts that are counted are not those.
     """
 
     name: str
@@ -70,6 +64,7 @@ class MatVec(OneToOne, WithEpilogue):
     place: str = "auto"
     beside: Stream | None = None
     cropped: tuple[int, ...] = ()
+    abreast: int = 1
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -87,14 +82,14 @@ class MatVec(OneToOne, WithEpilogue):
     @property
     def folding(self) -> Folding:
         """As it is folded."""
-        return Folding(self.pe, self.simd, self.arithmetic, weights=self.place)
+        return Folding(self.pe, self.simd, self.arithmetic, weights=self.place, pixels=self.abreast)
 
     # Time.
 
     @property
     def cycles(self) -> int:
         outputs, inputs = self._folds(self.folding)
-        return self._vectors(self.pe) * outputs * inputs
+        return self.vectors(self.folding) * outputs * inputs
 
     @property
     def latency(self) -> int:
@@ -102,20 +97,30 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _latency(self, folding: Folding) -> int:
         """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle, or a chain in DSP blocks (``dsp.delay``)."""
-        return READ_WRITE + MEMORY + MULTIPLY + self._delay(folding) + 1 + epilogue_latency(self.epilogue)
+        return READ_WRITE + MEMORY + MULTIPLY + self.delay(folding) + 1 + epilogue_latency(self.epilogue)
 
-    def _delay(self, folding: Folding) -> int:
-        return dsp.delay(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, folding.simd)
+    def delay(self, folding: Folding) -> int:
+        """Cycles from the first product of a turn to the sum."""
+        return dsp.delay(folding.arithmetic, *self._roles(folding), folding.simd)
+
+    def _roles(self, folding: Folding) -> tuple[Interval, FixedType, FixedType]:
+        return dsp.roles(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, folding.pixels)
+
+    @property
+    def bounds(self) -> Interval:
+        """Of the weights' raws."""
+        return _bounds(self)
 
     def turns(self) -> Turns:
         outputs, inputs = self._folds(self.folding)
-        turns, reads, writes = reduce(self._vectors(self.pe), inputs) if self.depthwise else _turns(self._vectors(self.pe), outputs, inputs)
+        turns, reads, writes = reduce(self.vectors(self.folding), inputs) if self.depthwise else _turns(self.vectors(self.folding), outputs, inputs)
         return turns, reads if self.beside is None else (*reads, *writes), writes
 
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
         outputs, inputs = self._folds(self.folding)
-        counts = (self.pixels, self.groups // self.pe, inputs) if self.depthwise else (self.pixels, self.groups, outputs, inputs)
+        blocks = self.pixels // self.abreast
+        counts = (blocks, self.groups // self.pe, inputs) if self.depthwise else (blocks, self.groups, outputs, inputs)
         row = named(wrapping(self._rows(self.folding)), "the row of the weights")
         return (loops(*counts), accumulated(self.acc.width + self._headroom), row)
 
@@ -137,9 +142,15 @@ class MatVec(OneToOne, WithEpilogue):
         _, channels, rows, columns, *_ = self.cropped
         return self.pixels * (2 * rows - 1) * columns * (channels // gcd(pe, channels)) + REWIND
 
-    def _vectors(self, pe: int) -> int:
+    def vectors(self, folding: Folding) -> int:
         """How many times a frame the unit takes new inputs."""
-        return self.pixels * (self.groups // pe if self.depthwise else self.groups)
+        return self.pixels // folding.pixels * (self.groups // folding.pe if self.depthwise else self.groups)
+
+    def words(self, folding: Folding) -> tuple[int, int]:
+        """Of a pixel: those that come, and those that leave."""
+        outputs, inputs = self._folds(folding)
+        vectors = self.groups // folding.pe if self.depthwise else self.groups
+        return vectors * inputs, vectors * outputs
 
     def _folds(self, folding: Folding) -> tuple[int, int]:
         """(outputs, inputs): the turns for all outputs of the same inputs, and for all inputs of an output."""
@@ -160,6 +171,7 @@ class MatVec(OneToOne, WithEpilogue):
         return self.groups * (1 if self.depthwise else ragged.padded(self.outputs, folding.pe))
 
     def _lanes(self, folding: Folding) -> int:
+        """The weights that are read at once."""
         return folding.pe * folding.simd
 
     def _rows(self, folding: Folding) -> int:
@@ -178,14 +190,14 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _rom(self, folding: Folding) -> tuple[Memory, ...]:
         lanes = self._lanes(folding)
-        return storage.weights(self._rows(folding), lanes, self._code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
+        return storage.weights(self._rows(folding), lanes, self.code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
 
     def _choice(self, folding: Folding) -> Resources:
         """What chooses between the memories of the weights, where there are two."""
         first, *rest = self._rom(folding)
         return r.multiplexer(2, first.width * first.count) if rest else Resources()
 
-    def _places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
+    def places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
         """What the weights take in each place where they may lie, that of ``folding`` first."""
         places = [folding.weights]
         if setting.pinned is None:
@@ -198,9 +210,9 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
-        return storage.kept(inputs, self.input.type.width, folding.simd, outputs)
+        return storage.kept(inputs, self.input.type.width, folding.simd * folding.pixels, outputs)
 
-    def _code_bits(self, arithmetic: str) -> int:
+    def code_bits(self, arithmetic: str) -> int:
         """Bits of a weight in the ROM."""
         return _digits(self).width if arithmetic == "shift" else self.weight_type.width
 
@@ -213,28 +225,32 @@ class MatVec(OneToOne, WithEpilogue):
 
     def logic_at(self, folding: Folding, on: Device) -> Resources:
         """The products and their sums in a turn, the accumulators, the counters, the registers, and the epilogue of each lane."""
-        bits = self._code_bits(folding.arithmetic)
-        steps = _epilogue(self, folding.pe, on)
-        return r.total([self._by_arithmetic(folding, on), self._choice(folding), _around(self, folding.pe, folding.simd, bits), steps])
+        bits = self.code_bits(folding.arithmetic)
+        return r.total([self.by_arithmetic(folding, on), self._choice(folding), self.apart(folding, bits, on)])
 
-    def _by_arithmetic(self, folding: Folding, on: Device) -> Resources:
+    def apart(self, folding: Folding, bits: int, on: Device) -> Resources:
+        """What is beside the memories and does not depend on what multiplies codes of so many bits."""
+        lanes = folding.pe * folding.pixels
+        return _around(self, folding.pe, folding.simd, folding.pixels, bits) + _epilogue(self, lanes, on)
+
+    def by_arithmetic(self, folding: Folding, on: Device) -> Resources:
         """What depends on what multiplies."""
         return r.handshake(1 + len(self.sources), self._latency(folding)) + self._products(folding, on)
 
     def _turning(self, folding: Folding, bits: int) -> Resources:
         """The accumulators, counters and registers, for codes of so many bits."""
-        pe, simd, acc = folding.pe, folding.simd, self.acc.width
+        pe, simd, acc = folding.pe * folding.pixels, folding.simd * folding.pixels, self.acc.width
         x, lanes = self.input.type, self._lanes(folding)
         output_fold, input_fold = self._folds(folding)
         rows = self._rows(folding)
-        loops = (self.pixels, self.groups, output_fold, input_fold, rows)
+        loops = (self.pixels // folding.pixels, self.groups, output_fold, input_fold, rows)
         found = [r.counter(rows)] if self.loaded else []
         found += [] if self.beside is None else [Resources(ff=pe * self.beside.type.width)]  # the word that waits for the sums
         found += [r.counter(loop) for loop in loops if loop > 1]
         found.append((r.adder(acc) if input_fold > 1 else Resources(ff=acc)) * pe)
         if output_fold > 1:
             found.append(r.multiplexer(2, simd * x.width))
-        taken = (lanes if self.depthwise else simd) * x.width
+        taken = (lanes * folding.pixels if self.depthwise else simd) * x.width
         return r.total([*found, Resources(ff=taken + lanes * bits)])
 
     @property
@@ -252,20 +268,24 @@ class MatVec(OneToOne, WithEpilogue):
         if dsp.sums(folding.arithmetic):
             wires = self._lanes(folding) == self.weights.size and not self.loaded
             shared = 1 if self.depthwise else folding.pe  # the outputs that have the same inputs
-            parts = Products(shared, folding.simd, self.input.type, _bounds(self), self.weight_type, wires, self.acc.width)
+            between, packed, other = self._roles(folding)
+            crossed = dsp.across(folding.arithmetic, self.weight_type, self.input.type, folding.pixels)
+            many, copies = (folding.pixels, shared) if crossed else (shared, folding.pixels)
+            parts = Products(many, folding.simd, other, between, packed, wires, self.acc.width, copies, crossed)
             return parts.take(folding.arithmetic, on) * (folding.pe // shared)
-        return self._apart(folding, on) + r.adder_tree(folding.simd, self._product_bits, self.acc.width) * folding.pe
+        tree = r.adder_tree(folding.simd, self._product_bits, self.acc.width) * (folding.pe * folding.pixels)
+        return self._one_by_one(folding, on) + tree
 
-    def _apart(self, folding: Folding, on: Device) -> Resources:
+    def _one_by_one(self, folding: Folding, on: Device) -> Resources:
         """The products, each by itself."""
         x, (a, b), width, lanes = self.input.type, self._factors, self._product_bits, self._lanes(folding)
         if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
             adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
-            return Resources(lut=adders * width, ff=(adders + lanes) * width)
+            return Resources(lut=adders * width, ff=(adders + lanes) * width) * folding.pixels
         if folding.arithmetic == "shift":
             digits = [(slot.span + slot.zero, slot.negative) for slot in _digits(self).slots]
-            return r.digit_product(x.width, width, digits) * lanes
-        return r.product(a, b, folding.arithmetic, on) * lanes
+            return r.digit_product(x.width, width, digits) * (lanes * folding.pixels)
+        return r.product(a, b, folding.arithmetic, on) * (lanes * folding.pixels)
 
     # Constants.
 
@@ -300,17 +320,19 @@ class MatVec(OneToOne, WithEpilogue):
         more = [pack_weights(f"{self.name}_rest", codes[first.depth :], code_type)[0] for _ in rest]
         outputs = self.outputs if self.depthwise else ragged.padded(self.outputs, self.pe)
         numbers = (self.pixels, self.groups, outputs, ragged.padded(self.inputs, self.simd), self.pe, self.simd)
-        product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd)
+        product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd, self.abreast)
         acc = accumulator(self.epilogue)
+        crossed = dsp.across(self.arithmetic, self.weight_type, self.input.type, self.abreast)
+        several = (self.abreast, "true" if crossed else "false") if self.abreast > 1 else ()
         types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
-        shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types)))} >"
+        shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types, *several)))} >"
         _, fold = self._folds(self.folding)
-        kept = () if self.depthwise else lanes("kept", raw(self.input.type), fold, self.simd, self._kept(self.folding))
+        kept = () if self.depthwise else lanes("kept", raw(self.input.type), fold, self.simd * self.abreast, self._kept(self.folding))
         constants = ", ".join([part.name for part in (weights, *more)] + ["kept"] * (not self.depthwise))
         streams = {"in": self.input, **({} if self.beside is None else {"beside": self.beside}), "out": self.output}
         function = f"{'depthwise' if self.depthwise else 'matvec'}{'' if self.beside is None else '_with'}"
         call = f"qfx::{function}<shape, {self.name}_epilogue>({', '.join((*streams, constants))});"
-        unit = self.call_with_epilogue(streams, call)
+        unit = self.call_with_epilogue(streams, call, self.pe)
         memories = zip((weights, *more), (first, *rest), strict=True)
         pragmas = (
             *chains(self.arithmetic, self.simd),
@@ -334,140 +356,17 @@ class MatVec(OneToOne, WithEpilogue):
         return IN_WINDOWS if setting.front else AS_FAR_AS_IT_GOES
 
     def options(self, setting: Setting) -> list[Option]:
-        pinned, on = setting.pinned, setting.on
-        wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
-        per_group = setting.front.channels // self.groups if setting.front else self.inputs
-        possible = arith.choices(self.possible, self.input.type, pe=self.groups * self.outputs, depthwise=self.depthwise, loaded=self.loaded)
-        names = [name for name in wanted if name in possible and dsp.worth(name, _bounds(self), self.input.type, on.dsp_wide)]
-        front: dict[tuple[int, int], tuple[int, Resources, dict[str, Resources]] | None] = {}
-
-        def window(folding: tuple[int, int, int]) -> tuple[int, Resources, dict[str, Resources]] | None:
-            word = self._word(*folding, per_group)
-            if word is not None and (word, folding[2]) not in front:
-                front[word, folding[2]] = _window(setting, word, folding[2])
-            return None if word is None else front[word, folding[2]]
-
-        if pinned:
-            foldings, extra = [(pinned.pe, pinned.simd, pinned.taps)], 0
-        else:
-            foldings = [folding for folding in self._foldings(setting) if window(folding) is not None]
-            others = self._ragged(setting, foldings, tuple(sorted({dsp.PACKED.get(name, (1, 0))[0] for name in names})))
-            extra = len(others)
-            foldings += others
-        found = []
-        for number, (pe, simd, taps) in enumerate(foldings):
-            unit = window((pe, simd, taps))
-            if unit is None:
-                continue
-            window_busy, window_cost, lines = unit
-            way = self._way(pe, simd, taps, per_group)
-            around = r.total([window_cost, pieces.queue(self.output, pe), way.cost, self._memory(pe, simd, on)])
-            tree = replace(self, pe=pe, simd=simd, arithmetic="lut")
-            slowest = max(window_busy, way.busy, self.interleaved(pe))
-            if number >= len(foldings) - extra and slowest > tree.busy:
-                continue  # it saves lanes for a pace that it does not keep
-            places: dict[int, tuple[Resources, Choices]] = {}
-            for name in (pinned.arithmetic,) if pinned else [name for name in names if dsp.pays(name, pe)]:
-                folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)))
-                waits = self._delay(folding) - self._delay(tree.folding) if self.loaded else 0  # of a pipeline that runs empty between frames
-                bits = self._code_bits(name)
-                if bits not in places:
-                    stored = self._places(folding, setting)
-                    fixed = r.total([around, stored[folding.weights], _around(self, pe, simd, bits), _epilogue(self, pe, on)])
-                    places[bits] = fixed, choices(stored, lines)
-                fixed, others_places = places[bits]
-                cost = self._by_arithmetic(folding, on) + fixed
-                found += moved(Option(folding, way.takes, way.gives, max(tree.busy + waits, slowest), cost, way.cost), others_places)
-        return found
-
-    def _memory(self, pe: int, simd: int, on: Device) -> Resources:
-        """What its memories take beside the weights."""
-        _, *others = self.memories_at(Folding(pe, simd))
-        return r.total([pieces.memory(memory, on) for memory in others])
-
-    def _word(self, pe: int, simd: int, taps: int, per_group: int) -> int | None:
-        """The channels a word that come into the layer."""
-        if self.depthwise:
-            return pe
-        if self.inputs % simd:
-            most = MAX_WORD_BITS // self.input.type.width
-            return ragged.source_channels(per_group, taps, self.inputs, simd, ragged.words(self.outputs, pe), most)
-        return window_channels(simd, per_group, taps)
-
-    def _way(self, pe: int, simd: int, taps: int, per_group: int) -> Way:
-        """How words come to the unit and leave it; ``_word`` has found some."""
-        word = self._word(pe, simd, taps, per_group)
-        assert word is not None
-        vectors, lanes = self._vectors(pe), pe * simd if self.depthwise else simd
-        if self.depthwise and lanes == word * taps:
-            return Way(word, pe)
-        if self.inputs % simd == 0:
-            way = Way(word, pe, 0, pieces.rewidth(self.input, word * taps, lanes))
-        else:
-            row = taps * pe if self.depthwise else self.inputs
-            widths = (word * taps, *ragged.filling(row, word * taps, lanes))
-            steps = [pieces.rewidth(self.input, source, target) for source, target in pairwise(widths)]
-            way = Way(word, pe, vectors * ragged.filling_turns(row, word * taps, lanes) + REWIND, r.total(steps))
-        if self.depthwise or self.outputs % pe == 0:
-            return way
-        gives = ragged.given(self.outputs, pe, ragged.words(self.inputs, simd), MAX_WORD_BITS // self.output.type.width)
-        leaving = vectors * ragged.giving_turns(self.outputs, pe, gives) + REWIND
-        return Way(word, gives, max(way.busy, leaving), way.cost + pieces.rewidth(self.output, pe, gives))
-
-    def _foldings(self, setting: Setting) -> list[tuple[int, int, int]]:
-        """Every PE and SIMD that divide, and number of taps a word, whose words can travel."""
-        pes = divisors(self.groups if self.depthwise else self.outputs)
-        return self._travelling([(pe, simd, together) for pe in pes for simd, together in self._simds(setting, divisors)])
-
-    def _ragged(self, setting: Setting, dividing: list[tuple[int, int, int]], packs: tuple[int, ...]) -> list[tuple[int, int, int]]:
-        """Those that need not divide and have fewer lanes than all of ``dividing`` that are as fast; ``packs``: as in ``ragged_pairs``."""
-        if self.cropped:  # a transposed convolution without its zeros is built where foldings divide alone
-            return []
-        outputs = self.groups if self.depthwise else self.outputs
-        pes = divisors(outputs) if self.depthwise or self.beside is not None else ragged.useful(outputs)
-        simds = self._simds(setting, ragged.useful)
-        both = tuple(sorted({simd for simd, _ in simds}))
-        pairs = set(ragged_pairs(outputs, self.inputs, tuple(pes), both, frozenset((pe, simd) for pe, simd, _ in dividing), packs))
-        found = [(pe, simd, together) for pe in pes for simd, together in simds if (pe, simd) in pairs]
-        return self._travelling(found)
-
-    def _simds(self, setting: Setting, numbers: Callable[[int], list[int]]) -> list[tuple[int, int]]:
-        """SIMD, of ``numbers`` of those that there are, and taps a word."""
-        taps = setting.front.taps if setting.front else 1
-        simds = [(simd, 1) for simd in ([1] if self.depthwise else numbers(self.inputs))]
-        if taps > 1:  # fewer inputs than taps take longer than one tap a turn does
-            simds += [(simd, taps) for simd in numbers(taps if self.depthwise else self.inputs) if simd > 1]
-        return simds
-
-    def _travelling(self, foldings: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-        """Those whose words can travel."""
-        return [
-            item for item in foldings if fits_word(item[0] * item[1] if self.depthwise else item[1], self.input) and fits_word(item[0], self.output)
-        ]
+        return matrices.options(self, setting)
 
 
 @lru_cache(maxsize=64)
-def _epilogue(process: MatVec, pe: int, on: Device) -> Resources:
-    return pieces.epilogue(process.epilogue, pe, on)
+def _epilogue(process: MatVec, lanes: int, on: Device) -> Resources:
+    return pieces.epilogue(process.epilogue, lanes, on)
 
 
 @lru_cache(maxsize=64)
-def _around(process: MatVec, pe: int, simd: int, bits: int) -> Resources:
-    return process._turning(Folding(pe, simd), bits)
-
-
-def _window(setting: Setting, word: int, taps: int) -> tuple[int, Resources, dict[str, Resources]] | None:
-    """Busy cycles and costs of the window unit in front, with words of ``taps`` taps of ``word`` channels, and what its buffer takes in each place
-    where it may lie, of which the costs count the first; nothing where there is no unit in front. None if there is no such unit."""
-    if setting.front is None:
-        return 0, Resources(), {"auto": Resources()}
-    unit = setting.front if taps == 1 else setting.front.whole()
-    unit = unit.widened(word)
-    if not unit.possible or not all(fits_word(stream.parallel, stream) for stream in unit.targets):
-        return None
-    lines = unit.buffers(setting.on, setting.buffer_places)
-    queues = [pieces.queue(stream, stream.parallel) for stream in unit.targets]
-    return unit.busy, r.total([unit.logic(setting.on), next(iter(lines.values())), *queues]), lines
+def _around(process: MatVec, pe: int, simd: int, pixels: int, bits: int) -> Resources:
+    return process._turning(Folding(pe, simd, pixels=pixels), bits)
 
 
 @lru_cache(maxsize=64)

@@ -12,7 +12,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
-from qfx.hardware.design.streams import Stream, Table
+from qfx.hardware.design.streams import IntArray, Stream, Table
 from qfx.hardware.emit.spelling import Unit, bound, raw, table
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Setting
@@ -104,3 +104,25 @@ def _nest(loops: Nest) -> str:
 @lru_cache(maxsize=64)
 def _turns(words_in: int, words_out: int) -> Turns:
     return words_in + words_out, (every(words_in),), (held(np.arange(words_in, words_in + words_out)),)
+
+
+def loop_nest(sequence: IntArray) -> tuple[tuple[int, int], ...] | None:
+    """Up to four nested (size, stride) loops, outermost first, that count through ``sequence`` (which starts at 0); None if there are none.
+
+    >>> loop_nest(np.array([0, 3, 1, 4, 2, 5]))
+    ((3, 1), (2, 3))
+    """
+    loops: list[tuple[int, int]] = []
+    rest = sequence
+    while rest.size > 1:
+        steps = np.diff(rest)
+        breaks = np.flatnonzero(steps != steps[0])
+        size = int(breaks[0]) + 1 if breaks.size else rest.size
+        if rest.size % size:
+            return None
+        rows = rest.reshape(-1, size)
+        if not (np.diff(rows, axis=1) == steps[0]).all() or size == 1:
+            return None
+        loops.append((size, int(steps[0])))
+        rest = rows[:, 0]
+    return tuple(reversed(loops)) if len(loops) <= 4 and int(sequence[0]) == 0 else None

@@ -118,9 +118,9 @@ class WithEpilogue(Process, abstract=True):
         """The memories of the epilogue, in as many shares as numbers leave at once."""
         return storage.tables(self.epilogue, self.output.parallel)
 
-    def call_with_epilogue(self, streams: dict[str, Stream], text: str) -> Unit:
-        """The unit that is one call of ``streams``, by parameter, with the struct of the epilogue and its tables."""
-        return with_epilogue(self.name, streams, self.epilogue, text)
+    def call_with_epilogue(self, streams: dict[str, Stream], text: str, lanes: int = 0) -> Unit:
+        """The unit that is one call of ``streams``, by parameter, with the struct of the epilogue and its tables; ``lanes``: as there."""
+        return with_epilogue(self.name, streams, self.epilogue, text, lanes)
 
 
 class Unweighted(WithEpilogue, abstract=True):

@@ -209,22 +209,32 @@ class WholeWindow(OneToOne, Buffering, Between, Front):
         return Memory(depth if depth >= _LEAST_DEPTH else 0, numbers * self.input.type.width, asked=self.buffer)
 
     @property
+    def padded(self) -> bool:
+        """Whether a tap may lie outside the frame."""
+        _, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw = self.shape
+        return top > 0 or left > 0 or (oh - 1) * sh + (kh - 1) * dh >= h or (ow - 1) * sw + (kw - 1) * dw >= w
+
+    @property
+    def past_bits(self) -> int:
+        """Those of the columns that are kept, where they are registers."""
+        depth, numbers = self._words[1]
+        return 0 if self.past.depth else depth * numbers * self.input.type.width
+
+    @property
     def memories(self) -> tuple[Memory, ...]:
         return (self.line, self.past)
 
     def logic(self, on: Device) -> Resources:
         """The counters, what says whether a row and a column lie inside, the choice of padding for each number that may lie outside, and registers
         for the words; the columns that are kept where they are registers."""
-        chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw = self.shape
+        chunks, h, w, oh, ow, kh, kw, sh, sw, top, left, *_ = self.shape
         depths = [depth for depth, _ in self._words]
         counters = [r.counter(loop) for loop in (chunks, oh, ow, *depths) if loop > 1]
         places = r.adder((self.cycles // chunks + sh * w).bit_length()) * 2 + r.adder((top + (oh + 1) * sh).bit_length())
         places += r.adder((left + (ow + 1) * sw).bit_length()) + r.comparison((h * w).bit_length()) * 2
         inside = (r.comparison((h + top).bit_length()) * 2) * kh + (r.comparison((w + left).bit_length()) * 2) * kw
-        depth, numbers = self._words[1]
-        kept = Resources(ff=depth * numbers * self.input.type.width) if not self.past.depth else Resources()
-        padded = top or left or (oh - 1) * sh + (kh - 1) * dh >= h or (ow - 1) * sw + (kw - 1) * dw >= w
-        choice = r.multiplexer(2, self.output.bits) + inside if padded else Resources()
+        kept = Resources(ff=self.past_bits)
+        choice = r.multiplexer(2, self.output.bits) + inside if self.padded else Resources()
         second = Resources() if self.tap is None else Resources(ff=self.tap.bits)
         shake = r.handshake(1 + len(self.targets), self.latency)
         return r.total([shake, *counters, places, choice, kept, second, Resources(ff=self.input.bits + self.output.bits)])

@@ -82,7 +82,7 @@ def test_options_have_their_memories_in_other_places() -> None:
     narrow = Cast(scalar("ap_ufixed<8,4,AP_RND,AP_SAT>"))
     graph = chain("net", (16, 8, 8), conv(0, 64, 16, 3, 3, pads=(1, 1)), narrow, conv(2, 64, 64, 3, 3, pads=(1, 1)), narrow)
     found = next(layer for layer in layers(lower(graph, Schedule()), KV260, {}) if layer.name == "conv2")
-    same = [i for i, folding in enumerate(found.foldings) if (folding.pe, folding.simd, folding.arithmetic, folding.taps) == (8, 8, "dsp", 1)]
+    same = [i for i, one in enumerate(found.foldings) if (one.pe, one.simd, one.arithmetic, one.taps, one.pixels) == (8, 8, "dsp", 1, 1)]
     assert {(found.foldings[i].weights, found.foldings[i].buffer) for i in same} >= {
         ("auto", "auto"),
         ("lut", "auto"),

@@ -1,0 +1,309 @@
+// Several pixels of a turn, side by side in a word: what puts them there and takes them apart, and how a matrix-vector unit multiplies them, each of its
+// weights with a number of every pixel.
+#ifndef QFX_ABREAST_H
+#define QFX_ABREAST_H
+
+#include "qfx/multiply.h"
+#include "qfx/rom.h"
+#include "qfx/storage.h"
+#include "qfx/types.h"
+
+namespace qfx {
+
+// GROUPS times PIXELS pixels of WORDS words each. Of the words of a pixel there is one place each in `line`; each turn reads a place and writes it again.
+template <int GROUPS_, int WORDS_, int PIXELS_>
+struct abreast_shape {
+  static const int GROUPS = GROUPS_;
+  static const int WORDS = WORDS_;
+  static const int PIXELS = PIXELS_;
+  static const int KEPT = PIXELS_ - 1;
+  static const bool SHIFTS = WORDS_ < 8;  // so few words are registers that shift: a memory has not answered yet when the place comes round again
+};
+
+// The places of registers move on by a turn, and the last one is free.
+template <class S, class Word>
+inline void abreast_shift(Word (&line)[S::WORDS]) {
+#pragma HLS INLINE
+  if (S::SHIFTS) {
+  abreast_place:
+    for (int k = 0; k < S::WORDS - 1; k++) {
+#pragma HLS UNROLL
+      line[k] = line[k + 1];
+    }
+  }
+}
+
+// The words of PIXELS pixels that follow each other, one word of each side by side: as soon as the last pixel's word is there.
+template <class S, class T, int N>
+void gather(hls::stream<vec<T, N> >& in, hls::stream<vec<T, N * S::PIXELS> >& out, typename memory_word<T, N * S::KEPT>::type (&line)[S::WORDS]) {
+#pragma HLS INLINE
+  typedef memory_word<T, N * S::KEPT> kept;
+gather_group:
+  for (int group = 0; group < S::GROUPS; group++) {
+  gather_pixel:
+    for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+    gather_word:
+      for (int i = 0; i < S::WORDS; i++) {
+        QFX_PIPELINE_FRAMES
+        QFX_TURN();
+        const vec<T, N> word = in.read();
+        const int place = S::SHIFTS ? 0 : i;
+        vec<T, N * S::PIXELS> all;
+        QFX_PACK(all)
+        vec<T, N * S::KEPT> later;
+      gather_lane:
+        for (int p = 0; p < N * S::PIXELS; p++) {
+#pragma HLS UNROLL
+          all[p] = p < N * S::KEPT ? T(kept::at(line[place], p < N * S::KEPT ? p : 0)) : word[p < N * S::KEPT ? 0 : p - N * S::KEPT];
+          if (p >= N) later[p < N ? 0 : p - N] = all[p];
+        }
+        abreast_shift<S>(line);
+        line[S::SHIFTS ? S::WORDS - 1 : place] = kept::of(later);
+        if (pixel == S::PIXELS - 1) out.write(all);
+      }
+    }
+  }
+}
+
+// The other way: the first pixel's words leave as they come, the others wait for their turn.
+template <class S, class T, int N>
+void scatter(hls::stream<vec<T, N * S::PIXELS> >& in, hls::stream<vec<T, N> >& out, typename memory_word<T, N * S::KEPT>::type (&line)[S::WORDS]) {
+#pragma HLS INLINE
+  typedef memory_word<T, N * S::KEPT> kept;
+scatter_group:
+  for (int group = 0; group < S::GROUPS; group++) {
+  scatter_pixel:
+    for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+    scatter_word:
+      for (int i = 0; i < S::WORDS; i++) {
+        QFX_PIPELINE_FRAMES
+        QFX_TURN();
+        const int place = S::SHIFTS ? 0 : i;
+        vec<T, N * S::PIXELS> all;
+        if (pixel == 0) {
+          all = in.read();
+        } else {
+        scatter_recall:
+          for (int p = 0; p < N * S::PIXELS; p++) {
+#pragma HLS UNROLL
+            all[p] = T(kept::at(line[place], p < N * S::KEPT ? p : 0));  // of the last pixel's share nothing is needed
+          }
+        }
+        vec<T, N> word;
+        QFX_PACK(word)
+        vec<T, N * S::KEPT> later;
+      scatter_lane:
+        for (int p = 0; p < N * S::PIXELS; p++) {
+#pragma HLS UNROLL
+          if (p < N) word[p < N ? p : 0] = all[p];
+          if (p >= N) later[p < N ? 0 : p - N] = all[p];
+        }
+        abreast_shift<S>(line);
+        line[S::SHIFTS ? S::WORDS - 1 : place] = kept::of(later);
+        out.write(word);
+      }
+    }
+  }
+}
+
+// The same for units that are faster than a word of one pixel a turn: all words of a pixel leave in one, while the next pixels come. PIXELS <= WORDS.
+template <class S, class T, int IN, int WIDE>
+void deal(hls::stream<vec<T, IN> >& in, hls::stream<vec<T, WIDE> >& out) {
+#pragma HLS INLINE
+  static const int N = IN / S::PIXELS;
+  T come[S::PIXELS][WIDE], ready[S::PIXELS][WIDE];
+#pragma HLS ARRAY_PARTITION variable=come complete dim=0
+#pragma HLS ARRAY_PARTITION variable=ready complete dim=0
+deal_group:
+  for (int group = 0; group <= S::GROUPS; group++) {
+  deal_word:
+    for (int i = 0; i < S::WORDS; i++) {
+      QFX_PIPELINE_FRAMES
+      QFX_TURN();
+      if (group != 0 && i < S::PIXELS) {
+        vec<T, WIDE> word;
+        QFX_PACK(word)
+      deal_lane:
+        for (int p = 0; p < WIDE; p++) {
+#pragma HLS UNROLL
+          word[p] = ready[0][p];
+        }
+        out.write(word);
+      }
+      vec<T, IN> all;
+      if (group != S::GROUPS) {
+        all = in.read();
+      } else {
+      deal_nothing:
+        for (int p = 0; p < IN; p++) {
+#pragma HLS UNROLL
+          all[p] = 0;
+        }
+      }
+    deal_pixel:
+      for (int pixel = 0; pixel < S::PIXELS; pixel++) {
+#pragma HLS UNROLL
+      deal_shift:
+        for (int p = 0; p < WIDE; p++) {
+#pragma HLS UNROLL
+          come[pixel][p] = p < WIDE - N ? come[pixel][p < WIDE - N ? p + N : 0] : all[p < WIDE - N ? 0 : pixel * N + p - (WIDE - N)];
+        }
+      deal_ready:
+        for (int p = 0; p < WIDE; p++) {
+#pragma HLS UNROLL
+          ready[pixel][p] = i == S::WORDS - 1 ? come[pixel][p] : ready[pixel + 1 < S::PIXELS ? pixel + 1 : pixel][p];
+        }
+      }
+    }
+  }
+}
+
+// The sums of a turn: sum[pixel * PE + pe] of row `row` (rom.h) with the numbers of a pixel, which lie side by side in `word`. Multipliers that pack
+// several outputs into a product do so with the outputs of each pixel. ABREAST is 1 nearly everywhere.
+template <int ABREAST, bool ACROSS>
+struct abreast {
+  template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+                         Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+  abreast_pixel:
+    for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+      vec<T, SIMD> own;
+      Sum sums[PE];
+#pragma HLS ARRAY_PARTITION variable=sums complete dim=1
+    abreast_number:
+      for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+        own[s] = word[pixel * SIMD + s];
+      }
+      rows_of<TWO>::template dot<M, PE, SIMD, Lanes>(weights, rest, row, own, sums);
+    abreast_sum:
+      for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+        sum[pixel * PE + pe] = sums[pe];
+      }
+    }
+  }
+};
+
+template <bool ACROSS>
+struct abreast<1, ACROSS> {
+  template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+                         Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+    rows_of<TWO>::template dot<M, PE, SIMD, Lanes>(weights, rest, row, word, sum);
+  }
+};
+
+// The same with the roles of weights and numbers changed: a multiplier that packs several factors into a product packs the numbers of neighbouring pixels,
+// which share their weight.
+template <int ABREAST>
+struct abreast<ABREAST, true> {
+  template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+                         Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+    T numbers[SIMD * ABREAST];
+#pragma HLS ARRAY_PARTITION variable=numbers complete dim=1
+  across_number:
+    for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+    across_pixel:
+      for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+        numbers[s * ABREAST + pixel] = word[pixel * SIMD + s];
+      }
+    }
+  across_pe:
+    for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+      vec<Weight, SIMD> own;
+      Sum sums[ABREAST];
+#pragma HLS ARRAY_PARTITION variable=sums complete dim=1
+    across_weight:
+      for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+        own[s] = rows_of<TWO>::template at<Weight, Lanes>(weights, rest, row, s * PE + pe);
+      }
+      M::template dot<ABREAST, SIMD, plain<T> >(numbers, own, sums);
+    across_sum:
+      for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+        sum[pixel * PE + pe] = sums[pixel];
+      }
+    }
+  }
+};
+
+// The sums of a turn of a depthwise unit: of each pixel, tap and channel there is a number of its own, the channels of a tap side by side.
+template <int ABREAST, bool ACROSS>
+struct abreast_channels {
+  template <class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ELEMENTS>
+  static inline void products(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+  channels_pe:
+    for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+      Weight own[SIMD];
+#pragma HLS ARRAY_PARTITION variable=own complete dim=1
+    channels_weight:
+      for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+        own[s] = Lanes::at(row, s * PE + pe);
+      }
+    channels_pixel:
+      for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+        vec<T, SIMD> taps;
+        Sum one[1];
+#pragma HLS ARRAY_PARTITION variable=one complete dim=1
+      channels_tap:
+        for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+          taps[s] = word[(pixel * SIMD + s) * PE + pe];
+        }
+        M::template dot<1, SIMD, plain<Weight> >(own, taps, one);
+        sum[pixel * PE + pe] = one[0];
+      }
+    }
+  }
+};
+
+template <int ABREAST>
+struct abreast_channels<ABREAST, true> {
+  template <class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ELEMENTS>
+  static inline void products(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+  channels_across_pe:
+    for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+      vec<Weight, SIMD> own;
+      T numbers[SIMD * ABREAST];
+#pragma HLS ARRAY_PARTITION variable=numbers complete dim=1
+      Sum sums[ABREAST];
+#pragma HLS ARRAY_PARTITION variable=sums complete dim=1
+    channels_across_tap:
+      for (int s = 0; s < SIMD; s++) {
+#pragma HLS UNROLL
+        own[s] = Lanes::at(row, s * PE + pe);
+      channels_across_number:
+        for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+          numbers[s * ABREAST + pixel] = word[(pixel * SIMD + s) * PE + pe];
+        }
+      }
+      M::template dot<ABREAST, SIMD, plain<T> >(numbers, own, sums);
+    channels_across_sum:
+      for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+        sum[pixel * PE + pe] = sums[pixel];
+      }
+    }
+  }
+};
+
+}  // namespace qfx
+
+#endif
