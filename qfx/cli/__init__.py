@@ -21,6 +21,7 @@ from qfx.cli.importing import import_
 from qfx.cli.models import boards, inspect, weights
 from qfx.cli.ptq import ptq
 from qfx.cli.report import report
+from qfx.cli.schema import schema
 from qfx.cli.verify import verify
 
 
@@ -44,7 +45,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards):
+for _command in (hls, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards, schema):
     main.add_command(_command)
 
 __all__ = ["main"]
