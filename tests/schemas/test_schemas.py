@@ -193,7 +193,7 @@ def test_what_a_reader_takes_the_schema_takes_and_what_the_schema_refuses_the_re
     kind: str, data: st.DataObject | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A file that is right, with one key or value changed. The schema cannot say which fields go together, so it may take what the reader refuses;
-    other way round never, and never for a key that is not known."""
+    the other way round never, and never for a key that is not known."""
     folder = tmp_path_factory.getbasetemp()
     if data is None:
         assert (refusal(kind, GOOD[kind], folder), told(kind, GOOD[kind])) == ("", "")
