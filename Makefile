@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo test test-rtl bench bench-ptq lint format layers aten wheel clean
+.PHONY: help venv demo test test-rtl bench bench-ptq lint format layers aten schemas wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,6 +45,9 @@ layers: $(VENV)/ready  ## write docs/layers.md from the definitions
 
 aten: $(VENV)/ready  ## write docs/aten.md from torch's list and the forms that are tested
 	PYTHONPATH=tests $(PY) -m support.aten_page
+
+schemas: $(VENV)/ready  ## write the JSON schemas in qfx/schemas/ from the definitions
+	for kind in recipe board folding; do $(PY) -m qfx.cli schema $$kind --force -o qfx/schemas/$$kind.schema.json || exit 1; done
 
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks

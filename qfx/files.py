@@ -10,8 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qfx.errors import DataError, QfxError
+
+SCHEMA_KEY = "$schema"
+"""The key by which a file may name its JSON schema for editors."""
 
 FORCE = "choose another name, or pass --force"
 
@@ -23,6 +27,22 @@ class _Target:
     asked: Path
     place: Path
     special: bool
+
+
+def schema_name(kind: str) -> str:
+    """What the file with the JSON schema of ``kind`` ("recipe", "board", "folding") is called."""
+    return f"{kind}.schema.json"
+
+
+def schema_line(kind: str) -> str:
+    """The first line of a TOML file whose schema lies beside it: a directive of Taplo, which editors follow."""
+    return f"#:schema ./{schema_name(kind)}"
+
+
+def drop_schema(data: dict[str, Any]) -> None:
+    """Take out of a file's data what names its schema, if that is a text (as anything else it is an unknown key)."""
+    if isinstance(data.get(SCHEMA_KEY), str):
+        del data[SCHEMA_KEY]
 
 
 def check_target(path: str | os.PathLike[str], *, force: bool = False, error: type[QfxError] = DataError, remedy: str = FORCE) -> Path:
@@ -161,4 +181,4 @@ def _failed(target: _Target, failure: OSError, error: type[QfxError]) -> QfxErro
     return error(f"cannot be written: {failure.strerror or failure}", where=str(target.asked), remedy="make room, or choose another place")
 
 
-__all__ = ["FORCE", "check_target", "writing", "writing_all"]
+__all__ = ["FORCE", "SCHEMA_KEY", "check_target", "drop_schema", "schema_line", "schema_name", "writing", "writing_all"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from qfx.errors import QfxError, RecipeError
+from qfx.files import drop_schema, schema_line
 from qfx.fixed.digits import MOST_NUMBERS, DigitForm, count_bound, most_digits
 from qfx.fixed.type import FixedType, OMode, QMode
 
@@ -36,6 +37,18 @@ DIGIT_ROLES = ("weight", "scale", "reciprocal", "constant")
 LONGEST_WORD = 32
 """The most bits of a Spec's word, and of one whose length is learned."""
 
+RANGES: Mapping[str, tuple[int, int]] = {
+    "width": (1, LONGEST_WORD),
+    "n": (0, LONGEST_WORD),
+    "frac_bits": (-100, 100),
+    "reach": (0, 100),
+    "accumulator": (8, 48),
+    "digits": (1, LONGEST_WORD),
+    "percentile": (0, 100),
+    "table_error": (0, 10**9),
+}
+"""From where to where the numbers of a recipe go; of the last two more than the first. Which of them go together, a Spec checks."""
+
 _PLAIN = ("batch_norm", "tail", "table_error")
 """Its fields that are no Spec."""
 
@@ -49,6 +62,12 @@ def _is_int(value: object) -> bool:
 def _require(condition: bool, name: str, value: object, remedy: str, where: str = "") -> None:
     if not condition:
         raise RecipeError(f"{name} is {value!r}", where=where, remedy=remedy)
+
+
+def _within(name: str, value: float) -> bool:
+    """Whether a number lies where those of that name may; NaN does not."""
+    least, most = RANGES[name]
+    return least <= value <= most
 
 
 def _mode(modes: type[_ModeT], value: object, name: str) -> _ModeT:
@@ -103,16 +122,26 @@ class Spec:
         object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
         for name in ("width", "n", "reach"):
             _require(_is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
-        _require(1 <= self.width <= LONGEST_WORD, "width", self.width, "use a word length from 1 to 32")
-        _require(0 <= self.reach <= 100, "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
+        _require(_within("width", self.width), "width", self.width, "use a word length from 1 to 32")
+        _require(_within("reach", self.reach), "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
         _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
-        _require(self.frac_bits is None or (_is_int(self.frac_bits) and abs(self.frac_bits) <= 100), "frac_bits", self.frac_bits, "use -100 to 100")
+        _require(
+            self.frac_bits is None or (_is_int(self.frac_bits) and _within("frac_bits", self.frac_bits)),
+            "frac_bits",
+            self.frac_bits,
+            "use -100 to 100",
+        )
         _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")
         for name in ("learn", "learn_width", "learn_range"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
         _require(self.observer in get_args(ObserverName), "observer", self.observer, f"use one of {', '.join(get_args(ObserverName))}")
         is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
-        _require(is_number and 0 < self.percentile <= 100, "percentile", self.percentile, "use a number above 0, at most 100")
+        _require(
+            is_number and self.percentile != 0 and _within("percentile", self.percentile),
+            "percentile",
+            self.percentile,
+            "use a number above 0, at most 100",
+        )
         object.__setattr__(self, "percentile", float(self.percentile))
         if self.learn_width and (self.n or self.o not in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP)):
             raise RecipeError(
@@ -130,7 +159,7 @@ class Spec:
 
     def _check_accumulator(self) -> None:
         bits, mode = self.accumulator, self.accumulator_mode
-        _require(bits is None or (_is_int(bits) and 8 <= bits <= 48), "accumulator", bits, "use 8 to 48 bits, or leave it out")
+        _require(bits is None or (_is_int(bits) and _within("accumulator", bits)), "accumulator", bits, "use 8 to 48 bits, or leave it out")
         if mode not in get_args(AccumulatorMode):
             known = f"use one of {', '.join(get_args(AccumulatorMode))}"
             by_step = isinstance(mode, str) and "sat" in mode.lower()
@@ -288,7 +317,12 @@ class Recipe:
         _require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
         if self.table_error is not None:
             is_number = _is_int(self.table_error) or isinstance(self.table_error, float)
-            _require(is_number and 0 < self.table_error < 1e9, "table_error", self.table_error, "use a number above 0, or leave it out")
+            _require(
+                is_number and self.table_error != 0 and _within("table_error", self.table_error),
+                "table_error",
+                self.table_error,
+                "use a number above 0, or leave it out",
+            )
             object.__setattr__(self, "table_error", float(self.table_error))
         _require(isinstance(self.overrides, tuple | list), "overrides", self.overrides, "give a tuple of Override values")
         object.__setattr__(self, "overrides", tuple(self.overrides))
@@ -362,6 +396,7 @@ class Recipe:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"not TOML: {error}", where=where, remedy="see docs/recipe.md for an example") from None
+        drop_schema(data)
         _check_names(data, [*ROLES, *OPTIONAL_ROLES, *_PLAIN, "override"], where)
         defaults = cls()
         fields: dict[str, Any] = {name: data.get(name, getattr(defaults, name)) for name in _PLAIN}
@@ -386,9 +421,10 @@ class Recipe:
             raise RecipeError(error.what, where=error.where or where, remedy=error.remedy) from None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe as TOML. Raises RecipeError, naming the file, if it cannot be written."""
+        """Write the recipe as TOML, with the name of its schema for editors (``qfx schema recipe``). Raises RecipeError, naming the file, if it
+        cannot be written."""
         try:
-            Path(path).write_text(self.to_toml(), encoding="utf-8")
+            Path(path).write_text(f"{schema_line('recipe')}\n\n{self.to_toml()}", encoding="utf-8")
         except OSError as error:
             raise RecipeError(f"cannot be written: {error.strerror}", where=str(path), remedy="create the folder first") from None
 

@@ -17,12 +17,20 @@ from qfx.capture.checkpoint import load_checkpoint
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 
 
-def load_model(source: str, checkpoint: Path | None, example: Tensor, *, where: str = "calibration data") -> nn.Module:
+def load_model(
+    source: str,
+    checkpoint: Path | None,
+    example: Tensor,
+    *,
+    where: str = "calibration data",
+    key: str | None = None,
+    tell: Callable[[str], None] = lambda told: None,
+) -> nn.Module:
     """The float model in evaluation mode, with the checkpoint's weights, found to run on ``example`` (a batch of real inputs).
 
     ``source``: ``package.module:factory`` (a callable without arguments, or an ``nn.Module``), or the path of a ``.onnx`` or ``.pt2`` file.
-    ``where``: what errors call the example. Raises ModelFileError, UnsupportedError or DataError, saying what is wrong with the source, the
-    checkpoint or the example."""
+    ``where``: what errors call the example. ``key``: which weights of the checkpoint, as for ``load_checkpoint``; ``tell`` is told which were taken.
+    Raises ModelFileError, UnsupportedError or DataError, saying what is wrong with the source, the checkpoint or the example."""
     suffix = Path(source).suffix
     if suffix in (".onnx", ".pt2"):
         if checkpoint is not None:
@@ -32,24 +40,33 @@ def load_model(source: str, checkpoint: Path | None, example: Tensor, *, where: 
         _refuse_other_files(source)
         model = from_factory(source)
         if checkpoint is not None:
-            load_checkpoint(model, checkpoint)
+            tell(f"{checkpoint}: {load_checkpoint(model, checkpoint, key=key)}")
+        elif key is not None:
+            raise ModelFileError("names weights of a checkpoint", where="--checkpoint-key", remedy="leave it out, or give --checkpoint too")
     model.eval()
     check_runs(model, example, where=where)
     return model
 
 
 def load_model_and_data(
-    source: str, checkpoint: Path | None, data: Tensor, count: int, *, where: str = "calibration data"
+    source: str,
+    checkpoint: Path | None,
+    data: Tensor,
+    count: int,
+    *,
+    where: str = "calibration data",
+    key: str | None = None,
+    tell: Callable[[str], None] = lambda told: None,
 ) -> tuple[nn.Module, Tensor]:
     """``load_model`` on the first ``count`` of ``data``, and the data as the model takes them: as int64 if it takes no others, which are then numbers
     of a table's rows."""
     try:
-        return load_model(source, checkpoint, data[:count], where=where), data
+        return load_model(source, checkpoint, data[:count], where=where, key=key, tell=tell), data
     except (DataError, UnsupportedError) as error:
         if not torch.equal(data, data.round()):
             raise
         try:
-            return load_model(source, checkpoint, data[:count].long(), where=where), data.long()
+            return load_model(source, checkpoint, data[:count].long(), where=where, key=key), data.long()
         except (DataError, UnsupportedError, ModelFileError):
             raise error from error.__cause__
 

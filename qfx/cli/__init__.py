@@ -22,6 +22,7 @@ from qfx.cli.models import boards, inspect, weights
 from qfx.cli.ptq import ptq
 from qfx.cli.report import report
 from qfx.cli.rtl import rtl
+from qfx.cli.schema import schema
 from qfx.cli.verify import verify
 
 
@@ -45,7 +46,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards):
+for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards, schema):
     main.add_command(_command)
 
 __all__ = ["main"]

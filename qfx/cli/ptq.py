@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--model", required=True, help="package.module:factory, or a float .onnx or torch.export .pt2 file.")
-@click.option("--checkpoint", type=FILE, default=None, help="The factory's weights: a state_dict (torch.save) or safetensors.")
+@click.option("--checkpoint", type=FILE, default=None, help="The factory's weights: a file of torch.save or safetensors, or a folder of them.")
+@click.option("--checkpoint-key", default=None, metavar="KEY", help="Which weights of the checkpoint, where there are several: ema, student.")
 @data_option(".npz (inputs called x) or .npy of real inputs, batch first, unlabelled.", "--calib", required=False)
 @click.option("--data-free", default=None, metavar="SHAPE", help="No data: distil inputs of this shape (3x32x32) from BatchNorm statistics.")
 @click.option(
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 def ptq(
     model: str,
     checkpoint: Path | None,
+    checkpoint_key: str | None,
     data: Path | None,
     data_free: str | None,
     input_range: tuple[float, float] | None,
@@ -98,5 +100,6 @@ def ptq(
         seed=seed,
         batch=batch,
         samples=samples,
+        checkpoint_key=checkpoint_key,
     )
     sys.exit(execute(request))

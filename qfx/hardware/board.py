@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qfx.errors import ProjectError
+from qfx.files import drop_schema
 from qfx.hardware.assets import hls_root
 
 
@@ -59,6 +60,18 @@ _WRITTEN = (  # into scripts in Tcl
     ("board_part", r"[A-Za-z0-9_.:*?-]*", "a pattern for Vivado's board files, or an empty text"),
     ("name", r"[A-Za-z0-9_.-]+", "the file a name of letters, digits, dots, dashes and underlines"),
 )
+
+
+LEAST_COUNTS: Mapping[str, int] = MappingProxyType({"lut": 1, "ff": 1, "dsp": 0, "bram36": 0, "uram": 0})
+"""What a part has at least."""
+
+LEAST_MHZ, MOST_MHZ = 1.0, 1000 / LEAST_CLOCK_NS
+"""Between them lies ``fastest_mhz``."""
+
+
+def file_fields() -> tuple[Mapping[str, str], frozenset[str], Mapping[str, str]]:
+    """The fields of a board's file with the names of their types, which of them may be left out, and the patterns of those that go into scripts."""
+    return _FIELDS, _OPTIONAL, {name: pattern for name, pattern, _ in _WRITTEN if name in _FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +166,7 @@ def _read(path: Path) -> Board:
         raise ProjectError(f"cannot be read: {error.strerror or error}", where=str(path), remedy=remedy) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProjectError(f"not TOML: {error}", where=str(path), remedy="repair the file") from error
+    drop_schema(data)
     for key, value in data.items():
         if key not in _FIELDS:
             close = get_close_matches(key, _FIELDS, n=1)
@@ -168,11 +182,11 @@ def _read(path: Path) -> Board:
     for key, pattern, what in _WRITTEN:
         if not re.fullmatch(pattern, getattr(found, key)):
             raise _wrong(path, f"{key} is {getattr(found, key)!r}", f"give {what}; ")
-    for key, least in (("lut", 1), ("ff", 1), ("dsp", 0), ("bram36", 0), ("uram", 0)):
+    for key, least in LEAST_COUNTS.items():
         if getattr(found, key) < least:
             raise _wrong(path, f"{key} is {getattr(found, key)}", f"give at least {least}; ")
-    if not 1 <= found.fastest_mhz <= 1000 / LEAST_CLOCK_NS:
-        raise _wrong(path, f"fastest_mhz is {found.fastest_mhz}", f"give 1 to {1000 / LEAST_CLOCK_NS:g}, as the part's data sheet has it; ")
+    if not LEAST_MHZ <= found.fastest_mhz <= MOST_MHZ:
+        raise _wrong(path, f"fastest_mhz is {found.fastest_mhz}", f"give {LEAST_MHZ:g} to {MOST_MHZ:g}, as the part's data sheet has it; ")
     check_clock(found.clock_ns, found)
     check_ports(found)
     return found

@@ -67,6 +67,17 @@ def switch(qmodel: nn.Module, pattern: str = "*", *, on: bool) -> None:
                 layer.in_float = in_float
 
 
+def matched(qmodel: nn.Module, pattern: str) -> Sequence[Quantizer]:
+    """The quantizers that ``freeze`` and ``switch`` mean by ``pattern``."""
+    return _matched(_quantizers(qmodel), pattern)
+
+
+def check_pattern(qmodel: nn.Module, pattern: str, *, norms: bool = False) -> None:
+    """Raise RecipeError for a pattern that matches nothing, as ``freeze`` and ``switch`` would; ``norms``: it may mean BatchNorms alone."""
+    if pattern != "*" and not matched(qmodel, pattern) and not (norms and any(_names_norm(pattern, norm) for norm in _norms(qmodel))):
+        raise _nothing(pattern)
+
+
 def _quantizers(qmodel: nn.Module) -> Iterator[Quantizer]:
     for part in quantized_parts(qmodel):
         for layer in part.modules():

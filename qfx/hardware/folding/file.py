@@ -43,14 +43,17 @@ from pathlib import Path
 from typing import Any
 
 from qfx.errors import ProjectError
+from qfx.files import drop_schema, schema_line
 from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.schedule import FIFO_STORAGE, OUT, Folding, Request, Schedule
 from qfx.hardware.folding.plan import Plan, nearest
 from qfx.ir.within import inside
 
-_TABLES = ("ports", "layers", "fifos")
-_LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int, "weights": str, "buffer": str, "pixels": int}
+TABLES = ("ports", "layers", "fifos")
+PORTS = ("input", "output")
+LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int, "weights": str, "buffer": str, "pixels": int}
+FIFO_KEYS = ("depth", "storage")
 
 
 def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = False) -> Request:
@@ -65,18 +68,19 @@ def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = Fal
         raise ProjectError(f"cannot be read: {error.strerror or error}", where=where, remedy="name a folding file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProjectError(f"not TOML: {error}", where=where, remedy="repair the file") from error
-    _known(data, _TABLES, where, "a table")
-    for name in _TABLES:
+    drop_schema(data)
+    _known(data, TABLES, where, "a table")
+    for name in TABLES:
         if not isinstance(data.get(name, {}), dict):
             raise ProjectError(f"{name} is not a table", where=where, remedy=f"write [{name}]")
     asked = data.get("ports", {})
-    _known(asked, ("input", "output", "merged"), f"{where}: [ports]", "a port")
+    _known(asked, (*PORTS, "merged"), f"{where}: [ports]", "a port")
     merged = asked.get("merged", False)
     if not isinstance(merged, bool):
         raise ProjectError(f"merged is {merged!r}", where=f"{where}: [ports]", remedy="give true or false")
     tables = {name: value for name, value in asked.items() if isinstance(value, dict)}
     ports = _counts({name: value for name, value in asked.items() if name not in tables and name != "merged"}, f"{where}: [ports]")
-    named = {name: _counts(tables.get(name, {}), f"{where}: [ports.{name}]") for name in ("input", "output")}
+    named = {name: _counts(tables.get(name, {}), f"{where}: [ports.{name}]") for name in PORTS}
     widths = (*named["input"].items(), *((OUT + name, width) for name, width in named["output"].items()))
     layers = {name: _folding(values, f'{where}: [layers."{name}"]') for name, values in data.get("layers", {}).items()}
     given = data.get("fifos", {})
@@ -92,10 +96,10 @@ def read(path: str | PathLike[str], *, fps: float | None = None, fit: bool = Fal
 def _folding(values: object, where: str) -> Folding:
     if not isinstance(values, dict):
         raise ProjectError("is not a table", where=where, remedy="give pe, simd, arithmetic, weights and buffer")
-    _known(values, _LAYER_KEYS, where, "a key")
+    _known(values, LAYER_KEYS, where, "a key")
     for key, value in values.items():
-        if type(value) is not _LAYER_KEYS[key]:
-            raise ProjectError(f"{key} is {value!r}", where=where, remedy=f"give {'a word' if _LAYER_KEYS[key] is str else 'a whole number'}")
+        if type(value) is not LAYER_KEYS[key]:
+            raise ProjectError(f"{key} is {value!r}", where=where, remedy=f"give {'a word' if LAYER_KEYS[key] is str else 'a whole number'}")
     try:
         return Folding(**values)
     except ProjectError as error:
@@ -104,10 +108,10 @@ def _folding(values: object, where: str) -> Folding:
 
 def _fifo_storage(values: Mapping[str, Any], where: str) -> str:
     """What a FIFO is to be built of, "" if that is left open; its depth is checked."""
-    _known(values, ("depth", "storage"), where, "a key")
+    _known(values, FIFO_KEYS, where, "a key")
     _counts({key: value for key, value in values.items() if key == "depth"}, where)
     place = values.get("storage", "")
-    if place and place not in FIFO_STORAGE:
+    if "storage" in values and place not in FIFO_STORAGE:
         raise ProjectError(f"storage is {place!r}", where=where, remedy=f"give one of {', '.join(FIFO_STORAGE)}")
     return str(place)
 
@@ -130,6 +134,7 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
     outputs, which have to be there where there are several."""
     schedule = plan.schedule
     lines = [
+        schema_line("folding"),
         f"# Folding of {model} for {plan.estimate.board.name} at {plan.clock_ns:g} ns:",
         f"# {plan.interval} cycles from frame to frame, {plan.fps:.0f} frames per second.",
         "# `qfx hls --folding` takes this file, whole or in parts.",

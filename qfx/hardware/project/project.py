@@ -14,6 +14,7 @@ import numpy as np
 
 from qfx import __version__
 from qfx.errors import ProjectError
+from qfx.files import schema_name
 from qfx.fixed.type import FixedType
 from qfx.hardware.assets import read_tree, vendor_headers
 from qfx.hardware.board import Board, check_clock
@@ -41,6 +42,7 @@ from qfx.ir.passes.loadable import Types, loadable_types, make_constant, make_lo
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import ArrayType, RawArray
 from qfx.operators import Input, macs
+from qfx.schemas import schemas
 from qfx.testing import adversarial_feeds
 
 MANIFEST = "qfx_project.json"
@@ -168,6 +170,7 @@ def write_project(
         made = _planned(graph, found, schedule, clock_ns)
         texts = emit(graph, made.schedule, found, clock_ns=clock_ns, top=name, design=made.design)
         texts["folding.toml"] = folding_file.text(made, graph.name, ([node.name for node in graph.inputs], graph.output_names))
+        texts[schema_name("folding")] = schemas.text("folding")
         texts["estimate.txt"] = summary.as_text(made, graph.name)
         texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})

@@ -113,14 +113,18 @@ def _is_work(saved: Saved | None) -> bool:
 
 def _model_and_data(request: Request) -> tuple[nn.Module, Tensor]:
     """The float model, and calibration data: real, or random numbers of that shape, from which the true ones are still to be distilled."""
+
+    def tell(told: str) -> None:
+        click.echo(told, err=True)
+
     if request.calibration is not None:
         data = calibration_data(request.calibration, request.samples)
-        model, data = load_model_and_data(request.model, request.checkpoint, data, TRIED_SAMPLES)
+        model, data = load_model_and_data(request.model, request.checkpoint, data, TRIED_SAMPLES, key=request.checkpoint_key, tell=tell)
         require_supported(model, data[:TRIED_SAMPLES])
         return model, data
     assert request.data_free is not None  # check_options
     example = made_up(shape_of(request.data_free), request.input_range, request.seed)
-    model = load_model(request.model, request.checkpoint, example, where="--data-free")
+    model = load_model(request.model, request.checkpoint, example, where="--data-free", key=request.checkpoint_key, tell=tell)
     require_supported(model, example)
     return model, example
 
@@ -148,7 +152,7 @@ def _story(
     told = "" if goal is None or met is None else goal.told(outcome, met)
     given = {
         "model": request.model,
-        "checkpoint": request.checkpoint,
+        "checkpoint": request.checkpoint if request.checkpoint_key is None else f"{request.checkpoint}, {request.checkpoint_key}",
         "calibration data": f"{source}: {len(data)} samples of shape {' x '.join(map(str, data.shape[1:]))}{limits}",
         "evaluation data": None if evaluation is None else f"{request.evaluation}: {len(evaluation.x)} samples",
         "goal": told or None,

@@ -43,6 +43,7 @@ class Request:
     seed: int
     batch: int
     samples: int | None
+    checkpoint_key: str | None = None
 
 
 def check_options(request: Request) -> None:
