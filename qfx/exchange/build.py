@@ -51,7 +51,7 @@ class Explicit:
 
     module: nn.Module
     constants: Mapping[str, Grid] = field(default_factory=dict)
-    around: Mapping[str, tuple[FakeQuant | None, FakeQuant | None]] = field(default_factory=dict)
+    around: Mapping[str, tuple[nn.Module | None, nn.Module | None]] = field(default_factory=dict)
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -76,7 +76,7 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
         inputs = Inputs.of(source.module, example)
         traced = trace(source.module, inputs)
         for path, (before, behind) in source.around.items():
-            _surround(traced, path, before, behind)
+            surround(traced, path, before, behind)
         for width in WIDTHS if strict else (*WIDTHS, WIDTHS[0]):
             builder = GivenBuilder(traced, _recipe(width), source, input_type)
             model = builder.build(inputs)
@@ -110,7 +110,7 @@ def _recipe(width: int) -> Recipe:
     return Recipe(scale=spec, shift=spec, constant=spec, weight=Spec(8, granularity="channel"))
 
 
-def _surround(traced: Traced, path: str, before: FakeQuant | None, behind: FakeQuant | None) -> None:
+def surround(traced: Traced, path: str, before: nn.Module | None, behind: nn.Module | None) -> None:
     """Put casts in front of and behind every call of a layer."""
     graph, shapes = traced.module.graph, traced.shapes
     for node in [node for node in graph.nodes if node.op == "call_module" and node.target == path]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import importlib
 import io
+import json
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -67,6 +69,28 @@ def source_of(model: Any, example: Tensor) -> Source:
         formats.refuse(kind, str(path))
         raise ModelFileError("is no exported program", where=str(path), remedy="save one with torch.export.save")
     return Source(path, path, None)
+
+
+_SAMPLES = 16
+
+
+def random_example(path: Path) -> Tensor:
+    """Random numbers in the shape of the input of the program at ``path``, the same in every run. Raises ModelFileError, DataError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("models/model.json"))
+            graph: Any = json.loads(archive.read(name))["graph_module"]
+        (user,) = (spec["user_input"] for spec in graph["signature"]["input_specs"] if "user_input" in spec)
+        sizes = [size.get("as_int") for size in graph["graph"]["tensor_values"][user["arg"]["as_tensor"]["name"]]["sizes"]]
+    except (OSError, zipfile.BadZipFile, StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"is no exported program with one input: {type(error).__name__}: {error}"
+        raise ModelFileError(what, where=str(path), remedy="save one with torch.export.save") from error
+    if len(sizes) < 2 or any(size is None for size in sizes[1:]):
+        told = " x ".join(str(size or "?") for size in sizes)
+        raise DataError(f"its input has the shape {told}", where=str(path), remedy="give an example: --data")
+    random = torch.Generator().manual_seed(0)
+    shape = (sizes[0] or _SAMPLES, *sizes[1:])
+    return torch.randn(shape, generator=random) * torch.exp2(torch.randint(-2, 4, (shape[0], *(1,) * len(sizes[1:])), generator=random))
 
 
 def _saved(program: torch.export.ExportedProgram) -> io.BytesIO:
