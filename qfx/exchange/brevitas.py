@@ -264,7 +264,7 @@ class Reader:
             theirs = replace(theirs, axis=0)  # as layers here cast weights
         self.constants[name], self.numbers[name] = theirs, _plain(found).detach()
 
-    def _fake(self, proxy: Any, label: str) -> FakeQuant | None:
+    def _fake(self, proxy: Any, label: str) -> Any:
         """The cast that a proxy of activations is, one for all places that share it."""
         if proxy is None or not proxy.is_quant_enabled:
             return None
