@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     )
     from qfx.exchange.brevitas import from_brevitas
     from qfx.exchange.conversion import conversion
+    from qfx.exchange.integers.door import integers_of
     from qfx.exchange.onnx_files import from_onnx
+    from qfx.exchange.torch_ao.door import from_torchao
     from qfx.export.export import export_onnx, to_graph
     from qfx.fixed.kernel import cast
     from qfx.fixed.type import FixedType, OMode, QMode
@@ -61,7 +63,9 @@ _HOMES = {
     ),
     "qfx.exchange.brevitas": ("from_brevitas",),
     "qfx.exchange.conversion": ("conversion",),
+    "qfx.exchange.integers.door": ("integers_of",),
     "qfx.exchange.onnx_files": ("from_onnx",),
+    "qfx.exchange.torch_ao.door": ("from_torchao",),
     "qfx.export.export": ("export_onnx", "to_graph"),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
@@ -118,6 +122,8 @@ __all__ = [
     "freeze",
     "from_brevitas",
     "from_onnx",
+    "from_torchao",
+    "integers_of",
     "ladder",
     "load_graph",
     "lookup",

@@ -36,7 +36,9 @@ TORCHSCRIPT = Kind(
 )
 CHECKPOINT = Kind("a file of torch.save", _WEIGHTS)
 SAFETENSORS = Kind("a safetensors file", _WEIGHTS)
-EXPORTED = Kind("a program of torch.export (.pt2)", "quantize it first: `qfx ptq --model model.pt2`")
+EXPORTED = Kind(
+    "a program of torch.export (.pt2)", "quantize it first: `qfx ptq --model model.pt2`; one that is quantized (PT2E) goes by `qfx import`"
+)
 PICKLE = Kind("a Python pickle", _WEIGHTS)
 ARRAY = Kind("a numpy array file", "give the model; arrays are given as data")
 ORT = Kind("an ONNX Runtime model (.ort)", "give the .onnx file that it was converted from")

@@ -45,8 +45,8 @@ def import_(
     samples: int | None,
     as_json: bool,
 ) -> None:
-    """Make qfx' ONNX file of a quantized model of another tool: QONNX or QDQ with the same types and the same results, TFLite, QOperator and (with
-    --integers) QDQ of any scales with the same integers.
+    """Make qfx' ONNX file of a quantized model of another tool: QONNX, QDQ or an exported program of PT2E (.pt2) with the same types and the same
+    results, TFLite, QOperator and (with --integers) QDQ and PT2E of any scales with the same integers.
 
     What is not the same to the last bit is refused, with the layer's name, unless --nearest is given.
     """
@@ -55,7 +55,13 @@ def import_(
     from qfx.fixed.type import FixedType
 
     check_target(output, force=force)
-    if integers or formats.kind_of_file(model) is formats.TFLITE:
+    kind_of_file = formats.kind_of_file(model)
+    if kind_of_file is formats.EXPORTED and integers:
+        if input_type is not None or end is not None or rounding is not None:
+            raise click.UsageError("--input-type, --end and --rounding are for other files")
+        _integers(model, output, nearest=nearest, rounding=None, force=force, as_json=as_json, data=data, samples=samples)
+        return
+    if integers or kind_of_file is formats.TFLITE:
         if data is not None or input_type is not None or end is not None:
             raise click.UsageError("--data, --input-type and --end are for QONNX and QDQ files of fixed point: integers need none of them")
         _integers(model, output, nearest=nearest, rounding=rounding, force=force, as_json=as_json)
@@ -72,7 +78,16 @@ def import_(
 
         example = None if data is None else torch.from_numpy(inputs(data, samples))
         try:
-            imported = from_onnx(model, example, strict=not nearest, input_type=kind, output=end)
+            if kind_of_file is formats.EXPORTED:
+                from qfx.exchange.torch_ao.door import from_torchao
+                from qfx.exchange.torch_ao.source import random_example
+
+                if end is not None:
+                    raise click.UsageError("--end is for ONNX files")
+                given = random_example(model) if example is None else example
+                imported = from_torchao(model, given, strict=not nearest, input_type=kind)
+            else:
+                imported = from_onnx(model, example, strict=not nearest, input_type=kind, output=end)
         except UnsupportedError as error:
             raise _shorter(error, model) from error
         export_onnx(imported, output, force=force)
@@ -91,11 +106,21 @@ def _shorter(error: UnsupportedError, model: Path) -> UnsupportedError:
     if len(scales) < _MANY:
         return error
     what = f"{len(scales)} tensors have scales that are no powers of two; {scales[0].where} {scales[0].what.partition(',')[0]}"
-    remedy = "--integers takes the integers of an int8 file as they are; --nearest converts it to the nearest binary points, with a table of errors"
+    remedy = "--integers takes the integers of the file as they are; --nearest converts it to the nearest binary points, with a table of errors"
     return UnsupportedError(what, where=model.name, remedy=remedy)
 
 
-def _integers(model: Path, output: Path, *, nearest: bool, rounding: str | None, force: bool, as_json: bool) -> None:
+def _integers(
+    model: Path,
+    output: Path,
+    *,
+    nearest: bool,
+    rounding: str | None,
+    force: bool,
+    as_json: bool,
+    data: Path | None = None,
+    samples: int | None = None,
+) -> None:
     """A file of integers, whatever its scales."""
     from qfx import formats
     from qfx.export.onnx_file import save
@@ -106,6 +131,14 @@ def _integers(model: Path, output: Path, *, nearest: bool, rounding: str | None,
             from qfx.integers.tflite.rounding import Rounding
 
             graph = read_tflite(model, rounding=None if rounding is None else Rounding(rounding))
+        elif formats.kind_of_file(model) is formats.EXPORTED:
+            import torch
+
+            from qfx.exchange.integers.door import integers_of
+            from qfx.exchange.torch_ao.source import random_example
+
+            example = random_example(model) if data is None else torch.from_numpy(inputs(data, samples))
+            graph = integers_of(model, example, nearest=nearest)
         else:
             from qfx.integers.onnx import read_onnx_integers
 

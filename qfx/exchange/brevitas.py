@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from qfx.capture.inputs import Inputs
 from qfx.errors import DataError, QfxError, UnsupportedError, together
+from qfx.exchange.affine import Affine, AffineCast, Float
 from qfx.exchange.build import Explicit, fixed
 from qfx.exchange.conversion import Casts, Conversion, compared, keep, require_same
 from qfx.exchange.grid import Grid, bipolar, grid
@@ -56,21 +57,9 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
     Raises QfxError if Brevitas is not installed; UnsupportedError for layers and quantizers without a fixed-point form; DataError for an example
     that the model does not take.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("brevitas.nn")
-    except ImportError as error:
-        raise QfxError(f"Brevitas is not installed: {error}", where="from_brevitas", remedy=_INSTALL) from error
+    source, inputs, seen = observed(model, example_input)
     model = unwrapped(model)
-    check_model(model)
-    wide = next((name for name, tensor in model.named_parameters() if tensor.dtype is not torch.float32), None)
-    if wide is not None:
-        raise UnsupportedError("is no float32", where=wide, remedy="give the model in float32, in which the types are compared: model.float()")
-    inputs = Inputs.of(model, example_input).map(lambda part: part.cpu() if isinstance(part, Tensor) else part)
-    source = copy.deepcopy(model).cpu().eval()
-    seen = _observed(source, inputs)
-    reader = _Reader(source, seen, nearest=not strict)
+    reader = Reader(source, seen, nearest=not strict)
     explicit = reader.read()
     try:
         result, notes = fixed(explicit, inputs, strict=strict, input_type=input_type)
@@ -87,15 +76,34 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
     return result.to(device).train(model.training)
 
 
+def observed(model: nn.Module, example_input: Any) -> tuple[nn.Module, Inputs, Seen]:
+    """A copy of a model of Brevitas in evaluation mode, its example, and what its proxies gave on it. Raises as ``from_brevitas``."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("brevitas.nn")
+    except ImportError as error:
+        raise QfxError(f"Brevitas is not installed: {error}", where="from_brevitas", remedy=_INSTALL) from error
+    model = unwrapped(model)
+    check_model(model)
+    wide = next((name for name, tensor in model.named_parameters() if tensor.dtype is not torch.float32), None)
+    if wide is not None:
+        raise UnsupportedError("is no float32", where=wide, remedy="give the model in float32, in which the types are compared: model.float()")
+    inputs = Inputs.of(model, example_input).map(lambda part: part.cpu() if isinstance(part, Tensor) else part)
+    source = copy.deepcopy(model).cpu().eval()
+    seen = _observed(source, inputs)
+    return source, inputs, seen
+
+
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What each proxy returned in a run, call by call, by its identity; and the model's results."""
 
     calls: Mapping[int, list[Any]]
     results: Any
 
 
-def _observed(model: nn.Module, inputs: Inputs) -> _Seen:
+def _observed(model: nn.Module, inputs: Inputs) -> Seen:
     proxies: Any = importlib.import_module("brevitas.proxy.quant_proxy").QuantProxyFromInjector
     calls: dict[int, list[Any]] = {}
     handles = []
@@ -126,7 +134,7 @@ def _observed(model: nn.Module, inputs: Inputs) -> _Seen:
                 name = next(path for path, part in model.named_modules() if part is module)
                 remedy = "use static scales: statistics are collected in training, and stay in evaluation"
                 raise UnsupportedError("has a scale that follows the data", where=name, remedy=remedy)
-    return _Seen(first, _plain(results))
+    return Seen(first, _plain(results))
 
 
 def _plain(result: Any) -> Any:
@@ -163,12 +171,14 @@ class _Sum(nn.Module):
         return total if self.output is None else self.output(total)
 
 
-class _Reader:
-    """Makes plain layers of Brevitas' in a copy of the model."""
+class Reader:
+    """Makes plain layers of Brevitas' in a copy of the model. ``affine``: with fake-quantizations of any scale, and what is known of weights and
+    biases in ``whole``; else with those of fixed point."""
 
-    def __init__(self, model: nn.Module, seen: _Seen, *, nearest: bool) -> None:
-        self.model, self.seen, self.nearest = model, seen, nearest
-        self.fakes: dict[int, FakeQuant] = {}
+    def __init__(self, model: nn.Module, seen: Seen, *, nearest: bool, affine: bool = False) -> None:
+        self.model, self.seen, self.nearest, self.affine = model, seen, nearest, affine
+        self.whole: dict[str, tuple[Tensor, Affine]] = {}
+        self.fakes: dict[int, Any] = {}
         self.constants: dict[str, Grid] = {}
         self.numbers: dict[str, Tensor] = {}
         self.around: dict[str, tuple[FakeQuant | None, FakeQuant | None]] = {}
@@ -239,6 +249,9 @@ class _Reader:
         if any(not torch.equal(_plain(found), _plain(other)) for other in results[1:]):
             what = "is another number in every call, as its scale follows that of the input"
             raise UnsupportedError(what, where=name, remedy="give each call a layer of its own")
+        if self.affine:
+            self.whole[name] = _plain(found).detach(), self._affine(proxy, found, name, constant=True)
+            return
         theirs = self._grid(proxy, found, name, axis_of=0, constant=True)
         weight = getattr(module, role)
         axis = theirs.axis
@@ -251,7 +264,7 @@ class _Reader:
             theirs = replace(theirs, axis=0)  # as layers here cast weights
         self.constants[name], self.numbers[name] = theirs, _plain(found).detach()
 
-    def _fake(self, proxy: Any, label: str) -> FakeQuant | None:
+    def _fake(self, proxy: Any, label: str) -> Any:
         """The cast that a proxy of activations is, one for all places that share it."""
         if proxy is None or not proxy.is_quant_enabled:
             return None
@@ -259,7 +272,10 @@ class _Reader:
             results = self.seen.calls.get(id(proxy), [])
             if not results:
                 raise UnsupportedError("is never called on the example", where=label, remedy="leave it out of the model")
-            self.fakes[id(proxy)] = FakeQuant(self._grid(proxy, results[0], label, axis_of=1), label)
+            if self.affine:
+                self.fakes[id(proxy)] = AffineCast(self._affine(proxy, results[0], label), label)
+            else:
+                self.fakes[id(proxy)] = FakeQuant(self._grid(proxy, results[0], label, axis_of=1), label)
         return self.fakes[id(proxy)]
 
     def _grid(self, proxy: Any, result: Any, where: str, *, axis_of: int, constant: bool = False) -> Grid:
@@ -281,6 +297,24 @@ class _Reader:
         rounding = _ROUNDING.get(own, "ROUND" if constant else own)
         zero_point, width = result.zero_point.detach().cpu().numpy(), result.bit_width.detach().cpu().numpy()
         return grid(scale, zero_point, width, signed=bool(result.signed), narrow=bool(inner.narrow_range), rounding=rounding, **settings)
+
+    def _affine(self, proxy: Any, result: Any, where: str, *, constant: bool = False) -> Affine:
+        """A quantizer with any scale."""
+        inner = next((part for part in proxy.modules() if _class(part) in ("IntQuant", "DecoupledIntQuant")), None)
+        if inner is None or type(result).__name__ != "IntQuantTensor" or (_ROUNDING.get(_class(inner.float_to_int_impl)) != "ROUND" and not constant):
+            what = f"is quantized by {type(proxy).__name__} to {type(result).__name__}, not to the nearest integer"
+            raise UnsupportedError(what, where=where, remedy="use integer quantizers that round to the nearest integer")
+        scale, zero, width = (part.detach().cpu().double() for part in (result.scale, result.zero_point, result.bit_width))
+        long = [axis for axis, size in enumerate(scale.shape) if size > 1]
+        bits = int(width.reshape(-1)[0])
+        if len(long) > 1 or bool((zero != zero.round()).any()) or bool((width != bits).any()):
+            remedy = "use one whole number of bits, whole zero points, and one scale for the tensor or for each channel"
+            raise UnsupportedError(f"has scales of shape {tuple(scale.shape)}, or zero points that are no integers", where=where, remedy=remedy)
+        signed, narrow = bool(result.signed), bool(inner.narrow_range)
+        low, high = (-(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
+        axis = long[0] if long and scale.dim() > 1 else 0 if long else None
+        scales, zeros = tuple(scale.reshape(-1).tolist()), tuple(int(part) for part in zero.reshape(-1).unique().tolist())
+        return Affine(scales, zeros, low, high, axis, Float.DIVIDED).checked(where)
 
     def activation(self, path: str, module: Any) -> nn.Module:
         before, proxy = self._fake(module.input_quant, f"{path}.input"), module.act_quant
@@ -313,13 +347,13 @@ class _Reader:
         return nn.Upsample(module.size, module.scale_factor, module.mode)
 
 
-_MAKERS: dict[str, Callable[[_Reader, str, Any], nn.Module]] = {
-    **dict.fromkeys(("QuantLinear", *_PLAIN), _Reader.weighted),
-    **dict.fromkeys(("QuantIdentity", "QuantReLU", "QuantHardTanh", "QuantSigmoid", "QuantTanh", "QuantHardSwish"), _Reader.activation),
-    **dict.fromkeys(("TruncAvgPool2d", "TruncAdaptiveAvgPool2d"), _Reader.pool),
-    "TruncQuantAccumulator": _Reader.accumulator,
-    "QuantEltwiseAdd": _Reader.add,
-    **dict.fromkeys(("QuantUpsample", "QuantUpsamplingNearest2d"), _Reader.upsample),
+_MAKERS: dict[str, Callable[[Reader, str, Any], nn.Module]] = {
+    **dict.fromkeys(("QuantLinear", *_PLAIN), Reader.weighted),
+    **dict.fromkeys(("QuantIdentity", "QuantReLU", "QuantHardTanh", "QuantSigmoid", "QuantTanh", "QuantHardSwish"), Reader.activation),
+    **dict.fromkeys(("TruncAvgPool2d", "TruncAdaptiveAvgPool2d"), Reader.pool),
+    "TruncQuantAccumulator": Reader.accumulator,
+    "QuantEltwiseAdd": Reader.add,
+    **dict.fromkeys(("QuantUpsample", "QuantUpsamplingNearest2d"), Reader.upsample),
 }
 
 

@@ -14,7 +14,7 @@ from qfx.capture.inputs import Inputs
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced
 from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError, together
-from qfx.exchange.exact import Known, difference, judged
+from qfx.exchange.exact import Known, beside, difference, judged
 from qfx.exchange.grid import Grid
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType, QMode
@@ -27,12 +27,13 @@ from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.lookup import picks
 from qfx.nn.model import QuantizedModel, quantizers
 from qfx.nn.quantizer import Quantizer
-from qfx.recipe import Override, Recipe, Spec
+from qfx.recipe import LONGEST_WORD, Override, Recipe, Spec
 
 WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
 
 NO_QUANTIZER = "give it a quantizer in the source, or convert it with its own 16 bits: strict=False"
+OF_BIAS = "quantize the bias to the grid of the products, or take it as exact arithmetic has it: strict=False"
 ONLY_NEAR = (
     "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: "
     "strict=False"
@@ -50,7 +51,7 @@ class Explicit:
 
     module: nn.Module
     constants: Mapping[str, Grid] = field(default_factory=dict)
-    around: Mapping[str, tuple[FakeQuant | None, FakeQuant | None]] = field(default_factory=dict)
+    around: Mapping[str, tuple[nn.Module | None, nn.Module | None]] = field(default_factory=dict)
     numbers: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -75,7 +76,7 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
         inputs = Inputs.of(source.module, example)
         traced = trace(source.module, inputs)
         for path, (before, behind) in source.around.items():
-            _surround(traced, path, before, behind)
+            surround(traced, path, before, behind)
         for width in WIDTHS if strict else (*WIDTHS, WIDTHS[0]):
             builder = GivenBuilder(traced, _recipe(width), source, input_type)
             model = builder.build(inputs)
@@ -109,7 +110,7 @@ def _recipe(width: int) -> Recipe:
     return Recipe(scale=spec, shift=spec, constant=spec, weight=Spec(8, granularity="channel"))
 
 
-def _surround(traced: Traced, path: str, before: FakeQuant | None, behind: FakeQuant | None) -> None:
+def surround(traced: Traced, path: str, before: nn.Module | None, behind: nn.Module | None) -> None:
     """Put casts in front of and behind every call of a layer."""
     graph, shapes = traced.module.graph, traced.shapes
     for node in [node for node in graph.nodes if node.op == "call_module" and node.target == path]:
@@ -143,6 +144,7 @@ class GivenBuilder(Builder):
         self.obstacles: list[UnsupportedError] = []
         self.float_arithmetic = False
         self.at: fx.Node | None = None
+        self.near: dict[str, str] = {}  # layers by name: why their bias may count in another way in float32
         self.at_input: set[fx.Node] = set()  # casts of the source that the model's input is
 
     # Where Casts stand
@@ -227,7 +229,7 @@ class GivenBuilder(Builder):
             self._prove(self.values[node], path)
 
     def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
-        self._give(layer)
+        off = self._give(layer, inputs)
         try:
             value = super()._apply(layer, path, inputs, role, norm)
         except ExactnessError as error:
@@ -241,6 +243,15 @@ class GivenBuilder(Builder):
             known = Known()
         elif not isinstance(layer, GivenQuantizer):
             known = judged(layer, path, self.at, sources, value.data)
+            known = (
+                known
+                if known.why
+                else Known(self.near[layer.name], path)
+                if layer.name in self.near
+                else replace(known, between=known.between or off)
+            )
+        elif known.between:
+            known = self._cast_beside(layer, known)
         elif known.why and known.start is not None:
             known = known.through(layer, self.at)
         else:
@@ -248,8 +259,8 @@ class GivenBuilder(Builder):
         self._keep(value, known)
         return value
 
-    def _give(self, layer: FixedLayer) -> None:
-        """Put the quantizers of the source into a layer."""
+    def _give(self, layer: FixedLayer, inputs: list[_Value]) -> tuple[int, ...]:
+        """Put the quantizers of the source into a layer. What its results lie between (``Known.between``), for a bias that has none."""
         for role in ("weight", "bias") if isinstance(layer, Weighted) else ():
             mine: Quantizer = getattr(layer, f"{role}_cast")
             grid = self.source.constants.get(mine.name)
@@ -259,6 +270,34 @@ class GivenBuilder(Builder):
             count, mine = layer.divisor if isinstance(layer, QAvgPool) else layer.count, layer.reciprocal_cast
             if count & (count - 1) == 0:
                 layer.reciprocal_cast = GivenQuantizer(Grid(1, False, (count.bit_length() - 1,)), mine.name, channel_axis=0, also=mine.also)
+        return self._give_bias(layer, inputs[0]) if isinstance(layer, Weighted) else ()
+
+    def _give_bias(self, layer: Weighted, x: _Value) -> tuple[int, ...]:
+        """A bias in float, beside products on a grid: what no cast behind it can tell from it, if float32 cannot either."""
+        mine, weights = layer.bias_cast, self.source.constants.get(layer.weight_cast.name)
+        exact = not (self.known[x.node].why or self.known[x.node].between)
+        floats = isinstance(layer.bias, nn.Parameter) and mine.name not in self.source.constants
+        if weights is None or weights.scales or weights.bipolar or weights.axis not in (None, 0) or not exact or not floats:
+            return ()
+        numbers, grids, why = beside(layer, weights.frac_bits, x.data.interval)
+        on_grid = bool((numbers == layer.bias.detach().double()).all())  # type: ignore[union-attr]
+        points = tuple(grid if on_grid else grid + 1 for grid in grids)
+        largest = float((numbers.abs() * torch.exp2(torch.tensor(points, dtype=torch.float64))).max())
+        width = int(largest).bit_length() + 1
+        if width > LONGEST_WORD or not torch.equal(numbers, numbers.to(layer.weight.dtype).double()):
+            return ()
+        if why:
+            self.near[layer.name] = why
+        layer.bias = nn.Parameter(numbers.to(layer.weight.dtype))
+        layer.bias_cast = GivenQuantizer(Grid(width, True, points, 0), mine.name, channel_axis=0, also=mine.also)
+        return () if on_grid else grids
+
+    def _cast_beside(self, layer: GivenQuantizer, known: Known) -> Known:
+        """Behind a cast whose steps lie on the grid between whose numbers both are, they are the same."""
+        if layer.grid.bipolar or max(layer.grid.frac_bits) + 1 > min(known.between):
+            what = f"has a bias without a quantizer, and is cast to {max(layer.grid.frac_bits)} fractional bits, as fine as its products"
+            self._refuse(Known(what, known.where))
+        return Known()
 
     def _check_numbers(self, layer: Weighted) -> None:
         """Refuse a weight or bias that is another number here than in the source."""
@@ -283,7 +322,7 @@ class GivenBuilder(Builder):
         """The cast gives what the source's gives, or that is an obstacle."""
         known = self.known[value.node]
         if known.start is None:
-            self._refuse(known)
+            self._refuse(known, OF_BIAS if known.why in self.near.values() else NO_QUANTIZER)
         else:
             bounds = self.known[known.start].reach or self.data[known.start].interval
             why = difference(self.traced, known, bounds, tuple(self.data[known.start].shape[1:]))
@@ -299,8 +338,9 @@ class GivenBuilder(Builder):
     def _output(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
             known = self.known[self.values[source].node] if source in self.values else Known()
-            if known.why:
-                self._refuse(replace(known, why=f"{known.why}, and no quantizer follows before the output"), BEHIND_THE_LAST)
+            why = known.why or ("has a bias without a quantizer" if known.between else "")
+            if why:
+                self._refuse(replace(known, why=f"{why}, and no quantizer follows before the output"), BEHIND_THE_LAST)
         super()._output(node)
 
     def build(self, inputs: Inputs) -> QuantizedModel:

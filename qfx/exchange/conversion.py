@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from qfx.errors import QfxError, UnsupportedError
 from qfx.exchange.build import Note
 from qfx.exchange.grid import Grid
 from qfx.nn.layers import QInput, Weighted
-from qfx.nn.layers.given import GivenQuantizer
+from qfx.nn.layers.given import FakeQuant, GivenQuantizer
 from qfx.nn.model import QuantizedModel, graph_module
 from qfx.nn.quantizer import Quantizer
 
@@ -102,6 +103,35 @@ def require_same(found: Conversion, where: str) -> None:
     if wrong is not None:
         what = f"{wrong.name} differs from the source's on the example (by {wrong.error:.1e} of its size)"
         raise UnsupportedError(what, where=where, remedy="please report this defect, with the quantizers of the model")
+
+
+def in_float(module: nn.Module, numbers: Mapping[str, Tensor], arguments: Mapping[str, Tensor]) -> tuple[dict[str, Casts], dict[str, Tensor]]:
+    """What a network of torch's layers and ``FakeQuant`` makes of the example in float32, with ``numbers`` for weights and biases: each cast, and
+    the results."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    casts: dict[str, Casts] = {}
+    handles = []
+    for layer in module.modules():
+        if isinstance(layer, FakeQuant):
+            values = casts.setdefault(layer.label, Casts(layer.grid, [])).values
+            handles.append(layer.register_forward_hook(lambda _module, _args, result, values=values: values.append(result)))
+    try:
+        with torch.no_grad():
+            for name, value in numbers.items():
+                path, _, role = name.rpartition(".")
+                holder: Any = module.get_submodule(path)
+                computed = parametrize.is_parametrized(holder, role)
+                parameter = holder.parametrizations[role].original if computed else getattr(holder, role)
+                kept.append((parameter, parameter.detach().clone()))
+                parameter.copy_(value.reshape(parameter.shape))
+            result = module(**arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
+    return casts, dict(result) if isinstance(result, dict) else {"": result}
 
 
 def _constants(model: QuantizedModel) -> dict[str, tuple[Quantizer, Tensor, Callable[[Tensor], Tensor]]]:

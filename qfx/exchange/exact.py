@@ -39,7 +39,9 @@ _SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[
 class Known:
     """Of a value. ``why`` not: empty if the source has exactly this number. ``where`` that began. ``reach``: tighter bounds than its interval.
 
-    ``start``: the exact value from which ``nodes`` of the source (and ``layers`` here) lead to it, number by number; None where others mix in."""
+    ``start``: the exact value from which ``nodes`` of the source (and ``layers`` here) lead to it, number by number; None where others mix in.
+    ``between``: not empty if the source's number and the one here lie between the same two numbers with so many fractional bits, of each channel or
+    of all."""
 
     why: str = ""
     where: str = ""
@@ -47,6 +49,7 @@ class Known:
     nodes: tuple[fx.Node, ...] = ()
     layers: tuple[FixedLayer, ...] = ()
     reach: Bounds | None = None
+    between: tuple[int, ...] = ()
 
     def through(self, layer: FixedLayer, node: fx.Node) -> Known:
         """The same, a layer further."""
@@ -65,6 +68,9 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
         if one and inexact.start is not None:
             return inexact.through(layer, node)
         return Known(inexact.why, inexact.where)
+    off = next((known for _, known, _ in sources if known.between), None)
+    if off is not None:
+        return _beside(off, layer)
     bounds = [known.reach or value.interval for _, known, value in sources]
     if isinstance(layer, QMaxPool | QDropout):
         return Known(reach=bounds[0])
@@ -78,6 +84,43 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
         return Known(reach=tight)
     start = sources[0][0] if one else None
     return Known(why, path, start, *((node,), (layer,)) if one else ((), ()))
+
+
+def _beside(known: Known, layer: FixedLayer) -> Known:
+    """What comes of numbers that lie between the same two as the source's: a function that never falls and that no cast tells from the value itself
+    between its steps leaves them there."""
+    if isinstance(layer, QReLU | QReLU6 | QMaxPool | QDropout):
+        return replace(known, reach=None)
+    if layer.traits.moves_only:
+        return replace(known, reach=None, between=(min(known.between),))
+    return Known("has a bias without a quantizer, and is computed with before one follows", known.where)
+
+
+def beside(layer: Weighted, weight_points: Sequence[int], x: Bounds) -> tuple[Tensor, tuple[int, ...], str]:
+    """For a bias in float on sums of products that lie on a grid: numbers that stand for it, the fractional bits of the grid of each output, and why
+    the source might be found at another place of the grid: empty if it cannot.
+
+    A bias off the grid puts every sum between two numbers of the grid; half a step between them stands for it. The source's float32 adds exact
+    integers to it in some order: each addition rounds to the last place of what it gives, and to that only where it is coarser than before, so that
+    all of them together move it by less than a last place of the greatest partial sum.
+    """
+    with torch.no_grad():
+        bias, rows = layer.bias.detach().double().reshape(-1), layer.as_cast(layer.weight).detach()  # type: ignore[union-attr]
+        hull = x.hull.with_zero()
+        each = list(weight_points) * (len(bias) if len(weight_points) == 1 else 1)
+        grids = tuple(hull.frac_bits + point for point in each)
+        scale = torch.exp2(torch.tensor(grids, dtype=torch.float64))
+        low = (bias * scale).floor()
+        share = bias * scale - low
+        weights = rows.double().flatten(1) * torch.exp2(torch.tensor(each, dtype=torch.float64))[:, None]
+        most = weights.round().abs().sum(1) * max(-hull.lo, hull.hi) + low.abs() + 1
+        close = (share > 0) & (torch.minimum(share, 1 - share) <= most * 2.0 ** -(FLOAT32_BITS - 1))
+        why = ""
+        if bool(close.any()):
+            place = int(close.nonzero()[0, 0])
+            what = f"number {place} lies {float(torch.minimum(share, 1 - share)[place]):.1e} steps beside the grid of the products"
+            why = f"has a bias without a quantizer, of which {what}: float32 may round a sum onto it"
+        return (low + torch.where(share > 0, 0.5, 0.0)) / scale, grids, why
 
 
 def _why_inexact(layer: FixedLayer, bounds: Bounds) -> str:

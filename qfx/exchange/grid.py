@@ -148,7 +148,7 @@ def _points(scale: Any, where: str, nearest: bool, axis_of: int | None, rank: in
             f"has the scale {wrong[0]:.9g}{f' and {wrong.size - 1} more' if wrong.size > 1 else ''}, which is no power of two",
             where=where,
             remedy="train with power-of-two scales (RestrictValueType.POWER_OF_TWO in Brevitas), or take the nearest binary point: strict=False "
-            "(--nearest); `qfx import --integers` takes int8 ONNX files as they are",
+            "(--nearest), or the integers as they are: qfx.integers_of (`qfx import --integers`)",
         )
     points = (1 - exponents) if exact else -np.round(np.log2(scales)).astype(np.int64)
     points = points - (scales * 2.0**points > _CUT)

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from qfx import formats
 from qfx.capture.batch.freeing import for_any_batch
@@ -21,12 +20,11 @@ from qfx.capture.batch.joining import rows
 from qfx.capture.from_onnx import _check_shape, _feeds, argument
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.exchange.build import Explicit, fixed
-from qfx.exchange.conversion import Casts, Conversion, compared, keep, require_same
+from qfx.exchange.conversion import Conversion, compared, in_float, keep, require_same
 from qfx.exchange.onnx_reader import QONNX_DOMAINS, QuantReader, Tables
 from qfx.export.opset import DOMAIN
 from qfx.fixed.type import FixedType
 from qfx.nn.layers import QInput
-from qfx.nn.layers.given import FakeQuant
 from qfx.nn.model import QuantizedModel
 
 OPSETS = (7, 27)
@@ -84,7 +82,7 @@ def from_onnx(
     arguments = {argument(name): data for name, data in feeds.items()}
     given: Any = arguments if len(arguments) > 1 else next(iter(arguments.values()))
     result, notes = fixed(explicit, given, strict=strict, input_type=input_type)
-    casts, computed = _in_float(module, tables.numbers, arguments)
+    casts, computed = in_float(module, tables.numbers, arguments)
     theirs = _runtime(model, feeds, batch) or computed
     count = len(next(iter(theirs.values())))
     found = compared(result, tuple(data[:count] for data in arguments.values()), casts, tables.numbers, list(theirs.values()))
@@ -206,31 +204,3 @@ def _runtime(model: onnx.ModelProto, feeds: Mapping[str, Tensor], batch: int | N
         message = str(error).split("\n")[0]
         raise ModelFileError(f"does not run under ONNX Runtime: {message}", where="the file", remedy="export it again") from error
     return {name: torch.from_numpy(np.concatenate([run[place] for run in runs])) for place, name in enumerate(names)}
-
-
-def _in_float(module: nn.Module, numbers: Mapping[str, Tensor], arguments: Mapping[str, Tensor]) -> tuple[dict[str, Casts], dict[str, Tensor]]:
-    """What the file's operators make of the example in float32: each cast, and the results."""
-    kept: list[tuple[Tensor, Tensor]] = []
-    casts: dict[str, Casts] = {}
-    handles = []
-    for layer in module.modules():
-        if isinstance(layer, FakeQuant):
-            values = casts.setdefault(layer.label, Casts(layer.grid, [])).values
-            handles.append(layer.register_forward_hook(lambda _module, _args, result, values=values: values.append(result)))
-    try:
-        with torch.no_grad():
-            for name, value in numbers.items():
-                path, _, role = name.rpartition(".")
-                holder: Any = module.get_submodule(path)
-                computed = parametrize.is_parametrized(holder, role)
-                parameter = holder.parametrizations[role].original if computed else getattr(holder, role)
-                kept.append((parameter, parameter.detach().clone()))
-                parameter.copy_(value.reshape(parameter.shape))
-            result = module(**arguments)
-    finally:
-        for handle in handles:
-            handle.remove()
-        with torch.no_grad():
-            for parameter, value in kept:
-                parameter.copy_(value)
-    return casts, dict(result) if isinstance(result, dict) else {"": result}

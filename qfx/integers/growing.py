@@ -20,9 +20,9 @@ from qfx.ir.values import ArrayType, Const, Info
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
 
 
-def nearest(q: QMode) -> FixedType:
-    """Rounds to whole numbers; holds the difference of any two numbers of 8 bits."""
-    return FixedType(9, 9, True, q, OMode.SAT)
+def nearest(q: QMode, width: int = 8) -> FixedType:
+    """Rounds to whole numbers; holds the difference of any two numbers of ``width`` bits."""
+    return FixedType(width + 1, width + 1, True, q, OMode.SAT)
 
 
 Range = tuple[int, int]
@@ -56,17 +56,18 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What integers a kernel gives: ``name`` of the value, ``where`` it is told of, ``zero`` point, clamped to ``ends``; int8 or uint8."""
+    """What integers a kernel gives: ``name`` of the value, ``where`` it is told of, ``zero`` point, clamped to ``ends``; of ``width`` bits."""
 
     name: str
     where: str
     zero: int
     ends: Range
     signed: bool = True
+    width: int = 8
 
     @property
     def type(self) -> FixedType:
-        return FixedType(8, 8, self.signed, QMode.TRN, OMode.SAT)
+        return FixedType(self.width, self.width, self.signed, QMode.TRN, OMode.SAT)
 
     @property
     def centered(self) -> Range:
@@ -134,7 +135,7 @@ class Growing:
 
     def rounded(self, result: Result, source: str, q: QMode) -> str:
         """``source``, rounded by ``q``, plus the zero point, clamped. The node that holds it."""
-        whole = self.emit(f"{result.name}.nearest", ops.Cast(ArrayType.of(nearest(q))), source)
+        whole = self.emit(f"{result.name}.nearest", ops.Cast(ArrayType.of(nearest(q, result.width))), source)
         return self.finish(result, self.plus(f"{result.name}.shifted", whole, result.zero))
 
     def on_plane(self, result: Result, found: Plane, a: str, b: str | Const) -> str:

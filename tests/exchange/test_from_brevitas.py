@@ -295,7 +295,7 @@ def refused(make: Any, match: str, shape: tuple[int, ...] = (8,), **settings: An
 def test_what_would_be_something_else_is_refused() -> None:
     first = nets.first
     refused(lambda: nn.Sequential(linear(), first()), "input: is read by 0 before it is quantized")
-    refused(lambda: nn.Sequential(first(), linear(bias=True), first()), "1: has a bias without a quantizer")
+    refused(lambda: nn.Sequential(first(), linear(bias=True)), "1: has a bias without a quantizer, and no quantizer follows")
     refused(lambda: nn.Sequential(first(), linear(weight_quant=None), first()), "1: has weights without a quantizer")
     refused(lambda: nn.Sequential(first(), linear(), nn.BatchNorm1d(6)), "2: is a BatchNorm.*no quantizer follows")
     refused(lambda: nn.Sequential(first(), qnn.QuantLinear(8, 6, bias=False)), "1.weight: has the scale")

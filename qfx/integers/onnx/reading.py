@@ -10,17 +10,12 @@ from types import MappingProxyType
 from qfx import operators as ops
 from qfx.errors import UnsupportedError, together
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.integers.keys import DIFFERING_KEY, QUANTIZATION_KEY
 from qfx.integers.onnx import moving, pointwise, products
 from qfx.integers.onnx.file import Fused, Model, read_model
 from qfx.integers.onnx.network import Network, View
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, graph_name
 from qfx.ir.values import ArrayType
-
-QUANTIZATION_KEY = "quantized"
-"""The entry of the metadata that says, a line for each input and output, what its integers stand for."""
-
-DIFFERING_KEY = "quantized.differing"
-"""The entry of the metadata that says, a line for each operator, at how many sums its result is not that of the kernel, but one beside it."""
 
 _FLOATS = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Elu", "Selu", "Softplus", "Softsign", "Erf", "Gelu", "Abs",
            "Neg", "Sqrt", "Exp", "Log", "Reciprocal", "Floor", "Ceil", "Round", "Pow", "Add", "Sub", "Mul", "Div", "Min", "Max")  # fmt: skip

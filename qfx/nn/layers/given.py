@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
+from qfx.exchange.affine import AffineCast
 from qfx.exchange.grid import Grid
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import OMode, QMode
@@ -154,4 +155,9 @@ def sign_bit(grid: Grid, q: QMode) -> Grid:
     return Grid(1, True, (grid.frac_bits[0] - 1,), q=q, o=OMode.SAT, bipolar=True)
 
 
-FAMILY = Family(layers=(GivenQuantizer, QOffset), modules={FakeQuant: _fake_quant}, elementwise=True)
+def _affine_cast(call: Call) -> Layers:
+    """Capture keeps it in one piece; a Cast it is not."""
+    raise call.refuse("a scale or zero point that no fixed-point type has", "take its integers: qfx.integers_of")
+
+
+FAMILY = Family(layers=(GivenQuantizer, QOffset), modules={FakeQuant: _fake_quant, AffineCast: _affine_cast}, elementwise=True)

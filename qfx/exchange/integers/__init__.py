@@ -1,0 +1,1 @@
+"""Fake-quantized networks of torch with any scales as graphs of integers."""

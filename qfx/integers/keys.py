@@ -1,0 +1,7 @@
+"""What the metadata of graphs of integers say."""
+
+QUANTIZATION_KEY = "quantized"
+"""The entry that says, a line for each input and output, what its integers stand for."""
+
+DIFFERING_KEY = "quantized.differing"
+"""The entry that says, a line for each operator, at how many sums its result is not that of the source, but one beside it."""
