@@ -16,6 +16,7 @@ from qfx.cli.common import Commands
 from qfx.cli.compare import compare
 from qfx.cli.convert import convert
 from qfx.cli.csim import csim
+from qfx.cli.doctor import doctor
 from qfx.cli.hls import estimate, hls
 from qfx.cli.importing import import_
 from qfx.cli.models import boards, inspect, weights
@@ -46,7 +47,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards, schema):
+for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards, schema, doctor):
     main.add_command(_command)
 
 __all__ = ["main"]
