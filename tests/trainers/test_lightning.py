@@ -91,7 +91,9 @@ def test_a_run_logs_and_exports(package: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_resumed_run_ends_in_the_same_bits(package: str, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_in_the_same_bits(package: str, tmp_path: Path, thorough: bool) -> None:
+    if package != "lightning" and not thorough:
+        pytest.skip("runs with --thorough: the hooks are the same")
     whole, first, second = module(package), module(package), module(package)
     fit(package, whole, [course(package)], tmp_path, epochs=3)
     checkpoints = import_module(f"{PACKAGES[package]}.callbacks").ModelCheckpoint(dirpath=tmp_path / package, save_last=True)
