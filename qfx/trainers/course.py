@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qfx.errors import ModelFileError, QfxError
+from qfx.errors import ModelFileError, ProjectError, QfxError
 from qfx.export.export import export_onnx
 from qfx.files import check_target
 from qfx.hardware.board import Board
@@ -115,7 +115,7 @@ class Course:
     def begin(self, model: nn.Module, *, steps: int | None = None, step: int = 0, epoch: float = 0.0) -> None:
         """Before the first step of a training of ``steps`` steps, or of a resumed one behind ``step`` steps and ``epoch`` epochs: find the quantized
         model in ``model``, and let happen what is due. Raises QfxError for a model with none or several (see ``part``), ModelFileError for a file in
-        the way of the export and for a state of another course."""
+        the way of the export and for a state of another course, ProjectError for a board on which no design can be made."""
         self.check()
         self._model = _part(model, self.part)
         self.step, self.steps = step, steps
@@ -123,6 +123,8 @@ class Course:
             event.due(step, epoch, steps)  # refuses shares of a training of unknown length
             if isinstance(event, Freeze | Switch | Anneal):
                 check_pattern(self._model, event.pattern, norms=isinstance(event, Freeze) and event.statistics)
+        if self.board is not None:
+            logs.costs(self._model, self.board, fps=self.fps)  # refuses a board without a design
         self._settling = None if self.turns is None else Settling(self._model, self.turns)
         self._pending, self._done = list(self.events), []
         if self._resumed is not None:
@@ -181,7 +183,10 @@ class Course:
 
     def summary(self) -> dict[str, float]:
         """The few numbers of it that are no tensor's: costs, and where the budget stands."""
-        values = logs.costs(self.model, self.board, fps=self.fps)
+        try:
+            values = logs.costs(self.model, self.board, fps=self.fps)
+        except ProjectError:  # words have grown beyond the board: no reason to end a training
+            values = logs.costs(self.model)
         status = None if self.budget is None else self.budget.status
         if status is not None:
             values |= {"qfx/budget/share": status.share, "qfx/budget/weight": status.weight}

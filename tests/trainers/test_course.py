@@ -159,6 +159,28 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
         other.run(begin=11)
 
 
+def test_accelerate_keeps_a_course(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    def prepared() -> tuple[Loop, Accelerator]:
+        loop = Loop(quantized(learned()), Course(Freeze("0.weight", step=2), budget=Budget(ebops=5000), settling=2))
+        accelerator = Accelerator(cpu=True)
+        accelerator.prepare(loop.qmodel, loop.optimizer)
+        accelerator.register_for_checkpointing(loop.course)
+        return loop, accelerator
+
+    first, accelerator = prepared()
+    first.run(end=4)
+    accelerator.save_state(str(tmp_path / "state"))
+    second, another = prepared()
+    another.load_state(str(tmp_path / "state"))
+    for loop in (first, second):
+        loop.course.load_state_dict(loop.course.state_dict())
+        loop.run(begin=4, end=8)
+    assert frozen(second.qmodel) == {"0.weight"}
+    assert same(first.qmodel.state_dict(), second.qmodel.state_dict())
+
+
 def test_the_end_exports_what_the_emulator_computes(tmp_path: Path) -> None:
     qmodel = quantized()
     loop = Loop(qmodel, Course(Freeze(share=0.5), export=tmp_path / "deep" / "model.onnx"))

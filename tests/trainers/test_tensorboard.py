@@ -14,7 +14,7 @@ from trainers.nets import X, learned, quantized
 from trainers.test_course import Loop
 
 import qfx
-from qfx import Budget, QfxError
+from qfx import Budget, ProjectError, QfxError
 from qfx.ir.losses import losses
 from qfx.trainers import logs, tensorboard
 from qfx.trainers.course import Course
@@ -57,6 +57,16 @@ def test_a_course_logs_every_so_often_and_at_the_end(tmp_path: Path) -> None:
     assert scalars(events, "qfx/cost/lut")[-1][1] == qfx.cost(course.model, "zcu104", fps=1000).lut.item()
 
 
+def test_a_board_that_is_too_small_is_refused_before_training_and_costs_no_training_later() -> None:
+    with pytest.raises(ProjectError):
+        Course(board="zcu104", fps=1e12).begin(quantized())
+    course = Course(board="zcu104", fps=1000)
+    course.begin(quantized())
+    assert "qfx/cost/lut" in course.summary()
+    course.fps = 1e12  # as if words had grown
+    assert course.summary() == logs.costs(course.model)
+
+
 def test_what_is_off_has_no_cost() -> None:
     qmodel = quantized()
     assert logs.costs(qmodel)
@@ -87,7 +97,9 @@ def test_a_package_that_is_missing_is_named_with_how_to_get_it(
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_door_imports_a_trainer_before_it_is_asked_for() -> None:
+def test_no_door_imports_a_trainer_before_it_is_asked_for(thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("runs with --thorough: a process of its own")
     code = "import sys, qfx.trainers.course, qfx.trainers.tensorboard; print({'lightning', 'transformers', 'tensorboard'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -37,6 +37,7 @@ def test_from_a_checkpoint_to_c_simulation(folder: Path, gxx: str, tmp_path: Pat
     model, report, project = tmp_path / "model.onnx", tmp_path / "why.html", tmp_path / "project"
     result = qfx_command(*BASE, "--recipe", "recipe.toml", "--eval", "test.npz", "--report", report, "-o", model)
     assert result.exit_code == 0, result.output
+    assert "weights.pt: took " in result.stderr
     assert "100.00 % in float" in result.stdout
     assert re.search(r"gptq +\d", result.stdout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "why.html"]
@@ -248,6 +249,8 @@ def _renamed(folder: Path, place: Path) -> str:
     torch.save({name.replace("0.weight", "0.wieght"): tensor for name, tensor in state.items()}, place / "renamed.pt")
     text = refusal("ptq", "--model", "usersnet:Net", "--checkpoint", place / "renamed.pt", "--calib", "calib.npz", "-o", place / "model.onnx")
     assert "missing: 0.weight" in text
+    asked = ("ptq", "--model", "usersnet:Net", "--checkpoint", "weights.pt", "--calib", "calib.npz", "-o", place / "model.onnx")
+    assert "nothing called 'ema'" in refusal(*asked, "--checkpoint-key", "ema")
     return text
 
 
