@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, classifier, const, conv, own_points, per_channel, random_schedule, residual, scalar
+from hardware_models import DIRECTED, chain, classifier, const, conv, own_points, per_channel, random_schedule, residual, scalar, side_by_side
 from test_several_ports import crossed
 
 from qfx.errors import ProjectError
@@ -115,7 +115,7 @@ def test_the_directed_graphs_use_the_whole_library() -> None:
     designs = [*(lower(make(), random_schedule(make(), rng)) for make in DIRECTED), lower(crossed(), Schedule.of({}, merged=True))]
     designs.append(lower(chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0)))), Schedule()))  # of more words than registers
     (phases,) = (make() for make in DIRECTED if make().name == "phases")
-    designs.append(lower(phases, Schedule()))
+    designs += [lower(phases, Schedule()), lower(*side_by_side())]
     text = "".join(emit_sources(design, "t")["src/layers.h"] for design in designs)
     assert {name for name in processes if f"qfx::{name}<" not in text} == set()
 
