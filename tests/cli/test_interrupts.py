@@ -43,7 +43,7 @@ def _interrupted(*_: Any, **__: Any) -> Any:
     [
         ("qfx.ir.from_onnx.load_graph", "inspect net.onnx"),
         ("qfx.ir.from_onnx.load_graph", "hls net.onnx --board zcu102 -o new/project"),
-        ("qfx.hardware.project.project._write", "hls net.onnx --board zcu102 -o new/project"),
+        ("qfx.hardware.project.folder.replace", "hls net.onnx --board zcu102 -o new/project"),
         ("qfx.hardware.folding.search.resolve", "estimate net.onnx --board zcu102"),
         ("qfx.data.load_inputs", "csim project --data few.npy -o new/y.npy"),
         ("qfx.hardware.project.csim.trace_raw", "csim project --data few.npy --trace new/t.npz"),
