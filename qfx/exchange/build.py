@@ -243,13 +243,10 @@ class GivenBuilder(Builder):
             known = Known()
         elif not isinstance(layer, GivenQuantizer):
             known = judged(layer, path, self.at, sources, value.data)
-            known = (
-                known
-                if known.why
-                else Known(self.near[layer.name], path)
-                if layer.name in self.near
-                else replace(known, between=known.between or off)
-            )
+            if not known.why and layer.name in self.near:
+                known = Known(self.near[layer.name], path)
+            elif not known.why and off:
+                known = replace(known, between=off, where=path)
         elif known.between:
             known = self._cast_beside(layer, known)
         elif known.why and known.start is not None:

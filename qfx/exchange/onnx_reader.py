@@ -67,6 +67,7 @@ class QuantReader(_Reader):
         self.tables, self.nearest = tables, nearest
         self.cast: dict[str, _Constant] = {}
         self.stored: dict[str, _Stored] = {}
+        self.limited: dict[str, tuple[Value, float, float]] = {}  # what a Clip of floats gives: what it reads, and its bounds
 
     def _node(self, proto: onnx.NodeProto) -> None:
         where = proto.name or f"{proto.op_type} that gives {proto.output[0]!r}"
@@ -98,6 +99,16 @@ class QuantReader(_Reader):
                     self.values[name] = replace(value, layer=None)
             super()._node(proto)
             self._check_declared(proto, where)
+            if proto.op_type == "Clip":
+                self._limit(proto, where)
+
+    def _limit(self, proto: onnx.NodeProto, where: str) -> None:
+        """Note what a Clip of floats does: a quantizer behind it whose grid has the bounds limits its integers instead."""
+        node = self._view(proto, where)
+        value, bounds = node.arguments[0], [node.constant(place, name) for place, name in ((1, "min"), (2, "max"))]
+        if isinstance(value, Value) and all(bound is None or bound.size == 1 for bound in bounds):
+            low, high = (default if bound is None else float(np.ravel(bound)[0]) for bound, default in zip(bounds, (-np.inf, np.inf), strict=True))
+            self.limited[proto.output[0]] = replace(value, layer=None), low, high
 
     def _view(self, proto: onnx.NodeProto, where: str) -> Node:
         arguments = [self.values.get(name) if name else None for name in proto.input]
@@ -195,6 +206,11 @@ class QuantReader(_Reader):
         value = node.arguments[0]
         if value is None:
             raise node.refuse("no input", "export it again")
+        front = self.limited.get(proto.input[0])
+        if front is not None and scale.size == zero_point.size == 1:
+            ends = [bound / float(scale.ravel()[0]) + float(zero_point.ravel()[0]) for bound in front[1:]]
+            if all(not np.isfinite(end) or end.is_integer() for end in ends) and ends[0] < ends[1]:
+                value, low, high = front[0], int(max(low, ends[0])), int(min(high, ends[1]))
         self.stored[proto.output[0]] = _Stored(value, scale, zero_point, low, high, node.integer("axis", 1))
 
     @property
@@ -228,7 +244,7 @@ class QuantReader(_Reader):
         width, signed, narrow = narrowest(int(found.low - shift), int(found.high - shift), where)
         made = grid(scale, 0, width, signed=signed, narrow=narrow, rounding="ROUND", where=where, nearest=self.nearest, axis_of=axis)
         value = found.value
-        if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        if isinstance(value, np.ndarray) and "int" in value.dtype.name:
             value = ((value.astype(np.float64) - shift) * _along(scale, value, made.axis)).astype(np.float32)
         self._becomes(proto, value, made, lambda: _applied(made, value))
 

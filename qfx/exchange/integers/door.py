@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from qfx.capture.tail import without_tail
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced
 from qfx.errors import UnsupportedError, together
 from qfx.exchange import brevitas
 from qfx.exchange.affine import Affine, AffineCast
 from qfx.exchange.build import surround
-from qfx.exchange.integers.kinds import ENDS, KINDS, MOVES, name_of
+from qfx.exchange.integers.kinds import KINDS, MOVES, name_of
 from qfx.exchange.integers.network import Network
 from qfx.exchange.integers.values import Sums, View
 from qfx.exchange.torch_ao.door import Model, checked_example, read
@@ -48,13 +49,13 @@ def integers_of(model: Model, example_input: Tensor, *, nearest: bool = False) -
         source, inputs, seen = brevitas.observed(model, example_input)
         reader = brevitas.Reader(source, seen, nearest=False, affine=True)
         explicit = reader.read()
-        traced = trace(explicit.module, inputs)
+        traced = without_tail(trace(explicit.module, inputs))
         for path, (before, behind) in explicit.around.items():
             surround(traced, path, before, behind)
         return _graph(traced, _whole(reader.whole), name, nearest)
     example = checked_example(example_input)
     module, constants = read(source_of(model, example), example, AffineCast)
-    return _graph(trace(module, example), _whole({key: (one.numbers, one.affine) for key, one in constants.items()}), name, nearest)
+    return _graph(without_tail(trace(module, example)), _whole({key: (one.numbers, one.affine) for key, one in constants.items()}), name, nearest)
 
 
 def _whole(constants: Constants) -> dict[str, tuple[Ints, tuple[float, ...]]]:
@@ -75,10 +76,10 @@ def _whole(constants: Constants) -> dict[str, tuple[Ints, tuple[float, ...]]]:
 
 
 def _graph(traced: Traced, constants: dict[str, tuple[Ints, tuple[float, ...]]], name: str, nearest: bool) -> Graph:
-    network, left, told = Network(traced, constants, nearest=nearest), list[str](), list[str]()
+    network, told = Network(traced, constants, nearest=nearest), list[str]()
     nodes = list(traced.module.graph.nodes)
     (last,) = (node for node in nodes if node.op == "output")
-    results = [_end(network, node, left) for node in last.all_input_nodes]
+    results = last.all_input_nodes
     refused: list[UnsupportedError] = []
     needed = _needed(results)
     for node in nodes:
@@ -101,8 +102,8 @@ def _graph(traced: Traced, constants: dict[str, tuple[Ints, tuple[float, ...]]],
         metadata[DIFFERING_KEY] = "\n".join(lines)
     if len(held) > 1:
         metadata[OUTPUTS_KEY] = "\n".join(graph_name(node.name) for node in results)
-    if left:
-        metadata[LEFT_OUT_KEY] = "\n".join(left)
+    if traced.left_out:
+        metadata[LEFT_OUT_KEY] = "\n".join(traced.left_out)
     return Graph(graph_name(name), tuple(network.nodes), held, metadata)
 
 
@@ -114,14 +115,6 @@ def _needed(results: list[fx.Node]) -> set[fx.Node]:
             found.add(node)
             waiting += node.all_input_nodes
     return found
-
-
-def _end(network: Network, node: fx.Node, left: list[str]) -> fx.Node:
-    """An output, or what only a softmax stands behind."""
-    while node.op.startswith("call") and name_of(network, node) in ENDS:
-        left.append(f"{name_of(network, node)} {network.where(node)}")
-        node = node.all_input_nodes[0]
-    return node
 
 
 def _read(network: Network, node: fx.Node, told: list[str]) -> None:

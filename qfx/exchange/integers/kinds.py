@@ -122,17 +122,18 @@ def average(network: Network, node: fx.Node) -> None:
     centered, name = network.centered(view), name_of(network, node)
     affine = view.cast.affine
     made: ops.SumPool | ops.ReduceSum
+    again: tuple[int, ...] | None
+    axes: tuple[int, ...]
     if "AvgPool" in name or "avg_pool" in name:
         settings = _window(network, node, len(shape) - 1)
         kernel, stride, pads = settings
         made, count = ops.SumPool(kernel, stride, pads), math.prod(kernel)
-        again = None
+        again, axes = None, ()
     else:
-        kept = len(out) == len(shape)
         axes = tuple(sorted(axis % (len(shape) + 1) - 1 for axis in _axes(network, node, len(shape) + 1)))
         if min(axes) < 0:
             raise network.refuse(node, f"is a mean over the axes {axes}", "keep the batch")
-        made, count, again = ops.ReduceSum(axes), math.prod(shape[axis] for axis in axes), out if kept else None
+        made, count, again = ops.ReduceSum(axes), math.prod(shape[axis] for axis in axes), out
     low, high = (end - affine.zeros[0] for end in (int(view.integers[0]), int(view.integers[-1])))
     low, high = min(low, 0) * count, max(high, 0) * count
     channels = 1
@@ -142,10 +143,9 @@ def average(network: Network, node: fx.Node) -> None:
     error = np.full(channels, 0.0 if exact else (count + 4) * UNIT * 1.001 * most)
 
     def emit(name: str, signs: Ints) -> str:
-        found = network.emit(name if again is None else f"{name}.flat", made, centered)
-        if again is not None and network.infos[found].shape != again:
-            found = network.emit(name, ops.Reshape(again), found)
-        return found
+        if again is None or again == tuple(1 if axis in axes else size for axis, size in enumerate(shape)):
+            return network.emit(name, made, centered)
+        return network.emit(name, ops.Reshape(again), network.emit(f"{name}.kept", made, centered))
 
     network.values[node] = Sums(emit, ((low, high),), (factor,), (Fraction(0),), error)
 
@@ -367,6 +367,3 @@ KINDS: dict[str, Handler] = {
 
 MOVES = (same, reshape, permute)
 """What leaves numbers as they are."""
-
-ENDS = ("Softmax", "LogSoftmax", "softmax", "log_softmax")
-"""What is left out where only it, or what follows it, stands before an output."""
