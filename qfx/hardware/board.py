@@ -63,7 +63,7 @@ class Board:
 
 
 MEMORY_SUSTAINED = 0.7
-"""The share of its peak that memory is assumed to give to long sequential bursts, refresh and what the processors read taken off. Nobody has measured it
+"""The share of its peak that memory is assumed to give to long sequential bursts, what refresh and the processors take taken off. Nobody measured it
 on these boards with these designs."""
 
 LEAST_CLOCK_NS, MOST_CLOCK_NS = 0.5, 1000.0
