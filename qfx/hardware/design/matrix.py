@@ -90,7 +90,7 @@ def sums_of(build: Builder, unit: Unit, rows: d.IntArray) -> Sums:
 
 
 def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
-    """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive. The ROM holds them as ``sums_of`` leaves them.
+    """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive. ``sums_of`` says what the ROM holds.
 
     Groups that have the same weights one after the other (frames that one layer goes over) share them: the unit begins with them again.
     """

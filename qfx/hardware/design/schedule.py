@@ -18,16 +18,16 @@ BUFFER_STORAGE = FIFO_STORAGE = ("auto", "lut", "bram", "uram")
 """What line buffers and FIFOs are built of: as their size says (``storage.py``), of LUTs, block RAM or UltraRAM."""
 
 WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed", "ddr")
-"""What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant. "ddr" is the board's
-memory, which an AXI master reads while the hardware runs."""
+"""What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant. "ddr" is the
+board's memory, which an AXI master reads while the hardware runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folding:
     """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
     ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
-    taps of a window come in a word, 1 or all. ``pixels``: how many pixels of the result are worked on in parallel, each with the same weights. ``rows``:
-    with weights in "ddr", the rows of the result for which a word of them is read once; 0 for all.
+    taps of a window come in a word, 1 or all. ``pixels``: how many pixels of the result are worked on in parallel, each with the same weights.
+    ``rows``: with weights in "ddr", the rows of the result for which a word of them is read once; 0 for all.
 
     Of layers with weights pe and simd need not divide the outputs of a group and the inputs of one output (``folding/ragged.py``), but neither may be
     greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic,
@@ -126,8 +126,13 @@ class Request:
     shift_and_add: bool = False
     """Whether every product with a constant is to be a sum of shifted numbers."""
     fifo_storage: tuple[tuple[str, str], ...] = ()
+    memory: str = ""
+    """Which layers have their weights in the board's memory beside those whose folding says so: "" none, "auto" as many as the chip cannot hold,
+    "ddr" all that save block RAM by it."""
 
     def __post_init__(self) -> None:
+        if self.memory not in ("", "auto", "ddr"):
+            raise ProjectError(f"the weights of which layers lie in memory: {self.memory!r}", remedy='use "", "auto" or "ddr"')
         if self.fps is not None and self.fit:
             raise ProjectError("both a number of frames per second and the fastest that fits are asked for", remedy="ask for one of them")
         if self.fps is not None and not 0 < self.fps < float("inf"):

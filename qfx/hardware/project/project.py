@@ -46,8 +46,9 @@ from qfx.schemas import schemas
 from qfx.testing import adversarial_feeds
 
 MANIFEST = "qfx_project.json"
-WEIGHTS = ("rom", "stream")
-"""Where the weights are: in ROM, or loaded through a port of their own while the hardware runs."""
+WEIGHTS = ("rom", "stream", "ddr", "auto")
+"""Where the weights are: in ROM, or loaded through a port of their own while the hardware runs, or, as far as the schedule says so, in the board's
+memory."""
 STYLES = ("streaming", "unrolled")
 """A process for each layer, joined by streams, or the whole network one pipelined function."""
 WEIGHTS_FILE = "tb/weights.bin"

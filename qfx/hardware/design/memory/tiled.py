@@ -1,7 +1,7 @@
 """Layers whose weights come from the board's memory: the unit that keeps the frame, and what reads the weights for it.
 
-The weights lie in memory in the order in which the unit uses them, so that a frame reads them from one end to the other, once for each tile of rows of
-results (hls/include/qfx/memory/tiles.h).
+The weights lie in memory in the order in which the unit uses them, so that a frame reads them from one end to the other, once for each tile of rows
+of results (hls/include/qfx/memory/tiles.h).
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from qfx.hardware.design.build import Builder, Value
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.streams import MAX_WORD_BITS
 from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.memory.from_memory import numbers_a_beat, port_bits
 from qfx.ir.values import Const, LoadableConst
 
 if TYPE_CHECKING:
     from qfx.hardware.design.matrix import Sums, Unit
     from qfx.ir.graph import Node
-
-PORT_BITS = (64, 128)
-"""The widths of masters: as wide as a high-performance port of the boards (UG585, UG1085), or half of that."""
 
 
 def refuse(node: Node, weight: Const, *, grouped: bool, stretched: bool, folding: Folding) -> None:
@@ -54,32 +52,9 @@ def tile_rows(node: Node, asked: int, rows: int) -> int:
     return asked or rows
 
 
-def port_bits(lanes: int, width: int, pixels: int) -> int:
-    """The narrowest master that brings a word of so many weights of ``width`` bits while so many pixels are worked on, or else the widest."""
-    return next((bits for bits in PORT_BITS if bits * pixels >= lanes * width), PORT_BITS[-1])
-
-
-def numbers_a_beat(lanes: int, words: int, width: int, bits: int) -> int:
-    """How many weights of ``width`` bits a word of memory holds: as many as fit, that make whole words of ``lanes`` weights, of which there are so many,
-    or are whole parts of one.
-
-    >>> numbers_a_beat(32, 100, 8, 128), numbers_a_beat(4, 6, 8, 128), numbers_a_beat(12, 5, 8, 64)
-    (16, 12, 6)
-    """
-    most = bits // width
-    if most < lanes:
-        return max(n for n in divisors(lanes) if n <= most)
-    return lanes * max(n for n in divisors(words) if n * lanes <= most)
-
-
-def beats(lanes: int, words: int, width: int, bits: int) -> int:
-    """The words of memory that hold ``words`` words of weights."""
-    return lanes * words // numbers_a_beat(lanes, words, width, bits)
-
-
 def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int) -> None:
-    """The processes of the layer: what reads its weights, and the unit. ``plane``: the windows; ``rows``: of results of a tile; ``sums``: the weights in
-    the order rows and columns of taps, channels, and the accumulator."""
+    """The processes of the layer: what reads its weights, and the unit. ``plane``: the windows; ``rows``: of results of a tile; ``sums``: the weights
+    in the order rows and columns of taps, channels, and the accumulator."""
     node = unit.node
     outputs, simd, pe = len(sums.rows), unit.simd, unit.pe
     channels = sums.rows.shape[1] // (plane[4] * plane[5])
@@ -100,16 +75,17 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
     numbers = numbers_a_beat(pe * simd, len(folded), weight.width, bits)
     stem = f"{node.name}_weights"
     stream = build.stream(stem, weight, numbers, folded.size * tiling.tiles)
-    master = build.names.new(node.name, "memory")
-    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers), tiling.tiles, bits, master))
+    master, narrow = build.names.new(node.name, "memory"), np.min_scalar_type(-(1 << weight.width))
+    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers).astype(narrow), tiling.tiles, bits, master))
     weights = build.rewidth(stem, stream, pe * simd)
     source = build.rewidth(node.inputs[0], unit.stream, gcd(unit.stream.parallel, channels))
     source = build.rewidth(node.inputs[0], source, simd)
     epilogue, out, name = build.finish(node, unit.chain, sums.steps, unit.frame, pe)
     if sums.counted is not None:
         epilogue = replace(epilogue, counted=sums.counted)
-    chosen = build.schedule.folding(node.name).arithmetic
-    build.add(d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, folded, sums.acc, epilogue, chosen))
+    chosen, turn = build.schedule.folding(node.name).arithmetic, arithmetic.turn_type(folded, source.type, simd)
+    between = arithmetic.bounds(folded)
+    build.add(d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, between, turn, sums.acc, epilogue, chosen))
     build.give(name, Value(out, unit.frame))
 
 

@@ -10,15 +10,18 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.streams import IntArray, Stream
 from qfx.hardware.emit.spelling import Unit, raw, words_of
-from qfx.hardware.folding.option import Option, Role
+from qfx.hardware.folding.option import Option, Role, divisors
 from qfx.hardware.processes.process import Front, Setting
 from qfx.hardware.processes.traits import Passing
 from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import Turns, every
 
 BURST_BEATS, OUTSTANDING = 64, 4
-"""Words of a burst, and bursts that are asked for before the first has come: at 128 bits a burst is 1 KiB, and what is under way hides some 250 cycles of
-memory. The tools keep a FIFO of so many words (UG1399, "Controlling AXI4 Burst Behavior")."""
+"""Words of a burst, and bursts that are asked for before the first has come: at 128 bits a burst is 1 KiB, and all under way hide some 250 cycles.
+The tools keep a FIFO of so many words (UG1399, "Controlling AXI4 Burst Behavior")."""
+
+PORT_BITS = (64, 128)
+"""The widths of masters: as wide as a high-performance port of the boards (UG585, UG1085), or half of that."""
 
 LATENCY_CYCLES = 64
 """Cycles from an address to its first word, as told to the tool (its default); an assumption about the board."""
@@ -28,8 +31,8 @@ LATENCY_CYCLES = 64
 class FromMemory(Passing):
     """``values``: (words of memory, numbers of each) raws of the stream's type; they are read ``repeats`` times a frame, in words of ``bits`` bits.
 
-    ``port`` is the name of the top function's pointer, and of its AXI master. Memory gives a word a cycle where nobody else asks; what all masters of a
-    design may ask for together is the board's matter (``Board.memory_bytes_per_cycle``).
+    ``port`` is the name of the top function's pointer, and of its AXI master. Memory gives a word a cycle where nobody else asks; what all masters of
+    a design get together is the board's matter (``Board.memory_bytes_per_cycle``).
     """
 
     name: str
@@ -65,11 +68,15 @@ class FromMemory(Passing):
     def contents(self) -> bytes:
         """What lies in memory: numbers side by side from the lowest bit of a word on, words little-endian."""
         width, numbers = self.output.type.width, self.values.shape[1]
-        codes = self.values.astype(np.int64) & ((1 << width) - 1)
-        places = (codes[:, :, None] >> np.arange(width)) & 1
-        bits = np.zeros((self.beats, self.bits), dtype=np.uint8)
-        bits[:, : numbers * width] = places.reshape(self.beats, -1)
-        return np.packbits(bits, axis=1, bitorder="little").tobytes()
+        if width in (8, 16, 32, 64) and numbers * width == self.bits:
+            return self.values.astype(f"<i{width // 8}").tobytes()
+        parts = []
+        for start in range(0, self.beats, _AT_ONCE):
+            codes = self.values[start : start + _AT_ONCE].astype(np.int64)
+            bits = np.zeros((len(codes), self.bits), dtype=np.uint8)
+            bits[:, : numbers * width] = ((codes[:, :, None] >> np.arange(width)) & 1).reshape(len(codes), -1)
+            parts.append(np.packbits(bits, axis=1, bitorder="little").tobytes())
+        return b"".join(parts)
 
     @property
     def cycles(self) -> int:
@@ -106,8 +113,34 @@ class FromMemory(Passing):
         return ""
 
 
+_AT_ONCE = 1 << 14  # words of memory
+
+
+def port_bits(lanes: int, width: int, pixels: int) -> int:
+    """The narrowest master that brings a word of so many weights of ``width`` bits while so many pixels are worked on, or else the widest."""
+    return next((bits for bits in PORT_BITS if bits * pixels >= lanes * width), PORT_BITS[-1])
+
+
+def numbers_a_beat(lanes: int, words: int, width: int, bits: int) -> int:
+    """How many weights of ``width`` bits a word of memory holds: as many as fit and are a part of a word of ``lanes`` weights, or whole words of them,
+    of which there are so many.
+
+    >>> numbers_a_beat(32, 100, 8, 128), numbers_a_beat(4, 6, 8, 128), numbers_a_beat(12, 5, 8, 64)
+    (16, 12, 6)
+    """
+    most = bits // width
+    if most < lanes:
+        return max(n for n in divisors(lanes) if n <= most)
+    return lanes * max(n for n in range(1, most // lanes + 1) if words % n == 0)
+
+
+def beats(lanes: int, words: int, width: int, bits: int) -> int:
+    """The words of memory that hold ``words`` words of weights."""
+    return lanes * words // numbers_a_beat(lanes, words, width, bits)
+
+
 def master(bits: int) -> Resources:
-    """An AXI master that reads words of so many bits: addresses of 64 bits, counters of a burst, and the FIFO of what is under way. An estimate: what the
-    tools write has not been measured here."""
+    """An AXI master that reads words of so many bits: addresses of 64 bits, counters of a burst, and the FIFO of what is under way. An estimate: what
+    the tools write was not measured."""
     queue = r.fifo(BURST_BEATS * OUTSTANDING, bits + 2)
     return queue + Resources(lut=350 + bits // 2, ff=450 + 2 * bits)

@@ -14,14 +14,14 @@ from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.products import Products
 from qfx.hardware.cost.resources import Device, Resources
-from qfx.hardware.design import arithmetic as arith
 from qfx.hardware.design import dsp, loadable
 from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
-from qfx.hardware.design.streams import Epilogue, IntArray, Stream
+from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, raw, words
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
+from qfx.hardware.folding import tilings
+from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Front, Setting, Stored
 from qfx.hardware.processes.traits import WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, memory, recurrence
@@ -66,9 +66,14 @@ class Tiling:
         return self.fold == 1 or self.pixels == 1
 
     @property
+    def turns(self) -> int:
+        """That make a sum."""
+        return self.plane[4] * self.plane[5] * self.chunks
+
+    @property
     def weights(self) -> int:
         """Words of weights of a tile."""
-        return self.fold * self.plane[4] * self.plane[5] * self.chunks
+        return self.fold * self.turns
 
     @property
     def loads(self) -> tuple[int, ...]:
@@ -87,8 +92,8 @@ class Tiling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles(WithEpilogue):
-    """``rows``: (words, lanes) raws of the weights in the order in which ``weights`` brings them, lane = simd * pe_count + pe; they come once for each
-    tile. ``input`` has SIMD channels a word, ``output`` PE."""
+    """``input`` has SIMD channels a word, ``output`` PE; ``weights`` brings those of their products once for each tile, lane = simd * pe_count + pe.
+    ``bounds``: of the weights' raws; ``turn``: the raw type of what the products of a turn sum to."""
 
     rewinds: ClassVar[bool] = False
 
@@ -97,7 +102,8 @@ class Tiles(WithEpilogue):
     weights: Stream
     output: Stream
     tiling: Tiling
-    rows: IntArray
+    bounds: Interval
+    turn: FixedType
     acc: FixedType
     epilogue: Epilogue
     arithmetic: str
@@ -153,25 +159,18 @@ class Tiles(WithEpilogue):
         return (loops(h, w, self.tiling.chunks), loops(*counts), total)
 
     @property
-    def bounds(self) -> Interval:
-        """Of the weights' raws."""
-        return _bounds(self)
-
-    @property
     def _roles(self) -> tuple[Interval, FixedType, FixedType]:
         return dsp.roles(self.arithmetic, self.bounds, self.weights.type, self.input.type, 1)
 
     @property
     def _turn(self) -> FixedType:
         """The raw type of the products of a turn together, no wider than the accumulator."""
-        total = _turn_type(self)
-        return total if total.width < self.acc.width else self.acc
+        return self.turn if self.turn.width < self.acc.width else self.acc
 
     @property
     def _total(self) -> FixedType:
         """What the sums of turns are added in: wider than they (matvec.h)."""
-        several = len(self.rows) > self.tiling.fold
-        return replace(self.acc, width=self.acc.width + (self._turn.width >= self.acc.width and several))
+        return replace(self.acc, width=self.acc.width + (self._turn.width >= self.acc.width and self.tiling.turns > 1))
 
     # Resources.
 
@@ -215,7 +214,7 @@ class Tiles(WithEpilogue):
             factors = (x.width + (not x.signed), weight.width + (not weight.signed))
             found.append(r.product(*factors, self.arithmetic, on) * lanes)
             found.append(r.adder_tree(self.simd, min(sum(factors), self.acc.width), self.acc.width) * self.pe)
-        found.append((r.adder(acc) if len(self.rows) > self.tiling.fold else Resources(ff=acc)) * self.pe)
+        found.append((r.adder(acc) if self.tiling.turns > 1 else Resources(ff=acc)) * self.pe)
         if not self.sums.depth and self.tiling.pixels > 1:
             found.append(Resources(ff=acc * self.pe * self.tiling.pixels))
         found.append(Resources(ff=self.simd * x.width + lanes * weight.width))
@@ -237,7 +236,7 @@ class Tiles(WithEpilogue):
         tiling, x = self.tiling, self.input.type
         frame = f"qfx::tiles_frame<{', '.join(map(str, tiling.plane))}>"
         numbers = (tiling.chunks, tiling.fold, self.pe, self.simd, tiling.rows)
-        product = multiplier(self.arithmetic, self.rows, x, self.simd)
+        product = multiplier(self.arithmetic, np.array([[self.bounds.lo, self.bounds.hi]]), x, self.simd)
         acc = accumulator(self.epilogue)
         turn = raw(self._turn) if self._turn.width < self.acc.width else acc
         types = (acc, product, turn, accumulator(self.epilogue, self._total.width - self.acc.width))
@@ -254,7 +253,19 @@ class Tiles(WithEpilogue):
         arrays += words("results", raw(self.output.type), self.pe, self.results)
         return replace(unit, body=(f"typedef {shape} shape;", *arrays, *unit.body), pragmas=(*chains(self.arithmetic, self.simd), *unit.pragmas))
 
-    # Folding: chosen with the unit that keeps its weights on the chip (``folding/matrices.py``).
+    # Folding.
+
+    @property
+    def folding(self) -> Folding:
+        """As it is folded."""
+        return Folding(self.pe, self.simd, self.arithmetic, weights="ddr", rows=self.tiling.rows)
+
+    def folded(self, pe: int, simd: int, rows: int, arithmetic: str) -> Tiles:
+        """It with another folding; ``turn`` is then no narrower than it needs to be."""
+        tiling = Tiling(self.tiling.plane, self.tiling.chunks * self.simd // simd, self.tiling.fold * self.pe // pe, rows)
+        turn = (self.bounds * Interval.of(self.input.type.with_frac_bits(0))).times(simd).type()
+        streams = (self.input.with_parallel(simd), self.weights.with_parallel(pe * simd), self.output.with_parallel(pe))
+        return Tiles(self.name, *streams, tiling, self.bounds, turn, self.acc, self.epilogue, arithmetic)
 
     @property
     def role(self) -> Role:
@@ -265,12 +276,10 @@ class Tiles(WithEpilogue):
         return None
 
     def limit(self, setting: Setting) -> str:
-        return AS_FAR_AS_IT_GOES
+        return "it goes over a tap and a pixel of its result a cycle, and over as many weights as words of them can hold"
 
     def options(self, setting: Setting) -> list[Option]:
-        """As it is."""
-        folding = Folding(self.pe, self.simd, self.arithmetic, weights="ddr", rows=self.tiling.rows)
-        return [Option(folding, self.simd, self.pe, self.busy, self.cost(setting.on) + pieces.queue(self.output, self.pe))]
+        return tilings.options(self, setting)
 
 
 @lru_cache(maxsize=64)
@@ -292,13 +301,3 @@ def _turns(tiling: Tiling) -> Turns:
             turn += tiling.pixels * tiling.fold
     loads.append(turn + np.arange(rest, dtype=np.int64))
     return turn + rest, (held(np.concatenate(loads)), held(np.concatenate(weights))), (held(np.concatenate(writes)),)
-
-
-@lru_cache(maxsize=256)
-def _bounds(process: Tiles) -> Interval:
-    return arith.bounds(process.rows)
-
-
-@lru_cache(maxsize=256)
-def _turn_type(process: Tiles) -> FixedType:
-    return arith.turn_type(process.rows, process.input.type, process.simd)
