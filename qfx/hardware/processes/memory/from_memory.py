@@ -122,8 +122,8 @@ def port_bits(lanes: int, width: int, pixels: int) -> int:
 
 
 def numbers_a_beat(lanes: int, words: int, width: int, bits: int) -> int:
-    """How many weights of ``width`` bits a word of memory holds: as many as fit and are a part of a word of ``lanes`` weights, or whole words of them,
-    of which there are so many.
+    """How many weights of ``width`` bits a word of memory holds: as many as fit and are a part of a word of ``lanes`` weights, or whole
+    words of them, of which there are so many.
 
     >>> numbers_a_beat(32, 100, 8, 128), numbers_a_beat(4, 6, 8, 128), numbers_a_beat(12, 5, 8, 64)
     (16, 12, 6)

@@ -27,7 +27,7 @@ from qfx.hardware.processes.traits import WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, memory, recurrence
 from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, RESTART, Turns, epilogue_latency, held
 
-Plane = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+Plane = tuple[int, ...]
 """h, w, oh, ow, kh, kw, sh, sw, top, left, dh, dw: as ``build.plane_shape`` has it."""
 
 
