@@ -122,7 +122,7 @@ def _candidates(base: d.Design, tiles: int) -> list[Candidate]:
 def _blocks(unit: d.Tiles, rows: int) -> int:
     """Block RAMs of a unit with so many rows a tile, one number at a time, and of its master."""
     made = unit.folded(1, 1, rows, "lut")
-    return sum(bram18(memory.depth, memory.width) for memory in (made.kept, made.sums, made.results) if memory.depth) + master(64).bram18
+    return sum(bram18(memory.depth, memory.width) for memory in (made.kept, made.sums, made.results, made.others) if memory.depth) + master(64).bram18
 
 
 def _tiles(board: Board, products: int, weight_bytes: int, *, clock_ns: float, cycles: int | None) -> int:
