@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from qfx.cli.common import FILE, FOLDER, count, data_option, feed, force_option, guard, output_option, samples_option
+from qfx.cli.common import FILE, count, data_option, feed, force_option, guard, output_option, samples_option
 from qfx.cli.telling import telling
 
 
 @click.command()
-@click.argument("project", type=FOLDER)
+@click.argument("project", type=FILE)
 @data_option(".npy or .npz (inputs called x) of float inputs, batch first, PyTorch's layout.", "--input")
 @output_option(".npy to write the float results to (of several outputs: .npz, or a folder).", required=False)
 @click.option("--trace", "trace_path", default=None, type=FILE, help=".npz or folder to write the raws of every layer to.")
@@ -21,6 +21,8 @@ from qfx.cli.telling import telling
 @guard
 def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, force: bool) -> None:
     """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays.
+
+    With --fast, PROJECT may also be an ONNX file from qfx.export_onnx: its emulator needs no board, and so no board that it fits.
 
     --trace writes every value of the model that travels on a stream, as raw integers named after its node, in the model's layout.
     """
@@ -32,6 +34,9 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
 
     if output is None and trace_path is None:
         raise DataError("nothing to write", where=str(project), remedy="pass --output, --trace or both")
+    if project.is_file():
+        _model(project, data, output, trace_path, fast, samples, force)
+        return
     names = read_project(project)
     several = len(names.outputs) > 1
     if output is not None:
@@ -54,3 +59,27 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
         click.echo(f"wrote {output}: {count(x)} samples")
     if trace_path is not None:
         click.echo(f"wrote {trace_path}: {len(traced)} values of {count(x)} samples")
+
+
+def _model(model: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, force: bool) -> None:
+    """The emulator of a model that has no project."""
+    from qfx.data import check_arrays_target, save_array, save_arrays
+    from qfx.errors import ProjectError
+    from qfx.files import check_target
+    from qfx.hardware.project.emulator import run
+    from qfx.ir.from_onnx import load_graph
+
+    if not fast or output is None or trace_path is not None:
+        what = "is a file, and a model without project has only the fast emulator's --output"
+        raise ProjectError(what, where=str(model), remedy="pass --fast and --output alone, or make a project of it (qfx hls)")
+    with telling("reading the model") as progress:
+        graph = load_graph(model)
+        several = len(graph.outputs) > 1
+        (check_arrays_target if several else check_target)(output, force=force)
+        x = feed(data, samples, [node.name for node in graph.inputs])
+        found = run(graph, x, progress=progress)
+        if several:
+            save_arrays(output, dict(zip(graph.output_names, found, strict=True)), force=force)
+        else:
+            save_array(output, found, force=force)
+    click.echo(f"wrote {output}: {count(x)} samples")

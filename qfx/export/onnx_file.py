@@ -46,6 +46,7 @@ def to_model(graph: Graph, *, producer_version: str | None = None, opset_version
     writer = Writer(graph, opset_version)
     for node in graph.nodes:
         writer.write(node)
+    _check_size(graph, writer)
     body = helper.make_graph(
         writer.nodes,
         graph.name,
@@ -66,8 +67,22 @@ def to_model(graph: Graph, *, producer_version: str | None = None, opset_version
     for key, text in {**dict(zip(written_keys(opset_version), ours, strict=False)), **graph.metadata}.items():
         model.metadata_props.add(key=key, value=text)
     if model.ByteSize() > _MAX_FILE_BYTES:
-        raise UnsupportedError("the model takes more than 2 GiB", where=graph.name, remedy="split it; ONNX files end there")
+        raise _too_large(graph, model.ByteSize(), "")
     return model
+
+
+def _check_size(graph: Graph, writer: Writer) -> None:
+    """Raises UnsupportedError for constants that no file holds, before protobuf, whose messages end there too, is asked to join them."""
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in writer.initializers}
+    if sum(sizes.values()) > _MAX_FILE_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise _too_large(graph, sum(sizes.values()), f"; {largest.split('#')[0]} alone has {sizes[largest] / 1e6:,.1f} MB of them")
+
+
+def _too_large(graph: Graph, size: int, largest: str) -> UnsupportedError:
+    what = f"its constants take {size / 1e6:,.1f} MB{largest}: more than the {_MAX_FILE_BYTES / 1e6:,.1f} MB at which ONNX files end"
+    remedy = "quantize weights to 8 bits or fewer (a byte each, longer ones two), or export the model in parts that follow each other"
+    return UnsupportedError(what, where=graph.name, remedy=remedy)
 
 
 def written_keys(opset_version: int) -> tuple[str, ...]:

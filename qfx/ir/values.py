@@ -26,6 +26,9 @@ RAW_MIN, RAW_MAX = -(1 << 63), (1 << 63) - 1
 """Raws are int64 everywhere in qfx; the type rules refuse a graph in which one could leave these bounds."""
 
 
+_PIECE = 1 << 18  # numbers of a constant that are looked at together: a hundred million weights need not lie in memory many times over
+
+
 @dataclass(frozen=True, eq=False)
 class Const:
     """A constant tensor: ``raw * 2**-frac_bits``.
@@ -70,20 +73,21 @@ class Const:
             raise DataError(f"constant values are {given.dtype}", remedy="give float32, float64 or integers")
         if given.dtype.kind in "iu":
             return _coarsest(cls(given, 0))
-        real = given.astype(np.float64)
-        if not np.isfinite(real).all():
+        if not np.isfinite(given).all():
             raise DataError("a constant holds NaN or infinity", remedy="repair the weights of the model")
-        mantissa, exponent = np.frexp(real)
-        odd = np.ldexp(mantissa, FLOAT64_BITS).astype(np.int64)  # value = odd * 2**(exponent - 53)
-        held = odd != 0
-        if not held.any():
-            return cls(np.zeros(real.shape, dtype=np.int64), 0)
-        lowest = exponent[held] - FLOAT64_BITS + _trailing_zeros(odd[held])
-        grid = -int(lowest.min())
-        bits = int(exponent[held].max()) + grid
+        flat = given.reshape(-1)
+        pieces = [slice(start, start + _PIECE) for start in range(0, flat.size, _PIECE)]
+        spans = [span for piece in pieces if (span := _span(flat[piece].astype(np.float64))) is not None]
+        raw = np.zeros(given.shape, dtype=np.int64)
+        if not spans:
+            return cls(raw, 0)
+        grid = -min(lowest for lowest, _ in spans)
+        bits = max(highest for _, highest in spans) + grid
         if bits > 63:
             raise DataError(f"the values of a constant need {bits} bits and a sign on one grid", remedy="quantize the constant first")
-        return cls(np.ldexp(real, grid).astype(np.int64), grid)
+        for piece in pieces:
+            raw.reshape(-1)[piece] = np.ldexp(flat[piece].astype(np.float64), grid).astype(np.int64)
+        return cls(raw, grid)
 
     @property
     def shape(self) -> Shape:
@@ -216,6 +220,17 @@ def _on_grids(values: npt.NDArray[np.generic], frac_bits: tuple[int, ...]) -> Ra
     if (scaled != np.rint(scaled)).any() or (np.abs(scaled) >= 2.0**63).any():
         raise DataError("a value of a constant is not on its grid", remedy="quantize the constant first")
     return scaled.astype(np.int64)
+
+
+def _span(values: npt.NDArray[np.float64]) -> tuple[int, int] | None:
+    """The exponents of the lowest bit and of what is above the highest one; None of zeros alone."""
+    mantissa, exponent = np.frexp(values)
+    odd = np.ldexp(mantissa, FLOAT64_BITS).astype(np.int64)  # value = odd * 2**(exponent - 53)
+    held = odd != 0
+    if not held.any():
+        return None
+    lowest = exponent[held] - FLOAT64_BITS + _trailing_zeros(odd[held])
+    return int(lowest.min()), int(exponent[held].max())
 
 
 def _trailing_zeros(raw: RawArray) -> npt.NDArray[np.int64]:

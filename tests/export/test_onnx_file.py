@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from qfx import operators as ops
 from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
+from qfx.export import onnx_file
 from qfx.export.onnx_file import digest, save, to_model
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.ir.from_onnx import from_model, load_graph
@@ -295,3 +296,24 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="cannot be written"):
         save(graph_of((1,), FixedType(8, 4)), tmp_path / "folder", force=True)
     assert sorted(os.listdir(tmp_path)) == ["folder", "model.onnx", "nowhere"]
+
+
+def test_a_model_beyond_the_end_of_onnx_files_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a lower end: 2 GiB of weights take minutes. Nothing is written, and the largest layer named."""
+    graph = Graph("large", _weighty(), "y")
+    size = len(to_model(graph).SerializeToString())
+    monkeypatch.setattr(onnx_file, "_MAX_FILE_BYTES", size)
+    save(graph, tmp_path / "just.onnx")
+    monkeypatch.setattr(onnx_file, "_MAX_FILE_BYTES", size - 1)
+    with pytest.raises(UnsupportedError, match=r"large: its constants take"):
+        save(graph, tmp_path / "net.onnx")
+    monkeypatch.setattr(onnx_file, "_MAX_FILE_BYTES", 3000)
+    with pytest.raises(UnsupportedError, match=r"; h alone has 0\.0 MB of them: more than .* at which ONNX files end"):
+        save(graph, tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def _weighty() -> tuple[Node, ...]:
+    weights = np.random.default_rng(0).integers(-128, 128, (50, 80))
+    cast = ArrayType.of(FixedType(8, 8))
+    return Node("x", ops.Input((80,), cast), ()), Node("h", ops.Linear(Const(weights, 0), None), ("x",)), Node("y", ops.Cast(cast), ("h",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from qfx.fixed.arith import Interval
@@ -69,5 +70,16 @@ class Products:
         to 16 cycles a LUT (UG474, UG574)."""
         shared, own = self.copies * self.x.width, self.pe * self.weight.width
         bits = own if self.wires and self.across else shared if self.wires else shared + own
-        waits = [max(lane % length - free, 0) for lane in range(self.simd)]
-        return Resources(lut=ceil(bits / 2) * sum(wait > 1 for wait in waits), ff=bits * sum(wait == 1 for wait in waits))
+        longer, once = _waits(self.simd, length, free)
+        return Resources(lut=ceil(bits / 2) * longer, ff=bits * once)
+
+
+@lru_cache(maxsize=1 << 12)
+def _waits(lanes: int, length: int, free: int) -> tuple[int, int]:
+    """How many of the lanes of chains of such a length wait for more than a cycle, and for one, ``free`` cycles not counted.
+
+    >>> _waits(8, 4, 1), _waits(7, 4, 0)
+    ((2, 2), (3, 2))
+    """
+    waits = [max(lane % length - free, 0) for lane in range(lanes)]
+    return sum(wait > 1 for wait in waits), sum(wait == 1 for wait in waits)

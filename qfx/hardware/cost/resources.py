@@ -40,12 +40,13 @@ class Resources:
 
 
 FIELDS = ("lut", "ff", "dsp", "bram18", "uram")
-_counts = attrgetter(*FIELDS)
+counts = attrgetter(*FIELDS)
+"""Those of Resources, in the order of FIELDS."""
 
 
 def total(parts: Sequence[Resources]) -> Resources:
     """The sum of the parts."""
-    return Resources(*map(sum, zip(*map(_counts, parts), strict=True)))
+    return Resources(*map(sum, zip(*map(counts, parts), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,8 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         way = _way(unit, form, per_group, beside=wide)
         tree = replace(unit, pe=pe, simd=simd, arithmetic="lut", abreast=pixels)
         sides_busy, sides = _sides(unit, form, on)
-        slowest = max(window_busy, way.busy, sides_busy, unit.interleaved(pe))
-        if number >= len(forms) - extra and slowest > tree.busy * (1 if pixels == 1 else _IDLE):
+        slowest, busy = max(window_busy, way.busy, sides_busy, unit.interleaved(pe)), tree.busy
+        if number >= len(forms) - extra and slowest > busy * (1 if pixels == 1 else _IDLE):
             continue  # it saves lanes for a pace that it does not keep
         around = r.total([window_cost, pieces.queue(unit.output, pe * pixels), way.cost, sides, _memory(unit, form, on)])
         places: dict[int, tuple[Resources, Choices]] = {}
@@ -113,7 +113,7 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
                 places[bits] = fixed, choices(stored, lines)
             fixed, others_places = places[bits]
             cost = unit.by_arithmetic(folding, on) + fixed
-            found += moved(Option(folding, way.takes, way.gives, max(tree.busy + waits, slowest), cost, way.cost), others_places)
+            found += moved(Option(folding, way.takes, way.gives, max(busy + waits, slowest), cost, way.cost), others_places)
     return found
 
 

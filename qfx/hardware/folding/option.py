@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from qfx.hardware.cost.resources import Resources
 from qfx.hardware.design.schedule import Folding
@@ -69,19 +70,24 @@ def placed(option: Option, weights: Mapping[str, Resources], buffers: Mapping[st
     return moved(option, choices(weights, buffers))
 
 
-Choices = list[tuple[str, str, Resources]]
+Choices = tuple[tuple[str, str, Resources], ...]
 """Places of weights and line buffer, and what they take beyond the places that an option has."""
 
 
 def choices(weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> Choices:
     """Those of ``placed`` beside the first."""
-    pairs = [(weight, buffer, weights[weight] + buffers[buffer]) for weight in weights for buffer in buffers]
+    return _choices(tuple(weights.items()), tuple(buffers.items()))
+
+
+@lru_cache(maxsize=1 << 14)
+def _choices(weights: tuple[tuple[str, Resources], ...], buffers: tuple[tuple[str, Resources], ...]) -> Choices:
+    pairs = [(weight, buffer, taken + other) for weight, taken in weights for buffer, other in buffers]
     less = pairs[0][2] * -1
-    return [
+    return tuple(
         (weight, buffer, taken + less)
         for i, (weight, buffer, taken) in enumerate(pairs)
         if i and not any(_no_better(taken, other, i > j) for j, (_, _, other) in enumerate(pairs) if i != j)
-    ]
+    )
 
 
 def moved(option: Option, others: Choices) -> list[Option]:

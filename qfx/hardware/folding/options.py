@@ -13,7 +13,7 @@ import numpy as np
 from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import capacity
-from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.cost.resources import FIELDS, counts
 from qfx.hardware.design import design as d
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.folding.option import Option, Role
@@ -118,8 +118,8 @@ def _frame(stream: d.Stream, front: Front | None) -> int:
 
 
 def _layer(name: str, kind: Role, sources: tuple[tuple[str, int], ...], options: list[Option], limit: str) -> Layer:
-    costs = np.array([[getattr(option.cost, field) for field in FIELDS] for option in options], dtype=np.int64)
-    between = np.array([[getattr(option.between, field) for field in FIELDS] for option in options], dtype=np.int64)
+    costs = np.array([counts(option.cost) for option in options], dtype=np.int64)
+    between = np.array([counts(option.between) for option in options], dtype=np.int64)
     takes, gives, busy = (np.array([getattr(option, field) for option in options], dtype=np.int64) for field in ("takes", "gives", "busy"))
     return Layer(name, kind, sources, tuple(option.folding for option in options), takes, gives, busy, costs, costs - between, limit)
 
@@ -137,5 +137,7 @@ def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: list[Op
 def _affordable(options: list[Option], board: Board) -> list[Option]:
     """Without those that alone need more than the board has, but at least the one that comes nearest."""
     there = capacity(board)
-    kept = [option for option in options if all(getattr(option.cost, field) <= getattr(there, field) for field in FIELDS)]
+    lut, ff, dsp, bram18, uram = counts(there)
+    costs = ((option, option.cost) for option in options)
+    kept = [option for option, c in costs if c.lut <= lut and c.ff <= ff and c.dsp <= dsp and c.bram18 <= bram18 and c.uram <= uram]
     return kept or [min(options, key=lambda option: max(getattr(option.cost, field) / max(getattr(there, field), 1) for field in FIELDS))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd, lcm
@@ -97,7 +98,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _latency(self, folding: Folding) -> int:
         """A sum of N numbers is a tree of ceil(log2(N)) additions, one a cycle, or a chain in DSP blocks (``dsp.delay``)."""
-        return READ_WRITE + MEMORY + MULTIPLY + self.delay(folding) + 1 + epilogue_latency(self.epilogue)
+        return READ_WRITE + MEMORY + MULTIPLY + self.delay(folding) + 1 + _epilogue_latency(self)
 
     def delay(self, folding: Folding) -> int:
         """Cycles from the first product of a turn to the sum."""
@@ -193,9 +194,7 @@ class MatVec(OneToOne, WithEpilogue):
         return storage.weights(self._rows(folding), lanes, self.code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
 
     def _choice(self, folding: Folding) -> Resources:
-        """What chooses between the memories of the weights, where there are two."""
-        first, *rest = self._rom(folding)
-        return r.multiplexer(2, first.width * first.count) if rest else Resources()
+        return _chosen(self._rom(folding))
 
     def places(self, folding: Folding, setting: Setting) -> dict[str, Resources]:
         """What the weights take in each place where they may lie, that of ``folding`` first."""
@@ -203,10 +202,8 @@ class MatVec(OneToOne, WithEpilogue):
         if setting.pinned is None:
             blocks = ("uram",) * setting.uram if self.loaded else ("mixed",) * (not self.depthwise)
             places += ["lut", "bram", *blocks]
-        foldings = {place: replace(folding, weights=place) for place in places}
-        return {
-            place: r.total([self._choice(one), *(pieces.memory(memory, setting.on) for memory in self._rom(one))]) for place, one in foldings.items()
-        }
+        rows, lanes, bits = self._rows(folding), self._lanes(folding), self.code_bits(folding.arithmetic)
+        return dict(_placed(rows, lanes, bits, self.loaded, tuple(places), setting.on))
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
@@ -357,6 +354,27 @@ class MatVec(OneToOne, WithEpilogue):
 
     def options(self, setting: Setting) -> list[Option]:
         return matrices.options(self, setting)
+
+
+@lru_cache(maxsize=1 << 15)
+def _placed(rows: int, lanes: int, bits: int, loaded: bool, places: tuple[str, ...], on: Device) -> tuple[tuple[str, Resources], ...]:
+    """What ``MatVec.places`` has of so many rows of lanes: layers of one shape, and foldings of one layer, share them."""
+    found = []
+    for place in places:
+        memories = storage.weights(rows, lanes, bits, loaded=loaded, asked=place)
+        found.append((place, r.total([_chosen(memories), *(pieces.memory(memory, on) for memory in memories)])))
+    return tuple(found)
+
+
+def _chosen(memories: Sequence[Memory]) -> Resources:
+    """What chooses between the memories of the weights, where there are two."""
+    first, *rest = memories
+    return r.multiplexer(2, first.width * first.count) if rest else Resources()
+
+
+@lru_cache(maxsize=256)
+def _epilogue_latency(process: MatVec) -> int:
+    return epilogue_latency(process.epilogue)
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.timing import demand
 from qfx.hardware.timing.least import least_depths as least_depths  # part of this module's vocabulary
 from qfx.hardware.timing.network import Network
-from qfx.hardware.timing.simulate import MAX_WORDS, Timing, simulate, words
+from qfx.hardware.timing.simulate import MAX_WORDS, Ready, Timing, ready, simulate, words
 
 CHAIN_DEPTH = 2
 """The least depth that passes a word every cycle, and the vendor's default."""
@@ -72,9 +72,9 @@ def plan(design: d.Design, known: Known | None = None) -> Plan:
     if known is not None and key in known:
         depths, timing = known[key]
         return Plan(with_depths(design, depths), timing)
-    bounds = _Bounds.of(design)
-    depths, timing = _keep_the_pace(design, bounds)
-    depths, timing = _tighten(design, bounds, depths, timing)
+    bounds, programs = _Bounds.of(design), ready(design)
+    depths, timing = _keep_the_pace(design, bounds, programs)
+    depths, timing = _tighten(design, bounds, depths, timing, programs)
     made = allow_for_held_words(with_depths(design, depths))
     if known is not None:
         known[key] = {stream.name: stream.depth for stream in made.streams}, timing
@@ -122,25 +122,25 @@ class _Bounds:
         return cls(floor, smooth, ample, ((), windows & busy, busy, tuple(network.streams)))
 
 
-def _keep_the_pace(design: d.Design, bounds: _Bounds) -> tuple[Depths, Timing]:
+def _keep_the_pace(design: d.Design, bounds: _Bounds, known: Ready) -> tuple[Depths, Timing]:
     """The first stage that keeps up with the slowest process, or else the fastest; ample FIFOs as they are."""
     tried: list[tuple[Depths, Timing]] = []
     for deep in bounds.stages:
         depths = {name: bounds.smooth[name] if name in deep else floor for name, floor in bounds.floor.items()} | bounds.ample
-        tried.append((depths, simulate(design, depths=depths)))
+        tried.append((depths, simulate(design, depths=depths, known=known)))
         fastest = min(tried, key=lambda run: run[1].interval)
         if fastest[1].bottleneck.busy >= _ENOUGH * fastest[1].interval:
             break
     return fastest
 
 
-def _tighten(design: d.Design, bounds: _Bounds, depths: Depths, timing: Timing) -> tuple[Depths, Timing]:
+def _tighten(design: d.Design, bounds: _Bounds, depths: Depths, timing: Timing, known: Ready) -> tuple[Depths, Timing]:
     """What was ample need not be deeper than it was filled: the simulation then runs just the same. Often much less is enough."""
     peaks = {stream.name: peak for stream, peak in zip(design.streams, timing.peaks, strict=True)}
     filled = {name: max(bounds.floor[name], peaks[name]) for name in bounds.ample}
     tight = {name: min(depth, bounds.floor[name] + max(_SLACK, bounds.floor[name] // 8)) for name, depth in filled.items()}
     if tight != filled:
-        trial = simulate(design, depths=depths | tight)
+        trial = simulate(design, depths=depths | tight, known=known)
         if trial.interval <= timing.interval:
             return depths | tight, trial
     return depths | filled, timing

@@ -101,8 +101,9 @@ def words(design: d.Design) -> int:
     return sum(stream.words for stream in design.streams)
 
 
-def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str, int] | None = None) -> Timing:
+def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str, int] | None = None, known: Ready | None = None) -> Timing:
     """Run ``frames`` frames (at least 2; default: 3, more if they are small) through the design; ``depths`` overrides depths by stream name.
+    ``known``: ``ready`` of the design, or of one that has other depths.
 
     Raises DeadlockError if the design stops, ProjectError if its frame is longer than MAX_WORDS.
     """
@@ -114,7 +115,7 @@ def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str
             remedy="fold less (raise PE and SIMD: fewer, wider words), or rely on the analysis alone",
         )
     count = max(2, frames) if frames is not None else min(max(3, _EFFORT // total), 16)
-    return _Simulation(design, count, dict(depths or {})).run()
+    return _Simulation(design, count, dict(depths or {}), known).run()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,13 +166,34 @@ class _Plan:
         self.end = program_.turns - int(self.turns[-1]) + program_.latency + RESTART
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """What a simulation knows of a design's processes, whatever the depths of its FIFOs."""
+
+    programs: tuple[Program, ...]
+    plans: tuple[_Plan, ...]
+
+
+def ready(design: d.Design) -> Ready:
+    """That of ``design``, for who simulates it with several depths. Processes of one shape share what they are."""
+    programs = tuple(process.program for process in design.processes)  # which keep the arrays that are told apart by their places in memory
+    alike: dict[tuple[int, ...], _Plan] = {}
+    plans = []
+    for one in programs:
+        key = (one.turns, one.latency, one.pause, len(one.reads), *(id(turns) for turns in (*one.reads, *one.writes)))
+        if key not in alike:
+            alike[key] = _Plan(one)
+        plans.append(alike[key])
+    return Ready(programs, tuple(plans))
+
+
 class _Simulation:
     """``starts``: of each process the cycles in which its turns start, one frame after the other."""
 
-    def __init__(self, design: d.Design, frames: int, depths: dict[str, int]) -> None:
+    def __init__(self, design: d.Design, frames: int, depths: dict[str, int], known: Ready | None = None) -> None:
         self.design, self.frames = design, frames
-        self.programs = [process.program for process in design.processes]
-        self.plans = [_Plan(program_) for program_ in self.programs]
+        found = ready(design) if known is None else known
+        self.programs, self.plans = found.programs, found.plans
         self.depths = {stream.name: min(depths.get(stream.name, stream.depth), stream.words * frames) for stream in design.streams}
         self.starts: list[d.IntArray] = []
 

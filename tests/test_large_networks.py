@@ -1,0 +1,113 @@
+"""The networks of ``large_networks.py`` the whole way: torch, ONNX, interpreter, ONNX Runtime and the fast emulator give the same raws.
+
+Narrow and cropped every day; as published with ``--slow``, with bounds on what the way may take.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from large_networks import LARGE, make_large
+from support.bundles import build_bundle
+
+import qfx
+from qfx import Graph, Recipe
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.project import emulator
+from qfx.ir.interpret import quantize_inputs, run_raws
+from qfx.testing import assert_bit_exact
+
+PARAMETERS = {
+    "resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenetv1": 4_231_976, "mobilenetv2": 3_504_872, "vgg16": 138_357_544, "yolov3_tiny": 8_852_366,
+}  # fmt: skip
+"""As published (torchvision's tables; YOLOv3-tiny: darknet's file of weights without its statistics)."""
+
+WHOLE = [(name, 8) for name in LARGE] + [("vgg16", 16)]
+
+
+def graph_of(name: str, bits: int, folder: Path, x: torch.Tensor, model: torch.nn.Module) -> tuple[Graph, tuple[np.ndarray, ...]]:
+    """Quantized, exported, compared in torch, in the interpreter and in ONNX Runtime; the graph and the raws of the outputs."""
+    import onnxruntime
+
+    quantized = qfx.quantize(model, x, Recipe.uniform(bits)).eval()
+    path = folder / f"{name}.onnx"
+    qfx.export_onnx(quantized, path)
+    graph = qfx.load_graph(path)
+    data = x[:2].numpy()
+    expected = run_raws(graph, data)
+    with torch.no_grad():
+        emulated = quantized(x[:2])
+    session = onnxruntime.InferenceSession(str(path))
+    there = session.run(None, {session.get_inputs()[0].name: data})
+    for values, torch_s, onnx_s, raw, output in zip(_listed(qfx.run(graph, data)), _listed(emulated), there, expected, graph.outputs, strict=True):
+        assert len(np.unique(raw)) > 4, output
+        np.testing.assert_array_equal(torch_s.numpy(), values)
+        np.testing.assert_array_equal(onnx_s, values)
+    return graph, expected
+
+
+def _listed(found: object) -> tuple:
+    return tuple(found) if isinstance(found, tuple | list) else (found,)
+
+
+def test_one_step_of_a_weight_is_seen(tmp_path: Path) -> None:
+    """Planted in the quantized model behind the graph: the comparison is by raw numbers."""
+    model, x = make_large("resnet18", side=32, narrow=16, count=8)
+    quantized = qfx.quantize(model, x, Recipe.uniform(8)).eval()
+    expected = run_raws(qfx.to_graph(quantized), x.numpy())
+    with torch.no_grad():
+        name, weight = next((n, p) for n, p in quantized.named_parameters() if n.endswith("fc.weight"))
+        lsb = 2.0 ** -round(float(quantized.get_parameter(f"{name}_cast.frac_bits").max()))
+        weight.view(-1)[int(weight.abs().argmin())] += lsb
+    with pytest.raises(AssertionError, match="numbers differ"):
+        assert_bit_exact(run_raws(qfx.to_graph(quantized), x.numpy())[0], expected[0])
+
+
+@pytest.mark.usefixtures("gxx")
+def test_narrow_and_cropped_ones_agree(tmp_path: Path) -> None:
+    found = []
+    for name in LARGE:
+        model, x = make_large(name, side=32, narrow=16, count=4)
+        found.append((*graph_of(name, 8, tmp_path, x, model), x[:2].numpy()))
+    bundle = build_bundle([(graph, Schedule()) for graph, _, _ in found], tmp_path / "emulators", fast=True, flags=("-O1",))
+    for index, (graph, expected, data) in enumerate(found):
+        for raw, right in zip(bundle.run_from_raws(index, list(quantize_inputs(graph, data).values())), expected, strict=True):
+            assert_bit_exact(raw, right, names=(f"emulator of {graph.name}", "interpreter"))
+
+
+@pytest.mark.usefixtures("gxx")
+@pytest.mark.parametrize(("name", "bits"), WHOLE)
+def test_whole_ones_agree(name: str, bits: int, tmp_path: Path) -> None:
+    model, x = make_large(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    graph, expected = graph_of(name, bits, tmp_path, x, model)
+    for raw, right in zip(emulator.run_raws(graph, x[:2].numpy()), expected, strict=True):
+        assert_bit_exact(raw, right, names=(f"emulator of {name}", "interpreter"))
+    (tmp_path / f"{name}.onnx").unlink()
+
+
+@pytest.mark.usefixtures("gxx")
+def test_the_emulator_of_resnet_18_makes_an_image_a_second(tmp_path: Path) -> None:
+    """In processor time; it takes some hundredths. Compiling it takes less than two minutes."""
+    model, x = make_large("resnet18", count=4)
+    graph = qfx.to_graph(qfx.quantize(model, x, Recipe.uniform(8)))
+    before = _children()
+    executable = emulator.build(graph, tmp_path)
+    assert _children() - before < 120
+    raw = next(iter(quantize_inputs(graph, x.numpy()).values()))
+    before, started = _children(), time.perf_counter()
+    from qfx.hardware.project.execute import execute
+
+    execute((str(executable),), raw, graph.infos[graph.output].shape)
+    print(f"{len(x)} images in {time.perf_counter() - started:.2f} s")
+    assert _children() - before < len(x)
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
