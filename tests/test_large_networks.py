@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from large_networks import LARGE, make_large
@@ -19,21 +20,25 @@ import qfx
 from qfx import Graph, Recipe
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.project import emulator
+from qfx.hardware.project.execute import execute
 from qfx.ir.interpret import quantize_inputs, run_raws
 from qfx.testing import assert_bit_exact
 
 PARAMETERS = {
-    "resnet18": 11_689_512, "resnet50": 25_557_032, "mobilenetv1": 4_231_976, "mobilenetv2": 3_504_872, "vgg16": 138_357_544, "yolov3_tiny": 8_852_366,
-}  # fmt: skip
-"""As published (torchvision's tables; YOLOv3-tiny: darknet's file of weights without its statistics)."""
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "mobilenetv1": 4_231_976,
+    "mobilenetv2": 3_504_872,
+    "vgg16": 138_357_544,
+    "yolov3_tiny": 8_852_366,
+}
+"""As published: torchvision's tables; of YOLOv3-tiny the weights of darknet's file, its statistics left out."""
 
 WHOLE = [(name, 8) for name in LARGE] + [("vgg16", 16)]
 
 
 def graph_of(name: str, bits: int, folder: Path, x: torch.Tensor, model: torch.nn.Module) -> tuple[Graph, tuple[np.ndarray, ...]]:
     """Quantized, exported, compared in torch, in the interpreter and in ONNX Runtime; the graph and the raws of the outputs."""
-    import onnxruntime
-
     quantized = qfx.quantize(model, x, Recipe.uniform(bits)).eval()
     path = folder / f"{name}.onnx"
     qfx.export_onnx(quantized, path)
@@ -101,8 +106,6 @@ def test_the_emulator_of_resnet_18_makes_an_image_a_second(tmp_path: Path) -> No
     assert _children() - before < 120
     raw = next(iter(quantize_inputs(graph, x.numpy()).values()))
     before, started = _children(), time.perf_counter()
-    from qfx.hardware.project.execute import execute
-
     execute((str(executable),), raw, graph.infos[graph.output].shape)
     print(f"{len(x)} images in {time.perf_counter() - started:.2f} s")
     assert _children() - before < len(x)
