@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,28 +94,26 @@ class Chain:
             return replace(self, grid=self.grid - op.log2_slope, leak=-op.log2_slope, stage=_LEAK)
         if isinstance(op, Relu):
             return self._bounded(Const(np.array(0), 0), None)
-        if isinstance(op, Clip) and not any(bound is not None and bound.shape for bound in (op.low, op.high)):
+        if isinstance(op, Clip) and all(bound is None or bound.shape[:1] in ((), (bound.raw.size,)) for bound in (op.low, op.high)):
             return self._bounded(op.low, op.high)
         return None
 
     def _bounded(self, low: Const | None, high: Const | None) -> Chain | None:
-        fine = self
-        for bound in (low, high):
-            if bound is not None:
-                finer = np.maximum(fine.grid, integers(bound.grid, self.channels))
+        fine, held = self, [None if bound is None else _spread(bound, self.channels) for bound in (low, high)]
+        for pair in held:
+            if pair is not None:
+                finer = np.maximum(fine.grid, pair[1])
                 if fine.leak and any(finer - fine.grid):
                     return None  # the two sides of a leaky rectifier would not move alike
                 fine = fine.on(finer)
-        lows, highs = list(fine.low), list(fine.high)
-        for channel, grid in enumerate(fine.grid):
-            if low is not None:
-                edge = int(low.raw) << int(grid - low.grid)
-                lows[channel] = edge if lows[channel] is None else max(lows[channel], edge)
-                highs[channel] = None if highs[channel] is None else max(highs[channel], edge)
-            if high is not None:
-                edge = int(high.raw) << int(grid - high.grid)
-                highs[channel] = edge if highs[channel] is None else min(highs[channel], edge)
-                lows[channel] = None if lows[channel] is None else min(lows[channel], edge)
+        low_edges, high_edges = (
+            [None] * self.channels if pair is None else [int(raw) << int(up) for raw, up in zip(pair[0], fine.grid - pair[1], strict=True)]
+            for pair in held
+        )
+        lows = [_most(max, own, edge) for own, edge in zip(fine.low, low_edges, strict=True)]
+        highs = [None if own is None else _most(max, own, edge) for own, edge in zip(fine.high, low_edges, strict=True)]
+        lows = [None if own is None else _most(min, own, edge) for own, edge in zip(lows, high_edges, strict=True)]
+        highs = [_most(min, own, edge) for own, edge in zip(highs, high_edges, strict=True)]
         return replace(fine, low=np.array(lows, dtype=object), high=np.array(highs, dtype=object), stage=_BOUNDS)
 
     # What comes of it
@@ -197,6 +195,11 @@ class Chain:
         last = [interval + rounding for interval in self._intervals()]
         widest = max(interval.with_zero().width + (not interval.with_zero().signed) for interval in (*sums, *own, *last, rounding))
         return max(widest, to.width + 2 + max(map(int, up)), max(interval.width + 1 for interval in self.main.bounds))
+
+
+def _most(of: Callable[[int, int], int], own: int | None, edge: int | None) -> int | None:
+    """The greater or the lesser of two bounds; None is none."""
+    return edge if own is None else own if edge is None else of(own, edge)
 
 
 def _leaked(number: int, leak: int) -> int:

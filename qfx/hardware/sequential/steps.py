@@ -11,7 +11,7 @@ from qfx.hardware.sequential.values import Layers, Step, Value
 from qfx.hardware.sequential.windows import INSTEAD, Main, main_of, plain, shape3
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import Info
-from qfx.operators import Add, Cast, Input, Linear, Reshape, macs
+from qfx.operators import Add, Cast, Conv, Input, Linear, Pad, Reshape, Slice, macs
 
 CONTAINER = 16
 """Bits of the widest number that is multiplied."""
@@ -20,7 +20,11 @@ CONTAINER = 16
 @dataclass(slots=True)
 class _Making:
     graph: Graph
+    on_one_grid: frozenset[str]
+    """The values whose channels lie on one grid in memory."""
     stored: dict[str, Value] = field(default_factory=dict)
+    infos: dict[str, Info] = field(default_factory=dict)
+    """What is known of the raws in memory."""
     steps: list[Step] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
 
@@ -31,32 +35,46 @@ def layers(graph: Graph) -> Layers:
     Each step takes a convolution, a matrix-vector product, a pool or a whole value, and the pointwise operators behind it up to the first cast or to
     a value that several read. A sum of two values joins the later of them. Raises UnsupportedError for what no step computes.
     """
-    making = _Making(graph)
+    making = _Making(graph, _on_one_grid(graph))
     for node in graph.nodes:
         if isinstance(node.op, Input):
-            making.stored[node.name] = _value(graph, node.name)
+            _store(making, node.name)
         elif isinstance(node.op, Reshape):
-            making.stored[node.name] = _renamed(making, node)
+            _rename(making, node)
         elif node.name not in making.done:
             _add_step(making, node)
     inputs = tuple(making.stored[node.name] for node in graph.inputs)
     return Layers(tuple(making.steps), inputs, tuple(making.stored[name] for name in graph.outputs))
 
 
-def _value(graph: Graph, name: str) -> Value:
-    info = graph.infos[name]
-    return Value(name, *shape3(info.shape, name), info.word.width, info.word.signed)
+def _on_one_grid(graph: Graph) -> frozenset[str]:
+    """The outputs, what is multiplied by a matrix, and what either of them is under another shape."""
+    found = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, Conv | Linear | Slice | Pad) or (isinstance(node.op, Reshape) and node.name in found):
+            found.add(node.inputs[0])
+    return frozenset(found)
 
 
-def _renamed(making: _Making, node: Node) -> Value:
+def _store(making: _Making, name: str) -> Value:
+    """The value of a node takes its place in memory."""
+    info = making.graph.infos[name]
+    making.infos[name] = info.on_one_grid() if name in making.on_one_grid else info
+    held = making.infos[name].word
+    making.stored[name] = Value(name, *shape3(info.shape, name), held.width, held.signed)
+    return making.stored[name]
+
+
+def _rename(making: _Making, node: Node) -> None:
     """A value under another shape: the same in memory."""
-    before, after = making.graph.infos[node.inputs[0]], making.graph.infos[node.name]
+    before, after = making.infos[node.inputs[0]], making.graph.infos[node.name]
+    after = after.on_one_grid() if node.name in making.on_one_grid else after
     held = making.stored[node.inputs[0]]
     same = after.shape[0] == before.shape[0] and held.pixels == 1
     if (len(after.shape) > 1 and not same) or after.word.width != held.width or before.per_channel != after.per_channel:
         what = f"{before.shape} under the shape {after.shape}"
         raise UnsupportedError(what, where=node.name, remedy=f"a layer engine flattens values, and nothing else; {INSTEAD}")
-    return held
+    making.stored[node.name], making.infos[node.name] = held, after
 
 
 def _add_step(making: _Making, node: Node) -> None:
@@ -78,11 +96,11 @@ def _add_step(making: _Making, node: Node) -> None:
             chain = grown
         current = follower
         names.append(current.name)
-    epilogue = chain.ended(current.name, cast, graph.infos[current.name])
-    main, target = chain.main, _value(graph, current.name)
+    target = _store(making, current.name)
+    epilogue = chain.ended(current.name, cast, making.infos[current.name])
+    main = chain.main
     work = macs(node.op, graph.infos[node.name])
     making.steps.append(Step(main.kind, source, target, main.window, main.weight, epilogue, chain.beside, _signed_width(main), tuple(names), work))
-    making.stored[target.name] = target
     making.done |= set(names)
 
 
@@ -120,7 +138,7 @@ def _begun(making: _Making, node: Node) -> tuple[Chain, Value]:
 def _operand(making: _Making, node: Node, place: int) -> tuple[Value, Info]:
     """What a node reads, and what the graph knows of it."""
     name = node.inputs[place]
-    value, info = making.stored[name], making.graph.infos[name]
+    value, info = making.stored[name], making.infos[name]
     if info.shape[0] != value.channels and not isinstance(node.op, Linear):
         what = f"reads a value of {value.channels} channels under the shape {info.shape}"
         raise UnsupportedError(what, where=node.name, remedy=f"only a matrix-vector product reads what was flattened; {INSTEAD}")
@@ -132,7 +150,7 @@ def _beside(making: _Making, node: Node, joined: str, chain: Chain) -> tuple[Val
     others = [name for name in node.inputs if name != joined]
     if len(others) != 1 or others[0] not in making.stored:
         return None
-    value, info = making.stored[others[0]], making.graph.infos[others[0]]
+    value, info = making.stored[others[0]], making.infos[others[0]]
     alike = (value.channels, value.height, value.columns) == chain.main.shape and info.shape[0] == value.channels
     return (value, info) if alike else None
 
