@@ -20,7 +20,7 @@ The window unit writes that tap on a second stream (hls/include/qfx/tap.h); ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qfx.ir.graph import Graph, Node
@@ -44,12 +44,13 @@ Readers = Callable[[str], Sequence[Node]]
 """The live nodes that read a value, one for every time that it is read."""
 
 
-def chains(nodes: Iterable[Node], readers: Readers, graph: Graph) -> dict[str, Chain]:
-    """The chain behind each of the ``nodes`` whose process has an epilogue and that is in no chain itself."""
+def chains(nodes: Iterable[Node], readers: Readers, graph: Graph, apart: Collection[str] = ()) -> dict[str, Chain]:
+    """The chain behind each of the ``nodes`` whose process has an epilogue and that is in no chain itself. ``apart``: the names of those that have no
+    place for a second stream."""
     order = list(nodes)
     known = {node.name: node for node in order}
     followers = {node.name: next(iter(by)) for node in order if node.name not in graph.outputs and len(by := readers(node.name)) == 1}
-    hosts = _hosts(order, known, followers, graph)
+    hosts = _hosts(order, known, followers, graph, apart)
     found: dict[str, Chain] = {}
     members: set[str] = set()
     for node in order:
@@ -75,7 +76,7 @@ def _chain(node: Node, followers: Mapping[str, Node], hosts: Mapping[str, str]) 
     return Chain(tuple(behind), chain.beside, chain.place)
 
 
-def _hosts(order: Sequence[Node], known: Mapping[str, Node], followers: Mapping[str, Node], graph: Graph) -> dict[str, str]:
+def _hosts(order: Sequence[Node], known: Mapping[str, Node], followers: Mapping[str, Node], graph: Graph, apart: Collection[str]) -> dict[str, str]:
     """For each node that joins two values and becomes part of the process of one of them: that process's node."""
     places = {node.name: place for place, node in enumerate(order)}
     hosts: dict[str, str] = {}
@@ -83,7 +84,8 @@ def _hosts(order: Sequence[Node], known: Mapping[str, Node], followers: Mapping[
         sources = tuple(graph.infos[name] for name in node.inputs)
         if len(sources) != 2 or node.op.joins(sources, graph.infos[node.name]) is None:
             continue
-        able = [host for name in node.inputs if (host := _host(name, node, known, followers)) is not None]
+        found = [host for name in node.inputs if (host := _host(name, node, known, followers)) is not None]
+        able = [host for host in found if host.name not in apart]
         if able:
             best = min(able, key=lambda host: (host.op.macs(graph.infos[host.name]), -places[host.name]))
             hosts[node.name] = best.name
@@ -112,15 +114,18 @@ class Tap:
     at: tuple[int, ...]
 
 
-def taps(nodes: Sequence[Node], readers: Callable[[str], Sequence[Node]], graph: Graph, chains: Mapping[str, Chain]) -> tuple[Tap, ...]:
-    """At most one for each value and each window unit. ``nodes``: the live ones, in order; ``chains``: what each process takes over."""
+def taps(
+    nodes: Sequence[Node], readers: Callable[[str], Sequence[Node]], graph: Graph, chains: Mapping[str, Chain], apart: Collection[str] = ()
+) -> tuple[Tap, ...]:
+    """At most one for each value and each window unit. ``nodes``: the live ones, in order; ``chains``: what each process takes over; ``apart``: the
+    names of those that have no window unit, and take whole frames."""
     groups = _Groups(nodes, chains)
     found: list[Tap] = []
     for value in nodes:
         if graph.infos[value.name].per_channel:  # which convolutions read on other grids
             continue
         by = readers(value.name)
-        tap = next(_possible(value.name, by, graph, groups), None)
+        tap = next(_possible(value.name, [node for node in by if node.name not in apart], graph, groups), None)
         if tap is not None:
             found.append(tap)
             groups.wait(tap.reader, tap.window)
