@@ -11,8 +11,11 @@
 #include "qfx/storage.h"
 #include "qfx/types.h"
 
-// The first statement of every pipelined loop: a turn of the process `who`, one of qfx::sequential::process. Simulations that count turns define it.
-#ifndef QFX_ENGINE_TURN
+// The first statement of every pipelined loop: a turn of the process `who`, one of qfx::sequential::process. Simulations may count them.
+#ifdef QFX_ENGINE_COUNT
+extern long long qfx_engine_turns[];
+#define QFX_ENGINE_TURN(who) qfx_engine_turns[who]++
+#else
 #define QFX_ENGINE_TURN(who)
 #endif
 

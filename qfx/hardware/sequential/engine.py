@@ -1,0 +1,127 @@
+"""The engine that is built: its array, its memories, and the widths of all numbers in it, from the steps that it has to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from qfx.errors import ProjectError, UnsupportedError
+from qfx.hardware.sequential.memory import Places, places, planes
+from qfx.hardware.sequential.tiles import Shape, Tile, blocks, cut, entries, fits, input_size, tiled, vectors
+from qfx.hardware.sequential.values import ROUNDING, Kind, Layers, Overflow, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A step as it runs: in which tiles, for how many cycles, and what they are spent on."""
+
+    step: Step
+    tile: Tile
+    cycles: int
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """``shape``: the array. Widths are those that the widest step needs; ``rounding`` and ``overflow`` have a bit for each mode that a step uses, and
+    the flags say which parts of the epilogue are built at all."""
+
+    layers: Layers
+    shape: Shape
+    steps: tuple[Placed, ...]
+    places: Places
+    acc_bits: int
+    value_bits: int
+    scale_bits: int
+    beside_planes: int
+    beside_depth: int
+    rounding: int
+    overflow: int
+    factors: bool
+    beside: bool
+    leak: bool
+    up: bool
+    products: bool
+    """Whether a step multiplies channel by channel."""
+    signed: bool
+    """Whether a value that is read has a sign."""
+
+    @property
+    def cycles(self) -> int:
+        """Of a frame."""
+        return sum(placed.cycles for placed in self.steps)
+
+
+def containers(layers: Layers) -> tuple[int, int]:
+    """Bits of the containers of values and of weights: 8 if that holds all that is multiplied, else 16."""
+    read = [step.source.width for step in layers.steps if any(step.epilogue.factor)]
+    weights = [_weight_bits(step) for step in layers.steps]
+    return 8 if max(read, default=8) <= 8 else 16, 8 if max(weights, default=8) <= 8 else 16
+
+
+def _weight_bits(step: Step) -> int:
+    """Bits of a signed word."""
+    if step.weight is None:
+        return 1
+    lo, hi = int(step.weight.min()), int(step.weight.max())
+    return max((-lo - 1).bit_length() if lo < 0 else 0, hi.bit_length() if hi > 0 else 0) + 1
+
+
+def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float) -> Engine:
+    """The engine of that shape for the steps. Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
+    placed = []
+    for step in layers.steps:
+        found = tiled(step, shape, memory_bytes_per_cycle, port_bytes)
+        if found is None:
+            what = f"no tile of it fits memories of {shape.x_depth} words of values, {shape.w_depth} of weights and {shape.y_depth} of results"
+            raise ProjectError(what, where=step.name, remedy="use a board with more block RAM")
+        placed.append(Placed(step, *found))
+    made = [step.epilogue for step in layers.steps]
+    values = max(one.value_bits for one in made)
+    acc = max(max(step.acc_bits for step in layers.steps), shape.x_bits + 2)
+    factors = any(f != 1 for one in made for f in one.factor)
+    # Inside of a product of factor and sum, and while planes are joined.
+    others = [planes(step.beside, shape.x_bits) * shape.x_bits + 1 for step in layers.steps if step.beside is not None]
+    wide = max(values, acc, shape.x_bits + 2, *others, 0)
+    if wide > 64 + 8:
+        raise UnsupportedError(f"needs words of {wide} bits", where=layers.steps[0].name, remedy="cast values to fewer bits")
+    beside = [entry for entry in placed if entry.step.beside is not None]
+    depths = [shape.pixels * entry.tile.pixels * vectors(entry.step, shape) for entry in beside]
+    return Engine(
+        layers,
+        shape,
+        tuple(placed),
+        places(layers, shape.lanes, shape.x_bits),
+        acc,
+        wide,
+        max(abs(int(f)) for one in made for f in one.factor).bit_length() + 1,
+        max((planes(entry.step.beside, shape.x_bits) for entry in beside if entry.step.beside is not None), default=1),
+        max(depths, default=1),
+        sum(1 << mode for mode in {ROUNDING[one.rounding] for one in made if any(one.down)}),
+        sum(1 << mode for mode in {int(one.overflow) for one in made}) | 1 << Overflow.CLAMP,
+        factors,
+        bool(beside),
+        any(one.leak for one in made),
+        any(any(one.up) for one in made),
+        any(step.kind is Kind.SUM and step.weight is not None and (step.weight != 1).any() for step in layers.steps),
+        any(step.source.signed for step in layers.steps),
+    )
+
+
+def least_shape(layers: Layers, lanes: int, vector_count: int, pixels: int, most_weights: int, pixels_of_tile: int) -> Shape:
+    """A shape whose memories hold, of each step, a tile of about ``pixels_of_tile`` results a pixel lane, and weights in words of ``most_weights``."""
+    x_bits, w_bits = containers(layers)
+    shape = Shape(lanes, vector_count, pixels, x_bits, w_bits, 1 << 40, 1 << 40, 1 << 40)
+    x = w = y = 1
+    for step in layers.steps:
+        rows = min(ceil(step.target.height / pixels), max(pixels_of_tile // step.target.columns, 1))
+        columns = min(step.target.columns, pixels_of_tile)
+        tile = cut(step, shape, rows, columns)
+        _, lane_rows, in_columns = input_size(step, shape, tile)
+        x = max(x, lane_rows * in_columns * blocks(step.source.channels, lanes))
+        y = max(y, pixels * tile.pixels * vectors(step, shape) * planes(step.target, x_bits))
+        whole = step.target.height * step.target.columns == 1
+        w = max(w, min(entries(step, shape), most_weights) if whole else entries(step, shape))
+    shape = Shape(lanes, vector_count, pixels, x_bits, w_bits, x, w, y)
+    assert all(fits(step, shape, cut(step, shape, 1, 1)) for step in layers.steps)
+    return shape
