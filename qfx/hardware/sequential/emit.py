@@ -18,7 +18,7 @@ from qfx.ir.graph import Graph
 
 MEMORY = "memory"
 """The folder of a project with what lies in memory before the first frame."""
-_LIBRARY = ("qfx/types.h", "qfx/storage.h", "qfx/axi.h", "qfx/sequential/*.h")
+_LIBRARY = ("qfx/types.h", "qfx/storage.h", "qfx/axi.h", "qfx/multiply.h", "qfx/sequential/*.h")
 
 
 def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: str) -> dict[str, bytes]:

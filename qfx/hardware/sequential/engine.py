@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from qfx.errors import ProjectError, UnsupportedError
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
+from qfx.hardware.design import dsp
+from qfx.hardware.emit import spelling
 from qfx.hardware.sequential.memory import Places, places, planes
 from qfx.hardware.sequential.tiles import Shape, Tile, blocks, cut, entries, fits, input_size, tiled, vectors
 from qfx.hardware.sequential.values import ROUNDING, Kind, Layers, Overflow, Step
@@ -44,7 +48,32 @@ class Engine:
     products: bool
     """Whether a step multiplies channel by channel."""
     signed: bool
-    """Whether a value that is read has a sign."""
+    """Whether a value that is multiplied has a sign."""
+    operand_bits: int
+    """Of what is multiplied: with a sign if one of them has one."""
+    weight_bits: int
+    arithmetic: str
+    """How products are made: "dsp", or a packing of ``design/dsp.py``."""
+
+    @property
+    def operand(self) -> FixedType:
+        return FixedType(self.operand_bits, self.operand_bits, self.signed)
+
+    @property
+    def weights(self) -> Interval:
+        """Any weights: the engine is good for others of the same shape."""
+        return Interval(-(1 << self.weight_bits - 1), (1 << self.weight_bits - 1) - 1, 0)
+
+    @property
+    def multiplier(self) -> str:
+        """What the C++ calls it."""
+        if self.arithmetic == "dsp":
+            product = self.operand_bits + (not self.signed) + self.weight_bits
+            return f"qfx::mul_dsp<ap_int<{product}>, {dsp.chain(self.weights.type(), self.operand, self.shape.lanes)}>"
+        form = dsp.packing(self.arithmetic, self.weights, self.operand, self.shape.lanes)
+        assert form is not None  # it was chosen because it is exact
+        numbers = (form.count, form.chain, form.split, form.known, self.weight_bits - 1)
+        return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {spelling.raw(form.packed)}, {spelling.raw(form.wide)} >"
 
     @property
     def cycles(self) -> int:
@@ -67,8 +96,24 @@ def _weight_bits(step: Step) -> int:
     return max((-lo - 1).bit_length() if lo < 0 else 0, hi.bit_length() if hi > 0 else 0) + 1
 
 
-def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float) -> Engine:
-    """The engine of that shape for the steps. Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
+def operands(layers: Layers) -> tuple[FixedType, int]:
+    """The type that holds all that is multiplied, and the bits of all weights."""
+    read = [step.source for step in layers.steps if any(step.epilogue.factor)] or [layers.steps[0].source]
+    signed = any(value.signed for value in read)
+    bits = max(value.width + (signed and not value.signed) for value in read)
+    return FixedType(bits, bits, signed), max(max(map(_weight_bits, layers.steps)), 2)
+
+
+def arithmetic(layers: Layers, shape: Shape, wide: int) -> str:
+    """The packing with the most products in a DSP block whose wide port has so many bits, that is exact for any weights; "dsp" if there is none."""
+    operand, weight_bits = operands(layers)
+    weights = Interval(-(1 << weight_bits - 1), (1 << weight_bits - 1) - 1, 0)
+    fitting = [name for name, (_, port) in dsp.PACKED.items() if port <= wide and dsp.packing(name, weights, operand, shape.lanes) is not None]
+    return max(fitting, key=lambda name: (dsp.PACKED[name][0], -dsp.PACKED[name][1]), default="dsp")
+
+
+def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float, wide: int = dsp.DSP_WIDE) -> Engine:
+    """The engine of that shape for the steps, with DSP blocks whose wide port has so many bits. Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
     placed = []
     for step in layers.steps:
         found = tiled(step, shape, memory_bytes_per_cycle, port_bytes)
@@ -77,14 +122,15 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
             raise ProjectError(what, where=step.name, remedy="use a board with more block RAM")
         placed.append(Placed(step, *found))
     made = [step.epilogue for step in layers.steps]
+    operand, weight_bits = operands(layers)
     values = max(one.value_bits for one in made)
     acc = max(max(step.acc_bits for step in layers.steps), shape.x_bits + 2)
     factors = any(f != 1 for one in made for f in one.factor)
     # Inside of a product of factor and sum, and while planes are joined.
     others = [planes(step.beside, shape.x_bits) * shape.x_bits + 1 for step in layers.steps if step.beside is not None]
-    wide = max(values, acc, shape.x_bits + 2, *others, 0)
-    if wide > 64 + 8:
-        raise UnsupportedError(f"needs words of {wide} bits", where=layers.steps[0].name, remedy="cast values to fewer bits")
+    value_bits = max(values, acc, shape.x_bits + 2, *others, 0)
+    if value_bits > 64 + 8:
+        raise UnsupportedError(f"needs words of {value_bits} bits", where=layers.steps[0].name, remedy="cast values to fewer bits")
     beside = [entry for entry in placed if entry.step.beside is not None]
     depths = [shape.pixels * entry.tile.pixels * vectors(entry.step, shape) for entry in beside]
     return Engine(
@@ -93,7 +139,7 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
         tuple(placed),
         places(layers, shape.lanes, shape.x_bits),
         acc,
-        wide,
+        value_bits,
         max(abs(int(f)) for one in made for f in one.factor).bit_length() + 1,
         max((planes(entry.step.beside, shape.x_bits) for entry in beside if entry.step.beside is not None), default=1),
         max(depths, default=1),
@@ -104,7 +150,10 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
         any(one.leak for one in made),
         any(any(one.up) for one in made),
         any(step.kind is Kind.SUM and step.weight is not None and (step.weight != 1).any() for step in layers.steps),
-        any(step.source.signed for step in layers.steps),
+        operand.signed,
+        operand.width,
+        weight_bits,
+        arithmetic(layers, shape, wide),
     )
 
 

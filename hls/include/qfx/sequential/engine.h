@@ -3,6 +3,7 @@
 #ifndef QFX_SEQUENTIAL_ENGINE_H
 #define QFX_SEQUENTIAL_ENGINE_H
 
+#include "qfx/multiply.h"
 #include "qfx/sequential/epilogue.h"
 #include "qfx/sequential/step.h"
 
@@ -136,13 +137,28 @@ void place_weights(const step s, const int part, hls::stream<typename words<E>::
   }
 }
 
+// Weights as multipliers read them (multiply.h): lane s * OUTPUTS + output.
+struct weight_lanes {
+  template <class Row>
+  static inline typename Row::number at(const Row& row, const int i) {
+#pragma HLS INLINE
+    return row.numbers[i];
+  }
+};
+
+template <class T, int COUNT>
+struct weight_row {
+  typedef T number;
+  T numbers[COUNT];
+};
+
 // The sums of one part of a job: for every pixel the windows' vectors (kernel rows, kernel columns, blocks) times the weights.
 template <class E>
 void multiply(
     const step s, const int part, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH],
     const typename words<E>::w_memory::type (&weights)[E::OUTPUTS][E::W_DEPTH], hls::stream<typename words<E>::accs>& accs) {
   typedef typename words<E>::acc acc_t;
-  typedef sint<E::X_BITS + 1> operand;
+  typedef typename E::operand operand;
   static acc_t acc[E::PIXELS][E::OUTPUTS];  // it waits for the next part
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=0
   const int entries = entries_of(s, part);
@@ -164,6 +180,20 @@ multiply_turn:
 #pragma HLS PIPELINE II=1
     QFX_ENGINE_TURN(MULTIPLY);
     const bool begins = entry == 0 && segment == 0;
+    weight_row<sint<E::WEIGHT_BITS>, E::LANES * E::OUTPUTS> row;
+#pragma HLS ARRAY_PARTITION variable=row.numbers complete
+    if (s.kind != MAXIMUM) {
+    multiply_weights:
+      for (int o = 0; o < E::OUTPUTS; o++) {
+#pragma HLS UNROLL
+        const vec<typename words<E>::w_raw, E::LANES> word = words<E>::w_memory::numbers(weights[o][entry]);
+      multiply_weight:
+        for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+          row.numbers[lane * E::OUTPUTS + o] = sint<E::WEIGHT_BITS>(sint<E::W_BITS>(word[lane]));
+        }
+      }
+    }
   multiply_lane:
     for (int k = 0; k < E::PIXELS; k++) {
 #pragma HLS UNROLL
@@ -172,29 +202,23 @@ multiply_turn:
     multiply_operand:
       for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
-        const bool negative = s.x_signed != 0 && raw[lane][E::X_BITS - 1] != 0;
-        number[lane] = operand(raw[lane]) - (negative ? operand(1) << E::X_BITS : operand(0));
+        number[lane] = s.x_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
       }
       if (matrix) {
+        acc_t sum[E::OUTPUTS];
+#pragma HLS ARRAY_PARTITION variable=sum complete
+        E::multiplier::template dot<E::OUTPUTS, E::LANES, weight_lanes>(row, number, sum);
       multiply_output:
         for (int o = 0; o < E::OUTPUTS; o++) {
 #pragma HLS UNROLL
-          const vec<typename words<E>::w_raw, E::LANES> row = words<E>::w_memory::numbers(weights[o][entry]);
-          acc_t sum = 0;
-        multiply_sum:
-          for (int lane = 0; lane < E::LANES; lane++) {
-#pragma HLS UNROLL
-            sum += product<acc_t>(sint<E::W_BITS>(row[lane]), number[lane]);
-          }
-          acc[k][o] = begins ? sum : acc_t(acc[k][o] + sum);
+          acc[k][o] = begins ? sum[o] : acc_t(acc[k][o] + sum[o]);
         }
       } else {
-        const vec<typename words<E>::w_raw, E::LANES> row = words<E>::w_memory::numbers(weights[0][entry]);
       multiply_channel:
         for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
           const acc_t plain = number[lane];
-          const acc_t term = E::PRODUCTS && s.kind == SUM ? product<acc_t>(sint<E::W_BITS>(row[lane]), number[lane]) : plain;
+          const acc_t term = E::PRODUCTS && s.kind == SUM ? product<acc_t>(row.numbers[lane * E::OUTPUTS], number[lane]) : plain;
           const acc_t before = begins ? (s.kind == SUM ? acc_t(0) : plain) : acc[k][lane];
           acc[k][lane] = s.kind == SUM ? acc_t(before + term) : (before < plain ? plain : before);
         }
