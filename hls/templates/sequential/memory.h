@@ -13,9 +13,10 @@
 
 namespace qfx_tb {
 
-// A value in memory: where it begins, its shape, and how many containers a number takes.
+// A value in memory: where it begins, its shape, and how many containers a number takes. An input may be folded: channel k * channels + c of column x is
+// channel c of column x * stride - before + k * dilation of the frame, or 0 beyond it. Any other value has one k, and as many columns as the frame.
 struct place {
-  int at, channels, height, width, planes;
+  int at, channels, height, width, columns, kernel, stride, before, dilation, planes;
   bool is_signed;
   size_t numbers() const { return static_cast<size_t>(channels) * height * width; }
 };
@@ -65,21 +66,24 @@ bool load_words(const std::string& path, const unsigned crc, const size_t count,
   return true;
 }
 
-// A frame into memory, channel by channel; returns what follows it in `x`.
+// A frame, which is listed channel by channel, into memory; returns what follows it in `x`.
 template <class E>
 const int64_t* put(const place& of, const int64_t* x, ap_uint<E::LANES * E::X_BITS>* memory) {
-  for (int c = 0; c < of.channels; c++) {
-    const int block = c / E::LANES, lane = c % E::LANES;
-    for (int i = 0; i < of.height * of.width; i++) {
-      for (int p = 0; p < of.planes; p++) {
-        ap_uint<E::LANES * E::X_BITS>& word = memory[of.at + (block * of.height * of.width + i) * of.planes + p];
-        if (lane == 0) word = 0;
-        word.range(lane * E::X_BITS + E::X_BITS - 1, lane * E::X_BITS) = ap_uint<E::X_BITS>(*x >> (p * E::X_BITS));
+  for (int channel = 0; channel < of.kernel * of.channels; channel++) {
+    const int block = channel / E::LANES, lane = channel % E::LANES, k = channel / of.channels, c = channel % of.channels;
+    for (int row = 0; row < of.height; row++) {
+      for (int column = 0; column < of.columns; column++) {
+        const int from = column * of.stride - of.before + k * of.dilation;
+        const int64_t number = from < 0 || from >= of.width ? 0 : x[(c * of.height + row) * of.width + from];
+        for (int p = 0; p < of.planes; p++) {
+          ap_uint<E::LANES * E::X_BITS>& word = memory[of.at + ((block * of.height + row) * of.columns + column) * of.planes + p];
+          if (lane == 0) word = 0;
+          word.range(lane * E::X_BITS + E::X_BITS - 1, lane * E::X_BITS) = ap_uint<E::X_BITS>(number >> (p * E::X_BITS));
+        }
       }
-      x++;
     }
   }
-  return x;
+  return x + of.numbers();
 }
 
 // Likewise back; returns the place behind it in `y`.

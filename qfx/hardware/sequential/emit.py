@@ -33,7 +33,7 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
         "guard": top.upper(),
         "csim_flags": " ".join(CSIM_FLAGS),
         "crc": {name: zlib.crc32(getattr(made, name)) for name in ("program", "weights", "parameters")},
-        "weight_vectors": len(made.weights) // (engine.shape.lanes * engine.shape.w_bits // 8),
+        "weight_vectors": len(made.weights) // (engine.shape.wide * engine.shape.lanes * engine.shape.w_bits // 8),
         "parameter_words": len(made.parameters) // 8,
         "inputs": [_port(value, engine) for value in engine.layers.inputs],
         "outputs": [_port(value, engine) for value in engine.layers.outputs],
@@ -57,11 +57,18 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
 
 
 def _port(value: Value, engine: Engine) -> dict[str, Any]:
+    """Where a value lies. Of one that is folded: ``channels`` and ``width`` are those of the frame as it comes, ``columns`` those in memory."""
+    fold = engine.layers.fold(value)
     return {
         "at": engine.places.at[value.name],
-        "channels": value.channels,
+        "channels": fold.channels,
         "height": value.height,
-        "width": value.columns,
+        "width": fold.columns,
+        "columns": value.columns,
+        "kernel": fold.kernel,
+        "stride": fold.stride,
+        "before": fold.before,
+        "dilation": fold.dilation,
         "planes": planes(value, engine.shape.x_bits),
         "is_signed": value.signed,
     }

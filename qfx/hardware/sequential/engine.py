@@ -10,8 +10,9 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import dsp
 from qfx.hardware.emit import spelling
+from qfx.hardware.sequential.folding import folded
 from qfx.hardware.sequential.memory import Places, places, planes
-from qfx.hardware.sequential.tiles import Shape, Tile, blocks, cut, entries, fits, input_size, tiled, vectors
+from qfx.hardware.sequential.tiles import Known, Shape, Tile, alike, blocks, cut, entries, fits, input_size, tiled, vectors
 from qfx.hardware.sequential.values import ROUNDING, Kind, Layers, Overflow, Step
 
 
@@ -114,9 +115,13 @@ def arithmetic(layers: Layers, shape: Shape, wide: int) -> str:
 
 def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float, wide: int = dsp.DSP_WIDE) -> Engine:
     """The engine of that shape for the steps, with DSP blocks whose wide port has so many bits. Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
-    placed = []
+    layers = folded(layers, shape.lanes)
+    placed: list[Placed] = []
+    known: Known = {}
     for step in layers.steps:
-        found = tiled(step, shape, memory_bytes_per_cycle, port_bytes)
+        if alike(step) not in known:
+            known[alike(step)] = tiled(step, shape, memory_bytes_per_cycle, port_bytes)
+        found = known[alike(step)]
         if found is None:
             what = f"no tile of it fits memories of {shape.x_depth} words of values, {shape.w_depth} of weights and {shape.y_depth} of results"
             raise ProjectError(what, where=step.name, remedy="use a board with more block RAM")

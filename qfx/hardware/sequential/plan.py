@@ -15,16 +15,17 @@ from qfx.hardware.cost.power import Power, power
 from qfx.hardware.design.dsp import PACKED
 from qfx.hardware.sequential.cost import MASTERS, estimate
 from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine
+from qfx.hardware.sequential.folding import folded
 from qfx.hardware.sequential.steps import layers
-from qfx.hardware.sequential.tiles import Shape, cut, entries, memory_bytes, turns, vectors
+from qfx.hardware.sequential.tiles import Shape, alike, cut, entries, memory_bytes, turns, vectors
 from qfx.hardware.sequential.values import Kind, Layers, Step
 from qfx.hardware.timing.clock import Clock, expected_of_pipeline
 from qfx.hardware.timing.delays import delays
 from qfx.ir.graph import Graph
 from qfx.progress import Progress, silent
 
-_LANES, _VECTORS, _MOST_PIXELS = (2, 4, 8, 16, 32), (1, 2, 4, 8), 16
-_TRIED = 6
+_LANES, _VECTORS, _MOST_PIXELS = (2, 4, 8, 16, 32), (1, 2, 3, 4, 5, 6, 8), 16
+_TRIED = 8
 """Arrays of which tiles are looked for: those that would take the fewest cycles if all their memories were large."""
 _WORDS = 512
 """Depths of memories are multiples of what a block RAM has at its widest."""
@@ -162,11 +163,13 @@ def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int
 def _least_cycles(made: Layers, shape: Shape) -> int:
     """What no tiles could beat: the slower of multipliers and epilogue."""
     total = 0
+    known: dict[object, int] = {}
     wide = replace(shape, x_depth=1 << 40, y_depth=1 << 40)
-    for step in made.steps:
-        tile = cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns)
-        count = turns(step, wide, tile)
-        total += max(count["multiply"], count["epilogue"])
+    for step in folded(made, shape.lanes).steps:
+        if alike(step) not in known:
+            count = turns(step, wide, cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns))
+            known[alike(step)] = max(count["multiply"], count["epilogue"], count["fetch_weights"])
+        total += known[alike(step)]
     return total
 
 

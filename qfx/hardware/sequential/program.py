@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.hardware.sequential.engine import Engine, Placed
+from qfx.hardware.sequential.folding import laid_out
 from qfx.hardware.sequential.memory import planes
 from qfx.hardware.sequential.tiles import PARAMETER_WORDS, blocks, entries, vectors
 from qfx.hardware.sequential.values import ROUNDING, Kind, Value
@@ -48,7 +49,7 @@ def image(engine: Engine) -> Image:
         program.append(_instruction(engine, placed, weights_at, parameters_at))
         weights.append(packed.tobytes())
         parameters.append(known.tobytes())
-        weights_at += packed.size // engine.shape.lanes
+        weights_at += packed.size // (engine.shape.lanes * engine.shape.wide)
         parameters_at += known.size
     return Image(b"".join(program), b"".join(parameters), b"".join(weights))
 
@@ -80,9 +81,12 @@ def _weights(engine: Engine, placed: Placed) -> npt.NDArray[np.signedinteger]:
         return np.zeros(0, dtype=dtype)
     lanes = shape.lanes
     if step.kind is Kind.SUM:
-        filled = np.zeros((placed.tile.jobs * lanes, *step.weight.shape[1:]), dtype=dtype)
-        filled[: len(step.weight)] = step.weight
-        return filled.reshape(placed.tile.jobs, lanes, -1).transpose(0, 2, 1)
+        taps = step.weight[0].size  # a vector in every word, whatever else it has room for
+        alone = np.zeros((placed.tile.jobs, taps, shape.wide, lanes), dtype=dtype)
+        one = np.zeros((placed.tile.jobs * lanes, taps), dtype=dtype)
+        one[: len(step.weight)] = step.weight.reshape(-1, taps)
+        alone[:, :, 0] = one.reshape(placed.tile.jobs, lanes, taps).transpose(0, 2, 1)
+        return alone
     outputs, channels = placed.tile.jobs * shape.outputs, blocks(step.source.channels, lanes) * lanes
     filled = np.zeros((outputs, channels, *step.weight.shape[2:]), dtype=dtype)
     filled[: len(step.weight), : step.weight.shape[1]] = step.weight
@@ -105,7 +109,9 @@ def _parameters(engine: Engine, placed: Placed) -> npt.NDArray[np.int64]:
 
 
 def as_vectors(raw: RawArray, value: Value, engine: Engine) -> bytes:
-    """The raws (channels, height, width in any shape) of one frame as they lie in memory."""
+    """The raws (channels, height, width in any shape) of one frame as they lie in memory; of an input that is folded, of the frame as it comes."""
+    fold = engine.layers.fold(value)
+    raw = laid_out(raw.reshape(1, fold.channels, value.height, fold.columns), fold, value)
     lanes, bits = engine.shape.lanes, engine.shape.x_bits
     count, of = blocks(value.channels, lanes), planes(value, bits)
     filled = np.zeros((count * lanes, value.height, value.columns), dtype=np.int64)

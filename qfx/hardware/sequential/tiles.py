@@ -44,6 +44,11 @@ class Shape:
         return self.lanes * self.vectors
 
     @property
+    def wide(self) -> int:
+        """Outputs whose weights come in one word of memory: as many as a port of 128 bits carries."""
+        return max(count for count in (1, 2, 4, 8, 16) if self.outputs % count == 0 and (count == 1 or count * self.lanes * self.w_bits <= 128))
+
+    @property
     def products(self) -> int:
         """In a turn."""
         return self.lanes * self.outputs * self.pixels
@@ -120,7 +125,7 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     seen_columns = _seen(tile.tiles_w, tile.columns * window.stride[1], columns, window.pads[1], source.columns)
     count = entries(step, shape)
     jobs = tile.tiles * tile.jobs
-    words = 0 if step.kind is Kind.MAXIMUM else jobs * count * (shape.outputs if step.kind is Kind.MATRIX else 1)
+    words = 0 if step.kind is Kind.MAXIMUM else jobs * count * (shape.outputs // shape.wide if step.kind is Kind.MATRIX else 1)
     out = jobs * tile.pixels * shape.pixels * vectors(step, shape) * planes(target, shape.x_bits)
     size = blocks(target.channels, shape.lanes) * target.pixels
     return {
@@ -146,7 +151,7 @@ def _seen(tiles: int, step: int, size: int, before: int, whole: int) -> int:
 def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     """What goes through each port: values, weights, what lies beside with the parameters, results."""
     count = turns(step, shape, tile)
-    x, w = shape.lanes * shape.x_bits // 8, shape.lanes * shape.w_bits // 8
+    x, w = shape.lanes * shape.x_bits // 8, shape.wide * shape.lanes * shape.w_bits // 8
     return {
         "values": count["fetch_x"] * x,
         "weights": count["fetch_weights"] * w,
@@ -170,6 +175,17 @@ def cycles(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, 
     last = (count["gather"] + count["write"]) // jobs
     busy = count[slowest] + jobs * tile.segments * JOB_CYCLES
     return ceil(max(busy, memory)) + first + last + STEP_CYCLES, "memory" if memory > busy else slowest
+
+
+Known = dict[tuple[object, ...], "tuple[Tile, int, str] | None"]
+"""What was found of steps that are alike."""
+
+
+def alike(step: Step) -> tuple[object, ...]:
+    """What the cycles of a step depend on."""
+    source, target = step.source, step.target
+    sizes = (source.channels, source.height, source.columns, target.channels, target.height, target.columns, target.width)
+    return (step.kind, *sizes, step.window, None if step.beside is None else step.beside.width)
 
 
 def tiled(step: Step, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float) -> tuple[Tile, int, str] | None:

@@ -119,12 +119,30 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Fold:
+    """Channel ``k * channels + c`` of column x is channel c of column ``x * stride - before + k * dilation`` of the frame, or 0 beyond it."""
+
+    channels: int
+    columns: int
+    kernel: int
+    stride: int
+    before: int
+    dilation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Layers:
-    """A network as steps: ``inputs`` come from outside, ``outputs`` go there, each with the order of the graph's ports."""
+    """A network as steps: ``inputs`` come from outside, ``outputs`` go there, each with the order of the graph's ports. ``folds``: the inputs, by name,
+    that are written otherwise than they come."""
 
     steps: tuple[Step, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    folds: tuple[tuple[str, Fold], ...] = ()
+
+    def fold(self, value: Value) -> Fold:
+        """How a value is written; one that is not folded as it is."""
+        return dict(self.folds).get(value.name, Fold(value.channels, value.columns, 1, 1, 0, 1))
 
     @property
     def values(self) -> tuple[Value, ...]:

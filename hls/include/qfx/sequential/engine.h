@@ -97,7 +97,7 @@ place_x_word:
 template <class E>
 void fetch_weights(const step s, const typename words<E>::w_word* weights, hls::stream<typename words<E>::w_word>& ws) {
   if (s.kind != MAXIMUM) {
-    const int each = s.kind == MATRIX ? E::OUTPUTS : 1;
+    const int each = s.kind == MATRIX ? E::OUTPUTS / E::WIDE : 1;
     const int words_of_tile = s.jobs * ((s.segments - 1) * s.entries + s.last_entries) * each;
   fetch_weights_tile:
     for (int tile = 0; tile < s.tiles; tile++) {
@@ -119,15 +119,23 @@ inline int entries_of(const step& s, const int part) {
 template <class E>
 void place_weights(const step s, const int part, hls::stream<typename words<E>::w_word>& ws, typename words<E>::w_memory::type (&kept)[E::OUTPUTS][E::W_DEPTH]) {
   if (s.kind != MAXIMUM) {
-    const int each = s.kind == MATRIX ? E::OUTPUTS : 1;
+    const int each = s.kind == MATRIX ? E::OUTPUTS / E::WIDE : 1;
     const int turns = entries_of(s, part) * each;
     int entry = 0, output = 0;
   place_weights_word:
     for (int turn = 0; turn < turns; turn++) {
 #pragma HLS PIPELINE II=1
       QFX_ENGINE_TURN(PLACE_WEIGHTS);
-      const vec<typename words<E>::w_raw, E::LANES> numbers = unpacked<typename words<E>::w_raw, E::LANES, E::W_BITS>(ws.read());
-      kept[output][entry] = words<E>::w_memory::of(numbers);
+      const typename words<E>::w_word word = ws.read();
+    place_weights_output:
+      for (int o = 0; o < E::OUTPUTS; o++) {
+#pragma HLS UNROLL
+        if (o / E::WIDE == output) {
+          const int low = o % E::WIDE * E::LANES * E::W_BITS;
+          const uint<E::LANES * E::W_BITS> part = word.range(low + E::LANES * E::W_BITS - 1, low);
+          kept[o][entry] = words<E>::w_memory::of(unpacked<typename words<E>::w_raw, E::LANES, E::W_BITS>(part));
+        }
+      }
       output++;
       if (output == each) {
         output = 0;
