@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType
 from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate
@@ -39,13 +41,23 @@ def estimate(engine: Engine, board: Board) -> Estimate:
 def _products(engine: Engine, on: Device) -> Resources:
     """Of the array, and of single channels."""
     shape = engine.shape
-    weights = engine.weights
-    array = Products(shape.outputs, shape.lanes, engine.operand, weights, weights.type(), False, engine.acc_bits, shape.pixels)
-    found = array.take(engine.arithmetic, on)
+    found = array(engine.operand, engine.weights, shape.outputs, shape.lanes, shape.pixels - shape.lut_pixels, engine.acc_bits, engine.arithmetic, on)
+    found += of_luts(engine.operand, engine.weights, engine.acc_bits, shape.outputs, shape.lanes) * shape.lut_pixels
     if not engine.products:
         return found
     one = r.product(engine.operand_bits + (not engine.signed), engine.weight_bits, "dsp" if engine.weight_bits > 9 else "lut", on)
     return found + one * (shape.lanes * shape.pixels)
+
+
+def array(operand: FixedType, weights: Interval, outputs: int, lanes: int, pixels: int, most: int, arithmetic: str, on: Device) -> Resources:
+    """Products and sums of so many pixels in DSP blocks."""
+    return Products(outputs, lanes, operand, weights, weights.type(), False, most, pixels).take(arithmetic, on) if pixels else Resources()
+
+
+def of_luts(operand: FixedType, weights: Interval, most: int, outputs: int, lanes: int) -> Resources:
+    """Products and sums of one pixel in LUTs."""
+    factors = operand.width + (not operand.signed), weights.width
+    return (r.product(*factors, "lut", r.ULTRASCALE) * lanes + r.adder_tree(lanes, min(sum(factors), most), most)) * outputs
 
 
 def _sums(engine: Engine) -> Resources:

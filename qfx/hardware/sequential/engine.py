@@ -66,11 +66,14 @@ class Engine:
         return Interval(-(1 << self.weight_bits - 1), (1 << self.weight_bits - 1) - 1, 0)
 
     @property
+    def product_bits(self) -> int:
+        return self.operand_bits + (not self.signed) + self.weight_bits
+
+    @property
     def multiplier(self) -> str:
         """What the C++ calls it."""
         if self.arithmetic == "dsp":
-            product = self.operand_bits + (not self.signed) + self.weight_bits
-            return f"qfx::mul_dsp<ap_int<{product}>, {dsp.chain(self.weights.type(), self.operand, self.shape.lanes)}>"
+            return f"qfx::mul_dsp<ap_int<{self.product_bits}>, {dsp.chain(self.weights.type(), self.operand, self.shape.lanes)}>"
         form = dsp.packing(self.arithmetic, self.weights, self.operand, self.shape.lanes)
         assert form is not None  # it was chosen because it is exact
         numbers = (form.count, form.chain, form.split, form.known, self.weight_bits - 1)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from qfx.errors import ProjectError
+from qfx.fixed.arith import Interval
 from qfx.hardware.board import MEMORY_SUSTAINED, Board, check_clock
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits
 from qfx.hardware.cost.power import Power, power
 from qfx.hardware.design.dsp import PACKED
-from qfx.hardware.sequential.cost import MASTERS, estimate
-from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine
+from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
+from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine, operands
 from qfx.hardware.sequential.folding import folded
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import Shape, alike, cut, entries, memory_bytes, turns, vectors
@@ -27,6 +28,8 @@ from qfx.progress import Progress, silent
 _LANES, _VECTORS, _MOST_PIXELS = (2, 4, 8, 16, 32), (1, 2, 3, 4, 5, 6, 8), 16
 _TRIED = 8
 """Arrays of which tiles are looked for: those that would take the fewest cycles if all their memories were large."""
+_EPILOGUE_DSPS = 2
+"""DSP blocks that a lane of the epilogue takes at most."""
 _WORDS = 512
 """Depths of memories are multiples of what a block RAM has at its widest."""
 
@@ -132,25 +135,24 @@ def bytes_per_cycle(board: Board, clock_ns: float) -> float:
 
 
 def _arrays(made: Layers, board: Board) -> Iterator[Shape]:
-    """Arrays whose products are within the board's DSP blocks."""
+    """Arrays whose products are within the board's DSP blocks, and beyond them within half of its LUTs."""
     x_bits, w_bits = containers(made)
     on = r.device(board.part)
-    widest = max(entries(step, Shape(1, 1, 1, x_bits, w_bits, 1, 1, 1)) for step in made.steps)
+    operand, weight_bits = operands(made)
+    weights = Interval(-(1 << weight_bits - 1), (1 << weight_bits - 1) - 1, 0)
+    most = max(step.acc_bits for step in made.steps)
     for lanes in _LANES:
-        if lanes > widest * 2:
-            continue
+        depth = _depth_of_weights(made, lanes, x_bits, w_bits)
         for count in _VECTORS:
-            for pixels in range(1, _MOST_PIXELS + 1):
-                shape = Shape(lanes, count, pixels, x_bits, w_bits, _WORDS, _depth_of_weights(made, lanes, x_bits, w_bits), _WORDS)
-                if _blocks(made, shape, on.dsp_wide) <= LIMITS["dsp"] * board.dsp:
-                    yield shape
-
-
-def _blocks(made: Layers, shape: Shape, wide: int) -> int:
-    """DSP blocks of the array, by the products that one makes."""
-    name = arithmetic(made, shape, wide)
-    each = PACKED[name][0] if name in PACKED else 1
-    return ceil(shape.outputs / each) * shape.lanes * shape.pixels
+            shape = Shape(lanes, count, 1, x_bits, w_bits, _WORDS, depth, _WORDS)
+            each = PACKED.get(arithmetic(made, shape, on.dsp_wide), (1, 0))[0]
+            blocks = ceil(shape.outputs / each) * lanes * r.multiplier_dsps(operand.width + (not operand.signed), weight_bits, on)
+            luts = of_luts(operand, weights, most, shape.outputs, lanes).lut
+            in_blocks = int((LIMITS["dsp"] * board.dsp - _EPILOGUE_DSPS * lanes) // blocks)
+            if in_blocks < 1:
+                continue
+            for pixels in range(1, min(in_blocks + board.lut // 2 // luts, _MOST_PIXELS) + 1):
+                yield replace(shape, pixels=pixels, lut_pixels=max(pixels - in_blocks, 0))
 
 
 def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int:

@@ -35,6 +35,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
             "lanes": shape.lanes,
             "outputs": shape.outputs,
             "pixels": shape.pixels,
+            "lut_pixels": shape.lut_pixels,
             "products": shape.products,
             "used": round(plan.used, 4),
             "arithmetic": plan.engine.arithmetic,
@@ -105,6 +106,7 @@ def as_text(plan: Plan, model: str) -> str:
     lines += [*table(head, rows), "", *_aligned(("part", *(NAMES[field] for field in FIELDS)), parts), ""]
     lines += [f"note: {note}" for note in notes(plan)]
     kind = f"{shape.x_bits}-bit values, {shape.w_bits}-bit weights, {plan.engine.arithmetic}"
+    kind += f", {shape.lut_pixels} pixels of LUTs" if shape.lut_pixels else ""
     lines.append(f"array      {shape.lanes} channels x {shape.outputs} outputs x {shape.pixels} pixels, {shape.products} products a cycle ({kind})")
     lines.append(f"frame      {plan.interval} cycles, {told.rate(plan)}; {100 * plan.used:.0f} % of the products are the network's")
     spent = ", ".join(f"{100 * cycles / plan.interval:.0f} % {name.replace('_', ' ')}" for name, cycles in plan.binds.most_common())

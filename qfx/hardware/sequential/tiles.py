@@ -38,6 +38,8 @@ class Shape:
     x_depth: int
     w_depth: int
     y_depth: int
+    lut_pixels: int = 0
+    """Pixels whose products are made of LUTs, where DSP blocks are short."""
 
     @property
     def outputs(self) -> int:

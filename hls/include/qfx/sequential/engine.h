@@ -215,7 +215,11 @@ multiply_turn:
       if (matrix) {
         acc_t sum[E::OUTPUTS];
 #pragma HLS ARRAY_PARTITION variable=sum complete
-        E::multiplier::template dot<E::OUTPUTS, E::LANES, weight_lanes>(row, number, sum);
+        if (k < E::PIXELS - E::LUT_PIXELS) {
+          E::multiplier::template dot<E::OUTPUTS, E::LANES, weight_lanes>(row, number, sum);
+        } else {
+          mul_lut<typename E::product>::template dot<E::OUTPUTS, E::LANES, weight_lanes>(row, number, sum);
+        }
       multiply_output:
         for (int o = 0; o < E::OUTPUTS; o++) {
 #pragma HLS UNROLL
@@ -226,7 +230,7 @@ multiply_turn:
         for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
           const acc_t plain = number[lane];
-          const acc_t term = E::PRODUCTS && s.kind == SUM ? product<acc_t>(row.numbers[lane * E::OUTPUTS], number[lane]) : plain;
+          const acc_t term = E::PRODUCTS && s.kind == SUM ? qfx::product<acc_t>(row.numbers[lane * E::OUTPUTS], number[lane]) : plain;
           const acc_t before = begins ? (s.kind == SUM ? acc_t(0) : plain) : acc[k][lane];
           acc[k][lane] = s.kind == SUM ? acc_t(before + term) : (before < plain ? plain : before);
         }
