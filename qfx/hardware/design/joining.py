@@ -44,13 +44,12 @@ Readers = Callable[[str], Sequence[Node]]
 """The live nodes that read a value, one for every time that it is read."""
 
 
-def chains(nodes: Iterable[Node], readers: Readers, graph: Graph, apart: Collection[str] = ()) -> dict[str, Chain]:
-    """The chain behind each of the ``nodes`` whose process has an epilogue and that is in no chain itself. ``apart``: the names of those that have no
-    place for a second stream."""
+def chains(nodes: Iterable[Node], readers: Readers, graph: Graph) -> dict[str, Chain]:
+    """The chain behind each of the ``nodes`` whose process has an epilogue and that is in no chain itself."""
     order = list(nodes)
     known = {node.name: node for node in order}
     followers = {node.name: next(iter(by)) for node in order if node.name not in graph.outputs and len(by := readers(node.name)) == 1}
-    hosts = _hosts(order, known, followers, graph, apart)
+    hosts = _hosts(order, known, followers, graph)
     found: dict[str, Chain] = {}
     members: set[str] = set()
     for node in order:
@@ -76,7 +75,7 @@ def _chain(node: Node, followers: Mapping[str, Node], hosts: Mapping[str, str]) 
     return Chain(tuple(behind), chain.beside, chain.place)
 
 
-def _hosts(order: Sequence[Node], known: Mapping[str, Node], followers: Mapping[str, Node], graph: Graph, apart: Collection[str]) -> dict[str, str]:
+def _hosts(order: Sequence[Node], known: Mapping[str, Node], followers: Mapping[str, Node], graph: Graph) -> dict[str, str]:
     """For each node that joins two values and becomes part of the process of one of them: that process's node."""
     places = {node.name: place for place, node in enumerate(order)}
     hosts: dict[str, str] = {}
@@ -84,8 +83,7 @@ def _hosts(order: Sequence[Node], known: Mapping[str, Node], followers: Mapping[
         sources = tuple(graph.infos[name] for name in node.inputs)
         if len(sources) != 2 or node.op.joins(sources, graph.infos[node.name]) is None:
             continue
-        found = [host for name in node.inputs if (host := _host(name, node, known, followers)) is not None]
-        able = [host for host in found if host.name not in apart]
+        able = [host for name in node.inputs if (host := _host(name, node, known, followers)) is not None]
         if able:
             best = min(able, key=lambda host: (host.op.macs(graph.infos[host.name]), -places[host.name]))
             hosts[node.name] = best.name

@@ -6,6 +6,7 @@ its results. More tiles keep less, but read the weights more often: how many the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
@@ -47,10 +48,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Sets of layers to try, and into how many tiles their frames may be cut."""
+    """Sets of layers to try, and into how many tiles the frame of each layer may be cut."""
 
     sets: tuple[frozenset[str], ...]
-    tiles: int
+    tiles: Mapping[str, int]
 
 
 def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, clock_ns: float, cycles: int | None) -> Choices:
@@ -71,8 +72,8 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
         raise ProjectError(f"weights are to lie in the board's memory, but {board.name} says nothing of one", where=graph.name, remedy=remedy)
     base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr"))), shared=True)
     products = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
-    size = sum(master.beats * master.bits // 8 for master in base.masters)
-    tiles = _tiles(board, products, size, clock_ns=clock_ns, cycles=cycles)
+    pace = cycles if cycles is not None else products // (2 * max(board.dsp, 1))
+    tiles = _tiles(base, _SHARE * board.memory_bytes_per_cycle(clock_ns) * pace)
     found = _candidates(base, tiles)
     saving = [one for one in found if one.saved > 0]
     if request.memory == "ddr":
@@ -105,16 +106,13 @@ def eligible(graph: Graph, plain: d.Design) -> list[str]:
     return found
 
 
-def _candidates(base: d.Design, tiles: int) -> list[Candidate]:
+def _candidates(base: d.Design, tiles: Mapping[str, int]) -> list[Candidate]:
     """The layers that could, those that save most first. ``base``: the design with all of them in memory."""
     found = []
-    sizes = {
-        node: one.values.size * one.output.type.width for one, node in zip(base.processes, base.nodes, strict=True) if isinstance(one, d.FromMemory)
-    }
+    sizes = _sizes(base)
     for process, node in zip(base.processes, base.nodes, strict=True):
         if isinstance(process, d.Tiles):
-            height = process.tiling.plane[2]
-            blocks = min(_blocks(process, rows) for rows in divisors(height) if height // rows <= tiles)
+            blocks = _blocks(process, process.tiling.plane[2] // tiles[node])
             found.append(Candidate(node, ceil(sizes[node] / _BLOCK_BITS), blocks, sizes[node]))
     return sorted(found, key=lambda one: (-one.saved, one.name))
 
@@ -122,14 +120,39 @@ def _candidates(base: d.Design, tiles: int) -> list[Candidate]:
 def _blocks(unit: d.Tiles, rows: int) -> int:
     """Block RAMs of a unit with so many rows a tile, one number at a time, and of its master."""
     made = unit.folded(1, 1, rows, "lut")
-    return sum(bram18(memory.depth, memory.width) for memory in (made.kept, made.sums, made.results) if memory.depth) + master(64).bram18
+    return sum(bram18(memory.depth, memory.width) for memory in (made.kept, made.sums, made.results, made.others) if memory.depth) + master(64).bram18
 
 
-def _tiles(board: Board, products: int, weight_bytes: int, *, clock_ns: float, cycles: int | None) -> int:
-    """The tiles that a frame may be cut into while memory brings the weights in time: in ``cycles``, or, where no pace is asked for, in those that
-    the board's DSP blocks need at two products each."""
-    pace = cycles if cycles is not None else products // (2 * max(board.dsp, 1))
-    return max(int(_SHARE * board.memory_bytes_per_cycle(clock_ns) * pace / max(weight_bytes, 1)), 1)
+def _sizes(base: d.Design) -> dict[str, int]:
+    """The bits of each layer's weights."""
+    pairs = zip(base.processes, base.nodes, strict=True)
+    return {node: process.values.size * process.output.type.width for process, node in pairs if isinstance(process, d.FromMemory)}
+
+
+def _tiles(base: d.Design, frame_bytes: float) -> dict[str, int]:
+    """Into how many tiles the frame of each layer may be cut while all weights that are read are no more than ``frame_bytes``, or one: the cut that
+    saves most block RAM for the bytes that it costs comes first."""
+    sizes = _sizes(base)
+    units = {node: process for process, node in zip(base.processes, base.nodes, strict=True) if isinstance(process, d.Tiles)}
+    found = dict.fromkeys(units, 1)
+    left = frame_bytes - sum(sizes.values()) / 8
+    steps = []
+    for node, unit in units.items():
+        height = unit.tiling.plane[2]
+        last, taken = 1, _blocks(unit, height)
+        for count in (height // rows for rows in reversed(divisors(height))):
+            blocks = _blocks(unit, height // count)
+            if blocks < taken:
+                cost = (count - last) * sizes[node] / 8
+                steps.append(((taken - blocks) / cost, node, count, cost))
+                last, taken = count, blocks
+    done: set[str] = set()  # of which a cut was too much
+    for _, node, count, cost in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
+        if node in done or count < found[node] or cost > left:
+            done.add(node)
+            continue
+        found[node], left = count, left - cost
+    return found
 
 
 def _check_bandwidth(graph: Graph, board: Board, bits: int, *, clock_ns: float, cycles: int | None) -> None:

@@ -57,11 +57,13 @@ class Layer:
         return self.gives if place in self.paired else self.takes
 
 
-def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False, memory_tiles: int = 1) -> tuple[Layer, ...]:
+def layers(
+    design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False, memory_tiles: Mapping[str, int] | None = None
+) -> tuple[Layer, ...]:
     """The layers of ``design``, lowered with everything at one number at a time, in topological order.
 
     A layer in ``pinned`` (OUTPUT and the input's name for the ports) has that folding as its only option. ``shift_and_add``: as in ``Request``;
-    ``memory_tiles``: as in ``Setting``.
+    ``memory_tiles``: as in ``Setting``, by layer.
     """
     on = r.device(board.part)
     origin: dict[str, tuple[str, bool]] = {}  # by stream: the layer that gives its numbers, and whether from its window unit
@@ -83,7 +85,9 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shi
         name = _layer_name(process, node)
         before = [fronts.get(stream.name) for stream in streams]
         sources = tuple((origin[stream.name][0], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
-        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0, memory_tiles)
+        setting = Setting(
+            on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0, (memory_tiles or {}).get(name, 1)
+        )
         options = process.options(setting)
         origin.update({stream.name: (name, False) for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer

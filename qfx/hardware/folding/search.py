@@ -8,7 +8,7 @@ the board.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -82,7 +82,7 @@ class _Memory:
     """The layers whose weights lie in the board's memory, and into how many tiles a frame of theirs may be cut."""
 
     layers: frozenset[str]
-    tiles: int = 1
+    tiles: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def foldings(self) -> dict[str, Folding]:

@@ -6,6 +6,7 @@
 #ifndef QFX_MEMORY_TILES_H
 #define QFX_MEMORY_TILES_H
 
+#include "qfx/beside.h"
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
 #include "qfx/storage.h"
@@ -111,12 +112,38 @@ tile_many_lane:
   many[pixel] = memory_word<Total, PE>::of(sums);
 }
 
+// The words of the second stream (beside.h) come pixel by pixel, as those that leave, and are needed output by output: a tile's are held, unless results leave
+// as they come.
+inline void tiles_hold(nothing_beside&, nothing_beside&) {
+#pragma HLS INLINE
+}
+template <int WORDS, class B, int PE, class Word>
+inline void tiles_hold(hls::stream<vec<B, PE> >& beside, Word (&others)[WORDS]) {
+#pragma HLS INLINE
+tiles_hold_word:
+  for (int i = 0; i < WORDS; i++) {
+    QFX_PIPELINE
+    QFX_TURN();
+    others[i] = memory_word<B, PE>::of(beside.read());
+  }
+}
+
+inline void tiles_recall(nothing_beside&, const int, nothing_beside&) {
+#pragma HLS INLINE
+}
+template <int WORDS, class B, int PE, class Word>
+inline void tiles_recall(Word (&others)[WORDS], const int place, vec<B, PE>& other) {
+#pragma HLS INLINE
+  other = memory_word<B, PE>::numbers(others[place]);
+}
+
 // A convolution, or (one pixel, one tap) a linear layer. Words of weights hold SIMD * PE raws, the PEs innermost, and come in the order of the loops: outputs,
-// rows and columns of the taps, words of a pixel. `kept` (the rows that a tile needs), `sums` and `results` belong to the layer's function.
-template <class S, class Epilogue, class T, class Weight, class Sums>
-void tiles(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<Weight, S::PE * S::SIMD> >& weights, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
-           typename memory_word<T, S::SIMD>::type (&kept)[S::WORDS], Sums& sums,
-           typename memory_word<typename Epilogue::out, S::PE>::type (&results)[S::RESULTS]) {
+// rows and columns of the taps, words of a pixel. `kept` (the rows that a tile needs), `sums`, `results` and `others` (what is held of `beside`) belong to the
+// layer's function.
+template <class S, class Epilogue, class T, class Weight, class Beside, class Sums, class Others>
+void tiles_with(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<Weight, S::PE * S::SIMD> >& weights, Beside& beside,
+                hls::stream<vec<typename Epilogue::out, S::PE> >& out, typename memory_word<T, S::SIMD>::type (&kept)[S::WORDS], Sums& sums,
+                typename memory_word<typename Epilogue::out, S::PE>::type (&results)[S::RESULTS], Others& others) {
 #pragma HLS INLINE
   typedef memory_word<T, S::SIMD> pixel_word;
   typedef memory_word<typename Epilogue::out, S::PE> result_word;
@@ -128,6 +155,7 @@ tiles_tile:
   for (int tile = 0; tile < S::TILES; tile++) {
     const int first = tile * S::ROWS * S::SH - S::TOP;
     const int needed = first + S::SPAN < S::H ? first + S::SPAN : int(S::H);
+    if (!S::DIRECT) tiles_hold(beside, others);
   tiles_load_row:
     for (; loaded < needed; loaded++) {
     tiles_load_column:
@@ -176,13 +204,21 @@ tiles_tile:
 #pragma HLS ARRAY_PARTITION variable=joined complete dim=1
                 S::multiplier::template dot<S::PE, S::SIMD, plain<Weight> >(word.data, pixel, terms);
                 tile_sum(sums, y * S::OW + x, terms, ky == 0 && kx == 0 && chunk == 0, joined);
-                if (ky == S::KH - 1 && kx == S::KW - 1 && chunk == S::CHUNKS - 1) {
+                const bool ends = ky == S::KH - 1 && kx == S::KW - 1 && chunk == S::CHUNKS - 1;
+                typename beside_word<Beside>::type other;
+                if (S::DIRECT) {
+                  take_beside(beside, other, ends);
+                } else {
+                  tiles_recall(others, S::DIRECT ? 0 : (y * S::OW + x) * S::OUTPUT_FOLD + output, other);
+                }
+                if (ends) {
                   vec<typename Epilogue::out, S::PE> result;
                   QFX_PACK(result)
                 tiles_epilogue:
                   for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-                    result[pe] = Epilogue::apply(typename S::acc(joined[pe]), (tile * S::ROWS + y) * S::OW + x, output * S::PE + pe);
+                    result[pe] =
+                        leave_beside<Epilogue>(typename S::acc(joined[pe]), other, pe, (tile * S::ROWS + y) * S::OW + x, output * S::PE + pe);
                   }
                   if (S::DIRECT) {
                     out.write(result);
@@ -218,6 +254,15 @@ tiles_rest_row:
       in.read();
     }
   }
+}
+
+template <class S, class Epilogue, class T, class Weight, class Sums>
+void tiles(hls::stream<vec<T, S::SIMD> >& in, hls::stream<vec<Weight, S::PE * S::SIMD> >& weights, hls::stream<vec<typename Epilogue::out, S::PE> >& out,
+           typename memory_word<T, S::SIMD>::type (&kept)[S::WORDS], Sums& sums,
+           typename memory_word<typename Epilogue::out, S::PE>::type (&results)[S::RESULTS]) {
+#pragma HLS INLINE
+  nothing_beside none, others;
+  tiles_with<S, Epilogue>(in, weights, none, out, kept, sums, results, others);
 }
 
 }  // namespace qfx

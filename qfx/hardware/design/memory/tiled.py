@@ -80,12 +80,13 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
     weights = build.rewidth(stem, stream, pe * simd)
     source = build.rewidth(node.inputs[0], unit.stream, gcd(unit.stream.parallel, channels))
     source = build.rewidth(node.inputs[0], source, simd)
-    epilogue, out, name = build.finish(node, unit.chain, sums.steps, unit.frame, pe)
+    second, beside = build.take_beside(node, pe, outputs)
+    epilogue, out, name = build.finish(node, unit.chain, sums.steps, unit.frame, pe, beside)
     if sums.counted is not None:
         epilogue = replace(epilogue, counted=sums.counted)
     chosen, turn = build.schedule.folding(node.name).arithmetic, arithmetic.turn_type(folded, source.type, simd)
     between = arithmetic.bounds(folded)
-    build.add(d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, between, turn, sums.acc, epilogue, chosen))
+    build.add(d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, between, turn, sums.acc, epilogue, chosen, second))
     build.give(name, Value(out, unit.frame))
 
 

@@ -93,7 +93,8 @@ class Tiling:
 @dataclass(frozen=True, slots=True, eq=False)
 class Tiles(WithEpilogue):
     """``input`` has SIMD channels a word, ``output`` PE; ``weights`` brings those of their products once for each tile, lane = simd * pe_count + pe.
-    ``bounds``: of the weights' raws; ``turn``: the raw type of what the products of a turn sum to."""
+    ``bounds``: of the weights' raws; ``turn``: the raw type of what the products of a turn sum to. ``beside``: a second stream, with the words of
+    what leaves, whose numbers the epilogue joins with the sums."""
 
     rewinds: ClassVar[bool] = False
 
@@ -107,10 +108,15 @@ class Tiles(WithEpilogue):
     acc: FixedType
     epilogue: Epilogue
     arithmetic: str
+    beside: Stream | None = None
 
     @property
     def sources(self) -> tuple[Stream, ...]:
-        return (self.input, self.weights)
+        return (self.input, self.weights) if self.beside is None else (self.input, self.weights, self.beside)
+
+    @property
+    def paired(self) -> tuple[Stream, ...]:
+        return self.sources[2:]
 
     @property
     def targets(self) -> tuple[Stream, ...]:
@@ -132,7 +138,8 @@ class Tiles(WithEpilogue):
 
     @property
     def cycles(self) -> int:
-        return self.tiling.cycles
+        held_ = 0 if self.beside is None or self.tiling.direct else self.output.words
+        return self.tiling.cycles + held_
 
     @property
     def latency(self) -> int:
@@ -142,11 +149,11 @@ class Tiles(WithEpilogue):
     @property
     def pause(self) -> int:
         """Each of its loops runs empty before the next begins."""
-        loops_ = self.tiling.tiles * (2 if self.tiling.direct else 3)
+        loops_ = self.tiling.tiles * (2 if self.tiling.direct else 3 + (self.beside is not None))
         return loops_ * self.latency + RESTART
 
     def turns(self) -> Turns:
-        return _turns(self.tiling)
+        return _turns(self.tiling, self.beside is not None)
 
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
@@ -191,8 +198,13 @@ class Tiles(WithEpilogue):
         return Memory(0 if self.tiling.direct else self.tiling.pixels * self.tiling.fold, self.output.bits)
 
     @property
+    def others(self) -> Memory:
+        """What is held of the second stream."""
+        return Memory(0, 1) if self.beside is None else Memory(self.results.depth, self.beside.bits)
+
+    @property
     def memories(self) -> tuple[Memory, ...]:
-        return (self.kept, self.sums, self.results, *self.tables)
+        return (self.kept, self.sums, self.results, self.others, *self.tables)
 
     def logic(self, on: Device) -> Resources:
         """The products and their sums in a turn, the sums of all pixels, the places of a window, and the epilogue of each lane."""
@@ -200,7 +212,7 @@ class Tiles(WithEpilogue):
         x, weight, acc = self.input.type, self.weights.type, self._total.width
         lanes = self.pe * self.simd
         depth = max(self.kept.depth, 2).bit_length()
-        found = [r.handshake(3, self.latency)]
+        found = [r.handshake(1 + len(self.sources), self.latency)]
         found += [r.counter(count) for count in (h, w, self.tiling.chunks) if count > 1]
         found += [
             r.counter(count) for count in (oh // self.tiling.rows, self.tiling.fold, kh, kw, self.tiling.chunks, self.tiling.rows, ow) if count > 1
@@ -241,8 +253,10 @@ class Tiles(WithEpilogue):
         turn = raw(self._turn) if self._turn.width < self.acc.width else acc
         types = (acc, product, turn, accumulator(self.epilogue, self._total.width - self.acc.width))
         shape = f"qfx::tiles_shape<{', '.join(map(str, (frame, *numbers, *types)))} >"
-        streams = {"in": self.input, "weights": self.weights, "out": self.output}
-        call = f"qfx::tiles<shape, {self.name}_epilogue>(in, weights, out, kept, sums, results);"
+        beside = {} if self.beside is None else {"beside": self.beside}
+        streams = {"in": self.input, "weights": self.weights, **beside, "out": self.output}
+        arguments = ", ".join((*streams, "kept", "sums", "results", *["others"] * len(beside)))
+        call = f"qfx::tiles{'_with' * len(beside)}<shape, {self.name}_epilogue>({arguments});"
         unit = self.call_with_epilogue(streams, call, self.pe)
         arrays = [*words("kept", raw(x), self.simd, self.kept)]
         if self.sums.depth:
@@ -251,6 +265,8 @@ class Tiles(WithEpilogue):
         else:
             arrays += [f"shape::total sums[{tiling.pixels}][{self.pe}];", "#pragma HLS ARRAY_PARTITION variable=sums complete dim=0"]
         arrays += words("results", raw(self.output.type), self.pe, self.results)
+        if self.beside is not None:
+            arrays += words("others", raw(self.beside.type), self.pe, self.others)
         return replace(unit, body=(f"typedef {shape} shape;", *arrays, *unit.body), pragmas=(*chains(self.arithmetic, self.simd), *unit.pragmas))
 
     # Folding.
@@ -265,7 +281,8 @@ class Tiles(WithEpilogue):
         tiling = Tiling(self.tiling.plane, self.tiling.chunks * self.simd // simd, self.tiling.fold * self.pe // pe, rows)
         turn = (self.bounds * Interval.of(self.input.type.with_frac_bits(0))).times(simd).type()
         streams = (self.input.with_parallel(simd), self.weights.with_parallel(pe * simd), self.output.with_parallel(pe))
-        return Tiles(self.name, *streams, tiling, self.bounds, turn, self.acc, self.epilogue, arithmetic)
+        beside = None if self.beside is None else self.beside.with_parallel(pe)
+        return Tiles(self.name, *streams, tiling, self.bounds, turn, self.acc, self.epilogue, arithmetic, beside)
 
     @property
     def role(self) -> Role:
@@ -283,12 +300,15 @@ class Tiles(WithEpilogue):
 
 
 @lru_cache(maxsize=64)
-def _turns(tiling: Tiling) -> Turns:
+def _turns(tiling: Tiling, beside: bool) -> Turns:
     w = tiling.plane[1]
-    turn = 0
-    loads, weights, writes = [], [], []
+    turn, results = 0, tiling.pixels * tiling.fold
+    loads, weights, writes, others = [], [], [], []
     *before, rest = (rows * w * tiling.chunks for rows in tiling.loads)
     for count in before:
+        if beside and not tiling.direct:
+            others.append(turn + np.arange(results, dtype=np.int64))
+            turn += results
         loads.append(turn + np.arange(count, dtype=np.int64))
         turn += count
         body = turn + np.arange(tiling.weights * tiling.pixels, dtype=np.int64).reshape(tiling.fold, -1, tiling.pixels)
@@ -297,7 +317,10 @@ def _turns(tiling: Tiling) -> Turns:
         if tiling.direct:
             writes.append(body[:, -1, :].flatten())
         else:
-            writes.append(turn + np.arange(tiling.pixels * tiling.fold, dtype=np.int64))
-            turn += tiling.pixels * tiling.fold
+            writes.append(turn + np.arange(results, dtype=np.int64))
+            turn += results
     loads.append(turn + np.arange(rest, dtype=np.int64))
-    return turn + rest, (held(np.concatenate(loads)), held(np.concatenate(weights))), (held(np.concatenate(writes)),)
+    gives = held(np.concatenate(writes))
+    reads = [held(np.concatenate(loads)), held(np.concatenate(weights))]
+    reads += [] if not beside else [gives if tiling.direct else held(np.concatenate(others))]
+    return turn + rest, tuple(reads), (gives,)
