@@ -174,7 +174,10 @@ def write_project(
         files["report.json"] = sequential_summary.as_json(made, graph.name).encode("utf-8")
         golden = _golden(graph, golden_inputs)
         files |= {f"sim/ap_types/{path}": text.encode("utf-8") for path, text in read_tree(vendor_headers(), "**/*.h").items()}
-        files |= {f"tb/golden_{side}.txt": _lines(np.concatenate([raw.reshape(len(raw), -1) for raw in raws], axis=1)).encode("utf-8") for side, raws in _sides(golden)}
+        files |= {
+            f"tb/golden_{side}.txt": _lines(np.concatenate([raw.reshape(len(raw), -1) for raw in raws], axis=1)).encode("utf-8")
+            for side, raws in _sides(golden)
+        }
         return _written(graph, target, files, extra_files, old, (found, clock_ns, name, "rom", style))
     if style == "unrolled":
         made = _unrolled(graph, found, schedule, weights, clock_ns)

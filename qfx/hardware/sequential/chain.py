@@ -149,16 +149,17 @@ class Chain:
         fits = True
         for channel, interval in enumerate(self._intervals()):
             lo, hi = (round_raw(end, 1 << int(down[channel]), to.q) for end in (interval.lo, interval.hi))
-            lo = lo if lows[channel] is None else max(lo, lows[channel])  # type: ignore[type-var]
-            hi = hi if highs[channel] is None else min(hi, highs[channel])  # type: ignore[type-var]
+            low, high = lows[channel], highs[channel]
+            lo, hi = lo if low is None else max(lo, low), hi if high is None else min(hi, high)
             fits = fits and to.min_raw <= lo and hi <= to.max_raw
-        within = [_clamped(low, to, to.min_raw) for low in lows], [_clamped(high, to, to.max_raw) for high in highs]
+        least: list[int | None] = [_clamped(low, to, to.min_raw) for low in lows]
+        greatest: list[int | None] = [_clamped(high, to, to.max_raw) for high in highs]
         if fits or to.o in (OMode.SAT, OMode.SAT_SYM):
-            return Overflow.CLAMP, *within
+            return Overflow.CLAMP, least, greatest
         if to.o is OMode.WRAP and to.n == 0:
             return Overflow.WRAP, list(lows), list(highs)
         if to.o is OMode.SAT_ZERO and all(low in (None, 0) for low in lows) and all(high is None for high in highs):
-            return Overflow.ZERO, *within
+            return Overflow.ZERO, least, greatest
         what = f"casts with {to.o.value}" + (f" and N = {to.n}" if to.n else "") + " what can overflow"
         raise UnsupportedError(what, where=name, remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP, or --style streaming")
 

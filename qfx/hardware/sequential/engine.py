@@ -117,7 +117,11 @@ def arithmetic(layers: Layers, shape: Shape, wide: int) -> str:
 
 
 def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float, wide: int = dsp.DSP_WIDE) -> Engine:
-    """The engine of that shape for the steps, with DSP blocks whose wide port has so many bits. Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
+    """The engine of that shape for the steps, with DSP blocks whose wide port has so many bits.
+
+    Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
+    if not layers.steps:
+        raise ProjectError("has nothing to compute", where="sequential design", remedy="a layer engine needs a layer")
     layers = folded(layers, shape.lanes)
     placed: list[Placed] = []
     known: Known = {}
@@ -166,7 +170,8 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
 
 
 def least_shape(layers: Layers, lanes: int, vector_count: int, pixels: int, most_weights: int, pixels_of_tile: int) -> Shape:
-    """A shape whose memories hold, of each step, a tile of about ``pixels_of_tile`` results a pixel lane, and weights in words of ``most_weights``."""
+    """A shape whose memories hold, of each step, a tile of about ``pixels_of_tile`` results a pixel lane; of the weights of one output that come in
+    parts, ``most_weights`` words."""
     x_bits, w_bits = containers(layers)
     shape = Shape(lanes, vector_count, pixels, x_bits, w_bits, 1 << 40, 1 << 40, 1 << 40)
     x = w = y = 1

@@ -65,10 +65,8 @@ def finished(made: Epilogue, sums_raw: RawArray, beside: RawArray | None) -> Raw
     down = _each(made.down)
     value = (value + _rounding(value, down, made.rounding)) >> down
     least, greatest = _each(made.least), _each(made.greatest)
-    if made.overflow is Overflow.ZERO:
-        value = np.where((value < least) | (value > greatest), 0, value)
-    else:
-        value = np.clip(value, least, greatest)
+    within = np.clip(value, least, greatest)
+    value = np.where(within == value, value, 0) if made.overflow is Overflow.ZERO else within
     if made.overflow is Overflow.WRAP:
         value = value & ((1 << made.bits) - 1)
         if made.signed:

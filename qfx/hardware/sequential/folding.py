@@ -1,7 +1,7 @@
 """Inputs of few channels: whoever writes a frame to memory lays the columns of each window side by side as channels, so that vectors are full.
 
-A convolution over three channels would fill three lanes of a vector. Of an input that one convolution reads, the numbers of ``kernel`` columns become the
-channels of one pixel: a frame is written a few times as large, and its convolution takes as many times fewer turns.
+A convolution over three channels would fill three lanes of a vector. Of an input that one convolution reads, the numbers of ``kernel`` columns become
+the channels of one pixel: a frame is written a few times as large, and its convolution takes as many times fewer turns.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def clock(self) -> Clock:
-        """The period that the engine is expected to reach: nothing in it but counters waits for itself, and the widest sum is that of the epilogue."""
+        """The period that the engine is expected to reach: nothing in it but counters waits for itself; the widest sum is the epilogue's."""
         board = self.estimate.board
         on = delays(board.part)
         flip_flops = max(cost.resources.ff for cost in self.estimate.costs)
@@ -107,10 +107,10 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, progress: Progress = si
         raise ProjectError(what, where=board.name, remedy="give memory_gb_s in the board's file (docs/board.md)")
     made = layers(graph)
     if not made.steps:
-        raise ProjectError("has nothing to compute", where=graph.name, remedy="a sequential design needs a layer")
+        raise ProjectError("has nothing to compute", where=graph.name, remedy="a layer engine needs a layer")
     per_cycle = bytes_per_cycle(board, clock_ns)
     port = board.memory_port_bits / 8
-    candidates = sorted(_arrays(made, board), key=lambda shape: (_least_cycles(made, shape), shape.products))
+    candidates = sorted(_arrays(made, board), key=lambda shape: (_least_cycles(made, shape, port), shape.products))
     best: Plan | None = None
     for done, shape in enumerate(candidates[:_TRIED]):
         progress("choosing the array and its tiles", done, _TRIED)
@@ -162,15 +162,18 @@ def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int
     return ceil(max(whole, default=1) / _WORDS) * _WORDS
 
 
-def _least_cycles(made: Layers, shape: Shape) -> int:
-    """What no tiles could beat: the slower of multipliers and epilogue."""
+def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
+    """What no tiles could beat: the slowest of multipliers, epilogue and ports, each of which moves everything once."""
     total = 0
     known: dict[object, int] = {}
     wide = replace(shape, x_depth=1 << 40, y_depth=1 << 40)
     for step in folded(made, shape.lanes).steps:
         if alike(step) not in known:
             count = turns(step, wide, cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns))
-            known[alike(step)] = max(count["multiply"], count["epilogue"], count["fetch_weights"])
+            vector, weight = shape.lanes * shape.x_bits / 8, shape.wide * shape.lanes * shape.w_bits / 8
+            source = ceil(step.source.channels / shape.lanes) * step.source.pixels
+            ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight)) / port
+            known[alike(step)] = max(count["multiply"], count["epilogue"], count["place_weights"], source, ceil(ports))
         total += known[alike(step)]
     return total
 

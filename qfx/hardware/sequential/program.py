@@ -19,7 +19,8 @@ FIELDS = (
     "kind", "x_at", "x_blocks", "x_height", "x_width", "x_signed", "fill",
     "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w",
     "height", "width", "blocks", "rows", "columns", "tiles_h", "tiles_w", "jobs", "segments", "entries", "last_entries",
-    "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed", "leak", "rounding", "overflow", "bits", "is_signed",
+    "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed",
+    "leak", "rounding", "overflow", "bits", "is_signed",
 )  # fmt: skip
 """The words of an instruction, in the order of ``read_step``."""
 

@@ -61,7 +61,8 @@ def _store(making: _Making, name: str) -> Value:
     info = making.graph.infos[name]
     making.infos[name] = info.on_one_grid() if name in making.on_one_grid else info
     held = making.infos[name].word
-    making.stored[name] = Value(name, *shape3(info.shape, name), held.width, held.signed)
+    channels, height, columns = shape3(info.shape, name)
+    making.stored[name] = Value(name, channels, height, columns, held.width, held.signed)
     return making.stored[name]
 
 

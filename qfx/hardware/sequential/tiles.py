@@ -27,8 +27,8 @@ STEP_CYCLES = 600
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """An array: ``lanes`` channels of a vector by ``vectors`` * lanes outputs by ``pixels``, and the sizes of its memories in words: of values for each
-    pixel lane, of weights for each output, of results. ``x_bits`` and ``w_bits`` are those of containers."""
+    """An array: ``lanes`` channels of a vector by ``vectors`` * lanes outputs by ``pixels``, and the sizes of its memories in words: of values for
+    each pixel, of weights for each output, of results. ``x_bits`` and ``w_bits`` are those of containers."""
 
     lanes: int
     vectors: int
@@ -58,8 +58,8 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How a step is cut: ``rows`` of each pixel lane by ``columns``; ``jobs`` of each tile, their weights in ``segments`` of ``entries`` words, of which
-    the last has ``last_entries``."""
+    """How a step is cut: ``rows`` of each pixel lane by ``columns``; ``jobs`` of each tile, their weights in ``segments`` of ``entries`` words, and
+    the last of ``last_entries``."""
 
     rows: int
     columns: int

@@ -132,8 +132,8 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """A network as steps: ``inputs`` come from outside, ``outputs`` go there, each with the order of the graph's ports. ``folds``: the inputs, by name,
-    that are written otherwise than they come."""
+    """A network as steps: ``inputs`` come from outside, ``outputs`` go there, each with the order of the graph's ports. ``folds``: the inputs, by
+    name, that are written otherwise than they come."""
 
     steps: tuple[Step, ...]
     inputs: tuple[Value, ...]

@@ -44,7 +44,7 @@ def shape3(shape: Shape, name: str) -> Shape:
 
 def _pair(sizes: tuple[Any, ...], missing: Any) -> tuple[Any, Any]:
     """Those of two axes; a line has one row."""
-    return sizes if len(sizes) == 2 else (missing, sizes[0])  # type: ignore[return-value]
+    return sizes if len(sizes) == 2 else (missing, sizes[0])
 
 
 def main_of(node: Node, x: Value, info: Info, out: Info) -> Main | None:
@@ -79,7 +79,7 @@ def _conv(node: Node, x: Value, info: Info, out: Info) -> Main:
         raise UnsupportedError("windows over three axes", where=node.name, remedy="no style of hardware has them; use one or two axes")
     weight = op.weight.raw.reshape(*op.weight.shape[:2], *_pair(op.weight.shape[2:], 1))
     pads = _pair(op.pads, (0, 0))
-    window = Window(weight.shape[2:], _pair(op.stride, 1), (pads[0][0], pads[1][0]), _pair(op.dilation, 1))  # type: ignore[arg-type]
+    window = Window(weight.shape[2:], _pair(op.stride, 1), (pads[0][0], pads[1][0]), _pair(op.dilation, 1))
     shape = shape3(out.shape, node.name)
     outputs, each = weight.shape[:2]
     if op.groups == 1 or outputs != op.groups or each != 1:
