@@ -24,9 +24,10 @@ int main(int, char** argv) {
   const int vector_bits = net_engine::LANES * net_engine::X_BITS;
   const std::string folder = argv[2];
   std::vector<ap_uint<64> > program = words<64>(folder + "/program.bin"), parameters = words<64>(folder + "/parameters.bin");
-  std::vector<net_weights> weights = words<net_engine::WIDE * net_engine::LANES * net_engine::W_BITS>(folder + "/weights.bin");
+  const int half_bits = net_engine::WIDE / 2 * net_engine::LANES * net_engine::W_BITS;
+  std::vector<net_weights> weights0 = words<half_bits>(folder + "/weights0.bin"), weights1 = words<half_bits>(folder + "/weights1.bin");
   std::vector<net_vector> memory = words<vector_bits>(argv[3]);
-  net(std::atoi(argv[1]), &program[0], &memory[0], &weights[0], &memory[0], &parameters[0], &memory[0]);
+  net(std::atoi(argv[1]), &program[0], &memory[0], &weights0[0], &weights1[0], &memory[0], &parameters[0], &memory[0]);
   std::ofstream out(argv[4], std::ios::binary);
   for (size_t i = 0; i + 1 < memory.size(); i++) {
     for (int byte = 0; byte < vector_bits / 8; byte++) out.put(static_cast<char>(memory[i].range(8 * byte + 7, 8 * byte).to_int()));

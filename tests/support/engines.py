@@ -40,8 +40,8 @@ class Bench:
     def run(self, made: Engine, inputs: list[RawArray], folder: Path, held: Image | None = None) -> tuple[list[RawArray], dict[str, int]]:
         """The raws (channels, height, width) of every output for one frame, and the turns of each process. ``held``: another image of memory."""
         held = held or image(made)
-        for name in ("program", "parameters", "weights"):
-            (folder / f"{name}.bin").write_bytes(getattr(held, name))
+        for name, data in held.files(made).items():
+            (folder / f"{name}.bin").write_bytes(data)
         size = made.shape.lanes * made.shape.x_bits // 8
         memory = bytearray(np.random.default_rng(0).bytes(made.places.vectors * size))  # what nobody wrote is anything
         for value, raw in zip(made.layers.inputs, inputs, strict=True):

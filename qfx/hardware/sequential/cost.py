@@ -13,7 +13,7 @@ from qfx.hardware.sequential.engine import Engine
 
 MASTER = Resources(lut=1000, ff=1500, bram18=8)
 """An AXI master with its bursts: 512 words of 128 bits wait there. An assumption; nobody measured it."""
-MASTERS = 4
+MASTERS = 6
 PROCESS = Resources(lut=250, ff=300)
 """Counters, addresses and states of a process whose loops have bounds that are known at run time. An assumption."""
 PROCESSES = 10

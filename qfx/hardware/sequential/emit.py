@@ -24,6 +24,7 @@ _LIBRARY = ("qfx/types.h", "qfx/storage.h", "qfx/axi.h", "qfx/multiply.h", "qfx/
 def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: str) -> dict[str, bytes]:
     """Everything but estimates and golden vectors, by relative path."""
     made = image(engine)
+    held = made.files(engine)
     values: dict[str, Any] = {
         "engine": engine,
         "model": graph.name,
@@ -32,7 +33,7 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
         "top": top,
         "guard": top.upper(),
         "csim_flags": " ".join(CSIM_FLAGS),
-        "crc": {name: zlib.crc32(getattr(made, name)) for name in ("program", "weights", "parameters")},
+        "crc": {name: zlib.crc32(data) for name, data in held.items()},
         "weight_vectors": len(made.weights) // (engine.shape.wide * engine.shape.lanes * engine.shape.w_bits // 8),
         "parameter_words": len(made.parameters) // 8,
         "inputs": [_port(value, engine) for value in engine.layers.inputs],
@@ -52,7 +53,7 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
     texts |= {f"include/{path}": text for path, text in read_tree(hls_root() / "include", *_LIBRARY).items()}
     texts |= {f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()}
     found = {path: text.encode("utf-8") for path, text in texts.items()}
-    found |= {f"{MEMORY}/{name}.bin": getattr(made, name) for name in ("program", "weights", "parameters")}
+    found |= {f"{MEMORY}/{name}.bin": data for name, data in held.items()}
     return dict(sorted(found.items()))
 
 

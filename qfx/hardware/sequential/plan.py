@@ -30,6 +30,8 @@ _TRIED = 8
 """Arrays of which tiles are looked for: those that would take the fewest cycles if all their memories were large."""
 _EPILOGUE_DSPS = 2
 """DSP blocks that a lane of the epilogue takes at most."""
+PORTS = 4
+"""Ports of the processing system that all masters together are counted with; UltraScale+ parts have two more (UG1085)."""
 _WORDS = 512
 """Depths of memories are multiples of what a block RAM has at its widest."""
 
@@ -131,7 +133,7 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, progress: Progress = si
 
 def bytes_per_cycle(board: Board, clock_ns: float) -> float:
     """What memory sustains, and no more than the engine's masters carry."""
-    return min(MEMORY_SUSTAINED * board.memory_gb_s * clock_ns, MASTERS * board.memory_port_bits / 8)
+    return min(MEMORY_SUSTAINED * board.memory_gb_s * clock_ns, PORTS * board.memory_port_bits / 8)
 
 
 def _arrays(made: Layers, board: Board) -> Iterator[Shape]:
@@ -172,7 +174,7 @@ def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
             count = turns(step, wide, cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns))
             vector, weight = shape.lanes * shape.x_bits / 8, shape.wide * shape.lanes * shape.w_bits / 8
             source = ceil(step.source.channels / shape.lanes) * step.source.pixels
-            ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight)) / port
+            ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight / 2)) / port
             known[alike(step)] = max(count["multiply"], count["epilogue"], count["place_weights"], source, ceil(ports))
         total += known[alike(step)]
     return total

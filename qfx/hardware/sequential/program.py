@@ -36,6 +36,13 @@ class Image:
     parameters: bytes
     weights: bytes
 
+    def files(self, engine: Engine) -> dict[str, bytes]:
+        """What each port reads, by the name of its file: one port brings the first half of every word of weights, the other one the second half."""
+        half = engine.shape.wide // 2 * engine.shape.lanes * engine.shape.w_bits // 8
+        halves = np.frombuffer(self.weights, dtype=np.uint8).reshape(-1, 2, half)
+        found = {"program": self.program, "parameters": self.parameters}
+        return found | {f"weights{port}": np.ascontiguousarray(halves[:, port]).tobytes() for port in (0, 1)}
+
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.program + self.parameters + self.weights).hexdigest()

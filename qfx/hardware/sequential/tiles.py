@@ -47,8 +47,8 @@ class Shape:
 
     @property
     def wide(self) -> int:
-        """Outputs whose weights come in one word of memory: as many as a port of 128 bits carries."""
-        return max(count for count in (1, 2, 4, 8, 16) if self.outputs % count == 0 and (count == 1 or count * self.lanes * self.w_bits <= 128))
+        """Outputs whose weights come in one word of memory: as many as two ports of 128 bits carry, and at least two."""
+        return max(count for count in (2, 4, 8, 16, 32) if self.outputs % count == 0 and (count == 2 or count * self.lanes * self.w_bits <= 256))
 
     @property
     def products(self) -> int:
@@ -151,13 +151,15 @@ def _seen(tiles: int, step: int, size: int, before: int, whole: int) -> int:
 
 
 def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
-    """What goes through each port: values, weights, what lies beside with the parameters, results."""
+    """What goes through each port."""
     count = turns(step, shape, tile)
     x, w = shape.lanes * shape.x_bits // 8, shape.wide * shape.lanes * shape.w_bits // 8
     return {
         "values": count["fetch_x"] * x,
-        "weights": count["fetch_weights"] * w,
-        "beside": count["fetch_beside"] * x + count["fetch_parameters"] * 8,
+        "weights0": count["fetch_weights"] * w // 2,
+        "weights1": count["fetch_weights"] * w // 2,
+        "beside": count["fetch_beside"] * x,
+        "parameters": count["fetch_parameters"] * 8,
         "results": count["write"] * x,
     }
 

@@ -95,7 +95,8 @@ place_x_word:
 
 // The weights of a tile's jobs, the same for every tile: each read serves all pixels of the tile.
 template <class E>
-void fetch_weights(const step s, const typename words<E>::w_word* weights, hls::stream<typename words<E>::w_word>& ws) {
+void fetch_weights(
+    const step s, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1, hls::stream<typename words<E>::w_word>& ws) {
   if (s.kind != MAXIMUM) {
     const int each = s.kind == MATRIX ? E::OUTPUTS / E::WIDE : 1;
     const int words_of_tile = s.jobs * ((s.segments - 1) * s.entries + s.last_entries) * each;
@@ -105,7 +106,8 @@ void fetch_weights(const step s, const typename words<E>::w_word* weights, hls::
       for (int i = 0; i < words_of_tile; i++) {
 #pragma HLS PIPELINE II=1
         QFX_ENGINE_TURN(FETCH_WEIGHTS);
-        ws.write(weights[s.weights_at + i]);
+        const typename words<E>::w_word low = weights0[s.weights_at + i], high = weights1[s.weights_at + i];
+        ws.write(typename words<E>::w_word(high << (E::WIDE / 2 * E::LANES * E::W_BITS) | low));
       }
     }
   }
@@ -319,8 +321,8 @@ array_tile:
 // One step. What it reads is in memory, and what it writes is read by later steps alone.
 template <class E>
 void run(
-    const step s, const typename words<E>::x_word* x, const typename words<E>::w_word* weights, const typename words<E>::x_word* beside,
-    const ap_uint<64>* parameters, typename words<E>::x_word* y) {
+    const step s, const typename words<E>::x_word* x, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1,
+    const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
 #pragma HLS INLINE off
 #pragma HLS DATAFLOW
   hls::stream<typename words<E>::x_word> xs("xs"), ys("ys");
@@ -331,7 +333,7 @@ void run(
 #pragma HLS STREAM variable=accs depth=4
 #pragma HLS STREAM variable=ys depth=64
   fetch_x<E>(s, x, xs);
-  fetch_weights<E>(s, weights, ws);
+  fetch_weights<E>(s, weights0, weights1, ws);
   array<E>(s, s.tiles, xs, ws, accs);
   finish<E>(s, s.finished, accs, beside, parameters, ys);
   store<E>(s, s.finished, ys, y);
@@ -340,13 +342,13 @@ void run(
 // The steps of a program, one after the other.
 template <class E>
 void run_program(
-    const int steps, const ap_uint<64>* program, const typename words<E>::x_word* x, const typename words<E>::w_word* weights,
-    const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
+    const int steps, const ap_uint<64>* program, const typename words<E>::x_word* x, const typename words<E>::w_half* weights0,
+    const typename words<E>::w_half* weights1, const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
 #pragma HLS INLINE
 run_step:
   for (int index = 0; index < steps; index++) {
     const step s = read_step<E>(program, index);
-    run<E>(s, x, weights, beside, parameters, y);
+    run<E>(s, x, weights0, weights1, beside, parameters, y);
   }
 }
 

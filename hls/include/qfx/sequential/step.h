@@ -122,7 +122,8 @@ struct words {
   typedef uint<E::X_BITS> x_raw;
   typedef uint<E::W_BITS> w_raw;
   typedef uint<E::LANES * E::X_BITS> x_word;
-  typedef uint<E::WIDE * E::LANES * E::W_BITS> w_word;  // the weights of WIDE neighbouring outputs
+  typedef uint<E::WIDE / 2 * E::LANES * E::W_BITS> w_half;  // what one of the two ports for weights brings
+  typedef uint<E::WIDE * E::LANES * E::W_BITS> w_word;      // the weights of WIDE neighbouring outputs, the first of them from the first port
   typedef memory_word<x_raw, E::LANES> x_memory;
   typedef memory_word<w_raw, E::LANES> w_memory;
   typedef sint<E::ACC_BITS> acc;
