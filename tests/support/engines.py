@@ -91,6 +91,8 @@ def build(graph: Graph, folder: Path, lanes: int, vectors: int, pixels: int, lut
         signed=True,
         operand_bits=bits + 1,
         weight_bits=bits,
+        slides=True,
+        slide_rows=8,
         arithmetic="dsp" if bits > 8 else "pair27",
     )
     for path, data in files(graph, every, board("zcu102"), clock_ns=5.0, top="net").items():

@@ -10,6 +10,7 @@ from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate
 from qfx.hardware.cost.products import Products
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.sequential.engine import Engine
+from qfx.hardware.sequential.tiles import TAPS
 
 MASTER = Resources(lut=1000, ff=1500, bram18=8)
 """An AXI master with its bursts: 512 words of 128 bits wait there. An assumption; nobody measured it."""
@@ -46,7 +47,7 @@ def _products(engine: Engine, on: Device) -> Resources:
     if not engine.products:
         return found
     one = r.product(engine.operand_bits + (not engine.signed), engine.weight_bits, "dsp" if engine.weight_bits > 9 else "lut", on)
-    return found + one * (shape.lanes * shape.pixels)
+    return found + one * (shape.lanes * shape.pixels * (1 + TAPS * engine.slides))
 
 
 def array(operand: FixedType, weights: Interval, outputs: int, lanes: int, pixels: int, most: int, arithmetic: str, on: Device) -> Resources:
@@ -64,7 +65,12 @@ def _sums(engine: Engine) -> Resources:
     """An accumulator for each output of each pixel; of one vector of outputs also the choice between sums and what single channels make."""
     shape = engine.shape
     single = r.multiplexer(2, engine.acc_bits) + r.greater(engine.acc_bits)
-    return r.adder(engine.acc_bits) * (shape.outputs * shape.pixels) + single * (shape.lanes * shape.pixels)
+    found = r.adder(engine.acc_bits) * (shape.outputs * shape.pixels) + single * (shape.lanes * shape.pixels)
+    if not engine.slides:
+        return found
+    kept = Resources(ff=engine.slide_rows * (TAPS - 1) * engine.operand_bits) + r.multiplexer(engine.slide_rows, (TAPS - 1) * engine.operand_bits)
+    taps = (r.adder(engine.acc_bits) + r.greater(engine.acc_bits)) * TAPS
+    return found + (kept + taps) * (shape.lanes * shape.pixels)
 
 
 def _twice(depth: int, width: int) -> Resources:

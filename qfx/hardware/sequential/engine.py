@@ -55,6 +55,9 @@ class Engine:
     weight_bits: int
     arithmetic: str
     """How products are made: "dsp", or a packing of ``design/dsp.py``."""
+    slides: bool
+    slide_rows: int
+    """Whether windows of single channels slide, and the most rows of one."""
 
     @property
     def operand(self) -> FixedType:
@@ -166,6 +169,8 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
         operand.width,
         weight_bits,
         arithmetic(layers, shape, wide),
+        any(entry.tile.sliding for entry in placed),
+        max((entry.step.window.kernel[0] for entry in placed if entry.tile.sliding), default=1),
     )
 
 

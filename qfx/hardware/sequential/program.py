@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from qfx.hardware.sequential.engine import Engine, Placed
 from qfx.hardware.sequential.folding import laid_out
 from qfx.hardware.sequential.memory import planes
-from qfx.hardware.sequential.tiles import PARAMETER_WORDS, blocks, entries, vectors
+from qfx.hardware.sequential.tiles import PARAMETER_WORDS, TAPS, blocks, entries, vectors
 from qfx.hardware.sequential.values import ROUNDING, Kind, Value
 from qfx.ir.values import RawArray
 
@@ -20,7 +21,7 @@ FIELDS = (
     "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w",
     "height", "width", "blocks", "rows", "columns", "tiles_h", "tiles_w", "jobs", "segments", "entries", "last_entries",
     "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed",
-    "leak", "rounding", "overflow", "bits", "is_signed",
+    "sliding", "leak", "rounding", "overflow", "bits", "is_signed",
 )  # fmt: skip
 """The words of an instruction, in the order of ``read_step``."""
 
@@ -74,7 +75,7 @@ def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at:
         target.height, target.columns, blocks(target.channels, shape.lanes),
         tile.rows, tile.columns, tile.tiles_h, tile.tiles_w, tile.jobs, tile.segments, tile.entries, tile.last_entries,
         weights_at, parameters_at, at[target.name], planes(target, shape.x_bits), *beside,
-        made.leak, ROUNDING[made.rounding], int(made.overflow), made.bits, int(made.signed),
+        int(tile.sliding), made.leak, ROUNDING[made.rounding], int(made.overflow), made.bits, int(made.signed),
     )  # fmt: skip
     words = np.zeros(STEP_WORDS, dtype="<i8")
     words[: len(FIELDS)] = values
@@ -82,18 +83,20 @@ def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at:
 
 
 def _weights(engine: Engine, placed: Placed) -> npt.NDArray[np.signedinteger]:
-    """Of a matrix job by job, word by word, output by output: a vector of channels; of a sum block by block."""
+    """Of a matrix job by job, word by word, output by output: a vector of channels; of a sum block by block, a tap or those of a row in an entry."""
     step, shape = placed.step, engine.shape
     dtype = np.dtype(f"<i{shape.w_bits // 8}")
     if step.weight is None:
         return np.zeros(0, dtype=dtype)
     lanes = shape.lanes
     if step.kind is Kind.SUM:
-        taps = step.weight[0].size  # a vector in every word, whatever else it has room for
-        alone = np.zeros((placed.tile.jobs, taps, shape.wide, lanes), dtype=dtype)
-        one = np.zeros((placed.tile.jobs * lanes, taps), dtype=dtype)
-        one[: len(step.weight)] = step.weight.reshape(-1, taps)
-        alone[:, :, 0] = one.reshape(placed.tile.jobs, lanes, taps).transpose(0, 2, 1)
+        rows, columns = (step.weight.shape[1], step.weight.shape[2]) if placed.tile.sliding else (step.weight[0].size, 1)
+        width = ceil(TAPS / shape.wide) * shape.wide if placed.tile.sliding else shape.wide  # vectors of an entry, in whole words
+        first = TAPS - columns if placed.tile.sliding else 0
+        alone = np.zeros((placed.tile.jobs, rows, width, lanes), dtype=dtype)
+        one = np.zeros((placed.tile.jobs * lanes, rows, columns), dtype=dtype)
+        one[: len(step.weight)] = step.weight.reshape(-1, rows, columns)
+        alone[:, :, first : first + columns] = one.reshape(placed.tile.jobs, lanes, rows, columns).transpose(0, 2, 3, 1)
         return alone
     outputs, channels = placed.tile.jobs * shape.outputs, blocks(step.source.channels, lanes) * lanes
     filled = np.zeros((outputs, channels, *step.weight.shape[2:]), dtype=dtype)

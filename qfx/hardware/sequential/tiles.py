@@ -69,6 +69,8 @@ class Tile:
     segments: int
     entries: int
     last_entries: int
+    sliding: bool = False
+    """Whether windows of single channels take the taps of a row at once."""
 
     @property
     def tiles(self) -> int:
@@ -94,14 +96,26 @@ def vectors(step: Step, shape: Shape) -> int:
     return shape.vectors if step.kind is Kind.MATRIX else 1
 
 
+TAPS = 3
+"""The most columns of a window that slides."""
+
+
+def slides(step: Step, shape: Shape, columns: int) -> bool:
+    """Whether windows of single channels that slide along rows of a tile of so many columns take fewer turns than tap by tap."""
+    kernel, stride = step.window.kernel[1], step.window.stride[1]
+    able = step.kind is not Kind.MATRIX and kernel <= TAPS <= shape.outputs and step.window.dilation[1] == 1
+    return able and (columns - 1) * stride + kernel < columns * kernel
+
+
 def cut(step: Step, shape: Shape, rows: int, columns: int) -> Tile:
     """The step in tiles of that size."""
-    count, most = entries(step, shape), shape.w_depth
+    sliding = slides(step, shape, columns)
+    count, most = step.window.kernel[0] if sliding else entries(step, shape), shape.w_depth
     segments = ceil(count / most) if step.kind is not Kind.MAXIMUM else 1
     each = ceil(count / segments)
     jobs = ceil(blocks(step.target.channels, shape.lanes) / vectors(step, shape))
     tiles_h, tiles_w = ceil(step.target.height / (rows * shape.pixels)), ceil(step.target.columns / columns)
-    return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each)
+    return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each, sliding)
 
 
 def input_size(step: Step, shape: Shape, tile: Tile) -> tuple[int, int, int]:
@@ -127,7 +141,8 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     seen_columns = _seen(tile.tiles_w, tile.columns * window.stride[1], columns, window.pads[1], source.columns)
     count = entries(step, shape)
     jobs = tile.tiles * tile.jobs
-    words = 0 if step.kind is Kind.MAXIMUM else jobs * count * (shape.outputs // shape.wide if step.kind is Kind.MATRIX else 1)
+    each = shape.outputs // shape.wide if step.kind is Kind.MATRIX else ceil(TAPS / shape.wide) if tile.sliding else 1
+    words = 0 if step.kind is Kind.MAXIMUM else jobs * (step.window.kernel[0] if tile.sliding else count) * each
     out = jobs * tile.pixels * shape.pixels * vectors(step, shape) * planes(target, shape.x_bits)
     size = blocks(target.channels, shape.lanes) * target.pixels
     return {
@@ -135,7 +150,7 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
         "place_x": tile.tiles * into * rows * columns,
         "fetch_weights": words,
         "place_weights": words,
-        "multiply": jobs * tile.pixels * count,
+        "multiply": jobs * (tile.rows * columns * step.window.kernel[0] if tile.sliding else tile.pixels * count),
         "fetch_parameters": jobs * vectors(step, shape) * shape.lanes * PARAMETER_WORDS,
         "fetch_beside": 0 if step.beside is None else size * planes(step.beside, shape.x_bits),
         "epilogue": out,

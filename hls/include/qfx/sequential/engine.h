@@ -93,12 +93,19 @@ place_x_word:
   }
 }
 
+// Words of weights for each entry: those of all outputs; of single channels one tap, or all taps of a row.
+template <class E>
+inline int words_of_entry(const step& s) {
+#pragma HLS INLINE
+  return s.kind == MATRIX ? E::OUTPUTS / E::WIDE : s.sliding != 0 ? (TAPS + E::WIDE - 1) / E::WIDE : 1;
+}
+
 // The weights of a tile's jobs, the same for every tile: each read serves all pixels of the tile.
 template <class E>
 void fetch_weights(
     const step s, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1, hls::stream<typename words<E>::w_word>& ws) {
   if (s.kind != MAXIMUM) {
-    const int each = s.kind == MATRIX ? E::OUTPUTS / E::WIDE : 1;
+    const int each = words_of_entry<E>(s);
     const int words_of_tile = s.jobs * ((s.segments - 1) * s.entries + s.last_entries) * each;
   fetch_weights_tile:
     for (int tile = 0; tile < s.tiles; tile++) {
@@ -121,7 +128,7 @@ inline int entries_of(const step& s, const int part) {
 template <class E>
 void place_weights(const step s, const int part, hls::stream<typename words<E>::w_word>& ws, typename words<E>::w_memory::type (&kept)[E::OUTPUTS][E::W_DEPTH]) {
   if (s.kind != MAXIMUM) {
-    const int each = s.kind == MATRIX ? E::OUTPUTS / E::WIDE : 1;
+    const int each = words_of_entry<E>(s);
     const int turns = entries_of(s, part) * each;
     int entry = 0, output = 0;
   place_weights_word:
@@ -162,6 +169,102 @@ struct weight_row {
   T numbers[COUNT];
 };
 
+// Windows of single channels that slide along a row: each turn takes one vector of a row of the window, keeps it for the next columns, and adds (or
+// compares) the taps of that row; so a tap is read once for all windows of the row that it lies in. The last of TAPS taps is the newest.
+template <class E>
+void slide(
+    const step& s, const int job, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH],
+    const typename words<E>::w_memory::type (&weights)[E::OUTPUTS][E::W_DEPTH], hls::stream<typename words<E>::accs>& accs) {
+#pragma HLS INLINE
+  typedef typename words<E>::acc acc_t;
+  typedef typename E::operand operand;
+  static vec<operand, E::LANES> history[E::PIXELS][E::SLIDE_ROWS][TAPS - 1];
+#pragma HLS ARRAY_PARTITION variable=history complete dim=0
+  acc_t acc[E::PIXELS][E::LANES];
+#pragma HLS ARRAY_PARTITION variable=acc complete dim=0
+  const int row_step = s.dilation_h * s.in_columns * s.x_blocks, first_tap = TAPS - s.kernel_w;
+  int ky = 0, i = 0, phase = 0, row = job, at = job;
+  const int turns = s.rows * s.in_columns * s.kernel_h;
+slide_turn:
+  for (int turn = 0; turn < turns; turn++) {
+#pragma HLS PIPELINE II=1
+    QFX_ENGINE_TURN(MULTIPLY);
+    vec<sint<E::WEIGHT_BITS>, E::LANES> weight[TAPS];
+#pragma HLS ARRAY_PARTITION variable=weight complete
+    if (s.kind == SUM) {
+    slide_weight:
+      for (int tap = 0; tap < TAPS; tap++) {
+#pragma HLS UNROLL
+        const vec<typename words<E>::w_raw, E::LANES> word = words<E>::w_memory::numbers(weights[tap][ky]);
+      slide_weight_lane:
+        for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+          weight[tap][lane] = sint<E::WEIGHT_BITS>(sint<E::W_BITS>(word[lane]));
+        }
+      }
+    }
+    const bool last = ky == s.kernel_h - 1;
+    typename words<E>::accs result;
+    QFX_PACK(result)
+  slide_pixel:
+    for (int k = 0; k < E::PIXELS; k++) {
+#pragma HLS UNROLL
+      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][at + i * s.x_blocks]);
+      vec<operand, E::LANES> taps[TAPS];
+    slide_operand:
+      for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+        taps[TAPS - 1][lane] = s.x_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
+      }
+    slide_history:
+      for (int tap = 0; tap < TAPS - 1; tap++) {
+#pragma HLS UNROLL
+        taps[tap] = history[k][ky][tap];
+      }
+    slide_keep:
+      for (int tap = 0; tap < TAPS - 1; tap++) {
+#pragma HLS UNROLL
+        history[k][ky][tap] = taps[tap + 1];
+      }
+    slide_lane:
+      for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+        acc_t sum = 0, most = taps[TAPS - 1][lane];
+      slide_tap:
+        for (int tap = 0; tap < TAPS; tap++) {
+#pragma HLS UNROLL
+          const acc_t plain = taps[tap][lane];
+          if (tap >= first_tap) {
+            sum += E::PRODUCTS ? qfx::product<acc_t>(weight[tap][lane], taps[tap][lane]) : plain;
+            most = most < plain ? plain : most;
+          }
+        }
+        if (s.kind == SUM) {
+          acc[k][lane] = ky == 0 ? sum : acc_t(acc[k][lane] + sum);
+        } else {
+          acc[k][lane] = ky == 0 || acc[k][lane] < most ? most : acc[k][lane];
+        }
+        result[k * E::OUTPUTS + lane] = acc[k][lane];
+      }
+    }
+    if (last && i >= s.kernel_w - 1 && phase == 0) accs.write(result);
+    ky++;
+    at += row_step;
+    if (last) {
+      ky = 0;
+      at = row;
+      if (i >= s.kernel_w - 1) phase = phase == s.stride_w - 1 ? 0 : phase + 1;
+      i++;
+      if (i == s.in_columns) {
+        i = 0;
+        phase = 0;
+        row += s.stride_h * s.in_columns * s.x_blocks;
+        at = row;
+      }
+    }
+  }
+}
+
 // The sums of one part of a job: for every pixel the windows' vectors (kernel rows, kernel columns, blocks) times the weights.
 template <class E>
 void multiply(
@@ -171,6 +274,10 @@ void multiply(
   typedef typename E::operand operand;
   static acc_t acc[E::PIXELS][E::OUTPUTS];  // it waits for the next part
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=0
+  if (E::SLIDES && s.sliding != 0) {
+    slide<E>(s, part, x, weights, accs);
+    return;
+  }
   const int entries = entries_of(s, part);
   const int segment = part % s.segments, job = part / s.segments;
   const int first = segment * s.entries;

@@ -27,6 +27,7 @@ enum kind { MATRIX, SUM, MAXIMUM };
 enum overflow { CLAMP, WRAP, ZERO };
 enum rounding { TRN, RND, RND_MIN_INF, RND_ZERO, RND_INF, RND_CONV, TRN_ZERO };  // of qfx.fixed.type.QMode
 
+static const int TAPS = 3;  // the most columns of a window that slides
 static const int STEP_WORDS = 48;
 static const int PARAMETER_WORDS = 4;  // of a channel: what is added; the factor and three shifts; the least result; the greatest
 
@@ -42,6 +43,7 @@ struct step {
   int weights_at, parameters_at;
   int y_at, planes;
   int beside_at, beside_planes, beside_signed;  // no planes: nothing is added
+  int sliding;                    // one channel at a time: the taps of a row at once (engine.h)
   int leak;                       // what is below 0 is shifted so much less
   int rounding, overflow, bits, is_signed;
   // What follows from these.
@@ -95,6 +97,7 @@ read_step_word:
   s.beside_at = field[i++];
   s.beside_planes = field[i++];
   s.beside_signed = field[i++];
+  s.sliding = field[i++];
   s.leak = field[i++];
   s.rounding = field[i++];
   s.overflow = field[i++];
