@@ -17,6 +17,7 @@ from qfx.hardware.design.dsp import PACKED
 from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
 from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine, operands
 from qfx.hardware.sequential.folding import folded
+from qfx.hardware.sequential.splitting import split
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import Shape, alike, cut, entries, memory_bytes, turns, vectors
 from qfx.hardware.sequential.values import Kind, Layers, Step
@@ -107,7 +108,7 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, progress: Progress = si
     if not board.memory_gb_s:
         what = "how fast its memory is, is not known, and a sequential design reads values and weights from there"
         raise ProjectError(what, where=board.name, remedy="give memory_gb_s in the board's file (docs/board.md)")
-    made = layers(graph)
+    made = split(layers(graph))
     if not made.steps:
         raise ProjectError("has nothing to compute", where=graph.name, remedy="a layer engine needs a layer")
     per_cycle = bytes_per_cycle(board, clock_ns)

@@ -112,6 +112,8 @@ class Step:
     acc_bits: int
     nodes: tuple[str, ...]
     macs: int
+    skip: int = 0
+    """Channels of the value called as ``source`` that come before those that are read: whole vectors of any array."""
 
     @property
     def name(self) -> str:

@@ -10,12 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.engines import Bench, build
-from test_sequential_steps import conv, drawn, residual, typed, weights
+from test_sequential_steps import conv, drawn, flattened, residual, typed, weights
 
 from qfx.errors import QfxError
 from qfx.fixed.type import FixedType, QMode
 from qfx.hardware.assets import hls_root
+from qfx.hardware.sequential import splitting
+from qfx.hardware.sequential.engine import engine
 from qfx.hardware.sequential.program import FIELDS, STEP_WORDS, Image, image
+from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import PROCESSES, turns
 from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph, Node
@@ -95,6 +98,16 @@ def differing(bench: Bench, graph: Graph, folder: Path, held: Image | None = Non
 @pytest.mark.parametrize("graph", DIRECTED, ids=lambda graph: graph.name)
 def test_directed_networks(bench: Bench, graph: Graph, tmp_path: Path) -> None:
     assert differing(bench, graph, tmp_path) == 0
+
+
+def test_products_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = flattened()
+    monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
+    made = engine(splitting.split(layers(graph)), bench.shape, 16.0, 16.0)
+    assert len(made.steps) == 3
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
+    got, _ = bench.run(made, [raw[0] for raw in raws.values()], tmp_path)
+    np.testing.assert_array_equal(got[0].reshape(-1), run_from_raws(graph, raws)[0][0].reshape(-1))
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from qfx.errors import QfxError, UnsupportedError
 from qfx.fixed.type import FixedType
+from qfx.hardware.sequential import splitting
 from qfx.hardware.sequential.evaluate import evaluate
 from qfx.hardware.sequential.memory import places, size
+from qfx.hardware.sequential.splitting import split
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.values import Kind, Layers
 from qfx.ir.feeds import feeds
@@ -129,6 +131,28 @@ def test_what_joins_a_step() -> None:
     assert made.steps[2].beside == made.steps[1].target
     assert made.steps[3].kind is Kind.MAXIMUM
     assert made.steps[4].window.kernel == (2, 2)
+
+
+def flattened() -> Graph:
+    """A matrix-vector product of more columns than one step reads, with a cast behind it."""
+    nodes = (
+        Node("x", Input((80, 3, 3), typed("ap_fixed<6,3>"))),
+        Node("flat", Reshape((720,)), ("x",)),
+        Node("fc", Linear(weights(1, 5, 720), weights(2, 5, frac_bits=8, bits=8)), ("flat",)),
+        Node("relu", Relu(), ("fc",)),
+        Node("cast", Cast(typed("ap_ufixed<7,6,AP_RND,AP_SAT>")), ("relu",)),
+    )
+    return Graph("flattened", nodes, "cast")
+
+
+def test_products_with_many_columns_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = flattened()
+    assert len(split(layers(graph)).steps) == 1
+    monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
+    made = split(layers(graph))
+    assert [(step.skip, step.source.channels) for step in made.steps] == [(0, 32), (32, 32), (64, 16)]
+    assert sum(step.macs for step in made.steps) == 5 * 720
+    assert differing(graph, made) == 0
 
 
 def test_values_that_live_at_once_lie_apart() -> None:
