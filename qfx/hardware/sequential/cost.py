@@ -27,7 +27,7 @@ def estimate(engine: Engine, board: Board) -> Estimate:
         "multipliers": _products(engine, on),
         "sums": _sums(engine),
         "values": _values(engine),
-        "weights": _weights(engine),
+        "weights": _weights(engine, on),
         "results": _results(engine),
         "beside": _beside(engine),
         "epilogue": _epilogue(engine, on),
@@ -83,8 +83,11 @@ def _values(engine: Engine) -> Resources:
     return _twice(shape.x_depth, shape.lanes * shape.x_bits) * shape.pixels
 
 
-def _weights(engine: Engine) -> Resources:
+def _weights(engine: Engine, on: Device) -> Resources:
     shape = engine.shape
+    width = shape.lanes * shape.w_bits
+    if shape.shallow:
+        return Resources(lut=2 * r.lutram(shape.w_depth, width, on), ff=2 * width) * shape.outputs
     return _twice(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
 
 

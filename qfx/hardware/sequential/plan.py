@@ -19,7 +19,7 @@ from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engin
 from qfx.hardware.sequential.folding import folded
 from qfx.hardware.sequential.splitting import split
 from qfx.hardware.sequential.steps import layers
-from qfx.hardware.sequential.tiles import Shape, alike, cut, entries, memory_bytes, turns, vectors
+from qfx.hardware.sequential.tiles import SHALLOW, Shape, alike, cut, entries, memory_bytes, turns, vectors
 from qfx.hardware.sequential.values import Kind, Layers, Step
 from qfx.hardware.timing.clock import Clock, expected_of_pipeline
 from qfx.hardware.timing.delays import delays
@@ -27,10 +27,12 @@ from qfx.ir.graph import Graph
 from qfx.progress import Progress, silent
 
 _LANES, _VECTORS, _MOST_PIXELS = (2, 4, 8, 16, 32), (1, 2, 3, 4, 5, 6, 8), 16
-_TRIED = 8
+_TRIED = 12
 """Arrays of which tiles are looked for: those that would take the fewest cycles if all their memories were large."""
 _EPILOGUE_DSPS = 2
 """DSP blocks that a lane of the epilogue takes at most."""
+_LUT_PRODUCTS = 0.62
+"""The share of a board's LUTs that products may take where DSP blocks are short; what else there is must fit the rest."""
 PORTS = 4
 """Ports of the processing system that all masters together are counted with; UltraScale+ parts have two more (UG1085)."""
 _WORDS = 512
@@ -138,7 +140,7 @@ def bytes_per_cycle(board: Board, clock_ns: float) -> float:
 
 
 def _arrays(made: Layers, board: Board) -> Iterator[Shape]:
-    """Arrays whose products are within the board's DSP blocks, and beyond them within half of its LUTs."""
+    """Arrays whose products are within the board's DSP blocks, and beyond them within a share of its LUTs."""
     x_bits, w_bits = containers(made)
     on = r.device(board.part)
     operand, weight_bits = operands(made)
@@ -154,7 +156,7 @@ def _arrays(made: Layers, board: Board) -> Iterator[Shape]:
             in_blocks = int((LIMITS["dsp"] * board.dsp - _EPILOGUE_DSPS * lanes) // blocks)
             if in_blocks < 1:
                 continue
-            for pixels in range(1, min(in_blocks + board.lut // 2 // luts, _MOST_PIXELS) + 1):
+            for pixels in range(1, min(in_blocks + int(_LUT_PRODUCTS * board.lut) // luts, _MOST_PIXELS) + 1):
                 yield replace(shape, pixels=pixels, lut_pixels=max(pixels - in_blocks, 0))
 
 
@@ -162,7 +164,8 @@ def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int
     """Words for the weights of one output of any step; those of steps that give a single pixel may come in parts."""
     unlimited = Shape(lanes, 1, 1, x_bits, w_bits, 1, 1 << 40, 1)
     whole = [entries(step, unlimited) for step in made.steps if step.target.pixels > 1 and step.kind is not Kind.MAXIMUM]
-    return ceil(max(whole, default=1) / _WORDS) * _WORDS
+    most = max(whole, default=1)
+    return SHALLOW if most <= SHALLOW else ceil(most / _WORDS) * _WORDS
 
 
 def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
@@ -211,7 +214,7 @@ def _least_results(step: Step, shape: Shape) -> int:
 def _depth_of_values(made: Layers, shape: Shape, budget: int) -> int:
     """Words of values for each pixel lane, with what is left when all other memories are built."""
     beside = [ceil(step.beside.width / shape.x_bits) for step in made.steps if step.beside is not None]
-    fixed = 2 * r.bram18(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
+    fixed = 0 if shape.shallow else 2 * r.bram18(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
     fixed += 2 * r.bram18(shape.y_depth, shape.lanes * shape.x_bits) * (1 + max(beside, default=0)) + 8 * MASTERS
     for depth in range(64 * _WORDS, 0, -_WORDS):
         if fixed + 2 * shape.pixels * r.bram18(depth, shape.lanes * shape.x_bits) <= budget:

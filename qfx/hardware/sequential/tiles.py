@@ -19,6 +19,8 @@ PROCESSES = (
 PARAMETER_WORDS = 4
 """Words of 64 bits that a channel's epilogue takes in memory."""
 
+SHALLOW = 64
+"""Words that LUTs hold without a multiplexer behind them (UG574)."""
 JOB_CYCLES = 40
 """What a job takes beside its turns: the pipelines of multipliers and epilogue fill and drain. An assumption."""
 STEP_CYCLES = 600
@@ -40,6 +42,11 @@ class Shape:
     y_depth: int
     lut_pixels: int = 0
     """Pixels whose products are made of LUTs, where DSP blocks are short."""
+
+    @property
+    def shallow(self) -> bool:
+        """Whether memories of weights are so shallow that they are made of LUTs."""
+        return self.w_depth <= SHALLOW
 
     @property
     def outputs(self) -> int:

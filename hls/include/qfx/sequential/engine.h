@@ -7,6 +7,11 @@
 #include "qfx/sequential/epilogue.h"
 #include "qfx/sequential/step.h"
 
+// What the memories of weights are built of: the engine's header says where, if they are shallow.
+#ifndef QFX_ENGINE_BIND_WEIGHTS
+#define QFX_ENGINE_BIND_WEIGHTS(name) QFX_BIND(name, RAM_S2P, BRAM)
+#endif
+
 namespace qfx {
 namespace sequential {
 
@@ -399,7 +404,7 @@ tile_jobs_part:
 #pragma HLS DATAFLOW
     typename words<E>::w_memory::type weights[E::OUTPUTS][E::W_DEPTH];
 #pragma HLS ARRAY_PARTITION variable=weights complete dim=1
-    QFX_BIND(weights, RAM_S2P, BRAM)
+    QFX_ENGINE_BIND_WEIGHTS(weights)
     place_weights<E>(s, part, ws, weights);
     multiply<E>(s, part, x, weights, accs);
   }
