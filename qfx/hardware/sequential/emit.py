@@ -16,7 +16,7 @@ from qfx.hardware.sequential.program import Image, image
 from qfx.hardware.sequential.values import Value
 from qfx.ir.graph import Graph
 
-MEMORY = "memory"
+MEMORY = "tb/memory"
 """The folder of a project with what lies in memory before the first frame."""
 _LIBRARY = ("qfx/types.h", "qfx/storage.h", "qfx/axi.h", "qfx/multiply.h", "qfx/sequential/*.h")
 

@@ -43,7 +43,7 @@ def test_a_project_equals_the_interpreter_and_refuses_other_weights(tmp_path: Pa
     assert report["style"] == "sequential"
     assert [layer["name"] for layer in report["layers"]] == ["conv1", "conv2", "short", "pool", "fc"]
 
-    weights = project.path / "memory" / "weights0.bin"
+    weights = project.path / "tb" / "memory" / "weights0.bin"
     good = weights.read_bytes()
     for damaged in (good[:-2], bytes([good[0] ^ 1]) + good[1:]):
         weights.write_bytes(damaged)
