@@ -85,6 +85,7 @@ TORCH_FREE = (
     "qfx.ir",
     "qfx.leaving",
     "qfx.operators",
+    "qfx.pages",
     "qfx.hardware",
     "qfx.verify",
     "qfx.trace",

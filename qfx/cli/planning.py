@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
@@ -90,13 +90,22 @@ class Asked:
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Those of a plan; the command gets them together, as ``asked``."""
+    return _gathering(command, _OPTIONS)
 
+
+def optional_plan_options(board_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same for a command that can do without a plan: then ``asked.board_name`` is empty."""
+    board = click.option("--board", "board_name", default="", help=board_help)
+    return lambda command: _gathering(command, (board, *_OPTIONS[1:]))
+
+
+def _gathering(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     @functools.wraps(command)
     def gathered(**given: Any) -> Any:
         asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
         return command(asked=asked, **given)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         gathered = option(gathered)
     return gathered
 
