@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qfx.cli.common import FILE
+from qfx.cli.completion import boards
 
 if TYPE_CHECKING:
     from qfx.hardware.board import Board
@@ -35,7 +36,9 @@ def _period(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 _OPTIONS = (
-    click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file."),
+    click.option(
+        "--board", "board_name", required=True, shell_complete=boards, help="The target board (`qfx boards` lists them), or the path of a TOML file."
+    ),
     click.option(
         "--clock-ns",
         metavar="NS",
@@ -95,7 +98,7 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def optional_plan_options(board_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The same for a command that can do without a plan: then ``asked.board_name`` is empty."""
-    board = click.option("--board", "board_name", default="", help=board_help)
+    board = click.option("--board", "board_name", default="", shell_complete=boards, help=board_help)
     return lambda command: _gathering(command, (board, *_OPTIONS[1:]))
 
 
