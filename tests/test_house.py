@@ -91,6 +91,7 @@ TORCH_FREE = (
     "qfx.trace",
     "qfx.report",
     "qfx.testing",
+    "qfx.watch",
 )
 
 

@@ -26,6 +26,7 @@ from qfx.cli.report import report
 from qfx.cli.rtl import rtl
 from qfx.cli.schema import schema
 from qfx.cli.verify import verify
+from qfx.cli.watch import watch
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
@@ -67,6 +68,7 @@ for _command in (
     schema,
     doctor,
     completion,
+    watch,
 ):
     main.add_command(_command)
 

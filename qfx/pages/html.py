@@ -13,6 +13,7 @@ from html import escape
 from importlib.resources import files
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_LIVE = "; connect-src 'self'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,16 @@ class Section:
     short: str = ""
 
 
-def page(title: str, heading: str, subtitle: str, tiles: str, sections: Iterable[Section]) -> str:
-    """A whole page. ``title`` and ``heading`` are plain text, ``subtitle`` and ``tiles`` HTML."""
+def page(title: str, heading: str, subtitle: str, tiles: str, sections: Iterable[Section], *, live: bool = False) -> str:
+    """A whole page. ``title`` and ``heading`` are plain text, ``subtitle`` and ``tiles`` HTML. ``live``: it asks where it comes from for
+    itself, again and again."""
     shown = [section for section in sections if section.body]
     contents = "".join(f'<li><a href="#{section.name}">{escape(section.short or section.title)}</a></li>' for section in shown)
     parts = [
         "<!DOCTYPE html>",
-        '<html lang="en" class="nojs"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        f'<html lang="en" class="nojs"{" data-live" if live else ""}><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}{_LIVE if live else ""}">',
         f"<title>{escape(title)}</title>",
         f"<style>\n{_text('style.css')}</style></head><body>",
         '<a class="skip" href="#content">Skip to the content</a>',

@@ -9,8 +9,20 @@
     root.dataset.theme = dark ? "light" : "dark";
   });
 
+  // A page that follows work: what has changed is taken over, in place.
+  if (root.hasAttribute("data-live")) setInterval(async () => {
+    try {
+      const text = await (await fetch(location.href, { cache: "no-store" })).text();
+      const next = new DOMParser().parseFromString(text, "text/html");
+      for (const part of ["main", "nav.toc"]) {
+        const old = document.querySelector(part), fresh = next.querySelector(part);
+        if (old.innerHTML !== fresh.innerHTML) old.innerHTML = fresh.innerHTML;
+      }
+    } catch (error) { /* the work has ended, or the command: what is shown stays */ }
+  }, 2000);
+
   // Tables whose headings sort.
-  all("table.sorts").forEach((table) => {
+  all(root.hasAttribute("data-live") ? "none" : "table.sorts").forEach((table) => {
     const body = table.tBodies[0], heads = all("thead th", table);
     heads.forEach((head, column) => {
       const button = document.createElement("button");
