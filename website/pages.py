@@ -12,7 +12,16 @@ from website import api, modes, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
-    ("Start", (("What qfx is", "index.md"), ("Commands in common", "commands.md"), ("The report", "report.md"), ("Watching", "watch.md"))),
+    (
+        "Start",
+        (
+            ("What qfx is", "index.md"),
+            ("Quick start", "start.md"),
+            ("Commands in common", "commands.md"),
+            ("The report", "report.md"),
+            ("Watching", "watch.md"),
+        ),
+    ),
     (
         "Use",
         (
@@ -69,7 +78,13 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ),
     (
         "Project",
-        (("Architecture", "architecture.md"), ("Measured", "benchmarks.md"), ("Contributing", "contributing.md"), ("Changelog", "changelog.md")),
+        (
+            ("Architecture", "architecture.md"),
+            ("Measured", "benchmarks.md"),
+            ("Beside other tools", "peers.md"),
+            ("Contributing", "contributing.md"),
+            ("Changelog", "changelog.md"),
+        ),
     ),
 )
 BESIDE: Mapping[str, str] = {
@@ -141,15 +156,24 @@ def write(folder: Path) -> None:
     for name, text in made.items():
         _put(pages / name, text)
     _put(pages / "wide.css", _CSS)
-    _put(folder / "mkdocs.yml", _CONFIG + _nav())
+    _put(folder / "mkdocs.yml", _CONFIG + _nav(pages))
 
 
-def _nav() -> str:
+def _nav(pages: Path) -> str:
+    """The pages of NAV, and those that have no place there yet, by their headings."""
+    listed = {name for _, entries in NAV for _, name in entries} | {"licence.md"}
+    others = [(_heading(path), path.name) for path in sorted(pages.glob("*.md")) if path.name not in listed]
+    more = (("More", tuple(others)),) if others else ()
     lines = []
-    for title, entries in (*NAV, ("Licence", (("Apache-2.0", "licence.md"),))):
+    for title, entries in (*NAV, *more, ("Licence", (("Apache-2.0", "licence.md"),))):
         lines.append(f"  - {title}:")
         lines += [f"      - {json.dumps(told)}: {name}" for told, name in entries]
     return "\n".join(lines) + "\n"
+
+
+def _heading(path: Path) -> str:
+    found = re.search(r"^# (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found.group(1) if found else path.stem
 
 
 def _put(path: Path, text: str) -> None:
