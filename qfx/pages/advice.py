@@ -82,12 +82,12 @@ def _of_data(graph: Graph, measured: Measured) -> Iterator[Advice]:
             "one or two bits more in this place alone gain more than anywhere else: an override in the recipe, or learned word lengths "
             "under a budget",
         )
-    idle = [(spare(v, *bounds(cast)), v) for v, cast in values]
-    for bits, value in sorted((pair for pair in idle if pair[0] >= SPARE_BITS), key=lambda pair: (-pair[0], pair[1].name))[:MOST]:
+    idle = sorted((-bits, value.name) for value, cast in values if (bits := spare(value, *bounds(cast))) >= SPARE_BITS)
+    if idle:
+        named = ", ".join(f"{name} {-bits}" for bits, name in idle[:_LISTED]) + (f" and {len(idle) - _LISTED} more" if len(idle) > _LISTED else "")
         yield Advice(
-            f"{value.name} uses 1 part in {2**bits} of its range at most",
-            f"{bits} of its bits carr{'ies' if bits == 1 else 'y'} nothing on this data: as many fewer bits, or as many more fractional ones, "
-            "cost no accuracy here",
+            f"{len(idle)} cast{'s leave' if len(idle) > 1 else ' leaves'} upper bits of the range unused on this data",
+            f"bits: {named}. As many fewer bits, or as many more fractional ones, cost no accuracy here",
         )
     dead = [v for v in measured.values.values() if v.size - v.held > 0 and v.size > 1 and v.loss is not None]
     for value in sorted(dead, key=lambda v: (v.held - v.size, v.name))[:MOST]:
@@ -134,4 +134,4 @@ def _of_design(model: str, plan: Plan) -> Iterator[Advice]:
         yield Advice(what, "the board is nearly full: shorter words, or products in LUTs in place of DSP blocks, make room for more")
 
 
-_ROOM, _GAIN = 0.05, 1.05
+_ROOM, _GAIN, _LISTED = 0.05, 1.05, 6

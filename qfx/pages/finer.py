@@ -25,17 +25,17 @@ class Finer:
 
 
 def finer(graph: Graph) -> Finer | None:
-    """The finest of such graphs that can be computed; None where none can.
+    """Of such graphs that can be computed the one that keeps the fewest casts, and of several the finest; None where none can.
 
-    A cast stays as it is where an operator behind it takes no other type (a table has an entry for each number), and inside the body of a loop.
+    A cast stays as it is where an operator behind it takes no other type: a table has an entry for each number, exact sums have 64 bits. So do casts
+    inside the body of a loop.
     """
-    for below, above in ROOMS:
-        kept = _kept(graph, below, above)
-        if kept is None:
-            continue
-        nodes = tuple(_wider(node, below, above) if node.name not in kept else node for node in graph.nodes)
-        return Finer(graph.with_nodes(nodes), below, above, tuple(node.name for node in graph.nodes if node.name in kept))
-    return None
+    found = [(kept, room) for room in ROOMS if (kept := _kept(graph, *room)) is not None]
+    if not found:
+        return None
+    kept, (below, above) = min(found, key=lambda one: len(one[0]))  # the first of several
+    nodes = tuple(_wider(node, below, above) if node.name not in kept else node for node in graph.nodes)
+    return Finer(graph.with_nodes(nodes), below, above, tuple(node.name for node in graph.nodes if node.name in kept))
 
 
 def _kept(graph: Graph, below: int, above: int) -> set[str] | None:

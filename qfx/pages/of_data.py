@@ -15,6 +15,7 @@ from qfx.pages.drawing import cast_type, short_type
 from qfx.pages.html import Section, cell, raw_cell
 from qfx.pages.measured import Answers, Measured, Value, bounds
 
+_LISTED = 4
 MOST_CLASSES = 25
 """In a matrix of confusions; of more, the most frequent confusions are listed."""
 
@@ -102,7 +103,8 @@ def errors(graph: Graph, measured: Measured | None) -> Section:
             "Signal to noise in decibels: 6 dB are one bit; longer is better."
         )  # fmt: skip
         if reference.kept:
-            told += f" As they are in the reference, in front of tables: {escape(', '.join(reference.kept))}."
+            named = ", ".join(reference.kept[:_LISTED]) + (f" and {len(reference.kept) - _LISTED} more" if len(reference.kept) > _LISTED else "")
+            told += f" As they are in the reference, because what stands behind them takes no other type: {escape(named)}."
     worst = [name for name, pair in shown if reference is not None and pair[0] == min((p[0] for _, p in shown), default=math.inf)]
     heads = ["cast", "numbers ", "above ", "below ", "rounded ", "missing bits ", "SQNR of the cast ", "of all up to it "]
     rows = []
