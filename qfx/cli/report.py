@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.progress import Progress
     from qfx.report import Report
+    from qfx.verify import Comparison
 
 
 @click.command()
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
 @output_option("Write one page of HTML: graph, ranges, errors, and of a board resources, timeline and folding.", required=False)
 @click.option("--project", type=FOLDER, default=None, help="With -o: the project of MODEL, whose design the page shows.")
 @optional_plan_options("With -o: the board that the page shows a design for; the other options as for `qfx hls`.")
+@click.option("--verify", is_flag=True, help="With -o: run ONNX Runtime and the project's C++ on the data too; exits with 1 if a bit differs.")
 @click.option("--model", type=FILE, default=None, help="The model of a project that holds none.")
-@click.option("--fast", is_flag=True, help="Let the fast emulator count instead of the C++ with the vendor's headers.")
+@click.option("--fast", is_flag=True, help="Take the fast emulator instead of the C++ with the vendor's headers.")
 @samples_option()
 @json_option()
 @force_option("Replace an existing page.")
@@ -43,6 +46,7 @@ def report(
     output: Path | None,
     project: Path | None,
     asked: Asked,
+    verify: bool,
     model: Path | None,
     fast: bool,
     samples: int | None,
@@ -61,10 +65,10 @@ def report(
     if output is not None:
         if is_folder and project is not None:
             raise click.UsageError("Give the project once, in place of MODEL or with --project.")
-        _page(target, data, output, target if is_folder else project, asked, model, samples, as_json, force)
+        _page(target, data, output, target if is_folder else project, asked, model, verify, fast, samples, as_json, force)
         return
-    if project is not None or asked.board_name or force:
-        raise click.UsageError("--project, --board and --force belong to a page: give -o report.html.")
+    if project is not None or asked.board_name or force or verify:
+        raise click.UsageError("--project, --board, --verify and --force belong to a page: give -o report.html.")
     if data is None:
         raise click.UsageError("Missing option '--data'; a page (-o report.html) can do without.")
     _counts(target, data, model, fast, samples, as_json, is_folder)
@@ -104,6 +108,8 @@ def _page(
     project: Path | None,
     asked: Asked,
     model: Path | None,
+    verify: bool,
+    fast: bool,
     samples: int | None,
     as_json: bool,
     force: bool,
@@ -115,6 +121,8 @@ def _page(
     from qfx.pages.measured import measure
     from qfx.pages.model import model_page
 
+    if verify and (project is None or data is None):
+        raise click.UsageError("--verify runs the C++ of a project on data: give --project and --data.")
     check_target(output, force=force)
     made_of = None if project is None else read_project(project)
     path = _model_of(made_of, target, model)
@@ -124,13 +132,28 @@ def _page(
         x = None if data is None else feed(data, samples, [node.name for node in graph.inputs])
         plan, notes = _plan(made_of, asked, path, progress)
         measured = None if x is None else measure(graph, x, None if labels is None else labels[:samples], progress=progress)
-        text = model_page(graph, path.name, measured=measured, plan=plan, notes=notes)
+        compared = _compared(path, project, x, fast, progress) if verify and project is not None else []
+        text = model_page(graph, path.name, measured=measured, plan=plan, notes=notes, compared=compared)
     with writing(output, force=force) as staged:
         staged.write_text(text, encoding="utf-8")
     if as_json:
         print_json({"output": str(output), **({} if measured is None else measured.to_json(graph))})
     else:
         click.echo(f"wrote {output}")
+    for row in compared:
+        if row.first is not None:
+            click.echo(f"{row.executor} differs first at {row.first}", err=True)
+    if any(row.first is not None for row in compared):
+        sys.exit(DIFFERENCE)
+
+
+def _compared(model: Path, project: Path, x: Any, fast: bool, progress: Progress) -> list[Comparison]:
+    """ONNX Runtime and the project's C++, or its emulator, beside the interpreter."""
+    from qfx.hardware.project.csim import run_raw
+    from qfx.verify import verify
+
+    name = "the fast emulator" if fast else "the C simulation"
+    return verify(model, x, {name: partial(run_raw, project, fast=fast, progress=progress)}, progress=progress)
 
 
 def _model_of(project: Project | None, target: Path, model: Path | None) -> Path:

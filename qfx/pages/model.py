@@ -18,6 +18,7 @@ from qfx.pages.advice import OVERFLOW, advice, overflowing
 from qfx.pages.drawing import drawing, short_type
 from qfx.pages.html import Section
 from qfx.pages.measured import Measured
+from qfx.verify import Comparison
 
 _TOOLS = (
     '<div class="tools"><label for="search">Search</label><input id="search" type="search" placeholder="name, operator or type" autocomplete="off">'
@@ -40,13 +41,13 @@ def model_page(
     measured: Measured | None = None,
     plan: Plan | Unrolled | None = None,
     notes: Sequence[str] = (),
-    proven: int | None = None,
+    compared: Sequence[Comparison] = (),
 ) -> str:
     """The page of ``graph``, as the file ``model`` holds it: with what data shows if it was ``measured``, and the ``plan`` of what is built of it.
-    ``notes``: what the reader should know first. ``proven``: on how many samples the project's C++ gave the same integers."""
+    ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data."""
     anchors = {node.name: f"v{number}" for number, node in enumerate(graph.nodes)}
     sections = [
-        _notes(notes),
+        _notes([*notes, *(f"{row.executor} differs first at {row.first}" for row in compared if row.first is not None)]),
         _next(graph, model, measured, plan),
         _graph(graph, anchors, _hot(graph, measured, plan)),
         of_data.accuracy(None if measured is None else measured.answers),
@@ -58,16 +59,18 @@ def model_page(
     shapes = ", ".join(f"{node.name} {words.sizes(graph.infos[node.name].shape)}" for node in graph.inputs)
     leaves = ", ".join(f"{words.sizes(graph.infos[name].shape)} of {short_type(graph.infos[name].type)}" for name in graph.outputs)
     subtitle = escape(f"{shapes} to {leaves}{where}")
-    return html.page(f"{graph.name}: report", graph.name, subtitle, _tiles(graph, measured, plan, proven), sections)
+    return html.page(f"{graph.name}: report", graph.name, subtitle, _tiles(graph, measured, plan, compared), sections)
 
 
-def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None, proven: int | None) -> str:
+def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None, compared: Sequence[Comparison]) -> str:
     found = []
     if measured is not None and measured.answers is not None:
         right = measured.answers
         found.append((html.percent(right.right / max(right.total, 1)), f"right answers on {html.count(right.total)}", ""))
-    if proven is not None:
-        found.append(("0 bits", f"differ between C++ and interpreter, {html.count(proven)} samples", "good"))
+    if compared:
+        bits, names = sum(row.differing_bits for row in compared), " and ".join(row.executor for row in compared)
+        samples = "" if measured is None else f", {html.count(measured.samples)} samples"
+        found.append((f"{html.count(bits)} bits", f"of {names} differ from the interpreter{samples}", "bad" if bits else "good"))
     if measured is not None:
         worst = max((value for value in measured.values.values() if value.loss is not None), key=overflowing)
         kind = "bad" if overflowing(worst) >= OVERFLOW else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from qfx.ir.values import ArrayType, Const
 from qfx.pages.measured import measure
 from qfx.pages.model import model_page
 from qfx.testing import adversarial_feeds, random_graph
+from qfx.verify import compare
 
 
 def network() -> Graph:
@@ -122,7 +124,34 @@ def test_of_a_project(folder: Path, tmp_path: Path) -> None:
     assert report(tmp_path / "p", "--fit", "-o", tmp_path / "d.html").exit_code == 2
 
 
+def test_a_bit_that_differs_is_on_the_page() -> None:
+    graph = network()
+    expected = np.zeros((2, 4), dtype=np.int64)
+    same, other = compare(graph, expected, expected, "ONNX Runtime"), compare(graph, expected, expected + np.eye(2, 4, dtype=np.int64), "C++")
+    assert "0 bits" in model_page(graph, "m.onnx", compared=[same])
+    page = model_page(graph, "m.onnx", compared=[same, other])
+    assert "2 bits" in page
+    assert "C++ differs first at sample 0" in page
+
+
+def test_the_cpp_is_run_for_the_page(folder: Path, tmp_path: Path, gxx: str) -> None:
+    write_project(load_graph(folder / "net.onnx"), tmp_path / "p", board="ultra96v2", extra_files={"model.onnx": (folder / "net.onnx").read_bytes()})
+    arguments = (tmp_path / "p", "--data", folder / "test.npz", "--samples", 4, "--verify", "--fast")
+    assert report(*arguments, "-o", tmp_path / "a.html").exit_code == 0
+    words = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "of ONNX Runtime and the fast emulator differ from the interpreter, 4 samples" in words
+    header = tmp_path / "p" / "sim" / "fast" / "weights" / "fc_matvec.h"
+    text = header.read_text(encoding="utf-8")
+    at = re.search(r"(?<=0x)[0-9a-f]+", text)
+    assert at is not None
+    header.write_text(f"{text[: at.start()]}{int(at[0], 16) ^ 1:x}{text[at.end() :]}", encoding="utf-8")
+    found = report(*arguments, "-o", tmp_path / "b.html")
+    assert found.exit_code == 1, found.output
+    assert "the fast emulator differs first at" in (tmp_path / "b.html").read_text(encoding="utf-8")
+
+
 def test_refusals(folder: Path) -> None:
+    assert "--project and --data" in report(folder / "net.onnx", "--verify", "-o", "x.html").stderr
     assert "give -o" in report(folder / "net.onnx", "--board", "ultra96v2").stderr
     assert "--data" in report(folder / "net.onnx").stderr
 
