@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def build_bundle(
         if unrolled:
             made = plan(graph, board("zcu102"), clock_ns=5)
             lowered.append(made.design)
-            files = sources(made.program, made.design, top, made.interval)
+            files: Mapping[str, str | bytes] = sources(made.program, made.design, top, made.interval)
         elif fast:
             files = emit_emulator(graph, top)
         else:
@@ -90,7 +90,7 @@ def build_bundle(
         for path, text in files.items():
             place = root / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
+            place.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
     main, executable, hls = root / "bundle.cpp", root / "bundle", hls_root()
     if fast:
         main.write_text(_fast_bundle_main(tops), encoding="utf-8")

@@ -178,7 +178,7 @@ def write_project(
         texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
     golden = _golden(make_constant(graph), golden_inputs)
-    made_of = {path: text.encode("utf-8") for path, text in texts.items()}
+    made_of = {path: held if isinstance(held, bytes) else held.encode("utf-8") for path, held in texts.items()}
     files = made_of | _golden_files(made.design, *golden)
     if made.design.loader is not None:
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
