@@ -33,6 +33,7 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("C simulation", "simulation.md"),
             ("Estimates", "estimates.md"),
             ("From a project to a board", "board.md"),
+            ("Weights in memory", "memory.md"),
             ("Unrolled designs", "unrolled.md"),
             ("RTL", "rtl.md"),
             ("Leaving", "leaving.md"),

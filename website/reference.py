@@ -43,7 +43,8 @@ def operators() -> str:
         "# Operators\n",
         "What a [graph](architecture.md) is made of: the operators of `qfx.operators`, as their definitions say. Every one is exact; only "
         "`Cast` and `Input` lose bits. "
-        "What of PyTorch becomes them stands in [layers](layers.md).\n",
+        "What of PyTorch becomes them stands in [layers](layers.md). In hardware an operator is a step of the process before it, or a "
+        "process of its own (none where nothing has to move).\n",
         "| operator | is | ONNX | in hardware |",
         "|---|---|---|---|",
     ]
@@ -59,7 +60,7 @@ def _first(operator: type[Operator]) -> str:
 
 
 def _hardware(operator: type[Operator]) -> str:
-    return "a step of the process before it" if operator.pointwise else "a process of its own, or none where nothing has to move"
+    return "step" if operator.pointwise else "process"
 
 
 def board_table() -> str:

@@ -174,6 +174,8 @@ def _model_of(project: Project | None, target: Path, model: Path | None) -> Path
 
 def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress) -> tuple[Plan | Unrolled | None, list[str]]:
     """The design of the project, or of what was asked for (None: of nothing), and what to know of it."""
+    from qfx.hardware.folding.plan import Plan as FoldedPlan
+
     if project is None:
         return (plan_of(asked, model, progress)[1] if asked.board_name else None), []
     folding = project.path / "folding.toml"
@@ -184,7 +186,7 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
         fit=False,
         folding=folding if folding.is_file() else None,
         shift_and_add=False,
-        weights=project.weights,
+        weights="stream" if project.weights == "stream" else "rom",  # where else they lie the folding says, layer by layer
         ports=None,
         style=project.style,
         adders="qfx",
@@ -192,9 +194,12 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
     if replace(asked, board_name="") != replace(own, board_name="", clock_ns=None, folding=None, weights="rom", style="streaming"):
         raise click.UsageError("A project has its folding and clock already: leave these options out, or name the model alone.")
     graph, plan = plan_of(own, model, progress)
-    now = summary_of(plan).data(plan, graph.name)
-    before = _json(project.path / "report.json")
+    summary, before = summary_of(plan), _json(project.path / "report.json")
+    now = summary.data(plan, graph.name)
     differs = [key for key in ("resources", "interval_cycles") if before.get(key) != now[key]]
+    gap = before.get("binding", {}).get("gap")
+    if gap is not None and not differs and isinstance(plan, FoldedPlan):
+        plan = replace(plan, gap=float(gap))  # the folding was searched for
     note = "the project's report.json says otherwise: its folding.toml was changed, or another version of qfx wrote it; `qfx hls` writes it anew"
     return plan, [f"{' and '.join(differs).replace('_', ' ')}: {note}"] if differs else []
 

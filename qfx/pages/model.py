@@ -70,7 +70,7 @@ def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None
     if compared:
         bits, names = sum(row.differing_bits for row in compared), " and ".join(row.executor for row in compared)
         samples = "" if measured is None else f", {html.count(measured.samples)} samples"
-        found.append((f"{html.count(bits)} bits", f"of {names} differ from the interpreter{samples}", "bad" if bits else "good"))
+        found.append((f"{html.count(bits)} bits", f"differ: {names}{samples}", "bad" if bits else "good"))
     if measured is not None:
         worst = max((value for value in measured.values.values() if value.loss is not None), key=overflowing)
         kind = "bad" if overflowing(worst) >= OVERFLOW else ""
@@ -86,7 +86,7 @@ def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None
         found.append((f"{100 * share:.0f} %", f"of the {NAMES[field]}, the scarcest", "bad" if share > 1 else ""))
     macs = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
     bits = sum(const.raw.size * const.interval.width for node in graph.nodes for const in node.op.constants().values())
-    found += [(html.count(macs), "multiplications a sample", ""), (f"{bits / 8192:.1f} KiB", "of weights and other constants", "")]
+    found.append((html.count(macs), f"multiplications a sample, {bits / 8192:.1f} KiB of constants", ""))
     return html.tiles(found)
 
 
