@@ -20,6 +20,7 @@ from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.products.weights import Form, Weights
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
+from qfx.nn.sparse import weight_cast
 from qfx.operators import Affine, Const
 from qfx.recipe import Recipe
 
@@ -60,8 +61,7 @@ class Weighted(Computing, abstract=True):
     def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
         name, also = f"{self.name}.{role}", self.origins.get(role, "")
         spec = signed_spec(recipe.spec(name, role, also))
-        kind = Quantizer if spec.accumulator is None else Accumulating
-        return kind(spec, channel_axis=0, name=name, also=also)
+        return weight_cast(spec, channel_axis=0, name=name, also=also)
 
     def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
         """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""
