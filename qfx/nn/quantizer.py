@@ -63,6 +63,8 @@ class Quantizer(FixedLayer):
     """The parameters that ``qfx.freeze`` stopped."""
     makes_room: bool = True
     """Whether a long constant that outgrows its range moves the binary point (``qfx.nn.casts.room``)."""
+    behind: tuple[Callable[[Quantizer, QTensor], QTensor], ...] = ()
+    """What becomes of the results, in order: faults of a memory, gradients of few bits."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor
@@ -346,7 +348,15 @@ class Quantizer(FixedLayer):
         interval = self._interval(point, width, mode)
         if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
-        return QTensor(value, interval)
+        result = QTensor(value, interval)
+        for change in self.behind:
+            result = change(self, result)
+        return result
+
+    def interval_of(self, mode: CastMode) -> Bounds:
+        """What a cast of another mode could give, with the same binary points."""
+        point = self._counted()[1]
+        return self._interval(point, self._width(point), mode)
 
     # ---- the binary points that count ----
     #
