@@ -36,7 +36,7 @@ def main() -> None:
         gptq(passed, example, reference=float_reference(passed))
         told = f"{sparsity}: by magnitude {plain:.2f} %, with GPTQ {accuracy(passed, data):.2f}"
         lesson = qfx.Distillation(model)
-        train(q, data, 1, 5e-4, loss=lambda x, found, wanted: lesson(x, found))
+        train(q, data, 1, 5e-4, loss=lambda x, found, wanted, lesson=lesson: lesson(x, found))
         print(f"{told}, trained for an epoch {accuracy(q, data):.2f}", flush=True)
     hardware()
 
