@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from qfx.training.budget.archive import Archive
     from qfx.training.budget.budget import Budget
     from qfx.training.distillation import Distillation
-    from qfx.training.levels import Levels
     from qfx.training.ladder import float_state, ladder
+    from qfx.training.levels import Levels
     from qfx.training.settling import Settling
     from qfx.training.states import freeze, switch
 

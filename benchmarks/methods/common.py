@@ -11,14 +11,17 @@ from torch import Tensor, nn
 import qfx
 from benchmarks.task_data import Data, clothes
 
+JUDGED = 2000
+"""Images that are judged."""
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of inputs, results and labels."""
 
 
 def clothes_of(count: int) -> Data:
-    """Fashion-MNIST: the first ``count`` images to train with, all to judge; of 0..1."""
+    """Fashion-MNIST: the first ``count`` images to train with, the first JUDGED to judge; of 0..1."""
     data = clothes()
-    return Data((data.train_x[:count] + 1) / 2, data.train_y[:count], (data.test_x + 1) / 2, data.test_y)
+    return Data((data.train_x[:count] + 1) / 2, data.train_y[:count], (data.test_x[:JUDGED] + 1) / 2, data.test_y[:JUDGED])
 
 
 def cross_entropy(x: Tensor, found: Tensor, wanted: Tensor) -> Tensor:

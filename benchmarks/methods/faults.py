@@ -21,7 +21,7 @@ KINDS = {
 
 
 def main() -> None:
-    data = clothes_of(20_000)
+    data = clothes_of(10_000)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     model = train(net, data, 4, 2e-3)

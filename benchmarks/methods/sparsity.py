@@ -24,9 +24,9 @@ def recipe(sparsity: str) -> Recipe:
 
 
 def main() -> None:
-    data = clothes_of(20_000)
+    data = clothes_of(6_000)
     torch.manual_seed(0)
-    model = train(Vit(width=48, depth=2), data, 6, 2e-3)
+    model = train(Vit(width=32, depth=2), data, 5, 3e-3, batch=64)
     print(f"float {accuracy(model, data):.2f} %", flush=True)
     example = data.train_x[:256]
     for sparsity in ("4:4", "2:4", "1:4"):
@@ -36,7 +36,7 @@ def main() -> None:
         gptq(passed, example, reference=float_reference(passed))
         told = f"{sparsity}: by magnitude {plain:.2f} %, with GPTQ {accuracy(passed, data):.2f}"
         lesson = qfx.Distillation(model)
-        train(q, data, 1, 5e-4, loss=lambda x, found, wanted, lesson=lesson: lesson(x, found))
+        train(q, data, 1, 5e-4, batch=64, loss=lambda x, found, wanted, lesson=lesson: lesson(x, found))
         print(f"{told}, trained for an epoch {accuracy(q, data):.2f}", flush=True)
     hardware()
 

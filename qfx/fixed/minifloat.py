@@ -8,8 +8,8 @@ m * 2**(1 - B - M) for e = 0, and (2**M + m) * 2**(e - B - M) otherwise. What th
 "none": numbers like any others: E2M1, E2M3, E3M2 of the microscaling formats.
 
 Every finite number is an integer times 2**(1 - B - M), ``lsb``: a minifloat is a fixed-point number of a wide word in which some are left out. So the
-cast to fixed point of that word is exact, always; the cast from fixed point rounds to the nearest, of two to that whose mantissa is even, and numbers
-too great saturate or become what the format has for them.
+cast to fixed point of that word is exact, always; the cast from fixed point rounds to the nearest, of two to that whose mantissa is even (without
+mantissa bits the one of greater magnitude), and numbers too great saturate or become what the format has for them.
 
 Sources: Micikevicius et al., "FP8 Formats for Deep Learning", arXiv 2209.05433, 2022 (E5M2 and E4M3, their specials and saturation); Open Compute
 Project, "OCP Microscaling Formats (MX) Specification", 1.0, 2023 (E2M1, E2M3, E3M2); IEEE 754-2019. ``array.py`` of this is ``to_codes``.
@@ -180,5 +180,6 @@ def to_raws(values: npt.ArrayLike, kind: Minifloat) -> npt.NDArray[np.int64]:
     middles = (raws[1:] + raws[:-1]) / 2  # exact: of at most 17 significant bits
     place = np.searchsorted(middles, size, side="left")  # of two the lesser
     tie = (place < len(middles)) & (size == middles[np.minimum(place, len(middles) - 1)])
-    place = place + (tie & (place % 2 == 1))  # the code is the place: of two that with an even mantissa
+    odd = place % 2 == 1 if kind.mantissa_bits else place > 0  # the code is the place
+    place = place + (tie & odd)
     return np.where(real < 0, -raws[place], raws[place])

@@ -23,8 +23,8 @@ class Levels:
     >>> levels.overrides()[0].changes["numbers"].startswith("levels(")
     True
 
-    Each weight (of those that ``pattern`` matches) has 2**bits - 1 levels in units of its last place, 0 the middle one and fixed, the others
-    parameters (``parameters()``, for the optimizer, at a rate of some tenths), which start evenly spaced up to the largest weight.
+    Each weight (of those that ``pattern`` matches) has 2**bits - 1 levels in units of its last place as it is now, 0 the middle one and fixed, the
+    others parameters (``parameters()``, for the optimizer, at a rate of some tenths), which start evenly spaced up to the largest weight.
     ``loss()`` is the mean, over the weights, of the squared distance of each number to its nearest level, as a share of the mean square of the
     weight: it moves both. ``overrides()`` are the levels as they are, rounded to the grid, for the recipe of a new ``qfx.quantize`` of the weights
     (``qfx.float_state``); that model's weights are those levels alone.
@@ -44,8 +44,10 @@ class Levels:
             raise QfxError(f"the pattern {pattern!r} matches no weight", where="Levels", remedy="use a quantizer's name, such as '*.weight'")
         half = (1 << bits - 1) - 1
         self._sizes: list[nn.Parameter] = []
+        self._points: list[Tensor] = []
         for layer in self._layers:
-            top = float(self._units(layer).detach().abs().max())
+            self._points.append(layer.weight_cast.points().clone())
+            top = float((layer.cast_weight().detach() * torch.exp2(self._points[-1])).abs().max())
             start = torch.linspace(-1, 1, 2 * half + 1) * min(top, 2.0 ** (layer.weight_cast.spec.width - 1) - 1)
             self._sizes.append(nn.Parameter(torch.cat([start[:half], start[half + 1 :]])))
 
@@ -56,8 +58,8 @@ class Levels:
     def loss(self) -> Tensor:
         """The mean squared distance to the nearest level, as a share of the mean square; differentiable by weights and levels."""
         total = torch.zeros(())
-        for layer, sizes in zip(self._layers, self._sizes, strict=True):
-            units = self._units(layer).flatten()
+        for layer, sizes, points in zip(self._layers, self._sizes, self._points, strict=True):
+            units = (layer.cast_weight() * torch.exp2(points)).flatten()
             levels = torch.cat([sizes, sizes.new_zeros(1)])
             with torch.no_grad():
                 ordered, order = levels.sort()
@@ -68,17 +70,13 @@ class Levels:
     def overrides(self) -> tuple[Override, ...]:
         """The levels as ``numbers`` of the weights. Levels that fall together are one."""
         found = []
-        for layer, sizes in zip(self._layers, self._sizes, strict=True):
+        for layer, sizes, points in zip(self._layers, self._sizes, self._points, strict=True):
             top = (1 << layer.weight_cast.spec.width - 1) - 1
             levels = sorted({0, *(max(-top - 1, min(top, round(size))) for size in sizes.detach().tolist())})
             if len(levels) < 2:
                 levels = [0, 1]
-            changes = {"numbers": f"levels({', '.join(map(str, levels))})", "frac_bits": int(layer.weight_cast.points().max())}
-            if layer.weight_cast.frac_bits.dim():
+            changes = {"numbers": f"levels({', '.join(map(str, levels))})", "frac_bits": int(points.max())}
+            if points.dim():
                 del changes["frac_bits"]  # one for each channel: they start where the levels suit them
             found.append(Override(layer.weight_cast.name, changes))
         return tuple(found)
-
-    @staticmethod
-    def _units(layer: Weighted) -> Tensor:
-        return layer.cast_weight() * torch.exp2(layer.weight_cast.points())

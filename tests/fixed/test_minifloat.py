@@ -35,14 +35,16 @@ STANDARD: dict[str, Any] = {
 def halves() -> Any:
     """All finite bfloat16 and float16 numbers: every exponent that a minifloat has, and more bits than it."""
     codes = np.arange(1 << 16, dtype=np.uint16)
-    found = np.concatenate([codes.view(ml_dtypes.bfloat16).astype(np.float64), codes.view(np.float16).astype(np.float64)])
+    with np.errstate(invalid="ignore"):
+        found = np.concatenate([codes.view(ml_dtypes.bfloat16).astype(np.float64), codes.view(np.float16).astype(np.float64)])
     return found[np.isfinite(found)]
 
 
 @pytest.mark.parametrize("name", STANDARD)
 def test_all_codes_mean_what_ml_dtypes_says(name: str) -> None:
     kind = Minifloat.parse(name)
-    theirs = np.arange(1 << kind.bits, dtype=np.uint8).view(STANDARD[name]).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        theirs = np.arange(1 << kind.bits, dtype=np.uint8).view(STANDARD[name]).astype(np.float64)
     for code, value in enumerate(theirs.tolist()):
         raw = kind.raw(code)
         if isinstance(raw, str):
@@ -58,7 +60,8 @@ def test_all_codes_mean_what_ml_dtypes_says(name: str) -> None:
 def test_rounding_is_that_of_ml_dtypes(name: str) -> None:
     """All numbers of 16 bits, rounded by them, by the definition, and by numpy's form of it; beyond the end infinity, NaN, or the last."""
     kind, values = Minifloat.parse(name), halves()
-    theirs = values.astype(np.float32).astype(STANDARD[name]).astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        theirs = values.astype(np.float32).astype(STANDARD[name]).astype(np.float64)
     finite = np.isfinite(theirs)
     rounded = np.ldexp(to_raws(values, kind).astype(np.float64), -kind.frac_bits)
     assert (rounded[finite] == theirs[finite]).all()
@@ -72,7 +75,7 @@ def test_rounding_is_that_of_ml_dtypes(name: str) -> None:
             assert float(raw * Fraction(2) ** -kind.frac_bits) == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 4), st.integers(0, 4), st.sampled_from(["none", "ieee", "fn"]), st.lists(st.floats(-600, 600, width=32), min_size=1))
 def test_any_format_rounds_as_the_definition(e: int, m: int, specials: Any, values: list[float]) -> None:
     if (specials == "ieee" and e < 2) or (specials == "fn" and e + m < 2):

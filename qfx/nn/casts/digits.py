@@ -95,9 +95,9 @@ def _set(text: str, width: int, symmetric: bool, device: torch.device) -> Number
     values = torch.tensor(raw, dtype=torch.float64, device=device)
     high, low = (3 * raw[-1] - raw[-2]) / 2, (3 * raw[0] - raw[1]) / 2  # as if the last step came again
     odd = None
-    if held.is_format:
+    if held.format is not None:
         codes = torch.arange(len(raw), device=device) - len(raw) // 2  # zero has one code here: k and -k are code and sign
-        odd = codes % 2 == 1
+        odd = codes % 2 == 1 if held.format.mantissa_bits else (codes == 1) | (codes < 0)  # without mantissa away from 0, but for 0 itself
     return Numbers(values, (values[1:] + values[:-1]) / 2, float(low), float(high), width, odd)
 
 

@@ -12,7 +12,8 @@ is the best that the other weights can do. Channels go one by one, the cheapest 
 
 "apoptosis": Optimal Brain Apoptosis (Sun et al., 2025, arXiv 2502.17941): the second-order Taylor expansion of the loss for each parameter t,
 -t dL/dt + t (H t) / 2, with the Hessian of the whole loss times all parameters that are looked at, computed exactly by differentiating twice. A
-channel counts for the magnitude of the sum over its parameters in both layers and the norms between. (The paper works H t out layer by layer, by
+channel counts for the magnitude of the sum over its parameters in both layers and the norms between. What stays then makes up for what goes as
+above, which is ours. (The paper works H t out layer by layer, by
 Jacobians sent forward; autograd gives the same numbers.)
 """
 
@@ -100,7 +101,7 @@ def prune_channels(
 ) -> nn.Module:
     """A copy of ``model`` in evaluation mode, with the share ``keep`` of the channels of each chain (rounded up, one at least) and smaller layers.
 
-    ``example_input``: some hundred inputs, which "surgeon" measures on, and makes up for what goes. ``loss``, for "apoptosis": from a model to the
+    ``example_input``: some hundred inputs, on which is measured how to make up for what goes. ``loss``, for "apoptosis": from a model to the
     loss whose second derivatives count, on labelled data. Channels that shortcuts add, inputs, outputs and grouped layers stay. Names of parameters
     stay; their shapes do not. Quantize the copy, or train it first.
 
@@ -120,11 +121,8 @@ def prune_channels(
     chosen = None if loss is None or method == "surgeon" else _by_loss(result, found, loss, keep)
     for place, chain in enumerate(found):  # in order, so that each sees what the pruned layers before it give
         second = result.get_submodule(chain.second)
-        if chosen is None:
-            rows = _inputs(result, second, example_input)
-            kept = _operate(second, rows, chain.repeat, keep)
-        else:
-            kept = chosen[place]
+        rows = _inputs(result, second, example_input)
+        kept = _operate(second, rows, chain.repeat, keep, None if chosen is None else chosen[place])
         _remove(result, chain, kept)
     return result.eval()
 
@@ -151,14 +149,17 @@ def _inputs(model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: 1 << 16]].double()
 
 
-def _operate(layer: Any, rows: Tensor, repeat: int, keep: float) -> Tensor:
-    """Choose the channels that stay, in order, and let the layer's weights and bias make up for those that go."""
+def _operate(layer: Any, rows: Tensor, repeat: int, keep: float, chosen: Tensor | None) -> Tensor:
+    """The channels that stay, in order, ``chosen`` or the surgeon's; the layer's weights and bias make up for those that go."""
     weight = layer.weight.detach().double().flatten(1)
     group = weight.shape[1] // (layer.weight.shape[1] // repeat)  # columns of a channel
     mean = rows.mean(0) if layer.bias is not None else torch.zeros_like(rows[0])
     about = rows - mean
     hessian = about.T @ about / len(rows)
-    kept, after = surgeon(weight, hessian, group, _count(keep, weight.shape[1] // group))
+    if chosen is None:
+        kept, after = surgeon(weight, hessian, group, _count(keep, weight.shape[1] // group))
+    else:
+        kept, after = chosen, made_up(weight, hessian, group, chosen)
     with torch.no_grad():
         if layer.bias is not None:
             layer.bias.add_(((weight - after) @ mean).to(layer.bias.dtype))
@@ -175,8 +176,7 @@ def surgeon(weight: Tensor, hessian: Tensor, group: int, count: int, damping: fl
     ascending; the weight that makes up for the others, whose columns are 0). float64. ``damping``, a share of the mean curvature, is added to the
     diagonal of ``hessian`` (K, K)."""
     size = weight.shape[1] // group
-    mean = float(hessian.diagonal().mean())
-    inverse = torch.linalg.inv(hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (damping * mean if mean > 0 else 1.0))
+    inverse = _inverse(hessian, damping)
     weight, stay = weight.clone(), list(range(size))
     while len(stay) > count:
         places = torch.tensor([[index * group + offset for offset in range(group)] for index in stay])
@@ -192,6 +192,22 @@ def surgeon(weight: Tensor, hessian: Tensor, group: int, count: int, damping: fl
         inverse[own, own] = 1.0  # of no use any more, but not singular
         del stay[least]
     return torch.tensor(stay), weight
+
+
+def made_up(weight: Tensor, hessian: Tensor, group: int, kept: Tensor, damping: float = 1e-6) -> Tensor:
+    """The weight with 0 in all groups but ``kept`` that is nearest to what ``weight`` gives."""
+    inverse, gone = _inverse(hessian, damping), torch.ones(weight.shape[1], dtype=torch.bool)
+    gone[(kept[:, None] * group + torch.arange(group)).reshape(-1)] = False
+    if not bool(gone.any()):
+        return weight
+    after = weight - weight[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) @ inverse[gone]
+    after[:, gone] = 0.0
+    return after
+
+
+def _inverse(hessian: Tensor, damping: float) -> Tensor:
+    mean = float(hessian.diagonal().mean())
+    return torch.linalg.inv(hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (damping * mean if mean > 0 else 1.0))
 
 
 # ---- apoptosis ----
