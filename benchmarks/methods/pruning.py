@@ -31,7 +31,7 @@ def main() -> None:
 
     print(f"float {right(model):.2f} %", flush=True)
     for keep in (0.75, 0.5):
-        for method in ("surgeon", "apoptosis"):
+        for method in ("apoptosis", "surgeon"):
             pruned = prune_channels(model, calib, keep=keep, method=method, loss=loss)  # type: ignore[arg-type]
             folded = fold_batch_norm(pruned, calib[:4])
             q = qfx.quantize(folded, calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
