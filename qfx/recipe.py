@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 from qfx.errors import RecipeError
 from qfx.files import drop_schema, schema_line
+from qfx.fixed import number_sets
 from qfx.fixed.type import OMode
 from qfx.spec import DIGIT_ROLES as DIGIT_ROLES
 from qfx.spec import LONGEST_WORD as LONGEST_WORD
@@ -34,6 +35,9 @@ ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", 
 
 OPTIONAL_ROLES = ("operand",)
 """Those that have no cast of their own unless a recipe asks for it: fields of Recipe that may be None."""
+
+NUMBER_ROLES = ("activation", "internal", "operand", "output")
+"""Values that a Spec may give the numbers of a minifloat, beside weights."""
 
 _PLAIN = ("batch_norm", "tail", "table_error")
 """Its fields that are no Spec."""
@@ -278,10 +282,17 @@ def _check_role(spec: Spec, role: str, where: str) -> None:
     if spec.accumulator is not None and role != "weight":
         told = f"accumulator is {spec.accumulator}, but this is no weight: {role} is not what products are added up of"
         raise RecipeError(told, where=where, remedy="give it to weights alone; in an override by a pattern such as 'conv1.weight' or '*.weight'")
-    for name in ("sparsity", "numbers"):
-        if (value := getattr(spec, name)) is not None and role != "weight":
-            told = f"{name} is {value!r}, but this is no weight"
-            raise RecipeError(told, where=where, remedy=f"give {name} to weights alone; in an override by a pattern such as 'conv1.weight'")
+    if spec.sparsity is not None and role != "weight":
+        told = f"sparsity is {spec.sparsity!r}, but this is no weight"
+        raise RecipeError(told, where=where, remedy="give sparsity to weights alone; in an override by a pattern such as 'conv1.weight'")
+    if spec.numbers is not None and role != "weight":
+        told = f"numbers are {spec.numbers!r}, but this is {role}"
+        if role not in NUMBER_ROLES:
+            raise RecipeError(told, where=where, remedy=f"give numbers to weight, or a minifloat to {', '.join(NUMBER_ROLES)}")
+        if not number_sets.read(spec.numbers).is_format:
+            raise RecipeError(f"{told}, not a weight", where=where, remedy="values that come and go take minifloats alone, such as E4M3")
+        if spec.granularity != "tensor":
+            raise RecipeError(f"{told} with several binary points", where=where, remedy='use granularity "tensor"')
     if spec.digits is not None and role not in DIGIT_ROLES:
         raise RecipeError(
             f"digits is {spec.digits}, but this is no number that others are multiplied by",

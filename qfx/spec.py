@@ -94,8 +94,8 @@ class Spec:
     shifted numbers, added; None: all numbers are. ``digit_form``: which digits are counted, the "signed" ones (CSD) or the "ones" of the magnitude
     (K-hot). A float becomes the nearest such number, of two the greater (``q`` is AP_RND), those beyond them the last one (``o`` saturates). Where
     the word length is learned, it is the nearest in the word of each binary point.
-    ``numbers``: of weights alone, the integers that are in the type, where these are no digits' but a format's, a power's or given one by one
-    (``qfx.fixed.number_sets`` has the words). A format's word length, sign and rounding follow from it.
+    ``numbers``: of weights the integers that are in the type, where these are no digits' but a minifloat's, a power's or given one by one
+    (``qfx.fixed.number_sets`` has the words); of activations a minifloat's. A minifloat's word length, sign and rounding follow from it.
     ``sparsity``: of weights alone, "n:m", as "2:4": of each m weights along the inputs at most n are not 0 (``qfx.nn.sparse``).
     """
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.errors import DataError, ModelFileError, QfxError
+from qfx.fixed import number_sets
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
@@ -21,7 +22,7 @@ from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
-from qfx.operators import ArrayType, Cast
+from qfx.operators import ArrayType, Cast, MinifloatCast
 from qfx.recipe import Spec
 
 NEGLIGIBLE_ERROR = 1e-7
@@ -75,7 +76,8 @@ class Quantizer(FixedLayer):
     def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
         self.spec = spec
-        self.signed = spec.signed if spec.signed is not None else signed
+        own = True if getattr(spec, "numbers", None) is not None else spec.signed  # such sets have a sign
+        self.signed = own if own is not None else signed
         self.channel_axis = channel_axis
         self.name, self.also = name, also
         self.frac_grad_scale = 1.0
@@ -463,6 +465,8 @@ class Quantizer(FixedLayer):
         return [] if integer is None else word_length.restricted(self.frac_bits, integer, self.mode, tuple(self.frac_bits.shape[1:]))
 
     def operators(self) -> Steps:
+        if self.spec.numbers is not None and (kind := number_sets.read(self.spec.numbers).format) is not None:
+            return [("", MinifloatCast(kind, int(self.points())))]
         steps = [("", Cast(self.array_type())), *self.restriction()]
         return [(".words" if not place else suffix, op) for place, (suffix, op) in enumerate(steps[:-1])] + [("", steps[-1][1])]
 

@@ -29,6 +29,7 @@ from qfx.operators.linear import Linear as Linear
 from qfx.operators.lookup import Lookup as Lookup
 from qfx.operators.lookup import LookupLinear as LookupLinear
 from qfx.operators.matmul import MatMul as MatMul
+from qfx.operators.minifloat import MinifloatCast as MinifloatCast
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool
@@ -55,6 +56,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
     MatMul,
     Take,
+    MinifloatCast,
     Embedding, TopValues, TopPlaces,
     Scan,
 )  # fmt: skip

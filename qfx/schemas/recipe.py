@@ -6,7 +6,7 @@ import dataclasses
 from enum import Enum
 from typing import Any, get_type_hints
 
-from qfx.recipe import DIGIT_ROLES, OPTIONAL_ROLES, RANGES, ROLES, Recipe, Spec
+from qfx.recipe import DIGIT_ROLES, NUMBER_ROLES, OPTIONAL_ROLES, RANGES, ROLES, Recipe, Spec
 from qfx.schemas.words import Schema, document, of_hint, table
 
 _ABOVE = ("percentile", "table_error")
@@ -74,9 +74,9 @@ def _spec(role: str, default: Spec | None) -> dict[str, Schema]:
     hints = get_type_hints(Spec)
     found = {}
     for field in dataclasses.fields(Spec):
-        if role and (
-            (field.name in ("accumulator", "numbers", "sparsity") and role != "weight") or (field.name == "digits" and role not in DIGIT_ROLES)
-        ):
+        if field.name == "numbers" and role not in ("", "weight", *NUMBER_ROLES):
+            continue
+        if role and ((field.name in ("accumulator", "sparsity") and role != "weight") or (field.name == "digits" and role not in DIGIT_ROLES)):
             continue
         told = {} if default is None else _default(getattr(default, field.name))
         found[field.name] = {**_ranged(field.name, of_hint(hints[field.name])), **told, "description": FIELDS[field.name]}
