@@ -96,7 +96,7 @@ class Spec:
     the word length is learned, it is the nearest in the word of each binary point.
     ``numbers``: of weights the integers that are in the type, where these are no digits' but a minifloat's, a power's or given one by one
     (``qfx.fixed.number_sets`` has the words); of activations a minifloat's. A minifloat's word length, sign and rounding follow from it.
-    ``sparsity``: of weights alone, "n:m", as "2:4": of each m weights along the inputs at most n are not 0 (``qfx.nn.sparse``).
+    ``sparsity``: of weights alone, "n:m", as "2:4": of each m weights along the inputs at most n are not 0 (``qfx.nn.casts.sparse``).
     """
 
     width: int = 8

@@ -38,7 +38,7 @@ def main() -> None:
         for transfer in (False, True):
             q = qfx.quantize(copy.deepcopy(model), data.train_x[:64], recipe)
             before = psnr(q, data)
-            features = [name for name, _ in qfx.quantizers(q) if name == "body.2.output"] or ["body.2"]
+            features = {"body.0.add.output": "body.0", "body.1.add.output": "body.1"}
             lesson = qfx.Distillation(model, q, results="numbers", features=features, transfer="maps", feature_share=1.0)
 
             def loss(x: Tensor, found: Tensor, wanted: Tensor, lesson: qfx.Distillation = lesson, transfer: bool = transfer) -> Tensor:

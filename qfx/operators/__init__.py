@@ -25,11 +25,11 @@ from qfx.operators.compare import Compare as Compare
 from qfx.operators.concat import Concat as Concat
 from qfx.operators.conv import Conv as Conv
 from qfx.operators.expand import Expand as Expand
+from qfx.operators.formats.minifloat import MinifloatCast as MinifloatCast
 from qfx.operators.linear import Linear as Linear
 from qfx.operators.lookup import Lookup as Lookup
 from qfx.operators.lookup import LookupLinear as LookupLinear
 from qfx.operators.matmul import MatMul as MatMul
-from qfx.operators.minifloat import MinifloatCast as MinifloatCast
 from qfx.operators.pad import Pad as Pad
 from qfx.operators.pool import MaxPool as MaxPool
 from qfx.operators.pool import SumPool as SumPool

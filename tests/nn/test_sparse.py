@@ -21,7 +21,7 @@ from qfx.errors import ModelFileError, RecipeError, UnsupportedError
 from qfx.hardware.board import board
 from qfx.hardware.unrolled.plan import plan
 from qfx.ir.passes.pipeline import optimize
-from qfx.nn.sparse import Sparse, choose, fits
+from qfx.nn.casts.sparse import Sparse, choose, fits
 from qfx.ptq import adaround, adaround_blocks, comq, float_reference, gptq
 
 DENSE = Override("0.weight", {"sparsity": "1:1"})
