@@ -11,6 +11,7 @@ from benchmarks.methods.common import accuracy as _accuracy
 from benchmarks.task_data import Data
 from qfx import Recipe, Spec
 from qfx.training.adaptive import AdaptivePrecision
+from qfx.training.dynamic import with_dynamic
 from qfx.training.gradients import FixedGradients, FixedWeights
 
 
@@ -46,6 +47,18 @@ def run(data: Data, gradients: int | None, seed: int | None, weights: int | None
     return _accuracy(q, data), told
 
 
+def dynamic(data: Data, bits: int) -> float:
+    net = with_dynamic(network(), bits=bits)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for rows in torch.split(torch.randperm(len(data.train_x), generator=generator), 64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(data.train_x[rows]), data.train_y[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return _accuracy(net, data)
+
+
 def main() -> None:
     data = clothes_of(10_000)
     print(f"{JUDGED} images judged")
@@ -61,6 +74,8 @@ def main() -> None:
         ("gradients of 4, weights of 12 bits, stochastic", 4, 0, 12),
     ):
         print(f"{name}: {run(data, gradients, seed, weights)[0]:.2f} %", flush=True)
+    for bits in (16, 8):
+        print(f"dynamic fixed point of {bits} bits, forward and backward: {dynamic(data, bits):.2f} %", flush=True)
     found, told = run(data, None, None, None, adaptive=True)
     print(f"words switched each epoch, at last {told} bits: {found:.2f} %", flush=True)
 

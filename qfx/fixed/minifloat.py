@@ -182,4 +182,5 @@ def to_raws(values: npt.ArrayLike, kind: Minifloat) -> npt.NDArray[np.int64]:
     tie = (place < len(middles)) & (size == middles[np.minimum(place, len(middles) - 1)])
     odd = place % 2 == 1 if kind.mantissa_bits else place > 0  # the code is the place
     place = place + (tie & odd)
-    return np.where(real < 0, -raws[place], raws[place])
+    found: npt.NDArray[np.int64] = np.where(real < 0, -raws[place], raws[place])
+    return found

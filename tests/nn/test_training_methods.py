@@ -21,6 +21,7 @@ from qfx.fixed.stochastic import RANDOM_BITS, cast_word, random_array, random_bi
 from qfx.nn.quantizer import Quantizer
 from qfx.ptq import search_powers
 from qfx.training.adaptive import AdaptivePrecision, kl_divergence, push_down, push_up
+from qfx.training.dynamic import Dynamic, dynamic, product, with_dynamic
 from qfx.training.gradients import FixedGradients, FixedWeights, LossScale, best_point, rounded
 from qfx.training.low_rank import low_rank
 
@@ -250,3 +251,63 @@ def test_powers_are_no_worse_than_uniform_codes() -> None:
     assert errors[0] < 0.7 * errors[1]
     with pytest.raises(RecipeError, match="codes of 4 bits in words of 3"):
         search_powers(net, x, Recipe(weight=Spec(3)), 4)
+
+
+# ---- dynamic fixed point ----
+
+
+def chained(a: list[list[int]], b: list[list[int]], chain: int) -> list[list[list[int]]]:
+    """The definition: for each output the sums of its chains, in 32 bits that wrap."""
+    found: list[list[list[int]]] = []
+    for row in a:
+        found.append([])
+        for column in zip(*b, strict=True):
+            sums = []
+            for first in range(0, len(row), chain):
+                total = 0
+                for x, y in zip(row[first : first + chain], column[first : first + chain], strict=True):
+                    total = (total + x * y + (1 << 31)) % (1 << 32) - (1 << 31)
+                sums.append(total)
+            found[-1].append(sums)
+    return found
+
+
+@pytest.mark.parametrize("chain", [1, 3, 8])
+def test_dynamic_products_are_those_of_32_bits(chain: int) -> None:
+    rng = np.random.default_rng(chain)
+    a, b = rng.integers(-32767, 32768, (5, 20)), rng.integers(-32767, 32768, (20, 4))
+    a[0], b[:, 0] = 32767, 32767  # wraps from three products on
+    held = product(Dynamic(torch.from_numpy(a).double(), -10), Dynamic(torch.from_numpy(b).double(), -12), chain)
+    sums = chained(a.tolist(), b.tolist(), chain)
+    for i in range(5):
+        for j in range(4):
+            wanted = np.float32(0)
+            for total in sums[i][j]:
+                wanted = np.float32(wanted + np.float32(np.float32(total) * np.float32(2.0**-22)))
+            assert held[i, j].item() == wanted
+    assert (sums[0][0][0] != 32767**2 * chain) == (chain > 2)
+
+
+def test_dynamic_layers_train_as_float_ones() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    x, y = torch.randn(32, 2, 6, 6), torch.arange(32) % 3
+    other = with_dynamic(net)
+    grads = []
+    for model in (net, other):
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    for plain, ours in zip(*grads, strict=True):
+        assert ours is not None
+        assert (plain - ours).norm() < 1e-3 * plain.norm()  # type: ignore[operator]
+    first, last = losses(other, x, y, torch.optim.Adam(other.parameters(), 5e-3))
+    assert last < 0.8 * first
+    net.load_state_dict(other.state_dict())
+    qfx.quantize(net, x)
+    raw, exponent = dynamic(torch.tensor([0.75, -1.5, 0.0]), 5)
+    assert (raw.tolist(), exponent) == ([6.0, -12.0, 0.0], -3)
+    with pytest.raises(QfxError, match="bits is 3"):
+        with_dynamic(net, bits=3)
+    with pytest.raises(QfxError, match="has no linear layer"):
+        with_dynamic(nn.ReLU())
