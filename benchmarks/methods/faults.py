@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from qfx import Recipe, Spec
 from qfx.faults.definition import Faults
 from qfx.faults.training import inject
 
-KINDS = {
+KINDS: dict[str, tuple[Callable[[float], Faults], tuple[float, ...]]] = {
     "stuck, known": (lambda rate: Faults(rate / 2, rate / 2, seed=5), (0.01, 0.05, 0.1, 0.2)),
     "flips, unknown": (lambda rate: Faults(flips=rate, seed=5), (0.01, 0.05, 0.1)),
     "variability, unknown": (lambda rate: Faults(variability=rate, seed=5), (0.2, 0.4)),
@@ -34,7 +35,12 @@ def main() -> None:
             inject(q, faults)
             before = accuracy(q, data)
             if kind.endswith("unknown"):  # other faults in each step; judged with ones that it has not seen
-                train(q, data, 2, 1e-3, before=lambda step, q=q, faults=faults: (inject(q, faults.at(step)), None)[1] if step % 4 == 0 else None)
+
+                def others(step: int, q: nn.Module = q, faults: Faults = faults) -> None:
+                    if step % 4 == 0:
+                        inject(q, faults.at(step))
+
+                train(q, data, 2, 1e-3, before=others)
                 inject(q, faults)
             else:
                 train(q, data, 2, 1e-3)

@@ -32,7 +32,7 @@ def main() -> None:
     print(f"float {right(model):.2f} %", flush=True)
     for keep in (0.75, 0.5):
         for method in ("apoptosis", "surgeon"):
-            pruned = prune_channels(model, calib, keep=keep, method=method, loss=loss)  # type: ignore[arg-type]
+            pruned = prune_channels(model, calib, keep=keep, method=method, loss=loss)
             folded = fold_batch_norm(pruned, calib[:4])
             q = qfx.quantize(folded, calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
             gptq(q, calib, reference=float_reference(q))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import qfx
 from benchmarks.methods.common import accuracy, clothes_of, train
@@ -36,7 +36,11 @@ def main() -> None:
         gptq(passed, example, reference=float_reference(passed))
         told = f"{sparsity}: by magnitude {plain:.2f} %, with GPTQ {accuracy(passed, data):.2f}"
         lesson = qfx.Distillation(model)
-        train(q, data, 1, 5e-4, batch=64, loss=lambda x, found, wanted, lesson=lesson: lesson(x, found))
+
+        def taught(x: Tensor, found: Tensor, wanted: Tensor, lesson: qfx.Distillation = lesson) -> Tensor:
+            return lesson(x, found)
+
+        train(q, data, 1, 5e-4, batch=64, loss=taught)
         print(f"{told}, trained for an epoch {accuracy(q, data):.2f}", flush=True)
     hardware()
 

@@ -18,8 +18,13 @@ from qfx import Recipe, Spec
 from qfx.errors import RecipeError
 from qfx.fixed.arith import Interval
 from qfx.fixed.minifloat import Minifloat
+from qfx.hardware.unrolled.evaluate import evaluate
+from qfx.hardware.unrolled.unroll import unroll
+from qfx.ir.interpret import quantize_input, run_from_raw
+from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import Info
 from qfx.operators import MinifloatCast
+from qfx.testing import assert_bit_exact
 
 
 @settings(max_examples=60, deadline=None)
@@ -55,6 +60,18 @@ def test_every_executor_gives_the_same(numbers: str, tmp_path: Path) -> None:
     assert np.isin(np.abs(expected), allowed).all()
     same_in_cpp([(q, x[:6])], tmp_path / "fast", fast=True)
     same_in_cpp([(q, x[:3])], tmp_path / "cpp", fast=False)
+
+
+def test_unrolled_designs_give_the_same() -> None:
+    torch.manual_seed(0)
+    x = 3 * torch.randn(200, 8)
+    for numbers in ("E2M1", "E3M2"):
+        net = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        recipe = Recipe(weight=Spec(4), input=Spec(6), activation=Spec(numbers=numbers), output=Spec(numbers=numbers))
+        graph = optimize(qfx.to_graph(qfx.quantize(net, x, recipe).eval()))
+        raw = quantize_input(graph, x.numpy())
+        (found,) = evaluate(unroll(graph), [raw], [(3,)], check_ranges=True)
+        assert_bit_exact(np.asarray(found), run_from_raw(graph, raw), names=("unrolled", "interpreter"))
 
 
 def test_activations_are_trained_and_checkpoints_know_them() -> None:

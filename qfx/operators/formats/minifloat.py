@@ -26,6 +26,8 @@ from qfx.ir.values import Info, RawArray
 if TYPE_CHECKING:
     from qfx.export.writer import Writer
     from qfx.hardware.design.epilogue import Steps
+    from qfx.hardware.unrolled.program import Number
+    from qfx.hardware.unrolled.scalars import Numbers, Scalars
     from qfx.ir.onnx_node import OnnxNode
 
 _SPECIALS: tuple[Specials, ...] = get_args(Specials)
@@ -95,7 +97,8 @@ class MinifloatCast(Plain, Pointwise):
         rest, half = size - (low << drop), _power(np.maximum(drop, 1) - 1, size)
         tie = (rest == half) & (low % 2 == 1)
         found = (low + ((drop > 0) & ((rest > half) | tie))) << (drop - down)
-        return np.sign(raw) * np.minimum(found, self.kind.largest)
+        signed: RawArray = np.sign(raw) * np.minimum(found, self.kind.largest)
+        return signed
 
     @property
     def _binades(self) -> int:
@@ -104,6 +107,25 @@ class MinifloatCast(Plain, Pointwise):
 
     def evaluate(self, inputs: Raws, infos: Infos, out: Info) -> RawArray:
         return self._nearest(inputs[0], infos[0].grids).astype(np.int64)
+
+    def unroll(self, scalars: Scalars, node: Node, inputs: tuple[Numbers, ...], infos: Infos) -> Numbers:
+        return scalars.each(lambda x: self._unrolled(scalars, x), inputs[0])
+
+    def _unrolled(self, scalars: Scalars, x: Number) -> Number:
+        """A cast for each size of the last place, of which the magnitude takes one; what lies beyond the greatest is that before."""
+        end = self.kind.largest
+        x = scalars.lesser(scalars.greater(x, scalars.constant(-end, -self.frac_bits)), scalars.constant(end, -self.frac_bits))
+        found = x
+        for k in range(self._binades + 1):
+            step = replace(self.type, width=self.type.width + 2 - k, int_bits=self.type.int_bits + 2)
+            rounded = scalars.cast(x, step)
+            if not k:
+                found = rounded
+                continue
+            bound, below = (scalars.constant(sign << self.kind.mantissa_bits + k, -self.frac_bits) for sign in (1, -1))
+            inner = scalars.choose(scalars.less(below, x), found, rounded)
+            found = scalars.choose(scalars.less(x, bound), inner, rounded)
+        return scalars.narrow(found, Interval(-end, end, self.frac_bits))
 
     def carries(self, inputs: Infos, out: Info) -> Carried:
         return channels.alone(inputs, out)

@@ -77,10 +77,10 @@ def _chain(start: fx.Node, traced: Traced, alone: set[str]) -> PruningChain | No
         if len(users) != 1 or users[0].op == "output":
             return None
         node = users[0]
-        module = traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module: Any = traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if _prunable(node, traced, alone):
             assert module is not None
-            return PruningChain(str(start.target), tuple(norms), str(node.target), module.weight.shape[1] // channels)  # type: ignore[union-attr, operator]
+            return PruningChain(str(start.target), tuple(norms), str(node.target), module.weight.shape[1] // channels)
         if isinstance(module, _NORMS):
             if str(node.target) in norms or sum(str(other.target) == str(node.target) for other in traced.module.graph.nodes) > 1:
                 return None
@@ -139,14 +139,18 @@ def _inputs(model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     handle.remove()
     (value,) = seen
     if isinstance(layer, nn.Conv1d):
-        value = F.pad(value, (layer.padding[0],) * 2) if not isinstance(layer.padding, str) else value  # type: ignore[arg-type]
+        value = F.pad(value, _padding(layer) * 2)
         value = F.unfold(value.unsqueeze(2), (1, layer.kernel_size[0]), (1, layer.dilation[0]), 0, (1, layer.stride[0]))
     elif isinstance(layer, nn.Conv2d):
-        if isinstance(layer.padding, str):
-            raise UnsupportedError(f"padding is {layer.padding!r}", where=type(layer).__name__, remedy="give it in numbers")
-        value = F.unfold(value, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        value = F.unfold(value, layer.kernel_size, layer.dilation, _padding(layer), layer.stride)
     rows = value if value.dim() == 2 else value.transpose(1, 2).reshape(-1, value.shape[1])
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: 1 << 16]].double()
+
+
+def _padding(layer: nn.Conv1d | nn.Conv2d) -> tuple[int, ...]:
+    if isinstance(layer.padding, str):
+        raise UnsupportedError(f"padding is {layer.padding!r}", where=type(layer).__name__, remedy="give it in numbers")
+    return layer.padding
 
 
 def _operate(layer: Any, rows: Tensor, repeat: int, keep: float, chosen: Tensor | None) -> Tensor:
@@ -200,14 +204,15 @@ def made_up(weight: Tensor, hessian: Tensor, group: int, kept: Tensor, damping: 
     gone[(kept[:, None] * group + torch.arange(group)).reshape(-1)] = False
     if not bool(gone.any()):
         return weight
-    after = weight - weight[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) @ inverse[gone]
+    after: Tensor = weight - weight[:, gone] @ torch.linalg.inv(inverse[gone][:, gone]) @ inverse[gone]
     after[:, gone] = 0.0
     return after
 
 
 def _inverse(hessian: Tensor, damping: float) -> Tensor:
     mean = float(hessian.diagonal().mean())
-    return torch.linalg.inv(hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (damping * mean if mean > 0 else 1.0))
+    found: Tensor = torch.linalg.inv(hessian + torch.eye(len(hessian), dtype=hessian.dtype) * (damping * mean if mean > 0 else 1.0))
+    return found
 
 
 # ---- apoptosis ----
