@@ -65,7 +65,7 @@ class _Products(torch.autograd.Function):
         return product(dynamic(x, bits), Dynamic(*_turned(dynamic(weight, bits))), chain)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight = ctx.saved_tensors
         g = dynamic(grad, ctx.bits)
         by_x = product(g, dynamic(weight, ctx.bits), ctx.chain)
