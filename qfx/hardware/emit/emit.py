@@ -48,8 +48,9 @@ def emit(
     top: str,
     design: Design | None = None,
     sources: Mapping[str, str] | None = None,
-) -> dict[str, str]:
-    """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README.
+) -> dict[str, str | bytes]:
+    """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README, and large constants of
+    the emulator as bytes.
 
     ``top`` names the top function, ``clock_ns`` is the clock period in nanoseconds. ``design``: what ``graph`` and ``schedule`` were lowered to,
     FIFOs sized (default: that is done here). ``sources``: what is synthesized, where that is another style than one process a layer; ``design`` then
@@ -100,7 +101,8 @@ def test_bench(design: Design, top: str) -> dict[str, str]:
     return {"tb/tb.cpp": render("tb_ports.cpp.j2", values), "tb/frame.h": render("frame.h.j2", values)}
 
 
-def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str, streaming: bool) -> dict[str, str]:
+def _with_library(sources: Mapping[str, str], graph: Graph, design: Design, top: str, streaming: bool) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = dict(sources)
     library = read_tree(hls_root() / "include", "qfx/*.h", "qfx/memory/*.h")
     uses = ((_LOAD_HEADER, design.loader is not None), (_UNROLLED_HEADER, not streaming), (_MEMORY_HEADER, bool(design.masters)))
     unused = {path for path, used in uses if not used}
@@ -116,6 +118,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
     functions = cpp.functions(units)
     values = {
         "native": False,
+        "data": {},
         "design": design,
         "top": top,
         "units": units,
