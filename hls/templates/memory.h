@@ -20,9 +20,9 @@ bool load_memory(const std::string& name, const size_t count, std::vector<ap_uin
   bytes held;
   const std::string file = name + ".bin";
   const bool found = folder != 0 ? load_bytes(std::string(folder) + "/" + file, held)
-                                 : load_bytes("memory/" + file, held) || load_bytes("tb/memory/" + file, held);
+                                 : load_bytes("memory/" + file, held) || load_bytes("tb/memory/" + file, held) || load_bytes(file, held);
   if (!found || held.size() != count * (BITS / 8)) {
-    std::cerr << "error: cannot read " << file << " in " << (folder != 0 ? folder : "memory or tb/memory") << ", or it is not as long as all weights" << std::endl;
+    std::cerr << "error: cannot read " << file << " in " << (folder != 0 ? folder : "memory, tb/memory or here") << ", or it is not as long as all weights" << std::endl;
     return false;
   }
   into.resize(count);

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from qfx.cli.common import FILE, count, data_option, feed, force_option, guard, output_option, samples_option
+from qfx.cli.common import FILE, count, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
 from qfx.cli.telling import telling
 
 
@@ -17,9 +18,12 @@ from qfx.cli.telling import telling
 @click.option("--trace", "trace_path", default=None, type=FILE, help=".npz or folder to write the raws of every layer to.")
 @click.option("--fast", is_flag=True, help="Run the fast emulator: the same templates over native integers.")
 @samples_option()
+@json_option("Print what was written as JSON.")
 @force_option("Replace existing output.")
 @guard
-def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, force: bool) -> None:
+def csim(
+    project: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, as_json: bool, force: bool
+) -> None:
     """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays.
 
     With --fast, PROJECT may also be an ONNX file from qfx.export_onnx: its emulator needs no board, and so no board that it fits.
@@ -35,7 +39,7 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
     if output is None and trace_path is None:
         raise DataError("nothing to write", where=str(project), remedy="pass --output, --trace or both")
     if project.is_file():
-        _model(project, data, output, trace_path, fast, samples, force)
+        _model(project, data, output, trace_path, fast, samples, as_json, force)
         return
     names = read_project(project)
     several = len(names.outputs) > 1
@@ -44,6 +48,7 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
     if trace_path is not None:
         check_arrays_target(trace_path, force=force)
     x = feed(data, samples, list(names.inputs))
+    traced: dict[str, Any] = {}
     with telling("reading the project") as progress:
         if output is not None:
             found = run(project, x, fast=fast, progress=progress)
@@ -52,16 +57,26 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
             else:
                 save_array(output, found, force=force)
         if trace_path is not None:
-            traced = trace_raw(project, x, fast=fast, progress=progress)
+            traced.update(trace_raw(project, x, fast=fast, progress=progress))
             progress(f"writing {trace_path}", 0, 1)
             save_arrays(trace_path, traced, force=force)
+    _tell(output, trace_path, count(x), traced, as_json)
+
+
+def _tell(output: Path | None, trace_path: Path | None, samples: int, traced: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        written = {"output": None if output is None else str(output), "trace": None if trace_path is None else str(trace_path)}
+        print_json({**written, "samples": samples, "values": sorted(traced)})
+        return
     if output is not None:
-        click.echo(f"wrote {output}: {count(x)} samples")
+        click.echo(f"wrote {output}: {samples} samples")
     if trace_path is not None:
-        click.echo(f"wrote {trace_path}: {len(traced)} values of {count(x)} samples")
+        click.echo(f"wrote {trace_path}: {len(traced)} values of {samples} samples")
 
 
-def _model(model: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, force: bool) -> None:
+def _model(
+    model: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, as_json: bool, force: bool
+) -> None:
     """The emulator of a model that has no project."""
     from qfx.data import check_arrays_target, save_array, save_arrays
     from qfx.errors import ProjectError
@@ -82,4 +97,4 @@ def _model(model: Path, data: Path, output: Path | None, trace_path: Path | None
             save_arrays(output, dict(zip(graph.output_names, found, strict=True)), force=force)
         else:
             save_array(output, found, force=force)
-    click.echo(f"wrote {output}: {count(x)} samples")
+    _tell(output, None, count(x), {}, as_json)

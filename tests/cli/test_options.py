@@ -63,6 +63,15 @@ def test_one_name_for_each_kind_of_file() -> None:
         assert "--json" in options(main.commands[name])
 
 
+def test_what_writes_can_replace_and_what_tells_can_tell_programs() -> None:
+    for name, command in main.commands.items():
+        known = options(command)
+        assert ("-o" in known) <= ("--force" in known), name
+        assert "--json" in known or name in ("schema", "completion", "new"), name
+        given = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
+        assert [option for option in given if option != "-o" and not option.startswith("--")] == [], name
+
+
 @pytest.mark.parametrize("option", ["--data", "--input"])
 def test_old_names_still_work(folder: Path, tmp_path: Path, option: str) -> None:
     assert run(folder, f"csim project {option} x.npy -o {tmp_path}/y.npy").exit_code == 0
@@ -174,3 +183,15 @@ def test_every_option_has_its_line_in_help() -> None:
     for command in main.commands.values():
         for option in command.params:
             assert isinstance(option, click.Argument) or option.help, (command.name, option.name)  # type: ignore[attr-defined]
+
+
+def test_the_emulator_runs_a_model_without_a_project(folder: Path) -> None:
+    """The numbers of the interpreter, and nothing else of what a project has."""
+    done = run(folder, "csim net.onnx --fast --data five.npy --output alone.npy")
+    assert done.exit_code == 0, done.output
+    assert "wrote alone.npy: 5 samples" in done.output
+    np.testing.assert_array_equal(np.load(folder / "alone.npy"), qfx.run(qfx.load_graph(folder / "net.onnx"), np.load(folder / "five.npy")))
+    for arguments in ("--output other.npy", "--fast --trace traced"):
+        refused = run(folder, f"csim net.onnx --data five.npy {arguments}")
+        assert refused.exit_code == 3, refused.output
+        assert "pass --fast and --output alone, or make a project of it" in refused.output

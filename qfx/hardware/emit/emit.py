@@ -14,7 +14,7 @@ from qfx.hardware.design.names import checked_top
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.blockdesign import block_design
-from qfx.hardware.emit.driver import driver_files
+from qfx.hardware.emit.driver import driver_files, memory_register
 from qfx.hardware.emit.emulate import numbers, offsets, simulation_files
 from qfx.hardware.emit.templates import render
 from qfx.hardware.processes.memory.from_memory import BURST_BEATS, LATENCY_CYCLES, OUTSTANDING
@@ -89,10 +89,10 @@ def emit(
 
 def test_bench(design: Design, top: str) -> dict[str, str]:
     """The test bench, by relative path; of several ports with how a frame goes through them."""
+    memories = "".join(f", &{master.port}[0]" for master in design.masters)
     if not design.several:
-        memories = "".join(f", &{master.port}[0]" for master in design.masters)
         return {"tb/tb.cpp": render("tb.cpp.j2", {"design": design, "top": top, "memories": memories})}
-    values = {"design": design, "top": top, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
+    values = {"design": design, "top": top, "memories": memories, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
     values["offsets"] = {
         name: at
         for names, ports in zip(design.port_names, (design.inputs, design.outputs), strict=True)
@@ -130,6 +130,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         "burst": BURST_BEATS,
         "outstanding": OUTSTANDING,
         "latency": LATENCY_CYCLES,
+        "register": memory_register,
     }
     if design.several:
         named = (*design.wire_names, *["weights"] * (design.loader is not None))

@@ -21,7 +21,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.project.blame import REWRITE, blamed, told
 from qfx.hardware.project.build import VARIANTS, build
 from qfx.hardware.project.execute import counted, execute, put_together, taken_apart, traced
-from qfx.hardware.project.project import WEIGHTS_FILE, Project, changed_files, read_project
+from qfx.hardware.project.project import MEMORY_FOLDER, WEIGHTS_FILE, Project, changed_files, read_project
 from qfx.ir import casting
 from qfx.ir.feeds import Feed, named, numbers
 from qfx.ir.interpret import FloatArray
@@ -111,7 +111,11 @@ def losses(project_dir: str | os.PathLike[str], x: Feed, *, fast: bool = False, 
 
 
 def _check_layers(project: Project, fast: bool, what: str) -> None:
-    """Raises ProjectError if the C++ has no layers: casts that an unrolled design leaves out or merges with others would count for nothing."""
+    """Raises ProjectError if the C++ has no layers: casts that an unrolled design leaves out or merges with others would count for nothing, and those
+    of a layer engine are all the same one."""
+    if project.style == "sequential":
+        what = f"a layer engine has no streams or casts of each layer that could be {what}"
+        raise ProjectError(what, where=str(project.path), remedy="look at a project of the streaming style")
     if project.style == "unrolled" and not fast:
         raise ProjectError(f"an unrolled design has no layers that could be {what}", where=str(project.path), remedy="use the fast emulator (--fast)")
 
@@ -121,8 +125,11 @@ def _running(fast: bool) -> str:
 
 
 def _weights(project: Project) -> dict[str, str]:
-    """What tells a test bench which constants to load."""
-    return {"QFX_WEIGHTS": str(project.path.resolve() / WEIGHTS_FILE)} if project.weights == "stream" else {}
+    """What tells a test bench which constants to load, and what lies in memory."""
+    folder = project.path.resolve()
+    loaded = {"QFX_WEIGHTS": str(folder / WEIGHTS_FILE)} if project.weights == "stream" else {}
+    in_memory = any(path.startswith(f"{MEMORY_FOLDER}/") for path in project.files)
+    return loaded | ({"QFX_MEMORY": str(folder / MEMORY_FOLDER)} if in_memory else {})
 
 
 def _outputs(project: Project) -> Shape:

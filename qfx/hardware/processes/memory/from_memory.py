@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class FromMemory(Passing):
     ``port`` is the name of the top function's pointer, and of its AXI master. Memory gives a word a cycle where nobody else asks; what all masters of
     a design get together is the board's matter (``Board.memory_bytes_per_cycle``).
     """
+
+    rewinds: ClassVar[bool] = False  # an AXI master ends its bursts with the loop
 
     name: str
     output: Stream
