@@ -22,7 +22,7 @@ from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.folding.options import Layer
 
-TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding makes it fit"
+TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding makes it fit (qfx csim --fast runs the ONNX file without a board)"
 
 BRAM18_BITS = 18 * 1024
 """What a block RAM holds at most: UG473, UG573."""
@@ -64,7 +64,7 @@ def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -
         there = capacity(board)
         luts = int(there.lut * limits["lut"]) * LUT_BITS
         also = f"{to_be_used(limits['bram18'])}, and LUTs would hold {luts / 1e6:.1f} Mbit, were there nothing else in them"
-        remedy = TOO_SMALL
+        remedy = f"keep weights in the board's memory (--weights auto), or {TOO_SMALL}" if board.memory_gb_s else TOO_SMALL
         if board.uram and not weights_exceed(replace(weights, loaded=weights.bits), board, limits):
             remedy = "load them into UltraRAM when the board starts (--weights stream), or use a larger board, shorter words or a smaller model"
         raise DoesNotFitError(board, f"{_alone(weights, ceil(weights.bits / BRAM18_BITS), board)}{also}", remedy)
