@@ -21,6 +21,7 @@ from qfx.cli.telling import telling
 if TYPE_CHECKING:
     from qfx.hardware.folding.plan import Plan
     from qfx.hardware.project.project import Project
+    from qfx.hardware.sequential.plan import Plan as Sequential
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.progress import Progress
     from qfx.report import Report
@@ -172,7 +173,7 @@ def _model_of(project: Project | None, target: Path, model: Path | None) -> Path
     return path
 
 
-def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress) -> tuple[Plan | Unrolled | None, list[str]]:
+def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress) -> tuple[Plan | Unrolled | Sequential | None, list[str]]:
     """The design of the project, or of what was asked for (None: of nothing), and what to know of it."""
     from qfx.hardware.folding.plan import Plan as FoldedPlan
 
