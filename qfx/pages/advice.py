@@ -61,7 +61,7 @@ def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unr
     elif isinstance(plan, Sequential):
         found += [Advice(note.partition(":")[0], note) for note in sequential_summary.notes(plan)]
         bound, cycles = plan.binds.most_common(1)[0]
-        what = f"Most cycles go to {bound.replace('_', ' ')} ({100 * cycles / plan.interval:.0f} %)"
+        what = f"Most cycles are bound by {bound.replace('_', ' ')!r}, as its table below has it ({100 * cycles / plan.interval:.0f} %)"
         found.append(Advice(what, f"{100 * plan.used:.0f} % of the engine's products are asked for by the network"))
     elif isinstance(plan, Unrolled):
         found += [Advice(note.partition(":")[0], note) for note in unrolled_summary.notes(plan)]
