@@ -64,6 +64,8 @@ def rtl(
         checked_top(top)
     if asked.weights != "rom":
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
+    if asked.style == "sequential":
+        raise ProjectError("a layer engine is not written as Verilog", where="--style sequential", remedy="use qfx hls, or another style")
     if asked.style != "unrolled":
         tools.clang()
     project.check_target(output, force=force)

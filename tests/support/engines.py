@@ -66,7 +66,8 @@ def read(memory: bytes, value: Value, made: Engine) -> RawArray:
     raw = (parts << (np.arange(of).reshape(-1, 1) * bits)).sum(-2)
     if value.signed and of * bits < 64:
         raw = np.where(raw >> (of * bits - 1) & 1, raw - (1 << of * bits), raw)
-    return raw.transpose(0, 3, 1, 2).reshape(-1, value.height, value.columns)[: value.channels]
+    result: RawArray = raw.transpose(0, 3, 1, 2).reshape(-1, value.height, value.columns)[: value.channels]
+    return result
 
 
 def build(graph: Graph, folder: Path, lanes: int, vectors: int, pixels: int, lut_pixels: int = 0, bits: int = 16) -> Bench:
