@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qfx.cli.common import FILE
+from qfx.cli.completion import boards
 
 if TYPE_CHECKING:
     from qfx.hardware.board import Board
@@ -36,7 +37,9 @@ def _period(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 _OPTIONS = (
-    click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file."),
+    click.option(
+        "--board", "board_name", required=True, shell_complete=boards, help="The target board (`qfx boards` lists them), or the path of a TOML file."
+    ),
     click.option(
         "--clock-ns",
         metavar="NS",
@@ -96,13 +99,22 @@ class Asked:
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Those of a plan; the command gets them together, as ``asked``."""
+    return _gathering(command, _OPTIONS)
 
+
+def optional_plan_options(board_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same for a command that can do without a plan: then ``asked.board_name`` is empty."""
+    board = click.option("--board", "board_name", default="", shell_complete=boards, help=board_help)
+    return lambda command: _gathering(command, (board, *_OPTIONS[1:]))
+
+
+def _gathering(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     @functools.wraps(command)
     def gathered(**given: Any) -> Any:
         asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
         return command(asked=asked, **given)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         gathered = option(gathered)
     return gathered
 

@@ -49,6 +49,7 @@ class QfxCallback(_Callback):  # type: ignore[misc]
         kept = state.stateful_callbacks.get(_KEY)
         if kept is not None and state.global_step:
             self.course.load_state_dict(_decoded(kept["attributes"]["state"]))
+        self.course.writes = state.is_world_process_zero
         self.course.sinks = self._sinks(args) if state.is_world_process_zero else []
         self.course.begin(model, steps=state.max_steps, step=state.global_step, epoch=float(state.epoch or 0.0))
 
@@ -68,6 +69,7 @@ class QfxCallback(_Callback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs is not None and "loss" in logs and state.is_world_process_zero:
+            self.course.told(logs)
             summary = self.course.summary()
             logs.update(summary)
             if state.log_history:

@@ -42,6 +42,7 @@ class Hooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         steps = trainer.estimated_stepping_batches
+        self.course.writes = trainer.is_global_zero
         self.course.sinks = [_Loggers(trainer)] if trainer.is_global_zero else []
         known = None if steps == float("inf") else int(steps)
         self.course.begin(pl_module, steps=known, step=trainer.global_step, epoch=float(trainer.current_epoch))
@@ -59,6 +60,8 @@ class Hooks:
         epoch = trainer.current_epoch + (0.0 if batches == float("inf") else (batch_idx + 1) / batches)
         if trainer.global_step > self.course.step:
             self.course.after_step(trainer.global_step, epoch)
+            if self.course.log_every is not None and trainer.global_step % self.course.log_every == 0:
+                self.course.told(trainer.callback_metrics)
         else:
             self.course.at(trainer.global_step, epoch)
 
