@@ -21,6 +21,7 @@ from qfx.cli.telling import telling
 if TYPE_CHECKING:
     from qfx.hardware.folding.plan import Plan
     from qfx.hardware.project.project import Project
+    from qfx.hardware.sequential.plan import Plan as Sequential
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.progress import Progress
     from qfx.report import Report
@@ -177,7 +178,7 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
     from qfx.hardware.folding.plan import Plan as FoldedPlan
 
     if project is None:
-        return (plan_of(asked, model, progress)[1] if asked.board_name else None), []
+        return (_shown(plan_of(asked, model, progress)[1]) if asked.board_name else None), []
     folding = project.path / "folding.toml"
     own = Asked(
         board_name=asked.board_name or project.board,
@@ -193,7 +194,8 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
     )
     if replace(asked, board_name="") != replace(own, board_name="", clock_ns=None, folding=None, weights="rom", style="streaming"):
         raise click.UsageError("A project has its folding and clock already: leave these options out, or name the model alone.")
-    graph, plan = plan_of(own, model, progress)
+    graph, made = plan_of(own, model, progress)
+    plan = _shown(made)
     summary, before = summary_of(plan), _json(project.path / "report.json")
     now = summary.data(plan, graph.name)
     differs = [key for key in ("resources", "interval_cycles") if before.get(key) != now[key]]
@@ -202,6 +204,17 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
         plan = replace(plan, gap=float(gap))  # the folding was searched for
     note = "the project's report.json says otherwise: its folding.toml was changed, or another version of qfx wrote it; `qfx hls` writes it anew"
     return plan, [f"{' and '.join(differs).replace('_', ' ')}: {note}"] if differs else []
+
+
+def _shown(plan: Plan | Unrolled | Sequential) -> Plan | Unrolled:
+    """Raises ProjectError for a plan that pages do not show."""
+    from qfx.errors import ProjectError
+    from qfx.hardware.sequential.plan import Plan as Sequential
+
+    if isinstance(plan, Sequential):
+        remedy = "read estimate.txt or report.json of the project, or `qfx estimate`"
+        raise ProjectError("pages show streaming and unrolled designs", where="--style sequential", remedy=remedy)
+    return plan
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def rtl(
     from qfx.hardware.design.names import checked_top
     from qfx.hardware.rtl import project, simulate, tools
     from qfx.hardware.rtl.luts import mapped
+    from qfx.hardware.sequential.plan import Plan as Sequential
     from qfx.hardware.unrolled.plan import Plan as Unrolled
 
     if top is not None:
@@ -82,6 +83,7 @@ def rtl(
         if isinstance(made, Unrolled):
             written = project.write_unrolled(graph, made, output, x_raw=x_raw, top=top, force=force)
         else:
+            assert not isinstance(made, Sequential)  # refused above
             written = project.write_streaming(graph, made, output, x_raw=x_raw, top=top, force=force, progress=progress)
         if wanted:
             simulate.build(output, progress)
