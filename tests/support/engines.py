@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.hardware.assets import hls_root, simulation_headers
 from qfx.hardware.board import board
@@ -66,8 +67,8 @@ def read(memory: bytes, value: Value, made: Engine) -> RawArray:
     raw = (parts << (np.arange(of).reshape(-1, 1) * bits)).sum(-2)
     if value.signed and of * bits < 64:
         raw = np.where(raw >> (of * bits - 1) & 1, raw - (1 << of * bits), raw)
-    result: RawArray = raw.transpose(0, 3, 1, 2).reshape(-1, value.height, value.columns)[: value.channels]
-    return result
+    found: npt.NDArray[np.int64] = raw.transpose(0, 3, 1, 2).reshape(-1, value.height, value.columns)[: value.channels]
+    return found
 
 
 def build(graph: Graph, folder: Path, lanes: int, vectors: int, pixels: int, lut_pixels: int = 0, bits: int = 16) -> Bench:

@@ -54,9 +54,9 @@ class Choices:
     tiles: Mapping[str, int]
 
 
-def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, clock_ns: float, cycles: int | None) -> Choices:
+def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, clock_ns: float, cycles: int | None, slower: int = 1) -> Choices:
     """What ``request.memory`` leaves to choose from, for a frame in ``cycles`` where a pace is asked for. ``plain``: the design with all weights on
-    the chip.
+    the chip; ``slower``: how many times longer a frame may take than the board's DSP blocks allow, where no pace is asked for.
 
     Raises ProjectError if no layer can have its weights in memory, and if memory cannot bring them at that pace.
     """
@@ -72,7 +72,7 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
         raise ProjectError(f"weights are to lie in the board's memory, but {board.name} says nothing of one", where=graph.name, remedy=remedy)
     base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr"))), shared=True)
     products = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
-    pace = cycles if cycles is not None else products // (2 * max(board.dsp, 1))
+    pace = cycles if cycles is not None else slower * products // (2 * max(board.dsp, 1))
     tiles = _tiles(base, _SHARE * board.memory_bytes_per_cycle(clock_ns) * pace)
     found = _candidates(base, tiles)
     saving = [one for one in found if one.saved > 0]

@@ -57,24 +57,25 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     if not request.memory:
         return _resolved(graph, board, request, plain, _Memory(frozenset(pinned)), clock_ns, progress)
     cycles = None if request.fps is None else int(1e9 / (request.fps * clock_ns))
-    chosen = offchip.choices(graph, board, plain, request, clock_ns=clock_ns, cycles=cycles)
     best: Plan | None = None
     refused: ProjectError | None = None
-    for names in chosen.sets:
-        try:
-            made = _resolved(graph, board, request, plain, _Memory(names | pinned, chosen.tiles), clock_ns, progress)
-        except DoesNotFitError as error:
-            refused = error
-            continue
-        if best is not None and made.interval >= best.interval:
-            break
-        best = made
-        if not request.fit:
-            break
-    if best is None:
-        assert refused is not None  # there is at least one set
-        raise refused
-    return best
+    for slower in (1, 2, 4) if cycles is None else (1,):  # at a slower pace frames may be cut into more tiles
+        chosen = offchip.choices(graph, board, plain, request, clock_ns=clock_ns, cycles=cycles, slower=slower)
+        for names in chosen.sets:
+            try:
+                made = _resolved(graph, board, request, plain, _Memory(names | pinned, chosen.tiles), clock_ns, progress)
+            except DoesNotFitError as error:
+                refused = error
+                continue
+            if best is not None and made.interval >= best.interval:
+                break
+            best = made
+            if not request.fit:
+                break
+        if best is not None:
+            return best
+    assert refused is not None  # there is at least one set
+    raise refused
 
 
 @dataclass(frozen=True, slots=True)

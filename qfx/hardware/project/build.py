@@ -81,7 +81,7 @@ def plan(project: Project, fast: bool, variant: str) -> Build:
     sources = tuple(root / path for path in project.files if _belongs(path, fast))
     missing = [path for path in sources if not path.is_file()]
     if missing or (fast and root / _FAST_MAIN not in sources):
-        what = missing[0].relative_to(root) if missing else _FAST_MAIN
+        what = str(missing[0].relative_to(root)) if missing else _FAST_MAIN
         raise ProjectError(f"{what} is missing", where=str(root), remedy="write the project again")
     emulate, vendor = ("-isystem", str(sim / "emulate")), ("-isystem", str(sim / "ap_types"), "-isystem", str(sim / "axi"))
     if fast:
