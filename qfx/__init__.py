@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qfx.capture.check import check
+    from qfx.distributed.synchronize import fully_shard, synchronize
     from qfx.errors import (
         DataError,
         ExactnessError,
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "qfx.capture.check": ("check",),
+    "qfx.distributed.synchronize": ("fully_shard", "synchronize"),
     "qfx.errors": (
         "DataError",
         "ExactnessError",
