@@ -125,6 +125,7 @@ __all__ = [
     "from_brevitas",
     "from_onnx",
     "from_torchao",
+    "fully_shard",
     "integers_of",
     "ladder",
     "load_graph",
@@ -136,6 +137,7 @@ __all__ = [
     "run",
     "summary",
     "switch",
+    "synchronize",
     "to_graph",
 ]
 

@@ -12,11 +12,11 @@ from qfx.errors import DataError, UnsupportedError
 
 
 class Moments(NamedTuple):
-    """Mean and biased variance per channel (float64) of ``count`` numbers each."""
+    """Mean and biased variance per channel (float64) of so many numbers each."""
 
     mean: Tensor
     variance: Tensor
-    count: int
+    numbers: int
 
 
 class Ranks:
@@ -55,7 +55,7 @@ class Ranks:
 
     def moments(self, own: Moments) -> Moments:
         """Those of the numbers of all ranks (Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances", 1979)."""
-        count = torch.full((1,), float(own.count), dtype=torch.float64, device=own.mean.device)
+        count = torch.full((1,), float(own.numbers), dtype=torch.float64, device=own.mean.device)
         rows = torch.stack(self.parts(torch.cat([count, own.mean, own.variance])))
         channels = own.mean.numel()
         counts, means, variances = rows[:, :1], rows[:, 1 : channels + 1], rows[:, channels + 1 :]

@@ -20,11 +20,11 @@ _LISTED = 4
 def synchronize(qmodel: nn.Module, group: Any = None) -> None:
     """Let the processes of ``group`` (default: all) train ``qmodel`` as one process would on their batches together; in place, called by all of them.
 
-    Every process then has the parameters, binary points and statistics of the first one; and from here on, until the model is copied or pickled, they agree
-    in what follows from data: running statistics of BatchNorms are moved by the batches of all ranks, and the gradient of such a BatchNorm is that of the
-    whole batch; ranges that follow activations hold those of all ranks; ``calibrate`` and ``fix_ranges`` take each process' part of the data. So these, and
-    a forward in training, are collective: every process runs them, in the same order. Gradients of parameters are not averaged
-    here: that is what ``DistributedDataParallel`` does, around the model, before or after this call.
+    Every process then has the parameters, binary points and statistics of the first one; and from here on, until the model is copied or pickled,
+    they agree in what follows from data: running statistics of BatchNorms are moved by the batches of all ranks, and the gradient of such a
+    BatchNorm is that of the whole batch; ranges that follow activations hold those of all ranks; ``calibrate`` and ``fix_ranges`` take each process'
+    part of the data. So these, and a forward in training, are collective: every process runs them, in the same order. Gradients of parameters are
+    not averaged here: that is what ``DistributedDataParallel`` does, around the model, before or after this call.
 
     Nothing happens in a run of one process. ``qmodel``: from ``qfx.quantize``, or a module that holds such ones.
 
@@ -54,8 +54,8 @@ def fully_shard(qmodel: nn.Module, **options: Any) -> nn.Module:
     """``torch.distributed.fsdp.fully_shard`` of a quantized model, with ``synchronize`` first: each process keeps a part of every weight.
 
     Binary points and learned word lengths, which are few and mostly scalars, stay whole on every process; their gradients are averaged like the
-    others. ``options`` are torch's; what they ignore is ignored besides. Shard before the optimizer is made. A sharded model trains and evaluates; it is
-    calibrated before and exported after: take ``get_model_state_dict`` with ``full_state_dict=True`` into a model that is not sharded.
+    others. ``options`` are torch's; what they ignore is ignored besides. Shard before the optimizer is made. A sharded model trains and evaluates;
+    it is calibrated before and exported after: take ``get_model_state_dict`` with ``full_state_dict=True`` into a model that is not sharded.
 
     Returns ``qmodel``. Raises as ``synchronize``, and QfxError where no process group is initialized.
     """
@@ -68,7 +68,8 @@ def fully_shard(qmodel: nn.Module, **options: Any) -> nn.Module:
     ranks = Ranks()
     for point in qmodel.parameters():  # in an order that all ranks have
         if point in points and point.requires_grad:
-            point.register_post_accumulate_grad_hook(ranks.average_gradient)
+            hooked: Any = point
+            hooked.register_post_accumulate_grad_hook(ranks.average_gradient)
     ignored = points | set(options.pop("ignored_params", None) or ())
     fsdp.fully_shard(qmodel, ignored_params=ignored, **options)
     return qmodel

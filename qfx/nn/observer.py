@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from qfx.distributed.ranks import Ranks
 from qfx.fixed.kernel import CastMode, quantize
 from qfx.fixed.type import OMode
-from qfx.distributed.ranks import Ranks
 from qfx.recipe import ObserverName
 
 SEARCH_DEPTH = 6
@@ -220,9 +220,7 @@ def _mostly_holding(
     return _finest(first, steps, [total <= allowed for total in over])
 
 
-def _least_divergence(
-    parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], ranks: Ranks | None
-) -> Tensor:
+def _least_divergence(parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], ranks: Ranks | None) -> Tensor:
     levels = 1 << (width - 1 if mode.signed else width)
     bins, points = levels << KL_OCTAVES, max(first.numel(), 1)
     offset = (torch.arange(points, device=first.device) * bins).reshape(shape)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qfx.errors import ExactnessError
 from qfx.distributed.ranks import Moments
+from qfx.errors import ExactnessError
 
 KEPT = 32
 """So many forwards may wait for their backward."""

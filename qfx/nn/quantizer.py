@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from qfx.distributed.ranks import Ranks
 from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
@@ -20,7 +21,6 @@ from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
-from qfx.distributed.ranks import Ranks
 from qfx.operators import ArrayType, Cast
 from qfx.recipe import Spec
 

@@ -29,8 +29,8 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
 
     After an error the model is as it was.
 
-    Of a model in several processes (``qfx.synchronize``) each gives its part of the data, of any number of batches; the binary points are those of all
-    data. What is wrong with the data of one process is raised in all of them.
+    Of a model in several processes (``qfx.synchronize``) each gives its part of the data, of any number of batches; the binary points are those of
+    all data. What is wrong with the data of one process is raised in all of them.
 
     Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data, and for negative data if the example that it was
     quantized with had none: its input then has no sign, and what follows was chosen for that (see ``with_input_sign``).

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import qfx
-from qfx import Override, QfxError, Recipe, Spec
+from qfx import QfxError, Recipe, Spec
 
 X = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 Y = torch.arange(24) % 4
-STEPS, HALF = 8, 4
+STEPS, HALF = 4, 2
 
 
 class Block(nn.Module):
@@ -58,7 +58,9 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: range, call: Callable[[Tensor], Tensor] | None = None) -> None:
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, steps: range, call: Callable[[Tensor], Tensor] | None = None
+) -> None:
     model.train()
     for step in steps:
         optimizer.zero_grad()

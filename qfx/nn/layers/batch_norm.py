@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qfx import operators as ops
+from qfx.distributed.ranks import Moments, Ranks, other_processes
 from qfx.errors import DataError, QfxError
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.call import Call, Family, Layers
@@ -22,7 +23,6 @@ from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, constant
 from qfx.nn.past import Past, Statistics, backward_pass, unknown
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer, finest
-from qfx.distributed.ranks import Moments, Ranks, other_processes
 from qfx.recipe import Recipe, Spec
 
 
@@ -103,7 +103,7 @@ class Norm(FixedLayer, abstract=True):
         elif self.kind == "SyncBatchNorm" and other_processes():
             what = "a SyncBatchNorm in one of several processes that nothing keeps together"
             raise QfxError(what, where=self.name, remedy="call qfx.synchronize(qmodel) in every process before training")
-        if own.count <= 1:
+        if own.numbers <= 1:
             raise DataError(
                 "expected more than 1 value per channel when training: one value per channel has no variance",
                 where=self.name,
@@ -123,7 +123,7 @@ class Norm(FixedLayer, abstract=True):
 
     def batch_gradient(self, x: Tensor, scale: Tensor | None, moments: Moments, inverse_deviation: Tensor) -> Tensor:
         """``x`` with the gradient of a batch that is normalized, of all ranks: see ``_BatchGradient``."""
-        together = None if self.ranks is None else (self.ranks, moments.count)
+        together = None if self.ranks is None else (self.ranks, moments.numbers)
         return _BatchGradient.apply(x, scale, moments.mean, inverse_deviation, together)  # type: ignore[no-any-return, no-untyped-call]
 
     @property
@@ -136,7 +136,7 @@ class Norm(FixedLayer, abstract=True):
         moments = self.own_moments(x)
         if self.ranks is not None:
             moments = self.ranks.moments(moments)
-        if moments.count <= 1:
+        if moments.numbers <= 1:
             return
         self.running_mean.copy_(moments.mean)
         self.running_var.copy_(moments.variance)
@@ -287,9 +287,7 @@ class _BatchGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor | None, mean: Tensor, inverse_deviation: Tensor, together: tuple[Ranks, int] | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, mean: Tensor, inverse_deviation: Tensor, together: tuple[Ranks, int] | None) -> Tensor:
         ctx.save_for_backward(x, scale, mean, inverse_deviation)
         ctx.together = together
         return x.view_as(x)
