@@ -24,6 +24,7 @@ from qfx.cli.ptq import ptq
 from qfx.cli.report import report
 from qfx.cli.rtl import rtl
 from qfx.cli.schema import schema
+from qfx.cli.sweep import sweep
 from qfx.cli.verify import verify
 
 
@@ -47,7 +48,7 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, import_, weights, inspect, boards, schema, doctor):
+for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, sweep, import_, weights, inspect, boards, schema, doctor):
     main.add_command(_command)
 
 __all__ = ["main"]

@@ -113,7 +113,7 @@ def _guarded(forward: Callable[..., Any], key: str) -> Callable[..., Any]:
 def _input_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     """Of each argument, a batch apart."""
     assert isinstance(model, fx.GraphModule)
-    readers = {node.args[0]: model.get_submodule(str(node.target)) for node in model.graph.nodes if node.op == "call_module"}
+    readers = {node.args[0]: model.get_submodule(str(node.target)) for node in model.graph.nodes if node.args and node.op == "call_module"}
     inputs = [readers.get(node) for node in model.graph.nodes if node.op == "placeholder"]
     return [layer.shape for layer in inputs if isinstance(layer, QInput)]
 
