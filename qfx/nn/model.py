@@ -14,6 +14,7 @@ from torch import fx, nn
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn import accumulator
+from qfx.nn.casts.room import may_make_room
 from qfx.nn.compiled import operators
 from qfx.nn.compiled.operators import host
 from qfx.nn.fixed_layer import FixedLayer
@@ -87,7 +88,7 @@ class QuantizedModel(AnyNameModule):
         own: Any = type(self)  # every GraphModule has a class of its own, into which torch has just put the generated forward
         calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
         repeated = tuple(path for path, count in calls.items() if count > 1)
-        generated = _of_one_start(own.forward, repeated) if repeated else own.forward
+        generated = _exact(_of_one_start(own.forward, repeated) if repeated else own.forward)
         own.forward = _guarded(generated, host(self, generated, _input_shapes, _moves))
         return code
 
@@ -118,9 +119,27 @@ def _input_shapes(model: nn.Module) -> list[tuple[int, ...]]:
     return [layer.shape for layer in inputs if isinstance(layer, QInput)]
 
 
-def _moves(layer: nn.Module) -> bool:
-    """Whether a forward may move tensors of the layer: statistics, and binary points that make room or follow the numbers."""
-    return isinstance(layer, Quantizer | Norm)
+def _moves(layer: nn.Module, name: str) -> bool:
+    """Whether a forward may move this tensor of a layer: statistics, and binary points that make room or follow the numbers."""
+    if isinstance(layer, Norm):
+        return name in ("running_mean", "running_var", "num_batches_tracked")
+    if not isinstance(layer, Quantizer) or name not in ("frac_bits", "frac_start", "int_bits"):
+        return False
+    return type(layer) is not Quantizer or layer.spec.learn_width or may_make_room(layer)
+
+
+def _exact(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward, whatever torch.autocast would round: what is around the model may be computed in bfloat16, the model is fixed point."""
+
+    @functools.wraps(forward)
+    def run(model: nn.Module, *args: Any) -> Any:
+        device = args[0].device.type if args and isinstance(args[0], torch.Tensor) else "cpu"
+        if not torch.is_autocast_enabled(device):
+            return forward(model, *args)
+        with torch.autocast(device, enabled=False):
+            return forward(model, *args)
+
+    return run
 
 
 def _of_one_start(forward: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:

@@ -27,12 +27,12 @@ from qfx.errors import ExactnessError, QfxError
 
 
 class Hosted(NamedTuple):
-    """A model, its forward, the shapes of its inputs (a batch apart), and whether a forward may move a tensor of a module."""
+    """A model, its forward, the shapes of its inputs (a batch apart), and whether a forward may move a module's tensor by name."""
 
     model: weakref.ReferenceType[nn.Module]
     run: Callable[..., Any]
     shapes: Callable[[nn.Module], list[tuple[int, ...]]]
-    moves: Callable[[nn.Module], bool]
+    moves: Callable[[nn.Module, str], bool]
 
 
 class Place(NamedTuple):
@@ -66,7 +66,9 @@ _forms: dict[tuple[str, tuple[torch.dtype, ...]], Form] = {}
 _waiting: dict[int, Waiting] = {}
 
 
-def host(model: nn.Module, run: Callable[..., Any], shapes: Callable[[nn.Module], list[tuple[int, ...]]], moves: Callable[[nn.Module], bool]) -> str:
+def host(
+    model: nn.Module, run: Callable[..., Any], shapes: Callable[[nn.Module], list[tuple[int, ...]]], moves: Callable[[nn.Module, str], bool]
+) -> str:
     """A key under which the operators find ``model`` as long as it lives."""
     key = f"model {next(_numbers)}"  # a text: a number that differs between models would be compiled as a variable
     _hosted[key] = Hosted(weakref.ref(model), run, shapes, moves)
@@ -167,11 +169,11 @@ def _places(model: nn.Module, hosted: Hosted) -> list[Place]:
     for tables in ("_parameters", "_buffers"):
         seen = set[int]()
         for module in model.modules():
-            moves, table = hosted.moves(module), getattr(module, tables)
+            table = getattr(module, tables)
             for name, tensor in table.items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
-                    found.append(Place(table, name, moves))
+                    found.append(Place(table, name, hosted.moves(module, name)))
     return found
 
 
