@@ -31,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bitfile", type=Path, help="the bitstream (default: the one beside the folder driver/)")
     parser.add_argument("--simulate", type=Path, metavar="TB", help="use the model of the board with this test bench (build/tb) instead of a board")
     parser.add_argument("--weights", type=Path, help="constants to load, as qfx weights packs them (default: those of the project's own model)")
+    parser.add_argument("--memory", type=Path, help="the folder with weights that lie in memory (default: memory/ beside these modules)")
     parser.add_argument("--selftest", action="store_true", help="run the stored golden vectors and compare raw integers")
     parser.add_argument("--bench", type=int, metavar="FRAMES", help="run so many frames of the golden vectors and tell how long they take")
     parser.add_argument(
@@ -59,7 +60,9 @@ def _run(options: argparse.Namespace) -> int:
         raise DataError(f"{options.bench} frames", where="--bench", remedy="give at least 1")
     description = load_description()
     device = None if options.simulate is None else SimulatedBoard(options.simulate, description)
-    with Accelerator(options.bitfile, device=device, description=description, timeout_s=options.timeout, weights=options.weights) as accelerator:
+    with Accelerator(
+        options.bitfile, device=device, description=description, timeout_s=options.timeout, weights=options.weights, memory=options.memory
+    ) as accelerator:
         if options.selftest:
             golden = load_golden(description=description)
             complaints = selftest(accelerator, golden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from .description import Description, InputPort, Wire, load_description
+from .description import Description, InputPort, Memory, Wire, load_description
 from .device import Buffer, Channel, Device, DeviceError, open_board
 from .errors import DataError
 from .fixed.array import Int64Array, to_float
@@ -57,7 +58,9 @@ class Accelerator:
     ``bitfile`` is the bitstream (default: the one that ``make deploy`` puts beside this package); ``device`` stands in for the board, as a
     ``SimulatedBoard`` does. ``timeout_s`` bounds each transfer, in seconds. The accelerator is started once, with auto-restart: it takes frame after
     frame as they come, so that one transfer carries a whole batch. If its constants are loaded while it runs, it gets those in ``weights`` (default:
-    the ``weights.bin`` beside this package's modules). Raises DeviceError if it cannot be opened or started, and as ``load_weights``.
+    the ``weights.bin`` beside this package's modules). Weights that it reads from memory are put there first, from the files in the folder ``memory``
+    (default: the one beside this package's modules). Raises DeviceError if it cannot be opened or started, DataError for files of weights that are
+    missing, of another length or of another model, and as ``load_weights``.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Accelerator:
         description: Description | None = None,
         timeout_s: float = 10.0,
         weights: str | Path | None = None,
+        memory: str | Path | None = None,
     ) -> None:
         self.description = load_description() if description is None else description
         if device is None:
@@ -79,9 +83,11 @@ class Accelerator:
         self._timeout_s = timeout_s
         self._buffers: tuple[tuple[Buffer, ...], tuple[Buffer, ...]] | None = None  # to send from, and to receive into
         self._capacity = 0
+        self._held: list[Buffer] = []  # weights in memory, as long as the accelerator may read them
         self._usable = True
         self.timing = Timing(0, 0, 0.0, 0.0)
         """Of the last call."""
+        self._place(Path(__file__).resolve().parent / "memory" if memory is None else Path(memory))
         if self.description.weights is not None or weights is not None:
             self.load_weights(Path(__file__).resolve().parent / "weights.bin" if weights is None else weights)
         else:
@@ -99,6 +105,20 @@ class Accelerator:
         if self._usable:
             self._usable = False
             self._device.accelerator.write(CONTROL, 0)
+        while self._held:
+            self._held.pop().freebuffer()
+
+    def _place(self, folder: Path) -> None:
+        """The weights that the accelerator reads from memory, each checked, and their addresses in its registers."""
+        contents = [(one, _weights_of(one, folder / f"{one.name}.bin")) for one in self.description.memories]
+        for one, words in contents:
+            buffer = self._device.allocate(words.size)
+            self._held.append(buffer)
+            buffer[: words.size] = words
+            buffer.flush()
+            address = int(buffer.device_address)
+            self._device.accelerator.write(one.register, address & 0xFFFFFFFF)
+            self._device.accelerator.write(one.register + 4, address >> 32)
 
     def load_weights(self, path: str | Path) -> None:
         """Load the constants in ``path``, as ``qfx weights`` packs them; frames that follow are computed with them.
@@ -329,6 +349,20 @@ class Accelerator:
             for buffer in (*self._buffers[0], *self._buffers[1]):
                 buffer.freebuffer()
             self._buffers, self._capacity = None, 0
+
+
+def _weights_of(one: Memory, path: Path) -> npt.NDArray[np.uint8]:
+    """The bytes of the file. Raises DataError unless they are those that the design was made with."""
+    remedy = "copy the folder driver/memory of the project, whole"
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path), remedy=remedy) from error
+    if len(contents) != one.bytes:
+        raise DataError(f"{len(contents)} bytes instead of {one.bytes}", where=str(path), remedy=remedy)
+    if hashlib.sha256(contents).hexdigest() != one.sha256:
+        raise DataError("these are not the weights that the hardware was made for (their SHA-256 differs)", where=str(path), remedy=remedy)
+    return np.frombuffer(contents, dtype=np.uint8)
 
 
 def _put_together(words: Sequence[npt.NDArray[np.uint8]], wires: Sequence[Wire]) -> list[npt.NDArray[np.uint8]]:

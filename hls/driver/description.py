@@ -67,6 +67,18 @@ class Wire:
         return -(-end.port.frame_bytes // word) * word
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Weights that the accelerator reads from memory while it runs: the file ``memory/NAME.bin`` beside this one, of so many ``bytes`` with this
+    SHA-256; where the address of their first byte is written (``register``, its upper half behind it); and the bytes that are read in a frame."""
+
+    name: str
+    register: int
+    bytes: int
+    sha256: str
+    frame_bytes: int
+
+
 _End = TypeVar("_End", bound=OutputPort)
 
 
@@ -89,6 +101,7 @@ class Description:
     weights: Port | None = None
     merged: tuple[int, int] = (0, 0)
     """The bits of the one stream that carries all inputs, and of that of all outputs; 0: each has its own."""
+    memories: tuple[Memory, ...] = ()
 
     @property
     def max_bytes(self) -> int:
@@ -154,6 +167,10 @@ def load_description(path: Path | None = None) -> Description:
             alignment=int(data["alignment"]),
             weights=_port(data["weights"]) if "weights" in data else None,
             merged=(int(data["merged"]["input"]), int(data["merged"]["output"])) if "merged" in data else (0, 0),
+            memories=tuple(
+                Memory(str(one["name"]), int(one["register"]), int(one["bytes"]), str(one["sha256"]), int(one["frame_bytes"]))
+                for one in data.get("memories", [])
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"cannot be read: {error}", where=str(source), remedy="write the project again") from error

@@ -22,7 +22,11 @@ class Buffer(Protocol):
     """Memory that both sides see: a numpy array of bytes with these methods beside its own.
 
     What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``.
+    ``device_address``: of its first byte, as the hardware sees it.
     """
+
+    @property
+    def device_address(self) -> int: ...
 
     def __getitem__(self, key: Any) -> Any: ...
     def __setitem__(self, key: Any, value: Any) -> None: ...

@@ -96,13 +96,16 @@ class _Dma(_Sender, _Receiver):
 
 class _Registers:
     """The control register: bit 0 starts one call, with bit 7 set it starts again after each; a call that has begun waits for its frame, whatever is
-    written (UG1399). Bit 2 reads as 1 while there is none. The argument ``load`` is at 0x10, if there is one."""
+    written (UG1399). Bit 2 reads as 1 while there is none. The argument ``load`` is at 0x10, if there is one; addresses of what is read from memory
+    are where the description says."""
 
     def __init__(self, board: SimulatedBoard) -> None:
         self._board = board
         self.control = 0
         self._load = 0
         self.loads = False  # the call that has begun
+        self.halves: dict[int, int] = {}  # of addresses, by offset
+        self._known = {one.register + at for one in board.description.memories for at in (0, 4)}
 
     def read(self, offset: int) -> int:
         if offset != 0:
@@ -112,6 +115,9 @@ class _Registers:
     def write(self, offset: int, value: int) -> None:
         if offset == _LOAD and value in (0, 1) and self._board.description.weights is not None:
             self._load = value
+            return
+        if offset in self._known and 0 <= value < 1 << 32:
+            self.halves[offset] = value
             return
         if offset != 0 or value & ~(_START | _RESTART):
             raise DeviceError(f"the accelerator has no register {value:#x} at {offset:#x}", where="model of the board")
@@ -135,6 +141,8 @@ class SimulatedBoard:
     description is an attribute, with the channels that it has."""
 
     dma: _Dma
+    memory_bytes: int
+    """Bytes of weights that the accelerator has read from memory so far."""
 
     def __init__(self, executable: str | Path, description: Description) -> None:
         self.executable, self.description = Path(executable).resolve(), description
@@ -146,13 +154,29 @@ class SimulatedBoard:
             setattr(self, name, (_Dma if name in sends & receives else _Sender if name in sends else _Receiver)(self))
         self._arrived, self._constants = b"", b""  # words of a load under way, and those of the last
         self._next_address = _PAGE
+        self._allocated: list[SimulatedBuffer] = []
+        self.memory_bytes = 0
 
     def allocate(self, nbytes: int) -> SimulatedBuffer:
         buffer = np.full(nbytes, _GARBAGE, dtype=np.uint8).view(SimulatedBuffer)
         buffer.memory = np.full(nbytes, _GARBAGE ^ 0xFF, dtype=np.uint8)
         buffer.device_address = self._next_address
         self._next_address += -(-max(nbytes, 1) // _PAGE) * _PAGE
+        self._allocated.append(buffer)
         return buffer
+
+    def _in_memory(self, folder: Path) -> None:
+        """What lies at the addresses in the registers, as files for the test bench. Raises DeviceError where nothing that is allocated does."""
+        for one in self.description.memories:
+            low, high = (self.accelerator.halves.get(one.register + at, 0) for at in (0, 4))
+            address = high << 32 | low
+            held = next((buffer for buffer in self._allocated if 0 < buffer.device_address <= address < buffer.device_address + buffer.nbytes), None)
+            start = 0 if held is None else address - held.device_address
+            if held is None or start + one.bytes > held.nbytes:
+                raise DeviceError(
+                    f"the accelerator reads {one.bytes} bytes from {address:#x} on, where nothing lies", where=f"model of the board: {one.name}"
+                )
+            (folder / f"{one.name}.bin").write_bytes(held.memory[start : start + one.bytes].tobytes())
 
     def advance(self) -> None:
         """Do what can be done: take constants if the call that has begun loads them, then run frames once all channels have a transfer."""
@@ -209,7 +233,10 @@ class SimulatedBoard:
             for path, sent in zip(given, words, strict=True):
                 path.write_bytes(sent)
             constants.write_bytes(self._constants)
-            environment = dict(os.environ) | {"QFX_WEIGHTS": str(constants) if self._constants else ""}
+            environment = dict(os.environ) | {"QFX_WEIGHTS": str(constants) if self._constants else "", "QFX_MEMORY": folder}
+            self._in_memory(Path(folder))
+            frames = len(words[0]) // self.description.sends[0].frame_bytes
+            self.memory_bytes += frames * sum(one.frame_bytes for one in self.description.memories)
             command = [str(self.executable), "--words", *map(str, (*given, *got))]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if done.returncode == _NO_TLAST:

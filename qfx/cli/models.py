@@ -65,7 +65,7 @@ def boards(as_json: bool) -> None:
       dsp = 360
       bram36 = 216       # block RAMs of 36 kbit
       uram = 0           # UltraRAMs
-    Optional: clock_ns, fastest_mhz, board_part, ps, control_port, memory_port.
+    Optional: clock_ns, fastest_mhz, memory_gb_s, board_part, ps, control_port, memory_port.
     """
     from qfx.hardware.board import boards as known_boards
 

@@ -47,7 +47,11 @@ _OPTIONS = (
     click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
     click.option("--shift-and-add", is_flag=True, help="Build every product with a constant of shifts and additions, without multipliers."),
     click.option(
-        "--weights", type=click.Choice(("rom", "stream")), default="rom", show_default=True, help="In ROM, or loaded while the hardware runs."
+        "--weights",
+        type=click.Choice(("rom", "stream", "ddr", "auto")),
+        default="rom",
+        show_default=True,
+        help="In ROM; loaded while the hardware runs; in the board's memory, read for every frame; or auto: there what the chip cannot hold.",
     ),
     click.option(
         "--ports",
@@ -159,7 +163,8 @@ def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making
     request = Request(fps=asked.fps, fit=asked.fit) if asked.folding is None else folding_file.read(asked.folding, fps=asked.fps, fit=asked.fit)
     if asked.ports is not None:
         request = replace(request, merged=asked.ports == "merged")
-    request = replace(request, shift_and_add=asked.shift_and_add)
+    memory = asked.weights if asked.weights in ("ddr", "auto") else ""
+    request = replace(request, shift_and_add=asked.shift_and_add, memory=memory)
     graph = prepare(load_graph(model), asked.weights)
     return _Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
 

@@ -26,6 +26,8 @@ class Board:
     none). ``ps`` is the IP of the processing system, ``control_port`` the AXI master of it that reaches the registers and ``memory_port`` the AXI
     slave that reaches memory. ``clock_ns`` is the clock period, in nanoseconds, where none is asked for. ``fastest_mhz``: what every design needs,
     block RAM (the DMA has some) and the clock buffers, runs no faster in this part; the default is that of the fastest UltraScale+ part (DS925, -3).
+    ``memory_gb_s``: 10**9 bytes a second that the processing system's memory moves at its peak (its width times its rate). 0: that is not known, or
+    there is none, and designs that read memory while they run are refused.
     """
 
     name: str
@@ -42,7 +44,27 @@ class Board:
     memory_port: str = "S_AXI_HP0_FPD"
     clock_ns: float = 5.0
     fastest_mhz: float = 825.0
+    memory_gb_s: float = 0.0
 
+    @property
+    def memory_masters(self) -> tuple[PsPort, ...]:
+        """The AXI slaves of the processing system that a design's own masters may read memory by: the high-performance ports but that of the DMA."""
+        return tuple(port for name, port in PORTS[self.ps].items() if name.startswith("S_AXI_HP") and "HPC" not in name and name != self.memory_port)
+
+    @property
+    def memory_port_bits(self) -> int:
+        """The width of each of them (UG1085: 128; UG585: 64)."""
+        return 64 if self.ps == "processing_system7" else 128
+
+    def memory_bytes_per_cycle(self, clock_ns: float) -> float:
+        """Bytes that the design's masters together read in a clock cycle at best: what memory sustains, and no more than their ports carry."""
+        ports = len(self.memory_masters) * self.memory_port_bits / 8
+        return min(MEMORY_SUSTAINED * self.memory_gb_s * clock_ns, ports)
+
+
+MEMORY_SUSTAINED = 0.7
+"""The share of its peak that memory is assumed to give to long sequential bursts, what refresh and the processors take taken off. Nobody measured it
+on these boards with these designs."""
 
 LEAST_CLOCK_NS, MOST_CLOCK_NS = 0.5, 1000.0
 """Clock periods that no FPGA has lie outside, whatever the part."""
@@ -64,6 +86,9 @@ _WRITTEN = (  # into scripts in Tcl
 
 LEAST_COUNTS: Mapping[str, int] = MappingProxyType({"lut": 1, "ff": 1, "dsp": 0, "bram36": 0, "uram": 0})
 """What a part has at least."""
+
+MOST_MEMORY_GB_S = 1000.0
+"""More has no memory that such boards have."""
 
 LEAST_MHZ, MOST_MHZ = 1.0, 1000 / LEAST_CLOCK_NS
 """Between them lies ``fastest_mhz``."""
@@ -187,6 +212,10 @@ def _read(path: Path) -> Board:
             raise _wrong(path, f"{key} is {getattr(found, key)}", f"give at least {least}; ")
     if not LEAST_MHZ <= found.fastest_mhz <= MOST_MHZ:
         raise _wrong(path, f"fastest_mhz is {found.fastest_mhz}", f"give {LEAST_MHZ:g} to {MOST_MHZ:g}, as the part's data sheet has it; ")
+    if not 0 <= found.memory_gb_s <= MOST_MEMORY_GB_S:
+        raise _wrong(
+            path, f"memory_gb_s is {found.memory_gb_s}", f"give 0 to {MOST_MEMORY_GB_S:g}, the width of the memory in bytes times its transfers; "
+        )
     check_clock(found.clock_ns, found)
     check_ports(found)
     return found

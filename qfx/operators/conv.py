@@ -15,7 +15,9 @@ from qfx.export.bounds import DOUBLE, FLOAT, Attributes, Value
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
+from qfx.hardware.design.build import plane_shape
 from qfx.hardware.design.epilogue import Frame
+from qfx.hardware.design.memory import tiled
 from qfx.hardware.design.streams import MAX_WORD_BITS
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import window_channels
@@ -189,6 +191,9 @@ class Conv(Operator):
         folding = builder.schedule.folding(node.name)
         depthwise = self._depthwise(source)
         pe, simd = folding.pe, folding.simd
+        if folding.weights == "ddr":
+            self._build_tiles(builder, node, chain)
+            return
         together, frame = builder.taps(node, windows), Frame.of(info.shape) if phases is None else phases.frame
         pixels = matrix.check_pixels(node, folding.pixels, frame)
         stream = builder.take_on_one_grid(name).stream
@@ -230,6 +235,24 @@ class Conv(Operator):
             phases,
         )  # fmt: skip
         matrix.add_unit(builder, unit, rows)
+
+    def _build_tiles(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        """With the weights in the board's memory."""
+        source, folding = builder.graph.infos[node.inputs[0]], builder.schedule.folding(node.name)
+        tiled.refuse(node, self.weight, grouped=self.groups > 1, stretched=node.inputs[0] in builder.stretched, folding=folding)
+        windows = self.windows(node.name, source.shape)
+        if len(windows.size) > 2:
+            raise ProjectError(
+                f"windows over {len(windows.size)} axes have no form in hardware", where=node.name, remedy="work on two axes at a time"
+            )
+        plane, frame = plane_shape(windows), Frame.of(builder.graph.infos[node.name].shape)
+        stream = builder.take_on_one_grid(node.inputs[0]).stream
+        unit = matrix.Unit(
+            node, chain, stream, frame, False, 1, folding.pe, folding.simd, self.weight, self.bias,
+            lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
+        )  # fmt: skip
+        rows = tiled.order(self.weight.raw)
+        tiled.add_tiles(builder, unit, matrix.sums_of(builder, unit, rows), plane, tiled.tile_rows(node, folding.rows, plane[2]))
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         outputs, per_group = self.weight.shape[:2]

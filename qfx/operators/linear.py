@@ -14,6 +14,7 @@ from qfx.export.bounds import Value
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import matrix
 from qfx.hardware.design.epilogue import Frame
+from qfx.hardware.design.memory import tiled
 from qfx.hardware.design.streams import MAX_WORD_BITS
 from qfx.hardware.folding import ragged
 from qfx.ir import channels, rules, sums
@@ -104,6 +105,9 @@ class Linear(Operator):
         source, info = builder.graph.infos[node.inputs[0]], builder.graph.infos[node.name]
         outputs, inputs = self.weight.shape
         folding = builder.schedule.folding(node.name)
+        if folding.weights == "ddr":
+            self._build_tiles(builder, node, chain)
+            return
         ragged.check("PE", folding.pe, outputs, "outputs", node.name)
         ragged.check("SIMD", folding.simd, inputs, "inputs", node.name)
         frame = Frame.of(info.shape)
@@ -124,6 +128,18 @@ class Linear(Operator):
             lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
         )  # fmt: skip
         matrix.add_unit(builder, unit, self.weight.raw[:, value.frame.order])
+
+    def _build_tiles(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
+        """With the weights in the board's memory."""
+        source, folding = builder.graph.infos[node.inputs[0]], builder.schedule.folding(node.name)
+        tiled.refuse(node, self.weight, grouped=False, stretched=False, folding=folding)
+        value = builder.take_on_one_grid(node.inputs[0])
+        unit = matrix.Unit(
+            node, chain, value.stream, Frame.of(builder.graph.infos[node.name].shape), False, 1, folding.pe, folding.simd, self.weight, self.bias,
+            lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
+        )  # fmt: skip
+        sums = matrix.sums_of(builder, unit, self.weight.raw[:, value.frame.order])
+        tiled.add_tiles(builder, unit, sums, tiled.linear_plane(), tiled.tile_rows(node, folding.rows, 1))
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:
         return self.weight.shape[0], self.weight.shape[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qfx.hardware.board import LEAST_CLOCK_NS, LEAST_COUNTS, LEAST_MHZ, MOST_CLOCK_NS, MOST_MHZ, PORTS, file_fields
+from qfx.hardware.board import LEAST_CLOCK_NS, LEAST_COUNTS, LEAST_MHZ, MOST_CLOCK_NS, MOST_MEMORY_GB_S, MOST_MHZ, PORTS, file_fields
 from qfx.schemas.words import Schema, choice, document
 
 FIELDS = {
@@ -19,6 +19,7 @@ FIELDS = {
     "memory_port": "The AXI slave of the processing system that reaches memory.",
     "clock_ns": "The clock period in nanoseconds where none is asked for.",
     "fastest_mhz": "No shorter period is taken: block RAM and clock buffers run no faster.",
+    "memory_gb_s": "10**9 bytes a second that the processing system's memory moves at its peak; 0: designs that read it while they run are refused.",
 }
 """What an editor says of a field."""
 
@@ -35,6 +36,7 @@ def schema() -> Schema:
         properties[name]["minimum"] = least
     properties["clock_ns"] |= {"minimum": LEAST_CLOCK_NS, "maximum": MOST_CLOCK_NS}
     properties["fastest_mhz"] |= {"minimum": LEAST_MHZ, "maximum": MOST_MHZ}
+    properties["memory_gb_s"] |= {"minimum": 0.0, "maximum": MOST_MEMORY_GB_S}
     properties["ps"] |= choice(tuple(PORTS))
     for name, letter in (("control_port", "M"), ("memory_port", "S")):
         properties[name] |= choice(tuple(port for ports in PORTS.values() for port in ports if port.startswith(letter)))

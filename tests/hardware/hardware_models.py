@@ -436,6 +436,43 @@ def side_by_side() -> tuple[Graph, Schedule]:
     return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "conv2": Folding(2, 6, pixels=4)})
 
 
+def from_ddr() -> tuple[Graph, Schedule]:
+    """Layers whose weights come from memory: tiles and whole frames, strides that leave rows over, few and many pixels, results that leave as
+    they come and results that wait, sums of branches, and linear layers."""
+    narrow, wide = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>")), Cast(scalar("ap_ufixed<7,3,AP_RND_CONV,AP_SAT>"))
+    graph = Graph(
+        "from_ddr",
+        (
+            Node("x", Input((4, 8, 7), scalar("ap_ufixed<5,2,AP_RND,AP_SAT>"))),
+            Node("whole", conv(130, 8, 4, 3, 3, pads=(1, 1)), ("x",)),
+            Node("relu", Relu(), ("whole",)),
+            Node("relu_q", wide, ("relu",)),
+            Node("tiled", conv(132, 8, 8, 3, 3, pads=(1, 1)), ("relu_q",)),
+            Node("sum", Add(), ("tiled", "relu_q")),
+            Node("sum_q", narrow, ("sum",)),
+            Node("strided", conv(134, 4, 8, 2, 3, pads=(0, 1), stride=3), ("sum_q",)),
+            Node("strided_q", narrow, ("strided",)),
+            Node("one", conv(136, 4, 4, 1, 1), ("strided_q",)),
+            Node("joined", Add(), ("one", "strided_q")),
+            Node("joined_q", wide, ("joined",)),
+            Node("flat", Reshape((24,)), ("joined_q",)),
+            Node("line", Linear(const(138, 6, 24), const(139, 6)), ("flat",)),
+            Node("line_q", narrow, ("line",)),
+            Node("out", Linear(const(140, 5, 6), None), ("line_q",)),
+        ),
+        "out",
+    )
+    foldings = {
+        "whole": Folding(2, 4, "lut", weights="ddr"),
+        "tiled": Folding(4, 2, "pair", weights="ddr", rows=2),
+        "strided": Folding(2, 8, "dsp", weights="ddr", rows=1),
+        "one": Folding(4, 1, "auto", weights="ddr"),
+        "line": Folding(3, 4, "triple27", weights="ddr"),
+        "out": Folding(1, 6, weights="ddr"),
+    }
+    return graph, Schedule.of(foldings)
+
+
 def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 

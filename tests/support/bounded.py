@@ -8,6 +8,7 @@ in which turn each word is read and written: what the process's ``program`` says
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -67,9 +68,9 @@ class BoundedBundle:
     executable: Path
     designs: tuple[d.Design, ...]
 
-    def run(self, index: int, x_raw: RawArray, depths: Mapping[str, int] | None = None) -> BoundedRun:
+    def run(self, index: int, x_raw: RawArray, depths: Mapping[str, int] | None = None, *, stalls: int = 0) -> BoundedRun:
         """Run design ``index`` on raws (N, *input shape), of several inputs put together,
-        frames back to back; ``depths`` overrides depths by stream name.
+        frames back to back; ``depths`` overrides depths by stream name. ``stalls``: 0, or the seed of what holds up reads of memory.
 
         Raises DeadlockError if it stops, ProjectError if the harness fails or words are left in a FIFO.
         """
@@ -81,8 +82,11 @@ class BoundedBundle:
             table.write_text("".join(f"{name} {depth}\n" for name, depth in chosen.items()), encoding="utf-8")
             constants = Path(folder) / "weights.bin"
             constants.write_bytes(b"" if design.loader is None else loading.words(design))
-            command = [str(self.executable), str(index), *map(str, (table, source, result, report, constants))]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+            for master in design.masters:
+                (Path(folder) / f"{master.port}.bin").write_bytes(master.contents)
+            command = [str(self.executable), str(index), *map(str, (table, source, result, report, constants, stalls))]
+            environment = dict(os.environ) | {"QFX_MEMORY": folder}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S, env=environment)
             complaint = (done.stdout + done.stderr).strip()
             if done.returncode not in (0, _DEADLOCK) or complaint:
                 raise _failed(f"the harness ended with status {done.returncode}: {complaint}", self.executable)
@@ -112,6 +116,7 @@ def build(designs: Sequence[d.Design], folder: Path, *, flags: Sequence[str] = (
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
         entry: dict[str, object] = {"top": top, "design": design, "units": cpp.units(design, ("in", "out")), "flags": cpp.flags_stream(), "words": ""}
+        entry["slow"] = [master.name for master in design.masters]
         entry["in_frame"] = numbers(design.inputs)
         entry["in_places"] = [(at, at + numbers([port])) for at, port in zip(offsets(design.inputs), design.inputs, strict=True)]
         entries.append(entry if design.loader is None else {**entry, "words": cpp.words_stream(design.loader.port.slot)})

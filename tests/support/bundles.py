@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,42 +78,60 @@ def build_bundle(
         if unrolled:
             made = plan(graph, board("zcu102"), clock_ns=5)
             lowered.append(made.design)
-            files = sources(made.program, made.design, top, made.interval)
+            files: Mapping[str, str | bytes] = sources(made.program, made.design, top, made.interval)
         elif fast:
             files = emit_emulator(graph, top)
         else:
             lowered.append(lower(graph, schedule))
             files = emit_sources(lowered[-1], top)
+            for master in lowered[-1].masters:
+                (root / top).mkdir(parents=True, exist_ok=True)
+                (root / top / f"{master.port}.bin").write_bytes(master.contents)
         for path, text in files.items():
             place = root / top / path
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
+            place.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
     main, executable, hls = root / "bundle.cpp", root / "bundle", hls_root()
     if fast:
         main.write_text(_fast_bundle_main(tops), encoding="utf-8")
         includes: tuple[str, ...] = ("-isystem", str(hls / "sim" / "native"), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}")
     else:
-        main.write_text(_bundle_main(tops, lowered), encoding="utf-8")
+        main.write_text(_bundle_main(tops, lowered, root), encoding="utf-8")
         includes = (*simulation_headers(), "-isystem", str(hls / "sim" / "emulate"), f"-I{hls / 'include'}", f"-I{hls / 'templates'}")
     compile_cpp((main,), includes, executable, (*(FAST_FLAGS if fast else (*CSIM_FLAGS, _QUICKLY)), *flags))
     return Bundle(executable, tuple(tuple(graph.infos[name].shape for name in graph.outputs) for graph, _ in designs))
 
 
-def _bundle_main(tops: Sequence[str], designs: Sequence[Design]) -> str:
+def _bundle_main(tops: Sequence[str], designs: Sequence[Design], root: Path) -> str:
     runs = [f"qfx_tb::run<{top}_ports::input, {top}_ports::output>({top}, in, out)" for top in tops]
     frames = []
     for i, (top, design) in enumerate(zip(tops, designs, strict=True)):
         if design.several:
             runs[i] = f"qfx_tb::run({top}_frame, {numbers(design.inputs)}, {numbers(design.outputs)}, in, out)"
             frames.append("\n" + test_bench(design, top)["tb/frame.h"])
+        elif design.masters:
+            frames.append(_with_memory(design, top, root / top))
+            runs[i] = f"{top}_load() && {runs[i].replace(f'({top},', f'({top}_call,')}"
     includes = "\n".join(f'#include "{top}/src/{top}.cpp"' for top in tops)
     cases = "\n".join(f'  if (which == "{i}") ran = {runs[i]};' for i in range(len(tops)))
     includes += "".join(frames)
     return (
-        f'#include "harness.h"\n\n{includes}\n\n'
+        f'#include "harness.h"\n#include "memory.h"\n\n{includes}\n\n'
         "int main(int argc, char** argv) {\n  if (argc != 4) return 2;\n  const std::string which = argv[1];\n"
         "  qfx_tb::numbers in, out;\n  bool ran = false;\n  if (!qfx_tb::load(argv[2], in)) return 2;\n"
         f"{cases}\n  return ran && qfx_tb::save(argv[3], out, 1) ? 0 : 2;\n}}\n"
+    )
+
+
+def _with_memory(design: Design, top: str, folder: Path) -> str:
+    """What calls a top function that reads memory."""
+    held = "".join(f"static std::vector<qfx::uint<{master.bits}> > {top}_{master.port};\n" for master in design.masters)
+    loads = " && ".join(f'qfx_tb::load_memory("{master.port}", {master.beats}, {top}_{master.port})' for master in design.masters)
+    given = "".join(f", &{top}_{master.port}[0]" for master in design.masters)
+    ports = f"hls::stream<{top}_ports::input::word>& in, hls::stream<{top}_ports::output::word>& out"
+    return (
+        f"\n{held}static bool {top}_load() {{\n"
+        f'  setenv("QFX_MEMORY", "{folder}", 1);\n  return {loads};\n}}\nstatic void {top}_call({ports}) {{ {top}(in, out{given}); }}\n'
     )
 
 

@@ -47,6 +47,7 @@ struct fiber {
   bool for_room;
   int64_t turn;   // of the present frame
   numbers turns;  // of every frame that is done
+  bool slow;      // memory: what it reads comes when it comes
   std::vector<channel*> read, written;  // in the present turn
   ucontext_t context;
 };
@@ -56,7 +57,8 @@ struct world {
   std::vector<channel*> channels;
   fiber* present;
   ucontext_t scheduler;
-  world() : present(0) {}
+  uint32_t stalls;  // 0: none; else the state of what says in which turns the `slow` fibers are held up
+  world() : present(0), stalls(0) {}
 };
 
 inline world*& current() {
@@ -86,9 +88,16 @@ inline void commit(fiber& f) {
 }
 
 inline void turn() {
-  fiber& f = *current()->present;
+  world& w = *current();
+  fiber& f = *w.present;
   commit(f);
   f.turn++;
+  while (f.slow && w.stalls) {
+    w.stalls = w.stalls * 1664525u + 1013904223u;
+    if (w.stalls >> 30) break;  // three turns in four go on
+    f.waits = 0;
+    swapcontext(&f.context, &w.scheduler);
+  }
 }
 
 inline void forget(channel* c) {

@@ -28,7 +28,7 @@ inline void enter() {
   swapcontext(&f.context, &w.scheduler);
 }
 
-inline void add(world& w, const std::string& name, const int frames, const std::function<void()>& body) {
+inline void add(world& w, const std::string& name, const int frames, const std::function<void()>& body, const bool slow = false) {
   w.fibers.push_back(fiber());
   fiber& f = w.fibers.back();
   f.name = name;
@@ -37,6 +37,7 @@ inline void add(world& w, const std::string& name, const int frames, const std::
   f.done = false;
   f.waits = 0;
   f.for_room = false;
+  f.slow = slow;
   f.turn = -1;
   getcontext(&f.context);
   void* stack = mmap(0, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

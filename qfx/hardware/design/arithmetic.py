@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.errors import ProjectError
 from qfx.fixed.arith import Interval
@@ -173,6 +174,12 @@ def rom_shape(rows: int, lanes: int, width: int) -> tuple[int, int, int]:
 
 def pack_rows(weights: IntArray, type_: FixedType) -> tuple[list[list[int]], int]:
     """The elements of each row of (rows, lanes) raws of ``type_``, and the bits of an element; as ``rom_shape`` says, the first lane lowest."""
+    _, _, bits = rom_shape(len(weights), weights.shape[1], type_.width)
+    return packed_rows(weights, type_).tolist(), bits
+
+
+def packed_rows(weights: IntArray, type_: FixedType) -> npt.NDArray[np.uint64]:
+    """As ``pack_rows``, the elements (rows, elements) as an array."""
     lanes = weights.shape[1]
     _, elements, bits = rom_shape(len(weights), lanes, type_.width)
     count, mask = bits // type_.width, np.uint64((1 << type_.width) - 1)
@@ -180,7 +187,7 @@ def pack_rows(weights: IntArray, type_: FixedType) -> tuple[list[list[int]], int
     for place in range(count):
         there = weights[:, place::count].astype(np.int64).view(np.uint64) & mask
         packed[:, : there.shape[1]] |= there << np.uint64(place * type_.width)
-    return packed.tolist(), bits
+    return packed
 
 
 def _shift(weights: IntArray, x: FixedType, at_once: tuple[int, int], depthwise: bool) -> tuple[str, str] | None:

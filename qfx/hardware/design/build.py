@@ -82,8 +82,9 @@ class Builder:
     def build(self, nodes: Sequence[Node]) -> None:
         """The processes of the nodes, in order, each with the pointwise ones behind it that it takes over."""
         left = [node for node in nodes if self.live(node.name)]
+        apart = {node.name for node in left if self.schedule.folding(node.name).weights == "ddr"}
         self._chains = chains(left, self.readers, self.graph)
-        self._taps = taps(left, self.readers, self.graph, self._chains) if self.shared else ()
+        self._taps = taps(left, self.readers, self.graph, self._chains, apart) if self.shared else ()
         members = {member.name for chain in self._chains.values() for member in chain.nodes}
         left = [node for node in left if node.name not in members]
         while left:

@@ -22,6 +22,7 @@ from qfx.hardware.processes import Deal as Deal
 from qfx.hardware.processes import Embedding as Embedding
 from qfx.hardware.processes import Enter as Enter
 from qfx.hardware.processes import Fork as Fork
+from qfx.hardware.processes import FromMemory as FromMemory
 from qfx.hardware.processes import FromPort as FromPort
 from qfx.hardware.processes import Gather as Gather
 from qfx.hardware.processes import Interleave as Interleave
@@ -46,12 +47,15 @@ from qfx.hardware.processes import SliceFrame as SliceFrame
 from qfx.hardware.processes import SplitPort as SplitPort
 from qfx.hardware.processes import Stretch as Stretch
 from qfx.hardware.processes import TakeFrame as TakeFrame
+from qfx.hardware.processes import Tiles as Tiles
 from qfx.hardware.processes import Top as Top
 from qfx.hardware.processes import ToPort as ToPort
 from qfx.hardware.processes import WholeWindow as WholeWindow
 from qfx.hardware.processes import WideWindow as WideWindow
 from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape
+from qfx.hardware.processes.memory.tiles import Plane as Plane
+from qfx.hardware.processes.memory.tiles import Tiling as Tiling
 
 
 def inputs(process: Process) -> tuple[Stream, ...]:
@@ -121,6 +125,11 @@ class Design:
     @property
     def outputs(self) -> tuple[Port, ...]:
         return (self.output, *self.more_outputs)
+
+    @property
+    def masters(self) -> tuple[FromMemory, ...]:
+        """The processes that read the board's memory."""
+        return tuple(process for process in self.processes if isinstance(process, FromMemory))
 
     @property
     def several(self) -> bool:

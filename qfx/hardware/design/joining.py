@@ -20,7 +20,7 @@ The window unit writes that tap on a second stream (hls/include/qfx/tap.h); ther
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qfx.ir.graph import Graph, Node
@@ -112,15 +112,18 @@ class Tap:
     at: tuple[int, ...]
 
 
-def taps(nodes: Sequence[Node], readers: Callable[[str], Sequence[Node]], graph: Graph, chains: Mapping[str, Chain]) -> tuple[Tap, ...]:
-    """At most one for each value and each window unit. ``nodes``: the live ones, in order; ``chains``: what each process takes over."""
+def taps(
+    nodes: Sequence[Node], readers: Callable[[str], Sequence[Node]], graph: Graph, chains: Mapping[str, Chain], apart: Collection[str] = ()
+) -> tuple[Tap, ...]:
+    """At most one for each value and each window unit. ``nodes``: the live ones, in order; ``chains``: what each process takes over; ``apart``: the
+    names of those that have no window unit, and take whole frames."""
     groups = _Groups(nodes, chains)
     found: list[Tap] = []
     for value in nodes:
         if graph.infos[value.name].per_channel:  # which convolutions read on other grids
             continue
         by = readers(value.name)
-        tap = next(_possible(value.name, by, graph, groups), None)
+        tap = next(_possible(value.name, [node for node in by if node.name not in apart], graph, groups), None)
         if tap is not None:
             found.append(tap)
             groups.wait(tap.reader, tap.window)

@@ -45,12 +45,22 @@ class Unit:
     phases: Phases | None = None
 
 
-def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
-    """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive.
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """What a unit sums: ``rows`` (outputs, inputs) of raws, the accumulator, the steps that bring it to the grid of the result and add the bias, and,
+    of sums that wrap, what type holds them whole."""
 
-    With a binary point per channel the ROM holds the words as they were trained. Else it holds what is left of an output's weights when the zeros
-    that they all end in are gone, and the sum is moved up by as many bits behind the accumulator. Groups that have the same weights one after the
-    other (frames that one layer goes over) share them: the unit begins with them again.
+    rows: d.IntArray
+    acc: FixedType
+    steps: Steps
+    counted: FixedType | None
+
+
+def sums_of(build: Builder, unit: Unit, rows: d.IntArray) -> Sums:
+    """Those of ``rows`` (outputs, inputs), the raw weights in the order in which their inputs arrive.
+
+    With a binary point per channel the weights stay the words as they were trained. Else what is left of an output's weights are those without the
+    zeros that they all end in, and the sum is moved up by as many bits behind the accumulator.
     """
     node, weight = unit.node, unit.weight
     info = build.graph.infos[node.name]
@@ -66,14 +76,6 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     else:
         wrapped = None
     rows = rows >> np.tile(up, len(rows) // outputs)[:, None]
-    kept = rows if loaded else rows[: _once(rows, unit)]
-    weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
-    row, inputs = (unit.groups, rows.shape[1]) if unit.depthwise else (len(rows) // unit.groups, rows.shape[1])
-    possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
-    folding = build.schedule.folding(node.name)
-    chosen, pixels = folding.arithmetic, folding.pixels
-    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded, pixels=pixels)
-    check_weights(folding.weights, loaded=loaded, depthwise=unit.depthwise, where=node.name)
     if up.any():
         shape = (-1, *(1,) * (weight.raw.ndim - 1))
         short = Const(weight.raw >> up.reshape(shape), weight.grid)
@@ -84,6 +86,26 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         acc = wide if wrapped is None else FixedType(wrapped, wrapped - wide.frac_bits, True)
         steps = Steps(build.names, node.name, (acc,), unit.frame, grids)
     steps.bias(unit.bias, info)
+    return Sums(rows, acc, steps, None if wrapped is None else wide)
+
+
+def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
+    """The process; ``rows`` (outputs, inputs): the raw weights in the order in which their inputs arrive. ``sums_of`` says what the ROM holds.
+
+    Groups that have the same weights one after the other (frames that one layer goes over) share them: the unit begins with them again.
+    """
+    node, weight = unit.node, unit.weight
+    loaded = isinstance(weight, LoadableConst)
+    sums = sums_of(build, unit, rows)
+    rows, steps = sums.rows, sums.steps
+    kept = rows if loaded else rows[: _once(rows, unit)]
+    weights = _depthwise_rows(kept, unit.pe, unit.simd) if unit.depthwise else _rows(kept, len(kept) * unit.groups // len(rows), unit.pe, unit.simd)
+    row, inputs = (unit.groups, rows.shape[1]) if unit.depthwise else (len(rows) // unit.groups, rows.shape[1])
+    possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
+    folding = build.schedule.folding(node.name)
+    chosen, pixels = folding.arithmetic, folding.pixels
+    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded, pixels=pixels)
+    check_weights(folding.weights, loaded=loaded, depthwise=unit.depthwise, where=node.name)
     vectors = unit.groups // unit.pe if unit.depthwise else unit.groups
     come, leave = vectors * ragged.words(inputs, unit.simd), vectors * (1 if unit.depthwise else ragged.words(row, unit.pe))
     second, beside = build.take_beside(node, unit.pe, row, leave, pixels)
@@ -107,8 +129,8 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         simd=unit.simd,
         weights=weights,
         weight_type=arithmetic.weight_type(possible),
-        acc=acc,
-        epilogue=epilogue if wrapped is None else replace(epilogue, counted=wide),
+        acc=sums.acc,
+        epilogue=epilogue if sums.counted is None else replace(epilogue, counted=sums.counted),
         arithmetic=chosen,
         loaded=loaded,
         place=folding.weights,

@@ -17,8 +17,9 @@ weights, or two, three or four products in one DSP block ("27": of those with a 
 BUFFER_STORAGE = FIFO_STORAGE = ("auto", "lut", "bram", "uram")
 """What line buffers and FIFOs are built of: as their size says (``storage.py``), of LUTs, block RAM or UltraRAM."""
 
-WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed")
-"""What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant."""
+WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed", "ddr")
+"""What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant. "ddr" is the
+board's memory, which an AXI master reads while the hardware runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Folding:
     """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
     ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
     taps of a window come in a word, 1 or all. ``pixels``: how many pixels of the result are worked on in parallel, each with the same weights.
+    ``rows``: with weights in "ddr", the rows of the result for which a word of them is read once; 0 for all.
 
     Of layers with weights pe and simd need not divide the outputs of a group and the inputs of one output (``folding/ragged.py``), but neither may be
     greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic,
@@ -39,8 +41,11 @@ class Folding:
     weights: str = "auto"
     buffer: str = "auto"
     pixels: int = 1
+    rows: int = 0
 
     def __post_init__(self) -> None:
+        if self.rows < 0 or (self.rows and self.weights != "ddr"):
+            raise ProjectError(f"rows={self.rows} with weights in {self.weights!r}", remedy='give rows with weights = "ddr" alone, and at least 1')
         if self.pe < 1 or self.simd < 1 or self.taps < 1 or self.pixels < 1:
             more = "".join(f", {field}={value}" for field, value in (("taps", self.taps), ("pixels", self.pixels)) if value < 1)
             raise ProjectError(f"the folding is PE={self.pe}, SIMD={self.simd}{more}", remedy="use at least 1")
@@ -121,8 +126,13 @@ class Request:
     shift_and_add: bool = False
     """Whether every product with a constant is to be a sum of shifted numbers."""
     fifo_storage: tuple[tuple[str, str], ...] = ()
+    memory: str = ""
+    """Which layers have their weights in the board's memory beside those whose folding says so: "" none, "auto" as many as the chip cannot hold,
+    "ddr" all that save block RAM by it."""
 
     def __post_init__(self) -> None:
+        if self.memory not in ("", "auto", "ddr"):
+            raise ProjectError(f"the weights of which layers lie in memory: {self.memory!r}", remedy='use "", "auto" or "ddr"')
         if self.fps is not None and self.fit:
             raise ProjectError("both a number of frames per second and the fastest that fits are asked for", remedy="ask for one of them")
         if self.fps is not None and not 0 < self.fps < float("inf"):

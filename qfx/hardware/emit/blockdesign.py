@@ -3,12 +3,12 @@
 Every stream of the top function has a DMA channel of its own: every input and output, or all of them together (``Schedule.merged``). Streams in
 and out of one place share a DMA: ``dma`` those of the first, ``dma_1`` those of the second and so on; where there are more of one kind, the last
 DMAs have one channel. Of several ports the DMAs take the processing system's ports into memory by turns, from the board's on: each has a
-SmartConnect of its own.
+SmartConnect of its own. Masters of the accelerator, which read weights, share the ports behind the board's, so that each carries about as much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -152,7 +152,7 @@ def block_design(design: Design, board: Board, *, clock_ns: float) -> BlockDesig
     dmas = _dmas(design, board)
     return BlockDesign(
         dmas=dmas,
-        memories=_memories(dmas, board),
+        memories=_memories(dmas, _shared_out(design, board), board),
         several=design.several,
         address_bits=_ADDRESS_BITS[board.ps],
         length_bits=LENGTH_BITS,
@@ -189,10 +189,28 @@ def _memory_ports(board: Board) -> list[PsPort]:
     return [ports[board.memory_port], *(port for port in others if port.name != board.memory_port)]
 
 
-def _memories(dmas: Sequence[Dma], board: Board) -> tuple[Memory, ...]:
+def _shared_out(design: Design, board: Board) -> dict[str, list[str]]:
+    """The accelerator's own masters by the processing system's port that they read memory by: those that read most first, each by the port that
+    carries least so far. Raises ProjectError for more than a SmartConnect takes beside a DMA."""
+    ports = {port.name: 0 for port in board.memory_masters}
+    found: dict[str, list[str]] = {}
+    for master in sorted(design.masters, key=lambda one: (-one.frame_bytes, one.port)):
+        name = min(ports, key=lambda port: (ports[port], port))
+        ports[name] += master.frame_bytes
+        found.setdefault(name, []).append(f"accelerator/m_axi_{master.port}")
+    most = MAX_CONNECTED - 2  # both of a DMA's
+    if any(len(pins) > most for pins in found.values()):
+        what = f"has {len(design.masters)} layers whose weights lie in the board's memory"
+        remedy = f"a SmartConnect takes {MAX_CONNECTED} masters (PG247): leave some on the chip (--weights auto)"
+        raise ProjectError(what, where="block design", remedy=remedy)
+    return found
+
+
+def _memories(dmas: Sequence[Dma], own: Mapping[str, Sequence[str]], board: Board) -> tuple[Memory, ...]:
     found = []
     for number, port in enumerate(_memory_ports(board)):
         masters = tuple(f"{dma.name}/{master}" for dma in dmas if dma.memory == number for master in dma.masters)
+        masters += tuple(own.get(port.name, ()))
         if masters:
             found.append(Memory(f"memory_{number}" if number else "memory", port, masters))
     return tuple(found)

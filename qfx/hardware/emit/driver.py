@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import Board
 from qfx.hardware.design.design import Design
 from qfx.hardware.emit.blockdesign import ALIGNMENT, LENGTH_BITS, cells
+from qfx.hardware.processes.memory.from_memory import FromMemory
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import FloatArray
 from qfx.ir.values import RawArray
@@ -41,6 +43,7 @@ def driver_files(graph: Graph, design: Design, board: Board, *, clock_ns: float,
         "alignment": ALIGNMENT,
         **_ports(graph, design),
         **({} if design.loader is None else {"weights": _port(design.loader.port)}),
+        **({"memories": [_memory(place, master) for place, master in enumerate(design.masters)]} if design.masters else {}),
     }
     files["driver/accelerator.json"] = json.dumps(description, indent=2) + "\n"
     return files
@@ -77,6 +80,22 @@ def _ports(graph: Graph, design: Design) -> dict[str, object]:
         "inputs": [{"name": node.name, "stream": name, "dma": dma, **_port(port), "cast": _cast(node)} for node, (name, port), dma in sources],
         "outputs": [{"name": own, "stream": name, "dma": dma, **_port(port)} for own, (name, port), dma in sinks],
         **({"merged": {"input": design.merged[0], "output": design.merged[1]}} if any(design.merged) else {}),
+    }
+
+
+def memory_register(place: int) -> int:
+    """The offset of the register that holds the address of what master number ``place`` reads; its upper half follows it."""
+    return 0x20 + 16 * place
+
+
+def _memory(place: int, master: FromMemory) -> Mapping[str, object]:
+    contents = master.contents
+    return {
+        "name": master.port,
+        "register": memory_register(place),
+        "bytes": len(contents),
+        "sha256": hashlib.sha256(contents).hexdigest(),
+        "frame_bytes": master.frame_bytes,
     }
 
 

@@ -14,9 +14,10 @@ from qfx.hardware.design.names import checked_top
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit import cpp
 from qfx.hardware.emit.blockdesign import block_design
-from qfx.hardware.emit.driver import driver_files
+from qfx.hardware.emit.driver import driver_files, memory_register
 from qfx.hardware.emit.emulate import numbers, offsets, simulation_files
 from qfx.hardware.emit.templates import render
+from qfx.hardware.processes.memory.from_memory import BURST_BEATS, LATENCY_CYCLES, OUTSTANDING
 from qfx.hardware.timing.clock import expected
 from qfx.hardware.timing.fifo import size_fifos
 from qfx.ir.graph import Graph
@@ -35,7 +36,7 @@ CSIM_FLAGS = (
 )
 """How C simulation is compiled."""
 
-_LOAD_HEADER, _UNROLLED_HEADER = "qfx/load.h", "qfx/unrolled.h"
+_LOAD_HEADER, _UNROLLED_HEADER, _MEMORY_HEADER = "qfx/load.h", "qfx/unrolled.h", "qfx/memory/tiles.h"
 
 
 def emit(
@@ -47,8 +48,9 @@ def emit(
     top: str,
     design: Design | None = None,
     sources: Mapping[str, str] | None = None,
-) -> dict[str, str]:
-    """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README.
+) -> dict[str, str | bytes]:
+    """The files of the project by relative path: sources, template library, test bench, scripts, driver, Makefile and README, and large constants of
+    the emulator as bytes.
 
     ``top`` names the top function, ``clock_ns`` is the clock period in nanoseconds. ``design``: what ``graph`` and ``schedule`` were lowered to,
     FIFOs sized (default: that is done here). ``sources``: what is synthesized, where that is another style than one process a layer; ``design`` then
@@ -79,7 +81,7 @@ def emit(
         ("README.md", "README.md.j2"),
     ):
         files[path] = render(template, {"design": design, "bd": block_design(design, board, clock_ns=clock_ns), **names})
-    for header in ("harness.h", "dma.h"):
+    for header in ("harness.h", "dma.h", *["memory.h"] * bool(design.masters)):
         files[f"tb/{header}"] = (hls_root() / "templates" / header).read_text(encoding="utf-8")
     files.update(driver_files(graph, design, board, clock_ns=clock_ns, top=top))
     return _with_library(files, graph, design, top, streaming)
@@ -87,9 +89,10 @@ def emit(
 
 def test_bench(design: Design, top: str) -> dict[str, str]:
     """The test bench, by relative path; of several ports with how a frame goes through them."""
+    memories = "".join(f", &{master.port}[0]" for master in design.masters)
     if not design.several:
-        return {"tb/tb.cpp": render("tb.cpp.j2", {"design": design, "top": top})}
-    values = {"design": design, "top": top, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
+        return {"tb/tb.cpp": render("tb.cpp.j2", {"design": design, "top": top, "memories": memories})}
+    values = {"design": design, "top": top, "memories": memories, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
     values["offsets"] = {
         name: at
         for names, ports in zip(design.port_names, (design.inputs, design.outputs), strict=True)
@@ -98,9 +101,11 @@ def test_bench(design: Design, top: str) -> dict[str, str]:
     return {"tb/tb.cpp": render("tb_ports.cpp.j2", values), "tb/frame.h": render("frame.h.j2", values)}
 
 
-def _with_library(files: dict[str, str], graph: Graph, design: Design, top: str, streaming: bool) -> dict[str, str]:
-    library = read_tree(hls_root() / "include", "qfx/*.h")
-    unused = {path for path, used in ((_LOAD_HEADER, design.loader is not None), (_UNROLLED_HEADER, not streaming)) if not used}
+def _with_library(sources: Mapping[str, str], graph: Graph, design: Design, top: str, streaming: bool) -> dict[str, str | bytes]:
+    files: dict[str, str | bytes] = dict(sources)
+    library = read_tree(hls_root() / "include", "qfx/*.h", "qfx/memory/*.h")
+    uses = ((_LOAD_HEADER, design.loader is not None), (_UNROLLED_HEADER, not streaming), (_MEMORY_HEADER, bool(design.masters)))
+    unused = {path for path, used in uses if not used}
     files.update({f"include/{path}": text for path, text in library.items() if path not in unused})
     files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
     files.update(simulation_files(graph, design, top))
@@ -113,6 +118,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
     functions = cpp.functions(units)
     values = {
         "native": False,
+        "data": {},
         "design": design,
         "top": top,
         "units": units,
@@ -121,11 +127,16 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         "raw": cpp.raw,
         "guard": top.upper(),
         "queue": cpp.queue,
+        "burst": BURST_BEATS,
+        "outstanding": OUTSTANDING,
+        "latency": LATENCY_CYCLES,
+        "register": memory_register,
     }
     if design.several:
         named = (*design.wire_names, *["weights"] * (design.loader is not None))
         streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named]
         streams += ["const bool load"] * (design.loader is not None)
+        streams += [f"const qfx::uint<{master.bits}>* {master.port}" for master in design.masters]
         values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
     if design.loader is not None:
         values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}

@@ -2,7 +2,8 @@
 
 Results do not depend on the folding, so the emulator has one of its own. Weights are unpacked when they are first used. There are no ports: a frame
 goes straight into the first stream and comes straight out of the last. The sources are written with every project, so that they are there whatever
-the project was made from.
+the project was made from. ROMs of more than a few kilobytes are files of raw bytes, which the compiler takes as they are: of a hundred million weights
+initializers would be a gigabyte of text.
 """
 
 from __future__ import annotations
@@ -41,9 +42,13 @@ FAST_FLAGS = (
 )
 """How the fast emulator is compiled."""
 
+DATA = ".bin"
+"""What the name of a header's file of bytes has beside that of the header, which finds it so (weights.h.j2)."""
+
 EXECUTABLES = tuple(f"{build}{variant}{stamp}" for build in ("tb", "fast") for variant in ("", "_trace", "_report") for stamp in ("", ".target"))
 """What simulation leaves in the folder ``build`` of a project."""
 
+_DATA_BYTES = 1 << 16  # of the ROMs of a process: what is not more is readable text
 _LANES = 64  # numbers per word: as many as a vector register holds bytes, and any word stays below 4096 bits
 
 
@@ -58,8 +63,9 @@ def wide_schedule(graph: Graph) -> Schedule:
     return Schedule.of(foldings, input_parallel=input_, output_parallel=output)
 
 
-def emit_emulator(graph: Graph, top: str) -> dict[str, str]:
-    """The emulator's sources by relative path: ``fast.cpp`` (its main function), ``layers.h`` and one header of constants per layer that has some.
+def emit_emulator(graph: Graph, top: str) -> dict[str, str | bytes]:
+    """The emulator's sources by relative path: ``fast.cpp`` (its main function), ``layers.h`` and one header of constants per layer that has some,
+    large ROMs beside it as bytes.
 
     Raises ProjectError for a graph that cannot be lowered.
     """
@@ -67,13 +73,13 @@ def emit_emulator(graph: Graph, top: str) -> dict[str, str]:
     return _sources(lower(graph, wide_schedule(graph), phased=False), top)
 
 
-def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str]:
+def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str | bytes]:
     """What a project carries under ``sim/`` besides the vendor's headers: the emulator's sources, the headers of emulator, traces and reports, and
     ``values.json``: where the values of the graph travel, in ``design`` and in the emulator, and which node each site of a cast is.
     """
     constant = make_constant(graph)  # the emulator has the constants at hand for good
     wide = lower(constant, wide_schedule(constant), phased=False)
-    files = {f"sim/fast/{path}": text for path, text in _sources(wide, top).items()}
+    files: dict[str, str | bytes] = {f"sim/fast/{path}": held for path, held in _sources(wide, top).items()}
     files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
     casts = [{"site": site, "node": name} for site, (name, node) in enumerate(everything(graph)) if isinstance(node.op, Cast)]
     files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(constant, wide)})
@@ -98,7 +104,7 @@ def _lines(lists: dict[str, list[dict[str, Any]]]) -> str:
     return "{" + ",\n".join(parts) + "}\n"
 
 
-def _sources(design: d.Design, top: str) -> dict[str, str]:
+def _sources(design: d.Design, top: str) -> dict[str, str | bytes]:
     marks = {mark.name for process in design.processes for mark in process.marks}
     inner = [process for process in design.processes if process.role is not Role.PORT and not _only(process.sources, marks)]
     units = [cpp.unit(process, ("", "")) for process in inner]
@@ -119,10 +125,16 @@ def _sources(design: d.Design, top: str) -> dict[str, str]:
         "out_frame": numbers(design.outputs),
         "guard": f"{top.upper()}_FAST",
     }
-    files = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
+    files: dict[str, str | bytes] = {"fast.cpp": render("emulator.cpp.j2", values), "layers.h": render("layers.h.j2", values)}
     for unit in functions:
         if unit.constants:
-            files[f"weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit})
+            data = [(constant.name, constant.data) for constant in unit.constants if constant.elements is not None]
+            if sum(len(held) for _, held in data) <= _DATA_BYTES:
+                data = []
+            begins = {name: (sum(len(held) for _, held in data[:place]), len(data[place][1])) for place, (name, _) in enumerate(data)}
+            files[f"weights/{unit.name}.h"] = render("weights.h.j2", {**values, "unit": unit, "data": begins})
+            if data:
+                files[f"weights/{unit.name}.h{DATA}"] = b"".join(held for _, held in data)
     return files
 
 

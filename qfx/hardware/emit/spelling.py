@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
 
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic, dsp, storage
@@ -17,15 +20,35 @@ _WRAP = 140  # columns of an initializer
 class Constant:
     """A constant array: ``static const <type> <name><dims> = {<body>};``, behind a line of ``comment`` if there is one.
 
-    ``loaded``: it is not constant but loaded while the hardware runs, and has no body.
+    ``loaded``: it is not constant but loaded while the hardware runs, and has no body. ``elements``: of a ROM the rows (rows, elements) of unsigned
+    integers of ``bits`` bits, whose ``body`` is only written where it is asked for: millions of numbers are better kept in a file.
     """
 
     name: str
     type: str
     dims: str
-    body: str
+    written: str = ""
     comment: str = ""
     loaded: bool = False
+    elements: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
+    bits: int = 0
+
+    @property
+    def body(self) -> str:
+        """The initializer, without its braces."""
+        if self.elements is None:
+            return self.written
+        suffix = "ULL" if self.bits > 32 else "U"
+        return initializer(["{" + ", ".join(f"0x{element:x}{suffix}" for element in row) + "}" for row in self.elements.tolist()])
+
+    @property
+    def data(self) -> bytes:
+        """The elements of a ROM as they lie in the memory of a little-endian processor, each in the smallest native integer (qfx/rom.h); none of what
+        is no ROM."""
+        if self.elements is None:
+            return b""
+        size = next(size for size in (1, 2, 4, 8) if self.bits <= 8 * size)
+        return self.elements.astype(f"<u{size}").tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +168,8 @@ def pack_weights(name: str, weights: IntArray, type_: FixedType, *, loaded: bool
     reader = f"qfx::packed<{'true' if type_.signed else 'false'}, {type_.width}, {per_element}>"
     if loaded:
         return Constant(name, f"qfx::loaded<qfx::rom<{bits}>::type>::type", f"[{count}][{elements}]", "", comment, loaded=True), reader
-    words, _ = arithmetic.pack_rows(weights, type_)
-    suffix = "ULL" if bits > 32 else "U"
-    items = ["{" + ", ".join(f"0x{element:x}{suffix}" for element in word) + "}" for word in words]
-    return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", initializer(items), comment), reader
+    packed = arithmetic.packed_rows(weights, type_)
+    return Constant(name, f"qfx::rom<{bits}>::type", f"[{count}][{elements}]", "", comment, elements=packed, bits=bits), reader
 
 
 def accumulator(epilogue: Epilogue, more: int = 0) -> str:

@@ -57,19 +57,24 @@ class Layer:
         return self.gives if place in self.paired else self.takes
 
 
-def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False) -> tuple[Layer, ...]:
+def layers(
+    design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shift_and_add: bool = False, memory_tiles: Mapping[str, int] | None = None
+) -> tuple[Layer, ...]:
     """The layers of ``design``, lowered with everything at one number at a time, in topological order.
 
-    A layer in ``pinned`` (OUTPUT and the input's name for the ports) has that folding as its only option. ``shift_and_add``: as in ``Request``.
+    A layer in ``pinned`` (OUTPUT and the input's name for the ports) has that folding as its only option. ``shift_and_add``: as in ``Request``;
+    ``memory_tiles``: as in ``Setting``, by layer.
     """
     on = r.device(board.part)
     origin: dict[str, tuple[str, bool]] = {}  # by stream: the layer that gives its numbers, and whether from its window unit
     fronts: dict[str, Front] = {}  # by stream: the window unit that writes it
+    apart: set[str] = set()  # streams that carry no numbers of the graph
     found: list[Layer] = []
     for process, node in zip(design.processes, design.nodes, strict=True):
-        streams = [stream for stream in process.sources if stream not in process.marks]
+        streams = [stream for stream in process.sources if stream not in process.marks and stream.name not in apart]
         if process.role is Role.BETWEEN and not streams:
-            continue  # TLAST on its way to several outputs
+            apart.update(stream.name for stream in process.targets)
+            continue  # TLAST on its way to several outputs, and weights on theirs
         if process.role is Role.BETWEEN:
             origin.update({stream.name: origin[streams[0].name] for stream in process.targets})
             if process.front is not None:
@@ -80,7 +85,9 @@ def layers(design: d.Design, board: Board, pinned: Mapping[str, Folding], *, shi
         name = _layer_name(process, node)
         before = [fronts.get(stream.name) for stream in streams]
         sources = tuple((origin[stream.name][0], _frame(stream, front)) for stream, front in zip(streams, before, strict=True))
-        setting = Setting(on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0)
+        setting = Setting(
+            on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0, (memory_tiles or {}).get(name, 1)
+        )
         options = process.options(setting)
         origin.update({stream.name: (name, False) for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer

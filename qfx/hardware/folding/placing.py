@@ -31,7 +31,7 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
     for process, node in zip(design.processes, design.nodes, strict=True):
         for part, own in ((process, node), *process.inside):
             buffers |= {own} if part.front is not None else set()
-            weighted |= {own} if isinstance(part, d.MatVec) else set()
+            weighted |= {own} if isinstance(part, d.MatVec | d.Tiles) else set()
     asked = []
     for name, folding in schedule.foldings:
         if folding.taps > 1 and name not in buffers:
@@ -41,6 +41,10 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
         if folding.weights != "auto" and name not in weighted:
             raise ProjectError(f"weights is {folding.weights!r}, but it has no weights of its own", where=name, remedy="leave weights out")
         asked += [(name, "its weights are", folding.weights), (name, "its line buffer is", folding.buffer)]
+    if design.masters and not board.memory_gb_s:
+        what = f"its weights are to lie in the board's memory, but {board.name} says nothing of one"
+        remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
+        raise ProjectError(what, where=next(name for name, folding in schedule.foldings if folding.weights == "ddr"), remedy=remedy)
     asked += [(name, "the FIFO is", place) for name, place in schedule.fifo_storage]
     for name, what, place in asked:
         if place == "uram" and not board.uram:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import ceil
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board
@@ -43,10 +44,21 @@ class Plan:
 
     @property
     def interval(self) -> int:
-        """Cycles from frame to frame: simulated, or those of the slowest process."""
-        if self.timing is not None:
-            return self.timing.interval
-        return max(process.busy for process in self.design.processes)
+        """Cycles from frame to frame: simulated, or those of the slowest process, but no fewer than memory takes."""
+        slowest = self.timing.interval if self.timing is not None else max(process.busy for process in self.design.processes)
+        return max(slowest, self.memory_cycles)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of weights that a frame reads from the board's memory."""
+        return sum(master.frame_bytes for master in self.design.masters)
+
+    @property
+    def memory_cycles(self) -> int:
+        """The cycles that the board's memory takes for them, all masters together, at the bandwidth that it is assumed to give."""
+        if not self.memory_bytes:
+            return 0
+        return ceil(self.memory_bytes / self.estimate.board.memory_bytes_per_cycle(self.clock_ns))
 
     @property
     def fps(self) -> float:

@@ -8,18 +8,19 @@ the board.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board, check_clock
-from qfx.hardware.cost.estimate import LIMITS, Estimate, capacity, check_fits
+from qfx.hardware.cost.estimate import LIMITS, DoesNotFitError, Estimate, capacity, check_fits
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
+from qfx.hardware.folding import offchip
 from qfx.hardware.folding.least import Weights, check_layers, check_weights
 from qfx.hardware.folding.market import Market, vector
 from qfx.hardware.folding.option import Role
@@ -50,16 +51,54 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     """
     check_clock(clock_ns, board)
     progress(_LOWERING, 0, 1)
-    base = lower(graph, Schedule(), shared=True)
+    plain = lower(graph, Schedule(), shared=True)
+    _check_names(graph, plain, dict(request.foldings))
+    pinned = {name for name, folding in request.foldings if folding.weights == "ddr"}
+    if not request.memory:
+        return _resolved(graph, board, request, plain, _Memory(frozenset(pinned)), clock_ns, progress)
+    cycles = None if request.fps is None else int(1e9 / (request.fps * clock_ns))
+    chosen = offchip.choices(graph, board, plain, request, clock_ns=clock_ns, cycles=cycles)
+    best: Plan | None = None
+    refused: ProjectError | None = None
+    for names in chosen.sets:
+        try:
+            made = _resolved(graph, board, request, plain, _Memory(names | pinned, chosen.tiles), clock_ns, progress)
+        except DoesNotFitError as error:
+            refused = error
+            continue
+        if best is not None and made.interval >= best.interval:
+            break
+        best = made
+        if not request.fit:
+            break
+    if best is None:
+        assert refused is not None  # there is at least one set
+        raise refused
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """The layers whose weights lie in the board's memory, and into how many tiles a frame of theirs may be cut."""
+
+    layers: frozenset[str]
+    tiles: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def foldings(self) -> dict[str, Folding]:
+        return dict.fromkeys(sorted(self.layers), Folding(weights="ddr"))
+
+
+def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, memory: _Memory, clock_ns: float, progress: Progress) -> Plan:
+    """The plan with those weights in memory. ``plain``: the design with one number at a time, and all weights on the chip."""
     pinned = dict(request.foldings)
-    _check_names(graph, base, pinned)
     inside = {name: folding for name, folding in pinned.items() if MARK in name}
-    if inside:
-        base = lower(graph, Schedule.of(inside), shared=True)
+    base = lower(graph, Schedule.of(memory.foldings | inside), shared=True) if memory.layers or inside else plain
     if request.shift_and_add:
         request = by_shifts(base, request)
         pinned = dict(request.foldings)
-    asked = fixed_schedule(graph, request)
+    in_memory = {name: folding for name, folding in memory.foldings.items() if name not in pinned}
+    asked = fixed_schedule(graph, replace(request, foldings=(*request.foldings, *in_memory.items())))
     if request.fps is None and not request.fit:
         progress(_SIZING, 0, 1)
         made = fitting_plan(graph, board, asked, clock_ns=clock_ns)
@@ -76,7 +115,7 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     names = [*(node.name for node in graph.inputs), *_output_layers(base)]
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
-    found = layers(base, board, pinned, shift_and_add=request.shift_and_add)
+    found = layers(base, board, pinned, shift_and_add=request.shift_and_add, memory_tiles=memory.tiles)
     search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)

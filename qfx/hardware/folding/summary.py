@@ -44,6 +44,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "latency_cycles": None if timing is None else timing.latency,
         "frames_per_second": round(plan.fps, 3),
         **told.data(plan),
+        **({"memory": _memory(plan)} if plan.memory_bytes else {}),
         "resources": _numbers(found.total),
         "available": _numbers(capacity(found.board)),
         "notes": list(notes(plan)),
@@ -80,8 +81,23 @@ def binding(plan: Plan) -> dict[str, Any]:
 def _bound_by(plan: Plan) -> str:
     found = binding(plan)
     parts = [f"{NAMES[field]} ({100 * found['shares'][field]:.1f} % of what may be used)" for field in found["resources"]]
+    if plan.memory_cycles >= _BINDS * plan.interval:
+        parts.append(f"memory ({100 * plan.memory_cycles / plan.interval:.0f} % of the bandwidth that it is assumed to give)")
     said = ", ".join([*parts, f"{found['layer']} (slowest layer)"])
     return said if plan.gap is None else f"{said}; at most {100 * plan.gap:.1f} % from the best there is"
+
+
+def _memory(plan: Plan) -> dict[str, Any]:
+    """What a frame reads of the board's memory: bytes, the cycles that they take all masters together, the bandwidth that is used and that which is
+    assumed, in 10**9 bytes a second, and how many masters there are."""
+    most = plan.estimate.board.memory_bytes_per_cycle(plan.clock_ns) / plan.clock_ns
+    return {
+        "bytes": plan.memory_bytes,
+        "cycles": plan.memory_cycles,
+        "gb_s": round(plan.memory_bytes * plan.fps / 1e9, 4),
+        "assumed_gb_s": round(most, 4),
+        "masters": len(plan.design.masters),
+    }
 
 
 def as_json(plan: Plan, model: str) -> str:
@@ -105,6 +121,11 @@ def as_text(plan: Plan, model: str) -> str:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
     else:
         lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
+    if plan.memory_bytes:
+        one = _memory(plan)
+        masters = f"{one['masters']} master{'s' * (one['masters'] > 1)}"
+        used = f"{one['gb_s']:.2f} GB/s of the {one['assumed_gb_s']:.2f} that are assumed"
+        lines.append(f"memory     {one['bytes'] / 1e6:.2f} MB of weights a frame by {masters}, {used}")
     lines.append(f"binds      {_bound_by(plan)}")
     lines += told.lines(plan)
     lines.append(f"FIFOs      {_fifos(plan.design.streams)}")
@@ -145,6 +166,7 @@ def _numbers(resources: Resources) -> dict[str, int]:
 def _folding(plan: Plan, node: str) -> dict[str, Any]:
     folding = plan.schedule.folding(node)
     taps = {key: count for key, count in (("taps", folding.taps), ("pixels", folding.pixels)) if count > 1}
+    taps |= {"rows": folding.rows} if folding.rows else {}
     if node in plan.weighted:
         places = {"weights": folding.weights, "buffer": folding.buffer}
         return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps, **places}

@@ -227,7 +227,7 @@ class Front(Process, abstract=True):
 class Setting:
     """Where a process stands when it is asked for ``options``: on which family of parts, with which window unit in front, folded as the user wishes
     (``pinned``), and between which ports of the design, input and output; whether products with constants are ``shift_and_add`` alone; whether there
-    is UltraRAM (``uram``)."""
+    is UltraRAM (``uram``); into how many tiles a frame may be cut whose weights are read for each (``memory_tiles``)."""
 
     on: Device
     front: Front | None
@@ -235,6 +235,7 @@ class Setting:
     ports: tuple[Port, Port]
     shift_and_add: bool = False
     uram: bool = False
+    memory_tiles: int = 1
 
     @property
     def buffer_places(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from qfx.errors import ProjectError
 from qfx.hardware.emit.emit import CSIM_FLAGS
-from qfx.hardware.emit.emulate import FAST_FLAGS
+from qfx.hardware.emit.emulate import DATA, FAST_FLAGS
 from qfx.hardware.project.blame import blamed
 from qfx.hardware.project.compile import compile_cpp, installed, needed
 from qfx.hardware.project.project import Project, read_project
@@ -75,7 +75,7 @@ def build(project_dir: str | os.PathLike[str], *, fast: bool = False, variant: s
 def plan(project: Project, fast: bool, variant: str) -> Build:
     """The build that is asked for. Raises ProjectError if a source of it is missing."""
     root, sim = project.path, project.path / "sim"
-    sources = tuple(root / path for path in project.files if path.endswith((".h", ".cpp")) and _belongs(path, fast))
+    sources = tuple(root / path for path in project.files if _belongs(path, fast))
     missing = [path for path in sources if not path.is_file()]
     if missing or (fast and root / _FAST_MAIN not in sources):
         what = missing[0].relative_to(root) if missing else _FAST_MAIN
@@ -115,4 +115,7 @@ def _stamp(planned: Build) -> str:
 
 def _belongs(path: str, fast: bool) -> bool:
     """Whether the file matters to the build."""
-    return path.startswith((*_FAST_ONLY, "sim/emulate/", "include/")) if fast else not path.startswith(_FAST_ONLY)
+    if path.endswith(DATA):
+        return fast and path.startswith(_FAST_ONLY)
+    ours = path.startswith((*_FAST_ONLY, "sim/emulate/", "include/")) if fast else not path.startswith(_FAST_ONLY)
+    return ours and path.endswith((".h", ".cpp"))

@@ -21,7 +21,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.project.blame import REWRITE, blamed, told
 from qfx.hardware.project.build import VARIANTS, build
 from qfx.hardware.project.execute import counted, execute, put_together, taken_apart, traced
-from qfx.hardware.project.project import WEIGHTS_FILE, Project, changed_files, read_project
+from qfx.hardware.project.project import MEMORY_FOLDER, WEIGHTS_FILE, Project, changed_files, read_project
 from qfx.ir import casting
 from qfx.ir.feeds import Feed, named, numbers
 from qfx.ir.interpret import FloatArray
@@ -121,8 +121,11 @@ def _running(fast: bool) -> str:
 
 
 def _weights(project: Project) -> dict[str, str]:
-    """What tells a test bench which constants to load."""
-    return {"QFX_WEIGHTS": str(project.path.resolve() / WEIGHTS_FILE)} if project.weights == "stream" else {}
+    """What tells a test bench which constants to load, and what lies in memory."""
+    folder = project.path.resolve()
+    loaded = {"QFX_WEIGHTS": str(folder / WEIGHTS_FILE)} if project.weights == "stream" else {}
+    in_memory = any(path.startswith(f"{MEMORY_FOLDER}/") for path in project.files)
+    return loaded | ({"QFX_MEMORY": str(folder / MEMORY_FOLDER)} if in_memory else {})
 
 
 def _outputs(project: Project) -> Shape:

@@ -46,12 +46,15 @@ from qfx.schemas import schemas
 from qfx.testing import adversarial_feeds
 
 MANIFEST = "qfx_project.json"
-WEIGHTS = ("rom", "stream")
-"""Where the weights are: in ROM, or loaded through a port of their own while the hardware runs."""
+WEIGHTS = ("rom", "stream", "ddr", "auto")
+"""Where the weights are: in ROM, or loaded through a port of their own while the hardware runs, or, as far as the schedule says so, in the board's
+memory."""
 STYLES = ("streaming", "unrolled")
 """A process for each layer, joined by streams, or the whole network one pipelined function."""
 WEIGHTS_FILE = "tb/weights.bin"
 """The words for that port."""
+MEMORY_FOLDER = "tb/memory"
+"""What lies in the board's memory, a file for each master."""
 FORMAT = 1
 
 _BUILT = tuple(f"build/{name}" for name in EXECUTABLES)
@@ -175,10 +178,12 @@ def write_project(
         texts["report.json"] = summary.as_json(made, graph.name)
     texts.update({f"sim/ap_types/{path}": text for path, text in read_tree(vendor_headers(), "**/*.h").items()})
     golden = _golden(make_constant(graph), golden_inputs)
-    made_of = {path: text.encode("utf-8") for path, text in texts.items()}
+    made_of = {path: held if isinstance(held, bytes) else held.encode("utf-8") for path, held in texts.items()}
     files = made_of | _golden_files(made.design, *golden)
     if made.design.loader is not None:
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
+    for master in made.design.masters:
+        files |= dict.fromkeys((f"{MEMORY_FOLDER}/{master.port}.bin", f"driver/memory/{master.port}.bin"), master.contents)
     for path, data in (extra_files or {}).items():
         if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")

@@ -7,7 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, classifier, const, conv, own_points, per_channel, random_schedule, residual, scalar, side_by_side
+from hardware_models import (
+    DIRECTED,
+    chain,
+    classifier,
+    const,
+    conv,
+    from_ddr,
+    own_points,
+    per_channel,
+    random_schedule,
+    residual,
+    scalar,
+    side_by_side,
+)
 from test_several_ports import crossed
 
 from qfx.errors import ProjectError
@@ -106,7 +119,7 @@ def _streams(process: d.Process, *fields: str) -> list[d.Stream]:
 
 
 def test_the_directed_graphs_use_the_whole_library() -> None:
-    paths = sorted((hls_root() / "include" / "qfx").glob("*.h"))
+    paths = sorted((hls_root() / "include" / "qfx").rglob("*.h"))
     library = "".join(path.read_text() for path in paths if path.name != "load.h")  # which test_weights_stream.py uses
     # without those that others of the library call
     processes = {name for name in re.findall(r"^void (\w+)\(", library, re.M) if not re.search(rf"^ +{name}<", library, re.M)}
@@ -115,7 +128,7 @@ def test_the_directed_graphs_use_the_whole_library() -> None:
     designs = [*(lower(make(), random_schedule(make(), rng)) for make in DIRECTED), lower(crossed(), Schedule.of({}, merged=True))]
     designs.append(lower(chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0)))), Schedule()))  # of more words than registers
     (phases,) = (make() for make in DIRECTED if make().name == "phases")
-    designs += [lower(phases, Schedule()), lower(*side_by_side())]
+    designs += [lower(phases, Schedule()), lower(*side_by_side()), lower(*from_ddr())]
     text = "".join(emit_sources(design, "t")["src/layers.h"] for design in designs)
     assert {name for name in processes if f"qfx::{name}<" not in text} == set()
 

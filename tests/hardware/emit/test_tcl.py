@@ -78,6 +78,13 @@ def tcl_words(line: str) -> list[str]:
 def settings_of(project: Path) -> dict[str, str]:
     """The model's accelerator has the ports that the project says."""
     data = json.loads((project / "driver" / "accelerator.json").read_text())
+    if data.get("memories"):
+        ends = {"MODEL_MASTERS": " ".join(one["name"] for one in data["memories"])}
+        return (
+            ends
+            | {f"MODEL_{side.upper()}_BITS": str(data[name]["slot"] * data[name]["parallel"]) for side, name in (("in", "input"), ("out", "output"))}
+            | {"MODEL_BOARDS": INSTALLED}
+        )
     if "inputs" in data:
         ends = [(port, mode) for kind, mode in (("inputs", "Slave"), ("outputs", "Master")) for port in data[kind]]
         streams = " ".join(f"{port['stream']} {mode} {port['slot'] * port['parallel']}" for port, mode in ends)

@@ -17,6 +17,7 @@ from qfx.fixed.reference import cast_raw
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.assets import hls_root
 from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.emit import emulate
 from qfx.hardware.emit.emulate import FAST_FLAGS, emit_emulator, wide_schedule
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
@@ -79,6 +80,25 @@ def flip_weight(header: Path) -> None:
     at = text.index("0x") + 2
     end = next(i for i in range(at, len(text)) if text[i] not in "0123456789abcdef")
     header.write_text(f"{text[:at]}{int(text[at:end], 16) ^ 1:x}{text[end:]}")
+
+
+@pytest.mark.usefixtures("gxx")
+def test_large_roms_are_files_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which one bit counts, and which must be as long as they were."""
+    monkeypatch.setattr(emulate, "_DATA_BYTES", 0)
+    graph = classifier()
+    project = write_project(graph, tmp_path / "project", board="zcu102").path
+    x = adversarial_inputs(graph, np.random.default_rng(5), 9)
+    assert_bit_exact(csim.run_raw(project, x, fast=True), run_raw(graph, x))
+    (weights,) = (project / "sim" / "fast" / "weights").glob("linear4*.h.bin")
+    assert "0x" not in weights.with_suffix("").read_text()
+    right = weights.read_bytes()
+    weights.write_bytes(bytes([right[0] ^ 1]) + right[1:])
+    with pytest.raises(AssertionError, match="numbers differ"):
+        assert_bit_exact(csim.run_raw(project, x, fast=True), run_raw(graph, x))
+    weights.write_bytes(right[:-1])
+    with pytest.raises(ProjectError, match=r"linear4\w*\.h\.bin"):
+        csim.run_raw(project, x, fast=True)
 
 
 def test_a_project_without_emulator_says_so(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, random_schedule, side_by_side
+from hardware_models import DIRECTED, from_ddr, random_schedule, side_by_side
 from hypothesis import given
 from hypothesis import strategies as st
 from schedule_models import upsampling
@@ -25,7 +25,7 @@ def designs() -> list[d.Design]:
     rng = np.random.default_rng(0)
     graphs = [make() for make in (*DIRECTED, upsampling)]
     found = [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
-    found += [lower(crossed(), Schedule.of({}, merged=True)), lower(*side_by_side())]
+    found += [lower(crossed(), Schedule.of({}, merged=True)), lower(*side_by_side()), lower(*from_ddr())]
     loops = [(design, process) for design in found for process in design.processes if isinstance(process, d.Loop)]
     return [*found, *(replace(design, processes=loop.step.parts, streams=loop.step.fifos) for design, loop in loops)]
 
@@ -154,7 +154,7 @@ _FUNCTION = re.compile(r"\bvoid (\w+)\((?:[^{;]*?)\) \{\n(.*?)^\}", re.S | re.M)
 
 def loops() -> dict[str, list[str]]:
     """The pragmas of the pipelined loops of every function of the library, those of the functions that it calls included; overloads have the same."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((hls_root() / "include" / "qfx").glob("*.h")))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted((hls_root() / "include" / "qfx").rglob("*.h")))
     bodies = dict(_FUNCTION.findall(text))
     calls = {name: [other for other in bodies if other != name and re.search(rf"\b{other}<", body)] for name, body in bodies.items()}
 

@@ -54,6 +54,8 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
     """
     if design.loader is not None:
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
+    if design.masters:
+        raise ProjectError("Verilog has its constants in ROM, and no AXI masters", where="--weights", remedy="leave --weights ddr and auto out")
     pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
     modules: dict[str, str] = {}
     machines: dict[str, Machine] = {}

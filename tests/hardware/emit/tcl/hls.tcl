@@ -9,6 +9,7 @@ command open_solution {-reset} {-flow_target} {} 1 1
 command set_part {} {-tool} {} 1 1
 command create_clock {} {-period -name} {-period} 0 1
 command set_clock_uncertainty {} {} {} 1 2
+command config_interface {-m_axi_addr64} {-m_axi_latency -m_axi_alignment_byte_size} {} 0 0
 command csim_design {-O -clean -setup -profile} {-argv -compiler -ldflags -mflags} {} 0 0
 command csynth_design {-dump_cfg -dump_post_cfg -synthesis_check} {} {} 0 0
 command cosim_design {-O -setup -coverage -disable_deadlock_detection -wave_debug -enable_dataflow_profiling -enable_fifo_sizing -random_stall} \
@@ -61,6 +62,9 @@ proc do_set_clock_uncertainty {call uncertainty {clock default}} {
     has clock
     rule {[regexp {^(\d+(\.\d+)?)%$} $uncertainty all percent] && $percent < 100} {set_clock_uncertainty: $uncertainty}
     rule {$clock eq "default"} {set_clock_uncertainty: no clock $clock}
+}
+proc do_config_interface {call} {
+    has solution
 }
 proc do_csim_design {call} {
     has top sources solution part

@@ -126,6 +126,7 @@ proc intf_pins {cell} {
             lappend found S_AXIS Slave axis [expr {8 * [value $cell S_TDATA_NUM_BYTES 1]}] M_AXIS Master axis [expr {8 * [value $cell M_TDATA_NUM_BYTES 1]}]
         }
         accelerator {
+            foreach name [env_of MODEL_MASTERS ""] { lappend found m_axi_$name Master aximm 0 }
             if {[env_of MODEL_WEIGHTS_BITS ""] ne ""} { lappend found weights Slave axis $::env(MODEL_WEIGHTS_BITS) }
             if {[env_of MODEL_STREAMS ""] ne ""} {
                 foreach {name mode bits} $::env(MODEL_STREAMS) { lappend found $name $mode axis $bits }

@@ -1,0 +1,101 @@
+"""Layers whose weights come from the board's memory: the unit that keeps the frame, and what reads the weights for it.
+
+The weights lie in memory in the order in which the unit uses them, so that a frame reads them from one end to the other, once for each tile of rows
+of results (hls/include/qfx/memory/tiles.h).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import gcd
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qfx.errors import ProjectError
+from qfx.hardware.design import arithmetic
+from qfx.hardware.design import design as d
+from qfx.hardware.design.build import Builder, Value
+from qfx.hardware.design.schedule import Folding
+from qfx.hardware.design.streams import MAX_WORD_BITS
+from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.memory.from_memory import numbers_a_beat, port_bits
+from qfx.ir.values import Const, LoadableConst
+
+if TYPE_CHECKING:
+    from qfx.hardware.design.matrix import Sums, Unit
+    from qfx.ir.graph import Node
+
+
+def refuse(node: Node, weight: Const, *, grouped: bool, stretched: bool, folding: Folding) -> None:
+    """Raises ProjectError, naming the node, for a layer whose weights cannot lie in memory, and for what its folding cannot have then."""
+    what = ""
+    if grouped:
+        what = "its weights are those of groups of channels: few, and each used by few channels"
+    elif stretched:
+        what = "it is a transposed convolution"
+    elif isinstance(weight, LoadableConst):
+        what = "they are loaded through a port (--weights stream)"
+    if what:
+        raise ProjectError(f'weights="ddr": {what}', where=node.name, remedy="leave them on the chip")
+    for field, count in (("taps", folding.taps), ("pixels", folding.pixels)):
+        if count > 1:
+            what = f'{field}={count}: with weights="ddr" the unit goes over taps and pixels one by one'
+            raise ProjectError(what, where=node.name, remedy=f"use {field}=1, and more PE and SIMD")
+
+
+def tile_rows(node: Node, asked: int, rows: int) -> int:
+    """The rows of results of a tile; all of ``rows`` if ``asked`` is 0. Raises ProjectError, naming the node, unless they come out even."""
+    if asked and rows % asked:
+        known = ", ".join(map(str, divisors(rows)))
+        raise ProjectError(f"rows={asked} does not divide the {rows} rows of its result", where=node.name, remedy=f"use one of {known}")
+    return asked or rows
+
+
+def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int) -> None:
+    """The processes of the layer: what reads its weights, and the unit. ``plane``: the windows; ``rows``: of results of a tile; ``sums``: the weights
+    in the order rows and columns of taps, channels, and the accumulator."""
+    node = unit.node
+    outputs, simd, pe = len(sums.rows), unit.simd, unit.pe
+    channels = sums.rows.shape[1] // (plane[4] * plane[5])
+    for field, count, total, what in (("PE", pe, outputs, "outputs"), ("SIMD", simd, channels, "channels")):
+        if total % count:
+            known = ", ".join(map(str, divisors(total)))
+            raise ProjectError(
+                f'{field}={count} does not divide its {total} {what}, as weights="ddr" needs it', where=node.name, remedy=f"use one of {known}"
+            )
+    tiling = d.Tiling(plane, channels // simd, outputs // pe, rows)
+    folded = sums.rows.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
+    weight = arithmetic.weight_type(folded)
+    if pe * simd * weight.width > MAX_WORD_BITS:
+        what = f"PE={pe} and SIMD={simd} make words of {pe * simd * weight.width} bits of weights"
+        raise ProjectError(what, where=node.name, remedy=f"the tools take words of {MAX_WORD_BITS} bits: use less of either")
+    arithmetic.check(build.schedule.folding(node.name).arithmetic, folded, unit.stream.type, pe=pe, depthwise=False, where=node.name, loaded=True)
+    bits = port_bits(pe * simd, weight.width, tiling.pixels)
+    numbers = numbers_a_beat(pe * simd, len(folded), weight.width, bits)
+    stem = f"{node.name}_weights"
+    stream = build.stream(stem, weight, numbers, folded.size * tiling.tiles)
+    master, narrow = build.names.new(node.name, "memory"), np.min_scalar_type(-(1 << weight.width))
+    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers).astype(narrow), tiling.tiles, bits, master))
+    weights = build.rewidth(stem, stream, pe * simd)
+    source = build.rewidth(node.inputs[0], unit.stream, gcd(unit.stream.parallel, channels))
+    source = build.rewidth(node.inputs[0], source, simd)
+    second, beside = build.take_beside(node, pe, outputs)
+    epilogue, out, name = build.finish(node, unit.chain, sums.steps, unit.frame, pe, beside)
+    if sums.counted is not None:
+        epilogue = replace(epilogue, counted=sums.counted)
+    chosen, turn = build.schedule.folding(node.name).arithmetic, arithmetic.turn_type(folded, source.type, simd)
+    between = arithmetic.bounds(folded)
+    build.add(d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, between, turn, sums.acc, epilogue, chosen, second))
+    build.give(name, Value(out, unit.frame))
+
+
+def linear_plane() -> d.Plane:
+    """That of a linear layer: one tap on one pixel."""
+    return (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
+
+
+def order(weight: d.IntArray) -> d.IntArray:
+    """(outputs, channels, *kernel) -> (outputs, inputs) in the order taps, channels."""
+    outputs, channels = weight.shape[:2]
+    return np.moveaxis(weight.reshape(outputs, channels, -1), 1, 2).reshape(outputs, -1)

@@ -1,0 +1,166 @@
+"""Which layers of a model have their weights in the board's memory.
+
+What a layer saves is the block RAM of its weights; what it takes instead is the frame that it keeps, or as much of it as a tile needs, its sums and
+its results. More tiles keep less, but read the weights more often: how many there may be follows from the bandwidth of the board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from qfx.errors import ProjectError
+from qfx.hardware.board import Board
+from qfx.hardware.cost.estimate import capacity
+from qfx.hardware.design import design as d
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Folding, Request, Schedule
+from qfx.hardware.design.storage import bram18
+from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.memory.from_memory import master
+from qfx.ir.graph import Graph
+from qfx.operators import Conv, Linear, macs
+
+_SHARE = 0.8
+"""Of the bandwidth that tiles are counted with: layers differ, and the pace that comes out is a little faster or slower than the one thought of."""
+
+_ON_CHIP = (0.8, 0.5, 0.25, 0.0)
+"""Shares of the board's block RAM up to which weights stay on the chip, tried one after the other."""
+
+_BLOCK_BITS = 18 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layer whose weights could lie in memory: the block RAMs that ``bits`` of weights take on the chip, and those that its unit takes instead, if
+    its frame is cut into as many tiles as there may be."""
+
+    name: str
+    on_chip: int
+    tiled: int
+    bits: int
+
+    @property
+    def saved(self) -> int:
+        return self.on_chip - self.tiled
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """Sets of layers to try, and into how many tiles the frame of each layer may be cut."""
+
+    sets: tuple[frozenset[str], ...]
+    tiles: Mapping[str, int]
+
+
+def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, clock_ns: float, cycles: int | None) -> Choices:
+    """What ``request.memory`` leaves to choose from, for a frame in ``cycles`` where a pace is asked for. ``plain``: the design with all weights on
+    the chip.
+
+    Raises ProjectError if no layer can have its weights in memory, and if memory cannot bring them at that pace.
+    """
+    pinned = {name for name, _ in request.foldings}
+    possible = [name for name in eligible(graph, plain) if name not in pinned]
+    if not possible:
+        what = (
+            "no layer can have its weights in the board's memory: that takes a convolution without groups, or a linear layer, with constant weights"
+        )
+        raise ProjectError(what, where=graph.name, remedy="leave --weights out")
+    if not board.memory_gb_s:
+        remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
+        raise ProjectError(f"weights are to lie in the board's memory, but {board.name} says nothing of one", where=graph.name, remedy=remedy)
+    base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr"))), shared=True)
+    products = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
+    pace = cycles if cycles is not None else products // (2 * max(board.dsp, 1))
+    tiles = _tiles(base, _SHARE * board.memory_bytes_per_cycle(clock_ns) * pace)
+    found = _candidates(base, tiles)
+    saving = [one for one in found if one.saved > 0]
+    if request.memory == "ddr":
+        names = frozenset(one.name for one in saving or found)
+        _check_bandwidth(graph, board, sum(one.bits for one in found if one.name in names), clock_ns=clock_ns, cycles=cycles)
+        return Choices((names,), tiles)
+    sets: list[frozenset[str]] = []
+    for share in _ON_CHIP:
+        left = sum(stored.bram18 for process in plain.processes if (stored := process.stored) is not None)
+        names_: set[str] = set()
+        for one in saving:
+            if left <= share * capacity(board).bram18:
+                break
+            left -= one.saved
+            names_.add(one.name)
+        if frozenset(names_) not in sets:
+            sets.append(frozenset(names_))
+    return Choices(tuple(sets), tiles)
+
+
+def eligible(graph: Graph, plain: d.Design) -> list[str]:
+    """The layers whose weights could lie in memory, in the design's order."""
+    nodes = {node.name: node for node in graph.nodes}
+    found = []
+    for process, name in zip(plain.processes, plain.nodes, strict=True):
+        if not isinstance(process, d.MatVec) or name not in nodes or not isinstance(nodes[name].op, Conv | Linear):
+            continue
+        if not (process.depthwise or process.groups > 1 or process.loaded or process.cropped):
+            found.append(name)
+    return found
+
+
+def _candidates(base: d.Design, tiles: Mapping[str, int]) -> list[Candidate]:
+    """The layers that could, those that save most first. ``base``: the design with all of them in memory."""
+    found = []
+    sizes = _sizes(base)
+    for process, node in zip(base.processes, base.nodes, strict=True):
+        if isinstance(process, d.Tiles):
+            blocks = _blocks(process, process.tiling.plane[2] // tiles[node])
+            found.append(Candidate(node, ceil(sizes[node] / _BLOCK_BITS), blocks, sizes[node]))
+    return sorted(found, key=lambda one: (-one.saved, one.name))
+
+
+def _blocks(unit: d.Tiles, rows: int) -> int:
+    """Block RAMs of a unit with so many rows a tile, one number at a time, and of its master."""
+    made = unit.folded(1, 1, rows, "lut")
+    return sum(bram18(memory.depth, memory.width) for memory in (made.kept, made.sums, made.results, made.others) if memory.depth) + master(64).bram18
+
+
+def _sizes(base: d.Design) -> dict[str, int]:
+    """The bits of each layer's weights."""
+    pairs = zip(base.processes, base.nodes, strict=True)
+    return {node: process.values.size * process.output.type.width for process, node in pairs if isinstance(process, d.FromMemory)}
+
+
+def _tiles(base: d.Design, frame_bytes: float) -> dict[str, int]:
+    """Into how many tiles the frame of each layer may be cut while all weights that are read are no more than ``frame_bytes``, or one: the cut that
+    saves most block RAM for the bytes that it costs comes first."""
+    sizes = _sizes(base)
+    units = {node: process for process, node in zip(base.processes, base.nodes, strict=True) if isinstance(process, d.Tiles)}
+    found = dict.fromkeys(units, 1)
+    left = frame_bytes - sum(sizes.values()) / 8
+    steps = []
+    for node, unit in units.items():
+        height = unit.tiling.plane[2]
+        last, taken = 1, _blocks(unit, height)
+        for count in (height // rows for rows in reversed(divisors(height))):
+            blocks = _blocks(unit, height // count)
+            if blocks < taken:
+                cost = (count - last) * sizes[node] / 8
+                steps.append(((taken - blocks) / cost, node, count, cost))
+                last, taken = count, blocks
+    done: set[str] = set()  # of which a cut was too much
+    for _, node, count, cost in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
+        if node in done or count < found[node] or cost > left:
+            done.add(node)
+            continue
+        found[node], left = count, left - cost
+    return found
+
+
+def _check_bandwidth(graph: Graph, board: Board, bits: int, *, clock_ns: float, cycles: int | None) -> None:
+    """Raises ProjectError if memory does not bring so many bits in ``cycles``."""
+    least = ceil(bits / 8 / board.memory_bytes_per_cycle(clock_ns))
+    if cycles is not None and least > cycles:
+        most = 1e9 / (least * clock_ns)
+        what = f"{bits / 8e6:.1f} MB of weights a frame take the memory of {board.name} {least} cycles, but {cycles} are asked for"
+        raise ProjectError(
+            what, where=graph.name, remedy=f"ask for at most {most:.4g} frames per second, or keep weights on the chip (--weights auto)"
+        )
