@@ -181,17 +181,17 @@ class _StandingIn:
     """The model with these tensors as its state. Whatever shares a tensor shares the new one."""
 
     def __init__(self, model: nn.Module, places: Sequence[Place], tensors: Sequence[Tensor]) -> None:
-        tables = [table for module in model.modules() for table in (module._parameters, module._buffers)]
+        tables: list[dict[str, Any]] = [table for module in model.modules() for table in (module._parameters, module._buffers)]
         self._before = [(table, name, tensor) for table in tables for name, tensor in table.items() if tensor is not None]
         self._new = {id(place.table[place.name]): tensor for place, tensor in zip(places, tensors, strict=True)}
 
     def __enter__(self) -> None:
         for table, name, tensor in self._before:
-            table[name] = self._new[id(tensor)]  # type: ignore[index]
+            table[name] = self._new[id(tensor)]
 
     def __exit__(self, *_: object) -> None:
         for table, name, tensor in self._before:
-            table[name] = tensor  # type: ignore[index]
+            table[name] = tensor
 
 
 def _recording() -> AbstractContextManager[None]:
