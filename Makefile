@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo test test-rtl bench bench-ptq lint format layers aten schemas wheel clean
+.PHONY: help venv demo docs test test-rtl bench bench-ptq lint format layers aten schemas wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,6 +19,9 @@ venv: $(VENV)/ready  ## make .venv with everything that development needs
 
 demo: $(VENV)/ready  ## handwritten digits, from float training to bit-exact C++, into out/
 	$(PY) demo/digits.py --out out
+
+docs: $(VENV)/ready  ## build the site into out/site/: the pages of docs/, and references made from the definitions
+	$(PY) -m website
 
 test: lint  ## format, lint and type checks, then all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --durations=20 $(PYTEST_ARGS)
@@ -34,7 +37,7 @@ test-rtl: $(VENV)/ready  ## every kind of design as RTL, simulated beside its C+
 lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy qfx tests/support $(wildcard demo/*.py benchmarks/*.py)
+	$(PY) -m mypy qfx tests/support $(wildcard demo/*.py benchmarks/*.py website/*.py)
 
 format: $(VENV)/ready  ## rewrite the sources in the project's format
 	$(PY) -m ruff format .
@@ -78,5 +81,5 @@ $(VENV)/ready: $(VENV)/bin/pip pyproject.toml constraints.txt Makefile
 	@$(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) "torch==$(TORCH)"
 	@echo "installing qfx and its development tools into $(VENV)"
 	@$(PIP) setuptools
-	@$(PIP) --no-build-isolation --editable ".[dev,demo,bench]"
+	@$(PIP) --no-build-isolation --editable ".[dev,demo,bench,docs]"
 	@touch $@

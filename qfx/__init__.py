@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from qfx.training.budget.budget import Budget
     from qfx.training.distillation import Distillation
     from qfx.training.ladder import float_state, ladder
+    from qfx.training.levels import Levels
     from qfx.training.settling import Settling
     from qfx.training.states import freeze, switch
 
@@ -86,6 +87,7 @@ _HOMES = {
     "qfx.ptq.ranges": ("fix_ranges", "prove_no_wrap"),
     "qfx.recipe": ("Override", "Recipe", "Spec"),
     "qfx.training.distillation": ("Distillation",),
+    "qfx.training.levels": ("Levels",),
     "qfx.training.ladder": ("float_state", "ladder"),
     "qfx.training.settling": ("Settling",),
     "qfx.training.states": ("freeze", "switch"),
@@ -100,6 +102,7 @@ __all__ = [
     "ExactnessError",
     "FixedType",
     "Graph",
+    "Levels",
     "ModelFileError",
     "NativeKernelWarning",
     "OMode",

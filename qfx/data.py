@@ -122,3 +122,8 @@ def _numbers(array: Array, source: Path) -> Array:
         remedy = "save at least one sample; for calibration a few hundred"
         raise DataError(f"holds no samples: its shape is {array.shape}", where=str(source), remedy=remedy)
     return array
+
+
+def load_labels(path: str | os.PathLike[str], key: str = "y") -> Array | None:
+    """The class numbers that a ``.npz`` file holds as ``key`` beside its inputs; None where there are none. Raises as ``load_array``."""
+    return load_array(path, key) if key in _listed(path) else None

@@ -13,196 +13,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-from qfx.errors import QfxError, RecipeError
+from qfx.errors import RecipeError
 from qfx.files import drop_schema, schema_line
-from qfx.fixed.digits import MOST_NUMBERS, DigitForm, count_bound, most_digits
-from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.fixed import number_sets
+from qfx.fixed.type import OMode
+from qfx.spec import DIGIT_ROLES as DIGIT_ROLES
+from qfx.spec import LONGEST_WORD as LONGEST_WORD
+from qfx.spec import RANGES as RANGES
+from qfx.spec import AccumulatorMode as AccumulatorMode
+from qfx.spec import Granularity as Granularity
+from qfx.spec import ObserverName as ObserverName
+from qfx.spec import Spec as Spec
+from qfx.spec import is_int, require, within
 
-Granularity = Literal["tensor", "channel", "element"]
 BatchNormStyle = Literal["keep", "fold"]
 Tail = Literal["keep", "drop"]
-ObserverName = Literal["mse", "minmax", "percentile", "kl"]
-AccumulatorMode = Literal["bound", "wrap", "saturate"]
 ROLES = ("input", "weight", "bias", "scale", "shift", "reciprocal", "constant", "internal", "activation", "output")
 """The kinds of tensor that a recipe tells apart; each is a field of Recipe."""
 
 OPTIONAL_ROLES = ("operand",)
 """Those that have no cast of their own unless a recipe asks for it: fields of Recipe that may be None."""
 
-DIGIT_ROLES = ("weight", "scale", "reciprocal", "constant")
-"""Those that multiply: of them a Spec may say ``digits``."""
-
-LONGEST_WORD = 32
-"""The most bits of a Spec's word, and of one whose length is learned."""
-
-RANGES: Mapping[str, tuple[int, int]] = {
-    "width": (1, LONGEST_WORD),
-    "n": (0, LONGEST_WORD),
-    "frac_bits": (-100, 100),
-    "reach": (0, 100),
-    "accumulator": (8, 48),
-    "digits": (1, LONGEST_WORD),
-    "percentile": (0, 100),
-    "table_error": (0, 10**9),
-}
-"""From where to where the numbers of a recipe go; of the last two more than the first. Which of them go together, a Spec checks."""
+NUMBER_ROLES = ("activation", "internal", "operand", "output")
+"""Values that a Spec may give the numbers of a minifloat, beside weights."""
 
 _PLAIN = ("batch_norm", "tail", "table_error")
 """Its fields that are no Spec."""
-
-_ModeT = TypeVar("_ModeT", bound=Enum)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _require(condition: bool, name: str, value: object, remedy: str, where: str = "") -> None:
-    if not condition:
-        raise RecipeError(f"{name} is {value!r}", where=where, remedy=remedy)
-
-
-def _within(name: str, value: float) -> bool:
-    """Whether a number lies where those of that name may; NaN does not."""
-    least, most = RANGES[name]
-    return least <= value <= most
-
-
-def _mode(modes: type[_ModeT], value: object, name: str) -> _ModeT:
-    try:
-        return modes(value)
-    except ValueError:
-        raise RecipeError(f"{name} is {value!r}", remedy=f"use one of {', '.join(str(mode.value) for mode in modes)}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """How one kind of tensor becomes fixed point.
-
-    ``width``: word length in bits, 1 to 32. ``q``, ``o``, ``n``: the modes of the cast (vendor names are taken as strings too).
-    ``granularity``: one binary point per tensor, per channel (output channel of a weight) or per element. ``signed``: None lets qfx choose
-    from what the operator can give (unsigned after a ReLU) and, for the input, from the example (unsigned if no number in it is negative).
-    ``frac_bits``: a fixed position for every binary point, or None to start from data. ``learn``: whether the binary points are trained, each within
-    ``reach`` positions of where it starts (what training pushes further counts as the nearest position within); ``learn_width``: whether the word
-    length of each binary point is too, from 0 (pruned) to 32, starting at ``width``: ``learn`` then says whether the resolution is trained, and
-    ``learn_range`` whether the range is. Under AP_WRAP ranges are not trained, but follow the numbers (``qfx.fix_ranges``).
-    ``observer``: how data places a binary point: "mse" (least squared error), "minmax" (nothing overflows), "percentile" (``percentile``
-    percent of the numbers do not overflow) or "kl" (least divergence of the histogram; see ``qfx.nn.observer``).
-    ``accumulator``: of weights alone, how many bits (signed, 8 to 48) their sums of products are added up in; None: as many as they need.
-    ``accumulator_mode``: "bound" keeps the weights where no partial sum leaves them, "wrap" lets sums wrap there, "saturate" lets the finished sum
-    saturate (``qfx.nn.accumulator``).
-    ``digits``: of constants (roles DIGIT_ROLES), only numbers of at most so many nonzero digits are in the type, so that products are as many
-    shifted numbers, added; None: all numbers are. ``digit_form``: which digits are counted, the "signed" ones (CSD) or the "ones" of the magnitude
-    (K-hot). A float becomes the nearest such number, of two the greater (``q`` is AP_RND), those beyond them the last one (``o`` saturates). Where
-    the word length is learned, it is the nearest in the word of each binary point.
-    """
-
-    width: int = 8
-    q: QMode = QMode.RND
-    o: OMode = OMode.SAT
-    n: int = 0
-    granularity: Granularity = "tensor"
-    signed: bool | None = None
-    frac_bits: int | None = None
-    learn: bool = True
-    learn_width: bool = False
-    observer: ObserverName = "mse"
-    percentile: float = 99.99
-    reach: int = 6
-    learn_range: bool = True
-    accumulator: int | None = None
-    accumulator_mode: AccumulatorMode = "bound"
-    digits: int | None = None
-    digit_form: DigitForm = "signed"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "q", _mode(QMode, self.q, "q"))
-        object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
-        for name in ("width", "n", "reach"):
-            _require(_is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
-        _require(_within("width", self.width), "width", self.width, "use a word length from 1 to 32")
-        _require(_within("reach", self.reach), "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
-        _require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
-        _require(
-            self.frac_bits is None or (_is_int(self.frac_bits) and _within("frac_bits", self.frac_bits)),
-            "frac_bits",
-            self.frac_bits,
-            "use -100 to 100",
-        )
-        _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "use true or false, or leave it out")
-        for name in ("learn", "learn_width", "learn_range"):
-            _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "use true or false")
-        _require(self.observer in get_args(ObserverName), "observer", self.observer, f"use one of {', '.join(get_args(ObserverName))}")
-        is_number = _is_int(self.percentile) or isinstance(self.percentile, float)
-        _require(
-            is_number and self.percentile != 0 and _within("percentile", self.percentile),
-            "percentile",
-            self.percentile,
-            "use a number above 0, at most 100",
-        )
-        object.__setattr__(self, "percentile", float(self.percentile))
-        if self.learn_width and (self.n or self.o not in (OMode.SAT, OMode.SAT_SYM, OMode.WRAP)):
-            raise RecipeError(
-                f"a learned word length (learn_width) has no gradient under {self.o.value}{f' with n = {self.n}' if self.n else ''}",
-                remedy="use AP_SAT, AP_SAT_SYM or AP_WRAP with n = 0, or set learn_width to false",
-            )
-        self._check_accumulator()
-        _require(self.digit_form in get_args(DigitForm), "digit_form", self.digit_form, f"use one of {', '.join(get_args(DigitForm))}")
-        if self.digits is not None:
-            self._check_digits(self.digits)
-        try:
-            self.type(signed=self.signed is not False)
-        except QfxError as error:
-            raise RecipeError(error.what, remedy=error.remedy) from None
-
-    def _check_accumulator(self) -> None:
-        bits, mode = self.accumulator, self.accumulator_mode
-        _require(bits is None or (_is_int(bits) and _within("accumulator", bits)), "accumulator", bits, "use 8 to 48 bits, or leave it out")
-        if mode not in get_args(AccumulatorMode):
-            known = f"use one of {', '.join(get_args(AccumulatorMode))}"
-            by_step = isinstance(mode, str) and "sat" in mode.lower()
-            order = '; saturation at every addition depends on their order, which every folding and executor has its own of: "saturate" is that of '
-            _require(False, "accumulator_mode", mode, known + by_step * f"{order}the finished sum")
-        if bits is None or mode != "bound":
-            return
-        for name, goes in (
-            ("granularity", self.granularity != "element"),
-            ("learn_width", not self.learn_width),
-            ("digits", self.digits is None),
-            ("o", self.o not in (OMode.WRAP, OMode.WRAP_SM)),
-        ):
-            if not goes:
-                value = getattr(self, name)
-                raise RecipeError(
-                    f"{name} is {value.value if isinstance(value, Enum) else value!r}, with which weights cannot be kept within an accumulator",
-                    remedy="use granularity tensor or channel, a fixed word length and a mode that saturates; or accumulator_mode wrap or saturate",
-                )
-
-    def _check_digits(self, digits: int) -> None:
-        _require(_is_int(digits) and digits >= 1, "digits", digits, "use at least 1, or leave it out")
-        signed = self.signed is not False
-        width = LONGEST_WORD if self.learn_width else self.width
-        most = most_digits(width, signed, self.digit_form)
-        what = "signed digits" if self.digit_form == "signed" else "ones"
-        if digits > most:
-            raise RecipeError(
-                f"digits is {digits}, but no {width}-bit number has more than {most} {what}", remedy=f"use at most {most}, or leave it out"
-            )
-        if count_bound(width, signed, digits, self.digit_form) > MOST_NUMBERS and digits < most:
-            learned = ", and a learned word may come to be as long" * self.learn_width
-            raise RecipeError(
-                f"there are more than {MOST_NUMBERS} {width}-bit numbers of {digits} {what}{learned}",
-                remedy="use fewer digits" + ", or a shorter word" * (not self.learn_width),
-            )
-        modes = "AP_RND and AP_SAT, or AP_SAT_SYM"
-        _require(self.q is QMode.RND, "q", self.q.value, f"few digits go with {modes}")
-        _require(self.o in (OMode.SAT, OMode.SAT_SYM), "o", self.o.value, f"few digits go with {modes}")
-
-    def type(self, *, signed: bool, frac_bits: int = 0) -> FixedType:
-        """The FixedType with this spec's word length and modes."""
-        return FixedType(self.width, self.width - frac_bits, signed, self.q, self.o, self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,16 +63,18 @@ class Override:
     changes: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.pattern, str) and self.pattern != "", "pattern", self.pattern, "give a name or a pattern such as 'layer1.*'")
+        require(isinstance(self.pattern, str) and self.pattern != "", "pattern", self.pattern, "give a name or a pattern such as 'layer1.*'")
         where = f"override {self.pattern!r}"
-        _require(isinstance(self.changes, Mapping), "changes", self.changes, "give a mapping from fields of Spec to values", where)
+        require(isinstance(self.changes, Mapping), "changes", self.changes, "give a mapping from fields of Spec to values", where)
         _check_names(self.changes, [f.name for f in dataclasses.fields(Spec)], where)
         for name, value in self.changes.items():
-            _require(value is not None, name, value, "leave it out", where)
+            require(value is not None, name, value, "leave it out", where)
         # A bad value is refused when it is written, not when it is used; N alone may be meant for any word length that wraps.
         lenient: dict[str, Any] = {"o": OMode.WRAP, "width": 32} if "n" in self.changes else {}
         if isinstance(self.changes.get("digits"), int):  # for whichever word is long enough
             lenient["width"] = min(max(2 * self.changes["digits"], 8), 32)
+        if "numbers" in self.changes:
+            lenient["width"] = 32
         spec = _build(Spec, {**lenient, **self.changes}, where)
         object.__setattr__(self, "changes", {name: getattr(spec, name) for name in self.changes})
 
@@ -306,28 +146,28 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for role in ROLES:
-            _require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
+            require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
             _check_role(getattr(self, role), role, role)
         for role in OPTIONAL_ROLES:
             spec = getattr(self, role)
-            _require(spec is None or isinstance(spec, Spec), role, spec, "give a Spec, or leave it out")
+            require(spec is None or isinstance(spec, Spec), role, spec, "give a Spec, or leave it out")
             if spec is not None:
                 _check_role(spec, role, role)
-        _require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
-        _require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
+        require(self.batch_norm in get_args(BatchNormStyle), "batch_norm", self.batch_norm, f"use one of {', '.join(get_args(BatchNormStyle))}")
+        require(self.tail in get_args(Tail), "tail", self.tail, f"use one of {', '.join(get_args(Tail))}")
         if self.table_error is not None:
-            is_number = _is_int(self.table_error) or isinstance(self.table_error, float)
-            _require(
-                is_number and self.table_error != 0 and _within("table_error", self.table_error),
+            is_number = is_int(self.table_error) or isinstance(self.table_error, float)
+            require(
+                is_number and self.table_error != 0 and within("table_error", self.table_error),
                 "table_error",
                 self.table_error,
                 "use a number above 0, or leave it out",
             )
             object.__setattr__(self, "table_error", float(self.table_error))
-        _require(isinstance(self.overrides, tuple | list), "overrides", self.overrides, "give a tuple of Override values")
+        require(isinstance(self.overrides, tuple | list), "overrides", self.overrides, "give a tuple of Override values")
         object.__setattr__(self, "overrides", tuple(self.overrides))
         for override in self.overrides:
-            _require(isinstance(override, Override), "overrides", override, "give Override values")
+            require(isinstance(override, Override), "overrides", override, "give Override values")
 
     @classmethod
     def uniform(cls, bits: int, **changes: Any) -> Recipe:
@@ -402,14 +242,14 @@ class Recipe:
         fields: dict[str, Any] = {name: data.get(name, getattr(defaults, name)) for name in _PLAIN}
         for role in (*ROLES, *(role for role in OPTIONAL_ROLES if role in data)):
             table = data.get(role, {})
-            _require(isinstance(table, dict), role, table, "write it as a table", where)
+            require(isinstance(table, dict), role, table, "write it as a table", where)
             _check_names(table, [f.name for f in dataclasses.fields(Spec)], f"{where} [{role}]")
             fields[role] = _build(Spec, {**_as_dict(getattr(defaults, role) or Spec()), **table}, f"{where} [{role}]")
         entries = data.get("override", [])
-        _require(isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries), "override", entries, "write [[override]]", where)
+        require(isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries), "override", entries, "write [[override]]", where)
         overrides = []
         for entry in entries:
-            _require("pattern" in entry, "override", entry, "give it a pattern", where)
+            require("pattern" in entry, "override", entry, "give it a pattern", where)
             changes = {key: value for key, value in entry.items() if key != "pattern"}
             try:
                 overrides.append(Override(entry["pattern"], changes))
@@ -442,6 +282,17 @@ def _check_role(spec: Spec, role: str, where: str) -> None:
     if spec.accumulator is not None and role != "weight":
         told = f"accumulator is {spec.accumulator}, but this is no weight: {role} is not what products are added up of"
         raise RecipeError(told, where=where, remedy="give it to weights alone; in an override by a pattern such as 'conv1.weight' or '*.weight'")
+    if spec.sparsity is not None and role != "weight":
+        told = f"sparsity is {spec.sparsity!r}, but this is no weight"
+        raise RecipeError(told, where=where, remedy="give sparsity to weights alone; in an override by a pattern such as 'conv1.weight'")
+    if spec.numbers is not None and role != "weight":
+        told = f"numbers are {spec.numbers!r}, but this is {role}"
+        if role not in NUMBER_ROLES:
+            raise RecipeError(told, where=where, remedy=f"give numbers to weight, or a minifloat to {', '.join(NUMBER_ROLES)}")
+        if not number_sets.read(spec.numbers).is_format:
+            raise RecipeError(f"{told}, not a weight", where=where, remedy="values that come and go take minifloats alone, such as E4M3")
+        if spec.granularity != "tensor":
+            raise RecipeError(f"{told} with several binary points", where=where, remedy='use granularity "tensor"')
     if spec.digits is not None and role not in DIGIT_ROLES:
         raise RecipeError(
             f"digits is {spec.digits}, but this is no number that others are multiplied by",

@@ -85,11 +85,13 @@ TORCH_FREE = (
     "qfx.ir",
     "qfx.leaving",
     "qfx.operators",
+    "qfx.pages",
     "qfx.hardware",
     "qfx.verify",
     "qfx.trace",
     "qfx.report",
     "qfx.testing",
+    "qfx.watch",
 )
 
 

@@ -87,6 +87,8 @@ def test_the_wheel_works_alone(wheel: Path, tmp_path: Path, gxx: str) -> None:
     boards = run(command, "boards", cwd=work)
     assert all(path.stem in boards for path in (ROOT / "hls" / "boards").glob("*.toml"))
     run(python, "-W", "error", "-c", _EXPORT, cwd=work)
+    run(command, "report", "tiny.onnx", "-o", "report.html", cwd=work)
+    run(command, "new", "start", cwd=work)
     run(command, "hls", "tiny.onnx", "--board", "zcu102", "-o", "project", cwd=work)
     assert "0 of" in run("make", "-C", "project", "csim", cwd=work)
 

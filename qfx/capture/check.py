@@ -20,6 +20,7 @@ from qfx.nn.layers.tables import Tabled
 from qfx.nn.layers.tables.lookup import bound_asked
 from qfx.nn.lookup import find, operator_name
 from qfx.operators.lookup import MAX_ENTRIES
+from qfx.pages.notebook import notebook_table
 from qfx.recipe import Recipe
 
 
@@ -52,6 +53,10 @@ class Check:
     @property
     def blocked(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.blocker)
+
+    def _repr_html_(self) -> str:
+        rows = [(row.path, row.operation, _told(row), row.remedy) for row in self.rows]
+        return notebook_table("what every operation becomes", ("path", "operation", "fixed point", "remedy"), rows)
 
     def __str__(self) -> str:
         cells = [("path", "operation", "fixed point"), *((row.path, row.operation, _told(row)) for row in self.rows)]

@@ -14,18 +14,20 @@ from qfx import __version__
 from qfx.cli.check import check
 from qfx.cli.common import Commands
 from qfx.cli.compare import compare
+from qfx.cli.completion import completion
 from qfx.cli.convert import convert
 from qfx.cli.csim import csim
 from qfx.cli.doctor import doctor
 from qfx.cli.hls import estimate, hls
 from qfx.cli.importing import import_
-from qfx.cli.models import boards, inspect, weights
+from qfx.cli.models import boards, inspect, new, weights
 from qfx.cli.ptq import ptq
 from qfx.cli.report import report
 from qfx.cli.rtl import rtl
 from qfx.cli.schema import schema
-from qfx.cli.sweep import sweep
 from qfx.cli.verify import verify
+from qfx.cli.watch import watch
+from qfx.searches.cli import sweep
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
@@ -48,7 +50,28 @@ def main(**_: Any) -> None:
     """Take a quantized network to an AMD/Xilinx FPGA, bit-exact."""
 
 
-for _command in (hls, rtl, estimate, compare, convert, csim, verify, report, check, ptq, sweep, import_, weights, inspect, boards, schema, doctor):
+for _command in (
+    new,
+    check,
+    ptq,
+    sweep,
+    import_,
+    inspect,
+    hls,
+    rtl,
+    estimate,
+    compare,
+    csim,
+    verify,
+    report,
+    weights,
+    convert,
+    boards,
+    schema,
+    doctor,
+    completion,
+    watch,
+):
     main.add_command(_command)
 
 __all__ = ["main"]

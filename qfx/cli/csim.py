@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from qfx.cli.common import FILE, FOLDER, count, data_option, feed, force_option, guard, output_option, samples_option
+from qfx.cli.common import FILE, FOLDER, count, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
 from qfx.cli.telling import telling
 
 
@@ -17,9 +18,12 @@ from qfx.cli.telling import telling
 @click.option("--trace", "trace_path", default=None, type=FILE, help=".npz or folder to write the raws of every layer to.")
 @click.option("--fast", is_flag=True, help="Run the fast emulator: the same templates over native integers.")
 @samples_option()
+@json_option("Print what was written as JSON.")
 @force_option("Replace existing output.")
 @guard
-def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, force: bool) -> None:
+def csim(
+    project: Path, data: Path, output: Path | None, trace_path: Path | None, fast: bool, samples: int | None, as_json: bool, force: bool
+) -> None:
     """Run the C simulation of PROJECT (the generated C++, compiled with the vendor's headers) on arrays.
 
     --trace writes every value of the model that travels on a stream, as raw integers named after its node, in the model's layout.
@@ -39,6 +43,7 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
     if trace_path is not None:
         check_arrays_target(trace_path, force=force)
     x = feed(data, samples, list(names.inputs))
+    traced: dict[str, Any] = {}
     with telling("reading the project") as progress:
         if output is not None:
             found = run(project, x, fast=fast, progress=progress)
@@ -47,9 +52,13 @@ def csim(project: Path, data: Path, output: Path | None, trace_path: Path | None
             else:
                 save_array(output, found, force=force)
         if trace_path is not None:
-            traced = trace_raw(project, x, fast=fast, progress=progress)
+            traced.update(trace_raw(project, x, fast=fast, progress=progress))
             progress(f"writing {trace_path}", 0, 1)
             save_arrays(trace_path, traced, force=force)
+    if as_json:
+        written = {"output": None if output is None else str(output), "trace": None if trace_path is None else str(trace_path)}
+        print_json({**written, "samples": count(x), "values": sorted(traced)})
+        return
     if output is not None:
         click.echo(f"wrote {output}: {count(x)} samples")
     if trace_path is not None:

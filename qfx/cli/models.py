@@ -1,4 +1,4 @@
-"""``qfx weights``, ``qfx inspect`` and ``qfx boards``: small commands about one file, or none."""
+"""``qfx new``, ``qfx weights``, ``qfx inspect`` and ``qfx boards``: small commands about one file, or none."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from qfx.cli.common import FILE, FOLDER, force_option, guard, json_option, output_option, print_json
+from qfx.cli.completion import boards as board_names
 
 
 @click.command()
 @click.argument("model", type=FILE)
 @click.argument("project", type=FOLDER)
 @output_option("The file to write: the words for the port `weights`.")
+@json_option("Print what was written as JSON.")
 @force_option("Replace an existing file.")
 @guard
-def weights(model: Path, project: Path, output: Path, force: bool) -> None:
+def weights(model: Path, project: Path, output: Path, as_json: bool, force: bool) -> None:
     """Pack the constants of MODEL for PROJECT, which `qfx hls --weights stream` made of a model with the same layers and types."""
     from qfx.cli.telling import telling
     from qfx.files import check_target, writing
@@ -29,7 +31,10 @@ def weights(model: Path, project: Path, output: Path, force: bool) -> None:
         words = words_for(load_graph(model), project)
     with writing(output, force=force) as staged:
         staged.write_bytes(words)
-    click.echo(f"wrote {output}: {len(words)} bytes")
+    if as_json:
+        print_json({"output": str(output), "bytes": len(words)})
+    else:
+        click.echo(f"wrote {output}: {len(words)} bytes")
 
 
 @click.command()
@@ -81,3 +86,19 @@ def boards(as_json: bool) -> None:
         *counts, clock_ns = row.values()
         table.add_row(*(str(value) for value in counts), f"{clock_ns:g} ns")
     Console(width=120).print(table)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--board", "board_name", default="ultra96v2", show_default=True, shell_complete=board_names, help="Its name, or the path of a TOML file."
+)
+@force_option("Replace files of the same names in a folder that holds some.")
+@guard
+def new(folder: Path, board_name: str, force: bool) -> None:
+    """Write a folder to start from: a network, its data and training, a recipe, a board, and a Makefile from training to a proven HLS project."""
+    from qfx.starter import new as write
+
+    for path in write(folder, board_name, force=force):
+        click.echo(f"wrote {path}")
+    click.echo(f"next: make -C {folder}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qfx.cli.common import FILE
+from qfx.cli.completion import boards
 
 if TYPE_CHECKING:
     from qfx.hardware.board import Board
     from qfx.hardware.folding.search import Plan
+    from qfx.hardware.sequential.plan import Plan as Sequential
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
@@ -35,7 +37,9 @@ def _period(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 _OPTIONS = (
-    click.option("--board", "board_name", required=True, help="The target board; `qfx boards` lists them. Or the path of a TOML file."),
+    click.option(
+        "--board", "board_name", required=True, shell_complete=boards, help="The target board (`qfx boards` lists them), or the path of a TOML file."
+    ),
     click.option(
         "--clock-ns",
         metavar="NS",
@@ -61,10 +65,11 @@ _OPTIONS = (
     ),
     click.option(
         "--style",
-        type=click.Choice(("streaming", "unrolled")),
+        type=click.Choice(("streaming", "unrolled", "sequential")),
         default="streaming",
         show_default=True,
-        help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md).",
+        help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md), or one engine that runs "
+        "layer by layer from memory (large networks; docs/sequential.md).",
     ),
     click.option(
         "--adders",
@@ -94,40 +99,51 @@ class Asked:
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Those of a plan; the command gets them together, as ``asked``."""
+    return _gathering(command, _OPTIONS)
 
+
+def optional_plan_options(board_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same for a command that can do without a plan: then ``asked.board_name`` is empty."""
+    board = click.option("--board", "board_name", default="", shell_complete=boards, help=board_help)
+    return lambda command: _gathering(command, (board, *_OPTIONS[1:]))
+
+
+def _gathering(command: Callable[..., Any], options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     @functools.wraps(command)
     def gathered(**given: Any) -> Any:
         asked = Asked(**{field.name: given.pop(field.name) for field in fields(Asked)})
         return command(asked=asked, **given)
 
-    for option in reversed(_OPTIONS):
+    for option in reversed(options):
         gathered = option(gathered)
     return gathered
 
 
-def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan | Unrolled]:
+def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan | Unrolled | Sequential]:
     """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style."""
     from qfx.errors import ProjectError
     from qfx.hardware.board import board, check_clock
 
     if asked.style != "unrolled" and asked.adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
-    if asked.style == "unrolled":
+    if asked.style != "streaming":
         _refuse_folding(asked)
     found = board(asked.board_name)
     clock_ns = found.clock_ns if asked.clock_ns is None or asked.clock_ns == AUTO else float(asked.clock_ns)
     check_clock(clock_ns, found)
-    make = (_unrolled if asked.style == "unrolled" else _folded)(asked, model, found, progress)
+    make = {"streaming": _folded, "unrolled": _unrolled, "sequential": _sequential}[asked.style](asked, model, found, progress)
     return make.graph, _fastest(make, clock_ns) if asked.clock_ns == AUTO else make.plan(clock_ns)
 
 
-def summary_of(made: Plan | Unrolled) -> Any:
+def summary_of(made: Plan | Unrolled | Sequential) -> Any:
     """The module that tells of such a plan: as_text, as_json and data."""
     from qfx.hardware.folding import summary
+    from qfx.hardware.sequential import summary as sequential_summary
+    from qfx.hardware.sequential.plan import Plan as Sequential
     from qfx.hardware.unrolled import summary as unrolled_summary
     from qfx.hardware.unrolled.plan import Plan as Unrolled
 
-    return unrolled_summary if isinstance(made, Unrolled) else summary
+    return unrolled_summary if isinstance(made, Unrolled) else sequential_summary if isinstance(made, Sequential) else summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +200,7 @@ def refuse_for_peer(asked: Asked) -> None:
 
 
 def _refuse_folding(asked: Asked) -> None:
-    """Raise ProjectError for options that mean nothing of an unrolled design."""
+    """Raise ProjectError for options that mean nothing of a design without folding."""
     from qfx.errors import ProjectError
 
     given = {
@@ -192,13 +208,16 @@ def _refuse_folding(asked: Asked) -> None:
         "--fit": asked.fit,
         "--folding": asked.folding is not None,
         "--shift-and-add": asked.shift_and_add,
-        "--weights stream": asked.weights != "rom",
+        f"--weights {asked.weights}": asked.weights != "rom" and (asked.style == "unrolled" or asked.weights == "stream"),
         "--ports merged": asked.ports == "merged",
     }
     named = ", ".join(name for name, there in given.items() if there)
     if named:
-        what = f"{named}: an unrolled design has no folding, its weights in its adders, and a stream for each port"
-        raise ProjectError(what, where="--style unrolled", remedy=f"leave out {named}, or use --style streaming")
+        why = {
+            "unrolled": "an unrolled design has no folding, its weights in its adders, and a stream for each port",
+            "sequential": "a sequential design is the fastest engine that fits the board, and has its weights, inputs and outputs in memory",
+        }
+        raise ProjectError(f"{named}: {why[asked.style]}", where=f"--style {asked.style}", remedy=f"leave out {named}, or use --style streaming")
 
 
 def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
@@ -211,3 +230,12 @@ def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> _Maki
     graph = prepare(load_graph(model))
     solver = {"qfx": shared_graph, "da4ml": da4ml_graph}[asked.adders]
     return _Making(graph, lambda clock_ns: unroll(graph, on, clock_ns=clock_ns, solver=solver, progress=progress), False)
+
+
+def _sequential(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
+    from qfx.hardware.project.project import prepare
+    from qfx.hardware.sequential.plan import plan as engine
+    from qfx.ir.from_onnx import load_graph
+
+    graph = prepare(load_graph(model))
+    return _Making(graph, lambda clock_ns: engine(graph, on, clock_ns=clock_ns, progress=progress), False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qfx.cli.common import FILE, data_option, force_option, guard, json_option, output_option, samples_option
+from qfx.cli.common import FILE, FOLDER, data_option, force_option, guard, json_option, output_option, samples_option
 
 if TYPE_CHECKING:
     from qfx.ptq.allocation.table import Measure
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--widest", type=click.IntRange(1, 32), default=None, help="With --max-drop: words may become so long for it.")
 @output_option("The ONNX file to write.")
 @click.option("--report", type=FILE, default=None, help="The HTML report to write  [default: the output's name with .html].")
+@click.option("--log", type=FOLDER, default=None, help="A folder for a log that `qfx watch` follows.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @json_option()
 @force_option("Replace existing files, and what an interrupted run left.")
@@ -64,6 +65,7 @@ def ptq(
     widest: int | None,
     output: Path,
     report: Path | None,
+    log: Path | None,
     resume: bool,
     as_json: bool,
     force: bool,
@@ -101,5 +103,6 @@ def ptq(
         batch=batch,
         samples=samples,
         checkpoint_key=checkpoint_key,
+        log=log,
     )
     sys.exit(execute(request))

@@ -2,42 +2,86 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from qfx.cli.common import DIFFERENCE, FILE, data_option, feed, guard, json_option, print_json, samples_option
+from qfx.cli.common import DIFFERENCE, FILE, FOLDER, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
+from qfx.cli.planning import Asked, optional_plan_options, plan_of, summary_of
 from qfx.cli.telling import telling
 
 if TYPE_CHECKING:
+    from qfx.hardware.folding.plan import Plan
+    from qfx.hardware.project.project import Project
+    from qfx.hardware.sequential.plan import Plan as Sequential
+    from qfx.hardware.unrolled.plan import Plan as Unrolled
+    from qfx.progress import Progress
     from qfx.report import Report
+    from qfx.verify import Comparison
 
 
 @click.command()
 @click.argument("target", metavar="MODEL_OR_PROJECT", type=FILE)
-@data_option(".npz (inputs called x) or .npy, batch first, PyTorch's layout.")
+@data_option(".npz (inputs called x) or .npy, batch first, PyTorch's layout; on a page class numbers called y tell the accuracy.", required=False)
+@output_option("Write one page of HTML: graph, ranges, errors, and of a board resources, timeline and folding.", required=False)
+@click.option("--project", type=FOLDER, default=None, help="With -o: the project of MODEL, whose design the page shows.")
+@optional_plan_options("With -o: the board that the page shows a design for; the other options as for `qfx hls`.")
+@click.option("--verify", is_flag=True, help="With -o: run ONNX Runtime and the project's C++ on the data too; exits with 1 if a bit differs.")
 @click.option("--model", type=FILE, default=None, help="The model of a project that holds none.")
-@click.option("--fast", is_flag=True, help="Let the fast emulator count instead of the C++ with the vendor's headers.")
+@click.option("--fast", is_flag=True, help="Take the fast emulator instead of the C++ with the vendor's headers.")
 @samples_option()
 @json_option()
+@force_option("Replace an existing page.")
 @guard
-def report(target: Path, data: Path, model: Path | None, fast: bool, samples: int | None, as_json: bool) -> None:
-    """Count what every cast loses on the data: overflow (above and below the range) and significant bits (rounded).
+def report(
+    target: Path,
+    data: Path | None,
+    output: Path | None,
+    project: Path | None,
+    asked: Asked,
+    verify: bool,
+    model: Path | None,
+    fast: bool,
+    samples: int | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Count what every cast loses on the data, overflow (above and below the range) and significant bits (rounded), or, with -o, write one page that
+    shows a model from its types to its board.
 
     For a project the C++ counts as well, and the command exits with 1 if it counts differently. There a cast may do the work of the ReLU before it:
     those numbers are counted apart.
     """
+    from qfx.report import is_project
+
+    is_folder = is_project(target) or target.is_dir()
+    if output is not None:
+        if is_folder and project is not None:
+            raise click.UsageError("Give the project once, in place of MODEL or with --project.")
+        _page(target, data, output, target if is_folder else project, asked, model, verify, fast, samples, as_json, force)
+        return
+    if project is not None or asked.board_name or force or verify:
+        raise click.UsageError("--project, --board, --verify and --force belong to a page: give -o report.html.")
+    if data is None:
+        raise click.UsageError("Missing option '--data'; a page (-o report.html) can do without.")
+    _counts(target, data, model, fast, samples, as_json, is_folder)
+
+
+def _counts(target: Path, data: Path, model: Path | None, fast: bool, samples: int | None, as_json: bool, is_folder: bool) -> None:
     from qfx.hardware.project.csim import told
     from qfx.hardware.project.project import changed_files, read_project
     from qfx.ir.from_onnx import load_graph
-    from qfx.report import is_project, report_project
     from qfx.report import report as report_model
+    from qfx.report import report_project
 
-    is_folder = is_project(target) or target.is_dir()
     graph = None if is_folder else load_graph(target)
     names = list(read_project(target).inputs) if graph is None else [node.name for node in graph.inputs]
     x = feed(data, samples, names)
@@ -56,6 +100,128 @@ def report(target: Path, data: Path, model: Path | None, fast: bool, samples: in
         sys.exit(DIFFERENCE)
     if is_folder and not as_json:
         click.echo("the C++ counts the same")
+
+
+def _page(
+    target: Path,
+    data: Path | None,
+    output: Path,
+    project: Path | None,
+    asked: Asked,
+    model: Path | None,
+    verify: bool,
+    fast: bool,
+    samples: int | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    from qfx.data import load_labels
+    from qfx.files import check_target, writing
+    from qfx.hardware.project.project import read_project
+    from qfx.ir.from_onnx import load_graph
+    from qfx.pages.measured import measure
+    from qfx.pages.model import model_page
+
+    if verify and (project is None or data is None):
+        raise click.UsageError("--verify runs the C++ of a project on data: give --project and --data.")
+    check_target(output, force=force)
+    made_of = None if project is None else read_project(project)
+    path = _model_of(made_of, target, model)
+    with telling("reading the model") as progress:
+        graph = load_graph(path)
+        labels = None if data is None else load_labels(data)
+        x = None if data is None else feed(data, samples, [node.name for node in graph.inputs])
+        plan, notes = _plan(made_of, asked, path, progress)
+        measured = None if x is None else measure(graph, x, None if labels is None else labels[:samples], progress=progress)
+        compared = _compared(path, project, x, fast, progress) if verify and project is not None else []
+        text = model_page(graph, path.name, measured=measured, plan=plan, notes=notes, compared=compared)
+    with writing(output, force=force) as staged:
+        staged.write_text(text, encoding="utf-8")
+    if as_json:
+        print_json({"output": str(output), **({} if measured is None else measured.to_json(graph))})
+    else:
+        click.echo(f"wrote {output}")
+    for row in compared:
+        if row.first is not None:
+            click.echo(f"{row.executor} differs first at {row.first}", err=True)
+    if any(row.first is not None for row in compared):
+        sys.exit(DIFFERENCE)
+
+
+def _compared(model: Path, project: Path, x: Any, fast: bool, progress: Progress) -> list[Comparison]:
+    """ONNX Runtime and the project's C++, or its emulator, beside the interpreter."""
+    from qfx.hardware.project.csim import run_raw
+    from qfx.verify import verify
+
+    name = "the fast emulator" if fast else "the C simulation"
+    return verify(model, x, {name: partial(run_raw, project, fast=fast, progress=progress)}, progress=progress)
+
+
+def _model_of(project: Project | None, target: Path, model: Path | None) -> Path:
+    """The file of the model. Raises ProjectError if the project was made from another, or there is none."""
+    from qfx.errors import ProjectError
+
+    if project is None:
+        return target
+    held = project.path / "model.onnx"
+    path = model or (target if target.is_file() else held)
+    if not path.is_file():
+        remedy = "name the ONNX file that it was made from with --model"
+        raise ProjectError(f"{path.name} is missing, so there is nothing to show", where=str(project.path), remedy=remedy)
+    if (digest := project.files.get("model.onnx")) is not None and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        raise ProjectError(f"was made from another model than {path}", where=str(project.path), remedy="write the project again, or name its model")
+    return path
+
+
+def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress) -> tuple[Plan | Unrolled | None, list[str]]:
+    """The design of the project, or of what was asked for (None: of nothing), and what to know of it."""
+    from qfx.hardware.folding.plan import Plan as FoldedPlan
+
+    if "sequential" in (asked.style, "" if project is None else project.style):
+        return None, ["the hardware of a sequential design is not drawn here: its estimate.txt and report.json tell of it"]
+    if project is None:
+        return (_drawn(plan_of(asked, model, progress)[1]) if asked.board_name else None), []
+    folding = project.path / "folding.toml"
+    own = Asked(
+        board_name=asked.board_name or project.board,
+        clock_ns=project.clock_ns,
+        fps=None,
+        fit=False,
+        folding=folding if folding.is_file() else None,
+        shift_and_add=False,
+        weights="stream" if project.weights == "stream" else "rom",  # where else they lie the folding says, layer by layer
+        ports=None,
+        style=project.style,
+        adders="qfx",
+    )
+    if replace(asked, board_name="") != replace(own, board_name="", clock_ns=None, folding=None, weights="rom", style="streaming"):
+        raise click.UsageError("A project has its folding and clock already: leave these options out, or name the model alone.")
+    graph, made = plan_of(own, model, progress)
+    plan = _drawn(made)
+    summary, before = summary_of(plan), _json(project.path / "report.json")
+    now = summary.data(plan, graph.name)
+    differs = [key for key in ("resources", "interval_cycles") if before.get(key) != now[key]]
+    gap = before.get("binding", {}).get("gap")
+    if gap is not None and not differs and isinstance(plan, FoldedPlan):
+        plan = replace(plan, gap=float(gap))  # the folding was searched for
+    note = "the project's report.json says otherwise: its folding.toml was changed, or another version of qfx wrote it; `qfx hls` writes it anew"
+    return plan, [f"{' and '.join(differs).replace('_', ' ')}: {note}"] if differs else []
+
+
+def _drawn(made: Plan | Unrolled | Sequential) -> Plan | Unrolled:
+    """A plan of a style that the page draws."""
+    from qfx.hardware.sequential.plan import Plan as SequentialPlan
+
+    assert not isinstance(made, SequentialPlan)  # such plans are not made here
+    return made
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _print_table(found: Report) -> None:

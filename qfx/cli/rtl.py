@@ -56,14 +56,17 @@ def rtl(
     """Write MODEL, an ONNX file from qfx.export_onnx, as Verilog of qfx's own, with a bench that checks itself. No vendor's tool is needed."""
     from qfx.errors import ProjectError
     from qfx.hardware.design.names import checked_top
+    from qfx.hardware.folding.plan import Plan as Folded
     from qfx.hardware.rtl import project, simulate, tools
     from qfx.hardware.rtl.luts import mapped
     from qfx.hardware.unrolled.plan import Plan as Unrolled
 
     if top is not None:
         checked_top(top)
+    if asked.style == "sequential":
+        raise ProjectError("the layer engine has no Verilog", where="--style sequential", remedy="use --style streaming or unrolled")
     if asked.weights != "rom":
-        raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
+        raise ProjectError("Verilog has its constants in ROM", where="--weights", remedy="leave it out")
     if asked.style != "unrolled":
         tools.clang()
     project.check_target(output, force=force)
@@ -80,6 +83,7 @@ def rtl(
         if isinstance(made, Unrolled):
             written = project.write_unrolled(graph, made, output, x_raw=x_raw, top=top, force=force)
         else:
+            assert isinstance(made, Folded)  # no other style is left
             written = project.write_streaming(graph, made, output, x_raw=x_raw, top=top, force=force, progress=progress)
         if wanted:
             simulate.build(output, progress)

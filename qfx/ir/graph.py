@@ -139,6 +139,20 @@ class Graph:
             raise ModelFileError(f"has {len(values)} {what}", where=self.name, remedy="this takes a model of one input and one output")
         return values[0]
 
+    def __repr__(self) -> str:
+        """In one line; ``qfx.ir.text.listing`` has all of it."""
+        ends = [", ".join(f"{name} {'x'.join(map(str, self.infos[name].shape))}" for name in names) for names in (self._entered, self.outputs)]
+        return f"Graph({self.name!r}, {len(self.nodes)} nodes, {ends[0]} -> {ends[1]})"
+
+    def _repr_html_(self) -> str:
+        from qfx.ir.text import as_html
+
+        return as_html(self)
+
+    @property
+    def _entered(self) -> tuple[str, ...]:
+        return tuple(node.name for node in self.inputs)
+
     def node(self, name: str) -> Node:
         """The node of that name; KeyError if there is none."""
         for node in self.nodes:

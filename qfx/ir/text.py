@@ -10,6 +10,7 @@ from qfx.ir import words
 from qfx.ir.graph import LEFT_OUT_KEY, Graph, Node
 from qfx.ir.operator import Operator
 from qfx.ir.within import MARK
+from qfx.pages.notebook import notebook_table
 
 _HEADER = ("node", "operator", "inputs", "shape", "type", "values", "raws", "acc", "constants")
 _RIGHT_ALIGNED = ("acc",)
@@ -59,6 +60,11 @@ def as_data(graph: Graph) -> dict[str, Any]:
         "constants": sum(entry["count"] for node in nodes for entry in node["constants"]),
         "constant_bits": sum(entry["count"] * entry["bits"] for node in nodes for entry in node["constants"]),
     }
+
+
+def as_html(graph: Graph) -> str:
+    """The nodes of the listing as a table for notebooks."""
+    return notebook_table(repr(graph), _HEADER, _rows(graph), numbers=(_HEADER.index("acc"),))
 
 
 def _output(graph: Graph, position: int) -> str:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn import accumulator
+from qfx.nn.casts.format_table import Format, FormatTable
 from qfx.nn.casts.room import may_make_room
 from qfx.nn.compiled import operators
 from qfx.nn.compiled.operators import host
@@ -24,6 +25,7 @@ from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import settle
 from qfx.nn.layers.products.materialize import materialize_for
 from qfx.nn.layers.selecting.embedding import QEmbedding
+from qfx.nn.layers.tables.lookup import Tabled
 from qfx.nn.quantizer import Quantizer
 from qfx.nn.recording import refusal, refuse_recording
 from qfx.recipe import Recipe
@@ -44,6 +46,16 @@ class QuantizedModel(AnyNameModule):
     def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "QuantizedModel") -> None:
         super().__init__(root, graph, class_name)
         settle(self, root, fresh=True)
+
+    def __repr__(self) -> str:
+        """One table of formats; that of a layer is torch's."""
+        return str(formats(self))
+
+    def __str__(self) -> str:
+        return str(formats(self))
+
+    def _repr_html_(self) -> str:
+        return formats(self).html()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         made = super().__deepcopy__(memo)
@@ -231,6 +243,21 @@ def quantizers(qmodel: nn.Module) -> Iterator[tuple[str, Quantizer]]:
             if isinstance(layer, Quantizer) and layer.is_initialized and id(layer) not in seen:
                 seen.add(id(layer))
                 yield layer.name, layer
+
+
+def formats(qmodel: nn.Module) -> FormatTable:
+    """The table that printing the model shows."""
+    module = graph_module(qmodel)
+    casts = []
+    for name, cast in quantizers(module):
+        element, int_bits, _ = cast.types()
+        layer, _, role = name.rpartition(".")
+        learned = float(cast.word_lengths().mean()) if cast.spec.learn_width else None
+        casts.append(Format(layer or role, role if layer else "", element, int_bits, learned, cast.off))
+    layers = [(str(node.target), module.get_submodule(str(node.target))) for node in module.graph.nodes if node.op == "call_module"]
+    kinds = {getattr(layer, "name", "") or path: type(layer).__name__.removeprefix("Q") for path, layer in layers if not isinstance(layer, Quantizer)}
+    notes = {path: layer.extra_repr() for path, layer in layers if isinstance(layer, Tabled)}
+    return FormatTable(tuple(casts), tuple(kinds.items()), tuple(notes.items()))
 
 
 def recipe_of(qmodel: nn.Module) -> Recipe:

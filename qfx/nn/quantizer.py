@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qfx.distributed.ranks import Ranks
 from qfx.errors import DataError, ModelFileError, QfxError
+from qfx.fixed import number_sets
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
 from qfx.nn.casts import digit_words, intervals, type_codes, word_length
-from qfx.nn.casts.digits import Numbers, few_digits, numbers_of, project
+from qfx.nn.casts.digits import Numbers, few_digits, leaves_out, numbers_of, project
+from qfx.nn.casts.known import Known as _Known
+from qfx.nn.casts.known import Tensors, equal
 from qfx.nn.casts.word_length import Words
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.observer import choose_frac_bits, extent
 from qfx.nn.qtensor import QTensor
-from qfx.operators import ArrayType, Cast
+from qfx.operators import ArrayType, Cast, MinifloatCast
 from qfx.recipe import Spec
 
 NEGLIGIBLE_ERROR = 1e-7
@@ -65,6 +67,8 @@ class Quantizer(FixedLayer):
     """Whether a long constant that outgrows its range moves the binary point (``qfx.nn.casts.room``)."""
     ranks: Ranks | None = None
     """Of an activation: the processes whose data count as one (``qfx.synchronize``)."""
+    behind: tuple[Callable[[Quantizer, QTensor], QTensor], ...] = ()
+    """What becomes of the results, in order: faults of a memory, gradients of few bits."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
     frac_bits: Tensor
@@ -75,7 +79,8 @@ class Quantizer(FixedLayer):
     def __init__(self, spec: Spec, *, signed: bool | None = None, channel_axis: int = 1, name: str = "", also: str = "") -> None:
         super().__init__()
         self.spec = spec
-        self.signed = spec.signed if spec.signed is not None else signed
+        own = True if getattr(spec, "numbers", None) is not None else spec.signed  # such sets have a sign
+        self.signed = own if own is not None else signed
         self.channel_axis = channel_axis
         self.name, self.also = name, also
         self.frac_grad_scale = 1.0
@@ -124,10 +129,15 @@ class Quantizer(FixedLayer):
         integer = self.learned_ints
         return torch.full_like(frac_bits, self.spec.width, requires_grad=False) if integer is None else word_length.relaxed(frac_bits, integer)
 
+    @property
+    def kept(self) -> Tensor | None:
+        """Of sparse weights: which may be other than 0."""
+        return None
+
     def allowed(self, device: torch.device | None = None) -> Numbers | None:
-        """The integers in the type where ``spec.digits`` leaves some out; of words of several lengths those of the longest."""
+        """The integers in the type where ``spec.digits`` or ``spec.numbers`` leaves some out; of words of several lengths those of the longest."""
         spec = self.spec
-        if few_digits(spec, bool(self.signed)) is None:
+        if not leaves_out(spec, bool(self.signed)):
             return None
         width = max(self.word_length, 1) if spec.learn_width and self.is_initialized else spec.width
         return numbers_of(spec, self.mode, device, width)
@@ -142,7 +152,7 @@ class Quantizer(FixedLayer):
 
     def initialize_from(self, parts: Iterable[QTensor | Tensor], *, most: int | Tensor | None = None) -> None:
         """``initialize`` from several batches, gone through one at a time and more than once (no iterator). They differ in length only."""
-        batches = _Tensors(parts)
+        batches = Tensors(parts)
         first = next(iter(parts))
         data = next(iter(batches))
         shape = self._shape(data)
@@ -159,7 +169,7 @@ class Quantizer(FixedLayer):
             coarse = self._shape(data, "channel") if self.spec.learn_width else shape  # elements begin on the grid of their channel
             if coarse != shape and isinstance(most, Tensor):
                 most = int(most.max())
-            few = None if few_digits(self.spec, bool(self.signed)) is None else numbers_of(self.spec, self.mode, data.device)
+            few = numbers_of(self.spec, self.mode, data.device) if leaves_out(self.spec, bool(self.signed)) else None
             start = choose_frac_bits(
                 batches,
                 self.spec.width,
@@ -207,7 +217,10 @@ class Quantizer(FixedLayer):
     def _type_codes(self) -> tuple[int, ...]:
         """What ``cast_type`` holds."""
         spec = self.spec
-        return type_codes.codes(self.mode, 0 if spec.learn_width else spec.width, few_digits(spec, self.mode.signed), getattr(spec, "digit_form", ""))
+        few = few_digits(spec, self.mode.signed)
+        return type_codes.codes(
+            self.mode, 0 if spec.learn_width else spec.width, few, getattr(spec, "digit_form", ""), getattr(spec, "numbers", None)
+        )
 
     def misfit(self, state_dict: Mapping[str, Any], prefix: str) -> ModelFileError | None:
         """Why the checkpoint's entries below ``prefix`` would mean other numbers here: they are of another type than this quantizer's. Binary points
@@ -262,7 +275,7 @@ class Quantizer(FixedLayer):
             self._follow(x)
         frac_bits, point = self._counted()
         width, integer, mode = self._width(point), self.learned_ints, self.mode
-        if few_digits(self.spec, mode.signed) is not None:
+        if leaves_out(self.spec, mode.signed):
             value = self._projected(x.tensor() if isinstance(x, QTensor) else x, frac_bits, width)
         elif isinstance(x, QTensor):
             value = quantize(
@@ -292,7 +305,7 @@ class Quantizer(FixedLayer):
 
     def with_another(self, x: Tensor, other: Quantizer, y: Tensor) -> tuple[QTensor, QTensor]:
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
-        if self.off or other.off or any(few_digits(cast.spec, cast.mode.signed) is not None for cast in (self, other)):
+        if self.off or other.off or any(leaves_out(cast.spec, cast.mode.signed) for cast in (self, other)):
             return self(x), other(y)
         for cast, numbers in ((self, x), (other, y)):
             if cast._tracks:
@@ -342,7 +355,15 @@ class Quantizer(FixedLayer):
         interval = self._interval(point, width, mode)
         if value.dtype is torch.float64 and self.frac_bits.dtype is torch.float32 and interval.fits_float32():
             value = value.float()  # a wide intermediate is over; exact, since float32 holds every result
-        return QTensor(value, interval)
+        result = QTensor(value, interval)
+        for change in self.behind:
+            result = change(self, result)
+        return result
+
+    def interval_of(self, mode: CastMode) -> Bounds:
+        """What a cast of another mode could give, with the same binary points."""
+        point = self._counted()[1]
+        return self._interval(point, self._width(point), mode)
 
     # ---- the binary points that count ----
     #
@@ -367,7 +388,7 @@ class Quantizer(FixedLayer):
             rounded = torch.round(points)
             if start is None or not spec.learn:
                 return frac_bits, rounded
-            if known is not None and known.near is not None and _equal(known.points, rounded) and _equal(known.near, start):
+            if known is not None and known.near is not None and equal(known.points, rounded) and equal(known.near, start):
                 return frac_bits, known.points
             if (points - start).abs_().max().item() <= spec.reach:
                 return frac_bits, rounded
@@ -387,7 +408,7 @@ class Quantizer(FixedLayer):
         known = self._known
         if isinstance(point, float):
             point = round(point)  # ties to even, as torch.round
-        if known is None or known.width != bits or known.mode is not mode or not _equal(known.points, point):
+        if known is None or known.width != bits or known.mode is not mode or not equal(known.points, point):
             known = self._known = self._follows(point, bits, mode)
         return known.interval
 
@@ -449,6 +470,8 @@ class Quantizer(FixedLayer):
         return [] if integer is None else word_length.restricted(self.frac_bits, integer, self.mode, tuple(self.frac_bits.shape[1:]))
 
     def operators(self) -> Steps:
+        if self.spec.numbers is not None and (kind := number_sets.read(self.spec.numbers).format) is not None:
+            return [("", MinifloatCast(kind, int(self.points())))]
         steps = [("", Cast(self.array_type())), *self.restriction()]
         return [(".words" if not place else suffix, op) for place, (suffix, op) in enumerate(steps[:-1])] + [("", steps[-1][1])]
 
@@ -457,38 +480,6 @@ class Quantizer(FixedLayer):
 
     def scales_channels(self, channels: int) -> bool:
         return False
-
-
-class _Known(NamedTuple):
-    """An interval, and what it follows from: binary points (rounded), word length and mode.
-
-    ``near``: the start, if the points lie so far within its reach that whatever is rounded to them does, too.
-    """
-
-    points: int | Tensor
-    width: int
-    mode: CastMode
-    interval: Bounds
-    near: Tensor | None = None
-
-
-def _equal(known: int | Tensor, points: int | Tensor) -> bool:
-    if known is points:
-        return True
-    if not isinstance(known, Tensor) or not isinstance(points, Tensor):
-        return not isinstance(known, Tensor) and not isinstance(points, Tensor) and known == points
-    return known.device == points.device and known.dtype == points.dtype and torch.equal(known, points)
-
-
-@dataclass(frozen=True, eq=False)
-class _Tensors:
-    """The numbers of each part."""
-
-    parts: Iterable[QTensor | Tensor]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for part in self.parts:
-            yield part.tensor() if isinstance(part, QTensor) else part
 
 
 def finest(products: Bounds) -> int | Tensor:

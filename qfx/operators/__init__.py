@@ -25,6 +25,7 @@ from qfx.operators.compare import Compare as Compare
 from qfx.operators.concat import Concat as Concat
 from qfx.operators.conv import Conv as Conv
 from qfx.operators.expand import Expand as Expand
+from qfx.operators.formats.minifloat import MinifloatCast as MinifloatCast
 from qfx.operators.linear import Linear as Linear
 from qfx.operators.lookup import Lookup as Lookup
 from qfx.operators.lookup import LookupLinear as LookupLinear
@@ -55,6 +56,7 @@ OPERATORS: tuple[type[Operator], ...] = (
     Compare, PRelu, Expand, Max, Min, ReduceSum, ReduceMax, ReduceMin,
     MatMul,
     Take,
+    MinifloatCast,
     Embedding, TopValues, TopPlaces,
     Scan,
 )  # fmt: skip

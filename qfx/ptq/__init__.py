@@ -6,6 +6,7 @@ data), ``run`` (``qfx ptq``, ``autoquant``), ``report`` (what it writes). Beside
 ``activations`` (what the layers are given), ``calibrate`` (binary points), ``bias`` (bias correction) and ``measure`` (how good a model is).
 """
 
+from qfx.ptq.allocation.powers import search_powers
 from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
 from qfx.ptq.allocation.sensitivity import sensitivity
 from qfx.ptq.allocation.table import Row, Table
@@ -17,6 +18,7 @@ from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_data, check_model, require
 from qfx.ptq.floating.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
 from qfx.ptq.floating.fold import Statistics, fold_batch_norm, folded_statistics
+from qfx.ptq.floating.prune import prune_channels
 from qfx.ptq.rounding.adaround import adaround
 from qfx.ptq.rounding.adaround_blocks import BlockResult, adaround_blocks
 from qfx.ptq.rounding.comq import comq
@@ -65,11 +67,13 @@ __all__ = [
     "gptq",
     "measured_statistics",
     "plot_pareto",
+    "prune_channels",
     "quantize_without_data",
     "replace_relu6",
     "require",
     "round_weights",
     "search",
+    "search_powers",
     "sensitivity",
     "tune",
     "weight_bits",

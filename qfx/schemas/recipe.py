@@ -6,7 +6,7 @@ import dataclasses
 from enum import Enum
 from typing import Any, get_type_hints
 
-from qfx.recipe import DIGIT_ROLES, OPTIONAL_ROLES, RANGES, ROLES, Recipe, Spec
+from qfx.recipe import DIGIT_ROLES, NUMBER_ROLES, OPTIONAL_ROLES, RANGES, ROLES, Recipe, Spec
 from qfx.schemas.words import Schema, document, of_hint, table
 
 _ABOVE = ("percentile", "table_error")
@@ -30,6 +30,8 @@ FIELDS = {
     "accumulator_mode": "What becomes of sums that would leave the accumulator.",
     "digits": "Only numbers of at most so many nonzero digits; left out: all numbers.",
     "digit_form": "Which digits are counted: signed ones (CSD), or the ones of the magnitude.",
+    "numbers": "Only numbers of a set: a minifloat format such as E2M1, power(bits, exponent), or integers one by one; left out: all.",
+    "sparsity": "n:m, as 2:4: of each m weights along the inputs at most n are not 0; left out: any number.",
 }
 """What an editor says of a field of a Spec."""
 
@@ -72,7 +74,9 @@ def _spec(role: str, default: Spec | None) -> dict[str, Schema]:
     hints = get_type_hints(Spec)
     found = {}
     for field in dataclasses.fields(Spec):
-        if role and ((field.name == "accumulator" and role != "weight") or (field.name == "digits" and role not in DIGIT_ROLES)):
+        if field.name == "numbers" and role not in ("", "weight", *NUMBER_ROLES):
+            continue
+        if role and ((field.name in ("accumulator", "sparsity") and role != "weight") or (field.name == "digits" and role not in DIGIT_ROLES)):
             continue
         told = {} if default is None else _default(getattr(default, field.name))
         found[field.name] = {**_ranged(field.name, of_hint(hints[field.name])), **told, "description": FIELDS[field.name]}

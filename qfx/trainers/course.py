@@ -24,6 +24,7 @@ from qfx.training.budget.archive import Archive
 from qfx.training.budget.budget import Budget
 from qfx.training.settling import Settling
 from qfx.training.states import check_pattern, freeze, matched, switch
+from qfx.watch.log import Log
 
 _FORCE = "choose another name, or pass force=True"
 
@@ -54,6 +55,7 @@ class Course:
     costs are those on that board too. ``losses_on``: inputs on which the interpreter counts what saturates and what is rounded, whenever is logged.
 
     ``export``: the ONNX file that is written at the end; a file that is there is replaced only by ``force``, and refused before training begins.
+    ``log``: a folder for a log that ``qfx watch`` follows, beside the loggers; metrics that are told (``told``, evaluations) stand there too.
     ``archive`` keeps a checkpoint of each evaluation, by bit operations and the metric called ``score`` (greater is better; ``"-loss"``: smaller is).
 
     No number of the forward depends on it but as the events say. ``state_dict`` goes into a checkpoint, ``load_state_dict`` before ``begin``: what
@@ -75,6 +77,7 @@ class Course:
         force: bool = False,
         archive: Archive | None = None,
         score: str | None = None,
+        log: str | os.PathLike[str] | None = None,
     ) -> None:
         for event in events:
             if not isinstance(event, Freeze | Switch | Anneal | Limit | Meet):
@@ -90,7 +93,10 @@ class Course:
         self.log_every, self.histograms_every = log_every, histograms_every
         self.board, self.fps, self.losses_on = board, fps, losses_on
         self.export, self.force, self.archive, self.score = export, force, archive, score
+        self.watched = None if log is None else Log(log)
         self.sinks: list[Sink] = []
+        self.writes = True
+        """Whether this process is the one that writes: a callback clears it in the others."""
         self.step = 0
         self.steps: int | None = None
         self._model: QuantizedModel | None = None
@@ -118,6 +124,8 @@ class Course:
         the way of the export and for a state of another course, ProjectError for a board on which no design can be made."""
         self.check()
         self._model = _part(model, self.part)
+        if self.watched is not None and self.writes and self.watched not in self.sinks:
+            self.sinks.append(self.watched)
         self.step, self.steps = step, steps
         for event in self.events:
             event.due(step, epoch, steps)  # refuses shares of a training of unknown length
@@ -194,8 +202,15 @@ class Course:
             values["qfx/resting"] = float(self._settling.resting)
         return values
 
+    def told(self, metrics: Mapping[str, Any]) -> None:
+        """Numbers of the loop itself, losses and accuracies: they go to the log that is watched."""
+        if self.watched is not None and self.writes:
+            numbers = {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in metrics.items() if _is_number(value)}
+            self.watched.scalars(numbers, self.step)
+
     def evaluated(self, metrics: Mapping[str, Any]) -> None:
         """An evaluation gave these metrics: keep a checkpoint in the archive. Raises QfxError if the score is not among them."""
+        self.told(metrics)
         if self.archive is None or self.score is None or logs.is_off(self.model):
             return
         name = self.score.removeprefix("-")
@@ -273,6 +288,10 @@ class Course:
 
     def _quantizers(self) -> Iterator[Quantizer]:
         return (layer for layer in self.model.modules() if isinstance(layer, Quantizer) and layer.is_initialized)
+
+
+def _is_number(value: Any) -> bool:
+    return value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _not_begun() -> QfxError:

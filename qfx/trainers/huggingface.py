@@ -50,6 +50,7 @@ class QfxCallback(_Callback):  # type: ignore[misc]
         kept = state.stateful_callbacks.get(_KEY)
         if kept is not None and state.global_step:
             self.course.load_state_dict(_decoded(kept["attributes"]["state"]))
+        self.course.writes = state.is_world_process_zero
         self.course.sinks = self._sinks(args) if state.is_world_process_zero else []
         if args.world_size > 1:
             synchronize(model)
@@ -71,6 +72,7 @@ class QfxCallback(_Callback):  # type: ignore[misc]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs is not None and "loss" in logs and state.is_world_process_zero:
+            self.course.told(logs)
             summary = self.course.summary()
             logs.update(summary)
             if state.log_history:

@@ -43,6 +43,7 @@ class Hooks:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         steps = trainer.estimated_stepping_batches
+        self.course.writes = trainer.is_global_zero
         self.course.sinks = [_Loggers(trainer)] if trainer.is_global_zero else []
         known = None if steps == float("inf") else int(steps)
         if trainer.world_size > 1:
@@ -62,6 +63,8 @@ class Hooks:
         epoch = trainer.current_epoch + (0.0 if batches == float("inf") else (batch_idx + 1) / batches)
         if trainer.global_step > self.course.step:
             self.course.after_step(trainer.global_step, epoch)
+            if self.course.log_every is not None and trainer.global_step % self.course.log_every == 0:
+                self.course.told(trainer.callback_metrics)
         else:
             self.course.at(trainer.global_step, epoch)
 

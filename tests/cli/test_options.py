@@ -63,6 +63,15 @@ def test_one_name_for_each_kind_of_file() -> None:
         assert "--json" in options(main.commands[name])
 
 
+def test_what_writes_can_replace_and_what_tells_can_tell_programs() -> None:
+    for name, command in main.commands.items():
+        known = options(command)
+        assert ("-o" in known) <= ("--force" in known), name
+        assert "--json" in known or name in ("schema", "completion", "new"), name
+        given = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
+        assert [option for option in given if option != "-o" and not option.startswith("--")] == [], name
+
+
 @pytest.mark.parametrize("option", ["--data", "--input"])
 def test_old_names_still_work(folder: Path, tmp_path: Path, option: str) -> None:
     assert run(folder, f"csim project {option} x.npy -o {tmp_path}/y.npy").exit_code == 0

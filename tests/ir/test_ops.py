@@ -68,6 +68,13 @@ def oracle_stretch(op: ops.Stretch, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
+def oracle_minifloat(op: ops.MinifloatCast, x: torch.Tensor) -> torch.Tensor:
+    """Number by number, by the definition of the format."""
+    moved = Fraction(2) ** (op.frac_bits - op.kind.frac_bits)
+    found = [op.kind.value(op.kind.code(Fraction(value) * moved)) / moved for value in x.flatten().tolist()]
+    return torch.tensor([float(value) for value in found], dtype=torch.float64).reshape(x.shape)
+
+
 def oracle_upsample(op: ops.Upsample, x: torch.Tensor) -> torch.Tensor:
     for axis, factor in enumerate(op.factors, start=2):
         x = x.repeat_interleave(factor, axis)
@@ -106,6 +113,7 @@ def oracle_scan(op: ops.Scan, x: torch.Tensor) -> torch.Tensor:
 COMPARISONS = {">": torch.gt, ">=": torch.ge, "<": torch.lt, "<=": torch.le}
 
 ORACLE = {
+    ops.MinifloatCast: oracle_minifloat,
     ops.Conv: oracle_conv,
     ops.Linear: lambda op, x: F.linear(x, const_values(op.weight), None if op.bias is None else const_values(op.bias)),
     ops.Affine: lambda op, x: x * (1 if op.scale is None else channelwise(op.scale, x)) + (0 if op.shift is None else channelwise(op.shift, x)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -56,28 +55,3 @@ def refusal(*arguments: object) -> str:
     assert "error:" in result.stderr, result.stderr
     assert "remedy:" in result.stderr, result.stderr
     return result.stderr
-
-
-SHAPES = ("rect", "line", "polyline", "circle")
-
-
-class Page(HTMLParser):
-    """What a browser would load or follow, and the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outside: list[str] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.outside += [f"{tag} {name}={value}" for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
-        if tag not in ("meta", "br", "link", *SHAPES):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in SHAPES:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)

@@ -18,9 +18,9 @@ from click.testing import CliRunner, Result
 
 import qfx
 from qfx.cli import main
-from qfx.cli.sweep import _without
 from qfx.errors import DataError, RecipeError
 from qfx.searches.cells import NONE, Cell, Space, word_lengths
+from qfx.searches.cli import _without
 from qfx.searches.study import Row, Sweep, front
 from qfx.searches.work import Measured
 

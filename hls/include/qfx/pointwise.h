@@ -168,6 +168,32 @@ inline R clip(const X& x, const Low& low, const High& high) {
   return wide < lo ? R(lo) : (hi < wide ? R(hi) : R(wide));
 }
 
+// The nearest number of a minifloat: MANTISSA + 1 significant bits, of two the even one, in units of 2**DOWN of x's (2**-DOWN, if that is negative), none
+// of fewer than one unit, none above LARGEST. The last place of numbers doubles BINADES times. SIZE bits hold every magnitude, and twice its rounding.
+template <class R, int SIZE, int DOWN, int MANTISSA, int BINADES, long long LARGEST, class X>
+inline R minifloat(const X& x) {
+#pragma HLS INLINE
+  static const int UP = DOWN < 0 ? -DOWN : 0;
+  static const int LEAST = DOWN < 0 ? 0 : DOWN;
+  typedef uint<SIZE> size_type;
+  const bool negative = x < 0;
+  const size_type size = size_type(negative ? sint<SIZE>(-sint<SIZE>(x)) : sint<SIZE>(x)) << UP;
+  int drop = LEAST;
+  for (int k = 1; k <= BINADES; k++) {
+#pragma HLS UNROLL
+    if (size >= size_type(size_type(1) << (MANTISSA + LEAST + k))) {
+      drop = LEAST + k;
+    }
+  }
+  const size_type low = size >> drop;
+  const size_type rest = size - size_type(low << drop);
+  const size_type half = drop == 0 ? size_type(0) : size_type(size_type(1) << (drop == 0 ? 0 : drop - 1));
+  const bool up = drop != 0 && (rest > half || (rest == half && (low & 1) == 1));
+  const size_type found = size_type(low + (up ? 1 : 0)) << (drop - LEAST);
+  const size_type clipped = found > size_type(LARGEST) ? size_type(LARGEST) : found;
+  return negative ? R(-R(clipped)) : R(clipped);
+}
+
 // The entry of a table for the number x, one of FIRST .. FIRST + ENTRIES - 1.
 template <class R, int FIRST, class X, class Number, int ENTRIES>
 inline R lookup(const X& x, const Number (&entries)[ENTRIES]) {

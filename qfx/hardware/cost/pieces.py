@@ -107,6 +107,10 @@ def _step(step: Step, x: FixedType, second: FixedType, on: Device) -> Resources:
     if step.function == "clip":
         wide = step.arguments[0].width if isinstance(step.arguments[0], FixedType) else width
         return r.comparison(wide) * 2 + r.multiplexer(3, width)
+    if step.function == "minifloat":  # magnitude, thresholds, both shifts, rounding, the end
+        binades = step.arguments[3] if isinstance(step.arguments[3], int) else 0
+        shifts = r.multiplexer(max(binades + 1, 2), x.width) + r.multiplexer(max(binades + 1, 2), width)
+        return Resources(lut=x.width + 2 * width) + r.comparison(x.width) * binades + shifts + r.comparison(width)
     if step.function == "mul":
         return replace(r.product(x.width + (not x.signed), second.width + (not second.signed), "auto", on), ff=0)
     if step.function in ("cast", "cast_moved"):

@@ -2,8 +2,8 @@
 
 Results do not depend on the folding, so the emulator has one of its own. Weights are unpacked when they are first used. There are no ports: a frame
 goes straight into the first stream and comes straight out of the last. The sources are written with every project, so that they are there whatever
-the project was made from. ROMs of more than a few kilobytes are files of raw bytes, which the compiler takes as they are: of a hundred million weights
-initializers would be a gigabyte of text.
+the project was made from. ROMs of more than a few kilobytes are files of raw bytes, which the compiler takes as they are: of a hundred million
+weights initializers would be a gigabyte of text.
 """
 
 from __future__ import annotations

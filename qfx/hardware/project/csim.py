@@ -111,7 +111,11 @@ def losses(project_dir: str | os.PathLike[str], x: Feed, *, fast: bool = False, 
 
 
 def _check_layers(project: Project, fast: bool, what: str) -> None:
-    """Raises ProjectError if the C++ has no layers: casts that an unrolled design leaves out or merges with others would count for nothing."""
+    """Raises ProjectError if the C++ has no layers: casts that an unrolled design leaves out or merges with others would count for nothing, and those
+    of a layer engine are all the same one."""
+    if project.style == "sequential":
+        what = f"a layer engine has no streams or casts of each layer that could be {what}"
+        raise ProjectError(what, where=str(project.path), remedy="look at a project of the streaming style")
     if project.style == "unrolled" and not fast:
         raise ProjectError(f"an unrolled design has no layers that could be {what}", where=str(project.path), remedy="use the fast emulator (--fast)")
 

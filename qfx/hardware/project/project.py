@@ -31,6 +31,10 @@ from qfx.hardware.folding import search as fold
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import Plan
 from qfx.hardware.project import folder
+from qfx.hardware.sequential import emit as sequential_emit
+from qfx.hardware.sequential import summary as sequential_summary
+from qfx.hardware.sequential.plan import Plan as Sequential
+from qfx.hardware.sequential.plan import plan as sequential_plan
 from qfx.hardware.unrolled import emit as unrolled_emit
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
@@ -49,8 +53,8 @@ MANIFEST = "qfx_project.json"
 WEIGHTS = ("rom", "stream", "ddr", "auto")
 """Where the weights are: in ROM, or loaded through a port of their own while the hardware runs, or, as far as the schedule says so, in the board's
 memory."""
-STYLES = ("streaming", "unrolled")
-"""A process for each layer, joined by streams, or the whole network one pipelined function."""
+STYLES = ("streaming", "unrolled", "sequential")
+"""A process for each layer, joined by streams, or the whole network one pipelined function, or one layer engine that runs layer by layer."""
 WEIGHTS_FILE = "tb/weights.bin"
 """The words for that port."""
 MEMORY_FOLDER = "tb/memory"
@@ -131,7 +135,7 @@ def write_project(
     board: str | Board,
     clock_ns: float | None = None,
     top: str | None = None,
-    schedule: Schedule | Request | Plan | Unrolled | None = None,
+    schedule: Schedule | Request | Plan | Unrolled | Sequential | None = None,
     weights: str = "rom",
     force: bool = False,
     golden_inputs: Feed | None = None,
@@ -143,8 +147,8 @@ def write_project(
     ``clock_ns`` is the clock period in nanoseconds (default: the board's); ``top`` names the top function (default: from the graph's name);
     ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
     plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
-    it runs. ``style`` is one of STYLES: "unrolled" makes one pipelined function of the whole network, which has no folding; ``schedule`` may then be
-    its plan.
+    it runs. ``style`` is one of STYLES: "unrolled" makes one pipelined function of the whole network, "sequential" one layer engine that runs it from
+    memory; neither has a folding, and ``schedule`` may then be its plan.
     ``golden_inputs``, floats of shape (N, *input shape; several as ``qfx.run`` takes them), are the samples of the test bench (default: a few
     adversarial ones); the interpreter gives the expected raws. ``extra_files`` are added as they are.
 
@@ -162,7 +166,19 @@ def write_project(
     checked_top(name)
     clock_ns = found.clock_ns if clock_ns is None else clock_ns
     check_clock(clock_ns, found)
-    made: Plan | Unrolled
+    made: Plan | Unrolled | Sequential
+    if style == "sequential":
+        made = _sequential(graph, found, schedule, weights, clock_ns)
+        files = sequential_emit.files(graph, made.engine, found, clock_ns=clock_ns, top=name)
+        files["estimate.txt"] = sequential_summary.as_text(made, graph.name).encode("utf-8")
+        files["report.json"] = sequential_summary.as_json(made, graph.name).encode("utf-8")
+        golden = _golden(graph, golden_inputs)
+        files |= {f"sim/ap_types/{path}": text.encode("utf-8") for path, text in read_tree(vendor_headers(), "**/*.h").items()}
+        files |= {
+            f"tb/golden_{side}.txt": _lines(np.concatenate([raw.reshape(len(raw), -1) for raw in raws], axis=1)).encode("utf-8")
+            for side, raws in _sides(golden)
+        }
+        return _written(graph, target, files, extra_files, old, (found, clock_ns, name, "rom", style))
     if style == "unrolled":
         made = _unrolled(graph, found, schedule, weights, clock_ns)
         sources = unrolled_emit.sources(made.program, made.design, name, made.interval)
@@ -184,11 +200,23 @@ def write_project(
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
     for master in made.design.masters:
         files |= dict.fromkeys((f"{MEMORY_FOLDER}/{master.port}.bin", f"driver/memory/{master.port}.bin"), master.contents)
+    return _written(graph, target, files, extra_files, old, (found, clock_ns, name, weights, style))
+
+
+def _written(
+    graph: Graph,
+    target: Path,
+    files: dict[str, bytes],
+    extra_files: Mapping[str, bytes] | None,
+    old: Project | None,
+    about: tuple[Board, float, str, str, str],
+) -> Project:
+    """The files with a manifest in place of the project ``old``. ``about``: board, clock period, top, weights and style."""
     for path, data in (extra_files or {}).items():
         if path in files or path == MANIFEST or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ProjectError(f"the extra file {path!r} cannot be added", where=str(target), remedy="give a new relative path inside the project")
         files[path] = data
-    manifest = _manifest(graph, found, clock_ns, name, weights, style, files)
+    manifest = _manifest(graph, *about, files)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode("utf-8")
     ours = None if old is None else {*old.files, MANIFEST, *_BUILT}
     folder.replace(target, files, None if ours is None else ours.__contains__)
@@ -213,9 +241,9 @@ def check_target(out_dir: str | os.PathLike[str], *, force: bool = False) -> Non
     _replaceable(folder.followed(out_dir), force)
 
 
-def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, clock_ns: float) -> Plan:
-    if isinstance(schedule, Unrolled):
-        raise ProjectError("a plan of the unrolled style", where=graph.name, remedy='say style="unrolled"')
+def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | Sequential | None, clock_ns: float) -> Plan:
+    if isinstance(schedule, Unrolled | Sequential):
+        raise ProjectError("a plan of another style", where=graph.name, remedy="say which with style")
     if isinstance(schedule, Plan):
         return schedule
     if isinstance(schedule, Request):
@@ -223,16 +251,36 @@ def _planned(graph: Graph, board: Board, schedule: Schedule | Request | Plan | U
     return fold.fitting_plan(graph, board, schedule or Schedule(), clock_ns=clock_ns)
 
 
-def _unrolled(graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | None, weights: str, clock_ns: float) -> Unrolled:
+def _unrolled(
+    graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | Sequential | None, weights: str, clock_ns: float
+) -> Unrolled:
     """The prepared graph as one pipelined function. Raises ProjectError for what only a folded design has."""
     if isinstance(schedule, Unrolled):
         return schedule
     if weights != "rom":
         what, remedy = "an unrolled design has its weights in its adders", "leave the weights in ROM, or use the streaming style"
         raise ProjectError(f"{what}; none can be loaded", where=graph.name, remedy=remedy)
-    if schedule not in (None, Schedule(), Request()):
+    if isinstance(schedule, Sequential) or schedule not in (None, Schedule(), Request()):
         raise ProjectError("an unrolled design has no folding", where=graph.name, remedy="leave the folding out, or use the streaming style")
     return unrolled_plan(graph, board, clock_ns=clock_ns)
+
+
+def _sequential(
+    graph: Graph, board: Board, schedule: Schedule | Request | Plan | Unrolled | Sequential | None, weights: str, clock_ns: float
+) -> Sequential:
+    """The prepared graph for a layer engine. Raises ProjectError for what only a folded design has."""
+    if isinstance(schedule, Sequential):
+        return schedule
+    if weights == "stream":
+        what, remedy = "a sequential design reads its weights from memory", "leave --weights out, or use the streaming style"
+        raise ProjectError(f"{what}; no port loads any", where=graph.name, remedy=remedy)
+    if schedule not in (None, Schedule(), Request()):
+        raise ProjectError("a sequential design has no folding", where=graph.name, remedy="leave the folding out, or use the streaming style")
+    return sequential_plan(graph, board, clock_ns=clock_ns)
+
+
+def _sides(golden: tuple[Feeds, Mapping[str, RawArray], tuple[RawArray, ...]]) -> tuple[tuple[str, tuple[RawArray, ...]], ...]:
+    return ("input", tuple(golden[1].values())), ("output", golden[2])
 
 
 def read_project(path: str | os.PathLike[str]) -> Project:

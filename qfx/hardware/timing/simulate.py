@@ -141,6 +141,28 @@ def alone(design: d.Design) -> Alone:
     return Alone(starts, cycles, {name: _peak(wrote[name], read[name]) for name in wrote})
 
 
+@dataclass(frozen=True, slots=True)
+class Course:
+    """When a process works on each of the frames simulated: (cycle in which its first turn starts, cycle in which its last turn is done)."""
+
+    name: str
+    frames: tuple[tuple[int, int], ...]
+
+
+def course(design: d.Design, frames: int) -> tuple[Course, ...]:
+    """The first ``frames`` frames through the design, in the order of its processes. Raises as ``simulate``."""
+    if (total := words(design)) > MAX_WORDS:
+        raise ProjectError(f"a frame moves {total} words, too many to simulate", where="schedule", remedy="fold less (raise PE and SIMD)")
+    run = _Simulation(design, frames, {})
+    run.advance()
+    found = []
+    for process, plan, at in zip(design.processes, run.plans, run.starts, strict=True):
+        times = at.reshape(frames, -1)
+        end = plan.end - RESTART
+        found.append(Course(process.name, tuple((int(row[0]), int(row[-1]) + end) for row in times)))
+    return tuple(found)
+
+
 @dataclass(slots=True)
 class _Fifo:
     """``arrived``: cycles from which the words that wait can be read. ``free``: cycles from which the places that are free can be written."""

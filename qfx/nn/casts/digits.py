@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qfx.fixed import digits as forms
+from qfx.fixed import number_sets
 from qfx.fixed.digits import DigitForm, most_digits
 from qfx.fixed.kernel import CastMode
 from qfx.fixed.type import OMode
@@ -43,10 +44,17 @@ class Numbers(NamedTuple):
     low: float
     high: float
     width: int
+    odd: Tensor | None = None
+    """Of a format: which of them have an odd mantissa, that of two equally near is not taken; None: of two the greater is."""
 
     def nearest(self, ratio: Tensor) -> Tensor:
         """The nearest allowed integer to each number (in units of the last place), float64."""
-        return self.raw[torch.bucketize(ratio.double().contiguous(), self.middles, right=True)]
+        wide = ratio.double().contiguous()
+        place = torch.bucketize(wide, self.middles, right=True)
+        if self.odd is not None:
+            tie = self.odd[place] & (wide == self.middles[(place - 1).clamp(min=0)]) & (place > 0)
+            place = place - tie.to(place.dtype)
+        return self.raw[place]
 
     def neighbours(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
         """The allowed integers around each number, float64: the greatest that is no greater, and the least that is greater. At the ends of the word
@@ -79,8 +87,29 @@ def few_digits(spec: Spec, signed: bool) -> int | None:
     return digits if digits is not None and digits < most_digits(longest, signed, spec.digit_form) else None
 
 
+@lru_cache(maxsize=64)
+def _set(text: str, width: int, symmetric: bool, device: torch.device) -> Numbers:
+    held = number_sets.read(text)
+    raw = held.integers(width)
+    raw = raw[raw > -(1 << width - 1)] if symmetric else raw
+    values = torch.tensor(raw, dtype=torch.float64, device=device)
+    high, low = (3 * raw[-1] - raw[-2]) / 2, (3 * raw[0] - raw[1]) / 2  # as if the last step came again
+    odd = None
+    if held.format is not None:
+        codes = torch.arange(len(raw), device=device) - len(raw) // 2  # zero has one code here: k and -k are code and sign
+        odd = codes % 2 == 1 if held.format.mantissa_bits else (codes == 1) | (codes < 0)  # without mantissa away from 0, but for 0 itself
+    return Numbers(values, (values[1:] + values[:-1]) / 2, float(low), float(high), width, odd)
+
+
+def leaves_out(spec: Spec, signed: bool) -> bool:
+    """Whether the type holds numbers that the spec does not allow: of more digits, or of no set."""
+    return few_digits(spec, signed) is not None or getattr(spec, "numbers", None) is not None
+
+
 def numbers_of(spec: Spec, mode: CastMode, device: torch.device | None = None, width: int | None = None) -> Numbers:
-    """Those of a spec with ``digits``, in a word of ``width`` bits: the spec's, if that is left out."""
+    """Those of a spec with ``digits`` or ``numbers``, in a word of ``width`` bits: the spec's, if that is left out."""
+    if (text := getattr(spec, "numbers", None)) is not None:
+        return _set(text, spec.width, spec.o is OMode.SAT_SYM, torch.device("cpu") if device is None else device)
     assert spec.digits is not None, "the caller asked few_digits"
     return numbers(spec.width if width is None else width, mode, spec.digits, spec.digit_form, device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 from qfx.fixed.digits import most_digits
 from qfx.fixed.kernel import CastMode
@@ -18,17 +19,25 @@ MODES: dict[QMode | OMode, int] = {
 DIGIT_FORMS = ("signed", "ones")
 """How they are numbered in checkpoints: never reorder."""
 
+_SET = -1
+"""In the place of the number of digits: what follows is the checksum of a set's name."""
+
 FIELDS = ("width", "signed", "q", "o", "n", "digits", "digit_form")
 
 
-def codes(mode: CastMode, width: int, digits: int | None = None, form: str = "signed") -> tuple[int, ...]:
-    """Word length (0: learned, and kept by ``int_bits``), sign, q, o, n, numbered by ``MODES``; of few digits also how many, which are counted."""
+def codes(mode: CastMode, width: int, digits: int | None = None, form: str = "signed", numbers: str | None = None) -> tuple[int, ...]:
+    """Word length (0: learned, and kept by ``int_bits``), sign, q, o, n, numbered by ``MODES``; of few digits also how many, which are counted; of a
+    set of ``numbers`` -1 and what tells its name from others."""
     found = (width, int(mode.signed), MODES[mode.q], MODES[mode.o], mode.n)
+    if numbers is not None:
+        return (*found, _SET, crc32(numbers.encode()) & 0x7FFFFFFF)
     return found if digits is None else (*found, digits, DIGIT_FORMS.index(form))
 
 
 def changes(theirs: tuple[int, ...], ours: tuple[int, ...]) -> str:
     """The fields of a Spec, as those of a mapping, that make ours theirs."""
+    if _SET in (theirs[5:6] + ours[5:6]):
+        return "'numbers': what that model's recipe has, or nothing if it has none"
     found = {name: value for name, value, own in zip(FIELDS, decoded(theirs), decoded(ours), strict=True) if value != own}
     if "width" in found and 0 in (theirs[0], ours[0]):
         found["learn_width"] = theirs[0] == 0
@@ -52,5 +61,6 @@ def decoded(codes: tuple[int, ...]) -> tuple[Any, ...]:
 def described(codes: tuple[int, ...]) -> str:
     width, signed, q, o, n, digits, form = decoded(codes)
     bits = f"{width} bits" if width else "a learned number of bits"
-    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else []), *([f"digits={digits}, {form}"] if digits else [])])
+    some = ["numbers of a set"] if digits == _SET else [f"digits={digits}, {form}"] if digits else []
+    modes = ", ".join([str(q), str(o), *([f"n={n}"] if n else []), *some])
     return f"{bits} {'signed' if signed else 'unsigned'} ({modes})"

@@ -20,6 +20,7 @@ from qfx.nn.cost.multiplications import Multiplications
 from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module, quantizers
 from qfx.nn.quantizer import Quantizer
+from qfx.pages.notebook import notebook_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +122,19 @@ class Summary:
     board: str = ""
     fps: float = 0.0
 
-    def __str__(self) -> str:
+    def _repr_html_(self) -> str:
+        on = f"on {self.board}, {self.fps:,.0f} frames a second; what belongs to no layer is in the last line alone" if self.board else ""
+        head, *rows = self._lines()
+        return notebook_table("layers", head, rows, numbers=[place for place in range(len(head)) if place not in (0, 1, 4, 6)], note=on)
+
+    def _lines(self) -> list[list[str]]:
         head = ["layer", "kind", "weights", "zero", "type", "bits", "result", "products", "bit operations"]
         head += [NAMES[field] for field in FIELDS] if self.board else []
-        lines = [head, *(_cells(row) for row in (*self.rows, self.total))]
+        return [head, *(_cells(row) for row in (*self.rows, self.total))]
+
+    def __str__(self) -> str:
+        lines = self._lines()
+        head = lines[0]
         widths = [max(len(line[place]) for line in lines) for place in range(len(head))]
         left = {0, 1, 4, 6}
         table = [

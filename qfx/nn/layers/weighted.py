@@ -13,6 +13,7 @@ from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.casts.room import make_room
+from qfx.nn.casts.sparse import weight_cast
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import Own, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
@@ -60,8 +61,7 @@ class Weighted(Computing, abstract=True):
     def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
         name, also = f"{self.name}.{role}", self.origins.get(role, "")
         spec = signed_spec(recipe.spec(name, role, also))
-        kind = Quantizer if spec.accumulator is None else Accumulating
-        return kind(spec, channel_axis=0, name=name, also=also)
+        return weight_cast(spec, channel_axis=0, name=name, also=also)
 
     def initialize(self, x: QTensor, norm: FoldedNorm | None = None) -> None:
         """Choose the binary points from the weights; a bias starts no finer than the products that it is added to."""

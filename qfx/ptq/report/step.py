@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -18,3 +19,7 @@ class Step:
     output_db: float | None
     accuracy: float | None
     note: str = ""
+
+
+Recorded = Callable[[Step], None]
+"""Called with each step when it is behind a run."""

@@ -133,7 +133,8 @@ class SoftRounding(nn.Module):
         weight = layer.cast_weight().detach()
         self.quantizer = layer.weight_cast
         self.unit = units(layer).to(weight.dtype)
-        self.around = around(weight / self.unit, *integer_range(layer.weight_cast), layer.weight_cast.allowed(weight.device))
+        found = around(weight / self.unit, *integer_range(layer.weight_cast), layer.weight_cast.allowed(weight.device))
+        self.around = found if layer.weight_cast.kept is None else found.among(layer.weight_cast.kept)
         self.choice = nn.Parameter(start(self.around.rest))
 
     def forward(self, x: Tensor) -> QTensor:

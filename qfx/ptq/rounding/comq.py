@@ -36,6 +36,8 @@ def solve_comq(problem: Problem, *, sweeps: int = 30) -> Tensor:
             for index in order:
                 wish = r[:, index] / (h[index, index] * s[:, index])
                 step = problem.nearest(q[:, index] + wish) - q[:, index]
+                if problem.kept is not None:
+                    step = step * problem.kept[group, :, index]
                 step = torch.where(step * (2 * wish - step) > 1e-9, step, 0.0)  # what it gains, in units of the last place squared
                 if bool(step.any()):
                     r -= (step * s[:, index])[:, None] * h[index]

@@ -40,9 +40,12 @@ def solve_gptq(problem: Problem, *, damping: float = 0.01) -> Tensor:
             raise QfxError("the inputs' second moments cannot be inverted", remedy="give more calibration data, or more damping") from error
         weight = problem.weight[group].double() + torch.cholesky_solve(target[group].T, factor).T
         weight, scale = weight[:, order], problem.scale[group].double()[:, order]
+        kept = None if problem.kept is None else problem.kept[group][:, order]
         chosen = torch.empty_like(weight)
         for index in range(weight.shape[1]):
             chosen[:, index] = problem.nearest(weight[:, index] / scale[:, index])
+            if kept is not None:
+                chosen[:, index] *= kept[:, index]
             error_part = (weight[:, index] - chosen[:, index] * scale[:, index]) / upper[index, index]
             weight[:, index + 1 :] -= error_part[:, None] * upper[index, index + 1 :]
         raw[group][:, order] = chosen

@@ -37,6 +37,10 @@ class Around(NamedTuple):
     up: Tensor
     rest: Tensor
 
+    def among(self, kept: Tensor) -> Around:
+        """0 and no choice where nothing is kept."""
+        return Around(*(torch.where(kept, part, torch.zeros_like(part)) for part in self))
+
     def chosen(self, up: Tensor) -> Tensor:
         """The integers, one of the two each, by a mask."""
         return torch.where(up, self.up, self.low)

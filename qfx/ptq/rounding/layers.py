@@ -66,7 +66,7 @@ def round_layers(
             generator = torch.Generator().manual_seed(seed + number)
             with torch.no_grad():
                 problem = measured_problem(cache, call, reference, generator, correct_bias, memory_bytes // 4)
-            raw = _held(call.layer, problem, solve(problem))
+            raw = _held(call.layer, problem, problem.sparse(solve(problem)))
             results.append(_result(call.path, problem, raw))
             _keep(call.layer, problem, raw, cache.inputs(call.node, 0)[0])
     if progress is not None:

@@ -55,7 +55,8 @@ def measured_problem(
     present = torch.round(to_matrix(layer, layer.weight_cast(weight).value.to(weight.dtype)) / scale)
     low, high = integer_range(layer.weight_cast)
     allowed = layer.weight_cast.allowed(weight.device)
-    return Problem(matrix, scale, present, low, high, *sums.covariances(), sums.mean_x, sums.mean_rest, free, rows, allowed)
+    mask = None if layer.weight_cast.kept is None else to_matrix(layer, layer.weight_cast.kept)
+    return Problem(matrix, scale, present, low, high, *sums.covariances(), sums.mean_x, sums.mean_rest, free, rows, allowed, mask)
 
 
 class _Sums:

@@ -42,6 +42,7 @@ class Problem:
     float weights and the bias make of x: ``gram`` (G, K, K) = covariance of x, ``pull`` (G, O, K) = covariance of rest and x, ``power`` (G, O) =
     variance of rest, ``mean_x`` (G, 1, K) and ``mean_rest`` (G, O, 1). With ``free_bias`` the bias will take any mean error, so that only variances
     count. ``rows``: if an activation follows at once. ``allowed``: the integers to choose from, where they are not all between ``low`` and ``high``.
+    ``kept`` (G, O, K): of sparse weights, which may be other than 0; ``weight`` is dense all the same.
     """
 
     weight: Tensor
@@ -57,10 +58,16 @@ class Problem:
     free_bias: bool
     rows: Rows | None = None
     allowed: Numbers | None = None
+    kept: Tensor | None = None
 
     def around(self) -> Around:
         """The integers around the float weights."""
-        return around(self.weight / self.scale, self.low, self.high, self.allowed)
+        found = around(self.weight / self.scale, self.low, self.high, self.allowed)
+        return found if self.kept is None else found.among(self.kept)
+
+    def sparse(self, raw: Tensor) -> Tensor:
+        """Integers with 0 wherever nothing is kept."""
+        return raw if self.kept is None else raw * self.kept.to(raw.dtype)
 
     def nearest(self, ratio: Tensor) -> Tensor:
         """The nearest integer to each number, in its dtype; of two the greater."""

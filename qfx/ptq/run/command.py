@@ -21,6 +21,7 @@ from qfx.ptq.data_free.datafree import SAMPLES_DISTILLED, distill
 from qfx.ptq.measure import Labelled
 from qfx.ptq.report.analysis import analyse
 from qfx.ptq.report.html import Story, page
+from qfx.ptq.report.step import Recorded
 from qfx.ptq.run.goal import Goal, reach
 from qfx.ptq.run.inputs import calibration_data, labelled_data, made_up, shape_of
 from qfx.ptq.run.passes import FLOAT_PASSES, checked_passes
@@ -31,6 +32,7 @@ from qfx.ptq.run.state import Saved, State
 from qfx.ptq.run.told import as_data, print_account
 from qfx.ptq.run.written import PROVEN_SAMPLES, write_files
 from qfx.recipe import Recipe
+from qfx.watch.log import Log
 
 TRIED_SAMPLES = 64
 """On so many a model is tried when it is loaded; one from an ONNX file is compared with ONNX Runtime there."""
@@ -72,7 +74,8 @@ def execute(request: Request) -> int:
 
 def _work(request: Request, settings: Settings, goal: Goal | None, report: Path) -> tuple[Story, Outcome]:
     """Everything from reading the model to writing the files."""
-    with telling("reading the model and the data", after_s=0.0) as bars:
+    with telling("reading the model and the data", after_s=0.0) as shown:
+        bars, recorded = _logged(request, shown)
         model, data = _model_and_data(request)
         evaluation = None if request.evaluation is None else labelled_data(request.evaluation, model, data.dtype)
         state = State(state_folder(request.output), fingerprint(request, model, data, evaluation, settings, goal))
@@ -90,10 +93,10 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
         met = None
         try:
             if goal is None:
-                outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars)
+                outcome = run(model, data, settings, evaluation=evaluation, state=state, saved=saved, progress=bars, recorded=recorded)
             else:
                 assert evaluation is not None  # check_options
-                outcome, met = reach(model, data, settings, goal, evaluation, state=state, saved=saved, progress=bars)
+                outcome, met = reach(model, data, settings, goal, evaluation, state=state, saved=saved, progress=bars, recorded=recorded)
         except QfxError:
             if saved is None and not _is_work(state.load()):
                 state.remove()  # so that nothing is in the way of the corrected command
@@ -104,6 +107,19 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
         write_files(outcome, request.output, data, report, page(story), force=request.force)
         state.remove()
     return story, outcome
+
+
+def _logged(request: Request, shown: Progress) -> tuple[Progress, Recorded | None]:
+    """What is told of progress and of steps, on the terminal and in the log, if there is one."""
+    if request.log is None:
+        return shown, None
+    log = Log(request.log)
+
+    def both(stage: str, done: int, total: int) -> None:
+        shown(stage, done, total)
+        log(stage, done, total)
+
+    return both, lambda step: log.passed(step.name, step.seconds, step.output_db, step.accuracy, step.note)
 
 
 def _is_work(saved: Saved | None) -> bool:

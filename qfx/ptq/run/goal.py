@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qfx.ptq.activations import Progress
 from qfx.ptq.floating.fold import fold_batch_norm
 from qfx.ptq.measure import Judge, Labelled, accuracy
-from qfx.ptq.report.step import Step
+from qfx.ptq.report.step import Recorded, Step
 from qfx.ptq.run.auto import Attempt, autoquant
 from qfx.ptq.run.pipeline import checked, example_count
 from qfx.ptq.run.settings import Outcome, Settings
@@ -32,13 +32,22 @@ class Goal:
 
 
 def reach(
-    model: nn.Module, data: Tensor, settings: Settings, goal: Goal, evaluation: Labelled, *, state: State, saved: Saved | None, progress: Progress
+    model: nn.Module,
+    data: Tensor,
+    settings: Settings,
+    goal: Goal,
+    evaluation: Labelled,
+    *,
+    state: State,
+    saved: Saved | None,
+    progress: Progress,
+    recorded: Recorded | None = None,
 ) -> tuple[Outcome, bool]:
     """``qfx.autoquant``, judged by right answers on all of ``evaluation``: what came of it, each attempt a step of the account, and whether the goal
     is met.
 
     ``state`` keeps what was tried and the best model, ``saved`` is what it held: that is not tried again, and the result is the same as without an
-    interrupt. Of ``settings`` the passes and the budget are not looked at. Raises what ``autoquant`` raises.
+    interrupt. ``recorded`` hears of every step. Of ``settings`` the passes and the budget are not looked at. Raises what ``autoquant`` raises.
     """
     findings = checked(fold_batch_norm(model, data[:1]), data, settings)
     known = None
@@ -49,6 +58,8 @@ def reach(
 
     def keep(attempts: tuple[Attempt, ...], tensors: Mapping[str, Tensor]) -> None:
         account.add(attempts)
+        if recorded is not None:
+            recorded(account.steps[-1])
         state.save(Saved(tuple(account.steps), tensors))
 
     found = autoquant(

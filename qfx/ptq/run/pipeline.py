@@ -19,7 +19,7 @@ from qfx.ptq.float_reference import float_reference
 from qfx.ptq.floating.checks import Finding, check_model, require
 from qfx.ptq.floating.fold import fold_batch_norm
 from qfx.ptq.measure import Judge, Labelled
-from qfx.ptq.report.step import Step
+from qfx.ptq.report.step import Recorded, Step
 from qfx.ptq.run.passes import FLOAT_PASSES, QUANTIZED_PASSES, Work, checked_passes, default_passes
 from qfx.ptq.run.settings import Outcome, Settings
 from qfx.ptq.run.state import Saved, State
@@ -48,13 +48,14 @@ def run(
     state: State | None = None,
     saved: Saved | None = None,
     progress: Progress | None = None,
+    recorded: Recorded | None = None,
 ) -> Outcome:
     """Quantize ``model`` by the recipe and make it good with passes. ``model`` and ``data`` stay as they are; the result depends on nothing else
     than model, data and settings.
 
     ``data``: calibration samples, batch first. ``evaluation``: to count right answers with. ``state``: keeps what is done, after every pass and
     within those that go by layers, blocks or epochs; ``saved``, what it held: that is not done again, and the result is the same as without an
-    interrupt. Raises what the passes, ``qfx.quantize`` and ``search`` raise.
+    interrupt. ``recorded`` hears of every step. Raises what the passes, ``qfx.quantize`` and ``search`` raise.
     """
     tell = progress or (lambda stage, done, total: None)
     tell("float model", 0, 1)
@@ -62,7 +63,7 @@ def run(
     judge = Judge.between(model, data[: example_count(data)], evaluation, settings.batch)
     float_accuracy = judge.right(model)
     tell("float model", 1, 1)
-    work = _Run(model, data, settings, judge, state, saved, tell, known=[] if saved is None else list(saved.steps))
+    work = _Run(model, data, settings, judge, state, saved, tell, recorded, known=[] if saved is None else list(saved.steps))
     passes = work.start()
     prepared = work.float_passes(passes)
     tell("checks", 0, 1)
@@ -90,6 +91,7 @@ class _Run:
     state: State | None
     saved: Saved | None
     tell: Progress
+    recorded: Recorded | None
     known: list[Step]
     steps: list[Step] = field(default_factory=list)
     found: Found | None = None
@@ -201,6 +203,8 @@ class _Run:
         if qmodel is not None:
             step = replace(step, output_db=self.judge.noise(qmodel), accuracy=self.judge.right(qmodel, JUDGED_SAMPLES))
         self.steps.append(step)
+        if self.recorded is not None:
+            self.recorded(step)
 
     def _save(self, qmodel: nn.Module, under_way: str = "", done: int = 0, kept: Mapping[str, Tensor] | None = None) -> None:
         if self.state is not None:

@@ -44,6 +44,7 @@ class Request:
     batch: int
     samples: int | None
     checkpoint_key: str | None = None
+    log: Path | None = None
 
 
 def check_options(request: Request) -> None:

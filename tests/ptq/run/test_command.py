@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ptq_user import BASE, MODULE, Page, qfx_command, refusal, user_folder
+from ptq_user import BASE, MODULE, qfx_command, refusal, user_folder
+from support.html_pages import check
 from torch import nn
 
 import qfx
 from qfx.capture.source import from_factory, use_current_folder
 from qfx.ptq.run.state import hash_of_model
 from qfx.ptq.run.written import prove
+from qfx.watch.runs import read
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +52,15 @@ def test_from_a_checkpoint_to_c_simulation(folder: Path, gxx: str, tmp_path: Pat
 
 
 def test_the_report_is_whole(folder: Path, tmp_path: Path) -> None:
-    result = qfx_command(*BASE, "--recipe", "recipe.toml", "--eval", "test.npz", "-o", tmp_path / "model.onnx", "--samples", 24, "--seed", 3)
+    result = qfx_command(
+        *BASE, "--recipe", "recipe.toml", "--eval", "test.npz", "-o", tmp_path / "model.onnx", "--samples", 24, "--seed", 3, "--log", tmp_path
+    )
     assert result.exit_code == 0, result.output
+    (logged,) = read(tmp_path)
     text = (tmp_path / "model.html").read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == []
-    assert page.outside == []
-    assert "http" not in text
-    assert "<script" not in text
+    page = check(text)
+    assert [one.name for one in logged.passes][:2] == ["round to nearest", "fold"]
+    assert all(f"{one.sqnr_db:.2f} dB" in text for one in logged.passes if one.sqnr_db is not None)
     assert text.count("<polyline") == 5  # a distribution at the input, two weights and two activations
     words = " ".join(page.text)
     for wanted in (

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from ptq_user import BASE, Page, qfx_command, refusal, user_folder
+from ptq_user import BASE, qfx_command, refusal, user_folder
+from support.html_pages import Page, check
 from torch import nn
 
 import qfx
@@ -40,11 +41,7 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def report(path: Path) -> Page:
-    page = Page()
-    page.feed(path.with_suffix(".html").read_text())
-    assert page.open == []
-    assert page.outside == []
-    return page
+    return check(path.with_suffix(".html").read_text())
 
 
 def test_without_data(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ class QEmbedding(Computing):
         spec = replace(signed_spec(recipe.spec(own, "weight", also)), granularity="tensor")  # the rows mix in every channel of the result
         if spec.accumulator is not None:
             raise UnsupportedError("an accumulator for rows that nothing adds up", where=own, remedy="leave `accumulator` out for this weight")
+        if spec.sparsity is not None:
+            raise UnsupportedError("sparsity for rows that nothing adds up", where=own, remedy="leave `sparsity` out for this weight")
         self.weight_cast = Quantizer(spec, channel_axis=0, name=own, also=also)
 
     def initialize(self, x: QTensor) -> None:

@@ -1,4 +1,4 @@
-"""``qfx sweep``."""
+"""The options of ``qfx sweep``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""L-Mul, products by additions: its error, a perceptron on Fashion-MNIST, and LUTs of an unrolled perceptron beside exact products."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+import qfx
+from benchmarks.methods.common import accuracy, clothes_of, train
+from benchmarks.methods.formats import network
+from qfx import Recipe, Spec
+from qfx.hardware.board import board
+from qfx.hardware.unrolled.plan import plan
+from qfx.ir.passes.pipeline import optimize
+from qfx.training.lmul import leading_power, offset_bits, quantize_lmul, weight_parts
+
+
+def errors() -> None:
+    x, w = torch.meshgrid(torch.arange(16, 32).double(), torch.linspace(1, 2, 1001).double()[:-1], indexing="ij")
+    for bits in (2, 3, 4, 6):
+        first, second = weight_parts(w.reshape(-1), 0, bits)
+        weight = first + second - first * 2.0 ** -offset_bits(bits)
+        exact, found = weight * x.reshape(-1), first * x.reshape(-1) + second * leading_power(x.reshape(-1))
+        relative = found / exact - 1
+        print(
+            f"{bits} mantissa bits: {100 * float(relative.min()):.1f} to {100 * float(relative.max()):.1f} %, mean {100 * float(relative.mean()):.1f}"
+        )
+
+
+def main() -> None:
+    errors()
+    data = clothes_of(10_000)
+    model = network(data)
+    example = data.train_x[:256]
+    print(f"float {accuracy(model, data):.2f} %", flush=True)
+    plain = qfx.quantize(copy.deepcopy(model), example, Recipe(weight=Spec(4, granularity="channel"), activation=Spec(6)))
+    print(f"exact products, weights of 4, activations of 6 bits: {accuracy(plain, data):.2f} %", flush=True)
+    for bits in (2, 3):
+        q = quantize_lmul(model, example, Recipe(activation=Spec(6)), mantissa_bits=bits)
+        before = accuracy(q, data)
+        train(q, data, 1, 5e-4)
+        print(f"L-Mul, {bits} mantissa bits, activations of 6: {before:.2f} %, trained for an epoch {accuracy(q, data):.2f}", flush=True)
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 5)), torch.rand(256, 16)
+    models = {
+        "exact, weights of 5 bits": qfx.quantize(copy.deepcopy(net), x, Recipe(weight=Spec(5), activation=Spec(6), input=Spec(6))),
+        "L-Mul, 2 mantissa bits": quantize_lmul(net, x, Recipe(activation=Spec(6), input=Spec(6)), mantissa_bits=2),
+    }
+    for name, q in models.items():
+        found = plan(optimize(qfx.to_graph(q.eval())), board("zcu102"), clock_ns=5.0)
+        print(f"16-32-5 unrolled, {name}: {found.adders} adders, {found.estimate.total.lut} LUT", flush=True)
+
+
+if __name__ == "__main__":
+    main()

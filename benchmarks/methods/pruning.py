@@ -1,0 +1,45 @@
+"""Structured pruning before quantization: ResNet-20 on CIFAR-10 (first 2,000 test images), nothing trained; and what is left to multiply."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import qfx
+from benchmarks.ptq import DATA, calibration_images, float_model, images
+from qfx import Recipe, Spec
+from qfx.operators import Conv, Linear
+from qfx.ptq import float_reference, fold_batch_norm, gptq, prune_channels
+
+JUDGED = 2000
+
+
+def main() -> None:
+    x, y = images("test_x", JUDGED), torch.from_numpy(np.load(DATA / "cifar10" / "test_y.npy")[:JUDGED].astype(np.int64))
+    calib = calibration_images(256)
+    labels = torch.from_numpy(np.load(DATA / "cifar10" / "train_y.npy")[:256].astype(np.int64))
+    model = float_model()
+
+    def right(net: torch.nn.Module) -> float:
+        with torch.no_grad():
+            return 100 * float((torch.cat([net(part) for part in x.split(250)]).argmax(1) == y).float().mean())  # type: ignore[no-untyped-call]
+
+    def loss(net: torch.nn.Module) -> Tensor:
+        return F.cross_entropy(net(calib), labels)
+
+    print(f"float {right(model):.2f} %", flush=True)
+    for keep in (0.75, 0.5):
+        for method in ("apoptosis", "surgeon"):
+            pruned = prune_channels(model, calib, keep=keep, method=method, loss=loss)
+            folded = fold_batch_norm(pruned, calib[:4])
+            q = qfx.quantize(folded, calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
+            gptq(q, calib, reference=float_reference(q))
+            graph = qfx.to_graph(q)
+            macs = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes if isinstance(node.op, Conv | Linear))
+            print(f"{method}, {keep}: float {right(pruned):.2f} %, 6/8 bits {right(q):.2f}, {macs / 1e6:.1f} million products", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,470 @@
+// A layer engine: one array of multipliers that runs a program of steps over values in memory (step.h). Every process reads or writes one port, and all
+// of them work at once: values come in tiles, weights in jobs (a block of outputs of a tile), results leave as rows.
+#ifndef QFX_SEQUENTIAL_ENGINE_H
+#define QFX_SEQUENTIAL_ENGINE_H
+
+#include "qfx/multiply.h"
+#include "qfx/sequential/epilogue.h"
+#include "qfx/sequential/step.h"
+
+// What the memories of weights are built of: the engine's header says where, if they are shallow.
+#ifndef QFX_ENGINE_BIND_WEIGHTS
+#define QFX_ENGINE_BIND_WEIGHTS(name) QFX_BIND(name, RAM_S2P, BRAM)
+#endif
+
+namespace qfx {
+namespace sequential {
+
+// The columns and the row of a tile that lie within the value: what is fetched is what `inside` says, what is placed elsewhere is the fill.
+struct tile_place {
+  int top, left, from, to;
+};
+
+inline tile_place place_of(const step& s, const int tile, const int pixel_lanes) {
+#pragma HLS INLINE
+  const int tile_y = tile / s.tiles_w, tile_x = tile - tile_y * s.tiles_w;
+  tile_place place;
+  place.top = tile_y * pixel_lanes * s.rows * s.stride_h - s.pad_h;
+  place.left = tile_x * s.columns * s.stride_w - s.pad_w;
+  place.from = place.left < 0 ? 0 : place.left;
+  const int end = place.left + s.in_columns;
+  place.to = end < s.x_width ? end : s.x_width;
+  return place;
+}
+
+// The input of every tile, block by block and row by row, without what lies outside of the value.
+template <class E>
+void fetch_x(const step s, const typename words<E>::x_word* x, hls::stream<typename words<E>::x_word>& xs) {
+fetch_x_tile:
+  for (int tile = 0; tile < s.tiles; tile++) {
+    const tile_place place = place_of(s, tile, E::PIXELS);
+  fetch_x_block:
+    for (int block = 0; block < s.x_blocks; block++) {
+    fetch_x_row:
+      for (int r = 0; r < s.in_rows; r++) {
+        const int row = place.top + r;
+        if (row >= 0 && row < s.x_height) {
+          const int begin = s.x_at + (block * s.x_height + row) * s.x_width;
+        fetch_x_word:
+          for (int i = place.from; i < place.to; i++) {
+#pragma HLS PIPELINE II=1
+            QFX_ENGINE_TURN(FETCH_X);
+            xs.write(x[begin + i]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// A tile into the memory of every pixel lane that needs it.
+template <class E>
+void place_x(const step s, const int tile, hls::stream<typename words<E>::x_word>& xs, typename words<E>::x_memory::type (&kept)[E::PIXELS][E::X_DEPTH]) {
+  const tile_place place = place_of(s, tile, E::PIXELS);
+  const typename words<E>::x_raw fill = s.fill;
+  const int turns = s.x_blocks * s.in_rows * s.in_columns;
+  int block = 0, r = 0, i = 0;
+place_x_word:
+  for (int turn = 0; turn < turns; turn++) {
+#pragma HLS PIPELINE II=1
+    QFX_ENGINE_TURN(PLACE_X);
+    const int row = place.top + r, column = place.left + i;
+    const bool inside = row >= 0 && row < s.x_height && column >= place.from && column < place.to;
+    vec<typename words<E>::x_raw, E::LANES> numbers;
+    if (inside) {
+      numbers = unpacked<typename words<E>::x_raw, E::LANES, E::X_BITS>(xs.read());
+    } else {
+    place_x_fill:
+      for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+        numbers[lane] = fill;
+      }
+    }
+  place_x_lane:
+    for (int k = 0; k < E::PIXELS; k++) {
+#pragma HLS UNROLL
+      const int local = r - k * s.rows * s.stride_h;
+      if (local >= 0 && local < s.lane_rows) kept[k][(local * s.in_columns + i) * s.x_blocks + block] = words<E>::x_memory::of(numbers);
+    }
+    i++;
+    if (i == s.in_columns) {
+      i = 0;
+      r++;
+      if (r == s.in_rows) {
+        r = 0;
+        block++;
+      }
+    }
+  }
+}
+
+// Words of weights for each entry: those of all outputs; of single channels one tap, or all taps of a row.
+template <class E>
+inline int words_of_entry(const step& s) {
+#pragma HLS INLINE
+  return s.kind == MATRIX ? E::OUTPUTS / E::WIDE : s.sliding != 0 ? (TAPS + E::WIDE - 1) / E::WIDE : 1;
+}
+
+// The weights of a tile's jobs, the same for every tile: each read serves all pixels of the tile.
+template <class E>
+void fetch_weights(
+    const step s, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1, hls::stream<typename words<E>::w_word>& ws) {
+  if (s.kind != MAXIMUM) {
+    const int each = words_of_entry<E>(s);
+    const int words_of_tile = s.jobs * ((s.segments - 1) * s.entries + s.last_entries) * each;
+  fetch_weights_tile:
+    for (int tile = 0; tile < s.tiles; tile++) {
+    fetch_weights_word:
+      for (int i = 0; i < words_of_tile; i++) {
+#pragma HLS PIPELINE II=1
+        QFX_ENGINE_TURN(FETCH_WEIGHTS);
+        const typename words<E>::w_word low = weights0[s.weights_at + i], high = weights1[s.weights_at + i];
+        ws.write(typename words<E>::w_word(high << (E::WIDE / 2 * E::LANES * E::W_BITS) | low));
+      }
+    }
+  }
+}
+
+inline int entries_of(const step& s, const int part) {
+#pragma HLS INLINE
+  return (part + 1) % s.segments == 0 ? s.last_entries : s.entries;
+}
+
+template <class E>
+void place_weights(const step s, const int part, hls::stream<typename words<E>::w_word>& ws, typename words<E>::w_memory::type (&kept)[E::OUTPUTS][E::W_DEPTH]) {
+  if (s.kind != MAXIMUM) {
+    const int each = words_of_entry<E>(s);
+    const int turns = entries_of(s, part) * each;
+    int entry = 0, output = 0;
+  place_weights_word:
+    for (int turn = 0; turn < turns; turn++) {
+#pragma HLS PIPELINE II=1
+      QFX_ENGINE_TURN(PLACE_WEIGHTS);
+      const typename words<E>::w_word word = ws.read();
+    place_weights_output:
+      for (int o = 0; o < E::OUTPUTS; o++) {
+#pragma HLS UNROLL
+        if (o / E::WIDE == output) {
+          const int low = o % E::WIDE * E::LANES * E::W_BITS;
+          const uint<E::LANES * E::W_BITS> part = word.range(low + E::LANES * E::W_BITS - 1, low);
+          kept[o][entry] = words<E>::w_memory::of(unpacked<typename words<E>::w_raw, E::LANES, E::W_BITS>(part));
+        }
+      }
+      output++;
+      if (output == each) {
+        output = 0;
+        entry++;
+      }
+    }
+  }
+}
+
+// Weights as multipliers read them (multiply.h): lane s * OUTPUTS + output.
+struct weight_lanes {
+  template <class Row>
+  static inline typename Row::number at(const Row& row, const int i) {
+#pragma HLS INLINE
+    return row.numbers[i];
+  }
+};
+
+template <class T, int COUNT>
+struct weight_row {
+  typedef T number;
+  T numbers[COUNT];
+};
+
+// Windows of single channels that slide along a row: each turn takes one vector of a row of the window, keeps it for the next columns, and adds (or
+// compares) the taps of that row; so a tap is read once for all windows of the row that it lies in. The last of TAPS taps is the newest.
+template <class E>
+void slide(
+    const step& s, const int job, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH],
+    const typename words<E>::w_memory::type (&weights)[E::OUTPUTS][E::W_DEPTH], hls::stream<typename words<E>::accs>& accs) {
+#pragma HLS INLINE
+  typedef typename words<E>::acc acc_t;
+  typedef typename E::operand operand;
+  static vec<operand, E::LANES> history[E::PIXELS][E::SLIDE_ROWS][TAPS - 1];
+#pragma HLS ARRAY_PARTITION variable=history complete dim=0
+  acc_t acc[E::PIXELS][E::LANES];
+#pragma HLS ARRAY_PARTITION variable=acc complete dim=0
+  const int row_step = s.dilation_h * s.in_columns * s.x_blocks, first_tap = TAPS - s.kernel_w;
+  int ky = 0, i = 0, phase = 0, row = job, at = job;
+  const int turns = s.rows * s.in_columns * s.kernel_h;
+slide_turn:
+  for (int turn = 0; turn < turns; turn++) {
+#pragma HLS PIPELINE II=1
+    QFX_ENGINE_TURN(MULTIPLY);
+    vec<sint<E::WEIGHT_BITS>, E::LANES> weight[TAPS];
+#pragma HLS ARRAY_PARTITION variable=weight complete
+    if (s.kind == SUM) {
+    slide_weight:
+      for (int tap = 0; tap < TAPS; tap++) {
+#pragma HLS UNROLL
+        const vec<typename words<E>::w_raw, E::LANES> word = words<E>::w_memory::numbers(weights[tap][ky]);
+      slide_weight_lane:
+        for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+          weight[tap][lane] = sint<E::WEIGHT_BITS>(sint<E::W_BITS>(word[lane]));
+        }
+      }
+    }
+    const bool last = ky == s.kernel_h - 1;
+    typename words<E>::accs result;
+    QFX_PACK(result)
+  slide_pixel:
+    for (int k = 0; k < E::PIXELS; k++) {
+#pragma HLS UNROLL
+      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][at + i * s.x_blocks]);
+      vec<operand, E::LANES> taps[TAPS];
+    slide_operand:
+      for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+        taps[TAPS - 1][lane] = s.x_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
+      }
+    slide_history:
+      for (int tap = 0; tap < TAPS - 1; tap++) {
+#pragma HLS UNROLL
+        taps[tap] = history[k][ky][tap];
+      }
+    slide_keep:
+      for (int tap = 0; tap < TAPS - 1; tap++) {
+#pragma HLS UNROLL
+        history[k][ky][tap] = taps[tap + 1];
+      }
+    slide_lane:
+      for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+        acc_t sum = 0, most = taps[TAPS - 1][lane];
+      slide_tap:
+        for (int tap = 0; tap < TAPS; tap++) {
+#pragma HLS UNROLL
+          const acc_t plain = taps[tap][lane];
+          if (tap >= first_tap) {
+            sum += E::PRODUCTS ? qfx::product<acc_t>(weight[tap][lane], taps[tap][lane]) : plain;
+            most = most < plain ? plain : most;
+          }
+        }
+        if (s.kind == SUM) {
+          acc[k][lane] = ky == 0 ? sum : acc_t(acc[k][lane] + sum);
+        } else {
+          acc[k][lane] = ky == 0 || acc[k][lane] < most ? most : acc[k][lane];
+        }
+        result[k * E::OUTPUTS + lane] = acc[k][lane];
+      }
+    }
+    if (last && i >= s.kernel_w - 1 && phase == 0) accs.write(result);
+    ky++;
+    at += row_step;
+    if (last) {
+      ky = 0;
+      at = row;
+      if (i >= s.kernel_w - 1) phase = phase == s.stride_w - 1 ? 0 : phase + 1;
+      i++;
+      if (i == s.in_columns) {
+        i = 0;
+        phase = 0;
+        row += s.stride_h * s.in_columns * s.x_blocks;
+        at = row;
+      }
+    }
+  }
+}
+
+// The sums of one part of a job: for every pixel the windows' vectors (kernel rows, kernel columns, blocks) times the weights.
+template <class E>
+void multiply(
+    const step s, const int part, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH],
+    const typename words<E>::w_memory::type (&weights)[E::OUTPUTS][E::W_DEPTH], hls::stream<typename words<E>::accs>& accs) {
+  typedef typename words<E>::acc acc_t;
+  typedef typename E::operand operand;
+  static acc_t acc[E::PIXELS][E::OUTPUTS];  // it waits for the next part
+#pragma HLS ARRAY_PARTITION variable=acc complete dim=0
+  if (E::SLIDES && s.sliding != 0) {
+    slide<E>(s, part, x, weights, accs);
+    return;
+  }
+  const int entries = entries_of(s, part);
+  const int segment = part % s.segments, job = part / s.segments;
+  const int first = segment * s.entries;
+  const bool matrix = s.kind == MATRIX;
+  const int blocks = matrix ? s.x_blocks : 1;
+  const int tap = first / blocks;
+  int block = first - tap * blocks, ky = tap / s.kernel_w;
+  int kx = tap - ky * s.kernel_w;
+  const int column_step = s.dilation_w * s.x_blocks, row_step = s.dilation_h * s.in_columns * s.x_blocks;
+  const int offset = matrix ? 0 : job;
+  int pixel_row = offset, pixel = offset;  // where the window of the pixel begins
+  int tap_row = ky * row_step, at = tap_row + kx * column_step;
+  int px = 0, entry = 0;
+  const int turns = s.pixels * entries;
+multiply_turn:
+  for (int turn = 0; turn < turns; turn++) {
+#pragma HLS PIPELINE II=1
+    QFX_ENGINE_TURN(MULTIPLY);
+    const bool begins = entry == 0 && segment == 0;
+    weight_row<sint<E::WEIGHT_BITS>, E::LANES * E::OUTPUTS> row;
+#pragma HLS ARRAY_PARTITION variable=row.numbers complete
+    if (s.kind != MAXIMUM) {
+    multiply_weights:
+      for (int o = 0; o < E::OUTPUTS; o++) {
+#pragma HLS UNROLL
+        const vec<typename words<E>::w_raw, E::LANES> word = words<E>::w_memory::numbers(weights[o][entry]);
+      multiply_weight:
+        for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+          row.numbers[lane * E::OUTPUTS + o] = sint<E::WEIGHT_BITS>(sint<E::W_BITS>(word[lane]));
+        }
+      }
+    }
+  multiply_lane:
+    for (int k = 0; k < E::PIXELS; k++) {
+#pragma HLS UNROLL
+      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][pixel + at + block]);
+      vec<operand, E::LANES> number;
+    multiply_operand:
+      for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+        number[lane] = s.x_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
+      }
+      if (matrix) {
+        acc_t sum[E::OUTPUTS];
+#pragma HLS ARRAY_PARTITION variable=sum complete
+        if (k < E::PIXELS - E::LUT_PIXELS) {
+          E::multiplier::template dot<E::OUTPUTS, E::LANES, weight_lanes>(row, number, sum);
+        } else {
+          mul_lut<typename E::product>::template dot<E::OUTPUTS, E::LANES, weight_lanes>(row, number, sum);
+        }
+      multiply_output:
+        for (int o = 0; o < E::OUTPUTS; o++) {
+#pragma HLS UNROLL
+          acc[k][o] = begins ? sum[o] : acc_t(acc[k][o] + sum[o]);
+        }
+      } else {
+      multiply_channel:
+        for (int lane = 0; lane < E::LANES; lane++) {
+#pragma HLS UNROLL
+          const acc_t plain = number[lane];
+          const acc_t term = E::PRODUCTS && s.kind == SUM ? qfx::product<acc_t>(row.numbers[lane * E::OUTPUTS], number[lane]) : plain;
+          const acc_t before = begins ? (s.kind == SUM ? acc_t(0) : plain) : acc[k][lane];
+          acc[k][lane] = s.kind == SUM ? acc_t(before + term) : (before < plain ? plain : before);
+        }
+      }
+    }
+    if (entry == entries - 1 && segment == s.segments - 1) {
+      typename words<E>::accs result;
+      QFX_PACK(result)
+    multiply_result:
+      for (int k = 0; k < E::PIXELS; k++) {
+#pragma HLS UNROLL
+      multiply_result_output:
+        for (int o = 0; o < E::OUTPUTS; o++) {
+#pragma HLS UNROLL
+          result[k * E::OUTPUTS + o] = acc[k][o];
+        }
+      }
+      accs.write(result);
+    }
+    // On to the next vector, tap, or pixel.
+    block++;
+    entry++;
+    if (block == blocks) {
+      block = 0;
+      kx++;
+      at += column_step;
+      if (kx == s.kernel_w) {
+        kx = 0;
+        tap_row += row_step;
+        at = tap_row;
+      }
+    }
+    if (entry == entries) {
+      entry = 0;
+      block = 0;
+      kx = 0;
+      tap_row = 0;
+      at = 0;
+      px++;
+      pixel += s.stride_w * s.x_blocks;
+      if (px == s.columns) {
+        px = 0;
+        pixel_row += s.stride_h * s.in_columns * s.x_blocks;
+        pixel = pixel_row;
+      }
+    }
+  }
+}
+
+template <class E>
+void tile_jobs(
+    const step s, const int parts, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH], hls::stream<typename words<E>::w_word>& ws,
+    hls::stream<typename words<E>::accs>& accs) {
+#pragma HLS INLINE off
+tile_jobs_part:
+  for (int part = 0; part < parts; part++) {
+#pragma HLS DATAFLOW
+    typename words<E>::w_memory::type weights[E::OUTPUTS][E::W_DEPTH];
+#pragma HLS ARRAY_PARTITION variable=weights complete dim=1
+    QFX_ENGINE_BIND_WEIGHTS(weights)
+    place_weights<E>(s, part, ws, weights);
+    multiply<E>(s, part, x, weights, accs);
+  }
+}
+
+template <class E>
+void array(
+    const step s, const int tiles, hls::stream<typename words<E>::x_word>& xs, hls::stream<typename words<E>::w_word>& ws,
+    hls::stream<typename words<E>::accs>& accs) {
+#pragma HLS INLINE off
+array_tile:
+  for (int tile = 0; tile < tiles; tile++) {
+#pragma HLS DATAFLOW
+#if defined(__SYNTHESIS__)
+    typename words<E>::x_memory::type x[E::PIXELS][E::X_DEPTH];
+#else
+    static typename words<E>::x_memory::type x[E::PIXELS][E::X_DEPTH];  // too much for a stack
+#endif
+#pragma HLS ARRAY_PARTITION variable=x complete dim=1
+    QFX_BIND(x, RAM_S2P, BRAM)
+    place_x<E>(s, tile, xs, x);
+    tile_jobs<E>(s, s.jobs * s.segments, x, ws, accs);
+  }
+}
+
+// One step. What it reads is in memory, and what it writes is read by later steps alone.
+template <class E>
+void run(
+    const step s, const typename words<E>::x_word* x, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1,
+    const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
+#pragma HLS INLINE off
+#pragma HLS DATAFLOW
+  hls::stream<typename words<E>::x_word> xs("xs"), ys("ys");
+  hls::stream<typename words<E>::w_word> ws("ws");
+  hls::stream<typename words<E>::accs> accs("accs");
+#pragma HLS STREAM variable=xs depth=64
+#pragma HLS STREAM variable=ws depth=64
+#pragma HLS STREAM variable=accs depth=4
+#pragma HLS STREAM variable=ys depth=64
+  fetch_x<E>(s, x, xs);
+  fetch_weights<E>(s, weights0, weights1, ws);
+  array<E>(s, s.tiles, xs, ws, accs);
+  finish<E>(s, s.finished, accs, beside, parameters, ys);
+  store<E>(s, s.finished, ys, y);
+}
+
+// The steps of a program, one after the other.
+template <class E>
+void run_program(
+    const int steps, const ap_uint<64>* program, const typename words<E>::x_word* x, const typename words<E>::w_half* weights0,
+    const typename words<E>::w_half* weights1, const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
+#pragma HLS INLINE
+run_step:
+  for (int index = 0; index < steps; index++) {
+    const step s = read_step<E>(program, index);
+    run<E>(s, x, weights0, weights1, beside, parameters, y);
+  }
+}
+
+}  // namespace sequential
+}  // namespace qfx
+
+#endif

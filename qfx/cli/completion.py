@@ -1,0 +1,35 @@
+"""``qfx completion``."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
+
+from qfx.cli.common import guard
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@guard
+def completion(shell: str) -> None:
+    """Print what makes a shell complete the commands, options, boards and files of qfx.
+
+    \b
+    bash  qfx completion bash > ~/.local/share/bash-completion/completions/qfx
+    zsh   qfx completion zsh > ~/.zfunc/_qfx      (a folder of your fpath)
+    fish  qfx completion fish > ~/.config/fish/completions/qfx.fish
+    """
+    made = get_completion_class(shell)
+    assert made is not None  # SHELLS
+    root = click.get_current_context().find_root()
+    click.echo(ShellComplete.source(made(root.command, {}, "qfx", "_QFX_COMPLETE")))
+
+
+def boards(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Names of boards, and files: a board may be a path."""
+    from qfx.hardware.board import boards as known
+
+    named = [CompletionItem(one.name, help=one.title) for one in known() if one.name.startswith(begun)]
+    return named or [CompletionItem(begun, type="file")]

@@ -1,0 +1,222 @@
+"""Which engine a board gets: the array that takes the fewest cycles a frame, with memories as large as there is block RAM for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+
+from qfx.errors import ProjectError
+from qfx.fixed.arith import Interval
+from qfx.hardware.board import MEMORY_SUSTAINED, Board, check_clock
+from qfx.hardware.cost import resources as r
+from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits
+from qfx.hardware.cost.power import Power, power
+from qfx.hardware.design.dsp import PACKED
+from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
+from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine, operands
+from qfx.hardware.sequential.folding import folded
+from qfx.hardware.sequential.splitting import split
+from qfx.hardware.sequential.steps import layers
+from qfx.hardware.sequential.tiles import SHALLOW, Shape, alike, cut, entries, memory_bytes, turns, vectors
+from qfx.hardware.sequential.values import Kind, Layers, Step
+from qfx.hardware.timing.clock import Clock, expected_of_pipeline
+from qfx.hardware.timing.delays import delays
+from qfx.ir.graph import Graph
+from qfx.progress import Progress, silent
+
+_LANES, _VECTORS, _MOST_PIXELS = (2, 4, 8, 16, 32), (1, 2, 3, 4, 5, 6, 8), 16
+_TRIED = 12
+"""Arrays of which tiles are looked for: those that would take the fewest cycles if all their memories were large."""
+_EPILOGUE_DSPS = 2
+"""DSP blocks that a lane of the epilogue takes at most."""
+_LUT_PRODUCTS = 0.62
+"""The share of a board's LUTs that products may take where DSP blocks are short; what else there is must fit the rest."""
+PORTS = 4
+"""Ports of the processing system that all masters together are counted with; UltraScale+ parts have two more (UG1085)."""
+_WORDS = 512
+"""Depths of memories are multiples of what a block RAM has at its widest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An engine on a board at a clock period."""
+
+    engine: Engine
+    estimate: Estimate
+    clock_ns: float
+
+    @property
+    def interval(self) -> int:
+        """Cycles from frame to frame: of all steps."""
+        return self.engine.cycles
+
+    @property
+    def latency_ns(self) -> float:
+        return self.interval * self.clock_ns
+
+    @property
+    def fps(self) -> float:
+        return 1e9 / self.latency_ns
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of a frame that the network asks for."""
+        return sum(placed.step.macs for placed in self.engine.steps)
+
+    @property
+    def gops(self) -> float:
+        """10**9 multiplications and additions a second."""
+        return 2e-9 * self.macs * self.fps
+
+    @property
+    def used(self) -> float:
+        """The share of all products that the network asks for."""
+        return self.macs / (self.interval * self.engine.shape.products)
+
+    @property
+    def bytes(self) -> int:
+        """What a frame moves to and from memory."""
+        shape = self.engine.shape
+        return sum(sum(memory_bytes(placed.step, shape, placed.tile).values()) for placed in self.engine.steps)
+
+    @property
+    def binds(self) -> Counter[str]:
+        """Cycles by what they are spent on."""
+        found: Counter[str] = Counter()
+        for placed in self.engine.steps:
+            found[placed.bound] += placed.cycles
+        return found
+
+    @property
+    def clock(self) -> Clock:
+        """The period that the engine is expected to reach: nothing in it but counters waits for itself; the widest sum is the epilogue's."""
+        board = self.estimate.board
+        on = delays(board.part)
+        flip_flops = max(cost.resources.ff for cost in self.estimate.costs)
+        return expected_of_pipeline(3, flip_flops, on.adder + on.bit * self.engine.value_bits, board)
+
+    @property
+    def power(self) -> Power:
+        """At the period asked for: all parts at work as long as their steps take."""
+        return power(self.estimate, clock_ns=self.clock_ns, interval=self.interval)
+
+
+def plan(graph: Graph, board: Board, *, clock_ns: float, progress: Progress = silent) -> Plan:
+    """The fastest engine that fits the board. Raises UnsupportedError for what no step computes, naming the node, and ProjectError for a board
+    without memory, or on which no array fits."""
+    check_clock(clock_ns, board)
+    if not board.memory_gb_s:
+        what = "how fast its memory is, is not known, and a sequential design reads values and weights from there"
+        raise ProjectError(what, where=board.name, remedy="give memory_gb_s in the board's file (docs/board.md)")
+    made = split(layers(graph))
+    if not made.steps:
+        raise ProjectError("has nothing to compute", where=graph.name, remedy="a layer engine needs a layer")
+    per_cycle = bytes_per_cycle(board, clock_ns)
+    port = board.memory_port_bits / 8
+    candidates = sorted(_arrays(made, board), key=lambda shape: (_least_cycles(made, shape, port), shape.products))
+    best: Plan | None = None
+    for done, shape in enumerate(candidates[:_TRIED]):
+        progress("choosing the array and its tiles", done, _TRIED)
+        found = _on_board(made, shape, board, clock_ns, per_cycle, port)
+        if found is not None and (best is None or found.interval < best.interval):
+            best = found
+    for shape in candidates[_TRIED:] if best is None else ():
+        best = _on_board(made, shape, board, clock_ns, per_cycle, port)
+        if best is not None:
+            break
+    if best is None:
+        what = f"no engine for it fits the {board.title}"
+        raise ProjectError(what, where=graph.name, remedy="use a larger board, or cut the widest layer, whose tile is the largest, in two")
+    progress("choosing the array and its tiles", _TRIED, _TRIED)
+    check_fits(best.estimate)
+    return best
+
+
+def bytes_per_cycle(board: Board, clock_ns: float) -> float:
+    """What memory sustains, and no more than the engine's masters carry."""
+    return min(MEMORY_SUSTAINED * board.memory_gb_s * clock_ns, PORTS * board.memory_port_bits / 8)
+
+
+def _arrays(made: Layers, board: Board) -> Iterator[Shape]:
+    """Arrays whose products are within the board's DSP blocks, and beyond them within a share of its LUTs."""
+    x_bits, w_bits = containers(made)
+    on = r.device(board.part)
+    operand, weight_bits = operands(made)
+    weights = Interval(-(1 << weight_bits - 1), (1 << weight_bits - 1) - 1, 0)
+    most = max(step.acc_bits for step in made.steps)
+    for lanes in _LANES:
+        depth = _depth_of_weights(made, lanes, x_bits, w_bits)
+        for count in _VECTORS:
+            shape = Shape(lanes, count, 1, x_bits, w_bits, _WORDS, depth, _WORDS)
+            each = PACKED.get(arithmetic(made, shape, on.dsp_wide), (1, 0))[0]
+            blocks = ceil(shape.outputs / each) * lanes * r.multiplier_dsps(operand.width + (not operand.signed), weight_bits, on)
+            luts = of_luts(operand, weights, most, shape.outputs, lanes).lut
+            in_blocks = int((LIMITS["dsp"] * board.dsp - _EPILOGUE_DSPS * lanes) // blocks)
+            if in_blocks < 1:
+                continue
+            for pixels in range(1, min(in_blocks + int(_LUT_PRODUCTS * board.lut) // luts, _MOST_PIXELS) + 1):
+                yield replace(shape, pixels=pixels, lut_pixels=max(pixels - in_blocks, 0))
+
+
+def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int:
+    """Words for the weights of one output of any step; those of steps that give a single pixel may come in parts."""
+    unlimited = Shape(lanes, 1, 1, x_bits, w_bits, 1, 1 << 40, 1)
+    whole = [entries(step, unlimited) for step in made.steps if step.target.pixels > 1 and step.kind is not Kind.MAXIMUM]
+    most = max(whole, default=1)
+    return SHALLOW if most <= SHALLOW else ceil(most / _WORDS) * _WORDS
+
+
+def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
+    """What no tiles could beat: the slowest of multipliers, epilogue and ports, each of which moves everything once."""
+    total = 0
+    known: dict[object, int] = {}
+    wide = replace(shape, x_depth=1 << 40, y_depth=1 << 40)
+    for step in folded(made, shape.lanes).steps:
+        if alike(step) not in known:
+            count = turns(step, wide, cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns))
+            vector, weight = shape.lanes * shape.x_bits / 8, shape.wide * shape.lanes * shape.w_bits / 8
+            source = ceil(step.source.channels / shape.lanes) * step.source.pixels
+            ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight / 2)) / port
+            known[alike(step)] = max(count["multiply"], count["epilogue"], count["place_weights"], source, ceil(ports))
+        total += known[alike(step)]
+    return total
+
+
+def _on_board(made: Layers, shape: Shape, board: Board, clock_ns: float, per_cycle: float, port: float) -> Plan | None:
+    """With the memories that the board has room for; None where a tile of a step does not fit, or logic is short."""
+    wide = r.device(board.part).dsp_wide
+    budget = int(LIMITS["bram18"] * 2 * board.bram36)
+    best: Plan | None = None
+    for y_depth in (_WORDS, 2 * _WORDS, 4 * _WORDS):
+        if any(_least_results(step, shape) > y_depth for step in made.steps):
+            continue
+        x_depth = _depth_of_values(made, replace(shape, y_depth=y_depth), budget)
+        if x_depth < _WORDS:
+            continue
+        try:
+            found = engine(made, replace(shape, x_depth=x_depth, y_depth=y_depth), per_cycle, port, wide)
+        except ProjectError:
+            continue
+        costs = estimate(found, board)
+        if costs.over(LIMITS):
+            continue
+        if best is None or found.cycles < best.interval:
+            best = Plan(found, costs, clock_ns)
+    return best
+
+
+def _least_results(step: Step, shape: Shape) -> int:
+    return shape.pixels * vectors(step, shape) * ceil(step.target.width / shape.x_bits)
+
+
+def _depth_of_values(made: Layers, shape: Shape, budget: int) -> int:
+    """Words of values for each pixel lane, with what is left when all other memories are built."""
+    beside = [ceil(step.beside.width / shape.x_bits) for step in made.steps if step.beside is not None]
+    fixed = 0 if shape.shallow else 2 * r.bram18(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
+    fixed += 2 * r.bram18(shape.y_depth, shape.lanes * shape.x_bits) * (1 + max(beside, default=0)) + 8 * MASTERS
+    for depth in range(64 * _WORDS, 0, -_WORDS):
+        if fixed + 2 * shape.pixels * r.bram18(depth, shape.lanes * shape.x_bits) <= budget:
+            return depth
+    return 0

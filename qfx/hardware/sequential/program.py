@@ -1,0 +1,133 @@
+"""What lies in memory beside values: the program, the weights, and what the epilogue knows of channels. Plain little-endian data."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+
+from qfx.hardware.sequential.engine import Engine, Placed
+from qfx.hardware.sequential.folding import laid_out
+from qfx.hardware.sequential.memory import planes
+from qfx.hardware.sequential.tiles import PARAMETER_WORDS, TAPS, blocks, entries, vectors
+from qfx.hardware.sequential.values import ROUNDING, Kind, Value
+from qfx.ir.values import RawArray
+
+FIELDS = (
+    "kind", "x_at", "x_blocks", "x_height", "x_width", "x_signed", "fill",
+    "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w",
+    "height", "width", "blocks", "rows", "columns", "tiles_h", "tiles_w", "jobs", "segments", "entries", "last_entries",
+    "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed",
+    "sliding", "leak", "rounding", "overflow", "bits", "is_signed",
+)  # fmt: skip
+"""The words of an instruction, in the order of ``read_step``."""
+
+STEP_WORDS = 48
+"""Words of 64 bits of an instruction; those behind the fields are 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """``program`` and ``parameters`` are words of 64 bits, ``weights`` vectors of containers; ``digest``: of all of them."""
+
+    program: bytes
+    parameters: bytes
+    weights: bytes
+
+    def files(self, engine: Engine) -> dict[str, bytes]:
+        """What each port reads, by the name of its file: one port brings the first half of every word of weights, the other one the second half."""
+        half = engine.shape.wide // 2 * engine.shape.lanes * engine.shape.w_bits // 8
+        halves = np.frombuffer(self.weights, dtype=np.uint8).reshape(-1, 2, half)
+        found = {"program": self.program, "parameters": self.parameters}
+        return found | {f"weights{port}": np.ascontiguousarray(halves[:, port]).tobytes() for port in (0, 1)}
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.program + self.parameters + self.weights).hexdigest()
+
+
+def image(engine: Engine) -> Image:
+    """What the engine finds in memory."""
+    program, parameters, weights = [], [], []
+    weights_at = parameters_at = 0
+    for placed in engine.steps:
+        packed, known = _weights(engine, placed), _parameters(engine, placed)
+        program.append(_instruction(engine, placed, weights_at, parameters_at))
+        weights.append(packed.tobytes())
+        parameters.append(known.tobytes())
+        weights_at += packed.size // (engine.shape.lanes * engine.shape.wide)
+        parameters_at += known.size
+    return Image(b"".join(program), b"".join(parameters), b"".join(weights))
+
+
+def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at: int) -> bytes:
+    step, tile, shape = placed.step, placed.tile, engine.shape
+    window, source, target, made = step.window, step.source, step.target, step.epilogue
+    fill = 1 << shape.x_bits - 1 if step.kind is Kind.MAXIMUM and source.signed else 0
+    at = engine.places.at
+    x_at = at[source.name] + step.skip // shape.lanes * source.pixels
+    beside = (0, 0, 0) if step.beside is None else (at[step.beside.name], planes(step.beside, shape.x_bits), int(step.beside.signed))
+    values = (
+        int(step.kind), x_at, blocks(source.channels, shape.lanes), source.height, source.columns, int(source.signed), fill,
+        *window.kernel, *window.stride, *window.pads, *window.dilation,
+        target.height, target.columns, blocks(target.channels, shape.lanes),
+        tile.rows, tile.columns, tile.tiles_h, tile.tiles_w, tile.jobs, tile.segments, tile.entries, tile.last_entries,
+        weights_at, parameters_at, at[target.name], planes(target, shape.x_bits), *beside,
+        int(tile.sliding), made.leak, ROUNDING[made.rounding], int(made.overflow), made.bits, int(made.signed),
+    )  # fmt: skip
+    words = np.zeros(STEP_WORDS, dtype="<i8")
+    words[: len(FIELDS)] = values
+    return words.tobytes()
+
+
+def _weights(engine: Engine, placed: Placed) -> npt.NDArray[np.signedinteger]:
+    """Of a matrix job by job, word by word, output by output: a vector of channels; of a sum block by block, a tap or those of a row in an entry."""
+    step, shape = placed.step, engine.shape
+    dtype = np.dtype(f"<i{shape.w_bits // 8}")
+    if step.weight is None:
+        return np.zeros(0, dtype=dtype)
+    lanes = shape.lanes
+    if step.kind is Kind.SUM:
+        rows, columns = (step.weight.shape[1], step.weight.shape[2]) if placed.tile.sliding else (step.weight[0].size, 1)
+        width = ceil(TAPS / shape.wide) * shape.wide if placed.tile.sliding else shape.wide  # vectors of an entry, in whole words
+        first = TAPS - columns if placed.tile.sliding else 0
+        alone = np.zeros((placed.tile.jobs, rows, width, lanes), dtype=dtype)
+        one = np.zeros((placed.tile.jobs * lanes, rows, columns), dtype=dtype)
+        one[: len(step.weight)] = step.weight.reshape(-1, rows, columns)
+        alone[:, :, first : first + columns] = one.reshape(placed.tile.jobs, lanes, rows, columns).transpose(0, 2, 3, 1)
+        return alone
+    outputs, channels = placed.tile.jobs * shape.outputs, blocks(step.source.channels, lanes) * lanes
+    filled = np.zeros((outputs, channels, *step.weight.shape[2:]), dtype=dtype)
+    filled[: len(step.weight), : step.weight.shape[1]] = step.weight
+    # (jobs, outputs, blocks, lanes, taps) to (jobs, taps, blocks, outputs, lanes)
+    parts = filled.reshape(placed.tile.jobs, shape.outputs, channels // lanes, lanes, -1).transpose(0, 4, 2, 1, 3)
+    assert parts.shape[1] * parts.shape[2] == entries(step, shape)
+    return np.ascontiguousarray(parts)
+
+
+def _parameters(engine: Engine, placed: Placed) -> npt.NDArray[np.int64]:
+    step, made = placed.step, placed.step.epilogue
+    count = placed.tile.jobs * vectors(step, engine.shape) * engine.shape.lanes
+    rows = np.zeros((count, PARAMETER_WORDS), dtype="<i8")
+    of = slice(0, step.target.channels)
+    rows[of, 0] = made.added.astype(np.int64)
+    shifts = [(numbers.astype(np.int64), at) for numbers, at in ((made.beside_up, 32), (made.down, 40), (made.up, 48))]
+    rows[of, 1] = (made.factor.astype(np.int64) & 0xFFFFFFFF) + sum(numbers << at for numbers, at in shifts)
+    rows[of, 2], rows[of, 3] = made.least.astype(np.int64), made.greatest.astype(np.int64)
+    return rows
+
+
+def as_vectors(raw: RawArray, value: Value, engine: Engine) -> bytes:
+    """The raws (channels, height, width in any shape) of one frame as they lie in memory; of an input that is folded, of the frame as it comes."""
+    fold = engine.layers.fold(value)
+    raw = laid_out(raw.reshape(1, fold.channels, value.height, fold.columns), fold, value)
+    lanes, bits = engine.shape.lanes, engine.shape.x_bits
+    count, of = blocks(value.channels, lanes), planes(value, bits)
+    filled = np.zeros((count * lanes, value.height, value.columns), dtype=np.int64)
+    filled[: value.channels] = raw.reshape(value.channels, value.height, value.columns)
+    ordered = filled.reshape(count, lanes, value.height, value.columns).transpose(0, 2, 3, 1)[..., None, :]
+    parts = ordered >> (np.arange(of).reshape(-1, 1) * bits) & ((1 << bits) - 1)
+    return parts.astype(np.dtype(f"<u{bits // 8}")).tobytes()

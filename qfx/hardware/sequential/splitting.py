@@ -1,0 +1,55 @@
+"""Products with matrices of very many columns: in parts whose inputs fit the memory of a tile, each of which goes on from the sums of the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from qfx.fixed.type import QMode
+from qfx.hardware.sequential.values import Epilogue, Kind, Layers, Overflow, Step, Value, integers
+
+MOST_NUMBERS = 8192
+"""Numbers of a window that one step reads."""
+CHANNELS = 32
+"""Parts begin at multiples of so many channels: at a vector of any array."""
+
+
+def split(layers: Layers) -> Layers:
+    """The network with the matrix-vector products of flattened values in parts, where these have more than MOST_NUMBERS numbers."""
+    steps = tuple(part for step in layers.steps for part in _parts(step))
+    return replace(layers, steps=steps)
+
+
+def _parts(step: Step) -> Iterator[Step]:
+    taps = step.window.kernel[0] * step.window.kernel[1]
+    each = max(MOST_NUMBERS // taps // CHANNELS, 1) * CHANNELS
+    exact = all(int(factor) > 0 and int(factor) & (int(factor) - 1) == 0 for factor in step.epilogue.factor)
+    alone = step.kind is Kind.MATRIX and step.target.pixels == 1 and step.beside is None and not step.skip
+    if not alone or not exact or step.source.channels <= each:
+        yield step
+        return
+    assert step.weight is not None  # a matrix has weights
+    before: Value | None = None
+    for begin in range(0, step.source.channels, each):
+        end = min(begin + each, step.source.channels)
+        source = replace(step.source, channels=end - begin)
+        weight = np.ascontiguousarray(step.weight[:, begin:end])
+        macs = step.macs * (end - begin) // step.source.channels
+        part = replace(step, source=source, weight=weight, skip=begin, macs=macs, beside=before)
+        if end < step.source.channels:
+            target = Value(f"{step.target.name}#{end}", step.target.channels, 1, 1, step.acc_bits, True)
+            yield replace(part, target=target, epilogue=_sums(step))
+            before = target
+        else:
+            up = np.array([int(factor).bit_length() - 1 for factor in step.epilogue.factor], dtype=object)
+            yield replace(part, epilogue=replace(step.epilogue, beside_up=up))
+
+
+def _sums(step: Step) -> Epilogue:
+    """Sums as they are, and the sums before."""
+    count, bits = step.target.channels, step.acc_bits + 1
+    zeros, ones = integers(0, count), integers(1, count)
+    least, greatest = integers(-(1 << bits - 1), count), integers((1 << bits - 1) - 1, count)
+    return Epilogue(ones, zeros, zeros, 0, zeros, QMode.TRN, least, greatest, Overflow.CLAMP, step.acc_bits, True, zeros, bits + 1)

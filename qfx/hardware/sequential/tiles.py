@@ -1,0 +1,239 @@
+"""How a step is cut into tiles and jobs on an array of multipliers, and how many turns each process takes for it: the model of
+``hls/include/qfx/sequential``, which tests compare with turns that simulation counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+
+from qfx.hardware.sequential.memory import planes
+from qfx.hardware.sequential.values import Kind, Step
+
+PROCESSES = (
+    "fetch_x", "place_x", "fetch_weights", "place_weights", "multiply", "fetch_parameters", "fetch_beside", "epilogue", "gather", "write",
+)  # fmt: skip
+"""In the order of ``qfx::sequential::process``."""
+
+PARAMETER_WORDS = 4
+"""Words of 64 bits that a channel's epilogue takes in memory."""
+
+SHALLOW = 64
+"""Words that LUTs hold without a multiplexer behind them (UG574)."""
+JOB_CYCLES = 40
+"""What a job takes beside its turns: the pipelines of multipliers and epilogue fill and drain. An assumption."""
+STEP_CYCLES = 600
+"""What a step takes beside its tiles: its instruction, the first words of memory, the last ones written. An assumption: four latencies of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An array: ``lanes`` channels of a vector by ``vectors`` * lanes outputs by ``pixels``, and the sizes of its memories in words: of values for
+    each pixel, of weights for each output, of results. ``x_bits`` and ``w_bits`` are those of containers."""
+
+    lanes: int
+    vectors: int
+    pixels: int
+    x_bits: int
+    w_bits: int
+    x_depth: int
+    w_depth: int
+    y_depth: int
+    lut_pixels: int = 0
+    """Pixels whose products are made of LUTs, where DSP blocks are short."""
+
+    @property
+    def shallow(self) -> bool:
+        """Whether memories of weights are so shallow that they are made of LUTs."""
+        return self.w_depth <= SHALLOW
+
+    @property
+    def outputs(self) -> int:
+        return self.lanes * self.vectors
+
+    @property
+    def wide(self) -> int:
+        """Outputs whose weights come in one word of memory: as many as two ports of 128 bits carry, and at least two."""
+        return max(count for count in (2, 4, 8, 16, 32) if self.outputs % count == 0 and (count == 2 or count * self.lanes * self.w_bits <= 256))
+
+    @property
+    def products(self) -> int:
+        """In a turn."""
+        return self.lanes * self.outputs * self.pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a step is cut: ``rows`` of each pixel lane by ``columns``; ``jobs`` of each tile, their weights in ``segments`` of ``entries`` words, and
+    the last of ``last_entries``."""
+
+    rows: int
+    columns: int
+    tiles_h: int
+    tiles_w: int
+    jobs: int
+    segments: int
+    entries: int
+    last_entries: int
+    sliding: bool = False
+    """Whether windows of single channels take the taps of a row at once."""
+
+    @property
+    def tiles(self) -> int:
+        return self.tiles_h * self.tiles_w
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
+
+
+def blocks(channels: int, lanes: int) -> int:
+    return ceil(channels / lanes)
+
+
+def entries(step: Step, shape: Shape) -> int:
+    """Words of weights for one output."""
+    taps = step.window.kernel[0] * step.window.kernel[1]
+    return taps * blocks(step.source.channels, shape.lanes) if step.kind is Kind.MATRIX else taps
+
+
+def vectors(step: Step, shape: Shape) -> int:
+    """Vectors of results that a job gives of a pixel."""
+    return shape.vectors if step.kind is Kind.MATRIX else 1
+
+
+TAPS = 3
+"""The most columns of a window that slides."""
+
+
+def slides(step: Step, shape: Shape, columns: int) -> bool:
+    """Whether windows of single channels that slide along rows of a tile of so many columns take fewer turns than tap by tap."""
+    kernel, stride = step.window.kernel[1], step.window.stride[1]
+    able = step.kind is not Kind.MATRIX and kernel <= TAPS <= shape.outputs and step.window.dilation[1] == 1
+    return able and (columns - 1) * stride + kernel < columns * kernel
+
+
+def cut(step: Step, shape: Shape, rows: int, columns: int) -> Tile:
+    """The step in tiles of that size."""
+    sliding = slides(step, shape, columns)
+    count, most = step.window.kernel[0] if sliding else entries(step, shape), shape.w_depth
+    segments = ceil(count / most) if step.kind is not Kind.MAXIMUM else 1
+    each = ceil(count / segments)
+    jobs = ceil(blocks(step.target.channels, shape.lanes) / vectors(step, shape))
+    tiles_h, tiles_w = ceil(step.target.height / (rows * shape.pixels)), ceil(step.target.columns / columns)
+    return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each, sliding)
+
+
+def input_size(step: Step, shape: Shape, tile: Tile) -> tuple[int, int, int]:
+    """Of a tile: rows of all pixel lanes together, rows of one of them, columns."""
+    (reach_h, reach_w), (stride_h, stride_w) = step.window.reach, step.window.stride
+    return (shape.pixels * tile.rows - 1) * stride_h + reach_h, (tile.rows - 1) * stride_h + reach_h, (tile.columns - 1) * stride_w + reach_w
+
+
+def fits(step: Step, shape: Shape, tile: Tile) -> bool:
+    """Whether the memories of the array hold the tile."""
+    _, rows, columns = input_size(step, shape, tile)
+    x = rows * columns * blocks(step.source.channels, shape.lanes)
+    y = shape.pixels * tile.pixels * vectors(step, shape) * planes(step.target, shape.x_bits)
+    return x <= shape.x_depth and y <= shape.y_depth and (tile.segments == 1 or tile.pixels == 1)
+
+
+def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
+    """Turns of each process in the step."""
+    source, target, window = step.source, step.target, step.window
+    into = blocks(source.channels, shape.lanes)
+    rows, _, columns = input_size(step, shape, tile)
+    seen_rows = _seen(tile.tiles_h, shape.pixels * tile.rows * window.stride[0], rows, window.pads[0], source.height)
+    seen_columns = _seen(tile.tiles_w, tile.columns * window.stride[1], columns, window.pads[1], source.columns)
+    count = entries(step, shape)
+    jobs = tile.tiles * tile.jobs
+    each = shape.outputs // shape.wide if step.kind is Kind.MATRIX else ceil(TAPS / shape.wide) if tile.sliding else 1
+    words = 0 if step.kind is Kind.MAXIMUM else jobs * (step.window.kernel[0] if tile.sliding else count) * each
+    out = jobs * tile.pixels * shape.pixels * vectors(step, shape) * planes(target, shape.x_bits)
+    size = blocks(target.channels, shape.lanes) * target.pixels
+    return {
+        "fetch_x": into * seen_rows * seen_columns,
+        "place_x": tile.tiles * into * rows * columns,
+        "fetch_weights": words,
+        "place_weights": words,
+        "multiply": jobs * (tile.rows * columns * step.window.kernel[0] if tile.sliding else tile.pixels * count),
+        "fetch_parameters": jobs * vectors(step, shape) * shape.lanes * PARAMETER_WORDS,
+        "fetch_beside": 0 if step.beside is None else size * planes(step.beside, shape.x_bits),
+        "epilogue": out,
+        "gather": out,
+        "write": size * planes(target, shape.x_bits),
+    }
+
+
+def _seen(tiles: int, step: int, size: int, before: int, whole: int) -> int:
+    """Along an axis: what lies within the value, of all tiles together."""
+    starts = (tile * step - before for tile in range(tiles))
+    return sum(max(min(start + size, whole) - max(start, 0), 0) for start in starts)
+
+
+def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
+    """What goes through each port."""
+    count = turns(step, shape, tile)
+    x, w = shape.lanes * shape.x_bits // 8, shape.wide * shape.lanes * shape.w_bits // 8
+    return {
+        "values": count["fetch_x"] * x,
+        "weights0": count["fetch_weights"] * w // 2,
+        "weights1": count["fetch_weights"] * w // 2,
+        "beside": count["fetch_beside"] * x,
+        "parameters": count["fetch_parameters"] * 8,
+        "results": count["write"] * x,
+    }
+
+
+def cycles(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, port_bytes: float) -> tuple[int, str]:
+    """Clock cycles of the step, and what they are spent on: the slowest process, or memory.
+
+    Processes work at once, each on a tile or a job of its own; so a step takes as long as its slowest process, and what is in front of the first job
+    and behind the last one. Memory: bytes by what memory sustains, and each port's by its width.
+    """
+    count = turns(step, shape, tile)
+    jobs = tile.tiles * tile.jobs
+    slowest = max(count, key=lambda name: count[name])
+    moved = memory_bytes(step, shape, tile)
+    memory = max(sum(moved.values()) / memory_bytes_per_cycle, *(each / port_bytes for each in moved.values()))
+    first = count["place_x"] // tile.tiles + count["place_weights"] // (jobs * tile.segments)
+    last = (count["gather"] + count["write"]) // jobs
+    busy = count[slowest] + jobs * tile.segments * JOB_CYCLES
+    return ceil(max(busy, memory)) + first + last + STEP_CYCLES, "memory" if memory > busy else slowest
+
+
+Known = dict[tuple[object, ...], "tuple[Tile, int, str] | None"]
+"""What was found of steps that are alike."""
+
+
+def alike(step: Step) -> tuple[object, ...]:
+    """What the cycles of a step depend on."""
+    source, target = step.source, step.target
+    sizes = (source.channels, source.height, source.columns, target.channels, target.height, target.columns, target.width)
+    return (step.kind, *sizes, step.window, None if step.beside is None else step.beside.width)
+
+
+def tiled(step: Step, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float) -> tuple[Tile, int, str] | None:
+    """The tile with the fewest cycles, those, and what they are spent on; None if no tile fits."""
+    best: tuple[Tile, int, str] | None = None
+    for rows, columns in _sizes(step.target.height, step.target.columns, shape.pixels):
+        tile = cut(step, shape, rows, columns)
+        if not fits(step, shape, tile):
+            continue
+        taken, what = cycles(step, shape, tile, memory_bytes_per_cycle, port_bytes)
+        if best is None or taken < best[1]:
+            best = tile, taken, what
+    return best
+
+
+@lru_cache(maxsize=256)
+def _sizes(height: int, width: int, pixels: int) -> tuple[tuple[int, int], ...]:
+    """Tiles worth a look: those that cut each axis into equal parts as nearly as that goes."""
+    rows = sorted({ceil(ceil(height / pixels) / parts) for parts in _parts(ceil(height / pixels))}, reverse=True)
+    columns = sorted({ceil(width / parts) for parts in _parts(width)}, reverse=True)
+    return tuple((r, c) for r in rows for c in columns)
+
+
+def _parts(size: int) -> Iterator[int]:
+    yield from (parts for parts in range(1, size + 1) if parts == 1 or ceil(size / parts) < ceil(size / (parts - 1)))

@@ -1,0 +1,1 @@
+"""Casts to number formats that are no fixed-point type."""

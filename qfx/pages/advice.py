@@ -1,0 +1,137 @@
+"""What to do next: what stands out in the measurements and in the design, and the command or the line of a recipe that changes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qfx.hardware.cost.estimate import LIMITS, NAMES
+from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.folding import summary
+from qfx.hardware.folding.plan import Plan
+from qfx.hardware.unrolled import summary as unrolled_summary
+from qfx.hardware.unrolled.plan import Plan as Unrolled
+from qfx.ir.graph import Graph
+from qfx.ir.within import everything
+from qfx.operators import Cast, Input
+from qfx.pages import html
+from qfx.pages.measured import Measured, Value, bounds
+
+OVERFLOW, SPARE_BITS, LOUD_DB, MOST = 0.01, 1, 6.0, 4
+"""From which share of overflow, from how many bits of range without use, and from how many decibels below the next one on a cast is worth a word;
+and of how many casts each is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """``what`` is the matter, ``do`` says what to do about it, ``command`` how, where there is one."""
+
+    what: str
+    do: str
+    command: str = ""
+
+
+def overflowing(found: Value) -> float:
+    """The share of numbers that a cast takes back to its range."""
+    return 0.0 if found.loss is None else (found.loss.above + found.loss.below) / max(found.loss.values, 1)
+
+
+def spare(found: Value, low: float, high: float) -> int:
+    """How many bits at the upper end of a cast's range nothing on the data uses."""
+    furthest = max(found.high / high if high > 0 else 0.0, found.low / low if low < 0 else 0.0)
+    return 0 if furthest <= 0 else max(0, -math.ceil(math.log2(furthest)))
+
+
+def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | None) -> list[Advice]:
+    """In the order in which it pays."""
+    found = [*(_of_data(graph, measured) if measured is not None else ())]
+    if measured is None:
+        found.append(
+            Advice("No data was given", "ranges, overflow, rounding and errors come from data", f"qfx report {model} --data test.npz -o report.html")
+        )
+    elif measured.answers is None:
+        found.append(Advice("No labels were given", "save class numbers as 'y' beside 'x' in the .npz file to see accuracy and confusions"))
+    if plan is None:
+        found.append(
+            Advice("No board was named", "see what the design takes and where it waits", f"qfx report {model} --board ultra96v2 --fit -o report.html")
+        )
+    elif isinstance(plan, Unrolled):
+        found += [Advice(note.partition(":")[0], note) for note in unrolled_summary.notes(plan)]
+    else:
+        found += _of_design(model, plan)
+    return found
+
+
+def _of_data(graph: Graph, measured: Measured) -> Iterator[Advice]:
+    casts = {name: node.op.cast for name, node in everything(graph) if isinstance(node.op, Cast | Input) and name in measured.values}
+    values = [(measured.values[name], cast) for name, cast in casts.items()]
+    clipped = sorted((v for v, cast in values if overflowing(v) >= OVERFLOW and not _is_relu(v, cast.element.signed)), key=lambda v: -overflowing(v))
+    for value in clipped[:MOST]:
+        bits = value.loss.missing_bits if value.loss is not None else 0
+        yield Advice(
+            f"{value.name} overflows for {html.percent(overflowing(value))} of its numbers",
+            f"{bits} more integer bit{'s' * (bits != 1)} would hold them all. A few saturated numbers are often the best choice at few "
+            f"bits; many are not: "
+            "calibrate on data like this, train on, or give this cast a bit more in the recipe",
+        )
+    loud = sorted((v for v, _ in values if v.own_db is not None and math.isfinite(v.own_db)), key=lambda v: v.own_db or 0.0)
+    if len(loud) > 1 and (loud[1].own_db or 0.0) - (loud[0].own_db or 0.0) >= LOUD_DB:
+        yield Advice(
+            f"{loud[0].name} adds more noise than any other cast ({html.decibel(loud[0].own_db)}; the next {html.decibel(loud[1].own_db)})",
+            "one or two bits more in this place alone gain more than anywhere else: an override in the recipe, or learned word lengths "
+            "under a budget",
+        )
+    idle = sorted((-bits, value.name) for value, cast in values if (bits := spare(value, *bounds(cast))) >= SPARE_BITS)
+    if idle:
+        named = ", ".join(f"{name} {-bits}" for bits, name in idle[:_LISTED]) + (f" and {len(idle) - _LISTED} more" if len(idle) > _LISTED else "")
+        yield Advice(
+            f"{len(idle)} cast{'s leave' if len(idle) > 1 else ' leaves'} upper bits of the range unused on this data",
+            f"bits: {named}. As many fewer bits, or as many more fractional ones, cost no accuracy here",
+        )
+    dead = [v for v in measured.values.values() if v.size - v.held > 0 and v.size > 1 and v.loss is not None]
+    for value in sorted(dead, key=lambda v: (v.held - v.size, v.name))[:MOST]:
+        yield Advice(
+            f"{value.size - value.held} of {value.size} channels of {value.name} are 0 on all {measured.samples} samples",
+            "pruned channels cost nothing in hardware only if training knows: word lengths that may go down to none remove them",
+        )
+
+
+def _is_relu(value: Value, signed: bool) -> bool:
+    """Whether what falls away is what a ReLU takes: numbers below 0 of an unsigned type."""
+    return not signed and value.loss is not None and value.loss.above < OVERFLOW * max(value.loss.values, 1)
+
+
+def _of_design(model: str, plan: Plan) -> Iterator[Advice]:
+    found, slow = plan.estimate, summary.binding(plan)
+    board = found.board.name
+    if over := found.over(dict.fromkeys(FIELDS, 1.0)):
+        yield Advice(
+            f"The design needs more {', '.join(NAMES[field] for field in over)} than the {found.board.title} has",
+            "fold more, or take fewer bits",
+            f"qfx hls {model} --board {board} --fit -o project",
+        )
+    for note in summary.notes(plan):
+        yield Advice(note.partition(":")[0], note.partition(":")[2].strip() or note)
+    design = plan.design
+    busy = sorted(((process.busy, node) for process, node in zip(design.processes, design.nodes, strict=True)), reverse=True)
+    slowest, folding = slow["layer"], plan.schedule.folding(slow["layer"])
+    others = [cycles for cycles, node in busy if node != slowest]
+    free = min((LIMITS[field] - found.share(field) for field in FIELDS if found.share(field)), default=0.0)
+    if not others:
+        return
+    now = f"PE {folding.pe}, SIMD {folding.simd}" if slowest in plan.weighted else f"PE {folding.pe}"
+    what = f"{slowest} sets the pace, folded to {now}: {html.count(busy[0][0])} cycles a frame; the next layer takes {html.count(others[0])}"
+    if plan.gap is None and free > _ROOM:
+        gain = busy[0][0] / max(others[0], 1)
+        do = f"it alone folded less makes {gain:.1f} times as many frames" if gain >= _GAIN else "several layers have to be folded less together"
+        yield Advice(
+            what,
+            f"{do}; at least {100 * free:.0f} % of what a resource may be used for are free",
+            f"qfx hls {model} --board {board} --fit -o project",
+        )
+    elif free <= _ROOM:
+        yield Advice(what, "the board is nearly full: shorter words, or products in LUTs in place of DSP blocks, make room for more")
+
+
+_ROOM, _GAIN, _LISTED = 0.05, 1.05, 6

@@ -1,0 +1,143 @@
+"""Sections on what data shows: every value, error by layer, overflow and rounding, accuracy."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from qfx.ir import words
+from qfx.ir.graph import Graph, Node
+from qfx.ir.text import describe
+from qfx.operators import Cast, Input
+from qfx.pages import charts, html
+from qfx.pages.advice import OVERFLOW, overflowing
+from qfx.pages.drawing import cast_type, short_type
+from qfx.pages.html import Section, cell, raw_cell
+from qfx.pages.measured import Answers, Measured, Value, bounds
+
+_LISTED = 4
+MOST_CLASSES = 25
+"""In a matrix of confusions; of more, the most frequent confusions are listed."""
+
+
+def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> Section:
+    """Every value of the graph: its type, its range, and, with data, its distribution."""
+    heads = ["value", "operator", "type", "range ", *(["on the data ", "distribution", "overflow ", "rounded ", "SQNR "] if measured else [])]
+    rows = []
+    for node in graph.nodes:
+        found = None if measured is None else measured.values[node.name]
+        rows.append([f'<tr id="{anchors[node.name]}">{"".join(_value(graph, node, found))}</tr>'])
+    tools = (
+        '<div class="tools"><label for="filter">Filter</label><input id="filter" type="search" data-filters="values-table"><span '
+        'class="told" role="status"></span></div>'
+    )
+    told = (
+        "Range: what the type and, behind exact operators, the constants allow, from least to greatest. "
+        + (
+            f"Distributions on {html.count(measured.samples)} samples, heights as square roots of counts: "
+            '<b class="ink1">filled</b> what the value holds, <b class="ink2">line</b> what came to its cast, <span class="bad">red</span>'
+            ' what lies beyond '
+            "its type; ticks are its grid. SQNR: what this cast alone loses."
+            if measured
+            else "Give --data to see distributions."
+        )
+    )  # fmt: skip
+    body = f'<p class="soft">{told}</p>{tools}{html.table(heads, rows, label="Every value", name="values-table", sorts=True, tall=True)}'
+    return Section("values", "Values: types, ranges, distributions", body, "Values")
+
+
+def _value(graph: Graph, node: Node, found: Value | None) -> list[str]:
+    info, op = graph.infos[node.name], node.op
+    hull = info.interval.hull
+    kind = cast_type(op) if isinstance(op, Cast | Input) else short_type(info.type)
+    spread = [words.number(hull.lo, hull.frac_bits), words.number(hull.hi, hull.frac_bits)]
+    cells = [
+        cell(node.name, "name"),
+        f'<td>{escape("Cast" if isinstance(op, Cast) else describe(op))}<br><span class="soft">{words.sizes(info.shape)}</span></td>',
+        f"<td><code>{escape(kind)}</code></td>",
+        raw_cell(f"{spread[0]}<br>{spread[1]}", "n", value=float(hull.hi) * 2.0**-hull.frac_bits),
+    ]
+    if found is None:
+        return cells
+    limit = bounds(op.cast) if isinstance(op, Cast | Input) else None
+    told = f"Distribution of {node.name}, from {html.number(found.low)} to {html.number(found.high)}"
+    cells += [
+        raw_cell(f"{html.number(found.low)}<br>{html.number(found.high)}", "n", value=found.high),
+        f"<td>{charts.histogram(found.histogram, limit, told)}</td>",
+    ]
+    if found.loss is None:
+        return [*cells, "<td></td>" * 3]
+    share, rounded = overflowing(found), found.loss.rounded / max(found.loss.values, 1)
+    loud = " bad" if share >= OVERFLOW and found.loss.above else ""
+    return [
+        *cells,
+        cell(_share(share), f"n{loud}", value=share),
+        cell(_share(rounded), "n", value=rounded),
+        cell(html.decibel(found.own_db), "n", value=found.own_db),
+    ]
+
+
+def _share(share: float) -> str:
+    return "0" if not share else "< 0.01 %" if share < 1e-4 else html.percent(share)
+
+
+def errors(graph: Graph, measured: Measured | None) -> Section:
+    """Signal to noise behind every cast, of this cast and of all up to it."""
+    if measured is None:
+        return Section("errors", "", "")
+    casts = [node.name for node in graph.nodes if isinstance(node.op, Cast | Input)]
+    ends = [name for name in graph.outputs if name not in casts]
+    reference = measured.reference
+    shown = []
+    for name in [*casts, *ends]:
+        found = measured.values[name]
+        pair = tuple(value for value in (found.db, found.own_db) if value is not None)
+        if pair:
+            shown.append((name, pair))
+    if reference is None:
+        told = "What each cast alone loses. (The exact sums behind finer casts leave 64 bits, so that there is no reference for errors that add up.)"
+    else:
+        told = (
+            '<b class="ink1">All casts up to here</b>, against the same network with the same weights whose casts have '
+            f"{reference.below} more fractional and {reference.above} more integer bits; " '<b class="ink2">this cast alone</b>. '
+            "Signal to noise in decibels: 6 dB are one bit; longer is better."
+        )  # fmt: skip
+        if reference.kept:
+            named = ", ".join(reference.kept[:_LISTED]) + (f" and {len(reference.kept) - _LISTED} more" if len(reference.kept) > _LISTED else "")
+            told += f" As they are in the reference, because what stands behind them takes no other type: {escape(named)}."
+    worst = [name for name, pair in shown if reference is not None and pair[0] == min((p[0] for _, p in shown), default=math.inf)]
+    heads = ["cast", "numbers ", "above ", "below ", "rounded ", "missing bits ", "SQNR of the cast ", "of all up to it "]
+    rows = []
+    for name in casts:
+        found = measured.values[name]
+        loss = found.loss
+        assert loss is not None
+        counts = [loss.values, loss.above, loss.below, loss.rounded, loss.missing_bits]
+        numbers = [cell(html.count(n), "n", value=n) for n in counts]
+        rows.append([cell(name, "name"), *numbers, *(cell(html.decibel(db), "n", value=db) for db in (found.own_db, found.db))])
+    counts_table = html.table(heads, rows, label="What each cast loses", sorts=True)
+    note = (
+        '<p class="soft">above, below: numbers beyond the range of the type, which saturate or wrap; a cast to an unsigned type does '
+        "the work of a ReLU for those below. rounded: numbers with bits below the least significant one.</p>"
+    )
+    body = f'<p class="soft">{told}</p>{html.bars(shown, html.decibel, marked=worst[:1])}<h3>Overflow and rounding, counted</h3>{note}{counts_table}'
+    return Section("errors", "Error by layer, overflow and rounding", body, "Errors")
+
+
+def accuracy(answers: Answers | None) -> Section:
+    """Right answers, and what was taken for what."""
+    if answers is None:
+        return Section("accuracy", "", "")
+    counts = answers.confusion
+    pairs = sorted(((n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n), key=lambda pair: (-pair[0], pair[1:]))
+    matrix = charts.confusion(answers, MOST_CLASSES)
+    told = f"{html.count(answers.right)} of {html.count(answers.total)} are right: {html.percent(answers.right / max(answers.total, 1))}"
+    told += "" if answers.top5 is None else f"; among the five greatest scores {html.percent(answers.top5 / max(answers.total, 1))}"
+    rows = [[cell(str(i), "n", value=i), cell(str(j), "n", value=j), cell(str(n), "n", value=n)] for n, i, j in pairs[:12]]
+    listed = (
+        "<h3>Most frequent confusions</h3>" + html.table(["class ", "taken for ", "times "], rows, label="Most frequent confusions", narrow=True)
+        if rows
+        else ""
+    )
+    body = f"<p>{told}. Rows: the right class; columns: what it was taken for.</p>{matrix}{listed}"
+    return Section("accuracy", "Accuracy and confusions", body, "Accuracy")

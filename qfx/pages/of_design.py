@@ -1,0 +1,135 @@
+"""Sections on the design: resources against the board, when every layer works, and how it is folded."""
+
+from __future__ import annotations
+
+from html import escape
+
+from qfx.hardware.cost.estimate import NAMES, Cost, capacity
+from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.folding import summary, told
+from qfx.hardware.folding.plan import Plan
+from qfx.hardware.timing.simulate import Course, course
+from qfx.hardware.unrolled import summary as unrolled_summary
+from qfx.hardware.unrolled.plan import Plan as Unrolled
+from qfx.pages import charts, html
+from qfx.pages.html import Section, cell, raw_cell
+
+FRAMES = 3
+"""Of the timeline."""
+
+
+def board(plan: Plan | Unrolled) -> Section:
+    """What the design takes of its board, in all and by layer."""
+    found = plan.estimate
+    lines = unrolled_summary.notes(plan) if isinstance(plan, Unrolled) else summary.notes(plan)
+    notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    layers = [(layer.name, layer.resources) for layer in plan.layers] if isinstance(plan, Unrolled) else [(c.node, c.resources) for c in found.layers]
+    there, fields = capacity(found.board), [field for field in FIELDS if getattr(found.total, field)]
+    rows = []
+    for name, resources in layers:
+        cells = [cell(name, "name")]
+        for field in fields:
+            own, has = getattr(resources, field), max(getattr(there, field), 1)
+            bar = (
+                (
+                    f'<span class="cell" style="--w:{min(100.0, 100 * own / max(getattr(found.total, field), 1)):.1f}%">{html.count(own)} '
+                    f'<span class="soft">{100 * own / has:.1f} %</span></span>'
+                )
+                if own
+                else "0"
+            )
+            cells.append(raw_cell(bar, "n", value=own))
+        rows.append(cells)
+    total = "".join(cell(f"{html.count(getattr(found.total, field))} {100 * found.share(field):.1f} %", "n") for field in fields)
+    rows.append([f'<tr class="total"><th scope="row" class="name">total</th>{total}</tr>'])
+    heads = ["layer", *(f"{NAMES[field]} " for field in fields)]
+    body = (
+        f'<p class="soft">{escape(found.board.title)} ({escape(found.board.part)}): an estimate before any synthesis. Segments are '
+        f'layers, the largest '
+        "first; the line is where foldings stop.</p>" + charts.shares(found) + (f'<ul class="warn">{notes}</ul>' if notes else "")
+        + "<h3>By layer</h3>" + html.table(heads, rows, label="Resources by layer", sorts=True)
+    )  # fmt: skip
+    return Section("board", "Resources against the board", body, "Board")
+
+
+def timeline(plan: Plan | Unrolled) -> Section:
+    """When every layer works on the first frames, and which of them sets the pace."""
+    if isinstance(plan, Unrolled):
+        body = (
+            f"<p>The whole network is one pipeline of {plan.pipeline.depth} stages: a frame enters every {plan.interval} "
+            f"cycle{'s' * (plan.interval != 1)} and leaves "
+            f"{plan.latency} cycles later ({plan.latency_ns:g} ns).</p>"
+        )
+        return Section("time", "Timing", body)
+    slowest = summary.binding(plan)["layer"]
+    intro = (
+        f"<p>{escape(told.rate(plan))}. A frame every {html.count(plan.interval)} cycles of {plan.clock_ns:g} ns; <b class='bad'>"
+        f"{escape(slowest)}</b> sets the pace.</p>"
+    )
+    if plan.timing is None:
+        return Section(
+            "time",
+            "Dataflow timeline",
+            intro + '<p class="soft">A frame moves too many words to simulate: the pace is that of the slowest process alone.</p>',
+            "Timeline",
+        )
+    courses = {one.name: one for one in course(plan.design, FRAMES)}
+    shown = [cost for cost in plan.estimate.layers if cost.process in courses]
+    rows = [(cost.node, courses[cost.process].frames, cost.node == slowest) for cost in shown]
+    legend = (
+        '<div class="legend"><span><i style="background:var(--one)"></i>frame 1, lighter: frames 2 and 3</span><span><i '
+        'style="background:var(--bad)"></i>the bottleneck</span></div>'
+    )
+    picture = f'<div class="wide tall" role="region" aria-label="Timeline" tabindex="0">{charts.timeline(rows, "clock cycles")}</div>'
+    body = intro + legend + picture + _busy(plan, shown, courses, slowest)
+    return Section("time", "Dataflow timeline", body, "Timeline")
+
+
+def _busy(plan: Plan, shown: list[Cost], courses: dict[str, Course], slowest: str) -> str:
+    assert plan.timing is not None
+    timed = {one.name: one for one in plan.timing.processes}
+    rows = []
+    for cost in shown:
+        one, frames = timed[cost.process], courses[cost.process].frames
+        share = one.busy / max(plan.interval, 1)
+        bar = f'<span class="cell" style="--w:{min(100.0, 100 * share):.0f}%">{100 * share:.0f} %</span>'
+        marked = ' class="marked"' if cost.node == slowest else ""
+        numbers = "".join(cell(html.count(n), "n", value=n) for n in (one.busy, one.stall, *frames[0]))
+        rows.append([f"<tr{marked}>{cell(cost.node, 'name')}{cell(cost.process)}{raw_cell(bar, 'n', value=share)}{numbers}</tr>"])
+    heads = ["layer", "its slowest process", "busy ", "busy cycles ", "waiting cycles ", "first frame from ", "to "]
+    return "<details><summary>In numbers</summary>" + html.table(heads, rows, label="When layers work", sorts=True) + "</details>"
+
+
+def folding(plan: Plan | Unrolled) -> Section:
+    """How parallel every layer is."""
+    if isinstance(plan, Unrolled):
+        rows = [
+            [
+                cell(layer.name, "name"),
+                cell(html.count(layer.operations), "n", value=layer.operations),
+                cell(html.count(layer.adders), "n", value=layer.adders),
+            ]
+            for layer in plan.layers
+        ]
+        return Section(
+            "folding", "Operations by layer", html.table(["layer", "operations ", "adders "], rows, label="Operations by layer", sorts=True), "Layers"
+        )
+    slowest = summary.binding(plan)["layer"]
+    rows = []
+    for layer in summary.data(plan, "")["layers"]:
+        cells = [cell(layer["name"], "name")]
+        cells += [cell(str(layer.get(key, "")), "n", value=layer.get(key, 0)) for key in ("pe", "simd", "pixels")]
+        cells += [cell(str(layer.get(key, ""))) for key in ("arithmetic", "weights", "buffer")]
+        share = min(100.0, 100 * layer["cycles"] / max(plan.interval, 1))
+        cells.append(raw_cell(f'<span class="cell" style="--w:{share:.0f}%">{html.count(layer["cycles"])}</span>', "n", value=layer["cycles"]))
+        cells += [cell(html.count(layer[field]), "n", value=layer[field]) for field in FIELDS]
+        rows.append([f"<tr{' class=marked' if layer['name'] == slowest else ''}>{''.join(cells)}</tr>"])
+    heads = ["layer", "PE ", "SIMD ", "pixels ", "arithmetic", "weights", "buffer", "cycles a frame ", *(f"{NAMES[field]} " for field in FIELDS)]
+    streams = plan.design.streams
+    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in streams)
+    note = (
+        '<p class="soft">PE outputs times SIMD inputs are worked on in one cycle (times pixels). Write them into <code>folding.toml</code>'
+        " of the project "
+        f"to fix them. {len(streams)} FIFOs of {html.count(bits)} bits in all.</p>"
+    )
+    return Section("folding", "Folding", note + html.table(heads, rows, label="Folding of every layer", sorts=True))

@@ -1,0 +1,127 @@
+"""Training in dynamic fixed point: tensors of 16-bit integers with a shared exponent, products summed in 32 bits, exactly as such hardware would.
+
+A tensor is raw * 2**exponent: integers of ``bits`` bits, signed, and one exponent, the least with which the greatest number fits; rounding is to
+nearest, ties to even. A product of two such tensors is a product of integers: sums of at most ``chain`` products in an accumulator of 32 bits, which
+wraps as C's integers do on such hardware; each such sum becomes a float32, is scaled by both exponents, and added up in float32, in order. Forward,
+the gradient of the input and that of the weight are all computed so; updates are float32.
+
+Source: Das et al., "Mixed Precision Training of Convolutional Neural Networks using Integer Operations", ICLR 2018, arXiv 1802.00930 (the format
+DFP-16, one exponent a tensor, INT16 products in INT32 chains that are cut short and go on in FP32). Its abstract was at hand: the length of chains is
+ours.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qfx.errors import QfxError, UnsupportedError
+
+ACCUMULATOR_BITS = 32
+
+
+class Dynamic(NamedTuple):
+    """raw * 2**exponent; raw is float64 and integral."""
+
+    raw: Tensor
+    exponent: int
+
+
+def dynamic(x: Tensor, bits: int = 16) -> Dynamic:
+    """The nearest tensor of ``bits`` bits with one exponent.
+
+    >>> dynamic(torch.tensor([1.0, -0.3]), 4)
+    Dynamic(raw=tensor([ 4., -1.], dtype=torch.float64), exponent=-2)
+    """
+    top = float(x.detach().abs().max()) if x.numel() else 0.0
+    most = (1 << bits - 1) - 1
+    exponent = int(torch.frexp(torch.tensor(top, dtype=torch.float64)).exponent) - (bits - 1) if top else 0
+    raw = torch.round(x.detach().double() * 2.0**-exponent)
+    return Dynamic(raw.clamp(-most, most), exponent)
+
+
+def product(a: Dynamic, b: Dynamic, chain: int) -> Tensor:
+    """a (n, k) times b (k, m) in float32, by integers as above."""
+    total = torch.zeros(len(a.raw), b.raw.shape[1])
+    for first in range(0, a.raw.shape[1], chain):
+        exact = a.raw[:, first : first + chain] @ b.raw[first : first + chain]  # below 2**53 for all chains that are allowed
+        half = 2.0 ** (ACCUMULATOR_BITS - 1)
+        wrapped = torch.remainder(exact + half, 2 * half) - half
+        total = total + (wrapped.float() * 2.0 ** (a.exponent + b.exponent))
+    return total
+
+
+class _Products(torch.autograd.Function):
+    """x (n, k) times weight (m, k), transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bits: int, chain: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.bits, ctx.chain = bits, chain
+        return product(dynamic(x, bits), Dynamic(*_turned(dynamic(weight, bits))), chain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        g = dynamic(grad, ctx.bits)
+        by_x = product(g, dynamic(weight, ctx.bits), ctx.chain)
+        by_weight = product(Dynamic(*_turned(g)), dynamic(x, ctx.bits), ctx.chain)
+        return by_x.to(x.dtype), by_weight.to(weight.dtype), None, None
+
+
+def _turned(held: Dynamic) -> tuple[Tensor, int]:
+    return held.raw.T, held.exponent
+
+
+class DynamicLayer(nn.Module):
+    """A linear layer or a convolution (two axes, one group) whose products are integers; parameters by the same names."""
+
+    def __init__(self, layer: Any, bits: int, chain: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.bits, self.chain = layer.weight, layer.bias, bits, chain
+        self.options = None if isinstance(layer, nn.Linear) else (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.options is None:
+            flat: Tensor = _Products.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bits, self.chain)  # type: ignore[no-untyped-call]
+            found = flat.reshape(*x.shape[:-1], -1)
+            return found if self.bias is None else found + self.bias
+        kernel, dilation, padding, stride = self.options
+        columns = F.unfold(x, kernel, dilation, padding, stride)
+        rows = columns.transpose(1, 2).reshape(-1, columns.shape[1])
+        flat = _Products.apply(rows, self.weight.flatten(1), self.bits, self.chain)  # type: ignore[no-untyped-call]
+        height, width = (
+            (size + 2 * pad - dil * (k - 1) - 1) // step + 1
+            for size, pad, dil, k, step in zip(x.shape[2:], padding, dilation, kernel, stride, strict=True)
+        )
+        found = flat.reshape(len(x), height * width, -1).transpose(1, 2).reshape(len(x), -1, height, width)
+        return found if self.bias is None else found + self.bias.reshape(-1, 1, 1)
+
+
+def with_dynamic(model: nn.Module, *, bits: int = 16, chain: int = 8) -> nn.Module:
+    """A copy of a float model whose linear layers and convolutions multiply integers of ``bits`` bits, forward and backward; to be trained as it is.
+
+    Its ``state_dict`` is that of the model, which takes it, and is then quantized. ``chain``: how many products are summed in 32 bits; two of 16 bits
+    never overflow, longer ones may where numbers are large, and then wrap. Raises UnsupportedError for a model without such layers, and QfxError for
+    bits that are not 4 to 16 or a chain that is not 1 to 65,536.
+    """
+    if bits not in range(4, 17):
+        raise QfxError(f"bits is {bits!r}", where="with_dynamic", remedy="use 4 to 16")
+    if chain not in range(1, (1 << 16) + 1):
+        raise QfxError(f"chain is {chain!r}", where="with_dynamic", remedy="use 1 to 65536")
+    changed, found = copy.deepcopy(model), False
+    for name, layer in list(changed.named_modules()):
+        plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and plain):
+            if not name:
+                raise UnsupportedError("is the layer itself", where=type(layer).__name__, remedy="put it in an nn.Sequential")
+            parent, _, own = name.rpartition(".")
+            setattr(changed.get_submodule(parent), own, DynamicLayer(layer, bits, chain))
+            found = True
+    if not found:
+        raise UnsupportedError("has no linear layer or convolution", where=type(model).__name__, remedy="there are no products to compute")
+    return changed

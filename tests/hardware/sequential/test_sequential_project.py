@@ -1,0 +1,113 @@
+"""Projects of sequential designs: written, simulated, refused; and the engine that a board gets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_sequential_steps import residual
+
+from qfx.cli import main
+from qfx.errors import ProjectError
+from qfx.export.onnx_file import save
+from qfx.hardware.board import board
+from qfx.hardware.cost.estimate import LIMITS
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import changed_files, write_project
+from qfx.hardware.sequential import plan as planning
+from qfx.hardware.sequential.evaluate import evaluate
+from qfx.hardware.sequential.folding import folded, laid_out
+from qfx.hardware.sequential.plan import plan
+from qfx.hardware.sequential.steps import layers
+from qfx.hardware.sequential.tiles import fits
+from qfx.ir.feeds import feeds
+from qfx.ir.interpret import quantize_inputs, run_from_raws
+from qfx.testing import adversarial_feeds
+
+ULTRA96 = board("ultra96v2")
+
+
+def test_a_project_equals_the_interpreter_and_refuses_other_weights(tmp_path: Path) -> None:
+    graph = residual()
+    project = write_project(graph, tmp_path / "p", board=ULTRA96, style="sequential")
+    assert project.style == "sequential"
+    assert changed_files(project) == []
+    x = adversarial_feeds(graph, np.random.default_rng(3), 3)["x"]
+    raws = quantize_inputs(graph, feeds(graph, x))
+    np.testing.assert_array_equal(csim.run_raw(project.path, x), run_from_raws(graph, raws)[0])
+    report = json.loads((project.path / "report.json").read_text(encoding="utf-8"))
+    assert report["style"] == "sequential"
+    assert [layer["name"] for layer in report["layers"]] == ["conv1", "conv2", "short", "pool", "fc"]
+
+    weights = project.path / "tb" / "memory" / "weights0.bin"
+    good = weights.read_bytes()
+    for damaged in (good[:-2], bytes([good[0] ^ 1]) + good[1:]):
+        weights.write_bytes(damaged)
+        with pytest.raises(ProjectError, match=r"of another model, or is damaged|changed"):
+            csim.run_raw(project.path, x)
+    weights.unlink()
+    with pytest.raises(ProjectError, match="cannot read"):
+        csim.run_raw(project.path, x)
+
+
+def test_what_a_sequential_design_lacks_is_refused(tmp_path: Path) -> None:
+    graph = residual()
+    with pytest.raises(ProjectError, match="reads its weights from memory"):
+        write_project(graph, tmp_path / "p", board=ULTRA96, style="sequential", weights="stream")
+    with pytest.raises(ProjectError, match="is not known"):
+        write_project(graph, tmp_path / "p", board=replace(ULTRA96, memory_gb_s=0.0), style="sequential")
+    with pytest.raises(ProjectError, match="no engine for it fits"):
+        write_project(graph, tmp_path / "p", board=replace(ULTRA96, bram36=20), style="sequential")
+    assert not (tmp_path / "p").exists()
+    project = write_project(graph, tmp_path / "p", board=ULTRA96, style="sequential")
+    x = adversarial_feeds(graph, np.random.default_rng(3), 1)["x"]
+    with pytest.raises(ProjectError, match="no fast emulator"):
+        csim.run_raw(project.path, x, fast=True)
+    with pytest.raises(ProjectError, match="no streams or casts of each layer"):
+        csim.trace_raw(project.path, x)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    save(residual(), tmp_path / "net.onnx")
+    asked = ["estimate", str(tmp_path / "net.onnx"), "--board", "ultra96v2", "--style", "sequential"]
+    told = CliRunner().invoke(main, asked)
+    assert told.exit_code == 0, told.output
+    assert "sequential" in told.stdout
+    assert "GOPS/W" in told.stdout
+    data = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+    assert data["frames_per_second"] == pytest.approx(1e9 / (data["interval_cycles"] * 5), rel=1e-4)
+    refused = CliRunner().invoke(main, [*asked, "--fps", "10", "--weights", "stream"])
+    assert refused.exit_code != 0
+    assert "--fps, --weights stream" in refused.stderr
+
+
+def test_folded_inputs_are_the_same_convolution() -> None:
+    graph = residual()
+    made = layers(graph)
+    fold = folded(made, 16)
+    assert [value.channels for value in fold.inputs] == [9]
+    assert folded(fold, 16) == fold
+    assert folded(made, 1).folds == ()  # nine vectors either way
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 2)))["x"]
+    laid = laid_out(raws, fold.fold(made.inputs[0]), fold.inputs[0])
+    np.testing.assert_array_equal(evaluate(fold, [laid])["fc"], evaluate(made, [raws])["fc"])
+
+
+def test_the_engine_fits_its_board() -> None:
+    graph = residual()
+    for name in ("ultra96v2", "pynq_z2", "zcu102"):
+        on = board(name)
+        found = plan(graph, on, clock_ns=on.clock_ns)
+        assert found.estimate.over(LIMITS) == ()
+        assert all(fits(placed.step, found.engine.shape, placed.tile) for placed in found.engine.steps)
+        assert found.interval == sum(placed.cycles for placed in found.engine.steps)
+        memory = planning.bytes_per_cycle(on, on.clock_ns)
+        assert found.bytes / found.interval <= memory
+        assert 0 < found.used < 1
+    slow = plan(graph, replace(ULTRA96, memory_gb_s=0.05), clock_ns=5.0)
+    assert slow.fps < plan(graph, ULTRA96, clock_ns=5.0).fps
+    assert slow.binds.most_common(1)[0][0] == "memory"

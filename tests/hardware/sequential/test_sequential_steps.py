@@ -1,0 +1,194 @@
+"""Graphs as steps: what is fused computes what the interpreter does, and what is not exact is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qfx.errors import QfxError, UnsupportedError
+from qfx.fixed.type import FixedType
+from qfx.hardware.sequential import splitting
+from qfx.hardware.sequential.evaluate import evaluate
+from qfx.hardware.sequential.memory import places, size
+from qfx.hardware.sequential.splitting import split
+from qfx.hardware.sequential.steps import layers
+from qfx.hardware.sequential.values import Kind, Layers
+from qfx.ir.feeds import feeds
+from qfx.ir.graph import Graph, Node
+from qfx.ir.interpret import quantize_inputs, run_from_raws
+from qfx.ir.passes.pipeline import optimize
+from qfx.ir.values import ArrayType, Const
+from qfx.operators import (
+    Add,
+    Affine,
+    Cast,
+    Clip,
+    Conv,
+    Input,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Mul,
+    Pad,
+    ReduceMax,
+    ReduceSum,
+    Relu,
+    Reshape,
+    Slice,
+    SumPool,
+    Upsample,
+)  # fmt: skip
+from qfx.testing import adversarial_feeds, random_graph
+
+RUNS = (Add, Affine, Cast, Clip, Conv, LeakyRelu, Linear, MaxPool, Pad, ReduceMax, ReduceSum, Relu, Reshape, Slice, SumPool)
+
+
+def typed(text: str) -> ArrayType:
+    return ArrayType.of(FixedType.parse(text))
+
+
+def weights(seed: int, *shape: int, frac_bits: int = 3, bits: int = 4) -> Const:
+    return Const(np.random.default_rng(seed).integers(-(1 << bits - 1), 1 << bits - 1, shape), frac_bits)
+
+
+def conv(seed: int, outputs: int, each: int, kernel: int, *, stride: int = 1, pad: int = 0, groups: int = 1, dilation: int = 1) -> Conv:
+    weight, bias = weights(seed, outputs, each, kernel, kernel), weights(seed + 1, outputs, frac_bits=5, bits=8)
+    return Conv(weight, bias, (stride, stride), ((pad, pad), (pad, pad)), (dilation, dilation), groups)
+
+
+def drawn(seed: int) -> Graph | None:
+    """A random network of operators that engines have; None where nothing fits."""
+    try:
+        return optimize(random_graph(np.random.default_rng(seed), operators=RUNS, max_nodes=8))
+    except QfxError:
+        return None
+
+
+def differing(graph: Graph, made: Layers, count: int = 3) -> int:
+    """Numbers of all outputs in which steps and interpreter differ."""
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), count)))
+    got = evaluate(made, list(raws.values()))
+    want = run_from_raws(graph, raws)
+    return sum(int((got[value.name].reshape(raw.shape) != raw).sum()) for value, raw in zip(made.outputs, want, strict=True))
+
+
+def residual() -> Graph:
+    """Two convolutions of which the second joins a shortcut that has no cast of its own, and a flattened matrix-vector product."""
+    nodes = (
+        Node("x", Input((3, 7, 6), typed("ap_fixed<8,4,AP_RND,AP_SAT>"))),
+        Node("conv1", conv(1, 4, 3, 3, pad=1), ("x",)),
+        Node("norm1", Affine(weights(2, 4, frac_bits=6, bits=9), weights(3, 4, frac_bits=4, bits=8)), ("conv1",)),
+        Node("relu1", Relu(), ("norm1",)),
+        Node("cast1", Cast(typed("ap_ufixed<8,3,AP_RND,AP_SAT>")), ("relu1",)),
+        Node("conv2", conv(4, 6, 4, 3, stride=2, pad=1), ("cast1",)),
+        Node("norm2", Affine(weights(5, 6, frac_bits=7, bits=9), weights(6, 6, frac_bits=3, bits=8)), ("conv2",)),
+        Node("short", conv(7, 6, 4, 1, stride=2), ("cast1",)),
+        Node("norm3", Affine(weights(8, 6, frac_bits=8, bits=9), None), ("short",)),
+        Node("add", Add(), ("norm2", "norm3")),
+        Node("cast2", Cast(typed("ap_fixed<7,3,AP_RND_CONV,AP_SAT_SYM>")), ("add",)),
+        Node("pool", MaxPool((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1)), ("cast2",)),
+        Node("flat", Reshape((6 * 2 * 2,)), ("pool",)),
+        Node("fc", Linear(weights(9, 5, 24), weights(10, 5, frac_bits=6, bits=8)), ("flat",)),
+    )
+    return Graph("residual", nodes, "fc")
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.integers(0, 2**32 - 1))
+def test_random_networks_as_steps_are_exact_or_refused(seed: int) -> None:
+    graph = drawn(seed)
+    if graph is None:
+        return
+    try:
+        made = layers(graph)
+    except QfxError:  # who refuses what is another test's
+        return
+    assert differing(graph, made) == 0
+
+
+def test_one_bit_too_many_is_found() -> None:
+    graph = residual()
+    made = layers(graph)
+    assert differing(graph, made) == 0
+    first = made.steps[-1]
+    wrong = replace(first, epilogue=replace(first.epilogue, added=first.epilogue.added + 1))
+    assert differing(graph, replace(made, steps=(*made.steps[:-1], wrong))) > 0
+
+
+def test_what_joins_a_step() -> None:
+    made = layers(residual())
+    assert [step.nodes for step in made.steps] == [
+        ("conv1", "norm1", "relu1", "cast1"),
+        ("conv2", "norm2"),
+        ("short", "norm3", "add", "cast2"),
+        ("pool",),
+        ("fc",),
+    ]
+    assert made.steps[2].beside == made.steps[1].target
+    assert made.steps[3].kind is Kind.MAXIMUM
+    assert made.steps[4].window.kernel == (2, 2)
+
+
+def flattened() -> Graph:
+    """A matrix-vector product of more columns than one step reads, with a cast behind it."""
+    nodes = (
+        Node("x", Input((80, 3, 3), typed("ap_fixed<6,3>"))),
+        Node("flat", Reshape((720,)), ("x",)),
+        Node("fc", Linear(weights(1, 5, 720), weights(2, 5, frac_bits=8, bits=8)), ("flat",)),
+        Node("relu", Relu(), ("fc",)),
+        Node("cast", Cast(typed("ap_ufixed<7,6,AP_RND,AP_SAT>")), ("relu",)),
+    )
+    return Graph("flattened", nodes, "cast")
+
+
+def test_products_with_many_columns_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = flattened()
+    assert len(split(layers(graph)).steps) == 1
+    monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
+    made = split(layers(graph))
+    assert [(step.skip, step.source.channels) for step in made.steps] == [(0, 32), (32, 32), (64, 16)]
+    assert sum(step.macs for step in made.steps) == 5 * 720
+    assert differing(graph, made) == 0
+
+
+def test_values_that_live_at_once_lie_apart() -> None:
+    made = layers(residual())
+    found = places(made, 4, 8)
+    read: dict[str, int] = {}
+    for index, step in enumerate(made.steps):
+        for value in (step.source, step.beside):
+            if value is not None:
+                read[value.name] = index
+    born = {step.target.name: index for index, step in enumerate(made.steps)}
+    spans = {value.name: (found.at[value.name], found.at[value.name] + size(value, 4, 8)) for value in made.values}
+    for one in made.values:
+        for other in made.values:
+            alive = born.get(one.name, -1) <= read.get(other.name, 99) and born.get(other.name, -1) <= read.get(one.name, 99)
+            if one.name != other.name and alive:
+                assert spans[one.name][1] <= spans[other.name][0] or spans[other.name][1] <= spans[one.name][0]
+    assert found.vectors < sum(size(value, 4, 8) for value in made.values)
+
+
+def refused(*nodes: Node) -> str:
+    graph = Graph("net", (Node("x", Input((2, 4, 4), typed("ap_fixed<8,4>"))), *nodes), nodes[-1].name)
+    with pytest.raises(UnsupportedError) as caught:
+        layers(graph)
+    assert caught.value.where == nodes[-1].name
+    assert caught.value.remedy
+    return caught.value.what
+
+
+def test_what_no_step_computes_is_refused_by_name() -> None:
+    wide = Cast(typed("ap_fixed<20,10>"))
+    assert "Mul" in refused(Node("square", Mul(), ("x", "x")))
+    assert "Upsample" in refused(Node("up", Upsample((2, 2)), ("x",)))
+    assert "AP_WRAP_SM" in refused(Node("cast", Cast(typed("ap_fixed<4,3,AP_TRN,AP_WRAP_SM>")), ("x",)))
+    assert "20 bits" in refused(Node("wide", wide, ("x",)), Node("conv", conv(1, 2, 2, 3), ("wide",)))
+    assert "under the shape" in refused(Node("turned", Reshape((4, 2, 4)), ("x",)))
+    elements = ArrayType(FixedType.parse("ap_fixed<8,4>"), tuple([3, 4] * 16), (2, 4, 4))
+    assert "per element" in refused(Node("cast", Cast(elements), ("x",)))
+    assert "reduces the axes" in refused(Node("sum", ReduceSum((0,)), ("x",)))

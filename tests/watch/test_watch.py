@@ -1,0 +1,137 @@
+"""``qfx watch``: what is logged is what is shown, in the terminal, on the page and as JSON, while it is written."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from support.html_pages import check
+from torch import nn
+
+import qfx
+from qfx import DataError
+from qfx.cli import main
+from qfx.trainers.course import Course
+from qfx.trainers.events import Freeze
+from qfx.watch.log import FILE, Log
+from qfx.watch.page import watch_page
+from qfx.watch.runs import read
+from qfx.watch.serve import server
+from qfx.watch.terminal import spark
+
+
+def watch(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["watch", *map(str, arguments)], env={"COLUMNS": "140"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two runs: a training, and one of ``qfx ptq`` that is under way."""
+    log = Log(tmp_path / "runs" / "train")
+    for step in range(10):
+        log.scalars({"loss": 1.0 / (step + 1), "broken": float("nan"), "qfx/binary_point/fc.weight": 5 + step // 5, "qfx/saturated/fc": 0.25}, step)
+    other = Log(tmp_path / "runs" / "ptq")
+    other("gptq", 0, 4)
+    other.passed("fold", 0.5, 31.25, 0.915, "two layers")
+    other("gptq", 4, 4)
+    return tmp_path / "runs"
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    runs = {run.name: run for run in read(folder)}
+    assert set(runs) == {"train", "ptq"}
+    assert runs["train"].series["loss"] == [(step, 1.0 / (step + 1)) for step in range(10)]
+    assert "broken" not in runs["train"].series
+    assert list(runs["train"].metrics()) == ["loss"]
+    assert runs["train"].quantizers()["fc.weight"]["binary_point"][-1] == (9, 6.0)
+    assert runs["ptq"].stage == ("gptq", 4, 4)
+    assert [(one.name, one.sqnr_db, one.accuracy, one.note) for one in runs["ptq"].passes] == [("fold", 31.25, 0.915, "two layers")]
+
+
+def test_a_line_that_is_half_written_is_no_harm(folder: Path) -> None:
+    with (folder / "train" / FILE).open("a", encoding="utf-8") as stream:
+        stream.write('{"step": 10, "val')
+    assert len(read(folder)[-1].series["loss"]) == 10
+
+
+def test_terminal_page_and_json(folder: Path, tmp_path: Path) -> None:
+    shown = watch(folder, "--once")
+    assert shown.exit_code == 0, shown.output
+    for wanted in ("loss", "0.1", "fc.weight", "25.00 %", "31.25 dB", "91.50 %", "gptq"):
+        assert wanted in shown.stdout, wanted
+    told = json.loads(watch(folder, "--json").stdout)
+    assert told[0]["passes"][0]["sqnr_db"] == 31.25
+    assert watch(folder, "-o", tmp_path / "page.html").exit_code == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = check(text)
+    assert "connect-src" not in text
+    assert {"loss", "two layers", "fc.weight"} <= set(page.text)
+    assert watch(folder, "-o", tmp_path / "page.html").exit_code == 2
+    assert "is not a folder" in watch(folder / "nowhere", "--once").stderr
+
+
+def test_an_empty_folder_waits(tmp_path: Path) -> None:
+    assert "nothing has been written" in watch(tmp_path, "--once").stdout
+    check(watch_page(read(tmp_path), "x", live=False))
+
+
+def test_a_browser_gets_what_is_there_now(folder: Path) -> None:
+    with server(folder, 0) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{serving.server_address[1]}/"
+        first = urllib.request.urlopen(place).read().decode()
+        assert "connect-src 'self'" in first
+        Log(folder / "train").scalars({"val_f1": 0.75}, 11)
+        assert ">val_f1<" not in first
+        assert ">val_f1<" in urllib.request.urlopen(place).read().decode()
+        for request in (urllib.request.Request(place, headers={"Host": "elsewhere.example"}), place + "etc/passwd"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(request)
+        with pytest.raises(DataError, match="cannot be used"):
+            server(folder, serving.server_address[1])
+        serving.shutdown()
+
+
+def test_a_training_is_followed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    qmodel = qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4))
+    course = Course(Freeze(share=0.5), log_every=2, losses_on=torch.randn(4, 4), log=tmp_path / "a")
+    course.begin(qmodel, steps=6)
+    for step in range(6):
+        course.before_step()
+        course.after_step(step + 1)
+        course.told({"loss": torch.tensor(0.5, requires_grad=True), "name": "no number"})
+    course.evaluated({"accuracy": 0.5})
+    course.end()
+    (run,) = read(tmp_path)
+    assert run.series["loss"] == [(step + 1, 0.5) for step in range(6)]
+    assert run.series["accuracy"] == [(6, 0.5)]
+    assert [step for step, _ in run.series["qfx/cost/bit_operations"]] == [2, 4, 6]
+    weight = dict(qfx.quantizers(qmodel))["layer.weight"]
+    assert run.quantizers()["layer.weight"]["binary_point"][-1][1] == float(weight.points().mean())
+
+
+def test_others_files(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("epoch,step,val_loss,acc\n0,4,0.5,\n1,9,,0.75\n", encoding="utf-8")
+    (tmp_path / "hf").mkdir()
+    history = {"log_history": [{"step": 3, "epoch": 1.0, "loss": 0.25}]}
+    (tmp_path / "hf" / "trainer_state.json").write_text(json.dumps(history), encoding="utf-8")
+    archive = qfx.Archive(tmp_path / "front", name="bits")
+    archive.add(qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4)), cost=100.0, score=0.5)
+    runs = {run.name: run for run in read(tmp_path)}
+    assert runs[tmp_path.name].series == {"val_loss": [(4, 0.5)], "acc": [(9, 0.75)]}
+    assert runs["hf"].series == {"loss": [(3, 0.25)]}
+    assert (runs["front"].front, runs["front"].cost) == ([(100.0, 0.5)], "bits")
+    check(watch_page(list(runs.values()), "x", live=False))
+
+
+def test_lines_of_blocks() -> None:
+    assert spark([(i, float(i)) for i in range(8)]) == "▁▂▃▄▅▆▇█"
+    assert spark([(0, 1.0), (1, 1.0)]) == "▁▁"
+    assert len(spark([(i, float(i % 7)) for i in range(1000)], 20)) == 20

@@ -1,0 +1,108 @@
+"""``make docs``: every page has its place, every link leads somewhere, and what is made from the definitions says what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+import qfx
+from qfx.cli import main
+from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.operators import OPERATORS
+from website.modes import errors, value
+from website.pages import NAV, write
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site") / "staged"
+    write(folder)
+    return folder / "pages"
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def lost(pages: Path) -> list[str]:
+    """Links that lead nowhere."""
+    found = []
+    for page in sorted(pages.glob("*.md")):
+        text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            place = pages / path if path else page
+            if not re.match(r"[a-z]+:", target) and (not place.is_file() or (anchor and anchor not in anchors(place))):
+                found.append(f"{page.name}: {target}")
+    return found
+
+
+def test_every_page_has_a_place_and_every_link_leads_somewhere(pages: Path) -> None:
+    listed = re.findall(r"^      - .*: (\S+\.md)$", (pages.parent / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in pages.glob("*.md"))
+    assert {name for _, entries in NAV for _, name in entries} <= set(listed)
+    assert lost(pages) == []
+    (pages / "planted.md").write_text("[a](nowhere.md) [b](types.md#nowhere)\n", encoding="utf-8")
+    assert lost(pages) == ["planted.md: nowhere.md", "planted.md: types.md#nowhere"]
+    (pages / "planted.md").unlink()
+
+
+def test_references_are_whole(pages: Path) -> None:
+    names = set(re.findall(r"^### qfx\.(\w+)$", (pages / "api.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(qfx.__all__) <= names
+    commands = (pages / "cli.md").read_text(encoding="utf-8")
+    for name, command in main.commands.items():
+        assert f"## qfx {name}\n" in commands
+        for option in command.params:
+            assert all(word in commands for word in option.opts if word.startswith("--")), (name, option.opts)
+    operators = (pages / "operators.md").read_text(encoding="utf-8")
+    assert all(f"| `{operator.__name__}` |" in operators for operator in OPERATORS)
+    for text in (commands, operators):
+        assert " at 0x" not in text
+        assert "/home/" not in text
+
+
+def test_the_same_each_time(pages: Path, tmp_path: Path) -> None:
+    write(tmp_path / "again")
+    for path in sorted(pages.iterdir()):
+        if path.is_file():
+            assert (tmp_path / "again" / "pages" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_modes_are_drawn_from_the_definition(pages: Path) -> None:
+    text = (pages / "modes.md").read_text(encoding="utf-8")
+    for mode in (*QMode, *OMode):
+        assert f"### {mode.value}\n" in text
+    assert text.count("<svg") == len(QMode) + len(OMode)
+    halves = [Fraction(i, 2) for i in range(-4, 5)]
+    even = FixedType(8, 8, True, QMode.RND_CONV, OMode.SAT)
+    assert [int(value(half, even)) for half in halves] == [-2, -2, -1, 0, 0, 0, 1, 2, 2]
+    assert errors(FixedType(8, 8, True, QMode.TRN, OMode.SAT), halves) == {Fraction(-1, 2): 4, Fraction(0): 5}
+    assert value(Fraction(9), FixedType(4, 4, True, QMode.TRN, OMode.WRAP)) == -7
+
+
+def build(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(folder / "mkdocs.yml"), "-d", str(folder / "out")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="needs mkdocs-material (pip install 'qfx[docs]')")
+def test_mkdocs_builds_it_without_a_warning_and_sees_a_broken_link(pages: Path) -> None:
+    done = build(pages.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    html = (pages.parent / "out" / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', html) == []
+    page = pages / "types.md"
+    page.write_text(page.read_text(encoding="utf-8") + "\n[planted](recipe.md#nowhere)\n", encoding="utf-8")
+    done = build(pages.parent)
+    assert done.returncode != 0
+    assert "nowhere" in done.stdout + done.stderr

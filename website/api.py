@@ -1,0 +1,117 @@
+"""The reference of Python names, from signatures and docstrings."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import qfx
+
+MODULES = {
+    "qfx.ptq": "Passes after training, one by one: what `qfx ptq` and `qfx.autoquant` are made of.",
+    "qfx.trainers.events": "What happens in the course of a training.",
+    "qfx.trainers.course": "Training loops of one's own, and what the callbacks drive.",
+    "qfx.watch.log": "The log that `qfx watch` follows.",
+    "qfx.report": "What casts lose.",
+    "qfx.verify": "Executors compared.",
+    "qfx.trace": "The layer where a difference starts.",
+    "qfx.testing": "Help for tests.",
+}
+"""Modules beside ``qfx`` whose names are for users, and what they are for."""
+
+
+def page() -> str:
+    """All of ``qfx``, then the modules."""
+    parts = ["# Python reference\n", "Made from the signatures and docstrings of the sources.\n", "## qfx\n", _text(inspect.getdoc(qfx) or "")]
+    parts += [_entry(f"qfx.{name}", getattr(qfx, name)) for name in sorted(qfx.__all__)]
+    for name, told in MODULES.items():
+        module = importlib.import_module(name)
+        parts.append(f"## {name}\n\n{told}\n")
+        parts += [_entry(f"{name}.{own}", value) for own, value in _public(module)]
+    return "\n".join(parts)
+
+
+def _public(module: Any) -> Iterator[tuple[str, Any]]:
+    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
+    for name in sorted(names):
+        value = getattr(module, name)
+        own = getattr(module, "__all__", None) is not None or getattr(value, "__module__", "") == module.__name__
+        if own and (inspect.isclass(value) or inspect.isfunction(value)):
+            yield name, value
+
+
+def _entry(name: str, value: Any) -> str:
+    if not (inspect.isclass(value) or inspect.isroutine(value)):
+        return f"### {name}\n\n`{type(value).__name__}`\n"
+    kind = "class " if inspect.isclass(value) else ""
+    parts = [f"### {name}\n", f"```python\n{kind}{_signature(name, value)}\n```\n", _text(inspect.getdoc(value) or "")]
+    if inspect.isclass(value):
+        parts += list(_members(value))
+    return "\n".join(parts)
+
+
+def _members(kind: type) -> Iterator[str]:
+    if issubclass(kind, enum.Enum):
+        yield ", ".join(f"`{member.name}`" for member in kind) + "\n"
+        return
+    for name, value in vars(kind).items():
+        if name.startswith("_"):
+            continue
+        plain = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+        told = inspect.getdoc(plain) if callable(plain) or isinstance(plain, property) else None
+        if not told:
+            continue
+        shown = name if isinstance(plain, property) else _signature(name, plain)
+        yield f"#### `{' '.join(shown.split())}`" if len(shown) < 90 else f"#### `{name}(...)`\n\n```python\n{shown}\n```"
+        yield f"\n{_text(told)}"
+
+
+def _signature(name: str, value: Any) -> str:
+    """With annotations as they are written, a parameter a line where it is long."""
+    try:
+        found = inspect.signature(value)
+    except (TypeError, ValueError):
+        return name
+    if inspect.isclass(value) and issubclass(value, enum.Enum | BaseException):
+        return name
+    parameters = [one for one in found.parameters.values() if one.name not in ("self", "cls")]
+    told, starred = [], False
+    for one in parameters:
+        if one.kind is one.KEYWORD_ONLY and not starred:
+            told.append("*")
+            starred = True
+        starred |= one.kind is one.VAR_POSITIONAL
+        told.append(_parameter(one))
+    result = "" if found.return_annotation in (found.empty, "None", None) or inspect.isclass(value) else f" -> {_annotation(found.return_annotation)}"
+    line = f"{name}({', '.join(told)}){result}"
+    return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(told) + f",\n){result}"
+
+
+def _parameter(one: inspect.Parameter) -> str:
+    stars = "*" if one.kind is one.VAR_POSITIONAL else "**" if one.kind is one.VAR_KEYWORD else ""
+    told = f"{stars}{one.name}"
+    if one.annotation is not one.empty:
+        told += f": {_annotation(one.annotation)}"
+    if one.default is not one.empty:
+        shown = repr(one.default)
+        told += f" = {shown if len(shown) <= 40 and ' at 0x' not in shown else '...'}"
+    return told
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+
+
+def _text(docstring: str) -> str:
+    """A docstring as Markdown: double backticks are code, doctests stand in fences."""
+    lines: list[str] = []
+    inside = False
+    for line in docstring.replace("``", "`").splitlines():
+        begins, ends = line.startswith(">>> ") and not inside, inside and not line.strip()
+        lines += ["", "```python"] if begins else ["```"] if ends else []
+        inside = (inside or begins) and not ends
+        lines.append(line)
+    return "\n".join([*lines, *(["```"] if inside else [])]) + "\n"

@@ -1,0 +1,213 @@
+"""The Markdown of the site: docs/ and the pages beside it with links that hold there, and those that are made from the definitions."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from website import api, modes, reference
+
+ROOT = Path(__file__).resolve().parent.parent
+NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "Start",
+        (
+            ("What qfx is", "index.md"),
+            ("Quick start", "start.md"),
+            ("Commands in common", "commands.md"),
+            ("The report", "report.md"),
+            ("Watching", "watch.md"),
+        ),
+    ),
+    (
+        "Use",
+        (
+            ("Recipes", "recipe.md"),
+            ("Training", "training.md"),
+            ("Trainers", "trainers.md"),
+            ("Post-training quantization", "ptq.md"),
+            ("HLS projects", "hls.md"),
+            ("C simulation", "simulation.md"),
+            ("Estimates", "estimates.md"),
+            ("From a project to a board", "board.md"),
+            ("Weights in memory", "memory.md"),
+            ("Unrolled designs", "unrolled.md"),
+            ("RTL", "rtl.md"),
+            ("Leaving", "leaving.md"),
+            ("Files", "files.md"),
+            ("MAX78000", "max78000.md"),
+        ),
+    ),
+    (
+        "Tutorials",
+        (
+            ("Train", "tutorial_1_train.md"),
+            ("To hardware", "tutorial_2_hls.md"),
+            ("Calibrate", "tutorial_3_calibrate.md"),
+            ("Fewer bits", "tutorial_4_fewer_bits.md"),
+        ),
+    ),
+    ("Concepts", (("Types", "types.md"), ("Modes, drawn", "modes.md"), ("Functions by table", "tables.md"), ("The schedule", "schedule.md"))),
+    (
+        "Coming from",
+        (
+            ("Brevitas", "brevitas.md"),
+            ("torchao", "torchao.md"),
+            ("TFLite", "tflite.md"),
+            ("int8 ONNX", "onnx_int8.md"),
+            ("hls4ml", "from_hls4ml.md"),
+            ("FINN", "from_finn.md"),
+            ("HGQ2", "from_hgq2.md"),
+            ("AIMET", "from_aimet.md"),
+            ("Vitis AI", "from_vitis_ai.md"),
+        ),
+    ),
+    (
+        "Reference",
+        (
+            ("Python", "api.md"),
+            ("Commands", "cli.md"),
+            ("Layers", "layers.md"),
+            ("Core ATen", "aten.md"),
+            ("Operators", "operators.md"),
+            ("Boards", "boards.md"),
+            ("Errors", "errors.md"),
+        ),
+    ),
+    (
+        "Project",
+        (
+            ("Architecture", "architecture.md"),
+            ("Measured", "benchmarks.md"),
+            ("Beside other tools", "peers.md"),
+            ("Contributing", "contributing.md"),
+            ("Changelog", "changelog.md"),
+        ),
+    ),
+)
+BESIDE: Mapping[str, str] = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/README.md": "benchmarks.md",
+    "LICENSE": "licence.md",
+}
+"""Pages that do not lie in docs/, and what they are called on the site."""
+
+_LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
+_CONFIG = """site_name: qfx
+site_description: PyTorch to AMD/Xilinx FPGAs in fixed point, bit-exact
+docs_dir: pages
+use_directory_urls: false
+theme:
+  name: material
+  font: false
+  features: [navigation.tabs, navigation.top, navigation.indexes, toc.follow, content.code.copy, search.highlight]
+  palette:
+    - {media: "(prefers-color-scheme: light)", scheme: default, primary: blue grey, toggle: {icon: material/weather-night, name: Dark}}
+    - {media: "(prefers-color-scheme: dark)", scheme: slate, primary: blue grey, toggle: {icon: material/weather-sunny, name: Light}}
+extra: {generator: false}
+extra_css: [wide.css]
+plugins: [search]
+markdown_extensions:
+  - tables
+  - attr_list
+  - md_in_html
+  - pymdownx.highlight
+  - pymdownx.superfences
+  - toc:
+      permalink: true
+      toc_depth: 3
+      slugify: !!python/object/apply:pymdownx.slugs.slugify {kwds: {case: lower}}
+validation: {links: {anchors: warn, absolute_links: warn, unrecognized_links: warn, not_found: warn}, nav: {omitted_files: warn, not_found: warn}}
+nav:
+"""
+_CSS = """.md-grid { max-width: 76rem; }
+.md-typeset table:not([class]) { font-size: .68rem; }
+.md-typeset table:not([class]) th { min-width: 4rem; }
+"""
+
+
+def write(folder: Path) -> None:
+    """The pages and mkdocs.yml into ``folder``, which is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pages = folder / "pages"
+    (pages / "images").mkdir(parents=True)
+    for path in sorted((ROOT / "docs" / "images").iterdir()):
+        shutil.copy(path, pages / "images" / path.name)
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        _put(pages / path.name, _linked(path.read_text(encoding="utf-8"), path))
+    for source, name in BESIDE.items():
+        path = ROOT / source
+        text = path.read_text(encoding="utf-8")
+        _put(pages / name, f"# Licence\n\n```text\n{text}```\n" if source == "LICENSE" else _linked(text, path))
+    made = {
+        "api.md": api.page(),
+        "cli.md": reference.commands(),
+        "operators.md": reference.operators(),
+        "boards.md": reference.board_table(),
+        "errors.md": reference.error_page(),
+        "modes.md": modes.page(),
+    }
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        made[f"tutorial_{path.stem}.md"] = _notebook(path)
+    for name, text in made.items():
+        _put(pages / name, text)
+    _put(pages / "wide.css", _CSS)
+    _put(folder / "mkdocs.yml", _CONFIG + _nav(pages))
+
+
+def _nav(pages: Path) -> str:
+    """The pages of NAV, and those that have no place there yet, by their headings."""
+    listed = {name for _, entries in NAV for _, name in entries} | {"licence.md"}
+    others = [(_heading(path), path.name) for path in sorted(pages.glob("*.md")) if path.name not in listed]
+    more = (("More", tuple(others)),) if others else ()
+    lines = []
+    for title, entries in (*NAV, *more, ("Licence", (("Apache-2.0", "licence.md"),))):
+        lines.append(f"  - {title}:")
+        lines += [f"      - {json.dumps(told)}: {name}" for told, name in entries]
+    return "\n".join(lines) + "\n"
+
+
+def _heading(path: Path) -> str:
+    found = re.search(r"^# (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found.group(1) if found else path.stem
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _linked(text: str, source: Path) -> str:
+    """Links between pages as they are on the site; those to sources become their path, which the site does not have."""
+
+    def moved(match: re.Match[str]) -> str:
+        target, _, anchor = match.group(1).partition("#")
+        if re.match(r"[a-z]+:", target) or not target:
+            return match.group(1)
+        place = (source.parent / target).resolve()
+        path = place.relative_to(ROOT).as_posix()
+        name = BESIDE.get(path) or (place.relative_to(ROOT / "docs").as_posix() if path.startswith("docs/") else "")
+        if path == "notebooks":
+            name = "tutorial_1_train.md"
+        return (f"{name}#{anchor}" if anchor else name) if name else f"SOURCE:{path}"
+
+    return re.sub(r"\[([^\]]*)\]\(SOURCE:([^)]+)\)", r"\1 (`\2`)", _LINK.sub(moved, text))
+
+
+def _notebook(path: Path) -> str:
+    """The cells of a notebook: text, code and, where it was kept, what the code printed."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\[([^\]]*)\]\((?![a-z]+:)[^)]*\)", r"\1", source))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            text = "".join(output.get("text", output.get("data", {}).get("text/plain", [])))
+            parts += [f"```text\n{text}\n```"] if text.strip() else []
+    return "\n\n".join(parts) + "\n"
