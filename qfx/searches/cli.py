@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qfx.cli.common import FILE, data_option, guard, json_option, output_option, samples_option
+from qfx.cli.common import FILE, data_option, force_option, guard, json_option, output_option, samples_option
 
 if TYPE_CHECKING:
     from qfx.searches.cells import CostName
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--joins", is_flag=True, help="Help with a sweep that was started elsewhere: work until nothing is left, no table.")
 @output_option("The folder to write: models, sweep.json, front.png.")
 @json_option()
+@force_option("Forget what the study found, and begin anew.")
 @click.option("--seed", default=0, show_default=True, help="Of everything random.")
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Samples at a time.")
 @samples_option("Use only the first so many calibration samples.")
@@ -58,6 +59,7 @@ def sweep(
     joins: bool,
     output: Path,
     as_json: bool,
+    force: bool,
     seed: int,
     batch: int,
     samples: int | None,
@@ -80,8 +82,8 @@ def sweep(
     subject = Subject(
         model, "" if checkpoint is None else str(checkpoint), str(data), str(evaluation), passes, cost, seed, batch, 0 if samples is None else samples
     )
-    again = [sys.executable, "-m", "qfx.cli", "sweep", *_without(sys.argv[2:], "--workers"), "--workers", "1"]
-    sys.exit(execute(Request(subject, space, output, storage, study, trials, workers, joins, as_json), again))
+    again = [sys.executable, "-m", "qfx.cli", "sweep", *_without([word for word in sys.argv[2:] if word != "--force"], "--workers"), "--workers", "1"]
+    sys.exit(execute(Request(subject, space, output, storage, study, trials, workers, joins, as_json, force), again))
 
 
 def _without(arguments: list[str], option: str) -> list[str]:

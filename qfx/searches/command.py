@@ -20,7 +20,7 @@ from qfx.cli.telling import telling
 from qfx.errors import ProjectError
 from qfx.files import writing
 from qfx.searches.cells import NONE, Cell, Space
-from qfx.searches.study import Row, Sweep, front
+from qfx.searches.study import Row, Sweep, forget, front
 from qfx.searches.work import Loaded, Measured, Subject
 from qfx.training.budget.plot import plot_fronts
 
@@ -38,6 +38,7 @@ class Request:
     workers: int
     joins: bool
     as_json: bool
+    force: bool
 
 
 def execute(request: Request, again: list[str]) -> int:
@@ -45,6 +46,8 @@ def execute(request: Request, again: list[str]) -> int:
     use_current_folder()
     request.output.mkdir(parents=True, exist_ok=True)
     storage = request.storage or str(request.output / "sweep.db")
+    if request.force and not request.joins:
+        forget(storage, request.study)
     sweep = Sweep(storage, request.study, request.space, _fingerprint(request), request.trials, request.subject.seed)
     with telling("reading the model and the data", after_s=0.0) as bars:
         loaded = Loaded.of(request.subject)

@@ -3,6 +3,7 @@ and nowhere else, so a sweep goes on after whatever ended it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Sweep:
     def __init__(self, storage: str, name: str, space: Space, subject: str, trials: int | None, seed: int) -> None:
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        url = storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
+        url = _url(storage)
         sampler = optuna.samplers.TPESampler(seed=seed + os.getpid() if trials else seed)
         try:
             database = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
@@ -139,6 +140,17 @@ def front(rows: list[Row]) -> list[Row]:
         if not best or (row.accuracy or 0.0) > (best[-1].accuracy or 0.0):
             best.append(row)
     return best
+
+
+def forget(storage: str, name: str) -> None:
+    """Remove a study from its database, if it is there."""
+    optuna = _optuna()
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=_url(storage))
+
+
+def _url(storage: str) -> str:
+    return storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
 
 
 def _cell_of(trial: optuna.trial.FrozenTrial) -> Cell | None:

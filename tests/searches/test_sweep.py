@@ -88,6 +88,8 @@ def test_a_table_a_front_and_a_model_of_every_cell(place: Path) -> None:
     other = run("--budget", "none", "-o", "out")
     assert other.exit_code == 2
     assert "other cells" in other.output
+    assert run("--budget", "none", "-o", "out", "--force").exit_code == 0
+    assert len(read("out")) == 2
 
 
 def test_what_a_killed_sweep_left_is_done_by_the_next(place: Path) -> None:
