@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qfx.capture.check import check
+    from qfx.distributed.synchronize import fully_shard, synchronize
     from qfx.errors import (
         DataError,
         ExactnessError,
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "qfx.capture.check": ("check",),
+    "qfx.distributed.synchronize": ("fully_shard", "synchronize"),
     "qfx.errors": (
         "DataError",
         "ExactnessError",
@@ -126,6 +128,7 @@ __all__ = [
     "from_brevitas",
     "from_onnx",
     "from_torchao",
+    "fully_shard",
     "integers_of",
     "ladder",
     "load_graph",
@@ -137,6 +140,7 @@ __all__ = [
     "run",
     "summary",
     "switch",
+    "synchronize",
     "to_graph",
 ]
 

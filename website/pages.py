@@ -50,7 +50,16 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Fewer bits", "tutorial_4_fewer_bits.md"),
         ),
     ),
-    ("Concepts", (("Types", "types.md"), ("Modes, drawn", "modes.md"), ("Functions by table", "tables.md"), ("The schedule", "schedule.md"))),
+    (
+        "Concepts",
+        (
+            ("Types", "types.md"),
+            ("Modes, drawn", "modes.md"),
+            ("Functions by table", "tables.md"),
+            ("Methods of the literature", "methods.md"),
+            ("The schedule", "schedule.md"),
+        ),
+    ),
     (
         "Coming from",
         (

@@ -42,7 +42,7 @@ def operators() -> str:
     parts = [
         "# Operators\n",
         "What a [graph](architecture.md) is made of: the operators of `qfx.operators`, as their definitions say. Every one is exact; only "
-        "`Cast` and `Input` lose bits. "
+        "`Cast`, `Input` and `MinifloatCast` lose bits. "
         "What of PyTorch becomes them stands in [layers](layers.md). In hardware an operator is a step of the process before it, or a "
         "process of its own (none where nothing has to move).\n",
         "| operator | is | ONNX | in hardware |",

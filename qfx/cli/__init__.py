@@ -27,6 +27,7 @@ from qfx.cli.rtl import rtl
 from qfx.cli.schema import schema
 from qfx.cli.verify import verify
 from qfx.cli.watch import watch
+from qfx.searches.cli import sweep
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
@@ -53,6 +54,7 @@ for _command in (
     new,
     check,
     ptq,
+    sweep,
     import_,
     inspect,
     hls,

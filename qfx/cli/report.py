@@ -173,14 +173,12 @@ def _model_of(project: Project | None, target: Path, model: Path | None) -> Path
     return path
 
 
-def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress) -> tuple[Plan | Unrolled | None, list[str]]:
+def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress) -> tuple[Plan | Unrolled | Sequential | None, list[str]]:
     """The design of the project, or of what was asked for (None: of nothing), and what to know of it."""
     from qfx.hardware.folding.plan import Plan as FoldedPlan
 
-    if "sequential" in (asked.style, "" if project is None else project.style):
-        return None, ["the hardware of a sequential design is not drawn here: its estimate.txt and report.json tell of it"]
     if project is None:
-        return (_drawn(plan_of(asked, model, progress)[1]) if asked.board_name else None), []
+        return (plan_of(asked, model, progress)[1] if asked.board_name else None), []
     folding = project.path / "folding.toml"
     own = Asked(
         board_name=asked.board_name or project.board,
@@ -196,8 +194,7 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
     )
     if replace(asked, board_name="") != replace(own, board_name="", clock_ns=None, folding=None, weights="rom", style="streaming"):
         raise click.UsageError("A project has its folding and clock already: leave these options out, or name the model alone.")
-    graph, made = plan_of(own, model, progress)
-    plan = _drawn(made)
+    graph, plan = plan_of(own, model, progress)
     summary, before = summary_of(plan), _json(project.path / "report.json")
     now = summary.data(plan, graph.name)
     differs = [key for key in ("resources", "interval_cycles") if before.get(key) != now[key]]
@@ -206,14 +203,6 @@ def _plan(project: Project | None, asked: Asked, model: Path, progress: Progress
         plan = replace(plan, gap=float(gap))  # the folding was searched for
     note = "the project's report.json says otherwise: its folding.toml was changed, or another version of qfx wrote it; `qfx hls` writes it anew"
     return plan, [f"{' and '.join(differs).replace('_', ' ')}: {note}"] if differs else []
-
-
-def _drawn(made: Plan | Unrolled | Sequential) -> Plan | Unrolled:
-    """A plan of a style that the page draws."""
-    from qfx.hardware.sequential.plan import Plan as SequentialPlan
-
-    assert not isinstance(made, SequentialPlan)  # such plans are not made here
-    return made
 
 
 def _json(path: Path) -> dict[str, Any]:

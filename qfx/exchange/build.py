@@ -159,7 +159,7 @@ class GivenBuilder(Builder):
         cast = sign_bit(grid, QMode.TRN) if grid.bipolar else grid
         layer.cast = GivenQuantizer(cast, label, also="input")
         path = self._attach(self._free(layer.label), layer)
-        checked = layer._checked(data)
+        checked = layer.checked(data)
         layer.cast.initialize(checked)
         value = _Value(self.graph.call_module(path, (raw,)), layer(data), due=False, path=path, role="input", cast_as="input")
         self._keep(value, Known())

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from qfx.distributed.ranks import refuse_shards
 from qfx.errors import DataError, QfxError, UnsupportedError
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, Node, graph_name
 from qfx.ir.passes.vanish import constant_outputs
@@ -46,6 +47,7 @@ def to_graph(qmodel: nn.Module, name: str = "model") -> Graph:
     """
     module = graph_module(qmodel)
     refuse_off(module)
+    refuse_shards(module, "export", "take get_model_state_dict(..., full_state_dict=True) into a model that is not sharded, and export that")
     for path, tensor in (*module.named_parameters(), *module.named_buffers()):
         hides = not isinstance(tensor, nn.Parameter) and bool(((tensor == -torch.inf) | torch.isfinite(tensor)).all())  # a mask of attention
         if not hides and not bool(torch.isfinite(tensor).all()):

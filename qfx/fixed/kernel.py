@@ -76,7 +76,7 @@ def cast(x: Tensor, to: FixedType) -> Tensor:
     >>> x.grad.tolist()
     [1.0, 0.0, 0.0]
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         result: Tensor = torch.compiler.disable(cast)(x, to)  # type: ignore[no-untyped-call]
         return result
     mode, frac_bits = _of_type(to)
@@ -132,7 +132,7 @@ def quantize(
     >>> math.isclose(f.grad.item(), expected, rel_tol=1e-6)
     True
     """
-    if torch.compiler.is_compiling():  # a fused pass already: torch.compile breaks the graph here instead of looking inside
+    if torch.compiler.is_dynamo_compiling():  # a fused pass already: torch.compile breaks the graph here instead of looking inside
         result: Tensor = torch.compiler.disable(quantize)(  # type: ignore[no-untyped-call]
             x,
             frac_bits,
@@ -200,7 +200,7 @@ def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
 
 
 def _flat(c: PlainCast) -> native.Bound | None:
-    if c.int_bits is not None or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_compiling():
+    if c.int_bits is not None or c.x.is_neg() or c.frac_bits.is_neg() or torch.compiler.is_dynamo_compiling():
         return None
     return native.flat(c.x, c.frac_bits, c.mode, c.width, 1.0, None)
 
@@ -231,7 +231,7 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> mean.tolist(), variance.tolist()
     ([2.0, 5.0], [1.0, 0.0])
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         moments: tuple[Tensor, Tensor] = torch.compiler.disable(channel_moments)(x)  # type: ignore[no-untyped-call]
         return moments
     if x.dim() < 2 or x.numel() == 0:

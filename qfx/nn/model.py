@@ -15,9 +15,12 @@ from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
 from qfx.nn import accumulator
 from qfx.nn.casts.format_table import Format, FormatTable
+from qfx.nn.casts.room import may_make_room
+from qfx.nn.compiled import operators
+from qfx.nn.compiled.operators import host
 from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
-from qfx.nn.layers.batch_norm import QBatchNorm
+from qfx.nn.layers.batch_norm import Norm, QBatchNorm
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.products.computed import settle
 from qfx.nn.layers.products.materialize import materialize_for
@@ -96,7 +99,9 @@ class QuantizedModel(AnyNameModule):
         code = super().recompile()
         own: Any = type(self)  # every GraphModule has a class of its own, into which torch has just put the generated forward
         calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
-        own.forward = _guarded(own.forward, tuple(path for path, count in calls.items() if count > 1))
+        repeated = tuple(path for path, count in calls.items() if count > 1)
+        generated = _exact(_of_one_start(own.forward, repeated) if repeated else own.forward)
+        own.forward = _guarded(generated, host(self, generated, _input_shapes, _moves))
         return code
 
     def __prepare_scriptable__(self) -> NoReturn:
@@ -104,17 +109,47 @@ class QuantizedModel(AnyNameModule):
         raise refusal("torch.jit.script")
 
 
-def _guarded(generated: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:
-    """The generated forward, run as it is by torch.compile and kept from those who would record it. ``repeated``: the layers that it calls several
-    times."""
-    forward = _of_one_start(generated, repeated) if repeated else generated
+def _guarded(forward: Callable[..., Any], key: str) -> Callable[..., Any]:
+    """The forward, run as it is, as one operator for torch.compile and torch.func, and kept from those who would record it. ``key``: of the model
+    among those that the operator finds."""
 
-    @functools.wraps(generated)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(forward)
+    def run(model: nn.Module, *args: Any) -> Any:
         refuse_recording()
-        if torch.compiler.is_compiling():  # casts are fused already, and what stands between two of them must stay exact
-            return torch.compiler.disable(forward)(*args, **kwargs)  # type: ignore[no-untyped-call]
-        return forward(*args, **kwargs)
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            return operators.call(key, model, args)
+        return forward(model, *args)
+
+    return run
+
+
+def _input_shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """Of each argument, a batch apart."""
+    assert isinstance(model, fx.GraphModule)
+    readers = {node.args[0]: model.get_submodule(str(node.target)) for node in model.graph.nodes if node.args and node.op == "call_module"}
+    inputs = [readers.get(node) for node in model.graph.nodes if node.op == "placeholder"]
+    return [layer.shape for layer in inputs if isinstance(layer, QInput)]
+
+
+def _moves(layer: nn.Module, name: str) -> bool:
+    """Whether a forward may move this tensor of a layer: statistics, and binary points that make room or follow the numbers."""
+    if isinstance(layer, Norm):
+        return name in ("running_mean", "running_var", "num_batches_tracked")
+    if not isinstance(layer, Quantizer) or name not in ("frac_bits", "frac_start", "int_bits"):
+        return False
+    return type(layer) is not Quantizer or layer.spec.learn_width or may_make_room(layer)
+
+
+def _exact(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward, whatever torch.autocast would round: what is around the model may be computed in bfloat16, the model is fixed point."""
+
+    @functools.wraps(forward)
+    def run(model: nn.Module, *args: Any) -> Any:
+        device = args[0].device.type if args and isinstance(args[0], torch.Tensor) else "cpu"
+        if not torch.is_autocast_enabled(device):
+            return forward(model, *args)
+        with torch.autocast(device, enabled=False):
+            return forward(model, *args)
 
     return run
 
@@ -122,6 +157,7 @@ def _guarded(generated: Callable[..., Any], repeated: tuple[str, ...]) -> Callab
 def _of_one_start(forward: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:
     """The forward in which all calls of a BatchNorm compute with the statistics at its start: those that evaluation would compute with."""
 
+    @functools.wraps(forward)
     def run(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with contextlib.ExitStack() as forwards:
             for layer in (model.get_submodule(path) for path in repeated):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from qfx.distributed.ranks import Ranks
 from qfx.fixed.kernel import CastMode, quantize
 from qfx.fixed.type import OMode
 from qfx.recipe import ObserverName
@@ -52,8 +53,8 @@ class Extent:
         return bool(torch.isfinite(self.low).all() and torch.isfinite(self.high).all())
 
 
-def extent(parts: Iterable[Tensor], shape: tuple[int, ...]) -> Extent:
-    """What ``parts`` span, for each binary point of ``shape``. NaN anywhere shows as NaN."""
+def extent(parts: Iterable[Tensor], shape: tuple[int, ...], ranks: Ranks | None = None) -> Extent:
+    """What ``parts`` span, those of all ``ranks`` if given, for each binary point of ``shape``. NaN anywhere shows as NaN."""
     seen: Extent | None = None
     for x in parts:
         axes = _reduced_axes(x, shape)
@@ -63,7 +64,9 @@ def extent(parts: Iterable[Tensor], shape: tuple[int, ...]) -> Extent:
         else:
             seen = Extent(torch.minimum(seen.low, low), torch.maximum(seen.high, high), seen.count + x.numel(), seen.dtype)
     assert seen is not None, "the caller has at least one batch"
-    return seen
+    if ranks is None:
+        return seen
+    return Extent(ranks.least(seen.low), ranks.greatest(seen.high), ranks.count(seen.count, seen.low.device), seen.dtype)
 
 
 def choose_frac_bits(
@@ -78,6 +81,7 @@ def choose_frac_bits(
     negligible: float = 0.0,
     seen: Extent | None = None,
     project: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """The number of fractional bits for each binary point of ``shape``, from all numbers in ``parts`` (gone through up to twice: no iterator).
 
@@ -96,21 +100,21 @@ def choose_frac_bits(
     zero it starts there too (at ``width - 1``, or ``width`` if unsigned, where everything is zero). ``most`` bounds the result from above (one
     number, or one for each binary point). Of very large data with one binary point a SAMPLE decides. ``seen``: ``extent(parts, shape)``, if known.
     ``project``: what takes the place of Cast in "mse", from numbers and binary points, where not all numbers of the word are in the type; then one
-    coarser position is tried as well. No gradient.
+    coarser position is tried as well. ``ranks``: ``parts`` are this rank's, and those of all of them decide. No gradient.
     """
     with torch.no_grad():
-        seen = extent(parts, shape) if seen is None else seen
+        seen = extent(parts, shape, ranks) if seen is None else seen
         first = _first(seen, width, mode, shape, most)
         step = seen.count // SAMPLE | 1 if not shape and seen.count > SAMPLE else 1  # odd, so that it does not keep to one column of an image
         sampled = _Sampled(parts, step)
         if observer == "mse" or (observer == "kl" and width > KL_LONGEST):
-            return _least_error(sampled, first, width, mode, shape, most, negligible, project)
+            return _least_error(sampled, first, width, mode, shape, most, negligible, project, ranks)
         if observer == "minmax":
             found = _holding(seen, first, width, mode)
         elif observer == "percentile":
-            found = _mostly_holding(sampled, first, width, mode, shape, percentile)
+            found = _mostly_holding(sampled, first, width, mode, shape, percentile, ranks)
         else:
-            found = _least_divergence(sampled, first, width, mode, shape)
+            found = _least_divergence(sampled, first, width, mode, shape, ranks)
         return _capped(torch.where((seen.low == 0) & (seen.high == 0), first, found), most)
 
 
@@ -151,6 +155,7 @@ def _least_error(
     most: int | Tensor | None,
     negligible: float,
     project: Callable[[Tensor, Tensor], Tensor] | None,
+    ranks: Ranks | None,
 ) -> Tensor:
     cast = project or (lambda x, frac_bits: quantize(x, frac_bits, width, mode))
     candidates = [_capped(first + step, most) for step in range(-HEADROOM if negligible else -1 if project else 0, SEARCH_DEPTH + 1)]
@@ -161,6 +166,8 @@ def _least_error(
         squares += _summed(x.double().square(), axes, shape)
         for candidate, error in zip(candidates, errors, strict=True):
             error += _summed((cast(x, candidate).double() - x).square(), axes, shape)
+    if ranks is not None:
+        squares, *errors = ranks.sum(torch.stack([squares, *errors])).unbind()
     bound = negligible * squares
     return _least(candidates, [torch.where(error <= bound, 0.0, error) for error in errors])
 
@@ -196,7 +203,9 @@ def _holding(seen: Extent, first: Tensor, width: int, mode: CastMode) -> Tensor:
     return _finest(first, steps, [~_overflows(ends, first + step, width, mode).any(0) for step in steps])
 
 
-def _mostly_holding(parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], percentile: float) -> Tensor:
+def _mostly_holding(
+    parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], percentile: float, ranks: Ranks | None
+) -> Tensor:
     steps = range(-1, OUTLIER_OCTAVES + 1)
     over = [torch.zeros(shape, dtype=torch.float64, device=first.device) for _ in steps]
     count = 0
@@ -205,11 +214,13 @@ def _mostly_holding(parts: Iterable[Tensor], first: Tensor, width: int, mode: Ca
         count += x.numel() // max(first.numel(), 1)
         for step, total in zip(steps, over, strict=True):
             total += _summed(_overflows(x, first + step, width, mode).double(), axes, shape)
+    if ranks is not None:
+        over, count = list(ranks.sum(torch.stack(over)).unbind()), ranks.count(count, first.device)
     allowed = count * (100.0 - percentile) / 100.0
     return _finest(first, steps, [total <= allowed for total in over])
 
 
-def _least_divergence(parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...]) -> Tensor:
+def _least_divergence(parts: Iterable[Tensor], first: Tensor, width: int, mode: CastMode, shape: tuple[int, ...], ranks: Ranks | None) -> Tensor:
     levels = 1 << (width - 1 if mode.signed else width)
     bins, points = levels << KL_OCTAVES, max(first.numel(), 1)
     offset = (torch.arange(points, device=first.device) * bins).reshape(shape)
@@ -218,6 +229,8 @@ def _least_divergence(parts: Iterable[Tensor], first: Tensor, width: int, mode: 
     for x in parts:
         place = (x.abs().double() * scale).floor().clamp(max=bins - 1).long() + offset
         counts += torch.bincount(place.reshape(-1), minlength=points * bins)
+    if ranks is not None:
+        counts = ranks.sum(counts)
     counts = counts.reshape(points, bins)
     counts[:, 0] = counts[:, 1]  # zero is held by every range
     steps = range(KL_OCTAVES + 1)

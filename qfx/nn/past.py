@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from qfx.distributed.ranks import Moments
 from qfx.errors import ExactnessError
 
 KEPT = 32
@@ -23,11 +24,11 @@ class Statistics(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """One forward in training: the moments of its batch, which tell it from others, and the running statistics that it used. ``task``: the backward
-    pass that recalled it last."""
+    """One forward in training: the moments of its batch, which tell it from others, those of the batches of all ranks, and the running statistics
+    that it used. ``task``: the backward pass that recalled it last."""
 
-    mean: Tensor
-    variance: Tensor
+    own: Moments
+    whole: Moments
     used: Statistics
     task: int = -1
 
@@ -43,9 +44,9 @@ class Past:
     def __init__(self) -> None:
         self.steps: tuple[Step, ...] = ()
 
-    def keep(self, mean: Tensor, variance: Tensor, used: Statistics) -> None:
+    def keep(self, own: Moments, whole: Moments, used: Statistics) -> None:
         """Remember a forward whose batch had these moments."""
-        self.steps = (Step(mean, variance, used), *self.steps[: KEPT - 1])
+        self.steps = (Step(own, whole, used), *self.steps[: KEPT - 1])
 
     def candidates(self) -> list[Step]:
         """Latest first, as a backward pass comes to them; those that this pass has had already come last."""
@@ -54,16 +55,16 @@ class Past:
 
     def is_step(self, step: Step, mean: Tensor, variance: Tensor) -> bool:
         """Whether the moments of a recomputed batch are those of the step, bit by bit; if so it counts as recalled."""
-        same = torch.equal(step.mean, mean) and torch.equal(step.variance, variance)
+        same = torch.equal(step.own.mean, mean) and torch.equal(step.own.variance, variance)
         if same:
             step.task = backward_pass()
         return same
 
-    def recall(self, mean: Tensor, variance: Tensor, where: str) -> Statistics:
-        """The running statistics that the forward with these moments used. ExactnessError if none of those kept had them."""
+    def recall(self, own: Moments, where: str) -> Step:
+        """The forward with these moments. ExactnessError if none of those kept had them."""
         for step in self.candidates():
-            if self.is_step(step, mean, variance):
-                return step.used
+            if self.is_step(step, own.mean, own.variance):
+                return step
         raise unknown(where)
 
     def __deepcopy__(self, memo: object) -> Past:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qfx.distributed.ranks import Ranks
 from qfx.errors import DataError, ModelFileError, QfxError
 from qfx.fixed import number_sets
 from qfx.fixed.arith import Bounds, Interval
@@ -64,6 +65,8 @@ class Quantizer(FixedLayer):
     """The parameters that ``qfx.freeze`` stopped."""
     makes_room: bool = True
     """Whether a long constant that outgrows its range moves the binary point (``qfx.nn.casts.room``)."""
+    ranks: Ranks | None = None
+    """Of an activation: the processes whose data count as one (``qfx.synchronize``)."""
     behind: tuple[Callable[[Quantizer, QTensor], QTensor], ...] = ()
     """What becomes of the results, in order: faults of a memory, gradients of few bits."""
     _known: _Known | None = None
@@ -153,7 +156,7 @@ class Quantizer(FixedLayer):
         first = next(iter(parts))
         data = next(iter(batches))
         shape = self._shape(data)
-        seen = extent(batches, shape)
+        seen = extent(batches, shape, self.ranks)
         if not seen.is_finite:
             raise DataError("NaN or infinity", where=self.name or "Quantizer", remedy="check the weights and the example input")
         if self.signed is None:
@@ -176,8 +179,9 @@ class Quantizer(FixedLayer):
                 percentile=self.spec.percentile,
                 most=most,
                 negligible=NEGLIGIBLE_ERROR if self.channel_axis and self.spec.width >= LONG_WORD else 0.0,
-                seen=seen if coarse == shape else extent(batches, coarse),
+                seen=seen if coarse == shape else extent(batches, coarse, self.ranks),
                 project=few and (lambda x, points: project(x, points, few)),
+                ranks=self.ranks,
             ).float()
             start = start.expand(shape)
         self.place(start, afresh=True)
@@ -335,8 +339,9 @@ class Quantizer(FixedLayer):
             return word_length.tracked(x.tensor() if isinstance(x, QTensor) else x, self._counted()[0], self.mode)
 
     def widen(self, x: QTensor | Tensor) -> None:
-        """Let ranges that follow the numbers hold those of ``x`` too."""
-        self.int_bits = torch.maximum(self.int_bits, self.needed(x))
+        """Let ranges that follow the numbers hold those of ``x`` too, of all ranks."""
+        needed = self.needed(x)
+        self.int_bits = torch.maximum(self.int_bits, needed if self.ranks is None else self.ranks.greatest(needed))
 
     def _width(self, point: float | Tensor | Words) -> int:
         return max(point.width, 1) if isinstance(point, Words) else self.spec.width

@@ -10,6 +10,8 @@ from qfx.hardware.cost.estimate import LIMITS, NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.plan import Plan
+from qfx.hardware.sequential import summary as sequential_summary
+from qfx.hardware.sequential.plan import Plan as Sequential
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir.graph import Graph
@@ -43,7 +45,7 @@ def spare(found: Value, low: float, high: float) -> int:
     return 0 if furthest <= 0 else max(0, -math.ceil(math.log2(furthest)))
 
 
-def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | None) -> list[Advice]:
+def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> list[Advice]:
     """In the order in which it pays."""
     found = [*(_of_data(graph, measured) if measured is not None else ())]
     if measured is None:
@@ -56,6 +58,11 @@ def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unr
         found.append(
             Advice("No board was named", "see what the design takes and where it waits", f"qfx report {model} --board ultra96v2 --fit -o report.html")
         )
+    elif isinstance(plan, Sequential):
+        found += [Advice(note.partition(":")[0], note) for note in sequential_summary.notes(plan)]
+        bound, cycles = plan.binds.most_common(1)[0]
+        what = f"Most cycles are bound by {bound.replace('_', ' ')!r}, as its table below has it ({100 * cycles / plan.interval:.0f} %)"
+        found.append(Advice(what, f"{100 * plan.used:.0f} % of the engine's products are asked for by the network"))
     elif isinstance(plan, Unrolled):
         found += [Advice(note.partition(":")[0], note) for note in unrolled_summary.notes(plan)]
     else:

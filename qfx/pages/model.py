@@ -9,6 +9,7 @@ from qfx.hardware.cost.estimate import NAMES
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.folding import summary, told
 from qfx.hardware.folding.plan import Plan
+from qfx.hardware.sequential.plan import Plan as Sequential
 from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir import words
 from qfx.ir.graph import Graph
@@ -39,7 +40,7 @@ def model_page(
     model: str,
     *,
     measured: Measured | None = None,
-    plan: Plan | Unrolled | None = None,
+    plan: Plan | Unrolled | Sequential | None = None,
     notes: Sequence[str] = (),
     compared: Sequence[Comparison] = (),
 ) -> str:
@@ -62,7 +63,7 @@ def model_page(
     return html.page(f"{graph.name}: report", graph.name, subtitle, _tiles(graph, measured, plan, compared), sections)
 
 
-def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None, compared: Sequence[Comparison]) -> str:
+def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequential | None, compared: Sequence[Comparison]) -> str:
     found = []
     if measured is not None and measured.answers is not None:
         right = measured.answers
@@ -79,7 +80,7 @@ def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None
         if out.db is not None:
             found.append((html.decibel(out.db), "signal to noise of all casts, at the output", ""))
     if plan is not None:
-        slowest = "" if isinstance(plan, Unrolled) else f"; {summary.binding(plan)['layer']} sets the pace"
+        slowest = "" if isinstance(plan, Unrolled | Sequential) else f"; {summary.binding(plan)['layer']} sets the pace"
         found.append((f"{told.believed_fps(plan):,.0f}".replace(",", "\u202f"), f"frames per second expected{slowest}", ""))
         field = max(FIELDS, key=plan.estimate.share)
         share = plan.estimate.share(field)
@@ -94,7 +95,7 @@ def _notes(notes: Sequence[str]) -> Section:
     return Section("notes", "Notes", f'<ul class="warn">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else "")
 
 
-def _next(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | None) -> Section:
+def _next(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> Section:
     items = ""
     for one in advice(graph, model, measured, plan):
         items += f"<li><b>{escape(one.what)}</b>: {escape(one.do)}.{html.command(one.command) if one.command else ''}</li>"
@@ -115,8 +116,8 @@ def _graph(graph: Graph, anchors: dict[str, str], hot: frozenset[str]) -> Sectio
     return Section("graph", "Graph with its types", body, "Graph")
 
 
-def _hot(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | None) -> frozenset[str]:
-    hot = set() if plan is None or isinstance(plan, Unrolled) else {summary.binding(plan)["layer"]}
+def _hot(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> frozenset[str]:
+    hot = set() if plan is None or isinstance(plan, Unrolled | Sequential) else {summary.binding(plan)["layer"]}
     for node in graph.nodes:
         if measured is not None and isinstance(node.op, Cast | Input):
             loss = measured.values[node.name].loss

@@ -8,6 +8,8 @@ from qfx.hardware.cost.estimate import NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.folding import summary, told
 from qfx.hardware.folding.plan import Plan
+from qfx.hardware.sequential import summary as sequential_summary
+from qfx.hardware.sequential.plan import Plan as Sequential
 from qfx.hardware.timing.simulate import Course, course
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
@@ -18,10 +20,10 @@ FRAMES = 3
 """Of the timeline."""
 
 
-def board(plan: Plan | Unrolled) -> Section:
+def board(plan: Plan | Unrolled | Sequential) -> Section:
     """What the design takes of its board, in all and by layer."""
     found = plan.estimate
-    lines = unrolled_summary.notes(plan) if isinstance(plan, Unrolled) else summary.notes(plan)
+    lines = _notes(plan)
     notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     layers = [(layer.name, layer.resources) for layer in plan.layers] if isinstance(plan, Unrolled) else [(c.node, c.resources) for c in found.layers]
     there, fields = capacity(found.board), [field for field in FIELDS if getattr(found.total, field)]
@@ -52,8 +54,40 @@ def board(plan: Plan | Unrolled) -> Section:
     return Section("board", "Resources against the board", body, "Board")
 
 
-def timeline(plan: Plan | Unrolled) -> Section:
+def _notes(plan: Plan | Unrolled | Sequential) -> tuple[str, ...]:
+    if isinstance(plan, Unrolled):
+        return unrolled_summary.notes(plan)
+    return sequential_summary.notes(plan) if isinstance(plan, Sequential) else summary.notes(plan)
+
+
+def _steps(plan: Sequential) -> Section:
+    """The steps of an engine, one after the other."""
+    rows: list[tuple[str, list[tuple[int, int]], bool]] = []
+    start, most = 0, max(placed.cycles for placed in plan.engine.steps)
+    for placed in plan.engine.steps:
+        rows.append((placed.step.name, [(start, start + placed.cycles)], placed.cycles == most))
+        start += placed.cycles
+    pace = f"{html.count(plan.interval)} cycles of {plan.clock_ns:g} ns"
+    intro = f"<p>{escape(told.rate(plan))}. One engine does the layers one after the other: {pace}.</p>"
+    picture = f'<div class="wide tall" role="region" aria-label="Timeline" tabindex="0">{charts.timeline(rows, "clock cycles")}</div>'
+    return Section("time", "The steps of a frame", intro + picture, "Timeline")
+
+
+def _placed(plan: Sequential) -> Section:
+    """What bounds each step, and its tiles."""
+    rows = []
+    for placed in plan.engine.steps:
+        numbers = (placed.cycles, placed.step.macs, placed.tile.tiles, placed.tile.jobs)
+        cells = [cell(html.count(number), "n", value=number) for number in numbers]
+        rows.append([cell(placed.step.name, "name"), cell(placed.bound.replace("_", " ")), *cells])
+    heads = ["step", "bound by", "cycles ", "multiplications ", "tiles ", "jobs "]
+    return Section("folding", "Steps of the engine", html.table(heads, rows, label="Steps of the engine", sorts=True), "Steps")
+
+
+def timeline(plan: Plan | Unrolled | Sequential) -> Section:
     """When every layer works on the first frames, and which of them sets the pace."""
+    if isinstance(plan, Sequential):
+        return _steps(plan)
     if isinstance(plan, Unrolled):
         body = (
             f"<p>The whole network is one pipeline of {plan.pipeline.depth} stages: a frame enters every {plan.interval} "
@@ -100,8 +134,10 @@ def _busy(plan: Plan, shown: list[Cost], courses: dict[str, Course], slowest: st
     return "<details><summary>In numbers</summary>" + html.table(heads, rows, label="When layers work", sorts=True) + "</details>"
 
 
-def folding(plan: Plan | Unrolled) -> Section:
+def folding(plan: Plan | Unrolled | Sequential) -> Section:
     """How parallel every layer is."""
+    if isinstance(plan, Sequential):
+        return _placed(plan)
     if isinstance(plan, Unrolled):
         rows = [
             [

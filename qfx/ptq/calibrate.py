@@ -29,6 +29,9 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
 
     After an error the model is as it was.
 
+    Of a model in several processes (``qfx.synchronize``) each gives its part of the data, of any number of batches; the binary points are those of
+    all data. What is wrong with the data of one process is raised in all of them.
+
     Raises QfxError if ``qmodel`` did not come from ``qfx.quantize``, DataError for bad data, and for negative data if the example that it was
     quantized with had none: its input then has no sign, and what follows was chosen for that (see ``with_input_sign``).
     """
@@ -38,6 +41,7 @@ def calibrate(qmodel: nn.Module, data: Tensor | Iterable[Tensor] | None = None, 
         raise DataError("got no data", where="calibration", remedy="give real inputs: qfx.calibrate(qmodel, x)")
     again = data if isinstance(data, Tensor) or not isinstance(data, Iterator) else list(data)
     with torch.inference_mode(False), torch.no_grad(), evaluating(module), _all_or_nothing(module), opened(module):
+        _check_together(module, again)
         for layer in module.modules():  # before all others: its casts are what the cache starts from
             if isinstance(layer, QInput):
                 layer.initialize_from(_Batches(again))
@@ -59,6 +63,22 @@ def with_input_sign(recipe: Recipe, data: Tensor | Iterable[Tensor]) -> Recipe:
     if signed is not None or not any(bool((part < 0).any()) for part in batches(data)):
         return recipe
     return replace(recipe, input=replace(recipe.input, signed=True))
+
+
+def _check_together(module: nn.Module, data: Tensor | Iterable[Tensor]) -> None:
+    """Of several processes: look at the data of each before the first waits for the others."""
+    inputs = [layer for layer in module.modules() if isinstance(layer, QInput)]
+    ranks = inputs[0].cast.ranks
+    if ranks is None:
+        return
+    error: DataError | None = None
+    try:
+        for batch in batches(data):
+            for layer in inputs:
+                layer.checked(batch)
+    except DataError as found:
+        error = found
+    ranks.agree(error)
 
 
 @contextlib.contextmanager

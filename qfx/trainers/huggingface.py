@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from qfx.distributed.synchronize import synchronize
 from qfx.errors import QfxError
 from qfx.trainers.course import Course
 from qfx.trainers.events import Event
@@ -51,6 +52,8 @@ class QfxCallback(_Callback):  # type: ignore[misc]
             self.course.load_state_dict(_decoded(kept["attributes"]["state"]))
         self.course.writes = state.is_world_process_zero
         self.course.sinks = self._sinks(args) if state.is_world_process_zero else []
+        if args.world_size > 1:
+            synchronize(model)
         self.course.begin(model, steps=state.max_steps, step=state.global_step, epoch=float(state.epoch or 0.0))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

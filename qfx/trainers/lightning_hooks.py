@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from qfx.distributed.synchronize import synchronize
 from qfx.trainers.course import Course
 from qfx.trainers.events import Event
 
@@ -45,6 +46,8 @@ class Hooks:
         self.course.writes = trainer.is_global_zero
         self.course.sinks = [_Loggers(trainer)] if trainer.is_global_zero else []
         known = None if steps == float("inf") else int(steps)
+        if trainer.world_size > 1:
+            synchronize(pl_module)
         self.course.begin(pl_module, steps=known, step=trainer.global_step, epoch=float(trainer.current_epoch))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:

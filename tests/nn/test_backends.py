@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import qfx
 from qfx import ExactnessError
+from qfx.fixed.arith import Interval
 from qfx.nn import backends
+from qfx.nn.layers import Weighted
+from qfx.nn.qtensor import QTensor
 
 X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -21,6 +24,24 @@ X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 @pytest.fixture
 def model() -> nn.Module:
     return qfx.quantize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 5)), X)
+
+
+def test_what_is_around_a_model_trains_in_bfloat16(model: nn.Module) -> None:
+    before = nn.Conv2d(3, 3, 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = before(X)
+        assert half.dtype is torch.bfloat16
+        result = model(half)
+    result.square().sum().backward()
+    gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+    assert before.weight.grad is not None
+    assert before.weight.grad.abs().max() > 0
+    model.zero_grad()
+    whole = model(half.detach().float())
+    assert torch.equal(result, whole)
+    whole.square().sum().backward()
+    for found, p in zip(gradients, model.parameters(), strict=True):
+        assert (found is None and p.grad is None) or torch.equal(found, p.grad)
 
 
 def settings() -> list[tuple[str, Callable[[], None], Callable[[], None]]]:
@@ -66,9 +87,15 @@ def test_the_older_switch_and_autocast(model: nn.Module) -> None:
             model(X)
     finally:
         torch.set_float32_matmul_precision(before)
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ExactnessError, match="autocast"):
-        model(X)
-    model(X)
+    expected = model(X)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # for what is around the model
+        found = model(X)
+        assert (torch.ones(4, 4) @ torch.ones(4, 4)).dtype is torch.bfloat16
+    assert found.dtype is expected.dtype
+    assert torch.equal(found, expected)
+    layer = next(part for part in model.modules() if isinstance(part, Weighted))
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ExactnessError, match="autocast"):  # a layer by itself
+        layer(QTensor(torch.ones(1, *X.shape[1:]), Interval(-1, 1, 0)))
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])

@@ -218,8 +218,9 @@ def test_too_wide_names_the_layer() -> None:
 
 def test_inexact_arithmetic_is_refused_where_it_is_switched_on() -> None:
     q = qfx.quantize(small_network(), DATA).eval()
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ExactnessError, match=r"^0: autocast is on"):
-        q(DATA)
+    expected = q(DATA)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # is for what is around the model
+        assert torch.equal(q(DATA), expected)
     torch.set_float32_matmul_precision("medium")
     try:
         with pytest.raises(ExactnessError, match=r"^0: float32 products may be rounded"):

@@ -166,6 +166,14 @@ def test_of_an_unrolled_design(folder: Path, tmp_path: Path) -> None:
     assert "one pipeline of" in (tmp_path / "u.html").read_text(encoding="utf-8")
 
 
+def test_of_an_engine(folder: Path, tmp_path: Path) -> None:
+    shown = report(folder / "net.onnx", "--board", "ultra96v2", "--style", "sequential", "-o", tmp_path / "s.html")
+    assert shown.exit_code == 0, shown.output
+    text = (tmp_path / "s.html").read_text(encoding="utf-8")
+    check(text)
+    assert "One engine does the layers one after the other" in text
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_random_models(seed: int) -> None:
     rng = np.random.default_rng(seed)

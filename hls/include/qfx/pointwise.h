@@ -178,18 +178,19 @@ inline R minifloat(const X& x) {
   typedef uint<SIZE> size_type;
   const bool negative = x < 0;
   const size_type size = size_type(negative ? sint<SIZE>(-sint<SIZE>(x)) : sint<SIZE>(x)) << UP;
-  int drop = LEAST;
+  typedef typename upto<LEAST + BINADES>::type shift_type;
+  shift_type drop = LEAST;
   for (int k = 1; k <= BINADES; k++) {
 #pragma HLS UNROLL
     if (size >= size_type(size_type(1) << (MANTISSA + LEAST + k))) {
-      drop = LEAST + k;
+      drop = shift_type(LEAST + k);
     }
   }
   const size_type low = size >> drop;
   const size_type rest = size - size_type(low << drop);
-  const size_type half = drop == 0 ? size_type(0) : size_type(size_type(1) << (drop == 0 ? 0 : drop - 1));
+  const size_type half = drop == 0 ? size_type(0) : size_type(size_type(1) << shift_type(drop == 0 ? shift_type(0) : shift_type(drop - 1)));
   const bool up = drop != 0 && (rest > half || (rest == half && (low & 1) == 1));
-  const size_type found = size_type(low + (up ? 1 : 0)) << (drop - LEAST);
+  const size_type found = size_type(low + (up ? 1 : 0)) << shift_type(drop - LEAST);
   const size_type clipped = found > size_type(LARGEST) ? size_type(LARGEST) : found;
   return negative ? R(-R(clipped)) : R(clipped);
 }

@@ -62,6 +62,8 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     """
     pinned = {name for name, _ in request.foldings}
     possible = [name for name in eligible(graph, plain) if name not in pinned]
+    if not possible and any(folding.weights == "ddr" for _, folding in request.foldings):
+        return Choices((frozenset(),), {})  # the folding says it of every layer
     if not possible:
         what = (
             "no layer can have its weights in the board's memory: that takes a convolution without groups, or a linear layer, with constant weights"

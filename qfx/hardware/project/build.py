@@ -76,8 +76,8 @@ def plan(project: Project, fast: bool, variant: str) -> Build:
     """The build that is asked for. Raises ProjectError if a source of it is missing."""
     root, sim = project.path, project.path / "sim"
     if fast and project.style == "sequential":
-        what, remedy = "a sequential design has no fast emulator", "leave --fast out, or write a project of the streaming style as well"
-        raise ProjectError(what, where=str(root), remedy=remedy)
+        remedy = "leave --fast out, or write a project of the streaming style as well"
+        raise ProjectError("a sequential design has no fast emulator", where=str(root), remedy=remedy)
     sources = tuple(root / path for path in project.files if _belongs(path, fast))
     missing = [path for path in sources if not path.is_file()]
     if missing or (fast and root / _FAST_MAIN not in sources):

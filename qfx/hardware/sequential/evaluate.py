@@ -19,7 +19,8 @@ def evaluate(layers: Layers, inputs: Sequence[RawArray]) -> dict[str, RawArray]:
     held = {value.name: _shaped(raw, value) for value, raw in zip(layers.inputs, inputs, strict=True)}
     for step in layers.steps:
         beside = None if step.beside is None else held[step.beside.name]
-        held[step.target.name] = finished(step.epilogue, _sums(step, held[step.source.name][:, step.skip : step.skip + step.source.channels]), beside)
+        result = finished(step.epilogue, _sums(step, held[step.source.name][:, step.skip : step.skip + step.source.channels]), beside)
+        held[step.target.name] = np.concatenate([held[step.target.name], result], axis=1) if step.target_skip else result
     return held
 
 

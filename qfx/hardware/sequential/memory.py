@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from qfx.hardware.sequential.values import Layers, Value
@@ -39,15 +39,19 @@ def places(layers: Layers, lanes: int, bits: int) -> Places:
     A value lives from the step that writes it to the last one that reads it; an input from the beginning, and inputs and outputs to the end, so that
     frames can be written and read there whenever no step runs.
     """
-    born = {value.name: -1 for value in layers.inputs} | {step.target.name: index for index, step in enumerate(layers.steps)}
-    last = dict(born)
+    born = {value.name: -1 for value in layers.inputs}
+    sizes = {value.name: size(value, lanes, bits) for value in layers.inputs}
+    for index, step in enumerate(layers.steps):
+        born.setdefault(step.target.name, index)
+        whole = replace(step.target, channels=step.target_skip + step.target.channels)
+        sizes[whole.name] = max(sizes.get(whole.name, 0), size(whole, lanes, bits))
+    last = {step.target.name: index for index, step in enumerate(layers.steps)} | {value.name: -1 for value in layers.inputs}
     for index, step in enumerate(layers.steps):
         for value in (step.source, step.beside):
             if value is not None:
                 last[value.name] = index
     for value in (*layers.inputs, *layers.outputs):
         last[value.name] = len(layers.steps)
-    sizes = {value.name: size(value, lanes, bits) for value in layers.values}
     at: dict[str, int] = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], born[name])):
         taken = sorted((at[other], at[other] + sizes[other]) for other in at if born[other] <= last[name] and born[name] <= last[other])

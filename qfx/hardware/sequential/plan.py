@@ -28,11 +28,13 @@ from qfx.progress import Progress, silent
 
 _LANES, _VECTORS, _MOST_PIXELS = (2, 4, 8, 16, 32), (1, 2, 3, 4, 5, 6, 8), 16
 _TRIED = 12
-"""Arrays of which tiles are looked for: those that would take the fewest cycles if all their memories were large."""
+"""Arrays of which tiles are looked for: those that fit and would take the fewest cycles if all their memories were large."""
 _EPILOGUE_DSPS = 2
 """DSP blocks that a lane of the epilogue takes at most."""
 _LUT_PRODUCTS = 0.62
 """The share of a board's LUTs that products may take where DSP blocks are short; what else there is must fit the rest."""
+_OTHER_LUTS = 16000
+"""What masters, processes and an epilogue take at least; arrays that leave no room for them are not looked at."""
 PORTS = 4
 """Ports of the processing system that all masters together are counted with; UltraScale+ parts have two more (UG1085)."""
 _WORDS = 512
@@ -117,14 +119,16 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, progress: Progress = si
     port = board.memory_port_bits / 8
     candidates = sorted(_arrays(made, board), key=lambda shape: (_least_cycles(made, shape, port), shape.products))
     best: Plan | None = None
-    for done, shape in enumerate(candidates[:_TRIED]):
-        progress("choosing the array and its tiles", done, _TRIED)
+    fitting = 0
+    for shape in candidates:
+        progress("choosing the array and its tiles", fitting, _TRIED)
         found = _on_board(made, shape, board, clock_ns, per_cycle, port)
-        if found is not None and (best is None or found.interval < best.interval):
+        if found is None:
+            continue
+        fitting += 1
+        if best is None or found.interval < best.interval:
             best = found
-    for shape in candidates[_TRIED:] if best is None else ():
-        best = _on_board(made, shape, board, clock_ns, per_cycle, port)
-        if best is not None:
+        if fitting == _TRIED:
             break
     if best is None:
         what = f"no engine for it fits the {board.title}"
@@ -157,7 +161,9 @@ def _arrays(made: Layers, board: Board) -> Iterator[Shape]:
             if in_blocks < 1:
                 continue
             for pixels in range(1, min(in_blocks + int(_LUT_PRODUCTS * board.lut) // luts, _MOST_PIXELS) + 1):
-                yield replace(shape, pixels=pixels, lut_pixels=max(pixels - in_blocks, 0))
+                in_luts = max(pixels - in_blocks, 0)
+                if in_luts * luts + most * shape.outputs * pixels + _OTHER_LUTS <= LIMITS["lut"] * board.lut:
+                    yield replace(shape, pixels=pixels, lut_pixels=in_luts)
 
 
 def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int:

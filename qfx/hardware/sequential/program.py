@@ -69,13 +69,14 @@ def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at:
     fill = 1 << shape.x_bits - 1 if step.kind is Kind.MAXIMUM and source.signed else 0
     at = engine.places.at
     x_at = at[source.name] + step.skip // shape.lanes * source.pixels
+    y_at = at[target.name] + step.target_skip // shape.lanes * target.pixels * planes(target, shape.x_bits)
     beside = (0, 0, 0) if step.beside is None else (at[step.beside.name], planes(step.beside, shape.x_bits), int(step.beside.signed))
     values = (
         int(step.kind), x_at, blocks(source.channels, shape.lanes), source.height, source.columns, int(source.signed), fill,
         *window.kernel, *window.stride, *window.pads, *window.dilation,
         target.height, target.columns, blocks(target.channels, shape.lanes),
         tile.rows, tile.columns, tile.tiles_h, tile.tiles_w, tile.jobs, tile.segments, tile.entries, tile.last_entries,
-        weights_at, parameters_at, at[target.name], planes(target, shape.x_bits), *beside,
+        weights_at, parameters_at, y_at, planes(target, shape.x_bits), *beside,
         int(tile.sliding), made.leak, ROUNDING[made.rounding], int(made.overflow), made.bits, int(made.signed),
     )  # fmt: skip
     words = np.zeros(STEP_WORDS, dtype="<i8")

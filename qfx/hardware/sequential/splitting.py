@@ -17,8 +17,9 @@ CHANNELS = 32
 
 
 def split(layers: Layers) -> Layers:
-    """The network with the matrix-vector products of flattened values in parts, where these have more than MOST_NUMBERS numbers."""
-    steps = tuple(part for step in layers.steps for part in _parts(step))
+    """The network with the matrix-vector products of flattened values, and windows of single channels, in parts, where these have more than
+    MOST_NUMBERS numbers."""
+    steps = tuple(part for step in layers.steps for part in (_parts(step) if step.kind is Kind.MATRIX else _channels(step)))
     return replace(layers, steps=steps)
 
 
@@ -45,6 +46,31 @@ def _parts(step: Step) -> Iterator[Step]:
         else:
             up = np.array([int(factor).bit_length() - 1 for factor in step.epilogue.factor], dtype=object)
             yield replace(part, epilogue=replace(step.epilogue, beside_up=up))
+
+
+def _channels(step: Step) -> Iterator[Step]:
+    """Some channels after the other."""
+    taps = step.window.kernel[0] * step.window.kernel[1]
+    each = max(MOST_NUMBERS // taps // CHANNELS, 1) * CHANNELS
+    count = step.source.channels
+    if count <= each or step.beside is not None or step.skip:
+        yield step
+        return
+    made = step.epilogue
+    arrays = ("factor", "added", "beside_up", "down", "least", "greatest", "up")
+    for begin in range(0, count, each):
+        own = slice(begin, min(begin + each, count))
+        size = own.stop - begin
+        yield replace(
+            step,
+            source=replace(step.source, channels=size),
+            target=replace(step.target, channels=size),
+            weight=None if step.weight is None else step.weight[own],
+            epilogue=replace(made, **{name: getattr(made, name)[own] for name in arrays}),
+            macs=step.macs * size // count,
+            skip=begin,
+            target_skip=begin,
+        )
 
 
 def _sums(step: Step) -> Epilogue:

@@ -114,6 +114,8 @@ class Step:
     macs: int
     skip: int = 0
     """Channels of the value called as ``source`` that come before those that are read: whole vectors of any array."""
+    target_skip: int = 0
+    """Likewise of the value called as ``target``, those before it being written by the steps before."""
 
     @property
     def name(self) -> str:

@@ -96,7 +96,7 @@ def project(x: Tensor, frac_bits: Tensor, int_bits: Tensor, allowed: WordNumbers
     >>> project(torch.tensor([40.0, 40.0, 40.0]), f, i, numbers(8, CastMode(o=OMode.SAT), 1, "signed")).tolist()
     [16.0, 2.0, 0.0]
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         result: Tensor = torch.compiler.disable(project)(x, frac_bits, int_bits, allowed, grad_scale)  # type: ignore[no-untyped-call]
         return result
     return _Projection.apply(x, frac_bits, int_bits, allowed, grad_scale)  # type: ignore[no-any-return, no-untyped-call]

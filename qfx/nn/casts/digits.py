@@ -123,7 +123,7 @@ def project(x: Tensor, frac_bits: Tensor, allowed: Numbers, frac_grad_scale: flo
     >>> project(torch.tensor([0.7, 40.0]), f, numbers(8, CastMode(o=OMode.SAT), 1, "signed")).tolist()
     [0.5, 16.0]
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         result: Tensor = torch.compiler.disable(project)(x, frac_bits, allowed, frac_grad_scale)  # type: ignore[no-untyped-call]
         return result
     return _Projection.apply(x, frac_bits, allowed, frac_grad_scale)  # type: ignore[no-any-return, no-untyped-call]

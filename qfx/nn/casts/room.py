@@ -19,6 +19,13 @@ _OUTGROWN = 1 + 2.0**-8
 """Times the range: calibration by squared error cuts off a little less than that, which stays as it is."""
 
 
+def may_make_room(cast: Quantizer) -> bool:
+    """Whether ``make_room`` would ever move its binary points."""
+    spec = cast.spec
+    short = spec.width < LONG_WORD or spec.o not in (OMode.SAT, OMode.SAT_SYM) or spec.learn_width or spec.frac_bits is not None
+    return cast.makes_room and not short
+
+
 def make_room(cast: nn.Module, constant: Tensor) -> None:
     """Move the binary points of ``cast`` to the left, in place, as far as it takes to hold ``constant``, if that has outgrown its range.
 
@@ -29,11 +36,9 @@ def make_room(cast: nn.Module, constant: Tensor) -> None:
     """
     if not isinstance(cast, Quantizer):
         return  # a loop's values stand open while it is calibrated
+    if cast.off or not cast.is_initialized or not may_make_room(cast):
+        return
     spec = cast.spec
-    if spec.width < LONG_WORD or spec.o not in (OMode.SAT, OMode.SAT_SYM) or spec.learn_width or spec.frac_bits is not None:
-        return
-    if cast.off or not cast.is_initialized or not cast.makes_room:
-        return
     with torch.no_grad():
         points, numbers = cast.points(), constant.detach()
         limit = 2.0 ** (spec.width - int(cast.mode.signed)) * _OUTGROWN

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from qfx import operators as ops
-from qfx.errors import DataError
+from qfx.distributed.ranks import Moments, Ranks, other_processes
+from qfx.errors import DataError, QfxError
 from qfx.fixed.kernel import channel_moments
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.casts.room import make_room
@@ -56,6 +57,8 @@ class Norm(FixedLayer, abstract=True):
     """The class of the torch layer."""
     frozen: bool = False
     """Whether the statistics stay in training too (``qfx.freeze``)."""
+    ranks: Ranks | None = None
+    """The processes whose batches count as one (``qfx.synchronize``)."""
     _start: Statistics | None = None  # those at the start of the forward of the model that is going on, of a norm that it calls several times
 
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, name: str) -> None:
@@ -89,24 +92,39 @@ class Norm(FixedLayer, abstract=True):
         shift = -mean * scale
         return scale, shift if self.bias is None else shift + self.bias
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of a batch, per channel. Raises DataError where torch would: one number says nothing about a variance."""
-        if x.numel() <= x.shape[1]:
+    def own_moments(self, x: Tensor) -> Moments:
+        """Those of this process' batch, per channel."""
+        return Moments(*channel_moments(x), x.numel() // x.shape[1])
+
+    def whole_moments(self, own: Moments) -> Moments:
+        """Those of the batches of all ranks. Raises DataError where torch would: one number says nothing about a variance."""
+        if self.ranks is not None:
+            own = self.ranks.moments(own)
+        elif self.kind == "SyncBatchNorm" and other_processes():
+            what = "a SyncBatchNorm in one of several processes that nothing keeps together"
+            raise QfxError(what, where=self.name, remedy="call qfx.synchronize(qmodel) in every process before training")
+        if own.numbers <= 1:
             raise DataError(
-                f"expected more than 1 value per channel when training: one value per channel, as in {tuple(x.shape)}, has no variance",
+                "expected more than 1 value per channel when training: one value per channel has no variance",
                 where=self.name,
                 remedy="train with larger batches (drop_last=True in the DataLoader), or put this BatchNorm in evaluation mode: eval()",
             )
-        return channel_moments(x)
+        return own
 
-    def update(self, mean: Tensor, variance: Tensor, count: int) -> None:
-        """Move the running statistics towards a batch's mean and biased variance over ``count`` numbers, as ``torch.nn.BatchNorm2d`` does."""
+    def update(self, moments: Moments) -> None:
+        """Move the running statistics towards a batch's, as ``torch.nn.BatchNorm2d`` does."""
+        mean, variance, count = moments
         with torch.no_grad():
             running_mean, running_var = self.running_mean, self.running_var  # an attribute of a module is a search
             tracked = self.num_batches_tracked.add_(1)
             step = self.momentum if self.momentum is not None else 1.0 / float(tracked)
             running_mean.lerp_(mean.to(running_mean), step)
             running_var.lerp_((variance * (count / max(count - 1, 1))).to(running_var), step)
+
+    def batch_gradient(self, x: Tensor, scale: Tensor | None, moments: Moments, inverse_deviation: Tensor) -> Tensor:
+        """``x`` with the gradient of a batch that is normalized, of all ranks: see ``_BatchGradient``."""
+        together = None if self.ranks is None else (self.ranks, moments.numbers)
+        return _BatchGradient.apply(x, scale, moments.mean, inverse_deviation, together)  # type: ignore[no-any-return, no-untyped-call]
 
     @property
     def is_untrained(self) -> bool:
@@ -115,11 +133,13 @@ class Norm(FixedLayer, abstract=True):
 
     def start_from(self, x: Tensor) -> None:
         """Take the statistics of ``x``, so that the first forward of an untrained model is normalized. One value per channel has none."""
-        if x.numel() <= x.shape[1]:
+        moments = self.own_moments(x)
+        if self.ranks is not None:
+            moments = self.ranks.moments(moments)
+        if moments.numbers <= 1:
             return
-        mean, variance = channel_moments(x)
-        self.running_mean.copy_(mean)
-        self.running_var.copy_(variance)
+        self.running_mean.copy_(moments.mean)
+        self.running_var.copy_(moments.variance)
 
     def distribution(self, sources: Sequence[Clipped]) -> Clipped:
         """By the running statistics, whatever it reads."""
@@ -170,14 +190,19 @@ class QBatchNorm(Norm):
             scale, shift = self.constants()
             return x.affine(scale.value, shift.value, x.interval * scale.interval + shift.interval, where=self.name)
         value = x.tensor()
-        mean, variance = self.moments(value)
+        own = self.own_moments(value)
         again = backward_pass() >= 0
-        used = self._start if self._start is not None else Statistics(self.running_mean.clone(), self.running_var.clone())
-        scale, shift = self.constants(self._past.recall(mean, variance, self.name) if again else used)
-        value = _BatchGradient.apply(value, None, mean, torch.rsqrt(variance + self.eps))  # type: ignore[no-untyped-call]
+        if again:
+            step = self._past.recall(own, self.name)
+            whole, used = step.whole, step.used
+        else:
+            whole = self.whole_moments(own)
+            used = self._start if self._start is not None else Statistics(self.running_mean.clone(), self.running_var.clone())
+        scale, shift = self.constants(used)
+        value = self.batch_gradient(value, None, whole, torch.rsqrt(whole.variance + self.eps))
         if not again:
-            self._past.keep(mean, variance, used)
-            self.update(mean, variance, value.numel() // value.shape[1])
+            self._past.keep(own, whole, used)
+            self.update(whole)
         return QTensor(value, x.interval).affine(scale.value, shift.value, x.interval * scale.interval + shift.interval, where=self.name)
 
     def operators(self) -> Steps:
@@ -214,7 +239,7 @@ class QFoldedBatchNorm(Norm):
             with torch.no_grad():  # what autograd saves must be what it saved in the forward that is computed again
                 return FoldedNorm(*self.affine(), None, self._recall)
         used = Statistics(self.running_mean.clone(), self.running_var.clone())
-        return FoldedNorm(*self.affine(used), partial(self._observe, used))
+        return FoldedNorm(*self.affine(used), partial(self._observe, used, None))
 
     def operators(self) -> Steps:
         return []  # the layer before it carries its scale and its shift
@@ -223,28 +248,31 @@ class QFoldedBatchNorm(Norm):
         """What the forward was given that is computed again: the one of the latest whose products have the moments that were seen then."""
         for step in self._past.candidates():
             with torch.no_grad():
-                found = channel_moments(products(FoldedNorm(*self.affine(step.used), partial(self._observe, step.used))))
+                found = channel_moments(products(FoldedNorm(*self.affine(step.used), partial(self._observe, step.used, step.whole))))
             if self._past.is_step(step, *found):
-                return FoldedNorm(*self.affine(step.used), partial(self._observe, step.used))
+                return FoldedNorm(*self.affine(step.used), partial(self._observe, step.used, step.whole))
         raise unknown(self.name)
 
-    def _observe(self, used: Statistics, products: Tensor, bias: Tensor | None) -> Tensor:
-        """``products``: the folded layer's result before its bias. Its moments are the unfolded layer's, times scale (bias not counted)."""
+    def _observe(self, used: Statistics, known: Moments | None, products: Tensor, bias: Tensor | None) -> Tensor:
+        """``products``: the folded layer's result before its bias. Its moments are the unfolded layer's, times scale (bias not counted); ``known``
+        where they are recalled."""
         scale, shift = self.affine(used)
         exact_scale = scale.detach().double()
         silent = exact_scale.abs() < 1e-12  # a channel of weight zero says nothing about the unfolded layer
         exact_scale = torch.where(silent, torch.ones_like(exact_scale), exact_scale)
-        mean, variance = self.moments(products)
+        own = self.own_moments(products) if known is None else known
+        whole = self.whole_moments(own) if known is None else known
+        mean, variance, count = whole
         carried = shift.detach().double()
         offset = 0.0 if bias is None else (bias.detach().double() - carried) / exact_scale  # the unfolded layer's own bias
         unfolded = variance / exact_scale.square()
         if backward_pass() < 0:
-            self._past.keep(mean, variance, used)
-            self.update(mean / exact_scale + offset, unfolded, products.numel() // products.shape[1])
+            self._past.keep(own, whole, used)
+            self.update(Moments(mean / exact_scale + offset, unfolded, count))
             self.running_mean.copy_(torch.where(silent, used.mean, self.running_mean))
             self.running_var.copy_(torch.where(silent, used.variance, self.running_var))
         inverse_deviation = torch.rsqrt(unfolded + self.eps) / exact_scale.abs()
-        return _BatchGradient.apply(products, scale, mean, inverse_deviation)  # type: ignore[no-any-return, no-untyped-call]
+        return self.batch_gradient(products, scale, whole, inverse_deviation)
 
 
 class _BatchGradient(torch.autograd.Function):
@@ -253,11 +281,15 @@ class _BatchGradient(torch.autograd.Function):
     ``mean`` and ``inverse_deviation``: those of the batch, per channel. With n = (x - mean) * inverse_deviation, the gradient g becomes
     g - mean(g) - n * mean(g * n): what changing x does to a result that is normalized anew for every batch. If x is a product with ``scale`` per
     channel whose own gradient was cut off, that is sum(g * x) / scale (0 where the scale is 0).
+
+    ``together``: the ranks whose batches are one, and how many numbers a channel has in all. The means are then over all of them; what a parameter
+    gets is of this rank's part alone, as any parameter's gradient in a distributed backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor | None, mean: Tensor, inverse_deviation: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor | None, mean: Tensor, inverse_deviation: Tensor, together: tuple[Ranks, int] | None) -> Tensor:
         ctx.save_for_backward(x, scale, mean, inverse_deviation)
+        ctx.together = together
         return x.view_as(x)
 
     @staticmethod
@@ -265,14 +297,22 @@ class _BatchGradient(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, mean, inverse_deviation = ctx.saved_tensors
         mean, inverse_deviation = mean.to(x), inverse_deviation.to(x)
-        wanted = [True, scale is not None, scale is not None]
+        together: tuple[Ranks, int] | None = ctx.together
+        alone, terms = together is None, scale is not None or together is not None
+        wanted = [alone, terms, terms]
         by_x, by_n, total = torch.ops.aten.native_batch_norm_backward(
             grad.contiguous(), x, inverse_deviation.reciprocal(), None, None, mean, inverse_deviation, True, 0.0, wanted
         )
+        if together is not None:
+            ranks, count = together
+            mean_by_n, mean_total = ranks.sum(torch.stack([by_n, total]).double()) / count
+            shape = (-1, *([1] * (x.dim() - 2)))
+            centred = (x - mean.reshape(shape)) * (inverse_deviation * mean_by_n).to(x).reshape(shape)
+            by_x = grad - centred - mean_total.to(x).reshape(shape)
         if scale is None:
-            return by_x, None, None, None
+            return by_x, None, None, None, None
         by_scale = (by_n / inverse_deviation + mean * total) / scale
-        return by_x, torch.where(scale.abs() < 1e-12, torch.zeros_like(scale), by_scale.to(scale)), None, None
+        return by_x, torch.where(scale.abs() < 1e-12, torch.zeros_like(scale), by_scale.to(scale)), None, None, None
 
 
 def signed_spec(spec: Spec) -> Spec:

@@ -60,6 +60,9 @@ class QInput(FixedLayer):
     def _settle_sign(self, parts: Iterable[Tensor]) -> None:
         seen = [x.detach().aminmax() for x in parts if x.numel()]
         negative, zero = any(bool(low < 0) for low, _ in seen), all(bool((low == 0) & (high == 0)) for low, high in seen)
+        if self.cast.ranks is not None:
+            told = self.cast.ranks.objects((negative, zero))
+            negative, zero = any(one for one, _ in told), all(one for _, one in told)
         if self.cast.signed is None:
             self.cast.signed = negative or zero or self.cast.spec.o is OMode.WRAP_SM
         elif negative and not self.cast.signed:
@@ -71,9 +74,10 @@ class QInput(FixedLayer):
 
     def forward(self, x: Tensor) -> QTensor:
         refuse_recording()  # here too: torch.export runs the graph node by node, not the model's forward
-        return self.cast(self._checked(x))  # type: ignore[no-any-return]
+        return self.cast(self.checked(x))  # type: ignore[no-any-return]
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def checked(self, x: Tensor) -> Tensor:
+        """A batch as floats. Raises DataError for one that the model was not made for."""
         if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.shape or x.dim() != len(self.shape) + 1:
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise DataError(
@@ -110,4 +114,4 @@ class _Checked:
     parts: Iterable[Tensor]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return map(self.layer._checked, self.parts)
+        return map(self.layer.checked, self.parts)

@@ -229,6 +229,12 @@ def test_groups_are_refused() -> None:
         resolve(graph, board("ultra96v2"), Request(memory="ddr"), clock_ns=5)
 
 
+def test_a_folding_that_says_it_of_every_layer_is_taken() -> None:
+    graph, schedule = from_ddr()
+    request = Request(foldings=schedule.foldings, memory="ddr")
+    assert resolve(graph, board("ultra96v2"), request, clock_ns=5).schedule.foldings == schedule.foldings
+
+
 def test_a_board_that_knows_no_memory_is_refused() -> None:
     graph, schedule = from_ddr()
     bare = replace(board("ultra96v2"), memory_gb_s=0.0)

@@ -104,7 +104,7 @@ def test_products_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.Mon
     graph = flattened()
     monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
     made = engine(splitting.split(layers(graph)), bench.shape, 16.0, 16.0)
-    assert len(made.steps) == 3
+    assert len(made.steps) == 6
     raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
     got, _ = bench.run(made, [raw[0] for raw in raws.values()], tmp_path)
     np.testing.assert_array_equal(got[0].reshape(-1), run_from_raws(graph, raws)[0][0].reshape(-1))

@@ -136,8 +136,10 @@ def test_what_joins_a_step() -> None:
 def flattened() -> Graph:
     """A matrix-vector product of more columns than one step reads, with a cast behind it."""
     nodes = (
-        Node("x", Input((80, 3, 3), typed("ap_fixed<6,3>"))),
-        Node("flat", Reshape((720,)), ("x",)),
+        Node("x", Input((80, 5, 5), typed("ap_fixed<6,3>"))),
+        Node("pool", SumPool((3, 3), (1, 1), ((0, 0), (0, 0))), ("x",)),
+        Node("small", Cast(typed("ap_fixed<6,5,AP_RND,AP_SAT>")), ("pool",)),
+        Node("flat", Reshape((720,)), ("small",)),
         Node("fc", Linear(weights(1, 5, 720), weights(2, 5, frac_bits=8, bits=8)), ("flat",)),
         Node("relu", Relu(), ("fc",)),
         Node("cast", Cast(typed("ap_ufixed<7,6,AP_RND,AP_SAT>")), ("relu",)),
@@ -147,10 +149,11 @@ def flattened() -> Graph:
 
 def test_products_with_many_columns_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = flattened()
-    assert len(split(layers(graph)).steps) == 1
+    assert len(split(layers(graph)).steps) == 2
     monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
     made = split(layers(graph))
-    assert [(step.skip, step.source.channels) for step in made.steps] == [(0, 32), (32, 32), (64, 16)]
+    assert [(step.skip, step.source.channels) for step in made.steps] == [(0, 32), (32, 32), (64, 16)] * 2
+    assert [step.target_skip for step in made.steps] == [0, 32, 64, 0, 0, 0]
     assert sum(step.macs for step in made.steps) == 5 * 720
     assert differing(graph, made) == 0
 

@@ -1,0 +1,118 @@
+"""``qfx sweep``: cells measured by any number of workers, a table, and a plot of the front."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import qfx
+from qfx.capture.source import use_current_folder
+from qfx.cli.telling import telling
+from qfx.errors import ProjectError
+from qfx.files import writing
+from qfx.searches.cells import NONE, Cell, Space
+from qfx.searches.study import Row, Sweep, forget, front
+from qfx.searches.work import Loaded, Measured, Subject
+from qfx.training.budget.plot import plot_fronts
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command is asked for."""
+
+    subject: Subject
+    space: Space
+    output: Path
+    storage: str
+    study: str
+    trials: int | None
+    workers: int
+    joins: bool
+    as_json: bool
+    force: bool
+
+
+def execute(request: Request, again: list[str]) -> int:
+    """Work, and tell of it. ``again``: the command line of a worker that helps. Returns the exit code. Raises QfxError for bad input."""
+    use_current_folder()
+    request.output.mkdir(parents=True, exist_ok=True)
+    storage = request.storage or str(request.output / "sweep.db")
+    if request.force and not request.joins:
+        forget(storage, request.study)
+    sweep = Sweep(storage, request.study, request.space, _fingerprint(request), request.trials, request.subject.seed)
+    with telling("reading the model and the data", after_s=0.0) as bars:
+        loaded = Loaded.of(request.subject)
+        if not request.joins:
+            sweep.begin()
+        others = [subprocess.Popen([*again, "--joins"], stdout=subprocess.DEVNULL) for _ in range(request.workers - 1)]
+        try:
+
+            def measure(cell: Cell) -> Measured:
+                return loaded.measure(cell, request.output)
+
+            sweep.work(measure, lambda done, total: bars("cells", done, total))
+            failed = [worker.wait() for worker in others]
+        finally:
+            for worker in others:
+                worker.terminate()
+                worker.wait()
+    if request.joins:
+        return 0
+    if any(failed):
+        what = f"{sum(map(bool, failed))} of {len(others)} workers that were started ended with an error"
+        raise ProjectError(what, where="qfx sweep", remedy="see above; the same command goes on with what is left")
+    return _tell(sweep.rows(), request)
+
+
+def _tell(rows: list[Row], request: Request) -> int:
+    best = front(rows)
+    listed = [_as_data(row, row in best) for row in rows]
+    with writing(request.output / "sweep.json", force=True) as staged:
+        staged.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+    if best:
+        points = {"front": [(row.cost or 0.0, row.accuracy or 0.0) for row in best]}
+        plot_fronts(points, request.output / "front.png", cost=request.subject.cost.replace("-", " "), score="accuracy", force=True)
+    if request.as_json:
+        click.echo(json.dumps(listed, indent=2))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(_table(rows, best, request))
+    click.echo(f"wrote {request.output}: a model of every cell, sweep.json" + ", front.png" * bool(best), err=request.as_json)
+    return 0 if best else 1
+
+
+def _table(rows: list[Row], best: list[Row], request: Request) -> Table:
+    table = Table()
+    headings = ("recipe", "weights", "activations", "budget", "accuracy (%)", request.subject.cost.replace("-", " "), "front")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("recipe", "budget", "front") else "right")
+    for row in rows:
+        cell = row.cell
+        bits = [str(bits) if bits else "as in it" for bits in (cell.weight_bits, cell.activation_bits)]
+        found = ("", "") if row.accuracy is None or row.cost is None else (f"{100 * row.accuracy:.2f}", f"{row.cost:,.0f}")
+        last = "*" if row in best else "" if row.state == "done" else row.why.splitlines()[0] if row.why else row.state
+        table.add_row(Path(cell.recipe).name or "default", *bits, "" if cell.budget == NONE else cell.budget, *found, last)
+    return table
+
+
+def _as_data(row: Row, best: bool) -> dict[str, Any]:
+    file = f"{row.cell.name}.onnx" if row.state == "done" else None
+    return {**asdict(row.cell), "state": row.state, "accuracy": row.accuracy, "cost": row.cost, "front": best, "file": file, "why": row.why or None}
+
+
+def _fingerprint(request: Request) -> str:
+    """All that decides the result: the files by their content."""
+    subject, cells = request.subject, [asdict(cell) for cell in request.space]
+    digest = hashlib.sha256(json.dumps([asdict(subject), cells, qfx.__version__], sort_keys=True).encode())
+    for path in (subject.model, subject.checkpoint, subject.calibration, subject.evaluation, *request.space.recipes):
+        if path and Path(path).is_file():
+            digest.update(Path(path).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,176 @@
+"""A sweep as a study of Optuna, in a database that any number of workers share. What is done, what is under way and what is left is in the database
+and nowhere else, so a sweep goes on after whatever ended it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from qfx.errors import DataError, QfxError
+from qfx.searches.cells import Cell, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+    from qfx.searches.work import Measured
+
+State = Literal["done", "refused", "running", "waiting"]
+
+_CELL, _WORKER, _REFUSED, _SUBJECT = "cell", "worker", "refused", "subject"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A cell and what came of it: (accuracy, cost) where it is done; why not where it was refused."""
+
+    cell: Cell
+    state: State
+    accuracy: float | None = None
+    cost: float | None = None
+    why: str = ""
+
+
+class Sweep:
+    """A study by name in ``storage`` (a file of SQLite, or a URL that Optuna takes), over ``space``.
+
+    ``subject``: all that decides a cell's result, as text; a study of another one is refused (DataError). ``trials``: look at so many cells, which
+    Optuna's sampler chooses by what it has seen (TPE); None: at all.
+    """
+
+    def __init__(self, storage: str, name: str, space: Space, subject: str, trials: int | None, seed: int) -> None:
+        optuna = _optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        url = _url(storage)
+        sampler = optuna.samplers.TPESampler(seed=seed + os.getpid() if trials else seed)
+        try:
+            database = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
+            self._study = optuna.create_study(
+                storage=database, study_name=name, directions=["maximize", "minimize"], sampler=sampler, load_if_exists=True
+            )
+        except Exception as error:  # of whatever database it is
+            raise DataError(f"cannot be used: {error}", where=storage, remedy="give a file of SQLite, or a URL as Optuna takes it") from None
+        self._space, self._trials = space, trials
+        known = self._study.user_attrs.get(_SUBJECT)
+        if known is None:
+            self._study.set_user_attr(_SUBJECT, subject)
+        elif known != subject:
+            what = f"the study {name!r} is about another model, other data, other cells or other options"
+            raise DataError(what, where=storage, remedy="give the options that it was started with, or a --study of another name")
+
+    def begin(self) -> None:
+        """Put every cell that nobody has or does in line, those of workers of this machine that are gone, too."""
+        from optuna.trial import TrialState
+
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            host, _, process = str(trial.user_attrs.get(_WORKER, "")).rpartition(":")
+            if host == socket.gethostname() and not _lives(int(process)):
+                self._study.tell(trial.number, state=TrialState.FAIL)
+        if self._trials is not None:
+            return
+        present = {row.cell for row in self.rows()}
+        for cell in self._space:
+            if cell not in present:
+                self._study.enqueue_trial(asdict(cell), user_attrs={_CELL: cell.name})
+
+    def work(self, measure: Callable[[Cell], Measured], tell: Callable[[int, int], None]) -> None:
+        """Take cells and measure them until none is left; any number of processes at once. ``tell``: how many are done, of how many. A cell that is
+        refused (QfxError) is kept as such."""
+        from optuna.trial import TrialState
+
+        finished = (TrialState.COMPLETE, TrialState.FAIL)
+        while True:
+            rows = self.rows()
+            total = self._trials or len(tuple(self._space))
+            tell(sum(row.state in ("done", "refused") for row in rows), total)
+            if self._trials is not None:
+                if len(self._study.get_trials(deepcopy=False, states=finished)) >= self._trials:
+                    return
+            elif not any(row.state == "waiting" for row in rows):
+                return
+            trial = self._study.ask()
+            if self._trials is None and _CELL not in trial.user_attrs:  # another worker was faster, and this one came from the sampler
+                self._study.tell(trial, state=TrialState.FAIL)
+                return
+            trial.set_user_attr(_WORKER, f"{socket.gethostname()}:{os.getpid()}")
+            cell = Cell(**{field: trial.suggest_categorical(field, list(values)) for field, values in self._space.choices().items()})
+            known = next((row for row in rows if row.cell == cell and row.state == "done"), None)
+            if known is not None:
+                self._study.tell(trial, [known.accuracy, known.cost])
+                continue
+            try:
+                found = measure(cell)
+            except QfxError as error:
+                trial.set_user_attr(_REFUSED, str(error))
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
+            except BaseException:
+                self._study.tell(trial, state=TrialState.FAIL)  # in line again when the sweep goes on
+                raise
+            trial.set_user_attr("float_accuracy", found.float_accuracy)
+            self._study.tell(trial, [found.accuracy, found.cost])
+
+    def rows(self) -> list[Row]:
+        """What there is of each cell, in the order of the space."""
+        from optuna.trial import TrialState
+
+        found: dict[Cell, Row] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            cell = _cell_of(trial)
+            if cell is None or (cell in found and found[cell].state == "done"):
+                continue
+            if trial.state is TrialState.COMPLETE:
+                found[cell] = Row(cell, "done", trial.values[0], trial.values[1])
+            elif _REFUSED in trial.user_attrs:
+                found[cell] = Row(cell, "refused", why=str(trial.user_attrs[_REFUSED]))
+            elif trial.state in (TrialState.RUNNING, TrialState.WAITING):
+                found[cell] = Row(cell, "running" if trial.state is TrialState.RUNNING else "waiting")
+        return [found[cell] for cell in self._space if cell in found]
+
+
+def front(rows: list[Row]) -> list[Row]:
+    """Those of which no other is as accurate and as cheap, by cost. Of equals the first."""
+    best: list[Row] = []
+    done = [row for row in rows if row.accuracy is not None and row.cost is not None]
+    for row in sorted(done, key=lambda row: (row.cost or 0.0, -(row.accuracy or 0.0))):
+        if not best or (row.accuracy or 0.0) > (best[-1].accuracy or 0.0):
+            best.append(row)
+    return best
+
+
+def forget(storage: str, name: str) -> None:
+    """Remove a study from its database, if it is there."""
+    optuna = _optuna()
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=_url(storage))
+
+
+def _url(storage: str) -> str:
+    return storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
+
+
+def _cell_of(trial: optuna.trial.FrozenTrial) -> Cell | None:
+    fields: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
+    return Cell(**fields) if len(fields) == len(Cell.__slots__) else None
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise DataError("sweeps need Optuna", where="qfx sweep", remedy="pip install 'qfx[sweep]'") from None
+    return optuna
