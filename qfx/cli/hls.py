@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from qfx.cli.common import DIFFERENCE, FILE, data_option, feed, force_option, guard, json_option, output_option, print_json, samples_option
-from qfx.cli.planning import Asked, plan_of, plan_options, summary_of
+from qfx.cli.planning import Asked, decided, plan_options, summary_of
 from qfx.cli.telling import telling
 
 _PEER_SAMPLES = 64
@@ -63,7 +63,7 @@ def hls(
         names = [node.name for node in load_graph(model).inputs]
     golden = None if data is None else feed(data, samples, names)
     with telling("reading the model") as progress:
-        graph, made = plan_of(asked, model, progress)
+        asked, graph, made, why = decided(asked, model, progress)
         progress("writing the project and its golden vectors", 0, 1)
         write_project(
             graph,
@@ -78,6 +78,8 @@ def hls(
             golden_inputs=golden,
             extra_files={"model.onnx": model.read_bytes()},
         )
+    if why:
+        click.echo(why, err=True)
     if as_json:
         print_json(summary_of(made).data(made, graph.name))
     else:
@@ -130,7 +132,9 @@ def estimate(
 ) -> None:
     """Print what `qfx hls` with the same options would make: folding, cycles and resources of every layer. Writes nothing."""
     with telling("reading the model") as progress:
-        graph, made = plan_of(asked, model, progress)
+        _, graph, made, why = decided(asked, model, progress)
         summary = summary_of(made)
         text = (summary.as_json if as_json else summary.as_text)(made, graph.name)
+    if why:
+        click.echo(why, err=True)
     click.echo(text, nl=False)

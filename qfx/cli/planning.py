@@ -65,11 +65,11 @@ _OPTIONS = (
     ),
     click.option(
         "--style",
-        type=click.Choice(("streaming", "unrolled", "sequential")),
+        type=click.Choice(("streaming", "unrolled", "sequential", "auto")),
         default="streaming",
         show_default=True,
         help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md), or one engine that runs "
-        "layer by layer from memory (large networks; docs/sequential.md).",
+        "layer by layer from memory (large networks; docs/sequential.md). auto: streaming or sequential, whichever fits or is faster.",
     ),
     click.option(
         "--adders",
@@ -119,11 +119,52 @@ def _gathering(command: Callable[..., Any], options: Sequence[Callable[..., Any]
     return gathered
 
 
+def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph, Plan | Unrolled | Sequential, str]:
+    """As ``plan_of``, with what was asked for and, of the style "auto", what was chosen and why in words.
+
+    A process for each layer is tried with all weights on the chip, then with those in memory that the chip cannot hold, then one engine. At a rate
+    that is asked for the first that makes it is taken; else the faster of those that fit, where weights do not.
+    """
+    from qfx.errors import ProjectError, UnsupportedError
+
+    if asked.style != AUTO:
+        return asked, *plan_of(asked, model, progress), ""
+    wanted = asked.fps
+    free = replace(asked, style="streaming", fit=wanted is None and asked.folding is None)
+    refused: list[str] = []
+    made: list[tuple[Asked, Graph, Any, str]] = []
+    ways = [(free, "streaming, weights on the chip")] if asked.weights == "rom" else []
+    ways.append((free if asked.weights != "rom" else replace(free, weights=AUTO), "streaming, weights in memory as far as the chip cannot hold them"))
+    if asked.folding is None and not asked.shift_and_add and asked.weights != "stream" and asked.ports != "merged":
+        ways.append((replace(asked, style="sequential", fps=None, fit=False, weights="rom"), "sequential, one engine for all layers"))
+    for way, name in ways:
+        try:
+            graph, found = plan_of(way, model, progress)
+        except (ProjectError, UnsupportedError) as error:
+            refused.append(f"{name}: {error.what}")
+            continue
+        if wanted is not None and found.fps < wanted:
+            refused.append(f"{name}: {found.fps:.1f} frames per second")
+            continue
+        made.append((way, graph, found, name))
+        if wanted is not None or way.weights == "rom":
+            break  # of streaming designs nothing is faster than one whose weights are on the chip
+    if not made:
+        raise ProjectError("; ".join(refused), where="--style auto", remedy="use a larger board, shorter words or a lower rate")
+    way, graph, found, name = max(made, key=lambda one: one[2].fps)
+    others = [f"{other}: {one.fps:.1f} frames per second" for _, _, one, other in made if one is not found]
+    told = "; ".join([*refused, *others])
+    return way, graph, found, f"style: {name}, {found.fps:.1f} frames per second{f' ({told})' if told else ''}"
+
+
 def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan | Unrolled | Sequential]:
-    """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style."""
+    """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style, and for one
+    that ``decided`` must choose."""
     from qfx.errors import ProjectError
     from qfx.hardware.board import board, check_clock
 
+    if asked.style == AUTO:
+        raise ProjectError("which style it is to be has to be said here", where="--style auto", remedy="use streaming, unrolled or sequential")
     if asked.style != "unrolled" and asked.adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
     if asked.style != "streaming":

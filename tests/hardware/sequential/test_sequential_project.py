@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from hardware_models import chain, const, scalar
 from test_sequential_steps import residual
 
 from qfx.cli import main
@@ -26,6 +27,7 @@ from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import fits
 from qfx.ir.feeds import feeds
 from qfx.ir.interpret import quantize_inputs, run_from_raws
+from qfx.operators import Cast, Linear
 from qfx.testing import adversarial_feeds
 
 ULTRA96 = board("ultra96v2")
@@ -83,6 +85,48 @@ def test_the_command(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, [*asked, "--fps", "10", "--weights", "stream"])
     assert refused.exit_code != 0
     assert "--fps, --weights stream" in refused.stderr
+
+
+_SMALL = """title = "Small"
+part = "xczu3eg-sbva484-1-i"
+lut = 50000
+ff = 100000
+dsp = 200
+bram36 = 100
+uram = 0
+memory_gb_s = 8.5
+"""
+
+
+def test_the_style_that_fits_is_found_and_the_others_are_told(tmp_path: Path) -> None:
+    """Weights of 5 Mbit, where block RAM has 3.6 and LUTs 2.6."""
+    nodes = chain("wide", (64,), Linear(const(0, 1024, 64, bits=8), None), narrow := Cast(scalar("ap_fixed<8,8,AP_RND,AP_SAT>")))
+    more = chain("wide", (64,), Linear(const(0, 1024, 64, bits=8), None), narrow, Linear(const(1, 600, 1024, bits=8), None), narrow)
+    save(nodes, tmp_path / "small.onnx")
+    save(more, tmp_path / "large.onnx")
+    (tmp_path / "small.toml").write_text(_SMALL)
+
+    def asked(model: str, *options: str) -> Result:
+        return CliRunner().invoke(main, ["estimate", str(tmp_path / model), "--board", str(tmp_path / "small.toml"), "--style", "auto", *options])
+
+    on_chip = asked("small.onnx")
+    assert on_chip.exit_code == 0, on_chip.output
+    assert "style: streaming, weights on the chip" in on_chip.stderr
+    large = asked("large.onnx")
+    assert large.exit_code == 0, large.output
+    assert "weights on the chip: does not fit" in large.stderr
+    assert large.stderr.count("frames per second") == 2
+    slow = asked("large.onnx", "--fps", "1e9")
+    assert slow.exit_code != 0
+    assert "sequential, one engine for all layers: " in slow.stderr
+    project = CliRunner().invoke(
+        main, ["hls", str(tmp_path / "large.onnx"), "--board", str(tmp_path / "small.toml"), "--style", "auto", "-o", str(tmp_path / "p")]
+    )
+    assert project.exit_code == 0, project.output
+    assert "MB" in (tmp_path / "p" / "estimate.txt").read_text() or "sequential" in (tmp_path / "p" / "estimate.txt").read_text()
+    refused = CliRunner().invoke(main, ["rtl", str(tmp_path / "small.onnx"), "--board", "ultra96v2", "--style", "auto", "-o", str(tmp_path / "v")])
+    assert refused.exit_code != 0
+    assert "has to be said here" in refused.stderr
 
 
 def test_folded_inputs_are_the_same_convolution() -> None:
