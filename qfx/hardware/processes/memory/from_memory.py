@@ -11,9 +11,8 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.streams import IntArray, Stream
 from qfx.hardware.emit.spelling import Unit, raw, words_of
-from qfx.hardware.folding.option import Option, Role, divisors
-from qfx.hardware.processes.process import Front, Setting
-from qfx.hardware.processes.traits import Passing
+from qfx.hardware.folding.option import divisors
+from qfx.hardware.processes.traits import Between, Passing
 from qfx.hardware.timing.delays import Recurrence, loops
 from qfx.hardware.timing.program import Turns, every
 
@@ -29,7 +28,7 @@ LATENCY_CYCLES = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FromMemory(Passing):
+class FromMemory(Passing, Between):
     """``values``: (words of memory, numbers of each) raws of the stream's type; they are read ``repeats`` times a frame, in words of ``bits`` bits.
 
     ``port`` is the name of the top function's pointer, and of its AXI master. Memory gives a word a cycle where nobody else asks; what all masters of
@@ -100,20 +99,6 @@ class FromMemory(Passing):
         numbers = (self.beats, self.repeats, out.type.width)
         call = f"qfx::from_memory<{', '.join(map(str, numbers))}, {raw(out.type)}, {out.parallel}, {self.bits}>(memory, out);"
         return Unit(self.name, (), "", (f"const qfx::uint<{self.bits}>* memory", f"{words_of(out)}& out"), (self.port, out.name), (), (call,))
-
-    @property
-    def role(self) -> Role:
-        return Role.BETWEEN
-
-    @property
-    def front(self) -> Front | None:
-        return None
-
-    def options(self, setting: Setting) -> list[Option]:
-        return []  # the layer that computes with the weights chooses
-
-    def limit(self, setting: Setting) -> str:
-        return ""
 
 
 _AT_ONCE = 1 << 14  # words of memory
