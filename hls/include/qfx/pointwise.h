@@ -180,6 +180,7 @@ inline R minifloat(const X& x) {
   const size_type size = size_type(negative ? sint<SIZE>(-sint<SIZE>(x)) : sint<SIZE>(x)) << UP;
   typedef typename upto<LEAST + BINADES>::type shift_type;
   shift_type drop = LEAST;
+minifloat_binade:
   for (int k = 1; k <= BINADES; k++) {
 #pragma HLS UNROLL
     if (size >= size_type(size_type(1) << (MANTISSA + LEAST + k))) {

@@ -87,8 +87,8 @@ class MinifloatCast(Plain, Pointwise):
     def _nearest(self, raw: RawArray, grids: int | RawArray) -> RawArray:
         """Raws on ``grids`` as raws of ``type``; int64, or Python's integers in an array of objects."""
         down = np.asarray(grids) - self.frac_bits
-        up = np.maximum(-down, 0)
-        size = np.minimum(np.abs(raw), (self.kind.largest >> np.minimum(up, 62)) + 1) << up if bool((up > 0).any()) else np.abs(raw)
+        up = np.clip(-down, 0, 62)  # of a coarser grid every number but 0 is beyond the greatest: so far is enough
+        size = np.minimum(np.abs(raw), (self.kind.largest >> up) + 1) << up if bool((up > 0).any()) else np.abs(raw)
         down = np.maximum(down, 0)
         drop = np.broadcast_to(down, size.shape).astype(np.int64)
         for k in range(1, self._binades + 1):
