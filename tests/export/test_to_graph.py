@@ -70,7 +70,13 @@ def test_every_operator_has_a_layer() -> None:
     torch.manual_seed(0)
     modern = qfx.quantize(Modern(), torch.randn(4, 3, 5, 5))
     tokens = qfx.quantize(nn.Embedding(9, 4), torch.arange(8).reshape(2, 4))
-    found = {*operators(made()), *operators(made(Recipe(activation=Spec(14)))), *operators(made(Recipe(activation=Spec(numbers="E4M3")))), *operators(qfx.to_graph(modern)), *operators(qfx.to_graph(tokens))}
+    found = {
+        *operators(made()),
+        *operators(made(Recipe(activation=Spec(14)))),
+        *operators(made(Recipe(activation=Spec(numbers="E4M3")))),
+        *operators(qfx.to_graph(modern)),
+        *operators(qfx.to_graph(tokens)),
+    }
     assert found == {op.__name__ for op in ops.OPERATORS if op is not ops.Scan}
 
 

@@ -88,7 +88,9 @@ class MinifloatCast(Plain, Pointwise):
         """Raws on ``grids`` as raws of ``type``; int64, or Python's integers in an array of objects."""
         down = np.asarray(grids) - self.frac_bits
         up = np.clip(-down, 0, 62)  # of a coarser grid every number but 0 is beyond the greatest: so far is enough
-        size = np.minimum(np.abs(raw), (self.kind.largest >> up) + 1) << up if bool((up > 0).any()) else np.abs(raw)
+        size = np.abs(raw)
+        if bool((up > 0).any()):  # of channels on such grids no more than lies beyond the greatest, or the shift would leave the word
+            size = np.where(up > 0, np.minimum(size, (self.kind.largest >> up) + 1), size) << up
         down = np.maximum(down, 0)
         drop = np.broadcast_to(down, size.shape).astype(np.int64)
         for k in range(1, self._binades + 1):

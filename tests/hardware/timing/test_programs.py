@@ -154,7 +154,10 @@ _FUNCTION = re.compile(r"\bvoid (\w+)\((?:[^{;]*?)\) \{\n(.*?)^\}", re.S | re.M)
 
 def loops() -> dict[str, list[str]]:
     """The pragmas of the pipelined loops of every function of the library, those of the functions that it calls included; overloads have the same."""
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(path for part in ("", "memory") for path in (hls_root() / "include" / "qfx" / part).glob("*.h")))
+    text = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted(path for part in ("", "memory") for path in (hls_root() / "include" / "qfx" / part).glob("*.h"))
+    )
     bodies = dict(_FUNCTION.findall(text))
     calls = {name: [other for other in bodies if other != name and re.search(rf"\b{other}<", body)] for name, body in bodies.items()}
 
