@@ -30,6 +30,9 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
     buffers, weighted = set(), set()
     for process, node in zip(design.processes, design.nodes, strict=True):
         for part, own in ((process, node), *process.inside):
+            if isinstance(part, d.FromMemory) and part is not process:
+                what = "its weights are to lie in the board's memory, but a loop goes over it, whose steps have no masters"
+                raise ProjectError(what, where=own, remedy="leave them on the chip")
             buffers |= {own} if part.front is not None else set()
             weighted |= {own} if isinstance(part, d.MatVec | d.Tiles) else set()
     asked = []

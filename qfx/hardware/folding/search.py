@@ -233,6 +233,8 @@ class _Search:
                 self._check_reachable(wanted, fps, target)
                 break
             made = self._make(best.picked)
+            if made.plan is not None and made.plan.memory_cycles > wanted:
+                raise self._too_slow_a_memory(made.plan, wanted)
             if made.plan is not None and made.plan.interval > wanted:
                 target = min(target - 1, target * wanted // made.plan.interval)
             elif made.fitting is not None:
@@ -281,6 +283,13 @@ class _Search:
             other = "or use a larger board, a shorter clock period or shorter words"
             check_fits(large, LIMITS, remedies=f"ask for at most {int(made.fps)} frames per second, {other}")
         raise self._refusal(fps)
+
+    def _too_slow_a_memory(self, made: Plan, wanted: int) -> ProjectError:
+        """What to say where memory does not bring the weights in the ``wanted`` cycles."""
+        most = 1e9 / (made.memory_cycles * self.clock_ns)
+        what = f"{made.memory_bytes / 1e6:.1f} MB of weights a frame take the memory of {self.board.name} {made.memory_cycles} cycles, but {wanted}"
+        remedy = f"ask for at most {most:.4g} frames per second, or keep weights on the chip"
+        return ProjectError(f"{what} are asked for", where=self.graph.name, remedy=remedy)
 
     def _refusal(self, fps: float) -> ProjectError:
         what = f"no folding was found that simulates at {fps:g} frames per second"

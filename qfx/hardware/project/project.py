@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,7 +147,8 @@ def write_project(
     ``clock_ns`` is the clock period in nanoseconds (default: the board's); ``top`` names the top function (default: from the graph's name);
     ``schedule`` folds the layers and names nodes of the prepared graph (default: one number at a time), or says what is asked of the folding, or is a
     plan made of the prepared graph. ``weights`` is one of WEIGHTS: "stream" makes a design whose weights, biases, scales and shifts are loaded while
-    it runs. ``style`` is one of STYLES: "unrolled" makes one pipelined function of the whole network, "sequential" one layer engine that runs it from
+    it runs; "ddr" and "auto" leave weights in the board's memory (``Request.memory``), unless ``schedule`` is settled already and says where they
+    lie. ``style`` is one of STYLES: "unrolled" makes one pipelined function of the whole network, "sequential" one layer engine that runs it from
     memory; neither has a folding, and ``schedule`` may then be its plan.
     ``golden_inputs``, floats of shape (N, *input shape; several as ``qfx.run`` takes them), are the samples of the test bench (default: a few
     adversarial ones); the interpreter gives the expected raws. ``extra_files`` are added as they are.
@@ -166,6 +167,8 @@ def write_project(
     checked_top(name)
     clock_ns = found.clock_ns if clock_ns is None else clock_ns
     check_clock(clock_ns, found)
+    if weights in ("ddr", "auto") and style == "streaming" and (schedule is None or isinstance(schedule, Request)):
+        schedule = replace(schedule or Request(), memory=weights)
     made: Plan | Unrolled | Sequential
     if style == "sequential":
         made = _sequential(graph, found, schedule, weights, clock_ns)

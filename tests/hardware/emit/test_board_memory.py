@@ -17,10 +17,9 @@ from hardware_models import from_ddr
 from test_tcl import Run, export, settings_of, tclsh
 
 from qfx.errors import ProjectError
-from qfx.fixed.type import FixedType
 from qfx.hardware.board import board
 from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.design.schedule import Folding
 from qfx.hardware.emit.blockdesign import block_design
 from qfx.hardware.folding import file as folding_file
 from qfx.hardware.folding import summary
@@ -185,5 +184,3 @@ def test_what_the_board_gives() -> None:
     on = board("ultra96v2")
     assert on.memory_bytes_per_cycle(5.0) == pytest.approx(29.75)
     assert replace(on, memory_gb_s=100.0).memory_bytes_per_cycle(5.0) == 48
-    assert FixedType(8, 8).width == 8
-    assert Schedule().folding("any").rows == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cells import lstm, recurrent
 from hardware_models import chain, const, conv, from_ddr, scalar
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
@@ -227,6 +229,30 @@ def test_groups_are_refused() -> None:
         lower(graph, Schedule.of({"conv0": Folding(weights="ddr")}))
     with pytest.raises(ProjectError, match="no layer can have its weights"):
         resolve(graph, board("ultra96v2"), Request(memory="ddr"), clock_ns=5)
+
+
+def test_a_rate_that_memory_forbids_is_told_whoever_put_the_weights_there() -> None:
+    """A folding file that leaves a layer in memory, and another layer to fold for the rate."""
+    graph = chain("wide", (512,), Linear(const(0, 512, 512, bits=8), None), NARROW, Linear(const(1, 8, 512, bits=8), None), NARROW)
+    slow = replace(board("ultra96v2"), memory_gb_s=0.1)
+    pinned = (("linear0", Folding(64, 1, "pair", weights="ddr")),)
+    with pytest.raises(ProjectError, match="take the memory of ultra96v2") as caught:
+        resolve(graph, slow, Request(foldings=pinned, fps=10_000), clock_ns=5)
+    assert "at most 267 frames per second" in str(caught.value)
+
+
+def test_layers_of_a_loop_are_refused() -> None:
+    graph = recurrent(lstm(), 3)
+    with pytest.raises(ProjectError, match="a loop goes over it") as caught:
+        fitting_plan(graph, board("ultra96v2"), Schedule.of({"rnn::gates": Folding(weights="ddr")}), clock_ns=5)
+    assert "gates" in caught.value.where
+
+
+def test_projects_take_the_word_in_python_too(tmp_path: Path) -> None:
+    graph = chain("wide", (64,), Linear(const(0, 64, 64, bits=8), None), NARROW)
+    project = write_project(graph, tmp_path / "p", board="ultra96v2", weights="ddr")
+    assert project.weights == "ddr"
+    assert (project.path / "tb" / "memory" / "linear0_memory.bin").stat().st_size == 64 * 64
 
 
 def test_a_folding_that_says_it_of_every_layer_is_taken() -> None:
