@@ -24,7 +24,7 @@ docs: $(VENV)/ready  ## build the site into out/site/: the pages of docs/, and r
 	$(PY) -m website
 
 test: lint  ## format, lint and type checks, then all tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --durations=20 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(JOBS) --durations=60 $(PYTEST_ARGS)
 
 test-rtl: $(VENV)/ready  ## every kind of design as RTL, simulated beside its C++ (clang 16, Icarus Verilog, Verilator, Yosys)
 	@PYTHONPATH=tests $(PY) -m support.rtl.tools 2>/dev/null || { \

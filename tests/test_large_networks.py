@@ -1,6 +1,6 @@
 """The networks of ``large_networks.py`` the whole way: torch, ONNX, interpreter, ONNX Runtime and the fast emulator give the same raws.
 
-Narrow and cropped every day; as published with ``--slow``, with bounds on what the way may take.
+Narrow and cropped every day; as published with ``--slow`` (VGG16 of 16 bits with ``--thorough``), with bounds on what the way may take.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARAMETERS = {
 }
 """As published: torchvision's tables; of YOLOv3-tiny the weights of darknet's file, its statistics left out."""
 
-WHOLE = [(name, 8) for name in LARGE] + [("vgg16", 16)]
+WHOLE = [(name, 8) for name in LARGE]
 
 
 def compare(name: str, bits: int, folder: Path, x: torch.Tensor, model: torch.nn.Module) -> None:
@@ -73,15 +73,26 @@ def test_one_step_of_a_weight_is_seen() -> None:
 
 
 @pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize("name", LARGE)
-def test_a_narrow_and_cropped_one_agrees(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "bits"), [*WHOLE, ("vgg16", 16)])
+def test_a_narrow_and_cropped_one_agrees(name: str, bits: int, tmp_path: Path) -> None:
     model, x = make_large(name, side=32, narrow=16, count=4)
-    compare(name, 8, tmp_path, x, model)
+    compare(name, bits, tmp_path, x, model)
 
 
 @pytest.mark.usefixtures("gxx")
 @pytest.mark.parametrize(("name", "bits"), WHOLE)
 def test_whole_ones_agree(name: str, bits: int, tmp_path: Path) -> None:
+    whole(name, bits, tmp_path)
+
+
+@pytest.mark.usefixtures("gxx")
+def test_the_whole_vgg16_at_16_bits_agrees(tmp_path: Path, thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("a minute and a half beside the one of 8 bits: runs with --thorough")
+    whole("vgg16", 16, tmp_path)
+
+
+def whole(name: str, bits: int, tmp_path: Path) -> None:
     model, x = make_large(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     compare(name, bits, tmp_path, x, model)
