@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 @click.option("--model", required=True, help="package.module:factory, or a float .onnx or torch.export .pt2 file.")
 @click.option("--checkpoint", type=FILE, default=None, help="The factory's weights: a file of torch.save or safetensors, or a folder of them.")
 @click.option("--checkpoint-key", default=None, metavar="KEY", help="Which weights of the checkpoint, where there are several: ema, student.")
-@data_option(".npz (inputs called x) or .npy of real inputs, batch first, unlabelled.", "--calib", required=False)
+@data_option(
+    ".npz (inputs called x) or .npy of real inputs, batch first, unlabelled; a folder of them, or WebDataset shards.", "--calib", required=False
+)
 @click.option("--data-free", default=None, metavar="SHAPE", help="No data: distil inputs of this shape (3x32x32) from BatchNorm statistics.")
 @click.option(
     "--input-range", type=float, nargs=2, default=None, metavar="LOW HIGH", help="With --data-free: limits of inputs  [default: mean 0, deviation 1]."

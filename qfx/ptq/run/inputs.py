@@ -10,23 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from qfx.capture.source import check_runs
-from qfx.data import load_array, load_inputs
+from qfx.data import load_array
 from qfx.errors import DataError
 from qfx.ptq.measure import Labelled
+from qfx.ptq.run.mapped import mapped_inputs
 
 MOST_NUMBERS = 1 << 26
 """Of one sample that is made up: more are a slip of the pen."""
 
+LOOKED_AT = 256
+"""Samples at a time, where all are looked through."""
+
 
 def calibration_data(path: Path, samples: int | None) -> Tensor:
-    """The first ``samples`` inputs in a file, batch first. Raises DataError for none, for NaN and infinity, and for numbers without a batch axis."""
-    x = load_inputs(path)
+    """The first ``samples`` inputs in a file, a folder or shards (``mapped_inputs``), batch first; mapped into memory where they can be. Raises
+    DataError for none, for NaN and infinity, and for numbers without a batch axis."""
+    x = mapped_inputs(path, samples)
     if x.ndim < 2:
         raise DataError(f"has shape {x.shape}", where=str(path), remedy="save the samples as 'x', batch first, in the model's layout")
-    x = x[:samples]
     if x.size == 0:
         raise DataError(f"holds no samples: its shape is {x.shape}", where=str(path), remedy="save a few hundred real inputs as 'x'")
-    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
+    parts = (x[start : start + LOOKED_AT] for start in range(0, len(x), LOOKED_AT))
+    bad = np.flatnonzero(~np.concatenate([np.isfinite(part.reshape(len(part), -1)).all(1) for part in parts]))
     if len(bad):
         raise DataError(f"{len(bad)} of {len(x)} samples hold NaN or infinity, first sample {bad[0]}", where=str(path), remedy="clean the data")
     return torch.from_numpy(np.ascontiguousarray(x))

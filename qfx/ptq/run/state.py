@@ -142,5 +142,5 @@ def hash_of_model(model: nn.Module, example: Tensor) -> str:
 def hash_of_array(array: npt.NDArray[Any]) -> str:
     """Of an array's dtype, shape and numbers."""
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

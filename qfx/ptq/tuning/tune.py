@@ -112,7 +112,7 @@ def _of_one_shape(data: Tensor | Iterable[Tensor]) -> Tensor:
     parts = batches(data)
     if any(part.shape[1:] != parts[0].shape[1:] for part in parts):
         raise DataError("batches of several shapes", where="calibration", remedy="give inputs of one shape")
-    inputs = torch.cat(parts)
+    inputs = data if isinstance(data, Tensor) else torch.cat(parts)  # data that is mapped is not copied
     if len(inputs) < 2:
         raise DataError("one sample only", where="calibration", remedy="give at least two, one of which is held out")
     return inputs
