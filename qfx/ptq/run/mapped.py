@@ -53,7 +53,7 @@ def mapped_inputs(path: Path, samples: int | None) -> FloatArray:
 
 
 def _shards(path: Path) -> bool:
-    return not path.is_file() and RANGE.search(path.name) is not None or ".tar" in path.suffixes
+    return (not path.is_file() and RANGE.search(path.name) is not None) or ".tar" in path.suffixes
 
 
 def _pieces(path: Path) -> Iterator[tuple[str, FloatArray]]:
