@@ -38,7 +38,7 @@ from qfx.verify import compare, onnx_runtime, raw_of
 
 DATA = Path(os.environ.get("QFX_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 CHECKPOINT = "models/resnet20-12fca82f.th"
-CALIBRATION, EXAMPLE, BATCH = 1024, 256, 250
+CALIBRATION, EXAMPLE, BATCH, TUNED_ON = 1024, 256, 250, 10_000
 COMPARED = 200
 """Images on which PyTorch, the integer interpreter and ONNX Runtime are compared bit by bit."""
 
@@ -108,21 +108,23 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return 100 * right / len(y)
 
 
-def recipe(weight: int, activation: int, observer: str = "mse") -> Recipe:
-    """Word lengths of weights and of activations, the input's too; biases and the result have 16 bits."""
+def recipe(weight: int, activation: int, observer: str = "mse", *, image: int = 0, stream: int = 0) -> Recipe:
+    """Word lengths of weights and of activations, the input's too; biases and the result have 16 bits. ``image``: bits of the input, ``stream``: of
+    what blocks give and shortcuts add, where products read ``activation`` bits of it; 0: as activations."""
     casts = {"observer": observer}
     return Recipe(
-        input=Spec(activation, **casts),  # type: ignore[arg-type]
+        input=Spec(image or activation, **casts),  # type: ignore[arg-type]
         weight=Spec(weight, granularity="channel", **casts),  # type: ignore[arg-type]
         bias=Spec(16, granularity="channel", **casts),  # type: ignore[arg-type]
-        activation=Spec(activation, **casts),  # type: ignore[arg-type]
+        activation=Spec(stream or activation, **casts),  # type: ignore[arg-type]
+        operand=Spec(activation, **casts) if stream else None,  # type: ignore[arg-type]
         output=Spec(16, **casts),  # type: ignore[arg-type]
     )
 
 
-def nearest(data: Tensor, weight: int, activation: int, observer: str = "mse") -> nn.Module:
-    """BatchNorm folded, binary points from data, everything rounded to nearest."""
-    model = qfx.quantize(fold_batch_norm(float_model(), data[:4]), data[:EXAMPLE], recipe(weight, activation, observer)).eval()
+def nearest(data: Tensor, weight: int, activation: int, observer: str = "mse", **longer: int) -> nn.Module:
+    """BatchNorm folded, binary points from data, everything rounded to nearest. ``longer``: of ``recipe``."""
+    model = qfx.quantize(fold_batch_norm(float_model(), data[:4]), data[:EXAMPLE], recipe(weight, activation, observer, **longer)).eval()
     calibrate(model, torch.split(data, BATCH))
     return model
 
@@ -140,6 +142,25 @@ def _then(*passes: Callable[..., object]) -> Callable[[Tensor, int, int], nn.Mod
         return model
 
     return quantized
+
+
+def _tuned(**longer: int) -> Callable[[Tensor, int, int], nn.Module]:
+    """GPTQ on the calibration data, then ``tune`` on more of the training part, still without labels."""
+
+    def quantized(data: Tensor, weight: int, activation: int) -> nn.Module:
+        model = nearest(data, weight, activation, **longer)
+        reference = float_reference(model)
+        gptq(model, data, reference=reference)
+        tune(model, calibration_images(TUNED_ON), reference=reference, epochs=4, reach=3.0)
+        return model
+
+    return quantized
+
+
+def _image_of_8(data: Tensor, weight: int, activation: int) -> nn.Module:
+    model = nearest(data, weight, activation, image=8)
+    gptq(model, data)
+    return model
 
 
 def _brevitas(**options: Any) -> Callable[[Tensor, int, int], nn.Module]:
@@ -161,6 +182,9 @@ METHODS: Mapping[str, Callable[[Tensor, int, int], nn.Module]] = {
     "GPTQ": _then(gptq),
     "AdaRound": _then(adaround),
     "GPTQ, tuned": _then(gptq, tune),
+    "GPTQ, image of 8 bits": _image_of_8,
+    "GPTQ, tuned on 10,000, stream of 8": _tuned(stream=8),
+    "GPTQ, tuned on 10,000, image and stream of 8": _tuned(image=8, stream=8),
     "Brevitas, nearest": _brevitas(equalize=False, gptq=False, correct_bias=False),
     "Brevitas": _brevitas(),
     "Brevitas, MSE": _brevitas(least_error=True),
@@ -168,6 +192,9 @@ METHODS: Mapping[str, Callable[[Tensor, int, int], nn.Module]] = {
     "Brevitas, learned round, 10,000 steps": _brevitas(least_error=True, gptq=False, learn_rounding=True, steps=10_000),
 }
 """From (calibration images, bits of weights, bits of activations) to a quantized model."""
+
+ONLY_4_4 = ("GPTQ, image of 8 bits", "GPTQ, tuned on 10,000, stream of 8", "GPTQ, tuned on 10,000, image and stream of 8")
+"""What has longer words in places, to say what these are worth."""
 
 SKIPPED = {
     *(("bias correction", 4), ("COMQ", 8), ("GPTQ", 8), ("AdaRound", 8), ("AdaRound", 6), ("GPTQ, tuned", 8)),
@@ -251,7 +278,9 @@ def main() -> None:
     results = []
     for weight, activation in chosen:
         for method in METHODS:
-            if (method, weight) in SKIPPED or not any(part in method for part in wanted):
+            if (method, weight) in SKIPPED or (method in ONLY_4_4 and (weight, activation) != (4, 4)):
+                continue
+            if not any(part in method for part in wanted):
                 continue
             results.append(row := _in_a_process(method, weight, activation, asked))
             bits = "" if row.differing_bits is None else row.differing_bits

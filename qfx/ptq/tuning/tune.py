@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from qfx.errors import DataError
+from qfx.errors import DataError, RecipeError
 from qfx.nn.layers.products.materialize import materialize
 from qfx.nn.model import graph_module
 from qfx.progress import Progress
 from qfx.ptq.activations import batches, evaluating
 from qfx.ptq.float_reference import reference_of
+from qfx.ptq.tuning.dropped import dropped
 from qfx.ptq.tuning.kept import BestState
 from qfx.ptq.tuning.loss import Loss, distillation
 from qfx.ptq.tuning.optimizer import ElementwiseAdam, cosine
@@ -46,6 +47,7 @@ def tune(
     bias_reach: float = 0.1,
     binary_point_reach: float = 1.0,
     features: float = 0.0,
+    drop: float = 0.0,
     seed: int = 0,
     keep: Callable[[int, Mapping[str, Tensor]], None] | None = None,
     resume: Mapping[str, Tensor] | None = None,
@@ -59,7 +61,8 @@ def tune(
     model computes as in evaluation throughout. The steps of Adam fall to 0 by a cosine, and start so that all of them together reach about so far:
     ``reach`` in units in the last place of each weight, ``bias_reach`` as a share of each layer's results, ``binary_point_reach`` in bits. Less than
     half a unit changes nothing where a rounding pass has put the weights on the grid. The loss is ``distillation``; ``features`` times the mean
-    relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it made the result worse). Of the states after
+    relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it made the result worse). While it trains, each
+    number of an activation passes its cast unrounded with probability ``drop`` (``dropped``). Of the states after
     each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an interrupt too. Deterministic for a ``seed``. A
     rounding pass beforehand (``gptq``) gives a better start.
 
@@ -71,8 +74,10 @@ def tune(
     defaults were measured on ResNet-20 with power-of-two scales.
 
     ``reference``: the float model (default: ``float_reference(qmodel)``, of the weights as they are; ``twin`` is its earlier name). Raises QfxError
-    for a reference of another model, DataError for bad data or fewer than two samples.
+    for a reference of another model, RecipeError for a ``drop`` that is no probability, DataError for bad data or fewer than two samples.
     """
+    if not 0 <= drop < 1:
+        raise RecipeError(f"drop is {drop}", where="tune", remedy="give a probability from 0 to below 1; QDrop takes 0.5")
     module = graph_module(qmodel)
     inputs = _of_one_shape(data)
     reference = reference_of(module, reference, twin)
@@ -96,7 +101,9 @@ def tune(
                     if progress is not None:
                         progress("tune", step, steps)
                     optimizer.clear()
-                    loss(x, target).backward()  # type: ignore[no-untyped-call]
+                    with dropped(module, drop, generator):
+                        found = loss(x, target)
+                    found.backward()  # type: ignore[no-untyped-call]
                     optimizer.step(cosine(step / steps))
                 best.add(samples.held_out(module), variables.state)
                 if keep is not None:

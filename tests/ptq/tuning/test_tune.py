@@ -10,8 +10,11 @@ from ptq_nets import accuracy, assert_exports_exactly, digits, distance, quantiz
 from torch import Tensor, nn
 
 import qfx
-from qfx.errors import DataError
+from qfx.errors import DataError, RecipeError
+from qfx.nn.qtensor import QTensor
+from qfx.nn.quantizer import Quantizer
 from qfx.ptq.float_reference import float_reference
+from qfx.ptq.tuning.dropped import dropped
 from qfx.ptq.tuning.loss import distillation
 from qfx.ptq.tuning.tune import tune
 from qfx.ptq.tuning.variables import own_units
@@ -143,3 +146,45 @@ def test_bad_data_is_refused() -> None:
         tune(q, [torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 9)])
     with pytest.raises(DataError, match="NaN"):
         tune(q, torch.full((4, 1, 8, 8), float("nan")))
+
+
+def test_tuning_with_dropped_casts() -> None:
+    """What is kept is judged by the model as it is, and what is written computes as it does."""
+    q = quantized_small(3, 3)
+    start = distance(q)
+    result = tune(q, calibration(), epochs=3, batch=32, drop=0.5)
+    assert result.best > 0
+    assert distance(q) < start
+    assert_exports_exactly(q)
+    again = quantized_small(3, 3)
+    assert tune(again, calibration(), epochs=3, batch=32, drop=0.5) == result
+    assert all(torch.equal(value, state(again)[key]) for key, value in state(q).items())
+
+
+def test_what_is_dropped() -> None:
+    """Half of the numbers are on the cast's grid, the rest are what was cast, within its range; outside the context none."""
+    q = quantized_small(3, 3)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    name, cast = next((name, part) for name, part in q.named_modules() if isinstance(part, Quantizer) and "output" in name)
+
+    def look(_: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+        seen[name] = (given[0].tensor() if isinstance(given[0], QTensor) else given[0], result.tensor())
+
+    x = calibration()[:64]
+    with dropped(q, 0.5, torch.Generator().manual_seed(0)):
+        handle = cast.register_forward_hook(look)
+        result = q(x)
+    exact, given = seen[name]
+    bounds = cast.interval().hull
+    low, high = bounds.lo * 2.0**-bounds.frac_bits, bounds.hi * 2.0**-bounds.frac_bits
+    on_grid = given * 2.0**bounds.frac_bits == (given * 2.0**bounds.frac_bits).round()
+    loose = exact.clamp(low, high).to(given.dtype)
+    assert torch.equal(given[~on_grid], loose[~on_grid])
+    rounded = loose * 2.0**bounds.frac_bits != (loose * 2.0**bounds.frac_bits).round()  # those whose cast can be seen to be left out
+    assert 0.45 < float((~on_grid)[rounded].float().mean()) < 0.55
+    scores = q(x)
+    handle.remove()
+    assert not torch.equal(result, scores)
+    assert bool((seen[name][1] * 2.0**bounds.frac_bits == (seen[name][1] * 2.0**bounds.frac_bits).round()).all())
+    with pytest.raises(RecipeError, match="drop is 1"):
+        tune(q, x, drop=1.0)
