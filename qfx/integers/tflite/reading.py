@@ -53,7 +53,7 @@ _KINDS: Mapping[str, Callable[[Network, Op], None]] = MappingProxyType({
 
 
 def read_tflite(path: str | os.PathLike[str], *, rounding: Rounding | None = None) -> Graph:
-    """The graph of a model of int8, or int16 with weights of int8. Its inputs and outputs are the stored integers, channels first, the batch left out.
+    """The graph of a model of int8, or int16 with weights of int8. Its inputs and outputs are the stored integers, channels first, without the batch.
 
     ``rounding``: of all kernels; None: what LiteRT's reference kernels do, NEAREST for FULLY_CONNECTED and DOUBLE for the rest. What a float model
     has around its integers is left out and told in the metadata: QUANTIZE at an input, and SOFTMAX or DEQUANTIZE at an output.
