@@ -56,6 +56,8 @@ def import_(
 
     check_target(output, force=force)
     kind_of_file = formats.kind_of_file(model)
+    if kind_of_file is None and input_type is None and end is None and rounding is None and _back(model, output, force=force, as_json=as_json):
+        return
     if kind_of_file is formats.EXPORTED and integers:
         if input_type is not None or end is not None or rounding is not None:
             raise click.UsageError("--input-type, --end and --rounding are for other files")
@@ -98,6 +100,40 @@ def import_(
         )
     else:
         click.echo(f"{found}\n{output}: {'the same to the last bit' if found.exact else 'not the same; see the errors above'}")
+
+
+def _back(model: Path, output: Path, *, force: bool, as_json: bool) -> bool:
+    """Of a file that `qfx convert` wrote, the graph that it was made of. False for any other, and for one that was changed since and has another
+    reader."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
+
+    from qfx import formats
+    from qfx.errors import ModelFileError
+    from qfx.export.onnx_file import save
+    from qfx.leaving.convert import came_from
+    from qfx.leaving.origin import tells
+
+    found = onnx.ModelProto()
+    try:
+        found.ParseFromString(model.read_bytes())
+    except (OSError, DecodeError):  # its reader says what is wrong
+        return False
+    if not tells(found):
+        return False
+    try:
+        with telling("reading the model"):
+            graph = came_from(found)
+    except ModelFileError:
+        if formats.kind_of_onnx(found) in (formats.QDQ, formats.QONNX):
+            return False
+        raise
+    save(graph, output, force=force)
+    if as_json:
+        print_json({"output": str(output), "exact": True, "converted by qfx": True})
+    else:
+        click.echo(f"{model} is what `qfx convert` makes of this model, byte for byte\n{output}: the same to the last bit")
+    return True
 
 
 def _shorter(error: UnsupportedError, model: Path) -> UnsupportedError:

@@ -18,6 +18,7 @@ from qfx.ir.operator import Operator
 from qfx.ir.values import ArrayType, Const, Info
 
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+_WIDE = 1 << 47
 
 
 def nearest(q: QMode, width: int = 8) -> FixedType:
@@ -35,7 +36,7 @@ class Function:
 
     Where one rounding does not give it, a second one may, of so many fractional bits as one of ``fractions`` says: to the nearest integer, ties away
     from zero or, with ``even``, to the even one. ``points``: the only sums that can come, rising; None: all. ``near``: a function that is as good,
-    and has a line, for users who accept it.
+    and has a line, for users who accept it. ``known``: the kernel is this line itself, of sums in 64 bits.
     """
 
     call: Callable[[Ints], Ints]
@@ -43,9 +44,12 @@ class Function:
     even: bool = False
     points: Ints | None = None
     near: Function | None = None
+    known: Line | None = None
 
     def drawn(self, range_: Range, ends: Range) -> tuple[Line, int] | None:
         """The line over the sums in ``range_``, clamped to ``ends``, and how many fractional bits its results have; None if there is none."""
+        if self.known is not None:
+            return self.known, 0
         steps = Steps.of(_clipped(self.call, ends), *range_, *ends, points=self.points)
         for bits in (0, *self.fractions):
             found = line(steps, (nearest_even if self.even else nearest_away)(bits))
@@ -102,13 +106,14 @@ class Growing:
 
         ``ranges``: between which the sums of each function lie, where more is known than the node tells. The node that holds it.
 
-        Raises ExactnessError where a sum can leave int32.
+        Raises ExactnessError where a sum can leave int32 (the 48 bits that kernels with sums in 64 bits allow for).
         """
         hull = self.infos[sums].interval.hull
         ranges = [(hull.lo, hull.hi)] * len(functions) if ranges is None else ranges
-        if hull.frac_bits or min(low for low, _ in ranges) < INT32_MIN or max(high for _, high in ranges) > INT32_MAX:
+        lowest, highest = (-_WIDE, _WIDE - 1) if all(one.known is not None for one in functions) else (INT32_MIN, INT32_MAX)
+        if hull.frac_bits or min(low for low, _ in ranges) < lowest or max(high for _, high in ranges) > highest:
             remedy = "the other tool would wrap them; use fewer inputs or smaller weights"
-            raise ExactnessError("its sums can leave int32", where=result.where, remedy=remedy)
+            raise ExactnessError(f"its sums can leave int{highest.bit_length() + 1}", where=result.where, remedy=remedy)
         drawn = [self._drawn(one, range_, result) for one, range_ in zip(functions, ranges, strict=True)]
         found = [one for one in drawn if one is not None]
         if len(found) < len(drawn):

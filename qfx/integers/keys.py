@@ -5,3 +5,6 @@ QUANTIZATION_KEY = "quantized"
 
 DIFFERING_KEY = "quantized.differing"
 """The entry that says, a line for each operator, at how many sums its result is not that of the source, but one beside it."""
+
+OPTION_KEY = "quantized.option"
+"""The entry that says with which option of ONNX Runtime's session its integers are these."""

@@ -20,6 +20,8 @@ MAX_SHIFT = 62
 """The longest shift that is looked at."""
 _BITS = 62
 """Products and offsets stay below 2**62."""
+_FEW = 600
+"""More bounds than so many are thinned out first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +129,9 @@ def line(steps: Steps, level: Callable[[Ints], Ints] = plain) -> Line | None:
     offset. Candidates are compared in whole numbers.
     """
     above, above_at, below, below_at = steps.bounds(level)
+    above_at, above = _corners(above_at, above)
+    below_at, lowered = _corners(below_at, -below)
+    below = -lowered
     if above.size == 0 or below.size == 0 or (steps.values.size == 0 and steps.bottom == steps.top):
         return Line(0, int(level(np.array([steps.bottom]))[0]), 0)
     runs = below_at[None, :] - above_at[:, None]  # along the sums, from a bound from below to one from above
@@ -149,6 +154,24 @@ def line(steps: Steps, level: Callable[[Ints], Ints] = plain) -> Line | None:
             if offset is not None:
                 return Line(multiplier, offset, shift)
     return None
+
+
+def _corners(at: Ints, levels: Ints) -> tuple[Ints, Ints]:
+    """Of many points those that a line above all of them can touch: who lies on or below the line between two others bounds nothing. The points
+    come in the order of their bounds, those of the ends last."""
+    if at.size <= _FEW:
+        return at, levels
+    order = np.lexsort((levels, at))
+    last = np.append(np.diff(at[order]) > 0, True)  # the highest of those at one place
+    wide = int(np.abs(at).max()).bit_length() + int(np.abs(levels).max()).bit_length() > _BITS - 2
+    x, y = (part[order][last].astype(object if wide else np.int64) for part in (at, levels))
+    while x.size > 2:
+        left = (y[1:-1] - y[:-2]) * (x[2:] - x[1:-1])
+        kept = np.concatenate([[True], (left > (y[2:] - y[1:-1]) * (x[1:-1] - x[:-2])).astype(bool), [True]])
+        if kept.all():
+            break
+        x, y = x[kept], y[kept]
+    return x.astype(np.int64), y.astype(np.int64)
 
 
 def _candidates(least: float, most: float, shift: int) -> list[int]:

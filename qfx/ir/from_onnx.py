@@ -8,7 +8,7 @@ something else than its attributes say is refused. Nothing in a file is ever eva
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -61,7 +61,7 @@ def from_model(model: onnx.ModelProto) -> Graph:
     """
     opset_version = _check_origin(model)
     try:
-        graph = _read(model, opset_version)
+        graph = read_graph(model, _metadata(model, opset_version))
         expected = to_model(graph, producer_version=model.producer_version, opset_version=opset_version)
     except (ModelFileError, UnsupportedError):
         raise
@@ -71,8 +71,8 @@ def from_model(model: onnx.ModelProto) -> Graph:
         raise ModelFileError(f"is damaged: {error}", where=model.graph.name, remedy=REMEDY) from error
     if opset_version < opset.CHANNELS_FROM:
         _forget_types(expected, model := _copy(model))
-    if _bytes(expected) != _bytes(model):
-        part = _difference(expected, model)
+    if in_bytes(expected) != in_bytes(model):
+        part = difference(expected, model)
         if part is None:
             _check_digest(model, opset_version)
         raise ModelFileError(f"{part or 'its header'} is not as qfx wrote it", where=graph.name, remedy=REMEDY)
@@ -124,11 +124,15 @@ def _check_digest(model: onnx.ModelProto, opset_version: int) -> None:
         raise ModelFileError(what if held else f"lacks the digest of its constants ({DIGEST_KEY})", where=model.graph.name, remedy=REMEDY)
 
 
-def _read(model: onnx.ModelProto, opset_version: int) -> Graph:
+def _metadata(model: onnx.ModelProto, opset_version: int) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props if entry.key not in written_keys(opset_version)}
+
+
+def read_graph(model: onnx.ModelProto, metadata: Mapping[str, str]) -> Graph:
+    """What attributes and integer initializers say, unchecked: raises whatever numpy and protobuf raise on nonsense. Users call ``from_model``."""
     reader = _Reader(model.graph)
     nodes = tuple(node for proto in model.graph.node for node in reader.read(proto))
-    metadata = {entry.key: entry.value for entry in model.metadata_props if entry.key not in written_keys(opset_version)}
-    return Graph(model.graph.name, nodes, tuple(output.name for output in model.graph.output), metadata)
+    return Graph(model.graph.name, nodes, tuple(output.name for output in model.graph.output), dict(metadata))
 
 
 class _Reader:
@@ -173,12 +177,13 @@ def _read_body(proto: onnx.GraphProto, name: str) -> tuple[Graph, tuple[int, ...
     return restored(Graph(proto.name, tuple(nodes), outputs), name), tuple(outputs.index(state) for state in states)
 
 
-def _bytes(message: Message) -> bytes:
+def in_bytes(message: Message) -> bytes:
+    """The same message gives the same bytes."""
     content: bytes = message.SerializeToString(deterministic=True)
     return content
 
 
-def _difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str | None:
+def difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str | None:
     """The first part of a model, in words, that differs; None if only its header does."""
     parts: list[tuple[str, Iterable[Message], Iterable[Message]]] = [
         ("the function", expected.functions, found.functions),
@@ -189,10 +194,10 @@ def _difference(expected: onnx.ModelProto, found: onnx.ModelProto) -> str | None
         ("the output", expected.graph.output, found.graph.output),
     ]
     for what, wanted, given in parts:
-        by_name = {part.name: _bytes(part) for part in wanted}
+        by_name = {part.name: in_bytes(part) for part in wanted}
         for part in given:
             name = part.name
-            if by_name.pop(name, None) != _bytes(part):
+            if by_name.pop(name, None) != in_bytes(part):
                 return f"{what} {name!r}"
         if by_name:
             return f"{what} {next(iter(by_name))!r} is missing, the file"

@@ -13,6 +13,7 @@ from qfx.ir.feeds import Feeds
 from qfx.ir.graph import Graph
 from qfx.leaving.check import RUNTIME, Run, check, in_qonnx, in_runtime
 from qfx.leaving.integer import to_integer
+from qfx.leaving.origin import origin, tell
 from qfx.leaving.qdq import to_qdq
 from qfx.leaving.qonnx import to_qonnx
 from qfx.verify import Comparison
@@ -49,11 +50,21 @@ def convert(graph: Graph, to: str, *, batch: int | None = None) -> onnx.ModelPro
     ``batch``: how many samples the file takes; None: any number, of QONNX one, since its executor wants a number. Raises UnsupportedError naming the
     layer that the form cannot express exactly, and for a model too large for one file (2 GiB).
     """
-    form = FORMS[to]
-    model = form.write(graph, batch=form.batch if batch is None else batch, producer_version=_own_version())
+    size = FORMS[to].batch if batch is None else batch
+    model = _written(graph, to, size, _own_version())
+    tell(model, graph, to, size)
     if model.ByteSize() > _MAX_FILE_BYTES:
         raise UnsupportedError("the model takes more than 2 GiB", where=graph.name, remedy="split it; ONNX files end there")
     return model
+
+
+def came_from(model: onnx.ModelProto) -> Graph:
+    """The graph that ``convert`` made the model of. Raises ModelFileError, as ``origin`` does, for a model that is not what comes of it."""
+    return origin(model, _written)
+
+
+def _written(graph: Graph, to: str, batch: int | None, version: str) -> onnx.ModelProto:
+    return FORMS[to].write(graph, batch=batch, producer_version=version)
 
 
 def checked(graph: Graph, model: onnx.ModelProto, to: str, x: Feeds) -> list[Comparison]:

@@ -55,7 +55,9 @@ def float_model(path: Path, rng: np.random.Generator) -> tuple[int, ...]:
     return (3, 6, 8)
 
 
-def quantized(folder: Path, seed: int, *, per_channel: bool = False, qdq: bool = True, activations: str = "QUInt8") -> tuple[Path, tuple[int, ...]]:
+def quantized(
+    folder: Path, seed: int, *, per_channel: bool = False, qdq: bool = True, activations: str = "QUInt8", **more: bool
+) -> tuple[Path, tuple[int, ...]]:
     """The model above, quantized to 8 bits, and the shape of a sample."""
     rng = np.random.default_rng(seed)
     source, target = folder / "float.onnx", folder / "int8.onnx"
@@ -68,16 +70,19 @@ def quantized(folder: Path, seed: int, *, per_channel: bool = False, qdq: bool =
         per_channel=per_channel,
         activation_type=getattr(QuantType, activations),
         weight_type=QuantType.QInt8,
+        extra_options=more,
     )
     return target, shape
 
 
-def kernels(path: Path, output: str, x: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The integers of the input, and those of the tensor that a graph calls ``output``, as ONNX Runtime computes them for floats (N, *shape)."""
+def kernels(path: Path, output: str, x: Floats, *, signed: bool = False) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The integers of the input, and those of the tensor that a graph calls ``output``, as ONNX Runtime computes them for floats (N, *shape).
+    ``signed``: with the option for integer kernels of int8."""
     fused = path.with_suffix(".fused.onnx")
     options = ort.SessionOptions()
     options.log_severity_level, options.optimized_model_filepath = 3, str(fused)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("session.qdqisint8allowed", str(int(signed)))
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     model = onnx.load(fused)
     first = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "x").output[0]

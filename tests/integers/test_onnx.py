@@ -19,10 +19,10 @@ from qfx.ir.interpret import run_raws
 from qfx.ir.values import Const
 
 
-def differing(graph: Graph, path: Path, shape: tuple[int, ...], count: int = 40) -> int:
+def differing(graph: Graph, path: Path, shape: tuple[int, ...], count: int = 40, *, signed: bool = False) -> int:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(size=(1, *shape)) * scale for scale in np.exp(rng.uniform(-2, 2, count))]).astype(np.float32)
-    given, want = kernels(path, graph.outputs[0], x)
+    given, want = kernels(path, graph.outputs[0], x, signed=signed)
     return int((run_raws(graph, given.astype(np.float32), check_ranges=True)[0] != want).sum())
 
 
@@ -68,11 +68,40 @@ def test_halves_go_to_the_even_integer_as_the_kernel_has_them(factor: float) -> 
         assert (np.clip(results, *ends) == np.clip(one.call(sums), *ends)).all()
 
 
-def test_what_float_kernels_decide_is_refused(tmp_path: Path) -> None:
-    """With int8 a ReLU is no clamp at the zero point, and the runtime convolves floats."""
-    path, _ = quantized(tmp_path, 0, activations="QInt8")
-    with pytest.raises(UnsupportedError, match=r"(?s)Conv r1, Conv c2: .* computes it in floats.*uint8"):
-        read_onnx_integers(path)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_signed_activations_give_the_integer_kernels(tmp_path: Path, symmetric: bool) -> None:
+    """By default only Arm's have them; elsewhere the file says with which option."""
+    path, shape = quantized(tmp_path, 0, activations="QInt8", ActivationSymmetric=symmetric)
+    graph = read_onnx_integers(path, nearest=True)
+    assert differing(graph, path, shape, signed=True) == 0
+    assert "session.qdqisint8allowed=1" in graph.metadata["quantized.option"]
+    changed = list(graph.nodes)
+    place = next(i for i, node in enumerate(changed) if isinstance(node.op, ops.Conv))
+    conv = changed[place].op
+    assert isinstance(conv, ops.Conv)
+    weight = conv.weight.raw.copy()
+    weight.reshape(-1)[0] += 1
+    changed[place] = replace(changed[place], op=replace(conv, weight=Const(weight, conv.weight.frac_bits)))
+    assert differing(graph.with_nodes(tuple(changed)), path, shape, signed=True) > 0
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_what_float_kernels_decide_is_refused(tmp_path: Path, kind: type) -> None:
+    """A transposed convolution, of which the runtime has no integer kernel."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("ConvTranspose", ["d", "w"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["p"]),
+        helper.make_node("DequantizeLinear", ["p", "s", "z"], ["y"]),
+    ]
+    held = {"s": np.float32(0.03), "z": np.zeros((), kind), "w": np.random.default_rng(0).normal(size=(2, 2, 3, 3)).astype(np.float32)}
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, size, size]) for name, size in (("x", 5), ("y", 3)))
+    graph = helper.make_graph(nodes, "net", [x], [y], initializers)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx")
+    with pytest.raises(UnsupportedError, match=r"(?s)ConvTranspose.* computes it in floats.*quantize its operands"):
+        read_onnx_integers(tmp_path / "model.onnx")
 
 
 def test_files_of_integer_operators(tmp_path: Path) -> None:

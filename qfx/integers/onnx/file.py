@@ -18,6 +18,12 @@ from qfx.errors import ModelFileError, UnsupportedError
 
 Array = npt.NDArray[Any]
 
+PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
+"""What sums floats in an order of its own, unless it is quantized."""
+
+INT8_OPTION = "session.qdqisint8allowed"
+"""With it ONNX Runtime makes integer kernels of signed activations too, as it does by itself on Arm (onnxruntime_session_options_config_keys.h)."""
+
 _QUIET = 3
 """Errors alone."""
 
@@ -35,7 +41,8 @@ class Fused:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """``inputs``: name, numpy's type and shape without the batch. ``constants`` by name."""
+    """``inputs``: name, numpy's type and shape without the batch. ``constants`` by name. ``option``: of ONNX Runtime's session, without which it
+    computes some of it in floats; or empty."""
 
     name: str
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -43,6 +50,7 @@ class Model:
     nodes: tuple[Fused, ...]
     constants: Mapping[str, Array]
     opsets: tuple[onnx.OperatorSetIdProto, ...]
+    option: str = ""
 
     def measured(self, node: Fused, values: Mapping[str, Array]) -> Array:
         """What ONNX Runtime gives for ``node`` on ``values``; its other inputs are the constants. UnsupportedError where it cannot run it alone."""
@@ -65,14 +73,25 @@ class Model:
 
 
 def read_model(path: Path) -> Model:
-    """Raises ModelFileError for a file that is damaged or that ONNX Runtime refuses."""
+    """The file as ONNX Runtime's optimizer leaves it. Where signed activations keep it from integer kernels, as on processors without Arm's, it is
+    asked for them (``INT8_OPTION``). Raises ModelFileError for a file that is damaged or that ONNX Runtime refuses."""
     try:
         proto = onnx.load(str(path))
     except Exception as error:  # protobuf has exceptions of its own
         raise ModelFileError(f"cannot be read: {_line(error)}", where=str(path), remedy="give an ONNX file") from error
+    model = _fused(proto, path, "")
+    if not any(node.kind in PRODUCTS for node in model.nodes):
+        return model
+    signed = _fused(proto, path, INT8_OPTION)
+    return model if any(node.kind in PRODUCTS for node in signed.nodes) else signed
+
+
+def _fused(proto: onnx.ModelProto, path: Path, option: str) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fused.onnx"
         options = _options()
+        if option:
+            options.add_session_config_entry(option, "1")
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(target)
         try:
@@ -80,10 +99,10 @@ def read_model(path: Path) -> Model:
             fused = onnx.load(str(target))
         except Exception as error:  # as above
             raise ModelFileError(f"ONNX Runtime refuses it: {_line(error)}", where=str(path), remedy="repair the model") from error
-    return _model(fused, path)
+    return _model(fused, path, option)
 
 
-def _model(proto: onnx.ModelProto, path: Path) -> Model:
+def _model(proto: onnx.ModelProto, path: Path, option: str) -> Model:
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     nodes = []
     for node in proto.graph.node:
@@ -93,7 +112,7 @@ def _model(proto: onnx.ModelProto, path: Path) -> Model:
         attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
         nodes.append(Fused(node.op_type, tuple(node.input), tuple(node.output), attributes, node))
     inputs = tuple(_input(value, path) for value in proto.graph.input if value.name not in constants)
-    return Model(path.stem, inputs, tuple(value.name for value in proto.graph.output), tuple(nodes), constants, tuple(proto.opset_import))
+    return Model(path.stem, inputs, tuple(value.name for value in proto.graph.output), tuple(nodes), constants, tuple(proto.opset_import), option)
 
 
 def _input(value: onnx.ValueInfoProto, path: Path) -> tuple[str, str, tuple[int, ...]]:

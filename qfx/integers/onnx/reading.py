@@ -10,9 +10,9 @@ from types import MappingProxyType
 from qfx import operators as ops
 from qfx.errors import UnsupportedError, together
 from qfx.fixed.type import FixedType, OMode, QMode
-from qfx.integers.keys import DIFFERING_KEY, QUANTIZATION_KEY
+from qfx.integers.keys import DIFFERING_KEY, OPTION_KEY, QUANTIZATION_KEY
 from qfx.integers.onnx import moving, pointwise, products
-from qfx.integers.onnx.file import Fused, Model, read_model
+from qfx.integers.onnx.file import PRODUCTS, Fused, Model, read_model
 from qfx.integers.onnx.network import Network, View
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, graph_name
 from qfx.ir.values import ArrayType
@@ -43,9 +43,6 @@ _KINDS: Mapping[str, Callable[[Network, Fused], None]] = MappingProxyType({
     "Dropout": moving.identity,
     **dict.fromkeys(_FLOATS, pointwise.on_floats),
 })  # fmt: skip
-
-_PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose")
-"""What sums floats in an order of its own, unless it is quantized."""
 
 _LAST = ("Softmax", "LogSoftmax", "QLinearSoftmax")
 """What is left out where only it, or what makes floats of it, stands before an output."""
@@ -80,6 +77,8 @@ def read_onnx_integers(path: str | os.PathLike[str], *, nearest: bool = False) -
         raise UnsupportedError("an output is an input too, or twice an output", where=str(path), remedy="let an operator make each output")
     told += [f"output {name}: {_meaning(network, model, last)}" for name, last in zip(model.outputs, outputs, strict=True)]
     metadata = {QUANTIZATION_KEY: "\n".join(told)}
+    if model.option:
+        metadata[OPTION_KEY] = f"{model.option}=1, without which ONNX Runtime computes sums of int8 in floats on this machine"
     if network.differing:
         metadata[DIFFERING_KEY] = "\n".join(f"{where}: {count} sums" for where, count in network.differing.items())
     if len(held) > 1:
@@ -90,8 +89,8 @@ def read_onnx_integers(path: str | os.PathLike[str], *, nearest: bool = False) -
 
 
 def _blocker(network: Network, node: Fused) -> UnsupportedError:
-    if node.kind in _PRODUCTS:
-        remedy = "quantize its operands and its result; a ReLU behind it needs activations of uint8, whose zero point it clamps at"
+    if node.kind in PRODUCTS:
+        remedy = "quantize its operands and its result"
         return UnsupportedError("ONNX Runtime computes it in floats", where=network.where(node), remedy=remedy)
     return UnsupportedError(f"{node.kind} has no integer form", where=network.where(node), remedy=f"qfx reads {', '.join(sorted(_KINDS))}")
 

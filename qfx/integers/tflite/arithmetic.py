@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
-from qfx.integers.growing import Result
+from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.integers.growing import Result, nearest
 from qfx.integers.plane import Plane, plane
 from qfx.integers.steps import Ints
 from qfx.integers.tflite.file import Op
 from qfx.integers.tflite.network import Network, channels_first
 from qfx.integers.tflite.rounding import Rounding, Scaling
-from qfx.ir.values import Const
+from qfx.ir.values import ArrayType, Const
 
 _LEFT_SHIFT = 20
 """Bits by which both operands are raised before they are scaled (tensorflow/lite/kernels/add.cc)."""
+_WIDE_SHIFT = 15
+"""The same for operands of 16 bits."""
 _NUMBERS = np.arange(-128, 128, dtype=np.int64)
 
 
@@ -31,15 +35,14 @@ def sub(network: Network, op: Op) -> None:
 
 def mul(network: Network, op: Op) -> None:
     (a, b), y = op.inputs, op.outputs[0]
-    (a_scale, _), (b_scale, _), (out, _) = (network.quantized(index) for index in (a, b, y))
-    name = f"{network.name(y)}.product"
+    factor, name = network.ratio(a, b, under=y), f"{network.name(y)}.product"
     if network.tensor(a).data is not None:
         a, b = b, a
     if network.tensor(b).data is not None:
-        product = network.emit(name, ops.Affine(_beside(network, op, b, a), None), network.centered(a))
+        product = network.emit(name, ops.Affine(beside(network, op, b, a), None), network.centered(a))
     else:
         product = network.emit(name, ops.Mul(), *_alike(network, name, *((index, network.centered(index)) for index in (a, b))))
-    network.scaled(y, op, product, a_scale * b_scale / out, op.options["FusedActivationFunction"])
+    network.scaled(y, op, product, factor, op.options["FusedActivationFunction"])
 
 
 def maximum(network: Network, op: Op) -> None:
@@ -60,8 +63,9 @@ def _extreme(network: Network, op: Op, which: ops.Max | ops.Min) -> None:
 
 
 def quantize(network: Network, op: Op) -> None:
-    """One tensor of int8 on the scale of another."""
-    _rescaled(network, op, 0)
+    """One tensor on the scale of another."""
+    x, y = op.inputs[0], op.outputs[0]
+    network.scaled(y, op, network.centered(x), network.quantized(x)[0] / network.quantized(y)[0], 0)
 
 
 def relu(network: Network, op: Op) -> None:
@@ -78,13 +82,15 @@ def relu6(network: Network, op: Op) -> None:
 
 def _rescaled(network: Network, op: Op, activation: int) -> None:
     x, y = op.inputs[0], op.outputs[0]
-    (scale, _), (out, _) = network.quantized(x), network.quantized(y)
-    network.scaled(y, op, network.centered(x), scale / out, activation)
+    network.scaled(y, op, network.centered(x), network.ratio(x, under=y), activation)
 
 
 def _sum(network: Network, op: Op, sign: int) -> None:
     """What the kernel gives for every pair of int8 numbers is a table of 65,536; a plane gives the same."""
     (a, b), y = op.inputs, op.outputs[0]
+    if network.width(y) == 16:
+        _wide_sum(network, op, sign)
+        return
     (a_scale, a_zero), (b_scale, b_zero), (out, _) = (network.quantized(index) for index in (a, b, y))
     twice = 2 * max(a_scale, b_scale)
     *each, last = network.functions([a_scale / twice, b_scale / twice, twice / ((1 << _LEFT_SHIFT) * out)], Rounding.DOUBLE)
@@ -97,6 +103,46 @@ def _sum(network: Network, op: Op, sign: int) -> None:
         _from_tables(network, op, (one, sign * two), last, result)
     else:
         _plane(network, op, found, result)
+
+
+def _wide_sum(network: Network, op: Op, sign: int) -> None:
+    """Of 16 bits, step by step as the kernel does it: each operand scaled (a multiplication, and a division by a power of two, both rounded), their
+    sum, and that scaled."""
+    (a, b), y = op.inputs, op.outputs[0]
+    (a_scale, _), (b_scale, _), (out, _) = (network.quantized(index) for index in (a, b, y))
+    if op.options["PotScaleInt16"] and all(math.frexp(scale)[0] == 0.5 for scale in (a_scale, b_scale, out)):
+        remedy = "convert the model with a current converter"
+        raise UnsupportedError("adds int16 on scales that are powers of two, as old converters had it", where=network.where(op), remedy=remedy)
+    if any(network.width(index) != 16 for index in (a, b)):
+        raise UnsupportedError("adds int8 and int16", where=network.where(op), remedy="give both operands one type")
+    result = network.result(y, op, op.options["FusedActivationFunction"])
+    twice = 2 * max(a_scale, b_scale)
+    *each, last = network.functions([a_scale / twice, b_scale / twice, twice / ((1 << _WIDE_SHIFT) * out)], Rounding.DOUBLE)
+    name = result.name
+    if network.tensor(a).data is not None and sign > 0:
+        a, b, each = b, a, each[::-1]
+    if network.tensor(a).data is not None:
+        raise UnsupportedError("subtracts from a constant", where=network.where(op), remedy="negate the constant and the value, and add")
+    one = _scaled_operand(network, f"{name}.one", network.held(a), each[0])
+    if network.tensor(b).data is not None:
+        numbers = beside(network, op, b, a)
+        total = network.emit(f"{name}.sum", ops.Affine(None, Const(sign * each[1](numbers.raw << _WIDE_SHIFT), 0)), one)
+    else:
+        two = _scaled_operand(network, f"{name}.two", network.held(b), each[1])
+        total = network.emit(f"{name}.sum", ops.Add() if sign > 0 else ops.Sub(), *_alike(network, name, (a, one), (b, two)))
+    network.hold(y, network.stepped(result, total, [last.function]))
+
+
+def _scaled_operand(network: Network, name: str, source: str, scaling: Scaling) -> str:
+    """``scaling`` of a number of 16 bits, raised by _WIDE_SHIFT before."""
+    grid, bits = 31 - _WIDE_SHIFT, scaling.bits
+    if scaling.multiplier == 1 << 30 and not bits:
+        return network.emit(name, ops.Affine(Const(np.array(1 << (30 - grid)), 0), None), source)
+    factor, half = (Const(np.array(number), grid + bits) for number in (scaling.multiplier, 1 << (grid - 1)))
+    product = network.emit(f"{name}.product", ops.Affine(factor, half), source)
+    high = FixedType(32, 32 - bits, True, QMode.TRN, OMode.WRAP)
+    floored = network.emit(f"{name}.high" if bits else name, ops.Cast(ArrayType.of(high)), product)
+    return network.emit(name, ops.Cast(ArrayType.of(nearest(QMode.RND_INF, 31))), floored) if bits else floored
 
 
 def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scaling, result: Result) -> None:
@@ -112,7 +158,7 @@ def _from_tables(network: Network, op: Op, tables: tuple[Ints, Ints], last: Scal
     if not isinstance(one, str):
         raise UnsupportedError("adds two constants", where=network.where(op), remedy="fold them in the converter")
     if not isinstance(two, str):
-        total = network.emit(f"{name}.sum", ops.Affine(None, _beside(network, op, b, a, two)), one)
+        total = network.emit(f"{name}.sum", ops.Affine(None, beside(network, op, b, a, two)), one)
     else:
         total = network.emit(f"{name}.sum", ops.Add(), *_alike(network, name, (a, one), (b, two)))
     network.hold(y, network.stepped(result, total, [last.function]))
@@ -123,18 +169,18 @@ def _plane(network: Network, op: Op, found: Plane, result: Result) -> None:
     if network.tensor(a).data is not None:
         a, b, found = b, a, replace(found, factors=found.factors[::-1])
     if network.tensor(b).data is not None:
-        network.hold(y, network.on_plane(result, found, network.centered(a), _beside(network, op, b, a)))
+        network.hold(y, network.on_plane(result, found, network.centered(a), beside(network, op, b, a)))
     else:
         both = _alike(network, result.name, *((index, network.centered(index)) for index in (a, b)))
         network.hold(y, network.on_plane(result, found, *both))
 
 
-def _beside(network: Network, op: Op, constant: int, value: int, entries: Ints | None = None) -> Const:
+def beside(network: Network, op: Op, constant: int, value: int, entries: Ints | None = None) -> Const:
     """A constant operand, less its zero point or as ``entries`` has its numbers, so that it goes with a value of the shape of ``value``."""
     tensor, shape = network.tensor(constant), network.shape(value)
     assert tensor.data is not None
-    entries = _NUMBERS - network.quantized(constant)[1] if entries is None else entries
-    numbers = entries[tensor.data.astype(np.int64) + 128]
+    stored = tensor.data.astype(np.int64)
+    numbers = stored - network.quantized(constant)[1] if entries is None else entries[stored + 128]
     while numbers.ndim > len(shape) and numbers.shape[0] == 1:
         numbers = numbers[0]
     numbers = numbers.reshape((1,) * (len(shape) - numbers.ndim) + numbers.shape)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.integers.tflite.file import File, Op
-from qfx.integers.tflite.network import Network, channels_first
+from qfx.integers.tflite.network import WIDTHS, Network, channels_first
 from qfx.ir.graph import LEFT_OUT_KEY, OUTPUTS_KEY, Graph, graph_name
 from qfx.ir.values import ArrayType
 
@@ -35,10 +36,10 @@ class Ends:
         return (op for op in self._file.ops if id(op) not in left)
 
     def give(self, network: Network) -> None:
-        """The inputs of the graph. UnsupportedError where one is not int8."""
+        """The inputs of the graph. UnsupportedError where one is neither int8 nor int16."""
         for index in self.inputs:
-            network.quantized(index)
-            input_ = ops.Input(channels_first(network.shape(index)), ArrayType.of(_GIVEN))
+            width = network.width(index)
+            input_ = ops.Input(channels_first(network.shape(index)), ArrayType.of(replace(_GIVEN, width=width, int_bits=width)))
             network.hold(index, network.emit(network.name(index), input_))
 
     def graph(self, network: Network) -> Graph:
@@ -63,19 +64,19 @@ class Ends:
                 yield f"{side} {tensor.name}: scale {tensor.scales[0]!s}, zero point {tensor.zeros[0]}"
 
     def _first(self, index: int) -> int:
-        """An input, or the int8 tensor that it becomes first of all."""
+        """An input, or the tensor of integers that it becomes first of all."""
         readers = [op for op in self._file.ops if index in op.inputs]
-        if self._file.tensors[index].dtype == "INT8" or len(readers) != 1 or readers[0].kind != "QUANTIZE" or not self._same(readers[0]):
+        if self._file.tensors[index].dtype in WIDTHS or len(readers) != 1 or readers[0].kind != "QUANTIZE" or not self._same(readers[0]):
             return index
         self._left.append(readers[0])
         return readers[0].outputs[0]
 
     def _last(self, index: int) -> int:
-        """An output, or the last int8 tensor that it is computed from."""
+        """An output, or the last tensor of integers that it is computed from."""
         op = self._made.get(index)
         if op is None or index in self.inputs or op.kind not in ("SOFTMAX", "DEQUANTIZE", "QUANTIZE") or len(op.inputs) != 1:
             return index
-        if op.kind == "QUANTIZE" and (self._file.tensors[index].dtype == "INT8" or not self._same(op)):
+        if op.kind == "QUANTIZE" and (self._file.tensors[index].dtype in WIDTHS or not self._same(op)):
             return index
         left = set(map(id, self._left))
         if any(index in other.inputs and id(other) not in left for other in self._file.ops):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qfx import operators as ops
 from qfx.errors import ModelFileError, UnsupportedError
+from qfx.fixed.type import QMode
 from qfx.integers.tflite.file import Op
 from qfx.integers.tflite.network import Network, channels_first
+from qfx.ir.values import Const
+
+_ONE = 1 << 10
+"""The weights of two neighbours together, where values are interpolated."""
 
 
 def reshape(network: Network, op: Op) -> None:
@@ -124,6 +131,29 @@ def resize_nearest_neighbor(network: Network, op: Op) -> None:
     if not whole or (op.options["AlignCorners"] and max(factors) > 1):
         raise UnsupportedError(f"resizes {before} to {after}", where=network.where(op), remedy="resize by whole factors, corners not aligned")
     network.hold(y, network.emit(network.name(y), ops.Upsample(factors), network.held(x)))
+
+
+def resize_bilinear(network: Network, op: Op) -> None:
+    """Along each axis two neighbours by weights of 10 bits, and one rounding, ties away from zero (reference/resize_bilinear.h of TFLite)."""
+    x, y = op.inputs[0], op.outputs[0]
+    _same(network, op, x)
+    before, after, name, node = network.shape(x), network.shape(y), network.name(y), network.held(x)
+    if len(before) != 3 or len(after) != 3:
+        raise UnsupportedError(f"resizes {before} to {after}", where=network.where(op), remedy="give (height, width, channels)")
+    for axis, side in ((1, "rows"), (2, "columns")):
+        size, wanted = before[axis - 1], after[axis - 1]
+        corners = bool(op.options["AlignCorners"]) and wanted > 1
+        step = ((size - corners) * _ONE + (wanted - corners) // 2) // (wanted - corners)
+        places = np.arange(wanted) * step + (step // 2 - _ONE // 2 if op.options["HalfPixelCenters"] else 0)
+        first, second = np.maximum(np.sign(places) * (np.abs(places) // _ONE), 0), np.minimum((places + _ONE - 1) // _ONE, size - 1)
+        share = places - _ONE * first
+        parts = []
+        for end, taken, weight in (("first", first, _ONE - share), ("second", second, share)):
+            part = network.emit(f"{name}.{side}.{end}", ops.Take(axis, tuple(taken.tolist())), node)
+            shaped = weight.reshape(()) if wanted == 1 else weight.reshape((1, -1, 1) if axis == 1 else (1, 1, -1))
+            parts.append(network.emit(f"{name}.{side}.{end}.weighted", ops.Affine(Const(shaped, 10), None), part))
+        node = network.emit(f"{name}.{side}", ops.Add(), *parts)
+    network.hold(y, network.rounded(network.result(y, op), node, QMode.RND_INF))
 
 
 def _same(network: Network, op: Op, x: int, y: int | None = None) -> None:

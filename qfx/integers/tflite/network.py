@@ -15,6 +15,9 @@ from qfx.integers.tflite.rounding import Rounding, Scaling
 from qfx.ir.graph import graph_name
 from qfx.ir.values import Shape
 
+WIDTHS = {"INT8": 8, "INT16": 16}
+"""The bits of the types that activations may have."""
+
 
 class Network(Growing):
     """A tensor of the file is held by the node with its stored integers, channels first, the batch left out."""
@@ -45,17 +48,25 @@ class Network(Growing):
     def quantized(self, index: int) -> tuple[float, int]:
         """Scale and zero point of a tensor with one of each. UnsupportedError for any other."""
         tensor = self.tensor(index)
-        if tensor.dtype != "INT8":
+        if tensor.dtype not in WIDTHS:
             what = f"is of type {tensor.dtype}"
-            raise UnsupportedError(what, where=tensor.name, remedy="quantize the whole model to int8: inputs, outputs and everything between")
+            remedy = "quantize the whole model to int8, or int16 with weights of int8: inputs, outputs and everything between"
+            raise UnsupportedError(what, where=tensor.name, remedy=remedy)
         if tensor.scales.size != 1:
             raise UnsupportedError(
                 f"has {tensor.scales.size} scales", where=tensor.name, remedy="give one for the tensor; weights alone have several"
             )
         zero = int(tensor.zeros[0])
+        if tensor.dtype == "INT16" and zero:
+            raise UnsupportedError(f"its zero point is {zero}", where=tensor.name, remedy="int16 is symmetric: give it the zero point 0")
         if not -128 <= zero <= 127:
             raise ModelFileError(f"its zero point is {zero}", where=tensor.name, remedy="give one of int8, -128 to 127")
         return float(tensor.scales[0]), zero
+
+    def width(self, index: int) -> int:
+        """The bits of a tensor's integers."""
+        self.quantized(index)
+        return WIDTHS[self.tensor(index).dtype]
 
     def held(self, index: int) -> str:
         """The node that holds a tensor's stored integers."""
@@ -79,6 +90,14 @@ class Network(Growing):
             what = f"the shape is {tensor.shape}"
             raise UnsupportedError(what, where=tensor.name, remedy="convert the model for batches of one, which is the first axis")
         return tensor.shape[1:]
+
+    def ratio(self, *over: int, under: int, factor: float = 1.0) -> float:
+        """Scales of tensors and a factor multiplied, over that of another, in float32 and in that order, as some kernels have it."""
+        scales = [np.float32(self.quantized(index)[0]) for index in over]
+        product = scales[0] * np.float32(factor)
+        for scale in scales[1:]:
+            product = product * scale
+        return float(product / np.float32(self.quantized(under)[0]))
 
     # What operators make
 
@@ -115,7 +134,8 @@ class Network(Growing):
         if activation not in ranges:
             raise UnsupportedError(f"has the activation {activation}", where=self.where(op), remedy="use ReLU, ReLU6, or one of its own")
         low, high = (None if end is None else zero + math.floor(np.float32(end) / np.float32(scale) + np.float32(0.5)) for end in ranges[activation])
-        return -128 if low is None else max(low, -128), 127 if high is None else min(high, 127)
+        end = 1 << (self.width(index) - 1)
+        return -end if low is None else max(low, -end), end - 1 if high is None else min(high, end - 1)
 
     def functions(self, factors: Sequence[float], default: Rounding) -> list[Scaling]:
         """How sums are scaled by ``factors``: by the rounding of all kernels, where the user chose one, or else ``default``."""
@@ -123,7 +143,7 @@ class Network(Growing):
 
     def result(self, index: int, op: Op, activation: int = 0) -> Result:
         """What integers the tensor ``index`` holds, behind an activation."""
-        return Result(self.name(index), self.where(op), self.quantized(index)[1], self.clamp(index, activation, op))
+        return Result(self.name(index), self.where(op), self.quantized(index)[1], self.clamp(index, activation, op), width=self.width(index))
 
     def scaled(self, index: int, op: Op, sums: str, factor: float, activation: int) -> None:
         """The tensor ``index`` holds ``sums``, whole numbers, times ``factor``, rounded, plus the zero point, clamped."""

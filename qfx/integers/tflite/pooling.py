@@ -40,11 +40,11 @@ def average_pool_2d(network: Network, op: Op) -> None:
     ]
     counts = inside[0][:, None] * inside[1][None, :]
     result = network.result(y, op, op.options["FusedActivationFunction"])
-    ends = result.ends
+    ends, end = result.ends, 1 << (result.width - 1)
     found = {}
     for count in np.unique(counts).tolist():
         quotient = nearest_quotient(count)
-        steps = Steps.of(lambda sums, quotient=quotient: np.clip(quotient(sums), *ends), -128 * count, 127 * count, *ends)  # type: ignore[misc]
+        steps = Steps.of(lambda sums, quotient=quotient: np.clip(quotient(sums), *ends), -end * count, (end - 1) * count, *ends)  # type: ignore[misc]
         drawn = line(steps)
         if drawn is None:
             raise ExactnessError(f"no line divides by {count}", where=network.where(op), remedy="this is a defect in qfx; please report it")

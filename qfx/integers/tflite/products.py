@@ -12,7 +12,7 @@ from qfx.integers.growing import Result, Weighted
 from qfx.integers.steps import Ints
 from qfx.integers.tflite.file import Op, Tensor
 from qfx.integers.tflite.network import Network
-from qfx.integers.tflite.rounding import Rounding
+from qfx.integers.tflite.rounding import Rounding, Short
 from qfx.ir.values import Pads
 
 _SAME, _VALID = 0, 1
@@ -120,16 +120,21 @@ def _product(network: Network, op: Op, kernel: Ints, weight: Tensor, source: str
     that."""
     y = op.outputs[0]
     result = network.result(y, op, op.options["FusedActivationFunction"])
-    given = None if len(op.inputs) <= bias or op.inputs[bias] < 0 else _bias(network, op, op.inputs[bias], kernel.shape[0])
+    given = None if len(op.inputs) <= bias or op.inputs[bias] < 0 else _bias(network, op, op.inputs[bias], kernel.shape[0], x)
     (scale, _), (out, _) = network.quantized(x), network.quantized(y)
-    functions = [scaling.function for scaling in network.functions([scale * float(one) / out for one in weight.scales], default)]
+    factors = [scale * float(one) / out for one in weight.scales]
+    if network.width(x) == 16:
+        functions = [Short.of(factor).function for factor in factors]
+    else:
+        functions = [scaling.function for scaling in network.functions(factors, default)]
     return result, Weighted.of(kernel, given, network.infos[source].interval.hull, functions, result.centered)
 
 
-def _bias(network: Network, op: Op, index: int, outputs: int) -> Ints:
+def _bias(network: Network, op: Op, index: int, outputs: int, x: int) -> Ints:
     """In units of the scales of input and weights (TFLite does not look at its own)."""
     bias = network.constant(index, "bias", op)
-    if bias.dtype != "INT32" or bias.shape != (outputs,):
+    kind = "INT32" if network.width(x) == 8 else "INT64"
+    if bias.dtype != kind or bias.shape != (outputs,):
         what = f"its bias is {bias.dtype} of shape {bias.shape}"
-        raise UnsupportedError(what, where=network.where(op), remedy=f"give INT32 of shape ({outputs},)")
+        raise UnsupportedError(what, where=network.where(op), remedy=f"give {kind} of shape ({outputs},)")
     return _data(bias)

@@ -30,6 +30,7 @@ _KINDS: Mapping[str, Callable[[Network, Op], None]] = MappingProxyType({
     "RELU6": arithmetic.relu6,
     "RELU_N1_TO_1": arithmetic.relu_n1_to_1,
     "LEAKY_RELU": tables.leaky_relu,
+    "PRELU": tables.prelu,
     "LOGISTIC": tables.logistic,
     "TANH": tables.tanh,
     "HARD_SWISH": tables.hard_swish,
@@ -46,12 +47,13 @@ _KINDS: Mapping[str, Callable[[Network, Op], None]] = MappingProxyType({
     "SPLIT": moving.split,
     "PAD": moving.pad,
     "PADV2": moving.pad,
+    "RESIZE_BILINEAR": moving.resize_bilinear,
     "RESIZE_NEAREST_NEIGHBOR": moving.resize_nearest_neighbor,
 })  # fmt: skip
 
 
 def read_tflite(path: str | os.PathLike[str], *, rounding: Rounding | None = None) -> Graph:
-    """The graph of an int8 model: its inputs and outputs are the file's stored integers, channels first, the batch left out.
+    """The graph of a model of int8, or int16 with weights of int8. Its inputs and outputs are the stored integers, channels first, without the batch.
 
     ``rounding``: of all kernels; None: what LiteRT's reference kernels do, NEAREST for FULLY_CONNECTED and DOUBLE for the rest. What a float model
     has around its integers is left out and told in the metadata: QUANTIZE at an input, and SOFTMAX or DEQUANTIZE at an output.

@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 
 from qfx.integers.growing import Function
-from qfx.integers.steps import Ints
+from qfx.integers.steps import Ints, Line
 
 
 class Rounding(Enum):
@@ -68,6 +68,24 @@ class Scaling:
             return (sums * self.multiplier + (1 << (shift - 1))) >> shift
         high = ((sums << max(self.exponent, 0)) * self.multiplier + (1 << 30)) >> 31
         return divided(high, self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """A function of sums in 64 bits, as kernels of 16-bit activations have them: the multiplier is rounded to 15 bits, the product once, ties upwards
+    (``MultiplyByQuantizedMultiplier`` of an int64, tensorflow/lite/kernels/internal/common.h)."""
+
+    line: Line
+
+    @classmethod
+    def of(cls, factor: float) -> Short:
+        whole = Scaling.of(factor, Rounding.DOUBLE)
+        shift = 15 - whole.exponent
+        return cls(Line(min((whole.multiplier + (1 << 15)) >> 16, (1 << 15) - 1), 1 << (shift - 1), shift))
+
+    @property
+    def function(self) -> Function:
+        return Function(self.line, known=self.line)
 
 
 def divided(numbers: Ints, bits: int) -> Ints:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from qfx import operators as ops
 from qfx.errors import ExactnessError, UnsupportedError
 from qfx.integers.steps import Ints
+from qfx.integers.tflite.arithmetic import beside
 from qfx.integers.tflite.file import Op
 from qfx.integers.tflite.network import Network
 from qfx.integers.tflite.rounding import Rounding, Scaling, divided
@@ -22,11 +24,41 @@ _DOUBT = 1e-4
 
 
 def leaky_relu(network: Network, op: Op) -> None:
-    (scale, zero), (out, shift) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
-    alpha = float(np.float32(op.options["Alpha"]))
-    above, below = network.functions([scale / out, scale * alpha / out], Rounding.DOUBLE)
+    (_, zero), (_, shift) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
+    x, y = op.inputs[0], op.outputs[0]
+    factors = network.ratio(x, under=y), network.ratio(x, under=y, factor=op.options["Alpha"])
+    if network.width(x) != 8:
+        _by_sign(network, op, _below(network, op), factors)
+        return
+    above, below = network.functions(factors, Rounding.DOUBLE)
     numbers = _NUMBERS - zero
     _table(network, op, np.where(numbers >= 0, above(numbers), below(numbers)) + shift)
+
+
+def prelu(network: Network, op: Op) -> None:
+    """As LEAKY_RELU, with a constant for each channel or each number, of the value's type."""
+    (x, slope), y = op.inputs, op.outputs[0]
+    network.constant(slope, "slope", op)
+    sloped = network.emit(f"{network.name(y)}.sloped", ops.Affine(beside(network, op, slope, x), None), _below(network, op))
+    _by_sign(network, op, sloped, (network.ratio(x, under=y), network.ratio(x, slope, under=y)))
+
+
+def _below(network: Network, op: Op) -> str:
+    """The part below 0."""
+    return network.emit(f"{network.name(op.outputs[0])}.below", ops.Clip(None, Const(np.array(0), 0)), network.centered(op.inputs[0]))
+
+
+def _by_sign(network: Network, op: Op, below: str, factors: tuple[float, float]) -> None:
+    """What is above 0, scaled, plus ``below``, scaled: one of them is 0 each time."""
+    result = network.result(op.outputs[0], op)
+    part = replace(result, zero=0, ends=result.centered, width=result.width + 1)
+    above = network.emit(f"{result.name}.above", ops.Relu(), network.centered(op.inputs[0]))
+    parts = [
+        network.stepped(replace(part, name=f"{result.name}.{side}"), sums, [scaling.function])
+        for side, sums, scaling in zip(("upper", "lower"), (above, below), network.functions(factors, Rounding.DOUBLE), strict=True)
+    ]
+    total = network.emit(f"{result.name}.sum", ops.Add(), *parts)
+    network.hold(op.outputs[0], network.finish(result, network.plus(f"{result.name}.shifted", total, result.zero)))
 
 
 def logistic(network: Network, op: Op) -> None:
@@ -72,6 +104,7 @@ def _held(numbers: Ints) -> Ints:
 
 def _float(network: Network, op: Op, function: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]) -> None:
     """As a kernel in float32 would find it, whatever its last bits. ExactnessError where they would decide."""
+    _require_bytes(network, op)
     (scale, zero), (out, shift) = network.quantized(op.inputs[0]), network.quantized(op.outputs[0])
     exact = function((_NUMBERS - zero).astype(np.float64) * scale) / out
     doubtful = np.abs(exact - np.floor(exact) - 0.5) < _DOUBT
@@ -81,7 +114,14 @@ def _float(network: Network, op: Op, function: Callable[[npt.NDArray[np.float64]
     _table(network, op, np.floor(exact + 0.5).astype(np.int64) + shift)
 
 
+def _require_bytes(network: Network, op: Op) -> None:
+    if network.width(op.inputs[0]) != 8 or network.width(op.outputs[0]) != 8:
+        remedy = "its kernel interpolates in a table of 16-bit numbers, which is not built here: give it int8"
+        raise UnsupportedError("is a function of int16", where=network.where(op), remedy=remedy)
+
+
 def _table(network: Network, op: Op, entries: Ints) -> None:
     x, y = op.inputs[0], op.outputs[0]
+    _require_bytes(network, op)
     node = network.emit(network.name(y), ops.Lookup(Const(np.clip(entries, -128, 127), 0), -128, 0), network.held(x))
     network.hold(y, node)

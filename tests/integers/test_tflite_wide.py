@@ -1,0 +1,168 @@
+"""TFLite models of 16-bit activations, and operators whose kernels take several roundings, give the integers of LiteRT's reference kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from integers.test_tflite import differing, read
+from integers.tflite_files import Int8s, Writing
+
+from qfx import operators as ops
+from qfx.errors import UnsupportedError
+from qfx.integers.steps import Steps, line
+from qfx.ir.interpret import run_raws
+from qfx.ir.values import Const
+
+WIDE = {"dtype": "INT16"}
+
+
+def every(count: int = 65536) -> Any:
+    """Every number of int16, as one sample (height, width, 1)."""
+    return np.arange(-32768, 32768, 65536 // count).astype(np.int16).reshape(1, 256, -1, 1)
+
+
+def numbers(rng: np.random.Generator, shape: tuple[int, ...], count: int = 12) -> Int8s:
+    x = rng.integers(-32768, 32768, (count, *shape)).astype(np.int16)
+    x[0], x[1] = -32768, 32767
+    return x  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("bias", ["INT64", ""])
+@pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"])
+def test_sums_of_products(tmp_path: Path, kind: str, bias: str) -> None:
+    if not bias and kind == "CONV_2D":
+        pytest.skip("LiteRT asks for a bias there")
+    rng, file = np.random.default_rng(len(kind + bias)), Writing()
+    dense, depthwise = kind == "FULLY_CONNECTED", kind == "DEPTHWISE_CONV_2D"
+    shape = (1, 12) if dense else (1, 5, 6, 3)
+    x = file.tensor("x", shape, 3e-4, **WIDE)
+    kernel = (4, 12) if dense else (1, 3, 3, 3) if depthwise else (4, 3, 3, 3)
+    outputs = 3 if depthwise else 4
+    scales: Any = 0.006 if dense else rng.uniform(0.002, 0.02, outputs)
+    weight = file.tensor("w", kernel, scales, data=rng.integers(-127, 128, kernel).astype(np.int8), axis=3 if depthwise else 0)
+    inputs = [x, weight]
+    if kind == "TRANSPOSE_CONV":
+        inputs = [file.tensor("shape", (4,), data=np.array([1, 10, 12, 4], np.int32), dtype="INT32"), weight, x]
+    if bias:
+        data = rng.integers(-(10**6), 10**6, outputs)
+        inputs.append(file.tensor("b", (outputs,), 3e-4 * np.asarray(scales), data=data, dtype=bias))
+    y = file.tensor("y", (1, 4) if dense else (1, 10, 12, 4) if kind == "TRANSPOSE_CONV" else (1, 5, 6, outputs), 0.0021, **WIDE)
+    table = {"CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions"}.get(kind, kind.title().replace("_", "") + "Options")
+    options = {} if dense else {"strideW": 1, "strideH": 1, "padding": 0}
+    if kind == "TRANSPOSE_CONV":
+        options = {"strideW": 2, "strideH": 2, "padding": 0}
+    elif not dense:
+        options |= {"dilationWFactor": 1, "dilationHFactor": 1} | ({"depthMultiplier": 1} if depthwise else {})
+    file.op(kind, inputs, [y], table, 4, fusedActivationFunction=1 if kind == "CONV_2D" else 0, **options)
+    content = file.content([x], [y])
+    assert differing(read(tmp_path, content), content, numbers(rng, shape[1:])) == 0
+
+
+@pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL", "MAXIMUM", "constant ADD"])
+@pytest.mark.parametrize("seed", range(2))
+def test_two_operands(tmp_path: Path, kind: str, seed: int) -> None:
+    rng, file = np.random.default_rng(seed), Writing()
+    one, two, out = (float(scale) for scale in rng.uniform(1e-4, 6e-4, 3))
+    if kind == "MAXIMUM":
+        two = out = one
+    x = file.tensor("x", (1, 16, 16, 2), one, **WIDE)
+    data = rng.integers(-32768, 32768, (1, 16, 16, 2)).astype(np.int16)
+    other = file.tensor("c", (1, 16, 16, 2), two, data=data, **WIDE) if kind[0] == "c" else file.tensor("z", (1, 16, 16, 2), two, **WIDE)
+    if kind[0] != "c":
+        file.op("QUANTIZE", [x], [other])
+    y = file.tensor("y", (1, 16, 16, 2), out * (30 if kind == "MUL" else 1), **WIDE)
+    name = kind.split()[-1]
+    table = "MaximumMinimumOptions" if name == "MAXIMUM" else f"{name.title()}Options"
+    more: dict[str, Any] = {} if name == "MAXIMUM" else {"fusedActivationFunction": 0}
+    file.op(name, [x, other], [y], table, 4, **more, **({"potScaleInt16": False} if name in ("ADD", "SUB") else {}))
+    content = file.content([x], [y])
+    assert differing(read(tmp_path, content), content, numbers(rng, (16, 16, 2), 20)) == 0
+
+
+@pytest.mark.parametrize("kind", ["RELU", "LEAKY_RELU", "QUANTIZE", "to int8", "AVERAGE_POOL_2D", "MAX_POOL_2D"])
+def test_one_operand_for_all_its_numbers(tmp_path: Path, kind: str) -> None:
+    file = Writing()
+    shape = (1, 256, 256, 1)
+    pool = "POOL" in kind
+    x = file.tensor("x", shape, 5.83687e-3, **WIDE)
+    y = file.tensor(
+        "y", (1, 128, 128, 1) if pool else shape, 5.83687e-3 if pool else 4.64229e-3 if kind[0] != "t" else 1.31, **({} if kind[0] == "t" else WIDE)
+    )
+    options: dict[str, Any] = {"table": "LeakyReluOptions", "alpha": 0.3} if kind == "LEAKY_RELU" else {}
+    if pool:
+        options = {"table": "Pool2DOptions", "strideW": 2, "strideH": 2, "filterWidth": 2, "filterHeight": 2, "padding": 1}
+    file.op("QUANTIZE" if kind[0] == "t" else kind, [x], [y], version=3 if pool else 2, **options)
+    content = file.content([x], [y])
+    assert differing(read(tmp_path, content), content, every()) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prelu(tmp_path: Path, seed: int) -> None:
+    """Slopes for each channel, of both signs, for every number of int8."""
+    rng, file = np.random.default_rng(seed), Writing()
+    x = file.tensor("x", (1, 16, 16, 4), 0.07, int(rng.integers(-60, 60)))
+    slope = file.tensor("alpha", (1, 1, 4), 0.011, int(rng.integers(-100, 100)), data=rng.integers(-128, 128, (1, 1, 4)).astype(np.int8))
+    y = file.tensor("y", (1, 16, 16, 4), 0.05, int(rng.integers(-60, 60)))
+    file.op("PRELU", [x, slope], [y], version=1)
+    content = file.content([x], [y])
+    sample = np.repeat(np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1), 4, axis=3)
+    graph = read(tmp_path, content)
+    assert differing(graph, content, sample) == 0
+
+
+@pytest.mark.parametrize(("corners", "half"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("to", [(10, 12), (7, 9), (3, 4), (5, 6), (1, 1)])
+def test_resize_bilinear(tmp_path: Path, corners: bool, half: bool, to: tuple[int, int]) -> None:
+    for kind in ("INT8", "INT16"):
+        rng, file = np.random.default_rng(0), Writing()
+        x = file.tensor("x", (1, 5, 6, 3), 0.1, dtype=kind)
+        size = file.tensor("size", (2,), data=np.array(to, np.int32), dtype="INT32")
+        y = file.tensor("y", (1, *to, 3), 0.1, dtype=kind)
+        file.op("RESIZE_BILINEAR", [x, size], [y], "ResizeBilinearOptions", 4, alignCorners=corners, halfPixelCenters=half)
+        content = file.content([x], [y])
+        ends = np.iinfo(np.dtype(kind.lower()))
+        sample: Any = rng.integers(ends.min, ends.max + 1, (12, 5, 6, 3)).astype(kind.lower())
+        assert differing(read(tmp_path, content), content, sample) == 0
+
+
+def test_one_wrong_bit_of_a_long_multiplier_is_noticed(tmp_path: Path) -> None:
+    """A line over 65,536 steps is the kernel's; one with a multiplier off by one least place is not."""
+    file = Writing()
+    x, y = file.tensor("x", (1, 256, 256, 1), 0.004, **WIDE), file.tensor("y", (1, 256, 256, 1), 0.0051, **WIDE)
+    file.op("QUANTIZE", [x], [y])
+    content = file.content([x], [y])
+    graph = read(tmp_path, content)
+    (place,) = (i for i, node in enumerate(graph.nodes) if isinstance(node.op, ops.Affine) and node.op.scale is not None)
+    node = graph.nodes[place]
+    assert isinstance(node.op, ops.Affine)
+    scale = node.op.scale
+    assert scale is not None
+    other = replace(node, op=replace(node.op, scale=Const(scale.raw + 1, scale.frac_bits)))
+    changed = graph.with_nodes((*graph.nodes[:place], other, *graph.nodes[place + 1 :]))
+    assert differing(graph, content, every()) == 0
+    sample = np.moveaxis(every(), -1, 1).astype(np.float32)
+    assert (run_raws(graph, sample)[0] != run_raws(changed, sample)[0]).any()
+
+
+def test_a_line_of_many_steps_is_that_of_few() -> None:
+    """Bounds that nothing touches are left out; what is found takes every step where it was."""
+    for factor in (0.31, 0.7771, 1 / 3, 0.015):
+        steps = Steps.of(lambda sums, factor=factor: np.floor(sums * factor + 0.5).astype(np.int64), -90000, 90000, -32768, 32767)  # type: ignore[misc]
+        found = line(steps)
+        assert found is not None
+        sums = np.arange(-90000, 90001)
+        assert (np.clip(found(sums), -32768, 32767) == np.clip(np.floor(sums * factor + 0.5), -32768, 32767)).all()
+
+
+@pytest.mark.parametrize("kind", ["LOGISTIC", "TANH", "SOFTMAX"])
+def test_what_is_not_read_is_named(tmp_path: Path, kind: str) -> None:
+    file = Writing()
+    x, z, y = (file.tensor(name, (1, 8), 0.00031, **WIDE) for name in "xzy")
+    file.op(kind, [x], [z], **({"table": "SoftmaxOptions", "beta": 1.0} if kind == "SOFTMAX" else {}))
+    file.op("RELU", [z], [y])
+    with pytest.raises(UnsupportedError, match=kind):
+        read(tmp_path, file.content([x], [y]))
