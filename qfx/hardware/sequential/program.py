@@ -9,8 +9,9 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
+from qfx.fixed.type import FixedType
+from qfx.fixed.vectors import Place, put
 from qfx.hardware.sequential.engine import Engine, Placed
-from qfx.hardware.sequential.folding import laid_out
 from qfx.hardware.sequential.memory import planes
 from qfx.hardware.sequential.tiles import PARAMETER_WORDS, TAPS, blocks, entries, vectors
 from qfx.hardware.sequential.values import ROUNDING, Kind, Value
@@ -121,14 +122,26 @@ def _parameters(engine: Engine, placed: Placed) -> npt.NDArray[np.int64]:
     return rows
 
 
+def place(value: Value, engine: Engine, shape: tuple[int, ...] | None = None) -> Place:
+    """Where a value lies in memory; of an input that is folded, how frames get there. ``shape``: that of the frame (default: with three axes)."""
+    fold, bits = engine.layers.fold(value), engine.shape.x_bits
+    return Place(
+        FixedType(value.width, value.width, value.signed),
+        (fold.channels, value.height, fold.columns) if shape is None else shape,
+        engine.places.at[value.name],
+        fold.channels,
+        value.height,
+        value.columns,
+        engine.shape.lanes,
+        bits,
+        fold.kernel,
+        fold.stride,
+        fold.before,
+        fold.dilation,
+    )
+
+
 def as_vectors(raw: RawArray, value: Value, engine: Engine) -> bytes:
     """The raws (channels, height, width in any shape) of one frame as they lie in memory; of an input that is folded, of the frame as it comes."""
-    fold = engine.layers.fold(value)
-    raw = laid_out(raw.reshape(1, fold.channels, value.height, fold.columns), fold, value)
-    lanes, bits = engine.shape.lanes, engine.shape.x_bits
-    count, of = blocks(value.channels, lanes), planes(value, bits)
-    filled = np.zeros((count * lanes, value.height, value.columns), dtype=np.int64)
-    filled[: value.channels] = raw.reshape(value.channels, value.height, value.columns)
-    ordered = filled.reshape(count, lanes, value.height, value.columns).transpose(0, 2, 3, 1)[..., None, :]
-    parts = ordered >> (np.arange(of).reshape(-1, 1) * bits) & ((1 << bits) - 1)
-    return parts.astype(np.dtype(f"<u{bits // 8}")).tobytes()
+    of = place(value, engine)
+    return put(raw.reshape(1, *of.shape), of).tobytes()
