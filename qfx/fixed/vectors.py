@@ -64,6 +64,19 @@ class Place:
         return self.at * self.lanes * self.bits // 8
 
 
+def check(raw: Int64Array, place: Place) -> None:
+    """Raises DataError unless they are frames (N, *shape) of int64 raws that the type can hold."""
+    if not isinstance(raw, np.ndarray) or raw.dtype != np.int64:
+        got = raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__
+        raise DataError(f"expected int64 raws, got {got}", where="frames", remedy="quantize the data first")
+    if raw.ndim == 0 or raw.shape[1:] != place.shape:
+        expected = ", ".join(map(str, ("N", *place.shape)))
+        raise DataError(f"expected raws of shape ({expected}), got {raw.shape}", where="frames", remedy="put the batch first and leave no axis out")
+    low, high = place.type.min_raw, place.type.max_raw
+    if raw.size and (int(raw.min()) < low or int(raw.max()) > high):
+        raise DataError(f"expected raws in [{low}, {high}], got [{raw.min()}, {raw.max()}]", where="frames", remedy=f"give raws of {place.type}")
+
+
 def put(raw: Int64Array, place: Place) -> ByteArray:
     """The bytes (N, frame_bytes) of N frames of raws (N, *shape).
 
@@ -71,17 +84,9 @@ def put(raw: Int64Array, place: Place) -> ByteArray:
     >>> put(np.array([[[[1, 2]], [[-1, 256]]]]), place).tolist()
     [[1, 255, 0, 255, 2, 0, 0, 1]]
 
-    Raises DataError for another shape or dtype, and for a raw that the type cannot hold.
+    Raises DataError as ``check``.
     """
-    if not isinstance(raw, np.ndarray) or raw.dtype != np.int64:
-        got = raw.dtype if isinstance(raw, np.ndarray) else type(raw).__name__
-        raise DataError(f"expected int64 raws, got {got}", where="put", remedy="quantize the data first")
-    if raw.ndim == 0 or raw.shape[1:] != place.shape:
-        expected = ", ".join(map(str, ("N", *place.shape)))
-        raise DataError(f"expected raws of shape ({expected}), got {raw.shape}", where="put", remedy="put the batch first and leave no axis out")
-    low, high = place.type.min_raw, place.type.max_raw
-    if raw.size and (int(raw.min()) < low or int(raw.max()) > high):
-        raise DataError(f"expected raws in [{low}, {high}], got [{raw.min()}, {raw.max()}]", where="put", remedy=f"give raws of {place.type}")
+    check(raw, place)
     frames = raw.reshape(len(raw), place.channels, place.height, place.width)
     filled = np.zeros((len(raw), place.blocks * place.lanes, place.height, place.columns), dtype=np.int64)
     for k in range(place.kernel):

@@ -38,9 +38,10 @@ inline unsigned crc32(const std::vector<char>& bytes) {
   return crc ^ 0xFFFFFFFFu;
 }
 
-// A file of `count` words; false, with a message, if it cannot be read, is not as long, or is not the one with this checksum.
+// A file of `count` words; false, with a message, if it cannot be read, is not as long, or is not the one with this checksum. Without a checksum (0) any
+// contents will do.
 template <int BITS>
-bool load_words(const std::string& path, const unsigned crc, const size_t count, std::vector<ap_uint<BITS> >& into) {
+bool load_words(const std::string& path, const unsigned* crc, const size_t count, std::vector<ap_uint<BITS> >& into) {
   std::ifstream file(path.c_str(), std::ios::binary | std::ios::ate);
   std::vector<char> bytes;
   if (file) {
@@ -52,7 +53,7 @@ bool load_words(const std::string& path, const unsigned crc, const size_t count,
     std::cerr << "error: cannot read " << path << std::endl;
     return false;
   }
-  if (bytes.size() != count * (BITS / 8) || crc32(bytes) != crc) {
+  if (bytes.size() != count * (BITS / 8) || (crc != 0 && crc32(bytes) != *crc)) {
     std::cerr << "error: " << path << " holds " << bytes.size() << " bytes of another model, or is damaged: " << count * (BITS / 8)
               << " bytes with another checksum are expected" << std::endl;
     return false;
@@ -64,6 +65,20 @@ bool load_words(const std::string& path, const unsigned crc, const size_t count,
     into[i] = word;
   }
   return true;
+}
+
+// Words as a file, the lowest byte of each first.
+template <int BITS>
+bool save_words(const std::string& path, const std::vector<ap_uint<BITS> >& from) {
+  std::ofstream file(path.c_str(), std::ios::binary);
+  for (size_t i = 0; i < from.size(); i++) {
+    for (int byte = 0; byte < BITS / 8; byte++) {
+      const ap_uint<8> part = from[i].range(8 * byte + 7, 8 * byte);
+      file.put(static_cast<char>(part.to_int()));
+    }
+  }
+  file.flush();
+  return file.good();
 }
 
 // A frame, which is listed channel by channel, into memory; returns what follows it in `x`.

@@ -72,7 +72,7 @@ def test_one_bit_of_the_weights_in_memory_is_found(project: Project, driver: Any
     description = importlib.import_module("driver.description").load_description()
     model = importlib.import_module("driver.simulation").SimulatedBoard(project.path / "build" / "tb", description)
     with driver.Accelerator(device=model, description=description) as accelerator:
-        held = accelerator._held[-1]
+        held = accelerator._hardware.memories.held[-1]
         held[0] ^= 1
         assert_bit_exact(accelerator.run_raw(accelerator.quantize(x)), run_raw(graph, x))  # not flushed yet
         held.flush()
@@ -91,7 +91,7 @@ def test_addresses_where_nothing_lies_are_told(project: Project, driver: Any) ->
 def test_files_of_other_weights_are_refused(project: Project, driver: Any, tmp_path: Path) -> None:
     description = importlib.import_module("driver.description").load_description()
     for one in description.memories:
-        (tmp_path / f"{one.name}.bin").write_bytes((project.path / "driver" / "memory" / f"{one.name}.bin").read_bytes())
+        (tmp_path / f"{one.name}.bin").write_bytes((project.path / "tb" / "memory" / f"{one.name}.bin").read_bytes())
     first = tmp_path / f"{description.memories[0].name}.bin"
     whole = first.read_bytes()
 

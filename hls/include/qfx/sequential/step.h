@@ -14,7 +14,9 @@
 // The first statement of every pipelined loop: a turn of the process `who`, one of qfx::sequential::process. Simulations may count them.
 #ifdef QFX_ENGINE_COUNT
 extern long long qfx_engine_turns[];
+#ifndef QFX_ENGINE_TURN
 #define QFX_ENGINE_TURN(who) qfx_engine_turns[who]++
+#endif
 #else
 #define QFX_ENGINE_TURN(who)
 #endif
