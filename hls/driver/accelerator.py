@@ -29,8 +29,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Timing:
-    """One call of ``run`` or ``run_raw``: frames, transfers (of a layer engine ``what`` says runs), and seconds altogether and in transfers alone (what
-    the hardware took)."""
+    """One call of ``run`` or ``run_raw``: frames, transfers (of a layer engine ``what`` says runs), and seconds altogether and in transfers alone
+    (what the hardware took)."""
 
     frames: int
     transfers: int
@@ -50,11 +50,10 @@ class Accelerator:
     """The accelerator on an open device. Use it as a context manager, or call ``close``.
 
     ``bitfile`` is the bitstream (default: the one that ``make deploy`` puts beside this package); ``device`` stands in for the board, as a
-    ``SimulatedBoard`` does. ``timeout_s`` bounds each transfer, in seconds; of a layer engine each frame. If its constants are loaded while it runs, it
-    gets those in ``weights`` (default: the ``weights.bin`` beside this package's modules). What it reads from memory is put there first, from the files
-    in the folder ``memory`` (default: the one beside this package's modules, or the project's tb/memory). Raises DeviceError if it cannot be opened or
-    started, DataError for files of weights that are missing, of another length or of another model, and as ``load_weights``.
-    """
+    ``SimulatedBoard`` does. ``timeout_s`` bounds each transfer, in seconds; of a layer engine each frame. If its constants are loaded while it runs,
+    it gets those in ``weights`` (default: the ``weights.bin`` beside this package's modules). What it reads from memory is put there first, from the
+    files in the folder ``memory`` (default: the one beside this package's modules, or the project's tb/memory). Raises DeviceError if it cannot be
+    opened or started, DataError for files of weights that are missing, of another length or of another model, and as ``load_weights``."""
 
     def __init__(
         self,

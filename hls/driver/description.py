@@ -108,8 +108,8 @@ _End = TypeVar("_End", bound=OutputPort)
 
 @dataclass(frozen=True)
 class Description:
-    """``inputs`` and ``outputs`` are the stream ports, in the model's order; of an ``engine``, which has none, the arrays that the processor lays into
-    memory and takes from there. ``weights`` is the port of the constants, if they are loaded while the hardware runs.
+    """``inputs`` and ``outputs`` are the stream ports, in the model's order; of an ``engine``, which has none, the arrays that the processor lays
+    into memory and takes from there. ``weights`` is the port of the constants, if they are loaded while the hardware runs.
 
     ``length_bits`` is the width of the DMA's length registers, ``alignment`` what the addresses of its buffers must be multiples of, in bytes.
     """

@@ -13,7 +13,6 @@ import numpy as np
 
 from .errors import QfxError
 
-
 CONTROL = 0x00
 """The offset of the control register (UG1399, "S_AXILITE Control Register Map"; UG902 likewise)."""
 AP_START, AP_DONE, AP_IDLE, AUTO_RESTART = 0x01, 0x02, 0x04, 0x80
@@ -26,9 +25,8 @@ class DeviceError(QfxError):
 class Buffer(Protocol):
     """Memory that both sides see: a numpy array of bytes with these methods beside its own.
 
-    What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``. A slice is
-    a buffer of its own, over the same bytes. ``device_address``: of its first byte, as the hardware sees it.
-    """
+    What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``. A slice
+    is a buffer of its own, over the same bytes. ``device_address``: of its first byte, as the hardware sees it."""
 
     @property
     def device_address(self) -> int: ...

@@ -1,8 +1,7 @@
 """A software model of a layer engine on the board: its registers, and the C simulation over what lies in memory at the addresses in them.
 
-It is strict where hardware is silent: an address must be of memory that was allocated, as long as the engine may reach, and a multiple of what it moves at
-a time; values, what lies beside and results must be one region.
-"""
+It is strict where hardware is silent: an address must be of memory that was allocated, as long as the engine may reach, and a multiple of what it
+moves at a time; values, what lies beside and results must be one region."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ _WHERE = "model of the board"
 
 
 class SimulatedEngine:
-    """Registers of 32 bits: control (bit 0 starts a run, which is over at once; bit 1 says so until it is read; bit 2: nothing runs, UG1399), the number
-    of steps, and both halves of every address."""
+    """Registers of 32 bits: control (bit 0 starts a run, which is over at once; bit 1 says so until it is read; bit 2: nothing runs, UG1399), the
+    number of steps, and both halves of every address."""
 
     traffic: dict[str, int]
     """The bytes that each master has moved so far, as the C simulation counted them."""

@@ -20,7 +20,7 @@ class SimulatedBuffer(np.ndarray):
     def __array_finalize__(self, of: npt.NDArray[np.uint8] | None) -> None:
         if isinstance(of, SimulatedBuffer) and hasattr(of, "memory") and self.flags.c_contiguous:
             at = self.__array_interface__["data"][0] - of.__array_interface__["data"][0]
-            if 0 <= at and at + self.nbytes <= of.nbytes and np.may_share_memory(self, of):
+            if at >= 0 and at + self.nbytes <= of.nbytes and np.may_share_memory(self, of):
                 self.memory, self.device_address = of.memory[at : at + self.nbytes], of.device_address + at
 
     def flush(self) -> None:

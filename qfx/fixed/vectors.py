@@ -20,10 +20,10 @@ from .type import FixedType
 class Place:
     """A value of a frame in memory: its number type, its ``shape`` as the model has it, and where and how it lies.
 
-    Memory holds vectors of ``lanes`` containers of ``bits`` bits each; the value begins with vector ``at``. It lies there as ``kernel`` * ``channels``
-    by ``height`` by ``columns``, filled up to whole vectors: a vector of neighbouring channels for each pixel, block of channels by block, row by row. A
-    number that is wider than a container takes several, its planes, the lowest first, in vectors side by side. An input may be folded: channel
-    k * channels + c of column x is channel c of column x * ``stride`` - ``before`` + k * ``dilation`` of the frame, or 0 beyond it.
+    Memory holds vectors of ``lanes`` containers of ``bits`` bits each; the value begins with vector ``at``. It lies there as ``kernel`` *
+    ``channels`` by ``height`` by ``columns``, filled up to whole vectors: a vector of neighbouring channels for each pixel, block of channels by
+    block, row by row. A number that is wider than a container takes several, its planes, the lowest first, in vectors side by side. An input may be
+    folded: channel k * channels + c of column x is channel c of column x * ``stride`` - ``before`` + k * ``dilation`` of the frame, or 0 beyond it.
     """
 
     type: FixedType
@@ -97,7 +97,7 @@ def put(raw: Int64Array, place: Place) -> ByteArray:
     parts = np.empty((*ordered.shape[:4], place.planes, place.lanes), dtype=_container(place))
     for plane in range(place.planes):
         parts[..., plane, :] = ordered >> min(plane * place.bits, 63) & mask
-    return parts.reshape(len(raw), -1).view(np.uint8).reshape(len(raw), place.frame_bytes)
+    return parts.reshape(-1).view(np.uint8).reshape(len(raw), place.frame_bytes)
 
 
 def take(data: ByteArray, place: Place) -> Int64Array:
@@ -116,7 +116,7 @@ def take(data: ByteArray, place: Place) -> Int64Array:
     width = place.planes * place.bits
     if place.type.signed and width < 64:
         raw = raw << 64 - width >> 64 - width
-    ordered = raw.transpose(0, 1, 4, 2, 3).reshape(len(data), -1, place.height, place.columns)
+    ordered = raw.transpose(0, 1, 4, 2, 3).reshape(len(data), place.blocks * place.lanes, place.height, place.columns)
     return np.ascontiguousarray(ordered[:, : place.channels]).reshape(len(data), *place.shape)
 
 

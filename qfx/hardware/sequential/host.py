@@ -1,5 +1,5 @@
-"""A layer engine as processor and board see it: its registers, its masters and the ports of the processing system that they share, and what the driver
-must know."""
+"""A layer engine as processor and board see it: its registers, its masters and the ports of the processing system that they share, and what the
+driver must know."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from qfx.fixed.packing import SLOTS
 from qfx.fixed.type import FixedType
 from qfx.fixed.vectors import Place
-from qfx.hardware.board import Board
+from qfx.hardware.board import Board, check_ports
 from qfx.hardware.emit.blockdesign import ALIGNMENT, BlockDesign, masters_alone, memory_ports
 from qfx.hardware.emit.driver import about, cast_of, memory, memory_register
 from qfx.hardware.sequential.engine import Engine
@@ -46,7 +46,10 @@ def loads(engine: Engine) -> list[dict[str, int]]:
 
 
 def shared_out(engine: Engine, board: Board) -> dict[str, tuple[str, ...]]:
-    """The masters by the port of the processing system that they reach memory by: so that ports hold up steps as little as possible."""
+    """The masters by the port of the processing system that they reach memory by: so that ports hold up steps as little as possible.
+
+    Raises ProjectError for a board without such ports."""
+    check_ports(board)
     ports = [port.name for port in memory_ports(board)]
     moved, each = loads(engine), board.memory_port_bits / 8
     best = min(_ways(len(MASTERS), len(ports)), key=lambda way: (_late(engine, moved, way, each), _carried(moved, way), way))
