@@ -91,9 +91,10 @@ class MasterPort:
 
 @dataclass(frozen=True)
 class Engine:
-    """A layer engine: it runs ``steps`` instructions over a region of ``value_bytes`` bytes, in which frames lie at their ``inputs`` and results at
-    their ``outputs``. The number of steps goes into ``steps_register``, the region's address into each of ``value_registers``."""
+    """A layer engine: it runs ``steps`` instructions over a region of ``value_bytes`` bytes, in which the ``frames`` of a run lie at their ``inputs``
+    and results at their ``outputs``. The number of steps goes into ``steps_register``, the region's address into each of ``value_registers``."""
 
+    frames: int
     steps: int
     steps_register: int
     value_bytes: int
@@ -216,6 +217,7 @@ def _engine(data: dict[str, Any]) -> Engine:
         return tuple(_place(place, end, own) for place, end in zip(own[side], data[side], strict=True))
 
     return Engine(
+        frames=int(own["frames"]),
         steps=int(own["steps"]),
         steps_register=int(own["steps_register"]),
         value_bytes=int(own["value_bytes"]),
@@ -229,7 +231,7 @@ def _engine(data: dict[str, Any]) -> Engine:
 def _place(place: dict[str, int], end: dict[str, Any], own: dict[str, Any]) -> Place:
     numbers = {name: number for name, number in place.items() if name not in ("width", "signed")}
     type_ = FixedType(place["width"], place["width"], bool(place["signed"]))
-    return Place(type_, tuple(end["shape"]), lanes=int(own["lanes"]), bits=int(own["bits"]), **numbers)
+    return Place(type_, tuple(end["shape"]), lanes=int(own["lanes"]), bits=int(own["bits"]), frames=int(own["frames"]), **numbers)
 
 
 def _wires(ends: Sequence[OutputPort], merged: int) -> tuple[Wire, ...]:

@@ -47,30 +47,33 @@ class LayerEngine:
 
     def run(self, x_raw: tuple[Int64Array, ...], batch: int | None) -> tuple[tuple[Int64Array, ...], int, float]:
         """The raws of every output for those of every input, the number of runs, and the seconds that the engine took. ``batch``: how many frames are
-        laid out for memory before the first of them runs."""
+        laid out for memory before the first of them runs; the engine takes ``Engine.frames`` of them in a run, in the last one what is left."""
         if not self._usable:
             raise DeviceError("the accelerator is closed, or has failed before", where=self.description.top, remedy="open it again")
         for raw, place in zip(x_raw, self.engine.inputs, strict=True):
             check(raw, place)
         frames = self.description.frames([len(raw) for raw in x_raw])
-        largest = max(place.frame_bytes for place in (*self.engine.inputs, *self.engine.outputs))
-        step = max(1, min(frames, _BATCH_BYTES // largest)) if batch is None else batch
+        each = self.engine.frames
+        largest = max(place.run_bytes for place in (*self.engine.inputs, *self.engine.outputs))
+        step = max(each, min(frames, _BATCH_BYTES // largest * each)) if batch is None else batch
         if step < 1:
             raise DataError(f"the batch is {batch} frames", where=self.description.top, remedy="use 1 or more")
         results: list[list[Int64Array]] = [[] for _ in self.engine.outputs]
-        seconds = 0.0
+        runs, seconds = 0, 0.0
         for start in range(0, max(frames, 1), step):
-            given = [put(raw[start : start + step], place) for raw, place in zip(x_raw, self.engine.inputs, strict=True)]
-            got = [np.empty((len(given[0]), place.frame_bytes), dtype=np.uint8) for place in self.engine.outputs]
-            seconds += sum(self._frame([one[i] for one in given], [one[i] for one in got]) for i in range(len(given[0])))
+            part = [raw[start : start + step] for raw in x_raw]
+            given = [put(raw, place) for raw, place in zip(part, self.engine.inputs, strict=True)]
+            got = [np.empty((len(given[0]), place.run_bytes), dtype=np.uint8) for place in self.engine.outputs]
+            seconds += sum(self._run([one[i] for one in given], [one[i] for one in got]) for i in range(len(given[0])))
+            runs += len(given[0])
             for held, data, place in zip(results, got, self.engine.outputs, strict=True):
-                held.append(take(data, place))
-        return tuple(np.concatenate(held) for held in results), frames, seconds
+                held.append(take(data, place)[: len(part[0])])
+        return tuple(np.concatenate(held) for held in results), runs, seconds
 
-    def _frame(self, given: Sequence[npt.NDArray[np.uint8]], got: Sequence[npt.NDArray[np.uint8]]) -> float:
-        """A frame from bytes to bytes; the seconds from the start of the engine to its end."""
+    def _run(self, given: Sequence[npt.NDArray[np.uint8]], got: Sequence[npt.NDArray[np.uint8]]) -> float:
+        """A run from bytes to bytes; the seconds from the start of the engine to its end."""
         for data, place in zip(given, self.engine.inputs, strict=True):
-            part = self.values[place.first_byte : place.first_byte + place.frame_bytes]
+            part = self.values[place.first_byte : place.first_byte + place.run_bytes]
             part[:] = data
             part.flush()
         begin = time.perf_counter()
@@ -79,13 +82,13 @@ class LayerEngine:
             if time.perf_counter() - begin > self._timeout_s:
                 self._usable = False
                 raise DeviceError(
-                    f"the engine has not finished a frame in {self._timeout_s:g} s",
+                    f"the engine has not finished a run in {self._timeout_s:g} s",
                     where=self.description.top,
                     remedy="load the bitstream again; check that it is this project's, or allow more time",
                 )
         seconds = time.perf_counter() - begin
         for data, place in zip(got, self.engine.outputs, strict=True):
-            part = self.values[place.first_byte : place.first_byte + place.frame_bytes]
+            part = self.values[place.first_byte : place.first_byte + place.run_bytes]
             part.invalidate()
             data[:] = np.asarray(part)
         return seconds

@@ -18,7 +18,7 @@ from .type import FixedType
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A value of a frame in memory: its number type, its ``shape`` as the model has it, and where and how it lies.
+    """A value of a run in memory: its number type, the ``shape`` of a frame as the model has it, and where and how it lies.
 
     Memory holds vectors of ``lanes`` containers of ``bits`` bits each; the value begins with vector ``at``. It lies there as ``kernel`` *
     ``channels`` by ``height`` by ``columns``, filled up to whole vectors: a vector of neighbouring channels for each pixel, block of channels by
@@ -38,6 +38,7 @@ class Place:
     stride: int = 1
     before: int = 0
     dilation: int = 1
+    frames: int = 1
 
     @property
     def width(self) -> int:
@@ -54,9 +55,9 @@ class Place:
         return -(-self.kernel * self.channels // self.lanes)
 
     @property
-    def frame_bytes(self) -> int:
+    def run_bytes(self) -> int:
         """Bytes of memory that it takes."""
-        return self.blocks * self.height * self.columns * self.planes * self.lanes * self.bits // 8
+        return self.frames * self.blocks * self.height * self.columns * self.planes * self.lanes * self.bits // 8
 
     @property
     def first_byte(self) -> int:
@@ -78,7 +79,7 @@ def check(raw: Int64Array, place: Place) -> None:
 
 
 def put(raw: Int64Array, place: Place) -> ByteArray:
-    """The bytes (N, frame_bytes) of N frames of raws (N, *shape).
+    """The bytes (runs, run_bytes) of frames of raws (N, *shape); in the last run, zeros for the frames that it lacks.
 
     >>> place = Place(FixedType(12, 12), (2, 1, 2), at=0, channels=2, height=1, columns=2, lanes=2, bits=8)
     >>> put(np.array([[[[1, 2]], [[-1, 256]]]]), place).tolist()
@@ -87,37 +88,41 @@ def put(raw: Int64Array, place: Place) -> ByteArray:
     Raises DataError as ``check``.
     """
     check(raw, place)
-    frames = raw.reshape(len(raw), place.channels, place.height, place.width)
-    filled = np.zeros((len(raw), place.blocks * place.lanes, place.height, place.columns), dtype=np.int64)
+    runs = -(-len(raw) // place.frames)
+    frames = np.zeros((runs * place.frames, place.channels, place.height, place.width), dtype=np.int64)
+    frames[: len(raw)] = raw.reshape(len(raw), *frames.shape[1:])
+    filled = np.zeros((len(frames), place.blocks * place.lanes, place.height, place.columns), dtype=np.int64)
     for k in range(place.kernel):
         begin = k * place.channels
         filled[:, begin : begin + place.channels] = _columns(frames, place, k)
-    ordered = filled.reshape(len(raw), place.blocks, place.lanes, place.height, place.columns).transpose(0, 1, 3, 4, 2)
+    parted = filled.reshape(runs, place.frames, place.blocks, place.lanes, place.height, place.columns)
+    ordered = parted.transpose(0, 2, 1, 4, 5, 3)
     mask = (1 << place.bits) - 1
-    parts = np.empty((*ordered.shape[:4], place.planes, place.lanes), dtype=_container(place))
+    parts = np.empty((*ordered.shape[:5], place.planes, place.lanes), dtype=_container(place))
     for plane in range(place.planes):
         parts[..., plane, :] = ordered >> min(plane * place.bits, 63) & mask
-    return parts.reshape(-1).view(np.uint8).reshape(len(raw), place.frame_bytes)
+    return parts.reshape(-1).view(np.uint8).reshape(runs, place.run_bytes)
 
 
 def take(data: ByteArray, place: Place) -> Int64Array:
-    """The raws (N, *shape) in the bytes (N, frame_bytes) of N frames of a value that is not folded; the inverse of ``put``.
+    """The raws (N, *shape) of all frames in the bytes (runs, run_bytes) of a value that is not folded; the inverse of ``put``.
 
     Raises DataError for another shape or dtype.
     """
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != place.frame_bytes:
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != place.run_bytes:
         got = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise DataError(f"expected uint8 (N, {place.frame_bytes}), got {got}", where="take", remedy="give whole frames")
+        raise DataError(f"expected uint8 (N, {place.run_bytes}), got {got}", where="take", remedy="give whole runs")
     held = np.ascontiguousarray(data).reshape(-1).view(_container(place))
-    parts = held.reshape(len(data), place.blocks, place.height, place.columns, place.planes, place.lanes)
-    raw = np.zeros((*parts.shape[:4], place.lanes), dtype=np.int64)
+    parts = held.reshape(len(data), place.blocks, place.frames, place.height, place.columns, place.planes, place.lanes)
+    raw = np.zeros((*parts.shape[:5], place.lanes), dtype=np.int64)
     for plane in range(min(place.planes, -(-64 // place.bits))):
         raw |= parts[..., plane, :].astype(np.int64) << plane * place.bits
     width = place.planes * place.bits
     if place.type.signed and width < 64:
         raw = raw << 64 - width >> 64 - width
-    ordered = raw.transpose(0, 1, 4, 2, 3).reshape(len(data), place.blocks * place.lanes, place.height, place.columns)
-    return np.ascontiguousarray(ordered[:, : place.channels]).reshape(len(data), *place.shape)
+    count = len(data) * place.frames
+    ordered = raw.transpose(0, 2, 1, 5, 3, 4).reshape(count, place.blocks * place.lanes, place.height, place.columns)
+    return np.ascontiguousarray(ordered[:, : place.channels]).reshape(count, *place.shape)
 
 
 def _columns(frames: Int64Array, place: Place, k: int) -> Int64Array:

@@ -34,19 +34,19 @@ class Bench:
     executable: Path
     shape: Shape
 
-    def engine(self, graph: Graph) -> Engine:
+    def engine(self, graph: Graph, batch: int = 1) -> Engine:
         """The steps of a network on this array."""
-        return engine(layers(graph), self.shape, 16.0, 16.0)
+        return engine(replace(layers(graph), batch=batch), self.shape, 16.0, 16.0)
 
     def run(self, made: Engine, inputs: list[RawArray], folder: Path, held: Image | None = None) -> tuple[list[RawArray], dict[str, int]]:
-        """The raws (channels, height, width) of every output for one frame, and the turns of each process. ``held``: another image of memory."""
+        """The raws (frames, channels, height, width) of every output of a batch, and the turns of each process. ``held``: another image of memory."""
         held = held or image(made)
         for name, data in held.files(made).items():
             (folder / f"{name}.bin").write_bytes(data)
         size = made.shape.lanes * made.shape.x_bits // 8
         memory = bytearray(np.random.default_rng(0).bytes(made.places.vectors * size))  # what nobody wrote is anything
         for value, raw in zip(made.layers.inputs, inputs, strict=True):
-            data, at = as_vectors(raw, value, made), made.places.at[value.name] * size
+            data, at = as_vectors(raw, value, made), made.begin(value) * size
             memory[at : at + len(data)] = data
         (folder / "in").write_bytes(memory)
         command = [str(self.executable), str(len(made.steps)), str(folder), str(folder / "in"), str(folder / "out")]
@@ -61,13 +61,13 @@ def read(memory: bytes, value: Value, made: Engine) -> RawArray:
     """A value's raws from an image of memory."""
     lanes, bits = made.shape.lanes, made.shape.x_bits
     count, of = blocks(value.channels, lanes), planes(value, bits)
-    begin = made.places.at[value.name] * lanes
-    numbers = np.frombuffer(memory, dtype=f"<u{bits // 8}")[begin : begin + count * value.pixels * of * lanes].astype(np.int64)
-    parts = numbers.reshape(count, value.height, value.columns, of, lanes)
+    begin, batch = made.begin(value) * lanes, made.layers.batch
+    numbers = np.frombuffer(memory, dtype=f"<u{bits // 8}")[begin : begin + count * batch * value.pixels * of * lanes].astype(np.int64)
+    parts = numbers.reshape(count, batch, value.height, value.columns, of, lanes)
     raw = (parts << (np.arange(of).reshape(-1, 1) * bits)).sum(-2)
     if value.signed and of * bits < 64:
         raw = np.where(raw >> (of * bits - 1) & 1, raw - (1 << of * bits), raw)
-    found: npt.NDArray[np.int64] = raw.transpose(0, 3, 1, 2).reshape(-1, value.height, value.columns)[: value.channels]
+    found: npt.NDArray[np.int64] = raw.transpose(1, 0, 4, 2, 3).reshape(batch, -1, value.height, value.columns)[:, : value.channels]
     return found
 
 
@@ -95,6 +95,7 @@ def build(graph: Graph, folder: Path, lanes: int, vectors: int, pixels: int, lut
         weight_bits=bits,
         slides=True,
         slide_rows=8,
+        held_depth=DEPTH,
         arithmetic="dsp" if bits > 8 else "pair27",
     )
     for path, data in files(graph, every, board("zcu102"), clock_ns=5.0, top="net").items():

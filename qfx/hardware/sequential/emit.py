@@ -76,7 +76,7 @@ def _port(value: Value, engine: Engine) -> dict[str, Any]:
     """Where a value lies. Of one that is folded: ``channels`` and ``width`` are those of the frame as it comes, ``columns`` those in memory."""
     fold = engine.layers.fold(value)
     return {
-        "at": engine.places.at[value.name],
+        "at": engine.begin(value),
         "channels": fold.channels,
         "height": value.height,
         "width": fold.columns,
@@ -91,12 +91,14 @@ def _port(value: Value, engine: Engine) -> dict[str, Any]:
 
 
 def _map(graph: Graph, engine: Engine, made: Image) -> dict[str, Any]:
-    """Where everything lies, for whoever starts the engine: ``at`` counts vectors in the region of values."""
+    """Where everything lies, for whoever starts the engine: ``at`` counts vectors in the region of values. A run takes ``batch`` frames: of each block
+    of channels one frame's rows after the other's."""
     inputs = {node.name: _port(value, engine) for node, value in zip(graph.inputs, engine.layers.inputs, strict=True)}
     outputs = {name: _port(value, engine) for name, value in zip(graph.output_names, engine.layers.outputs, strict=True)}
     return {
         "format": 1,
         "steps": len(engine.steps),
+        "batch": engine.layers.batch,
         "lanes": engine.shape.lanes,
         "value_bits": engine.shape.x_bits,
         "weight_bits": engine.shape.w_bits,

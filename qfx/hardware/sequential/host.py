@@ -110,6 +110,7 @@ def description(graph: Graph, engine: Engine, made: Image, board: Board, *, cloc
         "outputs": [_end(f"out_{i}", *one) for i, one in enumerate(out)],
         "memories": [memory(name, REGISTERS[to], held[name], _read(name, read, engine)) for name, to in _FILES.items()],
         "engine": {
+            "frames": engine.layers.batch,
             "steps": len(engine.steps),
             "steps_register": REGISTERS["steps"],
             "value_registers": [REGISTERS[name] for name in _VALUES],
