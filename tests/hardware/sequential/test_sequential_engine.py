@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import support.engines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.engines import Bench, build
+from support.engines import DEPTHS, ENGINE, Bench, StoppedError, build
 from test_sequential_steps import conv, drawn, flattened, residual, typed, weights
 
 from qfx.errors import QfxError
@@ -134,6 +136,40 @@ def test_a_bit_too_many_in_memory_is_found(bench: Bench, tmp_path: Path) -> None
     weight = np.frombuffer(held.weights, dtype="<i2").copy()
     weight[last * bench.shape.wide * bench.shape.lanes :] ^= 1
     assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes())) > 0
+
+
+# What networks are run with above holds up memory at random, too: the seed 1.
+
+
+@pytest.mark.parametrize("stalls", [0, 7, 2**31 + 5])
+def test_late_memory_changes_nothing(bench: Bench, tmp_path: Path, stalls: int) -> None:
+    graph = residual()
+    made = bench.engine(graph)
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
+    want = run_from_raws(graph, raws)[0].reshape(-1)
+    for depths in ({}, dict.fromkeys(DEPTHS, 1)):
+        got, _ = bench.run(made, list(raws.values()), tmp_path, stalls=stalls, depths=depths)
+        np.testing.assert_array_equal(got[0].reshape(-1), want)
+
+
+@pytest.mark.parametrize("name", ["xs", "ws", "accs", "ys"])
+def test_a_step_that_stops_is_told(bench: Bench, tmp_path: Path, name: str) -> None:
+    """Without room for a single word."""
+    graph = residual()
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
+    with pytest.raises(StoppedError, match=f"waits for room in {name}"):
+        bench.run(bench.engine(graph), list(raws.values()), tmp_path, depths={name: 0})
+
+
+def test_the_bench_runs_the_processes_of_a_step() -> None:
+    """All of those of the header, in its order, over the same streams."""
+    assert sorted(DEPTHS) == ["accs", "ws", "xs", "ys"]
+    header = ENGINE.read_text(encoding="utf-8")
+    body = header[header.index("\nvoid run(") : header.index("\nvoid run_program(")]
+    called = re.findall(r"^  (\w+)<E>\((.*)\);$", body, re.MULTILINE)
+    source = Path(support.engines.__file__).with_name("engine_bench.cpp").read_text(encoding="utf-8")
+    mine = re.findall(r"(\w+)<engine>\((s, .*)\); }", source)
+    assert [(name, arguments.replace("beside", "x")) for name, arguments in called] == mine
 
 
 def test_instructions_have_one_order() -> None:
