@@ -27,9 +27,11 @@ from qfx.fixed.vectors import Place, put, take
 from qfx.hardware.board import PORTS, board
 from qfx.hardware.project.project import Project, write_project
 from qfx.hardware.sequential import host
+from qfx.hardware.sequential.delay import bursts, worst_cycles
 from qfx.hardware.sequential.plan import Plan, plan
 from qfx.hardware.sequential.program import STEP_WORDS
-from qfx.hardware.sequential.tiles import memory_bytes
+from qfx.hardware.sequential.summary import as_json, as_text
+from qfx.hardware.sequential.tiles import memory_bytes, turns
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_inputs, run, run_from_raws
 from qfx.ir.passes.pipeline import optimize
@@ -399,6 +401,19 @@ def test_masters_share_ports_so_that_none_is_late(made: Plan) -> None:
     moved = host.loads(made.engine)
     least = sum(max(max(one.values()), -(-sum(one.values()) // 4)) // 16 - 1 for one in moved)
     assert host.late_cycles(hurried, ultra) >= least > 0
+
+
+def test_late_memory_costs_what_is_told(made: Plan) -> None:
+    graph, ultra = two_of_each(), board("ultra96v2")
+    assert worst_cycles(made) > made.interval  # bursts that wait, however fast memory is
+    for placed in made.engine.steps:
+        count, found = turns(placed.step, made.engine.shape, placed.tile), bursts(placed, made.engine.shape)
+        assert all(found[name] <= count[name] for name in found)
+    slow = plan(graph, replace(ultra, memory_gb_s=0.02), clock_ns=5.0)
+    assert worst_cycles(slow) == pytest.approx(2 * slow.interval, rel=0.2)  # what memory binds takes twice as long if it gives half
+    told = json.loads(as_json(slow, "net"))
+    assert told["memory"]["worst_frames_per_second"] == pytest.approx(1e9 / (worst_cycles(slow) * 5.0), rel=1e-3)
+    assert "with half of that, bursts that wait 64 cycles each" in as_text(slow, "net")
 
 
 def test_a_board_without_ports_into_memory_is_refused(tmp_path: Path) -> None:
