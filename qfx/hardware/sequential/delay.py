@@ -5,7 +5,7 @@ and ``STEP_CYCLES`` for what a step waits at its beginning and its end.
 
 **Worst.** Memory gives half of that share, masters that share a port wait for each other, and every burst waits for its whole latency, in which its
 process does nothing else: a row of a tile is a burst, the weights of a tile, the parameters of a job. Memory owes nobody a bound: a design has no
-deadline, and late words make it slow, never wrong, and never stop it (the tests hold up memory at random). """
+deadline, and late words make it slow, never wrong, and never stop it (the tests hold up memory at random)."""
 
 from __future__ import annotations
 
