@@ -15,7 +15,8 @@ from qfx.ir.values import RawArray
 
 @dataclass(frozen=True, slots=True)
 class ReadMaster:
-    """An AXI4 read channel of the top module, ``m_axi_NAME_...``: it reads ``contents``, words of ``bits`` bits, from the address at ``NAME_address`` on."""
+    """An AXI4 read channel of the top module, ``m_axi_NAME_...``: it reads ``contents``, words of ``bits`` bits, which begin at the address that the
+    port ``NAME_address`` has."""
 
     name: str
     bits: int

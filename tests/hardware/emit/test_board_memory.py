@@ -26,7 +26,6 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import fitting_plan
 from qfx.hardware.processes.memory.from_memory import FromMemory
 from qfx.hardware.project.project import Project, write_project
-from qfx.hardware.rtl.machines.streaming import hardware
 from qfx.ir.interpret import run_raw
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
@@ -172,11 +171,6 @@ def test_folding_files_and_reports_tell_of_memory(tmp_path: Path) -> None:
     assert report["memory"]["bytes"] == made.memory_bytes
     assert report["memory"]["masters"] == 6
     assert f"{made.memory_bytes / 1e6:.2f} MB of weights a frame by 6 masters" in summary.as_text(made, graph.name)
-
-
-def test_verilog_refuses_masters() -> None:
-    with pytest.raises(ProjectError, match="no AXI masters"):
-        hardware(lower(*from_ddr()), "top", "model", frames=1)
 
 
 def test_what_the_board_gives() -> None:

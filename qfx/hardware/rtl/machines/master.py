@@ -1,4 +1,4 @@
-"""An AXI4 master that reads a layer's weights from memory, in Verilog: the hardware of ``qfx::from_memory``, which clang's words have no ports for."""
+"""An AXI4 master that reads a layer's weights from memory, in Verilog: what ``qfx::from_memory`` is in hardware, where a pointer is a port."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from qfx.hardware.processes.memory.from_memory import BURST_BEATS, OUTSTANDING, 
 MODULE = "qfx_master"
 """The module of all masters."""
 
-TEXT = """// Reads B words of N bits from `address` on, again and again, and gives the lowest W bits of each: through the read channels of AXI4, in bursts of at most L
-// words, with at most L * O words asked for that have not come. R words are those of a frame, and P cycles lie between the last of one and the first of the
-// next, at least one. What has come and finds no room waits in front of rready.
+TEXT = """// Reads B words of N bits from `address` on, again and again, and gives the lowest W bits of each: through the read channels of AXI4, in
+// bursts of at most L words, with at most L * O words asked for that have not come. R words are those of a frame, and P cycles lie between the last
+// of one and the first of the next, at least one. What has come and finds no room waits in front of rready.
 module qfx_master #(parameter N = 64, W = 64, B = 1, R = 1, L = 64, O = 4, P = 1) (
   input wire clk, input wire rst, input wire [63:0] address,
   output wire [63:0] araddr, output wire [7:0] arlen, output wire [2:0] arsize, output wire [1:0] arburst, output wire arvalid, input wire arready,
