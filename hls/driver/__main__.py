@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bitfile", type=Path, help="the bitstream (default: the one beside the folder driver/)")
     parser.add_argument("--simulate", type=Path, metavar="TB", help="use the model of the board with this test bench (build/tb) instead of a board")
     parser.add_argument("--weights", type=Path, help="constants to load, as qfx weights packs them (default: those of the project's own model)")
-    parser.add_argument("--memory", type=Path, help="the folder with weights that lie in memory (default: memory/ beside these modules)")
+    parser.add_argument("--memory", type=Path, help="the folder with what lies in memory (default: memory/ beside these modules, or tb/memory/)")
     parser.add_argument("--selftest", action="store_true", help="run the stored golden vectors and compare raw integers")
     parser.add_argument("--bench", type=int, metavar="FRAMES", help="run so many frames of the golden vectors and tell how long they take")
     parser.add_argument(
@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         help=".npy to write (of several outputs .npz, by their names): float64 values, or int64 raws if the input is raws or with --raw",
     )
     parser.add_argument("--raw", action="store_true", help="write raws")
-    parser.add_argument("--batch", type=int, help="frames per transfer (default: as many as 8 MiB hold)")
-    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that a transfer may take (default: 10)")
+    parser.add_argument("--batch", type=int, help="frames per transfer, or laid out for memory at a time (default: as many as 8 MiB hold)")
+    parser.add_argument("--timeout", type=float, default=10.0, help="seconds that a transfer, or a frame of a layer engine, may take (default: 10)")
     return parser
 
 

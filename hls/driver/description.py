@@ -12,6 +12,7 @@ from .errors import DataError, ProjectError
 from .fixed.arraytype import ArrayType
 from .fixed.packing import Port
 from .fixed.type import FixedType
+from .fixed.vectors import Place
 
 FORMAT = 1
 
@@ -79,13 +80,37 @@ class Memory:
     frame_bytes: int
 
 
+@dataclass(frozen=True)
+class MasterPort:
+    """An AXI master of a layer engine: the process that moves words through it, by its number, and the bytes of a word."""
+
+    name: str
+    process: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A layer engine: it runs ``steps`` instructions over a region of ``value_bytes`` bytes, in which the ``frames`` of a run lie at their ``inputs``
+    and results at their ``outputs``. The number of steps goes into ``steps_register``, the region's address into each of ``value_registers``."""
+
+    frames: int
+    steps: int
+    steps_register: int
+    value_bytes: int
+    value_registers: tuple[int, ...]
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+    ports: tuple[MasterPort, ...]
+
+
 _End = TypeVar("_End", bound=OutputPort)
 
 
 @dataclass(frozen=True)
 class Description:
-    """``inputs`` and ``outputs`` are the stream ports, in the model's order. ``weights`` is the port of the constants, if they are loaded while the
-    hardware runs.
+    """``inputs`` and ``outputs`` are the stream ports, in the model's order; of an ``engine``, which has none, the arrays that the processor lays
+    into memory and takes from there. ``weights`` is the port of the constants, if they are loaded while the hardware runs.
 
     ``length_bits`` is the width of the DMA's length registers, ``alignment`` what the addresses of its buffers must be multiples of, in bytes.
     """
@@ -102,6 +127,7 @@ class Description:
     merged: tuple[int, int] = (0, 0)
     """The bits of the one stream that carries all inputs, and of that of all outputs; 0: each has its own."""
     memories: tuple[Memory, ...] = ()
+    engine: Engine | None = None
 
     @property
     def max_bytes(self) -> int:
@@ -126,7 +152,7 @@ class Description:
     @property
     def dmas(self) -> tuple[str, ...]:
         """The names of the DMAs of inputs and outputs."""
-        return tuple(dict.fromkeys(end.dma for end in (*self.inputs, *self.outputs)))
+        return () if self.engine else tuple(dict.fromkeys(end.dma for end in (*self.inputs, *self.outputs)))
 
     @property
     def input(self) -> Port:
@@ -141,6 +167,13 @@ class Description:
     def cast(self) -> ArrayType:
         """What makes raws of the only input's floats."""
         return self._only(self.inputs).cast
+
+    def frames(self, counts: Sequence[int]) -> int:
+        """How many frames there are, given how many of every input. Raises DataError unless they are as many of each."""
+        if len(set(counts)) > 1:
+            told = ", ".join(f"{end.name} has {count}" for end, count in zip(self.inputs, counts, strict=True))
+            raise DataError(f"the inputs have different numbers of frames: {told}", where=self.top, remedy="give as many of each")
+        return counts[0]
 
     def _only(self, ends: Sequence[_End]) -> _End:
         if len(ends) != 1:
@@ -163,7 +196,7 @@ def load_description(path: Path | None = None) -> Description:
             clock_ns=float(data["clock_ns"]),
             inputs=tuple(InputPort(*_end(end), _cast(end["cast"])) for end in data.get("inputs") or [{**_ONE, "stream": "in", **data["input"]}]),
             outputs=tuple(OutputPort(*_end(end)) for end in data.get("outputs") or [{**_ONE, "stream": "out", **data["output"]}]),
-            length_bits=int(data["length_bits"]),
+            length_bits=0 if "engine" in data else int(data["length_bits"]),
             alignment=int(data["alignment"]),
             weights=_port(data["weights"]) if "weights" in data else None,
             merged=(int(data["merged"]["input"]), int(data["merged"]["output"])) if "merged" in data else (0, 0),
@@ -171,9 +204,34 @@ def load_description(path: Path | None = None) -> Description:
                 Memory(str(one["name"]), int(one["register"]), int(one["bytes"]), str(one["sha256"]), int(one["frame_bytes"]))
                 for one in data.get("memories", [])
             ),
+            engine=_engine(data) if "engine" in data else None,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"cannot be read: {error}", where=str(source), remedy="write the project again") from error
+
+
+def _engine(data: dict[str, Any]) -> Engine:
+    own = data["engine"]
+
+    def places(side: str) -> tuple[Place, ...]:
+        return tuple(_place(place, end, own) for place, end in zip(own[side], data[side], strict=True))
+
+    return Engine(
+        frames=int(own["frames"]),
+        steps=int(own["steps"]),
+        steps_register=int(own["steps_register"]),
+        value_bytes=int(own["value_bytes"]),
+        value_registers=tuple(map(int, own["value_registers"])),
+        inputs=places("inputs"),
+        outputs=places("outputs"),
+        ports=tuple(MasterPort(str(one["name"]), int(one["process"]), int(one["bytes"])) for one in own["ports"]),
+    )
+
+
+def _place(place: dict[str, int], end: dict[str, Any], own: dict[str, Any]) -> Place:
+    numbers = {name: number for name, number in place.items() if name not in ("width", "signed")}
+    type_ = FixedType(place["width"], place["width"], bool(place["signed"]))
+    return Place(type_, tuple(end["shape"]), lanes=int(own["lanes"]), bits=int(own["bits"]), frames=int(own["frames"]), **numbers)
 
 
 def _wires(ends: Sequence[OutputPort], merged: int) -> tuple[Wire, ...]:

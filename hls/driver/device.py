@@ -13,6 +13,10 @@ import numpy as np
 
 from .errors import QfxError
 
+CONTROL = 0x00
+"""The offset of the control register (UG1399, "S_AXILITE Control Register Map"; UG902 likewise)."""
+AP_START, AP_DONE, AP_IDLE, AUTO_RESTART = 0x01, 0x02, 0x04, 0x80
+
 
 class DeviceError(QfxError):
     """The accelerator, its DMA or PYNQ does not do what it should."""
@@ -21,9 +25,8 @@ class DeviceError(QfxError):
 class Buffer(Protocol):
     """Memory that both sides see: a numpy array of bytes with these methods beside its own.
 
-    What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``.
-    ``device_address``: of its first byte, as the hardware sees it.
-    """
+    What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``. A slice
+    is a buffer of its own, over the same bytes. ``device_address``: of its first byte, as the hardware sees it."""
 
     @property
     def device_address(self) -> int: ...
@@ -75,7 +78,7 @@ class Registers(Protocol):
 class Device(Protocol):
     """The board with its bitstream loaded. ``accelerator`` are the registers of the IP (UG1399, "S_AXILITE Control Register Map"); ``dma_weights`` is
     there, and asked for, if constants are loaded while the hardware runs. Of several ports, each DMA of the description is an attribute of
-    its name; one may then have a single channel."""
+    its name; one may then have a single channel. A layer engine has none."""
 
     @property
     def dma(self) -> Dma: ...
@@ -118,7 +121,7 @@ def open_board(bitfile: Path, *, weights: bool = False, dmas: Sequence[str] = ("
         raise DeviceError(f"PYNQ cannot be imported: {error}", remedy="run on a board with PYNQ, or use the model: --simulate build/tb") from error
     overlay = pynq.Overlay(str(bitfile))
     wanted = (*dmas, *["dma_weights"] * weights)
-    missing = [name for name in (dmas[0], "accelerator", *wanted[1:]) if name not in overlay.ip_dict]
+    missing = [name for name in (*wanted[:1], "accelerator", *wanted[1:]) if name not in overlay.ip_dict]
     if missing:
         raise DeviceError(f"the design has no {' and no '.join(missing)}", where=str(bitfile), remedy="build it with the project's vivado.tcl")
     return _Board(overlay, pynq.allocate, wanted)

@@ -1,4 +1,4 @@
-"""A software model of the board: the DMA and the registers in Python, the accelerator as the project's C simulation (``make build/tb``).
+"""A software model of the board: memory, DMA and registers in Python, the accelerator as the project's C simulation (``make build/tb``).
 
 It is strict where hardware is silent: what the processor wrote is not seen by the DMA before ``flush``, nor the other way round before
 ``invalidate``; unaligned, overlong and overlapping transfers raise; a batch for a design that was not started with auto-restart never ends; and a
@@ -13,33 +13,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from .description import Description
 from .device import DeviceError
+from .simulated_engine import SimulatedEngine
+from .simulated_memory import SimulatedBuffer, SimulatedMemory
 
-_PAGE = 4096
-_GARBAGE = 0xA5
 _NO_TLAST = 3  # exit status of the test bench: see tb/dma.h
 _SHOWN = 2000
 _START, _IDLE, _RESTART = 0x01, 0x04, 0x80
 _LOAD = 0x10
-
-
-class SimulatedBuffer(np.ndarray):
-    """Bytes as the processor sees them; ``memory`` is what the DMA sees, at ``device_address``."""
-
-    memory: npt.NDArray[np.uint8]
-    device_address: int
-
-    def flush(self) -> None:
-        self.memory[:] = self
-
-    def invalidate(self) -> None:
-        self[:] = self.memory
-
-    def freebuffer(self) -> None:
-        self.device_address = -1
 
 
 class SimulatedChannel:
@@ -138,64 +121,54 @@ class _Registers:
 
 class SimulatedBoard:
     """The board of ``description`` with the accelerator in ``executable``, the project's test bench. Fits ``device.Device``: each DMA of the
-    description is an attribute, with the channels that it has."""
+    description is an attribute, with the channels that it has; a layer engine has none (``simulated_engine.py``)."""
 
     dma: _Dma
     memory_bytes: int
-    """Bytes of weights that the accelerator has read from memory so far."""
+    """Bytes of weights that the accelerator, if it has streams, has read from memory so far."""
 
     def __init__(self, executable: str | Path, description: Description) -> None:
         self.executable, self.description = Path(executable).resolve(), description
         if not self.executable.is_file():
             raise DeviceError("the test bench is missing", where=str(executable), remedy="run `make build/tb` in the project")
-        self.dma_weights, self.accelerator = _Sender(self), _Registers(self)
+        self.memory = SimulatedMemory()
+        self.dma_weights, self._control = _Sender(self), _Registers(self)
+        self.accelerator: _Registers | SimulatedEngine = self._control
+        if description.engine is not None:
+            self.accelerator = SimulatedEngine(self.executable, description, description.engine, self.memory)
         sends, receives = {end.dma for end in description.inputs}, {end.dma for end in description.outputs}
         for name in description.dmas:
             setattr(self, name, (_Dma if name in sends & receives else _Sender if name in sends else _Receiver)(self))
         self._arrived, self._constants = b"", b""  # words of a load under way, and those of the last
-        self._next_address = _PAGE
-        self._allocated: list[SimulatedBuffer] = []
         self.memory_bytes = 0
 
     def allocate(self, nbytes: int) -> SimulatedBuffer:
-        buffer = np.full(nbytes, _GARBAGE, dtype=np.uint8).view(SimulatedBuffer)
-        buffer.memory = np.full(nbytes, _GARBAGE ^ 0xFF, dtype=np.uint8)
-        buffer.device_address = self._next_address
-        self._next_address += -(-max(nbytes, 1) // _PAGE) * _PAGE
-        self._allocated.append(buffer)
-        return buffer
+        return self.memory.allocate(nbytes)
 
     def _in_memory(self, folder: Path) -> None:
         """What lies at the addresses in the registers, as files for the test bench. Raises DeviceError where nothing that is allocated does."""
         for one in self.description.memories:
-            low, high = (self.accelerator.halves.get(one.register + at, 0) for at in (0, 4))
-            address = high << 32 | low
-            held = next((buffer for buffer in self._allocated if 0 < buffer.device_address <= address < buffer.device_address + buffer.nbytes), None)
-            start = 0 if held is None else address - held.device_address
-            if held is None or start + one.bytes > held.nbytes:
-                raise DeviceError(
-                    f"the accelerator reads {one.bytes} bytes from {address:#x} on, where nothing lies", where=f"model of the board: {one.name}"
-                )
-            (folder / f"{one.name}.bin").write_bytes(held.memory[start : start + one.bytes].tobytes())
+            low, high = (self._control.halves.get(one.register + at, 0) for at in (0, 4))
+            (folder / f"{one.name}.bin").write_bytes(self.memory.at(high << 32 | low, one.bytes, one.name).tobytes())
 
     def advance(self) -> None:
         """Do what can be done: take constants if the call that has begun loads them, then run frames once all channels have a transfer."""
-        if self.accelerator.loads and not self._take_constants():
+        if self._control.loads and not self._take_constants():
             return
         into, out = self.description.sends, self.description.receives
         sends: list[SimulatedChannel] = [getattr(self, wire.dma).sendchannel for wire in into]
         receives: list[SimulatedChannel] = [getattr(self, wire.dma).recvchannel for wire in out]
         taken, given = [channel.active for channel in sends], [channel.active for channel in receives]
-        if any(active is None for active in (*taken, *given)) or not self.accelerator.control & _START:
+        if any(active is None for active in (*taken, *given)) or not self._control.control & _START:
             return
         lengths = [divmod(active[2], wire.frame_bytes) for active, wire in zip(taken, into, strict=True) if active]
         frames = lengths[0][0]
-        if lengths != [(frames, 0)] * len(into) or (frames > 1 and (self.accelerator.loads or not self.accelerator.control & _RESTART)):
+        if lengths != [(frames, 0)] * len(into) or (frames > 1 and (self._control.loads or not self._control.control & _RESTART)):
             return  # the accelerator waits for words that never come, or the DMA for an accelerator that has stopped
         words = [source.memory[begin : begin + nbytes].tobytes() for source, begin, nbytes in filter(None, taken)]
         for channel, sent in zip(sends, words, strict=True):
             channel.finish(len(sent))
-        self.accelerator.frame_taken()
+        self._control.frame_taken()
         self._arrived = b""
         results = self._simulate(words)
         if results is None:

@@ -65,8 +65,8 @@ def rtl(
         checked_top(top)
     if asked.style == "sequential":
         raise ProjectError("the layer engine has no Verilog", where="--style sequential", remedy="use --style streaming or unrolled")
-    if asked.weights != "rom":
-        raise ProjectError("Verilog has its constants in ROM", where="--weights", remedy="leave it out")
+    if asked.weights == "stream":
+        raise ProjectError("no port of the Verilog loads constants", where="--weights stream", remedy="leave it out, or use ddr")
     if asked.style != "unrolled":
         tools.clang()
     project.check_target(output, force=force)

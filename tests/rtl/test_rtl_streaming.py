@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hardware_models import DIRECTED, chain, conv, scalar
+from hardware_models import DIRECTED, chain, const, conv, from_ddr, scalar
 from rtl_models import arithmetics
 from schedule_models import BRANCHED, upsampling
 from test_several_ports import crossed, siamese
@@ -18,7 +19,7 @@ from test_several_ports import crossed, siamese
 from qfx.cli import main
 from qfx.export.onnx_file import save
 from qfx.hardware.board import board
-from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.folding.plan import plan
 from qfx.hardware.rtl import project, simulate, tools
 from qfx.hardware.rtl.hardware import Hardware
@@ -27,7 +28,7 @@ from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_inputs
 from qfx.ir.passes.pipeline import optimize
-from qfx.operators import Cast, MaxPool, Relu
+from qfx.operators import Cast, Linear, MaxPool, Relu
 from qfx.testing import adversarial_feeds
 from qfx.verify import compare
 
@@ -41,10 +42,10 @@ def network() -> Graph:
     return chain("network", (2, 5, 5), conv(3, 3, 2, 3, 3, pads=(1, 1)), Relu(), narrow, MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)))
 
 
-def compared(graph: Graph, folder: Path) -> project.Written:
+def compared(graph: Graph, folder: Path, schedule: Schedule = Schedule()) -> project.Written:  # noqa: B008
     """No raw differs, with streams that are always ready and with some that wait; the cycles, where the model has them, are its own."""
     graph = optimize(graph)
-    made = plan(graph, ZCU, Schedule(), clock_ns=5)
+    made = plan(graph, ZCU, schedule, clock_ns=5)
     x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), FRAMES)))
     found = project.write_streaming(graph, made, folder, x_raw=x_raw)
     simulate.build(folder)
@@ -63,6 +64,35 @@ def test_whole_designs(make: object, tmp_path: Path, thorough: bool) -> None:
     if not thorough:
         pytest.skip("all designs with --thorough; one of them below")
     compared(make(), tmp_path / "v")  # type: ignore[operator]
+
+
+def offchip() -> tuple[Graph, Schedule]:
+    """A matrix whose words come slower than it could take them, so that memory is what binds."""
+    graph = chain("offchip", (6,), Linear(const(1, 70, 6), None), Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>")))
+    name = graph.nodes[1].name
+    return graph, Schedule.of({name: Folding(2, 6, weights="ddr")}, input_parallel=6, output_parallel=2)
+
+
+@pytest.mark.parametrize("make", [offchip, from_ddr], ids=lambda make: make.__name__)
+def test_weights_in_memory(make: Callable[[], tuple[Graph, Schedule]], tmp_path: Path, thorough: bool) -> None:
+    """Memory that answers at once, in the cycles of the model; memory that answers late, with the same numbers; and one bit of it that is wrong."""
+    graph, schedule = make()
+    if make is from_ddr and not thorough:
+        pytest.skip("six masters with --thorough")
+    folder = tmp_path / "v"
+    found = compared(graph, folder, schedule)
+    for one in found.hardware.masters:
+        path = folder / "golden" / f"{one.name}.mem"
+        words = path.read_text().split()
+        assert [int(word, 16) for word in words] == one.words
+        path.write_text("\n".join((*words[:-1], f"{int(words[-1], 16) ^ 1:x}")) + "\n")
+        seen = simulate.run(folder, found.hardware, FRAMES, stall=3)
+        assert (seen.passed, seen.raws is None) == (False, False)
+        path.write_text("\n".join(words[:-1]) + "\n")
+        short = simulate.run(folder, found.hardware, FRAMES)
+        assert not short.passed
+        assert f"{one.name}: words where there are none" in short.text
+        path.write_text("\n".join(words) + "\n")
 
 
 def qfx(*arguments: str | Path) -> Result:

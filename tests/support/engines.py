@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +29,17 @@ DEPTH = 2048
 """Words of each memory: enough for the networks of tests."""
 
 
+ENGINE = hls_root() / "include" / "qfx" / "sequential" / "engine.h"
+DEPTHS = {name: int(depth) for name, depth in re.findall(r"#pragma HLS STREAM variable=(\w+) depth=(\d+)", ENGINE.read_text(encoding="utf-8"))}
+"""Of the streams between the processes of a step."""
+
+_STOPPED = 3  # the bench's exit status
+
+
+class StoppedError(Exception):
+    """The processes of a step all wait."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """An executable and the array that it has."""
@@ -34,24 +47,40 @@ class Bench:
     executable: Path
     shape: Shape
 
-    def engine(self, graph: Graph) -> Engine:
+    def engine(self, graph: Graph, batch: int = 1) -> Engine:
         """The steps of a network on this array."""
-        return engine(layers(graph), self.shape, 16.0, 16.0)
+        return engine(replace(layers(graph), batch=batch), self.shape, 16.0, 16.0)
 
-    def run(self, made: Engine, inputs: list[RawArray], folder: Path, held: Image | None = None) -> tuple[list[RawArray], dict[str, int]]:
-        """The raws (channels, height, width) of every output for one frame, and the turns of each process. ``held``: another image of memory."""
+    def run(
+        self,
+        made: Engine,
+        inputs: list[RawArray],
+        folder: Path,
+        held: Image | None = None,
+        *,
+        stalls: int = 1,
+        depths: Mapping[str, int] | None = None,
+    ) -> tuple[list[RawArray], dict[str, int]]:
+        """The raws (frames, channels, height, width) of every output of a batch, and the turns of each process. ``held``: another image of memory;
+        ``stalls``: 0, or the seed of what holds up whoever reads or writes memory; ``depths``: of streams, other than the engine's.
+
+        Raises StoppedError if the processes all wait."""
         held = held or image(made)
         for name, data in held.files(made).items():
             (folder / f"{name}.bin").write_bytes(data)
         size = made.shape.lanes * made.shape.x_bits // 8
         memory = bytearray(np.random.default_rng(0).bytes(made.places.vectors * size))  # what nobody wrote is anything
         for value, raw in zip(made.layers.inputs, inputs, strict=True):
-            data, at = as_vectors(raw, value, made), made.places.at[value.name] * size
+            data, at = as_vectors(raw, value, made), made.begin(value) * size
             memory[at : at + len(data)] = data
         (folder / "in").write_bytes(memory)
-        command = [str(self.executable), str(len(made.steps)), str(folder), str(folder / "in"), str(folder / "out")]
+        (folder / "depths").write_text("".join(f"{name} {depth}\n" for name, depth in {**DEPTHS, **(depths or {})}.items()), encoding="utf-8")
+        places = (folder, *(folder / name for name in ("in", "out", "depths")))
+        command = [str(self.executable), str(len(made.steps)), *map(str, places), str(stalls)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        if done.returncode == _STOPPED:
+            raise StoppedError(done.stdout)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         after = (folder / "out").read_bytes()
         counted = dict(zip(PROCESSES, map(int, (folder / "turns").read_text(encoding="utf-8").split()), strict=True))
         return [read(after, value, made) for value in made.layers.outputs], counted
@@ -61,13 +90,13 @@ def read(memory: bytes, value: Value, made: Engine) -> RawArray:
     """A value's raws from an image of memory."""
     lanes, bits = made.shape.lanes, made.shape.x_bits
     count, of = blocks(value.channels, lanes), planes(value, bits)
-    begin = made.places.at[value.name] * lanes
-    numbers = np.frombuffer(memory, dtype=f"<u{bits // 8}")[begin : begin + count * value.pixels * of * lanes].astype(np.int64)
-    parts = numbers.reshape(count, value.height, value.columns, of, lanes)
+    begin, batch = made.begin(value) * lanes, made.layers.batch
+    numbers = np.frombuffer(memory, dtype=f"<u{bits // 8}")[begin : begin + count * batch * value.pixels * of * lanes].astype(np.int64)
+    parts = numbers.reshape(count, batch, value.height, value.columns, of, lanes)
     raw = (parts << (np.arange(of).reshape(-1, 1) * bits)).sum(-2)
     if value.signed and of * bits < 64:
         raw = np.where(raw >> (of * bits - 1) & 1, raw - (1 << of * bits), raw)
-    found: npt.NDArray[np.int64] = raw.transpose(0, 3, 1, 2).reshape(-1, value.height, value.columns)[: value.channels]
+    found: npt.NDArray[np.int64] = raw.transpose(1, 0, 4, 2, 3).reshape(batch, -1, value.height, value.columns)[:, : value.channels]
     return found
 
 
@@ -95,13 +124,16 @@ def build(graph: Graph, folder: Path, lanes: int, vectors: int, pixels: int, lut
         weight_bits=bits,
         slides=True,
         slide_rows=8,
+        held_depth=DEPTH,
         arithmetic="dsp" if bits > 8 else "pair27",
     )
     for path, data in files(graph, every, board("zcu102"), clock_ns=5.0, top="net").items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
-    sources = [Path(__file__).with_name("engine_bench.cpp"), folder / "src" / "net.cpp"]
+    sources = [Path(__file__).with_name("engine_bench.cpp")]
     flags = ["-O0" if flag == "-O2" else flag for flag in CSIM_FLAGS]
-    includes = [*simulation_headers(), f"-I{hls_root() / 'include'}", f"-I{folder / 'src'}"]
+    # The streams that block hide the vendor's.
+    own = ["-isystem", str(hls_root() / "sim" / "bounded")]
+    includes = [*own, *simulation_headers(), *(f"-I{place}" for place in (hls_root() / "include", hls_root() / "templates", folder / "src"))]
     compile_cpp(sources, includes, folder / "engine", (*flags, "-Werror", "-DQFX_ENGINE_COUNT"))
     return Bench(folder / "engine", shape)

@@ -3,7 +3,8 @@
 Every stream of the top function has a DMA channel of its own: every input and output, or all of them together (``Schedule.merged``). Streams in
 and out of one place share a DMA: ``dma`` those of the first, ``dma_1`` those of the second and so on; where there are more of one kind, the last
 DMAs have one channel. Of several ports the DMAs take the processing system's ports into memory by turns, from the board's on: each has a
-SmartConnect of its own. Masters of the accelerator, which read weights, share the ports behind the board's, so that each carries about as much.
+SmartConnect of its own. Masters of the accelerator, which read weights, share the ports behind the board's, so that each carries about as much. A
+layer engine has masters alone, no streams and no DMA: it takes all ports.
 """
 
 from __future__ import annotations
@@ -148,12 +149,23 @@ def block_design(design: Design, board: Board, *, clock_ns: float) -> BlockDesig
     """The block design of ``design`` on ``board``. Raises ProjectError for a board without its ports, for a stream that no converter takes, and for
     more ports than a SmartConnect can give registers to."""
     check_ports(board)
-    ports = PORTS[board.ps]
     dmas = _dmas(design, board)
+    return _made(dmas, _shared_out(design, board), board, clock_ns, several=design.several)
+
+
+def masters_alone(masters: Mapping[str, Sequence[str]], board: Board, *, clock_ns: float) -> BlockDesign:
+    """The block design of an accelerator that has no streams: ``masters`` are its AXI masters by the port of the processing system that each reaches
+    memory by. Raises ProjectError for a board without its ports."""
+    check_ports(board)
+    return _made((), {port: [f"accelerator/m_axi_{name}" for name in names] for port, names in masters.items()}, board, clock_ns, several=False)
+
+
+def _made(dmas: tuple[Dma, ...], own: Mapping[str, Sequence[str]], board: Board, clock_ns: float, *, several: bool) -> BlockDesign:
+    ports = PORTS[board.ps]
     return BlockDesign(
         dmas=dmas,
-        memories=_memories(dmas, _shared_out(design, board), board),
-        several=design.several,
+        memories=_memories(dmas, own, board),
+        several=several,
         address_bits=_ADDRESS_BITS[board.ps],
         length_bits=LENGTH_BITS,
         clock_mhz=f"{1000 / clock_ns:.6f}".rstrip("0").rstrip("."),
@@ -165,7 +177,7 @@ def block_design(design: Design, board: Board, *, clock_ns: float) -> BlockDesig
 def _dmas(design: Design, board: Board) -> tuple[Dma, ...]:
     into, out = design.wires
     names = cells(len(into), len(out))
-    hp = len(_memory_ports(board)) if design.several else 1
+    hp = len(memory_ports(board)) if design.several else 1
     found = []
     for place, (name, source, sink) in enumerate(zip_longest(names[len(names[1]) > len(names[0])], into, out)):
         suffix = f"_{place}" if place else ""
@@ -182,7 +194,7 @@ def _dmas(design: Design, board: Board) -> tuple[Dma, ...]:
     return tuple(found)
 
 
-def _memory_ports(board: Board) -> list[PsPort]:
+def memory_ports(board: Board) -> list[PsPort]:
     """The board's port into memory, then the other HP ports in order."""
     ports = PORTS[board.ps]
     others = [port for port in ports.values() if port.name.startswith("S_AXI_HP") and not port.name.startswith("S_AXI_HPC")]
@@ -208,7 +220,7 @@ def _shared_out(design: Design, board: Board) -> dict[str, list[str]]:
 
 def _memories(dmas: Sequence[Dma], own: Mapping[str, Sequence[str]], board: Board) -> tuple[Memory, ...]:
     found = []
-    for number, port in enumerate(_memory_ports(board)):
+    for number, port in enumerate(memory_ports(board)):
         masters = tuple(f"{dma.name}/{master}" for dma in dmas if dma.memory == number for master in dma.masters)
         masters += tuple(own.get(port.name, ()))
         if masters:

@@ -24,42 +24,47 @@ from qfx.operators import Input
 
 FORMAT = 1
 
-SHARED = ("errors.py", "fixed/type.py", "fixed/array.py", "fixed/arraytype.py", "fixed/packing.py")
+SHARED = ("errors.py", "fixed/type.py", "fixed/array.py", "fixed/arraytype.py", "fixed/packing.py", "fixed/vectors.py")
 """The modules of qfx, relative to the package, that the driver carries byte by byte. They run alone on Python 3.10 with numpy 1.21 (PYNQ 3.0)."""
 
 
 def driver_files(graph: Graph, design: Design, board: Board, *, clock_ns: float, top: str) -> dict[str, str]:
     """The texts of the folder ``driver/`` by relative path, for the design that ``graph`` was lowered to."""
-    package = Path(__file__).resolve().parents[2]
+    return package(
+        {
+            **about(graph, board, clock_ns=clock_ns, top=top),
+            "length_bits": LENGTH_BITS,
+            "alignment": ALIGNMENT,
+            **_ports(graph, design),
+            **({} if design.loader is None else {"weights": _port(design.loader.port)}),
+            **({"memories": [_master(place, master) for place, master in enumerate(design.masters)]} if design.masters else {}),
+        }
+    )
+
+
+def about(graph: Graph, board: Board, *, clock_ns: float, top: str) -> dict[str, object]:
+    """What a description of any accelerator begins with."""
+    return {"format": FORMAT, "top": top, "model": graph.name, "board": board.name, "clock_ns": clock_ns}
+
+
+def package(description: Mapping[str, object]) -> dict[str, str]:
+    """The texts of the folder ``driver/`` for the accelerator of that description, by relative path."""
+    source = Path(__file__).resolve().parents[2]
     files = {f"driver/{path}": text for path, text in read_tree(hls_root() / "driver", "**/*.py").items()}
-    files.update({f"driver/{path}": (package / path).read_text(encoding="utf-8") for path in SHARED})
-    description = {
-        "format": FORMAT,
-        "top": top,
-        "model": graph.name,
-        "board": board.name,
-        "clock_ns": clock_ns,
-        "length_bits": LENGTH_BITS,
-        "alignment": ALIGNMENT,
-        **_ports(graph, design),
-        **({} if design.loader is None else {"weights": _port(design.loader.port)}),
-        **({"memories": [_memory(place, master) for place, master in enumerate(design.masters)]} if design.masters else {}),
-    }
+    files.update({f"driver/{path}": (source / path).read_text(encoding="utf-8") for path in SHARED})
     files["driver/accelerator.json"] = json.dumps(description, indent=2) + "\n"
     return files
 
 
-def golden_files(design: Design, x: Sequence[FloatArray], x_raw: Sequence[RawArray], y_raw: Sequence[RawArray]) -> dict[str, bytes]:
+def golden_files(
+    names: tuple[Sequence[str], Sequence[str]], several: bool, x: Sequence[FloatArray], x_raw: Sequence[RawArray], y_raw: Sequence[RawArray]
+) -> dict[str, bytes]:
     """The golden vectors of the driver's self-test: floats of each input, the raws of its cast, and the raws of each output; batch first. Where there
-    are several, the files are called after the streams."""
+    are several, the files are called after the streams, whose ``names`` are those of inputs and of outputs."""
     found = {}
-    for stem, arrays, names in (
-        ("x", x, design.port_names[0]),
-        ("input_raw", x_raw, design.port_names[0]),
-        ("output_raw", y_raw, design.port_names[1]),
-    ):
-        for name, array in zip(names, arrays, strict=True):
-            found[f"driver/golden_{stem}{f'_{name}' * design.several}.npy"] = _npy(array)
+    for stem, arrays, ends in (("x", x, names[0]), ("input_raw", x_raw, names[0]), ("output_raw", y_raw, names[1])):
+        for name, array in zip(ends, arrays, strict=True):
+            found[f"driver/golden_{stem}{f'_{name}' * several}.npy"] = _npy(array)
     return found
 
 
@@ -67,7 +72,7 @@ def _ports(graph: Graph, design: Design) -> dict[str, object]:
     """The ports as the description has them: of several the names in the model, the streams' and those of their DMAs beside the words;
     ``merged``: the bits of the stream that carries all inputs, and of that of all outputs."""
     if not design.several:
-        return {"input": {**_port(design.input), "cast": _cast(graph.input)}, "output": _port(design.output)}
+        return {"input": {**_port(design.input), "cast": cast_of(graph.input)}, "output": _port(design.output)}
     into, out = design.wires
     sends, receives = cells(len(into), len(out))
     if design.merged[0]:
@@ -77,7 +82,7 @@ def _ports(graph: Graph, design: Design) -> dict[str, object]:
     sources = zip(graph.inputs, design.sources, sends, strict=True)
     sinks = zip(graph.output_names, design.sinks, receives, strict=True)
     return {
-        "inputs": [{"name": node.name, "stream": name, "dma": dma, **_port(port), "cast": _cast(node)} for node, (name, port), dma in sources],
+        "inputs": [{"name": node.name, "stream": name, "dma": dma, **_port(port), "cast": cast_of(node)} for node, (name, port), dma in sources],
         "outputs": [{"name": own, "stream": name, "dma": dma, **_port(port)} for own, (name, port), dma in sinks],
         **({"merged": {"input": design.merged[0], "output": design.merged[1]}} if any(design.merged) else {}),
     }
@@ -88,18 +93,17 @@ def memory_register(place: int) -> int:
     return 0x20 + 16 * place
 
 
-def _memory(place: int, master: FromMemory) -> Mapping[str, object]:
-    contents = master.contents
-    return {
-        "name": master.port,
-        "register": memory_register(place),
-        "bytes": len(contents),
-        "sha256": hashlib.sha256(contents).hexdigest(),
-        "frame_bytes": master.frame_bytes,
-    }
+def _master(place: int, master: FromMemory) -> Mapping[str, object]:
+    return memory(master.port, memory_register(place), master.contents, master.frame_bytes)
 
 
-def _cast(node: Node) -> Mapping[str, object]:
+def memory(name: str, register: int, contents: bytes, frame_bytes: int) -> Mapping[str, object]:
+    """What the description says of the file ``name``.bin, whose address goes into the ``register``; ``frame_bytes`` of it are read in a frame."""
+    digest = hashlib.sha256(contents).hexdigest()
+    return {"name": name, "register": register, "bytes": len(contents), "sha256": digest, "frame_bytes": frame_bytes}
+
+
+def cast_of(node: Node) -> Mapping[str, object]:
     op = node.op
     assert isinstance(op, Input)  # nothing else reads nothing
     return {"type": str(op.cast.element), "int_bits": list(op.cast.int_bits), "int_bits_shape": list(op.cast.shape)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from qfx.errors import ProjectError
 from qfx.hardware.assets import hls_root, read_tree
@@ -13,7 +13,7 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.names import checked_top
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.emit import cpp
-from qfx.hardware.emit.blockdesign import block_design
+from qfx.hardware.emit.blockdesign import BlockDesign, block_design
 from qfx.hardware.emit.driver import driver_files, memory_register
 from qfx.hardware.emit.emulate import numbers, offsets, simulation_files
 from qfx.hardware.emit.templates import render
@@ -35,6 +35,9 @@ CSIM_FLAGS = (
     "-Wno-maybe-uninitialized",
 )
 """How C simulation is compiled."""
+
+HLS_TOOLS = ("vitis_hls", "vitis-run", "vivado_hls")
+"""The vendor's tools that take the sources of a project, the first of them that is there."""
 
 _LOAD_HEADER, _UNROLLED_HEADER, _MEMORY_HEADER = "qfx/load.h", "qfx/unrolled.h", "qfx/memory/tiles.h"
 
@@ -63,28 +66,48 @@ def emit(
         raise ProjectError(f"{top!r} cannot name the top function: a layer's function has that name", remedy="choose another name with --top")
     streaming = sources is None
     uncertainty = f"{100 * expected(design.processes, board).uncertainty(clock_ns):g}%"
-    names = {
-        "uncertainty": uncertainty,
-        "streaming": streaming,
-        "board": board,
-        "clock_ns": f"{clock_ns:g}",
-        "top": top,
-        "model": graph.name,
-        "csim_flags": " ".join(CSIM_FLAGS),
-    }
+    made = block_design(design, board, clock_ns=clock_ns)
+    data = [f"golden_{name}.txt" for name in (design.port_names[0] + design.port_names[1] if design.several else ("input", "output"))]
+    data += ["weights.bin"] * (design.loader is not None) + [f"memory/{master.port}.bin" for master in design.masters]
     files = emit_sources(design, top) if sources is None else dict(sources)
     files |= test_bench(design, top)
-    for path, template in (
-        ("Makefile", "Makefile.j2"),
-        ("script.tcl", "script.tcl.j2"),
-        ("vivado.tcl", "vivado.tcl.j2"),
-        ("README.md", "README.md.j2"),
-    ):
-        files[path] = render(template, {"design": design, "bd": block_design(design, board, clock_ns=clock_ns), **names})
+    files |= scripts(made, board, clock_ns=clock_ns, top=top, uncertainty=uncertainty, data=data, masters=bool(design.masters))
+    about = {"streaming": streaming, "board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name}
+    files["README.md"] = render("README.md.j2", {"design": design, "bd": made, **about})
     for header in ("harness.h", "dma.h", *["memory.h"] * bool(design.masters)):
         files[f"tb/{header}"] = (hls_root() / "templates" / header).read_text(encoding="utf-8")
     files.update(driver_files(graph, design, board, clock_ns=clock_ns, top=top))
     return _with_library(files, graph, design, top, streaming)
+
+
+def scripts(
+    made: BlockDesign,
+    board: Board,
+    *,
+    clock_ns: float,
+    top: str,
+    uncertainty: str,
+    data: Sequence[str],
+    masters: bool,
+    tools: Sequence[str] = HLS_TOOLS,
+) -> dict[str, str]:
+    """What builds a project: ``Makefile``, ``script.tcl`` from the sources to the IP, and ``vivado.tcl`` from there to the bitstream of ``made``.
+
+    ``data``: the files in ``tb/`` that the test bench reads; ``masters``: whether the design has AXI masters, and files of what lies in memory;
+    ``uncertainty``: what the tool leaves to routing; ``tools``: those of HLS that take the sources.
+    """
+    values = {
+        "bd": made,
+        "board": board,
+        "clock_ns": f"{clock_ns:g}",
+        "top": top,
+        "uncertainty": uncertainty,
+        "data": data,
+        "masters": masters,
+        "tools": tools,
+        "csim_flags": " ".join(CSIM_FLAGS),
+    }
+    return {path: render(f"{path}.j2", values) for path in ("Makefile", "script.tcl", "vivado.tcl")}
 
 
 def test_bench(design: Design, top: str) -> dict[str, str]:

@@ -172,7 +172,8 @@ def write_project(
     made: Plan | Unrolled | Sequential
     if style == "sequential":
         made = _sequential(graph, found, schedule, weights, clock_ns)
-        files = sequential_emit.files(graph, made.engine, found, clock_ns=clock_ns, top=name)
+        uncertainty = f"{100 * made.clock.uncertainty(clock_ns):g}%"
+        files = sequential_emit.files(graph, made.engine, found, clock_ns=clock_ns, top=name, uncertainty=uncertainty)
         files["estimate.txt"] = sequential_summary.as_text(made, graph.name).encode("utf-8")
         files["report.json"] = sequential_summary.as_json(made, graph.name).encode("utf-8")
         golden = _golden(graph, golden_inputs)
@@ -181,6 +182,9 @@ def write_project(
             f"tb/golden_{side}.txt": _lines(np.concatenate([raw.reshape(len(raw), -1) for raw in raws], axis=1)).encode("utf-8")
             for side, raws in _sides(golden)
         }
+        names = tuple(f"in_{i}" for i in range(len(graph.inputs))), tuple(f"out_{i}" for i in range(len(graph.outputs)))
+        arrays = tuple(golden[0].values()), tuple(golden[1].values()), golden[2]
+        files |= golden_files(names, len(graph.inputs) + len(graph.outputs) > 2, *arrays)
         return _written(graph, target, files, extra_files, old, (found, clock_ns, name, "rom", style))
     if style == "unrolled":
         made = _unrolled(graph, found, schedule, weights, clock_ns)
@@ -202,7 +206,7 @@ def write_project(
     if made.design.loader is not None:
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
     for master in made.design.masters:
-        files |= dict.fromkeys((f"{MEMORY_FOLDER}/{master.port}.bin", f"driver/memory/{master.port}.bin"), master.contents)
+        files[f"{MEMORY_FOLDER}/{master.port}.bin"] = master.contents
     return _written(graph, target, files, extra_files, old, (found, clock_ns, name, weights, style))
 
 
@@ -335,7 +339,7 @@ def _golden_files(design: Design, x: Feeds, x_raw: Mapping[str, RawArray], y_raw
     """The golden vectors of the test bench and the driver's."""
     names = design.port_names[0] + design.port_names[1] if design.several else ("input", "output")
     texts = {f"tb/golden_{name}.txt": _lines(raw).encode("utf-8") for name, raw in zip(names, (*x_raw.values(), *y_raw), strict=True)}
-    return texts | golden_files(design, tuple(x.values()), tuple(x_raw.values()), y_raw)
+    return texts | golden_files(design.port_names, design.several, tuple(x.values()), tuple(x_raw.values()), y_raw)
 
 
 def _golden(graph: Graph, inputs: Feed | None) -> tuple[Feeds, dict[str, RawArray], tuple[RawArray, ...]]:

@@ -14,6 +14,22 @@ from qfx.ir.values import RawArray
 
 
 @dataclass(frozen=True, slots=True)
+class ReadMaster:
+    """An AXI4 read channel of the top module, ``m_axi_NAME_...``: it reads ``contents``, words of ``bits`` bits, which begin at the address that the
+    port ``NAME_address`` has."""
+
+    name: str
+    bits: int
+    contents: bytes
+
+    @property
+    def words(self) -> list[int]:
+        """What lies in memory, little-endian."""
+        size = self.bits // 8
+        return [int.from_bytes(self.contents[at : at + size], "little") for at in range(0, len(self.contents), size)]
+
+
+@dataclass(frozen=True, slots=True)
 class Hardware:
     """``modules``: the text of each file in ``rtl/`` by its name. ``latency``: cycles from the first word of a frame to the last word of its result,
     both counted, in a design that holds no other; ``interval``: cycles from frame to frame; 0 where the model does not know them."""
@@ -24,6 +40,7 @@ class Hardware:
     outputs: tuple[Wire, ...]
     latency: int
     interval: int
+    masters: tuple[ReadMaster, ...] = ()
 
 
 def words_of(wire: Wire, raws: Mapping[str, RawArray]) -> list[int]:

@@ -36,6 +36,10 @@ _UNKNOWN = 1_000_000
 """The same, of a design whose cycles the model does not know."""
 
 
+_LATE = 200
+"""Cycles after which memory answers at the latest, where a bench lets it be late; and then a word in three cycles of four."""
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A folder that was written: what the interpreter gives for its golden vectors, and how many frames they are."""
@@ -111,6 +115,8 @@ def _write(
         "family": family(str(told["part"])),
         "inputs": [_port(wire) for wire in hardware.inputs],
         "outputs": [_port(wire) for wire in hardware.outputs],
+        "masters": [{"name": one.name, "bits": one.bits} for one in hardware.masters],
+        "late": _LATE,
         "latency": hardware.latency,
         "interval": hardware.interval,
         "quiet": _QUIET + 2 * (hardware.latency + hardware.interval) + (0 if hardware.latency else _UNKNOWN),
@@ -122,6 +128,8 @@ def _write(
     }
     for wire in (*hardware.inputs, *hardware.outputs):
         made[f"golden/{wire.name}.hex"] = "".join(f"{word:x}\n" for word in words_of(wire, raws))
+    for one in hardware.masters:
+        made[f"golden/{one.name}.mem"] = "".join(f"{word:x}\n" for word in one.words)
     files = {path: text.encode("utf-8") for path, text in made.items()}
     manifest = {
         "format": FORMAT,

@@ -30,6 +30,7 @@ def estimate(engine: Engine, board: Board) -> Estimate:
         "weights": _weights(engine, on),
         "results": _results(engine),
         "beside": _beside(engine),
+        "sums that wait": _held(engine),
         "epilogue": _epilogue(engine, on),
         "streams": _streams(engine),
         "masters": MASTER * MASTERS,
@@ -102,6 +103,11 @@ def _beside(engine: Engine) -> Resources:
     return _twice(engine.beside_depth, engine.shape.lanes * engine.shape.x_bits) * engine.beside_planes
 
 
+def _held(engine: Engine) -> Resources:
+    """Sums that wait for others: written in one job, read in the next."""
+    return Resources(bram18=r.bram18(engine.held_depth, engine.shape.lanes * engine.value_bits) if engine.held_depth else 0)
+
+
 def _epilogue(engine: Engine, on: Device) -> Resources:
     """A lane: factor, summands, shifts by as many bits as a channel says, bounds; and what it knows of the channels of a job, twice."""
     shape, bits = engine.shape, engine.value_bits
@@ -109,7 +115,7 @@ def _epilogue(engine: Engine, on: Device) -> Resources:
     lane = r.adder(bits) * 2 + shifter + r.comparison(bits) * 2 + r.multiplexer(3, bits)
     if engine.factors:
         lane += Resources(dsp=r.multiplier_dsps(engine.acc_bits, engine.scale_bits, on))
-    if engine.beside:
+    if engine.beside or engine.held_depth:
         lane += r.adder(bits) + shifter
     if engine.leak:
         lane += r.multiplexer(4, bits) * 2

@@ -8,22 +8,27 @@ from typing import Any
 
 from qfx.hardware.assets import hls_root, read_tree
 from qfx.hardware.board import Board
-from qfx.hardware.emit.emit import CSIM_FLAGS
+from qfx.hardware.emit.driver import package
+from qfx.hardware.emit.emit import scripts
 from qfx.hardware.emit.templates import render
+from qfx.hardware.sequential import host
 from qfx.hardware.sequential.engine import Engine
 from qfx.hardware.sequential.memory import planes
 from qfx.hardware.sequential.program import Image, image
 from qfx.hardware.sequential.values import Value
 from qfx.ir.graph import Graph
 
+HLS_TOOLS = ("vitis_hls", "vitis-run")
+"""The vendor's tools that take an engine."""
 MEMORY = "tb/memory"
 """The folder of a project with what lies in memory before the first frame."""
 _LIBRARY = ("qfx/types.h", "qfx/storage.h", "qfx/axi.h", "qfx/multiply.h", "qfx/sequential/*.h")
 
 
-def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: str) -> dict[str, bytes]:
-    """Everything but estimates and golden vectors, by relative path."""
+def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: str, uncertainty: str = "27%") -> dict[str, bytes]:
+    """Everything but estimates and golden vectors, by relative path. ``uncertainty``: what the HLS tool leaves to routing (default: the tool's)."""
     made = image(engine)
+    design = host.block_design(engine, board, clock_ns=clock_ns)
     held = made.files(engine)
     values: dict[str, Any] = {
         "engine": engine,
@@ -32,7 +37,8 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
         "clock_ns": f"{clock_ns:g}",
         "top": top,
         "guard": top.upper(),
-        "csim_flags": " ".join(CSIM_FLAGS),
+        "register": {name: f"0x{offset:x}" for name, offset in host.REGISTERS.items()},
+        "memories": design.memories,
         "crc": {name: zlib.crc32(data) for name, data in held.items()},
         "weight_vectors": len(made.weights) // (engine.shape.wide * engine.shape.lanes * engine.shape.w_bits // 8),
         "parameter_words": len(made.parameters) // 8,
@@ -43,9 +49,18 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
         f"src/{top}.h": render("sequential/top.h.j2", values),
         f"src/{top}.cpp": render("sequential/top.cpp.j2", values),
         "tb/tb.cpp": render("sequential/tb.cpp.j2", values),
-        "Makefile": render("sequential/Makefile.j2", values),
         "README.md": render("sequential/README.md.j2", values),
-        "script.tcl": render("sequential.tcl.j2", values),
+        **scripts(
+            design,
+            board,
+            clock_ns=clock_ns,
+            top=top,
+            uncertainty=uncertainty,
+            data=("golden_input.txt", "golden_output.txt", *(f"memory/{name}.bin" for name in held)),
+            masters=True,
+            tools=HLS_TOOLS,
+        ),
+        **package(host.description(graph, engine, made, board, clock_ns=clock_ns, top=top)),
         f"{MEMORY}/map.json": json.dumps(_map(graph, engine, made), indent=2) + "\n",
     }
     for path in ("harness.h", "sequential/memory.h"):
@@ -61,7 +76,7 @@ def _port(value: Value, engine: Engine) -> dict[str, Any]:
     """Where a value lies. Of one that is folded: ``channels`` and ``width`` are those of the frame as it comes, ``columns`` those in memory."""
     fold = engine.layers.fold(value)
     return {
-        "at": engine.places.at[value.name],
+        "at": engine.begin(value),
         "channels": fold.channels,
         "height": value.height,
         "width": fold.columns,
@@ -76,12 +91,14 @@ def _port(value: Value, engine: Engine) -> dict[str, Any]:
 
 
 def _map(graph: Graph, engine: Engine, made: Image) -> dict[str, Any]:
-    """Where everything lies, for whoever starts the engine: ``at`` counts vectors in the region of values."""
+    """Where everything lies, for whoever starts the engine: ``at`` counts vectors in the region of values. A run takes ``batch`` frames: of each block
+    of channels one frame's rows after the other's."""
     inputs = {node.name: _port(value, engine) for node, value in zip(graph.inputs, engine.layers.inputs, strict=True)}
     outputs = {name: _port(value, engine) for name, value in zip(graph.output_names, engine.layers.outputs, strict=True)}
     return {
         "format": 1,
         "steps": len(engine.steps),
+        "batch": engine.layers.batch,
         "lanes": engine.shape.lanes,
         "value_bits": engine.shape.x_bits,
         "weight_bits": engine.shape.w_bits,

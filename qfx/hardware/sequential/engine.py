@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from math import ceil
 
 from qfx.errors import ProjectError, UnsupportedError
@@ -11,9 +12,11 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import dsp
 from qfx.hardware.emit import spelling
 from qfx.hardware.sequential.folding import folded
-from qfx.hardware.sequential.memory import Places, places, planes
+from qfx.hardware.sequential.memory import Places, begin, places, planes
+from qfx.hardware.sequential.merging import apart, joined
+from qfx.hardware.sequential.splitting import parts
 from qfx.hardware.sequential.tiles import Known, Shape, Tile, alike, blocks, cut, entries, fits, input_size, tiled, vectors
-from qfx.hardware.sequential.values import ROUNDING, Kind, Layers, Overflow, Step
+from qfx.hardware.sequential.values import ROUNDING, Kind, Layers, Overflow, Step, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Engine:
     slides: bool
     slide_rows: int
     """Whether windows of single channels slide, and the most rows of one."""
+    held_depth: int
+    """Words of sums that wait for those of the second input of a step; 0: no step has two."""
 
     @property
     def operand(self) -> FixedType:
@@ -84,15 +89,24 @@ class Engine:
 
     @property
     def cycles(self) -> int:
-        """Of a frame."""
+        """Of a run: of all frames of a batch."""
         return sum(placed.cycles for placed in self.steps)
+
+    def begin(self, value: Value) -> int:
+        """The first vector of a value."""
+        return begin(value, self.places.at[value.name], self.shape.lanes, self.shape.x_bits, self.layers.batch)
 
 
 def containers(layers: Layers) -> tuple[int, int]:
     """Bits of the containers of values and of weights: 8 if that holds all that is multiplied, else 16."""
-    read = [step.source.width for step in layers.steps if any(step.epilogue.factor)]
-    weights = [_weight_bits(step) for step in layers.steps]
+    read = [step.source.width for step in _products(layers) if any(step.epilogue.factor)]
+    weights = [_weight_bits(step) for step in _products(layers)]
     return 8 if max(read, default=8) <= 8 else 16, 8 if max(weights, default=8) <= 8 else 16
+
+
+def _products(layers: Layers) -> list[Step]:
+    """All steps, with those that are computed together with another."""
+    return [one for step in layers.steps for one in step.products]
 
 
 def _weight_bits(step: Step) -> int:
@@ -105,10 +119,10 @@ def _weight_bits(step: Step) -> int:
 
 def operands(layers: Layers) -> tuple[FixedType, int]:
     """The type that holds all that is multiplied, and the bits of all weights."""
-    read = [step.source for step in layers.steps if any(step.epilogue.factor)] or [layers.steps[0].source]
+    read = [step.source for step in _products(layers) if any(step.epilogue.factor)] or [layers.steps[0].source]
     signed = any(value.signed for value in read)
     bits = max(value.width + (signed and not value.signed) for value in read)
-    return FixedType(bits, bits, signed), max(max(map(_weight_bits, layers.steps)), 2)
+    return FixedType(bits, bits, signed), max(max(map(_weight_bits, _products(layers))), 2)
 
 
 def arithmetic(layers: Layers, shape: Shape, wide: int) -> str:
@@ -125,21 +139,38 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
     Raises ProjectError, naming the step, where a memory of the shape holds no tile of it."""
     if not layers.steps:
         raise ProjectError("has nothing to compute", where="sequential design", remedy="a layer engine needs a layer")
-    layers = folded(layers, shape.lanes)
+    layers = joined(folded(layers, shape.lanes))
     placed: list[Placed] = []
     known: Known = {}
+
+    def tried(steps: Iterable[Step]) -> list[Placed] | None:
+        """Steps in their tiles; None if one of them has no tile that fits."""
+        found = []
+        for step in steps:
+            if alike(step) not in known:
+                known[alike(step)] = tiled(step, shape, memory_bytes_per_cycle, port_bytes, layers.batch)
+            tile = known[alike(step)]
+            if tile is None:
+                return None
+            found.append(Placed(step, *tile))
+        return found
+
     for step in layers.steps:
-        if alike(step) not in known:
-            known[alike(step)] = tiled(step, shape, memory_bytes_per_cycle, port_bytes)
-        found = known[alike(step)]
-        if found is None:
+        ways = [tried((step,))]
+        if step.first is not None:
+            ways.append(tried(apart(step)))
+        if not any(ways):
+            ways.append(tried(part for one in apart(step) for part in parts(one)))
+        best = min((way for way in ways if way), key=lambda way: sum(one.cycles for one in way), default=None)
+        if best is None:
             what = f"no tile of it fits memories of {shape.x_depth} words of values, {shape.w_depth} of weights and {shape.y_depth} of results"
             raise ProjectError(what, where=step.name, remedy="use a board with more block RAM")
-        placed.append(Placed(step, *found))
-    made = [step.epilogue for step in layers.steps]
+        placed += best
+    layers = replace(layers, steps=tuple(one.step for one in placed))
+    made = [step.epilogue for step in _products(layers)]
     operand, weight_bits = operands(layers)
     values = max(one.value_bits for one in made)
-    acc = max(max(step.acc_bits for step in layers.steps), shape.x_bits + 2)
+    acc = max(max(step.acc_bits for step in _products(layers)), shape.x_bits + 2)
     factors = any(f != 1 for one in made for f in one.factor)
     # Inside of a product of factor and sum, and while planes are joined.
     others = [planes(step.beside, shape.x_bits) * shape.x_bits + 1 for step in layers.steps if step.beside is not None]
@@ -147,7 +178,10 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
     if value_bits > 64 + 8:
         raise UnsupportedError(f"needs words of {value_bits} bits", where=layers.steps[0].name, remedy="cast values to fewer bits")
     beside = [entry for entry in placed if entry.step.beside is not None]
-    depths = [shape.pixels * entry.tile.pixels * vectors(entry.step, shape) for entry in beside]
+    depths, held = (
+        [shape.pixels * entry.tile.pixels * vectors(entry.step, shape) for entry in found]
+        for found in (beside, [entry for entry in placed if entry.step.first is not None])
+    )
     return Engine(
         layers,
         shape,
@@ -171,6 +205,7 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
         arithmetic(layers, shape, wide),
         any(entry.tile.sliding for entry in placed),
         max((entry.step.window.kernel[0] for entry in placed if entry.tile.sliding), default=1),
+        max(held, default=0),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,17 +15,30 @@ from qfx.ir.windows import Windows
 
 
 def evaluate(layers: Layers, inputs: Sequence[RawArray]) -> dict[str, RawArray]:
-    """The raws (N, channels, height, width) of every value by name, given those of the inputs in any shape."""
-    held = {value.name: _shaped(raw, value) for value, raw in zip(layers.inputs, inputs, strict=True)}
+    """The raws (N, channels, height, width) of every place in memory by name, given those of the inputs in any shape."""
+    held = {value.name: raw.reshape(len(raw), value.channels, *value.held) for value, raw in zip(layers.inputs, inputs, strict=True)}
     for step in layers.steps:
-        beside = None if step.beside is None else held[step.beside.name]
-        result = finished(step.epilogue, _sums(step, held[step.source.name][:, step.skip : step.skip + step.source.channels]), beside)
-        held[step.target.name] = np.concatenate([held[step.target.name], result], axis=1) if step.target_skip else result
+        beside = None if step.beside is None else seen(held, step.beside)
+        for one in step.products:
+            beside = finished(one.epilogue, _sums(one, seen(held, one.source)), beside)
+        assert beside is not None
+        _write(held, step.target, beside)
     return held
 
 
-def _shaped(raw: RawArray, value: Value) -> RawArray:
-    return raw.reshape(len(raw), value.channels, value.height, value.columns)
+def seen(held: Mapping[str, RawArray], value: Value) -> RawArray:
+    """A value's raws (N, channels, height, width)."""
+    raw = held[value.name][:, value.skip : value.skip + value.channels]
+    return raw.repeat(value.zoom[0], axis=2).repeat(value.zoom[1], axis=3)
+
+
+def _write(held: dict[str, RawArray], value: Value, raw: RawArray) -> None:
+    before = held.get(value.name, raw[:, :0])
+    count = max(before.shape[1], value.skip + value.channels)
+    whole = np.zeros((len(raw), count, *raw.shape[2:]), dtype=np.int64)
+    whole[:, : before.shape[1]] = before
+    whole[:, value.skip : value.skip + value.channels] = raw
+    held[value.name] = whole
 
 
 def _sums(step: Step, x: RawArray) -> RawArray:

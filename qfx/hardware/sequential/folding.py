@@ -19,18 +19,18 @@ def folded(layers: Layers, lanes: int) -> Layers:
     """The network with its inputs folded where that takes fewer vectors; one that is folded already stays as it is."""
     steps, inputs, folds = list(layers.steps), list(layers.inputs), dict(layers.folds)
     for place, value in enumerate(inputs):
-        readers = [index for index, step in enumerate(steps) if value.name in (step.source.name, step.beside and step.beside.name)]
+        readers = [index for index, step in enumerate(steps) for read in step.reads if value.name == read.name]
         if len(readers) != 1 or value in layers.outputs or value.name in folds:
             continue
         step = steps[readers[0]]
         kernel = step.window.kernel[1]
-        if step.kind is not Kind.MATRIX or (step.beside is not None and step.beside.name == value.name):
+        if step.kind is not Kind.MATRIX or step.source != value:
             continue
         if ceil(kernel * value.channels / lanes) >= kernel * ceil(value.channels / lanes):
             continue
         steps[readers[0]], folds[value.name] = _folded(step)
         inputs[place] = steps[readers[0]].source
-    return Layers(tuple(steps), tuple(inputs), layers.outputs, tuple(folds.items()))
+    return replace(layers, steps=tuple(steps), inputs=tuple(inputs), folds=tuple(folds.items()))
 
 
 def _folded(step: Step) -> tuple[Step, Fold]:

@@ -1,9 +1,12 @@
-"""Where values lie in memory: a place for each, shared by those that never hold anything at the same time."""
+"""Where values lie in memory: a place for each, shared by those that never hold anything at the same time.
+
+A value lies as vectors of channels: block by block, frame by frame of a batch, row by row, pixel by pixel.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 from qfx.hardware.sequential.values import Layers, Value
@@ -29,27 +32,30 @@ def planes(value: Value, bits: int) -> int:
 
 
 def size(value: Value, lanes: int, bits: int) -> int:
-    """Vectors that a value takes."""
-    return ceil(value.channels / lanes) * value.pixels * planes(value, bits)
+    """Vectors that a value of one frame takes, with all that comes before it in its place."""
+    return ceil((value.skip + value.channels) / lanes) * value.held[0] * value.held[1] * planes(value, bits)
+
+
+def begin(value: Value, at: int, lanes: int, bits: int, batch: int) -> int:
+    """The first vector of a value whose place begins there."""
+    return at + value.skip // lanes * value.held[0] * value.held[1] * planes(value, bits) * batch
 
 
 def places(layers: Layers, lanes: int, bits: int) -> Places:
     """Each value goes into the first gap that is large enough among those that live at the same time, the largest values first.
 
     A value lives from the step that writes it to the last one that reads it; an input from the beginning, and inputs and outputs to the end, so that
-    frames can be written and read there whenever no step runs.
+    frames can be written and read there whenever no step runs. A place that several steps write lives from the first of them on.
     """
     born = {value.name: -1 for value in layers.inputs}
-    sizes = {value.name: size(value, lanes, bits) for value in layers.inputs}
+    sizes = {value.name: size(value, lanes, bits) * layers.batch for value in layers.inputs}
     for index, step in enumerate(layers.steps):
         born.setdefault(step.target.name, index)
-        whole = replace(step.target, channels=step.target_skip + step.target.channels)
-        sizes[whole.name] = max(sizes.get(whole.name, 0), size(whole, lanes, bits))
+        sizes[step.target.name] = max(sizes.get(step.target.name, 0), size(step.target, lanes, bits) * layers.batch)
     last = {step.target.name: index for index, step in enumerate(layers.steps)} | {value.name: -1 for value in layers.inputs}
     for index, step in enumerate(layers.steps):
-        for value in (step.source, step.beside):
-            if value is not None:
-                last[value.name] = index
+        for value in step.reads:
+            last[value.name] = max(index, last[value.name])
     for value in (*layers.inputs, *layers.outputs):
         last[value.name] = len(layers.steps)
     at: dict[str, int] = {}

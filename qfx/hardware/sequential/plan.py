@@ -17,7 +17,7 @@ from qfx.hardware.design.dsp import PACKED
 from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
 from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine, operands
 from qfx.hardware.sequential.folding import folded
-from qfx.hardware.sequential.splitting import split
+from qfx.hardware.sequential.merging import joined
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import SHALLOW, Shape, alike, cut, entries, memory_bytes, turns, vectors
 from qfx.hardware.sequential.values import Kind, Layers, Step
@@ -51,16 +51,17 @@ class Plan:
 
     @property
     def interval(self) -> int:
-        """Cycles from frame to frame: of all steps."""
-        return self.engine.cycles
+        """Cycles from frame to frame, on the average of a batch."""
+        return ceil(self.engine.cycles / self.engine.layers.batch)
 
     @property
     def latency_ns(self) -> float:
-        return self.interval * self.clock_ns
+        """Of a run: a frame is done when its whole batch is."""
+        return self.engine.cycles * self.clock_ns
 
     @property
     def fps(self) -> float:
-        return 1e9 / self.latency_ns
+        return 1e9 / (self.interval * self.clock_ns)
 
     @property
     def macs(self) -> int:
@@ -81,11 +82,12 @@ class Plan:
     def bytes(self) -> int:
         """What a frame moves to and from memory."""
         shape = self.engine.shape
-        return sum(sum(memory_bytes(placed.step, shape, placed.tile).values()) for placed in self.engine.steps)
+        moved = sum(sum(memory_bytes(placed.step, shape, placed.tile).values()) for placed in self.engine.steps)
+        return ceil(moved / self.engine.layers.batch)
 
     @property
     def binds(self) -> Counter[str]:
-        """Cycles by what they are spent on."""
+        """Cycles of a run by what they are spent on."""
         found: Counter[str] = Counter()
         for placed in self.engine.steps:
             found[placed.bound] += placed.cycles
@@ -105,14 +107,14 @@ class Plan:
         return power(self.estimate, clock_ns=self.clock_ns, interval=self.interval)
 
 
-def plan(graph: Graph, board: Board, *, clock_ns: float, progress: Progress = silent) -> Plan:
-    """The fastest engine that fits the board. Raises UnsupportedError for what no step computes, naming the node, and ProjectError for a board
+def plan(graph: Graph, board: Board, *, clock_ns: float, batch: int = 1, progress: Progress = silent) -> Plan:
+    """The fastest engine that fits the board, for runs of ``batch`` frames. Raises UnsupportedError for what no step computes, naming the node, and ProjectError for a board
     without memory, or on which no array fits."""
     check_clock(clock_ns, board)
     if not board.memory_gb_s:
         what = "how fast its memory is, is not known, and a sequential design reads values and weights from there"
         raise ProjectError(what, where=board.name, remedy="give memory_gb_s in the board's file (docs/board.md)")
-    made = split(layers(graph))
+    made = replace(layers(graph), batch=batch)
     if not made.steps:
         raise ProjectError("has nothing to compute", where=graph.name, remedy="a layer engine needs a layer")
     per_cycle = bytes_per_cycle(board, clock_ns)
@@ -179,11 +181,14 @@ def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
     total = 0
     known: dict[object, int] = {}
     wide = replace(shape, x_depth=1 << 40, y_depth=1 << 40)
-    for step in folded(made, shape.lanes).steps:
+    for step in joined(folded(made, shape.lanes)).steps:
         if alike(step) not in known:
-            count = turns(step, wide, cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns))
+            whole = cut(step, wide, ceil(step.target.height / shape.pixels), step.target.columns, made.batch)
+            lanes = cut(step, wide, step.target.height, step.target.columns, made.batch, lane_frames=min(made.batch, shape.pixels) > 1)
+            count, other = turns(step, wide, whole), turns(step, wide, lanes)
+            count = {name: min(taken, other[name]) for name, taken in count.items()}
             vector, weight = shape.lanes * shape.x_bits / 8, shape.wide * shape.lanes * shape.w_bits / 8
-            source = ceil(step.source.channels / shape.lanes) * step.source.pixels
+            source = sum(ceil(one.source.channels / shape.lanes) * one.source.held[0] * one.source.held[1] for one in step.products) * made.batch
             ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight / 2)) / port
             known[alike(step)] = max(count["multiply"], count["epilogue"], count["place_weights"], source, ceil(ports))
         total += known[alike(step)]
@@ -219,9 +224,12 @@ def _least_results(step: Step, shape: Shape) -> int:
 
 def _depth_of_values(made: Layers, shape: Shape, budget: int) -> int:
     """Words of values for each pixel lane, with what is left when all other memories are built."""
-    beside = [ceil(step.beside.width / shape.x_bits) for step in made.steps if step.beside is not None]
+    steps = joined(made).steps
+    beside = [ceil(step.beside.width / shape.x_bits) for step in steps if step.beside is not None]
+    sums = [step.epilogue.value_bits for step in steps if step.first is not None]
     fixed = 0 if shape.shallow else 2 * r.bram18(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
     fixed += 2 * r.bram18(shape.y_depth, shape.lanes * shape.x_bits) * (1 + max(beside, default=0)) + 8 * MASTERS
+    fixed += r.bram18(shape.y_depth, shape.lanes * max(sums)) if sums else 0
     for depth in range(64 * _WORDS, 0, -_WORDS):
         if fixed + 2 * shape.pixels * r.bram18(depth, shape.lanes * shape.x_bits) <= budget:
             return depth

@@ -9,23 +9,27 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
+from qfx.fixed.type import FixedType
+from qfx.fixed.vectors import Place, put
 from qfx.hardware.sequential.engine import Engine, Placed
-from qfx.hardware.sequential.folding import laid_out
 from qfx.hardware.sequential.memory import planes
-from qfx.hardware.sequential.tiles import PARAMETER_WORDS, TAPS, blocks, entries, vectors
-from qfx.hardware.sequential.values import ROUNDING, Kind, Value
+from qfx.hardware.sequential.tiles import PARAMETER_WORDS, TAPS, Shape, blocks, entries, vectors
+from qfx.hardware.sequential.values import ROUNDING, Kind, Step, Value
 from qfx.ir.values import RawArray
 
-FIELDS = (
-    "kind", "x_at", "x_blocks", "x_height", "x_width", "x_signed", "fill",
-    "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w",
-    "height", "width", "blocks", "rows", "columns", "tiles_h", "tiles_w", "jobs", "segments", "entries", "last_entries",
-    "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed",
+_WINDOW = (
+    "at", "blocks", "height", "width", "is_signed", "zoom_h", "zoom_w", "lines", "line",
+    "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w", "entries",
+)  # fmt: skip
+_STEP = (
+    "kind", "inputs", "fill", "height", "width", "blocks", "frames", "lane_frames", "rows", "columns", "tiles_h", "tiles_w",
+    "jobs", "segments", "last_entries", "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed",
     "sliding", "leak", "rounding", "overflow", "bits", "is_signed",
 )  # fmt: skip
+FIELDS = (*_STEP, *(f"in[{number}].{name}" for number in (0, 1) for name in _WINDOW))
 """The words of an instruction, in the order of ``read_step``."""
 
-STEP_WORDS = 48
+STEP_WORDS = 64
 """Words of 64 bits of an instruction; those behind the fields are 0."""
 
 
@@ -65,23 +69,27 @@ def image(engine: Engine) -> Image:
 
 def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at: int) -> bytes:
     step, tile, shape = placed.step, placed.tile, engine.shape
-    window, source, target, made = step.window, step.source, step.target, step.epilogue
-    fill = 1 << shape.x_bits - 1 if step.kind is Kind.MAXIMUM and source.signed else 0
-    at = engine.places.at
-    x_at = at[source.name] + step.skip // shape.lanes * source.pixels
-    y_at = at[target.name] + step.target_skip // shape.lanes * target.pixels * planes(target, shape.x_bits)
-    beside = (0, 0, 0) if step.beside is None else (at[step.beside.name], planes(step.beside, shape.x_bits), int(step.beside.signed))
+    target, made = step.target, step.epilogue
+    fill = 1 << shape.x_bits - 1 if step.kind is Kind.MAXIMUM and step.source.signed else 0
+    beside = (0, 0, 0) if step.beside is None else (engine.begin(step.beside), planes(step.beside, shape.x_bits), int(step.beside.signed))
     values = (
-        int(step.kind), x_at, blocks(source.channels, shape.lanes), source.height, source.columns, int(source.signed), fill,
-        *window.kernel, *window.stride, *window.pads, *window.dilation,
-        target.height, target.columns, blocks(target.channels, shape.lanes),
-        tile.rows, tile.columns, tile.tiles_h, tile.tiles_w, tile.jobs, tile.segments, tile.entries, tile.last_entries,
-        weights_at, parameters_at, y_at, planes(target, shape.x_bits), *beside,
-        int(tile.sliding), made.leak, ROUNDING[made.rounding], int(made.overflow), made.bits, int(made.signed),
+        int(step.kind), len(step.products), fill, target.height, target.columns, blocks(target.channels, shape.lanes), tile.batch,
+        int(tile.lane_frames), tile.rows, tile.columns, tile.tiles_h, tile.tiles_w, tile.jobs, tile.segments, tile.last_entries, weights_at,
+        parameters_at, engine.begin(target), planes(target, shape.x_bits), *beside, int(tile.sliding), made.leak, ROUNDING[made.rounding],
+        int(made.overflow), made.bits, int(made.signed), *(field for one in step.products for field in _window(engine, one, tile.entries if one is
+        step else entries(one, shape))),
     )  # fmt: skip
     words = np.zeros(STEP_WORDS, dtype="<i8")
-    words[: len(FIELDS)] = values
+    words[: len(values)] = values
     return words.tobytes()
+
+
+def _window(engine: Engine, step: Step, words: int) -> tuple[int, ...]:
+    window, source = step.window, step.source
+    return (
+        engine.begin(source), blocks(source.channels, engine.shape.lanes), source.height, source.columns, int(source.signed), *source.zoom,
+        *source.held, *window.kernel, *window.stride, *window.pads, *window.dilation, words,
+    )  # fmt: skip
 
 
 def _weights(engine: Engine, placed: Placed) -> npt.NDArray[np.signedinteger]:
@@ -100,18 +108,30 @@ def _weights(engine: Engine, placed: Placed) -> npt.NDArray[np.signedinteger]:
         one[: len(step.weight)] = step.weight.reshape(-1, rows, columns)
         alone[:, :, first : first + columns] = one.reshape(placed.tile.jobs, lanes, rows, columns).transpose(0, 2, 3, 1)
         return alone
-    outputs, channels = placed.tile.jobs * shape.outputs, blocks(step.source.channels, lanes) * lanes
-    filled = np.zeros((outputs, channels, *step.weight.shape[2:]), dtype=dtype)
+    return np.concatenate([_matrix(one, shape, placed.tile.jobs) for one in step.products], axis=1)
+
+
+def _matrix(step: Step, shape: Shape, jobs: int) -> npt.NDArray[np.signedinteger]:
+    """(jobs, words, outputs, lanes)."""
+    assert step.weight is not None  # a matrix has weights
+    lanes = shape.lanes
+    channels = blocks(step.source.channels, lanes) * lanes
+    filled = np.zeros((jobs * shape.outputs, channels, *step.weight.shape[2:]), dtype=np.dtype(f"<i{shape.w_bits // 8}"))
     filled[: len(step.weight), : step.weight.shape[1]] = step.weight
     # (jobs, outputs, blocks, lanes, taps) to (jobs, taps, blocks, outputs, lanes)
-    parts = filled.reshape(placed.tile.jobs, shape.outputs, channels // lanes, lanes, -1).transpose(0, 4, 2, 1, 3)
+    parts = filled.reshape(jobs, shape.outputs, channels // lanes, lanes, -1).transpose(0, 4, 2, 1, 3)
     assert parts.shape[1] * parts.shape[2] == entries(step, shape)
-    return np.ascontiguousarray(parts)
+    return np.ascontiguousarray(parts).reshape(jobs, -1, shape.outputs, lanes)
 
 
 def _parameters(engine: Engine, placed: Placed) -> npt.NDArray[np.int64]:
-    step, made = placed.step, placed.step.epilogue
-    count = placed.tile.jobs * vectors(step, engine.shape) * engine.shape.lanes
+    """Job by job, and in a job input by input."""
+    rows = [_channels(one, placed.tile.jobs * vectors(one, engine.shape) * engine.shape.lanes) for one in placed.step.products]
+    return np.stack([one.reshape(placed.tile.jobs, -1) for one in rows], axis=1)
+
+
+def _channels(step: Step, count: int) -> npt.NDArray[np.int64]:
+    made = step.epilogue
     rows = np.zeros((count, PARAMETER_WORDS), dtype="<i8")
     of = slice(0, step.target.channels)
     rows[of, 0] = made.added.astype(np.int64)
@@ -121,14 +141,28 @@ def _parameters(engine: Engine, placed: Placed) -> npt.NDArray[np.int64]:
     return rows
 
 
+def place(value: Value, engine: Engine, shape: tuple[int, ...] | None = None) -> Place:
+    """Where a value lies in memory; of an input that is folded, how frames get there. ``shape``: that of the frame (default: with three axes)."""
+    fold, bits = engine.layers.fold(value), engine.shape.x_bits
+    return Place(
+        FixedType(value.width, value.width, value.signed),
+        (fold.channels, value.height, fold.columns) if shape is None else shape,
+        engine.begin(value),
+        fold.channels,
+        value.height,
+        value.columns,
+        engine.shape.lanes,
+        bits,
+        fold.kernel,
+        fold.stride,
+        fold.before,
+        fold.dilation,
+        engine.layers.batch,
+    )
+
+
 def as_vectors(raw: RawArray, value: Value, engine: Engine) -> bytes:
-    """The raws (channels, height, width in any shape) of one frame as they lie in memory; of an input that is folded, of the frame as it comes."""
-    fold = engine.layers.fold(value)
-    raw = laid_out(raw.reshape(1, fold.channels, value.height, fold.columns), fold, value)
-    lanes, bits = engine.shape.lanes, engine.shape.x_bits
-    count, of = blocks(value.channels, lanes), planes(value, bits)
-    filled = np.zeros((count * lanes, value.height, value.columns), dtype=np.int64)
-    filled[: value.channels] = raw.reshape(value.channels, value.height, value.columns)
-    ordered = filled.reshape(count, lanes, value.height, value.columns).transpose(0, 2, 3, 1)[..., None, :]
-    parts = ordered >> (np.arange(of).reshape(-1, 1) * bits) & ((1 << bits) - 1)
-    return parts.astype(np.dtype(f"<u{bits // 8}")).tobytes()
+    """The raws (frames of a batch, channels, height, width in any shape) as they lie in memory; of an input that is folded, of frames as they
+    come."""
+    of = place(value, engine)
+    return put(raw.reshape(-1, *of.shape), of).tobytes()

@@ -8,26 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from qfx.fixed.type import QMode
-from qfx.hardware.sequential.values import Epilogue, Kind, Layers, Overflow, Step, Value, integers
+from qfx.hardware.sequential.values import CHANNELS, Epilogue, Kind, Overflow, Step, Value, integers
 
 MOST_NUMBERS = 8192
 """Numbers of a window that one step reads."""
-CHANNELS = 32
-"""Parts begin at multiples of so many channels: at a vector of any array."""
 
 
-def split(layers: Layers) -> Layers:
-    """The network with the matrix-vector products of flattened values, and windows of single channels, in parts, where these have more than
-    MOST_NUMBERS numbers."""
-    steps = tuple(part for step in layers.steps for part in (_parts(step) if step.kind is Kind.MATRIX else _channels(step)))
-    return replace(layers, steps=steps)
+def parts(step: Step) -> Iterator[Step]:
+    """A matrix-vector product of a flattened value, or windows of single channels, in parts, where these have more than MOST_NUMBERS numbers."""
+    return _parts(step) if step.kind is Kind.MATRIX else _channels(step)
 
 
 def _parts(step: Step) -> Iterator[Step]:
     taps = step.window.kernel[0] * step.window.kernel[1]
     each = max(MOST_NUMBERS // taps // CHANNELS, 1) * CHANNELS
     exact = all(int(factor) > 0 and int(factor) & (int(factor) - 1) == 0 for factor in step.epilogue.factor)
-    alone = step.kind is Kind.MATRIX and step.target.pixels == 1 and step.beside is None and not step.skip
+    alone = step.target.pixels == 1 and step.beside is None and step.first is None
     if not alone or not exact or step.source.channels <= each:
         yield step
         return
@@ -35,10 +31,10 @@ def _parts(step: Step) -> Iterator[Step]:
     before: Value | None = None
     for begin in range(0, step.source.channels, each):
         end = min(begin + each, step.source.channels)
-        source = replace(step.source, channels=end - begin)
+        source = replace(step.source, channels=end - begin, skip=step.source.skip + begin)
         weight = np.ascontiguousarray(step.weight[:, begin:end])
         macs = step.macs * (end - begin) // step.source.channels
-        part = replace(step, source=source, weight=weight, skip=begin, macs=macs, beside=before)
+        part = replace(step, source=source, weight=weight, macs=macs, beside=before)
         if end < step.source.channels:
             target = Value(f"{step.target.name}#{end}", step.target.channels, 1, 1, step.acc_bits, True)
             yield replace(part, target=target, epilogue=_sums(step))
@@ -53,7 +49,7 @@ def _channels(step: Step) -> Iterator[Step]:
     taps = step.window.kernel[0] * step.window.kernel[1]
     each = max(MOST_NUMBERS // taps // CHANNELS, 1) * CHANNELS
     count = step.source.channels
-    if count <= each or step.beside is not None or step.skip:
+    if count <= each or step.beside is not None:
         yield step
         return
     made = step.epilogue
@@ -63,13 +59,11 @@ def _channels(step: Step) -> Iterator[Step]:
         size = own.stop - begin
         yield replace(
             step,
-            source=replace(step.source, channels=size),
-            target=replace(step.target, channels=size),
+            source=replace(step.source, channels=size, skip=step.source.skip + begin),
+            target=replace(step.target, channels=size, skip=step.target.skip + begin),
             weight=None if step.weight is None else step.weight[own],
             epilogue=replace(made, **{name: getattr(made, name)[own] for name in arrays}),
             macs=step.macs * size // count,
-            skip=begin,
-            target_skip=begin,
         )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qfx.errors import UnsupportedError
 from qfx.fixed.arith import Interval
+from qfx.hardware.sequential import moving
 from qfx.hardware.sequential.chain import Chain
-from qfx.hardware.sequential.values import Layers, Step, Value
-from qfx.hardware.sequential.windows import INSTEAD, Main, main_of, plain, shape3
+from qfx.hardware.sequential.values import PIXEL, Epilogue, Layers, Step, Value
+from qfx.hardware.sequential.windows import INSTEAD, Main, chosen, main_of, plain, shape3
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import Info
-from qfx.operators import Add, Cast, Conv, Input, Linear, Pad, Reshape, Slice, macs
+from qfx.operators import Add, Cast, Concat, Input, Linear, Reshape, Slice, Upsample, macs
 
 CONTAINER = 16
 """Bits of the widest number that is multiplied."""
@@ -20,6 +21,7 @@ CONTAINER = 16
 @dataclass(slots=True)
 class _Making:
     graph: Graph
+    inside: moving.Inside
     on_one_grid: frozenset[str]
     """The values whose channels lie on one grid in memory."""
     stored: dict[str, Value] = field(default_factory=dict)
@@ -33,37 +35,86 @@ def layers(graph: Graph) -> Layers:
     """The steps of the graph, in an order in which every value is in memory before it is read.
 
     Each step takes a convolution, a matrix-vector product, a pool or a whole value, and the pointwise operators behind it up to the first cast or to
-    a value that several read. A sum of two values joins the later of them. Raises UnsupportedError for what no step computes.
+    a value that several read. A sum of two values joins the later of them. What only moves takes none where it can do without (``moving.py``). Raises
+    UnsupportedError for what no step computes.
     """
-    making = _Making(graph, _on_one_grid(graph))
+    inside = moving.inside(graph)
+    making = _Making(graph, inside, moving.on_one_grid(graph, inside))
     for node in graph.nodes:
         if isinstance(node.op, Input):
             _store(making, node.name)
         elif isinstance(node.op, Reshape):
             _rename(making, node)
-        elif node.name not in making.done:
+        elif isinstance(node.op, Concat):
+            _join(making, node)
+        elif isinstance(node.op, Upsample):
+            _enlarge(making, node)
+        elif node.name not in making.done and not _take(making, node):
             _add_step(making, node)
     inputs = tuple(making.stored[node.name] for node in graph.inputs)
     return Layers(tuple(making.steps), inputs, tuple(making.stored[name] for name in graph.outputs))
 
 
-def _on_one_grid(graph: Graph) -> frozenset[str]:
-    """The outputs, what is multiplied by a matrix, and what either of them is under another shape."""
-    found = set(graph.outputs)
-    for node in reversed(graph.nodes):
-        if isinstance(node.op, Conv | Linear | Slice | Pad) or (isinstance(node.op, Reshape) and node.name in found):
-            found.add(node.inputs[0])
-    return frozenset(found)
-
-
 def _store(making: _Making, name: str) -> Value:
-    """The value of a node takes its place in memory."""
-    info = making.graph.infos[name]
-    making.infos[name] = info.on_one_grid() if name in making.on_one_grid else info
-    held = making.infos[name].word
-    channels, height, columns = shape3(info.shape, name)
-    making.stored[name] = Value(name, channels, height, columns, held.width, held.signed)
+    """The value of a node takes its place in memory, which may be a part of another one's."""
+    place, skip = moving.places_of(making.inside, name)
+    whole, shape = making.graph.infos[place], making.graph.infos[name].shape
+    whole = whole.on_one_grid() if place in making.on_one_grid else whole
+    making.infos[name] = whole if place == name else moving.part(whole, skip, shape)
+    channels, height, columns = shape3(shape, name)
+    making.stored[name] = Value(place, channels, height, columns, whole.word.width, whole.word.signed, skip)
     return making.stored[name]
+
+
+def _take(making: _Making, node: Node) -> bool:
+    """A slice as a part of a place, if it is one."""
+    found = moving.taken(making.graph, node, *_operand(making, node, 0)) if isinstance(node.op, Slice) else None
+    if found is not None:
+        making.stored[node.name], making.infos[node.name] = found
+    return found is not None
+
+
+def _enlarge(making: _Making, node: Node) -> None:
+    """Whoever reads it sees each pixel several times; an output is written so."""
+    value, info = moving.enlarged(node, *_operand(making, node, 0), making.graph.infos[node.name].shape)
+    if node.name in making.graph.outputs:
+        _copy(making, node, value, info, _store(making, node.name), making.infos[node.name])
+    else:
+        making.stored[node.name], making.infos[node.name] = value, info
+
+
+def _join(making: _Making, node: Node) -> None:
+    """Values side by side: those that do not lie there yet are copied; where one does not begin at a vector, all are placed by matrices."""
+    graph, whole = making.graph, _store(making, node.name)
+    info, before = making.infos[node.name], None
+    for place, (name, offset) in enumerate(zip(node.inputs, moving.offsets(graph, node), strict=True)):
+        source, known = _operand(making, node, place)
+        if not moving.side_by_side(graph, node):
+            last = place == len(node.inputs) - 1
+            target = whole if last else replace(whole, name=f"{node.name}#{place}", skip=0)
+            before = _placed(making, node, source, known, offset, before, target)
+        elif making.inside.get(name) != (node.name, offset):
+            target = replace(whole, channels=source.channels, skip=whole.skip + offset)
+            _copy(making, node, source, known, target, moving.part(info, offset, known.shape))
+
+
+def _copy(making: _Making, node: Node, source: Value, known: Info, target: Value, info: Info) -> None:
+    """A value as it is, to another place and perhaps to other grids there."""
+    chain = _whole(node, source, known)
+    assert chain is not None  # a sum follows what is plain
+    _finish(making, chain, source, target, chain.ended(node.name, None, info), (node.name,), 0)
+
+
+def _placed(making: _Making, node: Node, source: Value, known: Info, first: int, before: Value | None, target: Value) -> Value:
+    """A value's channels at their place among zeros, added to what was placed before."""
+    info = making.infos[node.name]
+    main = chosen(node, source, known, info, PIXEL, {first + channel: channel for channel in range(source.channels)})
+    chain: Chain | None = Chain.of(_multiplied(main, source, node.name))
+    if chain is not None and before is not None:
+        chain = chain.then(Add(), (before, info))
+    assert chain is not None  # a sum follows a product
+    _finish(making, chain, source, target, chain.ended(node.name, None, info), (node.name,), 0)
+    return target
 
 
 def _rename(making: _Making, node: Node) -> None:
@@ -72,7 +123,8 @@ def _rename(making: _Making, node: Node) -> None:
     after = after.on_one_grid() if node.name in making.on_one_grid else after
     held = making.stored[node.inputs[0]]
     same = after.shape[0] == before.shape[0] and held.pixels == 1
-    if (len(after.shape) > 1 and not same) or after.word.width != held.width or before.per_channel != after.per_channel:
+    moved = after.word.width != held.width or before.per_channel != after.per_channel or after.type.frac_bits != before.type.frac_bits
+    if (len(after.shape) > 1 and not same) or moved:
         what = f"{before.shape} under the shape {after.shape}"
         raise UnsupportedError(what, where=node.name, remedy=f"a layer engine flattens values, and nothing else; {INSTEAD}")
     making.stored[node.name], making.infos[node.name] = held, after
@@ -99,10 +151,13 @@ def _add_step(making: _Making, node: Node) -> None:
         names.append(current.name)
     target = _store(making, current.name)
     epilogue = chain.ended(current.name, cast, making.infos[current.name])
-    main = chain.main
-    work = macs(node.op, graph.infos[node.name])
-    making.steps.append(Step(main.kind, source, target, main.window, main.weight, epilogue, chain.beside, _signed_width(main), tuple(names), work))
+    _finish(making, chain, source, target, epilogue, tuple(names), macs(node.op, graph.infos[node.name]))
     making.done |= set(names)
+
+
+def _finish(making: _Making, chain: Chain, source: Value, target: Value, epilogue: Epilogue, names: tuple[str, ...], work: int) -> None:
+    main = chain.main
+    making.steps.append(Step(main.kind, source, target, main.window, main.weight, epilogue, chain.beside, _signed_width(main), names, work))
 
 
 def _signed_width(main: Main) -> int:
@@ -118,22 +173,28 @@ def _begun(making: _Making, node: Node) -> tuple[Chain, Value]:
     if main is not None:
         return Chain.of(_multiplied(main, source, node.name)), source
     held = [_operand(making, node, place) for place in range(len(node.inputs))]
-    if len(held) == 2 and held[0][0].width > held[1][0].width:
-        held.reverse()  # what is multiplied is narrow
+    held.sort(key=lambda one: (one[0].zoom == (1, 1), one[0].width))  # what is multiplied is narrow, and it alone may be seen enlarged
     source, info = held[0]
-    wide = source.width > CONTAINER
-    main = plain(source, info)
-    chain: Chain | None = Chain.of(main)
-    if wide and len(held) == 1:  # all of it beside sums that are multiplied by 0
-        chain = Chain.nothing(main).then(Add(), (source, info))
-    elif wide:
+    if held[-1][0].zoom != (1, 1) and len(held) == 2:
+        raise UnsupportedError("adds two enlarged values", where=node.name, remedy=f"enlarge their sum, or {INSTEAD}")
+    if source.width > CONTAINER and len(held) == 2 and source.zoom == (1, 1):
         raise UnsupportedError(f"both values have more than {CONTAINER} bits", where=node.name, remedy="cast one of them")
+    chain = _whole(node, source, info)
     if chain is not None and not isinstance(node.op, Cast):
         chain = chain.then(node.op, held[1] if len(held) == 2 else None)
     if chain is None:
         what = f"a layer engine has no {type(node.op).__name__}" + (" here" if node.op.pointwise else "")
         raise UnsupportedError(what, where=node.name, remedy=INSTEAD)
     return chain, source
+
+
+def _whole(node: Node, source: Value, info: Info) -> Chain | None:
+    """All of a value; of one that is wide beside sums that are multiplied by 0."""
+    main = plain(source, info)
+    if source.width > CONTAINER and source.zoom != (1, 1):
+        what = f"enlarged numbers of {source.width} bits"
+        raise UnsupportedError(what, where=node.name, remedy=f"cast them to {CONTAINER} bits at most before they are enlarged")
+    return Chain.of(main) if source.width <= CONTAINER else Chain.nothing(main).then(Add(), (source, info))
 
 
 def _operand(making: _Making, node: Node, place: int) -> tuple[Value, Info]:
@@ -152,7 +213,7 @@ def _beside(making: _Making, node: Node, joined: str, chain: Chain) -> tuple[Val
     if len(others) != 1 or others[0] not in making.stored:
         return None
     value, info = making.stored[others[0]], making.infos[others[0]]
-    alike = (value.channels, value.height, value.columns) == chain.main.shape and info.shape[0] == value.channels
+    alike = (value.channels, value.height, value.columns) == chain.main.shape and info.shape[0] == value.channels and value.zoom == (1, 1)
     return (value, info) if alike else None
 
 

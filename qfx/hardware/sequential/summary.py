@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from qfx.hardware.board import MEMORY_SUSTAINED
 from qfx.hardware.cost.estimate import LIMITS, NAMES, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.folding import told
 from qfx.hardware.folding.summary import FORMAT, table
+from qfx.hardware.processes.memory.from_memory import LATENCY_CYCLES
+from qfx.hardware.sequential.delay import WORST_SUSTAINED, worst_cycles
 from qfx.hardware.sequential.engine import Placed
 from qfx.hardware.sequential.plan import Plan, bytes_per_cycle
 from qfx.hardware.sequential.tiles import memory_bytes
@@ -47,6 +50,8 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
             "gb_per_second": round(plan.bytes * plan.fps / 1e9, 3),
             "assumed_gb_per_second": round(bytes_per_cycle(found.board, plan.clock_ns) / plan.clock_ns, 3),
             "value_bytes": plan.engine.places.bytes,
+            "worst_frames_per_second": round(_worst_fps(plan), 3),
+            "worst_gb_per_second": round(bytes_per_cycle(found.board, plan.clock_ns) / plan.clock_ns * WORST_SUSTAINED / MEMORY_SUSTAINED, 3),
         },
         "cycles_by_what_binds": dict(plan.binds.most_common()),
         "resources": _numbers(found.total),
@@ -115,9 +120,16 @@ def as_text(plan: Plan, model: str) -> str:
     lines.append(
         f"memory     {plan.bytes / 1e6:.1f} MB a frame, {moved:.2f} GB/s of {rate:.2f} assumed; values take {plan.engine.places.bytes / 1e6:.1f} MB"
     )
+    latency = f"bursts that wait {LATENCY_CYCLES} cycles each"
+    lines.append(f"late       {_worst_fps(plan):.1f} frames per second with half of that, {latency}, and masters that share ports")
     lines.append(f"work       {plan.gops:.1f} GOPS, {plan.gops / plan.power.total_w:.1f} GOPS/W")
     lines += told.lines(plan)
     return "\n".join(lines) + "\n"
+
+
+def _worst_fps(plan: Plan) -> float:
+    """Frames a second if memory is as late as is reckoned with at the worst."""
+    return 1e9 / (worst_cycles(plan) * plan.clock_ns)
 
 
 def _aligned(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

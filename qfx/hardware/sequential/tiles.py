@@ -78,10 +78,19 @@ class Tile:
     last_entries: int
     sliding: bool = False
     """Whether windows of single channels take the taps of a row at once."""
+    batch: int = 1
+    """Frames of the run."""
+    passes: int = 1
+    """Frames of a tile: one, or as many as there are pixel lanes, each of which has the rows of one frame."""
+
+    @property
+    def lane_frames(self) -> bool:
+        return self.passes > 1
 
     @property
     def tiles(self) -> int:
-        return self.tiles_h * self.tiles_w
+        """Of the run."""
+        return ceil(self.batch / self.passes) * self.tiles_h * self.tiles_w
 
     @property
     def pixels(self) -> int:
@@ -114,62 +123,84 @@ def slides(step: Step, shape: Shape, columns: int) -> bool:
     return able and (columns - 1) * stride + kernel < columns * kernel
 
 
-def cut(step: Step, shape: Shape, rows: int, columns: int) -> Tile:
-    """The step in tiles of that size."""
+def cut(step: Step, shape: Shape, rows: int, columns: int, batch: int = 1, lane_frames: bool = False) -> Tile:
+    """The step in tiles of that size. ``lane_frames``: the pixel lanes are frames of the batch, not rows of one (of an array with several)."""
     sliding = slides(step, shape, columns)
     count, most = step.window.kernel[0] if sliding else entries(step, shape), shape.w_depth
     segments = ceil(count / most) if step.kind is not Kind.MAXIMUM else 1
     each = ceil(count / segments)
     jobs = ceil(blocks(step.target.channels, shape.lanes) / vectors(step, shape))
-    tiles_h, tiles_w = ceil(step.target.height / (rows * shape.pixels)), ceil(step.target.columns / columns)
-    return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each, sliding)
+    passes = shape.pixels if lane_frames else 1
+    tiles_h, tiles_w = ceil(step.target.height / (rows * shape.pixels // passes)), ceil(step.target.columns / columns)
+    return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each, sliding, batch, passes)
 
 
 def input_size(step: Step, shape: Shape, tile: Tile) -> tuple[int, int, int]:
-    """Of a tile: rows of all pixel lanes together, rows of one of them, columns."""
+    """What windows see of a frame in a tile: rows of all pixel lanes that have rows of it together, rows of one of them, columns."""
     (reach_h, reach_w), (stride_h, stride_w) = step.window.reach, step.window.stride
-    return (shape.pixels * tile.rows - 1) * stride_h + reach_h, (tile.rows - 1) * stride_h + reach_h, (tile.columns - 1) * stride_w + reach_w
+    rows = tile.rows if tile.lane_frames else min(shape.pixels * tile.rows, step.target.height)
+    return (rows - 1) * stride_h + reach_h, (tile.rows - 1) * stride_h + reach_h, (tile.columns - 1) * stride_w + reach_w
 
 
 def fits(step: Step, shape: Shape, tile: Tile) -> bool:
     """Whether the memories of the array hold the tile."""
-    _, rows, columns = input_size(step, shape, tile)
-    x = rows * columns * blocks(step.source.channels, shape.lanes)
+    x = 0
+    for one in step.products:
+        _, rows, columns = input_size(one, shape, tile)
+        x += rows * columns * blocks(one.source.channels, shape.lanes)
     y = shape.pixels * tile.pixels * vectors(step, shape) * planes(step.target, shape.x_bits)
+    if step.first is not None and max(entries(one, shape) for one in step.products) > shape.w_depth:
+        return False
     return x <= shape.x_depth and y <= shape.y_depth and (tile.segments == 1 or tile.pixels == 1)
 
 
 def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     """Turns of each process in the step."""
-    source, target, window = step.source, step.target, step.window
-    into = blocks(source.channels, shape.lanes)
-    rows, _, columns = input_size(step, shape, tile)
-    seen_rows = _seen(tile.tiles_h, shape.pixels * tile.rows * window.stride[0], rows, window.pads[0], source.height)
-    seen_columns = _seen(tile.tiles_w, tile.columns * window.stride[1], columns, window.pads[1], source.columns)
-    count = entries(step, shape)
+    target = step.target
     jobs = tile.tiles * tile.jobs
     each = shape.outputs // shape.wide if step.kind is Kind.MATRIX else ceil(TAPS / shape.wide) if tile.sliding else 1
-    words = 0 if step.kind is Kind.MAXIMUM else jobs * (step.window.kernel[0] if tile.sliding else count) * each
-    out = jobs * tile.pixels * shape.pixels * vectors(step, shape) * planes(target, shape.x_bits)
-    size = blocks(target.channels, shape.lanes) * target.pixels
+    fetched = placed = words = multiplied = 0
+    for one in step.products:
+        into = blocks(one.source.channels, shape.lanes)
+        rows, _, columns = input_size(one, shape, tile)
+        fetched += into * _seen_rows(one, tile, rows) * _seen_columns(one, tile, columns) * tile.batch
+        placed += tile.tiles * tile.passes * into * rows * columns
+        count = one.window.kernel[0] if tile.sliding else entries(one, shape)
+        words += 0 if one.kind is Kind.MAXIMUM else jobs * count * each
+        multiplied += jobs * (tile.rows * columns if tile.sliding else tile.pixels) * count
+    results = jobs * tile.pixels * shape.pixels * vectors(step, shape)
+    size = blocks(target.channels, shape.lanes) * target.pixels * tile.batch
+    out = planes(target, shape.x_bits)
     return {
-        "fetch_x": into * seen_rows * seen_columns,
-        "place_x": tile.tiles * into * rows * columns,
+        "fetch_x": fetched,
+        "place_x": placed,
         "fetch_weights": words,
         "place_weights": words,
-        "multiply": jobs * (tile.rows * columns * step.window.kernel[0] if tile.sliding else tile.pixels * count),
-        "fetch_parameters": jobs * vectors(step, shape) * shape.lanes * PARAMETER_WORDS,
+        "multiply": multiplied,
+        "fetch_parameters": jobs * len(step.products) * vectors(step, shape) * shape.lanes * PARAMETER_WORDS,
         "fetch_beside": 0 if step.beside is None else size * planes(step.beside, shape.x_bits),
-        "epilogue": out,
-        "gather": out,
-        "write": size * planes(target, shape.x_bits),
+        "epilogue": results * (out + len(step.products) - 1),
+        "gather": results * out,
+        "write": size * out,
     }
 
 
-def _seen(tiles: int, step: int, size: int, before: int, whole: int) -> int:
-    """Along an axis: what lies within the value, of all tiles together."""
+def _seen_rows(step: Step, tile: Tile, rows: int) -> int:
+    """Rows that are read of a frame, by all tiles."""
+    (stride, _), (reach, _) = step.window.stride, step.window.reach
+    return _seen(tile.tiles_h, rows - reach + stride, rows, step.window.pads[0], step.source.height, 1)
+
+
+def _seen_columns(step: Step, tile: Tile, columns: int) -> int:
+    return _seen(tile.tiles_w, tile.columns * step.window.stride[1], columns, step.window.pads[1], step.source.columns, step.source.zoom[1])
+
+
+@lru_cache(maxsize=1 << 14)
+def _seen(tiles: int, step: int, size: int, before: int, whole: int, zoom: int) -> int:
+    """Along an axis: what is read of what lies within the value, by all tiles together; each number in memory is seen ``zoom`` times."""
     starts = (tile * step - before for tile in range(tiles))
-    return sum(max(min(start + size, whole) - max(start, 0), 0) for start in starts)
+    spans = ((max(start, 0), min(start + size, whole)) for start in starts)
+    return sum(ceil(end / zoom) - start // zoom for start, end in spans if end > start)
 
 
 def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
@@ -187,19 +218,20 @@ def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
 
 
 def cycles(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, port_bytes: float) -> tuple[int, str]:
-    """Clock cycles of the step, and what they are spent on: the slowest process, or memory.
+    """Clock cycles of the step of a run, and what they are spent on: the slowest process, or memory.
 
     Processes work at once, each on a tile or a job of its own; so a step takes as long as its slowest process, and what is in front of the first job
     and behind the last one. Memory: bytes by what memory sustains, and each port's by its width.
     """
     count = turns(step, shape, tile)
     jobs = tile.tiles * tile.jobs
+    parts = jobs * (tile.segments + len(step.products) - 1)
     slowest = max(count, key=lambda name: count[name])
     moved = memory_bytes(step, shape, tile)
     memory = max(sum(moved.values()) / memory_bytes_per_cycle, *(each / port_bytes for each in moved.values()))
-    first = count["place_x"] // tile.tiles + count["place_weights"] // (jobs * tile.segments)
+    first = count["place_x"] // tile.tiles + count["place_weights"] // parts
     last = (count["gather"] + count["write"]) // jobs
-    busy = count[slowest] + jobs * tile.segments * JOB_CYCLES
+    busy = count[slowest] + parts * JOB_CYCLES
     return ceil(max(busy, memory)) + first + last + STEP_CYCLES, "memory" if memory > busy else slowest
 
 
@@ -211,19 +243,21 @@ def alike(step: Step) -> tuple[object, ...]:
     """What the cycles of a step depend on."""
     source, target = step.source, step.target
     sizes = (source.channels, source.height, source.columns, target.channels, target.height, target.columns, target.width)
-    return (step.kind, *sizes, step.window, None if step.beside is None else step.beside.width)
+    beside = None if step.beside is None else step.beside.width
+    return (step.kind, *sizes, step.window, source.zoom, beside, None if step.first is None else alike(step.first))
 
 
-def tiled(step: Step, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float) -> tuple[Tile, int, str] | None:
-    """The tile with the fewest cycles, those, and what they are spent on; None if no tile fits."""
+def tiled(step: Step, shape: Shape, memory_bytes_per_cycle: float, port_bytes: float, batch: int = 1) -> tuple[Tile, int, str] | None:
+    """The tile with the fewest cycles of a run, those, and what they are spent on; None if no tile fits."""
     best: tuple[Tile, int, str] | None = None
-    for rows, columns in _sizes(step.target.height, step.target.columns, shape.pixels):
-        tile = cut(step, shape, rows, columns)
-        if not fits(step, shape, tile):
-            continue
-        taken, what = cycles(step, shape, tile, memory_bytes_per_cycle, port_bytes)
-        if best is None or taken < best[1]:
-            best = tile, taken, what
+    for lane_frames in (False, True)[: 1 if min(batch, shape.pixels) == 1 else 2]:
+        for rows, columns in _sizes(step.target.height, step.target.columns, 1 if lane_frames else shape.pixels):
+            tile = cut(step, shape, rows, columns, batch, lane_frames)
+            if not fits(step, shape, tile):
+                continue
+            taken, what = cycles(step, shape, tile, memory_bytes_per_cycle, port_bytes)
+            if best is None or taken < best[1]:
+                best = tile, taken, what
     return best
 
 

@@ -16,6 +16,10 @@ Integers = npt.NDArray[np.object_]
 """Python integers, an entry for each channel."""
 
 
+CHANNELS = 32
+"""Parts of a place in memory begin at multiples of so many channels: at a vector of any array."""
+
+
 class Kind(IntEnum):
     """What a step makes of its windows; as in ``hls/include/qfx/sequential/step.h``."""
 
@@ -40,7 +44,10 @@ ROUNDING: dict[QMode, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value that lies in memory: raws of ``width`` bits, on the grids of the graph's node ``name``, in the shape (channels, height, width)."""
+    """A value that lies in memory, or what is seen of one: raws of ``width`` bits in the shape (channels, height, columns).
+
+    ``name``: of the place where it lies, that of a node of the graph. ``skip``: the channels of the place that come before, whole vectors of any array.
+    ``zoom``: how many rows and columns show each one that is in memory (1: as it is)."""
 
     name: str
     channels: int
@@ -48,10 +55,17 @@ class Value:
     columns: int
     width: int
     signed: bool
+    skip: int = 0
+    zoom: tuple[int, int] = (1, 1)
 
     @property
     def pixels(self) -> int:
         return self.height * self.columns
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Rows and columns in memory."""
+        return self.height // self.zoom[0], self.columns // self.zoom[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +114,10 @@ class Epilogue:
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
     """One fused layer: ``target`` = epilogue of the windows of ``source``. ``weight`` is (outputs, channels, *kernel) of a matrix, and
-    (channels, *kernel) of a sum of each channel, None of a maximum. ``nodes``: the graph's nodes that it computes, the target's last."""
+    (channels, *kernel) of a sum of each channel, None of a maximum. ``nodes``: the graph's nodes that it computes, the target's last.
+
+    ``first``: the step of another product with a matrix whose results are ``beside`` this one's. It is computed together with it, tile by tile and job by
+    job, so that they never go to memory: ``beside`` is None then."""
 
     kind: Kind
     source: Value
@@ -112,14 +129,22 @@ class Step:
     acc_bits: int
     nodes: tuple[str, ...]
     macs: int
-    skip: int = 0
-    """Channels of the value called as ``source`` that come before those that are read: whole vectors of any array."""
-    target_skip: int = 0
-    """Likewise of the value called as ``target``, those before it being written by the steps before."""
+    first: Step | None = None
 
     @property
     def name(self) -> str:
         return self.nodes[0]
+
+    @property
+    def products(self) -> tuple[Step, ...]:
+        """What is multiplied, in that order: the step itself, behind the one that is computed together with it."""
+        return (self,) if self.first is None else (self.first, self)
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """What must be in memory."""
+        sources = tuple(one.source for one in self.products)
+        return sources if self.beside is None else (*sources, self.beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +162,13 @@ class Fold:
 @dataclass(frozen=True, slots=True)
 class Layers:
     """A network as steps: ``inputs`` come from outside, ``outputs`` go there, each with the order of the graph's ports. ``folds``: the inputs, by
-    name, that are written otherwise than they come."""
+    name, that are written otherwise than they come. ``batch``: the frames that go through at once, a step of all of them after the other."""
 
     steps: tuple[Step, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     folds: tuple[tuple[str, Fold], ...] = ()
+    batch: int = 1
 
     def fold(self, value: Value) -> Fold:
         """How a value is written; one that is not folded as it is."""

@@ -42,7 +42,7 @@ def shape3(shape: Shape, name: str) -> Shape:
     return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], 1, shape[1]) if len(shape) == 2 else shape
 
 
-def _pair(sizes: tuple[Any, ...], missing: Any) -> tuple[Any, Any]:
+def pair(sizes: tuple[Any, ...], missing: Any) -> tuple[Any, Any]:
     """Those of two axes; a line has one row."""
     return sizes if len(sizes) == 2 else (missing, sizes[0])
 
@@ -77,9 +77,9 @@ def _conv(node: Node, x: Value, info: Info, out: Info) -> Main:
     assert isinstance(op, Conv)
     if len(op.stride) > 2:
         raise UnsupportedError("windows over three axes", where=node.name, remedy="no style of hardware has them; use one or two axes")
-    weight = op.weight.raw.reshape(*op.weight.shape[:2], *_pair(op.weight.shape[2:], 1))
-    pads = _pair(op.pads, (0, 0))
-    window = Window(weight.shape[2:], _pair(op.stride, 1), (pads[0][0], pads[1][0]), _pair(op.dilation, 1))
+    weight = op.weight.raw.reshape(*op.weight.shape[:2], *pair(op.weight.shape[2:], 1))
+    pads = pair(op.pads, (0, 0))
+    window = Window(weight.shape[2:], pair(op.stride, 1), (pads[0][0], pads[1][0]), pair(op.dilation, 1))
     shape = shape3(out.shape, node.name)
     outputs, each = weight.shape[:2]
     if op.groups == 1 or outputs != op.groups or each != 1:
@@ -114,8 +114,8 @@ def _linear(node: Node, x: Value, info: Info, out: Info) -> Main:
 def _pooled(
     x: Value, info: Info, out: Info, name: str, kernel: Shape, stride: Shape, pads: Pads, dilation: Shape | None
 ) -> tuple[Window, Main, Shape]:
-    around = _pair(pads, (0, 0))
-    window = Window(_pair(kernel, 1), _pair(stride, 1), (around[0][0], around[1][0]), _pair(dilation or (1,) * len(kernel), 1))
+    around = pair(pads, (0, 0))
+    window = Window(pair(kernel, 1), pair(stride, 1), (around[0][0], around[1][0]), pair(dilation or (1,) * len(kernel), 1))
     return window, plain(x, info), shape3(out.shape, name)
 
 
@@ -153,7 +153,7 @@ def _reduced(node: Node, x: Value, info: Info, out: Info) -> Main:
     return _sum(window, one, shape)
 
 
-def _chosen(node: Node, x: Value, info: Info, out: Info, window: Window, places: dict[int, int]) -> Main:
+def chosen(node: Node, x: Value, info: Info, out: Info, window: Window, places: dict[int, int]) -> Main:
     """Channel ``places[c]`` of the value as channel c: a matrix of zeros and ones."""
     shape = shape3(out.shape, node.name)
     weight = np.zeros((shape[0], x.channels, 1, 1), dtype=np.int64)
@@ -166,15 +166,15 @@ def _slice(node: Node, x: Value, info: Info, out: Info) -> Main:
     op = node.op
     assert isinstance(op, Slice)
     taken = range(op.starts[0], op.stops[0], op.steps[0])
-    first, step = _pair(op.starts[1:] or (0, 0), 0), _pair(op.steps[1:] or (1, 1), 1)
-    return _chosen(node, x, info, out, Window((1, 1), step, (-first[0], -first[1]), (1, 1)), dict(enumerate(taken)))
+    first, step = pair(op.starts[1:] or (0, 0), 0), pair(op.steps[1:] or (1, 1), 1)
+    return chosen(node, x, info, out, Window((1, 1), step, (-first[0], -first[1]), (1, 1)), dict(enumerate(taken)))
 
 
 def _pad(node: Node, x: Value, info: Info, out: Info) -> Main:
     op = node.op
     assert isinstance(op, Pad)
-    before = _pair(tuple(pair[0] for pair in op.pads[1:]) or (0, 0), 0)
-    return _chosen(node, x, info, out, Window((1, 1), (1, 1), before, (1, 1)), {op.pads[0][0] + c: c for c in range(x.channels)})
+    before = pair(tuple(pair[0] for pair in op.pads[1:]) or (0, 0), 0)
+    return chosen(node, x, info, out, Window((1, 1), (1, 1), before, (1, 1)), {op.pads[0][0] + c: c for c in range(x.channels)})
 
 
 _MADE: dict[type, Callable[[Node, Value, Info, Info], Main]] = {

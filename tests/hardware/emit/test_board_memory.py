@@ -26,7 +26,6 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.search import fitting_plan
 from qfx.hardware.processes.memory.from_memory import FromMemory
 from qfx.hardware.project.project import Project, write_project
-from qfx.hardware.rtl.machines.streaming import hardware
 from qfx.ir.interpret import run_raw
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
@@ -72,7 +71,7 @@ def test_one_bit_of_the_weights_in_memory_is_found(project: Project, driver: Any
     description = importlib.import_module("driver.description").load_description()
     model = importlib.import_module("driver.simulation").SimulatedBoard(project.path / "build" / "tb", description)
     with driver.Accelerator(device=model, description=description) as accelerator:
-        held = accelerator._held[-1]
+        held = accelerator._hardware.memories.held[-1]
         held[0] ^= 1
         assert_bit_exact(accelerator.run_raw(accelerator.quantize(x)), run_raw(graph, x))  # not flushed yet
         held.flush()
@@ -91,7 +90,7 @@ def test_addresses_where_nothing_lies_are_told(project: Project, driver: Any) ->
 def test_files_of_other_weights_are_refused(project: Project, driver: Any, tmp_path: Path) -> None:
     description = importlib.import_module("driver.description").load_description()
     for one in description.memories:
-        (tmp_path / f"{one.name}.bin").write_bytes((project.path / "driver" / "memory" / f"{one.name}.bin").read_bytes())
+        (tmp_path / f"{one.name}.bin").write_bytes((project.path / "tb" / "memory" / f"{one.name}.bin").read_bytes())
     first = tmp_path / f"{description.memories[0].name}.bin"
     whole = first.read_bytes()
 
@@ -172,11 +171,6 @@ def test_folding_files_and_reports_tell_of_memory(tmp_path: Path) -> None:
     assert report["memory"]["bytes"] == made.memory_bytes
     assert report["memory"]["masters"] == 6
     assert f"{made.memory_bytes / 1e6:.2f} MB of weights a frame by 6 masters" in summary.as_text(made, graph.name)
-
-
-def test_verilog_refuses_masters() -> None:
-    with pytest.raises(ProjectError, match="no AXI masters"):
-        hardware(lower(*from_ddr()), "top", "model", frames=1)
 
 
 def test_what_the_board_gives() -> None:

@@ -78,6 +78,8 @@ def tcl_words(line: str) -> list[str]:
 def settings_of(project: Path) -> dict[str, str]:
     """The model's accelerator has the ports that the project says."""
     data = json.loads((project / "driver" / "accelerator.json").read_text())
+    if "engine" in data:
+        return {"MODEL_MASTERS": " ".join(port["name"] for port in data["engine"]["ports"]), "MODEL_NO_STREAMS": "1", "MODEL_BOARDS": INSTALLED}
     if data.get("memories"):
         ends = {"MODEL_MASTERS": " ".join(one["name"] for one in data["memories"])}
         return (

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import support.engines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.engines import Bench, build
+from support.engines import DEPTHS, ENGINE, Bench, StoppedError, build
 from test_sequential_steps import conv, drawn, flattened, residual, typed, weights
 
 from qfx.errors import QfxError
@@ -84,15 +86,15 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return build(residual(), tmp_path_factory.mktemp("engine"), lanes=2, vectors=2, pixels=2, lut_pixels=1)
 
 
-def differing(bench: Bench, graph: Graph, folder: Path, held: Image | None = None) -> int:
+def differing(bench: Bench, graph: Graph, folder: Path, held: Image | None = None, batch: int = 1) -> int:
     """Numbers that differ from the interpreter's; turns that differ from the model's fail."""
-    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
-    made = bench.engine(graph)
-    got, counted = bench.run(made, [raw[0] for raw in raws.values()], folder, held)
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), batch)))
+    made = bench.engine(graph, batch)
+    got, counted = bench.run(made, list(raws.values()), folder, held)
     for process in PROCESSES:
         assert counted[process] == sum(turns(placed.step, bench.shape, placed.tile)[process] for placed in made.steps), process
     want = run_from_raws(graph, raws)
-    return sum(int((mine.reshape(-1) != raw[0].reshape(-1)).sum()) for mine, raw in zip(got, want, strict=True))
+    return sum(int((mine.reshape(-1) != raw.reshape(-1)).sum()) for mine, raw in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("graph", DIRECTED, ids=lambda graph: graph.name)
@@ -103,10 +105,11 @@ def test_directed_networks(bench: Bench, graph: Graph, tmp_path: Path) -> None:
 def test_products_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = flattened()
     monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
-    made = engine(splitting.split(layers(graph)), bench.shape, 16.0, 16.0)
+    made = replace(layers(graph), steps=tuple(part for step in layers(graph).steps for part in splitting.parts(step)))
+    made = engine(made, bench.shape, 16.0, 16.0)
     assert len(made.steps) == 6
     raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
-    got, _ = bench.run(made, [raw[0] for raw in raws.values()], tmp_path)
+    got, _ = bench.run(made, list(raws.values()), tmp_path)
     np.testing.assert_array_equal(got[0].reshape(-1), run_from_raws(graph, raws)[0][0].reshape(-1))
 
 
@@ -135,7 +138,44 @@ def test_a_bit_too_many_in_memory_is_found(bench: Bench, tmp_path: Path) -> None
     assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes())) > 0
 
 
+# What networks are run with above holds up memory at random, too: the seed 1.
+
+
+@pytest.mark.parametrize("stalls", [0, 7, 2**31 + 5])
+def test_late_memory_changes_nothing(bench: Bench, tmp_path: Path, stalls: int) -> None:
+    graph = residual()
+    made = bench.engine(graph)
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
+    want = run_from_raws(graph, raws)[0].reshape(-1)
+    for depths in ({}, dict.fromkeys(DEPTHS, 1)):
+        got, _ = bench.run(made, list(raws.values()), tmp_path, stalls=stalls, depths=depths)
+        np.testing.assert_array_equal(got[0].reshape(-1), want)
+
+
+@pytest.mark.parametrize("name", ["xs", "ws", "accs", "ys"])
+def test_a_step_that_stops_is_told(bench: Bench, tmp_path: Path, name: str) -> None:
+    """Without room for a single word."""
+    graph = residual()
+    raws = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 1)))
+    with pytest.raises(StoppedError, match=f"waits for room in {name}"):
+        bench.run(bench.engine(graph), list(raws.values()), tmp_path, depths={name: 0})
+
+
+def test_the_bench_runs_the_processes_of_a_step() -> None:
+    """All of those of the header, in its order, over the same streams."""
+    assert sorted(DEPTHS) == ["accs", "ws", "xs", "ys"]
+    header = ENGINE.read_text(encoding="utf-8")
+    body = header[header.index("\nvoid run(") : header.index("\nvoid run_program(")]
+    called = re.findall(r"^  (\w+)<E>\((.*)\);$", body, re.MULTILINE)
+    source = Path(support.engines.__file__).with_name("engine_bench.cpp").read_text(encoding="utf-8")
+    mine = re.findall(r"(\w+)<engine>\((s, .*)\); }", source)
+    assert [(name, arguments.replace("beside", "x")) for name, arguments in called] == mine
+
+
 def test_instructions_have_one_order() -> None:
     header = (hls_root() / "include" / "qfx" / "sequential" / "step.h").read_text(encoding="utf-8")
-    read = [line.split("=")[0].strip().removeprefix("s.") for line in header.splitlines() if "field[i++]" in line]
-    assert tuple(read) == FIELDS
+    read = [line.split("=")[0].strip() for line in header.splitlines() if "field[i++]" in line]
+    of_window = [name.removeprefix("w.") for name in read if name.startswith("w.")]
+    of_step = [name.removeprefix("s.") for name in read if name.startswith("s.")]
+    assert (*of_step, *(f"in[{number}].{name}" for number in (0, 1) for name in of_window)) == FIELDS
+    assert len(FIELDS) <= STEP_WORDS

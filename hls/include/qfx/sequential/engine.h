@@ -15,41 +15,39 @@
 namespace qfx {
 namespace sequential {
 
-// The columns and the row of a tile that lie within the value: what is fetched is what `inside` says, what is placed elsewhere is the fill.
-struct tile_place {
-  int top, left, from, to;
-};
-
-inline tile_place place_of(const step& s, const int tile, const int pixel_lanes) {
-#pragma HLS INLINE
-  const int tile_y = tile / s.tiles_w, tile_x = tile - tile_y * s.tiles_w;
-  tile_place place;
-  place.top = tile_y * pixel_lanes * s.rows * s.stride_h - s.pad_h;
-  place.left = tile_x * s.columns * s.stride_w - s.pad_w;
-  place.from = place.left < 0 ? 0 : place.left;
-  const int end = place.left + s.in_columns;
-  place.to = end < s.x_width ? end : s.x_width;
-  return place;
-}
-
 // The input of every tile, block by block and row by row, without what lies outside of the value.
 template <class E>
 void fetch_x(const step s, const typename words<E>::x_word* x, hls::stream<typename words<E>::x_word>& xs) {
 fetch_x_tile:
   for (int tile = 0; tile < s.tiles; tile++) {
-    const tile_place place = place_of(s, tile, E::PIXELS);
-  fetch_x_block:
-    for (int block = 0; block < s.x_blocks; block++) {
-    fetch_x_row:
-      for (int r = 0; r < s.in_rows; r++) {
-        const int row = place.top + r;
-        if (row >= 0 && row < s.x_height) {
-          const int begin = s.x_at + (block * s.x_height + row) * s.x_width;
-        fetch_x_word:
-          for (int i = place.from; i < place.to; i++) {
+    const tile_place place = place_of<E>(s, tile);
+  fetch_x_input:
+    for (int n = 0; n < s.inputs; n++) {
+      const window w = s.in[n];
+      const seen_place seen = seen_of(w, place);
+      const int first = seen.top < 0 ? 0 : seen.top, first_line = first / w.zoom_h, first_phase = first - first_line * w.zoom_h;
+    fetch_x_frame:
+      for (int frame = place.frame; frame < place.frame + s.passes; frame++) {
+      fetch_x_block:
+        for (int block = 0; block < w.blocks; block++) {
+          int line = first_line, phase = first_phase;
+        fetch_x_row:
+          for (int r = 0; r < w.in_rows; r++) {
+            const int row = seen.top + r;
+            if (row >= 0 && row < w.height && frame < s.frames) {
+              const int begin = w.at + ((block * s.frames + frame) * w.lines + line) * w.line;
+            fetch_x_word:
+              for (int i = seen.line_from; i < seen.line_to; i++) {
 #pragma HLS PIPELINE II=1
-            QFX_ENGINE_TURN(FETCH_X);
-            xs.write(x[begin + i]);
+                QFX_ENGINE_TURN(FETCH_X);
+                xs.write(x[begin + i]);
+              }
+              phase++;
+              if (phase == w.zoom_h) {
+                phase = 0;
+                line++;
+              }
+            }
           }
         }
       }
@@ -57,42 +55,56 @@ fetch_x_tile:
   }
 }
 
-// A tile into the memory of every pixel lane that needs it.
+// A tile into the memory of every pixel lane that needs it. A column that is seen several times comes once for each row.
 template <class E>
 void place_x(const step s, const int tile, hls::stream<typename words<E>::x_word>& xs, typename words<E>::x_memory::type (&kept)[E::PIXELS][E::X_DEPTH]) {
-  const tile_place place = place_of(s, tile, E::PIXELS);
+  const tile_place place = place_of<E>(s, tile);
   const typename words<E>::x_raw fill = s.fill;
-  const int turns = s.x_blocks * s.in_rows * s.in_columns;
-  int block = 0, r = 0, i = 0;
-place_x_word:
-  for (int turn = 0; turn < turns; turn++) {
+place_x_input:
+  for (int n = 0; n < s.inputs; n++) {
+    const window w = s.in[n];
+    const seen_place seen = seen_of(w, place);
+    const int turns = s.passes * w.blocks * w.in_rows * w.in_columns, first_phase = seen.from - seen.line_from * w.zoom_w;
+    int pass = 0, block = 0, r = 0, i = 0, phase = 0;
+    typename words<E>::x_word word = 0;
+  place_x_word:
+    for (int turn = 0; turn < turns; turn++) {
 #pragma HLS PIPELINE II=1
-    QFX_ENGINE_TURN(PLACE_X);
-    const int row = place.top + r, column = place.left + i;
-    const bool inside = row >= 0 && row < s.x_height && column >= place.from && column < place.to;
-    vec<typename words<E>::x_raw, E::LANES> numbers;
-    if (inside) {
-      numbers = unpacked<typename words<E>::x_raw, E::LANES, E::X_BITS>(xs.read());
-    } else {
-    place_x_fill:
-      for (int lane = 0; lane < E::LANES; lane++) {
+      QFX_ENGINE_TURN(PLACE_X);
+      const int row = seen.top + r, column = seen.left + i;
+      const bool inside = row >= 0 && row < w.height && column >= seen.from && column < seen.to && place.frame + pass < s.frames;
+      vec<typename words<E>::x_raw, E::LANES> numbers;
+      if (inside) {
+        const int now = column == seen.from ? first_phase : phase;
+        if (column == seen.from || now == 0) word = xs.read();
+        phase = now + 1 == w.zoom_w ? 0 : now + 1;
+        numbers = unpacked<typename words<E>::x_raw, E::LANES, E::X_BITS>(word);
+      } else {
+      place_x_fill:
+        for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
-        numbers[lane] = fill;
+          numbers[lane] = fill;
+        }
       }
-    }
-  place_x_lane:
-    for (int k = 0; k < E::PIXELS; k++) {
+    place_x_lane:
+      for (int k = 0; k < E::PIXELS; k++) {
 #pragma HLS UNROLL
-      const int local = r - k * s.rows * s.stride_h;
-      if (local >= 0 && local < s.lane_rows) kept[k][(local * s.in_columns + i) * s.x_blocks + block] = words<E>::x_memory::of(numbers);
-    }
-    i++;
-    if (i == s.in_columns) {
-      i = 0;
-      r++;
-      if (r == s.in_rows) {
-        r = 0;
-        block++;
+        const int local = s.lane_frames != 0 ? r : r - k * s.rows * w.stride_h;
+        const bool here = s.lane_frames != 0 ? pass == k : local >= 0 && local < w.lane_rows;
+        if (here) kept[k][w.base + (local * w.in_columns + i) * w.blocks + block] = words<E>::x_memory::of(numbers);
+      }
+      i++;
+      if (i == w.in_columns) {
+        i = 0;
+        r++;
+        if (r == w.in_rows) {
+          r = 0;
+          block++;
+          if (block == w.blocks) {
+            block = 0;
+            pass++;
+          }
+        }
       }
     }
   }
@@ -111,7 +123,8 @@ void fetch_weights(
     const step s, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1, hls::stream<typename words<E>::w_word>& ws) {
   if (s.kind != MAXIMUM) {
     const int each = words_of_entry<E>(s);
-    const int words_of_tile = s.jobs * ((s.segments - 1) * s.entries + s.last_entries) * each;
+    const int before = s.inputs > 1 ? s.in[0].entries : (s.segments - 1) * s.in[0].entries;
+    const int words_of_tile = s.jobs * (before + s.last_entries) * each;
   fetch_weights_tile:
     for (int tile = 0; tile < s.tiles; tile++) {
     fetch_weights_word:
@@ -125,9 +138,10 @@ void fetch_weights(
   }
 }
 
+// The parts of a job are its inputs, or, of one input, the segments of its weights.
 inline int entries_of(const step& s, const int part) {
 #pragma HLS INLINE
-  return (part + 1) % s.segments == 0 ? s.last_entries : s.entries;
+  return (part + 1) % s.parts == 0 ? s.last_entries : s.in[0].entries;
 }
 
 template <class E>
@@ -187,9 +201,10 @@ void slide(
 #pragma HLS ARRAY_PARTITION variable=history complete dim=0
   acc_t acc[E::PIXELS][E::LANES];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=0
-  const int row_step = s.dilation_h * s.in_columns * s.x_blocks, first_tap = TAPS - s.kernel_w;
+  const window w = s.in[0];
+  const int row_step = w.dilation_h * w.in_columns * w.blocks, first_tap = TAPS - w.kernel_w;
   int ky = 0, i = 0, phase = 0, row = job, at = job;
-  const int turns = s.rows * s.in_columns * s.kernel_h;
+  const int turns = s.rows * w.in_columns * w.kernel_h;
 slide_turn:
   for (int turn = 0; turn < turns; turn++) {
 #pragma HLS PIPELINE II=1
@@ -208,18 +223,18 @@ slide_turn:
         }
       }
     }
-    const bool last = ky == s.kernel_h - 1;
+    const bool last = ky == w.kernel_h - 1;
     typename words<E>::accs result;
     QFX_PACK(result)
   slide_pixel:
     for (int k = 0; k < E::PIXELS; k++) {
 #pragma HLS UNROLL
-      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][at + i * s.x_blocks]);
+      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][at + i * w.blocks]);
       vec<operand, E::LANES> taps[TAPS];
     slide_operand:
       for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
-        taps[TAPS - 1][lane] = s.x_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
+        taps[TAPS - 1][lane] = w.is_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
       }
     slide_history:
       for (int tap = 0; tap < TAPS - 1; tap++) {
@@ -252,18 +267,18 @@ slide_turn:
         result[k * E::OUTPUTS + lane] = acc[k][lane];
       }
     }
-    if (last && i >= s.kernel_w - 1 && phase == 0) accs.write(result);
+    if (last && i >= w.kernel_w - 1 && phase == 0) accs.write(result);
     ky++;
     at += row_step;
     if (last) {
       ky = 0;
       at = row;
-      if (i >= s.kernel_w - 1) phase = phase == s.stride_w - 1 ? 0 : phase + 1;
+      if (i >= w.kernel_w - 1) phase = phase == w.stride_w - 1 ? 0 : phase + 1;
       i++;
-      if (i == s.in_columns) {
+      if (i == w.in_columns) {
         i = 0;
         phase = 0;
-        row += s.stride_h * s.in_columns * s.x_blocks;
+        row += w.stride_h * w.in_columns * w.blocks;
         at = row;
       }
     }
@@ -284,15 +299,17 @@ void multiply(
     return;
   }
   const int entries = entries_of(s, part);
-  const int segment = part % s.segments, job = part / s.segments;
-  const int first = segment * s.entries;
+  const int job = part / s.parts, of_job = part - job * s.parts;
+  const int segment = s.inputs > 1 ? 0 : of_job;
+  const window w = s.in[s.inputs > 1 ? of_job : 0];
+  const int first = segment * w.entries;
   const bool matrix = s.kind == MATRIX;
-  const int blocks = matrix ? s.x_blocks : 1;
+  const int blocks = matrix ? w.blocks : 1;
   const int tap = first / blocks;
-  int block = first - tap * blocks, ky = tap / s.kernel_w;
-  int kx = tap - ky * s.kernel_w;
-  const int column_step = s.dilation_w * s.x_blocks, row_step = s.dilation_h * s.in_columns * s.x_blocks;
-  const int offset = matrix ? 0 : job;
+  int block = first - tap * blocks, ky = tap / w.kernel_w;
+  int kx = tap - ky * w.kernel_w;
+  const int column_step = w.dilation_w * w.blocks, row_step = w.dilation_h * w.in_columns * w.blocks;
+  const int offset = matrix ? w.base : job;
   int pixel_row = offset, pixel = offset;  // where the window of the pixel begins
   int tap_row = ky * row_step, at = tap_row + kx * column_step;
   int px = 0, entry = 0;
@@ -324,7 +341,7 @@ multiply_turn:
     multiply_operand:
       for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
-        number[lane] = s.x_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
+        number[lane] = w.is_signed != 0 ? operand(sint<E::X_BITS>(raw[lane])) : operand(raw[lane]);
       }
       if (matrix) {
         acc_t sum[E::OUTPUTS];
@@ -371,7 +388,7 @@ multiply_turn:
       block = 0;
       kx++;
       at += column_step;
-      if (kx == s.kernel_w) {
+      if (kx == w.kernel_w) {
         kx = 0;
         tap_row += row_step;
         at = tap_row;
@@ -384,10 +401,10 @@ multiply_turn:
       tap_row = 0;
       at = 0;
       px++;
-      pixel += s.stride_w * s.x_blocks;
+      pixel += w.stride_w * w.blocks;
       if (px == s.columns) {
         px = 0;
-        pixel_row += s.stride_h * s.in_columns * s.x_blocks;
+        pixel_row += w.stride_h * w.in_columns * w.blocks;
         pixel = pixel_row;
       }
     }
@@ -426,7 +443,7 @@ array_tile:
 #pragma HLS ARRAY_PARTITION variable=x complete dim=1
     QFX_BIND(x, RAM_S2P, BRAM)
     place_x<E>(s, tile, xs, x);
-    tile_jobs<E>(s, s.jobs * s.segments, x, ws, accs);
+    tile_jobs<E>(s, s.jobs * s.parts, x, ws, accs);
   }
 }
 
@@ -447,7 +464,7 @@ void run(
   fetch_x<E>(s, x, xs);
   fetch_weights<E>(s, weights0, weights1, ws);
   array<E>(s, s.tiles, xs, ws, accs);
-  finish<E>(s, s.finished, accs, beside, parameters, ys);
+  finish<E>(s, s.finished * s.inputs, accs, beside, parameters, ys);
   store<E>(s, s.finished, ys, y);
 }
 

@@ -22,7 +22,7 @@ struct parameters {
 template <class E>
 void fetch_parameters(const step s, const int job, const ap_uint<64>* memory, parameters<E> (&kept)[E::OUTPUTS]) {
   const int count = vectors<E>(s) * E::LANES;
-  const int begin = s.parameters_at + job % s.jobs * count * PARAMETER_WORDS;
+  const int begin = s.parameters_at + job % (s.jobs * s.inputs) * count * PARAMETER_WORDS;
   parameters<E> one;
 fetch_parameters_word:
   for (int i = 0; i < count * PARAMETER_WORDS; i++) {
@@ -45,20 +45,20 @@ fetch_parameters_word:
   }
 }
 
-// The place of a job's results: the first row and column of its tile, and its first block of channels.
+// The place of a job's results: that of its tile, its first block of channels, and how many columns lie within the value.
 struct job_place {
-  int top, left, block, columns;
+  tile_place tile;
+  int block, columns;
 };
 
 template <class E>
 inline job_place place_of_job(const step& s, const int job) {
 #pragma HLS INLINE
-  const int tile = job / s.jobs, tile_y = tile / s.tiles_w, tile_x = tile - tile_y * s.tiles_w;
+  const int tile = job / s.jobs;
   job_place place;
-  place.top = tile_y * E::PIXELS * s.rows;
-  place.left = tile_x * s.columns;
+  place.tile = place_of<E>(s, tile);
   place.block = (job - tile * s.jobs) * vectors<E>(s);
-  const int rest = s.width - place.left;
+  const int rest = s.width - place.tile.left;
   place.columns = rest < s.columns ? rest : s.columns;
   return place;
 }
@@ -68,18 +68,19 @@ template <class E>
 void fetch_beside(
     const step s, const int job, const typename words<E>::x_word* beside,
     typename words<E>::x_memory::type (&kept)[E::BESIDE_PLANES][E::BESIDE_DEPTH]) {
-  if (s.beside_planes > 0) {
+  if (s.beside_planes > 0) {  // of one input: two have nothing beside them
     const job_place place = place_of_job<E>(s, job);
     const int count = vectors<E>(s);
   fetch_beside_lane:
     for (int k = 0; k < E::PIXELS; k++) {
+      const tile_place lane = lane_of(s, place.tile, k);
     fetch_beside_vector:
       for (int j = 0; j < count; j++) {
       fetch_beside_row:
         for (int r = 0; r < s.rows; r++) {
-          const int row = place.top + k * s.rows + r, block = place.block + j;
-          if (row < s.height && block < s.blocks) {
-            const int begin = s.beside_at + ((block * s.height + row) * s.width + place.left) * s.beside_planes;
+          const int row = lane.top + r, block = place.block + j;
+          if (row < s.height && block < s.blocks && lane.frame < s.frames) {
+            const int begin = s.beside_at + (((block * s.frames + lane.frame) * s.height + row) * s.width + lane.left) * s.beside_planes;
             const int into = ((k * count + j) * s.rows + r) * s.columns;
             int plane = 0, i = 0;
           fetch_beside_word:
@@ -118,12 +119,19 @@ inline Value rounded_up(const Value& value, const int mode, const int down) {
 }
 
 template <class E>
-inline typename words<E>::value finished(
-    const step& s, const typename words<E>::acc& sum, const typename words<E>::value& beside, const parameters<E>& of) {
+inline typename words<E>::value scaled(const typename words<E>::acc& sum, const parameters<E>& of) {
 #pragma HLS INLINE
   typedef typename words<E>::value value_t;
-  value_t value = (E::FACTORS ? product<value_t>(of.factor, sum) : value_t(sum)) + of.added;
-  if (E::BESIDE) value += beside << of.beside_up.to_int();
+  return (E::FACTORS ? product<value_t>(of.factor, sum) : value_t(sum)) + of.added;
+}
+
+template <class E>
+inline typename words<E>::value finished(
+    const step& s, const typename words<E>::value& own, const typename words<E>::value& beside, const parameters<E>& of) {
+#pragma HLS INLINE
+  typedef typename words<E>::value value_t;
+  value_t value = own;
+  if (E::BESIDE || E::JOINS) value += beside << of.beside_up.to_int();
   if (E::LEAK && value >= 0) value <<= s.leak;
   const int down = of.down.to_int();
   value = (value + rounded_up<E>(value, s.rounding, down)) >> down;
@@ -142,17 +150,23 @@ inline typename words<E>::value finished(
   return value;
 }
 
+// Of a job of two inputs the first sums wait here, as they are but for factor and summand, until those of the second come.
 template <class E>
 void epilogue(
-    const step s, hls::stream<typename words<E>::accs>& accs, const parameters<E> (&of)[E::OUTPUTS],
+    const step s, const int job, hls::stream<typename words<E>::accs>& accs, const parameters<E> (&of)[E::OUTPUTS],
     const typename words<E>::x_memory::type (&beside)[E::BESIDE_PLANES][E::BESIDE_DEPTH], hls::stream<typename words<E>::x_word>& ys) {
   typedef typename words<E>::value value_t;
+  typedef uint<E::VALUE_BITS> raw_t;
+  static typename memory_word<raw_t, E::LANES>::type held[E::HELD_DEPTH];
+#pragma HLS DEPENDENCE variable=held inter false
   const int count = vectors<E>(s);
+  const bool waits = E::JOINS && s.inputs > 1 && job % s.inputs == 0, joins = E::JOINS && s.inputs > 1 && !waits;
+  const int planes = waits ? 1 : s.planes;
   typename words<E>::accs sums;
   vec<value_t, E::LANES> result;
 #pragma HLS ARRAY_PARTITION variable=result.data complete
   int pixel = 0, k = 0, j = 0, plane = 0;
-  const int turns = s.pixels * E::PIXELS * count * s.planes;
+  const int turns = s.pixels * E::PIXELS * count * planes;
 epilogue_turn:
   for (int turn = 0; turn < turns; turn++) {
 #pragma HLS PIPELINE II=1
@@ -169,11 +183,15 @@ epilogue_turn:
         raw[p] = words<E>::x_memory::numbers(beside[p][at]);
       }
     }
+    vec<raw_t, E::LANES> sooner;
+    if (joins) sooner = memory_word<raw_t, E::LANES>::numbers(held[at]);
   epilogue_lane:
     for (int lane = 0; lane < E::LANES; lane++) {
 #pragma HLS UNROLL
       if (plane == 0) {
+        const value_t own = scaled<E>(sums[k * E::OUTPUTS + j * E::LANES + lane], of[j * E::LANES + lane]);
         value_t other = 0;
+        if (joins) other = sooner[lane];
         if (E::BESIDE) {
           bool negative = false;
         epilogue_beside:
@@ -186,13 +204,18 @@ epilogue_turn:
           }
           if (negative) other -= value_t(1) << (s.beside_planes * E::X_BITS);
         }
-        result[lane] = finished<E>(s, sums[k * E::OUTPUTS + j * E::LANES + lane], other, of[j * E::LANES + lane]);
+        sooner[lane] = raw_t(own);
+        result[lane] = finished<E>(s, own, other, of[j * E::LANES + lane]);
       }
       word.range(lane * E::X_BITS + E::X_BITS - 1, lane * E::X_BITS) = typename words<E>::x_raw(result[lane] >> (plane * E::X_BITS));
     }
-    ys.write(word);
+    if (waits) {
+      held[at] = memory_word<raw_t, E::LANES>::of(sooner);
+    } else {
+      ys.write(word);
+    }
     plane++;
-    if (plane == s.planes) {
+    if (plane == planes) {
       plane = 0;
       j++;
       if (j == count) {
@@ -221,7 +244,7 @@ finish_job:
 #pragma HLS ARRAY_PARTITION variable=kept complete dim=1
     fetch_parameters<E>(s, job, memory, of);
     fetch_beside<E>(s, job, beside, kept);
-    epilogue<E>(s, accs, of, kept, ys);
+    epilogue<E>(s, job, accs, of, kept, ys);
   }
 }
 
@@ -254,13 +277,14 @@ void write(const step s, const int job, const typename words<E>::x_word (&kept)[
   const int count = vectors<E>(s);
 write_lane:
   for (int k = 0; k < E::PIXELS; k++) {
+    const tile_place lane = lane_of(s, place.tile, k);
   write_vector:
     for (int j = 0; j < count; j++) {
     write_row:
       for (int r = 0; r < s.rows; r++) {
-        const int row = place.top + k * s.rows + r, block = place.block + j;
-        if (row < s.height && block < s.blocks) {
-          const int begin = s.y_at + ((block * s.height + row) * s.width + place.left) * s.planes;
+        const int row = lane.top + r, block = place.block + j;
+        if (row < s.height && block < s.blocks && lane.frame < s.frames) {
+          const int begin = s.y_at + (((block * s.frames + lane.frame) * s.height + row) * s.width + lane.left) * s.planes;
           const int from = ((k * count + j) * s.rows + r) * s.columns * s.planes;
         write_word:
           for (int n = 0; n < place.columns * s.planes; n++) {

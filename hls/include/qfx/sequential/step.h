@@ -1,10 +1,12 @@
 // The instructions of a layer engine, and what they mean for its places in memory.
 //
 // A step is one fused layer: a window over a value in memory, sums of products (or a sum or the greatest of each channel), and an epilogue. It is a row of
-// the program: STEP_WORDS words of 64 bits, a field each, in the order of `read_step` (FIELDS of qfx/hardware/sequential/program.py).
+// the program: STEP_WORDS words of 64 bits, a field each, in the order of `read_step` (FIELDS of qfx/hardware/sequential/program.py). A step of two inputs
+// makes sums of products of both, each with windows and weights of its own, and adds them: what the first gives stays in the engine.
 //
-// A value lies in memory as vectors of LANES neighbouring channels: block by block, row by row, pixel by pixel. A number is a container of X_BITS bits; one
-// that is wider takes several, its planes, the lowest first: a vector each, side by side. Channels are filled up to whole blocks.
+// A value lies in memory as vectors of LANES neighbouring channels: block by block, frame by frame of a batch, row by row, pixel by pixel. A number is a
+// container of X_BITS bits; one that is wider takes several, its planes, the lowest first: a vector each, side by side. Channels are filled up to whole
+// blocks. What a window sees of a value may be larger than what lies in memory: each row and column of it is seen `zoom` times.
 #ifndef QFX_SEQUENTIAL_STEP_H
 #define QFX_SEQUENTIAL_STEP_H
 
@@ -14,7 +16,9 @@
 // The first statement of every pipelined loop: a turn of the process `who`, one of qfx::sequential::process. Simulations may count them.
 #ifdef QFX_ENGINE_COUNT
 extern long long qfx_engine_turns[];
+#ifndef QFX_ENGINE_TURN
 #define QFX_ENGINE_TURN(who) qfx_engine_turns[who]++
+#endif
 #else
 #define QFX_ENGINE_TURN(who)
 #endif
@@ -28,30 +32,68 @@ enum overflow { CLAMP, WRAP, ZERO };
 enum rounding { TRN, RND, RND_MIN_INF, RND_ZERO, RND_INF, RND_CONV, TRN_ZERO };  // of qfx.fixed.type.QMode
 
 static const int TAPS = 3;  // the most columns of a window that slides
-static const int STEP_WORDS = 48;
+static const int STEP_WORDS = 64;
+static const int INPUTS = 2;  // the most of a step
 static const int PARAMETER_WORDS = 4;  // of a channel: what is added; the factor and three shifts; the least result; the greatest
 
-struct step {
-  int kind;
-  int x_at, x_blocks, x_height, x_width, x_signed, fill;
+// What a step reads: a value and the windows over it, and how many words each multiplier has of its weights.
+struct window {
+  int at, blocks, height, width, is_signed;
+  int zoom_h, zoom_w, lines, line;  // rows and columns seen of each; rows and columns in memory
   int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-  int height, width, blocks;      // of the result
+  int entries;                      // words of each multiplier's weights in a part
+  // What follows from these.
+  int in_rows, in_columns;          // of a tile, or of one frame of it
+  int lane_rows;                    // of one pixel lane
+  int base;                         // where it begins in the memory of a lane
+};
+
+struct step {
+  int kind, inputs;
+  int fill;
+  int height, width, blocks, frames;  // of the result
+  int lane_frames;                // pixel lanes are frames: else rows of a frame
   int rows, columns;              // of a tile: rows of each pixel lane
   int tiles_h, tiles_w;
-  int jobs, segments;             // of a tile: blocks of outputs, and the parts in which the weights of one come
-  int entries, last_entries;      // words of each multiplier's weights in a part, and in the last one
+  int jobs, segments;             // of a tile: blocks of outputs, and the parts in which the weights of one come, if there is one input
+  int last_entries;               // in the last part
   int weights_at, parameters_at;
   int y_at, planes;
   int beside_at, beside_planes, beside_signed;  // no planes: nothing is added
   int sliding;                    // one channel at a time: the taps of a row at once (engine.h)
   int leak;                       // what is below 0 is shifted so much less
   int rounding, overflow, bits, is_signed;
+  window in[INPUTS];
   // What follows from these.
   int tiles, finished;            // jobs that give results
-  int in_rows, in_columns;        // of a tile
-  int lane_rows;                  // of one pixel lane
+  int parts;                      // of a job
+  int passes;                     // frames of a tile
   int pixels;                     // of a pixel lane of a tile
 };
+
+inline int read_window(const int (&field)[STEP_WORDS], const int from, window& w) {
+#pragma HLS INLINE
+  int i = from;
+  w.at = field[i++];
+  w.blocks = field[i++];
+  w.height = field[i++];
+  w.width = field[i++];
+  w.is_signed = field[i++];
+  w.zoom_h = field[i++];
+  w.zoom_w = field[i++];
+  w.lines = field[i++];
+  w.line = field[i++];
+  w.kernel_h = field[i++];
+  w.kernel_w = field[i++];
+  w.stride_h = field[i++];
+  w.stride_w = field[i++];
+  w.pad_h = field[i++];
+  w.pad_w = field[i++];
+  w.dilation_h = field[i++];
+  w.dilation_w = field[i++];
+  w.entries = field[i++];
+  return i;
+}
 
 template <class E>
 inline step read_step(const ap_uint<64>* program, const int index) {
@@ -65,30 +107,19 @@ read_step_word:
   step s;
   int i = 0;
   s.kind = field[i++];
-  s.x_at = field[i++];
-  s.x_blocks = field[i++];
-  s.x_height = field[i++];
-  s.x_width = field[i++];
-  s.x_signed = field[i++];
+  s.inputs = field[i++];
   s.fill = field[i++];
-  s.kernel_h = field[i++];
-  s.kernel_w = field[i++];
-  s.stride_h = field[i++];
-  s.stride_w = field[i++];
-  s.pad_h = field[i++];
-  s.pad_w = field[i++];
-  s.dilation_h = field[i++];
-  s.dilation_w = field[i++];
   s.height = field[i++];
   s.width = field[i++];
   s.blocks = field[i++];
+  s.frames = field[i++];
+  s.lane_frames = field[i++];
   s.rows = field[i++];
   s.columns = field[i++];
   s.tiles_h = field[i++];
   s.tiles_w = field[i++];
   s.jobs = field[i++];
   s.segments = field[i++];
-  s.entries = field[i++];
   s.last_entries = field[i++];
   s.weights_at = field[i++];
   s.parameters_at = field[i++];
@@ -103,13 +134,73 @@ read_step_word:
   s.overflow = field[i++];
   s.bits = field[i++];
   s.is_signed = field[i++];
-  s.tiles = s.tiles_h * s.tiles_w;
+  const bool frames = s.lane_frames != 0;
+  const int groups = frames ? (s.frames + E::PIXELS - 1) / E::PIXELS : s.frames;
+  s.tiles = groups * s.tiles_h * s.tiles_w;
   s.finished = s.tiles * s.jobs;
-  s.in_rows = (E::PIXELS * s.rows - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
-  s.lane_rows = (s.rows - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
-  s.in_columns = (s.columns - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1;
+  s.parts = s.inputs * s.segments;
+  s.passes = frames ? E::PIXELS : 1;
   s.pixels = s.rows * s.columns;
+  const int all_rows = E::PIXELS * s.rows < s.height ? E::PIXELS * s.rows : s.height;
+  int base = 0;
+read_step_input:
+  for (int n = 0; n < INPUTS; n++) {
+    window& w = s.in[n];
+    i = read_window(field, i, w);
+    w.lane_rows = (s.rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
+    w.in_rows = frames ? w.lane_rows : (all_rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
+    w.in_columns = (s.columns - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1;
+    w.base = base;
+    base += w.lane_rows * w.in_columns * w.blocks;
+  }
   return s;
+}
+
+// The frame, the first row and the first column of a tile.
+struct tile_place {
+  int frame, top, left;
+};
+
+template <class E>
+inline tile_place place_of(const step& s, const int tile) {
+#pragma HLS INLINE
+  const int group = tile / (s.tiles_h * s.tiles_w), rest = tile - group * (s.tiles_h * s.tiles_w);
+  const int tile_y = rest / s.tiles_w, tile_x = rest - tile_y * s.tiles_w;
+  tile_place place;
+  place.frame = group * s.passes;
+  place.top = tile_y * (s.lane_frames != 0 ? 1 : E::PIXELS) * s.rows;
+  place.left = tile_x * s.columns;
+  return place;
+}
+
+// The frame and the row that the rows of a pixel lane begin at.
+inline tile_place lane_of(const step& s, const tile_place& tile, const int lane) {
+#pragma HLS INLINE
+  tile_place place = tile;
+  if (s.lane_frames != 0) {
+    place.frame += lane;
+  } else {
+    place.top += lane * s.rows;
+  }
+  return place;
+}
+
+// Where the rows and columns of a tile begin in what the windows see, which columns lie within it, and those in memory.
+struct seen_place {
+  int top, left, from, to, line_from, line_to;
+};
+
+inline seen_place seen_of(const window& w, const tile_place& tile) {
+#pragma HLS INLINE
+  seen_place place;
+  place.top = tile.top * w.stride_h - w.pad_h;
+  place.left = tile.left * w.stride_w - w.pad_w;
+  place.from = place.left < 0 ? 0 : place.left;
+  const int end = place.left + w.in_columns;
+  place.to = end < w.width ? end : w.width;
+  place.line_from = place.from / w.zoom_w;
+  place.line_to = (place.to + w.zoom_w - 1) / w.zoom_w;
+  return place;
 }
 
 // The vectors of a result that one job gives of a pixel: all multipliers', or one block of channels.

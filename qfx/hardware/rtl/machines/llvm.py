@@ -210,7 +210,8 @@ def _bytes(text: str) -> Iterator[int]:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._lines = text.splitlines()
+        # Packed structures: what clang makes of arrays that end in zeros. Their fields are of one type, so that none would lie elsewhere.
+        self._lines = text.replace("<{", "{").replace("}>", "}").splitlines()
 
     @cached_property
     def module(self) -> Module:
@@ -222,7 +223,7 @@ class _Parser:
             line = self._lines[place]
             place += 1
             if found := re.match(rf"({_NAME}) = type (.*)", line):
-                types[found[1]] = found[2].replace("<{", "{").replace("}>", "}")
+                types[found[1]] = found[2]
             elif found := re.match(rf"({_NAME}) = (.*?)\b(constant|global) (.*)", line):
                 kind, value = _leading(split(found[4])[0])
                 globals_[found[1]] = Global(kind, found[3] == "constant", value)

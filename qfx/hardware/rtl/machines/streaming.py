@@ -10,8 +10,8 @@ from pathlib import Path
 from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
 from qfx.hardware.emit.emit import emit_sources
-from qfx.hardware.rtl.hardware import Hardware
-from qfx.hardware.rtl.machines import sources, verilog
+from qfx.hardware.rtl.hardware import Hardware, ReadMaster
+from qfx.hardware.rtl.machines import master, sources, verilog
 from qfx.hardware.rtl.machines.machine import translate
 from qfx.hardware.rtl.machines.netlist import Machine
 from qfx.hardware.timing.program import Program
@@ -49,13 +49,11 @@ endmodule
 def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: Progress = silent) -> Hardware:
     """The Verilog of a design whose FIFOs are sized, and the cycles that ``frames`` frames back to back should take.
 
-    A process takes a turn a cycle and has no pipeline: its words leave in the turn that works them out. Raises ProjectError for constants that are
-    loaded and where clang is missing, RtlError for C++ that has no such hardware.
+    A process takes a turn a cycle and has no pipeline: its words leave in the turn that works them out. Weights in memory come through AXI4 read
+    channels. Raises ProjectError for constants that are loaded and where clang is missing, RtlError for C++ that has no such hardware.
     """
     if design.loader is not None:
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
-    if design.masters:
-        raise ProjectError("Verilog has its constants in ROM, and no AXI masters", where="--weights", remedy="leave --weights ddr and auto out")
     pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
     modules: dict[str, str] = {}
     machines: dict[str, Machine] = {}
@@ -63,7 +61,8 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
         folder = Path(scratch)
         sources.write(emit_sources(design, top), folder)
         region = sources.region(folder, top)
-        names = [call.name for call in region.calls]
+        own = {found.name for found in design.masters}
+        names = [call.name for call in region.calls if call.name not in own]
         progress("clang reads the processes", 0, 1)
         module, functions = sources.processes(folder, top, names)
         for done, name in enumerate(names):
@@ -72,12 +71,15 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
             modules[f"{name}.v"] = f"// {name} of {model}\n{verilog.module(machine, watched=False, restart=pauses.get(name, 1))}"
         progress("translating processes", len(names), len(names))
     modules[f"{FIFO}.v"] = _FIFO_TEXT
+    if design.masters:
+        modules[f"{master.MODULE}.v"] = master.TEXT
     inputs, outputs = design.wires
-    modules[f"{top}.v"] = "\n".join(_top(design, region, machines, top, model)) + "\n"
+    modules[f"{top}.v"] = "\n".join(_top(design, region, machines, top, model, pauses)) + "\n"
     known = not any(isinstance(process, d.Loop) for process in design.processes)
     timing = simulate(instant(design), frames) if known else None
     latency, interval = (0, 0) if timing is None else (timing.latency, timing.interval)
-    return Hardware(top, modules, inputs, outputs, latency, interval)
+    masters = tuple(ReadMaster(found.port, found.bits, found.contents) for found in design.masters)
+    return Hardware(top, modules, inputs, outputs, latency, interval, masters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def instant(design: d.Design) -> d.Design:
     return replace(design, processes=tuple(_Instant(process) for process in design.processes))  # type: ignore[misc]
 
 
-def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machine], top: str, model: str) -> Iterator[str]:
+def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machine], top: str, model: str, pauses: Mapping[str, int]) -> Iterator[str]:
     inputs, outputs = design.wires
     ports = {wire.name for wire in (*inputs, *outputs)}
     yield f"// {model}: {len(region.calls)} processes, {len(region.depths)} FIFOs."
@@ -120,11 +122,16 @@ def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machin
         for wire in wires:
             lines += [f"  {one} wire [{wire.bits - 1}:0] {wire.name}_tdata", f"  {one} wire {wire.name}_tvalid"]
             lines += [f"  {other} wire {wire.name}_tready", f"  {one} wire {wire.name}_tlast"]
+    masters = {found.name: found for found in design.masters}
+    for found in design.masters:
+        lines += master.ports(found)
     yield ",\n".join(lines)
     yield ");"
     instances: list[str] = []
     widths: dict[str, int] = {}
     for call in region.calls:
+        if call.name in masters:
+            continue
         machine = machines[call.name]
         given = dict(zip(machine.parameters, call.arguments, strict=True))
         links = [".clk(clk)", ".rst(rst)"]
@@ -140,6 +147,8 @@ def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machin
                     ends = (f"{stream}_{side}", f"{stream}_{side}_valid", f"{stream}_{side}_ready")
                 links += [f".{name}({end})" for name, end in zip(names, ends, strict=True)]
         instances.append(f"{verilog.titled(machine)} i_{call.name} (\n  {', '.join(links)});")
+    filled = {call.arguments[1]: masters[call.name] for call in region.calls if call.name in masters}
+    instances += [master.instance(found, widths[stream], stream, pauses[found.name]) for stream, found in filled.items()]
     for stream, depth in region.depths.items():
         width = widths[stream]
         for side in ("put", "take"):

@@ -133,6 +133,10 @@ proc intf_pins {cell} {
                 lappend found s_axi_control Slave aximm 0
                 return $found
             }
+            if {[env_of MODEL_NO_STREAMS ""] ne ""} {
+                lappend found s_axi_control Slave aximm 0
+                return $found
+            }
             lappend found s_axi_control Slave aximm 0 in_r Slave axis [env_of MODEL_IN_BITS 8] out_r Master axis [env_of MODEL_OUT_BITS 8]
         }
     }

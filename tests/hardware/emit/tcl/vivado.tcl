@@ -1,7 +1,7 @@
 # A model of Vivado in batch mode (UG835; IP as in PG021, PG085, PG082, PG201, PG164, PG247): projects, block designs, runs.
 #   tclsh vivado.tcl -mode batch -source script.tcl
 # Environment: MODEL_IN_BITS, MODEL_OUT_BITS and (if there is such a port) MODEL_WEIGHTS_BITS describe the accelerator, or instead of the first two
-# MODEL_STREAMS (name, mode and bits of each stream); MODEL_BOARDS
+# MODEL_STREAMS (name, mode and bits of each stream), or MODEL_NO_STREAMS if it has none; MODEL_MASTERS are its AXI masters; MODEL_BOARDS
 # lists the installed board parts; MODEL_MHZ is the clock that the processing system gives (default: what is asked); MODEL_SETUP and MODEL_HOLD are the slacks (empty: no path); MODEL_FAIL names a run that fails;
 # MODEL_HANDOFF is where the handoff goes (gen, srcs).
 source [file join [file dirname [info script]] commands.tcl]
@@ -365,7 +365,7 @@ proc do_validate_bd_design {call} {
                 dict for {master slaves} $::reached { incr count [llength [lsearch -all -exact $slaves /$cell/$pin]] }
                 rule {$count == 1} {validate_bd_design: /$cell/$pin has $count addresses}
             }
-            if {$mode eq "Master" && [ip_of $cell] eq "axi_dma"} {
+            if {$mode eq "Master" && [ip_of $cell] in {axi_dma accelerator}} {
                 rule {[string match /ps/* [dict get $::reached /$cell/$pin]]} {validate_bd_design: /$cell/$pin reaches [dict get $::reached /$cell/$pin]}
             }
         }
