@@ -136,7 +136,7 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
     from qfx.hardware.cost.resources import FIELDS
     from qfx.hardware.design.schedule import Request
     from qfx.hardware.folding.search import resolve
-    from qfx.hardware.folding.summary import binding
+    from qfx.hardware.folding.summary import binding, per_unit
 
     row: Row = {"board": on.name, "clock_ns": clock_ns, "asked_fps": fps}
     try:
@@ -144,7 +144,6 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
     except ProjectError as error:
         return row | {"refused": str(error)}
     work = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
-    dsps = made.estimate.total.dsp
     return row | {
         "frames_per_second": round(made.fps, 3),
         "interval_cycles": made.interval,
@@ -152,7 +151,7 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
         "shares": {field: round(made.estimate.share(field), 4) for field in FIELDS},
         "binding": binding(made),
         "macs_per_sample": work,
-        "macs_per_dsp_cycle": round(work / (dsps * made.interval), 4) if dsps else None,
+        **per_unit(made, work),
         "refused": None,
     }
 
@@ -162,19 +161,21 @@ def _table(rows: Sequence[Row]) -> list[str]:
     from qfx.hardware.cost.resources import FIELDS
     from qfx.hardware.folding.summary import table
 
-    head = ("model", "asked fps", "fps", "binds", "board", "latency us", *(f"{NAMES[field]} %" for field in FIELDS), "MAC/DSP/cycle")
+    head = ("model", "asked fps", "fps", "binds", "board", "latency us", *(f"{NAMES[field]} %" for field in FIELDS), "MAC/DSP/cycle", "LUT/fps")
     lines, refused = [], []
     for row in rows:
         asked = "fastest" if row["asked_fps"] is None else f"{row['asked_fps']:g}"
         if row["refused"] is not None:
-            lines.append((row["model"], asked, "-", "refused", row["board"], *[""] * (len(FIELDS) + 2)))
+            lines.append((row["model"], asked, "-", "refused", row["board"], *[""] * (len(FIELDS) + 3)))
             refused.append(f"{row['model']} on {row['board']}, {asked}: {row['refused']}")
             continue
         binds = ", ".join(NAMES[field] for field in row["binding"]["resources"]) or row["binding"]["layer"]
         latency = "" if row["latency_us"] is None else f"{row['latency_us']:.1f}"
         work = "" if row["macs_per_dsp_cycle"] is None else f"{row['macs_per_dsp_cycle']:.2f}"
         shares = (f"{100 * row['shares'][field]:.1f}" for field in FIELDS)
-        lines.append((row["model"], asked, f"{row['frames_per_second']:.0f}", binds, row["board"], latency, *shares, work))
+        lines.append(
+            (row["model"], asked, f"{row['frames_per_second']:.0f}", binds, row["board"], latency, *shares, work, f"{row['luts_per_fps']:.3g}")
+        )
     return [*table(head, lines), *([""] * bool(refused)), *refused]
 
 

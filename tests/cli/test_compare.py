@@ -38,6 +38,7 @@ def test_rows_are_what_estimate_says(model: Path, tmp_path: Path) -> None:
     assert rows[3]["macs_per_sample"] == work
     if said["resources"]["dsp"]:
         assert rows[3]["macs_per_dsp_cycle"] == pytest.approx(work / (said["resources"]["dsp"] * said["interval_cycles"]), abs=1e-4)
+    assert rows[3]["luts_per_fps"] == pytest.approx(said["resources"]["lut"] / said["frames_per_second"], rel=1e-3)
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     code, _, error = run(model, "--board", "zcu102", "--plot", tmp_path / "front.png")
     assert (code, "--force" in error) == (2, True)
@@ -48,6 +49,7 @@ def test_the_table_and_what_is_refused(model: Path) -> None:
     assert code == 0
     lines = out.splitlines()
     assert lines[0].split()[:3] == ["model", "asked", "fps"]
+    assert lines[0].split()[-2:] == ["MAC/DSP/cycle", "LUT/fps"]
     assert lines[2].split()[:4] == ["net", "1e+09", "-", "refused"]
     assert lines[4].startswith("net on zcu102, 1e+09: ")
     assert "at most" in lines[4] or "at most" in out

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from math import gcd
+from collections.abc import Callable
 
 import numpy as np
 from cells import WORD, gru, lstm, recurrent, rows
+from channel_models import FAR, far_channels, far_products, moved, own_points, per_channel
+from model_parts import chain, const, conv, scalar
 
-from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
-from qfx.hardware.design.lower import lower
-from qfx.hardware.design.schedule import BUFFER_STORAGE, Folding, Schedule
+from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.ir.graph import Graph, Node
 from qfx.operators import (
     Add,
@@ -23,7 +21,6 @@ from qfx.operators import (
     Compare,
     Concat,
     Const,
-    Conv,
     Embedding,
     Expand,
     Input,
@@ -36,7 +33,6 @@ from qfx.operators import (
     MaxPool,
     Min,
     Mul,
-    Operator,
     Pad,
     PRelu,
     ReduceMax,
@@ -44,7 +40,6 @@ from qfx.operators import (
     ReduceSum,
     Relu,
     Reshape,
-    Scan,
     Slice,
     Stretch,
     Sub,
@@ -55,30 +50,6 @@ from qfx.operators import (
     Transpose,
     Upsample,
 )
-
-
-def scalar(text: str) -> ArrayType:
-    return ArrayType.of(FixedType.parse(text))
-
-
-def const(seed: int, *shape: int, bits: int = 4, frac_bits: int = 3) -> Const:
-    low, high = -(1 << (bits - 1)), 1 << (bits - 1)
-    return Const(np.random.default_rng(seed).integers(low, high, shape), frac_bits)
-
-
-def chain(name: str, shape: tuple[int, ...], *ops: Operator, cast: str = "ap_fixed<6,3,AP_RND,AP_SAT>") -> Graph:
-    """Input, then one operator after the other."""
-    nodes = [Node("x", Input(shape, scalar(cast)))]
-    for i, op in enumerate(ops):
-        nodes.append(Node(f"{type(op).__name__.lower()}{i}", op, (nodes[-1].name,)))
-    return Graph(name, tuple(nodes), nodes[-1].name)
-
-
-def conv(
-    seed: int, out: int, per_group: int, *kernel: int, stride: int = 1, pads: tuple[int, int] = (0, 0), dilation: int = 1, groups: int = 1
-) -> Conv:
-    axes = len(kernel)
-    return Conv(const(seed, out, per_group, *kernel), const(seed + 1, out, frac_bits=7), (stride,) * axes, (pads,) * axes, (dilation,) * axes, groups)
 
 
 def classifier() -> Graph:
@@ -148,102 +119,6 @@ def joined() -> Graph:
             Node("out", Cast(scalar("ap_fixed<12,9,AP_RND,AP_SAT>")), ("product",)),
         ),
         "out",
-    )
-
-
-def per_channel() -> Graph:
-    """A binary point for every channel, then one for every element, in front of and behind a permutation."""
-    rng = np.random.default_rng(5)
-    element = FixedType.parse("ap_fixed<5,3,AP_RND_CONV,AP_SAT_SYM>")
-    channels = ArrayType(element, (3, -1, 2, 0), (4, 1, 1))
-    elements = tuple(int(bits) for bits in rng.integers(-2, 3, 48))
-    return Graph(
-        "per_channel",
-        (
-            Node("x", Input((4, 3, 4), channels)),
-            Node("scale", Affine(const(6, 4), const(7, 4, frac_bits=9)), ("x",)),
-            Node("again", Cast(channels), ("scale",)),
-            Node("flat", Reshape((48,)), ("again",)),
-            Node("each", Cast(ArrayType(FixedType(4, max(elements), True), elements, (48,))), ("flat",)),
-            Node("slopes", Affine(const(8, 48), None), ("each",)),
-        ),
-        "slopes",
-    )
-
-
-def moved(weight: Const, *up: int) -> Const:
-    """The weight with the binary point of each output so many places to the left of the finest."""
-    return Const(weight.raw << np.array(up).reshape(-1, *(1,) * (weight.raw.ndim - 1)), weight.frac_bits + max(up))
-
-
-def own_points() -> Graph:
-    """Weights with a binary point for every output: grouped, depthwise and linear, with and without bias, and one output without weights."""
-    grouped = replace(conv(40, 4, 2, 3, 3, groups=2, pads=(1, 1)), weight=moved(const(40, 4, 2, 3, 3), 0, 5, 2, 5))
-    depthwise = replace(conv(41, 4, 1, 2, 2, groups=4), weight=moved(const(41, 4, 1, 2, 2), 3, 0, 0, 7), bias=None)
-    rows = const(42, 6, 4 * 3 * 4).raw * np.array([1, 1, 0, 1, 1, 1]).reshape(-1, 1)
-    narrow = Cast(scalar("ap_fixed<7,5,AP_RND,AP_SAT>"))
-    return chain(
-        "own_points", (4, 4, 5), grouped, narrow, depthwise, narrow, Reshape((48,)), Linear(moved(Const(rows, 3), 1, 0, 6, 2, 9, 1), const(43, 6))
-    )
-
-
-FAR = (2, 40, 21, -9)
-"""Grids so far apart that no word of 64 bits holds sums on the finest of them."""
-
-
-def far_channels() -> Graph:
-    """Channels on grids of their own from the convolution to the cast, by every operator that may meet them, and two that mix them again."""
-
-    def own(seed: int, *shape: int, grids: tuple[int, ...] = FAR, bits: int = 4) -> Const:
-        return Const(const(seed, *shape, bits=bits).raw, grids)
-
-    points = ArrayType(FixedType.parse("ap_fixed<6,4,AP_RND,AP_SAT>"), tuple(6 - bits for bits in (3, 19, 12, 2)), (4, 1, 1))
-    points = replace(points, element=replace(points.element, int_bits=max(points.int_bits)))
-    return Graph(
-        "far_channels",
-        (
-            Node("x", Input((4, 4, 3), points)),
-            Node("first", Affine(own(60, 4), own(61, 4, bits=6, grids=(9, 60, 30, -4))), ("x",)),
-            Node("conv", Conv(own(62, 4, 4, 2, 2), own(63, 4, bits=6, grids=(30, 62, 40, 20)), (1, 1), ((1, 0), (0, 1)), (1, 1), 1), ("x",)),
-            Node("norm", Affine(own(64, 4, grids=(0, 1, -2, 3)), own(65, 4, grids=(24, 55, 35, 16))), ("conv",)),
-            Node("sum", Add(), ("norm", "first")),
-            Node("difference", Sub(), ("sum", "x")),
-            Node("leaky", LeakyRelu(-2), ("difference",)),
-            Node("clip", Clip(Const(np.array(-3), 40), Const(np.array(200), 42)), ("leaky",)),
-            Node("relu", Relu(), ("norm",)),
-            Node("pool", MaxPool((2, 2), (1, 1), ((0, 1), (1, 0)), (1, 1)), ("relu",)),
-            Node("pads", Pad(((2, 0), (0, 0), (0, 0))), ("clip",)),
-            Node("slice", Slice((1, 0, 0), (6, 4, 3), (1, 1, 1)), ("pads",)),
-            Node("join", Concat(), ("slice", "pool", "x")),
-            Node("narrow", Cast(scalar("ap_fixed<9,6,AP_RND_CONV,AP_SAT>")), ("join",)),
-        ),
-        "narrow",
-    )
-
-
-def far_products() -> Graph:
-    """Products of channels on grids of their own, a sum over windows, and a cast with a binary point for each channel."""
-    grids = (1, 9, 4)
-    wide = Affine(Const(const(70, 3).raw, grids), Const(const(71, 3).raw, (2, 14, 3)))
-    casts = ArrayType(FixedType(7, 5, True), (5, -6, 1), (3, 1))
-    return Graph(
-        "far_products",
-        (
-            Node("x", Input((3, 6), ArrayType(FixedType.parse("ap_fixed<5,3>"), (3, -8, 0), (3, 1)))),
-            Node("wide", wide, ("x",)),
-            Node("square", Mul(), ("wide", "x")),
-            Node("pool", SumPool((2,), (2,), ((0, 0),)), ("square",)),
-            Node("twice", Upsample((2,)), ("pool",)),
-            Node("stretch", Stretch((2,)), ("twice",)),
-            Node("cast", Cast(casts), ("stretch",)),
-            Node("flat", Reshape((33,)), ("stretch",)),
-            Node("linear", Linear(const(72, 3, 33), None), ("flat",)),
-            Node("column", Reshape((3, 1)), ("linear",)),
-            Node("same", Transpose((0, 1)), ("cast",)),
-            Node("part", Slice((0, 0), (3, 1), (1, 1)), ("same",)),
-            Node("sum", Add(), ("part", "column")),
-        ),
-        "sum",
     )
 
 
@@ -471,84 +346,3 @@ def from_ddr() -> tuple[Graph, Schedule]:
         "out": Folding(1, 6, weights="ddr"),
     }
     return graph, Schedule.of(foldings)
-
-
-def divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def useful(number: int) -> list[int]:
-    """The numbers a word with which a row of so many takes as few words as with no fewer."""
-    return [n for n in range(1, number + 1) if n == 1 or -(-number // n) < -(-number // (n - 1))]
-
-
-def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
-    """Any legal folding of every node, its memories anywhere, and any number of channels per word at the ports."""
-
-    def pick(choices: list[int]) -> int:
-        return int(rng.choice(choices))
-
-    def together(kernel: Sequence[int]) -> int:
-        """The taps of a window that come in a word: one or all."""
-        return pick([1, int(np.prod(kernel))])
-
-    foldings: dict[str, Folding] = {}
-    for node in graph.nodes:
-        op, channels = node.op, graph.infos[node.name].shape[0]
-        if isinstance(op, Conv):
-            outputs, per_group, *kernel = op.weight.shape
-            if op.groups > 1 and per_group == 1 and outputs == op.groups:
-                taps = together(kernel)
-                foldings[node.name] = Folding(pick(divisors(outputs)), pick(useful(taps)), taps=taps)
-            else:
-                taps = together(kernel)
-                row = int(np.prod(kernel)) * per_group
-                simd = [n for n in useful(row) if taps > 1 or row % n or per_group % n == 0 or n % per_group == 0]
-                foldings[node.name] = Folding(pick(useful(outputs // op.groups)), pick(simd), taps=taps)
-        elif isinstance(op, Linear):
-            foldings[node.name] = Folding(pick(useful(channels)), pick(useful(op.weight.shape[1])))
-        elif isinstance(op, Scan):
-            foldings[node.name] = Folding(*(pick(divisors(number)) for number in op.parallel(graph, node)))
-        elif isinstance(op, MatMul):
-            terms, columns = graph.infos[node.inputs[1]].shape[-2:]
-            foldings[node.name] = Folding(pick(divisors(columns)), pick(divisors(terms)), str(rng.choice(["auto", "dsp", "lut"])))
-        elif isinstance(op, Concat):
-            common = int(np.gcd.reduce([graph.infos[name].shape[0] for name in node.inputs]))
-            foldings[node.name] = Folding(pick(divisors(common)))
-        elif isinstance(op, Pad):
-            foldings[node.name] = Folding(pick(divisors(gcd(graph.infos[node.inputs[0]].shape[0], *op.pads[0]))))
-        elif isinstance(op, Slice):
-            whole = gcd(graph.infos[node.inputs[0]].shape[0], op.starts[0], op.stops[0]) if op.steps[0] == 1 else 1
-            foldings[node.name] = Folding(pick(divisors(whole)))
-        elif isinstance(op, Take | Embedding):
-            foldings[node.name] = Folding(pick(divisors(op.parallel(graph, node)[0])))
-        elif isinstance(op, MaxPool | SumPool):
-            foldings[node.name] = Folding(pick(divisors(channels)), taps=together(op.kernel))
-        elif isinstance(op, Add | Sub | Mul | Upsample | Stretch):
-            foldings[node.name] = Folding(pick(divisors(channels)))
-    for node in graph.nodes:
-        if isinstance(node.op, Conv | Linear):
-            foldings[node.name] = replace(foldings[node.name], weights=str(rng.choice(["auto", "lut", "bram"])))
-        if isinstance(node.op, Conv | MaxPool | SumPool):
-            foldings[node.name] = replace(foldings[node.name], buffer=str(rng.choice(BUFFER_STORAGE)))
-    frames = [graph.infos[name] for name in (graph.input.name, graph.output)]  # words of a pixel, or of several
-    ports = [pick(divisors(pick([info.shape[0], info.size]))) for info in frames]
-    ports = [min(parallel, 64) if info.size % min(parallel, 64) == 0 else 1 for parallel, info in zip(ports, frames, strict=True)]
-    for node in graph.nodes:
-        info = graph.infos[node.name]
-        if isinstance(node.op, Conv) and rng.integers(2):
-            pixels = info.size // info.shape[0]
-            foldings[node.name] = replace(foldings[node.name], pixels=pick([n for n in divisors(pixels) if n <= 4]))
-    made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
-    while True:
-        try:
-            lower(graph, made)
-        except ProjectError as error:
-            if error.what.startswith(("taps=", "pixels=")):  # no unit of whole windows makes those, or constants differ from pixel to pixel
-                kept = {name: folding if name != error.where else Folding(folding.pe, buffer=folding.buffer) for name, folding in made.foldings}
-                made = Schedule.of(kept, input_parallel=ports[0], output_parallel=ports[1])
-                continue
-            if not error.what.startswith("a word of"):
-                raise
-            return Schedule()  # so many numbers of so many bits side by side that no tool takes the word
-        return made

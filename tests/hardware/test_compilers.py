@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, conv, from_ddr, random_schedule, side_by_side
+from hardware_models import DIRECTED, chain, conv, from_ddr, side_by_side
+from random_schedules import random_schedule
 from support.bundles import Bundle, build_bundle
 from support.pragma_grammar import Tool
 

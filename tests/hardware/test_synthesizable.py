@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, random_schedule
+from hardware_models import DIRECTED
+from random_schedules import random_schedule
 from support.pragma_grammar import Tool
 from support.synthesizable import check
 

@@ -407,8 +407,9 @@ def test_against_numpy(executable: Path, index: int) -> None:
 
 
 def test_whole_frames_are_preferred(executable: Path) -> None:
-    """A process whose parameters are no longer those of its form in qfx_layers.h would go word by word, and be slow without a word."""
-    forms = re.findall(r"^void (\w+)\(qfx_native::frames", (hls_root() / "sim" / "native" / "qfx_layers.h").read_text(), re.MULTILINE)
+    """A process whose parameters are no longer those of its form in sim/native would go word by word, and be slow without a word."""
+    texts = [(hls_root() / "sim" / "native" / name).read_text() for name in ("qfx_layers.h", "qfx_products.h")]
+    forms = re.findall(r"^void (\w+)\(qfx_native::frames", "".join(texts), re.MULTILINE)
     assert {"window", "matvec", "depthwise", "binary", "pool"} <= set(forms)
     symbols = subprocess.run(["nm", "-C", str(executable)], capture_output=True, text=True, check=True).stdout
     word_by_word = {name for name in forms if re.search(rf"void qfx::{name}<.*>\(hls::stream<", symbols)}

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from hardware_models import DIRECTED, chain, const, conv, moved, odd_sizes, random_schedule, scalar, side_by_side
+from hardware_models import DIRECTED, chain, const, conv, moved, odd_sizes, scalar, side_by_side
+from random_schedules import random_schedule
 from schedule_models import BRANCHED, folded, upsampling
 from support.bounded import step_of
 from test_merged_ports import CASES as MERGED

@@ -66,7 +66,10 @@ class Market:
         index = {layer.name: i for i, layer in enumerate(layers)}
         self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
+        self._beaten = [_beaten(layer) for layer in self.layers]
         self._kept_at: dict[int, list[IntArray] | None] = {}
+        self._paces: dict[int, Pace] = {}
+        self._reached: tuple[int, int] | None = None  # places among the paces of what was found and of the bound, when it was last looked for
         self.readers: list[list[tuple[int, int, int]]] = [[] for _ in layers]
         for reader, sources in enumerate(self.sources):
             for place, (source, size) in enumerate(sources):
@@ -136,7 +139,7 @@ class Market:
         pace, spent = self._pace(target, kept), overhead / self.limits
         tried = [by_prices(pace, spent), None if known is None else exchanged(pace, _among(kept, known), spent)]
         found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
-        problem = self._problem(pace, kept, spent)
+        problem = self._problem(target, pace, kept, spent)
         bound = program.relaxed(problem)
         if picked is None or found > bound + GAP * max(bound, 0.0) + _ROUNDING:
             solved = program.cheapest(problem, nodes=_NODES, gap=GAP, start=picked)
@@ -172,23 +175,28 @@ class Market:
         paces = self.paces()
         total = 2 * len(paces).bit_length()
         count = 0
-        found: Picked | None = None
-        low, high = 0, len(paces)
-        while low < high:  # the fastest that prices find
-            tried(count, total)
-            count += 1
-            middle = (low + high) // 2
-            picked = self._by_prices(paces[middle], overhead)
-            if picked is not None:
-                found, high = picked, middle
-            else:
-                low = middle + 1
-        reached, low = high, 0
-        while low < high:  # what cannot be reached even in parts
-            tried(count, total)
-            count += 1
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._conceivable(paces[middle], overhead) else (middle + 1, high)
+        near, bound = (None, None) if self._reached is None else self._reached
+
+        def told(answer: Callable[[int], bool]) -> Callable[[int], bool]:
+            def asked(place: int) -> bool:
+                nonlocal count
+                tried(count, max(total, count + 1))
+                count += 1
+                return answer(place)
+
+            return asked
+
+        picks: dict[int, Picked | None] = {}
+
+        def by_prices(place: int) -> bool:
+            picks[place] = self._by_prices(paces[place], overhead)
+            return picks[place] is not None
+
+        reached = _first(told(by_prices), 0, len(paces), near)  # the fastest that prices find
+        found = picks.get(reached)
+        # What cannot be reached even in parts.
+        low = _first(told(lambda place: self._conceivable(paces[place], overhead)), 0, reached, reached - 1 if bound is None else bound)
+        self._reached = reached, low
         high, undecided = reached, len(paces)
         while low < high:
             tried(count, max(total, count + 1))
@@ -210,7 +218,7 @@ class Market:
         if kept is None:
             return None, True
         pace, spent = self._pace(target, kept), overhead / self.limits
-        solved = program.cheapest(self._problem(pace, kept, spent), nodes=_NODES, gap=np.inf, fitting=True)
+        solved = program.cheapest(self._problem(target, pace, kept, spent), nodes=_NODES, gap=np.inf, fitting=True)
         if solved.picked is None:
             return None, solved.bound == np.inf
         picked = _back(kept, solved.picked)
@@ -227,7 +235,7 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return False
-        problem = self._problem(self._pace(target, kept), kept, overhead / self.limits)
+        problem = self._problem(target, self._pace(target, kept), kept, overhead / self.limits)
         return program.relaxed(problem, fitting=True) < np.inf
 
     def _kept(self, target: int) -> list[IntArray] | None:
@@ -240,53 +248,50 @@ class Market:
     def _find_kept(self, target: int) -> list[IntArray] | None:
         fast = [layer.busy <= target for layer in self.layers]
         found = []
-        for index, layer in enumerate(self.layers):
+        for index, beaten in enumerate(self._beaten):
             possible = fast[index].copy()
             for reader, place, size in self.readers[index]:
                 words = np.unique(self.layers[reader].words(place)[fast[reader]])
                 widths, at = np.unique(self.given(reader, place), return_inverse=True)
                 together: BoolArray = np.asarray((rewidth_cycles(size, words[None, :], widths[:, None]) <= target).any(axis=1))
                 possible &= together[at]
-            at = np.flatnonzero(possible)
-            in_joint = any(index in ports for ports in self.joint)
-            costs = np.column_stack([layer.busy, layer.costs]) if in_joint else layer.costs
-            found.append(at[least(layer.takes[at], layer.gives[at], costs[at])])
+            in_joint = any(index in ports for ports in self.joint)  # then what is faster may be worth more than what is cheaper
+            found.append(np.flatnonzero(possible if in_joint else possible & (beaten > target)))
         return found if all(at.size for at in found) else None
 
     def _pace(self, target: int, kept: Sequence[IntArray]) -> Pace:
+        """``kept``: those of that pace."""
+        if target not in self._paces:
+            self._paces[target] = self._find_pace(target, kept)
+        return self._paces[target]
+
+    def _find_pace(self, target: int, kept: Sequence[IntArray]) -> Pace:
         pairs = list(zip(self.layers, kept, strict=True))
         allowed = [np.ones(at.size, dtype=np.bool_) for at in kept]
         for ports in self.joint:
             for index, most in zip(ports, self._parts(ports, target), strict=True):
                 allowed[index] = self.layers[index].busy[kept[index]] <= most
         return Pace(
-            target,
             [layer.takes[at] for layer, at in pairs],
             [layer.gives[at] for layer, at in pairs],
-            [[self.given(reader, place)[kept[source]] for place, (source, _) in enumerate(sources)] for reader, sources in enumerate(self.sources)],
-            [[layer.words(place)[at] for place in range(len(layer.sources))] for layer, at in pairs],
             [layer.costs[at] / self.limits for layer, at in pairs],
-            self.sources,
+            [[self._link(reader, place, target, kept) for place in range(len(sources))] for reader, sources in enumerate(self.sources)],
             allowed,
-            1 / self.limits,
         )
 
-    def _problem(self, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
-        between = []
-        for reader, sources in enumerate(self.sources):
-            for place, (source, size) in enumerate(sources):
-                widths, of_source = np.unique(pace.given[reader][place], return_inverse=True)
-                words, of_reader = np.unique(pace.words[reader][place], return_inverse=True)
-                possible = rewidth_cycles(size, words[None, :], widths[:, None]) <= pace.target
-                taken = changes(widths[:, None], words[None, :]) * pace.unit
-                between.append(program.Between(source, reader, of_source, of_reader, taken, possible))
+    def _link(self, reader: int, place: int, target: int, kept: Sequence[IntArray]) -> program.Between:
+        source, size = self.sources[reader][place]
+        widths, of_source = np.unique(self.given(reader, place)[kept[source]], return_inverse=True)
+        words, of_reader = np.unique(self.layers[reader].words(place)[kept[reader]], return_inverse=True)
+        taken = changes(widths[:, None], words[None, :]) / self.limits
+        return program.Between(source, reader, of_source, of_reader, taken, rewidth_cycles(size, words[None, :], widths[:, None]) <= target)
+
+    def _problem(self, target: int, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
         together = [
-            program.Together(
-                ports, [self.layers[i].busy[kept[i]].astype(np.float64) for i in ports], pace.target + (len(ports) - 1) * _BESIDE - _EMPTIES
-            )
+            program.Together(ports, [self.layers[i].busy[kept[i]].astype(np.float64) for i in ports], target + (len(ports) - 1) * _BESIDE - _EMPTIES)
             for ports in self.joint
         ]
-        return program.Problem(pace.shares, between, together, spent)
+        return program.Problem(pace.shares, [link for links in pace.between for link in links], together, spent)
 
     def _parts(self, ports: Sequence[int], target: int) -> list[int]:
         """How many cycles each of the ports may take by itself so that all together keep within ``target``: the longest is widened first. Fewer than
@@ -302,13 +307,18 @@ class Market:
 
 def least(takes: IntArray, gives: IntArray, costs: IntArray) -> IntArray:
     """The places of those that no other with the same words at both ends is at least as good as in every cost; the first of equals."""
+    kept = [_front(costs, own) for own in _groups(takes, gives, costs)]
+    return np.sort(np.concatenate(kept)) if kept else np.zeros(0, dtype=np.int64)
+
+
+def _groups(takes: IntArray, gives: IntArray, costs: IntArray) -> list[IntArray]:
+    """The places of those with the same words at both ends, by rising ``costs``: whatever is at least as good as another comes before it."""
     if not takes.size:
-        return np.zeros(0, dtype=np.int64)
+        return []
     _, group = np.unique(np.column_stack([takes, gives]), axis=0, return_inverse=True)
-    order = np.lexsort((np.arange(takes.size), *costs.T[::-1], group))  # group by group, and whatever dominates comes before
+    order = np.lexsort((np.arange(takes.size), *costs.T[::-1], group))
     ends = np.flatnonzero(np.diff(group[order], append=-1)) + 1
-    kept = [_front(costs, order[start:end]) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
-    return np.sort(np.concatenate(kept))
+    return [order[start:end] for start, end in zip((0, *ends[:-1]), ends, strict=True)]
 
 
 def _front(costs: IntArray, order: IntArray) -> IntArray:
@@ -328,6 +338,40 @@ def _dominated(ours: IntArray, theirs: IntArray) -> BoolArray:
     for mine, other in zip(ours.T, theirs.T, strict=True):
         found &= mine[:, None] <= other[None, :]
     return found
+
+
+def _beaten(layer: Layer) -> IntArray:
+    """Of each option the busy cycles of the fastest other one for the same words that takes no more of anything; of equals the slower, or the later,
+    is beaten."""
+    never = np.iinfo(np.int64).max
+    found = np.full(layer.busy.size, never)
+    for own in _groups(layer.takes, layer.gives, np.column_stack([layer.costs, layer.busy])):  # so what beats an option comes before it
+        costs, busy = layer.costs[own], layer.busy[own]
+        for start in range(0, own.size, _BLOCK):
+            end = min(start + _BLOCK, own.size)
+            beats = _dominated(costs[:end], costs[start:end]) & (np.arange(end)[:, None] < np.arange(start, end)[None, :])
+            found[own[start:end]] = np.where(beats, busy[:end, None], never).min(axis=0)
+    return found
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int, near: int | None) -> int:
+    """The first place from ``low`` on at which it holds, or ``high``; it holds at all behind. Looked for around ``near`` first."""
+    if near is not None and low <= near < high:
+        step, place = 1, near
+        if holds(place):
+            high = place
+            while low < high and holds(place := max(high - step, low)):
+                high, step = place, 2 * step
+            low = low if low == high else place + 1
+        else:
+            low = place + 1
+            while low < high and not holds(place := min(low + step - 1, high - 1)):
+                low, step = place + 1, 2 * step
+            high = high if low == high else place
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return high
 
 
 def _undominated(layer: Layer) -> Layer:

@@ -17,7 +17,7 @@ from qfx.hardware.design.storage import bram18
 from qfx.hardware.design.streams import MAX_WORD_BITS
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
-from qfx.hardware.folding.option import Choices, Option, Way, choices, divisors, fits_word, moved, window_channels
+from qfx.hardware.folding.option import Option, Way, choices, divisors, fits_word, moved, window_channels
 from qfx.hardware.processes.rows.abreast import Deal, Gather, Scatter, behind
 from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.hardware.timing.program import REWIND
@@ -62,6 +62,27 @@ class _Front(NamedTuple):
     takes: int = 0
 
 
+class _Unit(NamedTuple):
+    """A unit with one arithmetic and its weights in a place: cycles that a pipeline that runs empty waits longer, its cost without what is around it,
+    and what the weights take in each place."""
+
+    arithmetic: str
+    weights: str
+    waits: int
+    cost: Resources
+    stored: dict[str, Resources]
+
+
+class _Inside(NamedTuple):
+    """What depends on PE, SIMD and pixels alone: busy cycles of the unit and of the slowest process at its sides, what is around it whatever
+    multiplies, and the unit with each arithmetic."""
+
+    busy: int
+    slowest: int
+    around: Resources
+    units: list[_Unit]
+
+
 def options(unit: MatVec, setting: Setting) -> list[Option]:
     """Those of the unit as it is with one number at a time."""
     pinned, on = setting.pinned, setting.on
@@ -89,32 +110,49 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         extra = len(others)
         forms += others
     found = []
+    inside: dict[tuple[int, int, int], _Inside] = {}
     for number, form in enumerate(forms):
         before = window(form)
         if before is None:
             continue
         pe, simd, taps, pixels = form
         window_busy, window_cost, lines, wide = before
+        key = (pe, simd, pixels)
+        if key not in inside:
+            inside[key] = _inside(unit, setting, form, [name for name in possible[pixels] if _pays(unit, name, pe, pixels)])
+        own = inside[key]
         way = _way(unit, form, per_group, beside=wide)
-        tree = replace(unit, pe=pe, simd=simd, arithmetic="lut", abreast=pixels)
-        sides_busy, sides = _sides(unit, form, on)
-        slowest, busy = max(window_busy, way.busy, sides_busy, unit.interleaved(pe)), tree.busy
-        if number >= len(forms) - extra and slowest > busy * (1 if pixels == 1 else _IDLE):
+        slowest = max(window_busy, way.busy, own.slowest)
+        if number >= len(forms) - extra and slowest > own.busy * (1 if pixels == 1 else _IDLE):
             continue  # it saves lanes for a pace that it does not keep
-        around = r.total([window_cost, pieces.queue(unit.output, pe * pixels), way.cost, sides, _memory(unit, form, on)])
-        places: dict[int, tuple[Resources, Choices]] = {}
-        for name in (pinned.arithmetic,) if pinned else [name for name in possible[pixels] if _pays(unit, name, pe, pixels)]:
-            folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)), pixels)
-            waits = unit.delay(folding) - unit.delay(tree.folding) if unit.loaded else 0  # of a pipeline that runs empty between frames
-            bits = unit.code_bits(name)
-            if bits not in places:
-                stored = unit.places(folding, setting)
-                fixed = r.total([around, stored[folding.weights], unit.apart(folding, bits, on)])
-                places[bits] = fixed, choices(stored, lines)
-            fixed, others_places = places[bits]
-            cost = unit.by_arithmetic(folding, on) + fixed
-            found += moved(Option(folding, way.takes, way.gives, max(busy + waits, slowest), cost, way.cost), others_places)
+        around = r.total([window_cost, own.around, way.cost])
+        buffer = next(iter(lines))
+        for each in own.units:
+            folding = Folding(pe, simd, each.arithmetic, taps, each.weights, buffer, pixels)
+            option = Option(folding, way.takes, way.gives, max(own.busy + each.waits, slowest), each.cost + around, way.cost)
+            found += moved(option, choices(each.stored, lines))
     return found
+
+
+def _inside(unit: MatVec, setting: Setting, form: _Form, arithmetics: list[str]) -> _Inside:
+    """The unit in ``form`` with each of the ``arithmetics``, or the one that is pinned."""
+    pinned, on = setting.pinned, setting.on
+    pe, simd, _, pixels = form
+    tree = replace(unit, pe=pe, simd=simd, arithmetic="lut", abreast=pixels)
+    sides_busy, sides = _sides(unit, form, on)
+    around = r.total([pieces.queue(unit.output, pe * pixels), sides, _memory(unit, form, on)])
+    by_bits: dict[int, tuple[Resources, dict[str, Resources]]] = {}
+    units = []
+    for name in (pinned.arithmetic,) if pinned else arithmetics:
+        folding = Folding(pe, simd, name, weights=pinned.weights if pinned else "auto", pixels=pixels)
+        waits = unit.delay(folding) - unit.delay(tree.folding) if unit.loaded else 0  # of a pipeline that runs empty between frames
+        bits = unit.code_bits(name)
+        if bits not in by_bits:
+            stored = unit.places(folding, setting)
+            by_bits[bits] = stored[folding.weights] + unit.apart(folding, bits, on), stored
+        fixed, stored = by_bits[bits]
+        units.append(_Unit(name, folding.weights, waits, unit.by_arithmetic(folding, on) + fixed, stored))
+    return _Inside(tree.busy, max(sides_busy, unit.interleaved(pe)), around, units)
 
 
 def _possible(unit: MatVec, wanted: tuple[str, ...], pixels: int, on: Device) -> list[str]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.streams import MAX_JOINED
-from qfx.hardware.folding.program import EXCESS
+from qfx.hardware.folding.program import EXCESS, Between
 from qfx.hardware.timing.program import REWIND
 
 _PRICE_STEPS = 36
@@ -34,27 +34,22 @@ Picked = list[int]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pace:
-    """The options that are left of each layer where a frame may take ``target`` cycles: numbers per word that they take and give, those that come
-    from each source (``given``, by the source's options) and those that they take of it (``words``), and shares of what may be used of each resource.
-    ``sources``: the layers that each reads, with the numbers a frame. ``allowed``: those options with which several ports of one stream keep the
-    pace, come what may of the others. ``unit``: the share of each resource that is one."""
+    """The options that are left of each layer where a frame may take so many cycles: numbers per word that they take and give, and shares of what may
+    be used of each resource. ``between``: what lies between each layer and those that it reads. ``allowed``: those options with which several ports
+    of one stream keep the pace, come what may of the others."""
 
-    target: int
     takes: Sequence[d.IntArray]
     gives: Sequence[d.IntArray]
-    given: Sequence[Sequence[d.IntArray]]
-    words: Sequence[Sequence[d.IntArray]]
     shares: Sequence[FloatArray]  # (options, FIELDS)
-    sources: Sequence[Sequence[tuple[int, int]]]
+    between: Sequence[Sequence[Between]]
     allowed: Sequence[BoolArray]
-    unit: FloatArray
 
     def taken(self, picked: Sequence[int]) -> FloatArray:
         """The shares that the layers take, with the changes of width between them."""
         taken: FloatArray = sum((shares[i] for shares, i in zip(self.shares, picked, strict=True)), np.zeros(len(FIELDS)))
-        for index, sources in enumerate(self.sources):
-            for place, (source, _) in enumerate(sources):
-                taken = taken + changes(self.given[index][place][picked[source]], self.words[index][place][picked[index]]) * self.unit
+        for links in self.between:
+            for link in links:
+                taken = taken + link.shares[link.source_width[picked[link.source]], link.reader_width[picked[link.reader]]]
         return taken
 
 
@@ -119,13 +114,12 @@ def exchanged(pace: Pace, picked: Picked, spent: FloatArray) -> Picked:
 
 def _pick(pace: Pace, prices: FloatArray) -> Picked | None:
     chosen: Picked = []
-    priced = prices * pace.unit
-    for index, costs in enumerate(pace.shares):
-        mask, scores = pace.allowed[index].copy(), costs @ prices
-        for (source, size), given, words in zip(pace.sources[index], pace.given[index], pace.words[index], strict=True):
-            width = given[chosen[source]]
-            mask &= rewidth_cycles(size, words, width) <= pace.target
-            scores = scores + changes(width, words) @ priced
+    for costs, links, allowed in zip(pace.shares, pace.between, pace.allowed, strict=True):
+        mask, scores = allowed.copy(), costs @ prices
+        for link in links:
+            width = link.source_width[chosen[link.source]]
+            mask &= link.possible[width][link.reader_width]
+            scores = scores + (link.shares[width] @ prices)[link.reader_width]
         if not mask.any():
             return None
         chosen.append(int(np.flatnonzero(mask)[np.argmin(scores[mask])]))

@@ -78,6 +78,16 @@ def binding(plan: Plan) -> dict[str, Any]:
     }
 
 
+def per_unit(plan: Plan, macs: int) -> dict[str, float | None]:
+    """What is made of a unit: multiply-adds of a DSP block in a cycle (null without blocks; products in LUTs count, too), of the ``macs`` of a frame,
+    and the LUTs that a frame a second takes."""
+    dsps = plan.estimate.total.dsp
+    return {
+        "macs_per_dsp_cycle": round(macs / (dsps * plan.interval), 4) if dsps else None,
+        "luts_per_fps": float(f"{plan.estimate.total.lut / plan.fps:.4g}"),
+    }
+
+
 def _bound_by(plan: Plan) -> str:
     found = binding(plan)
     parts = [f"{NAMES[field]} ({100 * found['shares'][field]:.1f} % of what may be used)" for field in found["resources"]]

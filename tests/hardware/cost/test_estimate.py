@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, classifier, const, conv, random_schedule
+from hardware_models import DIRECTED, chain, classifier, const, conv
+from random_schedules import random_schedule
 
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType, OMode, QMode

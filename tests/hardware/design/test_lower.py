@@ -7,20 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import (
-    DIRECTED,
-    chain,
-    classifier,
-    const,
-    conv,
-    from_ddr,
-    own_points,
-    per_channel,
-    random_schedule,
-    residual,
-    scalar,
-    side_by_side,
-)
+from hardware_models import DIRECTED, chain, classifier, const, conv, from_ddr, own_points, per_channel, residual, scalar, side_by_side
+from random_schedules import random_schedule
 from test_several_ports import crossed
 
 from qfx.errors import ProjectError

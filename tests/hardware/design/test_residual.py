@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import const, conv, joined, random_schedule, residual, scalar
+from hardware_models import const, conv, joined, residual, scalar
+from random_schedules import random_schedule
 from schedule_models import Net, resnet
 from support.bounded import BoundedBundle, build, differences
 from support.bundles import build_bundle

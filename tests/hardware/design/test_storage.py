@@ -8,9 +8,10 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, conv, memories, random_schedule, scalar
+from hardware_models import DIRECTED, chain, conv, memories, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_schedules import random_schedule
 from support.cpp_preprocess import preprocess, translation_units
 from support.pragma_grammar import Tool
 from support.pragmas import check

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, random_schedule
+from hardware_models import DIRECTED
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_schedules import random_schedule
 from support import synthesizable
 from support.cpp_preprocess import evaluate, preprocess, synthesized, translation_units
 from support.pragma_grammar import INTERFACE_OPTIONS, PRAGMAS, STORAGE, Tool

@@ -14,7 +14,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hardware_models import DIRECTED, chain, classifier, const, conv, random_schedule, scalar
+from hardware_models import DIRECTED, chain, classifier, const, conv, scalar
+from random_schedules import random_schedule
 from support import bounded, pragmas, synthesizable
 from support.pragma_grammar import Tool
 from test_compilers import CLANG, STRICT

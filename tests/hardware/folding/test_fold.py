@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, classifier, const, conv, random_schedule, residual, scalar
+from hardware_models import DIRECTED, chain, classifier, const, conv, residual, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_schedules import random_schedule
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board, board

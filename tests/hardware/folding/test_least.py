@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, conv, random_schedule, scalar
+from hardware_models import DIRECTED, chain, conv, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_schedules import random_schedule
 from test_fold import network, schedule_of
 
 from qfx.errors import ExactnessError, ProjectError

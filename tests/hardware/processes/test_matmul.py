@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hardware_models import products, random_schedule, scalar
+from hardware_models import products, scalar
+from random_schedules import random_schedule
 from support.bounded import build, differences
 from support.bundles import build_bundle
 

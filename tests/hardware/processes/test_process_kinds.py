@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, from_ddr, random_schedule, side_by_side
+from hardware_models import DIRECTED, from_ddr, side_by_side
+from random_schedules import random_schedule
 from schedule_models import upsampling
 from support.bounded import build, differences
 from test_several_ports import crossed

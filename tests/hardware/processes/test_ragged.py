@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import chain, const, conv, divisors, odd_sizes, scalar, useful
+from hardware_models import chain, const, conv, odd_sizes, scalar
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_schedules import divisors, useful
 from support.bounded import BoundedBundle, build, differences
 
 from qfx.errors import ProjectError

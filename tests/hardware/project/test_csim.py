@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, classifier, const, random_schedule
+from hardware_models import DIRECTED, chain, classifier, const
+from random_schedules import random_schedule
 from support.bundles import build_bundle
 
 from qfx.errors import DataError, ProjectError

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, classifier, random_schedule
+from hardware_models import DIRECTED, classifier
+from random_schedules import random_schedule
 from support.bundles import build_bundle
 
 from qfx.errors import ProjectError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, memories, random_schedule
+from hardware_models import DIRECTED, memories
+from random_schedules import random_schedule
 from schedule_models import BRANCHED, folded, upsampling
 from support.bounded import BoundedBundle, BoundedRun, build, differences
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, classifier, random_schedule
+from hardware_models import DIRECTED, classifier
+from random_schedules import random_schedule
 from schedule_models import resnet
 
 from qfx.errors import ProjectError

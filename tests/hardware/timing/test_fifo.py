@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, random_schedule
+from hardware_models import DIRECTED, chain
+from random_schedules import random_schedule
 from schedule_models import BRANCHED, crossing, folded, resnet, unet
 
 from qfx.hardware.design import design as d

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, from_ddr, random_schedule, side_by_side
+from hardware_models import DIRECTED, from_ddr, side_by_side
 from hypothesis import given
 from hypothesis import strategies as st
+from random_schedules import random_schedule
 from schedule_models import upsampling
 from test_several_ports import crossed
 

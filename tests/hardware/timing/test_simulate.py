@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, conv, random_schedule, scalar
+from hardware_models import DIRECTED, chain, conv, scalar
+from random_schedules import random_schedule
 from schedule_models import folded, resnet
 
 from qfx.errors import ProjectError

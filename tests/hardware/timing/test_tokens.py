@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, random_schedule
+from hardware_models import DIRECTED
+from random_schedules import random_schedule
 from schedule_models import resnet
 
 from qfx.fixed import native_build
