@@ -236,6 +236,7 @@ def _compile(
 ) -> None:
     """Make ``built``, with the flags that are asked for, or else if need be without those that not every compiler knows. Raises _BuildError with the
     compiler's complaint."""
+    attempts: tuple[tuple[str, ...], ...]
     if asked is None:
         clang = "clang" in _run((*compiler, "--version"), built.parent)[1]
         attempts = ((*FLAGS, *(("-fopenmp-simd",) if clang and parallel else parallel)), _SURELY_KNOWN)
