@@ -53,7 +53,7 @@ import torch
 from torch import Tensor
 
 from qfx.errors import DataError
-from qfx.fixed import eager, native
+from qfx.fixed import eager, native, step
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, plan_of
 from qfx.fixed.step import Flat, Pair, Step, Whole
 from qfx.fixed.type import FixedType, OMode
@@ -148,11 +148,16 @@ def quantize(
             check_finite=check_finite,
         )
         return result
+    plain = scale is None and shift is None and addend is None and int_bits is None and not check_finite
+    if plain and torch.is_grad_enabled():
+        given = step.plain(x, frac_bits, width, mode, negative_slope, upper, frac_grad_scale)
+        if given is not None:  # the common case, with as little Python as possible
+            return given
     if x.is_neg() or frac_bits.is_neg():  # views that say minus; the fused pass reads what lies in memory
         x, frac_bits = x.resolve_neg(), frac_bits.resolve_neg()
-    if scale is None and shift is None and addend is None and int_bits is None and not check_finite:
+    if plain:
         bound = native.flat(x, frac_bits, mode, width, negative_slope, upper)
-        if bound is not None:  # the common case, with as little Python as possible
+        if bound is not None:
             if torch.is_grad_enabled() and (x.requires_grad or frac_bits.requires_grad):
                 return Step.apply(Flat(bound, frac_grad_scale), x, frac_bits)  # type: ignore[no-any-return, no-untyped-call]
             return native.forward_flat(bound, x, frac_bits)
@@ -174,7 +179,7 @@ def quantize(
     if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
     way = Whole(plan, native.fused(plan, x, frac_bits, int_bits, scale, shift, addend), frac_grad_scale)
-    return Step.apply(way, x, frac_bits, int_bits, scale, shift, addend)  # type: ignore[no-any-return, no-untyped-call]
+    return step.whole(way, x, frac_bits, int_bits, scale, shift, addend)
 
 
 class PlainCast(NamedTuple):
@@ -190,6 +195,10 @@ class PlainCast(NamedTuple):
 
 def quantize_pair(a: PlainCast, b: PlainCast) -> tuple[Tensor, Tensor]:
     """``quantize`` twice, as one step of autograd where that is possible: for small layers the steps cost more than the numbers."""
+    if a.int_bits is None and b.int_bits is None and torch.is_grad_enabled() and not torch.compiler.is_dynamo_compiling():
+        found = [step.plain(c.x, c.frac_bits, c.width, c.mode, 1.0, None, c.frac_grad_scale) for c in (a, b)]
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
     a_bound, b_bound = _flat(a), _flat(b)
     if a_bound is None or b_bound is None or not torch.is_grad_enabled():
         both = (a, b)

@@ -47,6 +47,23 @@ class _Constants(ctypes.Structure):
     )
 
 
+class _Entry(ctypes.Structure):
+    """``struct Entry`` of recorded.cpp."""
+
+    _fields_ = (
+        ("forward", ctypes.c_void_p),
+        ("backward", ctypes.c_void_p),
+        ("outer", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
+        ("flags", ctypes.c_int32),
+        ("is_channels_last", ctypes.c_int32),
+        ("is_wide", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("constants", _Constants),
+    )
+
+
 class Build(NamedTuple):
     """What native.cpp is compiled for."""
 
@@ -75,6 +92,13 @@ class Bound(NamedTuple):
     backward_flat: Callable[..., int]
     constants: _Constants
     address: int
+    flat: _Entry
+    flat_address: int
+
+    def entry(self, layout: Layout, wide: bool) -> _Entry:
+        """What recorded.cpp has to know of a Cast of tensors that lie so."""
+        last = layout.format is torch.channels_last
+        return _Entry(self.flat.forward, self.flat.backward, layout.outer, layout.channels, layout.inner, layout.flags, last, wide, 0, self.constants)
 
 
 @lru_cache(maxsize=1)
@@ -89,6 +113,8 @@ class Fused(NamedTuple):
     bound: Bound
     layout: Layout
     wide: bool
+    entry: _Entry
+    entry_address: int
 
     def forward(
         self, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
@@ -187,7 +213,7 @@ def flat(x: Tensor, frac_bits: Tensor, mode: CastMode, width: int, negative_slop
         and type(frac_bits) in PLAIN
         and x.numel()
     ):
-        return _flat_bound(mode, width, negative_slope, upper)
+        return flat_bound(mode, width, negative_slope, upper)
     return None
 
 
@@ -288,11 +314,15 @@ def _check(status: int, frac_bits: Tensor, dtype: torch.dtype, int_bits: Tensor 
 def _fused(plan: Plan, layout: Layout, dtype: torch.dtype, affine: bool, addend: bool, words: bool) -> Fused | None:
     wide = plan.width > FLOAT32_BITS
     bound = _bound(plan, dtype, wide, affine, addend, words)
-    return None if bound is None else Fused(bound, layout, wide)
+    if bound is None:
+        return None
+    entry = bound.entry(layout, wide)
+    return Fused(bound, layout, wide, entry, ctypes.addressof(entry))
 
 
 @lru_cache(maxsize=4096)
-def _flat_bound(mode: CastMode, width: int, negative_slope: float, upper: float | None) -> Bound | None:
+def flat_bound(mode: CastMode, width: int, negative_slope: float, upper: float | None) -> Bound | None:
+    """The entries for a plain Cast of float32 tensors, and for its step; None where they cannot be built."""
     return _bound(plan_of(mode, width, negative_slope, upper), torch.float32, False, False, False, False)
 
 
@@ -314,7 +344,9 @@ def _bound(plan: Plan, dtype: torch.dtype, wide: bool, affine: bool, addend: boo
     kind = plan.width, mode.n, int(mode.signed), int(mode.o is OMode.SAT_SYM)
     constants = _Constants(plan.min_raw, plan.max_raw, plan.negative_slope, plan.upper, *kind, low, high)
     functions = (entries.qfx_forward, entries.qfx_backward, entries.qfx_forward_flat, entries.qfx_backward_flat)
-    return Bound(*functions, constants, ctypes.addressof(constants))
+    addresses = (ctypes.cast(function, ctypes.c_void_p).value for function in functions[:2])
+    flat_entry = _Entry(*addresses, 0, 0, 0, 0, 0, 0, 0, constants)
+    return Bound(*functions, constants, ctypes.addressof(constants), flat_entry, ctypes.addressof(flat_entry))
 
 
 @lru_cache(maxsize=1024)

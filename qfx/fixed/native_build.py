@@ -68,6 +68,25 @@ def library_of_one_thread(source: Path, slow: str) -> ctypes.CDLL | None:
     return _or_none(source, (), False, slow)
 
 
+def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
+    """``source_name``, of this folder, compiled with these flags alone and loaded; None, and not a word, where that is impossible. What the compiler
+    refuses is remembered beside the cache's shared objects, so that not every process waits for the refusal."""
+    try:
+        compiler, folder = _compiler(os.environ.get("CXX", "")), _cache_folder()
+    except (_BuildError, CompilerError):
+        return None
+    refused = None if folder is None else folder / f"{_name(compiler, _SOURCES / source_name, flags, ())}.refused"
+    if refused is not None and refused.is_file():
+        return None
+    try:
+        return _library(_SOURCES / source_name, (), False, flags)
+    except _BuildError as error:
+        if refused is not None:
+            with suppress(OSError):
+                refused.write_text(str(error), encoding="utf-8")
+        return None
+
+
 def _or_none(source: Path, defines: tuple[str, ...], threads: bool, slow: str) -> ctypes.CDLL | None:
     try:
         return _library(source, defines, threads)
@@ -76,20 +95,18 @@ def _or_none(source: Path, defines: tuple[str, ...], threads: bool, slow: str) -
         return None
 
 
-def _library(source: Path, defines: tuple[str, ...], threads: bool) -> ctypes.CDLL:
+def _library(source: Path, defines: tuple[str, ...], threads: bool, flags: tuple[str, ...] | None = None) -> ctypes.CDLL:
+    """``flags``: instead of FLAGS, and of those that are tried where a compiler refuses them."""
     compiler, folder = _compiler(os.environ.get("CXX", "")), _cache_folder()
-    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
-    stamps = [_stamp(path) for path in map(shutil.which, compiler) if path is not None]
     parallel = _openmp() if threads else ()
-    identity = [*compiler, *FLAGS, *defines, *parallel, *texts, *stamps, _processor()]
-    name = f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}.so"
+    name = f"{_name(compiler, source, FLAGS if flags is None else flags, (*defines, *parallel))}.so"
     if folder is not None:
         with suppress(OSError):
             return _open(folder / name)
     try:
         with _workplace(folder) as place:
             built = Path(place) / name
-            _compile(compiler, source, defines, parallel, built)
+            _compile(compiler, source, defines, parallel, built, flags)
             built.write_bytes(_sealed(built.read_bytes()))
             built.chmod(0o700)
             if folder is not None:
@@ -102,6 +119,14 @@ def _library(source: Path, defines: tuple[str, ...], threads: bool) -> ctypes.CD
             where=shlex.join(compiler),
             remedy="set TMPDIR to a folder with space whose file system may run programs",
         ) from error
+
+
+def _name(compiler: tuple[str, ...], source: Path, flags: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """Of what is built so, in the cache."""
+    texts = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    stamps = [_stamp(path) for path in map(shutil.which, compiler) if path is not None]
+    identity = [*compiler, *flags, *others, *texts, *stamps, _processor()]
+    return f"{source.stem}-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:32]}"
 
 
 # ---- the shared object ------------------------------------------------------------------------------------------------
@@ -206,11 +231,19 @@ def _compiler(wanted: str) -> tuple[str, ...]:
     return found
 
 
-def _compile(compiler: tuple[str, ...], source: Path, defines: tuple[str, ...], parallel: tuple[str, ...], built: Path) -> None:
-    """Make ``built``, if need be without the flags that not every compiler knows. Raises _BuildError with the compiler's complaint."""
-    clang = "clang" in _run((*compiler, "--version"), built.parent)[1]
+def _compile(
+    compiler: tuple[str, ...], source: Path, defines: tuple[str, ...], parallel: tuple[str, ...], built: Path, asked: tuple[str, ...] | None
+) -> None:
+    """Make ``built``, with the flags that are asked for, or else if need be without those that not every compiler knows. Raises _BuildError with the
+    compiler's complaint."""
+    attempts: tuple[tuple[str, ...], ...]
+    if asked is None:
+        clang = "clang" in _run((*compiler, "--version"), built.parent)[1]
+        attempts = ((*FLAGS, *(("-fopenmp-simd",) if clang and parallel else parallel)), _SURELY_KNOWN)
+    else:
+        attempts = (asked,)
     complaint = ""
-    for flags in ((*FLAGS, *(("-fopenmp-simd",) if clang and parallel else parallel)), _SURELY_KNOWN):
+    for flags in attempts:
         status, complaint = _run((*compiler, str(source), "-o", str(built), *flags, *defines), built.parent)
         if status == 0 and built.is_file():
             return

@@ -14,7 +14,7 @@ from qfx.fixed import number_sets
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
-from qfx.nn.casts import digit_words, intervals, type_codes, word_length
+from qfx.nn.casts import digit_words, intervals, quick, type_codes, word_length
 from qfx.nn.casts.digits import Numbers, few_digits, leaves_out, numbers_of, project
 from qfx.nn.casts.known import Known as _Known
 from qfx.nn.casts.known import Tensors, equal
@@ -71,6 +71,10 @@ class Quantizer(FixedLayer):
     """What becomes of the results, in order: faults of a memory, gradients of few bits."""
     _known: _Known | None = None
     """What followed from the binary points of a forward before; a model that an earlier version pickled has none."""
+    has_plain_casts = True
+    """Of this very class, not of those below: its casts are those that ``quick`` makes in the common case."""
+    _quick: quick.Quick | None = None
+    """What its common case needs."""
     frac_bits: Tensor
     frac_start: Tensor
     cast_type: Tensor
@@ -271,6 +275,8 @@ class Quantizer(FixedLayer):
         if self.off:
             value = x.tensor() if isinstance(x, QTensor) else x
             return QTensor(value.to(self.frac_bits.dtype), _UNIT)
+        if torch.is_grad_enabled() and (found := quick.cast(self, x)) is not None:
+            return found
         if self._tracks:
             self._follow(x)
         frac_bits, point = self._counted()
@@ -307,15 +313,17 @@ class Quantizer(FixedLayer):
         """``(self(x), other(y))`` for two tensors, such as a weight and a bias, in one step of autograd."""
         if self.off or other.off or any(leaves_out(cast.spec, cast.mode.signed) for cast in (self, other)):
             return self(x), other(y)
+        if torch.is_grad_enabled() and (mine := quick.cast(self, x)) is not None:
+            return mine, quick.cast(other, y) or other(y)
         for cast, numbers in ((self, x), (other, y)):
             if cast._tracks:
                 cast._follow(numbers)
         a, a_point = self._counted()
         b, b_point = other._counted()
-        mine = PlainCast(x, a, self._width(a_point), self.mode, self.frac_grad_scale, self.learned_ints)
-        theirs = PlainCast(y, b, other._width(b_point), other.mode, other.frac_grad_scale, other.learned_ints)
-        first, second = quantize_pair(mine, theirs)
-        return self._result(first, a_point, mine.width, mine.mode), other._result(second, b_point, theirs.width, theirs.mode)
+        first_cast = PlainCast(x, a, self._width(a_point), self.mode, self.frac_grad_scale, self.learned_ints)
+        second_cast = PlainCast(y, b, other._width(b_point), other.mode, other.frac_grad_scale, other.learned_ints)
+        first, second = quantize_pair(first_cast, second_cast)
+        return self._result(first, a_point, first_cast.width, first_cast.mode), other._result(second, b_point, second_cast.width, second_cast.mode)
 
     def interval(self) -> Bounds:
         """What the cast can give, for each channel where these have binary points of their own."""
@@ -402,10 +410,12 @@ class Quantizer(FixedLayer):
         return bounded, torch.round(bounded.detach()) if bounded.dim() else bounded.item()
 
     def _interval(self, point: float | Tensor | Words, bits: int, mode: CastMode) -> Bounds:
-        """The interval of a cast with such binary points (as ``_counted`` gives them)."""
+        """The interval of a cast with such binary points (as ``_counted`` gives them, or an integer)."""
+        known = self._known
+        if type(point) is int and known is not None and known.points == point and known.mode is mode and known.width == bits:
+            return known.interval
         if isinstance(point, Words):
             return word_length.interval(point, mode, self.channel_axis == 0)
-        known = self._known
         if isinstance(point, float):
             point = round(point)  # ties to even, as torch.round
         if known is None or known.width != bits or known.mode is not mode or not equal(known.points, point):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qfx.fixed.type import OMode
+from qfx.nn.casts import quick
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import LONG_WORD, Quantizer
 
@@ -39,9 +40,11 @@ def make_room(cast: nn.Module, constant: Tensor) -> None:
     if cast.off or not cast.is_initialized or not may_make_room(cast):
         return
     spec = cast.spec
+    limit = 2.0 ** (spec.width - int(cast.mode.signed)) * _OUTGROWN
+    if torch.is_grad_enabled() and quick.holds(cast, constant, limit):
+        return
     with torch.no_grad():
         points, numbers = cast.points(), constant.detach()
-        limit = 2.0 ** (spec.width - int(cast.mode.signed)) * _OUTGROWN
         if float((numbers.abs() * torch.exp2(points.to(numbers.dtype))).max()) <= limit:
             return
         needed = choose_frac_bits((numbers,), spec.width, cast.mode, tuple(points.shape), observer="minmax").to(points)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,19 @@ Source = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn
 """Who holds the tensors of a layer."""
 
 
+class _Known(NamedTuple):
+    """What the sums can come to, without and with the bias, and whether float32 holds those with it; and the bounds that they follow from, which are
+    the same objects until a binary point moves."""
+
+    x: Bounds
+    weight: Bounds
+    bias: Bounds | None
+    terms: int
+    products: Bounds
+    total: Bounds
+    fits: bool
+
+
 class Weighted(Computing, abstract=True):
     """Weights, an optional bias, and their quantizers; the float parameters keep the names ``weight`` and ``bias``.
 
@@ -41,6 +55,7 @@ class Weighted(Computing, abstract=True):
     groups = 1
     form: Form | None = None
     """How the weight is cast, if not as it is kept."""
+    _known: _Known | None = None
 
     def __init__(self, source: Source, recipe: Recipe, name: str) -> None:
         super().__init__()
@@ -96,26 +111,38 @@ class Weighted(Computing, abstract=True):
         if norm is not None and norm.observe is not None:
             value = norm.observe(value, None if bias is None else bias.value)
         result = QTensor(value, interval)
-        return result if bias is None else result.affine(None, bias.value, interval + bias.interval, where=self.name)
+        if bias is None:
+            return result
+        known = self._known
+        of_both = known.total if known is not None and known.products is interval and known.bias is bias.interval else interval + bias.interval
+        return result.affine(None, bias.value, of_both, where=self.name)
 
     def _summed(self, x: QTensor, norm: FoldedNorm | None) -> tuple[Tensor, Bounds, QTensor | None]:
         """The sums, their interval, and the bias if it has not joined them."""
-        mixed, accumulator = x.interval.hull, accumulating(self.weight_cast)
+        mixed, accumulator = x.interval.hull, accumulating(self._modules["weight_cast"])
         if accumulator is not None:
             accumulator.meet(mixed)
         weight, bias = self.constants(norm)
-        products = _sums(mixed, weight.interval, weight.value.numel() // weight.value.shape[0])
+        known = self._bounds(x, weight, bias)
+        products = known.products
         if accumulator is not None:
             products = accumulator.held(products)
             if accumulator.narrows:
                 value = self._products(x, weight, products)
                 return *accumulator.accumulate(value, products), bias
         in_float32 = x.value.dtype == weight.value.dtype == torch.float32
-        if bias is not None and norm is None and in_float32:
-            total = products + bias.interval
-            if total.fits_float32():
-                return self._operator(x.value, weight.value, bias.value), total, None
+        if bias is not None and norm is None and in_float32 and known.fits:
+            return self._operator(x.value, weight.value, bias.value), known.total, None
         return self._products(x, weight, products), products, bias
+
+    def _bounds(self, x: QTensor, weight: QTensor, bias: QTensor | None) -> _Known:
+        terms, of_bias = weight.value.numel() // weight.value.shape[0], None if bias is None else bias.interval
+        known = self._known
+        if known is None or known.x is not x.interval or known.weight is not weight.interval or known.bias is not of_bias or known.terms != terms:
+            products = _sums(x.interval.hull, weight.interval, terms)
+            total = products if of_bias is None else products + of_bias
+            known = self._known = _Known(x.interval, weight.interval, of_bias, terms, products, total, total.fits_float32())
+        return known
 
     def _products(self, x: QTensor, weight: QTensor, products: Bounds) -> Tensor:
         """The sums of products, exact: in float32 or float64."""
