@@ -47,7 +47,7 @@ def modules() -> dict[str, ast.Module]:
 
 def imports(tree: Mapping[str, ast.Module], name: str) -> frozenset[str]:
     """The modules of qfx that are imported when this one is."""
-    found = set()
+    found: set[str] = set()
     for node in _run_at_import(tree[name]):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from website import api, house, modes, notebooks, reference
+from website import api, catalogue, concepts, house, modes, notebooks, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -57,6 +57,7 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Concepts",
         (
+            ("Three ideas", "concepts.md"),
             ("Types", "types.md"),
             ("Modes, drawn", "modes.md"),
             ("Functions by table", "tables.md"),
@@ -165,8 +166,9 @@ def write(folder: Path) -> None:
         "cli.md": reference.commands(),
         "operators.md": reference.operators(),
         "boards.md": reference.board_table(),
-        "errors.md": reference.error_page(),
+        "errors.md": catalogue.page(),
         "modes.md": modes.page(),
+        "concepts.md": concepts.page(),
         "house.md": house.page(),
         "decisions.md": _decisions(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ import qfx
 from qfx.cli import main
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.operators import OPERATORS
-from website import house
+from website import catalogue, concepts, house
 from website.modes import errors, value
 from website.pages import NAV, write
 
@@ -122,6 +123,32 @@ def test_the_house_is_drawn_from_the_import_statements(pages: Path) -> None:
     counts = house.between({"qfx.a.x": ["qfx.b.y"], "qfx.b.y": ["qfx.c.z"], "qfx.c.z": []})
     assert sum(counts.values()) == 2
     assert house.levels({"a": ["b", "c"], "b": ["c"], "c": []}) == {"a": 2, "b": 1, "c": 0}
+
+
+def test_ideas_are_drawn_by_what_computes_them(pages: Path) -> None:
+    assert (pages / "concepts.md").read_text(encoding="utf-8").count("<svg") == 3
+    numbers = [-5.0, -2.1, -0.3, 0.1, 1.74, 1.8, 3.0]
+    shown, by_x, by_f = concepts.gradients(numbers)
+    assert shown == [float(value(Fraction(number), concepts.type_())) for number in numbers]
+    for x, q, one, slope in zip(numbers, shown, by_x, by_f, strict=True):
+        inside = -2.125 <= x < 1.875  # what rounds to a number of the type
+        assert one == float(inside)
+        assert slope == pytest.approx(-math.log(2) * ((q - x) if inside else q))
+    by_type, by_weights = concepts.sums([1, 2, 512])
+    assert by_type == [8, 9, 17]  # -120 to 105; -240 to 210; 512 times
+    assert all(exact <= widest for exact, widest in zip(by_weights, by_type, strict=True))
+
+
+def test_the_catalogue_has_the_messages_of_the_sources(pages: Path) -> None:
+    text = (pages / "errors.md").read_text(encoding="utf-8")
+    for kind in catalogue.KINDS:
+        assert f"| `{kind}` |" in text
+    found = list(catalogue.raised(house.modules()))
+    assert len(found) > 500
+    assert ("RecipeError", "sparsity is ...", "...", "qfx.spec") in found
+    planted = ast.parse("raise DataError(f'the {what} is' + ' odd', where='x', remedy='give another')")
+    assert list(catalogue.raised({"qfx.a": planted})) == [("DataError", "the ... is odd", "give another", "qfx.a")]
+    assert "`nanmedian`" in text
 
 
 def test_every_decision_is_on_its_page(pages: Path) -> None:
