@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo docs test test-rtl bench bench-ptq lint format layers aten schemas wheel clean
+.PHONY: help venv demo docs test test-rtl bench bench-ptq lint format layers aten schemas notebooks wheel test-wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,7 +37,8 @@ test-rtl: $(VENV)/ready  ## every kind of design as RTL, simulated beside its C+
 lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy qfx tests/support $(wildcard demo/*.py benchmarks/*.py website/*.py)
+	$(PY) -m basedpyright
+	$(PY) -m mypy qfx tests/support tests/typed $(wildcard demo/*.py benchmarks/*.py website/*.py)
 
 format: $(VENV)/ready  ## rewrite the sources in the project's format
 	$(PY) -m ruff format .
@@ -52,6 +53,9 @@ aten: $(VENV)/ready  ## write docs/aten.md from torch's list and the forms that 
 schemas: $(VENV)/ready  ## write the JSON schemas in qfx/schemas/ from the definitions
 	for kind in recipe board folding; do $(PY) -m qfx.cli schema $$kind --force -o qfx/schemas/$$kind.schema.json || exit 1; done
 
+notebooks: $(VENV)/ready  ## run the notebooks and store them with their outputs
+	PYTHONPATH=tests $(PY) -m support.notebooks
+
 bench: $(VENV)/ready  ## the time of a training step, beside float and Brevitas
 	$(PY) -m benchmarks
 
@@ -60,6 +64,9 @@ bench-ptq: $(VENV)/ready  ## ResNet-20 on CIFAR-10 quantized after training, bes
 
 wheel: $(VENV)/ready  ## build the wheel into dist/
 	$(PY) -m build --wheel --no-isolation --outdir dist .
+
+test-wheel: wheel  ## install the wheel into environments of every Python at hand and try it there; says what it skipped
+	$(PY) tests/support/wheel.py dist/*.whl
 
 clean:  ## remove what the other targets made, .venv included
 	rm -rf $(VENV) build dist out qfx.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from qfx.training.settling import Settling
     from qfx.training.states import freeze, switch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "qfx.capture.check": ("check",),

@@ -26,7 +26,7 @@ from qfx.spec import AccumulatorMode as AccumulatorMode
 from qfx.spec import Granularity as Granularity
 from qfx.spec import ObserverName as ObserverName
 from qfx.spec import Spec as Spec
-from qfx.spec import is_int, require, within
+from qfx.spec import changes_of, is_int, require, within
 
 BatchNormStyle = Literal["keep", "fold"]
 Tail = Literal["keep", "drop"]
@@ -143,6 +143,9 @@ class Recipe:
     tail: Tail = "keep"
     table_error: float | None = None
     overrides: tuple[Override, ...] = ()
+
+    def __repr__(self) -> str:
+        return changes_of(self)
 
     def __post_init__(self) -> None:
         for role in ROLES:

@@ -47,6 +47,11 @@ class Report:
     samples: int
     rows: tuple[Row, ...]
 
+    def __repr__(self) -> str:
+        overflowed = sum(row.loss.above + row.loss.below for row in self.rows)
+        lost = f"{len(self.rows)} casts, {overflowed:,} numbers overflowed"
+        return f"Report({self.samples} samples, {lost}, {len(self.differing)} casts count differently in C++)"
+
     @property
     def differing(self) -> tuple[Row, ...]:
         """The casts for which interpreter and C++ count differently: none, unless something is wrong."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from qfx.errors import QfxError, RecipeError
 from qfx.fixed import number_sets
@@ -41,6 +41,19 @@ _ModeT = TypeVar("_ModeT", bound=Enum)
 
 def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def changes_of(value: Any, always: tuple[str, ...] = ()) -> str:
+    """A dataclass as it could be written: with the fields ``always`` and those that are not as they are by default, modes by their names.
+
+    >>> Spec(4, granularity="channel")
+    Spec(width=4, granularity='channel')
+    """
+    chosen = ((field, getattr(value, field.name)) for field in fields(value))
+    told = (
+        f"{field.name}={(one.value if isinstance(one, Enum) else one)!r}" for field, one in chosen if field.name in always or one != field.default
+    )
+    return f"{type(value).__name__}({', '.join(told)})"
 
 
 def require(condition: bool, name: str, value: object, remedy: str, where: str = "") -> None:
@@ -118,6 +131,9 @@ class Spec:
     digit_form: DigitForm = "signed"
     numbers: str | None = None
     sparsity: str | None = None
+
+    def __repr__(self) -> str:
+        return changes_of(self, always=("width",))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))

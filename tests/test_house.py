@@ -109,7 +109,7 @@ def test_the_plan_shows_every_room() -> None:
 
 
 def test_every_file_that_the_pages_name_is_there() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
         for path in re.findall(r"`((?:qfx|hls|tests|benchmarks|demo)/[\w./-]+\.\w+)`", page.read_text(encoding="utf-8")):
             assert (ROOT / path).exists() or "negate" in path, f"{page.name} names {path}"

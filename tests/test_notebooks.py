@@ -1,55 +1,88 @@
-"""Every notebook runs from a fresh kernel in an empty folder, uses public names only, and is stored without outputs."""
+"""The notebooks: stored with what they show, which is what they show when they run from a fresh kernel in an empty folder; public names alone."""
 
 from __future__ import annotations
 
-import os
+import copy
+import io
 import re
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
+from support import notebooks
 
 import qfx
+from website.api import MODULES
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
-_CELL_SECONDS = 120
+NOTEBOOKS = notebooks.paths()
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # the qfx command beside this Python
-    monkeypatch.setenv("MPLCONFIGDIR", str(folder / "matplotlib"))
-    NotebookClient(notebook, timeout=_CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+def stored(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def test_there_is_one_for_each_story() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["1_train", "2_ptq", "3_hardware", "4_fewer_bits", "5_mismatch", "6_coming_from"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gxx: str) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    execute(notebook, tmp_path, monkeypatch)
-    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert any("image/png" in output.get("data", {}) for output in shown)
-    assert [output.text for output in shown if output.output_type == "stream" and output.name == "stderr"] == []
+def test_shows_what_is_stored(path: Path, tmp_path: Path, gxx: str) -> None:
+    old = stored(path)
+    new = copy.deepcopy(old)
+    notebooks.execute(new, tmp_path)
+    assert list(notebooks.differences(old, new)) == [], f"make notebooks, and look at {path.name}"
+    errors = [output.text for cell in notebooks.code(new) for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
+    assert errors == []
 
 
-def test_a_cell_that_raises_or_a_command_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in ("assert 1 == 2", "%%bash\nqfx inspect missing.onnx"):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_is_stored_with_its_outputs(path: Path) -> None:
+    notebook = stored(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata["qfx"] == notebooks.digest(notebook), f"the outputs are of other sources: make notebooks, and look at {path.name}"
+    code = notebooks.code(notebook)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    pictures = [picture for cell in code for picture in notebooks.pictures(cell)]
+    assert len(pictures) >= 2
+    for picture in pictures:
+        assert len(picture) <= notebooks.MOST_PICTURE
+        assert Image.open(io.BytesIO(picture)).width <= 1100
+    assert notebooks.machine_words(notebook) == []
+    assert sum(bool(notebooks.shown(cell).strip()) for cell in code) >= 4
+    assert path.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_uses_public_names(path: Path) -> None:
+    source = "\n".join(cell.source for cell in notebooks.code(stored(path)))
+    assert set(re.findall(r"\bqfx\.(\w+)", re.sub(r"from qfx\.\w+", "", source))) <= set(qfx.__all__)
+    assert {f"qfx.{name}" for name in re.findall(r"from qfx\.(\w+) import", source)} <= set(MODULES)
+    assert not re.search(r"^\s*import qfx\.", source, re.MULTILINE)
+
+
+def test_a_cell_that_raises_or_a_command_that_fails_is_noticed(tmp_path: Path) -> None:
+    for source in ("assert 1 == 2", "%%bash --err progress\nqfx inspect missing.onnx"):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         with pytest.raises(CellExecutionError):
-            execute(notebook, tmp_path, monkeypatch)
+            notebooks.execute(notebook, tmp_path)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_is_stored_clean(path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    source = "\n".join(cell.source for cell in code)
-    assert set(re.findall(r"\bqfx\.(\w+)", source)) <= set(qfx.__all__)
-    assert not re.search(r"^\s*from qfx|^\s*import qfx\.", source, re.MULTILINE)
+def made(text: str, *tags: str) -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_code_cell("print()", outputs=[nbformat.v4.new_output("stream", name="stdout", text=text)], metadata={"tags": list(tags)})
+    return nbformat.v4.new_notebook(cells=[cell])
 
 
-def test_there_is_one_for_each_use() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["1_train", "2_hls", "3_calibrate", "4_fewer_bits"]
+def test_outputs_that_are_not_those_of_a_run_are_noticed() -> None:
+    assert list(notebooks.differences(made("98.2 % right\n"), made("97.6 %  right\n"))) == []
+    assert len(list(notebooks.differences(made("98.2 % right\n"), made("98.2 % wrong\n")))) == 1
+    assert len(list(notebooks.differences(made("0 of 450 differ\n", "exact"), made("1 of 450 differ\n", "exact")))) == 1
+    assert list(notebooks.differences(made("3 layers\n", "varies"), made("other words\n", "varies"))) == []
+    pictured = made("98.2 % right\n")
+    pictured.cells[0].outputs.append(nbformat.v4.new_output("display_data", data={"image/png": ""}))
+    assert len(list(notebooks.differences(pictured, made("98.2 % right\n")))) == 1
+    other = made("x")
+    other.cells[0].source = "print(1)"
+    assert notebooks.digest(made("x")) != notebooks.digest(other)
+    assert notebooks.machine_words(made("wrote /tmp/x/model.onnx in 2.5 s\n")) == ["/tmp/", "2.5 s"]

@@ -62,6 +62,10 @@ def test_the_wheel_holds_the_sources_and_the_library_and_nothing_else(wheel: Pat
     assert names == {f"qfx/{name}" for name in files_of(ROOT / "qfx")} | {f"qfx/_hls/{name}" for name in files_of(ROOT / "hls")}
 
 
+def test_the_version_is_the_same_in_both_places() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"] == qfx.__version__
+
+
 def test_the_wheel_carries_licence_and_version(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from website import api, modes, reference
+from website import api, catalogue, concepts, house, modes, notebooks, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -46,15 +46,18 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Tutorials",
         (
-            ("Train", "tutorial_1_train.md"),
-            ("To hardware", "tutorial_2_hls.md"),
-            ("Calibrate", "tutorial_3_calibrate.md"),
+            ("Wrap and train", "tutorial_1_train.md"),
+            ("After training", "tutorial_2_ptq.md"),
+            ("To an Ultra96-V2", "tutorial_3_hardware.md"),
             ("Fewer bits", "tutorial_4_fewer_bits.md"),
+            ("Find a mismatch", "tutorial_5_mismatch.md"),
+            ("Coming from Brevitas, hls4ml", "tutorial_6_coming_from.md"),
         ),
     ),
     (
         "Concepts",
         (
+            ("Three ideas", "concepts.md"),
             ("Types", "types.md"),
             ("Modes, drawn", "modes.md"),
             ("Functions by table", "tables.md"),
@@ -92,9 +95,12 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         "Project",
         (
             ("Architecture", "architecture.md"),
+            ("The house, drawn", "house.md"),
+            ("Decisions", "decisions.md"),
             ("Measured", "benchmarks.md"),
             ("Beside other tools", "peers.md"),
             ("Contributing", "contributing.md"),
+            ("Releasing", "release.md"),
             ("Changelog", "changelog.md"),
         ),
     ),
@@ -160,15 +166,28 @@ def write(folder: Path) -> None:
         "cli.md": reference.commands(),
         "operators.md": reference.operators(),
         "boards.md": reference.board_table(),
-        "errors.md": reference.error_page(),
+        "errors.md": catalogue.page(),
         "modes.md": modes.page(),
+        "concepts.md": concepts.page(),
+        "house.md": house.page(),
+        "decisions.md": _decisions(),
     }
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        made[f"tutorial_{path.stem}.md"] = _notebook(path)
+    tutorials = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    moved = {path.name: f"tutorial_{path.stem}.md" for path in tutorials}
+    for path in tutorials:
+        made[moved[path.name]] = notebooks.page(path, moved, pages / "images")
     for name, text in made.items():
         _put(pages / name, text)
     _put(pages / "wide.css", _CSS)
     _put(folder / "mkdocs.yml", _CONFIG + _nav(pages))
+
+
+def _decisions() -> str:
+    """The records of docs/decisions as one page."""
+    first, *records = sorted((ROOT / "docs" / "decisions").glob("*.md"), key=lambda path: (path.name != "README.md", path.name))
+    texts = [re.sub(r"^\d+\. \[[^\n]*\n", "", first.read_text(encoding="utf-8"), flags=re.MULTILINE)]
+    texts += [_linked(re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE), path) for path in records]
+    return "\n".join(texts)
 
 
 def _nav(pages: Path) -> str:
@@ -204,21 +223,10 @@ def _linked(text: str, source: Path) -> str:
         name = BESIDE.get(path) or (place.relative_to(ROOT / "docs").as_posix() if path.startswith("docs/") else "")
         if path == "notebooks":
             name = "tutorial_1_train.md"
+        if path.startswith("notebooks/"):
+            name = f"tutorial_{place.stem}.md"
+        if path.startswith("docs/decisions/"):
+            name = "decisions.md"
         return (f"{name}#{anchor}" if anchor else name) if name else f"SOURCE:{path}"
 
     return re.sub(r"\[([^\]]*)\]\(SOURCE:([^)]+)\)", r"\1 (`\2`)", _LINK.sub(moved, text))
-
-
-def _notebook(path: Path) -> str:
-    """The cells of a notebook: text, code and, where it was kept, what the code printed."""
-    parts = []
-    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            parts.append(re.sub(r"\[([^\]]*)\]\((?![a-z]+:)[^)]*\)", r"\1", source))
-            continue
-        parts.append(f"```python\n{source}\n```")
-        for output in cell.get("outputs", []):
-            text = "".join(output.get("text", output.get("data", {}).get("text/plain", [])))
-            parts += [f"```text\n{text}\n```"] if text.strip() else []
-    return "\n\n".join(parts) + "\n"

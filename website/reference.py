@@ -1,4 +1,4 @@
-"""Reference pages that are made from the definitions: commands, operators, boards, errors."""
+"""Reference pages that are made from the definitions: commands, operators, boards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 
 import click
 
-from qfx import errors
 from qfx.cli import main
 from qfx.hardware.board import boards
 from qfx.ir.operator import Operator
@@ -70,16 +69,4 @@ def board_table() -> str:
     for one in boards():
         counts = " | ".join(f"{count:,}" for count in (one.lut, one.ff, one.dsp, one.bram36, one.uram))
         parts.append(f"| `{one.name}` | {one.title} | `{one.part}` | {counts} | {one.clock_ns:g} ns |")
-    return "\n".join(parts) + "\n"
-
-
-def error_page() -> str:
-    """The errors, and what they look like."""
-    kinds = [value for value in vars(errors).values() if inspect.isclass(value) and value.__module__ == errors.__name__]
-    parts = [
-        "# Errors\n",
-        "Every error says what is wrong, where, and what to do about it; several at once are told together. A command ends with 2.\n",
-    ]
-    parts += ["```text", "error: WHERE: WHAT", "  remedy: WHAT TO DO", "```\n", "| error | means |", "|---|---|"]
-    parts += [f"| `{kind.__name__}` | {_cell((inspect.getdoc(kind) or '').split(chr(10) + chr(10))[0].replace('``', '`'))} |" for kind in kinds]
     return "\n".join(parts) + "\n"

@@ -68,6 +68,8 @@ class Check:
             more.insert(0, _TABLES)
         return "\n".join([*lines, *([""] if more else []), *more])
 
+    __repr__ = __str__
+
 
 def check(model: nn.Module, example_input: Any, recipe: Recipe | None = None) -> Check:
     """What ``quantize(model, example_input, recipe)`` would make of every operation, or why it would refuse it: rules are asked, nothing is built.

@@ -36,6 +36,7 @@ def telling(stage: str, *, after_s: float = AFTER_S) -> Iterator[progress.Progre
             shown.tick()
 
     ticking = threading.Thread(target=tick, daemon=True)
+    streams = sys.stdout, sys.stderr
     try:
         shown(stage, 0, 1)
         ticking.start()
@@ -45,6 +46,7 @@ def telling(stage: str, *, after_s: float = AFTER_S) -> Iterator[progress.Progre
         if ticking.ident is not None:
             ticking.join()
         shown.close()
+        sys.stdout, sys.stderr = streams  # bars that began while the work redirected these would leave them redirected
 
 
 class _Lines:

@@ -63,6 +63,8 @@ class Conversion:
         lines += [f"{row.name:<{width}}  {row.type:<{kind}}  {row.scale_ratio:11.4f}  {row.error:14.2e}" for row in self.rows]
         return "\n".join([*lines, *(f"{note.where}: {note.why}" for note in self.notes)])
 
+    __repr__ = __str__
+
 
 def conversion(qmodel: nn.Module) -> Conversion:
     """What the import of a quantized model changed (``qfx.from_brevitas``). Raises QfxError for a model that was not imported."""

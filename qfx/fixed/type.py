@@ -66,6 +66,9 @@ class FixedType:
     o: OMode = OMode.WRAP
     n: int = 0
 
+    def __repr__(self) -> str:
+        return f"FixedType.parse({str(self)!r})"
+
     def __post_init__(self) -> None:
         for field, value in (("width", self.width), ("int_bits", self.int_bits), ("n", self.n)):
             if not isinstance(value, int) or isinstance(value, bool):

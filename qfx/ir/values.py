@@ -26,6 +26,9 @@ RAW_MIN, RAW_MAX = -(1 << 63), (1 << 63) - 1
 """Raws are int64 everywhere in qfx; the type rules refuse a graph in which one could leave these bounds."""
 
 
+_SHOWN = 16
+"""The most numbers of a constant that its repr shows."""
+
 _PIECE = 1 << 18  # numbers of a constant that are looked at together: a hundred million weights need not lie in memory many times over
 
 
@@ -45,6 +48,10 @@ class Const:
 
     raw: RawArray
     frac_bits: int | tuple[int, ...]
+
+    def __repr__(self) -> str:
+        numbers = f"raw={self.raw!r}" if self.raw.size <= _SHOWN else f"{'x'.join(map(str, self.raw.shape))} numbers"
+        return f"Const({numbers}, frac_bits={self.frac_bits})"
 
     def __post_init__(self) -> None:
         given = np.asarray(self.raw)

@@ -60,14 +60,21 @@ class Distillation:
             raise QfxError(f"transfer is {transfer!r}", where="Distillation", remedy="use 'values' or 'maps'")
         if not temperature > 0:
             raise QfxError(f"temperature is {temperature!r}", where="Distillation", remedy="use a number above 0")
-        self.teacher, self.results, self.temperature = teacher, results, temperature
-        self.feature_share, self.transfer = feature_share, transfer
+        self.teacher: nn.Module = teacher
+        self.results: Results = results
+        self.temperature: float = temperature
+        self.feature_share: float = feature_share
+        self.transfer: Transfer = transfer
         self._pairs: list[tuple[_Watched, _Watched]] = []
         pairs = dict(features) if isinstance(features, Mapping) else {name: name for name in features}
         if pairs and qmodel is None:
             raise QfxError("features need the model in training", where="Distillation", remedy="give it: Distillation(teacher, qmodel, features=...)")
         if qmodel is not None:
             self._pairs = _watched(qmodel, teacher, pairs)
+
+    def __repr__(self) -> str:
+        features = f", {len(self._pairs)} features by {self.transfer}" if self._pairs else ""
+        return f"Distillation({type(self.teacher).__name__}, {self.results}, temperature={self.temperature:g}{features})"
 
     def __call__(self, inputs: Any, result: Any) -> Tensor:
         """The loss of ``result``, what the model in training has just given for ``inputs``: a tensor, or a tuple or a dict of arguments."""

@@ -51,6 +51,9 @@ class Levels:
             start = torch.linspace(-1, 1, 2 * half + 1) * min(top, 2.0 ** (layer.weight_cast.spec.width - 1) - 1)
             self._sizes.append(nn.Parameter(torch.cat([start[:half], start[half + 1 :]])))
 
+    def __repr__(self) -> str:
+        return f"Levels({len(self._layers)} weights of {len(self._sizes[0]) + 1} levels)"
+
     def parameters(self) -> list[nn.Parameter]:
         """The levels of each weight, without 0, in units of its last place."""
         return self._sizes

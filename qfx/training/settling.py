@@ -39,6 +39,9 @@ class Settling:
         self._turned = torch.zeros_like(points)
         self._rest = torch.full_like(points, torch.nan)
 
+    def __repr__(self) -> str:
+        return f"Settling({self.resting} of {len(self._rest)} binary points at rest, turns={self.turns})"
+
     @property
     def resting(self) -> int:
         """How many binary points have come to rest."""

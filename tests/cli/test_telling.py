@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +64,18 @@ def test_work_without_news_is_told_too(capsys: pytest.CaptureFixture[str], monke
             if told.count("\n") >= 2:
                 break
     assert told.splitlines()[:2] == ["running", "running: 3 of 8"]
+
+
+def test_bars_that_begin_while_streams_are_redirected_do_not_keep_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """As hls4ml's are: what a command prints behind its work must come out."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, as rich sees it
+    monkeypatch.setattr(module, "_TICK_S", 0.01)
+    before = sys.stdout, sys.stderr
+    with telling("reading", after_s=0.0), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        time.sleep(0.2)
+    assert (sys.stdout, sys.stderr) == before
+    print("done")
+    assert capsys.readouterr().out.endswith("done\n")
 
 
 def test_bars_on_a_terminal() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -11,13 +13,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import test_house
 
 import qfx
 from qfx.cli import main
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.operators import OPERATORS
+from website import catalogue, concepts, house
 from website.modes import errors, value
 from website.pages import NAV, write
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +93,74 @@ def test_modes_are_drawn_from_the_definition(pages: Path) -> None:
     assert [int(value(half, even)) for half in halves] == [-2, -2, -1, 0, 0, 0, 1, 2, 2]
     assert errors(FixedType(8, 8, True, QMode.TRN, OMode.SAT), halves) == {Fraction(-1, 2): 4, Fraction(0): 5}
     assert value(Fraction(9), FixedType(4, 4, True, QMode.TRN, OMode.WRAP)) == -7
+
+
+def test_tutorials_show_what_the_notebooks_hold(pages: Path) -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        text = (pages / f"tutorial_{path.stem}.md").read_text(encoding="utf-8")
+        pictures = re.findall(r'<img src="(images/[^"]+)" alt="[^"]+"', text)
+        assert len(pictures) == path.read_text(encoding="utf-8").count('"image/png"') >= 2
+        assert all((pages / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+        assert "%%bash" not in text
+        assert "\x1b" not in text
+        assert ".ipynb" not in text
+    assert "](tutorial_3_hardware.md)" in (pages / "tutorial_1_train.md").read_text(encoding="utf-8")
+    assert '<div class="output"><div style="overflow-x:auto"><table>' in (pages / "tutorial_1_train.md").read_text(encoding="utf-8")
+
+
+def test_the_house_is_drawn_from_the_import_statements(pages: Path) -> None:
+    text = (pages / "house.md").read_text(encoding="utf-8")
+    tree = house.modules()
+    assert set(tree) == set(test_house.SOURCES)
+    for name in tree:
+        found = house.imports(tree, name)
+        assert found == {other for other in test_house.imports(name) if other in test_house.SOURCES}, name
+        inside = found & house.folders(tree)[house.folder_of(name)]
+        for other in inside:
+            assert f"<title>{name.rpartition('.')[2]} imports {other.rpartition('.')[2]}</title>" in text
+    planted = {**tree, "qfx.errors": ast.parse("import qfx.files")}
+    assert house.imports(planted, "qfx.errors") == {"qfx.files"}
+    counts = house.between({"qfx.a.x": ["qfx.b.y"], "qfx.b.y": ["qfx.c.z"], "qfx.c.z": []})
+    assert sum(counts.values()) == 2
+    assert house.levels({"a": ["b", "c"], "b": ["c"], "c": []}) == {"a": 2, "b": 1, "c": 0}
+
+
+def test_ideas_are_drawn_by_what_computes_them(pages: Path) -> None:
+    assert (pages / "concepts.md").read_text(encoding="utf-8").count("<svg") == 3
+    numbers = [-5.0, -2.1, -0.3, 0.1, 1.74, 1.8, 3.0]
+    shown, by_x, by_f = concepts.gradients(numbers)
+    assert shown == [float(value(Fraction(number), concepts.type_())) for number in numbers]
+    for x, q, one, slope in zip(numbers, shown, by_x, by_f, strict=True):
+        inside = -2.125 <= x < 1.875  # what rounds to a number of the type
+        assert one == float(inside)
+        assert slope == pytest.approx(-math.log(2) * ((q - x) if inside else q))
+    by_type, by_weights = concepts.sums([1, 2, 512])
+    assert by_type == [8, 9, 17]  # -120 to 105; -240 to 210; 512 times
+    assert all(exact <= widest for exact, widest in zip(by_weights, by_type, strict=True))
+
+
+def test_the_catalogue_has_the_messages_of_the_sources(pages: Path) -> None:
+    text = (pages / "errors.md").read_text(encoding="utf-8")
+    for kind in catalogue.KINDS:
+        assert f"| `{kind}` |" in text
+    found = list(catalogue.raised(house.modules()))
+    assert len(found) > 500
+    assert ("RecipeError", "sparsity is ...", "...", "qfx.spec") in found
+    planted = ast.parse("raise DataError(f'the {what} is' + ' odd', where='x', remedy='give another')")
+    assert list(catalogue.raised({"qfx.a": planted})) == [("DataError", "the ... is odd", "give another", "qfx.a")]
+    assert "`nanmedian`" in text
+
+
+def test_every_decision_is_on_its_page(pages: Path) -> None:
+    text = (pages / "decisions.md").read_text(encoding="utf-8")
+    records = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    assert len(records) == 10
+    listed = (ROOT / "docs" / "decisions" / "README.md").read_text(encoding="utf-8")
+    for path in records:
+        record = path.read_text(encoding="utf-8")
+        assert f"]({path.name})" in listed
+        assert f"#{record.splitlines()[0]}\n" in text
+        assert re.findall(r"^\*\*(\w+)\.\*\*", record, re.MULTILINE) == ["Context", "Decision", "Consequences", "Rejected"]
 
 
 def build(folder: Path) -> subprocess.CompletedProcess[str]:

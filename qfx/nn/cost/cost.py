@@ -39,6 +39,12 @@ class Cost:
     resources: Mapping[str, Tensor]
     plan: Plan | unrolled.Plan | None
 
+    def __repr__(self) -> str:
+        board = "".join(f", {name} {float(share.detach()):,.0f}" for name, share in self.resources.items())
+        pace = "" if self.fps is None else f", {self.fps:,.0f} frames a second"
+        bits = f"{float(self.bit_operations.detach()):,.0f} bit operations, {self.multiplications:,} multiplications"
+        return f"Cost({bits}, {self.weights:,} weights of {float(self.weight_bits.detach()):,.0f} bits{board}{pace})"
+
     @property
     def bit_operations(self) -> Tensor:
         return torch.stack(list(self.by_layer.values())).sum() if self.by_layer else torch.zeros((), dtype=torch.float64)
@@ -146,6 +152,8 @@ class Summary:
         if self.board:
             table.append(f"on {self.board}, {self.fps:,.0f} frames a second; what belongs to no layer is in the last line alone")
         return "\n".join(line.rstrip() for line in table) + "\n"
+
+    __repr__ = __str__
 
 
 def summary(

@@ -69,6 +69,8 @@ class Table:
             lines.append(f"{row.name:{longest}}  {row.numbers:>9}" + "".join(f"{self.decibels(row.name, width):>10.1f}" for width in self.widths))
         return "\n".join(lines)
 
+    __repr__ = __str__
+
 
 def table_from(data: Mapping[str, Any]) -> Table:
     """A table from what ``dataclasses.asdict`` made of it. Raises KeyError, TypeError or ValueError for anything else."""

@@ -75,6 +75,8 @@ class AutoResult:
         lines.append(f"the goal of {goal} is {'met' if self.met else 'not met'}: {self.score:.4f}")
         return "\n".join(lines)
 
+    __repr__ = __str__
+
 
 def autoquant(
     model: nn.Module,

@@ -37,11 +37,16 @@ class Archive:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, name: str = "cost") -> None:
-        self.folder, self.name = Path(folder), name
+        self.folder: Path = Path(folder)
+        self.name: str = name
         self.front: tuple[Kept, ...] = ()
-        self.seen, self.last_gain = 0, 0
+        self.seen: int = 0
+        self.last_gain: int = 0
         if (self.folder / _LIST).is_file():
             self._read()
+
+    def __repr__(self) -> str:
+        return f"Archive({str(self.folder)!r}, {len(self.front)} of {self.seen} checkpoints on the front)"
 
     def add(self, qmodel: nn.Module, *, cost: float, score: float, extra: Mapping[str, Any] | None = None) -> bool:
         """Keep the model's state (and ``extra``, tensors and plain data) if no checkpoint here is as cheap and as good. Whether it was kept.

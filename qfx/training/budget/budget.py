@@ -14,6 +14,7 @@ from qfx.errors import RecipeError
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.unrolled import plan as unrolled
 from qfx.nn.model import graph_module
+from qfx.spec import changes_of
 from qfx.training.budget.closest import closest, filled
 from qfx.training.budget.controller import Controller
 from qfx.training.budget.costs import Costs
@@ -57,14 +58,18 @@ class Budget:
     """
 
     def __init__(self, *, every: int = 100, controller: Controller | None = None, **limits: Any) -> None:
-        self.limits = Limits(**limits)
+        self.limits: Limits = Limits(**limits)
         if every < 1:
             raise RecipeError(f"every is {every}", where="budget", remedy="give a number of steps from 1 on")
         self.every = every
-        self.controller = Controller() if controller is None else controller
+        self.controller: Controller = Controller() if controller is None else controller
         self.status: Status | None = None
         self._costs: Costs | None = None
         self._resumed: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        stands = "" if self.status is None else f", at {self.status.share:.1%} of it"
+        return f"Budget({changes_of(self.limits).partition('(')[2].removesuffix(')')}{stands})"
 
     def loss(self, qmodel: nn.Module) -> Tensor:
         """What the budget adds to the loss of this step: a scalar, differentiable by the learned word lengths alone. While all of these are frozen

@@ -12,6 +12,7 @@ from qfx.hardware.board import Board, board, check_clock
 from qfx.hardware.cost.estimate import LIMITS, capacity
 from qfx.hardware.cost.resources import FIELDS
 from qfx.nn.cost.hardware import Style
+from qfx.spec import changes_of
 
 _AMPLE = 4096
 """A board so many times as large holds every model unrolled that is to become small enough."""
@@ -40,6 +41,9 @@ class Limits:
     bram18: float | int | None = None
     uram: float | int | None = None
     style: Style = "streaming"
+
+    def __repr__(self) -> str:
+        return changes_of(self)
 
     def __post_init__(self) -> None:
         kinds = {name: getattr(self, name) for name in ("ebops", "weight_bits", "mean_weight_bits", "board")}

@@ -1,0 +1,86 @@
+"""What public values look like where they are printed: short, without addresses, and, where they are data, as they could be written."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import qfx
+from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.ir.values import Const
+from qfx.ptq import sensitivity
+from qfx.recipe import Override, Recipe, Spec
+from qfx.report import report
+
+TYPES = [
+    FixedType(width, int_bits, signed, q, o, n)
+    for (width, int_bits), signed, q, (o, n) in itertools.product(
+        ((8, 4), (3, -2), (5, 9)), (True, False), QMode, ((OMode.WRAP, 0), (OMode.WRAP, 2), (OMode.SAT, 0), (OMode.SAT_SYM, 0))
+    )
+]
+DATA = [
+    *TYPES,
+    Spec(),
+    Spec(4, "AP_TRN", OMode.WRAP, 2, granularity="channel", learn=False, frac_bits=3),
+    Recipe(),
+    Recipe.uniform(4, batch_norm="fold"),
+    Recipe(operand=Spec(3), overrides=(Override("fc", {"width": 16, "o": "AP_SAT_SYM"}),)),
+]
+
+
+@pytest.mark.parametrize("value", DATA, ids=lambda value: type(value).__name__)
+def test_data_is_written_so_that_it_can_be_read(value: object) -> None:
+    names = {"FixedType": FixedType, "Spec": Spec, "Recipe": Recipe, "Override": Override, "OMode": OMode, "QMode": QMode}
+    assert eval(_named(repr(value)), names) == value
+    assert "0x" not in repr(value)
+
+
+def _named(text: str) -> str:
+    """Modes of an Override are shown as members of their enumeration."""
+    for kind in (OMode, QMode):
+        for mode in kind:
+            text = text.replace(f"<{kind.__name__}.{mode.name}: {mode.value!r}>", f"{kind.__name__}.{mode.name}")
+    return text
+
+
+def test_recipes_say_what_differs() -> None:
+    assert repr(Recipe.uniform(4)) == "Recipe(weight=Spec(width=4), activation=Spec(width=4))"
+    assert repr(FixedType(8, 4)) == "FixedType.parse('ap_fixed<8,4>')"
+    assert repr(Const(np.arange(2, 5), 1)) == "Const(raw=array([2, 3, 4]), frac_bits=1)"
+    assert repr(Const(np.ones((4, 1, 3, 3), np.int64), 2)) == "Const(4x1x3x3 numbers, frac_bits=2)"
+
+
+def test_values_are_short_and_tell_what_they_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.rand(32, 16)
+    recipe = Recipe(weight=Spec(4, granularity="channel", learn_width=True), activation=Spec(5))
+    qmodel = qfx.quantize(model, x, recipe)
+    archive = qfx.Archive(tmp_path / "front")
+    archive.add(qmodel, cost=1.0, score=2.0)
+    graph = qfx.to_graph(qmodel.eval())
+    told = {
+        "Cost(": qfx.cost(qmodel),
+        "Settling(0 of 5": qfx.Settling(qmodel),
+        "Distillation(Sequential, classes": qfx.Distillation(model),
+        "Levels(2 weights of 7 levels)": qfx.Levels(qmodel, 3),
+        "Budget(ebops=1000)": qfx.Budget(ebops=1000),
+        "Archive(": archive,
+        "Graph('model'": graph,
+        "Report(32 samples, 3 casts": report(graph, x.numpy()),
+        "Lookup(tanh)": qfx.lookup(torch.tanh),
+    }
+    for start, value in told.items():
+        shown = repr(value)
+        assert shown.startswith(start), shown
+        assert "\n" not in shown
+        assert len(shown) < 160
+    tables = (qmodel, qfx.check(model, x), qfx.summary(qmodel), qfx.autoquant(model, x, lambda net: 1.0, max_drop=0.1), sensitivity(qmodel, x))
+    for table in tables:
+        assert repr(table) == str(table)
+        assert repr(table).count("\n") > 1
+        assert " object at " not in repr(table)
