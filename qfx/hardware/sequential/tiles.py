@@ -55,12 +55,17 @@ class Shape:
     @property
     def wide(self) -> int:
         """Outputs whose weights come in one word of memory: as many as two ports of 128 bits carry, and at least two."""
-        return max(count for count in (2, 4, 8, 16, 32) if self.outputs % count == 0 and (count == 2 or count * self.lanes * self.w_bits <= 256))
+        return _wide(self.outputs, self.lanes * self.w_bits)
 
     @property
     def products(self) -> int:
         """In a turn."""
         return self.lanes * self.outputs * self.pixels
+
+
+@lru_cache(maxsize=1024)
+def _wide(outputs: int, vector_bits: int) -> int:
+    return max(count for count in (2, 4, 8, 16, 32) if outputs % count == 0 and (count == 2 or count * vector_bits <= 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +231,7 @@ def cycles(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, 
     count = turns(step, shape, tile)
     jobs = tile.tiles * tile.jobs
     parts = jobs * (tile.segments + len(step.products) - 1)
-    slowest = max(count, key=lambda name: count[name])
+    slowest = max(count, key=count.__getitem__)
     moved = memory_bytes(step, shape, tile)
     memory = max(sum(moved.values()) / memory_bytes_per_cycle, *(each / port_bytes for each in moved.values()))
     first = count["place_x"] // tile.tiles + count["place_weights"] // parts
