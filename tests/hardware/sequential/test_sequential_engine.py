@@ -163,14 +163,20 @@ def test_a_bit_too_many_in_memory_is_found(bench: Bench, tmp_path: Path) -> None
     weight = np.frombuffer(held.weights, dtype="<i2").copy()
     weight[last * bench.shape.wide * bench.shape.lanes :] ^= 1
     assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes())) > 0
-    joined = next(index for index, placed in enumerate(bench.engine(graph).steps) if placed.step.first is not None)
+
+
+def test_a_bit_too_many_in_the_sums_that_wait_is_found(bench: Bench, tmp_path: Path) -> None:
+    graph, batch = residual(), 3
+    made = bench.engine(graph, batch)
+    held = image(made)
+    joined = next(index for index, placed in enumerate(made.steps) if placed.step.first is not None)
     program = np.frombuffer(held.program, dtype="<i8").reshape(-1, STEP_WORDS).copy()
     weight = np.frombuffer(held.weights, dtype="<i2").copy()
     begin = program[joined, FIELDS.index("weights_at")] * bench.shape.wide * bench.shape.lanes
-    weight[begin : begin + program[joined, FIELDS.index("in[0].entries")] * bench.shape.outputs * bench.shape.lanes] ^= 1  # of the sums that wait
-    assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes())) > 0
+    weight[begin : begin + program[joined, FIELDS.index("in[0].entries")] * bench.shape.outputs * bench.shape.lanes] ^= 1
+    assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes()), batch) > 0
     program[joined, FIELDS.index("in[1].at")] += 1
-    assert differing(bench, graph, tmp_path, replace(held, program=program.tobytes())) > 0
+    assert differing(bench, graph, tmp_path, replace(held, program=program.tobytes()), batch) > 0
 
 
 def test_instructions_have_one_order() -> None:
