@@ -19,6 +19,10 @@ import qfx
 from qfx import Recipe
 from qfx.hardware.project import emulator
 from qfx.hardware.project.execute import execute
+from qfx.hardware.project.project import prepare
+from qfx.hardware.sequential.evaluate import evaluate, seen
+from qfx.hardware.sequential.merging import joined
+from qfx.hardware.sequential.steps import layers
 from qfx.ir.interpret import quantize_inputs, run_raws
 from qfx.testing import assert_bit_exact
 
@@ -77,6 +81,11 @@ def test_one_step_of_a_weight_is_seen() -> None:
 def test_a_narrow_and_cropped_one_agrees(name: str, bits: int, tmp_path: Path) -> None:
     model, x = make_large(name, side=32, narrow=16, count=4)
     compare(name, bits, tmp_path, x, model)
+    graph = prepare(qfx.load_graph(tmp_path / f"{name}.onnx"))
+    made = joined(layers(graph))
+    held = evaluate(made, list(quantize_inputs(graph, x[:2].numpy()).values()))
+    for value, right in zip(made.outputs, run_raws(graph, x[:2].numpy()), strict=True):
+        assert_bit_exact(seen(held, value).reshape(right.shape), right, names=("steps of a layer engine", "interpreter"))
 
 
 @pytest.mark.usefixtures("gxx")

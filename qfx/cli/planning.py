@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """The period that the clock model believes."""
+MOST_BATCH = 64
+"""Frames of a run."""
 
 
 def _period(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
@@ -78,6 +80,13 @@ _OPTIONS = (
         show_default=True,
         help="With --style unrolled: what makes the adder graphs, the package da4ml being installed.",
     ),
+    click.option(
+        "--batch",
+        type=click.IntRange(1, MOST_BATCH),
+        default=1,
+        show_default=True,
+        help="With --style sequential: the frames that a run takes together, so that weights are read once for several (docs/sequential.md).",
+    ),
 )
 
 
@@ -95,6 +104,7 @@ class Asked:
     ports: str | None
     style: str
     adders: str
+    batch: int = 1
 
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +140,7 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     if asked.style != AUTO:
         return asked, *plan_of(asked, model, progress), ""
     wanted = asked.fps
-    free = replace(asked, style="streaming", fit=wanted is None and asked.folding is None)
+    free = replace(asked, style="streaming", batch=1, fit=wanted is None and asked.folding is None)
     refused: list[str] = []
     made: list[tuple[Asked, Graph, Any, str]] = []
     ways = [(free, "streaming, weights on the chip")] if asked.weights == "rom" else []
@@ -167,6 +177,9 @@ def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan 
         raise ProjectError("which style it is to be has to be said here", where="--style auto", remedy="use streaming, unrolled or sequential")
     if asked.style != "unrolled" and asked.adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
+    if asked.style != "sequential" and asked.batch != 1:
+        what = "frames come one after the other in a design of processes for each layer"
+        raise ProjectError(f"--batch {asked.batch}: {what}", where=f"--style {asked.style}", remedy="leave it out, or use --style sequential")
     if asked.style != "streaming":
         _refuse_folding(asked)
     found = board(asked.board_name)
@@ -230,7 +243,7 @@ def refuse_for_peer(asked: Asked) -> None:
     """Raise ProjectError for options that say how qfx's own designs are built."""
     from qfx.errors import ProjectError
 
-    usual = {"weights": "rom", "style": "streaming", "adders": "qfx"}
+    usual = {"weights": "rom", "style": "streaming", "adders": "qfx", "batch": 1}
     given = {f"--{field.replace('_', '-')}": getattr(asked, field) for field in usual if getattr(asked, field) != usual[field]}
     given |= {f"--{field.replace('_', '-')}": True for field in ("fps", "fit", "folding", "shift_and_add", "ports") if getattr(asked, field)}
     if asked.clock_ns == AUTO:
@@ -279,4 +292,4 @@ def _sequential(asked: Asked, model: Path, on: Board, progress: Progress) -> _Ma
     from qfx.ir.from_onnx import load_graph
 
     graph = prepare(load_graph(model))
-    return _Making(graph, lambda clock_ns: engine(graph, on, clock_ns=clock_ns, progress=progress), False)
+    return _Making(graph, lambda clock_ns: engine(graph, on, clock_ns=clock_ns, batch=asked.batch, progress=progress), False)

@@ -125,6 +125,7 @@ def build(graph: Graph, folder: Path, lanes: int, vectors: int, pixels: int, lut
         slides=True,
         slide_rows=8,
         held_depth=DEPTH,
+        slope_bits=32,
         arithmetic="dsp" if bits > 8 else "pair27",
     )
     for path, data in files(graph, every, board("zcu102"), clock_ns=5.0, top="net").items():

@@ -16,7 +16,7 @@ from qfx.hardware.sequential.windows import INSTEAD, Main
 from qfx.ir import casting
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const, Info
-from qfx.operators import Add, Affine, Cast, Clip, LeakyRelu, Relu
+from qfx.operators import Add, Affine, Cast, Clip, LeakyRelu, PRelu, Relu
 
 _FACTOR, _BESIDE, _LEAK, _BOUNDS = range(4)
 """How far an epilogue is: what may still come."""
@@ -24,7 +24,8 @@ _FACTOR, _BESIDE, _LEAK, _BOUNDS = range(4)
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Chain:
-    """``sum * factor + added + (beside << beside_up)``, shifted by ``leak`` where it is not negative, within ``low`` and ``high``: raws on ``grid``.
+    """``sum * factor + added + (beside << beside_up)``, shifted by ``leak`` where it is not negative, times ``slope`` where it is, within ``low`` and
+    ``high``: raws on ``grid``.
     All arrays are for each channel; ``low`` and ``high`` hold None where nothing bounds. ``met``: what lies beside."""
 
     main: Main
@@ -35,6 +36,7 @@ class Chain:
     beside_up: Integers
     met: tuple[Interval, ...]
     leak: int
+    slope: int
     low: Integers
     high: Integers
     stage: int
@@ -45,7 +47,7 @@ class Chain:
         count = main.shape[0]
         none: Integers = np.full(count, None, dtype=object)
         zeros = integers(0, count)
-        made = cls(main, main.grid, integers(1, count), zeros, None, zeros, (), 0, none, none, _FACTOR)
+        made = cls(main, main.grid, integers(1, count), zeros, None, zeros, (), 0, 1, none, none, _FACTOR)
         return made if main.bias is None else made.shifted(main.bias)
 
     @classmethod
@@ -54,6 +56,11 @@ class Chain:
         low_bits = Interval(-(1 << 16), (1 << 16) - 1, 0)  # all that a container holds, read as a number
         made = cls.of(replace(main, bounds=(low_bits,) * main.shape[0], partial=(low_bits,) * main.shape[0]))
         return replace(made, factor=integers(0, made.channels))
+
+    @property
+    def leaky(self) -> bool:
+        """Whether what is below 0 becomes something else than what is not."""
+        return self.leak != 0 or self.slope != 1
 
     @property
     def channels(self) -> int:
@@ -92,6 +99,8 @@ class Chain:
             return replace(fine, beside=value, beside_up=fine.grid - grids, met=met, stage=_BESIDE)
         if isinstance(op, LeakyRelu) and self.stage <= _BESIDE:
             return replace(self, grid=self.grid - op.log2_slope, leak=-op.log2_slope, stage=_LEAK)
+        if isinstance(op, PRelu) and self.stage <= _BESIDE and op.slope.raw.size == 1 and int(op.slope.raw.item()) >= 0 and op.slope.grid >= 0:
+            return replace(self, grid=self.grid + op.slope.grid, leak=op.slope.grid, slope=int(op.slope.raw.item()), stage=_LEAK)
         if isinstance(op, Relu):
             return self._bounded(Const(np.array(0), 0), None)
         if isinstance(op, Clip) and all(bound is None or bound.shape[:1] in ((), (bound.raw.size,)) for bound in (op.low, op.high)):
@@ -103,7 +112,7 @@ class Chain:
         for pair in held:
             if pair is not None:
                 finer = np.maximum(fine.grid, pair[1])
-                if fine.leak and any(finer - fine.grid):
+                if self.leaky and any(finer - fine.grid):
                     return None  # the two sides of a leaky rectifier would not move alike
                 fine = fine.on(finer)
         low_edges, high_edges = (
@@ -122,7 +131,7 @@ class Chain:
         """The epilogue that gives ``out``, with a cast at its end or as it is. Raises UnsupportedError, naming the node."""
         types = _types(name, cast, out, self.channels)
         targets = _grids(out, self.channels) if cast is None else integers([type_.frac_bits for type_ in types], self.channels)
-        fine = self if self.leak else self.on(np.maximum(self.grid, targets))
+        fine = self if self.leaky else self.on(np.maximum(self.grid, targets))
         if any(fine.grid < targets):
             what = "casts what a leaky rectifier gives to a finer grid"
             raise UnsupportedError(what, where=name, remedy="let the cast have fewer fractional bits, or use --style streaming")
@@ -173,11 +182,14 @@ class Chain:
         open_low, open_high = -(1 << bits - 1), (1 << bits - 1) - 1
         lows = integers([open_low if bound is None else bound for bound in least], self.channels)
         highs = integers([open_high if bound is None else bound for bound in greatest], self.channels)
-        return Epilogue(self.factor, self.added, self.beside_up, self.leak, down, q, lows, highs, overflow, to.width, to.signed, up, bits)
+        return Epilogue(self.factor, self.added, self.beside_up, self.leak, self.slope, down, q, lows, highs, overflow, to.width, to.signed, up, bits)
 
     def _intervals(self) -> list[Interval]:
         """The numbers in front of bounds and cast, raws on ``grid`` (the fractional bits of these intervals say nothing)."""
-        return [Interval(_leaked(one.lo, self.leak), _leaked(one.hi, self.leak), 0) for one in self._sums()[-1]]
+        return [Interval(self._leaked(one.lo), self._leaked(one.hi), 0) for one in self._sums()[-1]]
+
+    def _leaked(self, number: int) -> int:
+        return number * self.slope if number < 0 else number << self.leak
 
     def _sums(self) -> list[list[Interval]]:
         """What there is on the way to the rectifier, for each channel: products, with what is added, with what lies beside."""
@@ -201,10 +213,6 @@ class Chain:
 def _most(of: Callable[[int, int], int], own: int | None, edge: int | None) -> int | None:
     """The greater or the lesser of two bounds; None is none."""
     return edge if own is None else own if edge is None else of(own, edge)
-
-
-def _leaked(number: int, leak: int) -> int:
-    return number if number < 0 else number << leak
 
 
 def _width(numbers: Integers) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.board import Board
@@ -15,8 +17,8 @@ from qfx.hardware.sequential.tiles import TAPS
 MASTER = Resources(lut=1000, ff=1500, bram18=8)
 """An AXI master with its bursts: 512 words of 128 bits wait there. An assumption; nobody measured it."""
 MASTERS = 6
-PROCESS = Resources(lut=250, ff=300)
-"""Counters, addresses and states of a process whose loops have bounds that are known at run time. An assumption."""
+PROCESS = Resources(lut=300, ff=450)
+"""Counters, addresses and states of a process whose loops have bounds that are known at run time, those of either input. An assumption."""
 PROCESSES = 10
 
 
@@ -36,7 +38,8 @@ def estimate(engine: Engine, board: Board) -> Estimate:
         "masters": MASTER * MASTERS,
         "processes": PROCESS * PROCESSES,
     }
-    costs = tuple(Cost(name, name, engine.cycles if name != "beside" else 0, found) for name, found in parts.items())
+    cycles = ceil(engine.cycles / engine.layers.batch)
+    costs = tuple(Cost(name, name, cycles if name != "beside" else 0, found) for name, found in parts.items())
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, CONTROL)))
 
 
@@ -119,6 +122,8 @@ def _epilogue(engine: Engine, on: Device) -> Resources:
         lane += r.adder(bits) + shifter
     if engine.leak:
         lane += r.multiplexer(4, bits) * 2
+    if engine.slope_bits:
+        lane += Resources(dsp=r.multiplier_dsps(bits, engine.slope_bits, on))
     if engine.up:
         lane += r.multiplexer(4, shape.x_bits) * 2
     known = 3 * bits + engine.scale_bits + 18

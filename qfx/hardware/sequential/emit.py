@@ -14,7 +14,7 @@ from qfx.hardware.emit.templates import render
 from qfx.hardware.sequential import host
 from qfx.hardware.sequential.engine import Engine
 from qfx.hardware.sequential.memory import planes
-from qfx.hardware.sequential.program import Image, image
+from qfx.hardware.sequential.program import STEP_WORDS, Image, image
 from qfx.hardware.sequential.values import Value
 from qfx.ir.graph import Graph
 
@@ -41,6 +41,7 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
         "memories": design.memories,
         "crc": {name: zlib.crc32(data) for name, data in held.items()},
         "weight_vectors": len(made.weights) // (engine.shape.wide * engine.shape.lanes * engine.shape.w_bits // 8),
+        "step_words": STEP_WORDS,
         "parameter_words": len(made.parameters) // 8,
         "inputs": [_port(value, engine) for value in engine.layers.inputs],
         "outputs": [_port(value, engine) for value in engine.layers.outputs],
@@ -91,8 +92,8 @@ def _port(value: Value, engine: Engine) -> dict[str, Any]:
 
 
 def _map(graph: Graph, engine: Engine, made: Image) -> dict[str, Any]:
-    """Where everything lies, for whoever starts the engine: ``at`` counts vectors in the region of values. A run takes ``batch`` frames: of each block
-    of channels one frame's rows after the other's."""
+    """Where everything lies, for whoever starts the engine: ``at`` counts vectors in the region of values. A run takes ``batch`` frames: of each
+    block of channels one frame's rows after the other's."""
     inputs = {node.name: _port(value, engine) for node, value in zip(graph.inputs, engine.layers.inputs, strict=True)}
     outputs = {name: _port(value, engine) for name, value in zip(graph.output_names, engine.layers.outputs, strict=True)}
     return {

@@ -63,6 +63,8 @@ class Engine:
     """Whether windows of single channels slide, and the most rows of one."""
     held_depth: int
     """Words of sums that wait for those of the second input of a step; 0: no step has two."""
+    slope_bits: int
+    """Of what numbers below 0 are multiplied by; 0: by nothing."""
 
     @property
     def operand(self) -> FixedType:
@@ -100,7 +102,7 @@ class Engine:
 def containers(layers: Layers) -> tuple[int, int]:
     """Bits of the containers of values and of weights: 8 if that holds all that is multiplied, else 16."""
     read = [step.source.width for step in _products(layers) if any(step.epilogue.factor)]
-    weights = [_weight_bits(step) for step in _products(layers)]
+    weights = [step.weight_bits for step in _products(layers)]
     return 8 if max(read, default=8) <= 8 else 16, 8 if max(weights, default=8) <= 8 else 16
 
 
@@ -109,20 +111,12 @@ def _products(layers: Layers) -> list[Step]:
     return [one for step in layers.steps for one in step.products]
 
 
-def _weight_bits(step: Step) -> int:
-    """Bits of a signed word."""
-    if step.weight is None:
-        return 1
-    lo, hi = int(step.weight.min()), int(step.weight.max())
-    return max((-lo - 1).bit_length() if lo < 0 else 0, hi.bit_length() if hi > 0 else 0) + 1
-
-
 def operands(layers: Layers) -> tuple[FixedType, int]:
     """The type that holds all that is multiplied, and the bits of all weights."""
     read = [step.source for step in _products(layers) if any(step.epilogue.factor)] or [layers.steps[0].source]
     signed = any(value.signed for value in read)
     bits = max(value.width + (signed and not value.signed) for value in read)
-    return FixedType(bits, bits, signed), max(max(map(_weight_bits, _products(layers))), 2)
+    return FixedType(bits, bits, signed), max(2, *(step.weight_bits for step in _products(layers)))
 
 
 def arithmetic(layers: Layers, shape: Shape, wide: int) -> str:
@@ -196,7 +190,7 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
         sum(1 << mode for mode in {int(one.overflow) for one in made}) | 1 << Overflow.CLAMP,
         factors,
         bool(beside),
-        any(one.leak for one in made),
+        any(one.leaky for one in made),
         any(any(one.up) for one in made),
         any(step.kind is Kind.SUM and step.weight is not None and (step.weight != 1).any() for step in layers.steps),
         operand.signed,
@@ -206,6 +200,7 @@ def engine(layers: Layers, shape: Shape, memory_bytes_per_cycle: float, port_byt
         any(entry.tile.sliding for entry in placed),
         max((entry.step.window.kernel[0] for entry in placed if entry.tile.sliding), default=1),
         max(held, default=0),
+        max(one.slope for one in made).bit_length() + 1 if any(one.slope != 1 for one in made) else 0,
     )
 
 

@@ -74,8 +74,7 @@ def finished(made: Epilogue, sums_raw: RawArray, beside: RawArray | None) -> Raw
     value = sums_raw * _each(made.factor) + _each(made.added)
     if beside is not None:
         value = value + (beside << _each(made.beside_up))
-    if made.leak:
-        value = np.where(value < 0, value, value << made.leak)
+    value = np.where(value < 0, value * made.slope, value << made.leak)
     down = _each(made.down)
     value = (value + _rounding(value, down, made.rounding)) >> down
     least, greatest = _each(made.least), _each(made.greatest)

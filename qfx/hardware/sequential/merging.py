@@ -1,7 +1,8 @@
-"""Two products with matrices whose results are added: computed together, so that the sums of one, exact and wide, wait in the engine and not in memory.
+"""Two products with matrices whose results are added: computed together, so that the sums of one, exact and wide, wait in the engine and not in
+memory.
 
-A shortcut with a projection ends so: the last convolution of the main path has no cast of its own, nor has the projection. One step computes both, job by
-job: first the sums of one, which stay, then those of the other, and the epilogue adds what stayed.
+A shortcut with a projection ends so: the last convolution of the main path has no cast of its own, nor has the projection. One step computes both,
+job by job: first the sums of one, which stay, then those of the other, and the epilogue adds what stayed.
 """
 
 from __future__ import annotations
@@ -43,5 +44,5 @@ def apart(step: Step) -> tuple[Step, ...]:
 def _exact(made: Epilogue) -> bool:
     """Whether results are the sums times a factor, and a summand, with nothing rounded, bounded or moved."""
     open_low, open_high = -(1 << made.value_bits - 1), (1 << made.value_bits - 1) - 1
-    plain = not made.leak and not any(made.down) and not any(made.up) and made.overflow is Overflow.CLAMP
+    plain = not made.leaky and not any(made.down) and not any(made.up) and made.overflow is Overflow.CLAMP
     return plain and all(low == open_low for low in made.least) and all(high == open_high for high in made.greatest)

@@ -1,5 +1,5 @@
-"""Operators that move numbers and need no step of their own: values that are joined lie side by side in one place, some channels of a value are a part
-of its place, and what is enlarged is read several times."""
+"""Operators that move numbers and need no step of their own: values that are joined lie side by side in one place, some channels of a value are a
+part of its place, and what is enlarged is read several times."""
 
 from __future__ import annotations
 

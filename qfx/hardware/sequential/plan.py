@@ -50,9 +50,14 @@ class Plan:
     clock_ns: float
 
     @property
+    def batch(self) -> int:
+        """Frames of a run."""
+        return self.engine.layers.batch
+
+    @property
     def interval(self) -> int:
         """Cycles from frame to frame, on the average of a batch."""
-        return ceil(self.engine.cycles / self.engine.layers.batch)
+        return ceil(self.engine.cycles / self.batch)
 
     @property
     def latency_ns(self) -> float:
@@ -83,7 +88,7 @@ class Plan:
         """What a frame moves to and from memory."""
         shape = self.engine.shape
         moved = sum(sum(memory_bytes(placed.step, shape, placed.tile).values()) for placed in self.engine.steps)
-        return ceil(moved / self.engine.layers.batch)
+        return ceil(moved / self.batch)
 
     @property
     def binds(self) -> Counter[str]:
@@ -108,8 +113,9 @@ class Plan:
 
 
 def plan(graph: Graph, board: Board, *, clock_ns: float, batch: int = 1, progress: Progress = silent) -> Plan:
-    """The fastest engine that fits the board, for runs of ``batch`` frames. Raises UnsupportedError for what no step computes, naming the node, and ProjectError for a board
-    without memory, or on which no array fits."""
+    """The fastest engine that fits the board, for runs of ``batch`` frames.
+
+    Raises UnsupportedError for what no step computes, naming the node, and ProjectError for a board without memory, or on which no array fits."""
     check_clock(clock_ns, board)
     if not board.memory_gb_s:
         what = "how fast its memory is, is not known, and a sequential design reads values and weights from there"
@@ -188,7 +194,8 @@ def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
             count, other = turns(step, wide, whole), turns(step, wide, lanes)
             count = {name: min(taken, other[name]) for name, taken in count.items()}
             vector, weight = shape.lanes * shape.x_bits / 8, shape.wide * shape.lanes * shape.w_bits / 8
-            source = sum(ceil(one.source.channels / shape.lanes) * one.source.held[0] * one.source.held[1] for one in step.products) * made.batch
+            sources = [one.source for one in step.products]
+            source = sum(ceil(one.channels / shape.lanes) * one.held[0] * one.held[1] for one in sources) * made.batch
             ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight / 2)) / port
             known[alike(step)] = max(count["multiply"], count["epilogue"], count["place_weights"], source, ceil(ports))
         total += known[alike(step)]

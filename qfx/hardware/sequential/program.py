@@ -24,12 +24,12 @@ _WINDOW = (
 _STEP = (
     "kind", "inputs", "fill", "height", "width", "blocks", "frames", "lane_frames", "rows", "columns", "tiles_h", "tiles_w",
     "jobs", "segments", "last_entries", "weights_at", "parameters_at", "y_at", "planes", "beside_at", "beside_planes", "beside_signed",
-    "sliding", "leak", "rounding", "overflow", "bits", "is_signed",
+    "sliding", "leak", "slope", "rounding", "overflow", "bits", "is_signed",
 )  # fmt: skip
 FIELDS = (*_STEP, *(f"in[{number}].{name}" for number in (0, 1) for name in _WINDOW))
 """The words of an instruction, in the order of ``read_step``."""
 
-STEP_WORDS = 64
+STEP_WORDS = 72
 """Words of 64 bits of an instruction; those behind the fields are 0."""
 
 
@@ -71,13 +71,15 @@ def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at:
     step, tile, shape = placed.step, placed.tile, engine.shape
     target, made = step.target, step.epilogue
     fill = 1 << shape.x_bits - 1 if step.kind is Kind.MAXIMUM and step.source.signed else 0
-    beside = (0, 0, 0) if step.beside is None else (engine.begin(step.beside), planes(step.beside, shape.x_bits), int(step.beside.signed))
+    other = step.beside
+    beside = (0, 0, 0) if other is None else (engine.begin(other), planes(other, shape.x_bits), int(other.signed))
     values = (
-        int(step.kind), len(step.products), fill, target.height, target.columns, blocks(target.channels, shape.lanes), tile.batch,
-        int(tile.lane_frames), tile.rows, tile.columns, tile.tiles_h, tile.tiles_w, tile.jobs, tile.segments, tile.last_entries, weights_at,
-        parameters_at, engine.begin(target), planes(target, shape.x_bits), *beside, int(tile.sliding), made.leak, ROUNDING[made.rounding],
-        int(made.overflow), made.bits, int(made.signed), *(field for one in step.products for field in _window(engine, one, tile.entries if one is
-        step else entries(one, shape))),
+        int(step.kind), len(step.products), fill, target.height, target.columns, blocks(target.channels, shape.lanes),
+        tile.batch, int(tile.lane_frames), tile.rows, tile.columns, tile.tiles_h, tile.tiles_w,
+        tile.jobs, tile.segments, tile.last_entries, weights_at, parameters_at,
+        engine.begin(target), planes(target, shape.x_bits), *beside,
+        int(tile.sliding), made.leak, made.slope, ROUNDING[made.rounding], int(made.overflow), made.bits, int(made.signed),
+        *(field for one in step.products for field in _window(engine, one, tile.entries if one is step else entries(one, shape))),
     )  # fmt: skip
     words = np.zeros(STEP_WORDS, dtype="<i8")
     words[: len(values)] = values
@@ -87,8 +89,8 @@ def _instruction(engine: Engine, placed: Placed, weights_at: int, parameters_at:
 def _window(engine: Engine, step: Step, words: int) -> tuple[int, ...]:
     window, source = step.window, step.source
     return (
-        engine.begin(source), blocks(source.channels, engine.shape.lanes), source.height, source.columns, int(source.signed), *source.zoom,
-        *source.held, *window.kernel, *window.stride, *window.pads, *window.dilation, words,
+        engine.begin(source), blocks(source.channels, engine.shape.lanes), source.height, source.columns, int(source.signed),
+        *source.zoom, *source.held, *window.kernel, *window.stride, *window.pads, *window.dilation, words,
     )  # fmt: skip
 
 

@@ -72,4 +72,4 @@ def _sums(step: Step) -> Epilogue:
     count, bits = step.target.channels, step.acc_bits + 1
     zeros, ones = integers(0, count), integers(1, count)
     least, greatest = integers(-(1 << bits - 1), count), integers((1 << bits - 1) - 1, count)
-    return Epilogue(ones, zeros, zeros, 0, zeros, QMode.TRN, least, greatest, Overflow.CLAMP, step.acc_bits, True, zeros, bits + 1)
+    return Epilogue(ones, zeros, zeros, 0, 1, zeros, QMode.TRN, least, greatest, Overflow.CLAMP, step.acc_bits, True, zeros, bits + 1)

@@ -11,7 +11,7 @@ from qfx.hardware.sequential.chain import Chain
 from qfx.hardware.sequential.values import PIXEL, Epilogue, Layers, Step, Value
 from qfx.hardware.sequential.windows import INSTEAD, Main, chosen, main_of, plain, shape3
 from qfx.ir.graph import Graph, Node
-from qfx.ir.values import Info
+from qfx.ir.values import Info, RawArray
 from qfx.operators import Add, Cast, Concat, Input, Linear, Reshape, Slice, Upsample, macs
 
 CONTAINER = 16
@@ -157,7 +157,16 @@ def _add_step(making: _Making, node: Node) -> None:
 
 def _finish(making: _Making, chain: Chain, source: Value, target: Value, epilogue: Epilogue, names: tuple[str, ...], work: int) -> None:
     main = chain.main
-    making.steps.append(Step(main.kind, source, target, main.window, main.weight, epilogue, chain.beside, _signed_width(main), names, work))
+    bits = _weight_bits(main.weight)
+    making.steps.append(Step(main.kind, source, target, main.window, main.weight, epilogue, chain.beside, _signed_width(main), names, work, bits))
+
+
+def _weight_bits(weight: RawArray | None) -> int:
+    """Bits of a signed word."""
+    if weight is None:
+        return 1
+    lo, hi = int(weight.min()), int(weight.max())
+    return max((-lo - 1).bit_length() if lo < 0 else 0, hi.bit_length() if hi > 0 else 0) + 1
 
 
 def _signed_width(main: Main) -> int:

@@ -27,8 +27,9 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "board": found.board.name,
         "part": found.board.part,
         "clock_ns": plan.clock_ns,
+        "batch": plan.batch,
         "interval_cycles": plan.interval,
-        "latency_cycles": plan.interval,
+        "latency_cycles": plan.engine.cycles,
         "latency_ns": round(plan.latency_ns, 3),
         "frames_per_second": round(plan.fps, 3),
         **told.data(plan),
@@ -114,7 +115,9 @@ def as_text(plan: Plan, model: str) -> str:
     kind += f", {shape.lut_pixels} pixels of LUTs" if shape.lut_pixels else ""
     lines.append(f"array      {shape.lanes} channels x {shape.outputs} outputs x {shape.pixels} pixels, {shape.products} products a cycle ({kind})")
     lines.append(f"frame      {plan.interval} cycles, {told.rate(plan)}; {100 * plan.used:.0f} % of the products are the network's")
-    spent = ", ".join(f"{100 * cycles / plan.interval:.0f} % {name.replace('_', ' ')}" for name, cycles in plan.binds.most_common())
+    if plan.batch > 1:
+        lines.append(f"run        {plan.batch} frames, {plan.engine.cycles} cycles, those of all steps; a frame is the average")
+    spent = ", ".join(f"{100 * cycles / plan.engine.cycles:.0f} % {name.replace('_', ' ')}" for name, cycles in plan.binds.most_common())
     lines.append(f"bound by   {spent}")
     moved = plan.bytes * plan.fps / 1e9
     lines.append(

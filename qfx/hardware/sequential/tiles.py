@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import ceil
+from typing import Any, cast
+
+import numpy as np
 
 from qfx.hardware.sequential.memory import planes
 from qfx.hardware.sequential.values import Kind, Step
@@ -55,12 +58,17 @@ class Shape:
     @property
     def wide(self) -> int:
         """Outputs whose weights come in one word of memory: as many as two ports of 128 bits carry, and at least two."""
-        return max(count for count in (2, 4, 8, 16, 32) if self.outputs % count == 0 and (count == 2 or count * self.lanes * self.w_bits <= 256))
+        return _wide(self.outputs, self.lanes * self.w_bits)
 
     @property
     def products(self) -> int:
         """In a turn."""
         return self.lanes * self.outputs * self.pixels
+
+
+@lru_cache(maxsize=1024)
+def _wide(outputs: int, vector_bits: int) -> int:
+    return max(count for count in (2, 4, 8, 16, 32) if outputs % count == 0 and (count == 2 or count * vector_bits <= 256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +131,23 @@ def slides(step: Step, shape: Shape, columns: int) -> bool:
     return able and (columns - 1) * stride + kernel < columns * kernel
 
 
-def cut(step: Step, shape: Shape, rows: int, columns: int, batch: int = 1, lane_frames: bool = False) -> Tile:
-    """The step in tiles of that size. ``lane_frames``: the pixel lanes are frames of the batch, not rows of one (of an array with several)."""
-    sliding = slides(step, shape, columns)
+def cut(step: Step, shape: Shape, rows: int, columns: int, batch: int = 1, lane_frames: bool = False, sliding: bool | None = None) -> Tile:
+    """The step in tiles of that size. ``lane_frames``: the pixel lanes are frames of the batch, not rows of one (of an array with several).
+    ``sliding``: whether windows slide along rows (default: where that takes fewer turns)."""
+    sliding = slides(step, shape, columns) if sliding is None else sliding
     count, most = step.window.kernel[0] if sliding else entries(step, shape), shape.w_depth
     segments = ceil(count / most) if step.kind is not Kind.MAXIMUM else 1
     each = ceil(count / segments)
     jobs = ceil(blocks(step.target.channels, shape.lanes) / vectors(step, shape))
     passes = shape.pixels if lane_frames else 1
-    tiles_h, tiles_w = ceil(step.target.height / (rows * shape.pixels // passes)), ceil(step.target.columns / columns)
+    tiles_h, tiles_w = -(-step.target.height // (rows * shape.pixels // passes)), -(-step.target.columns // columns)
     return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each, sliding, batch, passes)
 
 
 def input_size(step: Step, shape: Shape, tile: Tile) -> tuple[int, int, int]:
     """What windows see of a frame in a tile: rows of all pixel lanes that have rows of it together, rows of one of them, columns."""
     (reach_h, reach_w), (stride_h, stride_w) = step.window.reach, step.window.stride
-    rows = tile.rows if tile.lane_frames else min(shape.pixels * tile.rows, step.target.height)
+    rows = tile.rows if tile.lane_frames else _end(min, shape.pixels * tile.rows, step.target.height)
     return (rows - 1) * stride_h + reach_h, (tile.rows - 1) * stride_h + reach_h, (tile.columns - 1) * stride_w + reach_w
 
 
@@ -151,7 +160,7 @@ def fits(step: Step, shape: Shape, tile: Tile) -> bool:
     y = shape.pixels * tile.pixels * vectors(step, shape) * planes(step.target, shape.x_bits)
     if step.first is not None and max(entries(one, shape) for one in step.products) > shape.w_depth:
         return False
-    return x <= shape.x_depth and y <= shape.y_depth and (tile.segments == 1 or tile.pixels == 1)
+    return (x <= shape.x_depth) & (y <= shape.y_depth) & ((tile.segments == 1) | (tile.pixels == 1))
 
 
 def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
@@ -188,11 +197,12 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
 def _seen_rows(step: Step, tile: Tile, rows: int) -> int:
     """Rows that are read of a frame, by all tiles."""
     (stride, _), (reach, _) = step.window.stride, step.window.reach
-    return _seen(tile.tiles_h, rows - reach + stride, rows, step.window.pads[0], step.source.height, 1)
+    return _each(_seen, tile.tiles_h, rows - reach + stride, rows, step.window.pads[0], step.source.height, 1)
 
 
 def _seen_columns(step: Step, tile: Tile, columns: int) -> int:
-    return _seen(tile.tiles_w, tile.columns * step.window.stride[1], columns, step.window.pads[1], step.source.columns, step.source.zoom[1])
+    before, whole, zoom = step.window.pads[1], step.source.columns, step.source.zoom[1]
+    return _each(_seen, tile.tiles_w, tile.columns * step.window.stride[1], columns, before, whole, zoom)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -205,7 +215,10 @@ def _seen(tiles: int, step: int, size: int, before: int, whole: int, zoom: int) 
 
 def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     """What goes through each port."""
-    count = turns(step, shape, tile)
+    return _bytes(turns(step, shape, tile), shape)
+
+
+def _bytes(count: dict[str, int], shape: Shape) -> dict[str, int]:
     x, w = shape.lanes * shape.x_bits // 8, shape.wide * shape.lanes * shape.w_bits // 8
     return {
         "values": count["fetch_x"] * x,
@@ -223,16 +236,21 @@ def cycles(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, 
     Processes work at once, each on a tile or a job of its own; so a step takes as long as its slowest process, and what is in front of the first job
     and behind the last one. Memory: bytes by what memory sustains, and each port's by its width.
     """
+    count, busy, memory, idle = _spent(step, shape, tile, memory_bytes_per_cycle, port_bytes)
+    slowest = max(count, key=count.__getitem__)
+    return ceil(max(busy, memory)) + idle, "memory" if memory > busy else slowest
+
+
+def _spent(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, port_bytes: float) -> tuple[dict[str, int], int, float, int]:
+    """Turns, the cycles that the slowest process is busy, those of memory, and those in front of the first job and behind the last one."""
     count = turns(step, shape, tile)
     jobs = tile.tiles * tile.jobs
     parts = jobs * (tile.segments + len(step.products) - 1)
-    slowest = max(count, key=lambda name: count[name])
-    moved = memory_bytes(step, shape, tile)
-    memory = max(sum(moved.values()) / memory_bytes_per_cycle, *(each / port_bytes for each in moved.values()))
+    moved = _bytes(count, shape)
+    memory = _end(max, sum(moved.values()) / memory_bytes_per_cycle, *(each / port_bytes for each in moved.values()))
     first = count["place_x"] // tile.tiles + count["place_weights"] // parts
     last = (count["gather"] + count["write"]) // jobs
-    busy = count[slowest] + parts * JOB_CYCLES
-    return ceil(max(busy, memory)) + first + last + STEP_CYCLES, "memory" if memory > busy else slowest
+    return count, _end(max, *count.values()) + parts * JOB_CYCLES, memory, first + last + STEP_CYCLES
 
 
 Known = dict[tuple[object, ...], "tuple[Tile, int, str] | None"]
@@ -251,22 +269,53 @@ def tiled(step: Step, shape: Shape, memory_bytes_per_cycle: float, port_bytes: f
     """The tile with the fewest cycles of a run, those, and what they are spent on; None if no tile fits."""
     best: tuple[Tile, int, str] | None = None
     for lane_frames in (False, True)[: 1 if min(batch, shape.pixels) == 1 else 2]:
-        for rows, columns in _sizes(step.target.height, step.target.columns, 1 if lane_frames else shape.pixels):
-            tile = cut(step, shape, rows, columns, batch, lane_frames)
-            if not fits(step, shape, tile):
-                continue
-            taken, what = cycles(step, shape, tile, memory_bytes_per_cycle, port_bytes)
-            if best is None or taken < best[1]:
-                best = tile, taken, what
+        height = step.target.height if lane_frames else ceil(step.target.height / shape.pixels)
+        for sliding in (False, True):
+            columns = [size for size in _sizes(step.target.columns) if slides(step, shape, size) is sliding]
+            for size in _fastest(step, shape, (_sizes(height), columns), (memory_bytes_per_cycle, port_bytes), (batch, lane_frames, sliding)):
+                tile = cut(step, shape, *size, batch, lane_frames)
+                taken, what = cycles(step, shape, tile, memory_bytes_per_cycle, port_bytes)
+                if best is None or taken < best[1]:
+                    best = tile, taken, what
     return best
 
 
+def _fastest(
+    step: Step, shape: Shape, sizes: tuple[Sequence[int], Sequence[int]], memory: tuple[float, float], how: tuple[int, bool, bool]
+) -> list[tuple[int, int]]:
+    """The rows and columns of the fastest tile that fits, if one does: all are looked at together, as arrays in the place of numbers."""
+    if not sizes[1]:
+        return []
+    rows, columns = np.array(sizes[0]).reshape(-1, 1), np.array(sizes[1]).reshape(1, -1)
+    tile = cut(step, shape, cast(int, rows), cast(int, columns), *how)
+    room = np.broadcast_to(fits(step, shape, tile), (len(sizes[0]), len(sizes[1])))
+    if not room.any():
+        return []
+    _, busy, moving, idle = _spent(step, shape, tile, *memory)
+    taken = np.where(room, np.ceil(np.maximum(busy, moving)) + idle, np.inf)
+    row, column = divmod(int(np.argmin(taken)), len(sizes[1]))
+    return [(sizes[0][row], sizes[1][column])]
+
+
+def _end(of: Callable[..., Any], *numbers: Any) -> Any:
+    """The least or the greatest of numbers, or of arrays place by place."""
+    if not any(isinstance(number, np.ndarray) for number in numbers):
+        return of(*numbers)
+    return reduce(np.minimum if of is min else np.maximum, numbers)
+
+
+def _each(function: Callable[..., int], *numbers: Any) -> Any:
+    """A function of numbers, or of arrays place by place."""
+    if not any(isinstance(number, np.ndarray) for number in numbers):
+        return function(*numbers)
+    spread = np.broadcast_arrays(*numbers)
+    return np.array([function(*map(int, one)) for one in zip(*(array.reshape(-1) for array in spread), strict=True)]).reshape(spread[0].shape)
+
+
 @lru_cache(maxsize=256)
-def _sizes(height: int, width: int, pixels: int) -> tuple[tuple[int, int], ...]:
-    """Tiles worth a look: those that cut each axis into equal parts as nearly as that goes."""
-    rows = sorted({ceil(ceil(height / pixels) / parts) for parts in _parts(ceil(height / pixels))}, reverse=True)
-    columns = sorted({ceil(width / parts) for parts in _parts(width)}, reverse=True)
-    return tuple((r, c) for r in rows for c in columns)
+def _sizes(size: int) -> tuple[int, ...]:
+    """Tiles along an axis that are worth a look: those that cut it into equal parts as nearly as that goes, the largest first."""
+    return tuple(sorted({ceil(size / parts) for parts in _parts(size)}, reverse=True))
 
 
 def _parts(size: int) -> Iterator[int]:

@@ -46,8 +46,8 @@ ROUNDING: dict[QMode, int] = {
 class Value:
     """A value that lies in memory, or what is seen of one: raws of ``width`` bits in the shape (channels, height, columns).
 
-    ``name``: of the place where it lies, that of a node of the graph. ``skip``: the channels of the place that come before, whole vectors of any array.
-    ``zoom``: how many rows and columns show each one that is in memory (1: as it is)."""
+    ``name``: of the place where it lies, that of a node of the graph. ``skip``: the channels of the place that come before, whole vectors of any
+    array. ``zoom``: how many rows and columns show each one that is in memory (1: as it is)."""
 
     name: str
     channels: int
@@ -91,14 +91,15 @@ PIXEL = Window((1, 1), (1, 1), (0, 0), (1, 1))
 class Epilogue:
     """What becomes of the sums; an entry of each array for each channel of the result.
 
-    ``sum * factor + added + (beside << beside_up)``; numbers of 0 and more are shifted up by ``leak``; rounded after ``down`` bits, brought within
-    ``least`` and ``greatest``, into ``bits`` where that wraps, and shifted ``up``.
+    ``sum * factor + added + (beside << beside_up)``; numbers of 0 and more are shifted up by ``leak``, those below are multiplied by ``slope``;
+    rounded after ``down`` bits, brought within ``least`` and ``greatest``, into ``bits`` where that wraps, and shifted ``up``.
     """
 
     factor: Integers
     added: Integers
     beside_up: Integers
     leak: int
+    slope: int
     down: Integers
     rounding: QMode
     least: Integers
@@ -110,14 +111,19 @@ class Epilogue:
     value_bits: int
     """Bits, with a sign, that hold every number on the way."""
 
+    @property
+    def leaky(self) -> bool:
+        """Whether what is below 0 becomes something else than what is not."""
+        return self.leak != 0 or self.slope != 1
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Step:
     """One fused layer: ``target`` = epilogue of the windows of ``source``. ``weight`` is (outputs, channels, *kernel) of a matrix, and
     (channels, *kernel) of a sum of each channel, None of a maximum. ``nodes``: the graph's nodes that it computes, the target's last.
 
-    ``first``: the step of another product with a matrix whose results are ``beside`` this one's. It is computed together with it, tile by tile and job by
-    job, so that they never go to memory: ``beside`` is None then."""
+    ``first``: the step of another product with a matrix whose results are ``beside`` this one's. It is computed together with it, tile by tile and
+    job by job, so that they never go to memory: ``beside`` is None then."""
 
     kind: Kind
     source: Value
@@ -129,6 +135,8 @@ class Step:
     acc_bits: int
     nodes: tuple[str, ...]
     macs: int
+    weight_bits: int = 1
+    """Bits of a signed word that holds every weight."""
     first: Step | None = None
 
     @property

@@ -12,7 +12,7 @@ import support.engines
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.engines import DEPTHS, ENGINE, Bench, StoppedError, build
-from test_sequential_steps import conv, drawn, flattened, residual, typed, weights
+from test_sequential_steps import apart, conv, drawn, flattened, moved, residual, typed, weights
 
 from qfx.errors import QfxError
 from qfx.fixed.type import FixedType, QMode
@@ -26,7 +26,7 @@ from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_inputs, run_from_raws
 from qfx.ir.values import ArrayType, Const
-from qfx.operators import Add, Affine, Cast, Clip, Conv, Input, LeakyRelu, MaxPool, Pad, Relu, Slice, SumPool
+from qfx.operators import Add, Affine, Cast, Clip, Conv, Input, LeakyRelu, MaxPool, Pad, PRelu, Relu, Slice, SumPool
 from qfx.testing import adversarial_feeds
 
 
@@ -78,7 +78,22 @@ def rounding(mode: QMode) -> Graph:
     return one(f"rounding_{mode.name}", *nodes)
 
 
-DIRECTED = (residual(), depthwise(), channels(), *(rounding(mode) for mode in QMode))
+def projection() -> Graph:
+    """A shortcut with a projection of another stride, window and sign than the main path, which is the later of the two."""
+    nodes = (
+        Node("main", conv(1, 4, 3, 3, stride=3, pad=1), ("x",)),
+        Node("middle", Cast(typed("ap_ufixed<7,3,AP_RND,AP_SAT>")), ("main",)),
+        Node("short", Conv(weights(2, 9, 3, 2, 3), None, (3, 3), ((0, 0), (1, 1)), (2, 1), 1), ("x",)),
+        Node("last", Conv(weights(3, 9, 4, 1, 3), weights(4, 9, frac_bits=3, bits=6), (1, 1), ((0, 0), (1, 1)), (1, 1), 1), ("middle",)),
+        Node("scaled", Affine(weights(5, 9, frac_bits=6, bits=9), weights(6, 9, frac_bits=3, bits=8)), ("last",)),
+        Node("sum", Add(), ("scaled", "short")),
+        Node("leaky", PRelu(Const(np.array(13107), 17)), ("sum",)),
+        Node("cast", Cast(typed("ap_fixed<12,8,AP_RND,AP_SAT>")), ("leaky",)),
+    )
+    return one("projection", *nodes)
+
+
+DIRECTED = (residual(), depthwise(), channels(), projection(), moved(), apart(), *(rounding(mode) for mode in QMode))
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +117,20 @@ def test_directed_networks(bench: Bench, graph: Graph, tmp_path: Path) -> None:
     assert differing(bench, graph, tmp_path) == 0
 
 
+@pytest.mark.parametrize("graph", [residual(), depthwise(), projection(), moved()], ids=lambda graph: graph.name)
+@pytest.mark.parametrize("batch", [2, 3])
+def test_frames_that_go_through_together(bench: Bench, graph: Graph, batch: int, tmp_path: Path) -> None:
+    """With frames as pixel lanes in some steps, an odd one among them, and one after the other in others."""
+    lanes = {placed.tile.lane_frames for placed in bench.engine(graph, batch).steps}
+    assert batch == 3 or True in lanes
+    assert differing(bench, graph, tmp_path, batch=batch) == 0
+
+
+def test_two_products_run_as_one_step(bench: Bench) -> None:
+    for graph in (residual(), projection()):
+        assert sum(placed.step.first is not None for placed in bench.engine(graph).steps) == 1
+
+
 def test_products_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = flattened()
     monkeypatch.setattr(splitting, "MOST_NUMBERS", 9 * 32)
@@ -116,14 +145,14 @@ def test_products_in_parts(bench: Bench, tmp_path: Path, monkeypatch: pytest.Mon
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32 - 1))
 def test_random_networks_on_one_engine(bench: Bench, tmp_path: Path, seed: int) -> None:
-    graph = drawn(seed)
+    graph, batch = drawn(seed), 1 + seed % 3
     if graph is None:
         return
     try:
-        bench.engine(graph)
+        bench.engine(graph, batch)
     except QfxError:
         return
-    assert differing(bench, graph, tmp_path) == 0
+    assert differing(bench, graph, tmp_path, batch=batch) == 0
 
 
 def test_a_bit_too_many_in_memory_is_found(bench: Bench, tmp_path: Path) -> None:
@@ -136,6 +165,20 @@ def test_a_bit_too_many_in_memory_is_found(bench: Bench, tmp_path: Path) -> None
     weight = np.frombuffer(held.weights, dtype="<i2").copy()
     weight[last * bench.shape.wide * bench.shape.lanes :] ^= 1
     assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes())) > 0
+
+
+def test_a_bit_too_many_in_the_sums_that_wait_is_found(bench: Bench, tmp_path: Path) -> None:
+    graph, batch = residual(), 3
+    made = bench.engine(graph, batch)
+    held = image(made)
+    joined = next(index for index, placed in enumerate(made.steps) if placed.step.first is not None)
+    program = np.frombuffer(held.program, dtype="<i8").reshape(-1, STEP_WORDS).copy()
+    weight = np.frombuffer(held.weights, dtype="<i2").copy()
+    begin = program[joined, FIELDS.index("weights_at")] * bench.shape.wide * bench.shape.lanes
+    weight[begin : begin + program[joined, FIELDS.index("in[0].entries")] * bench.shape.outputs * bench.shape.lanes] ^= 1
+    assert differing(bench, graph, tmp_path, replace(held, weights=weight.tobytes()), batch) > 0
+    program[joined, FIELDS.index("in[1].at")] += 1
+    assert differing(bench, graph, tmp_path, replace(held, program=program.tobytes()), batch) > 0
 
 
 # What networks are run with above holds up memory at random, too: the seed 1.

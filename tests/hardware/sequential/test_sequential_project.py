@@ -18,7 +18,7 @@ from qfx.export.onnx_file import save
 from qfx.hardware.board import board
 from qfx.hardware.cost.estimate import LIMITS
 from qfx.hardware.project import csim
-from qfx.hardware.project.project import changed_files, read_project, write_project
+from qfx.hardware.project.project import changed_files, prepare, read_project, write_project
 from qfx.hardware.sequential import plan as planning
 from qfx.hardware.sequential.evaluate import evaluate
 from qfx.hardware.sequential.folding import folded, laid_out
@@ -43,7 +43,7 @@ def test_a_project_equals_the_interpreter_and_refuses_other_weights(tmp_path: Pa
     np.testing.assert_array_equal(csim.run_raw(project.path, x), run_from_raws(graph, raws)[0])
     report = json.loads((project.path / "report.json").read_text(encoding="utf-8"))
     assert report["style"] == "sequential"
-    assert [layer["name"] for layer in report["layers"]] == ["conv1", "conv2", "short", "pool", "fc"]
+    assert [layer["name"] for layer in report["layers"]] == ["conv1", "conv2", "pool", "fc"]
 
     weights = project.path / "tb" / "memory" / "weights0.bin"
     good = weights.read_bytes()
@@ -54,6 +54,27 @@ def test_a_project_equals_the_interpreter_and_refuses_other_weights(tmp_path: Pa
     weights.unlink()
     with pytest.raises(ProjectError, match="cannot read"):
         csim.run_raw(project.path, x)
+
+
+def test_a_project_of_batches_equals_the_interpreter(tmp_path: Path) -> None:
+    """Five frames, two at a time."""
+    graph = residual()
+    made = plan(prepare(graph), ULTRA96, clock_ns=5.0, batch=2)
+    assert made.fps == pytest.approx(2e9 / made.latency_ns, rel=1e-4)
+    project = write_project(graph, tmp_path / "p", board=ULTRA96, style="sequential", schedule=made)
+    x = adversarial_feeds(graph, np.random.default_rng(3), 5)["x"]
+    raws = quantize_inputs(graph, feeds(graph, x))
+    np.testing.assert_array_equal(csim.run_raw(project.path, x), run_from_raws(graph, raws)[0])
+    report = json.loads((project.path / "report.json").read_text(encoding="utf-8"))
+    assert (report["batch"], report["latency_cycles"]) == (2, made.engine.cycles)
+    save(graph, tmp_path / "net.onnx")
+    asked = ["estimate", str(tmp_path / "net.onnx"), "--board", "ultra96v2", "--batch", "2"]
+    told = CliRunner().invoke(main, [*asked, "--style", "sequential"])
+    assert told.exit_code == 0, told.output
+    assert f"run        2 frames, {made.engine.cycles} cycles" in told.stdout
+    refused = CliRunner().invoke(main, asked)
+    assert refused.exit_code != 0
+    assert "--batch 2" in refused.stderr
 
 
 def test_what_a_sequential_design_lacks_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.sequential import splitting
 from qfx.hardware.sequential.evaluate import evaluate, seen
 from qfx.hardware.sequential.memory import places, size
+from qfx.hardware.sequential.merging import apart as undone
+from qfx.hardware.sequential.merging import joined
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.values import Kind, Layers
 from qfx.ir.feeds import feeds
@@ -34,6 +36,7 @@ from qfx.operators import (
     MaxPool,
     Mul,
     Pad,
+    PRelu,
     ReduceMax,
     ReduceSum,
     Relu,
@@ -44,7 +47,7 @@ from qfx.operators import (
 )  # fmt: skip
 from qfx.testing import adversarial_feeds, random_graph
 
-RUNS = (Add, Affine, Cast, Clip, Concat, Conv, LeakyRelu, Linear, MaxPool, Pad, ReduceMax, ReduceSum, Relu, Reshape, Slice, SumPool, Upsample)
+RUNS = (Add, Affine, Cast, Clip, Concat, Conv, LeakyRelu, Linear, MaxPool, Pad, PRelu, ReduceMax, ReduceSum, Relu, Reshape, Slice, SumPool, Upsample)
 
 
 def typed(text: str) -> ArrayType:
@@ -162,6 +165,91 @@ def test_products_with_many_columns_come_in_parts(monkeypatch: pytest.MonkeyPatc
     assert differing(graph, made) == 0
 
 
+def moved() -> Graph:
+    """Joined, enlarged and taken, all at whole vectors of channels, from formats of several grids; one output is enlarged."""
+    nodes = (
+        Node("x", Input((3, 4, 4), typed("ap_fixed<8,4,AP_RND,AP_SAT>"))),
+        Node("conv", conv(1, 32, 3, 3, pad=1), ("x",)),
+        Node("fine", Cast(typed("ap_fixed<6,3,AP_RND,AP_SAT>")), ("conv",)),
+        Node("pool", MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)), ("fine",)),
+        Node("up", Upsample((2, 2)), ("pool",)),
+        Node("point", conv(2, 4, 3, 1), ("x",)),
+        Node("small", Cast(typed("ap_ufixed<7,2,AP_RND,AP_SAT>")), ("point",)),
+        Node("joined", Concat(), ("up", "fine", "small")),
+        Node("head", conv(3, 3, 68, 3, pad=1), ("joined",)),
+        Node("cast", Cast(typed("ap_fixed<8,7,AP_RND,AP_SAT>")), ("head",)),
+        Node("taken", Slice((32, 0, 0), (68, 4, 4), (1, 1, 1)), ("joined",)),
+        Node("average", SumPool((2, 2), (1, 2), ((0, 0), (0, 0))), ("taken",)),
+        Node("wide", Upsample((1, 3)), ("average",)),
+        Node("again", Concat(), ("fine", "joined")),
+        Node("last", conv(4, 2, 100, 1, stride=2), ("again",)),
+    )
+    return Graph("moved", nodes, ("cast", "wide", "last"))
+
+
+def apart() -> Graph:
+    """Joined at channels that begin no vector, and an enlarged value that is added to another one, and one that is flattened."""
+    nodes = (
+        Node("x", Input((3, 4, 6), typed("ap_fixed<8,4,AP_RND,AP_SAT>"))),
+        Node("pool", MaxPool((2, 3), (2, 3), ((0, 0), (0, 0)), (1, 1)), ("x",)),
+        Node("up", Upsample((2, 3)), ("pool",)),
+        Node("point", conv(2, 4, 3, 1), ("x",)),
+        Node("small", Cast(typed("ap_ufixed<7,2,AP_RND,AP_SAT>")), ("point",)),
+        Node("joined", Concat(), ("up", "small", "up")),
+        Node("head", conv(3, 3, 10, 3, pad=1), ("joined",)),
+        Node("add", Add(), ("head", "up")),
+        Node("cast", Cast(typed("ap_fixed<8,7,AP_RND,AP_SAT>")), ("add",)),
+        Node("flat", Reshape((72,)), ("up",)),
+        Node("fc", Linear(weights(9, 5, 72), None), ("flat",)),
+    )
+    return Graph("apart", nodes, ("cast", "fc"))
+
+
+def test_what_only_moves_takes_no_steps_where_it_can_do_without() -> None:
+    graph = moved()
+    made = layers(graph)
+    assert differing(graph, made) == 0
+    assert [step.nodes for step in made.steps] == [
+        ("conv", "fine"), ("pool",), ("point", "small"), ("joined",), ("head", "cast"), ("average",), ("wide",), ("again",), ("last",),
+    ]  # fmt: skip
+    copy = made.steps[3]
+    assert (copy.source.name, copy.source.zoom, copy.target.name, copy.target.skip) == ("pool", (2, 2), "again", 32)
+    assert [step.target.skip for step in made.steps if step.target.name == "again"] == [64, 96, 32, 0]
+    wrong = replace(copy, epilogue=replace(copy.epilogue, added=copy.epilogue.added + 1))
+    assert differing(graph, replace(made, steps=(*made.steps[:3], wrong, *made.steps[4:]))) > 0
+
+
+def test_values_that_are_joined_anywhere_are_placed_by_matrices() -> None:
+    graph = apart()
+    made = layers(graph)
+    assert differing(graph, made) == 0
+    assert [step.kind for step in made.steps if step.nodes == ("joined",)] == [Kind.MATRIX] * 3
+
+
+def test_a_product_that_only_another_adds_is_computed_with_it() -> None:
+    graph = residual()
+    made = layers(graph)
+    together = joined(made)
+    assert [step.nodes for step in together.steps] == [
+        ("conv1", "norm1", "relu1", "cast1"), ("conv2", "norm2", "short", "norm3", "add", "cast2"), ("pool",), ("fc",),
+    ]  # fmt: skip
+    assert together.steps[1].beside is None
+    assert differing(graph, together) == 0
+    assert [step.nodes for step in undone(together.steps[1])] == [step.nodes for step in made.steps[1:3]]
+    assert sum(step.macs for step in together.steps) == sum(step.macs for step in made.steps)
+    first = together.steps[1].first
+    assert first is not None
+    wrong = replace(together.steps[1], first=replace(first, epilogue=replace(first.epilogue, added=first.epilogue.added + 100)))
+    assert differing(graph, replace(together, steps=(together.steps[0], wrong, *together.steps[2:]))) > 0
+    # Not where something else reads it, or where it is bounded on the way.
+    read = Graph("residual", (*graph.nodes, Node("cut", Relu(), ("norm2",))), ("fc", "cut"))
+    bounded = tuple(replace(node, inputs=("cut", "norm3")) if node.name == "add" else node for node in graph.nodes)
+    at = [node.name for node in graph.nodes].index("short")
+    cut = Graph("residual", (*bounded[:at], Node("cut", Relu(), ("norm2",)), *bounded[at:]), "fc")
+    for other in (read, cut, Graph("residual", graph.nodes, ("fc", "norm2"))):
+        assert all(step.first is None for step in joined(layers(other)).steps)
+
+
 def test_values_that_live_at_once_lie_apart() -> None:
     made = layers(residual())
     found = places(made, 4, 8)
@@ -192,6 +280,9 @@ def refused(*nodes: Node) -> str:
 def test_what_no_step_computes_is_refused_by_name() -> None:
     wide = Cast(typed("ap_fixed<20,10>"))
     assert "Mul" in refused(Node("square", Mul(), ("x", "x")))
+    up = Node("up", Upsample((2, 2)), ("x",))
+    assert "two enlarged" in refused(up, Node("twice", Add(), ("up", "up")))
+    assert "enlarged numbers of 20 bits" in refused(Node("wide", wide, ("x",)), replace(up, inputs=("wide",)), Node("relu", Relu(), ("up",)))
     assert "AP_WRAP_SM" in refused(Node("cast", Cast(typed("ap_fixed<4,3,AP_TRN,AP_WRAP_SM>")), ("x",)))
     assert "20 bits" in refused(Node("wide", wide, ("x",)), Node("conv", conv(1, 2, 2, 3), ("wide",)))
     assert "under the shape" in refused(Node("turned", Reshape((4, 2, 4)), ("x",)))

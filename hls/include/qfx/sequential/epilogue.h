@@ -132,7 +132,11 @@ inline typename words<E>::value finished(
   typedef typename words<E>::value value_t;
   value_t value = own;
   if (E::BESIDE || E::JOINS) value += beside << of.beside_up.to_int();
-  if (E::LEAK && value >= 0) value <<= s.leak;
+  if (E::LEAK && value >= 0) {
+    value <<= s.leak;
+  } else if (E::SLOPE_BITS > 0) {
+    value = product<value_t>(sint<(E::SLOPE_BITS > 0 ? E::SLOPE_BITS : 1)>(s.slope), value);
+  }
   const int down = of.down.to_int();
   value = (value + rounded_up<E>(value, s.rounding, down)) >> down;
   const value_t least = of.least, greatest = of.greatest;

@@ -32,7 +32,7 @@ enum overflow { CLAMP, WRAP, ZERO };
 enum rounding { TRN, RND, RND_MIN_INF, RND_ZERO, RND_INF, RND_CONV, TRN_ZERO };  // of qfx.fixed.type.QMode
 
 static const int TAPS = 3;  // the most columns of a window that slides
-static const int STEP_WORDS = 64;
+static const int STEP_WORDS = 72;
 static const int INPUTS = 2;  // the most of a step
 static const int PARAMETER_WORDS = 4;  // of a channel: what is added; the factor and three shifts; the least result; the greatest
 
@@ -61,7 +61,7 @@ struct step {
   int y_at, planes;
   int beside_at, beside_planes, beside_signed;  // no planes: nothing is added
   int sliding;                    // one channel at a time: the taps of a row at once (engine.h)
-  int leak;                       // what is below 0 is shifted so much less
+  int leak, slope;                // what is not below 0 is shifted so much, what is below is multiplied by this
   int rounding, overflow, bits, is_signed;
   window in[INPUTS];
   // What follows from these.
@@ -130,6 +130,7 @@ read_step_word:
   s.beside_signed = field[i++];
   s.sliding = field[i++];
   s.leak = field[i++];
+  s.slope = field[i++];
   s.rounding = field[i++];
   s.overflow = field[i++];
   s.bits = field[i++];
