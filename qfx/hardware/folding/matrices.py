@@ -15,6 +15,7 @@ from qfx.hardware.design import dsp
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import bram18
 from qfx.hardware.design.streams import MAX_WORD_BITS
+from qfx.hardware.design.weights.sparse import Kept
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
 from qfx.hardware.folding.option import Choices, Option, Way, choices, divisors, fits_word, moved, window_channels
@@ -67,7 +68,9 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
     pinned, on = setting.pinned, setting.on
     wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
     per_group = setting.front.channels // unit.groups if setting.front else unit.inputs
-    possible = {pixels: _possible(unit, wanted, pixels, on) for pixels in ((pinned.pixels,) if pinned else (1, *_ABREAST))}
+    at_once = (pinned.pixels,) if pinned else (1, *_ABREAST)
+    possible = {pixels: _possible(unit, wanted, pixels, on) for pixels in at_once}
+    few = {pixels: _possible(unit, wanted, pixels, on, apart=True) for pixels in at_once} if unit.sparsities else {}
     front: dict[tuple[int, int, int], _Front | None] = {}
 
     def window(form: _Form) -> _Front | None:
@@ -102,25 +105,37 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         if number >= len(forms) - extra and slowest > busy * (1 if pixels == 1 else _IDLE):
             continue  # it saves lanes for a pace that it does not keep
         around = r.total([window_cost, pieces.queue(unit.output, pe * pixels), way.cost, sides, _memory(unit, form, on)])
-        places: dict[int, tuple[Resources, Choices]] = {}
-        for name in (pinned.arithmetic,) if pinned else [name for name in possible[pixels] if _pays(unit, name, pe, pixels)]:
-            folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)), pixels)
+        places: dict[tuple[int, str], tuple[Resources, Choices]] = {}
+        named = [(name, "") for name in possible[pixels] if _pays(unit, name, pe, pixels)]
+        kept = _kept(unit, form, per_group)
+        named += [(name, str(kept)) for name in few.get(pixels, ()) if kept is not None and _pays(unit, name, 1, pixels)]
+        for name, sparsity in ((pinned.arithmetic, pinned.sparsity),) if pinned else named:
+            folding = Folding(pe, simd, name, taps, pinned.weights if pinned else "auto", next(iter(lines)), pixels, sparsity=sparsity)
             waits = unit.delay(folding) - unit.delay(tree.folding) if unit.loaded else 0  # of a pipeline that runs empty between frames
-            bits = unit.code_bits(name)
-            if bits not in places:
+            bits = unit.code_bits(name, folding.kept)
+            if (bits, sparsity) not in places:
                 stored = unit.places(folding, setting)
                 fixed = r.total([around, stored[folding.weights], unit.apart(folding, bits, on)])
-                places[bits] = fixed, choices(stored, lines)
-            fixed, others_places = places[bits]
+                places[bits, sparsity] = fixed, choices(stored, lines)
+            fixed, others_places = places[bits, sparsity]
             cost = unit.by_arithmetic(folding, on) + fixed
             found += moved(Option(folding, way.takes, way.gives, max(busy + waits, slowest), cost, way.cost), others_places)
     return found
 
 
-def _possible(unit: MatVec, wanted: tuple[str, ...], pixels: int, on: Device) -> list[str]:
-    """The arithmetics of ``wanted`` for so many pixels at once, as many outputs as there are."""
+def _kept(unit: MatVec, form: _Form, per_group: int) -> Kept | None:
+    """The sparsest form in which the weights can be stored there: SIMD has whole groups, of the channels of a tap each where a word has all taps."""
+    word = _word(unit, form, per_group) if form.taps > 1 else form.simd
+    if unit.inputs % form.simd or word is None:
+        return None
+    fits = [kept for kept in unit.sparsities if form.simd % kept.m == 0 and word % kept.m == 0]
+    return fits[-1] if fits else None
+
+
+def _possible(unit: MatVec, wanted: tuple[str, ...], pixels: int, on: Device, *, apart: bool = False) -> list[str]:
+    """The arithmetics of ``wanted`` for so many pixels at once, as many outputs as there are. ``apart``: each output has inputs of its own."""
     outputs, x = unit.groups * unit.outputs, unit.input.type
-    can = arith.choices(unit.possible, x, pe=outputs, depthwise=unit.depthwise, loaded=unit.loaded, pixels=pixels)
+    can = arith.choices(unit.possible, x, pe=outputs, depthwise=unit.depthwise or apart, loaded=unit.loaded, pixels=pixels)
 
     def worth(name: str) -> bool:
         between, _, shared = dsp.roles(name, unit.bounds, unit.weight_type, x, pixels)
