@@ -189,6 +189,7 @@ class Spec:
 
     def _check_numbers(self, numbers: str) -> None:
         """Raises RecipeError for words that mean no set, or one that goes with no such Spec; gives a format the word that holds it."""
+        require(isinstance(numbers, str), "numbers", numbers, 'use a text, such as "E2M1", "power(3, 0.85)" or "levels(-4, 0, 4)"')
         held = number_sets.read(numbers)
         if held.is_format:
             for name, value in (("width", held.width), ("q", QMode.RND_CONV), ("o", OMode.SAT_SYM if self.o is OMode.SAT else self.o)):
