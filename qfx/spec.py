@@ -124,7 +124,8 @@ class Spec:
         object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
         for name in ("width", "n", "reach"):
             require(is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
-        require(within("width", self.width), "width", self.width, "use a word length from 1 to 32")
+        given = not (isinstance(self.numbers, str) and number_sets.read(self.numbers).is_format)  # else the format says the width
+        require(not given or within("width", self.width), "width", self.width, "use a word length from 1 to 32")
         require(within("reach", self.reach), "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
         require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         require(

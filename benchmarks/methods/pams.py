@@ -28,8 +28,8 @@ def near(x: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
 
 
 SHARES = (0.0, 4 / 256, 1.0)
-"""What the distance of maps counts in the loss. That of the authors' program, 1,000 times the mean over positions beside an L1 loss of pixels of 0..255, is
-4 / 256 of a sum over 256 positions beside one of pixels of 0..1."""
+"""What the distance of maps counts in the loss. That of the authors' program, 1,000 times the mean over positions beside an L1 loss of pixels of
+0..255, is 4 / 256 of a sum over 256 positions beside one of pixels of 0..1."""
 
 
 def recipe(bits: int) -> Recipe:
