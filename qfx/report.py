@@ -15,7 +15,7 @@ from qfx.ir.from_onnx import load_graph
 from qfx.ir.graph import Graph
 from qfx.ir.losses import Loss, losses
 from qfx.ir.within import everything
-from qfx.operators import Cast, Input
+from qfx.operators import Cast, Input, MinifloatCast
 from qfx.progress import Progress, parts, silent
 
 _FIRST = 8  # samples: then as many as a second takes
@@ -102,7 +102,7 @@ def report_project(
     loaded = load_graph(path)
     graph = prepare(loaded, project.weights)
     counted = simulated_losses(project_dir, x, fast=fast, progress=progress)
-    names = {name for name, node in everything(graph) if isinstance(node.op, Cast)}
+    names = {name for name, node in everything(graph) if isinstance(node.op, Cast | MinifloatCast)}
     if names != counted.keys():
         raise ProjectError("the project was made from another model", where=str(path), remedy="write the project again, or name its model")
     return _report(graph, x, counted, _counted(loaded, x, progress, "counting with the integer interpreter, unoptimized"), progress)
@@ -126,6 +126,7 @@ def _report(graph: Graph, x: Feed, counted: dict[str, Loss], unoptimized: dict[s
     if count == 0:
         raise DataError("holds no samples", where="data", remedy="give at least one")
     types = {name: str(node.op.cast) for name, node in everything(graph) if isinstance(node.op, Cast | Input)}
+    types |= {name: " ".join(node.op.words()) for name, node in everything(graph) if isinstance(node.op, MinifloatCast)}
     rows = (Row(name, types[name], loss, counted.get(name), loss.below - unoptimized.get(name, loss).below) for name, loss in found.items())
     return Report(count, tuple(rows))
 

@@ -140,7 +140,8 @@ class Spec:
         object.__setattr__(self, "o", _mode(OMode, self.o, "o"))
         for name in ("width", "n", "reach"):
             require(is_int(getattr(self, name)), name, getattr(self, name), "give an integer")
-        require(within("width", self.width), "width", self.width, "use a word length from 1 to 32")
+        given = not (isinstance(self.numbers, str) and number_sets.read(self.numbers).is_format)  # else the format says the width
+        require(not given or within("width", self.width), "width", self.width, "use a word length from 1 to 32")
         require(within("reach", self.reach), "reach", self.reach, "use 0 (learned binary points stay where they start) to 100")
         require(self.granularity in get_args(Granularity), "granularity", self.granularity, f"use one of {', '.join(get_args(Granularity))}")
         require(
@@ -205,6 +206,7 @@ class Spec:
 
     def _check_numbers(self, numbers: str) -> None:
         """Raises RecipeError for words that mean no set, or one that goes with no such Spec; gives a format the word that holds it."""
+        require(isinstance(numbers, str), "numbers", numbers, 'use a text, such as "E2M1", "power(3, 0.85)" or "levels(-4, 0, 4)"')
         held = number_sets.read(numbers)
         if held.is_format:
             for name, value in (("width", held.width), ("q", QMode.RND_CONV), ("o", OMode.SAT_SYM if self.o is OMode.SAT else self.o)):

@@ -19,6 +19,7 @@ from qfx import operators as ops
 from qfx.cli import main
 from qfx.errors import ProjectError
 from qfx.export.onnx_file import save
+from qfx.fixed.minifloat import Minifloat
 from qfx.fixed.reference import round_raw
 from qfx.fixed.type import OMode, QMode
 from qfx.hardware.design.schedule import Schedule
@@ -70,6 +71,28 @@ def test_raws_are_counted_as_defined(raws: list[int], frac_bits: int, to: FixedT
 def test_floats_are_counted_as_defined(values: list[float], to: FixedType) -> None:
     counted = float_loss(np.array([values], dtype=np.float64), ArrayType.of(to))
     assert counted == defined([Fraction(value) for value in values], to)
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), min_size=1), st.integers(-8, 40), st.sampled_from(["E4M3", "E2M1", "E5M2", "E3M0"]))
+def test_formats_are_counted_as_defined(raws: list[int], frac_bits: int, name: str) -> None:
+    """By fractions: the nearest number with as many significant bits and no smaller step, and whether that is beyond the greatest."""
+    kind = Minifloat.parse(name)
+    op = ops.MinifloatCast(kind, kind.frac_bits)
+    wide = ops.ArrayType.of(FixedType(42, 42 - frac_bits))
+    graph = Graph("m", (Node("x", ops.Input((len(raws),), wide)), Node("y", op, ("x",))), "y")
+    expected = Loss()
+    for raw in raws:
+        units = Fraction(raw) * Fraction(2) ** (kind.frac_bits - frac_bits)
+        exponent = max((abs(units).numerator.bit_length() - units.denominator.bit_length()) - kind.mantissa_bits - 1, 0)
+        while abs(units) >= 2 ** (kind.mantissa_bits + 1 + exponent):
+            exponent += 1
+        exponent = min(exponent, kind.largest.bit_length() - kind.mantissa_bits - 1)
+        rounded = round(units / 2**exponent) * 2**exponent
+        over = abs(rounded) > kind.largest
+        missing = abs(rounded).bit_length() - kind.largest.bit_length() if over else 0
+        expected += Loss(1, int(over and raw > 0), int(over and raw < 0), int(rounded != units), missing)
+    found = losses(graph, np.ldexp(np.array([raws], dtype=np.float64), -frac_bits))["y"]
+    assert found == expected
 
 
 def test_a_binary_point_per_channel() -> None:

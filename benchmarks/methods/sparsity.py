@@ -1,4 +1,5 @@
-"""2:4 sparsity: a vision transformer on Fashion-MNIST, weights of 6 and activations of 8 bits; and what an unrolled perceptron's hardware takes."""
+"""2:4 sparsity: a vision transformer on Fashion-MNIST, weights of 6 and activations of 8 bits; what an unrolled perceptron's hardware takes; and
+ResNet-20 as a streaming design, with all weights and without the zeros."""
 
 from __future__ import annotations
 
@@ -9,12 +10,16 @@ from torch import Tensor, nn
 
 import qfx
 from benchmarks.methods.common import accuracy, clothes_of, train
+from benchmarks.ptq import accuracy as resnet_accuracy
+from benchmarks.ptq import calibration_images, float_model, judged_images
 from benchmarks.task_models import Vit
 from qfx import Override, Recipe, Spec
 from qfx.hardware.board import board
+from qfx.hardware.design.schedule import Request
+from qfx.hardware.folding import search as fold
 from qfx.hardware.unrolled.plan import plan
 from qfx.ir.passes.pipeline import optimize
-from qfx.ptq import float_reference, gptq
+from qfx.ptq import float_reference, fold_batch_norm, gptq
 
 DENSE = (Override("patch.weight", {"sparsity": "1:1"}),)  # it has one input channel
 
@@ -43,6 +48,27 @@ def main() -> None:
         train(q, data, 1, 5e-4, batch=64, loss=taught)
         print(f"{told}, trained for an epoch {accuracy(q, data):.2f}", flush=True)
     hardware()
+    streaming()
+
+
+def streaming() -> None:
+    """ResNet-20, channels of weights by magnitude and GPTQ, nothing trained: what it takes at a rate, and the fastest that fits."""
+    images = calibration_images(256)
+    x, y = judged_images(1_000)
+    for bits in (8, 12):
+        for sparsity in ("4:4", "2:4", "1:4"):
+            dense = (Override("conv1.weight", {"sparsity": "1:1"}),)  # it has three input channels
+            asked = Recipe(input=Spec(8), weight=Spec(bits, granularity="channel", sparsity=sparsity), activation=Spec(bits), overrides=dense)
+            q = qfx.quantize(fold_batch_norm(float_model(), images[:4]), images, asked).eval()
+            gptq(q, images, reference=float_reference(q))
+            graph = optimize(qfx.to_graph(q))
+            told = [f"{bits} bits, {sparsity}: GPTQ {resnet_accuracy(q, x, y):.1f} %"]
+            for request in (Request(fps=3000), Request(fit=True)):
+                made = fold.resolve(graph, board("ultra96v2"), request, clock_ns=5.0)
+                total = made.estimate.total
+                few = sum(bool(folding.sparsity) for _, folding in made.schedule.foldings)
+                told.append(f"{made.fps:.0f} frames/s: {total.lut} LUT, {total.dsp} DSP, {total.bram18} BRAM18, {few} layers without zeros")
+            print("; ".join(told), flush=True)
 
 
 def hardware() -> None:

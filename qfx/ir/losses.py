@@ -16,7 +16,7 @@ from qfx.ir.graph import Graph
 from qfx.ir.interpret import WORKING_ELEMENTS, FloatArray, trace
 from qfx.ir.values import ArrayType, RawArray
 from qfx.ir.within import everything, inside
-from qfx.operators import Cast, Input, Scan
+from qfx.operators import Cast, Input, MinifloatCast, Scan
 
 _T = TypeVar("_T", RawArray, FloatArray)
 _WIDE = 62
@@ -48,13 +48,13 @@ class Loss:
 
 
 def losses(graph: Graph, x: Feed) -> dict[str, Loss]:
-    """What the casts of the inputs and every Cast of the graph lose on the floats ``x`` (N, *input shape; several as ``interpret.run`` takes them),
-    by node, in the graph's order, and then those inside its nodes: at all steps together.
+    """What the casts of the inputs and every Cast of the graph, also to a minifloat, lose on the floats ``x`` (N, *input shape; several as
+    ``interpret.run`` takes them), by node, in the graph's order, and then those inside its nodes: at all steps together.
 
     Raises DataError as ``interpret.run`` does.
     """
     entering = {node.name for node in graph.nodes if isinstance(node.op, Input)}
-    found = {name: Loss() for name, node in everything(graph) if isinstance(node.op, Cast) or name in entering}
+    found = {name: Loss() for name, node in everything(graph) if isinstance(node.op, Cast | MinifloatCast) or name in entering}
     for piece in _parts(graph, x):
         for node in graph.inputs:
             if isinstance(node.op, Input):
@@ -70,6 +70,8 @@ def _inner(graph: Graph, raws: Mapping[str, RawArray], start: str) -> Iterator[t
         source = node.inputs[0] if node.inputs else ""
         if isinstance(node.op, Cast):
             yield start + node.name, raw_loss(raws[source], graph.infos[source].grids, node.op.cast)
+        if isinstance(node.op, MinifloatCast):
+            yield start + node.name, _format_loss(raws[source], graph.infos[source].grids, node.op)
         if isinstance(node.op, Scan):
             body = node.op.body
             for step in node.op.traced(raws[source], graph.infos[source], tuple(part.name for part in body.nodes)):
@@ -87,6 +89,15 @@ def raw_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], cast: Arra
         on_grid = np.broadcast_to(grids == grid, x_raw.shape[1:])
         total += sum((_raw_loss(x_raw[:, on_grid & (types == type_.frac_bits)], grid, type_) for type_ in cast.distinct), Loss())
     return total
+
+
+def _format_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], op: MinifloatCast) -> Loss:
+    """What the cast to a minifloat loses: ``rounded`` counts what has more significant bits than the format keeps there, ``above`` and ``below`` what
+    rounding takes beyond its greatest number; ``missing_bits``, how often that would have to double."""
+    found, changed = op.rounded(x_raw, frac_bits)
+    over = found > op.kind.largest
+    missing = int(found[over].max()).bit_length() - op.kind.largest.bit_length() if over.any() else 0
+    return Loss(x_raw.size, int((over & (x_raw > 0)).sum()), int((over & (x_raw < 0)).sum()), int(changed.sum()), missing)
 
 
 def float_loss(x: FloatArray, cast: ArrayType) -> Loss:

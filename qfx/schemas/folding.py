@@ -21,6 +21,7 @@ FIELDS = {
     "weights": "What holds the weights; ddr: the board's memory.",
     "rows": "With weights in ddr: the rows of the result for which they are read once; left out: all.",
     "buffer": "What the line buffer of the window is built of.",
+    "sparsity": "n:m, as 2:4: n weights of each m neighbouring inputs are stored and multiplied, of a layer that has no more; left out: all.",
     "depth": "Words.",
     "storage": "What the FIFO is built of.",
 }
@@ -31,7 +32,7 @@ _WORDS = {"arithmetic": ARITHMETIC, "weights": WEIGHT_STORAGE, "buffer": BUFFER_
 
 def schema() -> Schema:
     """Of folding.toml, as ``qfx hls --folding`` reads it. Which layers, ports and FIFOs there are, the model says."""
-    layer = {name: _told(name, choice(_WORDS[name]) if kind is str else count(1)) for name, kind in LAYER_KEYS.items()}
+    layer = {name: _told(name, _word(name) if kind is str else count(1)) for name, kind in LAYER_KEYS.items()}
     ports = {name: _told(name, {"anyOf": [count(1), mapping("By name.", count(1))]}) for name in PORTS}
     ports["merged"] = _told("merged", {"type": "boolean", "default": False})
     fifo = {name: _told(name, count(1) if name == "depth" else choice(FIFO_STORAGE)) for name in FIFO_KEYS}
@@ -41,6 +42,10 @@ def schema() -> Schema:
         "fifos": mapping(FIELDS["fifos"], {"anyOf": [count(1), table("Depth and storage of a FIFO.", fifo)]}),
     }
     return document("folding", "How far each layer is folded onto hardware.", {name: tables[name] for name in TABLES})
+
+
+def _word(name: str) -> Schema:
+    return choice(_WORDS[name]) if name in _WORDS else {"type": "string"}
 
 
 def _told(name: str, made: Schema) -> Schema:

@@ -311,6 +311,29 @@ def side_by_side() -> tuple[Graph, Schedule]:
     return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "conv2": Folding(2, 6, pixels=4)})
 
 
+def sparse(layer: Conv | Linear, n: int, m: int) -> Conv | Linear:
+    """The layer with at most n of each m neighbours along the inputs left that are not 0, the greatest; where there are zeros already, fewer."""
+    raw = layer.weight.raw
+    groups = np.abs(raw).reshape(len(raw), raw.shape[1] // m, m, -1)
+    rank = np.argsort(np.argsort(-groups, axis=2, kind="stable"), axis=2)
+    return replace(layer, weight=Const(np.where((rank < n).reshape(raw.shape), raw, 0), layer.weight.frac_bits))
+
+
+def few_of_each() -> tuple[Graph, Schedule]:
+    """Layers whose weights are stored without zeros: with windows whole and tap by tap, in two memories, by digits, and packed across pixels."""
+    narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+    layers = (sparse(conv(130, 8, 4, 3, 3, pads=(1, 1)), 2, 4), sparse(conv(132, 8, 8, 3, 3, pads=(1, 1), stride=2), 1, 4))
+    last = (sparse(conv(134, 8, 8, 1, 1), 4, 8), sparse(conv(136, 4, 8, 3, 3), 1, 2))
+    graph = chain("few_of_each", (4, 8, 8), layers[0], narrow, layers[1], narrow, last[0], narrow, last[1], narrow)
+    foldings = {
+        "conv0": Folding(4, 36, "pair", taps=9, pixels=2, sparsity="2:4"),
+        "conv2": Folding(2, 8, "dsp", sparsity="1:4"),
+        "conv4": Folding(3, 8, "lut", weights="bram", sparsity="4:8"),
+        "conv6": Folding(2, 4, "shift", sparsity="1:2"),
+    }
+    return graph, Schedule.of(foldings)
+
+
 def from_ddr() -> tuple[Graph, Schedule]:
     """Layers whose weights come from memory: tiles and whole frames, strides that leave rows over, few and many pixels, results that leave as
     they come and results that wait, sums of branches, and linear layers."""

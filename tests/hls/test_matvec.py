@@ -15,6 +15,7 @@ from qfx.fixed.arith import Interval
 from qfx.fixed.type import FixedType
 from qfx.hardware.assets import hls_root
 from qfx.hardware.design import arithmetic, dsp
+from qfx.hardware.design.weights.sparse import Kept
 from qfx.hardware.emit.emit import CSIM_FLAGS
 from qfx.hardware.emit.spelling import multiplier, pack_weights, raw
 
@@ -38,12 +39,14 @@ class Case:
     """Groups that follow each other with the same weights begin again after ``groups / shared``."""
     rest: int = 0
     """The rows of a second memory."""
+    kept: Kept | None = None
+    """Whether the lanes of zeros are left out."""
 
     @property
     def name(self) -> str:
         groups, outputs, inputs = self.weights.shape
         kind, sign = "depthwise" if self.depthwise else "matvec", "s" if self.x_type.signed else "u"
-        two = f"_rest{self.rest}" if self.rest else ""
+        two = (f"_rest{self.rest}" if self.rest else "") + (f"_{self.kept.n}of{self.kept.m}" if self.kept else "")
         return f"{kind}_{self.arithmetic}_{groups}x{outputs}x{inputs}_pe{self.pe}_simd{self.simd}_{sign}{self.x_type.width}{two}"
 
     @property
@@ -100,6 +103,14 @@ def case(
     numbers[1] = np.where(drawn[:, 0] > 0, x_type.min_raw, x_type.max_raw)
     numbers[2], numbers[3] = x_type.min_raw, x_type.max_raw
     return Case(kind, drawn, numbers, x_type, pe, simd, depthwise)
+
+
+def few(n: int, m: int, one: Case, rest: int = 0) -> Case:
+    """The case with n of each m neighbours along the inputs, and of some groups fewer."""
+    kept, rng = Kept(n, m), np.random.default_rng([SEED, n, m])
+    groups, outputs, inputs = one.weights.shape
+    rank = rng.permuted(np.broadcast_to(np.arange(m), (groups, outputs, inputs // m, m)), axis=3).reshape(one.weights.shape)
+    return replace(one, weights=np.where(rank < n, one.weights, 0), kept=kept, rest=rest)
 
 
 def sharing(one: Case, shared: int) -> Case:
@@ -170,6 +181,12 @@ CASES = (
     case("dsp", (1, 2, 9), 1, 9, (0, 255), "s8"),
     case("dsp", (1, 2, 16), 2, 16, (-(2**17), 2**17 - 1), "s25"),
     case("dsp", (1, 2, 4), 1, 4, (-(2**18), 2**18), "s25"),  # no single block
+    few(2, 4, case("auto", (1, 6, 16), 3, 8, (-128, 127), "u8")),
+    few(1, 4, case("dsp", (2, 4, 16), 2, 8, (-128, 127), "s8"), rest=3),
+    few(5, 8, case("dsp", (1, 4, 16), 2, 16, (0, 255), "u8")),
+    few(3, 4, case("lut", (1, 4, 12), 4, 4, (-7, 8), "s9")),
+    few(1, 2, case("shift", (1, 8, 16), 4, 4, (-128, 127), "u8")),
+    few(2, 16, case("auto", (1, 4, 32), 2, 16, (-(2**23), 2**23 - 1), "s25")),
     *(replace(case(kind, (2, 4, 6), 2, 3, (-8, 7), "u4"), rest=rest) for kind, rest in (("auto", 1), ("dsp", 3), ("shift", 7), ("pair", 2))),
 )
 
@@ -263,18 +280,24 @@ def program(indices: list[int]) -> str:
     for i, one in ((index, ALL[index]) for index in indices):
         groups, outputs, inputs = one.weights.shape
         codes, code_type = one.rows, arithmetic.weight_type(one.weights)
+        if one.kept is not None:
+            codes, ways = one.kept.compressed(one.rows, one.pe)
         if one.arithmetic == "shift":
             form = arithmetic.digit_form(one.weights)
-            codes, code_type = form.codes(one.rows), FixedType(form.width, form.width, signed=False)
+            codes, code_type = form.codes(codes), FixedType(form.width, form.width, signed=False)
+        inputs_of: tuple[object, ...] = ()
+        if one.kept is not None:
+            inputs_of = (1, "false", f"qfx::few_inputs<{one.kept.n}, {one.kept.m}, {'true' if code_type.signed else 'false'}, {code_type.width}>")
+            codes, code_type = one.kept.coded(codes, code_type, ways)
         first = len(codes) - one.rest
         rom, reader = pack_weights(f"rom{i}", codes[:first], code_type)
         roms = [rom, *([pack_weights(f"rest{i}", codes[first:], code_type)[0]] if one.rest else [])]
         turn = arithmetic.turn_type(one.rows, one.x_type, one.simd)
         acc = one.accumulator
         total = acc if turn.width < acc.width else replace(acc, width=acc.width + 1)
-        product = multiplier(one.arithmetic, one.weights, one.x_type, one.simd)
+        product = multiplier(one.arithmetic, one.weights, one.x_type, one.kept.lanes(one.simd) if one.kept else one.simd)
         types = (reader, raw(acc), product, raw(turn if turn.width < acc.width else acc), raw(total))
-        numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types)
+        numbers = (PIXELS, groups, outputs, inputs, one.pe, one.simd, *types, *inputs_of)
         kept = ["kept"] * (not one.depthwise)
         read = one.pe * one.simd if one.depthwise else one.simd
         cases.append(

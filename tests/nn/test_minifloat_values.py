@@ -45,7 +45,7 @@ def test_the_operator_is_the_definition(e: int, m: int, moved: int, seed: int) -
     assert out.interval.hull.hi >= max(wanted)  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize("numbers", ["E4M3", "E2M1", "E3M0"])
+@pytest.mark.parametrize("numbers", ["E4M3", "E2M1", "E3M0", "E5M2"])
 def test_every_executor_gives_the_same(numbers: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     x = torch.randn(24, 3, 6, 6)

@@ -304,6 +304,95 @@ struct abreast_channels<ABREAST, true> {
   }
 };
 
+// Which inputs of a turn meet a weight, and their sums: all of them.
+struct every_input {
+  template <int SIMD>
+  struct lanes {
+    static const int value = SIMD;
+  };
+  template <int ABREAST, bool ACROSS>
+  struct sums : abreast<ABREAST, ACROSS> {};
+};
+
+// One of WAYS neighbouring numbers.
+template <int WAYS, class T, int IN>
+inline T choose(const vec<T, IN>& word, const int first, const unsigned way) {
+#pragma HLS INLINE
+  T chosen = word[first];
+choose_way:
+  for (int i = 1; i < WAYS; i++) {
+#pragma HLS UNROLL
+    if (way == static_cast<unsigned>(i)) chosen = word[first + i];
+  }
+  return chosen;
+}
+
+template <bool SIGNED, int BITS>
+struct low_weight {
+  typedef sint<BITS> type;
+  template <class Code>
+  static inline type of(const Code& code) {
+#pragma HLS INLINE
+    return low_signed<BITS>(code);
+  }
+};
+template <int BITS>
+struct low_weight<false, BITS> {
+  typedef uint<BITS> type;
+  template <class Code>
+  static inline type of(const Code& code) {
+#pragma HLS INLINE
+    return low_bits<BITS>(code);
+  }
+};
+
+// Of each OF neighbouring inputs N meet a weight, the others 0. The k-th weight meets the k-th of them or one of the OF - N behind it: a lane holds the
+// weight in its lowest BITS bits and above how many behind, and a row SIMD / OF * N lanes for each PE.
+template <int N, int OF, bool SIGNED, int BITS>
+struct few_inputs {
+  template <int SIMD>
+  struct lanes {
+    static const int value = SIMD / OF * N;
+  };
+  template <int ABREAST, bool ACROSS>
+  struct sums {
+    template <bool TWO, class M, class Code, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
+    static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+                                Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+      static const int KEPT = SIMD / OF * N;
+      typedef low_weight<SIGNED, BITS> weight;
+    few_pe:
+      for (int pe = 0; pe < PE; pe++) {
+#pragma HLS UNROLL
+        typename weight::type own[KEPT];
+        vec<T, ABREAST * KEPT> chosen;
+        Sum one[ABREAST];
+#pragma HLS ARRAY_PARTITION variable=own complete dim=1
+#pragma HLS ARRAY_PARTITION variable=one complete dim=1
+      few_lane:
+        for (int k = 0; k < KEPT; k++) {
+#pragma HLS UNROLL
+          const Code code = rows_of<TWO>::template at<Code, Lanes>(weights, rest, row, k * PE + pe);
+          const unsigned way = static_cast<unsigned>(Code(code >> BITS));
+          own[k] = weight::of(code);
+        few_pixel:
+          for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+            chosen[pixel * KEPT + k] = choose<OF - N + 1>(word, pixel * SIMD + k / N * OF + k % N, way);
+          }
+        }
+        abreast_channels<ABREAST, ACROSS>::template products<M, typename weight::type, 1, KEPT, plain<typename weight::type> >(own, chosen, one);
+      few_sum:
+        for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+          sum[pixel * PE + pe] = one[pixel];
+        }
+      }
+    }
+  };
+};
+
 }  // namespace qfx
 
 #endif

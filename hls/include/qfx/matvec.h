@@ -41,9 +41,10 @@ inline bool cropped(const int pixel, const int channel) {
 // one of multiply.h's, Sum the type of the products of a turn together. The sums of the turns are added in Total, which has more bits than Sum: a compiler
 // that saw additions of one width alone could turn them into a chain that begins at the accumulator, and only one of them may lie between a turn and the
 // next. Acc is as much of it as the epilogue takes. ABREAST pixels are worked on at once: their words lie side by side in those that come, and what leaves of
-// each in those that leave. ACROSS: multipliers that pack several products pack those of neighbouring pixels (abreast.h).
+// each in those that leave. ACROSS: multipliers that pack several products pack those of neighbouring pixels. Inputs says which of a turn's inputs meet a
+// weight: every_input or few_inputs (abreast.h), of which a row has fewer lanes.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
-          class Sum_ = Acc_, class Total_ = Acc_, int ABREAST_ = 1, bool ACROSS_ = false>
+          class Sum_ = Acc_, class Total_ = Acc_, int ABREAST_ = 1, bool ACROSS_ = false, class Inputs_ = every_input>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -56,8 +57,10 @@ struct matvec_shape {
   static const int ABREAST = ABREAST_;
   static const bool ACROSS = ACROSS_;
   static const int BLOCKS = PIXELS_ / ABREAST_;
+  static const int LANES = PE_ * Inputs_::template lanes<SIMD_>::value;
   static const int IN = ABREAST_ * SIMD_;   // numbers that come in a turn; of a depthwise unit PE times as many
   static const int OUT = ABREAST_ * PE_;    // sums of a turn
+  typedef Inputs_ inputs;
   typedef Packed_ packed;
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
@@ -104,8 +107,8 @@ matvec_pixel:
           take_beside(beside, other, input == S::INPUT_FOLD - 1);
           typename S::sum sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          abreast<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights, rest, int(row),
-                                                                                                                                   word, sum);
+          S::inputs::template sums<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(
+              weights, rest, int(row), word, sum);
         matvec_lane:
           for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL
@@ -134,7 +137,7 @@ void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<ve
                  const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const typename S::packed::type(&rows)[ROWS][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed>(weights);
+  const typename S::packed::type(&rows)[ROWS][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed>(weights);
   matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
   matvec_rows<S, Epilogue, typename S::packed, false>(in, beside, out, weights, weights, kept);
@@ -155,7 +158,7 @@ void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<ve
                  const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const typename S::packed::type(&rows)[FIRST + REST][S::PE * S::SIMD] = unpack<Epilogue, S::PE * S::SIMD, typename S::packed, true>(weights, rest);
+  const typename S::packed::type(&rows)[FIRST + REST][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed, true>(weights, rest);
   matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
   matvec_rows<S, Epilogue, typename S::packed, true>(in, beside, out, weights, rest, kept);

@@ -169,8 +169,9 @@ inline R clip(const X& x, const Low& low, const High& high) {
 }
 
 // The nearest number of a minifloat: MANTISSA + 1 significant bits, of two the even one, in units of 2**DOWN of x's (2**-DOWN, if that is negative), none
-// of fewer than one unit, none above LARGEST. The last place of numbers doubles BINADES times. SIZE bits hold every magnitude, and twice its rounding.
-template <class R, int SIZE, int DOWN, int MANTISSA, int BINADES, long long LARGEST, class X>
+// of fewer than one unit, none above LARGEST. The last place of numbers doubles BINADES times. SIZE bits hold every magnitude, and twice its rounding. SITE
+// as in cast.
+template <class R, int SIZE, int DOWN, int MANTISSA, int BINADES, long long LARGEST, int SITE = -1, class X>
 inline R minifloat(const X& x) {
 #pragma HLS INLINE
   static const int UP = DOWN < 0 ? -DOWN : 0;
@@ -192,6 +193,9 @@ minifloat_binade:
   const size_type half = drop == 0 ? size_type(0) : size_type(size_type(1) << shift_type(drop == 0 ? shift_type(0) : shift_type(drop - 1)));
   const bool up = drop != 0 && (rest > half || (rest == half && (low & 1) == 1));
   const size_type found = size_type(low + (up ? 1 : 0)) << shift_type(drop - LEAST);
+#ifdef QFX_REPORT
+  qfx_report::count_format(SITE, negative, qfx_report::to_int64(found), LARGEST, rest != 0);
+#endif
   const size_type clipped = found > size_type(LARGEST) ? size_type(LARGEST) : found;
   return negative ? R(-R(clipped)) : R(clipped);
 }

@@ -95,6 +95,18 @@ inline void count(const int site, const X& given, const int shift, const R& resu
   }
 }
 
+// A number of the magnitude `found`, rounded to the places of a minifloat, of which LARGEST is the greatest.
+inline void count_format(const int site, const bool negative, const int64_t found, const int64_t largest, const bool changed) {
+  if (site < 0) return;
+  counts& c = all().at(static_cast<size_t>(site));
+  c.values++;
+  c.above += found > largest && !negative;
+  c.below += found > largest && negative;
+  c.rounded += changed;
+  const int missing = found > largest ? magnitude_bits(found) - magnitude_bits(largest) : 0;
+  if (missing > c.missing_bits) c.missing_bits = missing;
+}
+
 }  // namespace qfx_report
 
 #endif

@@ -179,7 +179,7 @@ struct matvec_whole {
   }
 };
 
-// Multipliers that read something else than weights, and sums of more than 64 bits, go word by word.
+// Multipliers that read something else than weights, weights of some inputs alone, and sums of more than 64 bits go word by word.
 template <bool WHOLE>
 struct matvec_form {
   template <class S, class Epilogue, class T, class Beside, class Element, int ROWS, int ELEMENTS>
@@ -262,7 +262,7 @@ namespace qfx {
 template <class S, class Epilogue, class T, class Element, int ROWS, int ELEMENTS>
 void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS],
             T (&kept)[S::INPUT_FOLD][S::SIMD]) {
-  typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
+  typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8 && S::LANES == S::PE * S::SIMD> form;
   nothing_beside none;
   form::template run<S, Epilogue, T>(in, none, out, weights, kept);
 }
@@ -270,7 +270,7 @@ void matvec(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<typ
 template <class S, class Epilogue, class T, class B, class Element, int ROWS, int ELEMENTS>
 void matvec_with(qfx_native::frames<vec<T, S::SIMD> >& in, qfx_native::frames<vec<B, S::PE> >& beside,
             qfx_native::frames<vec<typename Epilogue::out, S::PE> >& out, const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::SIMD]) {
-  typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8> form;
+  typedef qfx_native::matvec_form<qfx_native::is_plain<typename S::multiplier>::value && sizeof(typename S::acc) <= 8 && S::LANES == S::PE * S::SIMD> form;
   form::template run<S, Epilogue, T>(in, beside, out, weights, kept);
 }
 

@@ -208,7 +208,7 @@ def _packed(name: str) -> Callable[[IntArray, FixedType, tuple[int, int], bool],
         if dsp.across(name, weight_type(weights), x, pixels):
             return None
         if depthwise:
-            return "the outputs of a depthwise convolution share no input", "choose another arithmetic"
+            return "its outputs share no input (a depthwise convolution, or one without the zeros of n:m weights)", "choose another arithmetic"
         if pe < count:
             return f"PE={pe} outputs do not fill a DSP block of {count} products", f"use a PE of at least {count}, or choose another arithmetic"
         what = dsp.refusal(name, bounds(weights), x)

@@ -14,6 +14,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value, plane_shape
 from qfx.hardware.design.epilogue import Frame, Steps
 from qfx.hardware.design.phases import Phases
+from qfx.hardware.design.schedule import Folding
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.option import divisors
 from qfx.hardware.processes.rows.abreast import behind
@@ -104,7 +105,9 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     possible = np.array([[weight.type.min_raw, weight.type.max_raw]]) if isinstance(weight, LoadableConst) else weights
     folding = build.schedule.folding(node.name)
     chosen, pixels = folding.arithmetic, folding.pixels
-    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=unit.depthwise, where=node.name, loaded=loaded, pixels=pixels)
+    apart = unit.depthwise or folding.kept is not None
+    arithmetic.check(chosen, possible, unit.stream.type, pe=unit.pe, depthwise=apart, where=node.name, loaded=loaded, pixels=pixels)
+    check_sparsity(folding, rows, loaded=loaded, depthwise=unit.depthwise, where=node.name)
     check_weights(folding.weights, loaded=loaded, depthwise=unit.depthwise, where=node.name)
     vectors = unit.groups // unit.pe if unit.depthwise else unit.groups
     come, leave = vectors * ragged.words(inputs, unit.simd), vectors * (1 if unit.depthwise else ragged.words(row, unit.pe))
@@ -137,6 +140,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
         beside=second,
         cropped=() if unit.phases is None else unit.phases.cropped,
         abreast=pixels,
+        sparsity=folding.sparsity,
     )
     build.add(process)
     out = build.after_each_other(name, behind(out, leave, pixels, come // vectors, whole=second is None and row % unit.pe == 0), out)
@@ -176,6 +180,27 @@ def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> N
     if asked == "mixed" and (loaded or depthwise):
         which = "that are loaded" if loaded else "of a depthwise convolution"
         raise ProjectError(f"weights {which} have no mixed memory", where=where, remedy=f"use lut or bram{', or uram' * loaded}")
+
+
+def check_sparsity(folding: Folding, rows: d.IntArray, *, loaded: bool, depthwise: bool, where: str) -> None:
+    """Raises ProjectError, naming the node ``where``, unless the weights ``rows`` (outputs, inputs) can be stored as the folding's sparsity says."""
+    kept = folding.kept
+    if kept is None:
+        return
+    named, dense = f"sparsity {kept}", "leave sparsity out"
+    if loaded:
+        raise ProjectError(f"{named}: its weights are loaded, and may be any", where=where, remedy=f"{dense}, or leave the weights in ROM")
+    if depthwise:
+        raise ProjectError(f"{named}: each output of a depthwise convolution has one input channel", where=where, remedy=dense)
+    if rows.shape[1] % folding.simd:
+        what = f"{named}: SIMD={folding.simd} does not divide the {rows.shape[1]} inputs of an output"
+        raise ProjectError(what, where=where, remedy=f"use a SIMD that does, or {dense}")
+    misfit = kept.misfit(rows)
+    if misfit is not None:
+        output, first = misfit
+        count = np.count_nonzero(rows[output, first : first + kept.m])
+        what = f"{named}: output {output} has {count} weights that are not 0 among the {kept.m} inputs that come from {first} on"
+        raise ProjectError(what, where=where, remedy=f'train it with Spec(sparsity="{kept}"), or {dense}')
 
 
 def _once(rows: d.IntArray, unit: Unit) -> int:

@@ -8,6 +8,7 @@ from math import gcd
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import check_clock as check_clock  # part of this module's vocabulary
+from qfx.hardware.design.weights.sparse import Kept
 
 ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair", "triple", "quad", "pair27", "triple27", "quad27")
 """How the multipliers of a layer are built: left to the vendor's tool, in DSP blocks, in LUTs, as shifts and additions of the digits of constant
@@ -27,11 +28,12 @@ class Folding:
     """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
     ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
     taps of a window come in a word, 1 or all. ``pixels``: how many pixels of the result are worked on in parallel, each with the same weights.
-    ``rows``: with weights in "ddr", the rows of the result for which a word of them is read once; 0 for all.
+    ``rows``: with weights in "ddr", the rows of the result for which a word of them is read once; 0 for all. ``sparsity``: "n:m" stores and
+    multiplies n weights of each m neighbouring inputs alone, of a layer that has no more; "": all.
 
     Of layers with weights pe and simd need not divide the outputs of a group and the inputs of one output (``folding/ragged.py``), but neither may be
     greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic,
-    weights and pixels, those without windows taps and buffer.
+    weights, pixels and sparsity, those without windows taps and buffer.
     """
 
     pe: int = 1
@@ -42,8 +44,24 @@ class Folding:
     buffer: str = "auto"
     pixels: int = 1
     rows: int = 0
+    sparsity: str = ""
+
+    @property
+    def kept(self) -> Kept | None:
+        """``sparsity`` as numbers."""
+        return Kept.parse(self.sparsity) if self.sparsity else None
+
+    @property
+    def lanes(self) -> int:
+        """The weights of an output that are multiplied at once."""
+        kept = self.kept
+        return self.simd if kept is None else kept.lanes(self.simd)
 
     def __post_init__(self) -> None:
+        kept = self.kept
+        if kept is not None and self.simd % kept.m:
+            what = f"sparsity {self.sparsity}: SIMD={self.simd} cuts groups of {kept.m} inputs"
+            raise ProjectError(what, remedy=f"use a SIMD that {kept.m} divides, or leave sparsity out")
         if self.rows < 0 or (self.rows and self.weights != "ddr"):
             raise ProjectError(f"rows={self.rows} with weights in {self.weights!r}", remedy='give rows with weights = "ddr" alone, and at least 1')
         if self.pe < 1 or self.simd < 1 or self.taps < 1 or self.pixels < 1:

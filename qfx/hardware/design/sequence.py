@@ -67,9 +67,12 @@ def _parallel(cell: Graph, node: Node, folding: Folding) -> int:
 
 
 def _folding(cell: Graph, node: Node, folding: Folding) -> Folding:
-    """That of a node of the cell, if the cell's is ``folding``: as near to it as its own numbers have divisors."""
+    """That of a node of the cell, if the cell's is ``folding``: as near to it as its own numbers have divisors, and whole groups where it has
+    sparsity."""
     outputs, inputs = node.op.parallel(cell, node)
-    return replace(folding, pe=_divisor(outputs, folding.pe), simd=_divisor(inputs, folding.simd))
+    simd, kept = _divisor(inputs, folding.simd), folding.kept
+    sparsity = folding.sparsity if kept is None or simd % kept.m == 0 else ""
+    return replace(folding, pe=_divisor(outputs, folding.pe), simd=simd, sparsity=sparsity)
 
 
 def as_built(graph: Graph, schedule: Schedule) -> Schedule:

@@ -25,7 +25,7 @@ from qfx.hardware.folding.option import Role
 from qfx.ir.graph import Graph, Info, Node
 from qfx.ir.passes.loadable import make_constant
 from qfx.ir.within import everything
-from qfx.operators import Cast
+from qfx.operators import Cast, MinifloatCast
 
 FAST_FLAGS = (
     "-std=c++11",
@@ -81,7 +81,7 @@ def simulation_files(graph: Graph, design: d.Design, top: str) -> dict[str, str 
     wide = lower(constant, wide_schedule(constant), phased=False)
     files: dict[str, str | bytes] = {f"sim/fast/{path}": held for path, held in _sources(wide, top).items()}
     files.update({f"sim/{path}": text for path, text in read_tree(hls_root() / "sim", "native/*.h", "emulate/*.h").items()})
-    casts = [{"site": site, "node": name} for site, (name, node) in enumerate(everything(graph)) if isinstance(node.op, Cast)]
+    casts = [{"site": site, "node": name} for site, (name, node) in enumerate(everything(graph)) if isinstance(node.op, Cast | MinifloatCast)]
     files["sim/values.json"] = _lines({"casts": casts, "design": _travels(graph, design), "fast": _travels(constant, wide)})
     return files
 

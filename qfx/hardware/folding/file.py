@@ -27,7 +27,8 @@ have as much of the loop's as their numbers have divisors for.
 
 ``taps = 9`` gives a layer with windows all taps of a window of nine in one word; 1, the default, one after the other. ``pixels = 2`` lets a layer
 with weights work on two pixels at once, with the same weights; the default is 1. ``weights = "ddr"`` leaves the weights in the board's memory, and
-``rows = 4`` reads them once for every four rows of the result; the default is once a frame.
+``rows = 4`` reads them once for every four rows of the result; the default is once a frame. ``sparsity = "2:4"`` stores and multiplies two weights of
+each four neighbouring inputs alone, of a layer that has no more.
 
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; ``weights`` (what holds them: "lut", "bram", "mixed" or, if they are loaded, "uram")
 and ``buffer`` (the line buffer of a window: "lut", "bram" or "uram") to "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``,
@@ -53,7 +54,17 @@ from qfx.ir.within import inside
 
 TABLES = ("ports", "layers", "fifos")
 PORTS = ("input", "output")
-LAYER_KEYS: Mapping[str, type] = {"pe": int, "simd": int, "arithmetic": str, "taps": int, "weights": str, "buffer": str, "pixels": int, "rows": int}
+LAYER_KEYS: Mapping[str, type] = {
+    "pe": int,
+    "simd": int,
+    "arithmetic": str,
+    "taps": int,
+    "weights": str,
+    "buffer": str,
+    "pixels": int,
+    "rows": int,
+    "sparsity": str,
+}
 FIFO_KEYS = ("depth", "storage")
 
 
@@ -162,9 +173,10 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
 
 
 def _more(folding: Folding) -> list[str]:
-    """Taps and pixels, where there are several, and where the memories of a layer lie, as far as that is asked for."""
+    """Taps and pixels, where there are several, sparsity, where there is any, and where the memories of a layer lie, as far as that is asked for."""
     counts = [f"{key} = {count}" for key, count in (("taps", folding.taps), ("pixels", folding.pixels)) if count > 1]
     counts += [f"rows = {folding.rows}"] * bool(folding.rows)
+    counts += [f'sparsity = "{folding.sparsity}"'] * bool(folding.sparsity)
     return [*counts, *_places(folding)]
 
 

@@ -15,6 +15,7 @@ from qfx.hardware.design import dsp
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import bram18
 from qfx.hardware.design.streams import MAX_WORD_BITS
+from qfx.hardware.design.weights.sparse import Kept
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
 from qfx.hardware.folding.option import Option, Way, choices, divisors, fits_word, moved, window_channels
@@ -63,10 +64,11 @@ class _Front(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """A unit with one arithmetic and its weights in a place: cycles that a pipeline that runs empty waits longer, its cost without what is around it,
+    """A unit with one arithmetic, zeros left out or not, and its weights in a place: cycles that a pipeline that runs empty waits longer, its cost without what is around it,
     and what the weights take in each place."""
 
     arithmetic: str
+    sparsity: str
     weights: str
     waits: int
     cost: Resources
@@ -74,7 +76,7 @@ class _Unit(NamedTuple):
 
 
 class _Inside(NamedTuple):
-    """What depends on PE, SIMD and pixels alone: busy cycles of the unit and of the slowest process at its sides, what is around it whatever
+    """What depends on PE, SIMD, pixels and the zeros that can be left out alone: busy cycles of the unit and of the slowest process at its sides, what is around it whatever
     multiplies, and the unit with each arithmetic."""
 
     busy: int
@@ -88,7 +90,9 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
     pinned, on = setting.pinned, setting.on
     wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
     per_group = setting.front.channels // unit.groups if setting.front else unit.inputs
-    possible = {pixels: _possible(unit, wanted, pixels, on) for pixels in ((pinned.pixels,) if pinned else (1, *_ABREAST))}
+    at_once = (pinned.pixels,) if pinned else (1, *_ABREAST)
+    possible = {pixels: _possible(unit, wanted, pixels, on) for pixels in at_once}
+    few = {pixels: _possible(unit, wanted, pixels, on, apart=True) for pixels in at_once} if unit.sparsities else {}
     front: dict[tuple[int, int, int], _Front | None] = {}
 
     def window(form: _Form) -> _Front | None:
@@ -110,16 +114,19 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         extra = len(others)
         forms += others
     found = []
-    inside: dict[tuple[int, int, int], _Inside] = {}
+    inside: dict[tuple[int, int, int, str], _Inside] = {}
     for number, form in enumerate(forms):
         before = window(form)
         if before is None:
             continue
         pe, simd, taps, pixels = form
         window_busy, window_cost, lines, wide = before
-        key = (pe, simd, pixels)
+        kept = _kept(unit, form, per_group)
+        key = (pe, simd, pixels, str(kept or ""))
         if key not in inside:
-            inside[key] = _inside(unit, setting, form, [name for name in possible[pixels] if _pays(unit, name, pe, pixels)])
+            ways = [(name, "") for name in possible[pixels] if _pays(unit, name, pe, pixels)]
+            ways += [(name, str(kept)) for name in few.get(pixels, ()) if kept is not None and _pays(unit, name, 1, pixels)]
+            inside[key] = _inside(unit, setting, form, ways)
         own = inside[key]
         way = _way(unit, form, per_group, beside=wide)
         slowest = max(window_busy, way.busy, own.slowest)
@@ -128,37 +135,46 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         around = r.total([window_cost, own.around, way.cost])
         buffer = next(iter(lines))
         for each in own.units:
-            folding = Folding(pe, simd, each.arithmetic, taps, each.weights, buffer, pixels)
+            folding = Folding(pe, simd, each.arithmetic, taps, each.weights, buffer, pixels, sparsity=each.sparsity)
             option = Option(folding, way.takes, way.gives, max(own.busy + each.waits, slowest), each.cost + around, way.cost)
             found += moved(option, choices(each.stored, lines))
     return found
 
 
-def _inside(unit: MatVec, setting: Setting, form: _Form, arithmetics: list[str]) -> _Inside:
-    """The unit in ``form`` with each of the ``arithmetics``, or the one that is pinned."""
+def _inside(unit: MatVec, setting: Setting, form: _Form, ways: list[tuple[str, str]]) -> _Inside:
+    """The unit in ``form`` with each pair of an arithmetic and a sparsity, or with those that are pinned."""
     pinned, on = setting.pinned, setting.on
     pe, simd, _, pixels = form
     tree = replace(unit, pe=pe, simd=simd, arithmetic="lut", abreast=pixels)
     sides_busy, sides = _sides(unit, form, on)
     around = r.total([pieces.queue(unit.output, pe * pixels), sides, _memory(unit, form, on)])
-    by_bits: dict[int, tuple[Resources, dict[str, Resources]]] = {}
+    by_bits: dict[tuple[int, str], tuple[Resources, dict[str, Resources]]] = {}
     units = []
-    for name in (pinned.arithmetic,) if pinned else arithmetics:
-        folding = Folding(pe, simd, name, weights=pinned.weights if pinned else "auto", pixels=pixels)
+    for name, sparsity in ((pinned.arithmetic, pinned.sparsity),) if pinned else ways:
+        folding = Folding(pe, simd, name, weights=pinned.weights if pinned else "auto", pixels=pixels, sparsity=sparsity)
         waits = unit.delay(folding) - unit.delay(tree.folding) if unit.loaded else 0  # of a pipeline that runs empty between frames
-        bits = unit.code_bits(name)
-        if bits not in by_bits:
+        bits = unit.code_bits(name, folding.kept)
+        if (bits, sparsity) not in by_bits:
             stored = unit.places(folding, setting)
-            by_bits[bits] = stored[folding.weights] + unit.apart(folding, bits, on), stored
-        fixed, stored = by_bits[bits]
-        units.append(_Unit(name, folding.weights, waits, unit.by_arithmetic(folding, on) + fixed, stored))
+            by_bits[bits, sparsity] = stored[folding.weights] + unit.apart(folding, bits, on), stored
+        fixed, stored = by_bits[bits, sparsity]
+        units.append(_Unit(name, sparsity, folding.weights, waits, unit.by_arithmetic(folding, on) + fixed, stored))
     return _Inside(tree.busy, max(sides_busy, unit.interleaved(pe)), around, units)
 
 
-def _possible(unit: MatVec, wanted: tuple[str, ...], pixels: int, on: Device) -> list[str]:
-    """The arithmetics of ``wanted`` for so many pixels at once, as many outputs as there are."""
+def _kept(unit: MatVec, form: _Form, per_group: int) -> Kept | None:
+    """The sparsest form in which the weights can be stored there: SIMD has whole groups, of the channels of a tap each where a word has all taps."""
+    word = _word(unit, form, per_group) if form.taps > 1 else form.simd
+    if unit.inputs % form.simd or word is None:
+        return None
+    fits = [kept for kept in unit.sparsities if form.simd % kept.m == 0 and word % kept.m == 0]
+    return fits[-1] if fits else None
+
+
+def _possible(unit: MatVec, wanted: tuple[str, ...], pixels: int, on: Device, *, apart: bool = False) -> list[str]:
+    """The arithmetics of ``wanted`` for so many pixels at once, as many outputs as there are. ``apart``: each output has inputs of its own."""
     outputs, x = unit.groups * unit.outputs, unit.input.type
-    can = arith.choices(unit.possible, x, pe=outputs, depthwise=unit.depthwise, loaded=unit.loaded, pixels=pixels)
+    can = arith.choices(unit.possible, x, pe=outputs, depthwise=unit.depthwise or apart, loaded=unit.loaded, pixels=pixels)
 
     def worth(name: str) -> bool:
         between, _, shared = dsp.roles(name, unit.bounds, unit.weight_type, x, pixels)

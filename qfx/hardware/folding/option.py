@@ -94,7 +94,7 @@ def moved(option: Option, others: Choices) -> list[Option]:
     """``option``, and it with its memories in the other places."""
     own, found = option.folding, [option]
     for weight, buffer, more in others:
-        folding = Folding(own.pe, own.simd, own.arithmetic, own.taps, weight, buffer, own.pixels)
+        folding = Folding(own.pe, own.simd, own.arithmetic, own.taps, weight, buffer, own.pixels, sparsity=own.sparsity)
         found.append(Option(folding, option.takes, option.gives, option.busy, option.cost + more, option.between))
     return found
 

@@ -169,7 +169,9 @@ def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) ->
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
         if name not in weighted and folding != Folding(folding.pe, taps=folding.taps, buffer=folding.buffer):
             raise ProjectError(
-                "has no weights: simd, arithmetic, weights and pixels mean nothing", where=name, remedy="give pe alone, or pe, taps and buffer"
+                "has no weights: simd, arithmetic, weights, pixels and sparsity mean nothing",
+                where=name,
+                remedy="give pe alone, or pe, taps and buffer",
             )
 
 

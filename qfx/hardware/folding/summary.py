@@ -177,9 +177,10 @@ def _folding(plan: Plan, node: str) -> dict[str, Any]:
     folding = plan.schedule.folding(node)
     taps = {key: count for key, count in (("taps", folding.taps), ("pixels", folding.pixels)) if count > 1}
     taps |= {"rows": folding.rows} if folding.rows else {}
+    sparse = {"sparsity": folding.sparsity} if folding.sparsity else {}
     if node in plan.weighted:
         places = {"weights": folding.weights, "buffer": folding.buffer}
-        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps, **places}
+        return {"pe": folding.pe, "simd": folding.simd, "arithmetic": folding.arithmetic, **taps, **sparse, **places}
     return {"pe": folding.pe, **taps, "buffer": folding.buffer} if node in plan.folded else {}
 
 

@@ -22,6 +22,7 @@ from qfx.hardware.design.loadable import Loadable
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory, Storage
 from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Stream
+from qfx.hardware.design.weights.sparse import Kept, found_in
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding import matrices, ragged
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
@@ -44,6 +45,8 @@ class MatVec(OneToOne, WithEpilogue):
     ``beside``: a second stream, with as many numbers a word as leave at once, one word of which is read in each turn that writes; the epilogue joins
     its numbers with the sums. ``abreast``: the pixels that are worked on at once, of each of which words then hold as much, side by side.
     ``cropped``: the arguments of qfx::cropped, which tells what of the result is left out behind it; casts that are counted are not those.
+    ``sparsity``: as in Folding, with a ``simd`` that divides the inputs; ``weights`` are all of them all the same, and lowering has made sure that
+    those which are left out are 0.
     """
 
     name: str
@@ -66,6 +69,7 @@ class MatVec(OneToOne, WithEpilogue):
     beside: Stream | None = None
     cropped: tuple[int, ...] = ()
     abreast: int = 1
+    sparsity: str = ""
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -83,7 +87,12 @@ class MatVec(OneToOne, WithEpilogue):
     @property
     def folding(self) -> Folding:
         """As it is folded."""
-        return Folding(self.pe, self.simd, self.arithmetic, weights=self.place, pixels=self.abreast)
+        return Folding(self.pe, self.simd, self.arithmetic, weights=self.place, pixels=self.abreast, sparsity=self.sparsity)
+
+    @property
+    def sparsities(self) -> tuple[Kept, ...]:
+        """How sparse the weights are, of the unit with one number at a time (``sparse.found_in``)."""
+        return () if self.loaded or self.depthwise else _sparsities(self)
 
     # Time.
 
@@ -101,8 +110,8 @@ class MatVec(OneToOne, WithEpilogue):
         return READ_WRITE + MEMORY + MULTIPLY + self.delay(folding) + 1 + _epilogue_latency(self)
 
     def delay(self, folding: Folding) -> int:
-        """Cycles from the first product of a turn to the sum."""
-        return dsp.delay(folding.arithmetic, *self._roles(folding), folding.simd)
+        """Cycles from the first product of a turn, or the choice of its inputs, to the sum."""
+        return dsp.delay(folding.arithmetic, *self._roles(folding), folding.lanes) + (folding.kept is not None)
 
     def _roles(self, folding: Folding) -> tuple[Interval, FixedType, FixedType]:
         return dsp.roles(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, folding.pixels)
@@ -173,7 +182,7 @@ class MatVec(OneToOne, WithEpilogue):
 
     def _lanes(self, folding: Folding) -> int:
         """The weights that are read at once."""
-        return folding.pe * folding.simd
+        return folding.pe * folding.lanes
 
     def _rows(self, folding: Folding) -> int:
         """Of the ROM with another folding, those of this one or of one number at a time being known: where groups share their weights, of as many of
@@ -190,8 +199,8 @@ class MatVec(OneToOne, WithEpilogue):
         return rows if self.depthwise else rows // ragged.padded(self.outputs, self.pe) * self.outputs
 
     def _rom(self, folding: Folding) -> tuple[Memory, ...]:
-        lanes = self._lanes(folding)
-        return storage.weights(self._rows(folding), lanes, self.code_bits(folding.arithmetic), loaded=self.loaded, asked=folding.weights)
+        lanes, bits = self._lanes(folding), self.code_bits(folding.arithmetic, folding.kept)
+        return storage.weights(self._rows(folding), lanes, bits, loaded=self.loaded, asked=folding.weights)
 
     def _choice(self, folding: Folding) -> Resources:
         return _chosen(self._rom(folding))
@@ -202,16 +211,16 @@ class MatVec(OneToOne, WithEpilogue):
         if setting.pinned is None:
             blocks = ("uram",) * setting.uram if self.loaded else ("mixed",) * (not self.depthwise)
             places += ["lut", "bram", *blocks]
-        rows, lanes, bits = self._rows(folding), self._lanes(folding), self.code_bits(folding.arithmetic)
+        rows, lanes, bits = self._rows(folding), self._lanes(folding), self.code_bits(folding.arithmetic, folding.kept)
         return dict(_placed(rows, lanes, bits, self.loaded, tuple(places), setting.on))
 
     def _kept(self, folding: Folding) -> Memory:
         outputs, inputs = self._folds(folding)
         return storage.kept(inputs, self.input.type.width, folding.simd * folding.pixels, outputs)
 
-    def code_bits(self, arithmetic: str) -> int:
-        """Bits of a weight in the ROM."""
-        return _digits(self).width if arithmetic == "shift" else self.weight_type.width
+    def code_bits(self, arithmetic: str, kept: Kept | None = None) -> int:
+        """Bits of a weight in the ROM, with those that say which input it meets."""
+        return (_digits(self).width if arithmetic == "shift" else self.weight_type.width) + (0 if kept is None else kept.place_bits)
 
     def logic(self, on: Device) -> Resources:
         return self.logic_at(self.folding, on)
@@ -222,17 +231,28 @@ class MatVec(OneToOne, WithEpilogue):
 
     def logic_at(self, folding: Folding, on: Device) -> Resources:
         """The products and their sums in a turn, the accumulators, the counters, the registers, and the epilogue of each lane."""
-        bits = self.code_bits(folding.arithmetic)
+        bits = self.code_bits(folding.arithmetic, folding.kept)
         return r.total([self.by_arithmetic(folding, on), self._choice(folding), self.apart(folding, bits, on)])
 
     def apart(self, folding: Folding, bits: int, on: Device) -> Resources:
         """What is beside the memories and does not depend on what multiplies codes of so many bits."""
         lanes = folding.pe * folding.pixels
-        return _around(self, folding.pe, folding.simd, folding.pixels, bits) + _epilogue(self, lanes, on)
+        return _around(self, folding.pe, folding.simd, folding.pixels, folding.sparsity, bits) + _epilogue(self, lanes, on)
 
     def by_arithmetic(self, folding: Folding, on: Device) -> Resources:
         """What depends on what multiplies."""
-        return r.handshake(1 + len(self.sources), self._latency(folding)) + self._products(folding, on)
+        return r.total([r.handshake(1 + len(self.sources), self._latency(folding)), self._chosen_inputs(folding), self._products(folding, on)])
+
+    def _chosen_inputs(self, folding: Folding) -> Resources:
+        """The multiplexers in front of the products; wires where the places are constants."""
+        kept = folding.kept
+        if kept is None or self._one_row(folding):
+            return Resources()
+        return r.multiplexer(kept.ways, self.input.type.width) * (self._lanes(folding) * folding.pixels)
+
+    def _one_row(self, folding: Folding) -> bool:
+        """Whether the ROM is one row of constants."""
+        return folding.pe * folding.simd == self.weights.size and not self.loaded
 
     def _turning(self, folding: Folding, bits: int) -> Resources:
         """The accumulators, counters and registers, for codes of so many bits."""
@@ -263,20 +283,20 @@ class MatVec(OneToOne, WithEpilogue):
     def _products(self, folding: Folding, on: Device) -> Resources:
         """The products of a turn, and their sums."""
         if dsp.sums(folding.arithmetic):
-            wires = self._lanes(folding) == self.weights.size and not self.loaded
-            shared = 1 if self.depthwise else folding.pe  # the outputs that have the same inputs
+            wires = self._one_row(folding)
+            shared = 1 if self.depthwise or folding.kept is not None else folding.pe  # the outputs that have the same inputs
             between, packed, other = self._roles(folding)
             crossed = dsp.across(folding.arithmetic, self.weight_type, self.input.type, folding.pixels)
             many, copies = (folding.pixels, shared) if crossed else (shared, folding.pixels)
-            parts = Products(many, folding.simd, other, between, packed, wires, self.acc.width, copies, crossed)
+            parts = Products(many, folding.lanes, other, between, packed, wires, self.acc.width, copies, crossed)
             return parts.take(folding.arithmetic, on) * (folding.pe // shared)
-        tree = r.adder_tree(folding.simd, self._product_bits, self.acc.width) * (folding.pe * folding.pixels)
+        tree = r.adder_tree(folding.lanes, self._product_bits, self.acc.width) * (folding.pe * folding.pixels)
         return self._one_by_one(folding, on) + tree
 
     def _one_by_one(self, folding: Folding, on: Device) -> Resources:
         """The products, each by itself."""
         x, (a, b), width, lanes = self.input.type, self._factors, self._product_bits, self._lanes(folding)
-        if folding.arithmetic == "shift" and lanes == self.weights.size:  # one row: the digits are constants, and shifts are wires
+        if folding.arithmetic == "shift" and self._one_row(folding):  # one row: the digits are constants, and shifts are wires
             adders = int(np.maximum(digit_count(self.weights) - 1, 0).sum())
             return Resources(lut=adders * width, ff=(adders + lanes) * width) * folding.pixels
         if folding.arithmetic == "shift":
@@ -297,9 +317,11 @@ class MatVec(OneToOne, WithEpilogue):
         least = width
         if "shift" in arith.choices(self.possible, self.input.type, pe=1, depthwise=self.depthwise, loaded=self.loaded):
             least = min(width, _digits(self).width)
+        shares = [(1, 0), *((kept.n / kept.m, kept.place_bits) for kept in self.sparsities)]
+        least_bits = min(int(self._outputs * self.inputs * share) * (least + places) for share, places in shares)
         rom, count = self._rom(self.folding), self._outputs * self.inputs
         blocks = sum(r.bram18(memory.depth, memory.width) * memory.count for memory in rom if memory.storage is Storage.BRAM)
-        return Stored(count * width, count * least, self._in_one_row, blocks, self.loaded)
+        return Stored(count * width, least_bits, self._in_one_row, blocks, self.loaded)
 
     @property
     def _in_one_row(self) -> bool:
@@ -311,16 +333,17 @@ class MatVec(OneToOne, WithEpilogue):
     # Text.
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        codes, code_type = arith.rom_contents(self.weights, self.weight_type, self.arithmetic)
+        codes, code_type, inputs = self._codes()
         first, *rest = self._rom(self.folding)
         weights, reader = pack_weights(f"{self.name}_weights", codes[: first.depth], code_type, loaded=self.loaded)
         more = [pack_weights(f"{self.name}_rest", codes[first.depth :], code_type)[0] for _ in rest]
         outputs = self.outputs if self.depthwise else ragged.padded(self.outputs, self.pe)
         numbers = (self.pixels, self.groups, outputs, ragged.padded(self.inputs, self.simd), self.pe, self.simd)
-        product = multiplier(self.arithmetic, self.possible, self.input.type, self.simd, self.abreast)
+        summed = self.folding.lanes
+        product = multiplier(self.arithmetic, self.possible, self.input.type, summed, self.abreast)
         acc = accumulator(self.epilogue)
         crossed = dsp.across(self.arithmetic, self.weight_type, self.input.type, self.abreast)
-        several = (self.abreast, "true" if crossed else "false") if self.abreast > 1 else ()
+        several = (self.abreast, "true" if crossed else "false", *inputs) if self.abreast > 1 or inputs else ()
         types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types, *several)))} >"
         _, fold = self._folds(self.folding)
@@ -332,12 +355,26 @@ class MatVec(OneToOne, WithEpilogue):
         unit = self.call_with_epilogue(streams, call, self.pe)
         memories = zip((weights, *more), (first, *rest), strict=True)
         pragmas = (
-            *chains(self.arithmetic, self.simd),
+            *chains(self.arithmetic, summed),
             *(line for part, memory in memories for line in rows(part.name, memory)),
             *unit.pragmas,
         )
         unit = replace(unit, epilogue=counted_without(unit.epilogue, self.cropped)) if self.cropped else unit
         return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *kept, *unit.body))
+
+    def _codes(self) -> tuple[IntArray, FixedType, tuple[str, ...]]:
+        """What the ROM holds, its type, and, where not all inputs meet a weight, what says which do (few_inputs of abreast.h)."""
+        kept = self.folding.kept
+        if kept is None:
+            return *arith.rom_contents(self.weights, self.weight_type, self.arithmetic), ()
+        held, ways = kept.compressed(self.weights, self.pe)
+        if self.arithmetic == "shift":
+            form = _digits(self)
+            held, type_ = form.codes(held), FixedType(form.width, form.width, signed=False)
+        else:
+            type_ = self.weight_type
+        chosen = f"qfx::few_inputs<{kept.n}, {kept.m}, {'true' if type_.signed else 'false'}, {type_.width}>"
+        return *kept.coded(held, type_, ways), (chosen,)
 
     # Folding.
 
@@ -383,8 +420,13 @@ def _epilogue(process: MatVec, lanes: int, on: Device) -> Resources:
 
 
 @lru_cache(maxsize=64)
-def _around(process: MatVec, pe: int, simd: int, pixels: int, bits: int) -> Resources:
-    return process._turning(Folding(pe, simd, pixels=pixels), bits)
+def _around(process: MatVec, pe: int, simd: int, pixels: int, sparsity: str, bits: int) -> Resources:
+    return process._turning(Folding(pe, simd, pixels=pixels, sparsity=sparsity), bits)
+
+
+@lru_cache(maxsize=256)
+def _sparsities(process: MatVec) -> tuple[Kept, ...]:
+    return found_in(process.weights.reshape(-1, process.inputs)) if process.pe == process.simd == 1 else ()
 
 
 @lru_cache(maxsize=64)

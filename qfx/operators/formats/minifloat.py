@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _SPECIALS: tuple[Specials, ...] = get_args(Specials)
 """How they are numbered in files: never reorder."""
 
+_INT64_BITS = 62
+"""Of numbers that are worked with as int64, with room for a carry."""
+
 MOST_BITS = 40
 """Of the fixed-point word of a result."""
 
@@ -91,16 +94,27 @@ class MinifloatCast(Plain, Pointwise):
         size = np.abs(raw)
         if bool((up > 0).any()):  # of channels on such grids no more than lies beyond the greatest, or the shift would leave the word
             size = np.where(up > 0, np.minimum(size, (self.kind.largest >> up) + 1), size) << up
-        down = np.maximum(down, 0)
+        found, _ = self._placed(size, np.maximum(down, 0))
+        signed: RawArray = np.sign(raw) * np.minimum(found, self.kind.largest)
+        return signed
+
+    def rounded(self, raw: RawArray, grids: int | RawArray) -> tuple[RawArray, RawArray]:
+        """The magnitudes of raws on ``grids`` in units of the result, rounded and not bounded, and whether rounding changed them."""
+        down = np.asarray(grids) - self.frac_bits
+        size, up = np.abs(raw), np.maximum(-down, 0)
+        if size.size and int(size.max()).bit_length() + int(up.max()) > _INT64_BITS:
+            size, up = size.astype(object), up.astype(object)
+        return self._placed(size << up, np.maximum(down, 0))
+
+    def _placed(self, size: RawArray, down: RawArray) -> tuple[RawArray, RawArray]:
+        """Magnitudes in units of 2**-down of the result's, at places of the format; and whether that changed them."""
         drop = np.broadcast_to(down, size.shape).astype(np.int64)
         for k in range(1, self._binades + 1):
             drop = np.where(size >= _power(self.kind.mantissa_bits + k + down, size), down + k, drop)
         low = size >> drop
         rest, half = size - (low << drop), _power(np.maximum(drop, 1) - 1, size)
         tie = (rest == half) & (low % 2 == 1)
-        found = (low + ((drop > 0) & ((rest > half) | tie))) << (drop - down)
-        signed: RawArray = np.sign(raw) * np.minimum(found, self.kind.largest)
-        return signed
+        return (low + ((drop > 0) & ((rest > half) | tie))) << (drop - down), rest != 0
 
     @property
     def _binades(self) -> int:
@@ -174,7 +188,7 @@ class MinifloatCast(Plain, Pointwise):
             raise ProjectError(f"needs {size} bits", where=steps.stem, remedy="use binary points that lie closer together")
         down = min(down, steps.type.width + 1)  # all is less than half of the smallest
         binades = max(min(self._binades, width - self.kind.mantissa_bits - max(down, 0)), 0)
-        steps.add("minifloat", out.word, (size, down, self.kind.mantissa_bits, binades, self.kind.largest))
+        steps.add("minifloat", out.word, (size, down, self.kind.mantissa_bits, binades, self.kind.largest, site))
 
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:

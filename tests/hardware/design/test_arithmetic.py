@@ -148,7 +148,7 @@ def test_nine_bits_of_few_digits_may_shift() -> None:
     [
         ("conv0", Folding(1, 1, "pair"), "conv0: arithmetic 'pair': PE=1 outputs do not fill a DSP block of 2 products"),
         ("conv4", Folding(3, 8, "quad"), "conv4: arithmetic 'quad': PE=3 outputs do not fill a DSP block of 4 products"),
-        ("conv2", Folding(2, 1, "pair"), "conv2: arithmetic 'pair': the outputs of a depthwise convolution share no input"),
+        ("conv2", Folding(2, 1, "pair"), "conv2: arithmetic 'pair': its outputs share no input"),
     ],
 )
 def test_refusals_name_the_node_and_the_remedy(layer: str, folding: Folding, message: str) -> None:

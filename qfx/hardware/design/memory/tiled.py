@@ -38,6 +38,9 @@ def refuse(node: Node, weight: Const, *, grouped: bool, stretched: bool, folding
         what = "they are loaded through a port (--weights stream)"
     if what:
         raise ProjectError(f'weights="ddr": {what}', where=node.name, remedy="leave them on the chip")
+    if folding.sparsity:
+        what = f'sparsity {folding.sparsity}: with weights="ddr" all of them are read'
+        raise ProjectError(what, where=node.name, remedy="leave sparsity out, or leave the weights on the chip")
     for field, count in (("taps", folding.taps), ("pixels", folding.pixels)):
         if count > 1:
             what = f'{field}={count}: with weights="ddr" the unit goes over taps and pixels one by one'

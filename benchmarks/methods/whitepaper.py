@@ -1,0 +1,134 @@
+"""Krishnamoorthi's whitepaper in power-of-two form, ResNet-8 on CIFAR-10: weights per layer and per channel, symmetric and asymmetric ranges, after
+training and trained on, and what becomes of BatchNorm."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import qfx
+from benchmarks.cifar import Batches, training_images
+from benchmarks.ptq import accuracy
+from benchmarks.resnet8_front.network import judged_images, network, scaled
+from qfx import Override, Recipe, Spec
+from qfx.ptq import calibrate, fold_batch_norm
+
+JUDGED, EXAMPLE = 1_000, 256
+STEPS, BATCH, RATE = 200, 32, 1e-3
+
+RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("per layer, symmetric", {"granularity": "tensor", "o": "AP_SAT_SYM"}),
+    ("per layer, two's complement", {"granularity": "tensor"}),
+    ("per layer, asymmetric", {"granularity": "tensor"}),
+    ("per channel, symmetric", {"granularity": "channel", "o": "AP_SAT_SYM"}),
+    ("per channel, two's complement", {"granularity": "channel"}),
+)
+
+
+def shifted(weight: torch.Tensor, bits: int) -> dict[str, Any]:
+    """The finest power-of-two grid on which 2**bits neighbouring numbers reach from the least weight to the greatest: what an integer zero point is
+    there. The numbers are integers of a longer word, zero among them."""
+    low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
+    codes = (1 << bits) - 1
+    points = math.floor(math.log2(codes / (high - low)))
+    first = max(-codes, min(0, round(low * 2.0**points)))
+    levels = range(first, first + codes + 1)
+    width = max(max(level, -level - 1).bit_length() + 1 for level in levels)
+    return {"numbers": f"levels({', '.join(map(str, levels))})", "width": width, "frac_bits": points}
+
+
+def asked(bits: int, activation: int, *, observer: str = "minmax", signed: bool | None = None, **weight: Any) -> Recipe:
+    own = {"observer": observer}
+    return Recipe(
+        input=Spec(8),
+        weight=Spec(bits, **own, **weight),
+        bias=Spec(16, granularity="channel"),
+        scale=Spec(8, granularity="channel"),
+        shift=Spec(16, granularity="channel"),
+        activation=Spec(activation, signed=signed, **own),  # type: ignore[arg-type]
+        output=Spec(16),
+    )
+
+
+def after_training() -> None:
+    """Nothing is trained: the ranges are those of the weights and of 256 images, as the whitepaper's are."""
+    x, y = judged_images(JUDGED)
+    images = scaled(training_images(EXAMPLE).pixels)
+    folded = fold_batch_norm(network(), images[:4])
+    layers = {name: module.weight for name, module in folded.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    print(f"ResNet-8, float {accuracy(folded, x, y):.1f} %", flush=True)
+
+    def judged(recipe: Recipe) -> float:
+        q = qfx.quantize(copy.deepcopy(folded), images, recipe).eval()
+        calibrate(q, torch.split(images, 128))
+        return accuracy(q, x, y)
+
+    for bits in (8, 4):
+        for told, spec in RANGES:
+            recipe = asked(bits, 8, **spec)
+            if told.endswith(" asymmetric"):
+                recipe = Recipe(**{**vars_of(recipe), "overrides": tuple(Override(f"{name}.weight", shifted(w, bits)) for name, w in layers.items())})
+            print(f"weights of {bits} bits {told}, activations of 8: {judged(recipe):.1f} %", flush=True)
+    for activation in (8, 4):
+        for signed in (True, None):
+            recipe = asked(8, activation, signed=signed, granularity="channel")
+            told = "signed" if signed else "unsigned where nothing is negative"
+            print(f"8/{activation} bits, per channel, activations {told}: {judged(recipe):.1f} %", flush=True)
+    for bits, activation in ((8, 8), (4, 8)):
+        for granularity in ("tensor", "channel"):
+            recipe = asked(bits, activation, observer="mse", granularity=granularity)
+            print(f"{bits}/{activation} bits, per {granularity}, least squared error: {judged(recipe):.1f} %", flush=True)
+
+
+def vars_of(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}
+
+
+def trained_on() -> None:
+    """A few hundred steps from the float weights: granularity, then BatchNorm."""
+    x, y = judged_images(JUDGED)
+    batches = Batches(training_images(10_000), BATCH, 0, scaled)
+    example = torch.cat([batches.batch(step)[0] for step in range(EXAMPLE // BATCH)])
+    model = network()
+    print(f"ResNet-8, float {accuracy(model, x, y):.2f} %, {STEPS} steps of {BATCH} images", flush=True)
+    folded = fold_batch_norm(copy.deepcopy(model), example[:4])
+
+    def judged(source: nn.Module, recipe: Recipe, frozen_from: float = 1.0) -> str:
+        q = qfx.quantize(copy.deepcopy(source), example, recipe).eval()
+        before = accuracy(q, x, y)
+        optimizer = torch.optim.Adam(qfx.parameter_groups(q, lr=RATE), RATE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        q.train()
+        for step in range(STEPS):
+            if step == int(frozen_from * STEPS):
+                qfx.freeze(q, binary_points=False)
+            images, labels = batches.batch(step)
+            optimizer.zero_grad()
+            F.cross_entropy(q(images), labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        return f"{before:.2f} %, trained {accuracy(q.eval(), x, y):.2f}"
+
+    for weight, activation in ((4, 8), (4, 4)):
+        for granularity in ("tensor", "channel"):
+            recipe = asked(weight, activation, observer="mse", granularity=granularity)
+            print(f"{weight}/{activation} bits, per {granularity}: {judged(folded, recipe)}", flush=True)
+    own = asked(4, 4, observer="mse", granularity="channel")
+    for form in ("fold", "keep"):
+        for told, start in (("move", 1.0), ("stay for the last half", 0.5), ("stay", 0.0)) if form == "keep" else (("move", 1.0), ("stay", 0.0)):
+            recipe = Recipe(**{**vars_of(own), "batch_norm": form})
+            print(f"4/4 bits, per channel, BatchNorm {form!r}, statistics {told}: {judged(model, recipe, start)}", flush=True)
+
+
+def main() -> None:
+    after_training()
+    trained_on()
+
+
+if __name__ == "__main__":
+    main()

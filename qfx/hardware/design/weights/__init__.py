@@ -1,0 +1,1 @@
+"""What ROMs hold of weights where that is not the weights as they are."""
