@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from cells import WORD, gru, lstm, recurrent, rows
@@ -21,6 +22,7 @@ from qfx.operators import (
     Compare,
     Concat,
     Const,
+    Conv,
     Embedding,
     Expand,
     Input,

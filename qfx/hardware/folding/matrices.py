@@ -64,8 +64,8 @@ class _Front(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """A unit with one arithmetic, zeros left out or not, and its weights in a place: cycles that a pipeline that runs empty waits longer, its cost without what is around it,
-    and what the weights take in each place."""
+    """A unit with one arithmetic, zeros left out or not, and its weights in a place: cycles that a pipeline that runs empty waits longer, its cost
+    without what is around it, and what the weights take in each place."""
 
     arithmetic: str
     sparsity: str
@@ -76,8 +76,8 @@ class _Unit(NamedTuple):
 
 
 class _Inside(NamedTuple):
-    """What depends on PE, SIMD, pixels and the zeros that can be left out alone: busy cycles of the unit and of the slowest process at its sides, what is around it whatever
-    multiplies, and the unit with each arithmetic."""
+    """What depends on PE, SIMD, pixels and the zeros that can be left out alone: busy cycles of the unit and of the slowest process at its sides,
+    what is around it whatever multiplies, and the unit with each arithmetic."""
 
     busy: int
     slowest: int
