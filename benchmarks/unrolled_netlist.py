@@ -28,10 +28,8 @@ def mapped(source: str, family: str = "ultrascale+", yosys: str = "yosys") -> di
     logic between two registers."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "top.v").write_text(source)
-        mapping = "-run begin:map_luts; abc -luts 2:2,3,6:5; clean; select top"
-        script = (
-            f"read_verilog top.v; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapping}; write_json -selected top.json"
-        )
+        mapping = "-run begin:map_luts; abc -luts 2:2,3,6:5; clean"
+        script = f"read_verilog top.v; synth_xilinx -top top {FLAGS} -flatten -nodsp -family {FAMILIES[family]} {mapping}; write_json top.json"
         subprocess.run([yosys, "-q", "-p", script], check=True, capture_output=True, cwd=folder)
         found: dict[str, Any] = json.loads((Path(folder) / "top.json").read_text())["modules"]["top"]
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from integers.tflite_files import Int8s, Writing
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
+from qfx.export.onnx_file import save
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import write_project
 from qfx.integers.steps import Steps, line
+from qfx.ir.from_onnx import load_graph
 from qfx.ir.interpret import run_raws
 from qfx.ir.values import Const
+from qfx.verify import verify
 
 WIDE = {"dtype": "INT16"}
 
@@ -127,6 +133,36 @@ def test_resize_bilinear(tmp_path: Path, corners: bool, half: bool, to: tuple[in
         ends = np.iinfo(np.dtype(kind.lower()))
         sample: Any = rng.integers(ends.min, ends.max + 1, (12, 5, 6, 3)).astype(kind.lower())
         assert differing(read(tmp_path, content), content, sample) == 0
+
+
+def test_every_executor_gives_them(tmp_path: Path) -> None:
+    """A convolution, a sum, a leaky rectifier, a resize and slopes by channel: ONNX Runtime and the fast build of the C++."""
+    rng, file = np.random.default_rng(2), Writing()
+    x = file.tensor("x", (1, 4, 4, 2), 3e-4, **WIDE)
+    weight = file.tensor("w", (2, 3, 3, 2), [0.004, 0.011], data=rng.integers(-127, 128, (2, 3, 3, 2)).astype(np.int8))
+    bias = file.tensor("b", (2,), [1.2e-6, 3.3e-6], data=rng.integers(-(10**5), 10**5, 2), dtype="INT64")
+    names = ("conv", "sum", "leaky")
+    conv, total, leaky = (file.tensor(name, (1, 4, 4, 2), scale, **WIDE) for name, scale in zip(names, (5e-4, 7e-4, 6e-4), strict=True))
+    options = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1, "padding": 0, "fusedActivationFunction": 0}
+    file.op("CONV_2D", [x, weight, bias], [conv], "Conv2DOptions", 4, **options)
+    file.op("ADD", [x, conv], [total], "AddOptions", 4, fusedActivationFunction=0, potScaleInt16=False)
+    file.op("LEAKY_RELU", [total], [leaky], "LeakyReluOptions", alpha=0.2)
+    short = file.tensor("short", (1, 4, 4, 2), 0.11, 7)
+    file.op("QUANTIZE", [leaky], [short])
+    size = file.tensor("size", (2,), data=np.array((6, 5), np.int32), dtype="INT32")
+    wider = file.tensor("wider", (1, 6, 5, 2), 0.11, 7)
+    file.op("RESIZE_BILINEAR", [short, size], [wider], "ResizeBilinearOptions", 3, alignCorners=False, halfPixelCenters=True)
+    slope = file.tensor("alpha", (1, 1, 2), 0.011, 0, data=np.array([[[60, -90]]], np.int8))
+    y = file.tensor("y", (1, 6, 5, 2), 0.09, -20)
+    file.op("PRELU", [wider, slope], [y], version=1)
+    content = file.content([x], [y])
+    save(read(tmp_path, content), tmp_path / "model.onnx")
+    graph, sample = load_graph(tmp_path / "model.onnx"), numbers(rng, (4, 4, 2), 24)
+    assert differing(graph, content, sample) == 0
+    folder = write_project(graph, tmp_path / "project", board="zcu102").path
+    simulations = {"fast": partial(csim.run_raw, folder, fast=True)}
+    rows = verify(tmp_path / "model.onnx", np.moveaxis(sample, -1, 1).astype(np.float32), simulations)
+    assert [row.differing_values for row in rows] == [0, 0]
 
 
 def test_one_wrong_bit_of_a_long_multiplier_is_noticed(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 Every operator of a graph is a layer of its own whose result has the operator's exact type; a cast is a linear activation, which is an assignment to
 ``ap_fixed`` and so has all of its modes. hls4ml has channels last: the numbers of a value may lie in another order than in qfx, and what reads them
-follows (``Layer.order``). No layer has a table: functions by table are refused.
+follows (``Layer.order``). What it has no layer for and others of its layers compute is taken apart first (``spread``). Its tables are those of two
+functions, which it works out itself: a table of the graph goes where every entry is what hls4ml puts there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,21 @@ import numpy.typing as npt
 
 from qfx import operators as ops
 from qfx.errors import UnsupportedError
-from qfx.fixed.type import FixedType, OMode
+from qfx.fixed.arith import Interval
+from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.ir import rules
 from qfx.ir.graph import Graph, Node
 from qfx.ir.values import Const, Info, Shape
 from qfx.ir.windows import Windows
 
 Order = npt.NDArray[np.int64]
+Reals = npt.NDArray[np.float64]
 _REMEDY = "leave it out, or take qfx's own back end"
+_LARGEST = 1 << 14
+"""The most entries of a table."""
+_FUNCTIONS: Mapping[str, tuple[int, Callable[[Reals], Reals]]] = {"sigmoid": (16, lambda x: 1 / (1 + np.exp(-x))), "tanh": (8, np.tanh)}
+"""hls4ml's functions by table, and how wide the range is that a table is for (nnet_activation.h)."""
+_ROUNDED: Mapping[QMode, Callable[[Reals], Reals]] = {QMode.RND: lambda x: np.floor(x + 0.5), QMode.TRN: np.floor}
 _BIT = FixedType(2, 2)
 """Of a bias that is not there: hls4ml always adds one."""
 
@@ -31,11 +40,12 @@ _BIT = FixedType(2, 2)
 @dataclass(frozen=True, slots=True)
 class Layer:
     """``settings``: as hls4ml's parsers give them. ``types``: by hls4ml's words for them. ``order``: where, in qfx's row-major order, each number of
-    the result lies, in hls4ml's order."""
+    the result lies, in hls4ml's order. ``table_size``: of a table."""
 
     settings: Mapping[str, Any]
     types: Mapping[str, FixedType]
     order: Order
+    table_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,7 @@ def layers_of(graph: Graph) -> Made:
     """The layers of a graph of one input and one output. Raises UnsupportedError naming the layer that hls4ml cannot express exactly, and
     ModelFileError for several inputs or outputs."""
     _ = graph.input, graph.output
+    graph = spread(graph)
     names: dict[str, str] = {}
     for node in graph.nodes:
         stem = re.sub(r"\W", "_", node.name)
@@ -65,8 +76,45 @@ def layers_of(graph: Graph) -> Made:
             if type_.width > 64 or type_.o is OMode.WRAP_SM:
                 raise UnsupportedError(f"its {role} would be {type_}, which hls4ml has not", where=node.name, remedy=_REMEDY)
         settings = {"name": names[node.name], "inputs": [names[name] for name in node.inputs], "outputs": [names[node.name]], **made.settings}
-        layers[node.name] = Layer(settings, made.types, made.order)
+        layers[node.name] = Layer(settings, made.types, made.order, made.table_size)
     return Made(layers, names)
+
+
+def spread(graph: Graph) -> Graph:
+    """The graph with limits as rectifiers between sums, and joins of several values as joins of two. Nodes keep their names; those in front of them
+    have longer ones."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node.op, ops.Clip):
+            steps = _limits(node, node.op)
+            names = [f"{node.name}::limit{i}" for i in range(len(steps) - 1)] + [node.name]
+            sources = [node.inputs[0], *names[:-1]]
+            nodes += [Node(name, step, (source,)) for name, step, source in zip(names, steps, sources, strict=True)]
+        elif isinstance(node.op, ops.Concat) and len(node.inputs) > 2:
+            names = [f"{node.name}::join{i}" for i in range(len(node.inputs) - 2)] + [node.name]
+            firsts = [node.inputs[0], *names[:-1]]
+            nodes += [Node(name, ops.Concat(), pair) for name, pair in zip(names, zip(firsts, node.inputs[1:], strict=True), strict=True)]
+        else:
+            nodes.append(node)
+    return Graph(graph.name, tuple(nodes), graph.outputs, graph.metadata)
+
+
+def _limits(node: Node, op: ops.Clip) -> list[ops.Operator]:
+    """``low + max(x - low, 0)``, and ``high - max(high - x, 0)``: exact, as all sums are."""
+    ends = [end for end in (op.low, op.high) if end is not None]
+    if any(len(end.shape) > 1 or not isinstance(end.frac_bits, int) for end in ends):
+        raise UnsupportedError("its limits differ along other axes than the channels", where=node.name, remedy=_REMEDY)
+    grid = max(int(end.frac_bits) for end in ends if isinstance(end.frac_bits, int))
+    low, high = (None if end is None else rules.move(end.raw, np.asarray(grid - end.grids)) for end in (op.low, op.high))
+    turn, steps = Const(np.array(-1), 0), list[ops.Operator]()
+    if low is not None:
+        steps = [ops.Affine(None, Const(-low, grid)), ops.Relu(), ops.Affine(None, Const(low, grid))]
+        if not low.any():
+            steps = [ops.Relu()]
+    if high is not None:
+        back = ops.Affine(turn, Const(high, grid))
+        steps += [back, ops.Relu(), back]
+    return steps
 
 
 def channels_last(shape: Shape) -> Order:
@@ -137,6 +185,37 @@ def _weighted_types(op: ops.Linear | ops.Conv, x: Info, out: Info) -> dict[str, 
         "accum": _at_least(op.accumulator(x)),
         "result": out.type,
     }
+
+
+def _lookup(node: Node, op: ops.Lookup, infos: tuple[Info, ...], out: Info, orders: tuple[Order, ...]) -> Layer:
+    """hls4ml has a table of sigmoid for -8 to 8 and one of tanh for -4 to 4; what lies outside gets the entries at the ends."""
+    hull = infos[0].interval.hull.at(op.frac_bits)
+    raws = np.arange(hull.lo, hull.hi + 1)
+    entries = op.entries.raw[raws - op.first]
+    kind = _at_least(Interval(int(entries.min()), int(entries.max()), out.type.frac_bits).type())
+    for name, (span, function) in _FUNCTIONS.items():
+        size = span << max(op.frac_bits, 0)
+        if op.frac_bits < 0 or size > _LARGEST:
+            continue
+        places = np.clip(raws, -size // 2, size // 2 - 1)
+        exact = np.ldexp(function(np.ldexp(places.astype(np.float64), -op.frac_bits)), out.type.frac_bits)
+        for q, rounded in _ROUNDED.items():
+            if np.array_equal(np.clip(rounded(exact), kind.min_raw, kind.max_raw), entries):
+                table = replace(kind, q=q, o=OMode.SAT)
+                settings = {"class_name": "Activation", "activation": name, "n_in": out.size}
+                return Layer(settings, {"table": table, "result": out.type}, orders[0], size)
+    what = "its table is not what hls4ml makes of sigmoid (for -8 to 8) or tanh (for -4 to 4), rounded or cut off"
+    raise UnsupportedError(what, where=node.name, remedy="cast what it reads and its result to fewer bits, or take qfx's own back end")
+
+
+def _concat(node: Node, op: ops.Concat, infos: tuple[Info, ...], out: Info, orders: tuple[Order, ...]) -> Layer:
+    rank = len(out.shape)
+    settings = {"class_name": "Concatenate", "op": f"concatenate{rank}d", "axis": rank}
+    if rank == 1:
+        return Layer(settings, {"result": out.type}, np.concatenate([orders[0], orders[1] + infos[0].size]))
+    for info, order in zip(infos, orders, strict=True):
+        _in_place(node, info, order)
+    return Layer(settings, {"result": out.type}, channels_last(out.shape))
 
 
 def _linear(node: Node, op: ops.Linear, infos: tuple[Info, ...], out: Info, orders: tuple[Order, ...]) -> Layer:
@@ -231,4 +310,5 @@ _MAKERS: Mapping[type[ops.Operator], Callable[..., Layer]] = {
     ops.Input: _input, ops.Cast: _cast, ops.Relu: _relu, ops.LeakyRelu: _leaky, ops.Linear: _linear, ops.Conv: _conv, ops.MaxPool: _max_pool,
     ops.SumPool: _sum_pool, ops.Affine: _affine, ops.Add: _merge("add"), ops.Sub: _merge("subtract"), ops.Mul: _merge("multiply"),
     ops.Max: _merge("maximum"), ops.Min: _merge("minimum"), ops.Reshape: _reshape,
+    ops.Concat: _concat, ops.Lookup: _lookup,
 }  # fmt: skip

@@ -136,9 +136,13 @@ def _model(made: Made, folder: Path, part: str, clock_ns: float, name: str) -> A
             write_weights_txt=False,
         )
         types = {made.names[node]: {role: str(type_) for role, type_ in layer.types.items()} for node, layer in made.layers.items()}
+        sizes = {made.names[node]: layer.table_size for node, layer in made.layers.items()}
         config["HLSConfig"] = {
             "Model": {"Precision": {"default": _UNSET}, "ReuseFactor": 1, "Strategy": "Latency"},
-            "LayerName": {layer: {"Precision": {**given, "default": _UNSET}, "ReuseFactor": 1} for layer, given in types.items()},
+            "LayerName": {
+                layer: {"Precision": {**given, "default": _UNSET}, "ReuseFactor": 1, **({"TableSize": sizes[layer]} if sizes[layer] else {})}
+                for layer, given in types.items()
+            },
         }
         layers = [dict(layer.settings) for layer in made.layers.values()]
         first, last = layers[0]["name"], layers[-1]["name"]

@@ -145,7 +145,8 @@ def test_a_planted_bit_is_found_and_nothing_written(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("where", "what", "graph"),
     [
-        ("layer.0", "Clip has no layer", chain((3,), ops.Clip(ops.Const(np.array(0), 0), ops.Const(np.array(6), 0)))),
+        ("layer.0", "Pad has no layer", chain((3,), ops.Pad(((1, 0),)))),
+        ("layer.0", "its table is not", chain((3,), ops.Lookup(const((64,)), -32, 3))),
         ("layer.0", "dilated", chain((1, 9), ops.Conv(const((1, 1, 3)), None, (1,), ((0, 0),), (2,), 1))),
         ("layer.0", "groups", chain((4, 9), ops.Conv(const((4, 2, 3)), None, (1,), ((0, 0),), (1,), 2))),
         ("layer.0", "padding of unsigned", chain((1, 9), ops.MaxPool((3,), (2,), ((1, 0),), (1,)), signed=False)),
@@ -205,3 +206,46 @@ def test_the_table_of_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(compare, "generators", lambda *_: [qfx_row | {"differing_values": 1}])
     assert CliRunner().invoke(main, [*asked, "--json"]).exit_code == 1
     assert CliRunner().invoke(main, [*asked, "--plot", str(tmp_path / "p.png")]).exit_code == 2
+
+
+def table(frac_bits: int, bits: int, result: int, function: Any) -> ops.Lookup:
+    """Of all signed numbers of so many bits, rounded to ``result`` fractional ones."""
+    x = np.ldexp(np.arange(-(1 << (bits - 1)), 1 << (bits - 1)), -frac_bits)
+    return ops.Lookup(ops.Const(np.floor(np.ldexp(function(x), result) + 0.5).astype(np.int64), result), -(1 << (bits - 1)), frac_bits)
+
+
+def joined() -> Graph:
+    """Limits of every kind, joins of two and of three values, and hls4ml's two functions by table."""
+    limits = ops.Const(np.array(-5), 2), ops.Const(np.array(6), 0)
+    nodes = (
+        source((2, 3, 4)),
+        Node("clip", ops.Clip(*limits), ("x",)),
+        Node("above", ops.Clip(ops.Const(np.array(-1), 0), None), ("x",)),
+        Node("cat", ops.Concat(), ("x", "clip", "above")),
+        Node("a", cast(6, 3, QMode.RND), ("cat",)),
+        Node("low", ops.Clip(ops.Const(np.array(0), 0), ops.Const(np.array(3), 1)), ("a",)),
+        Node("sigmoid", table(3, 6, 7, lambda x: 1 / (1 + np.exp(-x))), ("a",)),
+        Node("tanh", table(3, 6, 6, np.tanh), ("a",)),
+        Node("sum", ops.Add(), ("sigmoid", "tanh")),
+        Node("more", ops.Add(), ("sum", "low")),
+        Node("flat", ops.Reshape((72,)), ("more",)),
+        Node("dense", ops.Linear(const((3, 72)), None), ("flat",)),
+        Node("d", cast(9, 6, QMode.RND), ("dense",)),
+        Node("y", ops.Concat(), ("d", "dense")),
+    )
+    return Graph("joined", nodes, "y")
+
+
+def test_limits_joins_and_tables(tmp_path: Path, gxx: str) -> None:
+    graph = joined()
+    peer = project.build(graph, tmp_path / "project", part=board("ultra96v2").part, clock_ns=5.0)
+    x = adversarial_inputs(graph, np.random.default_rng(0), 64)
+    expected = run_raw(graph, x)
+    assert (peer.run_raw(x) == expected).all()
+    assert len(np.unique(expected)) > 20
+    wrong = list(graph.nodes)
+    entries = wrong[6].op.entries.raw.copy()  # type: ignore[attr-defined]
+    entries[20] += 1
+    wrong[6] = Node("sigmoid", ops.Lookup(ops.Const(entries, 7), -32, 3), ("a",))
+    with pytest.raises(UnsupportedError, match="sigmoid"):  # a table with one other entry is none of hls4ml's
+        layers_of(graph.with_nodes(tuple(wrong)))
