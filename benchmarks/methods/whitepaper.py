@@ -33,7 +33,7 @@ RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 def shifted(weight: torch.Tensor, bits: int) -> dict[str, Any]:
     """The finest power-of-two grid on which 2**bits neighbouring numbers reach from the least weight to the greatest: what an integer zero point is
     there. The numbers are integers of a longer word, zero among them."""
-    low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
+    low, high = min(float(weight.detach().min()), 0.0), max(float(weight.detach().max()), 0.0)
     codes = (1 << bits) - 1
     points = math.floor(math.log2(codes / (high - low)))
     first = max(-codes, min(0, round(low * 2.0**points)))
