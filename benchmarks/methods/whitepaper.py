@@ -18,7 +18,8 @@ from benchmarks.resnet8_front.network import judged_images, network, scaled
 from qfx import Override, Recipe, Spec
 from qfx.ptq import calibrate, fold_batch_norm
 
-JUDGED, EXAMPLE = 1_000, 256
+JUDGED_AT_ONCE, JUDGED, EXAMPLE = 1_000, 2_000, 256
+"""Test images that are judged after training, and where it went on; images that ranges start from."""
 STEPS, BATCH, RATE = 200, 32, 1e-3
 
 RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -57,7 +58,7 @@ def asked(bits: int, activation: int, *, observer: str = "minmax", signed: bool 
 
 def after_training() -> None:
     """Nothing is trained: the ranges are those of the weights and of 256 images, as the whitepaper's are."""
-    x, y = judged_images(JUDGED)
+    x, y = judged_images(JUDGED_AT_ONCE)
     images = scaled(training_images(EXAMPLE).pixels)
     folded = fold_batch_norm(network(), images[:4])
     layers = {name: module.weight for name, module in folded.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
