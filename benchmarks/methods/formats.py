@@ -31,6 +31,7 @@ def main() -> None:
         return Recipe(weight=Spec(**{"granularity": "channel", **weight}), activation=Spec(8))  # type: ignore[arg-type]
 
     recipes = {
+        "E5M2": recipe(numbers="E5M2"),
         "E4M3": recipe(numbers="E4M3"),
         "E2M1 (4 bits)": recipe(numbers="E2M1"),
         "uniform, 4 bits": recipe(width=4),

@@ -55,7 +55,7 @@ def streaming() -> None:
     """ResNet-20, channels of weights by magnitude and GPTQ, nothing trained: what it takes at a rate, and the fastest that fits."""
     images = calibration_images(256)
     x, y = judged_images(1_000)
-    for bits in (8, 12):
+    for bits in (8, 4):
         for sparsity in ("4:4", "2:4", "1:4"):
             dense = (Override("conv1.weight", {"sparsity": "1:1"}),)  # it has three input channels
             asked = Recipe(input=Spec(8), weight=Spec(bits, granularity="channel", sparsity=sparsity), activation=Spec(bits), overrides=dense)

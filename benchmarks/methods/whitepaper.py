@@ -18,7 +18,8 @@ from benchmarks.resnet8_front.network import judged_images, network, scaled
 from qfx import Override, Recipe, Spec
 from qfx.ptq import calibrate, fold_batch_norm
 
-JUDGED, EXAMPLE = 1_000, 256
+JUDGED_AT_ONCE, JUDGED, EXAMPLE = 1_000, 2_000, 256
+"""Test images that are judged after training, and where it went on; images that ranges start from."""
 STEPS, BATCH, RATE = 200, 32, 1e-3
 
 RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -33,7 +34,7 @@ RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
 def shifted(weight: torch.Tensor, bits: int) -> dict[str, Any]:
     """The finest power-of-two grid on which 2**bits neighbouring numbers reach from the least weight to the greatest: what an integer zero point is
     there. The numbers are integers of a longer word, zero among them."""
-    low, high = min(float(weight.min()), 0.0), max(float(weight.max()), 0.0)
+    low, high = min(float(weight.detach().min()), 0.0), max(float(weight.detach().max()), 0.0)
     codes = (1 << bits) - 1
     points = math.floor(math.log2(codes / (high - low)))
     first = max(-codes, min(0, round(low * 2.0**points)))
@@ -57,7 +58,7 @@ def asked(bits: int, activation: int, *, observer: str = "minmax", signed: bool 
 
 def after_training() -> None:
     """Nothing is trained: the ranges are those of the weights and of 256 images, as the whitepaper's are."""
-    x, y = judged_images(JUDGED)
+    x, y = judged_images(JUDGED_AT_ONCE)
     images = scaled(training_images(EXAMPLE).pixels)
     folded = fold_batch_norm(network(), images[:4])
     layers = {name: module.weight for name, module in folded.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}

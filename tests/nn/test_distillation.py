@@ -101,6 +101,28 @@ def test_features_of_the_float_model(transfer: str) -> None:
     assert not any(module._forward_hooks for part in (model, qmodel, seen) for module in part.modules())
 
 
+def test_maps_alone_bring_a_rough_model_nearer() -> None:
+    """Their gradient reaches every weight in front of the maps, and following it alone makes the maps agree."""
+    model, x = _network().eval(), _x()
+    qmodel = qfx.quantize(model, x, Recipe.uniform(3)).train()
+    lesson = Distillation(model, qmodel, features=["act"], transfer="maps")
+
+    def apart() -> Tensor:
+        result = qmodel(x)
+        return lesson(x, result) - Distillation(model)(x, result)
+
+    weights = [parameter for name, parameter in qmodel.named_parameters() if name in ("conv.weight", "more.weight")]
+    assert all(float(part.abs().max()) > 0 for part in torch.autograd.grad(apart(), weights))
+    optimizer = torch.optim.Adam(qmodel.parameters(), 2e-3)
+    first = float(apart().detach())
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = apart()
+        loss.backward()
+        optimizer.step()
+    assert float(apart().detach()) < 0.7 * first
+
+
 def test_a_larger_teacher_by_maps() -> None:
     teacher, x = _network(8), _x()
     qmodel = qfx.quantize(_network(4), x)

@@ -316,10 +316,10 @@ struct every_input {
 
 // One of WAYS neighbouring numbers.
 template <int WAYS, class T, int IN>
-inline T choose(const vec<T, IN>& word, const int first, const unsigned way) {
+inline T one_of(const vec<T, IN>& word, const int first, const unsigned way) {
 #pragma HLS INLINE
   T chosen = word[first];
-choose_way:
+one_of_way:
   for (int i = 1; i < WAYS; i++) {
 #pragma HLS UNROLL
     if (way == static_cast<unsigned>(i)) chosen = word[first + i];
@@ -379,7 +379,7 @@ struct few_inputs {
         few_pixel:
           for (int pixel = 0; pixel < ABREAST; pixel++) {
 #pragma HLS UNROLL
-            chosen[pixel * KEPT + k] = choose<OF - N + 1>(word, pixel * SIMD + k / N * OF + k % N, way);
+            chosen[pixel * KEPT + k] = one_of<OF - N + 1>(word, pixel * SIMD + k / N * OF + k % N, way);
           }
         }
         abreast_channels<ABREAST, ACROSS>::template products<M, typename weight::type, 1, KEPT, plain<typename weight::type> >(own, chosen, one);

@@ -186,8 +186,9 @@ def _folding(plan: Plan, node: str) -> dict[str, Any]:
 
 def _row(plan: Plan, cost: Cost) -> tuple[str, ...]:
     folding = _folding(plan, cost.node)
-    chosen = tuple(str(folding.get(key, "")) for key in ("pe", "simd", "arithmetic"))
-    return (cost.node, *chosen, str(cost.cycles), *(str(getattr(cost.resources, field)) for field in FIELDS))
+    chosen = tuple(str(folding.get(key, "")) for key in ("pe", "simd"))
+    arithmetic = " ".join(folding[key] for key in ("arithmetic", "sparsity") if key in folding)  # "dsp 2:4": without the zeros
+    return (cost.node, *chosen, arithmetic, str(cost.cycles), *(str(getattr(cost.resources, field)) for field in FIELDS))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
