@@ -30,7 +30,7 @@ def page() -> str:
     ]
     for folder, files in sorted(folders(tree).items()):
         inside = {name: graph[name] & files for name in files}
-        if sum(map(len, inside.values())) < 2:
+        if not any(inside.values()):
             continue
         parts += [f"## {folder}\n", f"{len(files)} files; an arrow points to what is imported.\n", drawing(folder, inside, tree), ""]
     return "\n".join(parts)
@@ -51,9 +51,11 @@ def imports(tree: Mapping[str, ast.Module], name: str) -> frozenset[str]:
     for node in _run_at_import(tree[name]):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            whole = [f"{node.module}.{alias.name}" for alias in node.names]
-            found.update(target if target in tree else str(node.module) for target in whole)
+        elif isinstance(node, ast.ImportFrom):
+            above = folder_of(name).split("/")[: 1 - node.level or None] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            whole = [f"{base}.{alias.name}" for alias in node.names]
+            found.update(target if target in tree else base for target in whole)
     return frozenset(target for target in found if target in tree and target != name)
 
 

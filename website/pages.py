@@ -145,6 +145,9 @@ nav:
 _CSS = """.md-grid { max-width: 76rem; }
 .md-typeset table:not([class]) { font-size: .68rem; }
 .md-typeset table:not([class]) th { min-width: 4rem; }
+.md-typeset .output { border-left: .2rem solid #c96a12; margin-left: .6rem; }
+.md-typeset div.output:not(.highlight) { padding-left: .6rem; }
+.md-typeset img[src*="images/"] { background: #fff; }
 """
 
 

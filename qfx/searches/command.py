@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from qfx.searches.cells import NONE, Cell, Space
 from qfx.searches.study import Row, Sweep, forget, front
 from qfx.searches.work import Loaded, Measured, Subject
 from qfx.training.budget.plot import plot_fronts
+from qfx.watch.log import Log
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ def execute(request: Request, again: list[str]) -> int:
     storage = request.storage or str(request.output / "sweep.db")
     if request.force and not request.joins:
         forget(storage, request.study)
+    log = Log(request.output)  # for `qfx watch`: every worker adds its lines
     sweep = Sweep(storage, request.study, request.space, _fingerprint(request), request.trials, request.subject.seed)
     with telling("reading the model and the data", after_s=0.0) as bars:
         loaded = Loaded.of(request.subject)
@@ -57,9 +60,17 @@ def execute(request: Request, again: list[str]) -> int:
         try:
 
             def measure(cell: Cell) -> Measured:
-                return loaded.measure(cell, request.output)
+                began = time.monotonic()
+                found = loaded.measure(cell, request.output)
+                cost = f"{found.cost:,.0f} {request.subject.cost.replace('-', ' ')}"
+                log.passed(cell.name, time.monotonic() - began, None, found.accuracy, cost)
+                return found
 
-            sweep.work(measure, lambda done, total: bars("cells", done, total))
+            def tell(done: int, total: int) -> None:
+                bars("cells", done, total)
+                log("cells", done, total)
+
+            sweep.work(measure, tell)
             failed = [worker.wait() for worker in others]
         finally:
             for worker in others:

@@ -23,6 +23,7 @@ from qfx.searches.cells import NONE, Cell, Space, word_lengths
 from qfx.searches.cli import _without
 from qfx.searches.study import Row, Sweep, front
 from qfx.searches.work import Measured
+from qfx.watch import runs as watch
 
 pytest.importorskip("optuna", reason="sweeps need Optuna: pip install 'qfx[sweep]'")
 
@@ -81,6 +82,10 @@ def test_a_table_a_front_and_a_model_of_every_cell(place: Path) -> None:
         right = (np.asarray(qfx.run(graph, x["x"])).argmax(1) == x["y"]).mean()
         assert right == pytest.approx(row["accuracy"], abs=1e-12)  # of 96 images: none more, none less
     assert rows[2]["cost"] == 2 * rows[0]["cost"]
+    (watched,) = watch.read(place / "out")
+    assert watched.stage is not None
+    assert watched.stage[0] == "cells"
+    assert [(cell.accuracy, cell.note) for cell in watched.passes] == [(row["accuracy"], f"{row['cost']:,.0f} bit operations") for row in rows[::2]]
     before = {path: path.stat().st_mtime_ns for path in (place / "out").glob("*.onnx")}
     again = run("--budget", "none", "--budget", "board=nowhere,fps=10", "-o", "out", "--json")
     assert json.loads(again.stdout) == rows
