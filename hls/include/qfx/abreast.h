@@ -312,6 +312,11 @@ struct every_input {
   };
   template <int ABREAST, bool ACROSS>
   struct sums : abreast<ABREAST, ACROSS> {};
+  // What it computes with: numbers, and sums of COUNT products.
+  template <class T>
+  struct number : working<T> {};
+  template <class T, class M, class W, class X, int COUNT>
+  struct total : working_sum<T, M, W, X, COUNT> {};
 };
 
 // One of WAYS neighbouring numbers.
@@ -353,6 +358,15 @@ struct few_inputs {
   template <int SIMD>
   struct lanes {
     static const int value = SIMD / OF * N;
+  };
+  // A lane's bits are taken apart, so that all stays in the library's types.
+  template <class T>
+  struct number {
+    typedef T type;
+  };
+  template <class T, class M, class W, class X, int COUNT>
+  struct total {
+    typedef T type;
   };
   template <int ABREAST, bool ACROSS>
   struct sums {

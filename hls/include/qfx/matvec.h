@@ -68,13 +68,24 @@ struct matvec_shape {
   typedef Total_ total;
 };
 
+// The types of the sums of a turn and of all turns.
+template <class S, class T>
+struct matvec_sums {
+  typedef typename S::packed::type weight;
+  typedef typename S::inputs::template total<typename S::sum, typename S::multiplier, weight, T, S::SIMD>::type turn;
+  typedef typename S::inputs::template total<typename S::total, typename S::multiplier, weight, T, S::INPUTS>::type all;
+};
+
 template <class S, class Epilogue, class Lanes, bool TWO, class T, class Beside, class Element, int FIRST, int REST, int ELEMENTS>
 void matvec_rows(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<vec<typename Epilogue::out, S::OUT> >& out,
                  const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
   static const int ROWS = FIRST + (TWO ? REST : 0);
   typedef typename upto<ROWS - 1>::type row_t;
-  typename S::total acc[S::OUT];
+  typedef typename matvec_sums<S, T>::all total_t;
+  typedef typename S::inputs::template number<T>::type number_t;
+  typedef typename S::inputs::template number<typename S::packed::type>::type weight_t;
+  total_t acc[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
   row_t row = 0;
 
@@ -88,31 +99,32 @@ matvec_pixel:
         for (int input = 0; input < S::INPUT_FOLD; input++) {
           QFX_PIPELINE_FRAMES
           QFX_TURN();
-          vec<T, S::IN> word;
+          vec<number_t, S::IN> word;
           if (output == 0) {
-            word = in.read();
+            const vec<T, S::IN> came = in.read();
           matvec_keep:
             for (int s = 0; s < S::IN; s++) {
 #pragma HLS UNROLL
-              kept[input][s] = word[s];
+              kept[input][s] = came[s];
+              word[s] = number_t(came[s]);
             }
           } else {
           matvec_recall:
             for (int s = 0; s < S::IN; s++) {
 #pragma HLS UNROLL
-              word[s] = kept[input][s];
+              word[s] = number_t(kept[input][s]);
             }
           }
           typename beside_word<Beside>::type other;
           take_beside(beside, other, input == S::INPUT_FOLD - 1);
-          typename S::sum sum[S::OUT];
+          typename matvec_sums<S, T>::turn sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          S::inputs::template sums<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(
+          S::inputs::template sums<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, weight_t, S::PE, S::SIMD, Lanes>(
               weights, rest, int(row), word, sum);
         matvec_lane:
           for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL
-            go_on(acc[lane], typename S::total(sum[lane]), input == 0);
+            go_on(acc[lane], total_t(sum[lane]), input == 0);
           }
           row = row == ROWS - 1 ? row_t(0) : row_t(row + 1);
           if (input == S::INPUT_FOLD - 1) {
@@ -137,7 +149,7 @@ void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<ve
                  const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const typename S::packed::type(&rows)[ROWS][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed>(weights);
+  const typename S::inputs::template number<typename S::packed::type>::type(&rows)[ROWS][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed>(weights);
   matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
   matvec_rows<S, Epilogue, typename S::packed, false>(in, beside, out, weights, weights, kept);
@@ -158,7 +170,7 @@ void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<ve
                  const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const typename S::packed::type(&rows)[FIRST + REST][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed, true>(weights, rest);
+  const typename S::inputs::template number<typename S::packed::type>::type(&rows)[FIRST + REST][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed, true>(weights, rest);
   matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
   matvec_rows<S, Epilogue, typename S::packed, true>(in, beside, out, weights, rest, kept);
@@ -181,7 +193,10 @@ void depthwise_rows(hls::stream<vec<T, S::PE * S::IN> >& in, Beside& beside, hls
                     const Element (&weights)[ROWS][ELEMENTS]) {
 #pragma HLS INLINE
   typedef typename upto<ROWS - 1>::type row_t;
-  typename S::total acc[S::OUT];
+  typedef typename matvec_sums<S, T>::all total_t;
+  typedef typename S::inputs::template number<T>::type number_t;
+  typedef typename S::inputs::template number<typename S::packed::type>::type weight_t;
+  total_t acc[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=1
   row_t row = 0;
 
@@ -193,16 +208,22 @@ depthwise_pixel:
       for (int tap = 0; tap < S::INPUT_FOLD; tap++) {
         QFX_PIPELINE_FRAMES
         QFX_TURN();
-        const vec<T, S::PE * S::IN> word = in.read();
+        const vec<T, S::PE * S::IN> came = in.read();
+        vec<number_t, S::PE * S::IN> word;
+      depthwise_come:
+        for (int s = 0; s < S::PE * S::IN; s++) {
+#pragma HLS UNROLL
+          word[s] = number_t(came[s]);
+        }
         typename beside_word<Beside>::type other;
         take_beside(beside, other, tap == S::INPUT_FOLD - 1);
-        typename S::sum sum[S::OUT];
+        typename matvec_sums<S, T>::turn sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-        abreast_channels<S::ABREAST, S::ACROSS>::template products<typename S::multiplier, typename S::packed::type, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
+        abreast_channels<S::ABREAST, S::ACROSS>::template products<typename S::multiplier, weight_t, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
       depthwise_lane:
         for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL
-          go_on(acc[lane], typename S::total(sum[lane]), tap == 0);
+          go_on(acc[lane], total_t(sum[lane]), tap == 0);
         }
         row = row == ROWS - 1 ? row_t(0) : row_t(row + 1);
         if (tap == S::INPUT_FOLD - 1) {

@@ -33,6 +33,45 @@
 
 namespace qfx {
 
+#ifdef QFX_IN_PLACE
+// A sum goes on by a product that has its exact type, or begins with it; of the vendor's integers (VENDOR) in place.
+template <bool VENDOR>
+struct sum_in_place {
+  template <bool BEGINS, class Exact, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    Exact exact;
+    exact.V = weight.V * x.V;
+    if (BEGINS) {
+      sum.V = exact.V;
+    } else {
+      sum.V += exact.V;
+    }
+  }
+};
+template <>
+struct sum_in_place<false> {
+  template <bool BEGINS, class Exact, class Acc, class W, class X>
+  static inline void add(Acc& sum, const W& weight, const X& x) {
+    if (BEGINS) {
+      sum = product<Acc>(weight, x);
+    } else {
+      sum += product<Acc>(weight, x);
+    }
+  }
+};
+
+template <bool BEGINS, class Exact, class Acc, class W, class X>
+inline void add_product(Acc& sum, const W& weight, const X& x) {
+  sum_in_place<!is_working<Acc>::value && !is_working<W>::value && !is_working<X>::value>::template add<BEGINS, Exact>(sum, weight, x);
+}
+#endif
+
+// What sums of COUNT products of numbers of types W and X by the multiplier M are made in: T, or what `working` has of that many bits.
+template <class T, class M, class W, class X, int COUNT>
+struct working_sum {
+  typedef T type;
+};
+
 // A sum goes on by one term, or begins with it.
 template <class Acc>
 inline void go_on(Acc& acc, const Acc& term, const bool begins) {
@@ -130,11 +169,7 @@ struct mul_auto : one_by_one<mul_auto> {
 #ifdef QFX_IN_PLACE
   template <bool BEGINS, class Acc, class W, class X>
   static inline void add(Acc& sum, const W& weight, const X& x) {
-    if (BEGINS) {
-      sum.V = weight.V * x.V;
-    } else {
-      sum.V += weight.V * x.V;
-    }
+    add_product<BEGINS, Acc>(sum, weight, x);
   }
 #endif
   template <class R, class W, class X>
@@ -151,7 +186,7 @@ struct mul_dsp : one_by_one<mul_dsp<Product, CHAIN_> > {
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
-    const Product exact = product<Product>(weight, x);
+    const typename working<Product>::type exact = product<typename working<Product>::type>(weight, x);
     QFX_MUL_DSP
     return R(exact);
   }
@@ -163,9 +198,7 @@ struct mul_dsp : one_by_one<mul_dsp<Product, CHAIN_> > {
       sum = times<Acc>(weight, x);
     } else {
 #ifdef QFX_IN_PLACE
-      Product exact;
-      exact.V = weight.V * x.V;
-      sum.V += exact.V;
+      add_product<false, Product>(sum, weight, x);
 #else
       const Acc exact(sum + Acc(product<Product>(weight, x)));
       QFX_MUL_ADD_DSP
@@ -180,19 +213,13 @@ struct mul_lut : one_by_one<mul_lut<Product> > {
 #ifdef QFX_IN_PLACE
   template <bool BEGINS, class Acc, class W, class X>
   static inline void add(Acc& sum, const W& weight, const X& x) {
-    Product exact;
-    exact.V = weight.V * x.V;
-    if (BEGINS) {
-      sum.V = exact.V;
-    } else {
-      sum.V += exact.V;
-    }
+    add_product<BEGINS, Product>(sum, weight, x);
   }
 #endif
   template <class R, class W, class X>
   static inline R times(const W& weight, const X& x) {
 #pragma HLS INLINE
-    const Product exact = product<Product>(weight, x);
+    const typename working<Product>::type exact = product<typename working<Product>::type>(weight, x);
     QFX_MUL_LUT
     return R(exact);
   }
@@ -239,41 +266,38 @@ struct digit_at<no_digit, OFFSET> {
 // Without a multiplier: a lane holds the signed digits of its weight, D0 in the lowest bits, and the product is the sum of the shifted inputs.
 template <class Product, class D0, class D1 = no_digit, class D2 = no_digit, class D3 = no_digit>
 struct mul_shift : one_by_one<mul_shift<Product, D0, D1, D2, D3> > {
+  typedef typename working<Product, 2>::type exact;  // sums of some digits may be longer
   template <class R, class Code, class X>
   static inline R times(const Code& lane, const X& x) {
 #pragma HLS INLINE
     const unsigned code = static_cast<unsigned>(lane);
-    const Product a = digit_at<D0, 0>::template times<Product>(code, x);
-    const Product b = digit_at<D1, D0::WIDTH>::template times<Product>(code, x);
-    const Product c = digit_at<D2, D0::WIDTH + D1::WIDTH>::template times<Product>(code, x);
-    const Product d = digit_at<D3, D0::WIDTH + D1::WIDTH + D2::WIDTH>::template times<Product>(code, x);
-    return R(Product(Product(a + b) + Product(c + d)));
+    const exact a = digit_at<D0, 0>::template times<exact>(code, x);
+    const exact b = digit_at<D1, D0::WIDTH>::template times<exact>(code, x);
+    const exact c = digit_at<D2, D0::WIDTH + D1::WIDTH>::template times<exact>(code, x);
+    const exact d = digit_at<D3, D0::WIDTH + D1::WIDTH + D2::WIDTH>::template times<exact>(code, x);
+    return R(exact(exact(a + b) + exact(c + d)));
   }
 };
 
 // The lowest BITS bits as a signed number, and as an unsigned one: wires. x has at most 64 bits.
 template <int BITS, class X>
-inline sint<BITS> low_signed(const X& x) {
+inline typename working<sint<BITS> >::type low_signed(const X& x) {
 #pragma HLS INLINE
-#ifdef QFX_IN_PLACE
-  return sint<BITS>(x);
-#else
-  return sint<BITS>(static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(x)) << (64 - BITS)) >> (64 - BITS));
-#endif
+  return typename working<sint<BITS> >::type(static_cast<int64_t>(static_cast<uint64_t>(static_cast<int64_t>(x)) << (64 - BITS)) >> (64 - BITS));
 }
 
 template <int BITS, class X>
-inline uint<BITS> low_bits(const X& x) {
+inline typename working<uint<BITS> >::type low_bits(const X& x) {
 #pragma HLS INLINE
-  return uint<BITS>(static_cast<int64_t>(x) & ((int64_t(1) << BITS) - 1));
+  return typename working<uint<BITS> >::type(static_cast<int64_t>(x) & ((int64_t(1) << BITS) - 1));
 }
 
 // How a sum is read from SPLIT bits of a packed one. The sum needs KNOWN bits more, which lie under the lowest bits of the next sum; those are found
 // apart, from the lowest bits of the factors, and taken away.
 template <int SPLIT, int KNOWN>
 struct field {
-  typedef sint<SPLIT + KNOWN> type;
-  typedef uint<KNOWN> low;
+  typedef typename working<sint<SPLIT + KNOWN> >::type type;
+  typedef typename working<uint<KNOWN>, KNOWN>::type low;
   template <class W, class X>
   static inline low add(const low& known, const W& weight, const X& x) {
 #pragma HLS INLINE
@@ -288,8 +312,8 @@ struct field {
 
 template <int SPLIT>
 struct field<SPLIT, 0> {
-  typedef sint<SPLIT> type;
-  typedef uint<1> low;
+  typedef typename working<sint<SPLIT> >::type type;
+  typedef typename working<uint<1> >::type low;
   template <class W, class X>
   static inline low add(const low& known, const W&, const X&) {
 #pragma HLS INLINE
@@ -312,21 +336,23 @@ template <int COUNT, int CHAIN_, int SPLIT, int KNOWN, int MAGNITUDE, class Pack
 struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUDE, Packed, Wide> > {
   static const int CHAIN = CHAIN_;
   typedef field<SPLIT, KNOWN> part;
+  typedef typename working<Packed, 1>::type packed_t;
+  typedef typename working<Wide>::type wide_t;
 
   template <int PE, class Lanes, class Row>
-  static inline Packed factor(const Row& row, const int s, const int pe) {
+  static inline packed_t factor(const Row& row, const int s, const int pe) {
 #pragma HLS INLINE
-    Packed below(0), signs(0);
+    packed_t below(0), signs(0);
   factor_weight:
     for (int k = 0; k < COUNT; k++) {
 #pragma HLS UNROLL
       if (pe + k < PE) {
         const int weight = static_cast<int>(Lanes::at(row, s * PE + pe + k));
-        below |= shl<Packed>(weight & ((1 << MAGNITUDE) - 1), k * SPLIT);
-        if (weight < 0) signs |= shl<Packed>(1, k * SPLIT + MAGNITUDE);
+        below |= shl<packed_t>(weight & ((1 << MAGNITUDE) - 1), k * SPLIT);
+        if (weight < 0) signs |= shl<packed_t>(1, k * SPLIT + MAGNITUDE);
       }
     }
-    return Packed(below - signs);
+    return packed_t(below - signs);
   }
 
   template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
@@ -335,11 +361,11 @@ struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUD
   packed_pe:
     for (int pe = 0; pe < PE; pe += COUNT) {
 #pragma HLS UNROLL
-      Wide total(0);
+      wide_t total(0);
     packed_simd:
       for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-        const Wide exact(total + product<Wide>(factor<PE, Lanes>(row, first + s, pe), x[first + s]));
+        const wide_t exact(total + product<wide_t>(factor<PE, Lanes>(row, first + s, pe), x[first + s]));
         QFX_MUL_ADD_DSP
         total = exact;
       }
@@ -360,7 +386,7 @@ struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUD
                 known = part::add(known, Lanes::at(row, (first + s) * PE + pe + k + 1), x[first + s]);
               }
             }
-            below = part::read(Wide(total >> (k * SPLIT)), known);
+            below = part::read(wide_t(total >> (k * SPLIT)), known);
             sum[pe + k] = Acc(Acc(below) - carried);
           }
         }
@@ -368,6 +394,22 @@ struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUD
     }
   }
 };
+
+#ifdef QFX_IN_PLACE
+// The bits of a product.
+template <class M, class W, class X>
+struct product_bits {
+  static const int value = signed_bits<W>::value + signed_bits<X>::value;
+};
+template <class Product, class D0, class D1, class D2, class D3, class W, class X>
+struct product_bits<mul_shift<Product, D0, D1, D2, D3>, W, X> {
+  static const int value = signed_bits<Product>::value;
+};
+template <class T, class M, int W, class X, int COUNT>
+struct working_sum<T, M, sint<W>, X, COUNT> : holding<T, product_bits<M, sint<W>, X>::value + bits_for<COUNT>::value> {};
+template <class T, class M, int W, class X, int COUNT>
+struct working_sum<T, M, uint<W>, X, COUNT> : holding<T, product_bits<M, uint<W>, X>::value + bits_for<COUNT>::value> {};
+#endif
 
 }  // namespace qfx
 

@@ -174,22 +174,23 @@ struct unpacked {
 
 // Raw number `index` of a row: what `at` reads.
 template <class Packed, class Element, int ELEMENTS>
-inline typename Packed::type unpacked_lane(const Element (&row)[ELEMENTS], const int index) {
+inline typename working<typename Packed::type>::type unpacked_lane(const Element (&row)[ELEMENTS], const int index) {
 #ifdef QFX_NATIVE
   const uint64_t element = static_cast<uint64_t>(row[index / Packed::PER_ELEMENT]);
   const uint64_t top = element << (64 - (index % Packed::PER_ELEMENT + 1) * Packed::WIDTH);
   if (Packed::SIGNED) return typename Packed::type(static_cast<int64_t>(top) >> (64 - Packed::WIDTH));
   return typename Packed::type(top >> (64 - Packed::WIDTH));
 #else
-  return Packed::at(row, index);
+  return typename working<typename Packed::type>::type(Packed::at(row, index));
 #endif
 }
 
 // The rows of `weights`, and behind them those of `rest` where there are TWO memories.
 template <class Owner, int LANES, class Packed, bool TWO, class Element, int ROWS, int REST, int ELEMENTS>
-inline const typename Packed::type (&unpack(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS]))[ROWS + (TWO ? REST : 0)][LANES] {
+inline const typename working<typename Packed::type>::type (&unpack(const Element (&weights)[ROWS][ELEMENTS],
+                                                                    const Element (&rest)[REST][ELEMENTS]))[ROWS + (TWO ? REST : 0)][LANES] {
   static const int ALL = ROWS + (TWO ? REST : 0);
-  static thread_local unpacked<Element, ALL, ELEMENTS, LANES, typename Packed::type> table;
+  static thread_local unpacked<Element, ALL, ELEMENTS, LANES, typename working<typename Packed::type>::type> table;
   const bool same = table.of == static_cast<const void*>(&weights) && memcmp(&table.from[0], &weights, sizeof weights) == 0;
   if (same && (!TWO || memcmp(&table.from[ALL - REST], &rest, sizeof rest) == 0)) return table.rows;
   table.of = static_cast<const void*>(&weights);
@@ -205,7 +206,7 @@ unpack_row:
 }
 
 template <class Owner, int LANES, class Packed, class Element, int ROWS, int ELEMENTS>
-inline const typename Packed::type (&unpack(const Element (&weights)[ROWS][ELEMENTS]))[ROWS][LANES] {
+inline const typename working<typename Packed::type>::type (&unpack(const Element (&weights)[ROWS][ELEMENTS]))[ROWS][LANES] {
   return unpack<Owner, LANES, Packed, false>(weights, weights);
 }
 #endif

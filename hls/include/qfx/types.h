@@ -17,9 +17,10 @@
 #include <ap_int.h>
 #include <hls_stream.h>
 
-// Simulations that would rather spend memory than time define QFX_UNPACKED (see rom.h). Those with the vendor's simulation headers then also multiply and
-// add in place: an ap_int is a number V, which the vendor's operators between ap_ints copy, widen and then compute with, at several times the cost of the
-// computation. QFX_IN_PLACE code applies the same operators to V itself: a product has its exact type still, and a sum is brought into its own.
+// Simulations that would rather spend memory than time define QFX_UNPACKED (see rom.h). Those with the vendor's simulation headers then also compute in
+// integers of the processor's inside of a matrix-vector unit (`working`), and elsewhere in place: an ap_int is a number V, which the vendor's operators
+// between ap_ints copy, widen and then compute with, at several times the cost of the computation. QFX_IN_PLACE code applies the same operators to V itself:
+// a product has its exact type still, and a sum is brought into its own.
 #if defined(QFX_UNPACKED) && !defined(QFX_NATIVE) && !defined(__SYNTHESIS__)
 #define QFX_IN_PLACE
 #endif
@@ -64,6 +65,58 @@ template <int W>
 using sint = ap_int<W>;
 template <int W>
 using uint = ap_uint<W>;
+
+// What a process computes with between its streams: the type itself. In simulation, where QFX_IN_PLACE says so, the least signed integer of the processor's
+// that holds as many bits, and MORE: the same operators give the same numbers as long as none leaves it. Where there is no such integer, it is the type.
+template <class T, int MORE = 0>
+struct working {
+  typedef T type;
+};
+
+// Whether T is an integer of the processor's that stands for one of the library.
+template <class T>
+struct is_working {
+  static const bool value = false;
+};
+
+#ifdef QFX_IN_PLACE
+template <class T, int BITS, int SIZE = (BITS > 32) + (BITS > 64)>
+struct holding {
+  typedef T type;
+};
+template <class T, int BITS>
+struct holding<T, BITS, 0> {
+  typedef int32_t type;
+};
+template <class T, int BITS>
+struct holding<T, BITS, 1> {
+  typedef int64_t type;
+};
+template <int W, int MORE>
+struct working<sint<W>, MORE> : holding<sint<W>, W + MORE> {};
+template <int W, int MORE>
+struct working<uint<W>, MORE> : holding<uint<W>, W + 1 + MORE> {};
+template <>
+struct is_working<int32_t> {
+  static const bool value = true;
+};
+template <>
+struct is_working<int64_t> {
+  static const bool value = true;
+};
+
+// The bits of a type as a signed number.
+template <class T>
+struct signed_bits;
+template <int W>
+struct signed_bits<sint<W> > {
+  static const int value = W;
+};
+template <int W>
+struct signed_bits<uint<W> > {
+  static const int value = W + 1;
+};
+#endif
 
 // The bits that hold 0 .. N, at least one.
 template <int N>
@@ -152,12 +205,34 @@ inline R shl(const X& x, const int n) {
 #endif
 }
 
+#ifdef QFX_IN_PLACE
+// The vendor's simulation headers take half the time for a product in place; integers of the processor's have it themselves.
+template <class R, bool WORKING = is_working<R>::value>
+struct times {
+  template <class A, class B>
+  static inline R of(const A& a, const B& b) {
+    R result(a);
+    result *= b;
+    return result;
+  }
+};
+template <class R>
+struct times<R, true> {
+  template <class A, class B>
+  static inline R of(const A& a, const B& b) {
+    return R(a) * R(b);
+  }
+};
+#endif
+
 // The exact product in R (modulo 2**width of R).
 template <class R, class A, class B>
 inline R product(const A& a, const B& b) {
 #pragma HLS INLINE
 #ifdef QFX_NATIVE
   return R(R(a) * R(b));
+#elif defined(QFX_IN_PLACE)
+  return times<R>::of(a, b);
 #elif defined(__SYNTHESIS__)
   return R(a * b);
 #else

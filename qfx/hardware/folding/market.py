@@ -69,6 +69,7 @@ class Market:
         self._beaten = [_beaten(layer) for layer in self.layers]
         self._kept_at: dict[int, list[IntArray] | None] = {}
         self._paces: dict[int, Pace] = {}
+        self._given_up: set[int] = set()  # paces for which the program neither found a choice nor that there is none: it is not asked again
         self._reached: tuple[int, int] | None = None  # places among the paces of what was found and of the bound, when it was last looked for
         self.readers: list[list[tuple[int, int, int]]] = [[] for _ in layers]
         for reader, sources in enumerate(self.sources):
@@ -202,7 +203,10 @@ class Market:
             tried(count, max(total, count + 1))
             count += 1
             middle = (low + high) // 2
-            picked, decided = self.fitting(paces[middle], overhead)
+            given_up = paces[middle] in self._given_up
+            picked, decided = (None, False) if given_up else self.fitting(paces[middle], overhead)
+            if picked is None and not decided:
+                self._given_up.add(paces[middle])
             if picked is not None:
                 found, high = picked, middle
             else:
