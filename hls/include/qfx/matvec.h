@@ -149,7 +149,7 @@ void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<ve
                  const Element (&weights)[ROWS][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const typename S::inputs::template number<typename S::packed::type>::type(&rows)[ROWS][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed>(weights);
+  const typename working<typename S::packed::type>::type(&rows)[ROWS][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed>(weights);
   matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
   matvec_rows<S, Epilogue, typename S::packed, false>(in, beside, out, weights, weights, kept);
@@ -170,7 +170,7 @@ void matvec_with(hls::stream<vec<T, S::IN> >& in, Beside& beside, hls::stream<ve
                  const Element (&weights)[FIRST][ELEMENTS], const Element (&rest)[REST][ELEMENTS], T (&kept)[S::INPUT_FOLD][S::IN]) {
 #pragma HLS INLINE
 #ifdef QFX_UNPACKED
-  const typename S::inputs::template number<typename S::packed::type>::type(&rows)[FIRST + REST][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed, true>(weights, rest);
+  const typename working<typename S::packed::type>::type(&rows)[FIRST + REST][S::LANES] = unpack<Epilogue, S::LANES, typename S::packed, true>(weights, rest);
   matvec_rows<S, Epilogue, unpacked_lanes, false>(in, beside, out, rows, rows, kept);
 #else
   matvec_rows<S, Epilogue, typename S::packed, true>(in, beside, out, weights, rest, kept);
