@@ -200,8 +200,8 @@ def _integers(
 
             from qfx.exchange.onnx_files import integers_of_qonnx
 
-            example = None if data is None else torch.from_numpy(inputs(data, samples))
-            graph = integers_of_qonnx(model, example, output=end, nearest=nearest)
+            given = None if data is None else torch.from_numpy(inputs(data, samples))
+            graph = integers_of_qonnx(model, given, output=end, nearest=nearest)
         else:
             from qfx.integers.onnx import read_onnx_integers
 
