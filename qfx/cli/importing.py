@@ -63,6 +63,11 @@ def import_(
             raise click.UsageError("--input-type, --end and --rounding are for other files")
         _integers(model, output, nearest=nearest, rounding=None, force=force, as_json=as_json, data=data, samples=samples)
         return
+    if integers and kind_of_file is None and _is_qonnx(model):
+        if input_type is not None or rounding is not None:
+            raise click.UsageError("--input-type and --rounding are for other files")
+        _integers(model, output, nearest=nearest, rounding=None, force=force, as_json=as_json, data=data, samples=samples, end=end)
+        return
     if integers or kind_of_file is formats.TFLITE:
         if data is not None or input_type is not None or end is not None:
             raise click.UsageError("--data, --input-type and --end are for QONNX and QDQ files of fixed point: integers need none of them")
@@ -136,6 +141,20 @@ def _back(model: Path, output: Path, *, force: bool, as_json: bool) -> bool:
     return True
 
 
+def _is_qonnx(model: Path) -> bool:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
+
+    from qfx import formats
+
+    found = onnx.ModelProto()
+    try:
+        found.ParseFromString(model.read_bytes())
+    except (OSError, DecodeError):  # its reader says what is wrong
+        return False
+    return formats.kind_of_onnx(found) is formats.QONNX
+
+
 def _shorter(error: UnsupportedError, model: Path) -> UnsupportedError:
     """Of a file with float scales all over, that, and not each of them."""
     scales = [blocker for blocker in error.blockers if "no power of two" in blocker.what]
@@ -156,6 +175,7 @@ def _integers(
     as_json: bool,
     data: Path | None = None,
     samples: int | None = None,
+    end: str | None = None,
 ) -> None:
     """A file of integers, whatever its scales."""
     from qfx import formats
@@ -175,6 +195,13 @@ def _integers(
 
             example = random_example(model) if data is None else torch.from_numpy(inputs(data, samples))
             graph = integers_of(model, example, nearest=nearest)
+        elif _is_qonnx(model):
+            import torch
+
+            from qfx.exchange.onnx_files import integers_of_qonnx
+
+            given = None if data is None else torch.from_numpy(inputs(data, samples))
+            graph = integers_of_qonnx(model, given, output=end, nearest=nearest)
         else:
             from qfx.integers.onnx import read_onnx_integers
 

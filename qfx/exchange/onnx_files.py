@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,24 @@ import numpy.typing as npt
 import onnx
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
-from torch import Tensor
+from torch import Tensor, nn
 
 from qfx import formats
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
 from qfx.capture.from_onnx import _check_shape, _feeds, argument
+from qfx.capture.inputs import Inputs
+from qfx.capture.tail import without_tail
+from qfx.capture.trace import trace
 from qfx.errors import DataError, ModelFileError, UnsupportedError
+from qfx.exchange.affine import Affine
 from qfx.exchange.build import Explicit, fixed
 from qfx.exchange.conversion import Conversion, compared, in_float, keep, require_same
+from qfx.exchange.integers.door import graph_of
 from qfx.exchange.onnx_reader import QONNX_DOMAINS, QuantReader, Tables
 from qfx.export.opset import DOMAIN
 from qfx.fixed.type import FixedType
+from qfx.ir.graph import Graph
 from qfx.nn.layers import QInput
 from qfx.nn.model import QuantizedModel
 
@@ -55,7 +62,56 @@ def from_onnx(
     Raises ModelFileError for a file that is no quantized ONNX model, or of versions that are not known; UnsupportedError, with node and remedy, for
     what ``ap_fixed`` cannot say; DataError for an example of another shape.
     """
-    path = Path(path)
+    found = _assembled(Path(path), example_input, output, input_type, nearest=not strict)
+    module, tables, arguments = found.module, found.tables, found.arguments
+    explicit = Explicit(module, tables.grids(), {}, tables.numbers)
+    result, notes = fixed(explicit, found.given, strict=strict, input_type=input_type)
+    casts, computed = in_float(module, tables.numbers, arguments)
+    theirs = _runtime(found.model, found.feeds, found.batch) or computed
+    count = len(next(iter(theirs.values())))
+    same = compared(result, tuple(data[:count] for data in arguments.values()), casts, tables.numbers, list(theirs.values()))
+    if strict:
+        require_same(same, str(path))
+    keep(result, Conversion(same.rows, notes))
+    for layer in result.modules():
+        if isinstance(layer, QInput):
+            layer.left_out = found.left_out
+    return result.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """A file as a module of torch's layers and fake-quantizations, for any batch. ``batch``: the file's own; ``left_out``: results that are no
+    function of the inputs."""
+
+    model: onnx.ModelProto
+    module: nn.Module
+    tables: Tables
+    feeds: Mapping[str, Tensor]
+    batch: int | None
+    left_out: tuple[str, ...]
+
+    @property
+    def arguments(self) -> dict[str, Tensor]:
+        return {argument(name): data for name, data in self.feeds.items()}
+
+    @property
+    def given(self) -> Any:
+        """As ``capture`` takes inputs."""
+        arguments = self.arguments
+        return arguments if len(arguments) > 1 else next(iter(arguments.values()))
+
+
+def integers_of_qonnx(path: str | os.PathLike[str], example_input: Any = None, *, output: str | None = None, nearest: bool = False) -> Graph:
+    """The QONNX file at ``path``, of any scales and zero points, as a graph of its stored integers: as ``qfx.integers_of`` has them of modules.
+    ``example_input`` and ``output``: as for ``from_onnx``. Raises what both raise."""
+    found = _assembled(Path(path), example_input, output, None, nearest=False, affine=True)
+    traced = without_tail(trace(found.module, Inputs.of(found.module, found.given)))
+    constants = {name: (found.tables.numbers[name], made) for name, made in found.tables.constants.items() if isinstance(made, Affine)}
+    return graph_of(traced, constants, Path(path).stem, nearest=nearest)
+
+
+def _assembled(path: Path, example_input: Any, output: str | None, input_type: FixedType | None, *, nearest: bool, affine: bool = False) -> Assembled:
     model = _read(path)
     if output is not None:
         _end_at(model, output, path)
@@ -69,30 +125,18 @@ def from_onnx(
     feeds = _feeds(inputs, example, path)
     batch = next((size for size in (_check_shape(value, feeds[value.name], path) for value in inputs) if size is not None), None)
     tables = Tables()
-    first = QuantReader(model, {name: data[: batch or 2] for name, data in feeds.items()}, path.stem, tables, nearest=not strict)
+    first = QuantReader(model, {name: data[: batch or 2] for name, data in feeds.items()}, path.stem, tables, nearest=nearest, affine=affine)
 
     def literal(count: int) -> QuantReader:
-        return QuantReader(model, {name: rows(data, count) for name, data in feeds.items()}, path.stem, tables, nearest=not strict, literal=True)
+        return QuantReader(
+            model, {name: rows(data, count) for name, data in feeds.items()}, path.stem, tables, nearest=nearest, literal=True, affine=affine
+        )
 
     try:
         module = for_any_batch(first, literal, batch, path.stem)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OverflowError) as error:  # of a file that contradicts itself
         raise ModelFileError(f"contradicts itself: {type(error).__name__}: {error}", where=str(path), remedy="export it again") from error
-    explicit = Explicit(module, tables.constants, {}, tables.numbers)
-    arguments = {argument(name): data for name, data in feeds.items()}
-    given: Any = arguments if len(arguments) > 1 else next(iter(arguments.values()))
-    result, notes = fixed(explicit, given, strict=strict, input_type=input_type)
-    casts, computed = in_float(module, tables.numbers, arguments)
-    theirs = _runtime(model, feeds, batch) or computed
-    count = len(next(iter(theirs.values())))
-    found = compared(result, tuple(data[:count] for data in arguments.values()), casts, tables.numbers, list(theirs.values()))
-    if strict:
-        require_same(found, str(path))
-    keep(result, Conversion(found.rows, notes))
-    for layer in result.modules():
-        if isinstance(layer, QInput):
-            layer.left_out = left_out
-    return result.eval()
+    return Assembled(model, module, tables, feeds, batch, left_out)
 
 
 def _read(path: Path) -> onnx.ModelProto:

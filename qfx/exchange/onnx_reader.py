@@ -18,6 +18,7 @@ from qfx.capture.assemble import Value
 from qfx.capture.from_onnx import _Reader
 from qfx.capture.onnx.node import Array, Node
 from qfx.errors import UnsupportedError
+from qfx.exchange.affine import Affine, AffineCast, Float
 from qfx.exchange.grid import Grid, bipolar, grid, narrowest
 from qfx.nn.layers.given import FakeQuant, SignOf
 
@@ -32,8 +33,11 @@ _MOVES = ("Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 class Tables:
     """What is known of the constants of the module that is read, by the names of their quantizers: their types, and what the file makes of them."""
 
-    constants: dict[str, Grid] = field(default_factory=dict)
+    constants: dict[str, Grid | Affine] = field(default_factory=dict)
     numbers: dict[str, Tensor] = field(default_factory=dict)
+
+    def grids(self) -> dict[str, Grid]:
+        return {name: made for name, made in self.constants.items() if isinstance(made, Grid)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,7 @@ class _Constant:
 
     source: Array
     numbers: Array
-    grid: Grid
+    grid: Grid | Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +62,22 @@ class _Stored:
 
 
 class QuantReader(_Reader):
-    """Reads a quantized graph. ``tables``: where what is known of constants is written."""
+    """Reads a quantized graph. ``tables``: where what is known of constants is written. ``affine``: quantizers keep their scales and zero points,
+    whatever they are (``AffineCast``, ``Affine`` in the tables), for those who want their integers."""
 
     def __init__(
-        self, model: onnx.ModelProto, feeds: Mapping[str, Tensor], name: str, tables: Tables, *, nearest: bool, literal: bool = False
+        self,
+        model: onnx.ModelProto,
+        feeds: Mapping[str, Tensor],
+        name: str,
+        tables: Tables,
+        *,
+        nearest: bool,
+        literal: bool = False,
+        affine: bool = False,
     ) -> None:
         super().__init__(model, feeds, name, literal=literal)
-        self.tables, self.nearest = tables, nearest
+        self.tables, self.nearest, self.affine = tables, nearest, affine
         self.cast: dict[str, _Constant] = {}
         self.stored: dict[str, _Stored] = {}
         self.limited: dict[str, tuple[Value, float, float]] = {}  # what a Clip of floats gives: what it reads, and its bounds
@@ -140,11 +153,12 @@ class QuantReader(_Reader):
 
     # Casts
 
-    def _becomes(self, proto: onnx.NodeProto, value: Any, made: Grid, numbers: Callable[[], Array], cast: FakeQuant | None = None) -> None:
+    def _becomes(self, proto: onnx.NodeProto, value: Any, made: Grid | Affine, numbers: Callable[[], Array], cast: FakeQuant | None = None) -> None:
         """Let the node be a cast to the grid: of a constant ``numbers``, of anything else a layer. ``value``: what it casts."""
         if isinstance(value, Value):
             name = self._view(proto, "").name
-            result = self.assembly.layer(name, cast or FakeQuant(made, f"{name}.output"), value)
+            kind = AffineCast if isinstance(made, Affine) else FakeQuant
+            result = self.assembly.layer(name, cast or kind(made, f"{name}.output"), value)  # type: ignore[arg-type]
             self.values[proto.output[0]] = result
             return
         found = numbers()
@@ -155,6 +169,9 @@ class QuantReader(_Reader):
         node = self._view(proto, where)
         scale, zero_point, width = (self._number(node, place) for place in (1, 2, 3))
         signed = bool(node.integer("signed", 1))
+        if self.affine:
+            self._affine(proto, node, scale, zero_point, width, where)
+            return
         if signed and np.unique(width).tolist() == [1.0] and not np.any(zero_point):  # as qonnx computes it
             made = bipolar(scale, where=where, nearest=self.nearest, rank=_rank(node.arguments[0]))
         else:
@@ -164,9 +181,43 @@ class QuantReader(_Reader):
         value = node.arguments[0]
         self._becomes(proto, value, made, lambda: _applied(made, value))
 
+    def _affine(self, proto: onnx.NodeProto, node: Node, scale: Array, zero_point: Array, width: Array, where: str) -> None:
+        """As qonnx computes it: division, the zero point, limits, and rounding, ties to the even integer."""
+        signed, narrow = bool(node.integer("signed", 1)), bool(node.integer("narrow", 0))
+        value = node.arguments[0]
+        if node.text("rounding_mode", "ROUND") not in ("ROUND", "HALF_EVEN"):
+            raise node.refuse(f"rounding by {node.text('rounding_mode', 'ROUND')}", "round to the nearest integer, ties to the even one")
+        if np.size(width) != 1 or np.unique(zero_point).size != 1 or not float(np.ravel(width)[0]).is_integer():
+            raise node.refuse("several word lengths or zero points", "give one of each for the tensor")
+        bits = int(np.ravel(width)[0])
+        low, high = (-(2 ** (bits - 1)) + narrow, 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1 - narrow)
+        if signed and bits == 1:
+            if isinstance(value, Value):
+                raise node.refuse("the sign of what is computed", "its integers are no quantizer's: read the file with scales that are powers of two")
+            low, high = -1, 1
+        scales = np.asarray(scale, dtype=np.float32)
+        long = [axis for axis, size in enumerate(scales.shape) if size > 1]
+        if len(long) > 1:
+            raise node.refuse(f"scales of shape {scales.shape}", "give one for the tensor, or one for each channel")
+        axis = long[0] + (_rank(value) or scales.ndim) - scales.ndim if long else None
+        zero = int(np.ravel(zero_point)[0])
+        told = tuple(float(one) for one in scales.ravel())
+        made = Affine(told, (zero,) * len(told), low, high, axis, Float.DIVIDED).checked(where)
+
+        def numbers() -> Array:
+            if bits == 1 and signed:
+                return np.where(np.asarray(value) >= 0, scales, -scales).astype(np.float32)
+            with torch.no_grad():
+                result: Tensor = AffineCast(made, "")(torch.from_numpy(np.array(value, dtype=np.float32)))
+            return result.numpy()
+
+        self._becomes(proto, value, made, numbers)
+
     def bipolar(self, proto: onnx.NodeProto, where: str) -> None:
         node = self._view(proto, where)
         value = node.arguments[0]
+        if self.affine:
+            raise node.refuse("a sign", "its integers are no quantizer's: read the file with scales that are powers of two")
         made = bipolar(self._number(node, 1), where=where, nearest=self.nearest, rank=_rank(value))
         self._becomes(proto, value, made, lambda: _applied(made, value))
 
@@ -306,7 +357,7 @@ class QuantReader(_Reader):
         for role, place in (("weight", 1), ("bias", 2)):
             found = self.cast.get(proto.input[place]) if place < len(proto.input) else None
             if found is not None:
-                if found.grid.bipolar:
+                if isinstance(found.grid, Grid) and found.grid.bipolar:
                     layer = self.assembly.root.get_submodule(path)
                     made = replace(found.grid, axis=1 - found.grid.axis) if turned and found.grid.axis is not None else found.grid
                     parametrize.register_parametrization(layer, role, SignOf(made, getattr(layer, role)))

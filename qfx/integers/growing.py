@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -171,6 +171,8 @@ class Growing:
         grids = [one.shift + fraction for one, fraction in zip(found, bits, strict=True)]
         more = [max(grids) - grid for grid in grids]
         width = self.infos[sums].interval.hull.width
+        if len(found) == 1 and width + found[0].multiplier.bit_length() >= FLOAT64_BITS and grids[0] >= width // 2:
+            return self._in_halves(name, sums, found[0], grids[0])
         if all(width + one.multiplier.bit_length() + up < FLOAT64_BITS for one, up in zip(found, more, strict=True)):
             found, grids = [one.at(one.shift + up) for one, up in zip(found, more, strict=True)], [max(grids)] * len(grids)
         multipliers, offsets = (np.array([getattr(one, field) for one in found]) for field in ("multiplier", "offset"))
@@ -178,6 +180,20 @@ class Growing:
         if len(found) == 1:
             multipliers, offsets = multipliers[0], offsets[0]
         return self.emit(name, ops.Affine(Const(multipliers, frac_bits), Const(offsets, frac_bits) if offsets.any() else None), sums)
+
+    def _in_halves(self, name: str, sums: str, found: Line, grid: int) -> str:
+        """A line of a long multiplier and long sums: the low places of a sum times it are floored before those of the rest come to them, which no
+        floor behind it sees, so that no number is longer than double holds."""
+        hull = self.infos[sums].interval.hull
+        low = hull.width // 2
+        factor = Const(np.array(found.multiplier), grid)
+        upper = self.emit(f"{name}.upper", ops.Cast(ArrayType.of(FixedType(hull.width + 1 - low, hull.width + 1, True, QMode.TRN, OMode.WRAP))), sums)
+        lower = self.emit(f"{name}.lower", ops.Cast(ArrayType.of(FixedType(low, low, False, QMode.TRN, OMode.WRAP))), sums)
+        high = self.emit(f"{name}.high", ops.Affine(factor, None), upper)
+        product = self.emit(f"{name}.low", ops.Affine(factor, Const(np.array(found.offset), grid) if found.offset else None), lower)
+        floor = _floor(self.infos[product].interval.hull, grid - low).with_zero().type()
+        floored = self.emit(f"{name}.floored", ops.Cast(ArrayType.of(replace(floor, q=QMode.TRN, o=OMode.WRAP))), product)
+        return self.emit(name, ops.Add(), high, floored)
 
     def _floored(self, name: str, source: str, bits: Sequence[int]) -> None:
         """``source`` with so many fractional bits, for each channel where they differ, in words that hold all."""

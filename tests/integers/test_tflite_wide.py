@@ -123,11 +123,11 @@ def test_prelu(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize(("corners", "half"), [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("to", [(10, 12), (7, 9), (3, 4), (5, 6), (1, 1)])
 def test_resize_bilinear(tmp_path: Path, corners: bool, half: bool, to: tuple[int, int]) -> None:
-    for kind in ("INT8", "INT16"):
+    for kind, zero in (("INT8", 9), ("INT16", 0)):
         rng, file = np.random.default_rng(0), Writing()
-        x = file.tensor("x", (1, 5, 6, 3), 0.1, dtype=kind)
+        x = file.tensor("x", (1, 5, 6, 3), 0.1, zero, dtype=kind)
         size = file.tensor("size", (2,), data=np.array(to, np.int32), dtype="INT32")
-        y = file.tensor("y", (1, *to, 3), 0.1, dtype=kind)
+        y = file.tensor("y", (1, *to, 3), 0.1, zero, dtype=kind)
         file.op("RESIZE_BILINEAR", [x, size], [y], "ResizeBilinearOptions", 4, alignCorners=corners, halfPixelCenters=half)
         content = file.content([x], [y])
         ends = np.iinfo(np.dtype(kind.lower()))

@@ -58,6 +58,11 @@ def integers_of(model: Model, example_input: Tensor, *, nearest: bool = False) -
     return _graph(without_tail(trace(module, example)), _whole({key: (one.numbers, one.affine) for key, one in constants.items()}), name, nearest)
 
 
+def graph_of(traced: Traced, constants: Constants, name: str, *, nearest: bool) -> Graph:
+    """The graph of a network with ``AffineCast`` where its source quantizes, as ``integers_of`` describes it."""
+    return _graph(traced, _whole(constants), name, nearest)
+
+
 def _whole(constants: Constants) -> dict[str, tuple[Ints, tuple[float, ...]]]:
     """Integers less zero points, outputs first, and scales."""
     found = {}

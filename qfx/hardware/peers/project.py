@@ -123,7 +123,7 @@ def _model(made: Made, folder: Path, part: str, clock_ns: float, name: str) -> A
     with _quiet():
         try:
             hls4ml = import_module("hls4ml")
-            graphs = import_module("hls4ml.model.graph")
+            graphs, types = import_module("hls4ml.model.graph"), import_module("hls4ml.backends.fpga.fpga_types")
         except ImportError as error:
             raise ProjectError(f"hls4ml is not installed ({error})", where="--backend hls4ml", remedy="pip install hls4ml") from error
         config = hls4ml.utils.config.create_config(
@@ -135,18 +135,23 @@ def _model(made: Made, folder: Path, part: str, clock_ns: float, name: str) -> A
             io_type="io_parallel",
             write_weights_txt=False,
         )
-        types = {made.names[node]: {role: str(type_) for role, type_ in layer.types.items()} for node, layer in made.layers.items()}
+        given = {made.names[node]: {role: str(type_) for role, type_ in layer.types.items()} for node, layer in made.layers.items()}
         sizes = {made.names[node]: layer.table_size for node, layer in made.layers.items()}
         config["HLSConfig"] = {
             "Model": {"Precision": {"default": _UNSET}, "ReuseFactor": 1, "Strategy": "Latency"},
             "LayerName": {
-                layer: {"Precision": {**given, "default": _UNSET}, "ReuseFactor": 1, **({"TableSize": sizes[layer]} if sizes[layer] else {})}
-                for layer, given in types.items()
+                layer: {"Precision": {**precisions, "default": _UNSET}, "ReuseFactor": 1, **({"TableSize": sizes[layer]} if sizes[layer] else {})}
+                for layer, precisions in given.items()
             },
         }
         layers = [dict(layer.settings) for layer in made.layers.values()]
         first, last = layers[0]["name"], layers[-1]["name"]
-        return graphs.ModelGraph.from_layer_list(config, layers, [first], [last])
+        model = graphs.ModelGraph.from_layer_list(config, layers, [first], [last])
+        for name, layer in ((made.names[node], layer) for node, layer in made.layers.items() if layer.table_size is not None):
+            # hls4ml takes the type of a table from no configuration, and has made C++ types of all by now
+            precision = model.config.backend.convert_precision_string(str(layer.types["table"]))
+            model.graph[name].get_attr("table_t").precision = types.APTypeConverter().convert(precision)
+        return model
 
 
 def _check_types(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from qfx import operators as ops
@@ -153,7 +155,7 @@ def resize_bilinear(network: Network, op: Op) -> None:
             shaped = weight.reshape(()) if wanted == 1 else weight.reshape((1, -1, 1) if axis == 1 else (1, 1, -1))
             parts.append(network.emit(f"{name}.{side}.{end}.weighted", ops.Affine(Const(shaped, 10), None), part))
         node = network.emit(f"{name}.{side}", ops.Add(), *parts)
-    network.hold(y, network.rounded(network.result(y, op), node, QMode.RND_INF))
+    network.hold(y, network.rounded(replace(network.result(y, op), zero=0), node, QMode.RND_INF))  # stored integers, zero point and all
 
 
 def _same(network: Network, op: Op, x: int, y: int | None = None) -> None:
