@@ -53,7 +53,8 @@ class Accelerator:
     ``SimulatedBoard`` does. ``timeout_s`` bounds each transfer, in seconds; of a layer engine each frame. If its constants are loaded while it runs,
     it gets those in ``weights`` (default: the ``weights.bin`` beside this package's modules). What it reads from memory is put there first, from the
     files in the folder ``memory`` (default: the one beside this package's modules, or the project's tb/memory). Raises DeviceError if it cannot be
-    opened or started, DataError for files of weights that are missing, of another length or of another model, and as ``load_weights``."""
+    opened or started, DataError for files of weights that are missing, of another length or of another model, and as ``load_weights``.
+    """
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ class Buffer(Protocol):
     """Memory that both sides see: a numpy array of bytes with these methods beside its own.
 
     What the processor wrote reaches the DMA with ``flush`` at the latest; what the DMA wrote is seen by the processor after ``invalidate``. A slice
-    is a buffer of its own, over the same bytes. ``device_address``: of its first byte, as the hardware sees it."""
+    is a buffer of its own, over the same bytes. ``device_address``: of its first byte, as the hardware sees it.
+    """
 
     @property
     def device_address(self) -> int: ...

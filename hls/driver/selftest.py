@@ -54,7 +54,8 @@ def selftest(accelerator: Accelerator, golden: Golden) -> tuple[str, ...]:
     """What differs, a line each; empty if nothing does.
 
     The input casts, then the hardware on the golden raws with all frames in one transfer, frame by frame, and in transfers of two. A layer engine
-    takes frames one by one in any case."""
+    takes frames one by one in any case.
+    """
     inputs, outputs = accelerator.description.inputs, accelerator.description.outputs
     complaints: tuple[str, ...] = ()
     quantized = accelerator.quantize(given(golden.x))

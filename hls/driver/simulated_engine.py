@@ -1,7 +1,8 @@
 """A software model of a layer engine on the board: its registers, and the C simulation over what lies in memory at the addresses in them.
 
 It is strict where hardware is silent: an address must be of memory that was allocated, as long as the engine may reach, and a multiple of what it
-moves at a time; values, what lies beside and results must be one region."""
+moves at a time; values, what lies beside and results must be one region.
+"""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def _refuse_folding(asked: Asked) -> None:
     from qfx.errors import ProjectError
 
     given = {
-        "--fps": asked.fps is not None,
+        "--fps": asked.fps is not None and asked.style == "unrolled",
         "--fit": asked.fit,
         "--folding": asked.folding is not None,
         "--shift-and-add": asked.shift_and_add,
@@ -288,8 +288,16 @@ def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> _Maki
 
 def _sequential(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
     from qfx.hardware.project.project import prepare
+    from qfx.hardware.sequential.delay import check_pace
     from qfx.hardware.sequential.plan import plan as engine
     from qfx.ir.from_onnx import load_graph
 
     graph = prepare(load_graph(model))
-    return _Making(graph, lambda clock_ns: engine(graph, on, clock_ns=clock_ns, batch=asked.batch, progress=progress), False)
+
+    def made(clock_ns: float) -> Sequential:
+        found = engine(graph, on, clock_ns=clock_ns, batch=asked.batch, progress=progress)
+        if asked.fps is not None:
+            check_pace(found, asked.fps, graph.name)
+        return found
+
+    return _Making(graph, made, asked.fps is None)

@@ -162,7 +162,7 @@ def _check_bandwidth(graph: Graph, board: Board, bits: int, *, clock_ns: float, 
     least = ceil(bits / 8 / board.memory_bytes_per_cycle(clock_ns))
     if cycles is not None and least > cycles:
         most = 1e9 / (least * clock_ns)
-        what = f"{bits / 8e6:.1f} MB of weights a frame take the memory of {board.name} {least} cycles, but {cycles} are asked for"
+        what = f"{bits / 8e6:.3g} MB of weights a frame take the memory of {board.name} {least} cycles, but {cycles} are asked for"
         raise ProjectError(
             what, where=graph.name, remedy=f"ask for at most {most:.4g} frames per second, or keep weights on the chip (--weights auto)"
         )

@@ -289,7 +289,7 @@ class _Search:
     def _too_slow_a_memory(self, made: Plan, wanted: int) -> ProjectError:
         """What to say where memory does not bring the weights in the ``wanted`` cycles."""
         most = 1e9 / (made.memory_cycles * self.clock_ns)
-        what = f"{made.memory_bytes / 1e6:.1f} MB of weights a frame take the memory of {self.board.name} {made.memory_cycles} cycles, but {wanted}"
+        what = f"{made.memory_bytes / 1e6:.3g} MB of weights a frame take the memory of {self.board.name} {made.memory_cycles} cycles, but {wanted}"
         remedy = f"ask for at most {most:.4g} frames per second, or keep weights on the chip"
         return ProjectError(f"{what} are asked for", where=self.graph.name, remedy=remedy)
 

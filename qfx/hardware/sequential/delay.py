@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from qfx.errors import ProjectError
 from qfx.hardware.board import MEMORY_SUSTAINED
 from qfx.hardware.processes.memory.from_memory import LATENCY_CYCLES
 from qfx.hardware.sequential.engine import Placed
@@ -29,6 +30,21 @@ def worst_cycles(plan: Plan) -> int:
     port = board.memory_port_bits / 8
     steps = sum(_worst(placed, engine.shape, memory, port) for placed in engine.steps)
     return ceil((steps + late_cycles(engine, board)) / engine.layers.batch)
+
+
+def check_pace(plan: Plan, fps: float, name: str) -> None:
+    """Raises ProjectError, saying what rate there is and what is in the way, if the fastest engine that fits is slower than is asked for."""
+    if plan.fps >= fps:
+        return
+    board = plan.estimate.board
+    most = bytes_per_cycle(board, plan.clock_ns) / plan.bytes * 1e9 / plan.clock_ns
+    what = f"the fastest engine that fits the {board.title} makes {plan.fps:.4g} frames per second, and {fps:g} are asked for"
+    if most < fps:
+        what += f": {plan.bytes / 1e6:.3g} MB a frame go to and from memory, which alone allows {most:.4g}"
+    else:
+        (bound, cycles), *_ = plan.binds.most_common(1)
+        what += f": {bound.replace('_', ' ')} takes {100 * cycles / plan.engine.cycles:.0f} % of the cycles"
+    raise ProjectError(what, where=name, remedy=f"ask for at most {plan.fps:.4g}, or use a larger board, shorter words or a greater --batch")
 
 
 def _worst(placed: Placed, shape: Shape, memory: float, port: float) -> int:

@@ -154,8 +154,11 @@ def _reduced(node: Node, x: Value, info: Info, out: Info) -> Main:
 
 
 def chosen(node: Node, x: Value, info: Info, out: Info, window: Window, places: dict[int, int]) -> Main:
-    """Channel ``places[c]`` of the value as channel c: a matrix of zeros and ones."""
+    """Channel ``places[c]`` of the value as channel c: a matrix of zeros and ones, or every channel by itself if they stay where they are."""
     shape = shape3(out.shape, node.name)
+    if places == {channel: channel for channel in range(x.channels)} and shape[0] == x.channels:
+        one = plain(x, info)
+        return Main(Kind.SUM, window, one.weight, shape, one.grid, tuple(bound.with_zero() for bound in one.bounds), one.partial)
     weight = np.zeros((shape[0], x.channels, 1, 1), dtype=np.int64)
     for to, source in places.items():
         weight[to, source] = 1

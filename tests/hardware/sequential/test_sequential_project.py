@@ -15,6 +15,7 @@ from test_sequential_steps import residual
 from qfx.cli import main
 from qfx.errors import ProjectError
 from qfx.export.onnx_file import save
+from qfx.hardware.assets import hls_root
 from qfx.hardware.board import board
 from qfx.hardware.cost.estimate import LIMITS
 from qfx.hardware.project import csim
@@ -103,9 +104,20 @@ def test_the_command(tmp_path: Path) -> None:
     assert "GOPS/W" in told.stdout
     data = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
     assert data["frames_per_second"] == pytest.approx(1e9 / (data["interval_cycles"] * 5), rel=1e-4)
-    refused = CliRunner().invoke(main, [*asked, "--fps", "10", "--weights", "stream"])
+    refused = CliRunner().invoke(main, [*asked, "--fit", "--weights", "stream"])
     assert refused.exit_code != 0
-    assert "--fps, --weights stream" in refused.stderr
+    assert "--fit, --weights stream" in refused.stderr
+    assert CliRunner().invoke(main, [*asked, "--fps", "10"]).stdout == told.stdout
+    for memory, complaint in ((8.5, "of the cycles"), (0.001, "MB a frame go to and from memory, which alone allows")):
+        toml = (hls_root() / "boards" / "ultra96v2.toml").read_text(encoding="utf-8").replace("memory_gb_s = 8.5", f"memory_gb_s = {memory}")
+        (tmp_path / "own.toml").write_text(toml, encoding="utf-8")
+        own = [*asked[:3], str(tmp_path / "own.toml"), *asked[4:]]
+        rate = json.loads(CliRunner().invoke(main, [*own, "--json"]).stdout)["frames_per_second"]
+        assert CliRunner().invoke(main, [*own, "--fps", str(rate * 0.99)]).exit_code == 0
+        slow = CliRunner().invoke(main, [*own, "--fps", str(rate * 2)])
+        assert slow.exit_code != 0
+        assert complaint in slow.stderr
+        assert f"ask for at most {rate:.4g}" in slow.stderr
 
 
 _SMALL = """title = "Small"
