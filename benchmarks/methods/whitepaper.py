@@ -17,6 +17,7 @@ from benchmarks.ptq import accuracy
 from benchmarks.resnet8_front.network import judged_images, network, scaled
 from qfx import Override, Recipe, Spec
 from qfx.ptq import calibrate, fold_batch_norm
+from qfx.spec import ObserverName
 
 JUDGED_AT_ONCE, JUDGED, EXAMPLE = 1_000, 2_000, 256
 """Test images that are judged after training, and where it went on; images that ranges start from."""
@@ -43,15 +44,14 @@ def shifted(weight: torch.Tensor, bits: int) -> dict[str, Any]:
     return {"numbers": f"levels({', '.join(map(str, levels))})", "width": width, "frac_bits": points}
 
 
-def asked(bits: int, activation: int, *, observer: str = "minmax", signed: bool | None = None, **weight: Any) -> Recipe:
-    own = {"observer": observer}
+def asked(bits: int, activation: int, *, observer: ObserverName = "minmax", signed: bool | None = None, **weight: Any) -> Recipe:
     return Recipe(
         input=Spec(8),
-        weight=Spec(bits, **own, **weight),
+        weight=Spec(bits, observer=observer, **weight),
         bias=Spec(16, granularity="channel"),
         scale=Spec(8, granularity="channel"),
         shift=Spec(16, granularity="channel"),
-        activation=Spec(activation, signed=signed, **own),  # type: ignore[arg-type]
+        activation=Spec(activation, signed=signed, observer=observer),
         output=Spec(16),
     )
 

@@ -28,7 +28,8 @@ def inject(qmodel: nn.Module, faults: Faults | None, pattern: str = "*.weight") 
     ``qfx.to_graph`` see what is read. Calls replace each other: for training against faults at unknown places, ``inject(qmodel, faults.at(step))``
     before each step. Returns how many bits are stuck or flip. A word is that of the recipe: ``Spec.width`` bits.
 
-    Raises QfxError for a pattern that matches nothing, or activations; UnsupportedError for words of learned lengths, and for weights that an
+    Raises QfxError for a pattern that matches nothing, or activations, and for known faults of what is not there (the model stays as it is);
+    UnsupportedError for words of learned lengths, and for weights that an
     accumulator bounds, which faults would leave.
     """
     chosen = [(name, cast) for name, cast in quantizers(qmodel) if fnmatch.fnmatchcase(name, pattern)]
@@ -44,16 +45,16 @@ def inject(qmodel: nn.Module, faults: Faults | None, pattern: str = "*.weight") 
         if faults is not None and isinstance(cast, Accumulating) and not cast.narrows:
             remedy = 'use accumulator_mode "wrap" or "saturate", or no accumulator'
             raise UnsupportedError("is kept within an accumulator, which faulty weights would leave", where=name, remedy=remedy)
-    total = 0
-    for name, cast in chosen:
+    missing = set() if faults is None else set(faults.known) - {name for name, _ in quantizers(qmodel)}
+    if missing:
+        remedy = f"name a constant: {', '.join(name for name, _ in chosen[:6])}"
+        raise QfxError(f"known faults of {min(missing)!r}, and nothing is called so", where="faults", remedy=remedy)
+    reads = [None if faults is None else Read(faults, name) for name, _ in chosen]
+    drawn = [read.drawn_for(cast, _count(qmodel, name)).faults for read, (name, cast) in zip(reads, chosen, strict=True) if read is not None]
+    for read, (_, cast) in zip(reads, chosen, strict=True):
         others = tuple(each for each in cast.behind if not isinstance(each, Read))
-        if faults is None:
-            cast.behind = others
-            continue
-        read = Read(faults, name)
-        cast.behind = (read, *others)
-        total += read.drawn_for(cast, _count(qmodel, name)).faults
-    return total
+        cast.behind = others if read is None else (read, *others)
+    return sum(drawn)
 
 
 def words(qmodel: nn.Module) -> dict[str, Word]:

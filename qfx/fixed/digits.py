@@ -167,7 +167,7 @@ def nearest(values: FloatArray, numbers: IntArray) -> IntArray:
     >>> nearest(np.array([3.0, -3.0, 90.0, 100.0]), few_digits(8, True, 1)).tolist()
     [4, -2, 64, 64]
     """
-    middles = (numbers[1:] + numbers[:-1]) / 2  # exact: numbers have 33 bits at most
+    middles = (numbers[1:] + numbers[:-1]) / 2  # exact: numbers have 37 bits at most
     return numbers[np.searchsorted(middles, values, side="right")]
 
 

@@ -111,6 +111,14 @@ def test_refusals() -> None:
         inject(quantized(learn_width=True)[0], Faults(flips=0.1))
     with pytest.raises(UnsupportedError, match="is kept within an accumulator"):
         inject(quantized(accumulator=14)[0], Faults(flips=0.1))
+    before = qfx.to_graph(q)
+    for known, told in (
+        ({"1.weight": (Stuck(0, 0, 1),)}, r"known faults of '1\.weight', and nothing is called so"),
+        ({"0.weight": (Stuck(0, 9, 1),)}, "bit 9 of word 0 is stuck"),
+    ):
+        with pytest.raises(QfxError, match=told):
+            inject(q, Faults(known=known))
+        assert qfx.to_graph(q) == before  # what is refused leaves no trace
     with pytest.raises(DataError, match="3 bits do not hold"):
         faulty(qfx.to_graph(q), Faults(flips=0.1), {"3.weight": Word(3, True, (2,))})
     for wrong in ({"flips": 1.5}, {"stuck_at_0": -1}, {"stuck_at_0": 0.6, "stuck_at_1": 0.6}):

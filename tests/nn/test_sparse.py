@@ -19,6 +19,9 @@ import qfx
 from qfx import Override, Recipe, Spec
 from qfx.errors import ModelFileError, RecipeError, UnsupportedError
 from qfx.hardware.board import board
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Schedule
+from qfx.hardware.processes import MatVec
 from qfx.hardware.unrolled.plan import plan
 from qfx.ir.passes.pipeline import optimize
 from qfx.nn.casts.sparse import Sparse, choose, fits
@@ -128,6 +131,14 @@ def test_unrolled_hardware_has_no_adders_for_zeros() -> None:
     dense, half, quarter = (found.adders for found in plans)
     assert half < 0.65 * dense
     assert quarter < 0.35 * dense
+
+
+def test_streaming_hardware_finds_the_groups_that_training_made() -> None:
+    q, _ = quantized()
+    design = lower(optimize(qfx.to_graph(q)), Schedule())
+    units = {node: unit for unit, node in zip(design.processes, design.nodes, strict=True) if isinstance(unit, MatVec)}
+    assert units["0"].sparsities == ()
+    assert [str(kept) for kept in units["2"].sparsities] == ["2:4"]
 
 
 def test_checkpoints_know_the_mask() -> None:
