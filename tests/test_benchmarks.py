@@ -17,7 +17,7 @@ import qfx
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks import csim, executors, fronts, train_step, unrolled
+from benchmarks import csim, executors, fronts, memory, train_step, unrolled
 from benchmarks.models import Layers, ResNet, mlp
 from benchmarks.resnet8_front import __main__ as resnet8_front
 from benchmarks.resnet8_front import point as resnet8
@@ -228,3 +228,9 @@ def test_points_of_resnet8_are_kept_told_and_compared(tmp_path: Path) -> None:
     assert resnet8_front.compare([uniform, cheap]) == ["at 10.0 % of the board (uniform-4): +1.50"]
     assert resnet8_front.compare([uniform, dear]) == ["at 10.0 % of the board (uniform-4): no learned point is as cheap"]
     assert "| 4 bits | 7,056 | 36 | 10.0 | 85.00 | 0 |" in resnet8_front.table([uniform, cheap])
+
+
+def test_memory_is_what_tensors_take() -> None:
+    base, other = memory.compared(lambda: nn.Linear(512, 512), torch.randn(8, 512), 512)
+    assert 1.0 <= base < 1.5  # MiB: the gradient of the weight, and little besides
+    assert base < other < 4 * base

@@ -52,6 +52,10 @@ class _BuildError(QfxError):
     """Why there is no shared object."""
 
 
+class _LateError(_BuildError):
+    """The compiler took too long: another time it may not."""
+
+
 _SLOW_TRAINING = "training takes up to 13 times as long"
 
 
@@ -81,7 +85,7 @@ def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
     try:
         return _library(_SOURCES / source_name, (), False, flags)
     except _BuildError as error:
-        if refused is not None:
+        if refused is not None and not isinstance(error, _LateError):
             with suppress(OSError):
                 refused.write_text(str(error), encoding="utf-8")
         return None
@@ -272,7 +276,7 @@ def _run(command: tuple[str, ...], folder: Path) -> tuple[int, str]:
         if not isinstance(error, subprocess.TimeoutExpired):
             raise
         late = f"took more than {_COMPILE_SECONDS} seconds"
-        raise _BuildError(late, where=shlex.join(command), remedy="try again while the machine has less to do") from error
+        raise _LateError(late, where=shlex.join(command), remedy="try again while the machine has less to do") from error
     return process.returncode, output
 
 

@@ -73,6 +73,11 @@ def holds(by: Quantizer, constant: Tensor, limit: float) -> bool:
     return native_step.holds(constant, frac_bits if near else by.points(), limit) is True
 
 
+def is_repeatable(by: Quantizer) -> bool:
+    """Whether it casts the same numbers to the same, again and again, as long as its binary points stay, and changes nothing by it."""
+    return by.is_initialized and bool(vars(type(by)).get("has_plain_casts", False)) and not (by.off or by.behind or by.spec.learn_width)
+
+
 def _quick(by: Quantizer, slope: float, upper: float | None) -> Quick:
     spec, mode = by.spec, by.mode
     common = spec.learn and not spec.learn_width and spec.width <= FLOAT32_BITS and not leaves_out(spec, mode.signed)

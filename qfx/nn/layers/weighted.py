@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from qfx.fixed.arith import Bounds, Channels, Interval
 from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
+from qfx.nn.casts import quick
 from qfx.nn.casts.room import make_room
 from qfx.nn.casts.sparse import weight_cast
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import Own, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
 from qfx.nn.layers.products.computing import Computing
+from qfx.nn.layers.products.lean import LARGE, keeping, unchanged
 from qfx.nn.layers.products.weights import Form, Weights
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest
@@ -128,12 +130,12 @@ class Weighted(Computing, abstract=True):
         if accumulator is not None:
             products = accumulator.held(products)
             if accumulator.narrows:
-                value = self._products(x, weight, products)
+                value = self._products(x, weight, products, norm)
                 return *accumulator.accumulate(value, products), bias
         in_float32 = x.value.dtype == weight.value.dtype == torch.float32
         if bias is not None and norm is None and in_float32 and known.fits:
-            return self._operator(x.value, weight.value, bias.value), known.total, None
-        return self._products(x, weight, products), products, bias
+            return self._in_float32(x, weight, bias, norm), known.total, None
+        return self._products(x, weight, products, norm), products, bias
 
     def _bounds(self, x: QTensor, weight: QTensor, bias: QTensor | None) -> _Known:
         terms, of_bias = weight.value.numel() // weight.value.shape[0], None if bias is None else bias.interval
@@ -144,12 +146,28 @@ class Weighted(Computing, abstract=True):
             known = self._known = _Known(x.interval, weight.interval, of_bias, terms, products, total, total.fits_float32())
         return known
 
-    def _products(self, x: QTensor, weight: QTensor, products: Bounds) -> Tensor:
+    def _products(self, x: QTensor, weight: QTensor, products: Bounds, norm: FoldedNorm | None) -> Tensor:
         """The sums of products, exact: in float32 or float64."""
         if x.value.dtype == weight.value.dtype == torch.float32 and (products.fits_float32() or _fits_float32(x.interval.hull, weight)):
-            return self._operator(x.value, weight.value, None)
+            return self._in_float32(x, weight, None, norm)
         check_float64(products, self.name)
-        return self._operator(x.value.double(), weight.value.double(), None)
+        wide, narrow, again = (x.value.double(), weight.value.double()), x.value.detach(), self._again(weight, norm)
+        with keeping({wide[0]: narrow.double, wide[1]: lambda: again().double()}):
+            return self._operator(*wide, None)
+
+    def _in_float32(self, x: QTensor, weight: QTensor, bias: QTensor | None, norm: FoldedNorm | None) -> Tensor:
+        constant = None if bias is None else bias.value
+        if weight.value.numel() < LARGE:
+            return self._operator(x.value, weight.value, constant)
+        with keeping({weight.value: self._again(weight, norm)}):
+            return self._operator(x.value, weight.value, constant)
+
+    def _again(self, weight: QTensor, norm: FoldedNorm | None) -> Callable[[], Tensor]:
+        """What gives the cast weight again, without gradient: the cast, where it follows from the layer's own weight and binary points alone."""
+        kept, by, own = weight.value.detach(), self.weight_cast, self._parameters.get("weight")
+        if kept.numel() < LARGE or own is None or norm is not None or not quick.is_repeatable(by):
+            return lambda: kept
+        return unchanged(lambda: by(self.cast_weight()).value, own, by.frac_bits)
 
     def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:
         """The layer itself, on word lengths: zeros that pad have none."""
