@@ -109,13 +109,14 @@ class Accelerator:
             self._held.pop().freebuffer()
 
     def _place(self, folder: Path) -> None:
-        """The weights that the accelerator reads from memory, each checked, and their addresses in its registers."""
-        contents = [(one, _weights_of(one, folder / f"{one.name}.bin")) for one in self.description.memories]
+        """The weights that the accelerator reads from memory, each checked, room for what it keeps there itself, and the addresses in its registers."""
+        contents = [(one, _weights_of(one, folder / f"{one.name}.bin") if one.sha256 else None) for one in self.description.memories]
         for one, words in contents:
-            buffer = self._device.allocate(words.size)
+            buffer = self._device.allocate(one.bytes)
             self._held.append(buffer)
-            buffer[: words.size] = words
-            buffer.flush()
+            if words is not None:
+                buffer[: words.size] = words
+            buffer.flush()  # or what the processor's caches hold of it could be written over what the accelerator writes
             address = int(buffer.device_address)
             self._device.accelerator.write(one.register, address & 0xFFFFFFFF)
             self._device.accelerator.write(one.register + 4, address >> 32)

@@ -142,7 +142,7 @@ class SimulatedBoard:
 
     dma: _Dma
     memory_bytes: int
-    """Bytes of weights that the accelerator has read from memory so far."""
+    """Bytes that the accelerator itself has read from memory, or written there, so far."""
 
     def __init__(self, executable: str | Path, description: Description) -> None:
         self.executable, self.description = Path(executable).resolve(), description
@@ -174,9 +174,10 @@ class SimulatedBoard:
             start = 0 if held is None else address - held.device_address
             if held is None or start + one.bytes > held.nbytes:
                 raise DeviceError(
-                    f"the accelerator reads {one.bytes} bytes from {address:#x} on, where nothing lies", where=f"model of the board: {one.name}"
+                    f"the accelerator has {one.bytes} bytes from {address:#x} on, where nothing lies", where=f"model of the board: {one.name}"
                 )
-            (folder / f"{one.name}.bin").write_bytes(held.memory[start : start + one.bytes].tobytes())
+            if one.sha256:
+                (folder / f"{one.name}.bin").write_bytes(held.memory[start : start + one.bytes].tobytes())
 
     def advance(self) -> None:
         """Do what can be done: take constants if the call that has begun loads them, then run frames once all channels have a transfer."""

@@ -82,7 +82,7 @@ class BoundedBundle:
             table.write_text("".join(f"{name} {depth}\n" for name, depth in chosen.items()), encoding="utf-8")
             constants = Path(folder) / "weights.bin"
             constants.write_bytes(b"" if design.loader is None else loading.words(design))
-            for master in design.masters:
+            for master in design.weights_in_memory:
                 (Path(folder) / f"{master.port}.bin").write_bytes(master.contents)
             command = [str(self.executable), str(index), *map(str, (table, source, result, report, constants, stalls))]
             environment = dict(os.environ) | {"QFX_MEMORY": folder}
@@ -168,15 +168,15 @@ def differences(design: d.Design, found: BoundedRun) -> list[str]:
     for process, frames in zip(design.processes, found.ports, strict=True):
         if isinstance(process, d.Loop):
             continue
-        want = process.program
+        count, reads, writes = process.counted()
         for number, frame in enumerate(frames):
             # Constants come before the first frame, one a turn.
             before = sum(memory.size for memory in loading.memories(process)) if number == 0 else 0
-            if frame.turns != want.turns + before:
-                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {want.turns + before}")
+            if frame.turns != count + before:
+                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {count + before}")
             logged = (*frame.reads, *frame.writes)
             streams = (*d.inputs(process), *d.outputs(process))
-            for stream, turns, expected in zip(streams, logged, (*want.reads, *want.writes), strict=True):
+            for stream, turns, expected in zip(streams, logged, (*reads, *writes), strict=True):
                 if not np.array_equal(turns, expected + before):
                     lines.append(f"{process.name}, frame {number}: other turns at {stream.name}")
     return lines

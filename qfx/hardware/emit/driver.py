@@ -17,6 +17,7 @@ from qfx.hardware.board import Board
 from qfx.hardware.design.design import Design
 from qfx.hardware.emit.blockdesign import ALIGNMENT, LENGTH_BITS, cells
 from qfx.hardware.processes.memory.from_memory import FromMemory
+from qfx.hardware.processes.memory.spill import Spill
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import FloatArray
 from qfx.ir.values import RawArray
@@ -88,15 +89,10 @@ def memory_register(place: int) -> int:
     return 0x20 + 16 * place
 
 
-def _memory(place: int, master: FromMemory) -> Mapping[str, object]:
-    contents = master.contents
-    return {
-        "name": master.port,
-        "register": memory_register(place),
-        "bytes": len(contents),
-        "sha256": hashlib.sha256(contents).hexdigest(),
-        "frame_bytes": master.frame_bytes,
-    }
+def _memory(place: int, master: FromMemory | Spill) -> Mapping[str, object]:
+    """Without the sum of a file where the accelerator has that memory to itself."""
+    about = {"name": master.port, "register": memory_register(place), "bytes": master.beats * master.bits // 8, "frame_bytes": master.frame_bytes}
+    return about if isinstance(master, Spill) else {**about, "sha256": hashlib.sha256(master.contents).hexdigest()}
 
 
 def _cast(node: Node) -> Mapping[str, object]:
