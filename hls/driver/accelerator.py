@@ -109,7 +109,7 @@ class Accelerator:
             self._held.pop().freebuffer()
 
     def _place(self, folder: Path) -> None:
-        """The weights that the accelerator reads from memory, each checked, room for what it keeps there itself, and the addresses in its registers."""
+        """The weights that the accelerator reads from memory, each checked; room for what it keeps there itself; the addresses in its registers."""
         contents = [(one, _weights_of(one, folder / f"{one.name}.bin") if one.sha256 else None) for one in self.description.memories]
         for one, words in contents:
             buffer = self._device.allocate(one.bytes)

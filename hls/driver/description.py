@@ -70,8 +70,8 @@ class Wire:
 @dataclass(frozen=True)
 class Memory:
     """Weights that the accelerator reads from memory while it runs: the file ``memory/NAME.bin`` beside this one, of so many ``bytes`` with this
-    SHA-256; where the address of their first byte is written (``register``, its upper half behind it); and the bytes that are read in a frame. Without
-    a SHA-256: memory that the accelerator writes and reads itself, which needs room and no file."""
+    SHA-256; where the address of their first byte is written (``register``, its upper half behind it); and the bytes that are read in a frame.
+    Without a SHA-256: memory that the accelerator writes and reads itself, which needs room and no file."""
 
     name: str
     register: int

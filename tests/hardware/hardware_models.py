@@ -437,8 +437,8 @@ def side_by_side() -> tuple[Graph, Schedule]:
 
 
 def spilled() -> tuple[Graph, Schedule]:
-    """FIFOs in memory: a shortcut round a layer that works in tiles, words wider and narrower than those of memory, one that nothing goes round, and a
-    frame that is less than a block."""
+    """FIFOs in memory: the input of a layer that works in tiles, beside a shortcut; words wider and narrower than those of memory; one that
+    nothing goes round."""
     narrow, wide = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>")), Cast(scalar("ap_ufixed<7,3,AP_RND_CONV,AP_SAT>"))
     graph = Graph(
         "spilled",

@@ -6,7 +6,7 @@ Prices come first: they are quick. The program is asked where they leave a gap t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.streams import IntArray
 from qfx.hardware.folding import program
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
 from qfx.hardware.timing.program import READ_WRITE, RESTART, REWIND
 
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
@@ -54,15 +54,18 @@ class Fastest:
 
 
 class Market:
-    """The layers of a model, what they share (``limits``: how much of each of FIELDS they may use). ``joint``: the layers, by name, that are ports of
-    one stream, whose words come one after the other.
+    """The layers of a model, what they share (``limits``: how much of each of FIELDS they may use; ``bytes_per_cycle``: of the board's memory).
+    ``joint``: the layers, by name, that are ports of one stream, whose words come one after the other. An ``overhead`` is in the order of COLUMNS
+    (``prices.py``).
 
     ``layers``: of the options given those that no other with the same words at both ends is at least as good as. What is picked are their places.
     """
 
-    def __init__(self, layers: Sequence[Layer], limits: FloatArray, joint: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(self, layers: Sequence[Layer], limits: FloatArray, joint: Sequence[Sequence[str]] = (), bytes_per_cycle: float = 0.0) -> None:
         self.layers = [_undominated(layer) for layer in layers]
         self.limits = np.maximum(limits, _LEAST_LIMIT)
+        self.bytes_per_cycle = bytes_per_cycle
+        self.reads = any(layer.memory is not None for layer in layers)
         index = {layer.name: i for i, layer in enumerate(layers)}
         self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
@@ -71,6 +74,10 @@ class Market:
         for reader, sources in enumerate(self.sources):
             for place, (source, size) in enumerate(sources):
                 self.readers[source].append((reader, place, size))
+
+    def limits_at(self, target: int) -> FloatArray:
+        """How much of each of COLUMNS may be used in a frame of ``target`` cycles."""
+        return np.append(self.limits, max(self.bytes_per_cycle * target, _LEAST_LIMIT))
 
     def given(self, reader: int, place: int) -> IntArray:
         """By option of its source at ``place``: the numbers per word that come from there to ``reader``."""
@@ -95,15 +102,15 @@ class Market:
         return max(*(int(layer.busy.max()) for layer in self.layers), *frames, *joint)
 
     def paces(self) -> list[int]:
-        """The cycles a frame, from ``floor`` to ``ceiling``, at which options or widths become possible; where several ports share a stream, steps of
-        less than a percent besides."""
+        """The cycles a frame, from ``floor`` to ``ceiling``, at which options or widths become possible; where several ports share a stream, or what
+        memory gives is shared, steps of less than a percent besides."""
         low, high = self.floor, self.ceiling
         found = {low, high, *(int(busy) for layer in self.layers for busy in np.unique(layer.busy))}
         for reader, sources in enumerate(self.sources):
             for place, (_, size) in enumerate(sources):
                 widths, words = np.unique(self.given(reader, place)), np.unique(self.layers[reader].words(place))
                 found.update(rewidth_cycles(size, words[None, :], widths[:, None]).ravel().tolist())
-        if self.joint:
+        if self.joint or self.reads:  # the slower, the more comes from memory
             found.update(np.geomspace(low, high, 2 + int(np.log(high / low) / np.log(_FINE))).astype(np.int64).tolist())
         return sorted(pace for pace in found if low <= pace <= high)
 
@@ -113,19 +120,19 @@ class Market:
 
     def costs(self, picked: Picked) -> FloatArray:
         """What the layers take, with the changes of width between them."""
-        taken: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))
+        taken: FloatArray = sum((layer.columns[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(COLUMNS)))
         for index, sources in enumerate(self.sources):
             for place, (source, _) in enumerate(sources):
                 taken = taken + changes(self.given(index, place)[picked[source]], self.layers[index].words(place)[picked[index]])
         return taken
 
-    def fits(self, picked: Picked, overhead: FloatArray) -> bool:
+    def fits(self, picked: Picked, overhead: FloatArray, target: int) -> bool:
         """Whether the layers keep within the limits, with ``overhead`` for what is no layer: forks, deep FIFOs."""
-        return bool((overhead + self.costs(picked) <= self.limits * (1 + _ROUNDING)).all())
+        return bool((overhead + self.costs(picked) <= self.limits_at(target) * (1 + _ROUNDING)).all())
 
-    def share(self, taken: FloatArray) -> float:
+    def share(self, taken: FloatArray, target: int) -> float:
         """Of the limits, that of what is scarcest."""
-        return float((taken / self.limits).max())
+        return float((taken / self.limits_at(target)).max())
 
     def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None) -> Best | None:
         """The option of each layer for a frame in ``target`` cycles: the cheapest that fit, else those that come nearest to it; None if none keep
@@ -133,7 +140,7 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return None
-        pace, spent = self._pace(target, kept), overhead / self.limits
+        pace, spent = self._pace(target, kept), overhead / self.limits_at(target)
         tried = [by_prices(pace, spent), None if known is None else exchanged(pace, _among(kept, known), spent)]
         found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
         problem = self._problem(pace, kept, spent)
@@ -152,9 +159,9 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return None
-        spent = overhead / self.limits
+        spent = overhead / self.limits_at(target)
         picked = by_prices(self._pace(target, kept), spent)
-        if picked is not None and self.fits(_back(kept, picked), overhead):
+        if picked is not None and self.fits(_back(kept, picked), overhead, target):
             return _back(kept, picked)
         fitting = self.fitting(target, overhead)[0] if self._conceivable(target, overhead) else None
         if fitting is not None:
@@ -209,25 +216,25 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return None, True
-        pace, spent = self._pace(target, kept), overhead / self.limits
+        pace, spent = self._pace(target, kept), overhead / self.limits_at(target)
         solved = program.cheapest(self._problem(pace, kept, spent), nodes=_NODES, gap=np.inf, fitting=True)
         if solved.picked is None:
             return None, solved.bound == np.inf
         picked = _back(kept, solved.picked)
-        return (picked, True) if self.fits(picked, overhead) else (None, False)
+        return (picked, True) if self.fits(picked, overhead, target) else (None, False)
 
     def _by_prices(self, target: int, overhead: FloatArray) -> Picked | None:
         kept = self._kept(target)
         if kept is None:
             return None
-        picked = by_prices(self._pace(target, kept), overhead / self.limits)
-        return _back(kept, picked) if picked is not None and self.fits(_back(kept, picked), overhead) else None
+        picked = by_prices(self._pace(target, kept), overhead / self.limits_at(target))
+        return _back(kept, picked) if picked is not None and self.fits(_back(kept, picked), overhead, target) else None
 
     def _conceivable(self, target: int, overhead: FloatArray) -> bool:
         kept = self._kept(target)
         if kept is None:
             return False
-        problem = self._problem(self._pace(target, kept), kept, overhead / self.limits)
+        problem = self._problem(self._pace(target, kept), kept, overhead / self.limits_at(target))
         return program.relaxed(problem, fitting=True) < np.inf
 
     def _kept(self, target: int) -> list[IntArray] | None:
@@ -249,7 +256,8 @@ class Market:
                 possible &= together[at]
             at = np.flatnonzero(possible)
             in_joint = any(index in ports for ports in self.joint)
-            costs = np.column_stack([layer.busy, layer.costs]) if in_joint else layer.costs
+            columns = layer.columns if self.reads else layer.costs
+            costs = np.column_stack([layer.busy, columns]) if in_joint else columns
             found.append(at[least(layer.takes[at], layer.gives[at], costs[at])])
         return found if all(at.size for at in found) else None
 
@@ -265,10 +273,10 @@ class Market:
             [layer.gives[at] for layer, at in pairs],
             [[self.given(reader, place)[kept[source]] for place, (source, _) in enumerate(sources)] for reader, sources in enumerate(self.sources)],
             [[layer.words(place)[at] for place in range(len(layer.sources))] for layer, at in pairs],
-            [layer.costs[at] / self.limits for layer, at in pairs],
+            [layer.columns[at] / self.limits_at(target) for layer, at in pairs],
             self.sources,
             allowed,
-            1 / self.limits,
+            1 / self.limits_at(target),
         )
 
     def _problem(self, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
@@ -331,12 +339,7 @@ def _dominated(ours: IntArray, theirs: IntArray) -> BoolArray:
 
 
 def _undominated(layer: Layer) -> Layer:
-    at = least(layer.takes, layer.gives, np.column_stack([layer.busy, layer.costs]))
-    return replace(
-        layer,
-        foldings=tuple(layer.foldings[i] for i in at),
-        **{field: getattr(layer, field)[at] for field in ("takes", "gives", "busy", "costs", "sure")},
-    )
+    return layer.at(least(layer.takes, layer.gives, np.column_stack([layer.busy, layer.columns])))
 
 
 def _back(kept: Sequence[IntArray], picked: Sequence[int]) -> Picked:

@@ -59,8 +59,8 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
 
 
 def place_fifos(design: d.Design, board: Board, asked: Mapping[str, str]) -> d.Design:
-    """The design, FIFOs sized, with a place for every one; ``asked``: those that the user wishes, by name. (What stands for one in memory is placed as
-    any other.)"""
+    """The design, FIFOs sized, with a place for every one; ``asked``: those that the user wishes, by name. (What stands around one in
+    memory is placed as any other.)"""
     asked = {name: place for name, place in asked.items() if place != "ddr"}
     design = with_storage(design, asked)
     free = [stream for stream in design.streams if stream.depth > 2 and stream.name not in asked]

@@ -141,8 +141,8 @@ class _Bounds:
 
 
 def _around_memory(design: d.Design) -> Depths:
-    """The FIFOs before and behind those that are in memory: room for what comes while a burst is on its way. What else waits, waits in memory; that it
-    comes back in time is a matter of its order."""
+    """The FIFOs before and behind those that are in memory: room for what comes while a burst is on its way. What else waits, waits in memory; that
+    it comes back in time is a matter of its order."""
     found: Depths = {}
     readers = {stream.name: process for process in design.processes for stream in process.sources}
     for process in design.processes:

@@ -152,7 +152,11 @@ def traffic(design: d.Design, names: Collection[str]) -> dict[str, tuple[d.IntAr
         at = starts.reshape(3, -1)[-1]
         read.update({stream.name: at[events] for stream, events in zip(process.sources, plan.read_at, strict=True) if stream.name in names})
         wrote.update(
-            {stream.name: at[events] + program_.latency for stream, events in zip(process.targets, plan.write_at, strict=True) if stream.name in names}
+            {
+                stream.name: at[events] + program_.latency
+                for stream, events in zip(process.targets, plan.write_at, strict=True)
+                if stream.name in names
+            }
         )
     return {name: (wrote[name], read[name]) for name in names}
 

@@ -1,8 +1,8 @@
 """When what lies in memory comes back: the order of turns of FIFOs in the board's memory (``processes/memory/spill.py``).
 
-A frame shows when each word is written into such a FIFO, and when it is read, if the FIFO has room for all. Of each block of words it says how many blocks
-have come by the time that the block is wanted, less the time that memory takes: behind so many it goes back. This order is one in which the design has
-run, so that no word is wanted before what must come first; that no FIFO around it is too shallow for it is for the analysis of deadlocks to say.
+The design is simulated with the FIFO on the chip. A frame then shows when each word is written into it, and when it is read; so, of each block of
+words, how many blocks have come by the time that it is wanted, less the time that memory takes: behind so many it goes back. This order is one in which
+the design has run, so that no word is wanted before what must come first; that no FIFO around it is too shallow is for the analysis of deadlocks to say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from qfx.hardware.design import design as d
 from qfx.hardware.processes.memory.from_memory import LATENCY_CYCLES
 
-
 Traffic = Mapping[str, tuple[d.IntArray, d.IntArray]]
 """By FIFO: the cycles in which the words of a frame are written, and in which they are read."""
 
@@ -26,8 +25,8 @@ def watched(design: d.Design) -> list[str]:
 
 
 def decided(design: d.Design, traffic: Traffic) -> d.Design:
-    """The design with the order of each FIFO in memory, and the FIFOs in front of them as deep as the order asks for. ``traffic``: of a frame with all
-    of them undecided, at those that are ``watched``."""
+    """The design with the order of each FIFO in memory, and the FIFOs in front of them as deep as the order asks for. ``traffic``: of a frame
+    with all of them undecided, at those that are ``watched``."""
     changes = {}
     for process in undecided(design):
         wanted = _wanted(design, process)
@@ -41,7 +40,9 @@ def decided(design: d.Design, traffic: Traffic) -> d.Design:
         return replace(stream, depth=depth.get(stream.name, stream.depth))
 
     made = [process.with_streams(deep) for process in design.processes]
-    made = [replace(process, due=changes[process.name][0]) if isinstance(process, d.Spill) and process.name in changes else process for process in made]
+    made = [
+        replace(process, due=changes[process.name][0]) if isinstance(process, d.Spill) and process.name in changes else process for process in made
+    ]
     return replace(design, processes=tuple(made), streams=tuple(map(deep, design.streams)))
 
 
@@ -67,8 +68,8 @@ def _due(written: d.IntArray, read: d.IntArray, burst: int) -> tuple[int, ...]:
 
 
 def _room(written: d.IntArray, read: d.IntArray, due: tuple[int, ...], burst: int) -> int:
-    """The most words that come while a block cannot leave, since the block before it is not read yet, and that are behind the last block that has come:
-    where they find no room, what the reader waits for may be kept from coming."""
+    """The most words that come while a block cannot leave, since the block before it is not read yet: where they find no room, what the reader waits
+    for may be kept from coming."""
     firsts = np.arange(0, written.size, burst)
     come = (np.searchsorted(np.array(due), np.arange(firsts.size), side="right") + 1) * burst  # words that have come when each goes back
     there = np.searchsorted(written, read[np.maximum(firsts - burst, 0)], side="right")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +22,10 @@ def raws(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
     return quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(seed), count))
 
 
-def with_spills(design: d.Design, change: object) -> d.Design:
+def with_spills(design: d.Design, change: Callable[[d.Spill], d.Process]) -> d.Design:
     """The design with ``change`` made to those of its FIFOs in memory that have more than a block under way."""
-    return replace(design, processes=tuple(change(one) if isinstance(one, d.Spill) and one.ring > 1 else one for one in design.processes))  # type: ignore[operator]
+    changed = tuple(change(one) if isinstance(one, d.Spill) and one.ring > 1 else one for one in design.processes)
+    return replace(design, processes=changed)
 
 
 class Shallow(d.Spill):

@@ -28,7 +28,9 @@ def spilled(design: d.Design, names: Collection[str]) -> d.Design:
     if not found:
         return design
     marks = {mark.name for process in design.processes for mark in process.marks}
-    taken = Names({*streams, *(process.name for process in design.processes), *(master.port for master in design.masters), *sum(design.port_names, ())})
+    taken = Names(
+        {*streams, *(process.name for process in design.processes), *(master.port for master in design.masters), *sum(design.port_names, ())}
+    )
     slowest = max(process.busy for process in design.processes)
     for stream in found:
         if stream.name in marks:
@@ -38,7 +40,8 @@ def spilled(design: d.Design, names: Collection[str]) -> d.Design:
 
 
 def word_bits(stream: d.Stream, cycles: int) -> int:
-    """The bits of a word of memory: as few as keep the master from holding up a frame of ``cycles``. Raises ProjectError where none holds a number."""
+    """The bits of a word of memory: as few as keep the master from holding up a frame of ``cycles``. Raises ProjectError where none holds a
+    number."""
     possible = [bits for bits in PORT_BITS if stream.type.width <= bits]
     if not possible:
         what = f"its numbers of {stream.type.width} bits are longer than a word of memory"

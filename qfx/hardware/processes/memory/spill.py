@@ -27,8 +27,8 @@ class Spill(OneToOne, Passing, Between):
     """What it reads it writes to memory, a word of ``bits`` bits for each, in blocks of ``burst`` words; a frame's last block has what is left. It
     gives the words back, in order: ``due[b]``: how many blocks have gone back when block b has come. ``port``: as of FromMemory.
 
-    Nothing in ``due``: that is not decided yet (``timing/spilling.py``). It then is taken for a FIFO that passes every word at once, and its C++ gives
-    each block back at once.
+    Nothing in ``due``: that is not decided yet (``timing/spilling.py``). It then is taken for a FIFO that passes every word at once, and its C++
+    gives each block back at once.
 
     The order of its turns is fixed, so that it is right however long memory takes, and waits as any other process does. Among them are such in which
     it waits for memory: LATENCY_CYCLES for the response to a burst that is written, and as many for the first word of one that is read.

@@ -20,7 +20,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, raw, words
-from qfx.hardware.folding import tilings
+from qfx.hardware.folding.memory import tilings
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Front, Setting, Stored
 from qfx.hardware.processes.traits import WithEpilogue

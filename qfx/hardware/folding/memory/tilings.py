@@ -67,4 +67,4 @@ def _option(unit: Tiles, pe: int, simd: int, rows: int, arithmetic: str, on: Dev
     between = pieces.rewidth(made.weights, numbers, pe * simd)
     queues = [pieces.queue(made.weights, numbers), pieces.queue(made.output, pe)]
     cost = r.total([made.cost(on), reader, between, *queues])
-    return Option(made.folding, simd, pe, max(made.busy, reads), cost)
+    return Option(made.folding, simd, pe, max(made.busy, reads), cost, memory=words * tiling.tiles * bits // 8)
