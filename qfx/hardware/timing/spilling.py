@@ -1,8 +1,9 @@
 """When what lies in memory comes back: the order of turns of FIFOs in the board's memory (``processes/memory/spill.py``).
 
 The design is simulated with the FIFO on the chip. A frame then shows when each word is written into it, and when it is read; so, of each block of
-words, how many blocks have come by the time that it is wanted, less the time that memory takes: behind so many it goes back. This order is one in which
-the design has run, so that no word is wanted before what must come first; that no FIFO around it is too shallow is for the analysis of deadlocks to say.
+words, how many blocks have come by the time that it is wanted, less the time that memory takes: behind so many it goes back. This order is one in
+which the design has run, so that no word is wanted before what must come first; that no FIFO around it is too shallow is for the analysis of
+deadlocks to say.
 """
 
 from __future__ import annotations

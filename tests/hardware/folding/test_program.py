@@ -181,6 +181,6 @@ def test_dominated_options_alone_are_left_out(seed: int) -> None:
 
 def test_the_same_every_time_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
     for seed in range(5):
-        first, again = (a_market(seed).fastest(np.zeros(len(FIELDS)), lambda done, total: None) for _ in range(2))
+        first, again = (a_market(seed).fastest(np.zeros(len(COLUMNS)), lambda done, total: None) for _ in range(2))
         assert first == again
     assert capfd.readouterr() == ("", "")
