@@ -56,6 +56,9 @@ class Folding:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
         if self.weights not in WEIGHT_STORAGE:
             raise ProjectError(f"the weights are to lie in {self.weights!r}", remedy=f"use one of {', '.join(WEIGHT_STORAGE)}")
+        if self.buffer == "ddr":
+            remedy = 'leave it on the chip; a unit with weights = "ddr" has none, and --style sequential keeps values in memory'
+            raise ProjectError("the line buffer is to lie in the board's memory: only FIFOs and weights can", remedy=remedy)
         if self.buffer not in BUFFER_STORAGE:
             raise ProjectError(f"the buffer is to lie in {self.buffer!r}", remedy=f"use one of {', '.join(BUFFER_STORAGE)}")
 

@@ -14,6 +14,7 @@ from hardware_models import (
     const,
     conv,
     from_ddr,
+    spilled,
     own_points,
     per_channel,
     random_schedule,
@@ -128,7 +129,7 @@ def test_the_directed_graphs_use_the_whole_library() -> None:
     designs = [*(lower(make(), random_schedule(make(), rng)) for make in DIRECTED), lower(crossed(), Schedule.of({}, merged=True))]
     designs.append(lower(chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0)))), Schedule()))  # of more words than registers
     (phases,) = (make() for make in DIRECTED if make().name == "phases")
-    designs += [lower(phases, Schedule()), lower(*side_by_side()), lower(*from_ddr())]
+    designs += [lower(phases, Schedule()), lower(*side_by_side()), lower(*from_ddr()), lower(*spilled())]
     text = "".join(emit_sources(design, "t")["src/layers.h"] for design in designs)
     assert {name for name in processes if f"qfx::{name}<" not in text} == set()
 
