@@ -75,7 +75,7 @@ class BoundedBundle:
         Raises DeadlockError if it stops, ProjectError if the harness fails or words are left in a FIFO.
         """
         design = self.designs[index]
-        chosen = {stream.name: stream.depth for stream in design.streams} | _loader_depths(design) | dict(depths or {})
+        chosen = {stream.name: stream.built for stream in design.streams} | _loader_depths(design) | dict(depths or {})
         with tempfile.TemporaryDirectory(prefix="qfx_bounded_") as folder:
             source, result, report, table = (Path(folder) / name for name in ("in.bin", "out.bin", "report", "depths"))
             source.write_bytes(np.ascontiguousarray(x_raw, dtype="<i8").tobytes())
@@ -163,20 +163,21 @@ def step_of(loop: d.Loop) -> d.Design:
 
 def differences(design: d.Design, found: BoundedRun) -> list[str]:
     """In which processes the C++ took its turns otherwise than the process's ``program`` says: one line each, none if all agree. Not of loops: what
-    they do in a step runs side by side in hardware, and here one after the other (``step_of`` is that by itself)."""
+    they do in a step runs side by side in hardware, and here one after the other (``step_of`` is that by itself); nor of FIFOs in memory, whose turns
+    are as others let them."""
     lines = []
     for process, frames in zip(design.processes, found.ports, strict=True):
-        if isinstance(process, d.Loop):
+        if isinstance(process, d.Loop | d.Spill):
             continue
-        count, reads, writes = process.counted()
+        want = process.program
         for number, frame in enumerate(frames):
             # Constants come before the first frame, one a turn.
             before = sum(memory.size for memory in loading.memories(process)) if number == 0 else 0
-            if frame.turns != count + before:
-                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {count + before}")
+            if frame.turns != want.turns + before:
+                lines.append(f"{process.name}, frame {number}: {frame.turns} turns, the model has {want.turns + before}")
             logged = (*frame.reads, *frame.writes)
             streams = (*d.inputs(process), *d.outputs(process))
-            for stream, turns, expected in zip(streams, logged, (*reads, *writes), strict=True):
+            for stream, turns, expected in zip(streams, logged, (*want.reads, *want.writes), strict=True):
                 if not np.array_equal(turns, expected + before):
                     lines.append(f"{process.name}, frame {number}: other turns at {stream.name}")
     return lines

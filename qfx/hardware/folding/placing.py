@@ -63,7 +63,7 @@ def place_fifos(design: d.Design, board: Board, asked: Mapping[str, str]) -> d.D
     memory is placed as any other.)"""
     asked = {name: place for name, place in asked.items() if place != "ddr"}
     design = with_storage(design, asked)
-    free = [stream for stream in design.streams if stream.depth > 2 and stream.name not in asked]
+    free = [stream for stream in design.streams if stream.depth > 2 and stream.storage != "ddr" and stream.name not in asked]
     costs = {stream.name: {place: _vector(r.fifo(stream.depth, stream.bits, place)) for place in _places(stream, board)} for stream in free}
     limits = np.maximum(_vector(capacity(board)) * np.array([LIMITS[field] for field in FIELDS]), 0.5)
     taken = _vector(estimate(design, board).total)

@@ -103,10 +103,6 @@ class Process:
     def turns(self) -> Turns:
         """The turns of a frame, and in which of them every word of every source is read and of every target written."""
 
-    def counted(self) -> Turns:
-        """``turns`` as the C++ counts them: without those in which a process does nothing but wait for memory."""
-        return self.turns()
-
     @property
     def program(self) -> Program:
         """The program of one frame."""

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
+from qfx.hardware.design.streams import BUILT
 from qfx.hardware.timing import demand
 from qfx.hardware.timing.least import least_depths as least_depths  # part of this module's vocabulary
 from qfx.hardware.timing.network import Network
-from qfx.hardware.timing.simulate import MAX_WORDS, Ready, Timing, ready, simulate, traffic, words
-from qfx.hardware.timing.spilling import decided, undecided, watched
+from qfx.hardware.timing.simulate import MAX_WORDS, Ready, Timing, ready, simulate, words
 
 CHAIN_DEPTH = 2
 """The least depth that passes a word every cycle, and the vendor's default."""
@@ -69,17 +70,11 @@ def plan(design: d.Design, known: Known | None = None) -> Plan:
     """The design with the depth of every FIFO chosen, and how it then runs. ``known``: what is remembered from one design to the next that differs in
     nothing but words' lengths; it is looked at and added to."""
     if words(design) > MAX_WORDS:
-        if waiting := undecided(design):
-            what = f"a frame moves {words(design)} words, too many to simulate (at most {MAX_WORDS}), and says when words come back from memory"
-            raise ProjectError(what, where=f"[fifos] {waiting[0].input.name}", remedy="fold less (raise PE and SIMD), or leave it on the chip")
+        spilled = [process for process in design.processes if isinstance(process, d.Spill)]
+        if spilled:
+            what = f"a frame moves {words(design)} words, too many to simulate (at most {MAX_WORDS}), so that nothing says how much room it needs"
+            raise ProjectError(what, where=f"[fifos] {spilled[0].input.name}", remedy="fold less (raise PE and SIMD), or leave it on the chip")
         return Plan(design, None)
-    if undecided(design):
-        design = decided(design, traffic(_sized(design, None).design, watched(design)))
-    return _sized(design, known)
-
-
-def _sized(design: d.Design, known: Known | None) -> Plan:
-    """The plan of a design that is not too long to simulate."""
     key = () if known is None else _movements(design)
     if known is not None and key in known:
         depths, timing = known[key]
@@ -102,7 +97,6 @@ def _movements(design: d.Design) -> tuple[Any, ...]:
                 process.name,
                 process.busy,
                 process.front is not None,
-                getattr(process, "due", ()),
                 *(tuple(stream.name for stream in streams) for streams in (process.sources, process.targets, process.marks)),
                 process.program.turns,
                 process.program.latency,
@@ -128,30 +122,26 @@ class _Bounds:
         network = Network(design)
         held = demand.join_demands(Network(design, flushing=False))
         floor = {name: max(CHAIN_DEPTH, held.get(name, 0)) for name in network.streams}
-        fixed = _around_memory(design)
-        if fixed:  # whose order was found with other depths
-            floor |= fixed
-            floor |= _short(with_depths(design, floor | {name: _AMPLE_FRAMES * network.streams[name].words for name in network.marks}))
+        behind = _behind_memory(design)
+        for name, (here, share) in behind.items():
+            floor[here] = max(floor[here], ceil(floor[name] * share) + CHAIN_DEPTH)
+            floor[name] = CHAIN_DEPTH
+        floor |= {process.input.name: BUILT for process in design.processes if isinstance(process, d.Spill)}
         smooth = {name: max(floor[name], CHAIN_DEPTH + words) for name, words in demand.unevenness(network).items()}
-        ample = {name: _AMPLE_FRAMES * network.streams[name].words for name in (*demand.early_inputs(network), *network.marks) if name not in fixed}
-        smooth |= {name: floor[name] for name in fixed}
+        wait = (*(behind.get(name, (name,))[0] for name in demand.early_inputs(network)), *network.marks)
+        ample = {name: _AMPLE_FRAMES * network.streams[name].words for name in wait}
+        smooth |= dict.fromkeys(behind, CHAIN_DEPTH)
         windows = {stream.name for process in design.processes if process.front for stream in process.sources}
         busy = demand.busy_fifos(network)
         return cls(floor, smooth, ample, ((), windows & busy, busy, tuple(network.streams)))
 
 
-def _around_memory(design: d.Design) -> Depths:
-    """The FIFOs before and behind those that are in memory: room for what comes while a burst is on its way. What else waits, waits in memory; that
-    it comes back in time is a matter of its order."""
-    found: Depths = {}
-    readers = {stream.name: process for process in design.processes for stream in process.sources}
-    for process in design.processes:
-        if isinstance(process, d.Spill) and process.due:
-            found |= {process.input.name: max(process.input.depth, process.burst), process.output.name: 2 * process.burst}
-            reader = readers[process.output.name]
-            if isinstance(reader, d.Rewidth):
-                found[reader.output.name] = CHAIN_DEPTH
-    return found
+def _behind_memory(design: d.Design) -> dict[str, tuple[str, float]]:
+    """The FIFOs behind a change of the words that come from memory: what waits there can wait in memory, in the FIFO of that name, which has so many
+    words for one of its own."""
+    from_memory = {process.output.name: process.output for process in design.processes if isinstance(process, d.Spill)}
+    changes = [process for process in design.processes if isinstance(process, d.Rewidth) and process.input.name in from_memory]
+    return {one.output.name: (one.input.name, one.output.parallel / one.input.parallel) for one in changes}
 
 
 def _keep_the_pace(design: d.Design, bounds: _Bounds, known: Ready) -> tuple[Depths, Timing]:
@@ -181,19 +171,11 @@ def _tighten(design: d.Design, bounds: _Bounds, depths: Depths, timing: Timing, 
 def allow_for_held_words(design: d.Design) -> d.Design:
     """The design, FIFOs made deeper where it would deadlock if pipelines kept what they work on while their input pauses. Rarely any: the demands
     have counted on that, but for joins that wait for each other in turns."""
-    short = _short(design)
-    return with_depths(design, short) if short else design
-
-
-def _short(design: d.Design) -> Depths:
-    """The FIFOs of a design that are to be deeper, and how deep, for it not to deadlock if pipelines keep what they work on."""
-    found: Depths = {}
     while True:
         least = least_depths(design, flushing=False)
         short = {stream.name: least[stream.name] for stream in design.streams if stream.depth < least[stream.name]}
         if not short:
-            return found
-        found |= short
+            return design
         design = with_depths(design, short)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,25 +140,6 @@ def alone(design: d.Design) -> Alone:
         wrote.update({stream.name: at[events] + program_.latency for stream, events in zip(process.targets, plan.write_at, strict=True)})
     cycles = max(int(times[-1]) + plan.end for times, plan in zip(starts, run.plans, strict=True))
     return Alone(starts, cycles, {name: _peak(wrote[name], read[name]) for name in wrote})
-
-
-def traffic(design: d.Design, names: Collection[str]) -> dict[str, tuple[d.IntArray, d.IntArray]]:
-    """Of the FIFOs of ``names``: the cycles in which the words of a frame are written and read, of the last frame of three."""
-    run = _Simulation(design, 3, {})
-    run.advance()
-    wrote: dict[str, d.IntArray] = {}
-    read: dict[str, d.IntArray] = {}
-    for process, plan, program_, starts in zip(design.processes, run.plans, run.programs, run.starts, strict=True):
-        at = starts.reshape(3, -1)[-1]
-        read.update({stream.name: at[events] for stream, events in zip(process.sources, plan.read_at, strict=True) if stream.name in names})
-        wrote.update(
-            {
-                stream.name: at[events] + program_.latency
-                for stream, events in zip(process.targets, plan.write_at, strict=True)
-                if stream.name in names
-            }
-        )
-    return {name: (wrote[name], read[name]) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

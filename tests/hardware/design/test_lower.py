@@ -14,13 +14,13 @@ from hardware_models import (
     const,
     conv,
     from_ddr,
-    spilled,
     own_points,
     per_channel,
     random_schedule,
     residual,
     scalar,
     side_by_side,
+    spilled,
 )
 from test_several_ports import crossed
 

@@ -9,7 +9,7 @@ from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
 from qfx.hardware.design.names import Names
 from qfx.hardware.processes.memory.from_memory import PORT_BITS, numbers_a_beat
-from qfx.hardware.processes.memory.spill import burst, frame_cycles
+from qfx.hardware.processes.memory.spill import TURNS
 
 _SHARE = 0.8
 """Of the slowest process's cycles: what a master may take that is not to hold up others."""
@@ -19,7 +19,8 @@ _DEPTH = 2
 
 def spilled(design: d.Design, names: Collection[str]) -> d.Design:
     """The design with the streams of ``names`` in memory: a process that writes and reads it stands between two FIFOs, with changes of width where
-    words of memory hold other counts of numbers. The first of the FIFOs keeps the name. Names of no stream are left to others to complain of.
+    words of memory hold other counts of numbers. The first of the FIFOs keeps the name;
+    the depth of the one behind that process is the room in memory. Names of no stream are left to others to complain of.
 
     Raises ProjectError for what cannot be in memory.
     """
@@ -47,21 +48,17 @@ def word_bits(stream: d.Stream, cycles: int) -> int:
         what = f"its numbers of {stream.type.width} bits are longer than a word of memory"
         raise ProjectError(what, where=f"[fifos] {stream.name}", remedy="leave it on the chip")
 
-    def busy(bits: int) -> int:
-        words = stream.numbers // _numbers(stream, bits)
-        return frame_cycles(words, burst(words))
-
-    return next((bits for bits in possible if busy(bits) <= _SHARE * cycles), possible[-1])
+    return next((bits for bits in possible if TURNS * stream.numbers // numbers(stream, bits) <= _SHARE * cycles), possible[-1])
 
 
-def _numbers(stream: d.Stream, bits: int) -> int:
+def numbers(stream: d.Stream, bits: int) -> int:
     """Of the stream in a word of memory."""
     return numbers_a_beat(stream.parallel, stream.words, stream.type.width, bits)
 
 
 def _spilled(design: d.Design, stream: d.Stream, taken: Names, slowest: int) -> d.Design:
     bits = word_bits(stream, slowest)
-    wide = replace(stream.with_parallel(_numbers(stream, bits)), depth=_DEPTH, storage="auto")
+    wide = replace(stream.with_parallel(numbers(stream, bits)), depth=_DEPTH, storage="auto")
     stem = stream.name.removesuffix("_s")
 
     def new(one: d.Stream, what: str) -> d.Stream:
@@ -69,9 +66,9 @@ def _spilled(design: d.Design, stream: d.Stream, taken: Names, slowest: int) -> 
 
     changes = wide.parallel != stream.parallel
     comes = new(wide, "there") if changes else stream
-    goes = new(wide, "here")
+    goes = replace(new(wide, "here"), storage="ddr")
     back = new(stream, "back") if changes else goes
-    parts: list[d.Process] = [d.Spill(taken.new(stem, "spill"), comes, goes, (), burst(wide.words), bits, taken.new(stem, "ring"))]
+    parts: list[d.Process] = [d.Spill(taken.new(stem, "spill"), comes, goes, bits, taken.new(stem, "ring"))]
     if changes:
         wider, narrower = (taken.new(f"{stem}_{what}", "words") for what in ("there", "back"))
         parts = [d.Rewidth(wider, stream, comes), *parts, d.Rewidth(narrower, goes, back)]

@@ -65,7 +65,8 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
                 f'{field}={count} does not divide its {total} {what}, as weights="ddr" needs it', where=node.name, remedy=f"use one of {known}"
             )
     tiling = d.Tiling(plane, channels // simd, outputs // pe, rows)
-    folded = sums.rows.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
+    held = sums.rows.astype(np.min_scalar_type(-(1 << arithmetic.weight_type(sums.rows).width)))  # there may be a hundred million
+    folded = held.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
     weight = arithmetic.weight_type(folded)
     if pe * simd * weight.width > MAX_WORD_BITS:
         what = f"PE={pe} and SIMD={simd} make words of {pe * simd * weight.width} bits of weights"
@@ -75,8 +76,8 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
     numbers = numbers_a_beat(pe * simd, len(folded), weight.width, bits)
     stem = f"{node.name}_weights"
     stream = build.stream(stem, weight, numbers, folded.size * tiling.tiles)
-    master, narrow = build.names.new(node.name, "memory"), np.min_scalar_type(-(1 << weight.width))
-    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers).astype(narrow), tiling.tiles, bits, master))
+    master = build.names.new(node.name, "memory")
+    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers), tiling.tiles, bits, master))
     weights = build.rewidth(stem, stream, pe * simd)
     source = build.rewidth(node.inputs[0], unit.stream, gcd(unit.stream.parallel, channels))
     source = build.rewidth(node.inputs[0], source, simd)

@@ -10,8 +10,10 @@ from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import LIMITS, Estimate, capacity
 from qfx.hardware.design import design as d
-from qfx.hardware.design.memory.spilled import word_bits
-from qfx.hardware.processes.memory.spill import burst, channels, frame_cycles
+from qfx.hardware.design.memory.spilled import numbers, word_bits
+from qfx.hardware.design.streams import BUILT
+from qfx.hardware.processes.memory.from_memory import BURST_BEATS, PORT_BITS
+from qfx.hardware.processes.memory.spill import TURNS, channels
 from qfx.hardware.timing.simulate import Timing
 
 _SHARE = 0.9
@@ -73,12 +75,13 @@ def _chosen(made: Planned, over: float, storage: Mapping[str, str]) -> list[str]
     left = _SHARE * board.memory_bytes_per_cycle(made.clock_ns) * made.interval - made.memory_bytes
     candidates = []
     for stream in made.design.streams:
-        if stream.name in marks or stream.name in near or stream.name in storage or stream.type.width > 128:
+        if stream.name in marks or stream.name in near or stream.name in storage or stream.type.width > PORT_BITS[-1]:
             continue
         bits = word_bits(stream, made.interval)
-        words = stream.numbers * stream.type.width // bits + 1
-        saved = r.fifo(stream.depth, stream.bits, stream.storage).bram18 - 2 * r.fifo(64, bits).bram18 - channels(bits).bram18
-        if saved >= _LEAST_SAVED and frame_cycles(words, burst(words)) <= _SHARE * made.interval:
+        words = stream.numbers // numbers(stream, bits)
+        queues = r.fifo(BUILT, bits) * 2 + r.ram(BURST_BEATS, bits, r.device(board.part)) * 2
+        saved = r.fifo(stream.depth, stream.bits, stream.storage).bram18 - queues.bram18 - channels(bits).bram18
+        if saved >= _LEAST_SAVED and TURNS * words <= _SHARE * made.interval:
             candidates.append((saved, stream.name, 2 * words * bits // 8))
     names: list[str] = []
     for saved, name, cost in sorted(candidates, key=lambda one: (-one[0], one[1])):
