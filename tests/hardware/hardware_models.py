@@ -481,7 +481,7 @@ def from_ddr() -> tuple[Graph, Schedule]:
             Node("whole", conv(130, 8, 4, 3, 3, pads=(1, 1)), ("x",)),
             Node("relu", Relu(), ("whole",)),
             Node("relu_q", wide, ("relu",)),
-            Node("tiled", conv(132, 8, 8, 3, 3, pads=(1, 1)), ("relu_q",)),
+            Node("tiled", conv(132, 8, 4, 3, 3, pads=(1, 1), groups=2), ("relu_q",)),
             Node("sum", Add(), ("tiled", "relu_q")),
             Node("sum_q", narrow, ("sum",)),
             Node("strided", conv(134, 4, 8, 2, 3, pads=(0, 1), stride=3), ("sum_q",)),

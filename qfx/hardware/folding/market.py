@@ -27,6 +27,7 @@ _NODES = 200  # of the search, each a relaxed program
 _FINE = 1.005  # from pace to pace where several ports share a stream
 
 _ROUNDING = 1e-6  # of sums of floats
+_GRAINS = 2048  # of what may be used of a resource: the steps in which the costs of a layer's options are compared at a pace
 _BLOCK = 64  # options compared at a time
 
 
@@ -257,8 +258,11 @@ class Market:
             at = np.flatnonzero(possible)
             in_joint = any(index in ports for ports in self.joint)
             columns = layer.columns if self.reads else layer.costs
-            costs = np.column_stack([layer.busy, columns]) if in_joint else columns
-            found.append(at[least(layer.takes[at], layer.gives[at], costs[at])])
+            grains = np.maximum(self.limits_at(target)[: columns.shape[1]] / _GRAINS, 1.0)  # what differs by less of what may be used counts as equal
+            costs = (columns[at] // grains).astype(np.int64)
+            if in_joint:
+                costs = np.column_stack([layer.busy[at], costs])
+            found.append(at[least(layer.takes[at], layer.gives[at], costs)])
         return found if all(at.size for at in found) else None
 
     def _pace(self, target: int, kept: Sequence[IntArray]) -> Pace:

@@ -67,9 +67,8 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     if not possible and any(folding.weights == "ddr" for _, folding in request.foldings):
         return Choices(frozenset(), {}, (frozenset(),))  # the folding says it of every layer
     if not possible:
-        what = (
-            "no layer can have its weights in the board's memory: that takes a convolution without groups, or a linear layer, with constant weights"
-        )
+        takes = "a convolution, but for those by single channels, or a linear layer, with constant weights"
+        what = f"no layer can have its weights in the board's memory: that takes {takes}"
         raise ProjectError(what, where=graph.name, remedy="leave --weights out")
     if not board.memory_gb_s:
         remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
@@ -106,7 +105,7 @@ def eligible(graph: Graph, plain: d.Design) -> list[str]:
     for process, name in zip(plain.processes, plain.nodes, strict=True):
         if not isinstance(process, d.MatVec) or name not in nodes or not isinstance(nodes[name].op, Conv | Linear):
             continue
-        if not (process.depthwise or process.groups > 1 or process.loaded or process.cropped):
+        if not (process.depthwise or process.loaded or process.cropped):
             found.append(name)
     return found
 
