@@ -183,7 +183,7 @@ def test_fifos_go_to_memory_where_block_ram_does_not_hold_them() -> None:
     graph, schedule = deep()
     large = plan(graph, board("zcu102"), schedule, clock_ns=5, spills=True)
     assert not large.schedule.fifo_storage
-    small = replace(board("zcu102"), bram36=max(large.estimate.total.bram18 // 2 - 4, 1))
+    small = replace(board("zcu102"), bram36=29, lut=10_500)
     made = plan(graph, small, schedule, clock_ns=5, spills=True)
     assert [place for _, place in made.schedule.fifo_storage] == ["ddr"]
     assert made.estimate.total.bram18 < large.estimate.total.bram18

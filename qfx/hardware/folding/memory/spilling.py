@@ -19,7 +19,7 @@ from qfx.hardware.timing.simulate import Timing
 _SHARE = 0.9
 """Of the bandwidth, and of a frame's cycles, that what is spilled may fill: it should hold up nothing."""
 
-_ROUNDS = 3
+_ROUNDS, _SLOWER = 3, 1.02
 _LEAST_SAVED = 4  # block RAMs that are worth a master
 _MOST = 24  # FIFOs
 
@@ -46,11 +46,11 @@ Storage = tuple[tuple[str, str], ...]
 
 
 def spilled(made: Found, again: Callable[[Storage], Found], asked: Mapping[str, str]) -> Found:
-    """The plan, or if its FIFOs do not fit the board's block RAM, the one with some of them in memory that takes least. ``again``: the plan with
+    """The plan, or if it does not fit the board, the one with some of them in memory that takes least. ``again``: the plan with
     FIFOs in such places; ``asked``: where the user has them, which stays."""
     best, storage = made, dict(asked)
     for _ in range(_ROUNDS):
-        over = best.estimate.total.bram18 - LIMITS["bram18"] * capacity(best.estimate.board).bram18
+        over = _over(best.estimate)
         if over <= 0 or best.timing is None:
             break
         names = _chosen(best, over, storage)
@@ -61,10 +61,17 @@ def spilled(made: Found, again: Callable[[Storage], Found], asked: Mapping[str, 
             trial = again(tuple(sorted(storage.items())))
         except ProjectError:
             break  # a number of more bits than a word of memory, or no room
-        if trial.estimate.total.bram18 >= best.estimate.total.bram18 or trial.interval > 1.02 * best.interval:
+        if _over(trial.estimate) >= over or trial.interval > _SLOWER * best.interval:
             break
         best = trial
     return best
+
+
+def _over(found: Estimate) -> float:
+    """How many block RAMs are missing, and LUTs as parts of those: FIFOs lie in either, as there is room."""
+    there, taken = capacity(found.board), found.total
+    blocks, luts = LIMITS["bram18"] * there.bram18, LIMITS["lut"] * there.lut
+    return max(taken.bram18 - blocks, 0.0) + max(taken.lut - luts, 0.0) * blocks / luts
 
 
 def _chosen(made: Planned, over: float, storage: Mapping[str, str]) -> list[str]:
@@ -80,7 +87,7 @@ def _chosen(made: Planned, over: float, storage: Mapping[str, str]) -> list[str]
         bits = word_bits(stream, made.interval)
         words = stream.numbers // numbers(stream, bits)
         queues = r.fifo(BUILT, bits) * 2 + r.ram(BURST_BEATS, bits, r.device(board.part)) * 2
-        saved = r.fifo(stream.depth, stream.bits, stream.storage).bram18 - queues.bram18 - channels(bits).bram18
+        saved = r.fifo(stream.depth, stream.bits, "bram").bram18 - queues.bram18 - channels(bits).bram18
         if saved >= _LEAST_SAVED and TURNS * words <= _SHARE * made.interval:
             candidates.append((saved, stream.name, 2 * words * bits // 8))
     names: list[str] = []
