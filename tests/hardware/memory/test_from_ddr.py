@@ -78,7 +78,7 @@ def test_other_turns_are_found(harness: bounded.BoundedBundle) -> None:
 
 def test_a_bit_of_a_weight_in_memory_is_found(harness: bounded.BoundedBundle) -> None:
     graph, _ = from_ddr()
-    x = raws(graph, 6)
+    x = raws(graph, 24)
     want = run_from_raw(graph, x)
     (design,) = harness.designs
     for place, process in enumerate(design.processes):
