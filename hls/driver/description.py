@@ -71,7 +71,8 @@ class Wire:
 @dataclass(frozen=True)
 class Memory:
     """Weights that the accelerator reads from memory while it runs: the file ``memory/NAME.bin`` beside this one, of so many ``bytes`` with this
-    SHA-256; where the address of their first byte is written (``register``, its upper half behind it); and the bytes that are read in a frame."""
+    SHA-256; where the address of their first byte is written (``register``, its upper half behind it); and the bytes that are read in a frame.
+    Without a SHA-256: memory that the accelerator writes and reads itself, which needs room and no file."""
 
     name: str
     register: int
@@ -201,7 +202,7 @@ def load_description(path: Path | None = None) -> Description:
             weights=_port(data["weights"]) if "weights" in data else None,
             merged=(int(data["merged"]["input"]), int(data["merged"]["output"])) if "merged" in data else (0, 0),
             memories=tuple(
-                Memory(str(one["name"]), int(one["register"]), int(one["bytes"]), str(one["sha256"]), int(one["frame_bytes"]))
+                Memory(str(one["name"]), int(one["register"]), int(one["bytes"]), str(one.get("sha256", "")), int(one["frame_bytes"]))
                 for one in data.get("memories", [])
             ),
             engine=_engine(data) if "engine" in data else None,

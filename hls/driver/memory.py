@@ -1,4 +1,4 @@
-"""What the accelerator reads from the board's memory: files, checked, in buffers whose addresses it is told."""
+"""What the accelerator has in the board's memory: files, checked, in buffers whose addresses it is told."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from .errors import DataError
 
 
 class Memories:
-    """The files of the description in ``folder``, each in a buffer of its own, its address in its register.
+    """The files of the description in ``folder``, each in a buffer of its own, its address in its register; and room for what the accelerator keeps
+    in memory itself.
 
     Raises DataError for a file that is missing, of another length, or of another model; nothing is allocated then.
     """
@@ -22,11 +23,12 @@ class Memories:
     def __init__(self, description: Description, device: Device, folder: Path) -> None:
         self.held: list[Buffer] = []
         """As long as the accelerator may read them."""
-        for one, words in [(one, _contents(one, folder / f"{one.name}.bin")) for one in description.memories]:
-            buffer = device.allocate(max(words.size, 1))
+        for one, words in [(one, _contents(one, folder / f"{one.name}.bin") if one.sha256 else None) for one in description.memories]:
+            buffer = device.allocate(max(one.bytes, 1))
             self.held.append(buffer)
-            buffer[: words.size] = words
-            buffer.flush()
+            if words is not None:
+                buffer[: words.size] = words
+            buffer.flush()  # or what the processor's caches hold of it could be written over what the accelerator writes
             write_address(device.accelerator, one.register, buffer)
 
     def close(self) -> None:

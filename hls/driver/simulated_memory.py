@@ -56,4 +56,4 @@ class SimulatedMemory:
             if 0 < buffer.device_address <= address and start + nbytes <= buffer.nbytes:
                 found: npt.NDArray[np.uint8] = buffer.memory[start : start + nbytes]
                 return found
-        raise DeviceError(f"the accelerator reads {nbytes} bytes from {address:#x} on, where nothing lies", where=f"model of the board: {who}")
+        raise DeviceError(f"the accelerator has {nbytes} bytes from {address:#x} on, where nothing lies", where=f"model of the board: {who}")

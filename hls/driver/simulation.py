@@ -125,7 +125,7 @@ class SimulatedBoard:
 
     dma: _Dma
     memory_bytes: int
-    """Bytes of weights that the accelerator, if it has streams, has read from memory so far."""
+    """Bytes that the accelerator itself, if it has streams, has read from memory, or written there, so far."""
 
     def __init__(self, executable: str | Path, description: Description) -> None:
         self.executable, self.description = Path(executable).resolve(), description
@@ -149,7 +149,9 @@ class SimulatedBoard:
         """What lies at the addresses in the registers, as files for the test bench. Raises DeviceError where nothing that is allocated does."""
         for one in self.description.memories:
             low, high = (self._control.halves.get(one.register + at, 0) for at in (0, 4))
-            (folder / f"{one.name}.bin").write_bytes(self.memory.at(high << 32 | low, one.bytes, one.name).tobytes())
+            held = self.memory.at(high << 32 | low, one.bytes, one.name)
+            if one.sha256:
+                (folder / f"{one.name}.bin").write_bytes(held.tobytes())
 
     def advance(self) -> None:
         """Do what can be done: take constants if the call that has begun loads them, then run frames once all channels have a transfer."""

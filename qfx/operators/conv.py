@@ -239,7 +239,7 @@ class Conv(Operator):
     def _build_tiles(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         """With the weights in the board's memory."""
         source, folding = builder.graph.infos[node.inputs[0]], builder.schedule.folding(node.name)
-        tiled.refuse(node, self.weight, grouped=self.groups > 1, stretched=node.inputs[0] in builder.stretched, folding=folding)
+        tiled.refuse(node, self.weight, depthwise=self._depthwise(source), stretched=node.inputs[0] in builder.stretched, folding=folding)
         windows = self.windows(node.name, source.shape)
         if len(windows.size) > 2:
             raise ProjectError(
@@ -248,7 +248,7 @@ class Conv(Operator):
         plane, frame = plane_shape(windows), Frame.of(builder.graph.infos[node.name].shape)
         stream = builder.take_on_one_grid(node.inputs[0]).stream
         unit = matrix.Unit(
-            node, chain, stream, frame, False, 1, folding.pe, folding.simd, self.weight, self.bias,
+            node, chain, stream, frame, False, self.groups, folding.pe, folding.simd, self.weight, self.bias,
             lambda weight, bias: replace(self, weight=weight, bias=bias).accumulator(source),
         )  # fmt: skip
         rows = tiled.order(self.weight.raw)

@@ -132,7 +132,7 @@ class Linear(Operator):
     def _build_tiles(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         """With the weights in the board's memory."""
         source, folding = builder.graph.infos[node.inputs[0]], builder.schedule.folding(node.name)
-        tiled.refuse(node, self.weight, grouped=False, stretched=False, folding=folding)
+        tiled.refuse(node, self.weight, depthwise=False, stretched=False, folding=folding)
         value = builder.take_on_one_grid(node.inputs[0])
         unit = matrix.Unit(
             node, chain, value.stream, Frame.of(builder.graph.infos[node.name].shape), False, 1, folding.pe, folding.simd, self.weight, self.bias,

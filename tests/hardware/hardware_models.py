@@ -336,6 +336,40 @@ def few_of_each() -> tuple[Graph, Schedule]:
     return graph, Schedule.of(foldings)
 
 
+def spilled() -> tuple[Graph, Schedule]:
+    """FIFOs in memory: the input of a layer that works in tiles, beside a shortcut; words wider and narrower than those of memory; one that
+    nothing goes round."""
+    narrow, wide = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>")), Cast(scalar("ap_ufixed<7,3,AP_RND_CONV,AP_SAT>"))
+    graph = Graph(
+        "spilled",
+        (
+            Node("x", Input((4, 18, 13), scalar("ap_ufixed<5,2,AP_RND,AP_SAT>"))),
+            Node("first", conv(150, 8, 4, 3, 3, pads=(1, 1)), ("x",)),
+            Node("relu", Relu(), ("first",)),
+            Node("relu_q", wide, ("relu",)),
+            Node("tiled", conv(152, 8, 8, 3, 3, pads=(1, 1)), ("relu_q",)),
+            Node("sum", Add(), ("tiled", "relu_q")),
+            Node("sum_q", narrow, ("sum",)),
+            Node("second", conv(154, 8, 8, 3, 3, pads=(1, 1)), ("sum_q",)),
+            Node("third", conv(156, 8, 8, 1, 1), ("sum_q",)),
+            Node("joined", Add(), ("second", "third")),
+            Node("joined_q", narrow, ("joined",)),
+            Node("strided", conv(158, 4, 8, 3, 3, stride=3), ("joined_q",)),
+            Node("out", Relu(), ("strided",)),
+        ),
+        "out",
+    )
+    foldings = {
+        "first": Folding(2, 4, "lut"),
+        "tiled": Folding(4, 2, "pair", weights="ddr", rows=6),
+        "second": Folding(8, 8),
+        "third": Folding(8, 2),
+        "strided": Folding(2, 8, "dsp"),
+    }
+    spills = ("relu_q_2_s", "second_2_s", "joined_q_s", "out_s")
+    return graph, Schedule.of(foldings, input_parallel=4, output_parallel=2, fifo_storage=dict.fromkeys(spills, "ddr"))
+
+
 def from_ddr() -> tuple[Graph, Schedule]:
     """Layers whose weights come from memory: tiles and whole frames, strides that leave rows over, few and many pixels, results that leave as
     they come and results that wait, sums of branches, and linear layers."""
@@ -347,7 +381,7 @@ def from_ddr() -> tuple[Graph, Schedule]:
             Node("whole", conv(130, 8, 4, 3, 3, pads=(1, 1)), ("x",)),
             Node("relu", Relu(), ("whole",)),
             Node("relu_q", wide, ("relu",)),
-            Node("tiled", conv(132, 8, 8, 3, 3, pads=(1, 1)), ("relu_q",)),
+            Node("tiled", conv(132, 8, 4, 3, 3, pads=(1, 1), groups=2), ("relu_q",)),
             Node("sum", Add(), ("tiled", "relu_q")),
             Node("sum_q", narrow, ("sum",)),
             Node("strided", conv(134, 4, 8, 2, 3, pads=(0, 1), stride=3), ("sum_q",)),

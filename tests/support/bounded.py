@@ -75,14 +75,14 @@ class BoundedBundle:
         Raises DeadlockError if it stops, ProjectError if the harness fails or words are left in a FIFO.
         """
         design = self.designs[index]
-        chosen = {stream.name: stream.depth for stream in design.streams} | _loader_depths(design) | dict(depths or {})
+        chosen = {stream.name: stream.built for stream in design.streams} | _loader_depths(design) | dict(depths or {})
         with tempfile.TemporaryDirectory(prefix="qfx_bounded_") as folder:
             source, result, report, table = (Path(folder) / name for name in ("in.bin", "out.bin", "report", "depths"))
             source.write_bytes(np.ascontiguousarray(x_raw, dtype="<i8").tobytes())
             table.write_text("".join(f"{name} {depth}\n" for name, depth in chosen.items()), encoding="utf-8")
             constants = Path(folder) / "weights.bin"
             constants.write_bytes(b"" if design.loader is None else loading.words(design))
-            for master in design.masters:
+            for master in design.weights_in_memory:
                 (Path(folder) / f"{master.port}.bin").write_bytes(master.contents)
             command = [str(self.executable), str(index), *map(str, (table, source, result, report, constants, stalls))]
             environment = dict(os.environ) | {"QFX_MEMORY": folder}
@@ -163,10 +163,11 @@ def step_of(loop: d.Loop) -> d.Design:
 
 def differences(design: d.Design, found: BoundedRun) -> list[str]:
     """In which processes the C++ took its turns otherwise than the process's ``program`` says: one line each, none if all agree. Not of loops: what
-    they do in a step runs side by side in hardware, and here one after the other (``step_of`` is that by itself)."""
+    they do in a step runs side by side in hardware, and here one after the other (``step_of`` is that by itself); nor of FIFOs in memory, whose turns
+    are as others let them."""
     lines = []
     for process, frames in zip(design.processes, found.ports, strict=True):
-        if isinstance(process, d.Loop):
+        if isinstance(process, d.Loop | d.Spill):
             continue
         want = process.program
         for number, frame in enumerate(frames):

@@ -84,7 +84,7 @@ def build_bundle(
         else:
             lowered.append(lower(graph, schedule))
             files = emit_sources(lowered[-1], top)
-            for master in lowered[-1].masters:
+            for master in lowered[-1].weights_in_memory:
                 (root / top).mkdir(parents=True, exist_ok=True)
                 (root / top / f"{master.port}.bin").write_bytes(master.contents)
         for path, text in files.items():
@@ -126,12 +126,14 @@ def _bundle_main(tops: Sequence[str], designs: Sequence[Design], root: Path) -> 
 def _with_memory(design: Design, top: str, folder: Path) -> str:
     """What calls a top function that reads memory."""
     held = "".join(f"static std::vector<qfx::uint<{master.bits}> > {top}_{master.port};\n" for master in design.masters)
-    loads = " && ".join(f'qfx_tb::load_memory("{master.port}", {master.beats}, {top}_{master.port})' for master in design.masters)
+    room = "".join(f"  {top}_{master.port}.resize({master.beats});\n" for master in design.masters if master.scratch)
+    weights = design.weights_in_memory
+    loads = " && ".join(["true", *(f'qfx_tb::load_memory("{master.port}", {master.beats}, {top}_{master.port})' for master in weights)])
     given = "".join(f", &{top}_{master.port}[0]" for master in design.masters)
     ports = f"hls::stream<{top}_ports::input::word>& in, hls::stream<{top}_ports::output::word>& out"
     return (
         f"\n{held}static bool {top}_load() {{\n"
-        f'  setenv("QFX_MEMORY", "{folder}", 1);\n  return {loads};\n}}\nstatic void {top}_call({ports}) {{ {top}(in, out{given}); }}\n'
+        f'  setenv("QFX_MEMORY", "{folder}", 1);\n{room}  return {loads};\n}}\nstatic void {top}_call({ports}) {{ {top}(in, out{given}); }}\n'
     )
 
 

@@ -22,6 +22,7 @@
 #include <vector>
 
 #define QFX_TURN() qfx_bounded::turn()
+#define QFX_POLLED(in, takes, out, gives) qfx_bounded::polled(in, takes, out, gives);
 
 namespace qfx_bounded {
 
@@ -45,6 +46,7 @@ struct fiber {
   bool done;
   channel* waits;
   bool for_room;
+  channel* or_for_room;  // of one that waits for a word or for room, whichever comes first: then of these two the second
   int64_t turn;   // of the present frame
   numbers turns;  // of every frame that is done
   bool slow;      // memory: what it reads comes when it comes
@@ -130,6 +132,20 @@ inline void before_write(channel& c) {
   c.writes.push_back(f.turn);
 }
 
+// Of a process that asks whether there are words, or room, before it reads and writes: wait until there is some of what it is after. None: of no word.
+inline void polled(channel& in, const bool takes, channel& out, const bool gives) {
+  world& w = *current();
+  fiber& f = *w.present;
+  commit(f);
+  while (!(takes && in.readable()) && !(gives && out.writable())) {
+    f.waits = takes ? &in : &out;
+    f.for_room = !takes;
+    f.or_for_room = gives ? &out : 0;
+    swapcontext(&f.context, &w.scheduler);
+    f.or_for_room = 0;
+  }
+}
+
 }  // namespace qfx_bounded
 
 namespace hls {
@@ -146,6 +162,8 @@ class stream : public qfx_bounded::channel {
     if (qfx_bounded::current()) qfx_bounded::forget(this);
   }
 
+  bool empty() const { return !readable(); }
+  bool full() const { return !writable(); }
   T read() {
     qfx_bounded::before_read(*this);
     const T word = words.front();

@@ -37,6 +37,7 @@ inline void add(world& w, const std::string& name, const int frames, const std::
   f.done = false;
   f.waits = 0;
   f.for_room = false;
+  f.or_for_room = 0;
   f.slow = slow;
   f.turn = -1;
   getcontext(&f.context);
@@ -58,7 +59,8 @@ inline void run(world& w) {
     went = false;
     for (size_t i = 0; i < w.fibers.size(); i++) {
       fiber& f = w.fibers[i];
-      if (f.done || (f.waits && !(f.for_room ? f.waits->writable() : f.waits->readable()))) continue;
+      const bool other = f.or_for_room && f.or_for_room->writable();
+      if (f.done || (f.waits && !other && !(f.for_room ? f.waits->writable() : f.waits->readable()))) continue;
       went = true;
       f.waits = 0;
       w.present = &f;

@@ -36,6 +36,7 @@ class stream {
   }
 
   bool empty() const { return next_ == words_.size(); }
+  bool full() const { return false; }
   size_t size() const { return words_.size() - next_; }
 
   T read() {

@@ -77,7 +77,7 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     on = r.device(board.part)
     costs = []
     for process, node in zip(design.processes, design.nodes, strict=True):
-        queues = [r.fifo(stream.depth, stream.bits, stream.storage) for stream in process.targets]
+        queues = [r.fifo(stream.built, stream.bits, stream.storage) for stream in process.targets]
         costs.append(Cost(process.name, node, process.cycles, r.total([process.cost(on), *queues])))
     if design.loader is not None:
         costs.append(Cost(design.loader.name, "(weights)", 0, _loader(design.loader)))

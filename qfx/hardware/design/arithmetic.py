@@ -108,10 +108,17 @@ def sum_type(weights: IntArray, x: FixedType, terms: int) -> FixedType:
 def turn_type(rows: IntArray, x: FixedType, simd: int) -> FixedType:
     """The raw type of what a turn sums: that of any of ``rows`` (words, ``simd`` weights for each output, the outputs innermost) with any raws of
     ``x``."""
-    weights = rows.reshape(len(rows), simd, -1)
-    ends = weights * x.min_raw, weights * x.max_raw
-    low, high = np.minimum(*ends).sum(axis=1).min(), np.maximum(*ends).sum(axis=1).max()
-    return Interval(int(low), int(high), 0).type()
+    low = high = 0
+    step = max(_AT_ONCE // rows.shape[1], 1)  # a hundred million weights need not lie in memory many times over
+    for start in range(0, len(rows), step):
+        weights = rows[start : start + step].astype(np.int64).reshape(-1, simd, rows.shape[1] // simd)
+        ends = weights * x.min_raw, weights * x.max_raw
+        lowest, highest = int(np.minimum(*ends).sum(axis=1).min()), int(np.maximum(*ends).sum(axis=1).max())
+        low, high = (lowest, highest) if start == 0 else (min(low, lowest), max(high, highest))
+    return Interval(low, high, 0).type()
+
+
+_AT_ONCE = 1 << 20  # weights
 
 
 def weight_type(weights: IntArray) -> FixedType:

@@ -44,6 +44,7 @@ from qfx.hardware.processes import Rewidth as Rewidth
 from qfx.hardware.processes import RowWidth as RowWidth
 from qfx.hardware.processes import Scatter as Scatter
 from qfx.hardware.processes import SliceFrame as SliceFrame
+from qfx.hardware.processes import Spill as Spill
 from qfx.hardware.processes import SplitPort as SplitPort
 from qfx.hardware.processes import Stretch as Stretch
 from qfx.hardware.processes import TakeFrame as TakeFrame
@@ -127,8 +128,13 @@ class Design:
         return (self.output, *self.more_outputs)
 
     @property
-    def masters(self) -> tuple[FromMemory, ...]:
-        """The processes that read the board's memory."""
+    def masters(self) -> tuple[FromMemory | Spill, ...]:
+        """The processes that read the board's memory, or write it too."""
+        return tuple(process for process in self.processes if isinstance(process, FromMemory | Spill))
+
+    @property
+    def weights_in_memory(self) -> tuple[FromMemory, ...]:
+        """Those of them whose weights lie there before anything runs."""
         return tuple(process for process in self.processes if isinstance(process, FromMemory))
 
     @property

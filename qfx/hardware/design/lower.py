@@ -16,6 +16,7 @@ from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.design.build import Builder, port
+from qfx.hardware.design.memory.spilled import spilled
 from qfx.hardware.design.merge import merge
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.timing.simulate import MAX_WORDS, words
@@ -44,7 +45,7 @@ def _lowered(graph: Graph, schedule: Schedule, shared: bool, phased: bool) -> d.
     if unread:
         raise ProjectError("is an input that no output depends on", where=unread[0], remedy="leave it out of the model")
     builder.build(graph.nodes)
-    return _finished(builder)
+    return spilled(_finished(builder), [name for name, place in schedule.fifo_storage if place == "ddr"])
 
 
 def _finished(builder: Builder) -> d.Design:

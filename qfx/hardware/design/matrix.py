@@ -76,8 +76,8 @@ def sums_of(build: Builder, unit: Unit, rows: d.IntArray) -> Sums:
         up[:] = 0  # the sum wraps, at every addition, on the grid of the products
     else:
         wrapped = None
-    rows = rows >> np.tile(up, len(rows) // outputs)[:, None]
     if up.any():
+        rows = rows >> np.tile(up, len(rows) // outputs)[:, None]
         shape = (-1, *(1,) * (weight.raw.ndim - 1))
         short = Const(weight.raw >> up.reshape(shape), weight.grid)
         acc = _product_type(unit.accumulator(short, None), grids)

@@ -15,8 +15,11 @@ ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair", "triple", "quad", "pair27",
 weights, or two, three or four products in one DSP block ("27": of those with a port of 27 bits). All of them compute the same numbers."""
 
 
-BUFFER_STORAGE = FIFO_STORAGE = ("auto", "lut", "bram", "uram")
-"""What line buffers and FIFOs are built of: as their size says (``storage.py``), of LUTs, block RAM or UltraRAM."""
+BUFFER_STORAGE = CHIP_STORAGE = ("auto", "lut", "bram", "uram")
+"""What line buffers and FIFOs are built of on the chip: as their size says (``storage.py``), of LUTs, block RAM or UltraRAM."""
+
+FIFO_STORAGE = (*CHIP_STORAGE, "ddr")
+"""What holds the words of a FIFO: "ddr" is the board's memory, which an AXI master writes and reads."""
 
 WEIGHT_STORAGE = (*BUFFER_STORAGE, "mixed", "ddr")
 """What holds weights: "mixed" is block RAM as far as the rows fill it, and LUTs for the rest. UltraRAM holds none that are constant. "ddr" is the
@@ -71,6 +74,9 @@ class Folding:
             raise ProjectError(f"the arithmetic is {self.arithmetic!r}", remedy=f"use one of {', '.join(ARITHMETIC)}")
         if self.weights not in WEIGHT_STORAGE:
             raise ProjectError(f"the weights are to lie in {self.weights!r}", remedy=f"use one of {', '.join(WEIGHT_STORAGE)}")
+        if self.buffer == "ddr":
+            remedy = 'leave it on the chip; a unit with weights = "ddr" has none, and --style sequential keeps values in memory'
+            raise ProjectError("the line buffer is to lie in the board's memory: only FIFOs and weights can", remedy=remedy)
         if self.buffer not in BUFFER_STORAGE:
             raise ProjectError(f"the buffer is to lie in {self.buffer!r}", remedy=f"use one of {', '.join(BUFFER_STORAGE)}")
 

@@ -75,14 +75,14 @@ _ASKED = {"lut": Storage.LUTRAM, "bram": Storage.BRAM, "uram": Storage.URAM}
 
 def fifo(depth: int, width: int, asked: str = "auto") -> Storage:
     """A FIFO: shift registers, of which a LUT holds 32 words of a bit, or blocks. Two words of shift registers become flip-flops, whatever is
-    asked for.
+    asked for; what is on the chip of one in memory is built as its size says.
 
     >>> fifo(32, 512), fifo(128, 8), fifo(33, 36)
     (<Storage.SRL: 'SRL'>, <Storage.SRL: 'SRL'>, <Storage.BRAM: 'BRAM'>)
     """
     if depth <= 2 or asked == "lut":
         return Storage.SRL
-    if asked != "auto":
+    if asked in _ASKED:
         return _ASKED[asked]
     return Storage.SRL if _worth(width * ceil(depth / 32), depth, width) else Storage.BRAM
 
@@ -203,4 +203,4 @@ def tables(epilogue: Epilogue, lanes: int, channels: int = 0) -> tuple[Memory, .
 
 def queue(stream: Stream) -> Storage:
     """Where the words of a stream lie."""
-    return fifo(stream.depth, stream.bits, stream.storage)
+    return fifo(stream.built, stream.bits, stream.storage)

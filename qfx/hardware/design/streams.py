@@ -55,6 +55,10 @@ def check_word(where: str, parallel: int, bits: int) -> None:
         )
 
 
+BUILT = 64
+"""Words on the chip of a FIFO in the board's memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """A FIFO of ``words`` words a frame; a word holds ``parallel`` raws of ``type``, neighbours in the order pixel by pixel, channel by channel.
@@ -66,6 +70,11 @@ class Stream:
     words: int
     depth: int
     storage: str = "auto"
+
+    @property
+    def built(self) -> int:
+        """The words of it that lie on the chip: of one in memory what covers the time between two bursts."""
+        return min(self.depth, BUILT) if self.storage == "ddr" else self.depth
 
     @property
     def bits(self) -> int:

@@ -17,6 +17,7 @@ from qfx.hardware.board import Board
 from qfx.hardware.design.design import Design
 from qfx.hardware.emit.blockdesign import ALIGNMENT, LENGTH_BITS, cells
 from qfx.hardware.processes.memory.from_memory import FromMemory
+from qfx.hardware.processes.memory.spill import Spill
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import FloatArray
 from qfx.ir.values import RawArray
@@ -93,8 +94,12 @@ def memory_register(place: int) -> int:
     return 0x20 + 16 * place
 
 
-def _master(place: int, master: FromMemory) -> Mapping[str, object]:
-    return memory(master.port, memory_register(place), master.contents, master.frame_bytes)
+def _master(place: int, master: FromMemory | Spill) -> Mapping[str, object]:
+    """Without the sum of a file where the accelerator has that memory to itself."""
+    if isinstance(master, FromMemory):
+        return memory(master.port, memory_register(place), master.contents, master.frame_bytes)
+    size = master.beats * master.bits // 8
+    return {"name": master.port, "register": memory_register(place), "bytes": size, "frame_bytes": master.frame_bytes}
 
 
 def memory(name: str, register: int, contents: bytes, frame_bytes: int) -> Mapping[str, object]:

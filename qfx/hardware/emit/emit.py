@@ -39,7 +39,7 @@ CSIM_FLAGS = (
 HLS_TOOLS = ("vitis_hls", "vitis-run", "vivado_hls")
 """The vendor's tools that take the sources of a project, the first of them that is there."""
 
-_LOAD_HEADER, _UNROLLED_HEADER, _MEMORY_HEADER = "qfx/load.h", "qfx/unrolled.h", "qfx/memory/tiles.h"
+_LOAD_HEADER, _UNROLLED_HEADER, _MEMORY_HEADERS = "qfx/load.h", "qfx/unrolled.h", ("qfx/memory/spill.h", "qfx/memory/tiles.h")
 
 
 def emit(
@@ -127,7 +127,7 @@ def test_bench(design: Design, top: str) -> dict[str, str]:
 def _with_library(sources: Mapping[str, str], graph: Graph, design: Design, top: str, streaming: bool) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = dict(sources)
     library = read_tree(hls_root() / "include", "qfx/*.h", "qfx/memory/*.h")
-    uses = ((_LOAD_HEADER, design.loader is not None), (_UNROLLED_HEADER, not streaming), (_MEMORY_HEADER, bool(design.masters)))
+    uses = ((_LOAD_HEADER, design.loader is not None), (_UNROLLED_HEADER, not streaming), *((path, bool(design.masters)) for path in _MEMORY_HEADERS))
     unused = {path for path, used in uses if not used}
     files.update({f"include/{path}": text for path, text in library.items() if path not in unused})
     files.update({f"sim/axi/{path}": text for path, text in read_tree(hls_root() / "sim", "*.h").items()})
@@ -159,7 +159,7 @@ def emit_sources(design: Design, top: str) -> dict[str, str]:
         named = (*design.wire_names, *["weights"] * (design.loader is not None))
         streams = [f"hls::stream<{top}_ports::{name}::word>& {name}" for name in named]
         streams += ["const bool load"] * (design.loader is not None)
-        streams += [f"const qfx::uint<{master.bits}>* {master.port}" for master in design.masters]
+        streams += [f"{'' if master.scratch else 'const '}qfx::uint<{master.bits}>* {master.port}" for master in design.masters]
         values["parameters"] = (",\n" + " " * (len(top) + 6)).join(streams)
     if design.loader is not None:
         values |= {"flags": cpp.flags_stream(), "words": cpp.words_stream(design.loader.port.slot)}

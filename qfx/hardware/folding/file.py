@@ -32,7 +32,7 @@ each four neighbouring inputs alone, of a layer that has no more.
 
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; ``weights`` (what holds them: "lut", "bram", "mixed" or, if they are loaded, "uram")
 and ``buffer`` (the line buffer of a window: "lut", "bram" or "uram") to "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``,
-and so are the depth and the storage ("lut", "bram" or "uram") of a FIFO where they are not given.
+and so are the depth and the storage ("lut", "bram", "uram", or "ddr", the board's memory) of a FIFO where they are not given.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Prices come first: they are quick. The program is asked where they leave a gap t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.streams import IntArray
 from qfx.hardware.folding import program
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
 from qfx.hardware.timing.program import READ_WRITE, RESTART, REWIND
 
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
@@ -54,19 +54,22 @@ class Fastest:
 
 
 class Market:
-    """The layers of a model, what they share (``limits``: how much of each of FIELDS they may use). ``joint``: the layers, by name, that are ports of
-    one stream, whose words come one after the other.
+    """The layers of a model, what they share (``limits``: how much of each of FIELDS they may use; ``bytes_per_cycle``: of the board's memory).
+    ``joint``: the layers, by name, that are ports of one stream, whose words come one after the other. An ``overhead`` is in the order of COLUMNS
+    (``prices.py``).
 
     ``layers``: of the options given those that no other with the same words at both ends is at least as good as. What is picked are their places.
     """
 
-    def __init__(self, layers: Sequence[Layer], limits: FloatArray, joint: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(self, layers: Sequence[Layer], limits: FloatArray, joint: Sequence[Sequence[str]] = (), bytes_per_cycle: float = 0.0) -> None:
         self.layers = [_undominated(layer) for layer in layers]
         self.limits = np.maximum(limits, _LEAST_LIMIT)
+        self.bytes_per_cycle = bytes_per_cycle
+        self.reads = any(layer.memory is not None for layer in layers)
         index = {layer.name: i for i, layer in enumerate(layers)}
         self.joint = [[index[name] for name in names] for names in joint]
         self.sources = [[(index[name], size) for name, size in layer.sources] for layer in layers]
-        self._beaten = [_beaten(layer) for layer in self.layers]
+        self._beaten = [_beaten(layer, layer.columns if self.reads else layer.costs) for layer in self.layers]
         self._kept_at: dict[int, list[IntArray] | None] = {}
         self._paces: dict[int, Pace] = {}
         self._given_up: set[int] = set()  # paces for which the program neither found a choice nor that there is none: it is not asked again
@@ -75,6 +78,10 @@ class Market:
         for reader, sources in enumerate(self.sources):
             for place, (source, size) in enumerate(sources):
                 self.readers[source].append((reader, place, size))
+
+    def limits_at(self, target: int) -> FloatArray:
+        """How much of each of COLUMNS may be used in a frame of ``target`` cycles."""
+        return np.append(self.limits, max(self.bytes_per_cycle * target, _LEAST_LIMIT))
 
     def given(self, reader: int, place: int) -> IntArray:
         """By option of its source at ``place``: the numbers per word that come from there to ``reader``."""
@@ -99,15 +106,15 @@ class Market:
         return max(*(int(layer.busy.max()) for layer in self.layers), *frames, *joint)
 
     def paces(self) -> list[int]:
-        """The cycles a frame, from ``floor`` to ``ceiling``, at which options or widths become possible; where several ports share a stream, steps of
-        less than a percent besides."""
+        """The cycles a frame, from ``floor`` to ``ceiling``, at which options or widths become possible; where several ports share a stream, or what
+        memory gives is shared, steps of less than a percent besides."""
         low, high = self.floor, self.ceiling
         found = {low, high, *(int(busy) for layer in self.layers for busy in np.unique(layer.busy))}
         for reader, sources in enumerate(self.sources):
             for place, (_, size) in enumerate(sources):
                 widths, words = np.unique(self.given(reader, place)), np.unique(self.layers[reader].words(place))
                 found.update(rewidth_cycles(size, words[None, :], widths[:, None]).ravel().tolist())
-        if self.joint:
+        if self.joint or self.reads:  # the slower, the more comes from memory
             found.update(np.geomspace(low, high, 2 + int(np.log(high / low) / np.log(_FINE))).astype(np.int64).tolist())
         return sorted(pace for pace in found if low <= pace <= high)
 
@@ -117,19 +124,19 @@ class Market:
 
     def costs(self, picked: Picked) -> FloatArray:
         """What the layers take, with the changes of width between them."""
-        taken: FloatArray = sum((layer.costs[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(FIELDS)))
+        taken: FloatArray = sum((layer.columns[i] for layer, i in zip(self.layers, picked, strict=True)), np.zeros(len(COLUMNS)))
         for index, sources in enumerate(self.sources):
             for place, (source, _) in enumerate(sources):
                 taken = taken + changes(self.given(index, place)[picked[source]], self.layers[index].words(place)[picked[index]])
         return taken
 
-    def fits(self, picked: Picked, overhead: FloatArray) -> bool:
+    def fits(self, picked: Picked, overhead: FloatArray, target: int) -> bool:
         """Whether the layers keep within the limits, with ``overhead`` for what is no layer: forks, deep FIFOs."""
-        return bool((overhead + self.costs(picked) <= self.limits * (1 + _ROUNDING)).all())
+        return bool((overhead + self.costs(picked) <= self.limits_at(target) * (1 + _ROUNDING)).all())
 
-    def share(self, taken: FloatArray) -> float:
+    def share(self, taken: FloatArray, target: int) -> float:
         """Of the limits, that of what is scarcest."""
-        return float((taken / self.limits).max())
+        return float((taken / self.limits_at(target)).max())
 
     def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None) -> Best | None:
         """The option of each layer for a frame in ``target`` cycles: the cheapest that fit, else those that come nearest to it; None if none keep
@@ -137,7 +144,7 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return None
-        pace, spent = self._pace(target, kept), overhead / self.limits
+        pace, spent = self._pace(target, kept), overhead / self.limits_at(target)
         tried = [by_prices(pace, spent), None if known is None else exchanged(pace, _among(kept, known), spent)]
         found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
         problem = self._problem(target, pace, kept, spent)
@@ -156,9 +163,9 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return None
-        spent = overhead / self.limits
+        spent = overhead / self.limits_at(target)
         picked = by_prices(self._pace(target, kept), spent)
-        if picked is not None and self.fits(_back(kept, picked), overhead):
+        if picked is not None and self.fits(_back(kept, picked), overhead, target):
             return _back(kept, picked)
         fitting = self.fitting(target, overhead)[0] if self._conceivable(target, overhead) else None
         if fitting is not None:
@@ -221,25 +228,25 @@ class Market:
         kept = self._kept(target)
         if kept is None:
             return None, True
-        pace, spent = self._pace(target, kept), overhead / self.limits
+        pace, spent = self._pace(target, kept), overhead / self.limits_at(target)
         solved = program.cheapest(self._problem(target, pace, kept, spent), nodes=_NODES, gap=np.inf, fitting=True)
         if solved.picked is None:
             return None, solved.bound == np.inf
         picked = _back(kept, solved.picked)
-        return (picked, True) if self.fits(picked, overhead) else (None, False)
+        return (picked, True) if self.fits(picked, overhead, target) else (None, False)
 
     def _by_prices(self, target: int, overhead: FloatArray) -> Picked | None:
         kept = self._kept(target)
         if kept is None:
             return None
-        picked = by_prices(self._pace(target, kept), overhead / self.limits)
-        return _back(kept, picked) if picked is not None and self.fits(_back(kept, picked), overhead) else None
+        picked = by_prices(self._pace(target, kept), overhead / self.limits_at(target))
+        return _back(kept, picked) if picked is not None and self.fits(_back(kept, picked), overhead, target) else None
 
     def _conceivable(self, target: int, overhead: FloatArray) -> bool:
         kept = self._kept(target)
         if kept is None:
             return False
-        problem = self._problem(target, self._pace(target, kept), kept, overhead / self.limits)
+        problem = self._problem(target, self._pace(target, kept), kept, overhead / self.limits_at(target))
         return program.relaxed(problem, fitting=True) < np.inf
 
     def _kept(self, target: int) -> list[IntArray] | None:
@@ -278,7 +285,7 @@ class Market:
         return Pace(
             [layer.takes[at] for layer, at in pairs],
             [layer.gives[at] for layer, at in pairs],
-            [layer.costs[at] / self.limits for layer, at in pairs],
+            [layer.columns[at] / self.limits_at(target) for layer, at in pairs],
             [[self._link(reader, place, target, kept) for place in range(len(sources))] for reader, sources in enumerate(self.sources)],
             allowed,
         )
@@ -287,7 +294,7 @@ class Market:
         source, size = self.sources[reader][place]
         widths, of_source = np.unique(self.given(reader, place)[kept[source]], return_inverse=True)
         words, of_reader = np.unique(self.layers[reader].words(place)[kept[reader]], return_inverse=True)
-        taken = changes(widths[:, None], words[None, :]) / self.limits
+        taken = changes(widths[:, None], words[None, :]) / self.limits_at(target)
         return program.Between(source, reader, of_source, of_reader, taken, rewidth_cycles(size, words[None, :], widths[:, None]) <= target)
 
     def _problem(self, target: int, pace: Pace, kept: Sequence[IntArray], spent: FloatArray) -> program.Problem:
@@ -344,13 +351,13 @@ def _dominated(ours: IntArray, theirs: IntArray) -> BoolArray:
     return found
 
 
-def _beaten(layer: Layer) -> IntArray:
-    """Of each option the busy cycles of the fastest other one for the same words that takes no more of anything; of equals the slower, or the later,
-    is beaten."""
+def _beaten(layer: Layer, columns: IntArray) -> IntArray:
+    """Of each option the busy cycles of the fastest other one for the same words that takes no more of any of the ``columns``; of equals the slower,
+    or the later, is beaten."""
     never = np.iinfo(np.int64).max
     found = np.full(layer.busy.size, never)
-    for own in _groups(layer.takes, layer.gives, np.column_stack([layer.costs, layer.busy])):  # so what beats an option comes before it
-        costs, busy = layer.costs[own], layer.busy[own]
+    for own in _groups(layer.takes, layer.gives, np.column_stack([columns, layer.busy])):  # so what beats an option comes before it
+        costs, busy = columns[own], layer.busy[own]
         for start in range(0, own.size, _BLOCK):
             end = min(start + _BLOCK, own.size)
             beats = _dominated(costs[:end], costs[start:end]) & (np.arange(end)[:, None] < np.arange(start, end)[None, :])
@@ -379,12 +386,7 @@ def _first(holds: Callable[[int], bool], low: int, high: int, near: int | None) 
 
 
 def _undominated(layer: Layer) -> Layer:
-    at = least(layer.takes, layer.gives, np.column_stack([layer.busy, layer.costs]))
-    return replace(
-        layer,
-        foldings=tuple(layer.foldings[i] for i in at),
-        **{field: getattr(layer, field)[at] for field in ("takes", "gives", "busy", "costs", "sure")},
-    )
+    return layer.at(least(layer.takes, layer.gives, np.column_stack([layer.busy, layer.columns])))
 
 
 def _back(kept: Sequence[IntArray], picked: Sequence[int]) -> Picked:

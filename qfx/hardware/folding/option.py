@@ -40,7 +40,8 @@ _NOTHING = Resources()
 @dataclass(frozen=True, slots=True)
 class Option:
     """One folding of a layer: numbers per word that it takes and gives, busy cycles a frame (turns, pipeline, restart), and what it costs with the
-    FIFOs that it writes; ``between`` is the part of the costs that depends on the neighbours."""
+    FIFOs that it writes; ``between`` is the part of the costs that depends on the neighbours. ``memory``: bytes a frame that it reads of the board's
+    memory."""
 
     folding: Folding
     takes: int
@@ -48,6 +49,7 @@ class Option:
     busy: int
     cost: Resources
     between: Resources = _NOTHING
+    memory: int = 0
 
 
 _MOST_LUTS, _LEAST_LUTS = 1000, 8

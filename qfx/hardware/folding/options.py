@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
@@ -49,8 +51,21 @@ class Layer:
     limit: str
     paired: frozenset[int] = frozenset()
     """The places among ``sources`` of those whose numbers it takes word for word with the ones that it gives."""
+    memory: d.IntArray | None = None
+    """By option: bytes a frame that are read of the board's memory; None if there are none."""
     tapped: frozenset[int] = frozenset()
     """The places among ``sources`` of those that are no results but what goes into the windows of that layer: it gives words as it takes them."""
+
+    @property
+    def columns(self) -> d.IntArray:
+        """By option: the costs, and the bytes (``prices.COLUMNS``)."""
+        return np.column_stack([self.costs, np.zeros(len(self.costs), dtype=np.int64) if self.memory is None else self.memory])
+
+    def at(self, places: npt.NDArray[np.int64] | list[int]) -> Layer:
+        """It with the options at those places alone."""
+        arrays = {field: getattr(self, field)[places] for field in ("takes", "gives", "busy", "costs", "sure")}
+        memory = None if self.memory is None else self.memory[places]
+        return replace(self, foldings=tuple(self.foldings[place] for place in places), memory=memory, **arrays)
 
     def words(self, place: int) -> d.IntArray:
         """The numbers per word that it takes of the source at ``place``."""
@@ -121,15 +136,24 @@ def _layer(name: str, kind: Role, sources: tuple[tuple[str, int], ...], options:
     costs = np.array([counts(option.cost) for option in options], dtype=np.int64)
     between = np.array([counts(option.between) for option in options], dtype=np.int64)
     takes, gives, busy = (np.array([getattr(option, field) for option in options], dtype=np.int64) for field in ("takes", "gives", "busy"))
-    return Layer(name, kind, sources, tuple(option.folding for option in options), takes, gives, busy, costs, costs - between, limit)
+    foldings, memory = tuple(option.folding for option in options), np.array([option.memory for option in options], dtype=np.int64)
+    return Layer(name, kind, sources, foldings, takes, gives, busy, costs, costs - between, limit, memory=memory if memory.any() else None)
+
+
+def either(first: Layer, second: Layer) -> Layer:
+    """The layer with the options of both: ``first`` says where it stands."""
+    joined: dict[str, Any] = {
+        field: np.concatenate([getattr(first, field), getattr(second, field)]) for field in ("takes", "gives", "busy", "costs", "sure")
+    }
+    memory = np.concatenate([first.columns[:, -1], second.columns[:, -1]])
+    return replace(first, foldings=first.foldings + second.foldings, memory=memory, **joined)
 
 
 def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: list[Option]) -> Layer:
     """The layer with one more of its processes: with the foldings that all of them can have."""
     more = _layer(layer.name, layer.kind, sources, [option for option in options if option.folding in layer.foldings], layer.limit)
     at = [layer.foldings.index(folding) for folding in more.foldings]
-    arrays = {field: getattr(layer, field)[at] for field in ("takes", "gives", "busy", "costs", "sure")}
-    layer = replace(layer, foldings=more.foldings, **arrays)
+    layer = layer.at(at)
     outside = tuple(source for source in (*layer.sources, *sources) if source[0] != layer.name)
     return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs, sure=layer.sure + more.sure)
 

@@ -17,7 +17,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import LIMITS, capacity, estimate
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
-from qfx.hardware.design.schedule import FIFO_STORAGE, Schedule
+from qfx.hardware.design.schedule import CHIP_STORAGE, Schedule
 from qfx.hardware.design.storage import dense
 from qfx.hardware.timing.fifo import with_storage
 
@@ -45,9 +45,11 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
             raise ProjectError(f"weights is {folding.weights!r}, but it has no weights of its own", where=name, remedy="leave weights out")
         asked += [(name, "its weights are", folding.weights), (name, "its line buffer is", folding.buffer)]
     if design.masters and not board.memory_gb_s:
-        what = f"its weights are to lie in the board's memory, but {board.name} says nothing of one"
-        remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
-        raise ProjectError(what, where=next(name for name, folding in schedule.foldings if folding.weights == "ddr"), remedy=remedy)
+        layer = next((name for name, folding in schedule.foldings if folding.weights == "ddr"), "")
+        what = f"{'its weights are' if layer else 'a FIFO is'} to lie in the board's memory, but {board.name} says nothing of one"
+        remedy = f"give memory_gb_s in the board's file (docs/board.md), or leave {'the weights' if layer else 'it'} on the chip"
+        fifo = next((name for name, place in schedule.fifo_storage if place == "ddr"), "")
+        raise ProjectError(what, where=layer or f"[fifos] {fifo}", remedy=remedy)
     asked += [(name, "the FIFO is", place) for name, place in schedule.fifo_storage]
     for name, what, place in asked:
         if place == "uram" and not board.uram:
@@ -57,9 +59,11 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
 
 
 def place_fifos(design: d.Design, board: Board, asked: Mapping[str, str]) -> d.Design:
-    """The design, FIFOs sized, with a place for every one; ``asked``: those that the user wishes, by name."""
+    """The design, FIFOs sized, with a place for every one; ``asked``: those that the user wishes, by name. (What stands around one in
+    memory is placed as any other.)"""
+    asked = {name: place for name, place in asked.items() if place != "ddr"}
     design = with_storage(design, asked)
-    free = [stream for stream in design.streams if stream.depth > 2 and stream.name not in asked]
+    free = [stream for stream in design.streams if stream.depth > 2 and stream.storage != "ddr" and stream.name not in asked]
     costs = {stream.name: {place: _vector(r.fifo(stream.depth, stream.bits, place)) for place in _places(stream, board)} for stream in free}
     limits = np.maximum(_vector(capacity(board)) * np.array([LIMITS[field] for field in FIELDS]), 0.5)
     taken = _vector(estimate(design, board).total)
@@ -80,7 +84,7 @@ def place_fifos(design: d.Design, board: Board, asked: Mapping[str, str]) -> d.D
 
 
 def _places(stream: d.Stream, board: Board) -> list[str]:
-    return [place for place in FIFO_STORAGE if place != "uram" or (board.uram and dense(stream.depth, stream.bits))]
+    return [place for place in CHIP_STORAGE if place != "uram" or (board.uram and dense(stream.depth, stream.bits))]
 
 
 def _badness(shares: np.typing.NDArray[np.float64]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import ceil
 
@@ -16,6 +16,7 @@ from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.sequence import as_built
 from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights
+from qfx.hardware.folding.memory import spilling
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import layers
 from qfx.hardware.folding.placing import check_asked, place_fifos
@@ -50,7 +51,7 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of weights that a frame reads from the board's memory."""
+        """Bytes that a frame reads from the board's memory, or writes there: weights, and what is spilled."""
         return sum(master.frame_bytes for master in self.design.masters)
 
     @property
@@ -85,9 +86,18 @@ class Plan:
         return weighted_nodes(self.design)
 
 
-def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float, known: fifo.Known | None = None) -> Plan:
+def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float, known: fifo.Known | None = None, spills: bool = False) -> Plan:
     """What comes of ``schedule`` (of an optimized graph). Raises ProjectError if it cannot be built or would deadlock; not if it is too large.
-    ``known``: sizes of FIFOs that are remembered, for who makes many designs that are alike."""
+    ``known``: sizes of FIFOs that are remembered, for who makes many designs that are alike. ``spills``: whether FIFOs may go to the board's memory
+    where block RAM does not hold them; the plan's schedule then says so."""
+    made = _plan(graph, board, schedule, clock_ns, known)
+    if not spills:
+        return made
+    asked = dict(schedule.fifo_storage)
+    return spilling.spilled(made, lambda storage: _plan(graph, board, replace(schedule, fifo_storage=storage), clock_ns, known), asked)
+
+
+def _plan(graph: Graph, board: Board, schedule: Schedule, clock_ns: float, known: fifo.Known | None) -> Plan:
     schedule = as_built(graph, schedule)
     lowered = lower(graph, schedule)
     check_asked(lowered, schedule, board)
@@ -103,7 +113,7 @@ def plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float, kno
     return Plan(schedule, design, estimate(design, board), timing, clock_ns)
 
 
-def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float) -> Plan:
+def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: float, spills: bool = False) -> Plan:
     """As ``plan``, but raises ProjectError too if the design does not fit the board: if possible before FIFOs are sized, which takes long."""
     design = lower(graph, schedule)
     check_asked(design, schedule, board)
@@ -111,7 +121,7 @@ def fitting_plan(graph: Graph, board: Board, schedule: Schedule, *, clock_ns: fl
     try:
         check_blocks(weights, board)
         check_fits(shallow_estimate(design, board))
-        made = plan(graph, board, schedule, clock_ns=clock_ns)
+        made = plan(graph, board, schedule, clock_ns=clock_ns, spills=spills)
         check_fits(made.estimate)
     except DoesNotFitError as error:
         raise DoesNotFitError(board, error.needs, _remedy(graph, board)) from None

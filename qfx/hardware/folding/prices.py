@@ -26,6 +26,9 @@ _LEAST_PRICE = 0.02
 _EXCHANGES = 4
 _REWIDTH = REWIND  # cycles of a process that changes the width of words, beyond one per word
 
+COLUMNS = (*FIELDS, "memory")
+"""What layers take: of the board's resources, and bytes a frame of its memory."""
+
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Picked = list[int]
@@ -40,13 +43,13 @@ class Pace:
 
     takes: Sequence[d.IntArray]
     gives: Sequence[d.IntArray]
-    shares: Sequence[FloatArray]  # (options, FIELDS)
+    shares: Sequence[FloatArray]  # (options, COLUMNS)
     between: Sequence[Sequence[Between]]
     allowed: Sequence[BoolArray]
 
     def taken(self, picked: Sequence[int]) -> FloatArray:
         """The shares that the layers take, with the changes of width between them."""
-        taken: FloatArray = sum((shares[i] for shares, i in zip(self.shares, picked, strict=True)), np.zeros(len(FIELDS)))
+        taken: FloatArray = sum((shares[i] for shares, i in zip(self.shares, picked, strict=True)), np.zeros(len(COLUMNS)))
         for links in self.between:
             for link in links:
                 taken = taken + link.shares[link.source_width[picked[link.source]], link.reader_width[picked[link.reader]]]
@@ -54,11 +57,11 @@ class Pace:
 
 
 def changes(widths: npt.ArrayLike, words: npt.ArrayLike) -> FloatArray:
-    """What the change between words of ``widths`` and of ``words`` numbers takes, in the order of FIELDS along one more axis: LUTs alone, for numbers
-    of eight bits; nothing where they are the same."""
+    """What the change between words of ``widths`` and of ``words`` numbers takes, in the order of COLUMNS along one more axis: LUTs alone, for
+    numbers of eight bits; nothing where they are the same."""
     widths, words = np.asarray(widths), np.asarray(words)
     luts = np.where(widths == words, 0.0, 60.0 + 4.0 * np.maximum(widths, words))
-    found: FloatArray = luts[..., None] * (np.array(FIELDS) == "lut")
+    found: FloatArray = luts[..., None] * (np.array(COLUMNS) == "lut")
     return found
 
 
@@ -72,7 +75,7 @@ def rewidth_cycles(size: int, words: npt.ArrayLike, widths: npt.ArrayLike) -> d.
 
 def by_prices(pace: Pace, spent: FloatArray) -> Picked | None:
     """Options that fit beside what is ``spent`` anyway, as shares, else such that come near to it; None if no words were found that go together."""
-    prices = np.ones(len(FIELDS))
+    prices = np.ones(len(COLUMNS))
     best: Picked | None = None
     least = np.inf
     for step in range(_PRICE_STEPS):

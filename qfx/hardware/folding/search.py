@@ -20,16 +20,16 @@ from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
-from qfx.hardware.folding import offchip
 from qfx.hardware.folding.least import Weights, check_layers, check_weights
 from qfx.hardware.folding.market import Market, vector
+from qfx.hardware.folding.memory import offchip
 from qfx.hardware.folding.option import Role
-from qfx.hardware.folding.options import OUTPUT, Layer, layers, output_layer
+from qfx.hardware.folding.options import OUTPUT, Layer, either, layers, output_layer
 from qfx.hardware.folding.placing import check_asked
 from qfx.hardware.folding.plan import Plan as Plan  # part of this module's vocabulary
 from qfx.hardware.folding.plan import fitting_plan as fitting_plan
 from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estimate, weighted_nodes
-from qfx.hardware.folding.prices import FloatArray, Picked
+from qfx.hardware.folding.prices import COLUMNS, FloatArray, Picked
 from qfx.hardware.folding.shifts import by_shifts
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
 from qfx.hardware.timing.fifo import Known
@@ -57,33 +57,30 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     if not request.memory:
         return _resolved(graph, board, request, plain, _Memory(frozenset(pinned)), clock_ns, progress)
     cycles = None if request.fps is None else int(1e9 / (request.fps * clock_ns))
-    best: Plan | None = None
-    refused: ProjectError | None = None
-    for slower in (1, 2, 4) if cycles is None else (1,):  # at a slower pace frames may be cut into more tiles
-        chosen = offchip.choices(graph, board, plain, request, clock_ns=clock_ns, cycles=cycles, slower=slower)
-        for names in chosen.sets:
-            try:
-                made = _resolved(graph, board, request, plain, _Memory(names | pinned, chosen.tiles), clock_ns, progress)
-            except DoesNotFitError as error:
-                refused = error
-                continue
-            if best is not None and made.interval >= best.interval:
-                break
-            best = made
-            if not request.fit:
-                break
-        if best is not None:
-            return best
-    assert refused is not None  # there is at least one set
-    raise refused
+    chosen = offchip.choices(graph, board, plain, request, clock_ns=clock_ns, cycles=cycles)
+    if request.fps is not None or request.fit:
+        wanted = _Memory(
+            chosen.possible | pinned, chosen.tiles, spills=True, also_on_chip=chosen.possible if request.memory == "auto" else frozenset()
+        )
+        return _resolved(graph, board, request, plain, wanted, clock_ns, progress)
+    for number, names in enumerate(chosen.sets, start=1):
+        try:
+            return _resolved(graph, board, request, plain, _Memory(names | pinned, spills=True), clock_ns, progress)
+        except DoesNotFitError:
+            if number == len(chosen.sets):
+                raise
+    raise AssertionError("there is at least one set")
 
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """The layers whose weights lie in the board's memory, and into how many tiles a frame of theirs may be cut."""
+    """The layers whose weights lie in the board's memory, or may (``also_on_chip``: those that a search can leave on the chip), and into how many
+    tiles a frame of theirs may be cut. ``spills``: whether FIFOs may go there too."""
 
     layers: frozenset[str]
     tiles: Mapping[str, int] = field(default_factory=dict)
+    spills: bool = False
+    also_on_chip: frozenset[str] = frozenset()
 
     @property
     def foldings(self) -> dict[str, Folding]:
@@ -102,7 +99,7 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
     asked = fixed_schedule(graph, replace(request, foldings=(*request.foldings, *in_memory.items())))
     if request.fps is None and not request.fit:
         progress(_SIZING, 0, 1)
-        made = fitting_plan(graph, board, asked, clock_ns=clock_ns)
+        made = fitting_plan(graph, board, asked, clock_ns=clock_ns, spills=memory.spills)
         progress(_SIZING, 1, 1)
         return made
     weights = Weights.of(base)
@@ -117,12 +114,16 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
     pinned.update({name: Folding(parallel) for name, parallel in zip(names, (*inputs, *outputs), strict=True) if parallel is not None})
     progress(_LISTING, 0, 1)
     found = layers(base, board, pinned, shift_and_add=request.shift_and_add, memory_tiles=memory.tiles)
-    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside)
+    if memory.also_on_chip:
+        on_chip = {layer.name: layer for layer in layers(plain, board, pinned, shift_and_add=request.shift_and_add)}
+        found = tuple(either(layer, on_chip[layer.name]) if layer.name in memory.also_on_chip else layer for layer in found)
+    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside, spills=memory.spills)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos and not request.fifo_storage:
         return made
-    return plan(graph, board, replace(made.schedule, fifos=request.fifos, fifo_storage=request.fifo_storage), clock_ns=clock_ns)
+    storage = tuple(sorted((dict(made.schedule.fifo_storage) | dict(request.fifo_storage)).items()))
+    return plan(graph, board, replace(made.schedule, fifos=request.fifos, fifo_storage=storage), clock_ns=clock_ns)
 
 
 def _phased(design: d.Design) -> set[str]:
@@ -196,9 +197,14 @@ class _Made:
         return None if self.estimate.over(LIMITS) else self.plan
 
 
+def _taken(found: Estimate, made: Plan | None) -> FloatArray:
+    """What a design takes, in the order of COLUMNS."""
+    return np.append(vector(found.total), 0.0 if made is None else made.memory_bytes)
+
+
 class _Search:
     """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops;
-    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS)."""
+    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS); ``spills``: whether FIFOs may go to memory."""
 
     def __init__(
         self,
@@ -211,6 +217,7 @@ class _Search:
         merged: bool,
         inside: Mapping[str, Folding],
         allowed: FloatArray | None = None,
+        spills: bool = False,
     ) -> None:
         self.graph, self.board, self.clock_ns = graph, board, clock_ns
         self.merged, self.inside = merged, inside
@@ -218,9 +225,10 @@ class _Search:
         self.sides = _merged_sides(graph, found) if merged else {}
         there = vector(capacity(board))
         most = there * np.array([LIMITS[field] for field in FIELDS]) if allowed is None else allowed
-        self.market = Market(found, most, list(self.sides.values()))
+        self.market = Market(found, most, list(self.sides.values()), board.memory_bytes_per_cycle(clock_ns))
         self.layers = tuple(self.market.layers)
-        self.overhead: FloatArray = np.zeros(len(FIELDS))
+        self.overhead: FloatArray = np.zeros(len(COLUMNS))
+        self.spills = spills
 
     def at(self, fps: float) -> Plan:
         """The cheapest plan that makes ``fps``; one that is faster, if only that is found to fit."""
@@ -243,7 +251,7 @@ class _Search:
                 return replace(made.fitting, gap=best.gap)
             else:
                 large = made.estimate
-                if not self.market.fits(best.picked, self.overhead):
+                if not self.market.fits(best.picked, self.overhead, target):
                     break
         return self._faster(wanted, fps, large)
 
@@ -260,12 +268,12 @@ class _Search:
                 break
             seen.append((target, picked))
             made = plan(self.graph, self.board, self._schedule(picked), clock_ns=self.clock_ns, known=known)
-            taken = vector(made.estimate.total)
+            taken = _taken(made.estimate, made)
             self.overhead = taken - self.market.costs(picked)
             if made.interval > wanted:
                 target = min(target - 1, target * wanted // made.interval)
                 continue
-            share = self.market.share(taken)
+            share = self.market.share(taken, wanted)
             if share < least:
                 best, least = made, share
             if share <= 1:
@@ -356,9 +364,11 @@ class _Search:
         made = _Made(shallow_estimate(lower(self.graph, schedule), self.board), None)
         if not made.estimate.over(LIMITS):
             self.progress(_SIZING, 0, 1)
-            sized = plan(self.graph, self.board, schedule, clock_ns=self.clock_ns)
+            sized = plan(self.graph, self.board, schedule, clock_ns=self.clock_ns, spills=self.spills)
             made = _Made(sized.estimate, sized)
-        self.overhead = vector(made.estimate.total) - self.market.costs(picked)
+        self.overhead = _taken(made.estimate, made.plan) - self.market.costs(picked)
+        if made.plan is None:
+            self.overhead[-1] = 0.0  # of memory: nothing is known
         return made
 
     def _schedule(self, picked: Picked) -> Schedule:

@@ -135,7 +135,8 @@ def as_text(plan: Plan, model: str) -> str:
         one = _memory(plan)
         masters = f"{one['masters']} master{'s' * (one['masters'] > 1)}"
         used = f"{one['gb_s']:.2f} GB/s of the {one['assumed_gb_s']:.2f} that are assumed"
-        lines.append(f"memory     {one['bytes'] / 1e6:.2f} MB of weights a frame by {masters}, {used}")
+        what = "of weights" if len(plan.design.weights_in_memory) == one["masters"] else "of weights and of what FIFOs hold"
+        lines.append(f"memory     {one['bytes'] / 1e6:.2f} MB {what} a frame by {masters}, {used}")
     lines.append(f"binds      {_bound_by(plan)}")
     lines += told.lines(plan)
     lines.append(f"FIFOs      {_fifos(plan.design.streams)}")
@@ -144,10 +145,12 @@ def as_text(plan: Plan, model: str) -> str:
 
 
 def _fifos(streams: Sequence[Stream]) -> str:
-    deep = sorted(streams, key=lambda stream: -stream.depth)[:_DEEPEST]
-    bits = sum(stream.depth * stream.parallel * stream.type.width for stream in streams)
-    deepest = ", ".join(f"{stream.name} {stream.depth} x {stream.parallel * stream.type.width}" for stream in deep)
-    return f"{len(streams)} of {bits} bits in all; deepest (words x bits): {deepest}"
+    deep = sorted(streams, key=lambda stream: -stream.built)[:_DEEPEST]
+    bits = sum(stream.built * stream.bits for stream in streams)
+    deepest = ", ".join(f"{stream.name} {stream.built} x {stream.bits}" for stream in deep)
+    spilled = [stream for stream in streams if stream.storage == "ddr"]
+    held = f"; in the board's memory: {', '.join(f'{stream.name} {stream.depth} x {stream.bits}' for stream in spilled)}" if spilled else ""
+    return f"{len(streams)} of {bits} bits in all; deepest (words x bits): {deepest}{held}"
 
 
 def _looped(plan: Plan) -> list[tuple[Process, str]]:

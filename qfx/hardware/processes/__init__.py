@@ -8,6 +8,7 @@ from qfx.hardware.processes.fork import Fork as Fork
 from qfx.hardware.processes.matmul import MatMul as MatMul
 from qfx.hardware.processes.matvec import MatVec as MatVec
 from qfx.hardware.processes.memory import FromMemory as FromMemory
+from qfx.hardware.processes.memory import Spill as Spill
 from qfx.hardware.processes.memory import Tiles as Tiles
 from qfx.hardware.processes.pad import PadFrame as PadFrame
 from qfx.hardware.processes.permute import Permute as Permute
@@ -43,7 +44,7 @@ from qfx.hardware.processes.window import Window as Window
 PROCESSES: tuple[type[Process], ...] = (
     FromPort, ToPort, Fork, Rewidth, RowWidth, Gather, Scatter, Deal, Window, WholeWindow, WideWindow,
     MatVec, Pool, Pointwise, Regrid, Binary, Concat, Permute, PadFrame, SliceFrame, Repeat, Stretch, Interleave,
-    MatMul, FromMemory, Tiles,
+    MatMul, FromMemory, Tiles, Spill,
     TakeFrame, SplitPort, JoinPort,
     Embedding, Top,
     Loop, Enter, Leave, Recall, Keep,

@@ -205,7 +205,7 @@ def write_project(
     files = made_of | _golden_files(made.design, *golden)
     if made.design.loader is not None:
         files |= dict.fromkeys((WEIGHTS_FILE, f"driver/{Path(WEIGHTS_FILE).name}"), loading.words(made.design))
-    for master in made.design.masters:
+    for master in made.design.weights_in_memory:
         files[f"{MEMORY_FOLDER}/{master.port}.bin"] = master.contents
     return _written(graph, target, files, extra_files, old, (found, clock_ns, name, weights, style))
 

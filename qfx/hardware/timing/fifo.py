@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
+from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
+from qfx.hardware.design.streams import BUILT
 from qfx.hardware.timing import demand
 from qfx.hardware.timing.least import least_depths as least_depths  # part of this module's vocabulary
 from qfx.hardware.timing.network import Network
@@ -67,6 +70,10 @@ def plan(design: d.Design, known: Known | None = None) -> Plan:
     """The design with the depth of every FIFO chosen, and how it then runs. ``known``: what is remembered from one design to the next that differs in
     nothing but words' lengths; it is looked at and added to."""
     if words(design) > MAX_WORDS:
+        spilled = [process for process in design.processes if isinstance(process, d.Spill)]
+        if spilled:
+            what = f"a frame moves {words(design)} words, too many to simulate (at most {MAX_WORDS}), so that nothing says how much room it needs"
+            raise ProjectError(what, where=f"[fifos] {spilled[0].input.name}", remedy="fold less (raise PE and SIMD), or leave it on the chip")
         return Plan(design, None)
     key = () if known is None else _movements(design)
     if known is not None and key in known:
@@ -115,11 +122,26 @@ class _Bounds:
         network = Network(design)
         held = demand.join_demands(Network(design, flushing=False))
         floor = {name: max(CHAIN_DEPTH, held.get(name, 0)) for name in network.streams}
+        behind = _behind_memory(design)
+        for name, (here, share) in behind.items():
+            floor[here] = max(floor[here], ceil(floor[name] * share) + CHAIN_DEPTH)
+            floor[name] = CHAIN_DEPTH
+        floor |= {process.input.name: BUILT for process in design.processes if isinstance(process, d.Spill)}
         smooth = {name: max(floor[name], CHAIN_DEPTH + words) for name, words in demand.unevenness(network).items()}
-        ample = {name: _AMPLE_FRAMES * network.streams[name].words for name in (*demand.early_inputs(network), *network.marks)}
+        wait = (*(behind.get(name, (name,))[0] for name in demand.early_inputs(network)), *network.marks)
+        ample = {name: _AMPLE_FRAMES * network.streams[name].words for name in wait}
+        smooth |= dict.fromkeys(behind, CHAIN_DEPTH)
         windows = {stream.name for process in design.processes if process.front for stream in process.sources}
         busy = demand.busy_fifos(network)
         return cls(floor, smooth, ample, ((), windows & busy, busy, tuple(network.streams)))
+
+
+def _behind_memory(design: d.Design) -> dict[str, tuple[str, float]]:
+    """The FIFOs behind a change of the words that come from memory: what waits there can wait in memory, in the FIFO of that name, which has so many
+    words for one of its own."""
+    from_memory = {process.output.name: process.output for process in design.processes if isinstance(process, d.Spill)}
+    changes = [process for process in design.processes if isinstance(process, d.Rewidth) and process.input.name in from_memory]
+    return {one.output.name: (one.input.name, one.output.parallel / one.input.parallel) for one in changes}
 
 
 def _keep_the_pace(design: d.Design, bounds: _Bounds, known: Ready) -> tuple[Depths, Timing]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from qfx.hardware.design import design as d
-from qfx.hardware.timing.program import Program
+from qfx.hardware.timing.program import Places, Program
 from qfx.hardware.timing.simulate import ends
 
 
@@ -16,8 +16,8 @@ class Events:
     """The turns of a program that read or write anything. ``reads`` and ``writes``: by FIFO, the events at which its words are read or written."""
 
     turns: d.IntArray
-    reads: Mapping[str, d.IntArray]
-    writes: Mapping[str, d.IntArray]
+    reads: Mapping[str, Places]
+    writes: Mapping[str, Places]
 
     @classmethod
     def of(cls, program: Program, process: d.Process) -> Events:
@@ -52,11 +52,11 @@ class Network:
         self.marks = frozenset(mark.name for process in design.processes for mark in process.marks)
         self.components = self._components()
 
-    def written(self, name: str) -> d.IntArray:
+    def written(self, name: str) -> Places:
         """The events of its writer at which the words of a FIFO are written."""
         return self.events[self.writer[name]].writes[name]
 
-    def read(self, name: str) -> d.IntArray:
+    def read(self, name: str) -> Places:
         """The events of its reader at which the words of a FIFO are read."""
         return self.events[self.reader[name]].reads[name]
 

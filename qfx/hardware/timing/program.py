@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.hardware.design.streams import Epilogue, IntArray
 
@@ -33,6 +34,9 @@ REWIND = 1
 (UG1399, Rewinding Pipelined Loops for Performance); an assumption."""
 
 
+Places = npt.NDArray[np.int32]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
     """One frame of a process: ``turns`` of its loop, and the cycles of ``pause`` until the first turn of the next frame.
@@ -47,14 +51,14 @@ class Program:
     writes: tuple[IntArray, ...]
     pause: int
 
-    def events(self) -> tuple[IntArray, list[IntArray], list[IntArray]]:
+    def events(self) -> tuple[IntArray, list[Places], list[Places]]:
         """The turns that read or write anything, ascending, and which of them each word is read and written in."""
         ports = (*self.reads, *self.writes)
         size = 1 + max((int(turns[-1]) for turns in ports), default=0)
         active = np.zeros(size, dtype=np.bool_)
         for turns in ports:
             active[turns] = True
-        place = np.cumsum(active) - 1
+        place = np.cumsum(active, dtype=np.int32) - 1  # half the memory of what turns are counted in
         return np.flatnonzero(active), [place[turns] for turns in self.reads], [place[turns] for turns in self.writes]
 
 

@@ -31,8 +31,8 @@ from qfx.hardware.timing import tokens
 from qfx.hardware.timing.program import RESTART as RESTART  # part of this module's vocabulary
 from qfx.hardware.timing.program import Program
 
-MAX_WORDS = 20_000_000
-"""Words a frame, over all FIFOs, beyond which a simulation is refused: some seconds and 2 GiB, without a compiler minutes."""
+MAX_WORDS = 40_000_000
+"""Words a frame, over all FIFOs, beyond which a simulation is refused: some ten seconds and 3 GiB, without a compiler many minutes."""
 
 _EFFORT = 150_000  # words: a fraction of a second
 
@@ -176,16 +176,16 @@ class _Plan:
     """The turns of a program that read or write: ``gaps`` between them and ``codes``, the ports: bit i for input i, bit 8 + o for output o."""
 
     def __init__(self, program_: Program) -> None:
-        self.turns, self.read_at, self.write_at = program_.events()
-        codes = np.zeros(self.turns.size, dtype=np.int64)
+        turns, self.read_at, self.write_at = program_.events()
+        codes = np.zeros(turns.size, dtype=np.uint16)
         for i, at in enumerate(self.read_at):
             codes[at] |= 1 << i
         for o, at in enumerate(self.write_at):
             codes[at] |= 256 << o
         self.codes = codes
-        self.gaps: d.IntArray = np.diff(self.turns, prepend=0)
-        self.restart = program_.turns - int(self.turns[-1]) + program_.pause
-        self.end = program_.turns - int(self.turns[-1]) + program_.latency + RESTART
+        self.gaps = np.diff(turns, prepend=0).astype(np.int32)
+        self.restart = program_.turns - int(turns[-1]) + program_.pause
+        self.end = program_.turns - int(turns[-1]) + program_.latency + RESTART
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,25 +276,25 @@ class _Simulation:
     def _timing(self) -> Timing:
         frames, processes = self.frames, self.design.processes
         times = [starts.reshape(frames, -1) for starts in self.starts]
-        wrote: dict[str, d.IntArray] = {}
-        read: dict[str, d.IntArray] = {}
+        wrote = {stream.name: (i, o) for i, process in enumerate(processes) for o, stream in enumerate(process.targets)}
+        read = {stream.name: (i, o) for i, process in enumerate(processes) for o, stream in enumerate(process.sources)}
         rows = []
-        for process, plan, program_, at in zip(processes, self.plans, self.programs, times, strict=True):
-            for stream, events in zip(process.sources, plan.read_at, strict=True):
-                read[stream.name] = at[:, events].ravel()
-            for stream, events in zip(process.targets, plan.write_at, strict=True):
-                wrote[stream.name] = at[:, events].ravel() + program_.latency
+        for process, program_, at in zip(processes, self.programs, times, strict=True):
             busy = program_.turns + program_.pause
             period = int(at[-1, -1] - at[-2, -1])
             rows.append(ProcessTiming(process.name, program_.turns, program_.latency, busy, period - busy))
-        # A place is taken from the cycle of its word's write to that of its read.
-        peaks = tuple(_peak(wrote[stream.name], read[stream.name]) for stream in self.design.streams)
+        # A place is taken from the cycle of its word's write to that of its read. One FIFO after the other: all together take memory.
+        peaks = []
+        for stream in self.design.streams:
+            (writer, target), (reader, source) = wrote[stream.name], read[stream.name]
+            came = times[writer][:, self.plans[writer].write_at[target]].ravel() + self.programs[writer].latency
+            peaks.append(_peak(came, times[reader][:, self.plans[reader].read_at[source]].ravel()))
         exits = _exits(self.design)
         last = np.max([times[index][:, -1] for index in exits], axis=0)  # the frame has left when its last output has
         gaps = np.diff(last)
         first = int(times[0][0, 0])
         done = max(int(times[index][0, -1]) + self.programs[index].latency for index in exits)
-        return Timing(int(gaps[-1]), gaps.size > 1 and bool(gaps[-1] == gaps[-2]), done - first + 1, frames, tuple(rows), peaks)
+        return Timing(int(gaps[-1]), gaps.size > 1 and bool(gaps[-1] == gaps[-2]), done - first + 1, frames, tuple(rows), tuple(peaks))
 
 
 def _peak(wrote: d.IntArray, read: d.IntArray) -> int:

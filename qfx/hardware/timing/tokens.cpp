@@ -30,8 +30,8 @@ struct Fifo {
 };
 
 struct Process {
-    const int64_t* gaps;
-    const int64_t* codes;
+    const int32_t* gaps;
+    const uint16_t* codes;
     int64_t events, latency, restart;
     std::vector<Fifo*> ins, outs;
     std::vector<int32_t> near;
@@ -77,11 +77,11 @@ struct Process {
 
 }  // namespace
 
-// Process p has events[p] turns that read or write, with `gaps` between them and `codes` of ports, one process behind the other; its inputs and
+// Process p has events[p] turns that read or write, with gaps[p] between them and codes[p] of ports; its inputs and
 // outputs are FIFOs, in `fifos`, as many as `inputs` and `outputs` say. `starts`: room for the events of all frames, again one process behind the
 // other. `waits`: for each process what it waits for in the end (-1: nothing). False if there is no memory for it.
 extern "C" int qfx_tokens(int64_t processes, int64_t frames, const int64_t* events, const int64_t* latency, const int64_t* restart,
-                          const int64_t* gaps, const int64_t* codes, const int64_t* inputs, const int64_t* outputs, const int64_t* fifos,
+                          const int32_t* const* gaps, const uint16_t* const* codes, const int64_t* inputs, const int64_t* outputs, const int64_t* fifos,
                           int64_t streams, const int64_t* depths, int64_t* starts, int64_t* waits) {
     try {
         std::vector<Fifo> all(streams);
@@ -95,13 +95,13 @@ extern "C" int qfx_tokens(int64_t processes, int64_t frames, const int64_t* even
         std::vector<int32_t> writer(streams, -1), reader(streams, -1);
         for (int64_t p = 0; p < processes; p++) {
             Process& process = found[p];
-            process.gaps = gaps, process.codes = codes, process.events = events[p], process.starts = starts;
+            process.gaps = gaps[p], process.codes = codes[p], process.events = events[p], process.starts = starts;
             process.latency = latency[p], process.restart = restart[p];
             process.frame = process.event = process.start = process.done = 0;
             process.entered = false;
             for (int64_t i = 0; i < inputs[p]; i++, fifos++) process.ins.push_back(&all[*fifos]), reader[*fifos] = (int32_t)p;
             for (int64_t o = 0; o < outputs[p]; o++, fifos++) process.outs.push_back(&all[*fifos]), writer[*fifos] = (int32_t)p;
-            gaps += events[p], codes += events[p], starts += events[p] * frames;
+            starts += events[p] * frames;
         }
         for (int64_t s = 0; s < streams; s++) {
             if (writer[s] < 0 || reader[s] < 0) continue;

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from qfx.fixed import native_build
 from qfx.hardware.design.streams import IntArray
@@ -23,8 +24,8 @@ class Turns:
     o). ``ins`` and ``outs``: its FIFOs by number. Words leave ``latency`` cycles after a turn's start; ``restart``: cycles from the last turn of a
     frame to the first of the next."""
 
-    gaps: IntArray
-    codes: IntArray
+    gaps: npt.NDArray[np.int32]
+    codes: npt.NDArray[np.uint16]
     latency: int
     restart: int
     ins: Sequence[int]
@@ -43,8 +44,8 @@ def run(processes: Sequence[Turns], depths: Sequence[int], frames: int) -> tuple
         events,
         np.array([turns.latency for turns in processes], dtype=np.int64),
         np.array([turns.restart for turns in processes], dtype=np.int64),
-        np.concatenate([turns.gaps for turns in processes]).astype(np.int64),
-        np.concatenate([turns.codes for turns in processes]).astype(np.int64),
+        np.array([turns.gaps.ctypes.data for turns in processes], dtype=np.uintp),
+        np.array([turns.codes.ctypes.data for turns in processes], dtype=np.uintp),
         np.array([len(turns.ins) for turns in processes], dtype=np.int64),
         np.array([len(turns.outs) for turns in processes], dtype=np.int64),
         np.array([number for turns in processes for number in (*turns.ins, *turns.outs)], dtype=np.int64),

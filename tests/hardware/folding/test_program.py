@@ -19,34 +19,38 @@ from qfx.hardware.folding import program
 from qfx.hardware.folding.market import Market, least
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import bad, changes, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, bad, changes, rewidth_cycles
 
 FloatArray = npt.NDArray[np.float64]
 TANGENTS = 1.005  # how far the squares are touched from below
 CLOSE = 1e-6
 
 
-def a_layer(name: str, sources: tuple[tuple[str, int], ...], random: np.random.Generator, options: int, kind: Role = Role.OTHER) -> Layer:
+def a_layer(
+    name: str, sources: tuple[tuple[str, int], ...], random: np.random.Generator, options: int, kind: Role = Role.OTHER, *, reads: bool = False
+) -> Layer:
     widths = np.array([1, 2, 3, 4, 8])
     takes, gives = random.choice(widths, options), random.choice(widths, options)
     busy = random.integers(20, 200, options)
     costs = random.integers(0, 60, (options, len(FIELDS)))
-    return Layer(name, kind, sources, tuple(Folding(i + 1) for i in range(options)), takes, gives, busy, costs, costs, "")
+    memory = random.integers(0, 300, options) * random.integers(0, 2, options) if reads else None
+    return Layer(name, Role.OTHER, sources, tuple(Folding(i + 1) for i in range(options)), takes, gives, busy, costs, costs, "", memory=memory)
 
 
-def a_market(seed: int, *, joint: bool = False) -> Market:
+def a_market(seed: int, *, joint: bool = False, reads: bool = False) -> Market:
     """Up to five layers that read one or two of those before, with up to five options each, and limits around what they take; ``joint``: the first
-    two are ports of one stream."""
+    two are ports of one stream; ``reads``: some options read memory, which gives so much in a cycle."""
     random = np.random.default_rng(seed)
     found: list[Layer] = []
     for index in range(int(random.integers(3, 6))):
         count = 0 if index == 0 or (joint and index == 1) else int(random.integers(1, min(index, 2) + 1))
         names = random.choice(index, count, replace=False) if count else []
         sources = tuple((f"l{name}", int(random.choice([24, 48, 96]))) for name in names)
-        found.append(a_layer(f"l{index}", sources, random, int(random.integers(1, 6))))
+        found.append(a_layer(f"l{index}", sources, random, int(random.integers(1, 6)), reads=reads))
     usual = sum(layer.costs.mean(axis=0) for layer in found)
     limits = usual * random.uniform(0.5, 2.0, len(FIELDS)) + 60 * random.integers(0, 2)
-    return Market(found, limits, [["l0", "l1"]] if joint else [])
+    bytes_per_cycle = float(random.uniform(0.5, 4.0)) if reads else 0.0
+    return Market(found, limits, [["l0", "l1"]] if joint else [], bytes_per_cycle)
 
 
 def choices(market: Market, target: int) -> Iterator[list[int]]:
@@ -70,53 +74,66 @@ def pace_of(market: Market, picked: tuple[int, ...] | list[int]) -> int:
 
 def taken(market: Market, picked: list[int]) -> FloatArray:
     """As ``Market.costs``, written anew."""
-    total = np.zeros(len(FIELDS))
+    total = np.zeros(len(COLUMNS))
     for index, layer in enumerate(market.layers):
-        total += layer.costs[picked[index]]
+        total += layer.columns[picked[index]]
         for source, _ in market.sources[index]:
             total += changes(market.layers[source].gives[picked[source]], layer.takes[picked[index]])
     return total
 
 
 def check_cheapest(market: Market, target: int, overhead: FloatArray) -> None:
-    best = min((bad((overhead + taken(market, picked)) / market.limits) for picked in choices(market, target)), default=None)
+    best = min((bad((overhead + taken(market, picked)) / market.limits_at(target)) for picked in choices(market, target)), default=None)
     found = market.cheapest(target, overhead)
     if best is None:
         assert found is None
         return
     assert found is not None
     assert pace_of(market, found.picked) <= target
-    assert found.bad == pytest.approx(bad((overhead + taken(market, found.picked)) / market.limits))
+    assert found.bad == pytest.approx(bad((overhead + taken(market, found.picked)) / market.limits_at(target)))
     assert found.bound <= best * (1 + CLOSE) + CLOSE
     assert best - CLOSE <= found.bad <= (1 + market_module.GAP) * TANGENTS * best + CLOSE
 
 
 def check_fastest(market: Market, overhead: FloatArray) -> None:
-    fitting = [pace_of(market, picked) for picked in choices(market, 10**9) if ((overhead + taken(market, picked)) <= market.limits).all()]
+    used = [(picked, overhead + taken(market, picked)) for picked in choices(market, 10**9)]
+    there = market.bytes_per_cycle
+    fitting = [max(pace_of(market, picked), there and part[-1] / there) for picked, part in used if (part[:-1] <= market.limits).all()]
+    looked_at = [pace for pace in market.paces() if pace >= min(fitting, default=np.inf) - CLOSE]  # memory's own lie between them
     found = market.fastest(overhead, lambda done, total: None)
-    if not fitting:
+    if not looked_at:
         assert found is None
         return
     assert found is not None
-    assert market.fits(found.picked, overhead)
+    assert market.fits(found.picked, overhead, found.pace)
     assert pace_of(market, found.picked) <= found.pace
-    assert found.bound == found.pace == min(fitting)
+    assert found.bound == found.pace == min(looked_at)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_bandwidth_is_shared_as_well_as_can_be(seed: int) -> None:
+    """Layers some of whose options read memory, against every combination of them."""
+    market = a_market(seed, reads=True)
+    overhead = np.random.default_rng(seed).uniform(0, 0.2, len(COLUMNS)) * market.limits_at(0)
+    for target in np.quantile(market.paces(), [0.1, 0.4, 0.8], method="nearest").tolist():
+        check_cheapest(market, int(target), overhead)
+    check_fastest(market, overhead)
 
 
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("seed", range(40))
 def test_against_every_combination(seed: int, joint: bool) -> None:
     market = a_market(seed, joint=joint)
-    overhead = np.random.default_rng(seed).uniform(0, 0.2, len(FIELDS)) * market.limits
+    overhead = np.random.default_rng(seed).uniform(0, 0.2, len(COLUMNS)) * market.limits_at(0)
     for target in np.quantile(market.paces(), [0.1, 0.4, 0.8], method="nearest").tolist():
         check_cheapest(market, int(target), overhead)
     if not joint:  # paces of ports of one stream lie between those that are looked at
         check_fastest(market, overhead)
 
 
-@pytest.mark.parametrize("wrong", ["costs", "changes", "bound", "spent"])
+@pytest.mark.parametrize("wrong", ["costs", "changes", "bound", "spent", "memory"])
 def test_a_wrong_answer_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that forgets what a layer, the changes of width or the overhead take, or claims too much of its bound, differs from the oracle."""
+    """A program that forgets what a layer, the changes of width or the overhead take, or what is read, or claims too much of its bound, differs."""
     real = program.cheapest
 
     def planted(problem: program.Problem, **given: object) -> program.Solved:
@@ -124,6 +141,8 @@ def test_a_wrong_answer_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) ->
             problem = replace(problem, shares=[problem.shares[0] * 0, *problem.shares[1:]])
         elif wrong == "changes":
             problem = replace(problem, between=[replace(between, shares=between.shares * 0) for between in problem.between])
+        elif wrong == "memory":
+            problem = replace(problem, shares=[shares * (np.arange(len(COLUMNS)) < len(FIELDS)) for shares in problem.shares])
         elif wrong == "spent":
             problem = replace(problem, spent=problem.spent * 0)
         solved = real(problem, **given)  # type: ignore[arg-type]
@@ -134,8 +153,8 @@ def test_a_wrong_answer_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(market_module, "by_prices", lambda pace, spent: None)
     failed = 0
     for seed in range(40):
-        market = a_market(seed)
-        overhead = np.random.default_rng(seed).uniform(0.1, 0.4, len(FIELDS)) * market.limits
+        market = a_market(seed, reads=wrong == "memory")
+        overhead = np.random.default_rng(seed).uniform(0.1, 0.4, len(COLUMNS)) * market.limits_at(0)
         try:
             check_cheapest(market, int(np.median(market.paces())), overhead)
         except AssertionError:
@@ -162,6 +181,6 @@ def test_dominated_options_alone_are_left_out(seed: int) -> None:
 
 def test_the_same_every_time_and_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
     for seed in range(5):
-        first, again = (a_market(seed).fastest(np.zeros(len(FIELDS)), lambda done, total: None) for _ in range(2))
+        first, again = (a_market(seed).fastest(np.zeros(len(COLUMNS)), lambda done, total: None) for _ in range(2))
         assert first == again
     assert capfd.readouterr() == ("", "")

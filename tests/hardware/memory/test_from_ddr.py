@@ -78,7 +78,7 @@ def test_other_turns_are_found(harness: bounded.BoundedBundle) -> None:
 
 def test_a_bit_of_a_weight_in_memory_is_found(harness: bounded.BoundedBundle) -> None:
     graph, _ = from_ddr()
-    x = raws(graph, 6)
+    x = raws(graph, 24)
     want = run_from_raw(graph, x)
     (design,) = harness.designs
     for place, process in enumerate(design.processes):
@@ -126,7 +126,9 @@ def layers(draw: st.DrawFn) -> tuple[Graph, Schedule]:
         if size + sum(pad) < dilation * (kern - 1) + 1:
             kernel, dilation = (1, 1), 1
     seed = draw(st.integers(0, 1000))
-    first = Conv(const(seed, outputs, channels, *kernel), const(seed + 1, outputs, frac_bits=7), stride, pads, (dilation,) * 2, 1)
+    groups = draw(st.sampled_from([n for n in (1, 1, 2) if not outputs % n and not channels % n and (n == 1 or channels > n)]))
+    per_group = channels // groups
+    first = Conv(const(seed, outputs, per_group, *kernel), const(seed + 1, outputs, frac_bits=7), stride, pads, (dilation,) * 2, groups)
     graph = chain("layer", (channels, height, width), first, Relu(), NARROW)
     shape = graph.infos["cast2"].shape
     size = int(np.prod(shape))
@@ -135,10 +137,10 @@ def layers(draw: st.DrawFn) -> tuple[Graph, Schedule]:
     def divisor(count: int) -> int:
         return draw(st.sampled_from([n for n in range(1, count + 1) if count % n == 0]))
 
-    pe = divisor(outputs)
+    pe = divisor(outputs // groups)
     arithmetic = draw(st.sampled_from(["auto", "dsp", "lut", *["pair"] * (pe > 1)]))
     foldings = {
-        "conv0": Folding(pe, divisor(channels), arithmetic, weights="ddr", rows=divisor(shape[1])),
+        "conv0": Folding(pe, divisor(per_group), arithmetic, weights="ddr", rows=divisor(shape[1])),
         "linear4": Folding(divisor(3), divisor(size), weights="ddr"),
     }
     return graph, Schedule.of(foldings)
@@ -223,9 +225,9 @@ def test_rows_without_memory_are_refused() -> None:
         Folding(rows=2)
 
 
-def test_groups_are_refused() -> None:
-    graph = chain("grouped", (4, 4, 4), conv(0, 4, 2, 3, 3, groups=2))
-    with pytest.raises(ProjectError, match="groups of channels"):
+def test_depthwise_convolutions_are_refused() -> None:
+    graph = chain("depthwise", (4, 4, 4), conv(0, 4, 1, 3, 3, groups=4))
+    with pytest.raises(ProjectError, match="each of its channels has weights of its own"):
         lower(graph, Schedule.of({"conv0": Folding(weights="ddr")}))
     with pytest.raises(ProjectError, match="no layer can have its weights"):
         resolve(graph, board("ultra96v2"), Request(memory="ddr"), clock_ns=5)

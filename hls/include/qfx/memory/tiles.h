@@ -55,15 +55,17 @@ struct tiles_frame {
   static const int DW = DW_;
 };
 
-// CHUNKS words of SIMD channels make a pixel that comes, OUTPUT_FOLD words of PE one that leaves; ROWS divides the rows of results. Multiplier, Sum, Total
+// CHUNKS words of SIMD channels make a pixel that comes, OUTPUT_FOLD words of PE one that leaves, each of GROUPS its share of both; ROWS divides the rows of results. Multiplier, Sum, Total
 // and Acc are as in matvec.h.
-template <class Frame, int CHUNKS_, int OUTPUT_FOLD_, int PE_, int SIMD_, int ROWS_, class Acc_, class Multiplier_, class Sum_, class Total_>
+template <class Frame, int CHUNKS_, int OUTPUT_FOLD_, int PE_, int SIMD_, int ROWS_, int GROUPS_, class Acc_, class Multiplier_, class Sum_, class Total_>
 struct tiles_shape : Frame {
   static const int CHUNKS = CHUNKS_;
   static const int OUTPUT_FOLD = OUTPUT_FOLD_;
   static const int PE = PE_;
   static const int SIMD = SIMD_;
   static const int ROWS = ROWS_;
+  static const int TURN_CHUNKS = CHUNKS_ / GROUPS_;  // that make a tap of an output
+  static const int GROUP_FOLD = OUTPUT_FOLD_ / GROUPS_;
   static const int TILES = Frame::OH / ROWS_;
   static const int PIXELS = ROWS_ * Frame::OW;
   // The rows between the first and the last that a tile needs, and those that are kept: row r lies in place r % KEPT.
@@ -178,7 +180,7 @@ tiles_tile:
       tiles_tap_column:
         for (int kx = 0; kx < S::KW; kx++) {
         tiles_chunk:
-          for (int chunk = 0; chunk < S::CHUNKS; chunk++) {
+          for (int chunk = 0; chunk < S::TURN_CHUNKS; chunk++) {
           tiles_row:
             for (int y = 0; y < S::ROWS; y++) {
             tiles_column:
@@ -191,7 +193,8 @@ tiles_tile:
                 const int turned = origin + offset < S::KEPT ? origin + offset : origin + offset - S::KEPT;
                 const int place = S::KEPT == S::H ? row : turned;
                 const bool inside = row >= 0 && row < S::H && column >= 0 && column < S::W;
-                const vec<T, S::SIMD> held = pixel_word::numbers(kept[inside ? (place * S::W + column) * S::CHUNKS + chunk : 0]);
+                const int own = S::TURN_CHUNKS == S::CHUNKS ? chunk : output / S::GROUP_FOLD * S::TURN_CHUNKS + chunk;  // of the pixel's words
+                const vec<T, S::SIMD> held = pixel_word::numbers(kept[inside ? (place * S::W + column) * S::CHUNKS + own : 0]);
                 vec<T, S::SIMD> pixel;
               tiles_mask:
                 for (int s = 0; s < S::SIMD; s++) {
@@ -204,7 +207,7 @@ tiles_tile:
 #pragma HLS ARRAY_PARTITION variable=joined complete dim=1
                 S::multiplier::template dot<S::PE, S::SIMD, plain<Weight> >(word.data, pixel, terms);
                 tile_sum(sums, y * S::OW + x, terms, ky == 0 && kx == 0 && chunk == 0, joined);
-                const bool ends = ky == S::KH - 1 && kx == S::KW - 1 && chunk == S::CHUNKS - 1;
+                const bool ends = ky == S::KH - 1 && kx == S::KW - 1 && chunk == S::TURN_CHUNKS - 1;
                 typename beside_word<Beside>::type other;
                 if (S::DIRECT) {
                   take_beside(beside, other, ends);

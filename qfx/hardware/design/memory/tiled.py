@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from qfx.ir.graph import Node
 
 
-def refuse(node: Node, weight: Const, *, grouped: bool, stretched: bool, folding: Folding) -> None:
+def refuse(node: Node, weight: Const, *, depthwise: bool, stretched: bool, folding: Folding) -> None:
     """Raises ProjectError, naming the node, for a layer whose weights cannot lie in memory, and for what its folding cannot have then."""
     what = ""
-    if grouped:
-        what = "its weights are those of groups of channels: few, and each used by few channels"
+    if depthwise:
+        what = "each of its channels has weights of its own, which are few"
     elif stretched:
         what = "it is a transposed convolution"
     elif isinstance(weight, LoadableConst):
@@ -59,16 +59,18 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
     """The processes of the layer: what reads its weights, and the unit. ``plane``: the windows; ``rows``: of results of a tile; ``sums``: the weights
     in the order rows and columns of taps, channels, and the accumulator."""
     node = unit.node
-    outputs, simd, pe = len(sums.rows), unit.simd, unit.pe
-    channels = sums.rows.shape[1] // (plane[4] * plane[5])
-    for field, count, total, what in (("PE", pe, outputs, "outputs"), ("SIMD", simd, channels, "channels")):
+    outputs, simd, pe, groups = len(sums.rows), unit.simd, unit.pe, unit.groups
+    channels = sums.rows.shape[1] // (plane[4] * plane[5])  # of a group
+    of = " of a group" if groups > 1 else ""
+    for field, count, total, what in (("PE", pe, outputs // groups, f"outputs{of}"), ("SIMD", simd, channels, f"channels{of}")):
         if total % count:
             known = ", ".join(map(str, divisors(total)))
             raise ProjectError(
                 f'{field}={count} does not divide its {total} {what}, as weights="ddr" needs it', where=node.name, remedy=f"use one of {known}"
             )
-    tiling = d.Tiling(plane, channels // simd, outputs // pe, rows)
-    folded = sums.rows.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
+    tiling = d.Tiling(plane, channels * groups // simd, outputs // pe, rows, groups)
+    held = sums.rows.astype(np.min_scalar_type(-(1 << arithmetic.weight_type(sums.rows).width)))  # there may be a hundred million
+    folded = held.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
     weight = arithmetic.weight_type(folded)
     if pe * simd * weight.width > MAX_WORD_BITS:
         what = f"PE={pe} and SIMD={simd} make words of {pe * simd * weight.width} bits of weights"
@@ -78,8 +80,8 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
     numbers = numbers_a_beat(pe * simd, len(folded), weight.width, bits)
     stem = f"{node.name}_weights"
     stream = build.stream(stem, weight, numbers, folded.size * tiling.tiles)
-    master, narrow = build.names.new(node.name, "memory"), np.min_scalar_type(-(1 << weight.width))
-    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers).astype(narrow), tiling.tiles, bits, master))
+    master = build.names.new(node.name, "memory")
+    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers), tiling.tiles, bits, master))
     weights = build.rewidth(stem, stream, pe * simd)
     source = build.rewidth(node.inputs[0], unit.stream, gcd(unit.stream.parallel, channels))
     source = build.rewidth(node.inputs[0], source, simd)

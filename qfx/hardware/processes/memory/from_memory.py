@@ -36,6 +36,7 @@ class FromMemory(Passing, Between):
     """
 
     rewinds: ClassVar[bool] = False  # an AXI master ends its bursts with the loop
+    scratch: ClassVar[bool] = False
 
     name: str
     output: Stream

@@ -20,7 +20,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, raw, words
-from qfx.hardware.folding import tilings
+from qfx.hardware.folding.memory import tilings
 from qfx.hardware.folding.option import Option, Role
 from qfx.hardware.processes.process import Front, Setting, Stored
 from qfx.hardware.processes.traits import WithEpilogue
@@ -33,12 +33,14 @@ Plane = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """The loops of qfx::tiles: ``chunks`` words make a pixel that comes, ``fold`` words one that leaves, and a tile has ``rows`` rows of results."""
+    """The loops of qfx::tiles: ``chunks`` words make a pixel that comes, ``fold`` words one that leaves, and a tile has ``rows`` rows of results. Of
+    both words each of ``groups`` has its share."""
 
     plane: Plane
     chunks: int
     fold: int
     rows: int
+    groups: int = 1
 
     @property
     def tiles(self) -> int:
@@ -68,7 +70,7 @@ class Tiling:
     @property
     def turns(self) -> int:
         """That make a sum."""
-        return self.plane[4] * self.plane[5] * self.chunks
+        return self.plane[4] * self.plane[5] * self.chunks // self.groups
 
     @property
     def weights(self) -> int:
@@ -158,7 +160,7 @@ class Tiles(WithEpilogue):
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
         h, w, oh, ow, kh, kw, *_ = self.tiling.plane
-        counts = (oh // self.tiling.rows, self.tiling.fold, kh, kw, self.tiling.chunks, self.tiling.rows, ow)
+        counts = (oh // self.tiling.rows, self.tiling.fold, kh, kw, self.tiling.chunks // self.tiling.groups, self.tiling.rows, ow)
         if not self.sums.depth:
             total = accumulated(self._total.width)
         else:
@@ -214,9 +216,9 @@ class Tiles(WithEpilogue):
         depth = max(self.kept.depth, 2).bit_length()
         found = [r.handshake(1 + len(self.sources), self.latency)]
         found += [r.counter(count) for count in (h, w, self.tiling.chunks) if count > 1]
-        found += [
-            r.counter(count) for count in (oh // self.tiling.rows, self.tiling.fold, kh, kw, self.tiling.chunks, self.tiling.rows, ow) if count > 1
-        ]
+        nest = (oh // self.tiling.rows, self.tiling.fold, kh, kw, self.tiling.chunks // self.tiling.groups, self.tiling.rows, ow)
+        found += [r.counter(count) for count in nest if count > 1]
+        found += [r.adder(depth)] * (self.tiling.groups > 1)
         found += [r.adder(depth)] * 4 + [r.comparison(max(h, w).bit_length() + 1)] * 4  # the place of a tap, and whether it lies in the frame
         found += [r.multiplexer(2, self.input.bits)] if kh * kw > 1 else []
         if dsp.sums(self.arithmetic):
@@ -247,7 +249,7 @@ class Tiles(WithEpilogue):
     def unit(self, ports: tuple[str, str]) -> Unit:
         tiling, x = self.tiling, self.input.type
         frame = f"qfx::tiles_frame<{', '.join(map(str, tiling.plane))}>"
-        numbers = (tiling.chunks, tiling.fold, self.pe, self.simd, tiling.rows)
+        numbers = (tiling.chunks, tiling.fold, self.pe, self.simd, tiling.rows, tiling.groups)
         product = multiplier(self.arithmetic, np.array([[self.bounds.lo, self.bounds.hi]]), x, self.simd)
         acc = accumulator(self.epilogue)
         turn = raw(self._turn) if self._turn.width < self.acc.width else acc
@@ -278,7 +280,8 @@ class Tiles(WithEpilogue):
 
     def folded(self, pe: int, simd: int, rows: int, arithmetic: str) -> Tiles:
         """It with another folding; ``turn`` is then no narrower than it needs to be."""
-        tiling = Tiling(self.tiling.plane, self.tiling.chunks * self.simd // simd, self.tiling.fold * self.pe // pe, rows)
+        own = self.tiling
+        tiling = Tiling(own.plane, own.chunks * self.simd // simd, own.fold * self.pe // pe, rows, own.groups)
         turn = (self.bounds * Interval.of(self.input.type.with_frac_bits(0))).times(simd).type()
         streams = (self.input.with_parallel(simd), self.weights.with_parallel(pe * simd), self.output.with_parallel(pe))
         beside = None if self.beside is None else self.beside.with_parallel(pe)

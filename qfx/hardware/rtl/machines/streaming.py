@@ -54,6 +54,10 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
     """
     if design.loader is not None:
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
+    spilled = [master.name for master in design.masters if master.scratch]
+    if spilled:
+        remedy = 'leave out storage = "ddr" of that FIFO, or take a larger board'
+        raise ProjectError("Verilog has no masters that write memory, as a FIFO in memory needs", where=spilled[0], remedy=remedy)
     pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
     modules: dict[str, str] = {}
     machines: dict[str, Machine] = {}
@@ -78,7 +82,7 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
     known = not any(isinstance(process, d.Loop) for process in design.processes)
     timing = simulate(instant(design), frames) if known else None
     latency, interval = (0, 0) if timing is None else (timing.latency, timing.interval)
-    masters = tuple(ReadMaster(found.port, found.bits, found.contents) for found in design.masters)
+    masters = tuple(ReadMaster(found.port, found.bits, found.contents) for found in design.weights_in_memory)
     return Hardware(top, modules, inputs, outputs, latency, interval, masters)
 
 
@@ -122,8 +126,8 @@ def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machin
         for wire in wires:
             lines += [f"  {one} wire [{wire.bits - 1}:0] {wire.name}_tdata", f"  {one} wire {wire.name}_tvalid"]
             lines += [f"  {other} wire {wire.name}_tready", f"  {one} wire {wire.name}_tlast"]
-    masters = {found.name: found for found in design.masters}
-    for found in design.masters:
+    masters = {found.name: found for found in design.weights_in_memory}
+    for found in design.weights_in_memory:
         lines += master.ports(found)
     yield ",\n".join(lines)
     yield ");"

@@ -30,7 +30,7 @@ _MOST_LANES = 1024
 def options(unit: Tiles, setting: Setting) -> list[Option]:
     """Those of the unit, whatever its folding."""
     pinned = setting.pinned
-    outputs, channels = unit.tiling.fold * unit.pe, unit.tiling.chunks * unit.simd
+    outputs, channels = (count // unit.tiling.groups for count in (unit.tiling.fold * unit.pe, unit.tiling.chunks * unit.simd))
     if pinned is not None:
         return [_option(unit, pinned.pe, pinned.simd, pinned.rows or unit.tiling.plane[2], pinned.arithmetic, setting.on)]
     possible = [name for name in _ARITHMETIC if _possible(unit, name, outputs, setting.on)]
@@ -67,4 +67,4 @@ def _option(unit: Tiles, pe: int, simd: int, rows: int, arithmetic: str, on: Dev
     between = pieces.rewidth(made.weights, numbers, pe * simd)
     queues = [pieces.queue(made.weights, numbers), pieces.queue(made.output, pe)]
     cost = r.total([made.cost(on), reader, between, *queues])
-    return Option(made.folding, simd, pe, max(made.busy, reads), cost)
+    return Option(made.folding, simd, pe, max(made.busy, reads), cost, memory=words * tiling.tiles * bits // 8)

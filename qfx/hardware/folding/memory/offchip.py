@@ -1,4 +1,4 @@
-"""Which layers of a model have their weights in the board's memory.
+"""Which layers of a model can have their weights in the board's memory.
 
 What a layer saves is the block RAM of its weights; what it takes instead is the frame that it keeps, or as much of it as a tile needs, its sums and
 its results. More tiles keep less, but read the weights more often: how many there may be follows from the bandwidth of the board.
@@ -17,13 +17,13 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.design.storage import bram18
-from qfx.hardware.folding.option import divisors
 from qfx.hardware.processes.memory.from_memory import master
 from qfx.ir.graph import Graph
 from qfx.operators import Conv, Linear, macs
 
-_SHARE = 0.8
-"""Of the bandwidth that tiles are counted with: layers differ, and the pace that comes out is a little faster or slower than the one thought of."""
+_SLOWER = 8
+"""How many times longer a frame may take than the board's DSP blocks allow, where no pace is asked for: tiles that memory could not bring in that
+time are not looked at."""
 
 _ON_CHIP = (0.8, 0.5, 0.25, 0.0)
 """Shares of the board's block RAM up to which weights stay on the chip, tried one after the other."""
@@ -33,8 +33,8 @@ _BLOCK_BITS = 18 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A layer whose weights could lie in memory: the block RAMs that ``bits`` of weights take on the chip, and those that its unit takes instead, if
-    its frame is cut into as many tiles as there may be."""
+    """A layer whose weights could lie in memory: the block RAMs that ``bits`` of weights take on the chip, and those that its unit takes instead at
+    best."""
 
     name: str
     on_chip: int
@@ -48,40 +48,42 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Sets of layers to try, and into how many tiles the frame of each layer may be cut."""
+    """``possible``: the layers that a search may put there, or must where memory is asked for; ``tiles``: into how many tiles the frame of each may
+    be cut, as far as memory could bring its weights alone. ``sets``: sets of layers to try where nothing is searched for."""
 
-    sets: tuple[frozenset[str], ...]
+    possible: frozenset[str]
     tiles: Mapping[str, int]
+    sets: tuple[frozenset[str], ...]
 
 
-def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, clock_ns: float, cycles: int | None, slower: int = 1) -> Choices:
+def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, clock_ns: float, cycles: int | None) -> Choices:
     """What ``request.memory`` leaves to choose from, for a frame in ``cycles`` where a pace is asked for. ``plain``: the design with all weights on
-    the chip; ``slower``: how many times longer a frame may take than the board's DSP blocks allow, where no pace is asked for.
+    the chip.
 
     Raises ProjectError if no layer can have its weights in memory, and if memory cannot bring them at that pace.
     """
     pinned = {name for name, _ in request.foldings}
     possible = [name for name in eligible(graph, plain) if name not in pinned]
     if not possible and any(folding.weights == "ddr" for _, folding in request.foldings):
-        return Choices((frozenset(),), {})  # the folding says it of every layer
+        return Choices(frozenset(), {}, (frozenset(),))  # the folding says it of every layer
     if not possible:
-        what = (
-            "no layer can have its weights in the board's memory: that takes a convolution without groups, or a linear layer, with constant weights"
-        )
+        takes = "a convolution, but for those by single channels, or a linear layer, with constant weights"
+        what = f"no layer can have its weights in the board's memory: that takes {takes}"
         raise ProjectError(what, where=graph.name, remedy="leave --weights out")
     if not board.memory_gb_s:
         remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
         raise ProjectError(f"weights are to lie in the board's memory, but {board.name} says nothing of one", where=graph.name, remedy=remedy)
     base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr"))), shared=True)
     products = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
-    pace = cycles if cycles is not None else slower * products // (2 * max(board.dsp, 1))
-    tiles = _tiles(base, _SHARE * board.memory_bytes_per_cycle(clock_ns) * pace)
-    found = _candidates(base, tiles)
+    pace = cycles if cycles is not None else _SLOWER * products // (2 * max(board.dsp, 1))
+    most = board.memory_bytes_per_cycle(clock_ns) * pace
+    tiles = {node: max(int(8 * most // bits), 1) for node, bits in _sizes(base).items()}
+    found = _candidates(base)
     saving = [one for one in found if one.saved > 0]
     if request.memory == "ddr":
         names = frozenset(one.name for one in saving or found)
         _check_bandwidth(graph, board, sum(one.bits for one in found if one.name in names), clock_ns=clock_ns, cycles=cycles)
-        return Choices((names,), tiles)
+        return Choices(names, tiles, (names,))
     sets: list[frozenset[str]] = []
     for share in _ON_CHIP:
         left = sum(stored.bram18 for process in plain.processes if (stored := process.stored) is not None)
@@ -93,7 +95,7 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
             names_.add(one.name)
         if frozenset(names_) not in sets:
             sets.append(frozenset(names_))
-    return Choices(tuple(sets), tiles)
+    return Choices(frozenset(one.name for one in saving), tiles, tuple(sets))
 
 
 def eligible(graph: Graph, plain: d.Design) -> list[str]:
@@ -103,18 +105,18 @@ def eligible(graph: Graph, plain: d.Design) -> list[str]:
     for process, name in zip(plain.processes, plain.nodes, strict=True):
         if not isinstance(process, d.MatVec) or name not in nodes or not isinstance(nodes[name].op, Conv | Linear):
             continue
-        if not (process.depthwise or process.groups > 1 or process.loaded or process.cropped):
+        if not (process.depthwise or process.loaded or process.cropped):
             found.append(name)
     return found
 
 
-def _candidates(base: d.Design, tiles: Mapping[str, int]) -> list[Candidate]:
+def _candidates(base: d.Design) -> list[Candidate]:
     """The layers that could, those that save most first. ``base``: the design with all of them in memory."""
     found = []
     sizes = _sizes(base)
     for process, node in zip(base.processes, base.nodes, strict=True):
         if isinstance(process, d.Tiles):
-            blocks = _blocks(process, process.tiling.plane[2] // tiles[node])
+            blocks = min(_blocks(process, rows) for rows in (1, process.tiling.plane[2]))
             found.append(Candidate(node, ceil(sizes[node] / _BLOCK_BITS), blocks, sizes[node]))
     return sorted(found, key=lambda one: (-one.saved, one.name))
 
@@ -129,32 +131,6 @@ def _sizes(base: d.Design) -> dict[str, int]:
     """The bits of each layer's weights."""
     pairs = zip(base.processes, base.nodes, strict=True)
     return {node: process.values.size * process.output.type.width for process, node in pairs if isinstance(process, d.FromMemory)}
-
-
-def _tiles(base: d.Design, frame_bytes: float) -> dict[str, int]:
-    """Into how many tiles the frame of each layer may be cut while all weights that are read are no more than ``frame_bytes``, or one: the cut that
-    saves most block RAM for the bytes that it costs comes first."""
-    sizes = _sizes(base)
-    units = {node: process for process, node in zip(base.processes, base.nodes, strict=True) if isinstance(process, d.Tiles)}
-    found = dict.fromkeys(units, 1)
-    left = frame_bytes - sum(sizes.values()) / 8
-    steps = []
-    for node, unit in units.items():
-        height = unit.tiling.plane[2]
-        last, taken = 1, _blocks(unit, height)
-        for count in (height // rows for rows in reversed(divisors(height))):
-            blocks = _blocks(unit, height // count)
-            if blocks < taken:
-                cost = (count - last) * sizes[node] / 8
-                steps.append(((taken - blocks) / cost, node, count, cost))
-                last, taken = count, blocks
-    done: set[str] = set()  # of which a cut was too much
-    for _, node, count, cost in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
-        if node in done or count < found[node] or cost > left:
-            done.add(node)
-            continue
-        found[node], left = count, left - cost
-    return found
 
 
 def _check_bandwidth(graph: Graph, board: Board, bits: int, *, clock_ns: float, cycles: int | None) -> None:
