@@ -18,6 +18,7 @@ from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
 from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine, operands
 from qfx.hardware.sequential.folding import folded
 from qfx.hardware.sequential.merging import joined
+from qfx.hardware.sequential.splitting import kept_bits
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import SHALLOW, Shape, alike, cut, entries, memory_bytes, turns, vectors
 from qfx.hardware.sequential.values import Kind, Layers, Step
@@ -210,18 +211,20 @@ def _on_board(made: Layers, shape: Shape, board: Board, clock_ns: float, per_cyc
     for y_depth in (_WORDS, 2 * _WORDS, 4 * _WORDS):
         if any(_least_results(step, shape) > y_depth for step in made.steps):
             continue
-        x_depth = _depth_of_values(made, replace(shape, y_depth=y_depth), budget)
-        if x_depth < _WORDS:
-            continue
-        try:
-            found = engine(made, replace(shape, x_depth=x_depth, y_depth=y_depth), per_cycle, port, wide)
-        except ProjectError:
-            continue
-        costs = estimate(found, board)
-        if costs.over(LIMITS):
-            continue
-        if best is None or found.cycles < best.interval:
-            best = Plan(found, costs, clock_ns)
+        for kept in (0, max(map(kept_bits, made.steps))):  # without room for the sums of products in parts, and, if that fails, with it
+            x_depth = _depth_of_values(made, replace(shape, y_depth=y_depth), kept, budget)
+            if x_depth < _WORDS:
+                continue
+            try:
+                found = engine(made, replace(shape, x_depth=x_depth, y_depth=y_depth), per_cycle, port, wide)
+            except ProjectError:
+                continue
+            costs = estimate(found, board)
+            if costs.over(LIMITS):
+                continue
+            if best is None or found.cycles < best.engine.cycles:
+                best = Plan(found, costs, clock_ns)
+            break
     return best
 
 
@@ -229,10 +232,10 @@ def _least_results(step: Step, shape: Shape) -> int:
     return shape.pixels * vectors(step, shape) * ceil(step.target.width / shape.x_bits)
 
 
-def _depth_of_values(made: Layers, shape: Shape, budget: int) -> int:
-    """Words of values for each pixel lane, with what is left when all other memories are built."""
+def _depth_of_values(made: Layers, shape: Shape, kept: int, budget: int) -> int:
+    """Words of values for each pixel lane, with what is left when all other memories are built; ``kept``: bits of sums that lie beside parts."""
     steps = joined(made).steps
-    beside = [ceil(step.beside.width / shape.x_bits) for step in steps if step.beside is not None]
+    beside = [ceil(kept / shape.x_bits), *(ceil(step.beside.width / shape.x_bits) for step in steps if step.beside is not None)]
     sums = [step.epilogue.value_bits for step in steps if step.first is not None]
     fixed = 0 if shape.shallow else 2 * r.bram18(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
     fixed += 2 * r.bram18(shape.y_depth, shape.lanes * shape.x_bits) * (1 + max(beside, default=0)) + 8 * MASTERS

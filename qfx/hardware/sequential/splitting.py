@@ -19,12 +19,21 @@ def parts(step: Step) -> Iterator[Step]:
     return _parts(step) if step.kind is Kind.MATRIX else _channels(step)
 
 
-def _parts(step: Step) -> Iterator[Step]:
-    taps = step.window.kernel[0] * step.window.kernel[1]
-    each = max(MOST_NUMBERS // taps // CHANNELS, 1) * CHANNELS
+def kept_bits(step: Step) -> int:
+    """Bits of the sums that go to memory between the parts of a product with a matrix; 0 of one that has no parts."""
     exact = all(int(factor) > 0 and int(factor) & (int(factor) - 1) == 0 for factor in step.epilogue.factor)
-    alone = step.target.pixels == 1 and step.beside is None and step.first is None
-    if not alone or not exact or step.source.channels <= each:
+    alone = step.kind is Kind.MATRIX and step.target.pixels == 1 and step.beside is None and step.first is None
+    return step.acc_bits if alone and exact and step.source.channels > _each(step) else 0
+
+
+def _each(step: Step) -> int:
+    """The channels of a part."""
+    return max(MOST_NUMBERS // (step.window.kernel[0] * step.window.kernel[1]) // CHANNELS, 1) * CHANNELS
+
+
+def _parts(step: Step) -> Iterator[Step]:
+    each = _each(step)
+    if not kept_bits(step):
         yield step
         return
     assert step.weight is not None  # a matrix has weights
@@ -46,9 +55,7 @@ def _parts(step: Step) -> Iterator[Step]:
 
 def _channels(step: Step) -> Iterator[Step]:
     """Some channels after the other."""
-    taps = step.window.kernel[0] * step.window.kernel[1]
-    each = max(MOST_NUMBERS // taps // CHANNELS, 1) * CHANNELS
-    count = step.source.channels
+    each, count = _each(step), step.source.channels
     if count <= each or step.beside is not None:
         yield step
         return

@@ -197,12 +197,14 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
 def _seen_rows(step: Step, tile: Tile, rows: int) -> int:
     """Rows that are read of a frame, by all tiles."""
     (stride, _), (reach, _) = step.window.stride, step.window.reach
-    return _each(_seen, tile.tiles_h, rows - reach + stride, rows, step.window.pads[0], step.source.height, 1)
+    found: int = _each(_seen, tile.tiles_h, rows - reach + stride, rows, step.window.pads[0], step.source.height, 1)
+    return found
 
 
 def _seen_columns(step: Step, tile: Tile, columns: int) -> int:
     before, whole, zoom = step.window.pads[1], step.source.columns, step.source.zoom[1]
-    return _each(_seen, tile.tiles_w, tile.columns * step.window.stride[1], columns, before, whole, zoom)
+    found: int = _each(_seen, tile.tiles_w, tile.columns * step.window.stride[1], columns, before, whole, zoom)
+    return found
 
 
 @lru_cache(maxsize=1 << 14)
