@@ -251,7 +251,8 @@ def test_words_that_are_written_are_no_arrays_of_numbers() -> None:
 @pytest.mark.parametrize(("kind", "option"), [("ARRAY_PARTITION", "complete dim=2"), ("DEPENDENCE", "inter false")])
 def test_a_pragma_that_moves_from_a_layer_into_a_template_is_found(kind: str, option: str) -> None:
     path = "include/qfx/matvec.h"
-    first = "  typename S::total acc[S::OUT];\n"
+    first = "  total_t acc[S::OUT];\n"
+    assert first in LIBRARY[path]
     broken = LIBRARY[path].replace(first, f"{first}#pragma HLS {kind} variable=kept {option}\n", 1)
     for tool in Tool:
         (finding,) = check({**LIBRARY, path: broken}, tool)
