@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def peak(model: nn.Module, x: Tensor, labels: Tensor) -> int:
     optimizer.zero_grad()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         step()
-    told = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    told = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0
     for event in sorted(told, key=lambda event: event.start_ns()):
         now += event.nbytes()
@@ -52,9 +53,8 @@ def compared(build: Callable[[], nn.Module], x: Tensor, classes: int) -> tuple[f
 
 
 def _resnet18() -> nn.Module:
-    from large_networks import make_large
-
-    return copy.deepcopy(make_large("resnet18")[0])
+    model: nn.Module = copy.deepcopy(importlib.import_module("large_networks").make_large("resnet18")[0])
+    return model
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, int]] = {
