@@ -148,7 +148,7 @@ def _tuned(**longer: int) -> Callable[[Tensor, int, int], nn.Module]:
     """GPTQ on the calibration data, then ``tune`` on more of the training part, still without labels."""
 
     def quantized(data: Tensor, weight: int, activation: int) -> nn.Module:
-        model = nearest(data, weight, activation, **longer)
+        model = nearest(data, weight, activation, "mse", **longer)
         reference = float_reference(model)
         gptq(model, data, reference=reference)
         tune(model, calibration_images(TUNED_ON), reference=reference, epochs=4, reach=3.0)
