@@ -125,7 +125,7 @@ def test_what_is_missing_is_told_before_anything_is_written(tmp_path: Path, monk
     save(network(), model)
     loaded = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--weights", "stream")
     assert loaded.exit_code == 2
-    assert "constants in ROM" in loaded.output
+    assert "no port of the Verilog loads constants" in loaded.output
     monkeypatch.setattr(tools, "found_clang", lambda: "")
     done = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v")
     assert done.exit_code == 2

@@ -197,7 +197,7 @@ template <class R, class X>
 inline R shl(const X& x, const int n) {
 #pragma HLS INLINE
 #ifdef QFX_IN_PLACE
-  R result(x);
+  R result = static_cast<R>(x);
   result <<= n;
   return result;
 #else

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,10 @@ class Weighted(Computing, abstract=True):
         if isinstance(source, Weights):
             self.compute(source.computed)
         self.weight_cast, self.bias_cast = (self._cast_of(role, recipe) for role in ("weight", "bias"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is worked out anew."""
+        return {key: value for key, value in self.__dict__.items() if key != "_known"}
 
     def _cast_of(self, role: str, recipe: Recipe) -> Quantizer:
         name, also = f"{self.name}.{role}", self.origins.get(role, "")

@@ -130,7 +130,8 @@ def test_frames_go_through_the_board(driver: ModuleType, simulated: Callable[[],
 
 def test_the_self_test_and_the_command(project: Project, tmp_path: Path) -> None:
     done = subprocess.run(["make", "selftest", f"PYTHON={sys.executable}"], cwd=project.path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "net: passed, 8 golden vectors")
+    assert done.returncode == 0
+    assert "net: passed, 8 golden vectors" in done.stdout.splitlines()  # a make that is called by another one says where it leaves, too
     x, _ = drawn(3)
     np.savez(tmp_path / "x.npz", **x)
     simulate = ("--simulate", "build/tb")
@@ -219,7 +220,7 @@ def test_registers_that_are_wrong_are_told(driver: ModuleType, simulated: Callab
                 accelerator.run(x)
 
     values, _, results = description.engine.value_registers
-    refused(description.memories[1].register, 0, "weights0: the accelerator reads .* bytes from 0x0 on, where nothing lies")
+    refused(description.memories[1].register, 0, "weights0: the accelerator has .* bytes from 0x0 on, where nothing lies")
     refused(description.memories[1].register, 0x1008, "is not a multiple of 128 bytes")
     refused(results, 0x1000, "values, what lies beside and results are one region")
     refused(values + 4, 1, "are one region, not 0x")

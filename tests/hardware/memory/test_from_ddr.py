@@ -275,7 +275,7 @@ def test_a_board_that_knows_no_memory_is_refused() -> None:
 def test_bandwidth_that_no_schedule_meets_is_refused_with_the_rate_that_it_allows() -> None:
     graph = chain("wide", (512,), Linear(const(0, 512, 512, bits=8), None), Cast(scalar("ap_fixed<8,8,AP_RND,AP_SAT>")))
     slow = replace(board("ultra96v2"), memory_gb_s=0.1)
-    with pytest.raises(ProjectError, match=r"0.3 MB of weights a frame") as caught:
+    with pytest.raises(ProjectError, match=r"0.262 MB of weights a frame") as caught:
         resolve(graph, slow, Request(memory="ddr", fps=100_000), clock_ns=5)
     assert "at most 267 frames per second" in str(caught.value)
 

@@ -121,7 +121,7 @@ def test_the_driver_gives_it_room_and_no_file(project: Project) -> None:
     rings = [one for one in about if "sha256" not in one]
     assert [one["name"] for one in rings] == ["relu_q_2_ring", "second_2_ring", "joined_q_ring", "out_ring"]
     assert all(one["bytes"] > 0 for one in rings)
-    assert sorted(path.name for path in (project.path / "driver/memory").iterdir()) == ["tiled_memory.bin"]
+    assert sorted(path.name for path in (project.path / "tb/memory").iterdir()) == ["tiled_memory.bin"]
     tcl = (project.path / "vivado.tcl").read_text(encoding="utf-8")
     assert all(f"accelerator/m_axi_{one['name']}" in tcl for one in about)
     text = (project.path / "src" / f"{project.top}.cpp").read_text(encoding="utf-8")

@@ -162,10 +162,12 @@ def loops() -> dict[str, list[str]]:
     bodies = dict(_FUNCTION.findall(text))
     calls = {name: [other for other in bodies if other != name and re.search(rf"\b{other}<", body)] for name, body in bodies.items()}
 
-    def pragmas(name: str) -> list[str]:
-        return [*re.findall(r"QFX_PIPELINE\w*", bodies[name]), *(found for other in calls[name] for found in pragmas(other))]
+    def pragmas(name: str, above: tuple[str, ...]) -> list[str]:
+        """``above``: what calls it, of which overloads may call each other."""
+        own = re.findall(r"QFX_PIPELINE\w*", bodies[name])
+        return [*own, *(found for other in calls[name] if other not in above for found in pragmas(other, (*above, name)))]
 
-    return {name: pragmas(name) for name in bodies}
+    return {name: pragmas(name, (name,)) for name in bodies}
 
 
 def test_what_begins_again_in_the_model_does_in_the_code() -> None:

@@ -98,7 +98,7 @@ def found_in(rows: IntArray) -> tuple[Kept, ...]:
     leaves out as large a share, and it is worth it.
 
     >>> [str(kept) for kept in found_in(np.array([[0, 1, 2, 0, 0, 3, 0, 0]]))]
-    ['2:4', '3:8']
+    ['1:2', '3:8']
     """
     outputs, inputs = rows.shape
     found: list[Kept] = []
