@@ -1,6 +1,6 @@
 """The networks of ``large_networks.py`` the whole way: torch, ONNX, interpreter, ONNX Runtime and the fast emulator give the same raws.
 
-Narrow and cropped every day; as published with ``--slow`` (VGG16 of 16 bits with ``--thorough``), with bounds on what the way may take.
+Narrow and cropped every day; as published with ``--slow`` (some with ``--thorough``), with bounds on what the way may take.
 """
 
 from __future__ import annotations
@@ -88,20 +88,15 @@ def test_a_narrow_and_cropped_one_agrees(name: str, bits: int, tmp_path: Path) -
         assert_bit_exact(seen(held, value).reshape(right.shape), right, names=("steps of a layer engine", "interpreter"))
 
 
-@pytest.mark.usefixtures("gxx")
-@pytest.mark.parametrize(("name", "bits"), WHOLE)
-def test_whole_ones_agree(name: str, bits: int, tmp_path: Path) -> None:
-    whole(name, bits, tmp_path)
+LONG = (("resnet50", 8), ("mobilenetv2", 8), ("vgg16", 16))
+"""Half a minute and more each, beside others of their kind: whole with --thorough."""
 
 
 @pytest.mark.usefixtures("gxx")
-def test_the_whole_vgg16_at_16_bits_agrees(tmp_path: Path, thorough: bool) -> None:
-    if not thorough:
-        pytest.skip("a minute and a half beside the one of 8 bits: runs with --thorough")
-    whole("vgg16", 16, tmp_path)
-
-
-def whole(name: str, bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "bits"), [*WHOLE, ("vgg16", 16)])
+def test_whole_ones_agree(name: str, bits: int, tmp_path: Path, thorough: bool) -> None:
+    if (name, bits) in LONG and not thorough:
+        pytest.skip("runs with --thorough")
     model, x = make_large(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     compare(name, bits, tmp_path, x, model)
