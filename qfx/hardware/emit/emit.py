@@ -68,10 +68,19 @@ def emit(
     uncertainty = f"{100 * expected(design.processes, board).uncertainty(clock_ns):g}%"
     made = block_design(design, board, clock_ns=clock_ns)
     data = [f"golden_{name}.txt" for name in (design.port_names[0] + design.port_names[1] if design.several else ("input", "output"))]
-    data += ["weights.bin"] * (design.loader is not None) + [f"memory/{master.port}.bin" for master in design.masters]
+    data += ["weights.bin"] * (design.loader is not None) + [f"memory/{master.port}.bin" for master in design.weights_in_memory]
     files = emit_sources(design, top) if sources is None else dict(sources)
     files |= test_bench(design, top)
-    files |= scripts(made, board, clock_ns=clock_ns, top=top, uncertainty=uncertainty, data=data, masters=bool(design.masters))
+    files |= scripts(
+        made,
+        board,
+        clock_ns=clock_ns,
+        top=top,
+        uncertainty=uncertainty,
+        data=data,
+        masters=bool(design.masters),
+        in_memory=bool(design.weights_in_memory),
+    )
     about = {"streaming": streaming, "board": board, "clock_ns": f"{clock_ns:g}", "top": top, "model": graph.name}
     files["README.md"] = render("README.md.j2", {"design": design, "bd": made, **about})
     for header in ("harness.h", "dma.h", *["memory.h"] * bool(design.masters)):
@@ -89,11 +98,13 @@ def scripts(
     uncertainty: str,
     data: Sequence[str],
     masters: bool,
+    in_memory: bool,
     tools: Sequence[str] = HLS_TOOLS,
 ) -> dict[str, str]:
     """What builds a project: ``Makefile``, ``script.tcl`` from the sources to the IP, and ``vivado.tcl`` from there to the bitstream of ``made``.
 
-    ``data``: the files in ``tb/`` that the test bench reads; ``masters``: whether the design has AXI masters, and files of what lies in memory;
+    ``data``: the files in ``tb/`` that the test bench reads; ``masters``: whether the design has AXI masters, ``in_memory``:
+    whether ``tb/memory/`` has files that go to the board;
     ``uncertainty``: what the tool leaves to routing; ``tools``: those of HLS that take the sources.
     """
     values = {
@@ -104,6 +115,7 @@ def scripts(
         "uncertainty": uncertainty,
         "data": data,
         "masters": masters,
+        "in_memory": in_memory,
         "tools": tools,
         "csim_flags": " ".join(CSIM_FLAGS),
     }

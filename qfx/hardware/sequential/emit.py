@@ -59,6 +59,7 @@ def files(graph: Graph, engine: Engine, board: Board, *, clock_ns: float, top: s
             uncertainty=uncertainty,
             data=("golden_input.txt", "golden_output.txt", *(f"memory/{name}.bin" for name in held)),
             masters=True,
+            in_memory=True,
             tools=HLS_TOOLS,
         ),
         **package(host.description(graph, engine, made, board, clock_ns=clock_ns, top=top)),

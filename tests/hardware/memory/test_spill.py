@@ -17,6 +17,7 @@ from qfx.hardware.board import board
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Schedule
+from qfx.hardware.emit.emit import emit
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.plan import plan
 from qfx.hardware.processes.memory.spill import TURNS
@@ -114,6 +115,20 @@ def test_a_project_is_bit_exact(project: Project) -> None:
     x = adversarial_inputs(graph, np.random.default_rng(5), 3)
     want = run_from_raw(graph, quantize_input(graph, x))
     assert_bit_exact(csim.run_raw(project.path, x), want)
+
+
+def test_only_files_that_are_there_are_deployed(project: Project) -> None:
+    """A project whose memory holds rings alone has no folder of weights to copy."""
+    graph, schedule = spilled()
+    alone = replace(schedule, foldings=tuple((name, Folding(4, 2, "pair") if name == "tiled" else folding) for name, folding in schedule.foldings))
+    made = fifo.size_fifos(lower(graph, alone))
+    assert made.masters
+    assert not made.weights_in_memory
+    files = emit(graph, alone, board("ultra96v2"), clock_ns=5.0, top="t", design=made)
+    assert "tb/memory" not in str(files["Makefile"])
+    assert "memory/" not in str(files["script.tcl"])
+    assert "cp -R tb/memory" in (project.path / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"memory/\w+\.bin", (project.path / "script.tcl").read_text(encoding="utf-8")) == ["memory/tiled_memory.bin"]
 
 
 def test_the_driver_gives_it_room_and_no_file(project: Project) -> None:
