@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from qfx.searches.work import Measured
 
 State = Literal["done", "refused", "running", "waiting"]
+
+_NAMELESS_S = 5.0
+"""How long a worker may take from having a cell to having said so: two writes to the database."""
 
 _CELL, _WORKER, _REFUSED, _SUBJECT = "cell", "worker", "refused", "subject"
 
@@ -66,9 +70,8 @@ class Sweep:
         """Put every cell that nobody has or does in line, those of workers of this machine that are gone, too."""
         from optuna.trial import TrialState
 
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            host, _, process = str(trial.user_attrs.get(_WORKER, "")).rpartition(":")
-            if host == socket.gethostname() and not _lives(int(process)):
+        for trial in self._running():
+            if _is_left(trial):
                 self._study.tell(trial.number, state=TrialState.FAIL)
         if self._trials is not None:
             return
@@ -76,6 +79,17 @@ class Sweep:
         for cell in self._space:
             if cell not in present:
                 self._study.enqueue_trial(asdict(cell), user_attrs={_CELL: cell.name})
+
+    def _running(self) -> list[optuna.trial.FrozenTrial]:
+        """What is under way, each by a worker that has said its name, but those whose worker was ended before it could: a name follows at once."""
+        from optuna.trial import TrialState
+
+        deadline = time.monotonic() + _NAMELESS_S
+        while True:
+            trials: list[optuna.trial.FrozenTrial] = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if all(_WORKER in trial.user_attrs for trial in trials) or time.monotonic() > deadline:
+                return trials
+            time.sleep(0.1)
 
     def work(self, measure: Callable[[Cell], Measured], tell: Callable[[int, int], None]) -> None:
         """Take cells and measure them until none is left; any number of processes at once. ``tell``: how many are done, of how many. A cell that is
@@ -156,6 +170,14 @@ def _url(storage: str) -> str:
 def _cell_of(trial: optuna.trial.FrozenTrial) -> Cell | None:
     fields: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
     return Cell(**fields) if len(fields) == len(Cell.__slots__) else None
+
+
+def _is_left(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether nobody works on it any more: its worker has no name, or was a process of this machine that is gone."""
+    if _WORKER not in trial.user_attrs:
+        return True
+    host, _, process = str(trial.user_attrs[_WORKER]).rpartition(":")
+    return host == socket.gethostname() and not _lives(int(process))
 
 
 def _lives(process: int) -> bool:

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 import qfx
 from qfx.cli import main
 from qfx.errors import DataError, RecipeError
+from qfx.searches import study
 from qfx.searches.cells import NONE, Cell, Space, word_lengths
 from qfx.searches.cli import _without
 from qfx.searches.study import Row, Sweep, front
@@ -149,6 +150,17 @@ def test_an_error_that_is_nobodys_leaves_the_cell_in_line(tmp_path: Path) -> Non
     one.begin()
     with pytest.raises(MemoryError):
         one.work(broken, lambda done, total: None)
+    again = sweep(tmp_path)
+    again.begin()
+    again.work(measured, lambda done, total: None)
+    assert [row.state for row in again.rows()] == ["done"] * 4
+
+
+def test_a_worker_that_was_killed_before_it_said_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_NAMELESS_S", 0.2)
+    one = sweep(tmp_path)
+    one.begin()
+    one._study.ask()  # and the process ends here
     again = sweep(tmp_path)
     again.begin()
     again.work(measured, lambda done, total: None)
