@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     skip = pytest.mark.skip(reason="runs with --slow")
     asked = config.getoption("--slow") or config.getoption("--thorough")
     for item in items:
-        named = [line for line in lines if _names(line, item.nodeid)]
+        named = [line for line in lines if _names(line, item)]
         found.update(named)
         if named and not asked:
             item.add_marker(skip)
@@ -38,11 +38,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(f"{_SLOW.name} names what is no test: {', '.join(unknown)}")
 
 
-def _names(line: str, nodeid: str) -> bool:
-    """A file, a function, or a function with parameters, of which ``*`` at the end leaves the rest open."""
+def _names(line: str, item: pytest.Item) -> bool:
+    """A file, a function, a function with parameters, of which ``*`` at the end leaves the rest open, or a fixture that the test needs."""
+    nodeid = item.nodeid
     if line.endswith("*"):
         return nodeid.startswith(line[:-1])
-    return nodeid == line or nodeid.startswith((f"{line}[", f"{line}::"))
+    if nodeid == line or nodeid.startswith((f"{line}[", f"{line}::")):
+        return True
+    file, _, fixture = line.partition("::")
+    return nodeid.startswith(f"{file}::") and fixture in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session")
+def slow(request: pytest.FixtureRequest) -> bool:
+    """Whether the user asked for more than ``make test`` does: searches at random then try more."""
+    return bool(request.config.getoption("--slow") or request.config.getoption("--thorough"))
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_a_narrow_and_cropped_one_agrees(name: str, bits: int, tmp_path: Path) -
         assert_bit_exact(seen(held, value).reshape(right.shape), right, names=("steps of a layer engine", "interpreter"))
 
 
-LONG = (("resnet50", 8), ("mobilenetv2", 8), ("vgg16", 16))
+LONG = (("resnet50", 8), ("mobilenetv2", 8), ("vgg16", 8), ("vgg16", 16))
 """Half a minute and more each, beside others of their kind: whole with --thorough."""
 
 

@@ -51,10 +51,13 @@ def check(program: Program, folder: Path) -> None:
     assert_bit_exact(onnx_runtime(path, graph)(x), expected, names=("ONNX Runtime", "interpreter"))
 
 
-@settings(max_examples=220, suppress_health_check=SLOW)
-@given(program=programs())
-def test_random_models(tmp_path_factory: pytest.TempPathFactory, program: Program) -> None:
-    check(program, tmp_path_factory.getbasetemp())
+def test_random_models(tmp_path_factory: pytest.TempPathFactory, slow: bool) -> None:
+    @settings(max_examples=220 if slow else 60, suppress_health_check=SLOW)
+    @given(program=programs())
+    def sweep(program: Program) -> None:
+        check(program, tmp_path_factory.getbasetemp())
+
+    sweep()
 
 
 def test_thousands_of_random_models(tmp_path_factory: pytest.TempPathFactory, thorough: bool) -> None:

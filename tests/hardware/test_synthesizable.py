@@ -27,9 +27,9 @@ def test_library_passes(tool: Tool) -> None:
 
 
 @pytest.mark.parametrize("which", range(len(DIRECTED)))
-def test_projects_pass(which: int) -> None:
+def test_projects_pass(which: int, thorough: bool) -> None:
     graph = optimize(DIRECTED[which]())
-    for seed in range(2):
+    for seed in range(4 if thorough else 1):
         files = emit(graph, random_schedule(graph, np.random.default_rng(seed)), board("zcu102"), clock_ns=5, top="top")
         for tool in Tool:
             assert check(files, tool) == ()

@@ -49,12 +49,12 @@ def test_directed_graphs_folded(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("gxx")
-def test_random_graphs(tmp_path: Path, thorough: bool) -> None:
+def test_random_graphs(tmp_path: Path, slow: bool, thorough: bool) -> None:
     seed = int(np.random.default_rng().integers(1 << 32))
     print(f"seed {seed}")  # shown by pytest if the test fails
     for batch in range(20 if thorough else 1):
         rng = np.random.default_rng(seed + batch)
-        graphs = [random_graph(rng) for _ in range(30)]
+        graphs = [random_graph(rng) for _ in range(30 if slow else 12)]
         designs = [(graph, random_schedule(graph, rng) if i % 2 else Schedule()) for i, graph in enumerate(graphs)]
         check(designs, tmp_path / str(batch))
 
