@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qfx.exchange.onnx_files import from_onnx
     from qfx.exchange.torch_ao.door import from_torchao
     from qfx.export.export import export_onnx, to_graph
+    from qfx.export.programs.module import to_module
     from qfx.fixed.kernel import cast
     from qfx.fixed.type import FixedType, OMode, QMode
     from qfx.ir.from_onnx import load_graph
@@ -70,6 +71,7 @@ _HOMES = {
     "qfx.exchange.onnx_files": ("from_onnx",),
     "qfx.exchange.torch_ao.door": ("from_torchao",),
     "qfx.export.export": ("export_onnx", "to_graph"),
+    "qfx.export.programs.module": ("to_module",),
     "qfx.fixed.kernel": ("cast",),
     "qfx.fixed.type": ("FixedType", "OMode", "QMode"),
     "qfx.ir.from_onnx": ("load_graph",),
@@ -142,6 +144,7 @@ __all__ = [
     "switch",
     "synchronize",
     "to_graph",
+    "to_module",
 ]
 
 

@@ -7,7 +7,7 @@ import torch
 from qfx.errors import UnsupportedError
 
 _WHAT = "cannot take a quantized model"
-_REMEDY = "use qfx.export_onnx(qmodel, path): the file runs in ONNX Runtime with the same numbers, and qfx hls reads it"
+_REMEDY = "give it qfx.to_module(qmodel), which has the same numbers; or use qfx.export_onnx(qmodel, path), which qfx hls reads"
 
 _IN_DYNAMO = f"torch.export {_WHAT}: {_REMEDY}"
 

@@ -1,0 +1,1 @@
+"""Quantized networks as programs of torch's own operators."""
