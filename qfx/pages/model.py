@@ -13,12 +13,12 @@ from qfx.hardware.sequential.plan import Plan as Sequential
 from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir import words
 from qfx.ir.graph import Graph
-from qfx.operators import Cast, Input
+from qfx.operators import MinifloatCast
 from qfx.pages import html, of_data, of_design
 from qfx.pages.advice import OVERFLOW, advice, overflowing
 from qfx.pages.drawing import drawing, short_type
 from qfx.pages.html import Section
-from qfx.pages.measured import Measured
+from qfx.pages.measured import Measured, known, lossy
 from qfx.verify import Comparison
 
 _TOOLS = (
@@ -46,7 +46,7 @@ def model_page(
 ) -> str:
     """The page of ``graph``, as the file ``model`` holds it: with what data shows if it was ``measured``, and the ``plan`` of what is built of it.
     ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data."""
-    anchors = {node.name: f"v{number}" for number, node in enumerate(graph.nodes)}
+    anchors = {name: f"v{number}" for number, (name, _, _) in enumerate(known(graph))}
     sections = [
         _notes([*notes, *(f"{row.executor} differs first at {row.first}" for row in compared if row.first is not None)]),
         _next(graph, model, measured, plan),
@@ -75,7 +75,10 @@ def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequ
     if measured is not None:
         worst = max((value for value in measured.values.values() if value.loss is not None), key=overflowing)
         kind = "bad" if overflowing(worst) >= OVERFLOW else ""
-        found.append((html.percent(overflowing(worst)), f"most overflow, at {worst.name}", kind))
+        if overflowing(worst):
+            found.append((html.share(overflowing(worst)), f"most overflow, at {worst.name}", kind))
+        else:
+            found.append(("none", "no cast overflows", "good"))
         out = measured.values[graph.outputs[0]]
         if out.db is not None:
             found.append((html.decibel(out.db), "signal to noise of all casts, at the output", ""))
@@ -118,9 +121,9 @@ def _graph(graph: Graph, anchors: dict[str, str], hot: frozenset[str]) -> Sectio
 
 def _hot(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> frozenset[str]:
     hot = set() if plan is None or isinstance(plan, Unrolled | Sequential) else {summary.binding(plan)["layer"]}
-    for node in graph.nodes:
-        if measured is not None and isinstance(node.op, Cast | Input):
-            loss = measured.values[node.name].loss
-            if loss is not None and loss.above + (loss.below if node.op.cast.element.signed else 0) >= OVERFLOW * max(loss.values, 1):
-                hot.add(node.name)
+    for name, op in lossy(graph).items() if measured is not None else ():
+        loss = measured.values[name].loss if measured is not None else None
+        signed = isinstance(op, MinifloatCast) or op.cast.element.signed
+        if loss is not None and loss.above + (loss.below if signed else 0) >= OVERFLOW * max(loss.values, 1):
+            hot.add(name)
     return frozenset(hot)
