@@ -12,6 +12,8 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.sequential import summary as sequential_summary
 from qfx.hardware.sequential.plan import Plan as Sequential
+from qfx.hardware.sequential.summary import BOUND
+from qfx.hardware.sequential.tiles import STEP_CYCLES
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir.graph import Graph
@@ -59,9 +61,7 @@ def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unr
         )
     elif isinstance(plan, Sequential):
         found += [Advice(note.partition(":")[0], note) for note in sequential_summary.notes(plan)]
-        bound, cycles = plan.binds.most_common(1)[0]
-        what = f"Most cycles are bound by {bound.replace('_', ' ')!r}, as its table below has it ({100 * cycles / plan.interval:.0f} %)"
-        found.append(Advice(what, f"{100 * plan.used:.0f} % of the engine's products are asked for by the network"))
+        found += _of_engine(model, plan)
     elif isinstance(plan, Unrolled):
         found += [Advice(note.partition(":")[0], note) for note in unrolled_summary.notes(plan)]
     else:
@@ -149,4 +149,31 @@ def _of_design(model: str, plan: Plan) -> Iterator[Advice]:
         yield Advice(what, "the board is nearly full: shorter words, or products in LUTs in place of DSP blocks, make room for more")
 
 
+def _of_engine(model: str, plan: Sequential) -> Iterator[Advice]:
+    board, cycles = plan.estimate.board.name, max(plan.engine.cycles, 1)
+    again = f"qfx report {model} --board {board} --style sequential --batch {2 * plan.batch} -o report.html"
+    starting = STEP_CYCLES * len(plan.engine.steps) / cycles
+    if starting > _LOUD_SHARE:
+        yield Advice(
+            f"{100 * starting:.0f} % of the cycles begin and end steps; the array is used to {100 * plan.used:.0f} %",
+            "an engine is for large networks: a design with a process for each layer makes more frames of one that is this small "
+            "(--style streaming, or auto); frames that go through together (--batch) pay for a step once",
+            f"qfx report {model} --board {board} --style auto --fit -o report.html",
+        )
+        return
+    bound, taken = plan.binds.most_common(1)[0]
+    what = f"Steps wait for {BOUND[bound]} in {100 * taken / cycles:.0f} % of the cycles; the array is used to {100 * plan.used:.0f} %"
+    if bound in ("fetch_weights", "place_weights", "fetch_parameters"):
+        yield Advice(what, "frames that go through together share them", again)
+    elif bound in ("fetch_x", "write", "fetch_beside"):
+        yield Advice(what, "shorter words of activations move less; frames that go through together do not")
+    elif bound == "multiply":
+        yield Advice(
+            what, "the engine does what it is made for: fewer multiplications, shorter words (two products in a DSP block) or a larger board"
+        )
+    else:
+        yield Advice(what, "layers of few channels and small frames keep the multipliers waiting; frames that go through together help some", again)
+
+
+_LOUD_SHARE = 0.5
 _ROOM, _GAIN, _LISTED = 0.05, 1.05, 6

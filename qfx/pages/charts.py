@@ -9,7 +9,7 @@ from qfx.hardware.cost.estimate import LIMITS, NAMES, Estimate, capacity
 from qfx.pages import html
 from qfx.pages.measured import Answers, Histogram
 
-_WIDE, _TALL = 232.0, 44.0
+_WIDE, _TALL = 200.0, 44.0
 
 
 def histogram(picture: Histogram, bounds: tuple[float, float] | None, told: str) -> str:
@@ -34,7 +34,7 @@ def histogram(picture: Histogram, bounds: tuple[float, float] | None, told: str)
         if (at := bins.at(bound)) is not None:
             parts.append(f'<path class="bound" d="M{at * step:.1f} 0V{_TALL:g}"/>')
     low, high = html.number(bins.low), html.number(bins.high - bins.step if bins.codes == 1 else bins.high)
-    codes = "1 code a bin" if bins.codes == 1 else f"{bins.codes} codes a bin"
+    codes = "1 code a bin" if bins.codes == 1 else f"{html.count(bins.codes)} codes a bin"
     codes = f"{bins.format}: {codes}" if bins.format else codes
     parts.append(
         f'<text class="soft" x="0" y="{_TALL + 15:g}">{low}</text><text class="soft mid" x="{_WIDE / 2:g}" y="{_TALL + 15:g}">{codes}</text>'
@@ -96,8 +96,8 @@ def timeline(rows: Sequence[tuple[str, Sequence[tuple[int, int]], bool]], unit: 
     left, width, tall = 210.0, 860.0, 18.0
     end = max(last for _, spans, _ in rows for _, last in spans)
     parts = [
-        f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" width="{left + width + 20:g}" '
-        f'height="{tall * len(rows) + 34:g}" '
+        f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" '
+        f'style="min-width:40rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
         f'role="img" aria-label="When each layer works on the first {len(rows[0][1])} frames; the table below has the numbers">'
     ]
     for mark in _marks(end):

@@ -54,7 +54,7 @@ def model_page(
         of_data.accuracy(None if measured is None else measured.answers),
         of_data.errors(graph, measured),
         of_data.values(graph, measured, anchors),
-        *([] if plan is None else [of_design.board(plan), of_design.timeline(plan), of_design.folding(plan)]),
+        *([] if plan is None else [of_design.board(plan), of_design.timeline(plan), of_design.folding(plan, graph)]),
     ]
     where = "" if plan is None else f" on the {plan.estimate.board.title} at {plan.clock_ns:g} ns"
     shapes = ", ".join(f"{node.name} {words.sizes(graph.infos[node.name].shape)}" for node in graph.inputs)

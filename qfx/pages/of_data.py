@@ -23,7 +23,7 @@ MOST_CLASSES = 25
 
 def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> Section:
     """Every value of the graph: its type, its range, and, with data, its distribution."""
-    heads = ["value", "operator", "type", "range ", *(["on the data ", "distribution", "overflow ", "rounded ", "SQNR "] if measured else [])]
+    heads = ["value", "operator and type", "range ", *(["on the data ", "distribution", "overflow ", "rounded ", "SQNR "] if measured else [])]
     rows = []
     for name, node, info in known(graph):
         found = None if measured is None else measured.values[name]
@@ -50,11 +50,11 @@ def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> 
 def _value(name: str, node: Node, info: Info, found: Value | None) -> list[str]:
     op, hull = node.op, info.interval.hull
     kind = cast_type(op) if isinstance(op, Lossy) else short_type(info.type)
+    told = "Cast" if isinstance(op, Cast | MinifloatCast) else describe(op)
     spread = [words.number(hull.lo, hull.frac_bits), words.number(hull.hi, hull.frac_bits)]
     cells = [
         cell(name, "name"),
-        f'<td>{escape("Cast" if isinstance(op, Cast | MinifloatCast) else describe(op))}<br><span class="soft">{words.sizes(info.shape)}</span></td>',
-        f"<td><code>{escape(kind)}</code></td>",
+        f"<td>{escape(told)}<br><code>{escape(kind)}</code><br><span class='soft'>{words.sizes(info.shape)}</span></td>",
         raw_cell(f"{spread[0]}<br>{spread[1]}", "n", value=float(hull.hi) * 2.0**-hull.frac_bits),
     ]
     if found is None:
