@@ -19,6 +19,7 @@ from qfx import DataError
 from qfx.cli import main
 from qfx.trainers.course import Course
 from qfx.trainers.events import Freeze
+from qfx.watch.front import front, letters
 from qfx.watch.log import FILE, Log
 from qfx.watch.page import watch_page
 from qfx.watch.runs import read
@@ -74,6 +75,37 @@ def test_terminal_page_and_json(folder: Path, tmp_path: Path) -> None:
     assert {"loss", "two layers", "fc.weight"} <= set(page.text)
     assert watch(folder, "-o", tmp_path / "page.html").exit_code == 2
     assert "is not a folder" in watch(folder / "nowhere", "--once").stderr
+
+
+def test_the_front_of_a_sweep(tmp_path: Path) -> None:
+    """Of five cells three are on the front; a cell that is measured again counts once."""
+    log = Log(tmp_path / "sweep")
+    cells = {"a": (100, 0.5), "b": (200, 0.75), "worse": (250, 0.7), "c": (400, 0.9), "late": (400, 0.85)}
+    for name, (cost, score) in [("b", (999, 0.1)), *cells.items()]:
+        log.tried(name, 1.5, cost, score, ("bit operations", "accuracy"))
+    (run,) = read(tmp_path)
+    assert {one.name: (one.cost, one.score) for one in run.tried} == cells
+    assert run.front == [(100, 0.5), (200, 0.75), (400, 0.9)]
+    assert [one.name for one in front(run.tried)] == ["a", "b", "c"]
+    shown = watch(tmp_path, "--once").stdout
+    assert shown.count("●") == 3
+    assert shown.count("·") == 2
+    for wanted in ("90.00 %", "accuracy against bit operations", "on the front"):
+        assert wanted in shown, wanted
+    assert "worse" not in shown
+    text = watch_page([run], "x", live=False)
+    words = check(text).text
+    assert words.count("on the front") == 3
+    assert "worse: 70.00 %, 250 bit operations" in words
+    lines = letters(run.tried, "bit operations", "accuracy", wide=31, tall=9)
+    marks = [line.partition("│")[2] for line in lines[:9]]
+    assert marks == [" " * 30 + "●", " " * 30 + "·", "", " " * 10 + "●", " " * 15 + "·", "", "", "", "●"]
+
+
+def test_a_front_of_one(tmp_path: Path) -> None:
+    Log(tmp_path).tried("only", 1.0, 8.0, 0.0, ("bits", "accuracy"))
+    assert "●" in watch(tmp_path, "--once").stdout
+    check(watch_page(read(tmp_path), "x", live=False))
 
 
 def test_an_empty_folder_waits(tmp_path: Path) -> None:
