@@ -97,7 +97,7 @@ def timeline(rows: Sequence[tuple[str, Sequence[tuple[int, int]], bool]], unit: 
     end = max(last for _, spans, _ in rows for _, last in spans)
     parts = [
         f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" '
-        f'style="min-width:40rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
+        f'style="min-width:58rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
         f'role="img" aria-label="When each layer works on the first {len(rows[0][1])} frames; the table below has the numbers">'
     ]
     for mark in _marks(end):

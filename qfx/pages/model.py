@@ -15,7 +15,7 @@ from qfx.ir import words
 from qfx.ir.graph import Graph
 from qfx.operators import MinifloatCast
 from qfx.pages import html, of_data, of_design
-from qfx.pages.advice import OVERFLOW, advice, overflowing
+from qfx.pages.advice import OVERFLOW, Advice, advice, overflowing
 from qfx.pages.drawing import drawing, short_type
 from qfx.pages.html import Section
 from qfx.pages.measured import Measured, known, lossy
@@ -43,14 +43,17 @@ def model_page(
     plan: Plan | Unrolled | Sequential | None = None,
     notes: Sequence[str] = (),
     compared: Sequence[Comparison] = (),
+    history: Sequence[Section] = (),
 ) -> str:
     """The page of ``graph``, as the file ``model`` holds it: with what data shows if it was ``measured``, and the ``plan`` of what is built of it.
-    ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data."""
-    anchors = {name: f"v{number}" for number, (name, _, _) in enumerate(known(graph))}
+    ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data. ``history``: how it came to
+    be, as ``qfx watch`` shows it."""
+    anchors = anchors_of(graph)
     sections = [
         _notes([*notes, *(f"{row.executor} differs first at {row.first}" for row in compared if row.first is not None)]),
-        _next(graph, model, measured, plan),
-        _graph(graph, anchors, _hot(graph, measured, plan)),
+        listed(advice(graph, model, measured, plan)),
+        *history,
+        graph_section(graph, anchors, _hot(graph, measured, plan)),
         of_data.accuracy(None if measured is None else measured.answers),
         of_data.errors(graph, measured),
         of_data.values(graph, measured, anchors),
@@ -98,14 +101,21 @@ def _notes(notes: Sequence[str]) -> Section:
     return Section("notes", "Notes", f'<ul class="warn">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else "")
 
 
-def _next(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> Section:
+def listed(found: Sequence[Advice]) -> Section:
+    """What to do next."""
     items = ""
-    for one in advice(graph, model, measured, plan):
+    for one in found:
         items += f"<li><b>{escape(one.what)}</b>: {escape(one.do)}.{html.command(one.command) if one.command else ''}</li>"
     return Section("next", "What to do next", f'<ol class="next">{items}</ol>' if items else "<p>Nothing stands out.</p>", "Next")
 
 
-def _graph(graph: Graph, anchors: dict[str, str], hot: frozenset[str]) -> Section:
+def anchors_of(graph: Graph) -> dict[str, str]:
+    """Where the numbers of every value stand on a page, by its name in the whole model."""
+    return {name: f"v{number}" for number, (name, _, _) in enumerate(known(graph))}
+
+
+def graph_section(graph: Graph, anchors: dict[str, str], hot: frozenset[str] = frozenset()) -> Section:
+    """The graph, drawn; ``hot`` nodes stand out. Its nodes lead to the rows of ``of_data.values``."""
     hint = (
         '<p class="soft">Choose a node for its numbers. Drag or scroll to move; Ctrl and the wheel, or the keys + − 0, to zoom; Enter in '
         "the search goes "

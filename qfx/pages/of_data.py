@@ -40,11 +40,11 @@ def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> 
             ' what lies beyond '
             "its type; ticks are its grid. SQNR: what this cast alone loses."
             if measured
-            else "Give --data to see distributions."
+            else ""
         )
     )  # fmt: skip
     body = f'<p class="soft">{told}</p>{tools}{html.table(heads, rows, label="Every value", name="values-table", sorts=True, tall=True)}'
-    return Section("values", "Values: types, ranges, distributions", body, "Values")
+    return Section("values", "Values: types, ranges, distributions" if measured else "Values: types and ranges", body, "Values")
 
 
 def _value(name: str, node: Node, info: Info, found: Value | None) -> list[str]:

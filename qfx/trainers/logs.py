@@ -58,7 +58,7 @@ def losses(qmodel: nn.Module, x: Any) -> dict[str, float]:
     Empty while quantizers are off."""
     if is_off(qmodel):
         return {}
-    feed = _array(x)
+    feed = array_of(x)
     values: dict[str, float] = {}
     for name, loss in losses_of(to_graph(qmodel), feed).items():
         values[f"qfx/saturated/{name}"] = (loss.above + loss.below) / max(loss.values, 1)
@@ -99,9 +99,10 @@ def is_off(qmodel: nn.Module) -> bool:
     return False
 
 
-def _array(x: Any) -> Any:
+def array_of(x: Any) -> Any:
+    """Tensors as arrays of numpy, also in mappings and sequences."""
     if isinstance(x, Tensor):
         return x.detach().cpu().numpy()
     if isinstance(x, Mapping):
-        return {name: _array(part) for name, part in x.items()}
-    return tuple(_array(part) for part in x) if isinstance(x, tuple | list) else x
+        return {name: array_of(part) for name, part in x.items()}
+    return tuple(array_of(part) for part in x) if isinstance(x, tuple | list) else x

@@ -44,19 +44,31 @@ def _tiles(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
 
 
 def sections_of(run: Run, title: str) -> list[Section]:
-    """What there is of a run, under headings that begin with ``title``."""
+    """What there is of a run, under headings that begin with ``title``, if there is one."""
     anchor = "run-" + "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in run.name)
-    drawn = "".join(_chart(tag, points) for tag, points in run.metrics().items())
+    moving = {tag: points for tag, points in run.metrics().items() if len(points) == 1 or len({value for _, value in points}) > 1}
+    resting = ", ".join(f"{escape(called(tag))} {_short(points[-1][1])}" for tag, points in run.metrics().items() if tag not in moving)
+    drawn = "".join(_chart(tag, points) for tag, points in moving.items())
     made = []
     if run.passes:
-        made.append(Section(f"{anchor}-passes", f"{title}: passes", _passes(run.passes)))
-    if drawn:
-        made.append(Section(f"{anchor}-metrics", f"{title}: losses, costs", f'<div class="charts">{drawn}</div>'))
+        made.append(Section(f"{anchor}-passes", _heading(title, "passes"), _passes(run.passes)))
+    if drawn or resting:
+        still = f'<p class="soft">The same all the time: {resting}.</p>' if resting else ""
+        made.append(Section(f"{anchor}-metrics", _heading(title, "losses, costs"), f'<div class="charts">{drawn}</div>{still}'))
     if run.tried:
-        made.append(Section(f"{anchor}-front", f"{title}: {run.score} against {run.cost}", _front(run)))
+        made.append(Section(f"{anchor}-front", _heading(title, f"{run.score} against {run.cost}"), _front(run)))
     if run.quantizers():
-        made.append(Section(f"{anchor}-formats", f"{title}: formats", _formats(run)))
+        made.append(Section(f"{anchor}-formats", _heading(title, "formats"), _formats(run)))
     return made
+
+
+def _heading(title: str, what: str) -> str:
+    return f"{title}: {what}" if title else what[0].upper() + what[1:]
+
+
+def history(runs: Sequence[Run]) -> list[Section]:
+    """How a model came to be, for its report. Headings have the names of runs only where there are several."""
+    return [section for run in runs for section in sections_of(run, "" if len(runs) == 1 else run.name)]
 
 
 def _passes(passes: Sequence[Passed]) -> str:
@@ -81,7 +93,9 @@ def _formats(run: Run) -> str:
                 continue
             last = points[-1][1]
             text = html.percent(last) if share else f"{last:.3g}"
-            cells.append(raw_cell(f"{_spark(points, f'{name}: {column}')}{text}", "n", value=last))
+            moves = len({value for _, value in points}) > 1
+            line = _spark(points, f"{name}: {column.replace('_', ' ')}, from {points[0][1]:.3g} to {last:.3g}") if moves else ""
+            cells.append(raw_cell(f"{line}{text}", "n", value=last))
         rows.append(cells)
     return table(["quantizer", *(f"{head} " for head in _HEADS)], rows, label="Formats", sorts=True)
 
@@ -138,4 +152,4 @@ def _line(points: Series, first: int, steps: int, low: float, span: float, wide:
 
 
 def _short(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) and abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:.4g}" if math.isfinite(value) and abs(value) < 1e4 else html.count(round(value))

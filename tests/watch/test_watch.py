@@ -15,7 +15,7 @@ from support.html_pages import check
 from torch import nn
 
 import qfx
-from qfx import DataError
+from qfx import DataError, ModelFileError, QfxError
 from qfx.cli import main
 from qfx.trainers.course import Course
 from qfx.trainers.events import Freeze
@@ -29,6 +29,10 @@ from qfx.watch.terminal import spark
 
 def watch(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["watch", *map(str, arguments)], env={"COLUMNS": "140"})
+
+
+def report(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -133,7 +137,8 @@ def test_a_browser_gets_what_is_there_now(folder: Path) -> None:
 def test_a_training_is_followed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     qmodel = qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4))
-    course = Course(Freeze(share=0.5), log_every=2, losses_on=torch.randn(4, 4), log=tmp_path / "a")
+    page, model = tmp_path / "page.html", tmp_path / "out" / "net.onnx"
+    course = Course(Freeze(share=0.5), log_every=2, losses_on=torch.randn(4, 4), log=tmp_path / "a", report=page, export=model)
     course.begin(qmodel, steps=6)
     for step in range(6):
         course.before_step()
@@ -147,6 +152,39 @@ def test_a_training_is_followed(tmp_path: Path) -> None:
     assert [step for step, _ in run.series["qfx/cost/bit_operations"]] == [2, 4, 6]
     weight = dict(qfx.quantizers(qmodel))["layer.weight"]
     assert run.quantizers()["layer.weight"]["binary_point"][-1][1] == float(weight.points().mean())
+    words = " ".join(check(page.read_text(encoding="utf-8")).text)
+    for wanted in ("Losses, costs", "The same all the time: loss 0.5, bit operations", "Graph with its types", "Error by layer", "qfx report net.onnx"):
+        assert wanted in words, wanted
+    assert run.model == str(model)
+    with pytest.raises(ModelFileError, match="exists"):
+        Course(log=tmp_path / "a", report=page).begin(qmodel)
+    with pytest.raises(QfxError, match="a report needs a log"):
+        Course(report=page)
+
+
+def test_a_report_of_a_log(tmp_path: Path) -> None:
+    """Of a log that names a model the page of both, of one that names none that of the log; or the two are named apart."""
+    Log(tmp_path / "runs").scalars({"loss": 0.5}, 1)
+    Log(tmp_path / "runs").scalars({"loss": 0.25}, 2)
+    alone = report(tmp_path / "runs", "-o", tmp_path / "a.html")
+    assert alone.exit_code == 0, alone.output
+    words = check((tmp_path / "a.html").read_text(encoding="utf-8")).text
+    assert "loss" in words
+    assert "Graph with its types" not in words
+    refused = report(tmp_path / "runs", "--board", "ultra96v2", "-o", tmp_path / "b.html")
+    assert refused.exit_code == 2
+    assert "names no model" in refused.stderr
+    model = tmp_path / "net.onnx"
+    qfx.export_onnx(qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4)), model)
+    assert report(model, "--log", tmp_path / "runs", "-o", tmp_path / "c.html").exit_code == 0
+    Log(tmp_path / "runs").wrote(model)
+    assert report(tmp_path / "runs", "-o", tmp_path / "d.html").exit_code == 0
+    text = (tmp_path / "d.html").read_text(encoding="utf-8")
+    assert text == (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert {"Graph with its types", "Losses, costs", "loss"} <= set(check(text).text)
+    assert "belong to a page" in report(model, "--log", tmp_path / "runs", "--data", "x.npz").stderr
+    (tmp_path / "empty").mkdir()
+    assert report(tmp_path / "empty", "-o", tmp_path / "e.html").exit_code == 2
 
 
 def test_others_files(tmp_path: Path) -> None:
