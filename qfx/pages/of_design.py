@@ -165,6 +165,9 @@ def _busy(plan: Plan, shown: list[Cost], courses: dict[str, Course], slowest: st
     return "<details><summary>In numbers</summary>" + html.table(heads, rows, label="When layers work", sorts=True) + "</details>"
 
 
+_WORDS = ("arithmetic", "weights", "buffer")
+
+
 def folding(plan: Plan | Unrolled | Sequential, graph: Graph) -> Section:
     """How parallel every layer of ``graph`` is."""
     if isinstance(plan, Sequential):
@@ -182,16 +185,19 @@ def folding(plan: Plan | Unrolled | Sequential, graph: Graph) -> Section:
             "folding", "Operations by layer", html.table(["layer", "operations ", "adders "], rows, label="Operations by layer", sorts=True), "Layers"
         )
     slowest = summary.binding(plan)["layer"]
-    rows = []
-    for layer in summary.data(plan, "")["layers"]:
+    rows, layers = [], summary.data(plan, "")["layers"]
+    numbers, words = ([key for key in keys if any(layer.get(key) for layer in layers)] for keys in (("pe", "simd", "pixels"), _WORDS))
+    fields = [field for field in FIELDS if any(layer[field] for layer in layers)]
+    for layer in layers:
         cells = [cell(layer["name"], "name")]
-        cells += [cell(str(layer.get(key, "")), "n", value=layer.get(key, 0)) for key in ("pe", "simd", "pixels")]
-        cells += [cell(str(layer.get(key, ""))) for key in ("arithmetic", "weights", "buffer")]
+        cells += [cell(str(layer.get(key, "")), "n", value=layer.get(key, 0)) for key in numbers]
+        cells += [cell(str(layer.get(key, ""))) for key in words]
         share = min(100.0, 100 * layer["cycles"] / max(plan.interval, 1))
         cells.append(raw_cell(f'<span class="cell" style="--w:{share:.0f}%">{html.count(layer["cycles"])}</span>', "n", value=layer["cycles"]))
-        cells += [cell(html.count(layer[field]), "n", value=layer[field]) for field in FIELDS]
+        cells += [cell(html.count(layer[field]), "n", value=layer[field]) for field in fields]
         rows.append([f"<tr{' class=marked' if layer['name'] == slowest else ''}>{''.join(cells)}</tr>"])
-    heads = ["layer", "PE ", "SIMD ", "pixels ", "arithmetic", "weights", "buffer", "cycles a frame ", *(f"{NAMES[field]} " for field in FIELDS)]
+    counts = [f"{'pixels' if key == 'pixels' else key.upper()} " for key in numbers]
+    heads = ["layer", *counts, *words, "cycles a frame ", *(f"{NAMES[field]} " for field in fields)]
     streams = plan.design.streams
     bits = sum(stream.depth * stream.parallel * stream.type.width for stream in streams)
     note = (

@@ -153,7 +153,13 @@ def test_a_training_is_followed(tmp_path: Path) -> None:
     weight = dict(qfx.quantizers(qmodel))["layer.weight"]
     assert run.quantizers()["layer.weight"]["binary_point"][-1][1] == float(weight.points().mean())
     words = " ".join(check(page.read_text(encoding="utf-8")).text)
-    for wanted in ("Losses, costs", "The same all the time: loss 0.5, bit operations", "Graph with its types", "Error by layer", "qfx report net.onnx"):
+    for wanted in (
+        "Losses, costs",
+        "The same all the time: loss 0.5, bit operations",
+        "Graph with its types",
+        "Error by layer",
+        "qfx report net.onnx",
+    ):
         assert wanted in words, wanted
     assert run.model == str(model)
     with pytest.raises(ModelFileError, match="exists"):
