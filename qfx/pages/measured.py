@@ -161,6 +161,34 @@ def measure(graph: Graph, x: Feed, labels: Array | None = None, *, progress: Pro
     return Measured(count, values, reference, None if judge is None else judge.answers())
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a cast loses on data, and from where to where the numbers go that come to it."""
+
+    loss: Loss
+    least: float
+    most: float
+
+
+def seen(graph: Graph, x: Feed) -> dict[str, Seen]:
+    """Of every cast, by its name in the whole model, what it sees on the floats ``x``; without a reference, so in half the time of ``measure``.
+    Raises DataError as ``measure`` does for data."""
+    given = feeds(graph, x)
+    count = samples(given)
+    if count == 0:
+        raise DataError("holds no samples", where="data", remedy="give at least one")
+    found = {name: (Loss(), _Span(math.inf, -math.inf)) for name in lossy(graph)}
+    most = max(1, WORKING_ELEMENTS // sum(info.size for info in graph.infos.values()))
+    for start in range(0, count, most):
+        some = part(given, slice(start, start + most))
+        for name, piece, _ in _pieces(graph, trace(graph, some), some):
+            if name in found and piece.loss is not None:
+                loss, span = found[name]
+                span.take(piece)
+                found[name] = (loss + piece.loss, span)
+    return {name: Seen(loss, span.before_low, span.before_high) for name, (loss, span) in found.items()}
+
+
 @dataclass(slots=True)
 class _Piece:
     """A value on some samples: its numbers, and of a cast those that come to it and what it loses of them."""

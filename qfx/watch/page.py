@@ -12,8 +12,8 @@ from qfx.watch.front import amount, front, picture, told
 from qfx.watch.runs import Passed, Run, Series
 
 _WIDE, _TALL = 300.0, 120.0
-_COLUMNS = ("word_length", "binary_point", "saturated", "rounded")
-_HEADS = ("word length", "binary point", "saturated", "rounded")
+_COLUMNS = ("word_length", "binary_point", "least", "most", "saturated", "rounded")
+_HEADS = ("word length", "binary point", "least", "greatest", "saturated", "rounded")
 
 
 def watch_page(runs: Sequence[Run], folder: str, *, live: bool) -> str:

@@ -16,7 +16,7 @@ from qfx.watch.log import FILE
 Series = list[tuple[int, float]]
 """(step, number), by rising step."""
 
-FORMATS = ("qfx/binary_point/", "qfx/word_length/", "qfx/saturated/", "qfx/rounded/")
+FORMATS = ("qfx/binary_point/", "qfx/word_length/", "qfx/saturated/", "qfx/rounded/", "qfx/least/", "qfx/most/")
 _MOST = 4000
 
 
@@ -58,7 +58,7 @@ class Run:
         return dict(sorted(found.items(), key=lambda item: (item[0].startswith("qfx/"), item[0])))
 
     def quantizers(self) -> dict[str, dict[str, Series]]:
-        """By the name of a quantizer its series of FORMATS, by the word in the middle: binary_point, word_length, saturated, rounded."""
+        """By the name of a quantizer its series of FORMATS, by the word in the middle: binary_point, word_length, saturated, rounded, least, most."""
         found: dict[str, dict[str, Series]] = {}
         for tag, points in self.series.items():
             for start in FORMATS:

@@ -16,7 +16,14 @@ from qfx.watch.runs import Run, Series
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDE = 32
 _NUMBERS = ("seconds", "now", "least", "most", "output SQNR", "accuracy")
-_FORMATS = (("word_length", "word length"), ("binary_point", "binary point"), ("saturated", "saturated"), ("rounded", "rounded"))
+_FORMATS = (
+    ("word_length", "word length"),
+    ("binary_point", "binary point"),
+    ("least", "least"),
+    ("most", "greatest"),
+    ("saturated", "saturated"),
+    ("rounded", "rounded"),
+)
 
 
 def shown(runs: Sequence[Run], folder: str) -> RenderableType:

@@ -162,6 +162,12 @@ def test_a_training_is_followed(tmp_path: Path) -> None:
     ):
         assert wanted in words, wanted
     assert run.model == str(model)
+    spans = run.quantizers()["input"]
+    x = course.losses_on
+    assert (spans["least"][-1][1], spans["most"][-1][1]) == (float(x.min()), float(x.max()))
+    shown = watch(tmp_path, "--once").stdout
+    assert "greatest" in shown
+    assert f"{float(x.max()):.3g}" in shown
     with pytest.raises(ModelFileError, match="exists"):
         Course(log=tmp_path / "a", report=page).begin(qmodel)
     with pytest.raises(QfxError, match="a report needs a log"):
