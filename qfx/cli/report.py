@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", metavar="MODEL_OR_PROJECT", type=FILE)
+@click.argument("target", metavar="MODEL_PROJECT_OR_LOG", type=FILE)
 @data_option(".npz (inputs called x) or .npy, batch first, PyTorch's layout; on a page class numbers called y tell the accuracy.", required=False)
 @output_option("Write one page of HTML: graph, ranges, errors, and of a board resources, timeline and folding.", required=False)
 @click.option("--project", type=FOLDER, default=None, help="With -o: the project of MODEL, whose design the page shows.")
+@click.option("--log", type=FOLDER, default=None, help="With -o: the log of how MODEL came to be, of a training or of `qfx ptq`.")
 @optional_plan_options("With -o: the board that the page shows a design for; the other options as for `qfx hls`.")
 @click.option("--verify", is_flag=True, help="With -o: run ONNX Runtime and the project's C++ on the data too; exits with 1 if a bit differs.")
 @click.option("--model", type=FILE, default=None, help="The model of a project that holds none.")
@@ -46,6 +47,7 @@ def report(
     data: Path | None,
     output: Path | None,
     project: Path | None,
+    log: Path | None,
     asked: Asked,
     verify: bool,
     model: Path | None,
@@ -64,12 +66,18 @@ def report(
 
     is_folder = is_project(target) or target.is_dir()
     if output is not None:
+        if is_folder and not is_project(target) and log is None and (found := _logged(target)):
+            log, target = target, found[0]
+            is_folder = False
+            if target == log:
+                _history(log, output, data is not None or project is not None or bool(asked.board_name) or verify, as_json, force)
+                return
         if is_folder and project is not None:
             raise click.UsageError("Give the project once, in place of MODEL or with --project.")
-        _page(target, data, output, target if is_folder else project, asked, model, verify, fast, samples, as_json, force)
+        _page(target, data, output, target if is_folder else project, log, asked, model, verify, fast, samples, as_json, force)
         return
-    if project is not None or asked.board_name or force or verify:
-        raise click.UsageError("--project, --board, --verify and --force belong to a page: give -o report.html.")
+    if project is not None or log is not None or asked.board_name or force or verify:
+        raise click.UsageError("--project, --log, --board, --verify and --force belong to a page: give -o report.html.")
     if data is None:
         raise click.UsageError("Missing option '--data'; a page (-o report.html) can do without.")
     _counts(target, data, model, fast, samples, as_json, is_folder)
@@ -107,6 +115,7 @@ def _page(
     data: Path | None,
     output: Path,
     project: Path | None,
+    log: Path | None,
     asked: Asked,
     model: Path | None,
     verify: bool,
@@ -121,10 +130,13 @@ def _page(
     from qfx.ir.from_onnx import load_graph
     from qfx.pages.measured import measure
     from qfx.pages.model import model_page
+    from qfx.watch.page import history
+    from qfx.watch.runs import read
 
     if verify and (project is None or data is None):
         raise click.UsageError("--verify runs the C++ of a project on data: give --project and --data.")
     check_target(output, force=force)
+    shown = [] if log is None else history(read(log))
     made_of = None if project is None else read_project(project)
     path = _model_of(made_of, target, model)
     with telling("reading the model") as progress:
@@ -134,7 +146,7 @@ def _page(
         plan, notes = _plan(made_of, asked, path, progress)
         measured = None if x is None else measure(graph, x, None if labels is None else labels[:samples], progress=progress)
         compared = _compared(path, project, x, fast, progress) if verify and project is not None else []
-        text = model_page(graph, path.name, measured=measured, plan=plan, notes=notes, compared=compared)
+        text = model_page(graph, path.name, measured=measured, plan=plan, notes=notes, compared=compared, history=shown)
     with writing(output, force=force) as staged:
         staged.write_text(text, encoding="utf-8")
     if as_json:
@@ -146,6 +158,32 @@ def _page(
             click.echo(f"{row.executor} differs first at {row.first}", err=True)
     if any(row.first is not None for row in compared):
         sys.exit(DIFFERENCE)
+
+
+def _logged(folder: Path) -> list[Path]:
+    """Whether there is a log in the folder or below it, and then the last model that one names, or the folder itself."""
+    from qfx.watch.runs import read
+
+    runs = read(folder)
+    models = [path for run in runs if run.model and (path := Path(run.model)).is_file()]
+    return [max(models, key=lambda path: path.stat().st_mtime_ns)] if models else [folder] if runs else []
+
+
+def _history(log: Path, output: Path, more: bool, as_json: bool, force: bool) -> None:
+    """The page of a log alone."""
+    from qfx.errors import DataError
+    from qfx.files import writing
+    from qfx.watch.page import watch_page
+    from qfx.watch.runs import read
+
+    if more:
+        raise DataError("names no model that is there", where=str(log), remedy="name the model, and the log with --log")
+    with writing(output, force=force) as staged:
+        staged.write_text(watch_page(read(log), str(log), live=False), encoding="utf-8")
+    if as_json:
+        print_json({"output": str(output)})
+    else:
+        click.echo(f"wrote {output}")
 
 
 def _compared(model: Path, project: Path, x: Any, fast: bool, progress: Progress) -> list[Comparison]:

@@ -71,7 +71,7 @@ def _inner(graph: Graph, raws: Mapping[str, RawArray], start: str) -> Iterator[t
         if isinstance(node.op, Cast):
             yield start + node.name, raw_loss(raws[source], graph.infos[source].grids, node.op.cast)
         if isinstance(node.op, MinifloatCast):
-            yield start + node.name, _format_loss(raws[source], graph.infos[source].grids, node.op)
+            yield start + node.name, format_loss(raws[source], graph.infos[source].grids, node.op)
         if isinstance(node.op, Scan):
             body = node.op.body
             for step in node.op.traced(raws[source], graph.infos[source], tuple(part.name for part in body.nodes)):
@@ -91,7 +91,7 @@ def raw_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], cast: Arra
     return total
 
 
-def _format_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], op: MinifloatCast) -> Loss:
+def format_loss(x_raw: RawArray, frac_bits: int | npt.NDArray[np.int64], op: MinifloatCast) -> Loss:
     """What the cast to a minifloat loses: ``rounded`` counts what has more significant bits than the format keeps there, ``above`` and ``below`` what
     rounding takes beyond its greatest number; ``missing_bits``, how often that would have to double."""
     found, changed = op.rounded(x_raw, frac_bits)
@@ -165,4 +165,4 @@ def _missing(above: RawArray, below: RawArray, to: FixedType, left: int) -> int:
     return max((number.bit_length() + left - (to.width - to.signed) for number in furthest), default=0)
 
 
-__all__ = ["Loss", "float_loss", "losses", "raw_loss"]
+__all__ = ["Loss", "float_loss", "format_loss", "losses", "raw_loss"]

@@ -12,13 +12,14 @@ from qfx.hardware.folding import summary
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.sequential import summary as sequential_summary
 from qfx.hardware.sequential.plan import Plan as Sequential
+from qfx.hardware.sequential.summary import BOUND
+from qfx.hardware.sequential.tiles import STEP_CYCLES
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir.graph import Graph
-from qfx.ir.within import everything
-from qfx.operators import Cast, Input
+from qfx.operators import Input, MinifloatCast
 from qfx.pages import html
-from qfx.pages.measured import Measured, Value, bounds
+from qfx.pages.measured import Lossy, Measured, Value, bounds, lossy
 
 OVERFLOW, SPARE_BITS, LOUD_DB, MOST = 0.01, 1, 6.0, 4
 """From which share of overflow, from how many bits of range without use, and from how many decibels below the next one on a cast is worth a word;
@@ -60,9 +61,7 @@ def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unr
         )
     elif isinstance(plan, Sequential):
         found += [Advice(note.partition(":")[0], note) for note in sequential_summary.notes(plan)]
-        bound, cycles = plan.binds.most_common(1)[0]
-        what = f"Most cycles are bound by {bound.replace('_', ' ')!r}, as its table below has it ({100 * cycles / plan.interval:.0f} %)"
-        found.append(Advice(what, f"{100 * plan.used:.0f} % of the engine's products are asked for by the network"))
+        found += _of_engine(model, plan)
     elif isinstance(plan, Unrolled):
         found += [Advice(note.partition(":")[0], note) for note in unrolled_summary.notes(plan)]
     else:
@@ -71,14 +70,15 @@ def advice(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unr
 
 
 def _of_data(graph: Graph, measured: Measured) -> Iterator[Advice]:
-    casts = {name: node.op.cast for name, node in everything(graph) if isinstance(node.op, Cast | Input) and name in measured.values}
-    values = [(measured.values[name], cast) for name, cast in casts.items()]
-    clipped = sorted((v for v, cast in values if overflowing(v) >= OVERFLOW and not _is_relu(v, cast.element.signed)), key=lambda v: -overflowing(v))
+    values = [(measured.values[name], op) for name, op in lossy(graph).items()]
+    clipped = sorted((v for v, op in values if overflowing(v) >= OVERFLOW and not _is_relu(v, op)), key=lambda v: -overflowing(v))
+    floats = {value.name for value, op in values if isinstance(op, MinifloatCast)}
     for value in clipped[:MOST]:
         bits = value.loss.missing_bits if value.loss is not None else 0
+        held = f"a format of numbers 2^{bits} times as great" if value.name in floats else f"{bits} more integer bit{'s' * (bits != 1)}"
         yield Advice(
             f"{value.name} overflows for {html.percent(overflowing(value))} of its numbers",
-            f"{bits} more integer bit{'s' * (bits != 1)} would hold them all. A few saturated numbers are often the best choice at few "
+            f"{held} would hold them all. A few saturated numbers are often the best choice at few "
             f"bits; many are not: "
             "calibrate on data like this, train on, or give this cast a bit more in the recipe",
         )
@@ -89,14 +89,17 @@ def _of_data(graph: Graph, measured: Measured) -> Iterator[Advice]:
             "one or two bits more in this place alone gain more than anywhere else: an override in the recipe, or learned word lengths "
             "under a budget",
         )
-    idle = sorted((-bits, value.name) for value, cast in values if (bits := spare(value, *bounds(cast))) >= SPARE_BITS)
+    idle = sorted(
+        (-bits, value.name) for value, op in values if not isinstance(op, MinifloatCast) and (bits := spare(value, *bounds(op))) >= SPARE_BITS
+    )
     if idle:
         named = ", ".join(f"{name} {-bits}" for bits, name in idle[:_LISTED]) + (f" and {len(idle) - _LISTED} more" if len(idle) > _LISTED else "")
         yield Advice(
             f"{len(idle)} cast{'s leave' if len(idle) > 1 else ' leaves'} upper bits of the range unused on this data",
             f"bits: {named}. As many fewer bits, or as many more fractional ones, cost no accuracy here",
         )
-    dead = [v for v in measured.values.values() if v.size - v.held > 0 and v.size > 1 and v.loss is not None]
+    inner = [value for value, op in values if not isinstance(op, Input)]
+    dead = [v for v in inner if v.size - v.held > 0 and v.size > 1]
     for value in sorted(dead, key=lambda v: (v.held - v.size, v.name))[:MOST]:
         yield Advice(
             f"{value.size - value.held} of {value.size} channels of {value.name} are 0 on all {measured.samples} samples",
@@ -104,9 +107,14 @@ def _of_data(graph: Graph, measured: Measured) -> Iterator[Advice]:
         )
 
 
-def _is_relu(value: Value, signed: bool) -> bool:
+def _is_relu(value: Value, op: Lossy) -> bool:
     """Whether what falls away is what a ReLU takes: numbers below 0 of an unsigned type."""
-    return not signed and value.loss is not None and value.loss.above < OVERFLOW * max(value.loss.values, 1)
+    return (
+        not isinstance(op, MinifloatCast)
+        and not op.cast.element.signed
+        and value.loss is not None
+        and value.loss.above < OVERFLOW * max(value.loss.values, 1)
+    )
 
 
 def _of_design(model: str, plan: Plan) -> Iterator[Advice]:
@@ -141,4 +149,31 @@ def _of_design(model: str, plan: Plan) -> Iterator[Advice]:
         yield Advice(what, "the board is nearly full: shorter words, or products in LUTs in place of DSP blocks, make room for more")
 
 
+def _of_engine(model: str, plan: Sequential) -> Iterator[Advice]:
+    board, cycles = plan.estimate.board.name, max(plan.engine.cycles, 1)
+    again = f"qfx report {model} --board {board} --style sequential --batch {2 * plan.batch} -o report.html"
+    starting = STEP_CYCLES * len(plan.engine.steps) / cycles
+    if starting > _LOUD_SHARE:
+        yield Advice(
+            f"{100 * starting:.0f} % of the cycles begin and end steps; the array is used to {100 * plan.used:.0f} %",
+            "an engine is for large networks: a design with a process for each layer makes more frames of one that is this small "
+            "(--style streaming, or auto); frames that go through together (--batch) pay for a step once",
+            f"qfx report {model} --board {board} --style auto --fit -o report.html",
+        )
+        return
+    bound, taken = plan.binds.most_common(1)[0]
+    what = f"Steps wait for {BOUND[bound]} in {100 * taken / cycles:.0f} % of the cycles; the array is used to {100 * plan.used:.0f} %"
+    if bound in ("fetch_weights", "place_weights", "fetch_parameters"):
+        yield Advice(what, "frames that go through together share them", again)
+    elif bound in ("fetch_x", "write", "fetch_beside"):
+        yield Advice(what, "shorter words of activations move less; frames that go through together do not")
+    elif bound == "multiply":
+        yield Advice(
+            what, "the engine does what it is made for: fewer multiplications, shorter words (two products in a DSP block) or a larger board"
+        )
+    else:
+        yield Advice(what, "layers of few channels and small frames keep the multipliers waiting; frames that go through together help some", again)
+
+
+_LOUD_SHARE = 0.5
 _ROOM, _GAIN, _LISTED = 0.05, 1.05, 6

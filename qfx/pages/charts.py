@@ -9,43 +9,38 @@ from qfx.hardware.cost.estimate import LIMITS, NAMES, Estimate, capacity
 from qfx.pages import html
 from qfx.pages.measured import Answers, Histogram
 
-_WIDE, _TALL = 232.0, 44.0
+_WIDE, _TALL = 200.0, 44.0
 
 
 def histogram(picture: Histogram, bounds: tuple[float, float] | None, told: str) -> str:
     """Heights are square roots of counts. Filled: the numbers of the value; a line: those that came to its cast, red beyond its ``bounds``; ticks are
-    the grid. ``told``: what it is, for those who do not see it."""
-    bins = len(picture.after)
-    step = _WIDE / bins
+    the grid, of a minifloat its numbers. ``told``: what it is, for those who do not see it."""
+    bins = picture.bins
+    step = _WIDE / bins.count
     tallest = max([*picture.after, *(picture.before or ()), 1]) ** 0.5
     parts = [
         f'<svg viewBox="-3 -2 {_WIDE + 6:g} {_TALL + 22:g}" width="{_WIDE + 6:g}" height="{_TALL + 22:g}" role="img" aria-label="{escape(told)}">',
         f'<path class="one" d="{_steps(picture.after, step, tallest)}"/>',
     ]
     if picture.before is not None and bounds is not None:
-        beyond = [0 if _inside(picture, i, bounds) else n for i, n in enumerate(picture.before)]
+        beyond = [0 if bins.within(i, bounds) else n for i, n in enumerate(picture.before)]
         if any(beyond):
             parts.append(f'<path class="over" opacity=".55" d="{_steps(beyond, step, tallest)}"/>')
         parts.append(f'<path class="outline" d="{_steps(picture.before, step, tallest, closed=False)}"/>')
     parts.append(f'<path class="axis" d="M0 {_TALL:g}H{_WIDE:g}"/>')
-    if picture.codes == 1:
-        parts.append(f'<path class="tick" d="{"".join(f"M{(i + 0.5) * step:.1f} {_TALL:g}v3" for i in range(bins))}"/>')
+    if bins.codes == 1:
+        parts.append(f'<path class="tick" d="{"".join(f"M{(i + 0.5) * step:.1f} {_TALL:g}v3" for i in range(bins.count))}"/>')
     for bound in bounds or ():
-        if picture.low <= bound <= picture.high:
-            x = (bound - picture.low + (picture.step / 2 if picture.codes == 1 else 0)) / picture.step * step
-            parts.append(f'<path class="bound" d="M{x:.1f} 0V{_TALL:g}"/>')
-    low, high = html.number(picture.low), html.number(picture.high - picture.step if picture.codes == 1 else picture.high)
-    codes = "1 code a bin" if picture.codes == 1 else f"{picture.codes} codes a bin"
+        if (at := bins.at(bound)) is not None:
+            parts.append(f'<path class="bound" d="M{at * step:.1f} 0V{_TALL:g}"/>')
+    low, high = html.number(bins.low), html.number(bins.high - bins.step if bins.codes == 1 else bins.high)
+    codes = "1 code a bin" if bins.codes == 1 else f"{html.count(bins.codes)} codes a bin"
+    codes = f"{bins.format}: {codes}" if bins.format else codes
     parts.append(
         f'<text class="soft" x="0" y="{_TALL + 15:g}">{low}</text><text class="soft mid" x="{_WIDE / 2:g}" y="{_TALL + 15:g}">{codes}</text>'
     )
     parts.append(f'<text class="soft" x="{_WIDE:g}" y="{_TALL + 15:g}" text-anchor="end">{high}</text></svg>')
     return "".join(parts).replace('class="soft mid"', 'class="soft" text-anchor="middle"')
-
-
-def _inside(picture: Histogram, place: int, bounds: tuple[float, float]) -> bool:
-    low = picture.low + place * picture.step
-    return low + picture.step > bounds[0] and low <= bounds[1]
 
 
 def _steps(counts: Sequence[int], step: float, tallest: float, *, closed: bool = True) -> str:
@@ -101,8 +96,8 @@ def timeline(rows: Sequence[tuple[str, Sequence[tuple[int, int]], bool]], unit: 
     left, width, tall = 210.0, 860.0, 18.0
     end = max(last for _, spans, _ in rows for _, last in spans)
     parts = [
-        f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" width="{left + width + 20:g}" '
-        f'height="{tall * len(rows) + 34:g}" '
+        f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" '
+        f'style="min-width:58rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
         f'role="img" aria-label="When each layer works on the first {len(rows[0][1])} frames; the table below has the numbers">'
     ]
     for mark in _marks(end):

@@ -135,3 +135,8 @@ def decibel(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f} %"
+
+
+def share(share: float) -> str:
+    """Of a count: 0 only where there is none."""
+    return "0" if not share else "< 0.01 %" if share < 1e-4 else percent(share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,41 +11,68 @@ import numpy as np
 import numpy.typing as npt
 
 from qfx.errors import DataError
-from qfx.fixed.type import FixedType
 from qfx.ir.feeds import Array, Feed, Feeds, feeds, part, samples
-from qfx.ir.graph import Graph
+from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import WORKING_ELEMENTS, trace
-from qfx.ir.losses import Loss, float_loss, raw_loss
-from qfx.ir.values import ArrayType, RawArray
-from qfx.operators import Cast, Input
+from qfx.ir.losses import Loss, float_loss, format_loss, raw_loss
+from qfx.ir.values import Info, RawArray
+from qfx.ir.within import inside
+from qfx.operators import Cast, Input, MinifloatCast, Scan
+from qfx.pages.bins import Bins
 from qfx.pages.finer import Finer, finer
 from qfx.progress import Progress, parts, silent
 
-BINS = 64
-"""Of a histogram, about."""
 _FIRST = 8
 Floats = npt.NDArray[np.float64]
 
 
+Lossy = Cast | Input | MinifloatCast
+
+
+def lossy(graph: Graph, start: str = "") -> dict[str, Lossy]:
+    """What loses bits, by its name in the whole model: casts to fixed point, those of the inputs, and casts to minifloats; also those at each step of
+    a loop, whose own inputs lose nothing."""
+    found: dict[str, Lossy] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Cast | MinifloatCast) or (isinstance(node.op, Input) and not start):
+            found[start + node.name] = node.op
+    for node in graph.nodes:
+        if (body := node.op.inner()) is not None:
+            found |= lossy(body, inside(start + node.name, ""))
+    return found
+
+
+def known(graph: Graph, start: str = "") -> Iterator[tuple[str, Node, Info]]:
+    """Every node of the whole model with its name there and what is known of its value, as one reads: what a loop does stands behind it."""
+    for node in graph.nodes:
+        yield start + node.name, node, graph.infos[node.name]
+        if (body := node.op.inner()) is not None:
+            yield from known(body, inside(start + node.name, ""))
+
+
+def bounds(op: Lossy) -> tuple[float, float]:
+    """The least and the greatest number that the cast gives, of all its binary points."""
+    if isinstance(op, MinifloatCast):
+        most = math.ldexp(op.kind.largest, -op.frac_bits)
+        return -most, most
+    types = op.cast.distinct
+    return min(float(t.min_raw * t.lsb) for t in types), max(float(t.max_raw * t.lsb) for t in types)
+
+
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts of a value's numbers in bins of ``step`` from ``low`` on, those beyond at the ends. A bin holds the same number of codes as every other:
-    one, or a power of two. ``before``: of the numbers that came to the cast; None of what is no cast. ``codes``: of a bin."""
+    """Counts of a value's numbers in ``bins``, those beyond at the ends. ``before``: of the numbers that came to the cast; None of what is no
+    cast."""
 
-    low: float
-    step: float
+    bins: Bins
     after: tuple[int, ...]
     before: tuple[int, ...] | None
-    codes: int
-
-    @property
-    def high(self) -> float:
-        return self.low + self.step * len(self.after)
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One value of the graph on the data: it spans ``low`` to ``high``, ``held`` of its ``size`` channels (of axis 0) are not 0 throughout.
+    """One value on the data, at all steps of a loop together: it spans ``low`` to ``high``, ``held`` of its ``size`` channels (of axis 0) are not 0
+    throughout.
 
     Of a cast: ``loss``, and ``own_db``, the signal to quantization noise of this cast alone. ``db``: against the reference, all casts up to here
     (None: there is no reference); inf is no noise, -inf no signal. ``before``: what the numbers span that come to a cast.
@@ -82,7 +109,8 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Values by name, in the graph's order, on ``samples`` samples; ``reference`` says what errors are measured against."""
+    """Values by name in the whole model, as one reads, on ``samples`` samples; ``reference`` says
+    what errors are measured against."""
 
     samples: int
     values: dict[str, Value]
@@ -93,13 +121,11 @@ class Measured:
         """As plain data, the casts as ``qfx report`` gives them, with ``sqnr_db`` (up to here) and ``own_sqnr_db``; null where there is no finite
         number. ``accuracy`` is null without labels."""
         casts = []
-        for node in graph.nodes:
-            value = self.values[node.name]
-            if isinstance(node.op, Cast | Input) and value.loss is not None:
-                noise = {
-                    key: db if db is not None and math.isfinite(db) else None for key, db in (("sqnr_db", value.db), ("own_sqnr_db", value.own_db))
-                }
-                casts.append({"node": node.name, "type": str(node.op.cast), "loss": asdict(value.loss), "range": [value.low, value.high], **noise})
+        for name, op in lossy(graph).items():
+            value = self.values[name]
+            kind = " ".join(op.words()) if isinstance(op, MinifloatCast) else str(op.cast)
+            noise = {key: db if db is not None and math.isfinite(db) else None for key, db in (("sqnr_db", value.db), ("own_sqnr_db", value.own_db))}
+            casts.append({"node": name, "type": kind, "loss": asdict(value.loss or Loss()), "range": [value.low, value.high], **noise})
         right = None if self.answers is None else self.answers.right / max(self.answers.total, 1)
         return {"samples": self.samples, "accuracy": right, "casts": casts}
 
@@ -117,21 +143,50 @@ def measure(graph: Graph, x: Feed, labels: Array | None = None, *, progress: Pro
     judge = None if labels is None else _Judge.of(graph, labels, count)
     reference = finer(graph)
     most = max(1, WORKING_ELEMENTS // sum(info.size for info in graph.infos.values()))
-    spans = {name: _Span(math.inf, -math.inf) for name in graph.infos}
+    spans = {name: _Span(math.inf, -math.inf) for name, _, _ in known(graph)}
     for piece in parts(count, progress, "looking for the range of every value", first=_FIRST, most=most):
-        for name, found in _pieces(graph, part(given, piece)):
+        some = part(given, piece)
+        for name, found, _ in _pieces(graph, trace(graph, some), some):
             spans[name].take(found)
-    tallies = {name: _Tally.of(graph, name, span) for name, span in spans.items()}
+    casts = lossy(graph)
+    tallies = {name: _Tally.of(info, casts.get(name), spans[name]) for name, _, info in known(graph)}
     for piece in parts(count, progress, "counting what every cast loses", first=_FIRST, most=most):
         some = part(given, piece)
         raws = trace(graph, some)
-        exact = {} if reference is None else trace(reference.graph, some)
-        for name, found in _pieces(graph, some, raws):
-            tallies[name].take(found, None if reference is None else _floats(reference.graph, name, exact[name]))
+        for name, found, exact in _pieces(graph, raws, some, None if reference is None else (reference.graph, trace(reference.graph, some))):
+            tallies[name].take(found, exact)
         if judge is not None:
             judge.take(_floats(graph, graph.outputs[0], raws[graph.outputs[0]]), piece)
-    values = {name: tallies[name].value(name, spans[name]) for name in graph.infos}
+    values = {name: tally.value(name, spans[name]) for name, tally in tallies.items()}
     return Measured(count, values, reference, None if judge is None else judge.answers())
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a cast loses on data, and from where to where the numbers go that come to it."""
+
+    loss: Loss
+    least: float
+    most: float
+
+
+def seen(graph: Graph, x: Feed) -> dict[str, Seen]:
+    """Of every cast, by its name in the whole model, what it sees on the floats ``x``; without a reference, so in half the time of ``measure``.
+    Raises DataError as ``measure`` does for data."""
+    given = feeds(graph, x)
+    count = samples(given)
+    if count == 0:
+        raise DataError("holds no samples", where="data", remedy="give at least one")
+    found = {name: (Loss(), _Span(math.inf, -math.inf)) for name in lossy(graph)}
+    most = max(1, WORKING_ELEMENTS // sum(info.size for info in graph.infos.values()))
+    for start in range(0, count, most):
+        some = part(given, slice(start, start + most))
+        for name, piece, _ in _pieces(graph, trace(graph, some), some):
+            if name in found and piece.loss is not None:
+                loss, span = found[name]
+                span.take(piece)
+                found[name] = (loss + piece.loss, span)
+    return {name: Seen(loss, span.before_low, span.before_high) for name, (loss, span) in found.items()}
 
 
 @dataclass(slots=True)
@@ -143,17 +198,37 @@ class _Piece:
     loss: Loss | None
 
 
-def _pieces(graph: Graph, x: Feeds, raws: dict[str, RawArray] | None = None) -> Iterator[tuple[str, _Piece]]:
-    raws = trace(graph, x) if raws is None else raws
+Raws = Mapping[str, RawArray]
+
+
+def _pieces(
+    graph: Graph, raws: Raws, x: Feeds | None, finer: tuple[Graph, Raws] | None = None, start: str = ""
+) -> Iterator[tuple[str, _Piece, Floats | None]]:
+    """Every value by its name in the whole model, and what the ``finer`` graph has in its place; those in a loop once for each step. ``x``: what
+    comes to the inputs; None inside loops, where it is on their grids."""
     for node in graph.nodes:
-        values = _floats(graph, node.name, raws[node.name])
-        if isinstance(node.op, Input):
-            yield node.name, _Piece(values, x[node.name].astype(np.float64), float_loss(x[node.name], node.op.cast))
-        elif isinstance(node.op, Cast):
-            (source,) = node.inputs
-            yield node.name, _Piece(values, _floats(graph, source, raws[source]), raw_loss(raws[source], graph.infos[source].grids, node.op.cast))
-        else:
-            yield node.name, _Piece(values, None, None)
+        op, name, source = node.op, start + node.name, node.inputs[0] if node.inputs else ""
+        values, exact = _floats(graph, node.name, raws[node.name]), None if finer is None else _floats(finer[0], node.name, finer[1][node.name])
+        piece = _Piece(values, None, None)
+        if isinstance(op, Input) and x is not None:
+            piece = _Piece(values, x[node.name].astype(np.float64), float_loss(x[node.name], op.cast))
+        elif isinstance(op, Cast):
+            piece = _Piece(values, _floats(graph, source, raws[source]), raw_loss(raws[source], graph.infos[source].grids, op.cast))
+        elif isinstance(op, MinifloatCast):
+            piece = _Piece(values, _floats(graph, source, raws[source]), format_loss(raws[source], graph.infos[source].grids, op))
+        yield name, piece, exact
+        if isinstance(op, Scan):
+            steps, others = _steps(graph, node, raws), None if finer is None else _steps(finer[0], finer[0].node(node.name), finer[1])
+            for body, step in steps:
+                yield from _pieces(body, step, None, None if others is None else next(others), inside(name, ""))
+
+
+def _steps(graph: Graph, node: Node, raws: Raws) -> Iterator[tuple[Graph, Raws]]:
+    """What a loop computes at each of its steps."""
+    op, (source,) = node.op, node.inputs
+    assert isinstance(op, Scan)
+    for step in op.traced(raws[source], graph.infos[source], tuple(op.body.infos)):
+        yield op.body, step
 
 
 def _floats(graph: Graph, name: str, raw: RawArray) -> Floats:
@@ -176,20 +251,11 @@ class _Span:
             self.before_high = max(self.before_high, float(piece.before.max()))
 
 
-def bounds(cast: ArrayType) -> tuple[float, float]:
-    """The least and the greatest number that the cast gives, of all its binary points."""
-    types = cast.distinct
-    return min(float(t.min_raw * t.lsb) for t in types), max(float(t.max_raw * t.lsb) for t in types)
-
-
 @dataclass(slots=True)
 class _Tally:
     """Sums and counts as pieces come."""
 
-    low: float
-    step: float
-    codes: int
-    half: float
+    bins: Bins
     after: npt.NDArray[np.int64]
     before: npt.NDArray[np.int64] | None
     channels: npt.NDArray[np.bool_]
@@ -198,26 +264,22 @@ class _Tally:
     all: list[float] | None = None
 
     @classmethod
-    def of(cls, graph: Graph, name: str, span: _Span) -> _Tally:
-        info, op = graph.infos[name], graph.node(name).op
-        low, high, lsb, is_cast = span.low, span.high, float(FixedType(1, 1 - info.type.frac_bits).lsb), isinstance(op, Cast | Input)
-        if isinstance(op, Cast | Input):
-            least, most = bounds(op.cast)
-            room = most - least + lsb  # numbers further beyond are counted at the ends
-            low, high = max(min(least, span.before_low), least - room), min(max(most, span.before_high), most + room)
-        power = max(0, math.ceil(math.log2(max((high - low) / lsb + 1, 1) / BINS)))
-        step = lsb * 2.0**power
-        first = math.floor(low / step)
-        bins = max(1, math.floor(high / step) - first + 1)
-        zeros = np.zeros(bins, dtype=np.int64)
+    def of(cls, info: Info, op: Lossy | None, span: _Span) -> _Tally:
+        if isinstance(op, MinifloatCast):
+            bins = Bins.of_format(op, span.before_low, span.before_high)
+        else:
+            held = None if op is None else bounds(op)
+            low, high = (span.low, span.high) if op is None else (span.before_low, span.before_high)
+            bins = Bins.on_grid(info.type.frac_bits, low, high, held)
+        zeros = np.zeros(bins.count, dtype=np.int64)
         channels = np.zeros(info.shape[0] if info.shape else 1, dtype=np.bool_)
-        return cls(first * step, step, 1 << power, lsb / 2, zeros, zeros.copy() if is_cast else None, channels, Loss() if is_cast else None)
+        return cls(bins, zeros, None if op is None else zeros.copy(), channels, None if op is None else Loss())
 
     def take(self, piece: _Piece, exact: Floats | None) -> None:
-        self._count(piece.values, self.after)
+        self.bins.count_into(piece.values, self.after)
         self.channels |= (piece.values.reshape(len(piece.values), len(self.channels), -1) != 0).any(axis=(0, 2))
         if piece.before is not None and self.before is not None and self.loss is not None and piece.loss is not None:
-            self._count(piece.before, self.before)
+            self.bins.count_into(piece.before, self.before)
             self.loss += piece.loss
             self.own[0] += float(np.square(piece.before).sum())
             self.own[1] += float(np.square(piece.before - piece.values).sum())
@@ -226,18 +288,8 @@ class _Tally:
             self.all[0] += float(np.square(exact).sum())
             self.all[1] += float(np.square(exact - piece.values).sum())
 
-    def _count(self, values: Floats, into: npt.NDArray[np.int64]) -> None:
-        places = np.floor((values.reshape(-1) + self.half - self.low) / self.step).clip(0, len(into) - 1).astype(np.int64)
-        into += np.bincount(places, minlength=len(into))
-
     def value(self, name: str, span: _Span) -> Value:
-        picture = Histogram(
-            self.low,
-            self.step,
-            tuple(self.after.tolist()),
-            None if self.before is None else tuple(self.before.tolist()),
-            self.codes,
-        )
+        picture = Histogram(self.bins, tuple(self.after.tolist()), None if self.before is None else tuple(self.before.tolist()))
         return Value(
             name,
             span.low,

@@ -13,12 +13,12 @@ from qfx.hardware.sequential.plan import Plan as Sequential
 from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir import words
 from qfx.ir.graph import Graph
-from qfx.operators import Cast, Input
+from qfx.operators import MinifloatCast
 from qfx.pages import html, of_data, of_design
-from qfx.pages.advice import OVERFLOW, advice, overflowing
+from qfx.pages.advice import OVERFLOW, Advice, advice, overflowing
 from qfx.pages.drawing import drawing, short_type
 from qfx.pages.html import Section
-from qfx.pages.measured import Measured
+from qfx.pages.measured import Measured, known, lossy
 from qfx.verify import Comparison
 
 _TOOLS = (
@@ -43,18 +43,21 @@ def model_page(
     plan: Plan | Unrolled | Sequential | None = None,
     notes: Sequence[str] = (),
     compared: Sequence[Comparison] = (),
+    history: Sequence[Section] = (),
 ) -> str:
     """The page of ``graph``, as the file ``model`` holds it: with what data shows if it was ``measured``, and the ``plan`` of what is built of it.
-    ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data."""
-    anchors = {node.name: f"v{number}" for number, node in enumerate(graph.nodes)}
+    ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data. ``history``: how it came to
+    be, as ``qfx watch`` shows it."""
+    anchors = anchors_of(graph)
     sections = [
         _notes([*notes, *(f"{row.executor} differs first at {row.first}" for row in compared if row.first is not None)]),
-        _next(graph, model, measured, plan),
-        _graph(graph, anchors, _hot(graph, measured, plan)),
+        listed(advice(graph, model, measured, plan)),
+        *history,
+        graph_section(graph, anchors, _hot(graph, measured, plan)),
         of_data.accuracy(None if measured is None else measured.answers),
         of_data.errors(graph, measured),
         of_data.values(graph, measured, anchors),
-        *([] if plan is None else [of_design.board(plan), of_design.timeline(plan), of_design.folding(plan)]),
+        *([] if plan is None else [of_design.board(plan), of_design.timeline(plan), of_design.folding(plan, graph)]),
     ]
     where = "" if plan is None else f" on the {plan.estimate.board.title} at {plan.clock_ns:g} ns"
     shapes = ", ".join(f"{node.name} {words.sizes(graph.infos[node.name].shape)}" for node in graph.inputs)
@@ -75,7 +78,10 @@ def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequ
     if measured is not None:
         worst = max((value for value in measured.values.values() if value.loss is not None), key=overflowing)
         kind = "bad" if overflowing(worst) >= OVERFLOW else ""
-        found.append((html.percent(overflowing(worst)), f"most overflow, at {worst.name}", kind))
+        if overflowing(worst):
+            found.append((html.share(overflowing(worst)), f"most overflow, at {worst.name}", kind))
+        else:
+            found.append(("none", "no cast overflows", "good"))
         out = measured.values[graph.outputs[0]]
         if out.db is not None:
             found.append((html.decibel(out.db), "signal to noise of all casts, at the output", ""))
@@ -95,14 +101,21 @@ def _notes(notes: Sequence[str]) -> Section:
     return Section("notes", "Notes", f'<ul class="warn">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>' if notes else "")
 
 
-def _next(graph: Graph, model: str, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> Section:
+def listed(found: Sequence[Advice]) -> Section:
+    """What to do next."""
     items = ""
-    for one in advice(graph, model, measured, plan):
+    for one in found:
         items += f"<li><b>{escape(one.what)}</b>: {escape(one.do)}.{html.command(one.command) if one.command else ''}</li>"
     return Section("next", "What to do next", f'<ol class="next">{items}</ol>' if items else "<p>Nothing stands out.</p>", "Next")
 
 
-def _graph(graph: Graph, anchors: dict[str, str], hot: frozenset[str]) -> Section:
+def anchors_of(graph: Graph) -> dict[str, str]:
+    """Where the numbers of every value stand on a page, by its name in the whole model."""
+    return {name: f"v{number}" for number, (name, _, _) in enumerate(known(graph))}
+
+
+def graph_section(graph: Graph, anchors: dict[str, str], hot: frozenset[str] = frozenset()) -> Section:
+    """The graph, drawn; ``hot`` nodes stand out. Its nodes lead to the rows of ``of_data.values``."""
     hint = (
         '<p class="soft">Choose a node for its numbers. Drag or scroll to move; Ctrl and the wheel, or the keys + − 0, to zoom; Enter in '
         "the search goes "
@@ -118,9 +131,9 @@ def _graph(graph: Graph, anchors: dict[str, str], hot: frozenset[str]) -> Sectio
 
 def _hot(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequential | None) -> frozenset[str]:
     hot = set() if plan is None or isinstance(plan, Unrolled | Sequential) else {summary.binding(plan)["layer"]}
-    for node in graph.nodes:
-        if measured is not None and isinstance(node.op, Cast | Input):
-            loss = measured.values[node.name].loss
-            if loss is not None and loss.above + (loss.below if node.op.cast.element.signed else 0) >= OVERFLOW * max(loss.values, 1):
-                hot.add(node.name)
+    for name, op in lossy(graph).items() if measured is not None else ():
+        loss = measured.values[name].loss if measured is not None else None
+        signed = isinstance(op, MinifloatCast) or op.cast.element.signed
+        if loss is not None and loss.above + (loss.below if signed else 0) >= OVERFLOW * max(loss.values, 1):
+            hot.add(name)
     return frozenset(hot)

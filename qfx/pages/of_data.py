@@ -8,12 +8,13 @@ from html import escape
 from qfx.ir import words
 from qfx.ir.graph import Graph, Node
 from qfx.ir.text import describe
-from qfx.operators import Cast, Input
+from qfx.ir.values import Info
+from qfx.operators import Cast, MinifloatCast
 from qfx.pages import charts, html
 from qfx.pages.advice import OVERFLOW, overflowing
 from qfx.pages.drawing import cast_type, short_type
 from qfx.pages.html import Section, cell, raw_cell
-from qfx.pages.measured import Answers, Measured, Value, bounds
+from qfx.pages.measured import Answers, Lossy, Measured, Value, bounds, known, lossy
 
 _LISTED = 4
 MOST_CLASSES = 25
@@ -22,11 +23,11 @@ MOST_CLASSES = 25
 
 def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> Section:
     """Every value of the graph: its type, its range, and, with data, its distribution."""
-    heads = ["value", "operator", "type", "range ", *(["on the data ", "distribution", "overflow ", "rounded ", "SQNR "] if measured else [])]
+    heads = ["value", "operator and type", "range ", *(["on the data ", "distribution", "overflow ", "rounded ", "SQNR "] if measured else [])]
     rows = []
-    for node in graph.nodes:
-        found = None if measured is None else measured.values[node.name]
-        rows.append([f'<tr id="{anchors[node.name]}">{"".join(_value(graph, node, found))}</tr>'])
+    for name, node, info in known(graph):
+        found = None if measured is None else measured.values[name]
+        rows.append([f'<tr id="{anchors[name]}">{"".join(_value(name, node, info, found))}</tr>'])
     tools = (
         '<div class="tools"><label for="filter">Filter</label><input id="filter" type="search" data-filters="values-table"><span '
         'class="told" role="status"></span></div>'
@@ -39,28 +40,27 @@ def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> 
             ' what lies beyond '
             "its type; ticks are its grid. SQNR: what this cast alone loses."
             if measured
-            else "Give --data to see distributions."
+            else ""
         )
     )  # fmt: skip
     body = f'<p class="soft">{told}</p>{tools}{html.table(heads, rows, label="Every value", name="values-table", sorts=True, tall=True)}'
-    return Section("values", "Values: types, ranges, distributions", body, "Values")
+    return Section("values", "Values: types, ranges, distributions" if measured else "Values: types and ranges", body, "Values")
 
 
-def _value(graph: Graph, node: Node, found: Value | None) -> list[str]:
-    info, op = graph.infos[node.name], node.op
-    hull = info.interval.hull
-    kind = cast_type(op) if isinstance(op, Cast | Input) else short_type(info.type)
+def _value(name: str, node: Node, info: Info, found: Value | None) -> list[str]:
+    op, hull = node.op, info.interval.hull
+    kind = cast_type(op) if isinstance(op, Lossy) else short_type(info.type)
+    told = "Cast" if isinstance(op, Cast | MinifloatCast) else describe(op)
     spread = [words.number(hull.lo, hull.frac_bits), words.number(hull.hi, hull.frac_bits)]
     cells = [
-        cell(node.name, "name"),
-        f'<td>{escape("Cast" if isinstance(op, Cast) else describe(op))}<br><span class="soft">{words.sizes(info.shape)}</span></td>',
-        f"<td><code>{escape(kind)}</code></td>",
+        cell(name, "name"),
+        f"<td>{escape(told)}<br><code>{escape(kind)}</code><br><span class='soft'>{words.sizes(info.shape)}</span></td>",
         raw_cell(f"{spread[0]}<br>{spread[1]}", "n", value=float(hull.hi) * 2.0**-hull.frac_bits),
     ]
     if found is None:
         return cells
-    limit = bounds(op.cast) if isinstance(op, Cast | Input) else None
-    told = f"Distribution of {node.name}, from {html.number(found.low)} to {html.number(found.high)}"
+    limit = bounds(op) if isinstance(op, Lossy) and found.loss is not None else None
+    told = f"Distribution of {name}, from {html.number(found.low)} to {html.number(found.high)}"
     cells += [
         raw_cell(f"{html.number(found.low)}<br>{html.number(found.high)}", "n", value=found.high),
         f"<td>{charts.histogram(found.histogram, limit, told)}</td>",
@@ -71,21 +71,18 @@ def _value(graph: Graph, node: Node, found: Value | None) -> list[str]:
     loud = " bad" if share >= OVERFLOW and found.loss.above else ""
     return [
         *cells,
-        cell(_share(share), f"n{loud}", value=share),
-        cell(_share(rounded), "n", value=rounded),
+        cell(html.share(share), f"n{loud}", value=share),
+        cell(html.share(rounded), "n", value=rounded),
         cell(html.decibel(found.own_db), "n", value=found.own_db),
     ]
-
-
-def _share(share: float) -> str:
-    return "0" if not share else "< 0.01 %" if share < 1e-4 else html.percent(share)
 
 
 def errors(graph: Graph, measured: Measured | None) -> Section:
     """Signal to noise behind every cast, of this cast and of all up to it."""
     if measured is None:
         return Section("errors", "", "")
-    casts = [node.name for node in graph.nodes if isinstance(node.op, Cast | Input)]
+    lossy_ones = lossy(graph)
+    casts = [name for name, _, _ in known(graph) if name in lossy_ones]
     ends = [name for name in graph.outputs if name not in casts]
     reference = measured.reference
     shown = []
@@ -139,5 +136,6 @@ def accuracy(answers: Answers | None) -> Section:
         if rows
         else ""
     )
-    body = f"<p>{told}. Rows: the right class; columns: what it was taken for.</p>{matrix}{listed}"
+    both = f'<div class="beside">{f"<div>{matrix}</div>" if matrix else ""}{f"<div>{listed}</div>" if listed else ""}</div>'
+    body = f"<p>{told}.{' Rows: the right class; columns: what it was taken for.' if matrix else ''}</p>{both}"
     return Section("accuracy", "Accuracy and confusions", body, "Accuracy")

@@ -10,10 +10,16 @@ from qfx.hardware.folding import summary, told
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.sequential import summary as sequential_summary
 from qfx.hardware.sequential.plan import Plan as Sequential
+from qfx.hardware.sequential.tiles import memory_bytes
+from qfx.hardware.sequential.values import Step
 from qfx.hardware.timing.simulate import Course, course
 from qfx.hardware.unrolled import summary as unrolled_summary
 from qfx.hardware.unrolled.plan import Plan as Unrolled
+from qfx.ir.graph import Graph
+from qfx.ir.text import describe
+from qfx.operators import Cast, MinifloatCast
 from qfx.pages import charts, html
+from qfx.pages.drawing import cast_type
 from qfx.pages.html import Section, cell, raw_cell
 
 FRAMES = 3
@@ -22,7 +28,7 @@ FRAMES = 3
 
 def board(plan: Plan | Unrolled | Sequential) -> Section:
     """What the design takes of its board, in all and by layer."""
-    found = plan.estimate
+    found, part = plan.estimate, "part" if isinstance(plan, Sequential) else "layer"
     lines = _notes(plan)
     notes = "".join(f"<li>{escape(line)}</li>" for line in lines)
     layers = [(layer.name, layer.resources) for layer in plan.layers] if isinstance(plan, Unrolled) else [(c.node, c.resources) for c in found.layers]
@@ -44,12 +50,12 @@ def board(plan: Plan | Unrolled | Sequential) -> Section:
         rows.append(cells)
     total = "".join(cell(f"{html.count(getattr(found.total, field))} {100 * found.share(field):.1f} %", "n") for field in fields)
     rows.append([f'<tr class="total"><th scope="row" class="name">total</th>{total}</tr>'])
-    heads = ["layer", *(f"{NAMES[field]} " for field in fields)]
+    heads = [part, *(f"{NAMES[field]} " for field in fields)]
     body = (
         f'<p class="soft">{escape(found.board.title)} ({escape(found.board.part)}): an estimate before any synthesis. Segments are '
-        f'layers, the largest '
+        f'{part}s, the largest '
         "first; the line is where foldings stop.</p>" + charts.shares(found) + (f'<ul class="warn">{notes}</ul>' if notes else "")
-        + "<h3>By layer</h3>" + html.table(heads, rows, label="Resources by layer", sorts=True)
+        + f"<h3>By {part}</h3>" + html.table(heads, rows, label=f"Resources by {part}", sorts=True)
     )  # fmt: skip
     return Section("board", "Resources against the board", body, "Board")
 
@@ -64,8 +70,8 @@ def _steps(plan: Sequential) -> Section:
     """The steps of an engine, one after the other."""
     rows: list[tuple[str, list[tuple[int, int]], bool]] = []
     start, most = 0, max(placed.cycles for placed in plan.engine.steps)
-    for placed in plan.engine.steps:
-        rows.append((placed.step.name, [(start, start + placed.cycles)], placed.cycles == most))
+    for name, placed in zip(_names(plan), plan.engine.steps, strict=True):
+        rows.append((name, [(start, start + placed.cycles)], placed.cycles == most))
         start += placed.cycles
     pace = f"{html.count(plan.interval)} cycles of {plan.clock_ns:g} ns"
     intro = f"<p>{escape(told.rate(plan))}. One engine does the layers one after the other: {pace}.</p>"
@@ -73,15 +79,40 @@ def _steps(plan: Sequential) -> Section:
     return Section("time", "The steps of a frame", intro + picture, "Timeline")
 
 
-def _placed(plan: Sequential) -> Section:
-    """What bounds each step, and its tiles."""
+def _names(plan: Sequential) -> list[str]:
+    return sequential_summary.labels([placed.step for placed in plan.engine.steps])
+
+
+def _placed(plan: Sequential, graph: Graph) -> Section:
+    """What each step does and waits for, and its tiles."""
     rows = []
-    for placed in plan.engine.steps:
-        numbers = (placed.cycles, placed.step.macs, placed.tile.tiles, placed.tile.jobs)
-        cells = [cell(html.count(number), "n", value=number) for number in numbers]
-        rows.append([cell(placed.step.name, "name"), cell(placed.bound.replace("_", " ")), *cells])
-    heads = ["step", "bound by", "cycles ", "multiplications ", "tiles ", "jobs "]
-    return Section("folding", "Steps of the engine", html.table(heads, rows, label="Steps of the engine", sorts=True), "Steps")
+    most = max(placed.cycles for placed in plan.engine.steps)
+    for called, placed in zip(_names(plan), plan.engine.steps, strict=True):
+        step, tile, shape = placed.step, placed.tile, plan.engine.shape
+        numbers = (step.macs, tile.tiles, tile.jobs, sum(memory_bytes(step, shape, tile).values()))
+        share = f'<span class="cell" style="--w:{100 * placed.cycles / most:.0f}%">{html.count(placed.cycles)}</span>'
+        cells = [raw_cell(share, "n", value=placed.cycles), *(cell(html.count(number), "n", value=number) for number in numbers)]
+        name = cell(called, "name")
+        marked = " class=marked" if placed.cycles == most else ""
+        does = cell(_does(step, graph))
+        rows.append([f"<tr{marked}>{''.join([name, does, cell(sequential_summary.BOUND[placed.bound]), *cells])}</tr>"])
+    heads = ["step", "what it does", "waits for", "cycles ", "multiplications ", "tiles ", "jobs ", "bytes "]
+    array = plan.engine.shape
+    intro = (
+        f'<p class="soft">The engine multiplies {array.lanes} channels by {array.outputs} outputs by {array.pixels} pixels in a cycle. '
+        "A step is done tile by tile (a part of the frame), and each tile in jobs (so many outputs). Its processes work side by side; it waits for "
+        "the slowest.</p>"
+    )
+    return Section("folding", "Steps of the engine", intro + html.table(heads, rows, label="Steps of the engine", sorts=True), "Steps")
+
+
+def _does(step: Step, graph: Graph) -> str:
+    """The operators of the graph that a step does, in order, and what comes of it; copies that only the engine makes are called so."""
+    nodes = {node.name: node.op for node in graph.nodes}
+    found = [nodes[name] for name in step.nodes if name in nodes]
+    words = [cast_type(op) if isinstance(op, Cast | MinifloatCast) else describe(op) for op in found]
+    target = f"{step.target.channels}x{step.target.height}x{step.target.columns}"
+    return f"{', '.join(words) or 'copy'}, {target}"
 
 
 def timeline(plan: Plan | Unrolled | Sequential) -> Section:
@@ -134,10 +165,13 @@ def _busy(plan: Plan, shown: list[Cost], courses: dict[str, Course], slowest: st
     return "<details><summary>In numbers</summary>" + html.table(heads, rows, label="When layers work", sorts=True) + "</details>"
 
 
-def folding(plan: Plan | Unrolled | Sequential) -> Section:
-    """How parallel every layer is."""
+_WORDS = ("arithmetic", "weights", "buffer")
+
+
+def folding(plan: Plan | Unrolled | Sequential, graph: Graph) -> Section:
+    """How parallel every layer of ``graph`` is."""
     if isinstance(plan, Sequential):
-        return _placed(plan)
+        return _placed(plan, graph)
     if isinstance(plan, Unrolled):
         rows = [
             [
@@ -151,16 +185,19 @@ def folding(plan: Plan | Unrolled | Sequential) -> Section:
             "folding", "Operations by layer", html.table(["layer", "operations ", "adders "], rows, label="Operations by layer", sorts=True), "Layers"
         )
     slowest = summary.binding(plan)["layer"]
-    rows = []
-    for layer in summary.data(plan, "")["layers"]:
+    rows, layers = [], summary.data(plan, "")["layers"]
+    numbers, words = ([key for key in keys if any(layer.get(key) for layer in layers)] for keys in (("pe", "simd", "pixels"), _WORDS))
+    fields = [field for field in FIELDS if any(layer[field] for layer in layers)]
+    for layer in layers:
         cells = [cell(layer["name"], "name")]
-        cells += [cell(str(layer.get(key, "")), "n", value=layer.get(key, 0)) for key in ("pe", "simd", "pixels")]
-        cells += [cell(str(layer.get(key, ""))) for key in ("arithmetic", "weights", "buffer")]
+        cells += [cell(str(layer.get(key, "")), "n", value=layer.get(key, 0)) for key in numbers]
+        cells += [cell(str(layer.get(key, ""))) for key in words]
         share = min(100.0, 100 * layer["cycles"] / max(plan.interval, 1))
         cells.append(raw_cell(f'<span class="cell" style="--w:{share:.0f}%">{html.count(layer["cycles"])}</span>', "n", value=layer["cycles"]))
-        cells += [cell(html.count(layer[field]), "n", value=layer[field]) for field in FIELDS]
+        cells += [cell(html.count(layer[field]), "n", value=layer[field]) for field in fields]
         rows.append([f"<tr{' class=marked' if layer['name'] == slowest else ''}>{''.join(cells)}</tr>"])
-    heads = ["layer", "PE ", "SIMD ", "pixels ", "arithmetic", "weights", "buffer", "cycles a frame ", *(f"{NAMES[field]} " for field in FIELDS)]
+    counts = [f"{'pixels' if key == 'pixels' else key.upper()} " for key in numbers]
+    heads = ["layer", *counts, *words, "cycles a frame ", *(f"{NAMES[field]} " for field in fields)]
     streams = plan.design.streams
     bits = sum(stream.depth * stream.parallel * stream.type.width for stream in streams)
     note = (

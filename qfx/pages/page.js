@@ -80,6 +80,7 @@
     zoom(scale * Math.exp(-event.deltaY / 300), event.clientX - at.left, event.clientY - at.top);
   }, { passive: false });
   graph.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !panel.hidden) panel.querySelector("button").click();
     if (event.key === "+" || event.key === "=") zoom(scale * 1.25); else if (event.key === "-") zoom(scale / 1.25); else if (event.key === "0") fit();
   });
   let drag = null, moved = false;
@@ -128,6 +129,7 @@
     });
     close.type = "button"; close.textContent = "Close";
     close.addEventListener("click", () => { panel.hidden = true; split.classList.remove("open"); box.classList.remove("on"); box.focus(); });
+    panel.onkeydown = (event) => { if (event.key === "Escape") close.click(); };
     panel.replaceChildren(title, list, close);
     panel.hidden = false;
     split.classList.add("open");

@@ -24,7 +24,7 @@ from qfx.searches.cells import NONE, Cell, Space
 from qfx.searches.study import Row, Sweep, forget, front
 from qfx.searches.work import Loaded, Measured, Subject
 from qfx.training.budget.plot import plot_fronts
-from qfx.watch.log import Log
+from qfx.watch.log import FILE, Log
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ def execute(request: Request, again: list[str]) -> int:
     storage = request.storage or str(request.output / "sweep.db")
     if request.force and not request.joins:
         forget(storage, request.study)
+        (request.output / FILE).unlink(missing_ok=True)  # what it tells is forgotten, too
     log = Log(request.output)  # for `qfx watch`: every worker adds its lines
     sweep = Sweep(storage, request.study, request.space, _fingerprint(request), request.trials, request.subject.seed)
     with telling("reading the model and the data", after_s=0.0) as bars:
@@ -62,8 +63,7 @@ def execute(request: Request, again: list[str]) -> int:
             def measure(cell: Cell) -> Measured:
                 began = time.monotonic()
                 found = loaded.measure(cell, request.output)
-                cost = f"{found.cost:,.0f} {request.subject.cost.replace('-', ' ')}"
-                log.passed(cell.name, time.monotonic() - began, None, found.accuracy, cost)
+                log.tried(cell.name, time.monotonic() - began, found.cost, found.accuracy, (request.subject.cost.replace("-", " "), "accuracy"))
                 return found
 
             def tell(done: int, total: int) -> None:

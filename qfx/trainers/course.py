@@ -20,6 +20,7 @@ from qfx.nn.quantizer import Quantizer
 from qfx.trainers import logs
 from qfx.trainers.events import Anneal, Event, Freeze, Limit, Meet, Switch
 from qfx.trainers.logs import Sink
+from qfx.trainers.report import write_report
 from qfx.training.budget.archive import Archive
 from qfx.training.budget.budget import Budget
 from qfx.training.settling import Settling
@@ -56,6 +57,8 @@ class Course:
 
     ``export``: the ONNX file that is written at the end; a file that is there is replaced only by ``force``, and refused before training begins.
     ``log``: a folder for a log that ``qfx watch`` follows, beside the loggers; metrics that are told (``told``, evaluations) stand there too.
+    ``report``: a page of HTML that is written at the end, as ``qfx report`` would: the curves of the log, which it needs, the graph, and what
+    ``losses_on`` shows of ranges and errors. A file that is there is treated as with ``export``.
     ``archive`` keeps a checkpoint of each evaluation, by bit operations and the metric called ``score`` (greater is better; ``"-loss"``: smaller is).
 
     No number of the forward depends on it but as the events say. ``state_dict`` goes into a checkpoint, ``load_state_dict`` before ``begin``: what
@@ -78,6 +81,7 @@ class Course:
         archive: Archive | None = None,
         score: str | None = None,
         log: str | os.PathLike[str] | None = None,
+        report: str | os.PathLike[str] | None = None,
     ) -> None:
         for event in events:
             if not isinstance(event, Freeze | Switch | Anneal | Limit | Meet):
@@ -89,10 +93,13 @@ class Course:
                 raise QfxError(f"{name} is {every!r}", where="Course", remedy="give a number from 1 on, or None")
         if (archive is None) != (score is None):
             raise QfxError("an archive and a score go together", where="Course", remedy='give both: archive=qfx.Archive("front"), score="accuracy"')
+        if report is not None and log is None:
+            raise QfxError("a report needs a log", where="Course", remedy='give both: log="runs/a", report="runs/a.html"')
         self.events, self.budget, self.turns, self.part = events, budget, settling, part
         self.log_every, self.histograms_every = log_every, histograms_every
         self.board, self.fps, self.losses_on = board, fps, losses_on
         self.export, self.force, self.archive, self.score = export, force, archive, score
+        self.report = report
         self.watched = None if log is None else Log(log)
         self.sinks: list[Sink] = []
         self.writes = True
@@ -107,9 +114,10 @@ class Course:
         self._before: list[tuple[Tensor, Tensor, float]] = []
 
     def check(self) -> None:
-        """Raise ModelFileError if the export at the end would be refused. ``begin`` does."""
-        if self.export is not None:
-            check_target(self.export, force=self.force, error=ModelFileError, remedy=_FORCE)
+        """Raise ModelFileError if the export or the report at the end would be refused. ``begin`` does."""
+        for path in (self.export, self.report):
+            if path is not None:
+                check_target(path, force=self.force, error=ModelFileError, remedy=_FORCE)
 
     @property
     def model(self) -> QuantizedModel:
@@ -226,9 +234,14 @@ class Course:
         (``writes``: whether this process is the one that writes files). Raises what ``export_onnx`` raises."""
         self._happen_all([event for event in self._pending if event.share == 1])
         self.log(last=True)
-        if self.export is not None and writes:
+        if writes:
             self.check()
+        if self.export is not None and writes:
             export_onnx(self.model, self.export, force=self.force)
+            if self.watched is not None:
+                self.watched.wrote(self.export)
+        if self.report is not None and self.watched is not None and writes:
+            write_report(self.model, self.report, self.watched.path.parent, self.losses_on, model=self.export, force=self.force)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training goes on from, as plain data and tensors."""

@@ -12,10 +12,10 @@ from qfx.errors import UnsupportedError
 from qfx.export.to_graph import refuse_off, to_graph
 from qfx.hardware.board import Board
 from qfx.hardware.cost.resources import FIELDS
-from qfx.ir.losses import losses as losses_of
 from qfx.nn.cost.cost import cost
 from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module, quantizers
+from qfx.pages.measured import seen
 
 
 class Sink(Protocol):
@@ -53,14 +53,17 @@ def formats(qmodel: nn.Module) -> dict[str, float]:
 
 def losses(qmodel: nn.Module, x: Any) -> dict[str, float]:
     """``qfx/saturated/NODE`` and ``qfx/rounded/NODE``: which share of the numbers that come to a cast overflow its type, and which have bits that it
-    does not keep, on the inputs ``x`` (batch first; several as ``qfx.run`` takes them). Counted by the interpreter, as ``qfx report`` does.
+    does not keep; ``qfx/least/NODE`` and ``qfx/most/NODE``: the least and the greatest of them. On the inputs ``x`` (batch first; several as
+    ``qfx.run`` takes them), counted by the interpreter, as ``qfx report`` does.
 
     Empty while quantizers are off."""
     if is_off(qmodel):
         return {}
-    feed = _array(x)
+    feed = array_of(x)
     values: dict[str, float] = {}
-    for name, loss in losses_of(to_graph(qmodel), feed).items():
+    for name, found in seen(to_graph(qmodel), feed).items():
+        loss = found.loss
+        values |= {f"qfx/least/{name}": found.least, f"qfx/most/{name}": found.most}
         values[f"qfx/saturated/{name}"] = (loss.above + loss.below) / max(loss.values, 1)
         values[f"qfx/rounded/{name}"] = loss.rounded / max(loss.values, 1)
     return values
@@ -99,9 +102,10 @@ def is_off(qmodel: nn.Module) -> bool:
     return False
 
 
-def _array(x: Any) -> Any:
+def array_of(x: Any) -> Any:
+    """Tensors as arrays of numpy, also in mappings and sequences."""
     if isinstance(x, Tensor):
         return x.detach().cpu().numpy()
     if isinstance(x, Mapping):
-        return {name: _array(part) for name, part in x.items()}
-    return tuple(_array(part) for part in x) if isinstance(x, tuple | list) else x
+        return {name: array_of(part) for name, part in x.items()}
+    return tuple(array_of(part) for part in x) if isinstance(x, tuple | list) else x

@@ -1,4 +1,4 @@
-"""The log of a training or a run of ``qfx ptq``: a file of lines of JSON, to which is only ever added."""
+"""The log of a training, a run of ``qfx ptq`` or a sweep: a file of lines of JSON, to which is only ever added."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Log:
         {"step": 12, "values": {"loss": 0.3}}
         {"stage": "gptq", "done": 3, "total": 7}
         {"pass": {"name": "gptq", "seconds": 1.5, "sqnr_db": 31.2, "accuracy": 0.91, "note": ""}}
+        {"tried": {"name": "w4", "seconds": 1.5, "cost": 81920, "score": 0.91, "of": ["bit operations", "accuracy"]}}
+        {"model": "../net.onnx"}
 
     Numbers that are not finite are null. Raises DataError if the file cannot be written.
     """
@@ -50,6 +52,16 @@ class Log:
         """A pass is behind a run."""
         numbers = {"seconds": seconds, "sqnr_db": sqnr_db, "accuracy": accuracy}
         self._add({"pass": {"name": name, **{key: None if value is None else _number(value) for key, value in numbers.items()}, "note": note}})
+
+    def tried(self, name: str, seconds: float, cost: float, score: float, of: tuple[str, str] = ("cost", "score")) -> None:
+        """One of many that are compared: what it costs, how good it is (greater is better), and what both are called. Of two of one name the later
+        one counts."""
+        numbers = {"seconds": _number(seconds), "cost": _number(cost), "score": _number(score)}
+        self._add({"tried": {"name": name, **numbers, "of": list(of)}})
+
+    def wrote(self, model: str | os.PathLike[str]) -> None:
+        """The model that came of the work was written there; the log holds the way to it from its own folder."""
+        self._add({"model": Path(os.path.relpath(model, self.path.parent)).as_posix()})
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Progress: of a stage its beginning and its end, and what lies between twice a second."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from qfx.errors import DataError
+from qfx.watch.front import Tried, front
 from qfx.watch.log import FILE
 
 Series = list[tuple[int, float]]
 """(step, number), by rising step."""
 
-FORMATS = ("qfx/binary_point/", "qfx/word_length/", "qfx/saturated/", "qfx/rounded/")
+FORMATS = ("qfx/binary_point/", "qfx/word_length/", "qfx/saturated/", "qfx/rounded/", "qfx/least/", "qfx/most/")
 _MOST = 4000
 
 
@@ -33,7 +34,8 @@ class Passed:
 @dataclass(slots=True)
 class Run:
     """One file's worth: its ``name`` is that of its folder, below the one that is watched. ``stage``: (what, done, total) last told. ``front``:
-    (cost, score) of an archive's checkpoints, ``cost`` what the cost is called."""
+    (cost, score) of an archive's checkpoints, or of what was ``tried``; ``cost`` and ``score`` are what both are called. ``model``: the file that
+    came of it, "" as long as there is none."""
 
     name: str
     series: dict[str, Series] = field(default_factory=dict)
@@ -41,6 +43,9 @@ class Run:
     stage: tuple[str, int, int] | None = None
     front: list[tuple[float, float]] = field(default_factory=list)
     cost: str = ""
+    score: str = "score"
+    tried: list[Tried] = field(default_factory=list)
+    model: str = ""
 
     @property
     def step(self) -> int:
@@ -53,7 +58,7 @@ class Run:
         return dict(sorted(found.items(), key=lambda item: (item[0].startswith("qfx/"), item[0])))
 
     def quantizers(self) -> dict[str, dict[str, Series]]:
-        """By the name of a quantizer its series of FORMATS, by the word in the middle: binary_point, word_length, saturated, rounded."""
+        """By the name of a quantizer its series of FORMATS, by the word in the middle: binary_point, word_length, saturated, rounded, least, most."""
         found: dict[str, dict[str, Series]] = {}
         for tag, points in self.series.items():
             for start in FORMATS:
@@ -84,7 +89,7 @@ def read(folder: Path) -> list[Run]:
             continue  # half written, or of somebody else
     for run in runs.values():
         run.series = {tag: _thinned(sorted(dict(points).items())) for tag, points in run.series.items()}
-    return [run for run in runs.values() if run.series or run.passes or run.stage or run.front]
+    return [run for run in runs.values() if run.series or run.passes or run.stage or run.front or run.model]
 
 
 def _thinned(points: Series) -> Series:
@@ -113,11 +118,23 @@ def _read_log(run: Run, path: Path) -> None:
             told = line["pass"]
             run.passes.append(Passed(str(told["name"]), told.get("seconds"), told.get("sqnr_db"), told.get("accuracy"), str(told.get("note", ""))))
 
+        elif "tried" in line:
+            told = line["tried"]
+            run.tried = [one for one in run.tried if one.name != told["name"]]
+            if told["cost"] is not None and told["score"] is not None:
+                run.tried.append(Tried(str(told["name"]), float(told["cost"]), float(told["score"]), told.get("seconds")))
+            run.cost, run.score = map(str, told["of"])
+        elif "model" in line:
+            run.model = str((path.parent / str(line["model"])).resolve())
+    if run.tried:
+        run.front = [(one.cost, one.score) for one in front(run.tried)]
+
 
 def _read_front(run: Run, path: Path) -> None:
     """That of ``qfx.Archive``."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    run.front = [(float(kept["cost"]), float(kept["score"])) for kept in data["front"]]
+    run.tried = [Tried(str(kept.get("file", place)), float(kept["cost"]), float(kept["score"])) for place, kept in enumerate(data["front"])]
+    run.front = [(one.cost, one.score) for one in run.tried]
     run.cost = str(data.get("name", "cost"))
 
 

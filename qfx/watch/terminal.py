@@ -9,12 +9,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from qfx.watch.front import amount, front, letters, told
+from qfx.watch.page import called
 from qfx.watch.runs import Run, Series
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _WIDE = 32
 _NUMBERS = ("seconds", "now", "least", "most", "output SQNR", "accuracy")
-_FORMATS = (("word_length", "word length"), ("binary_point", "binary point"), ("saturated", "saturated"), ("rounded", "rounded"))
+_FORMATS = (
+    ("word_length", "word length"),
+    ("binary_point", "binary point"),
+    ("least", "least"),
+    ("most", "greatest"),
+    ("saturated", "saturated"),
+    ("rounded", "rounded"),
+)
 
 
 def shown(runs: Sequence[Run], folder: str) -> RenderableType:
@@ -31,7 +40,9 @@ def shown(runs: Sequence[Run], folder: str) -> RenderableType:
                 Text(stage), ProgressBar(total=max(total, 1), completed=min(done, total), width=30), Text(f"{done}/{total}" if total > 1 else "")
             )
             parts.append(line)
-        parts += [table for table in (_passes(run), _metrics(run), _formats(run)) if table.row_count]
+        if run.tried:
+            parts.append(Text("\n".join(letters(run.tried, run.cost, run.score))))
+        parts += [table for table in (_front(run), _passes(run), _metrics(run), _formats(run)) if table.row_count]
     return Group(*parts)
 
 
@@ -56,11 +67,19 @@ def _passes(run: Run) -> Table:
     return table
 
 
+def _front(run: Run) -> Table:
+    """Those on the front, the best first: a terminal has no room for all."""
+    table = _table("on the front", run.cost, run.score)
+    for one in reversed(front(run.tried)):
+        table.add_row(Text(one.name), amount(one.cost), told(one.score, run.score))
+    return table
+
+
 def _metrics(run: Run) -> Table:
     table = _table("", "now", "least", "most", "so far")
     for tag, points in run.metrics().items():
         values = [value for _, value in points]
-        table.add_row(Text(tag), f"{values[-1]:.5g}", f"{min(values):.5g}", f"{max(values):.5g}", spark(points))
+        table.add_row(Text(called(tag)), f"{values[-1]:.5g}", f"{min(values):.5g}", f"{max(values):.5g}", spark(points))
     return table
 
 

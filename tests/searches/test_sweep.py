@@ -86,7 +86,9 @@ def test_a_table_a_front_and_a_model_of_every_cell(place: Path) -> None:
     (watched,) = watch.read(place / "out")
     assert watched.stage is not None
     assert watched.stage[0] == "cells"
-    assert [(cell.accuracy, cell.note) for cell in watched.passes] == [(row["accuracy"], f"{row['cost']:,.0f} bit operations") for row in rows[::2]]
+    assert [(cell.score, cell.cost) for cell in watched.tried] == [(row["accuracy"], row["cost"]) for row in rows[::2]]
+    assert watched.front == [(row["cost"], row["accuracy"]) for row in rows if row["front"]]
+    assert (watched.score, watched.cost) == ("accuracy", "bit operations")
     before = {path: path.stat().st_mtime_ns for path in (place / "out").glob("*.onnx")}
     again = run("--budget", "none", "--budget", "board=nowhere,fps=10", "-o", "out", "--json")
     assert json.loads(again.stdout) == rows
@@ -96,6 +98,9 @@ def test_a_table_a_front_and_a_model_of_every_cell(place: Path) -> None:
     assert "other cells" in other.output
     assert run("--budget", "none", "-o", "out", "--force").exit_code == 0
     assert len(read("out")) == 2
+    (anew,) = watch.read(place / "out")
+    assert len(anew.tried) == 2
+    assert anew.stage == ("cells", 2, 2)
 
 
 def test_what_a_killed_sweep_left_is_done_by_the_next(place: Path) -> None:

@@ -15,10 +15,11 @@ from support.html_pages import check
 from torch import nn
 
 import qfx
-from qfx import DataError
+from qfx import DataError, ModelFileError, QfxError
 from qfx.cli import main
 from qfx.trainers.course import Course
 from qfx.trainers.events import Freeze
+from qfx.watch.front import front, letters
 from qfx.watch.log import FILE, Log
 from qfx.watch.page import watch_page
 from qfx.watch.runs import read
@@ -28,6 +29,10 @@ from qfx.watch.terminal import spark
 
 def watch(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["watch", *map(str, arguments)], env={"COLUMNS": "140"})
+
+
+def report(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -76,6 +81,37 @@ def test_terminal_page_and_json(folder: Path, tmp_path: Path) -> None:
     assert "is not a folder" in watch(folder / "nowhere", "--once").stderr
 
 
+def test_the_front_of_a_sweep(tmp_path: Path) -> None:
+    """Of five cells three are on the front; a cell that is measured again counts once."""
+    log = Log(tmp_path / "sweep")
+    cells = {"a": (100, 0.5), "b": (200, 0.75), "worse": (250, 0.7), "c": (400, 0.9), "late": (400, 0.85)}
+    for name, (cost, score) in [("b", (999, 0.1)), *cells.items()]:
+        log.tried(name, 1.5, cost, score, ("bit operations", "accuracy"))
+    (run,) = read(tmp_path)
+    assert {one.name: (one.cost, one.score) for one in run.tried} == cells
+    assert run.front == [(100, 0.5), (200, 0.75), (400, 0.9)]
+    assert [one.name for one in front(run.tried)] == ["a", "b", "c"]
+    shown = watch(tmp_path, "--once").stdout
+    assert shown.count("●") == 3
+    assert shown.count("·") == 2
+    for wanted in ("90.00 %", "accuracy against bit operations", "on the front"):
+        assert wanted in shown, wanted
+    assert "worse" not in shown
+    text = watch_page([run], "x", live=False)
+    words = check(text).text
+    assert words.count("on the front") == 3
+    assert "worse: 70.00 %, 250 bit operations" in words
+    lines = letters(run.tried, "bit operations", "accuracy", wide=31, tall=9)
+    marks = [line.partition("│")[2] for line in lines[:9]]
+    assert marks == [" " * 30 + "●", " " * 30 + "·", "", " " * 10 + "●", " " * 15 + "·", "", "", "", "●"]
+
+
+def test_a_front_of_one(tmp_path: Path) -> None:
+    Log(tmp_path).tried("only", 1.0, 8.0, 0.0, ("bits", "accuracy"))
+    assert "●" in watch(tmp_path, "--once").stdout
+    check(watch_page(read(tmp_path), "x", live=False))
+
+
 def test_an_empty_folder_waits(tmp_path: Path) -> None:
     assert "nothing has been written" in watch(tmp_path, "--once").stdout
     check(watch_page(read(tmp_path), "x", live=False))
@@ -101,7 +137,8 @@ def test_a_browser_gets_what_is_there_now(folder: Path) -> None:
 def test_a_training_is_followed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     qmodel = qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4))
-    course = Course(Freeze(share=0.5), log_every=2, losses_on=torch.randn(4, 4), log=tmp_path / "a")
+    page, model = tmp_path / "page.html", tmp_path / "out" / "net.onnx"
+    course = Course(Freeze(share=0.5), log_every=2, losses_on=torch.randn(4, 4), log=tmp_path / "a", report=page, export=model)
     course.begin(qmodel, steps=6)
     for step in range(6):
         course.before_step()
@@ -115,6 +152,51 @@ def test_a_training_is_followed(tmp_path: Path) -> None:
     assert [step for step, _ in run.series["qfx/cost/bit_operations"]] == [2, 4, 6]
     weight = dict(qfx.quantizers(qmodel))["layer.weight"]
     assert run.quantizers()["layer.weight"]["binary_point"][-1][1] == float(weight.points().mean())
+    words = " ".join(check(page.read_text(encoding="utf-8")).text)
+    for wanted in (
+        "Losses, costs",
+        "The same all the time: loss 0.5, bit operations",
+        "Graph with its types",
+        "Error by layer",
+        "qfx report net.onnx",
+    ):
+        assert wanted in words, wanted
+    assert run.model == str(model)
+    spans = run.quantizers()["input"]
+    x = course.losses_on
+    assert (spans["least"][-1][1], spans["most"][-1][1]) == (float(x.min()), float(x.max()))
+    shown = watch(tmp_path, "--once").stdout
+    assert "greatest" in shown
+    assert f"{float(x.max()):.3g}" in shown
+    with pytest.raises(ModelFileError, match="exists"):
+        Course(log=tmp_path / "a", report=page).begin(qmodel)
+    with pytest.raises(QfxError, match="a report needs a log"):
+        Course(report=page)
+
+
+def test_a_report_of_a_log(tmp_path: Path) -> None:
+    """Of a log that names a model the page of both, of one that names none that of the log; or the two are named apart."""
+    Log(tmp_path / "runs").scalars({"loss": 0.5}, 1)
+    Log(tmp_path / "runs").scalars({"loss": 0.25}, 2)
+    alone = report(tmp_path / "runs", "-o", tmp_path / "a.html")
+    assert alone.exit_code == 0, alone.output
+    words = check((tmp_path / "a.html").read_text(encoding="utf-8")).text
+    assert "loss" in words
+    assert "Graph with its types" not in words
+    refused = report(tmp_path / "runs", "--board", "ultra96v2", "-o", tmp_path / "b.html")
+    assert refused.exit_code == 2
+    assert "names no model" in refused.stderr
+    model = tmp_path / "net.onnx"
+    qfx.export_onnx(qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4)), model)
+    assert report(model, "--log", tmp_path / "runs", "-o", tmp_path / "c.html").exit_code == 0
+    Log(tmp_path / "runs").wrote(model)
+    assert report(tmp_path / "runs", "-o", tmp_path / "d.html").exit_code == 0
+    text = (tmp_path / "d.html").read_text(encoding="utf-8")
+    assert text == (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert {"Graph with its types", "Losses, costs", "loss"} <= set(check(text).text)
+    assert "belong to a page" in report(model, "--log", tmp_path / "runs", "--data", "x.npz").stderr
+    (tmp_path / "empty").mkdir()
+    assert report(tmp_path / "empty", "-o", tmp_path / "e.html").exit_code == 2
 
 
 def test_others_files(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from qfx.hardware.board import MEMORY_SUSTAINED
@@ -15,6 +17,21 @@ from qfx.hardware.sequential.delay import WORST_SUSTAINED, worst_cycles
 from qfx.hardware.sequential.engine import Placed
 from qfx.hardware.sequential.plan import Plan, bytes_per_cycle
 from qfx.hardware.sequential.tiles import memory_bytes
+from qfx.hardware.sequential.values import Step
+
+BOUND = {
+    "fetch_x": "values from memory",
+    "place_x": "values put in place",
+    "fetch_weights": "weights from memory",
+    "place_weights": "weights put in place",
+    "multiply": "the multipliers",
+    "fetch_parameters": "parameters from memory",
+    "fetch_beside": "values from memory that are added",
+    "epilogue": "casts of the sums",
+    "gather": "results gathered",
+    "write": "results into memory",
+}
+"""What a step of the engine waits for, by the process that binds it."""
 
 
 def data(plan: Plan, model: str) -> dict[str, Any]:
@@ -79,6 +96,16 @@ def _step(plan: Plan, placed: Placed) -> dict[str, Any]:
         "jobs": tile.jobs,
         "bytes": sum(memory_bytes(step, plan.engine.shape, tile).values()),
     }
+
+
+def labels(steps: Sequence[Step]) -> list[str]:
+    """Names of steps for people, each once: the layer's, and which of its steps where it takes several."""
+    counts, seen = Counter(step.name for step in steps), Counter[str]()
+    found = []
+    for step in steps:
+        seen[step.name] += 1
+        found.append(step.name if counts[step.name] == 1 else f"{step.name} ({seen[step.name]} of {counts[step.name]})")
+    return found
 
 
 def as_json(plan: Plan, model: str) -> str:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from html import escape
 
 from qfx.hardware.cost.estimate import NAMES
-from qfx.pages import html
+from qfx.ir.graph import Graph
+from qfx.pages import html, of_data
+from qfx.pages.advice import LOUD_DB, Advice
 from qfx.pages.html import Section, bars, cell, raw_cell, table
 from qfx.pages.html import decibel as decibel  # part of this module's vocabulary, as are the other numbers in words
 from qfx.pages.html import number as number
 from qfx.pages.html import percent as percent
+from qfx.pages.model import anchors_of, graph_section, listed
 from qfx.ptq.allocation.front import AMOUNTS, Found, Point
 from qfx.ptq.report.analysis import Analysis, Histogram, Row
 from qfx.ptq.report.step import Step
@@ -24,7 +27,7 @@ class Story:
     """What the report tells. ``options``: (name, text) pairs, as given; ``recipe``: as TOML; ``proven``: on how many samples the executors agreed.
     ``met``: whether a goal was, and ``goal`` says so: the steps are then models that were tried one after the other, not passes on one (None: there
     was no goal). ``judged`` calibration samples gave the noise, the first ``stepped`` of the ``evaluated`` samples the accuracy of the steps; the two
-    accuracies of the whole are of all of them. ``found``: how word lengths were chosen."""
+    accuracies of the whole are of all of them. ``found``: how word lengths were chosen. ``graph``: what was written, to be drawn."""
 
     title: str
     options: Sequence[tuple[str, str]]
@@ -42,23 +45,53 @@ class Story:
     goal: str = ""
     met: bool | None = None
     found: Found | None = None
+    graph: Graph | None = None
 
 
 def page(story: Story) -> str:
     """The report as HTML."""
-    analysis = story.analysis
+    analysis, graph = story.analysis, story.graph
+    anchors = {} if graph is None else anchors_of(graph)
     sections = [
         _warnings([*story.warnings, *analysis.warnings]),
+        *([] if graph is None else [_next(story)]),
         _steps(story),
         _word_lengths(story.found),
+        *([] if graph is None else [graph_section(graph, anchors)]),
         _error_by_layer(analysis),
         _casts(analysis),
+        *([] if graph is None else [of_data.values(graph, None, anchors)]),
         _constants(analysis),
         _tables(analysis),
         *_inputs(story),
     ]
     told = "Post-training quantization to fixed point with power-of-two scales"
     return html.page(f"{story.title}: quantization report", story.title, told, _tiles(story), sections)
+
+
+def _next(story: Story) -> Section:
+    """What to do next, by what was measured."""
+    found, model = [], story.title
+    drop = None if story.accuracy is None or story.float_accuracy is None else story.float_accuracy - story.accuracy
+    if drop is not None and drop >= _DROP:
+        what = f"Fixed point costs {100 * drop:.2f} points of accuracy"
+        found.append(
+            Advice(what, "--max-drop 0.5 with --force tries passes from cheap to costly until that goal is met; longer words where the error is")
+        )
+    own = sorted((row for row in story.analysis.rows if row.kind == "activation" and math.isfinite(row.own_db)), key=lambda row: row.own_db)
+    if len(own) > 1 and own[1].own_db - own[0].own_db >= LOUD_DB:
+        what = f"{own[0].name} adds more noise than any other cast ({decibel(own[0].own_db)}; the next {decibel(own[1].own_db)})"
+        found.append(Advice(what, "one or two bits more in this place alone gain more than anywhere else: an override in the recipe"))
+    if story.accuracy is None:
+        found.append(Advice("The accuracy was not measured", "give labelled data: --eval test.npz, with inputs x and class numbers y"))
+    board = f"qfx report {model} --data test.npz --board ultra96v2 --fit -o report.html"
+    found.append(Advice("See what a design takes", "resources, timeline and folding on a board, beside ranges and errors on other data", board))
+    found.append(Advice("Build it", "C++ for Vitis HLS that gives these very numbers", f"qfx hls {model} --board ultra96v2 --fit -o project"))
+    return listed(found)
+
+
+_DROP = 0.005
+"""Of accuracy that is worth a word."""
 
 
 def _tiles(story: Story) -> str:

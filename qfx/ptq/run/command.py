@@ -14,6 +14,7 @@ from qfx.capture.refusals.blockers import require_supported
 from qfx.capture.source import load_model, load_model_and_data, use_current_folder
 from qfx.cli.telling import telling
 from qfx.errors import DataError, QfxError
+from qfx.export.to_graph import to_graph
 from qfx.nn.model import left_out_of
 from qfx.progress import Progress
 from qfx.ptq.allocation.front import Budget
@@ -105,6 +106,8 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
         story = _story(request, settings, goal, outcome, met, data, evaluation)
         bars("comparing ONNX Runtime and the interpreter with PyTorch", 0, 1)
         write_files(outcome, request.output, data, report, page(story), force=request.force)
+        if request.log is not None:
+            Log(request.log).wrote(request.output)
         state.remove()
     return story, outcome
 
@@ -197,4 +200,5 @@ def _story(
         goal=told,
         met=met,
         found=outcome.found,
+        graph=to_graph(outcome.qmodel, request.output.stem),
     )

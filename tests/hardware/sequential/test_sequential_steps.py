@@ -17,6 +17,7 @@ from qfx.hardware.sequential.memory import places, size
 from qfx.hardware.sequential.merging import apart as undone
 from qfx.hardware.sequential.merging import joined
 from qfx.hardware.sequential.steps import layers
+from qfx.hardware.sequential.summary import labels
 from qfx.hardware.sequential.values import Kind, Layers
 from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph, Node
@@ -161,6 +162,7 @@ def test_products_with_many_columns_come_in_parts(monkeypatch: pytest.MonkeyPatc
     made = parted(layers(graph))
     assert [(step.source.skip, step.source.channels) for step in made.steps] == [(0, 32), (32, 32), (64, 16)] * 2
     assert [step.target.skip for step in made.steps] == [0, 32, 64, 0, 0, 0]
+    assert labels(made.steps) == [f"{name} ({place} of 3)" for name in ("pool", "fc") for place in (1, 2, 3)]
     assert sum(step.macs for step in made.steps) == 5 * 720
     assert differing(graph, made) == 0
 
