@@ -88,6 +88,19 @@ def test_weights_without_a_float_master_learn_only_stochastically() -> None:
     assert ends[0] < 0.9 * ends[None]
 
 
+def test_what_makes_no_sense_is_refused() -> None:
+    net, x, _ = task()
+    with pytest.raises(QfxError, match="bits is 1"):
+        FixedWeights(net.parameters(), 1)
+    with pytest.raises(QfxError, match="bits is 1"):
+        FixedGradients(qfx.quantize(net, x), 1)
+    for value in (0, -8, float("inf")):
+        with pytest.raises(QfxError, match="the value is"):
+            LossScale(value)
+    with pytest.raises(RecipeError, match="no exponents"):
+        search_powers(net, x, Recipe(weight=Spec(8)), 4, ())
+
+
 # ---- gradients ----
 
 
@@ -108,6 +121,29 @@ def test_gradients_are_words_of_few_bits_and_training_works() -> None:
     assert fixed.abs().max() <= 7
     gradients.close()
     assert all(not cast.behind for _, cast in qfx.quantizers(q))
+
+
+def test_forward_and_backward_are_products_of_fixed_point_numbers() -> None:
+    """What a weight's gradient is: integers of few bits, times integers of few bits, summed. By the definition, in Python integers."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 6)
+    q = qfx.quantize(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), x, Recipe.uniform(6))
+    gradients, arrived = FixedGradients(q, 4, seed=None), {}
+    fixed = gradients.fixed
+    gradients.fixed = lambda grad, name: arrived.setdefault(name, fixed(grad, name))  # type: ignore[method-assign]
+    nn.functional.cross_entropy(q(x), torch.arange(16) % 3).backward()
+    casts, layer = dict(qfx.quantizers(q)), q.get_submodule("2")
+    with torch.no_grad():
+        hidden = torch.relu(q.get_submodule("0")(casts["input"](x)).tensor())
+        read = casts["1.output"](hidden).tensor()
+    grid, point = int(casts["1.output"].points()), gradients.frac_bits["2.output"]
+    g, a = (torch.round(part.double() * 2.0**bits).to(torch.int64).tolist() for part, bits in ((arrived["2.output"], point), (read, grid)))
+    assert max(abs(raw) for row in g for raw in row) <= 7
+    wanted = [[sum(g[n][o] * a[n][i] for n in range(16)) / 2.0 ** (point + grid) for i in range(5)] for o in range(3)]
+    assert layer.weight.grad.tolist() == wanted
+    first = (torch.round(arrived["1.output"].double() * 2.0 ** gradients.frac_bits["1.output"])).abs()
+    assert first.max() <= 7
+    assert torch.equal(q.get_submodule("0").weight.grad * 2.0 ** (gradients.frac_bits["1.output"] + int(casts["input"].points())) % 1, torch.zeros(5, 6))
 
 
 def test_the_interval_suits_large_gradients() -> None:
