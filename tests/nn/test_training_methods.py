@@ -143,7 +143,9 @@ def test_forward_and_backward_are_products_of_fixed_point_numbers() -> None:
     assert layer.weight.grad.tolist() == wanted
     first = (torch.round(arrived["1.output"].double() * 2.0 ** gradients.frac_bits["1.output"])).abs()
     assert first.max() <= 7
-    assert torch.equal(q.get_submodule("0").weight.grad * 2.0 ** (gradients.frac_bits["1.output"] + int(casts["input"].points())) % 1, torch.zeros(5, 6))
+    assert torch.equal(
+        q.get_submodule("0").weight.grad * 2.0 ** (gradients.frac_bits["1.output"] + int(casts["input"].points())) % 1, torch.zeros(5, 6)
+    )
 
 
 def test_the_interval_suits_large_gradients() -> None:
