@@ -15,7 +15,6 @@ from qfx.errors import QfxError
 from qfx.nn.layers import Weighted
 from qfx.recipe import LONGEST_WORD
 
-
 Strategy = Literal["min", "mean", "max"]
 """Of two suggestions upwards: the smaller, the mean rounded up, or the greater."""
 
