@@ -38,15 +38,15 @@ def main() -> None:
     print(f"float {right(model):.2f} %", flush=True)
     for keep in (1.0, 0.75, 0.5):
         for method in ("apoptosis", "surgeon") if keep < 1 else ("surgeon",):
-            pruned = prune_channels(model, calib, keep=keep, method=method, loss=loss)  # type: ignore[arg-type]
+            pruned = model if keep == 1 else prune_channels(model, calib, keep=keep, method=method, loss=loss)  # type: ignore[arg-type]
             folded = fold_batch_norm(pruned, calib[:4])
             q = qfx.quantize(folded, calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
+            if method == "surgeon":
+                print(f"{keep} kept: {hardware(qfx.to_graph(q))}", flush=True)
             gptq(q, calib, reference=float_reference(q))
             graph = qfx.to_graph(q)
             macs = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes if isinstance(node.op, Conv | Linear))
             print(f"{method}, {keep}: float {right(pruned):.2f} %, 6/8 bits {right(q):.2f}, {macs / 1e6:.1f} million products", flush=True)
-            if method == "surgeon":
-                print(f"  {hardware(graph)}", flush=True)
 
 
 def hardware(graph: Graph) -> str:
