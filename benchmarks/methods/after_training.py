@@ -12,7 +12,7 @@ import qfx
 from benchmarks.ptq import accuracy, calibration_images, float_model, judged_images, nearest, recipe
 from qfx import Recipe
 from qfx.ptq import Budget, adaround_blocks, calibrate, float_reference, fold_batch_norm, quantize_without_data, search, sensitivity
-from qfx.ptq.allocation.sensitivity import Measure
+from qfx.ptq.allocation.table import Measure
 
 MEASURES: tuple[Measure, ...] = ("correlation", "taylor", "fisher")
 

@@ -28,7 +28,7 @@ def interpreted(q: nn.Module, faults: Faults, x: torch.Tensor, y: torch.Tensor) 
     """Accuracy by the integer interpreter of the graph without faults, made faulty there; and how many of PyTorch's results differ from it."""
     q.eval()
     with torch.no_grad():
-        ours = torch.cat([q(part) for part in x.split(500)])
+        ours = torch.cat([q(part) for part in torch.split(x, 500)])
     inject(q, None)
     graph = faulty(qfx.to_graph(q), faults, words(q))
     inject(q, faults)

@@ -38,7 +38,7 @@ def main() -> None:
     print(f"float {right(model):.2f} %", flush=True)
     for keep in (1.0, 0.75, 0.5):
         for method in ("apoptosis", "surgeon") if keep < 1 else ("surgeon",):
-            pruned = model if keep == 1 else prune_channels(model, calib, keep=keep, method=method, loss=loss)  # type: ignore[arg-type]
+            pruned = model if keep == 1 else prune_channels(model, calib, keep=keep, method=method, loss=loss)
             folded = fold_batch_norm(pruned, calib[:4])
             q = qfx.quantize(folded, calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
             if method == "surgeon":

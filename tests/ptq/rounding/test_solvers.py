@@ -133,7 +133,7 @@ def test_better_than_nearest_and_near_the_best(solve, free_bias: bool) -> None: 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_gptq_is_the_papers_step(seed: int) -> None:
-    """Round a weight; those that are left, F, make up for it: w_F -= (w_q - round(w_q)) / [H_F^-1]_qq * [H_F^-1]_q, with the inverse of what is left."""
+    """Round a weight; those that are left, F, make up for it by the inverse for F: w_F -= (w_q - round(w_q)) / [H_F^-1]_qq * [H_F^-1]_q."""
     p = problem(groups=2, outputs=3, inputs=6, seed=seed)
     found = solve_gptq(p, damping=0.02)
     for group, (h, pull) in enumerate(zip(p.hessian(), p.target(), strict=True)):
