@@ -23,7 +23,7 @@ def main() -> None:
     print(f"float {accuracy(float_model(), x, y):.1f} %", flush=True)
     print(f"8/8 bits: with 256 images {accuracy(nearest(images, 8, 8), x, y):.1f} %", flush=True)
     for method in ("statistics", "distill"):
-        free = quantize_without_data(float_model(), torch.zeros(1, 3, 32, 32), recipe(8, 8), method=method, input_range=(-2.2, 2.7))  # type: ignore[arg-type]
+        free = quantize_without_data(float_model(), torch.zeros(1, 3, 32, 32), recipe(8, 8), method=method, input_range=(-2.2, 2.7))
         print(f"8/8 bits without data, {method}: {accuracy(free, x, y):.1f} %", flush=True)
     blocks = nearest(images, 4, 8)
     adaround_blocks(blocks, images, reference=float_reference(blocks))
