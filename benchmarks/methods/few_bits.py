@@ -31,20 +31,21 @@ def run(data: Data, gradients: int | None, seed: int | None, weights: int | None
     floats = [parameter for name, parameter in q.named_parameters() if name.endswith(("weight", "bias"))]
     settled = None if weights is None else FixedWeights(floats, weights, seed=seed)
     words = AdaptivePrecision(q) if adaptive else None
-    told = ""
+    told: list[str] = []
     generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
+    for _ in range(4 if adaptive else 2):
         for rows in torch.split(torch.randperm(len(data.train_x), generator=generator), 64):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(q(data.train_x[rows]), data.train_y[rows]).backward()  # type: ignore[no-untyped-call]
+            loss = nn.functional.cross_entropy(q(data.train_x[rows]), data.train_y[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
             if words is not None:
-                words.watch()
+                words.watch(loss)
             optimizer.step()
             if settled is not None:
                 settled.settle()
         if words is not None:
-            told = "/".join(str(switch.after) for switch in words.switch())
-    return _accuracy(q, data), told
+            told.append("/".join(f"{switch.before}-{switch.after}" for switch in words.switch()) + f" ({words.strategy})")
+    return _accuracy(q, data), ", ".join(told)
 
 
 def dynamic(data: Data, bits: int) -> float:
@@ -77,7 +78,7 @@ def main() -> None:
     for bits in (16, 8):
         print(f"dynamic fixed point of {bits} bits, forward and backward: {dynamic(data, bits):.2f} %", flush=True)
     found, told = run(data, None, None, None, adaptive=True)
-    print(f"words switched each epoch, at last {told} bits: {found:.2f} %", flush=True)
+    print(f"four epochs, words switched behind each, {told}: {found:.2f} %", flush=True)
 
 
 if __name__ == "__main__":

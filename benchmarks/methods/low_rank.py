@@ -82,6 +82,11 @@ def kept(optimizer: torch.optim.Optimizer) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
 
 
+def gradients(model: nn.Module) -> float:
+    """MiB of gradients."""
+    return sum(part.grad.numel() * part.grad.element_size() for part in model.parameters() if part.grad is not None) / 2**20
+
+
 def main() -> None:
     numbers, letters = text()
     torch.manual_seed(0)
@@ -99,7 +104,8 @@ def main() -> None:
         before = bits(q, numbers)
         optimizer = train(q, numbers, 60, 1e-3, 1)
         told = "all weights" if rank is None else f"rank {rank}"
-        print(f"3-bit weights, {told}: {before:.3f} bits, trained {bits(q, numbers):.3f}; Adam keeps {kept(optimizer):.1f} MiB", flush=True)
+        held = f"Adam keeps {kept(optimizer):.1f} MiB, gradients take {gradients(q):.1f}"
+        print(f"3-bit weights, {told}: {before:.3f} bits, trained {bits(q, numbers):.3f}; {held}", flush=True)
 
 
 if __name__ == "__main__":

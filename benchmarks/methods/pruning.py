@@ -1,4 +1,5 @@
-"""Structured pruning before quantization: ResNet-20 on CIFAR-10 (first 2,000 test images), nothing trained; and what is left to multiply."""
+"""Structured pruning before quantization: ResNet-20 on CIFAR-10 (first 2,000 test images), nothing trained; what is left to multiply, and what a
+streaming design for the Ultra96-V2 takes."""
 
 from __future__ import annotations
 
@@ -10,6 +11,11 @@ from torch import Tensor
 import qfx
 from benchmarks.ptq import DATA, calibration_images, float_model, images
 from qfx import Recipe, Spec
+from qfx.hardware.board import board
+from qfx.hardware.design.schedule import Request
+from qfx.hardware.folding import search as fold
+from qfx.ir.graph import Graph
+from qfx.ir.passes.pipeline import optimize
 from qfx.operators import Conv, Linear
 from qfx.ptq import float_reference, fold_batch_norm, gptq, prune_channels
 
@@ -30,15 +36,27 @@ def main() -> None:
         return F.cross_entropy(net(calib), labels)
 
     print(f"float {right(model):.2f} %", flush=True)
-    for keep in (0.75, 0.5):
-        for method in ("apoptosis", "surgeon"):
-            pruned = prune_channels(model, calib, keep=keep, method=method, loss=loss)
+    for keep in (1.0, 0.75, 0.5):
+        for method in ("apoptosis", "surgeon") if keep < 1 else ("surgeon",):
+            pruned = model if keep == 1 else prune_channels(model, calib, keep=keep, method=method, loss=loss)
             folded = fold_batch_norm(pruned, calib[:4])
             q = qfx.quantize(folded, calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
+            if method == "surgeon":
+                print(f"{keep} kept: {hardware(qfx.to_graph(q))}", flush=True)
             gptq(q, calib, reference=float_reference(q))
             graph = qfx.to_graph(q)
             macs = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes if isinstance(node.op, Conv | Linear))
             print(f"{method}, {keep}: float {right(pruned):.2f} %, 6/8 bits {right(q):.2f}, {macs / 1e6:.1f} million products", flush=True)
+
+
+def hardware(graph: Graph) -> str:
+    """What a rate takes, and the fastest that fits, at 5 ns (estimated)."""
+    told = []
+    for request in (Request(fps=3000), Request(fit=True)):
+        made = fold.resolve(optimize(graph), board("ultra96v2"), request, clock_ns=5.0)
+        total = made.estimate.total
+        told.append(f"{made.fps:.0f} frames/s: {total.dsp} DSP, {total.lut} LUT, {total.bram18} BRAM18")
+    return "; ".join(told)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ ResNet-20 as a streaming design, with all weights and without the zeros."""
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,10 @@ from qfx import Override, Recipe, Spec
 from qfx.hardware.board import board
 from qfx.hardware.design.schedule import Request
 from qfx.hardware.folding import search as fold
+from qfx.hardware.project import csim
+from qfx.hardware.project.project import write_project
 from qfx.hardware.unrolled.plan import plan
+from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.passes.pipeline import optimize
 from qfx.ptq import float_reference, fold_batch_norm, gptq
 
@@ -47,8 +52,22 @@ def main() -> None:
 
         train(q, data, 1, 5e-4, batch=64, loss=taught)
         print(f"{told}, trained for an epoch {accuracy(q, data):.2f}", flush=True)
+        transformer(q.eval(), data.test_x[:20], sparsity)
     hardware()
     streaming()
+
+
+def transformer(q: nn.Module, x: Tensor, sparsity: str) -> None:
+    """The vision transformer as a streaming design, the fastest that fits the Ultra96-V2; and whether its C++ gives the interpreter's numbers."""
+    graph = optimize(qfx.to_graph(q))
+    made = fold.resolve(graph, board("ultra96v2"), Request(fit=True), clock_ns=5.0)
+    with tempfile.TemporaryDirectory() as folder:
+        project = write_project(graph, Path(folder) / "vit", board="ultra96v2", clock_ns=5.0, schedule=made)
+        found = csim.run_raw(project.path, x.numpy(), fast=True)
+    wrong = int((found != run_from_raw(graph, quantize_input(graph, x.numpy()))).sum())
+    few, total = sum(bool(folding.sparsity) for _, folding in made.schedule.foldings), made.estimate.total
+    told = f"{total.dsp} DSP, {total.lut} LUT, {total.bram18} BRAM18, {few} layers without zeros"
+    print(f"  streaming, {sparsity}: {made.fps:.0f} frames/s, {told}; {wrong} of {found.size} numbers of the C++ differ", flush=True)
 
 
 def streaming() -> None:

@@ -57,7 +57,7 @@ class Faults:
     def __post_init__(self) -> None:
         for name in ("stuck_at_0", "stuck_at_1", "flips", "variability"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise QfxError(f"{name} is {value!r}", where="Faults", remedy="use a number from 0 to 1")
         if self.stuck_at_0 + self.stuck_at_1 > 1:
             raise QfxError("more bits are stuck than there are", where="Faults", remedy="let stuck_at_0 and stuck_at_1 add up to 1 at most")

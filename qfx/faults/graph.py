@@ -29,8 +29,18 @@ def faulty(graph: Graph, faults: Faults, words: Mapping[str, Word] | None = None
 
     Each of ``words`` ("conv1.weight": the node's name and the field's) is read with faults, by default every weight, in the least word that holds its
     raws, signed. ``qfx.faults.training.words(qmodel)`` gives those of the recipe; of them, too, only what ends in ``.weight`` is read, unless given
-    by itself. Raises DataError for a word that does not hold its constant.
+    by itself. Raises DataError for a word that does not hold its constant, and for known faults of what is not read.
     """
+    read: set[str] = set()
+    made = _faulty(graph, faults, words, read)
+    if missing := set(faults.known) - read:
+        remedy = f"name one of these: {', '.join(sorted(read)[:6])}"
+        raise DataError("has known faults, and no constant that is read is called so", where=min(missing), remedy=remedy)
+    return made
+
+
+def _faulty(graph: Graph, faults: Faults, words: Mapping[str, Word] | None, read: set[str]) -> Graph:
+    """``faulty``; the names of what is read go to ``read``."""
     chosen = None if words is None else {name: word for name, word in words.items() if name.endswith(".weight") or len(words) == 1}
 
     def changed(node: Node) -> Node:
@@ -39,15 +49,14 @@ def faulty(graph: Graph, faults: Faults, words: Mapping[str, Word] | None = None
         fields: dict[str, Any] = {}
         for field, const in node.op.constants().items():
             name = f"{node.name}.{field}"
-            if chosen is None:
-                if field == "weight":
-                    fields[field] = _read(const, faults, name, _least(const))
-            elif name in chosen:
-                fields[field] = _read(const, faults, name, chosen[name])
+            word = (_least(const) if field == "weight" else None) if chosen is None else chosen.get(name)
+            if word is not None:
+                fields[field] = _read(const, faults, name, word)
+                read.add(name)
         return Node(node.name, replace(node.op, **fields), node.inputs) if fields else node  # type: ignore[type-var]
 
     made = graph.with_nodes(tuple(changed(node) for node in graph.nodes))
-    return rewrite.inside(made, lambda body: faulty(body, faults, words), named=True)
+    return rewrite.inside(made, lambda body: _faulty(body, faults, words, read), named=True)
 
 
 def _least(const: Const) -> Word:

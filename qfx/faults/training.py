@@ -45,10 +45,12 @@ def inject(qmodel: nn.Module, faults: Faults | None, pattern: str = "*.weight") 
         if faults is not None and isinstance(cast, Accumulating) and not cast.narrows:
             remedy = 'use accumulator_mode "wrap" or "saturate", or no accumulator'
             raise UnsupportedError("is kept within an accumulator, which faulty weights would leave", where=name, remedy=remedy)
-    missing = set() if faults is None else set(faults.known) - {name for name, _ in quantizers(qmodel)}
+    missing = set() if faults is None else set(faults.known) - {name for name, _ in chosen}
     if missing:
-        remedy = f"name a constant: {', '.join(name for name, _ in chosen[:6])}"
-        raise QfxError(f"known faults of {min(missing)!r}, and nothing is called so", where="faults", remedy=remedy)
+        remedy = f"name one of these: {', '.join(name for name, _ in chosen[:6])}"
+        there = min(missing) in dict(quantizers(qmodel))
+        told = f"the pattern {pattern!r} does not match it" if there else "nothing is called so"
+        raise QfxError(f"known faults of {min(missing)!r}, and {told}", where="faults", remedy=remedy)
     reads = [None if faults is None else Read(faults, name) for name, _ in chosen]
     drawn = [read.drawn_for(cast, _count(qmodel, name)).faults for read, (name, cast) in zip(reads, chosen, strict=True) if read is not None]
     for read, (_, cast) in zip(reads, chosen, strict=True):

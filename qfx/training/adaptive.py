@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,11 @@ from torch import Tensor, nn
 from qfx.errors import QfxError
 from qfx.nn.layers import Weighted
 from qfx.recipe import LONGEST_WORD
+
+Strategy = Literal["min", "mean", "max"]
+"""Of two suggestions upwards: the smaller, the mean rounded up, or the greater."""
+
+_NEXT: dict[Strategy, Strategy] = {"min": "mean", "mean": "max", "max": "max"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,26 +33,40 @@ class Switch:
 
 
 class AdaptivePrecision:
-    """Word lengths that go down as far as no information is lost, and up where gradients begin to disagree less than they must; for a plain loop.
+    """Word lengths that go down as far as no information is lost, and up by how much gradients disagree; for a plain loop.
 
     ``watch()`` behind each ``loss.backward()``, ``switch()`` every few dozen steps, or at the end of an epoch. Weights whose quantizers match
     ``pattern`` must have ``learn_width`` in the recipe (and ``learn = False``, unless the task is to train them as well): then a word length is a
     matter of numbers, and what is exported is a fixed-point model whose types are those of the last switch.
 
     *Down*: the shortest word, and its binary point, whose numbers have the weights' histogram of ``resolution`` bins (of 16 weights at least): a
-    Kullback-Leibler divergence of at most ``loss`` from that of the weights in float. *Up*: with g_1, ..., g_n the gradients since the last switch,
-    the diversity is ds = sum |g_i|^2 / |sum g_i|^2; where 0 < log ds is small, steps agree and a short word does; as it grows they cancel, and so the
-    word gets ceil(1 / (ds - 1)) bits more, ``most_up`` at most, and ``most_up`` where ds <= 1.
+    Kullback-Leibler divergence of at most ``loss`` from that of the weights in float. *Up*, from there: with u_1, ..., u_n the gradients since the
+    last switch, each scaled to length 1, the diversity is ds = n / |sum u_i|, and ``push_up`` says by how many fractional bits the word grows, at
+    most by ``most_up``. ``strategy`` chooses between its two suggestions; where ``watch(loss)`` is given the loss of each step, it rises
+    with each switch behind which the mean loss has not fallen, from "min" to "mean" to "max", and is "min" again where it has.
 
     Source: Kummer et al., "Adaptive Precision Training (AdaPT): A dynamic quantized training approach for DNNs", SDM 2023, arXiv 2107.13490: down by
-    KL divergence, up by gradient diversity. Only its abstract was at hand: the number of bits upwards is a rule of ours, and it is weights alone
-    that switch.
+    KL divergence, up by gradient diversity. Its abstract and its authors' program were at hand; the rule upwards, its strategies and the diversity
+    are those of that program. Other than there: it takes no loss at all (a divergence of 0, ``loss=0``) of words rounded stochastically, switches
+    after a number of steps of its own for each layer and moves the resolution with it, adds 8 bits for sums (here sums are exact), and grows without
+    ``most_up``.
     Raises QfxError where no weight matches or one has a word of fixed length.
     """
 
-    def __init__(self, qmodel: nn.Module, *, resolution: int = 64, loss: float = 1e-2, most_up: int = 4, pattern: str = "*.weight") -> None:
+    def __init__(
+        self,
+        qmodel: nn.Module,
+        *,
+        resolution: int = 64,
+        loss: float = 1e-2,
+        most_up: int = 4,
+        strategy: Strategy = "min",
+        pattern: str = "*.weight",
+    ) -> None:
         found = (layer for layer in qmodel.modules() if isinstance(layer, Weighted))
         self._layers = [layer for layer in found if fnmatch.fnmatchcase(layer.weight_cast.name, pattern)]
+        if strategy not in _NEXT:
+            raise QfxError(f"the strategy is {strategy!r}", where="AdaptivePrecision", remedy=f"use one of {', '.join(_NEXT)}")
         if not self._layers:
             raise QfxError(
                 f"the pattern {pattern!r} matches no weight", where="AdaptivePrecision", remedy="use a quantizer's name, such as '*.weight'"
@@ -56,33 +77,44 @@ class AdaptivePrecision:
                 remedy = 'quantize with Spec(learn_width=True, learn=False, learn_range=False, granularity="tensor") for weights'
                 raise QfxError(told, where=layer.weight_cast.name, remedy=remedy)
         self.resolution, self.loss, self.most_up = resolution, loss, most_up
+        self.strategy: Strategy = strategy
+        self._last_loss = float("inf")
         self._forget()
 
     def _forget(self) -> None:
         self._sums: list[Tensor | None] = [None] * len(self._layers)
-        self._squares = [0.0] * len(self._layers)
+        self._steps = [0] * len(self._layers)
+        self._losses: list[float] = []
 
-    def watch(self) -> None:
-        """Take note of the gradients at hand."""
+    def watch(self, loss: Tensor | float | None = None) -> None:
+        """Take note of the gradients at hand, and of the loss that they are of."""
+        if loss is not None:
+            self._losses.append(loss.item() if isinstance(loss, Tensor) else loss)
         for place, layer in enumerate(self._layers):
-            if (grad := layer.weight.grad) is not None:
-                before = self._sums[place]
-                self._sums[place] = grad.detach().clone() if before is None else before.add_(grad.detach())
-                self._squares[place] += float(grad.detach().double().square().sum())
+            grad = layer.weight.grad
+            length = 0.0 if grad is None else float(grad.norm())
+            if grad is not None and length:
+                before, unit = self._sums[place], grad.detach() / length
+                self._sums[place] = unit if before is None else before.add_(unit)
+                self._steps[place] += 1
 
     def switch(self) -> tuple[Switch, ...]:
         """Give each weight the word that it needs now; what was watched is forgotten."""
+        if self._losses:
+            mean = sum(self._losses) / len(self._losses)
+            self.strategy = "min" if mean < self._last_loss else _NEXT[self.strategy]
+            self._last_loss = mean
         done = tuple(self._switched())
         self._forget()
         return done
 
     def _switched(self) -> Iterator[Switch]:
-        for layer, total, squares in zip(self._layers, self._sums, self._squares, strict=True):
+        for layer, total, steps in zip(self._layers, self._sums, self._steps, strict=True):
             cast, weight = layer.weight_cast, layer.cast_weight().detach()
             width, frac_bits, divergence = push_down(weight, self.resolution, self.loss)
-            norm = 0.0 if total is None else float(total.double().square().sum())
-            diversity = squares / norm if norm else float("inf")
-            up = push_up(diversity, self.most_up) if total is not None else 0
+            norm = 0.0 if total is None else float(total.norm())
+            diversity = steps / norm if norm else float("inf")
+            up = min(push_up(diversity, frac_bits, self.strategy), self.most_up) if total is not None else 0
             before = cast.word_length
             after = min(width + up, LONGEST_WORD)
             whole = cast.learned_ints
@@ -93,31 +125,34 @@ class AdaptivePrecision:
             yield Switch(cast.name, before, after, divergence, diversity)
 
 
-def push_up(diversity: float, most: int) -> int:
-    """By how many bits a word grows.
+def push_up(diversity: float, frac_bits: int, strategy: Strategy = "min") -> int:
+    """By how many fractional bits a word of ``frac_bits`` grows. With d = log(diversity) - 1: one bit where d is not above 0, or not finite; else the
+    suggestions are ceil(1 / d**2), and what is missing to min(ceil(32 d**2), 32) fractional bits, and the strategy chooses.
 
-    >>> push_up(1.0, 4), push_up(1.5, 4), push_up(50.0, 4), push_up(float("inf"), 4)
-    (4, 2, 1, 0)
+    >>> [push_up(2.0, 5), push_up(4.0, 5, "min"), push_up(4.0, 5, "mean"), push_up(4.0, 5, "max"), push_up(float("inf"), 5)]
+    [1, 0, 4, 7, 1]
     """
-    if diversity == float("inf"):
-        return 0
-    if diversity <= 1:
-        return most
-    return min(-int(-1 / (diversity - 1) // 1), most)
+    beyond = math.log(diversity) - 1 if 0 < diversity < float("inf") else 0.0
+    if beyond <= 0:
+        return 1
+    few, many = max(math.ceil(min(1 / beyond**2, LONGEST_WORD)), 1), max(min(math.ceil(32 * beyond**2), 32) - frac_bits, 0)
+    return {"min": min(few, many), "mean": math.ceil((few + many) / 2), "max": max(few, many)}[strategy]
 
 
 def push_down(weight: Tensor, resolution: int, loss: float) -> tuple[int, int, float]:
-    """(width, fractional bits, divergence): the shortest signed word, saturating, whose rounding keeps the histogram; 32 bits if none does."""
+    """(width, fractional bits, divergence): the shortest signed word, saturating, whose rounding keeps the histogram; 32 bits if none does. Its range
+    holds the greatest weight, or is half of that."""
     top = float(weight.abs().max())
     whole = 1 if not top else max(int(torch.frexp(torch.tensor(top)).exponent), -LONGEST_WORD) + 1  # sign included: holds the greatest
+    exact, bins = weight.double(), min(resolution, max(weight.numel() // 16, 2))
     divergence = float("inf")
     for width in range(2, LONGEST_WORD + 1):
-        step = 2.0 ** (whole - width)
         half = 2.0 ** (width - 1)
-        rounded = torch.floor(weight.double() / step + 0.5).clamp(-half, half - 1) * step
-        divergence = kl_divergence(weight.double(), rounded, min(resolution, max(weight.numel() // 16, 2)))
-        if divergence <= loss:
-            return width, width - whole, divergence
+        for frac_bits in (width - whole, width - whole + 1):
+            rounded = torch.floor(exact * 2.0**frac_bits + 0.5).clamp(-half, half - 1) * 2.0**-frac_bits
+            divergence = kl_divergence(exact, rounded, bins)
+            if divergence <= loss:
+                return width, frac_bits, divergence
     return LONGEST_WORD, LONGEST_WORD - whole, divergence
 
 

@@ -111,9 +111,12 @@ class FixedWeights:
     No float master copy is left: a step smaller than half a last place is lost, if rounded to nearest, and has its effect in expectation, if rounded
     stochastically (``seed``), bit for bit the same each time. Binary points are chosen once, by the greatest magnitude and one bit of headroom.
     Source: Gupta et al., "Deep Learning with Limited Numerical Precision", 2015; see the survey of low-precision training on docs/methods.md.
+    Raises QfxError for bits that are not 2 to 32.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], bits: int = 16, *, seed: int | None = 0) -> None:
+        if bits not in range(2, 33):
+            raise QfxError(f"bits is {bits!r}", where="FixedWeights", remedy="use 2 to 32")
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.bits, self.seed, self._steps = bits, seed, 0
         tops = [max(float(parameter.detach().abs().max()), 2.0**-30) for parameter in self._parameters]
@@ -133,10 +136,13 @@ class LossScale:
     """Dynamic loss scaling by powers of two: ``scale.backward(loss)``, then ``if scale.ready(parameters): optimizer.step()``.
 
     Gradients that would vanish in few bits are lifted by ``value``; ``ready`` takes it out again, exactly, halves it and says False where a gradient
-    is not finite, and doubles it after ``patience`` good steps. Source: Micikevicius et al., "Mixed Precision Training", 2018.
+    is not finite, and doubles it after ``patience`` good steps. Source: Micikevicius et al., "Mixed Precision Training", 2018. Raises QfxError for a
+    value that is not positive and finite.
     """
 
     def __init__(self, value: float = 2.0**10, patience: int = 500) -> None:
+        if not 0 < value < float("inf"):
+            raise QfxError(f"the value is {value!r}", where="LossScale", remedy="use a power of two, such as 1024")
         self.value, self.patience, self._good = 2.0 ** round(math.log2(value)), patience, 0
 
     def backward(self, loss: Tensor) -> None:

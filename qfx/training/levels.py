@@ -12,6 +12,9 @@ from qfx.nn.layers import Weighted
 from qfx.nn.model import quantizers
 from qfx.recipe import Override
 
+_ROUNDS = 50
+"""Of Lloyd's algorithm."""
+
 
 class Levels:
     """Learned non-uniform levels by regularization: a term for the loss of a plain loop, and what comes of it.
@@ -24,7 +27,8 @@ class Levels:
     True
 
     Each weight (of those that ``pattern`` matches) has 2**bits - 1 levels in units of its last place as it is now, 0 the middle one and fixed, the
-    others parameters (``parameters()``, for the optimizer, at a rate of some tenths), which start evenly spaced up to the largest weight.
+    others parameters (``parameters()``, for the optimizer, at a rate of some tenths), which start where the weights have a small squared error
+    (Lloyd's algorithm): few levels spread up to the largest weight would leave nearly all weights to the level 0.
     ``loss()`` is the mean, over the weights, of the squared distance of each number to its nearest level, as a share of the mean square of the
     weight: it moves both. ``overrides()`` are the levels as they are, rounded to the grid, for the recipe of a new ``qfx.quantize`` of the weights
     (``qfx.float_state``); that model's weights are those levels alone.
@@ -47,9 +51,9 @@ class Levels:
         self._points: list[Tensor] = []
         for layer in self._layers:
             self._points.append(layer.weight_cast.points().clone())
-            top = float((layer.cast_weight().detach() * torch.exp2(self._points[-1])).abs().max())
-            start = torch.linspace(-1, 1, 2 * half + 1) * min(top, 2.0 ** (layer.weight_cast.spec.width - 1) - 1)
-            self._sizes.append(nn.Parameter(torch.cat([start[:half], start[half + 1 :]])))
+            units = (layer.cast_weight().detach() * torch.exp2(self._points[-1])).flatten()
+            most = 2.0 ** (layer.weight_cast.spec.width - 1) - 1
+            self._sizes.append(nn.Parameter(start(units, half).clamp(-most - 1, most)))
 
     def __repr__(self) -> str:
         return f"Levels({len(self._layers)} weights of {len(self._sizes[0]) + 1} levels)"
@@ -64,9 +68,7 @@ class Levels:
         for layer, sizes, points in zip(self._layers, self._sizes, self._points, strict=True):
             units = (layer.cast_weight() * torch.exp2(points)).flatten()
             levels = torch.cat([sizes, sizes.new_zeros(1)])
-            with torch.no_grad():
-                ordered, order = levels.sort()
-                nearest = order[torch.bucketize(units, (ordered[1:] + ordered[:-1]) / 2)]
+            nearest = nearest_of(units, levels)
             total = total + (units - levels[nearest]).square().mean() / units.detach().square().mean().clamp(min=1e-12)
         return total / len(self._layers)
 
@@ -83,3 +85,27 @@ class Levels:
                 del changes["frac_bits"]  # one for each channel: they start where the levels suit them
             found.append(Override(layer.weight_cast.name, changes))
         return tuple(found)
+
+
+def nearest_of(units: Tensor, levels: Tensor) -> Tensor:
+    """The place of the level that is nearest to each number."""
+    with torch.no_grad():
+        ordered, order = levels.sort()
+        return order[torch.bucketize(units, (ordered[1:] + ordered[:-1]) / 2)]
+
+
+def start(units: Tensor, half: int) -> Tensor:
+    """``half`` levels below 0 and as many above, ascending, from quantiles of the magnitudes by Lloyd's algorithm with 0 beside them.
+
+    >>> start(torch.tensor([-3.0, -1.0, -1.0, 0.0, 0.0, 1.0, 1.0, 5.0]), 2).tolist()
+    [-3.0, -1.0, 1.0, 5.0]
+    """
+    sizes = units.abs().sort().values
+    places = ((torch.arange(half, device=units.device) + 0.5) / half * len(sizes)).long()
+    levels = torch.cat([-sizes[places].flip(0), sizes[places]])
+    for _ in range(_ROUNDS):
+        nearest = nearest_of(units, torch.cat([levels, levels.new_zeros(1)]))
+        count = torch.bincount(nearest, minlength=2 * half + 1)[:-1]
+        total = torch.zeros(2 * half + 1, dtype=units.dtype, device=units.device).scatter_add_(0, nearest, units)[:-1]
+        levels = torch.where(count > 0, total / count.clamp(min=1), levels)
+    return levels

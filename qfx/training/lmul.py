@@ -34,6 +34,8 @@ EXPONENTS = 8
 """Of weights: the greatest and those below it; smaller weights are 0."""
 
 _POWER_WIDTH, _HEADROOM = 24, 6
+_NO_ERROR = 2.0**-30
+"""Of s(x): a table too large for entries is refused, not made of lines that come near."""
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
@@ -73,7 +75,7 @@ class LMul(nn.Module):
         self.axis = -1 if isinstance(layer, nn.Linear) else 1
         self.options = () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.dilation)
         self.function = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}[type(layer)]
-        self.power = lookup(leading_power, name="leading_power")
+        self.power = lookup(leading_power, name="leading_power", max_error=_NO_ERROR)
 
     def forward(self, x: Tensor) -> Tensor:
         both = torch.cat([x, self.power(x)], self.axis)
@@ -85,7 +87,8 @@ def quantize_lmul(model: nn.Module, example_input: Tensor, recipe: Recipe | None
     """``qfx.quantize`` of a copy of the model in which linear layers and convolutions (one group) multiply by L-Mul.
 
     Weights have ``mantissa_bits``, whatever the recipe says of them; activations are the recipe's, of at most 12 bits. What is trained and exported
-    is exact L-Mul of these words. Raises UnsupportedError for a model without such layers, QfxError for mantissa bits that are not 1 to 6.
+    is exact L-Mul of these words. Raises UnsupportedError for a model without such layers, QfxError for mantissa bits that are not 1 to 6,
+    ExactnessError for longer activations.
     """
     if mantissa_bits not in range(1, 7):
         raise QfxError(f"mantissa_bits is {mantissa_bits!r}", where="quantize_lmul", remedy="use 1 to 6")

@@ -114,6 +114,8 @@ def test_refusals() -> None:
     before = qfx.to_graph(q)
     for known, told in (
         ({"1.weight": (Stuck(0, 0, 1),)}, r"known faults of '1\.weight', and nothing is called so"),
+        ({"0.bias": (Stuck(0, 0, 1),)}, r"known faults of '0\.bias', and the pattern '\*\.weight' does not match it"),
+        ({"1.output": (Stuck(0, 0, 1),)}, r"known faults of '1\.output', and the pattern"),
         ({"0.weight": (Stuck(0, 9, 1),)}, "bit 9 of word 0 is stuck"),
     ):
         with pytest.raises(QfxError, match=told):
@@ -121,6 +123,9 @@ def test_refusals() -> None:
         assert qfx.to_graph(q) == before  # what is refused leaves no trace
     with pytest.raises(DataError, match="3 bits do not hold"):
         faulty(qfx.to_graph(q), Faults(flips=0.1), {"3.weight": Word(3, True, (2,))})
-    for wrong in ({"flips": 1.5}, {"stuck_at_0": -1}, {"stuck_at_0": 0.6, "stuck_at_1": 0.6}):
+    for name in ("1.weight", "0.bias"):
+        with pytest.raises(DataError, match=rf"{name}: has known faults, and no constant that is read is called so"):
+            faulty(before, Faults(known={name: (Stuck(0, 0, 1),)}), words(q))
+    for wrong in ({"flips": 1.5}, {"flips": "1"}, {"variability": float("nan")}, {"stuck_at_0": -1}, {"stuck_at_0": 0.6, "stuck_at_1": 0.6}):
         with pytest.raises(QfxError, match="Faults"):
             Faults(**wrong)

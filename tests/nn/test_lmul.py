@@ -15,7 +15,7 @@ from torch import nn
 
 import qfx
 from qfx import Override, Recipe, Spec
-from qfx.errors import QfxError, UnsupportedError
+from qfx.errors import ExactnessError, QfxError, UnsupportedError
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.training.lmul import EXPONENTS, leading_power, offset_bits, quantize_lmul, weight_parts
 
@@ -97,6 +97,8 @@ def test_refusals() -> None:
     x = torch.rand(8, 4)
     with pytest.raises(QfxError, match="mantissa_bits is 7"):
         quantize_lmul(nn.Sequential(nn.Linear(4, 2)), x, mantissa_bits=7)
+    with pytest.raises(ExactnessError, match=r"0\.power: an error of .* is out of reach"):  # lines would come near, no more
+        quantize_lmul(nn.Sequential(nn.Linear(4, 2)), x, Recipe(input=Spec(16)))
     with pytest.raises(UnsupportedError, match="is the layer itself"):
         quantize_lmul(nn.Linear(4, 2), x)
     with pytest.raises(UnsupportedError, match="has no linear layer"):

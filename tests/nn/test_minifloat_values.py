@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from executors import same_in_cpp, same_in_torch_and_the_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_parts import chain
+from support.bundles import build_bundle
 from torch import nn
 
 import qfx
 from qfx import Recipe, Spec
 from qfx.errors import RecipeError
+from qfx.export.onnx_file import save
 from qfx.fixed.arith import Interval
 from qfx.fixed.minifloat import Minifloat
+from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.unrolled.evaluate import evaluate
 from qfx.hardware.unrolled.unroll import unroll
+from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.passes.pipeline import optimize
 from qfx.ir.values import Info
@@ -60,6 +68,48 @@ def test_every_executor_gives_the_same(numbers: str, tmp_path: Path) -> None:
     assert np.isin(np.abs(expected), allowed).all()
     same_in_cpp([(q, x[:6])], tmp_path / "fast", fast=True)
     same_in_cpp([(q, x[:3])], tmp_path / "cpp", fast=False)
+
+
+EVERY_WORD: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "E5M2": (ml_dtypes.float8_e5m2, (-1, 17)),
+    "E4M3": (ml_dtypes.float8_e4m3fn, (6, 10)),
+    "E2M1": (ml_dtypes.float4_e2m1fn, (10, 14)),
+}
+"""Formats, and binary points of words of 16 bits: the one goes beyond the greatest number, the other below the least."""
+
+
+def every_word(frac_bits: int, numbers: str) -> tuple[Graph, Any, Any]:
+    """A graph that casts words of 16 bits, all of them, and what ml_dtypes makes of them, saturated."""
+    kind = Minifloat.parse(numbers)
+    graph = chain("every", (64,), MinifloatCast(kind, kind.frac_bits), cast=f"ap_fixed<16,{16 - frac_bits}>")
+    raw = np.arange(-(1 << 15), 1 << 15).reshape(-1, 64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        theirs = np.ldexp(raw.astype(np.float64), -frac_bits).astype(np.float32).astype(EVERY_WORD[numbers][0]).astype(np.float64)
+    wanted = np.ldexp(theirs, kind.frac_bits)
+    return graph, raw, np.where(np.isfinite(wanted), wanted, np.sign(raw) * kind.largest).astype(np.int64)
+
+
+@pytest.mark.parametrize("numbers", EVERY_WORD)
+def test_every_word_of_16_bits_is_cast_as_ml_dtypes_casts_it(numbers: str, tmp_path: Path) -> None:
+    for frac_bits in EVERY_WORD[numbers][1]:
+        graph, raw, wanted = every_word(frac_bits, numbers)
+        assert_bit_exact(run_from_raw(graph, raw), wanted, names=("interpreter", "ml_dtypes"))
+        save(graph, tmp_path / f"{frac_bits}.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / f"{frac_bits}.onnx")
+        values = np.ldexp(raw.astype(np.float32), -frac_bits)
+        found = session.run(None, {session.get_inputs()[0].name: values})[0]
+        assert_bit_exact(
+            np.rint(np.ldexp(found.astype(np.float64), Minifloat.parse(numbers).frac_bits)).astype(np.int64), wanted, names=("ONNX", "ml_dtypes")
+        )
+
+
+def test_every_word_of_16_bits_in_cpp(thorough: bool, tmp_path: Path) -> None:
+    if not thorough:
+        pytest.skip("--thorough")
+    cases = [every_word(frac_bits, numbers) for numbers, (_, points) in EVERY_WORD.items() for frac_bits in points]
+    bundle = build_bundle([(graph, Schedule()) for graph, _, _ in cases], tmp_path, fast=False)
+    for place, (_, raw, wanted) in enumerate(cases):
+        assert_bit_exact(bundle.run_from_raw(place, raw), wanted, names=(f"design {place} in C++", "ml_dtypes"))
 
 
 def test_unrolled_designs_give_the_same() -> None:

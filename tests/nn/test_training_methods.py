@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_weights_without_a_float_master_learn_only_stochastically() -> None:
     assert ends[0] < 0.9 * ends[None]
 
 
+def test_what_makes_no_sense_is_refused() -> None:
+    net, x, _ = task()
+    with pytest.raises(QfxError, match="bits is 1"):
+        FixedWeights(net.parameters(), 1)
+    with pytest.raises(QfxError, match="bits is 1"):
+        FixedGradients(qfx.quantize(net, x), 1)
+    for value in (0, -8, float("inf")):
+        with pytest.raises(QfxError, match="the value is"):
+            LossScale(value)
+    with pytest.raises(RecipeError, match="no exponents"):
+        search_powers(net, x, Recipe(weight=Spec(8)), 4, ())
+
+
 # ---- gradients ----
 
 
@@ -107,6 +121,31 @@ def test_gradients_are_words_of_few_bits_and_training_works() -> None:
     assert fixed.abs().max() <= 7
     gradients.close()
     assert all(not cast.behind for _, cast in qfx.quantizers(q))
+
+
+def test_forward_and_backward_are_products_of_fixed_point_numbers() -> None:
+    """What a weight's gradient is: integers of few bits, times integers of few bits, summed. By the definition, in Python integers."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 6)
+    q = qfx.quantize(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), x, Recipe.uniform(6))
+    gradients, arrived = FixedGradients(q, 4, seed=None), {}
+    fixed = gradients.fixed
+    gradients.fixed = lambda grad, name: arrived.setdefault(name, fixed(grad, name))  # type: ignore[method-assign]
+    nn.functional.cross_entropy(q(x), torch.arange(16) % 3).backward()
+    casts, layer = dict(qfx.quantizers(q)), q.get_submodule("2")
+    with torch.no_grad():
+        hidden = torch.relu(q.get_submodule("0")(casts["input"](x)).tensor())
+        read = casts["1.output"](hidden).tensor()
+    grid, point = int(casts["1.output"].points()), gradients.frac_bits["2.output"]
+    g, a = (torch.round(part.double() * 2.0**bits).to(torch.int64).tolist() for part, bits in ((arrived["2.output"], point), (read, grid)))
+    assert max(abs(raw) for row in g for raw in row) <= 7
+    wanted = [[sum(g[n][o] * a[n][i] for n in range(16)) / 2.0 ** (point + grid) for i in range(5)] for o in range(3)]
+    assert layer.weight.grad.tolist() == wanted
+    first = (torch.round(arrived["1.output"].double() * 2.0 ** gradients.frac_bits["1.output"])).abs()
+    assert first.max() <= 7
+    assert torch.equal(
+        q.get_submodule("0").weight.grad * 2.0 ** (gradients.frac_bits["1.output"] + int(casts["input"].points())) % 1, torch.zeros(5, 6)
+    )
 
 
 def test_the_interval_suits_large_gradients() -> None:
@@ -141,37 +180,105 @@ def test_loss_scale_skips_what_overflowed() -> None:
 # ---- word lengths that are switched ----
 
 
+def divergence_by_hand(weight: np.ndarray[Any, Any], other: np.ndarray[Any, Any], bins: int) -> float:
+    """sum p log(p / q) of two histograms over the weight's range."""
+    edges = np.linspace(weight.min(), weight.max(), bins + 1)
+    p, q = (np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(weight) for values in (weight, other))
+    return float(sum(a * np.log(a / (b or 0.5 / len(weight))) for a, b in zip(p, q, strict=True) if a))
+
+
 def test_pushing_down_keeps_the_histogram_and_no_shorter_word_does() -> None:
     torch.manual_seed(0)
     weight = torch.randn(4000)
     width, frac_bits, divergence = push_down(weight, 64, 1e-2)
     assert divergence <= 1e-2
-    step = 2.0 ** -(frac_bits - 1)
-    shorter = torch.floor(weight.double() / step + 0.5) * step
-    assert kl_divergence(weight.double(), shorter, 64) > 1e-2
+    exact = weight.double().numpy()
+
+    def rounded(bits: int, point: int) -> np.ndarray[Any, Any]:
+        half = 1 << bits - 1
+        return np.clip(np.floor(exact * 2.0**point + 0.5), -half, half - 1) / 2.0**point  # type: ignore[no-any-return]
+
+    assert divergence == pytest.approx(divergence_by_hand(exact, rounded(width, frac_bits), 64), rel=0.05)
+    shorter = [divergence_by_hand(exact, rounded(bits, point), 64) for bits in range(2, width) for point in range(frac_bits - 4, frac_bits + 1)]
+    assert min(shorter) > 1e-2
     assert push_down(weight * 2.0**-5, 64, 1e-2)[:2] == (width, frac_bits + 5)
     assert push_down(torch.tensor([1.0, -1.0, 0.0]), 2, 1e-2)[0] <= 3
-    assert [push_up(d, 4) for d in (0.5, 1.2, 1.25, 2.0, 3.0)] == [4, 4, 4, 1, 1]
+    assert kl_divergence(torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 1.0, 1.0]), 2) == pytest.approx(
+        0.5 * np.log(0.5 / 0.25) + 0.5 * np.log(0.5 / 0.75)
+    )
+
+
+def authors_push_up(ds: float, fl: int, strategy: str) -> int:
+    """What AdaPT's program adds to the fractional bits."""
+    s = 1
+    if 0 < ds < float("inf") and np.log(ds) - 1 > 0:
+        d2 = (np.log(ds) - 1) ** 2
+        s1, s2 = max(int(np.ceil(1 / d2)), 1), max(min(int(np.ceil(32 * d2)), 32) - fl, 0)
+        s = {"min": min(s1, s2), "max": max(s1, s2), "mean": int(np.ceil(0.5 * (s1 + s2)))}[strategy]
+    return s
+
+
+def test_pushing_up_is_the_rule_of_the_paper() -> None:
+    cases = [(ds, fl, name) for ds in (0.5, 1.0, 2.7, 3.5, 4.0, 5.0, 8.0, 50.0, float("inf")) for fl in (0, 5, 20) for name in ("min", "mean", "max")]
+    assert [push_up(*case) for case in cases] == [authors_push_up(*case) for case in cases]  # type: ignore[arg-type]
+
+
+def test_words_go_up_by_the_diversity_of_the_gradients_that_were_watched() -> None:
+    net, x, _ = task()
+    q = qfx.quantize(net, x, Recipe(weight=Spec(16, learn_width=True, learn=False, learn_range=False)))
+    for strategy in ("min", "max"):
+        adaptive = AdaptivePrecision(q, most_up=8, strategy=strategy)  # type: ignore[arg-type]
+        generator, seen = torch.Generator().manual_seed(1), {"0": [], "2": []}  # type: ignore[var-annotated]
+        for step in range(40):
+            for name, grads in seen.items():
+                weight = q.get_submodule(name).weight
+                weight.grad = torch.randn(weight.shape, generator=generator) * 2.0 ** (step % 5)
+                grads.append(weight.grad.clone())
+            adaptive.watch()
+        for switch in adaptive.switch():
+            grads = [grad / grad.norm() for grad in seen[switch.name.split(".")[0]]]
+            ds = sum(grad.norm() for grad in grads) / torch.stack(grads).sum(0).norm()
+            width, frac_bits, _ = push_down(q.get_submodule(switch.name.split(".")[0]).weight.detach(), 64, 1e-2)
+            assert switch.diversity == pytest.approx(float(ds), rel=1e-4)
+            assert switch.after == width + min(authors_push_up(switch.diversity, frac_bits, strategy), 8)
+    strategies = []
+    for loss in (1.0, 0.9, 0.9, 1.0, 1.1, 0.5):
+        adaptive.watch(loss)
+        adaptive.switch()
+        strategies.append(adaptive.strategy)
+    assert strategies == ["min", "min", "mean", "max", "max", "min"]
+    with pytest.raises(QfxError, match="the strategy is 'most'"):
+        AdaptivePrecision(q, strategy="most")  # type: ignore[arg-type]
 
 
 def test_adaptive_precision_ends_in_a_fixed_point_model(tmp_path: Path) -> None:
+    """Words go down from the start's 16 bits, and up again between two switches."""
     net, x, y = task()
     weight = Spec(16, learn_width=True, learn=False, learn_range=False)
     q = qfx.quantize(net, x, Recipe(weight=weight, activation=Spec(8)))
     adaptive = AdaptivePrecision(q)
     optimizer = torch.optim.Adam(qfx.parameter_groups(q, lr=5e-3))
     switched = []
-    for epoch in range(3):
+    for epoch in range(4):
         for _ in range(10):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(q(x), y)
             loss.backward()
-            adaptive.watch()
+            adaptive.watch(loss)
             optimizer.step()
         switched.append(adaptive.switch())
         assert [switch.after for switch in switched[epoch]] == [cast.word_length for name, cast in qfx.quantizers(q) if name.endswith(".weight")]
     assert all(switch.before == 16 for switch in switched[0])
     assert all(3 <= switch.after < 16 for switch in switched[-1])
+    adaptive.most_up = 0
+    lowest = adaptive.switch()
+    assert any(switch.after < switch.before for switch in lowest)  # down
+    adaptive.most_up = 4
+    for _ in range(10):
+        loss = nn.functional.cross_entropy(q(x), y)
+        loss.backward()
+        adaptive.watch()
+    assert all(switch.after > switch.before for switch in adaptive.switch())  # and up
     same_in_torch_and_the_file(q.eval(), x[:16], tmp_path)
     with pytest.raises(QfxError, match=r"0\.weight: has a word of fixed length"):
         AdaptivePrecision(qfx.quantize(task()[0], x))

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from qfx.hardware.board import MEMORY_SUSTAINED
 from qfx.hardware.cost.estimate import LIMITS, NAMES, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design.weights.sparse import Kept, found_in
 from qfx.hardware.folding import told
 from qfx.hardware.folding.summary import FORMAT, table
 from qfx.hardware.processes.memory.from_memory import LATENCY_CYCLES
@@ -17,7 +20,7 @@ from qfx.hardware.sequential.delay import WORST_SUSTAINED, worst_cycles
 from qfx.hardware.sequential.engine import Placed
 from qfx.hardware.sequential.plan import Plan, bytes_per_cycle
 from qfx.hardware.sequential.tiles import memory_bytes
-from qfx.hardware.sequential.values import Step
+from qfx.hardware.sequential.values import Kind, Step
 
 BOUND = {
     "fetch_x": "values from memory",
@@ -175,7 +178,29 @@ def notes(plan: Plan) -> tuple[str, ...]:
     found = plan.estimate
     tight = found.over(LIMITS)
     said = [f"{', '.join(f'{NAMES[field]} above {100 * LIMITS[field]:.0f} %' for field in tight)}: it may not route"] if tight else []
-    return (*said, *told.notes(plan))
+    return (*said, *_zeros(plan), *told.notes(plan))
+
+
+def _zeros(plan: Plan) -> list[str]:
+    """Of n:m weights, which only a streaming or an unrolled design leaves out: an array's lanes all read the same inputs, whatever the output."""
+    products = [part for placed in plan.engine.steps for part in placed.step.products]
+    sparse = {part.name: kept for part in products if (kept := _kept(part)) is not None}
+    if not sparse:
+        return []
+    named = ", ".join(f"{name} {kept}" for name, kept in list(sparse.items())[:3])
+    more = f" and {len(sparse) - 3} more" if len(sparse) > 3 else ""
+    layers = "1 layer" if len(sparse) == 1 else f"{len(sparse)} layers"
+    return [f"n:m weights of {layers} ({named}{more}): the engine stores and multiplies their zeros, --style streaming does neither"]
+
+
+def _kept(step: Step) -> Kept | None:
+    """The n:m of a step's weights along its channels, or along all that a linear layer reads of a map."""
+    weight = step.weight
+    if step.kind is not Kind.MATRIX or weight is None or step.macs != weight.size * step.target.pixels:  # zeros between groups are none of these
+        return None
+    by_channel = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
+    found = (*found_in(by_channel), *found_in(weight.reshape(len(weight), -1)))
+    return min(found, key=lambda kept: kept.n / kept.m, default=None)
 
 
 def _numbers(resources: Resources) -> dict[str, int]:

@@ -28,8 +28,10 @@ def search_powers(model: nn.Module, example_input: Tensor, recipe: Recipe, bits:
     """``recipe`` with ``numbers = "power(bits, a)"`` for every weight, each with the exponent of least squared error of its weights.
 
     The word (``recipe.weight.width``) says how finely the codes are placed: 8 bits and more for codes of 3 and 4. Weights that already have
-    ``numbers`` stay. Raises RecipeError for words shorter than the codes.
+    ``numbers`` stay. Raises RecipeError for words shorter than the codes, and for no exponents.
     """
+    if not exponents:
+        raise RecipeError("no exponents are given", where="search_powers", remedy="give some from 0.05 to 2, or leave them out")
     if recipe.weight.width < bits:
         told = f"codes of {bits} bits in words of {recipe.weight.width}"
         raise RecipeError(told, where="search_powers", remedy="give weights a width of 8 or more: it is the grid that codes lie on")

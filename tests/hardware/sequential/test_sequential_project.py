@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hardware_models import chain, const, scalar
+from hardware_models import chain, const, conv, scalar, sparse
 from test_sequential_steps import residual
 
 from qfx.cli import main
@@ -25,10 +25,11 @@ from qfx.hardware.sequential.evaluate import evaluate
 from qfx.hardware.sequential.folding import folded, laid_out
 from qfx.hardware.sequential.plan import plan
 from qfx.hardware.sequential.steps import layers
+from qfx.hardware.sequential.summary import as_text, notes
 from qfx.hardware.sequential.tiles import fits
 from qfx.ir.feeds import feeds
 from qfx.ir.interpret import quantize_inputs, run_from_raws
-from qfx.operators import Cast, Linear
+from qfx.operators import Cast, Linear, Reshape
 from qfx.testing import adversarial_feeds
 
 ULTRA96 = board("ultra96v2")
@@ -189,3 +190,22 @@ def test_the_engine_fits_its_board() -> None:
     slow = plan(graph, replace(ULTRA96, memory_gb_s=0.05), clock_ns=5.0)
     assert slow.fps < plan(graph, ULTRA96, clock_ns=5.0).fps
     assert slow.binds.most_common(1)[0][0] == "memory"
+
+
+def test_zeros_of_sparse_weights_are_told() -> None:
+    """The engine multiplies them, and says so; of what is dense, or has zeros between its groups alone, it says nothing."""
+    narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+
+    def said(few: bool) -> tuple[str, ...]:
+        convs = [conv(0, 8, 4, 3, 3, pads=(1, 1)), conv(1, 8, 4, 3, 3, pads=(1, 1), groups=2)]
+        linear = Linear(const(2, 5, 8 * 16), None)
+        if few:
+            convs[0], linear = sparse(convs[0], 2, 4), sparse(linear, 1, 4)  # type: ignore[assignment]
+        graph = chain("mixed", (4, 4, 4), convs[0], narrow, convs[1], narrow, Reshape((8 * 16,)), linear)
+        planned = plan(graph, ULTRA96, clock_ns=5.0)
+        assert all(note in as_text(planned, "mixed") for note in notes(planned))
+        return tuple(note for note in notes(planned) if "n:m" in note)
+
+    assert said(False) == ()
+    (note,) = said(True)
+    assert note.startswith("n:m weights of 2 layers (conv0 2:4, linear5 1:4): the engine stores and multiplies their zeros, --style streaming")

@@ -131,6 +131,24 @@ def test_better_than_nearest_and_near_the_best(solve, free_bias: bool) -> None: 
     assert reached - optimal < 0.6 * (nearest - optimal)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_gptq_is_the_papers_step(seed: int) -> None:
+    """Round a weight; those that are left, F, make up for it by the inverse for F: w_F -= (w_q - round(w_q)) / [H_F^-1]_qq * [H_F^-1]_q."""
+    p = problem(groups=2, outputs=3, inputs=6, seed=seed)
+    found = solve_gptq(p, damping=0.02)
+    for group, (h, pull) in enumerate(zip(p.hessian(), p.target(), strict=True)):
+        h = h + 0.02 * h.diagonal().mean() * torch.eye(6)
+        weight, scale = p.weight[group].double() + torch.linalg.solve(h, pull.T).T, p.scale[group].double()
+        left = sorted(range(6), key=lambda place: -float(h[place, place]))
+        while left:
+            inverse, place = torch.linalg.inv(h[left][:, left]), left[0]
+            raw = torch.floor(weight[:, place] / scale[:, place] + 0.5).clamp(-2, 1)
+            assert torch.equal(raw, found[group][:, place].double())
+            error = (weight[:, place] - raw * scale[:, place]) / inverse[0, 0]
+            weight[:, left] -= error[:, None] * inverse[0]
+            left = left[1:]
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.25])
 def test_adaround_minds_the_activation(slope: float) -> None:
     """Where the result is negative anyway, a ReLU leaves room: by the error behind it, the rows win over the moments."""
