@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from website import api, catalogue, concepts, house, modes, notebooks, reference
+from website import api, catalogue, concepts, house, keys, modes, notebooks, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -87,7 +87,9 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Layers", "layers.md"),
             ("Core ATen", "aten.md"),
             ("Operators", "operators.md"),
+            ("Recipes, key by key", "recipe_reference.md"),
             ("Boards", "boards.md"),
+            ("Foldings, key by key", "folding_reference.md"),
             ("Errors", "errors.md"),
         ),
     ),
@@ -168,7 +170,9 @@ def write(folder: Path) -> None:
         "api.md": api.page(),
         "cli.md": reference.commands(),
         "operators.md": reference.operators(),
+        "recipe_reference.md": keys.recipes(),
         "boards.md": reference.board_table(),
+        "folding_reference.md": keys.foldings(),
         "errors.md": catalogue.page(),
         "modes.md": modes.page(),
         "concepts.md": concepts.page(),
