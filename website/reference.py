@@ -47,7 +47,7 @@ def _every_option() -> Iterator[str]:
 
 def _indented(text: str) -> str:
     """Indented lines as code."""
-    return re.sub(r"((?:^  .*\n?)+)", lambda match: f"\n```text\n{match.group(1)}```\n", text, flags=re.MULTILINE)
+    return re.sub(r"((?:^  .*\n?)+)", lambda match: f"\n```text\n{match.group(1).rstrip()}\n```\n", text, flags=re.MULTILINE)
 
 
 def _cell(text: str) -> str:

@@ -71,8 +71,12 @@ def test_references_are_whole(pages: Path) -> None:
         assert f"## qfx {name}\n" in commands
         for option in command.params:
             assert all(word in commands for word in option.opts if word.startswith("--")), (name, option.opts)
+    outside = re.sub(r"^```.*?^```$", "", commands, flags=re.MULTILINE | re.DOTALL)  # a fence that is not closed would swallow what follows
+    assert re.findall(r"^## qfx (\w+)$", outside, re.MULTILINE) == list(main.commands)
+    assert "```" not in outside
     operators = (pages / "operators.md").read_text(encoding="utf-8")
     assert all(f"| `{operator.__name__}` |" in operators for operator in OPERATORS)
+    assert [page.name for page in sorted(pages.glob("*.md")) if len(re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)) % 2] == []
     for text in (commands, operators):
         assert " at 0x" not in text
         assert "/home/" not in text
