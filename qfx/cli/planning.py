@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 AUTO = "auto"
 """The period that the clock model believes."""
@@ -38,7 +40,7 @@ def _period(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is neither a number of nanoseconds nor {AUTO!r}.", context, parameter) from None
 
 
-clock_option = click.option(
+clock_option: Callable[[_Command], _Command] = click.option(
     "--clock-ns",
     metavar="NS",
     callback=_period,

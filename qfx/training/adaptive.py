@@ -43,6 +43,10 @@ class AdaptivePrecision:
     Raises QfxError where no weight matches or one has a word of fixed length.
     """
 
+    resolution: int
+    loss: float
+    most_up: int
+
     def __init__(self, qmodel: nn.Module, *, resolution: int = 64, loss: float = 1e-2, most_up: int = 4, pattern: str = "*.weight") -> None:
         found = (layer for layer in qmodel.modules() if isinstance(layer, Weighted))
         self._layers = [layer for layer in found if fnmatch.fnmatchcase(layer.weight_cast.name, pattern)]

@@ -36,6 +36,9 @@ class FixedGradients:
     here all candidates are tried, and scales are powers of two.) Raises QfxError for a pattern that matches nothing, or bits that are not 2 to 16.
     """
 
+    bits: int
+    seed: int | None
+
     def __init__(self, qmodel: nn.Module, bits: int = 4, *, seed: int | None = 0, pattern: str = "*.output") -> None:
         if bits not in range(2, 17):
             raise QfxError(f"bits is {bits!r}", where="FixedGradients", remedy="use 2 to 16")
@@ -113,6 +116,10 @@ class FixedWeights:
     Source: Gupta et al., "Deep Learning with Limited Numerical Precision", 2015; see the survey of low-precision training on docs/methods.md.
     """
 
+    bits: int
+    seed: int | None
+    frac_bits: list[int]
+
     def __init__(self, parameters: Iterable[nn.Parameter], bits: int = 16, *, seed: int | None = 0) -> None:
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.bits, self.seed, self._steps = bits, seed, 0
@@ -135,6 +142,9 @@ class LossScale:
     Gradients that would vanish in few bits are lifted by ``value``; ``ready`` takes it out again, exactly, halves it and says False where a gradient
     is not finite, and doubles it after ``patience`` good steps. Source: Micikevicius et al., "Mixed Precision Training", 2018.
     """
+
+    value: float
+    patience: int
 
     def __init__(self, value: float = 2.0**10, patience: int = 500) -> None:
         self.value, self.patience, self._good = 2.0 ** round(math.log2(value)), patience, 0
