@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo docs test test-rtl bench bench-ptq lint format layers aten schemas notebooks wheel test-wheel clean
+.PHONY: help venv demo docs test test-rtl bench bench-ptq lint types format layers aten schemas notebooks wheel test-wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -39,6 +39,9 @@ lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff check .
 	$(PY) -m basedpyright
 	$(PY) -m mypy qfx tests/support tests/typed $(wildcard demo/*.py benchmarks/*.py website/*.py)
+
+types: $(VENV)/ready  ## whether every exported name has its type written, as pyright sees the installed package (a minute)
+	PYTHONPATH=tests $(PY) -m support.typed_wheel
 
 format: $(VENV)/ready  ## rewrite the sources in the project's format
 	$(PY) -m ruff format .

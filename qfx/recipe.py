@@ -147,6 +147,16 @@ class Recipe:
     def __repr__(self) -> str:
         return changes_of(self)
 
+    def _repr_html_(self) -> str:
+        """A line for each kind of tensor and each exception, for notebooks."""
+        from qfx.pages.notebook import notebook_table
+
+        specs = {role: getattr(self, role) for role in (*ROLES, *OPTIONAL_ROLES) if getattr(self, role) is not None}
+        lines = [(role, str(spec.width), spec.q.value, spec.o.value, _besides(spec)) for role, spec in specs.items()]
+        lines += [(entry.pattern, "", "", "", ", ".join(f"{name}={value}" for name, value in entry.changes.items())) for entry in self.overrides]
+        note = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("batch_norm", "tail", "table_error"))
+        return notebook_table("recipe", ("tensors", "bits", "rounding", "overflow", "besides"), lines, numbers=(1,), note=note)
+
     def __post_init__(self) -> None:
         for role in ROLES:
             require(isinstance(getattr(self, role), Spec), role, getattr(self, role), "give a Spec")
@@ -334,3 +344,10 @@ def _toml_value(value: Any) -> str:
         return repr(value)
     text = str(value.value if isinstance(value, Enum) else value)
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON's escapes are TOML's too
+
+
+def _besides(spec: Spec) -> str:
+    """What differs from ``Spec()`` beside word length and modes."""
+    usual = Spec()
+    names = [field.name for field in dataclasses.fields(Spec) if field.name not in ("width", "q", "o")]
+    return ", ".join(f"{name}={getattr(spec, name)}" for name in names if getattr(spec, name) != getattr(usual, name))

@@ -52,6 +52,18 @@ class Report:
         lost = f"{len(self.rows)} casts, {overflowed:,} numbers overflowed"
         return f"Report({self.samples} samples, {lost}, {len(self.differing)} casts count differently in C++)"
 
+    def _repr_html_(self) -> str:
+        """A line for each cast, as `qfx report` prints it, for notebooks."""
+        from qfx.pages.notebook import notebook_table
+
+        rows = []
+        for row in self.rows:
+            loss = row.loss
+            counts = (loss.values, row.by_relu, loss.above, loss.below - row.by_relu, loss.rounded, loss.missing_bits)
+            rows.append((row.node, row.type, *(f"{count:,}" for count in counts)))
+        head = ("cast", "to", "values", "ReLU", "above", "below", "rounded", "missing bits")
+        return notebook_table(repr(self), head, rows, numbers=range(2, 8))
+
     @property
     def differing(self) -> tuple[Row, ...]:
         """The casts for which interpreter and C++ count differently: none, unless something is wrong."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from html import escape
 from typing import Any, Literal, TypeVar, get_args
 
 from qfx.errors import QfxError, RecipeError
@@ -134,6 +135,9 @@ class Spec:
 
     def __repr__(self) -> str:
         return changes_of(self, always=("width",))
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(repr(self))}</code>"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", _mode(QMode, self.q, "q"))

@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.html_pages import Page
 from torch import nn
 
 import qfx
+from qfx.exchange.conversion import Conversion, Row
 from qfx.fixed.type import FixedType, OMode, QMode
+from qfx.hardware.board import board
+from qfx.hardware.design.schedule import Request
+from qfx.hardware.folding.search import resolve
+from qfx.hardware.project.project import prepare
+from qfx.hardware.sequential.plan import plan as engine
+from qfx.hardware.unrolled.plan import plan as unroll
 from qfx.ir.values import Const
 from qfx.ptq import sensitivity
+from qfx.ptq.allocation.front import Found, Point
 from qfx.recipe import Override, Recipe, Spec
 from qfx.report import report
 
@@ -63,6 +72,7 @@ def test_values_are_short_and_tell_what_they_are(tmp_path: Path) -> None:
     archive = qfx.Archive(tmp_path / "front")
     archive.add(qmodel, cost=1.0, score=2.0)
     graph = qfx.to_graph(qmodel.eval())
+    plan = resolve(prepare(graph), board("ultra96v2"), Request(fit=True), clock_ns=5.0)
     told = {
         "Cost(": qfx.cost(qmodel),
         "Settling(0 of 5": qfx.Settling(qmodel),
@@ -73,6 +83,9 @@ def test_values_are_short_and_tell_what_they_are(tmp_path: Path) -> None:
         "Graph('model'": graph,
         "Report(32 samples, 3 casts": report(graph, x.numpy()),
         "Lookup(tanh)": qfx.lookup(torch.tanh),
+        "Plan(Avnet Ultra96-V2, 5 ns, ": plan,
+        "Estimate(Avnet Ultra96-V2, ": plan.estimate,
+        "Design(": plan.design,
     }
     for start, value in told.items():
         shown = repr(value)
@@ -84,3 +97,45 @@ def test_values_are_short_and_tell_what_they_are(tmp_path: Path) -> None:
         assert repr(table) == str(table)
         assert repr(table).count("\n") > 1
         assert " object at " not in repr(table)
+
+
+def test_notebooks_show_tables(tmp_path: Path) -> None:
+    """Of every value that users are given: whole HTML, without a picture or a style from elsewhere, that says what it is about."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)).eval(), torch.rand(32, 16)
+    recipe = Recipe(weight=Spec(4, granularity="channel", learn_width=True), activation=Spec(5), overrides=(Override("2.*", {"width": 6}),))
+    qmodel = qfx.quantize(model, x, recipe)
+    budget, archive = qfx.Budget(ebops=4000), qfx.Archive(tmp_path / "front")
+    fresh = budget._repr_html_()
+    budget.loss(qmodel.train())
+    archive.add(qmodel, cost=1.0, score=2.0)
+    graph = qfx.to_graph(qmodel.eval())
+    found = qfx.autoquant(model, x, lambda _: 1.0, max_drop=0.1)
+    hardware, small = prepare(graph), board("ultra96v2")
+    shown = {
+        "taken": budget,
+        "checkpoint-00001.pt": archive,
+        "2.*": recipe,
+        "Spec(width=4": recipe.weight,
+        "ap_fixed&lt;8,4&gt;": FixedType(8, 4),
+        "7 casts": qmodel,
+        "Linear": graph,
+        "missing bits": report(graph, x.numpy()),
+        "bit operations": qfx.cost(qmodel),
+        "products": qfx.summary(qmodel),
+        "fixed point": qfx.check(model, x),
+        "calibration": found,
+        "quantizer": sensitivity(qmodel, x),
+        "LUT": resolve(hardware, small, Request(fit=True), clock_ns=5.0),
+        "70,560": unroll(hardware, small, clock_ns=5.0),
+        "BRAM": engine(hardware, small, clock_ns=5.0),
+        "relative error": Conversion((Row("fc.weight", "ap_fixed<4,1>", 1.0, 0.0),), ()),
+        "chosen": Found(recipe, ("a",), Point((4,), 0.5, 12), (Point((4,), 0.5, 12),)),
+    }
+    for word, value in shown.items():
+        html = value._repr_html_()
+        assert word in html, (word, html)
+        assert Page(html).open == []
+        assert (Page(html).outside, Page(html).mute) == ([], [])
+    assert "no step was made yet" in fresh
+    assert "%" in shown["taken"]._repr_html_()

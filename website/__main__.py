@@ -27,7 +27,7 @@ def main() -> None:
     if done.returncode:
         sys.stderr.write(done.stdout + done.stderr)
         sys.exit(done.returncode)
-    print(f"wrote {arguments.out}/index.html")
+    print(f"wrote {arguments.out}/index.html (the search works where it is served: {Path(sys.executable).name} -m http.server -d {arguments.out})")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _members(kind: type) -> Iterator[str]:
         if not told:
             continue
         shown = name if isinstance(plain, property) else _signature(name, plain)
-        yield f"#### `{' '.join(shown.split())}`" if len(shown) < 90 else f"#### `{name}(...)`\n\n```python\n{shown}\n```"
+        yield f"#### `{' '.join(shown.split())}`" if len(shown) <= 76 else f"#### `{name}(...)`\n\n```python\n{shown}\n```"
         yield f"\n{_text(told)}"
 
 
@@ -87,7 +87,7 @@ def _signature(name: str, value: Any) -> str:
         told.append(_parameter(one))
     result = "" if found.return_annotation in (found.empty, "None", None) or inspect.isclass(value) else f" -> {_annotation(found.return_annotation)}"
     line = f"{name}({', '.join(told)}){result}"
-    return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(told) + f",\n){result}"
+    return line if len(line) <= 76 else f"{name}(\n    " + ",\n    ".join(told) + f",\n){result}"
 
 
 def _parameter(one: inspect.Parameter) -> str:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from website import api, catalogue, concepts, house, modes, notebooks, reference
+from website import api, catalogue, concepts, house, keys, modes, notebooks, reference
 
 ROOT = Path(__file__).resolve().parent.parent
 NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
@@ -37,6 +37,7 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("From a project to a board", "board.md"),
             ("Weights in memory", "memory.md"),
             ("Unrolled designs", "unrolled.md"),
+            ("Sequential designs", "sequential.md"),
             ("RTL", "rtl.md"),
             ("Leaving", "leaving.md"),
             ("Files", "files.md"),
@@ -87,7 +88,9 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Layers", "layers.md"),
             ("Core ATen", "aten.md"),
             ("Operators", "operators.md"),
+            ("Recipes, key by key", "recipe_reference.md"),
             ("Boards", "boards.md"),
+            ("Foldings, key by key", "folding_reference.md"),
             ("Errors", "errors.md"),
         ),
     ),
@@ -102,6 +105,7 @@ NAV: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Contributing", "contributing.md"),
             ("Releasing", "release.md"),
             ("Changelog", "changelog.md"),
+            ("Licence", "licence.md"),
         ),
     ),
 )
@@ -145,6 +149,7 @@ nav:
 _CSS = """.md-grid { max-width: 76rem; }
 .md-typeset table:not([class]) { font-size: .68rem; }
 .md-typeset table:not([class]) th { min-width: 4rem; }
+.md-typeset table:not([class]) code { word-break: normal; }
 .md-typeset .output { border-left: .2rem solid #c96a12; margin-left: .6rem; }
 .md-typeset div.output:not(.highlight) { padding-left: .6rem; }
 .md-typeset img[src*="images/"] { background: #fff; }
@@ -168,7 +173,9 @@ def write(folder: Path) -> None:
         "api.md": api.page(),
         "cli.md": reference.commands(),
         "operators.md": reference.operators(),
+        "recipe_reference.md": keys.recipes(),
         "boards.md": reference.board_table(),
+        "folding_reference.md": keys.foldings(),
         "errors.md": catalogue.page(),
         "modes.md": modes.page(),
         "concepts.md": concepts.page(),
@@ -195,11 +202,11 @@ def _decisions() -> str:
 
 def _nav(pages: Path) -> str:
     """The pages of NAV, and those that have no place there yet, by their headings."""
-    listed = {name for _, entries in NAV for _, name in entries} | {"licence.md"}
+    listed = {name for _, entries in NAV for _, name in entries}
     others = [(_heading(path), path.name) for path in sorted(pages.glob("*.md")) if path.name not in listed]
     more = (("More", tuple(others)),) if others else ()
     lines = []
-    for title, entries in (*NAV, *more, ("Licence", (("Apache-2.0", "licence.md"),))):
+    for title, entries in (*NAV, *more):
         lines.append(f"  - {title}:")
         lines += [f"      - {json.dumps(told)}: {name}" for told, name in entries]
     return "\n".join(lines) + "\n"

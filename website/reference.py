@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 
 import click
 
@@ -11,11 +13,15 @@ from qfx.cli import main
 from qfx.hardware.board import boards
 from qfx.ir.operator import Operator
 from qfx.operators import OPERATORS
+from website import keys
 
 
 def commands() -> str:
     """Every command with its options."""
-    parts = ["# Command reference\n", "What all commands have in common stands in [the commands](commands.md).\n"]
+    parts = [
+        "# Command reference\n",
+        "What all commands have in common stands in [the commands](commands.md); [every option](#every-option) is listed at the end.\n",
+    ]
     for name, command in main.commands.items():
         context = click.Context(command, info_name=name, parent=click.Context(main, info_name="qfx"))
         usage = " ".join(["qfx", name, *(word for word in command.collect_usage_pieces(context) if word != "[OPTIONS]"), "[OPTIONS]"])
@@ -24,12 +30,24 @@ def commands() -> str:
         rows = [found for option in command.params if isinstance(option, click.Option) and (found := option.get_help_record(context)) is not None]
         if rows:
             parts += ["| option | means |", "|---|---|", *(f"| `{_cell(names)}` | {_cell(text)} |" for names, text in rows), ""]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_every_option()])
+
+
+def _every_option() -> Iterator[str]:
+    """Each option once, and the commands that have it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, command in main.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option):
+                found[", ".join(f"`{word}`" for word in option.opts)].append(f"`{name}`")
+    yield from ("## Every option\n", "Names that stand beside the first are other names of the same.\n", "| option | in |", "|---|---|")
+    yield from (f"| {names} | {', '.join(commands)} |" for names, commands in sorted(found.items(), key=lambda row: row[0].lstrip("`-")))
+    yield ""
 
 
 def _indented(text: str) -> str:
     """Indented lines as code."""
-    return re.sub(r"((?:^  .*\n?)+)", lambda match: f"\n```text\n{match.group(1)}```\n", text, flags=re.MULTILINE)
+    return re.sub(r"((?:^  .*\n?)+)", lambda match: f"\n```text\n{match.group(1).rstrip()}\n```\n", text, flags=re.MULTILINE)
 
 
 def _cell(text: str) -> str:
@@ -69,4 +87,5 @@ def board_table() -> str:
     for one in boards():
         counts = " | ".join(f"{count:,}" for count in (one.lut, one.ff, one.dsp, one.bram36, one.uram))
         parts.append(f"| `{one.name}` | {one.title} | `{one.part}` | {counts} | {one.clock_ns:g} ns |")
-    return "\n".join(parts) + "\n"
+    parts += ["\n## Keys of a board's file\n", "Made from the definitions that `--board FILE` is checked by.\n", keys.board_keys()]
+    return "\n".join(parts)

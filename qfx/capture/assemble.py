@@ -90,6 +90,12 @@ class Assembly:
     ``name`` in its methods is a dotted path, made unique. All of them raise UnsupportedError with that name for what qfx has no layer for.
     """
 
+    root: nn.Module
+    graph: fx.Graph
+    literal: bool
+    inputs: dict[str, Value]
+    input: Value
+
     def __init__(self, example: Tensor | Mapping[str, Tensor], *, literal: bool = False) -> None:
         """``example``: the one input, or several by the names of the module's arguments. ``literal``: write sizes as they are on the example; another
         assembly, on another batch, tells which of them follow it (``qfx.capture.batch.joining``)."""

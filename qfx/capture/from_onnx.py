@@ -209,6 +209,14 @@ def _check_output(name: str, found: Array, expected: Array, path: Path) -> None:
 class _Reader:
     """Walks through an ONNX graph. ``values`` holds a Value for what depends on the input and an array for what does not."""
 
+    model: onnx.ModelProto
+    graph: onnx.GraphProto
+    feeds: Mapping[str, Tensor]
+    name: str
+    opset: int
+    assembly: Assembly
+    blockers: Blockers
+
     def __init__(self, model: onnx.ModelProto, feeds: Mapping[str, Tensor], name: str, *, literal: bool = False) -> None:
         self.model, self.graph, self.feeds, self.name = model, model.graph, feeds, name
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)

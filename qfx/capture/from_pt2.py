@@ -59,6 +59,13 @@ def from_pt2(path: Path, example: Tensor) -> fx.GraphModule:
 class _Reader:
     """Walks through an exported graph. ``values``: by name, a Value for what depends on the input, else a tensor, an integer or a list of Values."""
 
+    archive: zipfile.ZipFile
+    path: Path
+    folder: str
+    batch: int | None
+    assembly: Assembly
+    blockers: Blockers
+
     def __init__(self, archive: zipfile.ZipFile, path: Path, example: Tensor, *, literal: bool = False) -> None:
         self.archive, self.path = archive, path
         names = archive.namelist()

@@ -57,13 +57,13 @@ class _Frame:
 class Recording(TorchFunctionMode):
     """What one run of a model was. ``graph``: without its output node; ``values``: what every node gave; ``dependent``: the nodes that are
     computed from the input; ``result``: the model's, with nodes in place of tensors; ``refused``: what has no place in a fixed-point network;
-    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run; ``replaced``: layers in place of
-    the model's, by its paths."""
+    ``failure``: what ended the run early; ``twins``: of ``merge``, the nodes of another run; ``replaced``: layers by the paths of the model's."""
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         super().__init__()
-        self.model, self.inputs = model, inputs
-        self.graph = fx.Graph()
+        self.model: nn.Module = model
+        self.inputs: Inputs = inputs
+        self.graph: fx.Graph = fx.Graph()
         self.values: dict[fx.Node, Any] = {}
         self.dependent: set[fx.Node] = set()
         self.refused: dict[fx.Node, UnsupportedError] = {}
@@ -74,18 +74,18 @@ class Recording(TorchFunctionMode):
         self.stopped: UnsupportedError | None = None
         self.twins: dict[fx.Node, fx.Node] = {}
         self.replaced: dict[str, nn.Module] = {}
-        self.place, self.quiet = "", False  # quiet: a layer that is one piece runs
+        self.place: str = ""
+        self.quiet: bool = False  # quiet: a layer that is one piece runs
         self._tensors: dict[int, _Known] = {}
         self._writers: dict[int, fx.Node] = {}  # by the memory that was written to
         self._foreign: dict[str, Tensor] = {}
         self._frames = [_Frame("", False, "", "")]
         self._open: list[Any] = []
-        self._inside = 0  # operations that qfx takes apart itself
         self._paths = {id(module): name for name, module in reversed(list(model.named_modules(remove_duplicate=False)))}
         named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         self._names = {id(tensor): name for name, tensor in reversed(named)}
         self._kept = kept_names(model)
-        self._held = [model, named]
+        self._held, self._inside = [model, named], 0  # inside: operations that qfx takes apart itself
 
     # The run
 

@@ -39,5 +39,8 @@ def check(model: str, data: Path, recipe: Path | None, samples: int | None, as_j
         print_json({"ok": found.ok, "rows": [asdict(row) for row in found.rows]})
     else:
         click.echo(str(found))
+        blocked = len(found.blocked)
+        verdict = f"{blocked} of {len(found.rows)} have no fixed-point form" if blocked else f"all {len(found.rows)} have a fixed-point form"
+        click.echo(f"\noperations: {verdict}")
     if not found.ok:
         sys.exit(DIFFERENCE)

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qfx.cli.common import DIFFERENCE, FILE, force_option, guard, json_option, print_json
+from qfx.cli.completion import boards as names
+from qfx.cli.planning import AUTO, Making, clock_option, fastest
 from qfx.cli.telling import telling
 
 if TYPE_CHECKING:
     from qfx.hardware.board import Board
+    from qfx.hardware.folding.search import Plan
     from qfx.ir.graph import Graph
 
 Row = dict[str, Any]
@@ -23,9 +26,9 @@ _PEER_SAMPLES = 256
 
 @click.command()
 @click.argument("models", type=FILE, nargs=-1, required=True)
-@click.option("--board", "boards", multiple=True, required=True, help="A board, as of `qfx estimate`; may be given several times.")
-@click.option("--fps", "rates", type=float, multiple=True, help="Frames per second; may be given several times  [default: the fastest that fits].")
-@click.option("--clock-ns", type=float, default=None, help="The target clock period in nanoseconds  [default: each board's].")
+@click.option("--board", "boards", multiple=True, required=True, shell_complete=names, help="A target board, or a TOML file; may be repeated.")
+@click.option("--fps", "rates", type=float, multiple=True, help="Frames per second; may be repeated  [default: the fastest that fits].")
+@clock_option
 @click.option(
     "--peers",
     is_flag=True,
@@ -39,7 +42,7 @@ def compare(
     models: tuple[Path, ...],
     boards: tuple[str, ...],
     rates: tuple[float, ...],
-    clock_ns: float | None,
+    clock_ns: float | str | None,
     peers: bool,
     plot: Path | None,
     as_json: bool,
@@ -61,9 +64,11 @@ def compare(
         check_target(plot, force=force)
     found = [board(name) for name in boards]
     for on in found:
-        check_clock(on.clock_ns if clock_ns is None else clock_ns, on)
+        check_clock(_start_ns(on, clock_ns), on)
     wanted: Sequence[float | None] = rates or (None,)
     if peers:
+        if clock_ns == AUTO:
+            raise ProjectError("hls4ml says nothing of the period that its designs reach", where="--clock-ns auto", remedy="give nanoseconds")
         _with_peers(models, found, wanted, clock_ns, as_json)
         return
     with telling("reading the models") as progress:
@@ -74,7 +79,7 @@ def compare(
             for on in found:
                 for fps in wanted:
                     progress("comparing", len(rows), count)
-                    rows.append({"model": model.stem} | _row(graph, on, fps, on.clock_ns if clock_ns is None else clock_ns))
+                    rows.append({"model": model.stem} | _row(graph, on, fps, clock_ns))
     if plot is not None:
         _plot(rows, plot, force)
     if as_json:
@@ -83,7 +88,7 @@ def compare(
         click.echo("\n".join(_table(rows)))
 
 
-def _with_peers(models: Sequence[Path], boards: Sequence[Board], rates: Sequence[float | None], clock_ns: float | None, as_json: bool) -> None:
+def _with_peers(models: Sequence[Path], boards: Sequence[Board], rates: Sequence[float | None], clock_ns: float | str | None, as_json: bool) -> None:
     """Rows of both generators for every model, board and rate; exits with 1 if one computes something else than the interpreter."""
     import numpy as np
 
@@ -99,8 +104,7 @@ def _with_peers(models: Sequence[Path], boards: Sequence[Board], rates: Sequence
         for done, (model, graph, on, fps) in enumerate(jobs):
             progress("generating, compiling and running", done, len(jobs))
             x = adversarial_inputs(graph, np.random.default_rng(0), _PEER_SAMPLES)
-            clock = on.clock_ns if clock_ns is None else clock_ns
-            made = generators(graph, on, Request(fps=fps, fit=fps is None), clock, x)
+            made = generators(graph, on, Request(fps=fps, fit=fps is None), _start_ns(on, clock_ns), x)
             rows += [{"model": model.stem, "board": on.name, "asked_fps": fps} | row for row in made]
     if as_json:
         print_json(rows)
@@ -130,7 +134,12 @@ def _peer_table(rows: Sequence[Row]) -> list[str]:
     return [*table(head, lines), *([""] * bool(refused)), *refused]
 
 
-def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
+def _start_ns(on: Board, clock_ns: float | str | None) -> float:
+    """The period that was asked for; of AUTO the one that its search begins with."""
+    return on.clock_ns if clock_ns is None or clock_ns == AUTO else float(clock_ns)
+
+
+def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float | str | None) -> Row:
     """One design; ``refused`` says why there is none."""
     from qfx.errors import ProjectError
     from qfx.hardware.cost.resources import FIELDS
@@ -138,16 +147,19 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
     from qfx.hardware.folding.search import resolve
     from qfx.hardware.folding.summary import binding, per_unit
 
-    row: Row = {"board": on.name, "clock_ns": clock_ns, "asked_fps": fps}
+    start_ns = _start_ns(on, clock_ns)
+    row: Row = {"board": on.name, "clock_ns": start_ns, "asked_fps": fps}
+    make = Making(graph, lambda period: resolve(graph, on, Request(fps=fps, fit=fps is None), clock_ns=period), fps is None)
     try:
-        made = resolve(graph, on, Request(fps=fps, fit=fps is None), clock_ns=clock_ns)
+        made: Plan = fastest(make, start_ns) if clock_ns == AUTO else make.plan(start_ns)
     except ProjectError as error:
         return row | {"refused": str(error)}
     work = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
     return row | {
+        "clock_ns": made.clock_ns,
         "frames_per_second": round(made.fps, 3),
         "interval_cycles": made.interval,
-        "latency_us": None if made.timing is None else round(made.timing.latency * clock_ns / 1000, 3),
+        "latency_us": None if made.timing is None else round(made.timing.latency * made.clock_ns / 1000, 3),
         "shares": {field: round(made.estimate.share(field), 4) for field in FIELDS},
         "binding": binding(made),
         "macs_per_sample": work,

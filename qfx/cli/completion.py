@@ -5,15 +5,16 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, ShellComplete, get_completion_class
 
-from qfx.cli.common import guard
+from qfx.cli.common import guard, json_option, print_json
 
 SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
+@json_option("Print the script as JSON.")
 @guard
-def completion(shell: str) -> None:
+def completion(shell: str, as_json: bool) -> None:
     """Print what makes a shell complete the commands, options, boards and files of qfx.
 
     \b
@@ -24,7 +25,11 @@ def completion(shell: str) -> None:
     made = get_completion_class(shell)
     assert made is not None  # SHELLS
     root = click.get_current_context().find_root()
-    click.echo(ShellComplete.source(made(root.command, {}, "qfx", "_QFX_COMPLETE")))
+    script = ShellComplete.source(made(root.command, {}, "qfx", "_QFX_COMPLETE"))
+    if as_json:
+        print_json({"shell": shell, "script": script})
+    else:
+        click.echo(script)
 
 
 def boards(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:

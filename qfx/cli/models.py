@@ -93,12 +93,17 @@ def boards(as_json: bool) -> None:
 @click.option(
     "--board", "board_name", default="ultra96v2", show_default=True, shell_complete=board_names, help="Its name, or the path of a TOML file."
 )
+@json_option("Print what was written as JSON.")
 @force_option("Replace files of the same names in a folder that holds some.")
 @guard
-def new(folder: Path, board_name: str, force: bool) -> None:
+def new(folder: Path, board_name: str, as_json: bool, force: bool) -> None:
     """Write a folder to start from: a network, its data and training, a recipe, a board, and a Makefile from training to a proven HLS project."""
     from qfx.starter import new as write
 
-    for path in write(folder, board_name, force=force):
+    written = write(folder, board_name, force=force)
+    if as_json:
+        print_json({"output": str(folder), "files": [str(path) for path in written]})
+        return
+    for path in written:
         click.echo(f"wrote {path}")
     click.echo(f"next: make -C {folder}")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from qfx.hardware.unrolled.plan import Plan as Unrolled
     from qfx.ir.graph import Graph
     from qfx.progress import Progress
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 AUTO = "auto"
 """The period that the clock model believes."""
@@ -38,16 +40,17 @@ def _period(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is neither a number of nanoseconds nor {AUTO!r}.", context, parameter) from None
 
 
+clock_option: Callable[[_Command], _Command] = click.option(
+    "--clock-ns",
+    metavar="NS",
+    callback=_period,
+    help="The target clock period in nanoseconds, or auto: the shortest that the design is expected to reach  [default: the board's].",
+)
 _OPTIONS = (
     click.option(
         "--board", "board_name", required=True, shell_complete=boards, help="The target board (`qfx boards` lists them), or the path of a TOML file."
     ),
-    click.option(
-        "--clock-ns",
-        metavar="NS",
-        callback=_period,
-        help="The target clock period in nanoseconds, or auto: the shortest that the design is expected to reach  [default: the board's].",
-    ),
+    clock_option,
     click.option("--fps", type=float, default=None, help="Choose the cheapest folding that makes so many frames per second."),
     click.option("--fit", is_flag=True, help="Choose the fastest folding that fits the board."),
     click.option("--folding", type=FILE, default=None, help="A folding.toml that fixes the folding of layers."),
@@ -186,7 +189,7 @@ def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan 
     clock_ns = found.clock_ns if asked.clock_ns is None or asked.clock_ns == AUTO else float(asked.clock_ns)
     check_clock(clock_ns, found)
     make = {"streaming": _folded, "unrolled": _unrolled, "sequential": _sequential}[asked.style](asked, model, found, progress)
-    return make.graph, _fastest(make, clock_ns) if asked.clock_ns == AUTO else make.plan(clock_ns)
+    return make.graph, fastest(make, clock_ns) if asked.clock_ns == AUTO else make.plan(clock_ns)
 
 
 def summary_of(made: Plan | Unrolled | Sequential) -> Any:
@@ -201,7 +204,7 @@ def summary_of(made: Plan | Unrolled | Sequential) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Making:
+class Making:
     """How plans of a graph are made, given the clock period; ``free``: nothing but the period itself depends on it."""
 
     graph: Graph
@@ -209,7 +212,7 @@ class _Making:
     free: bool
 
 
-def _fastest(make: _Making, start_ns: float) -> Any:
+def fastest(make: Making, start_ns: float) -> Any:
     """The plan at the period that it is believed to reach. The plan may depend on the period and so on its part, so that this is a search: it goes to
     what is believed of the plan before, and after two steps only upwards, which has an end."""
     made = make.plan(start_ns)
@@ -223,7 +226,7 @@ def _fastest(make: _Making, start_ns: float) -> Any:
     raise AssertionError("not reached")
 
 
-def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
+def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> Making:
     from qfx.hardware.design.schedule import Request
     from qfx.hardware.folding import file as folding_file
     from qfx.hardware.folding.search import resolve
@@ -236,7 +239,7 @@ def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making
     memory = asked.weights if asked.weights in ("ddr", "auto") else ""
     request = replace(request, shift_and_add=asked.shift_and_add, memory=memory)
     graph = prepare(load_graph(model), asked.weights)
-    return _Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
+    return Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
 
 
 def refuse_for_peer(asked: Asked) -> None:
@@ -274,7 +277,7 @@ def _refuse_folding(asked: Asked) -> None:
         raise ProjectError(f"{named}: {why[asked.style]}", where=f"--style {asked.style}", remedy=f"leave out {named}, or use --style streaming")
 
 
-def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
+def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> Making:
     from qfx.hardware.project.project import prepare
     from qfx.hardware.unrolled.plan import plan as unroll
     from qfx.hardware.unrolled.sharing import shared_graph
@@ -283,10 +286,10 @@ def _unrolled(asked: Asked, model: Path, on: Board, progress: Progress) -> _Maki
 
     graph = prepare(load_graph(model))
     solver = {"qfx": shared_graph, "da4ml": da4ml_graph}[asked.adders]
-    return _Making(graph, lambda clock_ns: unroll(graph, on, clock_ns=clock_ns, solver=solver, progress=progress), False)
+    return Making(graph, lambda clock_ns: unroll(graph, on, clock_ns=clock_ns, solver=solver, progress=progress), False)
 
 
-def _sequential(asked: Asked, model: Path, on: Board, progress: Progress) -> _Making:
+def _sequential(asked: Asked, model: Path, on: Board, progress: Progress) -> Making:
     from qfx.hardware.project.project import prepare
     from qfx.hardware.sequential.delay import check_pace
     from qfx.hardware.sequential.plan import plan as engine
@@ -300,4 +303,4 @@ def _sequential(asked: Asked, model: Path, on: Board, progress: Progress) -> _Ma
             check_pace(found, asked.fps, graph.name)
         return found
 
-    return _Making(graph, made, asked.fps is None)
+    return Making(graph, made, asked.fps is None)

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 @click.argument("project", type=FOLDER)
 @data_option(".npz (inputs called x) or .npy, batch first, PyTorch's layout.")
 @click.option("--fast", is_flag=True, help="Compare the fast emulator too.")
-@click.option("--trace", is_flag=True, help="Compare every layer of the C++ too  [default: only for a sample that differs].")
+@click.option("--layers", "--trace", "every", is_flag=True, help="Compare every layer of the C++ too  [default: only for a sample that differs].")
 @samples_option()
 @json_option()
 @guard
-def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool, samples: int | None, as_json: bool) -> None:
+def verify(model: Path, project: Path, data: Path, fast: bool, every: bool, samples: int | None, as_json: bool) -> None:
     """Compare ONNX Runtime and the C simulation of PROJECT with the integer interpreter on MODEL, raw integer by raw integer.
 
     Exits with 1 and names the first differing value, and the layer of the C++ where the difference starts, if anything differs.
@@ -52,9 +52,9 @@ def verify(model: Path, project: Path, data: Path, fast: bool, trace: bool, samp
         executors = {name: partial(run_raw, project, fast=which, progress=progress) for name, which in builds.items()}
         comparisons = compare_all(model, x, executors, progress=progress)
         for row in comparisons:
-            if row.executor in builds and (trace or row.first is not None):
-                start = 0 if trace or row.first is None else row.first.sample
-                part = x if trace else _sample(x, start)
+            if row.executor in builds and (every or row.first is not None):
+                start = 0 if every or row.first is None else row.first.sample
+                part = x if every else _sample(x, start)
                 count, found = locate(model, project, part, fast=builds[row.executor], progress=progress)
                 layers[row.executor] = count, None if found is None else replace(found, sample=found.sample + start)
     differs = any(row.first is not None for row in comparisons) or any(found is not None for _, found in layers.values())

@@ -26,6 +26,8 @@ class Ranks:
     group: in the place of a copy of this stands None.
     """
 
+    size: int
+
     def __init__(self, group: Any = None) -> None:
         self.group = group
         self.size = dist.get_world_size(group)

@@ -69,6 +69,10 @@ _INTEGERS = "quantize symmetrically, or take its integers as they are: qfx.integ
 class AffineCast(nn.Module):
     """The fake-quantization in a network, in the float32 operations of its source. ``label``: what messages call it; ``place``: its path."""
 
+    affine: Affine
+    label: str
+    place: str
+
     one_piece = True
     """For capture, which does not look inside."""
 

@@ -175,6 +175,11 @@ class Reader:
     """Makes plain layers of Brevitas' in a copy of the model. ``affine``: with fake-quantizations of any scale, and what is known of weights and
     biases in ``whole``; else with those of fixed point."""
 
+    model: nn.Module
+    seen: Seen
+    nearest: bool
+    affine: bool
+
     def __init__(self, model: nn.Module, seen: Seen, *, nearest: bool, affine: bool = False) -> None:
         self.model, self.seen, self.nearest, self.affine = model, seen, nearest, affine
         self.whole: dict[str, tuple[Tensor, Affine]] = {}

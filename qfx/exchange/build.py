@@ -136,6 +136,10 @@ class GivenBuilder(Builder):
     """Casts stand where the source has them. ``obstacles``: what is not shown to be what the source computes; ``float_arithmetic``: whether longer
     constants could show more of it."""
 
+    source: Explicit
+    input_type: FixedType | None
+    float_arithmetic: bool
+
     def __init__(self, traced: Traced, recipe: Recipe, source: Explicit, input_type: FixedType | None) -> None:
         super().__init__(traced, recipe)
         self.source, self.input_type = source, input_type

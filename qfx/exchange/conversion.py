@@ -20,6 +20,7 @@ from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.given import FakeQuant, GivenQuantizer
 from qfx.nn.model import QuantizedModel, graph_module
 from qfx.nn.quantizer import Quantizer
+from qfx.pages.notebook import notebook_table
 
 _KEPT = "conversion"
 """What a model's first layer calls its Conversion: so copies and pickles have it too."""
@@ -64,6 +65,11 @@ class Conversion:
         return "\n".join([*lines, *(f"{note.where}: {note.why}" for note in self.notes)])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [(row.name, row.type, f"{row.scale_ratio:.4f}", f"{row.error:.2e}") for row in self.rows]
+        note = "; ".join(f"{note.where}: {note.why}" for note in self.notes)
+        return notebook_table("what the import made", ("tensor", "type", "scale ratio", "relative error"), rows, numbers=(2, 3), note=note)
 
 
 def conversion(qmodel: nn.Module) -> Conversion:

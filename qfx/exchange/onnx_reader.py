@@ -65,6 +65,10 @@ class QuantReader(_Reader):
     """Reads a quantized graph. ``tables``: where what is known of constants is written. ``affine``: quantizers keep their scales and zero points,
     whatever they are (``AffineCast``, ``Affine`` in the tables), for those who want their integers."""
 
+    tables: Tables
+    nearest: bool
+    affine: bool
+
     def __init__(
         self,
         model: onnx.ModelProto,

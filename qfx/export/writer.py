@@ -27,6 +27,8 @@ class Writer:
     ``version``: of qfx's operator set, one of ``opset.READABLE``.
     """
 
+    pads_all_axes: bool
+
     def __init__(self, graph: Graph, version: int = opset.VERSION) -> None:
         self.graph = graph
         self.version = version

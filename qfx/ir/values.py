@@ -199,7 +199,8 @@ class LoadableConst(Const):
     def __eq__(self, other: object) -> bool:
         return super().__eq__(other) and isinstance(other, LoadableConst) and self.type == other.type
 
-    __hash__ = Const.__hash__
+    def __hash__(self) -> int:
+        return super().__hash__()
 
 
 def _grids(frac_bits: int | tuple[int, ...], shape: Shape) -> int | tuple[int, ...]:

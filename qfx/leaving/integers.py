@@ -48,6 +48,9 @@ class TooNarrowError(Exception):
 class Integers:
     """Collects nodes whose tensors are raws on the grids of their Infos, in words of 32 or 64 bits throughout."""
 
+    graph: Graph
+    bits: int
+
     def __init__(self, graph: Graph, bits: int) -> None:
         self.graph, self.bits = graph, bits
         self.nodes: list[onnx.NodeProto] = []

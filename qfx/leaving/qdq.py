@@ -7,6 +7,7 @@ Reshape.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ _LONGEST = max(_ACTIVATIONS)
 
 class Qdq(Plain):
     dialect = "QDQ"
-    modes = float_modes = (QMode.RND_CONV,)
+    modes: Collection[QMode] = (QMode.RND_CONV,)
+    float_modes: Collection[QMode] = (QMode.RND_CONV,)
 
     def holds(self, node: Node, cast: ArrayType) -> bool:
         element = cast.element

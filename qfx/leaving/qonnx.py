@@ -7,6 +7,8 @@ magnitudes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -31,8 +33,8 @@ _MODES = {
 
 class Qonnx(Plain):
     dialect = "QONNX"
-    modes = tuple(_MODES)
-    float_modes = (QMode.RND_CONV, QMode.TRN, QMode.TRN_ZERO)  # a half added to any float32 may round
+    modes: Collection[QMode] = tuple(_MODES)
+    float_modes: Collection[QMode] = (QMode.RND_CONV, QMode.TRN, QMode.TRN_ZERO)  # a half added to any float32 may round
 
     def holds(self, node: Node, cast: ArrayType) -> bool:
         return cast.element.width > 1 or not cast.element.signed  # one bit with a sign is -1 and 1 there

@@ -49,6 +49,12 @@ class Builder:
     """Builds the fixed-point network node by node, running it on the example as it grows: every binary point starts from the data that
     reaches it."""
 
+    traced: Traced
+    recipe: Recipe
+    root: nn.Module
+    graph: fx.Graph
+    paths: set[str]
+
     def __init__(self, traced: Traced, recipe: Recipe) -> None:
         self.traced, self.recipe = traced, recipe
         self.root = nn.Module()

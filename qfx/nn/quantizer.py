@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +53,9 @@ class Quantizer(FixedLayer):
     changes it), else float64. The forward value never depends on training or evaluation mode. With ``spec.digits``: ``qfx.nn.casts.digits``.
     """
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
-
+    name: str
+    int_bits: Tensor
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
     also: str = ""
     """What the quantizer is called as one of several calls of a module: by the name of the first (see ``qfx.recipe.Override``)."""
     kind: str = ""
@@ -87,7 +88,7 @@ class Quantizer(FixedLayer):
         self.signed = own if own is not None else signed
         self.channel_axis = channel_axis
         self.name, self.also = name, also
-        self.frac_grad_scale = 1.0
+        self.frac_grad_scale: float = 1.0
         self._known_mode: CastMode | None = None
         self.register_parameter("frac_bits", None)
         if spec.learn_width and spec.o is OMode.WRAP:

@@ -117,6 +117,10 @@ class ActivationCache:
     have run; the input's cast always has.
     """
 
+    nodes: list[list[Any]]
+    position: int
+    batches: int
+
     def __init__(self, models: tuple[fx.GraphModule, ...], data: Iterable[Tensor], *, memory_bytes: int = 1 << 29) -> None:
         self.models = models
         self.nodes = [list(model.graph.nodes) for model in models]

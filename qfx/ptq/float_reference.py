@@ -21,6 +21,9 @@ class PassThrough(nn.Module):
     """Stands where a Quantizer stood, and lets everything pass. Its interval does not bound the numbers; it is small, so that all is computed in the
     dtype that the model's parameters have."""
 
+    name: str
+    frac_bits: Tensor
+
     def __init__(self, quantizer: Quantizer) -> None:
         super().__init__()
         self.name = quantizer.name

@@ -65,6 +65,22 @@ class Course:
     was frozen or switched is again, and the training ends in the same bits. Raises QfxError for settings that do not go together.
     """
 
+    events: tuple[Event, ...]
+    budget: Budget | None
+    turns: int | None
+    part: str
+    log_every: int | None
+    histograms_every: int | None
+    board: str | Board | None
+    fps: float | None
+    losses_on: Any
+    export: str | os.PathLike[str] | None
+    force: bool
+    archive: Archive | None
+    score: str | None
+    watched: Log | None
+    step: int
+
     def __init__(
         self,
         *events: Event,

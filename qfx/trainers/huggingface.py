@@ -33,6 +33,8 @@ class QfxCallback(_Callback):  # type: ignore[misc]
     ``resume_from_checkpoint`` goes on to the same bits. A budget with ``fp16=True`` is refused: gradients are scaled there.
     """
 
+    course: Course
+
     def __init__(self, *events: Event, writer: Any = None, **settings: Any) -> None:
         super().__init__()
         self.course = Course(*events, **settings)

@@ -23,6 +23,8 @@ class Hooks:
     ``trainer.callback_metrics``. The state is in Lightning's checkpoints: ``trainer.fit(..., ckpt_path=...)`` goes on to the same bits.
     """
 
+    course: Course
+
     def __init__(self, *events: Event, **settings: Any) -> None:
         super().__init__()
         self.course = Course(*events, **settings)

@@ -20,6 +20,8 @@ class TensorBoard:
     Raises QfxError for a folder where tensorboard is not installed.
     """
 
+    writer: Any
+
     def __init__(self, writer: Any) -> None:
         self.writer = summary_writer(writer) if isinstance(writer, str | os.PathLike) else writer
 

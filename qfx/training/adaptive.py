@@ -53,6 +53,10 @@ class AdaptivePrecision:
     Raises QfxError where no weight matches or one has a word of fixed length.
     """
 
+    resolution: int
+    loss: float
+    most_up: int
+
     def __init__(
         self,
         qmodel: nn.Module,

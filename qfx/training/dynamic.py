@@ -80,6 +80,12 @@ def _turned(held: Dynamic) -> tuple[Tensor, int]:
 class DynamicLayer(nn.Module):
     """A linear layer or a convolution (two axes, one group) whose products are integers; parameters by the same names."""
 
+    weight: Any
+    bias: Any
+    bits: int
+    chain: int
+    options: tuple[Any, Any, Any, Any] | None
+
     def __init__(self, layer: Any, bits: int, chain: int) -> None:
         super().__init__()
         self.weight, self.bias, self.bits, self.chain = layer.weight, layer.bias, bits, chain

@@ -36,6 +36,9 @@ class FixedGradients:
     here all candidates are tried, and scales are powers of two.) Raises QfxError for a pattern that matches nothing, or bits that are not 2 to 16.
     """
 
+    bits: int
+    seed: int | None
+
     def __init__(self, qmodel: nn.Module, bits: int = 4, *, seed: int | None = 0, pattern: str = "*.output") -> None:
         if bits not in range(2, 17):
             raise QfxError(f"bits is {bits!r}", where="FixedGradients", remedy="use 2 to 16")
@@ -114,6 +117,10 @@ class FixedWeights:
     Raises QfxError for bits that are not 2 to 32.
     """
 
+    bits: int
+    seed: int | None
+    frac_bits: list[int]
+
     def __init__(self, parameters: Iterable[nn.Parameter], bits: int = 16, *, seed: int | None = 0) -> None:
         if bits not in range(2, 33):
             raise QfxError(f"bits is {bits!r}", where="FixedWeights", remedy="use 2 to 32")
@@ -139,6 +146,9 @@ class LossScale:
     is not finite, and doubles it after ``patience`` good steps. Source: Micikevicius et al., "Mixed Precision Training", 2018. Raises QfxError for a
     value that is not positive and finite.
     """
+
+    value: float
+    patience: int
 
     def __init__(self, value: float = 2.0**10, patience: int = 500) -> None:
         if not 0 < value < float("inf"):

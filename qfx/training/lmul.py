@@ -68,19 +68,26 @@ def weight_parts(weight: Tensor, top: int, mantissa_bits: int) -> tuple[Tensor, 
 class LMul(nn.Module):
     """A layer whose products are L-Mul's: ``weight`` and ``bias`` of ``layer``, by the same names."""
 
+    weight: Any
+    bias: Any
+    mantissa_bits: int
+    top: int
+    options: tuple[()] | tuple[Any, Any, Any]
+    power: nn.Module
+
     def __init__(self, layer: Any, mantissa_bits: int) -> None:
         super().__init__()
         self.weight, self.bias, self.mantissa_bits = layer.weight, layer.bias, mantissa_bits
         self.top = int(torch.frexp(layer.weight.detach().abs().max()).exponent) - 1
         self.axis = -1 if isinstance(layer, nn.Linear) else 1
         self.options = () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.dilation)
-        self.function = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}[type(layer)]
+        self.function: Any = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}[type(layer)]
         self.power = lookup(leading_power, name="leading_power", max_error=_NO_ERROR)
 
     def forward(self, x: Tensor) -> Tensor:
         both = torch.cat([x, self.power(x)], self.axis)
         parts = torch.cat(weight_parts(self.weight, self.top, self.mantissa_bits), 1)
-        return self.function(both, parts, self.bias, *self.options)  # type: ignore[operator, no-any-return]
+        return self.function(both, parts, self.bias, *self.options)  # type: ignore[no-any-return]
 
 
 def quantize_lmul(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None, *, mantissa_bits: int = 3) -> nn.Module:

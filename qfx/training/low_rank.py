@@ -15,6 +15,9 @@ from qfx.errors import QfxError
 class LowRank(nn.Module):
     """A parametrization: the weight, plus ``gain`` * a @ b in its rows and columns. ``a`` starts at 0, so that nothing changes at first."""
 
+    a: nn.Parameter
+    b: nn.Parameter
+
     def __init__(self, weight: Tensor, rank: int, gain: float) -> None:
         super().__init__()
         rows, columns = weight.shape[0], weight[0].numel()

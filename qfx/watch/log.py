@@ -31,6 +31,8 @@ class Log:
     Numbers that are not finite are null. Raises DataError if the file cannot be written.
     """
 
+    path: Path
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder) / FILE
         self._stage, self._told_at = "", -_EVERY_S

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +67,30 @@ def test_one_name_for_each_kind_of_file() -> None:
         assert "--json" in options(main.commands[name])
 
 
+def unlike(commands: dict[str, click.Command]) -> set[str]:
+    """Options of one name that take different things: a word here, a flag there."""
+    kinds: dict[str, set[str]] = {}
+    for command in commands.values():
+        for option in command.params:
+            if isinstance(option, click.Option):
+                kind = "flag" if option.is_flag else "callback" if option.callback else option.type.name
+                for name in option.opts:
+                    kinds.setdefault(name, set()).add(kind)
+    return {name for name, found in kinds.items() if len(found) > 1}
+
+
+def test_an_option_takes_the_same_in_every_command() -> None:
+    assert unlike(main.commands) == {"--model", "--trace"}  # a project's model is a file; verify's --trace is an older name of --layers
+    assert "--layers" in options(main.commands["verify"])
+    planted = click.Command("planted", params=[click.Option(["--json"], type=click.Path())])
+    assert unlike({**main.commands, "planted": planted}) == {"--model", "--trace", "--json"}
+
+
 def test_what_writes_can_replace_and_what_tells_can_tell_programs() -> None:
     for name, command in main.commands.items():
         known = options(command)
         assert ("-o" in known) <= ("--force" in known), name
-        assert "--json" in known or name in ("schema", "completion", "new"), name
+        assert "--json" in known, name
         given = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
         assert [option for option in given if option != "-o" and not option.startswith("--")] == [], name
 
@@ -139,6 +162,33 @@ def test_json_has_the_keys_that_the_page_lists(folder: Path, tmp_path: Path) -> 
     assert found["verify"]["equal"] is True
     assert [row["executor"] for row in found["verify"]["layers"]] == ["C simulation", "fast emulator"]
     assert found["inspect"]["nodes"][0]["name"] == "input"
+
+
+def test_json_of_what_writes_files(folder: Path, tmp_path: Path) -> None:
+    rows = dict(re.findall(r"^\| `(new|schema -o|completion)` \| (.*) \|$", DOCS.read_text(), re.MULTILINE))
+    found = {
+        "new": parsed(folder, f"new {tmp_path}/start --json"),
+        "schema -o": parsed(folder, f"schema recipe -o {tmp_path}/r.json --json"),
+        "completion": parsed(folder, "completion bash --json"),
+    }
+    assert {name: set(content) for name, content in found.items()} == {name: set(re.findall(r"`([a-z_]+)`", row)) for name, row in rows.items()}
+    assert all(Path(name).is_file() for name in found["new"]["files"])
+    assert found["completion"]["script"].rstrip("\n") == run(folder, "completion bash").stdout.rstrip("\n")
+    assert parsed(folder, "schema recipe --json") == json.loads((tmp_path / "r.json").read_text())
+
+
+@pytest.mark.parametrize(("terminal", "colours"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), (None, False)])
+def test_colours_only_on_terminals_that_want_them(terminal: dict[str, str] | None, colours: bool) -> None:
+    """``None``: a pipe. The command is run for real, on a terminal of its own; `doctor` is the one that has colours in its table."""
+    read, write = pty.openpty() if terminal is not None else os.pipe()
+    show = "from qfx.cli.doctor import _show; from qfx.doctor import Finding; _show('m', [Finding('g++', None, 'all', 'get it', True, 'none')])"
+    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "TERM", "COLORTERM")}
+    subprocess.run([sys.executable, "-c", show], stdout=write, check=True, env={**kept, "TERM": "xterm-256color", **(terminal or {})})
+    os.close(write)
+    said = os.read(read, 65536).decode()
+    os.close(read)
+    assert "g++" in said
+    assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]m", said)) == colours, said
 
 
 def test_json_of_a_difference(folder: Path, tmp_path: Path) -> None:

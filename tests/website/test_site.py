@@ -11,6 +11,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 import test_house
@@ -19,6 +20,7 @@ import qfx
 from qfx.cli import main
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.operators import OPERATORS
+from qfx.schemas.schemas import SCHEMAS
 from website import catalogue, concepts, house
 from website.modes import errors, value
 from website.pages import NAV, write
@@ -69,11 +71,42 @@ def test_references_are_whole(pages: Path) -> None:
         assert f"## qfx {name}\n" in commands
         for option in command.params:
             assert all(word in commands for word in option.opts if word.startswith("--")), (name, option.opts)
+    outside = re.sub(r"^```.*?^```$", "", commands, flags=re.MULTILINE | re.DOTALL)  # a fence that is not closed would swallow what follows
+    assert re.findall(r"^## qfx (\w+)$", outside, re.MULTILINE) == list(main.commands)
+    assert "```" not in outside
     operators = (pages / "operators.md").read_text(encoding="utf-8")
     assert all(f"| `{operator.__name__}` |" in operators for operator in OPERATORS)
+    assert [page.name for page in sorted(pages.glob("*.md")) if len(re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)) % 2] == []
     for text in (commands, operators):
         assert " at 0x" not in text
         assert "/home/" not in text
+
+
+def keys_of(schema: dict[str, Any]) -> set[str]:
+    """The keys that a schema knows, at any depth."""
+    own = set(schema.get("properties", {}))
+    below = [*schema.get("properties", {}).values(), *schema.get("anyOf", ()), schema.get("additionalProperties"), schema.get("items")]
+    return own.union(*(keys_of(part) for part in below if isinstance(part, dict)))
+
+
+@pytest.mark.parametrize(("kind", "page"), [("recipe", "recipe_reference.md"), ("board", "boards.md"), ("folding", "folding_reference.md")])
+def test_every_key_of_a_file_has_a_line(pages: Path, kind: str, page: str) -> None:
+    known = keys_of(SCHEMAS[kind]()) - {"$schema"}
+    text = (pages / page).read_text(encoding="utf-8")
+    listed = {name.strip("[]").rpartition(".")[2] for name in re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)}
+    assert known - {"override"} <= listed
+    assert text.count("\n| ") > len(known) / 2
+    if kind == "recipe":
+        assert "| `q` | `" + '"AP_RND"' in text
+        assert "| `width` | a whole number, 1 to 32 | `16` | Word length in bits. |" in text
+        assert set(re.findall(r"`(AP_\w+)`", text.replace('"', ""))) == {mode.value for kind in (QMode, OMode) for mode in kind}
+
+
+def test_recipes_page_names_every_field() -> None:
+    """The page that explains recipes, which people write, leaves nothing out that the reference has."""
+    text = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE))))
+    assert keys_of(SCHEMAS["recipe"]()) - {"$schema", "override", "pattern"} <= rows
 
 
 def test_the_same_each_time(pages: Path, tmp_path: Path) -> None:

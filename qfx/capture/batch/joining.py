@@ -91,6 +91,9 @@ def _spread(graph: fx.Graph, node: fx.Node, small: tuple[int, ...], large: tuple
 class Sizes:
     """Nodes that give numbers which follow the batch, behind the placeholders."""
 
+    graph: fx.Graph
+    batches: tuple[int, int]
+
     def __init__(self, graph: fx.Graph, batches: tuple[int, int] = BATCHES) -> None:
         self.graph, self.batches = graph, batches
         self.made: dict[tuple[int, int], fx.Node] = {}

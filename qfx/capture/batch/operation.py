@@ -18,6 +18,9 @@ MIXES = "let every sample be worked on alone: use another axis, or keep this out
 class NotFollowedError(Exception):
     """An operation that cannot be written with the batch in front: why, and what to do; nothing for what is just not known."""
 
+    what: str
+    remedy: str
+
     def __init__(self, what: str = "", remedy: str = "") -> None:
         super().__init__(what)
         self.what, self.remedy = what, remedy

@@ -16,6 +16,9 @@ from qfx.capture.traced import CALLER, INTERNAL, SITE, SPARE
 class Runs:
     """``run``, merged with ``other`` of another batch size."""
 
+    run: Recording
+    other: Recording
+
     def __init__(self, run: Recording, other: Recording) -> None:
         self.run, self.other = run, other
         self.added: list[fx.Node] = []

@@ -23,6 +23,14 @@ Array = npt.NDArray[Any]
 class Node:
     """One operation, with its attributes and arguments at hand."""
 
+    make: Assembly
+    proto: onnx.NodeProto
+    where: str
+    arguments: list[Value | Array | None]
+    opset: int
+    attributes: dict[str, Any]
+    name: str
+
     def __init__(
         self, make: Assembly, proto: onnx.NodeProto, where: str, arguments: list[Value | Array | None], uses: Mapping[str, int], opset: int = 22
     ) -> None:

@@ -34,6 +34,9 @@ _DECIDES = "accept what exact arithmetic gives, which differs by one at most the
 class Network(Growing):
     """``values``: what each node of the traced network is. ``constants``: of weights and biases by name, integers less zero points, and scales."""
 
+    traced: Traced
+    constants: dict[str, tuple[Ints, tuple[float, ...]]]
+
     def __init__(self, traced: Traced, constants: dict[str, tuple[Ints, tuple[float, ...]]], *, nearest: bool) -> None:
         super().__init__(nearest=nearest)
         self.traced, self.constants = traced, constants

@@ -56,6 +56,8 @@ Casting = Callable[[Affine, str], nn.Module]
 class Program(_Reader):
     """Reads a quantized program. ``constants``: those of weights and biases, by the paths of their layers and their roles."""
 
+    paths: dict[str, str]
+
     def __init__(self, archive: zipfile.ZipFile, path: Path, example: Tensor, casting: Casting, *, literal: bool = False) -> None:
         super().__init__(archive, path, example, literal=literal)
         self.casting = casting

@@ -15,6 +15,7 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design import loading
 from qfx.hardware.timing.program import READ_WRITE
+from qfx.pages.notebook import notebook_table
 
 LIMITS: Mapping[str, float] = {"lut": 0.80, "ff": 0.80, "dsp": 1.0, "bram18": 0.90, "uram": 0.90}
 """The share of a board's resources up to which a folding is chosen: the rest is for the DMA and its interconnect, and for routing. (UG949 warns from
@@ -43,6 +44,12 @@ class Estimate:
     board: Board
     costs: tuple[Cost, ...]
 
+    def __repr__(self) -> str:
+        return f"Estimate({self.board.title}, {told(self)})"
+
+    def _repr_html_(self) -> str:
+        return resource_table(self, self.board.title)
+
     @property
     def total(self) -> Resources:
         return r.total([cost.resources for cost in self.costs])
@@ -65,6 +72,18 @@ class Estimate:
     def over(self, limits: Mapping[str, float]) -> tuple[str, ...]:
         """The fields whose share is above its limit."""
         return tuple(field for field in FIELDS if self.share(field) > limits[field])
+
+
+def told(estimate: Estimate) -> str:
+    """What it takes, in one line."""
+    return ", ".join(f"{getattr(estimate.total, field):,} {NAMES[field]}" for field in FIELDS if getattr(estimate.total, field))
+
+
+def resource_table(estimate: Estimate, title: str) -> str:
+    """What it takes of the board, for notebooks."""
+    there = capacity(estimate.board)
+    rows = [(NAMES[f], f"{getattr(estimate.total, f):,}", f"{getattr(there, f):,}", f"{estimate.share(f):.1%}") for f in FIELDS if getattr(there, f)]
+    return notebook_table(title, ("resource", "taken", "of", "share"), rows, numbers=(1, 2, 3))
 
 
 def capacity(board: Board) -> Resources:

@@ -7,10 +7,11 @@ held to measurements with Yosys, ``benchmarks/calibration/pieces.csv``; docs/est
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from operator import attrgetter
+from typing import Any
 
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.hardware.design import storage
@@ -40,7 +41,7 @@ class Resources:
 
 
 FIELDS = ("lut", "ff", "dsp", "bram18", "uram")
-counts = attrgetter(*FIELDS)
+counts: Callable[[Any], tuple[int, ...]] = attrgetter(*FIELDS)
 """Those of Resources, in the order of FIELDS."""
 
 

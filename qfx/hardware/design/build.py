@@ -47,6 +47,10 @@ class Value:
 class Builder:
     """The processes and streams so far, and the values that wait for their readers. What operators are built with: see ``Operator.build``."""
 
+    graph: Graph
+    schedule: Schedule
+    shared: bool
+    names: Names
     last: d.Stream
 
     def __init__(self, graph: Graph, schedule: Schedule, *, shared: bool = True, phased: bool = True) -> None:
@@ -57,12 +61,12 @@ class Builder:
         self.leaves: Mapping[str, int] = dict.fromkeys(graph.outputs, 1)  # how often a value leaves the graph
         self.processes: list[d.Process] = []
         self.nodes: list[str] = []
-        self.node = ""  # the graph node that is being lowered
+        self.node: str = ""  # the graph node that is being lowered
         self.streams: list[d.Stream] = []
         self.travels: list[d.Travel] = []
         self.inputs: list[d.Port] = []
         self.port_names: list[str] = []  # of the inputs
-        self.several = len(graph.inputs) + len(graph.outputs) > 2
+        self.several: bool = len(graph.inputs) + len(graph.outputs) > 2
         self._live = live_nodes(graph)
         self._readers = readers_of(graph, self._live)
         self._waiting: dict[str, deque[Value]] = {}

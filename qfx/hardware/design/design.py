@@ -119,6 +119,9 @@ class Design:
     merged: tuple[int, int] = (0, 0)
     """The width in bits of the one stream that carries all inputs, and of that of all outputs; 0: each has a stream of its own."""
 
+    def __repr__(self) -> str:
+        return f"Design({len(self.processes)} processes, {len(self.streams)} streams, {len(self.inputs)} inputs, {len(self.outputs)} outputs)"
+
     @property
     def inputs(self) -> tuple[Port, ...]:
         return (self.input, *self.more_inputs)

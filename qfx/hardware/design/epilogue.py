@@ -108,6 +108,9 @@ class Steps:
     ``type`` is the type of the number so far; ``grids`` are its fractional bits, those of ``type`` unless its channels have grids of their own.
     """
 
+    stem: str
+    type: FixedType
+
     def __init__(self, names: Names, stem: str, inputs: tuple[FixedType, ...], frame: Frame, grids: Grids | None = None) -> None:
         self._names, self.stem, self._inputs, self._frame = names, stem, inputs, frame
         self._steps: list[Step] = []

@@ -61,9 +61,14 @@ class Market:
     ``layers``: of the options given those that no other with the same words at both ends is at least as good as. What is picked are their places.
     """
 
+    layers: list[Layer]
+    reads: bool
+    joint: list[list[int]]
+    sources: list[list[tuple[int, int]]]
+
     def __init__(self, layers: Sequence[Layer], limits: FloatArray, joint: Sequence[Sequence[str]] = (), bytes_per_cycle: float = 0.0) -> None:
         self.layers = [_undominated(layer) for layer in layers]
-        self.limits = np.maximum(limits, _LEAST_LIMIT)
+        self.limits: FloatArray = np.maximum(limits, _LEAST_LIMIT)
         self.bytes_per_cycle = bytes_per_cycle
         self.reads = any(layer.memory is not None for layer in layers)
         index = {layer.name: i for i, layer in enumerate(layers)}

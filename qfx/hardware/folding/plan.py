@@ -9,7 +9,7 @@ from math import ceil
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board
-from qfx.hardware.cost.estimate import LIMITS, DoesNotFitError, Estimate, check_fits, estimate
+from qfx.hardware.cost.estimate import LIMITS, DoesNotFitError, Estimate, check_fits, estimate, resource_table, told
 from qfx.hardware.cost.power import Power, power
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
@@ -42,6 +42,13 @@ class Plan:
     timing: Timing | None
     clock_ns: float
     gap: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Plan({self.estimate.board.title}, {self.clock_ns:g} ns, {self.fps:,.1f} frames a second, {told(self.estimate)})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.estimate.board.title}, {self.clock_ns:g} ns: {self.fps:,.1f} frames a second (estimated)"
+        return resource_table(self.estimate, title)
 
     @property
     def interval(self) -> int:

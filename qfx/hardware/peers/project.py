@@ -77,6 +77,9 @@ def write(graph: Graph, folder: Path, *, board: Board, clock_ns: float, name: st
 class Peer:
     """A compiled project in ``folder``. ``run_raw``: the raws of the output for float inputs, as the interpreter gives them."""
 
+    graph: Graph
+    folder: Path
+
     def __init__(self, graph: Graph, made: Made, model: Any, folder: Path) -> None:
         self.graph, self.folder = graph, folder
         self._made, self._model = made, model

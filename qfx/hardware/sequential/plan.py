@@ -11,7 +11,7 @@ from qfx.errors import ProjectError
 from qfx.fixed.arith import Interval
 from qfx.hardware.board import MEMORY_SUSTAINED, Board, check_clock
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits
+from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits, resource_table, told
 from qfx.hardware.cost.power import Power, power
 from qfx.hardware.design.dsp import PACKED
 from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
@@ -49,6 +49,13 @@ class Plan:
     engine: Engine
     estimate: Estimate
     clock_ns: float
+
+    def __repr__(self) -> str:
+        return f"Plan({self.estimate.board.title}, {self.clock_ns:g} ns, {self.fps:,.1f} frames a second, {told(self.estimate)})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.estimate.board.title}, {self.clock_ns:g} ns: {self.fps:,.1f} frames a second (estimated)"
+        return resource_table(self.estimate, title)
 
     @property
     def batch(self) -> int:

@@ -43,6 +43,15 @@ class Network:
     ``latency`` later. (Behind a frame's last turn a pipeline empties by itself; the turns that do it read nothing.)
     """
 
+    processes: tuple[d.Process, ...]
+    streams: dict[str, d.Stream]
+    writer: dict[str, int]
+    reader: dict[str, int]
+    programs: tuple[Program, ...]
+    events: tuple[Events, ...]
+    marks: frozenset[str]
+    components: tuple[Component, ...]
+
     def __init__(self, design: d.Design, *, flushing: bool = True) -> None:
         self.processes = design.processes
         self.streams = {stream.name: stream for stream in design.streams}

@@ -53,6 +53,9 @@ class Wait:
 class DeadlockError(ProjectError):
     """The design stops for good. ``waits``: every process that cannot go on; ``circle``: those of them that wait for each other in a ring."""
 
+    waits: tuple[Wait, ...]
+    circle: tuple[Wait, ...]
+
     def __init__(self, waits: Sequence[Wait], circle: Sequence[Wait], where: str = "") -> None:
         self.waits, self.circle = tuple(waits), tuple(circle)
         full = [wait.stream for wait in self.circle if wait.state == "full"]

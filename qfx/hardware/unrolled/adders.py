@@ -79,6 +79,10 @@ class Making:
     """An adder graph that grows. Equal adders are made once. ``depth`` is the number of adders on the longest way to a node, beginning with what the
     columns bring along; ``bits`` is how many bits a node has, about."""
 
+    columns: int
+    depth: list[int]
+    bits: list[int]
+
     def __init__(self, depths: tuple[int, ...], widths: tuple[int, ...]) -> None:
         self.columns = len(depths)
         self.depth, self.bits = list(depths), list(widths)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board, check_clock
 from qfx.hardware.cost import resources as r
-from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate, check_fits
+from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate, check_fits, resource_table, told
 from qfx.hardware.cost.power import Power, power
 from qfx.hardware.cost.resources import Resources
 from qfx.hardware.design.build import port
@@ -46,6 +46,13 @@ class Plan:
     estimate: Estimate
     layers: tuple[Layer, ...]
     clock_ns: float
+
+    def __repr__(self) -> str:
+        return f"Plan({self.estimate.board.title}, {self.clock_ns:g} ns, {self.fps:,.1f} frames a second, {told(self.estimate)})"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.estimate.board.title}, {self.clock_ns:g} ns: {self.fps:,.1f} frames a second (estimated)"
+        return resource_table(self.estimate, title)
 
     @property
     def interval(self) -> int:

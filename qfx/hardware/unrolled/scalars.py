@@ -34,6 +34,10 @@ class Scalars:
     """Nodes, and what is known of each: its bounds, and how many adders deep it lies. ProjectError where more than ``most`` operations are certain to
     be left of them."""
 
+    most: int
+    zero: Number
+    one: Number
+
     def __init__(self, solver: Solver, most: int) -> None:
         self._solver, self.most = solver, most
         self._graphs: dict[tuple[tuple[Row, ...], tuple[int, ...], tuple[int, ...]], AdderGraph] = {}

@@ -23,6 +23,9 @@ _GIVEN = FixedType(8, 8, True, QMode.RND, OMode.SAT)
 class Ends:
     """Which tensors of a file are inputs and outputs of the graph, and which operators are left out around them."""
 
+    inputs: list[int]
+    outputs: list[int]
+
     def __init__(self, file: File) -> None:
         self._file = file
         self._made = {output: op for op in file.ops for output in op.outputs}

@@ -50,6 +50,10 @@ def fits(mask: Tensor, n: int, m: int) -> bool:
 class Sparse(Quantizer):
     """The Cast of a weight with ``spec.sparsity``: of what ``kept`` leaves, and of 0 elsewhere."""
 
+    n: int
+    m: int
+    mask: Tensor
+
     def __init__(self, spec: Spec, **named: Any) -> None:
         super().__init__(spec, **named)
         assert spec.sparsity is not None

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -239,7 +240,7 @@ def _as_told(result: Tensor, dtype: torch.dtype) -> Tensor:
     return given.clone() if given.untyped_storage().data_ptr() == value.untyped_storage().data_ptr() else given
 
 
-forward = torch.library.custom_op("qfx::forward", _forward, mutates_args=())
+forward: CustomOpDef = torch.library.custom_op("qfx::forward", _forward, mutates_args=())
 
 
 @forward.register_fake

@@ -45,6 +45,11 @@ class Cost:
         bits = f"{float(self.bit_operations.detach()):,.0f} bit operations, {self.multiplications:,} multiplications"
         return f"Cost({bits}, {self.weights:,} weights of {float(self.weight_bits.detach()):,.0f} bits{board}{pace})"
 
+    def _repr_html_(self) -> str:
+        """Bit operations by layer, for notebooks."""
+        rows = [(name, f"{float(count.detach()):,.0f}") for name, count in self.by_layer.items()]
+        return notebook_table(repr(self), ("layer", "bit operations"), rows, numbers=(1,))
+
     @property
     def bit_operations(self) -> Tensor:
         return torch.stack(list(self.by_layer.values())).sum() if self.by_layer else torch.zeros((), dtype=torch.float64)

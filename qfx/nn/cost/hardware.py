@@ -27,7 +27,7 @@ from qfx.hardware.timing.fifo import Known
 from qfx.hardware.unrolled import plan as unrolled
 from qfx.ir.graph import Graph, graph_name
 from qfx.nn.cost.multiplications import Multiplications
-from qfx.nn.model import graph_module, quantizers
+from qfx.nn.model import QuantizedModel, graph_module, quantizers
 from qfx.nn.quantizer import Quantizer
 
 FloatArray = npt.NDArray[np.float64]
@@ -131,6 +131,14 @@ class HardwareCost:
 
     Raises ProjectError for what no design can be made of, and for a pace that no folding reaches.
     """
+
+    model: QuantizedModel
+    board: Board
+    clock_ns: float
+    fps: float | None
+    schedule: Schedule | None
+    allowed: Mapping[str, float] | None
+    known: Known | None
 
     def __init__(
         self,

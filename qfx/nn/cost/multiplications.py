@@ -13,7 +13,7 @@ from qfx.export.to_graph import refuse_off
 from qfx.fixed.arith import Channels
 from qfx.nn.fixed_layer import FixedLayer, moved
 from qfx.nn.layers import QInput
-from qfx.nn.model import graph_module
+from qfx.nn.model import QuantizedModel, graph_module
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
@@ -41,6 +41,8 @@ class Multiplications:
 
     Raises UnsupportedError while quantizers are off (``qfx.switch``): what they let pass has no word length.
     """
+
+    model: QuantizedModel
 
     def __init__(self, qmodel: nn.Module) -> None:
         self.model = graph_module(qmodel)

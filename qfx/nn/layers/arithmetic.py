@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from qfx.nn.qtensor import QTensor, dtype_of
 class QAdd(FixedLayer):
     """a + b, exact: operands are aligned to the finer grid."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, aligns=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, aligns=True)
 
     def forward(self, a: QTensor, b: QTensor) -> QTensor:
         return a.add(b, where=self.name)
@@ -43,7 +44,7 @@ class QAdd(FixedLayer):
 class QSub(FixedLayer):
     """a - b, exact."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, aligns=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, aligns=True)
 
     def forward(self, a: QTensor, b: QTensor) -> QTensor:
         return a.add(b.negated(), where=self.name)
@@ -64,7 +65,7 @@ class QSub(FixedLayer):
 class QMul(FixedLayer):
     """a * b elementwise, exact."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
 
     def forward(self, a: QTensor, b: QTensor) -> QTensor:
         interval = a.interval * b.interval

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,12 @@ from qfx.recipe import Recipe
 class QAvgPool(FixedLayer):
     """Average of each window: an exact sum times a fixed-point reciprocal; the Cast that follows is the only other rounding."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    reciprocal_cast: Quantizer
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
 
     def __init__(
         self,
@@ -90,7 +96,14 @@ class QPartialAvgPool(FixedLayer):
     """Average of windows that do not all hold equally many numbers (padding that does not count, a last window that sticks out): an exact sum times
     the fixed-point reciprocal of each window; the Cast that follows is the only other rounding."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pads: Pads
+    reciprocal_cast: Quantizer
+    form: tuple[int, ...]
+    factor: float
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
 
     def __init__(self, kernel: tuple[int, ...], stride: tuple[int, ...], pads: Pads, divisors: Tensor, factor: float, call: Call) -> None:
         """``divisors``: (1, *output size), what each window is divided by. ``factor``: the mean over windows of what all numbers 1 would give."""

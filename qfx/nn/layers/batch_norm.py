@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,11 @@ class Norm(FixedLayer, abstract=True):
     with the statistics at its start, though each moves them.
     """
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, called_again="shared", holds_constants=True)
+    name: str
+    eps: float
+    momentum: float | None
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, called_again="shared", holds_constants=True)
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -158,6 +162,9 @@ class QBatchNorm(Norm):
     that of a batch normalized by its own statistics (Ioffe and Szegedy, "Batch Normalization", 2015): without it, networks that are trained
     from scratch do not come near their float accuracy.
     """
+
+    scale_cast: Quantizer
+    shift_cast: Quantizer
 
     def __init__(self, source: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm, recipe: Recipe, name: str) -> None:
         super().__init__(source, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -22,7 +23,7 @@ from qfx.nn.qtensor import QTensor
 class QConcat(FixedLayer):
     """Joined along the channels, on the finest of the grids; exact."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def forward(self, *parts: QTensor) -> QTensor:
         values = [part.tensor() for part in parts]

@@ -43,6 +43,11 @@ class QConv(Weighted):
     """``torch.nn.Conv1d``, ``Conv2d`` or ``Conv3d`` (stride, zero padding, dilation, groups), exact before its result is cast.
     ``geometry``: of ``Weights``, which do not tell it."""
 
+    stride: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+
     def __init__(self, source: Source | Weights, recipe: Recipe, name: str, geometry: Geometry | None = None) -> None:
         super().__init__(source, recipe, name)
         if geometry is None:
@@ -69,6 +74,9 @@ class QConv(Weighted):
 class QConvOverFrames(QConv):
     """A convolution of images over (batch, channels, frames, height, width), every frame alone: a kernel of length 1 along the frames. The graph has
     the channels of all frames side by side, and the same weights for each frame's."""
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
 
     def __init__(self, source: Weights, call: Call, geometry: Geometry) -> None:
         super().__init__(source, call.recipe, call.path, geometry)

@@ -32,6 +32,14 @@ class QConvTranspose(Weighted):
     per output channel, as for every other layer. ``size``: the spatial size of the input; UnsupportedError for another.
     """
 
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[int, ...]
+    groups: int
+    size: tuple[int, ...]
+    output_padding: tuple[int, ...]
+
     def __init__(
         self,
         source: Source | Weights,

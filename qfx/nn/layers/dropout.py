@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import nn
@@ -16,7 +17,10 @@ from qfx.nn.qtensor import QTensor
 class QDropout(FixedLayer):
     """Dropout in training (its results leave the grid there, by design); gone at inference and in what is exported."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=True, named_by_source=True)
+    p: float
+    channels: bool
+
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=True, named_by_source=True)
 
     def __init__(self, p: float, channels: bool) -> None:
         super().__init__()

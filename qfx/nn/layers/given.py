@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class FakeQuant(nn.Module):
     """What another tool makes of numbers, in float: rounded to a grid and limited, or their sign. ``label``: what recipes call the quantizer that it
     becomes; ``place``: its path. ``reads``: the fractional bits that its input may have at most, which the source rounds to first; ``holds_all``:
     that the source has no limits there, so that none may count. It stands in networks that ``qfx.exchange`` makes."""
+
+    grid: Grid
+    label: str
+    place: str
 
     one_piece = True
     """For capture, which does not look inside."""
@@ -86,9 +91,11 @@ def points_of(grid: Grid, x: Tensor) -> Tensor:
 class GivenQuantizer(Quantizer):
     """A Cast of a type that is given: of a model of another tool. Its binary points are learned from there on."""
 
+    frac_grad_scale: float
+
     makes_room = False
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, called_again="shared", casts=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, called_again="shared", casts=True)
 
     def __init__(self, grid: Grid, name: str, *, channel_axis: int = 1, also: str = "") -> None:
         super().__init__(grid.spec, channel_axis=channel_axis, name=name, also=also)
@@ -115,7 +122,10 @@ class GivenQuantizer(Quantizer):
 class QOffset(FixedLayer):
     """x plus or minus a power of two that nobody trains; exact."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
+    sign: int
+    exponent: int
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
 
     def __init__(self, sign: int, exponent: int) -> None:
         super().__init__()

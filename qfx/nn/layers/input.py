@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,7 +34,12 @@ class QInput(FixedLayer):
     have no row.
     """
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    shape: tuple[int, ...]
+    recipe: Recipe
+    label: str
+    cast: Quantizer
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     rows: int | None = None  # of a model that an earlier version pickled
     left_out: tuple[str, ...] = ()

@@ -24,6 +24,10 @@ class QLinear(Weighted):
     With ``positions`` it is for (batch, in_features, positions), and works on each position alone: features are the channels, as everywhere.
     """
 
+    positions: bool
+    out_features: int
+    in_features: int
+
     positions = False
 
     def __init__(self, source: nn.Linear | Weights, recipe: Recipe, name: str, *, positions: bool = False) -> None:

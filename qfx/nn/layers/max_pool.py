@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,13 @@ from qfx.nn.qtensor import QTensor
 class QMaxPool(FixedLayer):
     """Greatest value of each window; padding never wins."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    beyond: tuple[int, ...]
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def __init__(
         self, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], dilation: tuple[int, ...], beyond: tuple[int, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import nn
@@ -27,7 +27,7 @@ Pads = tuple[tuple[int, int], ...]
 class QPad(FixedLayer):
     """Zeros around every axis behind the batch, (before, after) each."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, pads: Pads) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -16,7 +17,7 @@ from qfx.nn.qtensor import QTensor
 class QPermute(FixedLayer):
     """Axes permuted; ``perm`` counts the axes behind the batch from 0."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, perm: tuple[int, ...]) -> None:
         super().__init__()

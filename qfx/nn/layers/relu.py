@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from qfx.nn.qtensor import QTensor
 class QReLU(FixedLayer):
     """max(x, 0); exact, and absorbed by the Cast that follows."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
 
     def forward(self, x: QTensor) -> QTensor:
         return x.relu(0.0, x.interval.relu(), where=self.name)
@@ -38,7 +39,7 @@ class QReLU(FixedLayer):
 class QLeakyReLU(FixedLayer):
     """x for x >= 0, else x * 2**log2_slope: a shift, so the result is exact on a finer grid."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
 
     def __init__(self, log2_slope: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class QLeakyReLU(FixedLayer):
 class QReLU6(FixedLayer):
     """min(max(x, 0), 6); exact."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
 
     def forward(self, x: QTensor) -> QTensor:
         return x.clipped_relu(6.0, x.interval.clip(Interval(0, 0, 0), Interval(6, 6, 0)), where=self.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from qfx.nn.qtensor import QTensor
 class QReshape(FixedLayer):
     """The same elements in the same order; ``shape`` leaves the batch out."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ def _no_layer(call: Call) -> Layers:
 class QDetach(FixedLayer):
     """The same values; no gradient goes back."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def forward(self, x: QTensor) -> QTensor:
         return QTensor(x.tensor().detach(), x.interval)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -21,7 +22,11 @@ from qfx.nn.qtensor import QTensor
 class QSlice(FixedLayer):
     """x[:, start:stop:step, ...] on every axis behind the batch."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, starts: tuple[int, ...], stops: tuple[int, ...], steps: tuple[int, ...]) -> None:
         super().__init__()

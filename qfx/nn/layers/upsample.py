@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from qfx.nn.qtensor import QTensor
 class QUpsample(FixedLayer):
     """Every pixel repeated ``factors`` times along each spatial axis (nearest neighbour); exact."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, factors: tuple[int, ...]) -> None:
         super().__init__()

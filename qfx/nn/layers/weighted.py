@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,10 @@ class Weighted(Computing, abstract=True):
     They are those of ``source``: a torch module, or ``Weights`` that the model holds by themselves. A parameter there is the parameter here.
     """
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, called_again="shared", holds_constants=True)
+    weight_cast: Quantizer
+    bias_cast: Quantizer
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, called_again="shared", holds_constants=True)
 
     weight: Tensor
     bias: Tensor | None
@@ -64,7 +67,8 @@ class Weighted(Computing, abstract=True):
         self.name = name
         if isinstance(source, Weights):
             roles = [role for role in ("weight", "bias") if getattr(source, role) is not None]
-            self.form, self.origins = source.form, {role: source.origins.get(role, "") for role in roles}
+            self.form = source.form
+            self.origins: Mapping[str, str] = {role: source.origins.get(role, "") for role in roles}
         for role in ("weight", "bias"):
             tensor = getattr(source, role)
             if isinstance(source, Weights) and tensor is not None and not isinstance(tensor, nn.Parameter):

@@ -71,6 +71,10 @@ class Estimate(ABC):
     """What the gradients of one quantizer add up to. Those of several samples may be added before they are squared: their directions are
     independent with mean 0, so that products of two samples cancel in the mean."""
 
+    constant: bool
+    casts: list[Quantizer]
+    totals: list[float]
+
     def __init__(self, constant: bool, casts: list[Quantizer]) -> None:
         """``constant``: whether it casts weights, the same for all samples; ``casts``: it at every word length."""
         self.constant, self.casts = constant, casts
@@ -111,6 +115,10 @@ class Taylor(Fisher):
 
 class Hessian(Estimate):
     """Half the squared rounding errors, in ``totals``, times the mean of the curvature's diagonal."""
+
+    trace: float
+    added: int
+    totals: list[float]
 
     def __init__(self, constant: bool, casts: list[Quantizer]) -> None:
         super().__init__(constant, casts)

@@ -18,6 +18,7 @@ from qfx.hardware.board import board, check_clock
 from qfx.hardware.cost.estimate import NAMES
 from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module
+from qfx.pages.notebook import notebook_table
 from qfx.ptq.allocation.table import Table
 from qfx.recipe import Override, Recipe
 
@@ -156,6 +157,12 @@ class Found:
     def __str__(self) -> str:
         """The front, a point a line, the chosen one marked."""
         return "\n".join(f"{'>' if point.widths == self.point.widths else ' '} {point}" for point in self.front)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [("chosen" if point.widths == self.point.widths else "", str(point)) for point in self.front]
+        return notebook_table("what word lengths cost, and bring", ("", "point"), rows)
 
 
 def as_data(found: Found) -> dict[str, Any]:

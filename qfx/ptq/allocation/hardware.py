@@ -51,14 +51,14 @@ class HardwareSearch:
 
     def __post_init__(self) -> None:
         assert self.budget.board is not None
-        self.whole = board(self.budget.board)
-        self.clock_ns = self.budget.clock_ns if self.budget.clock_ns is not None else self.whole.clock_ns
+        self.whole: Board = board(self.budget.board)
+        self.clock_ns: float = self.budget.clock_ns if self.budget.clock_ns is not None else self.whole.clock_ns
         check_clock(self.clock_ns, self.whole)
-        self.allowed = _allowed(self.whole, self.budget)
+        self.allowed: dict[str, int] = _allowed(self.whole, self.budget)
         self.designs: dict[Widths, Point | ProjectError] = {
             widths: ProjectError("did not meet the budget before the interrupt") if point is None else point for widths, point in self.known.items()
         }
-        self.done = 0
+        self.done: int = 0
 
     def run(self) -> Found:
         rows, widths = self.table.rows, self.table.widths
@@ -109,7 +109,7 @@ class HardwareSearch:
         rows, widths = self.table.rows, self.table.widths
         middle = widths[len(widths) // 2]
         graph = self._graph(tuple(middle for _ in rows))
-        self.schedule = self._any_schedule(graph)
+        self.schedule: Schedule = self._any_schedule(graph)
         common = self._by_node(graph)
         self.costs: list[list[FloatArray]] = [[np.zeros(len(FIELDS)) for _ in widths] for _ in rows]
         read_by = readers(graph, [row.name for row in rows if row.role != "weight"])
@@ -127,7 +127,7 @@ class HardwareSearch:
                         self.costs[index][place] = self.costs[index][place] + part * (costs.get(node, 0.0) - common.get(node, 0.0))
             self._tell()
         total = sum(common.values(), np.zeros(len(FIELDS)))
-        self.base = total + sum((cost[widths.index(middle)] for cost in self.costs), np.zeros(len(FIELDS)))
+        self.base: FloatArray = total + sum((cost[widths.index(middle)] for cost in self.costs), np.zeros(len(FIELDS)))
 
     def _any_schedule(self, graph: Graph) -> Schedule:
         """A folding that is fast enough, whatever it takes."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qfx.errors import QfxError
+from qfx.pages.notebook import notebook_table
 
 Measure = Literal["sqnr", "correlation", "fisher", "hessian", "taylor"]
 Role = Literal["weight", "activation", "input"]
@@ -70,6 +71,12 @@ class Table:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        order = sorted(self.rows, key=lambda row: -row.losses[0])
+        rows = [(row.name, f"{row.numbers:,}", *(f"{self.decibels(row.name, width):.1f}" for width in self.widths)) for row in order]
+        head = ("quantizer", "numbers", *(f"{width} bit" for width in self.widths))
+        return notebook_table(f"{self.measure}, in dB", head, rows, numbers=range(1, len(head)))
 
 
 def table_from(data: Mapping[str, Any]) -> Table:

@@ -74,6 +74,9 @@ class Relaxation:
     others for each gradient.
     """
 
+    gain: Tensor
+    base: Tensor
+
     def __init__(self, problem: Problem, *, unit: float, regularizer: float, rows: int, seed: int) -> None:
         around = problem.around()
         self.gain = problem.scale * (around.up - around.low)  # beyond the ends there is no choice
@@ -102,6 +105,9 @@ class Relaxation:
 class _Moments:
     """The squared error over all rows, from moments, in units of ``unit``."""
 
+    hessian: Tensor
+    offset: Tensor
+
     def __init__(self, problem: Problem, unit: float) -> None:
         dtype = problem.weight.dtype
         self.hessian, self.offset = (problem.hessian() * (2 / unit)).to(dtype), (problem.target() * (-2 / unit)).to(dtype)
@@ -116,6 +122,15 @@ class _SampledRows:
 
     The rows are shuffled once; each time those behind a random place count, as if in a circle: gathering them anew would take long.
     """
+
+    generator: torch.Generator
+    count: int
+    size: int
+    x: Tensor
+    result: Tensor
+    goal: Tensor
+    negative_slope: float
+    weight: float
 
     def __init__(self, rows: Rows, unit: float, size: int, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)

@@ -23,7 +23,7 @@ from qfx.ptq.activations import ActivationCache, Env, batches, evaluating, run_n
 from qfx.ptq.float_reference import reference_of
 from qfx.ptq.rounding.adaround import decided, rectified, start, undecided
 from qfx.ptq.rounding.blocks import Block, find_blocks
-from qfx.ptq.rounding.grid import around, integer_range, settle_bias, units
+from qfx.ptq.rounding.grid import Around, around, integer_range, settle_bias, units
 from qfx.ptq.rounding.layers import MEMORY_BYTES
 
 BATCH = 32
@@ -127,6 +127,11 @@ def adaround_blocks(
 
 class SoftRounding(nn.Module):
     """Stands in for a layer's weight cast while its roundings are chosen: gives relaxed weights, whatever it is asked to cast."""
+
+    quantizer: Quantizer
+    unit: Tensor
+    around: Around
+    choice: nn.Parameter
 
     def __init__(self, layer: Weighted) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.nn.convert import quantize
 from qfx.nn.model import quantizers
+from qfx.pages.notebook import notebook_table
 from qfx.ptq.activations import Progress, batches
 from qfx.ptq.calibrate import with_input_sign
 from qfx.ptq.float_reference import float_reference
@@ -76,6 +77,12 @@ class AutoResult:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [("float", f"{self.float_score:.4f}", "", "")]
+        for one in self.attempts:
+            rows.append((one.name, "" if one.score is None else f"{one.score:.4f}", f"{one.seconds:.1f}", one.note or ", ".join(one.passes)))
+        return notebook_table("what was tried", ("attempt", "score", "seconds", "how"), rows, numbers=(1, 2), note=str(self).rpartition("\n")[2])
 
 
 def autoquant(

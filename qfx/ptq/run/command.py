@@ -35,6 +35,9 @@ from qfx.ptq.run.written import PROVEN_SAMPLES, write_files
 from qfx.recipe import Recipe
 from qfx.watch.log import Log
 
+_SHOWN = 6
+"""Warnings on the terminal."""
+
 TRIED_SAMPLES = 64
 """On so many a model is tried when it is loaded; one from an ONNX file is compared with ONNX Runtime there."""
 
@@ -67,7 +70,12 @@ def execute(request: Request) -> int:
     else:
         print_account(outcome, story)
     if warnings:
-        click.echo(f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}: see the report", err=request.as_json)
+        click.echo(
+            f"{len(warnings)} warning{'s' if len(warnings) > 1 else ''}; the report has {'it' if len(warnings) == 1 else 'all of them'}:",
+            err=request.as_json,
+        )
+        for warning in warnings[:_SHOWN]:
+            click.echo(f"  {warning.splitlines()[0]}", err=request.as_json)
     click.echo(f"wrote {report}: what every pass gained, the error of every layer, ranges and binary points", err=request.as_json)
     click.echo(f"wrote {request.output}: `qfx hls {request.output} --board ...` makes a project of it", err=request.as_json)
     return 1 if story.met is False else 0

@@ -50,6 +50,10 @@ class State:
     """The folder beside the output. ``fingerprint``: hashes of all that decides the result, by name; a state of another run is refused. ``inputs``:
     if there are any, every ``save`` keeps them."""
 
+    folder: Path
+    fingerprint: dict[str, str]
+    inputs: Tensor | None
+
     def __init__(self, folder: Path, fingerprint: Mapping[str, str], inputs: Tensor | None = None) -> None:
         self.folder, self.fingerprint, self.inputs = folder, dict(fingerprint), inputs
 

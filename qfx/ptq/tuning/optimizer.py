@@ -22,6 +22,9 @@ class ElementwiseAdam:
     torch's moves numbers that start at 0 before each step, so that afterwards they are the step itself, in shares of the step sizes.
     """
 
+    parameters: tuple[Tensor, ...]
+    sizes: tuple[Tensor, ...]
+
     def __init__(self, parameters: Sequence[Tensor], sizes: Sequence[Tensor]) -> None:
         """``sizes``: the size of a whole step, for each parameter a number or one for each element."""
         self.parameters, self.sizes = tuple(parameters), tuple(sizes)

@@ -15,6 +15,7 @@ from torch import nn
 from qfx.errors import DataError
 from qfx.files import writing
 from qfx.nn.model import graph_module
+from qfx.pages.notebook import notebook_table
 
 _LIST = "front.json"
 
@@ -47,6 +48,11 @@ class Archive:
 
     def __repr__(self) -> str:
         return f"Archive({str(self.folder)!r}, {len(self.front)} of {self.seen} checkpoints on the front)"
+
+    def _repr_html_(self) -> str:
+        """The front, cheapest first, for notebooks."""
+        rows = [(f"{kept.cost:g}", f"{kept.score:g}", kept.file, str(kept.number)) for kept in self.front]
+        return notebook_table(repr(self), (self.name, "score", "file", "came as"), rows, numbers=(0, 1, 3))
 
     def add(self, qmodel: nn.Module, *, cost: float, score: float, extra: Mapping[str, Any] | None = None) -> bool:
         """Keep the model's state (and ``extra``, tensors and plain data) if no checkpoint here is as cheap and as good. Whether it was kept.

@@ -14,6 +14,7 @@ from qfx.errors import RecipeError
 from qfx.hardware.folding.plan import Plan
 from qfx.hardware.unrolled import plan as unrolled
 from qfx.nn.model import graph_module
+from qfx.pages.notebook import notebook_table
 from qfx.spec import changes_of
 from qfx.training.budget.closest import closest, filled
 from qfx.training.budget.controller import Controller
@@ -70,6 +71,13 @@ class Budget:
     def __repr__(self) -> str:
         stands = "" if self.status is None else f", at {self.status.share:.1%} of it"
         return f"Budget({changes_of(self.limits).partition('(')[2].removesuffix(')')}{stands})"
+
+    def _repr_html_(self) -> str:
+        """What there may be of each part, and how much of it the model takes, for notebooks."""
+        given = changes_of(self.limits).partition("(")[2].removesuffix(")")
+        shares = {} if self.status is None else self.status.shares
+        rows = [(name, f"{share:.1%}") for name, share in shares.items()]
+        return notebook_table(f"budget: {given}", ("of", "taken"), rows, numbers=(1,), note="" if rows else "no step was made yet")
 
     def loss(self, qmodel: nn.Module) -> Tensor:
         """What the budget adds to the loss of this step: a scalar, differentiable by the learned word lengths alone. While all of these are frozen

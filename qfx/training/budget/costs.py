@@ -46,6 +46,13 @@ class Costs:
     Raises RecipeError for a model without learned word lengths, and for limits that no word length can meet.
     """
 
+    model: QuantizedModel
+    limits: Limits
+    quantizers: list[Quantizer]
+    learned: list[Quantizer]
+    multiplications: Multiplications
+    age: int
+
     def __init__(self, model: QuantizedModel, limits: Limits, state: Mapping[str, Any] | None = None) -> None:
         self.model, self.limits = model, limits
         self.quantizers = [quantizer for _, quantizer in quantizers(model)]

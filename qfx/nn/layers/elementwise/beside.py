@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ Pads = tuple[tuple[int, int], ...]
 class _Beside(FixedLayer, abstract=True):
     """It has one constant, of role ``constant``, with one binary point, which starts no finer than the value's grid: the result then lies on that."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     constant: HeldConstant
 
@@ -46,6 +47,11 @@ class _Beside(FixedLayer, abstract=True):
 class QBeside(_Beside):
     """The value and a constant joined along ``axis`` (the batch left out), the constant ``behind`` it or before it; exact. Gradients: those of the
     two parts."""
+
+    axis: int
+    shape: tuple[int, ...]
+    size: int
+    behind: bool
 
     def __init__(self, source: Held, axis: int, shape: tuple[int, ...], size: int, behind: bool, recipe: Recipe, name: str, first: str = "") -> None:
         """``shape``: that of the value that it reads; ``size``: what the constant takes of the axis."""
@@ -101,7 +107,7 @@ class QBeside(_Beside):
 class QFill(_Beside):
     """One number around every axis behind the batch, (before, after) each; exact. Gradient: that of what is inside."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, source: Held, pads: Pads, recipe: Recipe, name: str, first: str = "") -> None:
         super().__init__(source, recipe, name, first)

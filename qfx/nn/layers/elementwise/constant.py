@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -18,7 +19,10 @@ from qfx.recipe import Recipe
 class QScaleBy(FixedLayer):
     """x times plus or minus a power of two: the binary point moves; exact, and nothing is computed (a minus apart). The gradient is the factor's."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
+    sign: int
+    exponent: int
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
 
     def __init__(self, sign: int, exponent: int) -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class WithConstant(FixedLayer, abstract=True):
 class QMulConstant(WithConstant):
     """x times a constant that is cast, exact; the constant has one entry, one per channel, or one per element. Gradients: those of the product."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
 
     def initialize(self, x: QTensor) -> None:
         self.constant.initialize(None)
@@ -97,7 +101,10 @@ class QMulConstant(WithConstant):
 class QAddConstant(WithConstant):
     """x plus or minus a constant that is cast, or the constant minus x (``value_sign`` -1); exact. Gradients: those of the sum."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
+    value_sign: int
+    constant_sign: int
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
 
     def __init__(self, source: Held, recipe: Recipe, name: str, first: str = "", *, value_sign: int = 1, constant_sign: int = 1) -> None:
         super().__init__(source, recipe, name, first)

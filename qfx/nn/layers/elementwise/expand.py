@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from qfx import operators as ops
 from qfx.nn.clipped import Clipped
@@ -13,7 +14,10 @@ from qfx.nn.qtensor import QTensor
 class QExpand(FixedLayer):
     """``x.expand(-1, *shape)``; exact. The gradient is summed over the copies."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    source: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, source: tuple[int, ...], shape: tuple[int, ...]) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ FINEST = 40
 class _Extreme(FixedLayer, abstract=True):
     """Of two values of one shape, number by number; exact. The gradient goes to the one that wins, and half to each of equals."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True, aligns=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True, aligns=True)
 
     def scales_channels(self, channels: int) -> bool:
         return False
@@ -78,7 +78,7 @@ class _Beside(WithConstant, abstract=True):
     """Of a value and a constant of role ``constant``, one entry, one per channel, or one per element; exact, as the value that moves by the constant,
     a rectifier, and the move back. Gradients: as of two values."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
 
     sign: ClassVar[int]
     """1 for the greater, -1 for the lesser: x = sign * max(sign * x, sign * constant)."""
@@ -142,7 +142,11 @@ def _extreme(a: Clipped, b: Clipped) -> Clipped:
 class QClamp(FixedLayer):
     """min(max(x, low), high), either bound may be missing; exact, the bounds as they are given. The gradient is 1 from bound to bound, else 0."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
+    low: Const | None
+    high: Const | None
+    ends: tuple[float | None, ...]
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
 
     def __init__(self, low: Const | None, high: Const | None) -> None:
         super().__init__()
@@ -169,7 +173,7 @@ class QClamp(FixedLayer):
 class QFineClamp(QClamp):
     """Bounds finer than whole numbers: the result may lie on their grid, and is due for a Cast."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
 
 
 def clamp(call: Call, low: float | None, high: float | None) -> Layers:

@@ -190,6 +190,15 @@ class HeldConstant(nn.Module):
     gradient of its cast (straight-through within its range) and of the reciprocal where it divides.
     """
 
+    factor: float
+    inverted: bool
+    form: tuple[int, ...]
+    origin: str
+    own: str
+    in_checkpoints: bool
+    exact: bool
+    cast: Quantizer
+
     computed: Computed | None
 
     def __init__(self, source: Held, spec: Spec, name: str, also: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from qfx.nn.fixed_layer import Traits
@@ -13,7 +15,7 @@ from qfx.recipe import Recipe
 class QMask(QMulConstant):
     """x where a constant mask is 1, else 0; exact, and no Cast is needed. The gradient goes where the mask is 1."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, mask: Tensor, rank: int, recipe: Recipe, name: str, first: str = "") -> None:
         """``mask``: zeros and ones that broadcast against a sample of ``rank`` axes."""
@@ -24,4 +26,4 @@ class QMask(QMulConstant):
 class QOffset(QAddConstant):
     """x less a constant that it is compared with, exact as it is."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)

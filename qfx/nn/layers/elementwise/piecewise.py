@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ _BIT = Interval(0, 1, 0)
 class QPReLU(WithConstant):
     """x for x >= 0, else x times a slope that is cast, one or one per channel; exact. Gradients: those of torch.where(x < 0, x * slope, x)."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True, ends_chain=True)
 
     def initialize(self, x: QTensor) -> None:
         self.constant.initialize(None)
@@ -66,11 +66,12 @@ class QPReLU(WithConstant):
 class QCompare(FixedLayer):
     """1 where x compares with a number, else 0; exact, the number as it is given. No gradient."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, sign: Sign, bound: ops.Const) -> None:
         super().__init__()
-        self.sign, self.bound = sign, bound
+        self.sign: Sign = sign
+        self.bound: ops.Const = bound
 
     def forward(self, x: QTensor) -> QTensor:
         value = x.tensor().detach()
@@ -91,7 +92,7 @@ class QCompare(FixedLayer):
 class QNot(FixedLayer):
     """1 - x of what is 0 or 1."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def forward(self, x: QTensor) -> QTensor:
         return QTensor(1.0 - x.tensor(), _BIT)
@@ -261,13 +262,13 @@ def _sign(call: Call) -> Layers:
 class QSignOf(QSub):
     """The difference of two bits: -1, 0 or 1, which needs no Cast."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, aligns=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, aligns=True)
 
 
 class QJoined(QAdd):
     """The sum of two values, one of which is 0 at every place: it needs no Cast but where their grids differ much."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, aligns=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, aligns=True)
 
 
 def _neg(call: Call) -> Layers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -28,7 +28,10 @@ class QWhole(FixedLayer):
     """The whole number of x by a rounding mode of ``ap_fixed``: a Cast without fractional bits, of a word that holds all that comes, so that nothing
     overflows. ``negated``: of -x, and the result negated again: down becomes up. The gradient is 0, as torch has it."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
+    mode: QMode
+    negated: bool
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
 
     def __init__(self, mode: QMode, *, negated: bool = False) -> None:
         super().__init__()

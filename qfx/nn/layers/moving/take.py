@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,10 @@ class QTake(FixedLayer):
     """``x.index_select(axis + 1, indices)``: any order, any number of times; ``axis`` leaves the batch out. The gradient of a slice is the sum over
     all places that took it."""
 
-    traits = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
+    axis: int
+    indices: tuple[int, ...]
+
+    traits: ClassVar[Traits] = Traits(moves_only=True, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, axis: int, indices: tuple[int, ...]) -> None:
         super().__init__()

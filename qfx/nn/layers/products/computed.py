@@ -60,6 +60,9 @@ class Computed(nn.Module):
     the last gives the result; none: the one leaf itself. ``constants``: tensors that the float model's checkpoints do not have.
     """
 
+    leaves: tuple[Leaf, ...]
+    steps: tuple[Step, ...]
+
     def __init__(self, leaves: Sequence[Leaf], constants: Sequence[Tensor] = (), steps: Sequence[Step] = ()) -> None:
         super().__init__()
         self.leaves, self.steps = tuple(leaves), tuple(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class QMatMul(FixedLayer):
     """a @ b, exact: (batch, ..., M, K) by (batch, ..., K, N), with equal axes in front. In float32 if no partial sum can need more than 24 bits, else
     in float64. ``terms``: K. The gradient is torch.matmul's."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
 
     def __init__(self, terms: int) -> None:
         super().__init__()

@@ -26,6 +26,9 @@ _REMEDY = "name axes other than the batch: dim=..."
 class _Reduce(FixedLayer, abstract=True):
     """One number of all along ``axes`` (without the batch, ascending), which stay as axes of length 1."""
 
+    axes: tuple[int, ...]
+    count: int
+
     def __init__(self, axes: tuple[int, ...], shape: tuple[int, ...]) -> None:
         """``shape``: that of the value that it reads."""
         super().__init__()
@@ -49,7 +52,7 @@ class _Reduce(FixedLayer, abstract=True):
 class QReduceSum(_Reduce):
     """The sum, exact."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
 
     def forward(self, x: QTensor) -> QTensor:
         interval, value = self.bounds(x).times(self.count), x.tensor()
@@ -65,6 +68,8 @@ class QReduceSum(_Reduce):
 
 class QReduceMean(QReduceSum):
     """The mean: an exact sum times a fixed-point reciprocal; the Cast that follows is the only other rounding."""
+
+    reciprocal_cast: Quantizer
 
     def __init__(self, axes: tuple[int, ...], shape: tuple[int, ...], recipe: Recipe, name: str, first: str = "") -> None:
         """``first``: what the layer is called in the first call of its module, where this is a later one."""
@@ -94,7 +99,7 @@ class QReduceMean(QReduceSum):
 class _Extreme(_Reduce, abstract=True):
     """The greatest or the least number, exact. The gradient is shared evenly among those that are equal, as torch.amax does."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     operator: ClassVar[type[ops.ReduceMax] | type[ops.ReduceMin]]
 
@@ -115,13 +120,13 @@ class _Extreme(_Reduce, abstract=True):
 class QReduceMax(_Extreme):
     """The greatest number."""
 
-    operator = ops.ReduceMax
+    operator: ClassVar[type[ops.ReduceMax] | type[ops.ReduceMin]] = ops.ReduceMax
 
 
 class QReduceMin(_Extreme):
     """The least number."""
 
-    operator = ops.ReduceMin
+    operator: ClassVar[type[ops.ReduceMax] | type[ops.ReduceMin]] = ops.ReduceMin
 
 
 def axes_of(call: Call) -> tuple[int, ...]:

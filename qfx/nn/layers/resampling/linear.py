@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,14 @@ class QInterpolate(FixedLayer):
     """Each number along one axis a sum of neighbours times constants by position, exact; the constants are cast, of role ``constant``, where the word
     does not hold them as they are. Gradients: those of the sum, to the input; those of the cast, to the constants' binary point."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
+    axis: int
+    order: tuple[int, ...]
+    taps: int
+    rank: int
+    moves: bool
+    constant: HeldConstant
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False)
 
     def __init__(self, axis: int, line: Line, shape: tuple[int, ...], recipe: Recipe, name: str, first: str = "") -> None:
         """``axis``: without the batch; not that of the channels. ``shape``: of the value that it reads. ``first``: what the layer is called in the
@@ -114,7 +121,7 @@ class QInterpolate(FixedLayer):
 class QInterpolateFurther(QInterpolate):
     """The same along a second axis, which reads what the first gives as it is."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
 
 
 def _held(weights: Tensor, axis: int, rank: int) -> Held:

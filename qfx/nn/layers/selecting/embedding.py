@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,14 +35,18 @@ class QEmbedding(Computing):
     numbers. Raises DataError for a number that has no row, as torch does; the graph, and with it the hardware, then takes the nearest row.
     """
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False, called_again="shared")
+    name: str
+    padding_idx: int | None
+    weight_cast: Quantizer
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False, called_again="shared")
 
     weight: Tensor
 
     def __init__(self, source: nn.Embedding | nn.EmbeddingBag | Weights, recipe: Recipe, name: str, padding_idx: int | None = None) -> None:
         super().__init__()
         self.name, self.padding_idx = name, padding_idx
-        self.origins = {"weight": source.origins.get("weight", "")} if isinstance(source, Weights) else {}
+        self.origins: Mapping[str, str] = {"weight": source.origins.get("weight", "")} if isinstance(source, Weights) else {}
         if isinstance(source.weight, nn.Parameter):
             self.register_parameter("weight", source.weight)
         else:
@@ -80,7 +84,7 @@ class QEmbedding(Computing):
 class QOneHot(FixedLayer):
     """A one in place x of ``count`` zeros, along a new last axis, for each whole number x; exact. No gradient. DataError as in ``QEmbedding``."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, count: int) -> None:
         super().__init__()

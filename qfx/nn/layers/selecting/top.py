@@ -23,7 +23,11 @@ from qfx.nn.qtensor import QTensor
 class _Ranking(FixedLayer, abstract=True):
     """The ``count`` greatest numbers along ``axis`` (the batch left out), or the least; equal ones in the order in which they stand."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    axis: int
+    count: int
+    largest: bool
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     operator: ClassVar[type[ops.TopValues] | type[ops.TopPlaces]]
 
@@ -41,7 +45,7 @@ class _Ranking(FixedLayer, abstract=True):
 class QTopValues(_Ranking):
     """The numbers, exact. Gradient: each goes back to where the number stood."""
 
-    operator = ops.TopValues
+    operator: ClassVar[type[ops.TopValues] | type[ops.TopPlaces]] = ops.TopValues
 
     def forward(self, x: QTensor) -> QTensor:
         interval = x.interval.hull if self.axis == 0 else x.interval
@@ -58,7 +62,7 @@ class QTopValues(_Ranking):
 class QTopPlaces(_Ranking):
     """Where they stand on the axis, from 0: whole numbers. No gradient."""
 
-    operator = ops.TopPlaces
+    operator: ClassVar[type[ops.TopValues] | type[ops.TopPlaces]] = ops.TopPlaces
 
     def __init__(self, axis: int, count: int, largest: bool, size: int) -> None:
         """``size``: of the axis."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -28,7 +28,7 @@ _REPEATS = ("expand", "repeat", "broadcast_to", "expand_as")
 class QGiven(WithConstant):
     """A constant of role ``constant``, cast, whatever the value is that it reads, of the same shape. Gradient: the constant's."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False, casts=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False, casts=True)
 
     def initialize(self, x: QTensor) -> None:
         self.constant.initialize(None)
@@ -49,7 +49,7 @@ class QGiven(WithConstant):
 class QStarted(QConcat):
     """A sequence and the first states behind it, as further features of every step; exact, the sequence also where it is not cast."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True)
 
 
 def started(call: Call, summed: Part, states: Sequence[tuple[str, int]]) -> Part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,11 @@ class QScan(FixedLayer):
     done to a state. (A run in fixed point would have to guess them first, and once numbers are lost at a limit of a guess it never sees them again.)
     """
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, casts=True, leaves_out=True)
+    steps: tuple[Step, ...]
+    states: tuple[State, ...]
+    result: str
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, casts=True, leaves_out=True)
 
     started: int = 0
 

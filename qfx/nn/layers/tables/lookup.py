@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -71,6 +71,10 @@ class Tabled(FixedLayer, abstract=True):
     Gradient: that of the function at the cast input (0 where it has none that is finite), also where lines stand in for it; what reaches the
     binary points of input and output is theirs, as for every Cast.
     """
+
+    function: Function
+    label: str
+    max_error: float | None
 
     table_error: float | None = None
     in_float: bool = False
@@ -190,7 +194,7 @@ class Tabled(FixedLayer, abstract=True):
 class QLookup(Tabled):
     """A function of one number as a table: see ``Tabled``. A Cast stands right behind it, with one binary point for all channels."""
 
-    traits = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, ends_chain=True, one_point=True)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=False, ends_chain=True, one_point=True)
 
     def forward(self, x: QTensor) -> QTensor:
         return self.values(x)
@@ -199,7 +203,7 @@ class QLookup(Tabled):
 class QInnerLookup(Tabled):
     """A function of one number as a table with a Cast of its own: see ``Tabled``. For the inside of an operation of several steps."""
 
-    traits = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=False)
 
     def __init__(self, function: Function, label: str, cast: Quantizer, max_error: float | None = None) -> None:
         super().__init__(function, label, max_error)

@@ -14,6 +14,10 @@ _SAMPLES = 64
 class Lookup(nn.Module):
     """``function`` of each number of a tensor. Made by ``lookup``."""
 
+    function: Function
+    name: str
+    max_error: float | None
+
     one_piece = True
     """For capture, which does not look inside."""
 
