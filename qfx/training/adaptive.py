@@ -56,6 +56,7 @@ class AdaptivePrecision:
     resolution: int
     loss: float
     most_up: int
+    strategy: Strategy
 
     def __init__(
         self,
