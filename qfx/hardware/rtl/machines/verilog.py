@@ -17,6 +17,8 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^",
 _SIGNED = {"ashr": ">>>", "sdiv": "/", "srem": "%"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">="}
 TURN_BITS = 32
+_IDLE = "(RESTART < 3 ? 1 : RESTART < 5 ? 2 : RESTART < 9 ? 3 : 8)"
+"""Bits that count RESTART - 1 down."""
 
 
 def module(machine: Machine, *, watched: bool = True, restart: int = 1) -> str:
@@ -60,7 +62,7 @@ def _lines(machine: Machine, watched: bool, restart: int) -> Iterator[str]:
     yield "  );"
     bits = max(1, (len(machine.states) - 1).bit_length())
     yield f"  reg [{bits - 1}:0] state;"
-    yield "  reg [7:0] idle;"
+    yield f"  reg [{_IDLE} - 1:0] idle;"
     for register in machine.registers:
         yield f"  reg [{register.width - 1}:0] {registers[register.name]}; // {register.name}"
     for memory in machine.memories:
