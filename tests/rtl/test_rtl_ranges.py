@@ -105,7 +105,7 @@ def test_machines_stay_in_their_ranges_and_narrow_ones_do_the_same(make: Callabl
     for machine in machines(make(), tmp_path):
         if any(memory.depth == 1024 for memory in machine.memories):
             continue  # a loop over steps: its queues take numbers that Python need not carry
-        count = max(20, min(800, (400_000 if thorough else 40_000) // len(machine.nodes)))
+        count = max(20, min(800, (100_000 if thorough else 40_000) // len(machine.nodes)))
         assert outside(machine, ranges(machine), count) == [], machine.name
         assert sent(machine, count) == sent(narrow(machine), count), machine.name
 

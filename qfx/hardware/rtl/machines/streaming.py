@@ -11,9 +11,11 @@ from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.rtl.hardware import Hardware, ReadMaster
-from qfx.hardware.rtl.machines import master, sources, verilog
+from qfx.hardware.rtl.machines import master, pipelined, sources, verilog
 from qfx.hardware.rtl.machines.machine import translate
 from qfx.hardware.rtl.machines.netlist import Machine
+from qfx.hardware.rtl.machines.stages import stages
+from qfx.hardware.timing.delays import Delays
 from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import RESTART, simulate
 from qfx.progress import Progress, silent
@@ -46,11 +48,20 @@ endmodule
 """
 
 
-def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: Progress = silent) -> Hardware:
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What a stage of a pipeline has time for: ``budget_ns`` between its registers, where operators take ``delays``."""
+
+    delays: Delays
+    budget_ns: float
+
+
+def hardware(design: d.Design, top: str, model: str, *, frames: int, clock: Clock | None = None, progress: Progress = silent) -> Hardware:
     """The Verilog of a design whose FIFOs are sized, and the cycles that ``frames`` frames back to back should take.
 
-    A process takes a turn a cycle and has no pipeline: its words leave in the turn that works them out. Weights in memory come through AXI4 read
-    channels. Raises ProjectError for constants that are loaded and where clang is missing, RtlError for C++ that has no such hardware.
+    A process takes a turn a cycle. Without a ``clock`` it has no pipeline: its words leave in the turn that works them out; with one in the last of
+    as many stages as it needs. Weights in memory come through AXI4 read channels. Raises ProjectError for constants that are loaded and where clang is
+    missing, RtlError for C++ that has no such hardware.
     """
     if design.loader is not None:
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
@@ -61,6 +72,7 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
     pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
     modules: dict[str, str] = {}
     machines: dict[str, Machine] = {}
+    latencies: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="qfx_rtl_") as scratch:
         folder = Path(scratch)
         sources.write(emit_sources(design, top), folder)
@@ -72,7 +84,14 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
         for done, name in enumerate(names):
             progress("translating processes", done, len(names))
             machine = machines[name] = translate(module, functions[name], name)
-            modules[f"{name}.v"] = f"// {name} of {model}\n{verilog.module(machine, watched=False, restart=pauses.get(name, 1))}"
+            restart = pauses.get(name, 1)
+            if clock is None:
+                text = verilog.module(machine, watched=False, restart=restart)
+            else:
+                found = stages(machine, clock.delays, clock.budget_ns)
+                latencies[name] = found.last
+                text = pipelined.module(machine, found, restart=restart)
+            modules[f"{name}.v"] = f"// {name} of {model}\n{text}"
         progress("translating processes", len(names), len(names))
     modules[f"{FIFO}.v"] = _FIFO_TEXT
     if design.masters:
@@ -80,17 +99,18 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
     inputs, outputs = design.wires
     modules[f"{top}.v"] = "\n".join(_top(design, region, machines, top, model, pauses)) + "\n"
     known = not any(isinstance(process, d.Loop) for process in design.processes)
-    timing = simulate(instant(design), frames) if known else None
+    timing = simulate(staged(design, latencies), frames) if known else None
     latency, interval = (0, 0) if timing is None else (timing.latency, timing.interval)
     masters = tuple(ReadMaster(found.port, found.bits, found.contents) for found in design.weights_in_memory)
     return Hardware(top, modules, inputs, outputs, latency, interval, masters)
 
 
 @dataclass(frozen=True, slots=True)
-class _Instant:
-    """A process as the cycle model sees it, whose words leave in the turn that works them out."""
+class _Staged:
+    """A process as the cycle model sees it, whose words leave ``latency`` cycles behind the beginning of the turn that works them out."""
 
     process: d.Process
+    latency: int
 
     @property
     def name(self) -> str:
@@ -106,12 +126,17 @@ class _Instant:
 
     @property
     def program(self) -> Program:
-        return replace(self.process.program, latency=0)
+        return replace(self.process.program, latency=self.latency)
 
 
 def instant(design: d.Design) -> d.Design:
-    """The design for ``simulate``, with no pipeline in its processes: that is what a Machine is."""
-    return replace(design, processes=tuple(_Instant(process) for process in design.processes))  # type: ignore[misc]
+    """The same with no pipeline in its processes: that is what a Machine is."""
+    return staged(design, {})
+
+
+def staged(design: d.Design, latencies: Mapping[str, int]) -> d.Design:
+    """The design for ``simulate``, with pipelines of so many stages behind the first in its processes, by name; none where none is named."""
+    return replace(design, processes=tuple(_Staged(process, latencies.get(process.name, 0)) for process in design.processes))  # type: ignore[misc]
 
 
 def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machine], top: str, model: str, pauses: Mapping[str, int]) -> Iterator[str]:
