@@ -13,19 +13,15 @@ from hardware_models import DIRECTED
 from rtl_models import arithmetics
 from schedule_models import BRANCHED
 from support.rtl import evaluate
+from support.rtl.machines import machines
 from test_rtl_streaming import network
 
-from qfx.hardware.board import board
-from qfx.hardware.design.schedule import Schedule
-from qfx.hardware.emit.emit import emit_sources
-from qfx.hardware.folding.plan import plan
 from qfx.hardware.rtl.machines import sources
 from qfx.hardware.rtl.machines.machine import as_written
 from qfx.hardware.rtl.machines.narrow import narrow
 from qfx.hardware.rtl.machines.netlist import Machine, Node
 from qfx.hardware.rtl.machines.ranges import Range, passing, ranges, result
 from qfx.ir.graph import Graph
-from qfx.ir.passes.pipeline import optimize
 
 WIDTH = 4
 PREDICATES = ("eq", "ne", *(f"{sign}{sense}" for sign in "us" for sense in ("lt", "le", "gt", "ge")))
@@ -88,14 +84,6 @@ def sent(machine: Machine, count: int) -> list[object]:
         written = [(piece.low, values[piece.value]) for port in machine.outputs for piece in port.pieces if values[piece.enable]]
         seen.append((read, written, bool(values[machine.done])))
     return seen
-
-
-def machines(graph: Graph, folder: Path) -> list[Machine]:
-    design = plan(optimize(graph), board("zcu102"), Schedule(), clock_ns=5).design
-    sources.write(emit_sources(design, "top"), folder)
-    names = [call.name for call in sources.region(folder, "top").calls]
-    module, functions = sources.processes(folder, "top", names)
-    return [as_written(module, functions[name], name) for name in names]
 
 
 @pytest.mark.parametrize("make", [network, *BRANCHED, *DIRECTED, arithmetics], ids=lambda make: make.__name__)

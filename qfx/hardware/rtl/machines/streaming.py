@@ -9,9 +9,11 @@ from pathlib import Path
 
 from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
+from qfx.hardware.design.storage import Storage, fifo
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.rtl.hardware import Hardware, ReadMaster
 from qfx.hardware.rtl.machines import master, pipelined, sources, verilog
+from qfx.hardware.rtl.machines.flow import cycles
 from qfx.hardware.rtl.machines.machine import translate
 from qfx.hardware.rtl.machines.netlist import Machine
 from qfx.hardware.rtl.machines.stages import stages
@@ -20,11 +22,10 @@ from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import RESTART, simulate
 from qfx.progress import Progress, silent
 
-FIFO = "qfx_fifo"
-"""The module of all FIFOs."""
+FIFO, DEEP = "qfx_fifo", "qfx_fifo_ram"
+"""The modules of FIFOs: of LUTs, and of block RAM."""
 
-_FIFO_TEXT = """// A FIFO of D words of W bits; B bits count from 0 to D, A bits number the words.
-module qfx_fifo #(parameter W = 1, D = 2, B = 2, A = 1) (
+_PORTS = """ #(parameter W = 1, D = 2, B = 2, A = 1) (
   input wire clk, input wire rst,
   input wire [W-1:0] put, input wire put_valid, output wire put_ready,
   output wire [W-1:0] take, output wire take_valid, input wire take_ready
@@ -33,17 +34,33 @@ reg [W-1:0] words [0:D-1];
 reg [B-1:0] held;
 reg [A-1:0] first, next;
 wire puts = put_valid & put_ready, takes = take_valid & take_ready;
+wire [A-1:0] ahead = ~takes ? first : first == D - 1 ? 0 : first + 1;
 assign put_ready = held != D;
 assign take_valid = held != 0;
-assign take = words[first];
 always @(posedge clk) if (puts) words[next] <= put;
 always @(posedge clk)
   if (rst) begin held <= 0; first <= 0; next <= 0; end
   else begin
     if (puts) next <= next == D - 1 ? 0 : next + 1;
-    if (takes) first <= first == D - 1 ? 0 : first + 1;
+    first <= ahead;
     held <= held + puts - takes;
   end
+"""
+
+_FIFO_TEXT = f"""// A FIFO of D words of W bits; B bits count from 0 to D, A bits number the words.
+module {FIFO}{_PORTS}assign take = words[first];
+endmodule
+"""
+
+_DEEP_TEXT = f"""// The same in block RAM, which gives a word a cycle behind its address: the next first word is read, unless it comes just then.
+module {DEEP}{_PORTS}reg [W-1:0] found, passed;
+reg passes;
+assign take = passes ? passed : found;
+always @(posedge clk) begin
+  found <= words[ahead];
+  passed <= put;
+  passes <= puts & next == ahead;
+end
 endmodule
 """
 
@@ -59,9 +76,9 @@ class Clock:
 def hardware(design: d.Design, top: str, model: str, *, frames: int, clock: Clock | None = None, progress: Progress = silent) -> Hardware:
     """The Verilog of a design whose FIFOs are sized, and the cycles that ``frames`` frames back to back should take.
 
-    A process takes a turn a cycle. Without a ``clock`` it has no pipeline: its words leave in the turn that works them out; with one in the last of
-    as many stages as it needs. Weights in memory come through AXI4 read channels. Raises ProjectError for constants that are loaded and where clang is
-    missing, RtlError for C++ that has no such hardware.
+    A process takes a turn a cycle. Without a ``clock`` it has no pipeline: its words leave in the turn that works them out; with one in the last
+    of as many stages as it needs. Weights in memory come through AXI4 read channels. Raises ProjectError for constants that are loaded and where
+    clang is missing, RtlError for C++ that has no such hardware.
     """
     if design.loader is not None:
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
@@ -93,16 +110,25 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, clock: Cloc
                 text = pipelined.module(machine, found, restart=restart)
             modules[f"{name}.v"] = f"// {name} of {model}\n{text}"
         progress("translating processes", len(names), len(names))
-    modules[f"{FIFO}.v"] = _FIFO_TEXT
     if design.masters:
         modules[f"{master.MODULE}.v"] = master.TEXT
     inputs, outputs = design.wires
-    modules[f"{top}.v"] = "\n".join(_top(design, region, machines, top, model, pauses)) + "\n"
-    known = not any(isinstance(process, d.Loop) for process in design.processes)
-    timing = simulate(staged(design, latencies), frames) if known else None
-    latency, interval = (0, 0) if timing is None else (timing.latency, timing.interval)
+    whole = "\n".join(_top(design, region, machines, top, model, pauses)) + "\n"
+    modules |= {f"{kind}.v": text for kind, text in ((FIFO, _FIFO_TEXT), (DEEP, _DEEP_TEXT)) if f"{kind} #(" in whole}
+    modules[f"{top}.v"] = whole
+    latency = interval = 0
+    if clock is not None and _known(design):
+        latency, interval = cycles(design, latencies, frames)
+    elif _known(design):
+        timing = simulate(instant(design), frames)
+        latency, interval = timing.latency, timing.interval
     masters = tuple(ReadMaster(found.port, found.bits, found.contents) for found in design.weights_in_memory)
     return Hardware(top, modules, inputs, outputs, latency, interval, masters)
+
+
+def _known(design: d.Design) -> bool:
+    """Whether there is a model of the cycles: of a loop's parts, one after the other, there is none."""
+    return not any(isinstance(process, d.Loop) for process in design.processes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +204,14 @@ def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machin
         instances.append(f"{verilog.titled(machine)} i_{call.name} (\n  {', '.join(links)});")
     filled = {call.arguments[1]: masters[call.name] for call in region.calls if call.name in masters}
     instances += [master.instance(found, widths[stream], stream, pauses[found.name]) for stream, found in filled.items()]
+    asked = {stream.name: stream.storage for stream in design.streams}
     for stream, depth in region.depths.items():
         width = widths[stream]
         for side in ("put", "take"):
             yield f"wire [{width - 1}:0] {stream}_{side}; wire {stream}_{side}_valid, {stream}_{side}_ready;"
         links = [f".{side}{part}({stream}_{side}{part})" for side in ("put", "take") for part in ("", "_valid", "_ready")]
         sizes = f".W({width}), .D({depth}), .B({depth.bit_length()}), .A({max(1, (depth - 1).bit_length())})"
-        instances.append(f"{FIFO} #({sizes}) f_{stream} (.clk(clk), .rst(rst),\n  {', '.join(links)});")
+        kind = DEEP if fifo(depth, width, asked.get(stream, "auto")) in (Storage.BRAM, Storage.URAM) else FIFO
+        instances.append(f"{kind} #({sizes}) f_{stream} (.clk(clk), .rst(rst),\n  {', '.join(links)});")
     yield from instances
     yield "endmodule"
