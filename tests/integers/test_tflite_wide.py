@@ -106,6 +106,24 @@ def test_one_operand_for_all_its_numbers(tmp_path: Path, kind: str) -> None:
     assert differing(read(tmp_path, content), content, every()) == 0
 
 
+@pytest.mark.parametrize("kind", ["LOGISTIC", "TANH"])
+@pytest.mark.parametrize("scale", [2.0**-12, 2.0**-11, 2.0**-13, 3e-4, 1.7e-3, 0.011, 0.5])
+def test_gates_for_all_their_numbers(tmp_path: Path, kind: str, scale: float) -> None:
+    file = Writing()
+    x, y = file.tensor("x", (1, 256, 256, 1), scale, **WIDE), file.tensor("y", (1, 256, 256, 1), 2.0**-15, **WIDE)
+    file.op(kind, [x], [y], version=3)
+    content = file.content([x], [y])
+    graph = read(tmp_path, content)
+    assert differing(graph, content, every()) == 0
+    table = next(place for place, node in enumerate(graph.nodes) if isinstance(node.op, ops.LookupLinear))
+    lines = graph.nodes[table].op
+    assert isinstance(lines, ops.LookupLinear)
+    values = lines.values.raw.copy()
+    values[256] += 2 << lines.slopes.grid  # the line behind 0
+    planted = replace(graph.nodes[table], op=replace(lines, values=Const(values, lines.slopes.grid)))
+    assert differing(replace(graph, nodes=(*graph.nodes[:table], planted, *graph.nodes[table + 1 :])), content, every()) > 0
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_prelu(tmp_path: Path, seed: int) -> None:
     """Slopes for each channel, of both signs, for every number of int8."""

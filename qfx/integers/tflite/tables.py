@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qfx import operators as ops
 from qfx.errors import ExactnessError, UnsupportedError
 from qfx.integers.steps import Ints
+from qfx.integers.tflite import gates
 from qfx.integers.tflite.arithmetic import beside
 from qfx.integers.tflite.file import Op
 from qfx.integers.tflite.network import Network
@@ -62,10 +63,16 @@ def _by_sign(network: Network, op: Op, below: str, factors: tuple[float, float])
 
 
 def logistic(network: Network, op: Op) -> None:
+    if network.width(op.inputs[0]) == 16:
+        gates.logistic(network, op)
+        return
     _float(network, op, lambda x: 1 / (1 + np.exp(-x)))
 
 
 def tanh(network: Network, op: Op) -> None:
+    if network.width(op.inputs[0]) == 16:
+        gates.tanh(network, op)
+        return
     _float(network, op, np.tanh)
 
 

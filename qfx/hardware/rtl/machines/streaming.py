@@ -103,12 +103,13 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, clock: Cloc
             machine = machines[name] = translate(module, functions[name], name)
             restart = pauses.get(name, 1)
             if clock is None:
-                text = verilog.module(machine, watched=False, restart=restart)
+                told, text = "", verilog.module(machine, watched=False, restart=restart)
             else:
                 found = stages(machine, clock.delays, clock.budget_ns)
                 latencies[name] = found.last
+                told = f": {found.last + 1} stages, the longest of {found.longest_ns + clock.delays.register:.2f} ns (docs/estimates.md)"
                 text = pipelined.module(machine, found, restart=restart)
-            modules[f"{name}.v"] = f"// {name} of {model}\n{text}"
+            modules[f"{name}.v"] = f"// {name} of {model}{told}\n{text}"
         progress("translating processes", len(names), len(names))
     if design.masters:
         modules[f"{master.MODULE}.v"] = master.TEXT
