@@ -54,9 +54,8 @@ def test_sums_of_products(tmp_path: Path, kind: str, bias: str) -> None:
     kernel = (4, 12) if flat else (1, 3, 3, 3) if depthwise else (4, 3, 3, 3)
     outputs = 3 if depthwise else 4
     scales: Any = 0.006 if flat else rng.uniform(0.002, 0.02, outputs)
-    weight = file.tensor(
-        "w", kernel, scales, data=rng.integers(-40 if flat else -127, 41 if flat else 128, kernel).astype(np.int8), axis=3 if depthwise else 0
-    )
+    most = 40 if flat else 127
+    weight = file.tensor("w", kernel, scales, data=rng.integers(-most, most + 1, kernel).astype(np.int8), axis=3 if depthwise else 0)
     inputs = [x, weight]
     if kind == "TRANSPOSE_CONV":
         inputs = [file.tensor("shape", (4,), data=np.array([1, 10, 12, 4], np.int32), dtype="INT32"), weight, x]
@@ -90,9 +89,9 @@ def dense(weights: Int8s, bias: npt.NDArray[np.int64], kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["INT64", "INT32"])
 def test_a_fully_connected_layer_rounds_once(tmp_path: Path, kind: str) -> None:
-    """Sums at the steps of the kernel, as biases: LiteRT multiplies by a double there, where a multiplier of 15 or 31 bits gives others."""
+    """Sums at the steps of the kernel, as biases: LiteRT multiplies by a double there, where a multiplier of 15 bits gives others."""
     factor = float(np.float32(3e-4)) * float(np.float32(0.006)) / float(np.float32(0.0031))
-    steps = np.floor((np.arange(-1500, 1500, 2) + 0.5) / factor).astype(np.int64)
+    steps = np.floor((np.arange(-9000, 9000, 601) + 0.5) / factor).astype(np.int64)
     bias = np.concatenate([steps, steps + 1])
     content = dense(np.ones((bias.size, 1), np.int8), bias, kind)
     x = np.array([[0], [1], [-3]], np.int16)
