@@ -36,6 +36,7 @@ _SEED = 1
 @click.option("--top", default=None, help="The name of the top module  [default: from the model's name].")
 @data_option(".npy or .npz with inputs for the bench's golden vectors  [default: some made up].", required=False)
 @samples_option()
+@click.option("--pipelined", is_flag=True, help="Give the processes of a streaming design pipelines for the clock.")
 @click.option("--simulate", "wanted", is_flag=True, help="Run the bench with Verilator; compare raws with the interpreter, cycles with the plan.")
 @click.option("--luts", is_flag=True, help="Let Yosys map the design, and print what it takes beside the estimate.")
 @json_option("Print report.json, and what was asked for beside it, instead of tables.")
@@ -48,6 +49,7 @@ def rtl(
     top: str | None,
     data: Path | None,
     samples: int | None,
+    pipelined: bool,
     wanted: bool,
     luts: bool,
     as_json: bool,
@@ -69,6 +71,8 @@ def rtl(
         raise ProjectError("no port of the Verilog loads constants", where="--weights stream", remedy="leave it out, or use ddr")
     if asked.style != "unrolled":
         tools.clang()
+    elif pipelined:
+        raise ProjectError("an unrolled design is a pipeline as it is", where="--pipelined", remedy="leave it out")
     project.check_target(output, force=force)
     if wanted:
         tools.verilator()
@@ -84,7 +88,7 @@ def rtl(
             written = project.write_unrolled(graph, made, output, x_raw=x_raw, top=top, force=force)
         else:
             assert isinstance(made, Folded)  # no other style is left
-            written = project.write_streaming(graph, made, output, x_raw=x_raw, top=top, force=force, progress=progress)
+            written = project.write_streaming(graph, made, output, x_raw=x_raw, top=top, force=force, pipelined=pipelined, progress=progress)
         if wanted:
             simulate.build(output, progress)
             progress("the bench runs", 0, 1)

@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from integers.test_tflite import differing, read
 from integers.tflite_files import Int8s, Writing
 
 from qfx import operators as ops
-from qfx.errors import UnsupportedError
+from qfx.errors import ExactnessError, UnsupportedError
 from qfx.export.onnx_file import save
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
 from qfx.integers.steps import Steps, line
+from qfx.integers.tflite.rounding import Rounding
 from qfx.ir.from_onnx import load_graph
 from qfx.ir.interpret import run_raws
 from qfx.ir.values import Const
@@ -37,35 +40,76 @@ def numbers(rng: np.random.Generator, shape: tuple[int, ...], count: int = 12) -
     return x  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("bias", ["INT64", ""])
+@pytest.mark.parametrize("bias", ["INT64", "INT32", ""])
 @pytest.mark.parametrize("kind", ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"])
 def test_sums_of_products(tmp_path: Path, kind: str, bias: str) -> None:
     if not bias and kind == "CONV_2D":
         pytest.skip("LiteRT asks for a bias there")
+    if bias == "INT32" and kind == "DEPTHWISE_CONV_2D":
+        pytest.skip("LiteRT has none of 32 bits there")
     rng, file = np.random.default_rng(len(kind + bias)), Writing()
-    dense, depthwise = kind == "FULLY_CONNECTED", kind == "DEPTHWISE_CONV_2D"
-    shape = (1, 12) if dense else (1, 5, 6, 3)
+    flat, depthwise = kind == "FULLY_CONNECTED", kind == "DEPTHWISE_CONV_2D"
+    shape = (1, 12) if flat else (1, 5, 6, 3)
     x = file.tensor("x", shape, 3e-4, **WIDE)
-    kernel = (4, 12) if dense else (1, 3, 3, 3) if depthwise else (4, 3, 3, 3)
+    kernel = (4, 12) if flat else (1, 3, 3, 3) if depthwise else (4, 3, 3, 3)
     outputs = 3 if depthwise else 4
-    scales: Any = 0.006 if dense else rng.uniform(0.002, 0.02, outputs)
-    weight = file.tensor("w", kernel, scales, data=rng.integers(-127, 128, kernel).astype(np.int8), axis=3 if depthwise else 0)
+    scales: Any = 0.006 if flat else rng.uniform(0.002, 0.02, outputs)
+    most = 40 if flat else 127
+    weight = file.tensor("w", kernel, scales, data=rng.integers(-most, most + 1, kernel).astype(np.int8), axis=3 if depthwise else 0)
     inputs = [x, weight]
     if kind == "TRANSPOSE_CONV":
         inputs = [file.tensor("shape", (4,), data=np.array([1, 10, 12, 4], np.int32), dtype="INT32"), weight, x]
     if bias:
-        data = rng.integers(-(10**6), 10**6, outputs)
+        data = rng.integers(-(10**6), 10**6, outputs).astype(np.int32 if bias == "INT32" else np.int64)
         inputs.append(file.tensor("b", (outputs,), 3e-4 * np.asarray(scales), data=data, dtype=bias))
-    y = file.tensor("y", (1, 4) if dense else (1, 10, 12, 4) if kind == "TRANSPOSE_CONV" else (1, 5, 6, outputs), 0.0021, **WIDE)
+    y = file.tensor("y", (1, 4) if flat else (1, 10, 12, 4) if kind == "TRANSPOSE_CONV" else (1, 5, 6, outputs), 0.0021, **WIDE)
     table = {"CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions"}.get(kind, kind.title().replace("_", "") + "Options")
-    options = {} if dense else {"strideW": 1, "strideH": 1, "padding": 0}
+    options = {} if flat else {"strideW": 1, "strideH": 1, "padding": 0}
     if kind == "TRANSPOSE_CONV":
         options = {"strideW": 2, "strideH": 2, "padding": 0}
-    elif not dense:
+    elif not flat:
         options |= {"dilationWFactor": 1, "dilationHFactor": 1} | ({"depthMultiplier": 1} if depthwise else {})
+    if bias == "INT32":
+        options["quantizedBiasType"] = schema.TensorType.INT32
     file.op(kind, inputs, [y], table, 4, fusedActivationFunction=1 if kind == "CONV_2D" else 0, **options)
     content = file.content([x], [y])
     assert differing(read(tmp_path, content), content, numbers(rng, shape[1:])) == 0
+
+
+def dense(weights: Int8s, bias: npt.NDArray[np.int64], kind: str) -> bytes:
+    """A fully connected layer of 16-bit numbers."""
+    file, (outputs, inputs) = Writing(), weights.shape
+    x, weight = file.tensor("x", (1, inputs), 3e-4, **WIDE), file.tensor("w", (outputs, inputs), 0.006, data=weights)
+    sums = file.tensor("b", (outputs,), 3e-4 * 0.006, data=bias.astype(np.int32 if kind == "INT32" else np.int64), dtype=kind)
+    y = file.tensor("y", (1, outputs), 0.0031, **WIDE)
+    options = {"quantizedBiasType": schema.TensorType.INT32} if kind == "INT32" else {}
+    file.op("FULLY_CONNECTED", [x, weight, sums], [y], "FullyConnectedOptions", 4, fusedActivationFunction=0, **options)
+    return file.content([x], [y])
+
+
+@pytest.mark.parametrize("kind", ["INT64", "INT32"])
+def test_a_fully_connected_layer_rounds_once(tmp_path: Path, kind: str) -> None:
+    """Sums at the steps of the kernel, as biases: LiteRT multiplies by a double there, where a multiplier of 15 bits gives others."""
+    factor = float(np.float32(3e-4)) * float(np.float32(0.006)) / float(np.float32(0.0031))
+    steps = np.floor((np.arange(-9000, 9000, 601) + 0.5) / factor).astype(np.int64)
+    bias = np.concatenate([steps, steps + 1])
+    content = dense(np.ones((bias.size, 1), np.int8), bias, kind)
+    x = np.array([[0], [1], [-3]], np.int16)
+    assert differing(read(tmp_path, content), content, x) == 0  # type: ignore[arg-type]
+    if kind == "INT64":
+        older = read(tmp_path, content, Rounding.DOUBLE)
+        assert differing(older, content, x) > 0  # type: ignore[arg-type]
+    rng = np.random.default_rng(2)
+    content = dense(rng.integers(-40, 41, (5, 9)).astype(np.int8), rng.integers(-9999, 9999, 5), kind)
+    assert differing(read(tmp_path, content), content, numbers(rng, (9,), 600)) == 0
+
+
+def test_sums_too_long_for_that_are_refused(tmp_path: Path) -> None:
+    content = dense(np.full((2, 64), 127, np.int8), np.zeros(2, np.int64), "INT64")
+    with pytest.raises(ExactnessError, match="multiplies by a double") as refused:
+        read(tmp_path, content)
+    assert "FULLY_CONNECTED y" in str(refused.value)
+    assert read(tmp_path, content, Rounding.DOUBLE).outputs
 
 
 @pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL", "MAXIMUM", "constant ADD"])
@@ -104,6 +148,24 @@ def test_one_operand_for_all_its_numbers(tmp_path: Path, kind: str) -> None:
     file.op("QUANTIZE" if kind[0] == "t" else kind, [x], [y], version=3 if pool else 2, **options)
     content = file.content([x], [y])
     assert differing(read(tmp_path, content), content, every()) == 0
+
+
+@pytest.mark.parametrize("kind", ["LOGISTIC", "TANH"])
+@pytest.mark.parametrize("scale", [2.0**-12, 2.0**-11, 2.0**-13, 3e-4, 1.7e-3, 0.011, 0.5])
+def test_gates_for_all_their_numbers(tmp_path: Path, kind: str, scale: float) -> None:
+    file = Writing()
+    x, y = file.tensor("x", (1, 256, 256, 1), scale, **WIDE), file.tensor("y", (1, 256, 256, 1), 2.0**-15, **WIDE)
+    file.op(kind, [x], [y], version=3)
+    content = file.content([x], [y])
+    graph = read(tmp_path, content)
+    assert differing(graph, content, every()) == 0
+    table = next(place for place, node in enumerate(graph.nodes) if isinstance(node.op, ops.LookupLinear))
+    lines = graph.nodes[table].op
+    assert isinstance(lines, ops.LookupLinear)
+    values = lines.values.raw.copy()
+    values[256] += 2 << lines.slopes.grid  # the line behind 0
+    planted = replace(graph.nodes[table], op=replace(lines, values=Const(values, lines.slopes.grid)))
+    assert differing(replace(graph, nodes=(*graph.nodes[:table], planted, *graph.nodes[table + 1 :])), content, every()) > 0
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -42,12 +42,12 @@ def network() -> Graph:
     return chain("network", (2, 5, 5), conv(3, 3, 2, 3, 3, pads=(1, 1)), Relu(), narrow, MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1)))
 
 
-def compared(graph: Graph, folder: Path, schedule: Schedule = Schedule()) -> project.Written:  # noqa: B008
+def compared(graph: Graph, folder: Path, schedule: Schedule = Schedule(), *, pipelined: bool = False) -> project.Written:  # noqa: B008
     """No raw differs, with streams that are always ready and with some that wait; the cycles, where the model has them, are its own."""
     graph = optimize(graph)
     made = plan(graph, ZCU, schedule, clock_ns=5)
     x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), FRAMES)))
-    found = project.write_streaming(graph, made, folder, x_raw=x_raw)
+    found = project.write_streaming(graph, made, folder, x_raw=x_raw, pipelined=pipelined)
     simulate.build(folder)
     for stall in (0, 1):
         seen = simulate.run(folder, found.hardware, FRAMES, stall=stall)
@@ -59,11 +59,12 @@ def compared(graph: Graph, folder: Path, schedule: Schedule = Schedule()) -> pro
     return found
 
 
+@pytest.mark.parametrize("pipelined", [False, True], ids=["turns", "stages"])
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
-def test_whole_designs(make: object, tmp_path: Path, thorough: bool) -> None:
+def test_whole_designs(make: object, pipelined: bool, tmp_path: Path, thorough: bool) -> None:
     if not thorough:
         pytest.skip("all designs with --thorough; one of them below")
-    compared(make(), tmp_path / "v")  # type: ignore[operator]
+    compared(make(), tmp_path / "v", pipelined=pipelined)  # type: ignore[operator]
 
 
 def offchip() -> tuple[Graph, Schedule]:
@@ -102,12 +103,12 @@ def qfx(*arguments: str | Path) -> Result:
 def test_the_command_simulates_and_a_planted_bit_is_found(tmp_path: Path) -> None:
     model, folder = tmp_path / "network.onnx", tmp_path / "v"
     save(network(), model)
-    done = qfx("rtl", model, "--board", "zcu102", "-o", folder, "--simulate", "--json")
+    done = qfx("rtl", model, "--board", "zcu102", "-o", folder, "--pipelined", "--simulate", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     first, stalled = told["rtl_simulated"]["runs"]
     assert (first["differing_bits"], stalled["differing_bits"], first["values"]) == (0, 0, FRAMES * 12)
-    assert first["interval_cycles"] == told["interval_cycles"]  # pipelines add nothing to it here
+    assert first["interval_cycles"] == told["interval_cycles"]  # pipelines add nothing to it here, whatever their depth
     made = plan(optimize(network()), ZCU, Schedule(), clock_ns=5)
     assert cycles(made.design, FRAMES).interval == first["interval_cycles"]
     (source,) = (folder / "rtl").glob("*_matvec.v")
@@ -126,6 +127,9 @@ def test_what_is_missing_is_told_before_anything_is_written(tmp_path: Path, monk
     loaded = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--weights", "stream")
     assert loaded.exit_code == 2
     assert "no port of the Verilog loads constants" in loaded.output
+    staged = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--style", "unrolled", "--pipelined")
+    assert staged.exit_code == 2
+    assert "--pipelined: an unrolled design is a pipeline as it is" in staged.output
     monkeypatch.setattr(tools, "found_clang", lambda: "")
     done = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v")
     assert done.exit_code == 2

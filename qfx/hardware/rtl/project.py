@@ -21,6 +21,8 @@ from qfx.hardware.rtl import unrolled
 from qfx.hardware.rtl.hardware import Hardware, words_of, words_per_frame
 from qfx.hardware.rtl.luts import family
 from qfx.hardware.rtl.machines import streaming
+from qfx.hardware.timing.clock import WIDE_UNCERTAINTY
+from qfx.hardware.timing.delays import delays
 from qfx.hardware.unrolled import summary
 from qfx.hardware.unrolled.plan import Plan
 from qfx.ir.graph import Graph
@@ -79,12 +81,17 @@ def write_streaming(
     x_raw: Mapping[str, RawArray],
     top: str | None = None,
     force: bool = False,
+    pipelined: bool = False,
     progress: Progress = silent,
 ) -> Written:
-    """The same of a streaming plan. Raises also what ``streaming.hardware`` raises."""
+    """The same of a streaming plan. ``pipelined``: with pipelines for the plan's clock. Raises also what ``streaming.hardware`` raises."""
     check_target(out_dir, force=force)
     name = checked_top(top_name(graph.name) if top is None else top)
-    made = streaming.hardware(plan.design, name, graph.name, frames=len(next(iter(x_raw.values()))), progress=progress)
+    clock = None
+    if pipelined:
+        on = delays(plan.estimate.board.part)
+        clock = streaming.Clock(on, plan.clock_ns * (1 - WIDE_UNCERTAINTY) - on.register)
+    made = streaming.hardware(plan.design, name, graph.name, frames=len(next(iter(x_raw.values()))), clock=clock, progress=progress)
     texts = {"report.json": folded_summary.as_json(plan, graph.name), "estimate.txt": folded_summary.as_text(plan, graph.name)}
     told = {"model": graph.name, "style": "streaming", "board": plan.estimate.board.name, "part": plan.estimate.board.part, "clock_ns": plan.clock_ns}
     return _write(graph, made, told, texts, Path(out_dir), x_raw, force)

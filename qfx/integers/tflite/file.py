@@ -25,13 +25,16 @@ DTYPES: Mapping[str, str] = MappingProxyType({
 """The types of tensors that can be read, as numpy calls them."""
 
 _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
-    "CONV_2D": ("Conv2DOptions", ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction")),
+    "CONV_2D": (
+        "Conv2DOptions",
+        ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction", "QuantizedBiasType"),
+    ),
     "DEPTHWISE_CONV_2D": (
         "DepthwiseConv2DOptions",
         ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "DepthMultiplier", "FusedActivationFunction"),
     ),
-    "TRANSPOSE_CONV": ("TransposeConvOptions", ("Padding", "StrideH", "StrideW", "FusedActivationFunction")),
-    "FULLY_CONNECTED": ("FullyConnectedOptions", ("KeepNumDims", "WeightsFormat", "FusedActivationFunction")),
+    "TRANSPOSE_CONV": ("TransposeConvOptions", ("Padding", "StrideH", "StrideW", "FusedActivationFunction", "QuantizedBiasType")),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", ("KeepNumDims", "WeightsFormat", "FusedActivationFunction", "QuantizedBiasType")),
     "AVERAGE_POOL_2D": ("Pool2DOptions", ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction")),
     "MAX_POOL_2D": ("Pool2DOptions", ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction")),
     "ADD": ("AddOptions", ("FusedActivationFunction", "PotScaleInt16")),

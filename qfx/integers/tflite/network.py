@@ -29,6 +29,11 @@ class Network(Growing):
         self._held: dict[int, str] = {}
         self._centered: dict[int, str] = {}
 
+    @property
+    def default_rounding(self) -> bool:
+        """Whether each kernel rounds as LiteRT's does, since the user chose no rounding for all."""
+        return self._rounding is None
+
     # What operators read
 
     def tensor(self, index: int) -> Tensor:

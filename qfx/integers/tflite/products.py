@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from qfx import operators as ops
-from qfx.errors import ModelFileError, UnsupportedError
+from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
 from qfx.integers.growing import Result, Weighted
 from qfx.integers.steps import Ints
 from qfx.integers.tflite.file import Op, Tensor
@@ -16,6 +16,8 @@ from qfx.integers.tflite.rounding import Rounding, Short
 from qfx.ir.values import Pads
 
 _SAME, _VALID = 0, 1
+_INT32 = 2
+"""As a type in TFLite's schema."""
 
 
 def conv_2d(network: Network, op: Op) -> None:
@@ -64,7 +66,15 @@ def fully_connected(network: Network, op: Op) -> None:
         raise UnsupportedError(what, where=network.where(op), remedy="only one row a sample can be multiplied")
     result, of = _product(network, op, rows, weight, source, Rounding.NEAREST, x, 2)
     sums = network.emit(f"{result.name}.sum", ops.Linear(of.weight, of.bias), source)
-    network.hold(y, network.stepped(result, sums, of.functions, of.ranges))
+    try:
+        held = network.stepped(result, sums, of.functions, of.ranges)
+    except ExactnessError as error:
+        if result.width == 8 or not network.default_rounding:
+            raise
+        what = "its kernel multiplies by a double, and rounds sums that are too long for a fixed-point line of its steps"
+        remedy = "give it fewer inputs or smaller weights, or say by which rounding older kernels scale it (rounding=, --rounding: 15 bits, once)"
+        raise ExactnessError(what, where=result.where, remedy=remedy) from error
+    network.hold(y, held)
 
 
 def _conv(network: Network, op: Op, kernel: Ints, weight: Tensor, groups: int) -> None:
@@ -123,18 +133,25 @@ def _product(network: Network, op: Op, kernel: Ints, weight: Tensor, source: str
     given = None if len(op.inputs) <= bias or op.inputs[bias] < 0 else _bias(network, op, op.inputs[bias], kernel.shape[0], x)
     (scale, _), (out, _) = network.quantized(x), network.quantized(y)
     factors = [scale * float(one) / out for one in weight.scales]
-    if network.width(x) == 16:
+    once = default is Rounding.NEAREST and network.default_rounding
+    if network.width(x) == 16 and not _short_sums(op) and not once:
         functions = [Short.of(factor).function for factor in factors]
     else:
         functions = [scaling.function for scaling in network.functions(factors, default)]
     return result, Weighted.of(kernel, given, network.infos[source].interval.hull, functions, result.centered)
 
 
+def _short_sums(op: Op) -> bool:
+    """Whether an operator of 16-bit numbers has sums of 32 bits, and biases of such, instead of 64."""
+    return op.options.get("QuantizedBiasType") == _INT32
+
+
 def _bias(network: Network, op: Op, index: int, outputs: int, x: int) -> Ints:
     """In units of the scales of input and weights (TFLite does not look at its own)."""
     bias = network.constant(index, "bias", op)
-    kind = "INT32" if network.width(x) == 8 else "INT64"
+    kind = "INT32" if network.width(x) == 8 or _short_sums(op) else "INT64"
     if bias.dtype != kind or bias.shape != (outputs,):
         what = f"its bias is {bias.dtype} of shape {bias.shape}"
-        raise UnsupportedError(what, where=network.where(op), remedy=f"give {kind} of shape ({outputs},)")
+        also = ", or INT32 where quantized_bias_type says so" if kind == "INT64" else ""
+        raise UnsupportedError(what, where=network.where(op), remedy=f"give {kind} of shape ({outputs},){also}")
     return _data(bias)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qfx import operators as ops
 from qfx.errors import ExactnessError, UnsupportedError
 from qfx.integers.steps import Ints
+from qfx.integers.tflite import gates
 from qfx.integers.tflite.arithmetic import beside
 from qfx.integers.tflite.file import Op
 from qfx.integers.tflite.network import Network
@@ -62,10 +63,16 @@ def _by_sign(network: Network, op: Op, below: str, factors: tuple[float, float])
 
 
 def logistic(network: Network, op: Op) -> None:
+    if network.width(op.inputs[0]) == 16:
+        gates.logistic(network, op)
+        return
     _float(network, op, lambda x: 1 / (1 + np.exp(-x)))
 
 
 def tanh(network: Network, op: Op) -> None:
+    if network.width(op.inputs[0]) == 16:
+        gates.tanh(network, op)
+        return
     _float(network, op, np.tanh)
 
 
@@ -116,7 +123,7 @@ def _float(network: Network, op: Op, function: Callable[[npt.NDArray[np.float64]
 
 def _require_bytes(network: Network, op: Op) -> None:
     if network.width(op.inputs[0]) != 8 or network.width(op.outputs[0]) != 8:
-        remedy = "its kernel interpolates in a table of 16-bit numbers, which is not built here: give it int8"
+        remedy = "its kernel interpolates in a table of 16-bit numbers, which is not built for this function: give it int8"
         raise UnsupportedError("is a function of int16", where=network.where(op), remedy=remedy)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from qfx.hardware.rtl.machines.llvm import Block, Function, Inst, Module, RtlError, Typed, bits, number
 from qfx.hardware.rtl.machines.memory import Arrays, Bank, OneOf, Place
+from qfx.hardware.rtl.machines.narrow import narrow
 from qfx.hardware.rtl.machines.netlist import Builder, Machine, Memory, Piece, Port, Register, Update
 
 TURN, READ, WRITE = "qfx_rtl_turn", "qfx_rtl_read", "qfx_rtl_write"
@@ -21,7 +22,12 @@ _IGNORED = ("llvm.lifetime", "llvm.assume", "llvm.experimental.noalias")
 
 def translate(module: Module, function: Function, name: str, *, serial: bool = False) -> Machine:
     """``serial``: a stream that is read or written again begins a turn of its own (unrolled designs, which are one function without loops); else
-    that is an error. Raises RtlError for what has no such hardware."""
+    that is an error. Values are as wide as they can get. Raises RtlError for what has no such hardware."""
+    return narrow(as_written(module, function, name, serial=serial))
+
+
+def as_written(module: Module, function: Function, name: str, *, serial: bool = False) -> Machine:
+    """The same with the widths that the C++ gives its numbers."""
     return _Translation(module, _cut(function, serial), name).machine()
 
 

@@ -9,20 +9,23 @@ from pathlib import Path
 
 from qfx.errors import ProjectError
 from qfx.hardware.design import design as d
+from qfx.hardware.design.storage import Storage, fifo
 from qfx.hardware.emit.emit import emit_sources
 from qfx.hardware.rtl.hardware import Hardware, ReadMaster
-from qfx.hardware.rtl.machines import master, sources, verilog
+from qfx.hardware.rtl.machines import master, pipelined, sources, verilog
+from qfx.hardware.rtl.machines.flow import cycles
 from qfx.hardware.rtl.machines.machine import translate
 from qfx.hardware.rtl.machines.netlist import Machine
+from qfx.hardware.rtl.machines.stages import stages
+from qfx.hardware.timing.delays import Delays
 from qfx.hardware.timing.program import Program
 from qfx.hardware.timing.simulate import RESTART, simulate
 from qfx.progress import Progress, silent
 
-FIFO = "qfx_fifo"
-"""The module of all FIFOs."""
+FIFO, DEEP = "qfx_fifo", "qfx_fifo_ram"
+"""The modules of FIFOs: of LUTs, and of block RAM."""
 
-_FIFO_TEXT = """// A FIFO of D words of W bits; B bits count from 0 to D, A bits number the words.
-module qfx_fifo #(parameter W = 1, D = 2, B = 2, A = 1) (
+_PORTS = """ #(parameter W = 1, D = 2, B = 2, A = 1) (
   input wire clk, input wire rst,
   input wire [W-1:0] put, input wire put_valid, output wire put_ready,
   output wire [W-1:0] take, output wire take_valid, input wire take_ready
@@ -31,26 +34,51 @@ reg [W-1:0] words [0:D-1];
 reg [B-1:0] held;
 reg [A-1:0] first, next;
 wire puts = put_valid & put_ready, takes = take_valid & take_ready;
+wire [A-1:0] ahead = ~takes ? first : first == D - 1 ? 0 : first + 1;
 assign put_ready = held != D;
 assign take_valid = held != 0;
-assign take = words[first];
 always @(posedge clk) if (puts) words[next] <= put;
 always @(posedge clk)
   if (rst) begin held <= 0; first <= 0; next <= 0; end
   else begin
     if (puts) next <= next == D - 1 ? 0 : next + 1;
-    if (takes) first <= first == D - 1 ? 0 : first + 1;
+    first <= ahead;
     held <= held + puts - takes;
   end
+"""
+
+_FIFO_TEXT = f"""// A FIFO of D words of W bits; B bits count from 0 to D, A bits number the words.
+module {FIFO}{_PORTS}assign take = words[first];
+endmodule
+"""
+
+_DEEP_TEXT = f"""// The same in block RAM, which gives a word a cycle behind its address: the next first word is read, unless it comes just then.
+module {DEEP}{_PORTS}reg [W-1:0] found, passed;
+reg passes;
+assign take = passes ? passed : found;
+always @(posedge clk) begin
+  found <= words[ahead];
+  passed <= put;
+  passes <= puts & next == ahead;
+end
 endmodule
 """
 
 
-def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: Progress = silent) -> Hardware:
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What a stage of a pipeline has time for: ``budget_ns`` between its registers, where operators take ``delays``."""
+
+    delays: Delays
+    budget_ns: float
+
+
+def hardware(design: d.Design, top: str, model: str, *, frames: int, clock: Clock | None = None, progress: Progress = silent) -> Hardware:
     """The Verilog of a design whose FIFOs are sized, and the cycles that ``frames`` frames back to back should take.
 
-    A process takes a turn a cycle and has no pipeline: its words leave in the turn that works them out. Weights in memory come through AXI4 read
-    channels. Raises ProjectError for constants that are loaded and where clang is missing, RtlError for C++ that has no such hardware.
+    A process takes a turn a cycle. Without a ``clock`` it has no pipeline: its words leave in the turn that works them out; with one in the last
+    of as many stages as it needs. Weights in memory come through AXI4 read channels. Raises ProjectError for constants that are loaded and where
+    clang is missing, RtlError for C++ that has no such hardware.
     """
     if design.loader is not None:
         raise ProjectError("Verilog has its constants in ROM", where="--weights stream", remedy="leave it out")
@@ -61,6 +89,7 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
     pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
     modules: dict[str, str] = {}
     machines: dict[str, Machine] = {}
+    latencies: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="qfx_rtl_") as scratch:
         folder = Path(scratch)
         sources.write(emit_sources(design, top), folder)
@@ -72,25 +101,43 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, progress: P
         for done, name in enumerate(names):
             progress("translating processes", done, len(names))
             machine = machines[name] = translate(module, functions[name], name)
-            modules[f"{name}.v"] = f"// {name} of {model}\n{verilog.module(machine, watched=False, restart=pauses.get(name, 1))}"
+            restart = pauses.get(name, 1)
+            if clock is None:
+                told, text = "", verilog.module(machine, watched=False, restart=restart)
+            else:
+                found = stages(machine, clock.delays, clock.budget_ns)
+                latencies[name] = found.last
+                told = f": {found.last + 1} stages, the longest of {found.longest_ns + clock.delays.register:.2f} ns (docs/estimates.md)"
+                text = pipelined.module(machine, found, restart=restart)
+            modules[f"{name}.v"] = f"// {name} of {model}{told}\n{text}"
         progress("translating processes", len(names), len(names))
-    modules[f"{FIFO}.v"] = _FIFO_TEXT
     if design.masters:
         modules[f"{master.MODULE}.v"] = master.TEXT
     inputs, outputs = design.wires
-    modules[f"{top}.v"] = "\n".join(_top(design, region, machines, top, model, pauses)) + "\n"
-    known = not any(isinstance(process, d.Loop) for process in design.processes)
-    timing = simulate(instant(design), frames) if known else None
-    latency, interval = (0, 0) if timing is None else (timing.latency, timing.interval)
+    whole = "\n".join(_top(design, region, machines, top, model, pauses)) + "\n"
+    modules |= {f"{kind}.v": text for kind, text in ((FIFO, _FIFO_TEXT), (DEEP, _DEEP_TEXT)) if f"{kind} #(" in whole}
+    modules[f"{top}.v"] = whole
+    latency = interval = 0
+    if clock is not None and _known(design):
+        latency, interval = cycles(design, latencies, frames)
+    elif _known(design):
+        timing = simulate(instant(design), frames)
+        latency, interval = timing.latency, timing.interval
     masters = tuple(ReadMaster(found.port, found.bits, found.contents) for found in design.weights_in_memory)
     return Hardware(top, modules, inputs, outputs, latency, interval, masters)
 
 
+def _known(design: d.Design) -> bool:
+    """Whether there is a model of the cycles: of a loop's parts, one after the other, there is none."""
+    return not any(isinstance(process, d.Loop) for process in design.processes)
+
+
 @dataclass(frozen=True, slots=True)
-class _Instant:
-    """A process as the cycle model sees it, whose words leave in the turn that works them out."""
+class _Staged:
+    """A process as the cycle model sees it, whose words leave ``latency`` cycles behind the beginning of the turn that works them out."""
 
     process: d.Process
+    latency: int
 
     @property
     def name(self) -> str:
@@ -106,12 +153,17 @@ class _Instant:
 
     @property
     def program(self) -> Program:
-        return replace(self.process.program, latency=0)
+        return replace(self.process.program, latency=self.latency)
 
 
 def instant(design: d.Design) -> d.Design:
-    """The design for ``simulate``, with no pipeline in its processes: that is what a Machine is."""
-    return replace(design, processes=tuple(_Instant(process) for process in design.processes))  # type: ignore[misc]
+    """The same with no pipeline in its processes: that is what a Machine is."""
+    return staged(design, {})
+
+
+def staged(design: d.Design, latencies: Mapping[str, int]) -> d.Design:
+    """The design for ``simulate``, with pipelines of so many stages behind the first in its processes, by name; none where none is named."""
+    return replace(design, processes=tuple(_Staged(process, latencies.get(process.name, 0)) for process in design.processes))  # type: ignore[misc]
 
 
 def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machine], top: str, model: str, pauses: Mapping[str, int]) -> Iterator[str]:
@@ -153,12 +205,14 @@ def _top(design: d.Design, region: sources.Region, machines: Mapping[str, Machin
         instances.append(f"{verilog.titled(machine)} i_{call.name} (\n  {', '.join(links)});")
     filled = {call.arguments[1]: masters[call.name] for call in region.calls if call.name in masters}
     instances += [master.instance(found, widths[stream], stream, pauses[found.name]) for stream, found in filled.items()]
+    asked = {stream.name: stream.storage for stream in design.streams}
     for stream, depth in region.depths.items():
         width = widths[stream]
         for side in ("put", "take"):
             yield f"wire [{width - 1}:0] {stream}_{side}; wire {stream}_{side}_valid, {stream}_{side}_ready;"
         links = [f".{side}{part}({stream}_{side}{part})" for side in ("put", "take") for part in ("", "_valid", "_ready")]
         sizes = f".W({width}), .D({depth}), .B({depth.bit_length()}), .A({max(1, (depth - 1).bit_length())})"
-        instances.append(f"{FIFO} #({sizes}) f_{stream} (.clk(clk), .rst(rst),\n  {', '.join(links)});")
+        kind = DEEP if fifo(depth, width, asked.get(stream, "auto")) in (Storage.BRAM, Storage.URAM) else FIFO
+        instances.append(f"{kind} #({sizes}) f_{stream} (.clk(clk), .rst(rst),\n  {', '.join(links)});")
     yield from instances
     yield "endmodule"

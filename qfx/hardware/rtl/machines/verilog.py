@@ -9,7 +9,7 @@ Ports: ``clk``; ``rst``; a number ``a_NAME`` for each argument; for each stream 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from qfx.hardware.rtl.machines.netlist import Machine, Memory, Node, Port, Register
 
@@ -17,6 +17,8 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "and": "&", "or": "|", "xor": "^",
 _SIGNED = {"ashr": ">>>", "sdiv": "/", "srem": "%"}
 _COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">="}
 TURN_BITS = 32
+_IDLE = "(RESTART < 3 ? 1 : RESTART < 5 ? 2 : RESTART < 9 ? 3 : 8)"
+"""Bits that count RESTART - 1 down."""
 
 
 def module(machine: Machine, *, watched: bool = True, restart: int = 1) -> str:
@@ -40,9 +42,14 @@ def handshakes(port: str) -> tuple[str, str, str]:
     return f"s_{port}", f"s_{port}_valid", f"s_{port}_ready"
 
 
-def _lines(machine: Machine, watched: bool, restart: int) -> Iterator[str]:
-    memories = {memory.name: f"m{place}" for place, memory in enumerate(machine.memories)}
+def names(machine: Machine) -> tuple[dict[str, str], dict[str, str]]:
+    """What registers and memories are called."""
     registers = {register.name: f"r{place}" for place, register in enumerate(machine.registers)}
+    return registers, {memory.name: f"m{place}" for place, memory in enumerate(machine.memories)}
+
+
+def heading(machine: Machine, restart: int) -> Iterator[str]:
+    """The ports that hardware has."""
     yield f"module {titled(machine)} #(parameter RESTART = {restart}) ("
     yield "  input clk, input rst"
     for name, width in machine.arguments.items():
@@ -52,31 +59,43 @@ def _lines(machine: Machine, watched: bool, restart: int) -> Iterator[str]:
             data, valid, ready = handshakes(port.name)
             one, other = ("input", "output") if into else ("output", "input")
             yield f"  , {one} [{port.width - 1}:0] {data}, {one} {valid}, {other} {ready}"
-    memories_shared = shared(machine) if watched else []
-    kept = max(len(memories_shared), 1)
-    if watched:
-        yield f"  , output [{kept - 1}:0] clash, output [{32 * kept - 1}:0] distance"
-        yield f"  , output fired, output reg [{TURN_BITS - 1}:0] turn, output done"
-    yield "  );"
+
+
+def held(machine: Machine) -> Iterator[str]:
+    """What a machine keeps from turn to turn."""
+    registers, memories = names(machine)
     bits = max(1, (len(machine.states) - 1).bit_length())
     yield f"  reg [{bits - 1}:0] state;"
-    yield "  reg [7:0] idle;"
+    yield f"  reg [{_IDLE} - 1:0] idle;"
     for register in machine.registers:
         yield f"  reg [{register.width - 1}:0] {registers[register.name]}; // {register.name}"
     for memory in machine.memories:
         yield f"  reg [{memory.width - 1}:0] {memories[memory.name]} [0:{memory.depth - 1}]; // {memory.name}"
         if memory.initial is not None:
             yield "  initial begin"
-            yield from (f"    {memories[memory.name]}[{place}] = {_literal(value, memory.width)};" for place, value in enumerate(memory.initial))
+            yield from (f"    {memories[memory.name]}[{place}] = {literal(value, memory.width)};" for place, value in enumerate(memory.initial))
             yield "  end"
-    for place in used(machine):
-        node = machine.nodes[place]
-        if node.op != "const":
-            yield f"  wire [{node.width - 1}:0] n{place} = {_expression(machine, node, registers, memories)};"
+
+
+def _lines(machine: Machine, watched: bool, restart: int) -> Iterator[str]:
+    registers, memories = names(machine)
+    yield from heading(machine, restart)
+    memories_shared = shared(machine) if watched else []
+    kept = max(len(memories_shared), 1)
+    if watched:
+        yield f"  , output [{kept - 1}:0] clash, output [{32 * kept - 1}:0] distance"
+        yield f"  , output fired, output reg [{TURN_BITS - 1}:0] turn, output done"
+    yield "  );"
 
     def named(place: int) -> str:
         node = machine.nodes[place]
-        return _literal(node.value, node.width) if node.op == "const" else f"n{place}"
+        return literal(node.value, node.width) if node.op == "const" else f"n{place}"
+
+    yield from held(machine)
+    for place in used(machine):
+        node = machine.nodes[place]
+        if node.op != "const":
+            yield f"  wire [{node.width - 1}:0] n{place} = {expression(machine, node, named, registers, memories)};"
 
     waits = {port.name: f"(~{named(port.enable)} | {handshakes(port.name)[1]})" for port in machine.inputs}
     waits |= {port.name: f"(~{named(port.enable)} | {handshakes(port.name)[2]})" for port in machine.outputs}
@@ -88,7 +107,7 @@ def _lines(machine: Machine, watched: bool, restart: int) -> Iterator[str]:
         data, valid, _ = handshakes(port.name)
         others = [wait for name, wait in waits.items() if name != port.name]
         yield f"  assign {valid} = {' & '.join(['runs', *others, named(port.enable)])};"
-        yield from _word(port, data, named)
+        yield from word(port, data, named)
     if watched:
         yield "  integer now;"
     for place, memory in enumerate(memories_shared):
@@ -149,7 +168,7 @@ def used(machine: Machine) -> list[int]:
     return sorted(found)
 
 
-def _word(port: Port, data: str, name: Callable[[int], str]) -> Iterator[str]:
+def word(port: Port, data: str, name: Callable[[int], str]) -> Iterator[str]:
     pieces: dict[tuple[int, int], list[tuple[str, str]]] = {}
     for piece in port.pieces:
         pieces.setdefault((piece.low, piece.width), []).append((name(piece.enable), name(piece.value)))
@@ -158,13 +177,14 @@ def _word(port: Port, data: str, name: Callable[[int], str]) -> Iterator[str]:
         yield f"  assign {data}[{low + width - 1}:{low}] = {chosen};"
 
 
-def _literal(value: int, width: int) -> str:
+def literal(value: int, width: int) -> str:
     return f"{width}'h{value % (1 << width):x}"
 
 
-def _expression(machine: Machine, node: Node, registers: dict[str, str], memories: dict[str, str]) -> str:
+def expression(machine: Machine, node: Node, name: Callable[[int], str], registers: Mapping[str, str], memories: Mapping[str, str]) -> str:
+    """``name``: of the wire that a node is, or the number that it is."""
     args = [machine.nodes[place] for place in node.args]
-    names = [_literal(arg.value, arg.width) if arg.op == "const" else f"n{place}" for arg, place in zip(args, node.args, strict=True)]
+    names = [name(place) for place in node.args]
     if node.op == "reg":
         return registers[node.name]
     if node.op == "arg":

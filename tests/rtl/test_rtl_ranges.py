@@ -1,0 +1,133 @@
+"""Widths that are proven: ranges of operations by brute force, of machines turn by turn, and what becomes of counters."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hardware_models import DIRECTED
+from rtl_models import arithmetics
+from schedule_models import BRANCHED
+from support.rtl import evaluate
+from support.rtl.machines import machines
+from test_rtl_streaming import network
+
+from qfx.hardware.rtl.machines import sources
+from qfx.hardware.rtl.machines.machine import as_written
+from qfx.hardware.rtl.machines.narrow import narrow
+from qfx.hardware.rtl.machines.netlist import Machine, Node
+from qfx.hardware.rtl.machines.ranges import Range, passing, ranges, result
+from qfx.ir.graph import Graph
+
+WIDTH = 4
+PREDICATES = ("eq", "ne", *(f"{sign}{sense}" for sign in "us" for sense in ("lt", "le", "gt", "ge")))
+
+
+def members(found: Range | None) -> set[int]:
+    return set() if found is None else {(found.first + step) % (1 << found.width) for step in range(found.steps + 1)}
+
+
+def carried_out(op: str, width: int, args: tuple[int, ...], *, value: int = 0, name: str = "") -> int | None:
+    given = [Node("const", WIDTH, (), arg) for arg in args]
+    found = evaluate.value(Node(op, width, (), value, name), given, list(args))
+    return None if found is None else found % (1 << width)
+
+
+def pairs(count: int) -> Iterator[tuple[Range, Range]]:
+    drawn = random.Random(0)
+    every = [Range.of(first, first + steps, WIDTH) for first in range(16) for steps in range(16)]
+    return ((drawn.choice(every), drawn.choice(every)) for _ in range(count))
+
+
+def test_ranges_hold_what_operations_give() -> None:
+    for a, b in pairs(60):
+        own, other = members(a), members(b)
+        assert own | other <= members(a.joined(b))
+        assert own & other <= members(a.shared(b))
+        assert a.holds(b) == (other <= own)
+        for op in ("add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "udiv", "urem"):
+            got = members(result(Node(op, WIDTH, (0, 1)), [a, b]))
+            assert {carried_out(op, WIDTH, (x, y)) for x in own for y in other} - {None} <= got, (op, a, b)
+        for op, width, value in (("zext", 6, 0), ("sext", 6, 0), ("slice", 3, 0), ("slice", 2, 1), ("not", 4, 0)):
+            got = members(result(Node(op, width, (0,), value), [a]))
+            assert {carried_out(op, width, (x,), value=value) for x in own} <= got, (op, a)
+        for name in PREDICATES:
+            holding = {x for x in own if any(carried_out("icmp", 1, (x, y), name=name) for y in other)}
+            assert holding <= members(passing(a, b, name)), (name, a, b)
+            assert {carried_out("icmp", 1, (x, y), name=name) for x in own for y in other} <= members(
+                result(Node("icmp", 1, (0, 1), 0, name), [a, b])
+            )
+
+
+def outside(machine: Machine, found: tuple[Range | None, ...], count: int) -> list[int]:
+    """The nodes that are ever out of their range."""
+    drawn = random.Random(1)
+    wrong = set()
+    for values in islice(evaluate.turns(machine, lambda _: drawn.getrandbits(4096)), count):
+        for place, value in enumerate(values):
+            own = found[place]
+            if value is not None and (own is None or (value - own.first) % (1 << own.width) > own.steps):
+                wrong.add(place)
+    return sorted(wrong)
+
+
+def sent(machine: Machine, count: int) -> list[object]:
+    """What a machine does in each turn: words that come, words that go, the end of the frame."""
+    drawn = random.Random(1)
+    seen: list[object] = []
+    for values in islice(evaluate.turns(machine, lambda _: drawn.getrandbits(4096)), count):
+        read = [bool(values[port.enable]) for port in machine.inputs]
+        written = [(piece.low, values[piece.value]) for port in machine.outputs for piece in port.pieces if values[piece.enable]]
+        seen.append((read, written, bool(values[machine.done])))
+    return seen
+
+
+@pytest.mark.parametrize("make", [network, *BRANCHED, *DIRECTED, arithmetics], ids=lambda make: make.__name__)
+def test_machines_stay_in_their_ranges_and_narrow_ones_do_the_same(make: Callable[[], Graph], tmp_path: Path, thorough: bool) -> None:
+    if make is not network and not thorough:
+        pytest.skip("all designs with --thorough")
+    for machine in machines(make(), tmp_path):
+        if any(memory.depth == 1024 for memory in machine.memories):
+            continue  # a loop over steps: its queues take numbers that Python need not carry
+        count = max(20, min(800, (100_000 if thorough else 40_000) // len(machine.nodes)))
+        assert outside(machine, ranges(machine), count) == [], machine.name
+        assert sent(machine, count) == sent(narrow(machine), count), machine.name
+
+
+def test_a_range_that_is_one_short_is_found(tmp_path: Path) -> None:
+    machine = next(one for one in machines(network(), tmp_path) if one.name.endswith("_pool"))
+    found = list(ranges(machine))
+    for place, own in enumerate(found):
+        if machine.nodes[place].op == "reg" and own is not None and machine.nodes[place].width == 32:
+            short = [*found[:place], replace(own, steps=own.steps - 1), *found[place + 1 :]]
+            assert place in outside(machine, tuple(short), 200)
+
+
+HEAD = '#include <hls_stream.h>\nextern "C" void process(hls::stream<ap_int<16> >& in, hls::stream<ap_int<16> >& out) {'
+
+
+@pytest.mark.parametrize(
+    ("body", "widths"),
+    [
+        ("for (int i = 0; i < 100; i++) { QFX_TURN(); out.write(in.read()); }", [7]),
+        ("for (int i = 99; i >= 0; i--) { QFX_TURN(); out.write(ap_int<16>(in.read() + i)); }", [7]),
+        ("for (int i = -5; i < 20; i += 3) { QFX_TURN(); out.write(ap_int<16>(in.read() + i)); }", [6]),
+        ("for (int y = 0; y < 6; y++) for (int x = 0; x < 33; x++) { QFX_TURN(); out.write(ap_int<16>(in.read() + x + y)); }", [3, 6]),
+        ("int k = 0; for (int i = 0; i < 40; i++) { QFX_TURN(); out.write(ap_int<16>(in.read() + k)); k = k == 4 ? 0 : k + 1; }", [3, 6]),
+        # Whatever comes: what the data add up to stays as wide as it was written.
+        ("int k = 0; for (int i = 0; i < 40; i++) { QFX_TURN(); k += int(in.read()); out.write(ap_int<16>(k >> 16)); }", [6, 32]),
+        # Only the low bits leave.
+        ("int k = 0; for (int i = 0; i < 40; i++) { QFX_TURN(); k += int(in.read()); out.write(ap_int<16>(k & 255)); }", [6, 8]),
+    ],
+)
+def test_counters_have_the_bits_that_they_need(body: str, widths: list[int], tmp_path: Path) -> None:
+    module = sources.ir(f"{HEAD}{body}}}\n", tmp_path)
+    wide = as_written(module, module.functions["process"], "process")
+    made = narrow(wide)
+    assert sorted(register.width for register in made.registers) == widths
+    assert max(register.width for register in wide.registers) == 32
+    assert sent(made, 250) == sent(wide, 250)
