@@ -14,7 +14,8 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.streams import IntArray
 from qfx.hardware.folding import program
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import COLUMNS, BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, BoolArray, FloatArray, Pace, Picked, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.folding.program import bad
 from qfx.hardware.timing.program import READ_WRITE, RESTART, REWIND
 
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
@@ -138,9 +139,9 @@ class Market:
         """Of the limits, that of what is scarcest."""
         return float((taken / self.limits_at(target)).max())
 
-    def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None) -> Best | None:
+    def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None, gap: float = GAP) -> Best | None:
         """The option of each layer for a frame in ``target`` cycles: the cheapest that fit, else those that come nearest to it; None if none keep
-        the pace. ``known``: a choice for that pace to begin with."""
+        the pace. ``known``: a choice for that pace to begin with; ``gap``: to the bound, which is not worth a search."""
         kept = self._kept(target)
         if kept is None:
             return None
@@ -149,8 +150,8 @@ class Market:
         found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
         problem = self._problem(target, pace, kept, spent)
         bound = program.relaxed(problem)
-        if picked is None or found > bound + GAP * max(bound, 0.0) + _ROUNDING:
-            solved = program.cheapest(problem, nodes=_NODES, gap=GAP, start=picked)
+        if picked is None or found > bound + gap * max(bound, 0.0) + _ROUNDING:
+            solved = program.cheapest(problem, nodes=_NODES, gap=gap, start=picked)
             if solved.picked is not None and (better := bad(spent + pace.taken(solved.picked))) < found:
                 picked, found = solved.picked, better
             bound = max(bound, solved.bound)

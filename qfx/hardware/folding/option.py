@@ -73,6 +73,10 @@ class Foldings(Sequence[Folding]):
             return own
         return Folding(own.pe, own.simd, own.arithmetic, own.taps, weights, buffer, own.pixels, own.rows, own.sparsity)
 
+    def taken(self, places: IntArray) -> Foldings:
+        """Those at the places."""
+        return Foldings(self._forms, self._at[places], [self._places[place] for place in places])
+
 
 class Options(NamedTuple):
     """Options in columns, as in ``Option``: what a kind answers that has a hundred thousand of them. ``costs``, ``between``: (options, FIELDS)."""
@@ -110,7 +114,9 @@ class Options(NamedTuple):
 
     def at(self, places: IntArray) -> Options:
         """Those at the places."""
-        return Options(tuple(self.foldings[int(place)] for place in places), *(column[places] for column in self[1:]))
+        own = self.foldings
+        kept = own.taken(places) if isinstance(own, Foldings) else tuple(own[place] for place in places)
+        return Options(kept, *(column[places] for column in self[1:]))
 
 
 class Moves(NamedTuple):

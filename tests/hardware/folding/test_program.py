@@ -19,7 +19,8 @@ from qfx.hardware.folding import program
 from qfx.hardware.folding.market import Market, least
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import COLUMNS, bad, changes, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, changes, rewidth_cycles
+from qfx.hardware.folding.program import bad
 
 FloatArray = npt.NDArray[np.float64]
 TANGENTS = 1.005  # how far the squares are touched from below
