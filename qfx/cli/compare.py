@@ -143,14 +143,14 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float) -> Row:
         made = resolve(graph, on, Request(fps=fps, fit=fps is None), clock_ns=clock_ns)
     except ProjectError as error:
         return row | {"refused": str(error)}
-    work = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
+    work = {node.name: node.op.macs(graph.infos[node.name]) for node in graph.nodes}
     return row | {
         "frames_per_second": round(made.fps, 3),
         "interval_cycles": made.interval,
         "latency_us": None if made.timing is None else round(made.timing.latency * clock_ns / 1000, 3),
         "shares": {field: round(made.estimate.share(field), 4) for field in FIELDS},
         "binding": binding(made),
-        "macs_per_sample": work,
+        "macs_per_sample": sum(work.values()),
         **per_unit(made, work),
         "refused": None,
     }

@@ -206,7 +206,7 @@ class Market:
         # What cannot be reached even in parts.
         low = _first(told(lambda place: self._conceivable(paces[place], overhead)), 0, reached, reached - 1 if bound is None else bound)
         self._reached = reached, low
-        high, undecided = reached, len(paces)
+        high, proven = reached, low  # below ``proven`` nothing fits; what is undecided says nothing of faster paces
         while low < high:
             tried(count, max(total, count + 1))
             count += 1
@@ -219,10 +219,10 @@ class Market:
                 found, high = picked, middle
             else:
                 low = middle + 1
-                undecided = undecided if decided else min(undecided, middle)
+                proven = low if decided else proven
         if found is None:
             return None
-        return Fastest(found, paces[high], paces[min(high, undecided)])
+        return Fastest(found, paces[high], paces[min(high, proven)])
 
     def fitting(self, target: int, overhead: FloatArray) -> tuple[Picked | None, bool]:
         """A choice for a frame in ``target`` cycles that fits, if one is found; if none, whether there is none for certain."""
