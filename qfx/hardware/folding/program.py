@@ -29,6 +29,11 @@ _TANGENTS = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 45)])
 _NEAR = 16
 """Options of a layer among which the program looks first; then among twice as many, with fewer nodes."""
 
+_CHEAPEST = ((_NEAR, 4, False), (2 * _NEAR, 16, False))
+_FITTING = ((_NEAR, 20, True), (_NEAR, 4, False), (2 * _NEAR, 16, True))
+"""Programs that are tried one after the other: options of a layer, the part of the nodes, and whether a sum of prices takes the place of the squares,
+which often answers at once."""
+
 _LEAST_PRICE = 0.02
 """Of a resource, as its share: what is used little still costs something where any choice that fits will do."""
 
@@ -37,7 +42,7 @@ _INFINITE = highspy.kHighsInf
 _HEURISTICS = ("feasibility_jump", "rins", "rens", "root_reduced_cost")
 
 _PLAIN = dict.fromkeys(("mip_detect_symmetry", "mip_allow_restart", *(f"mip_heuristic_run_{name}" for name in _HEURISTICS)), False)
-"""What the solver leaves out: on these programs its heuristics and restarts take most of the time and find what the search finds sooner."""
+"""What the solver leaves out where prices take the place of squares: its heuristics and restarts take most of the time there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,18 +98,20 @@ def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] |
     bound, prices, shares = _Program(problem, fitting, integer=False).relaxed()
     if prices is None:
         return Solved(None, np.inf) if bound == np.inf else _Program(problem, fitting).solve(nodes, gap, start)
-    rates = 2 * np.maximum(shares, _LEAST_PRICE) if fitting else None
+    rates = 2 * np.maximum(shares, _LEAST_PRICE)
     # Among the options that the program without integers comes near to taking, whose bound holds for all: first few, then more.
     best, picked = np.inf, None
-    for near, part in ((_NEAR, 4), (_NEAR * 2, 16)):
+    for near, part, rated in _FITTING if fitting else _CHEAPEST:
         places = _near(problem, prices, start, near)
         whole = all(at.size == len(shares) for at, shares in zip(places, problem.shares, strict=True))
         begin = None if start is None else [int(np.searchsorted(at, i)) for at, i in zip(places, start, strict=True)]
-        found = _Program(_part(problem, places), fitting, rates=rates).solve(nodes if whole else nodes // part, gap, begin)
+        found = _Program(_part(problem, places), fitting, rates=rates if rated else None).solve(
+            nodes if whole and not rated else nodes // part, gap, begin
+        )
         if found.picked is not None and found.value < best:
             picked, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
             start = picked
-        if whole:
+        if whole and (not rated or picked is not None or found.bound == np.inf):
             return Solved(picked, max(found.bound, bound), best)
         if best < np.inf and (gap == np.inf or best <= bound + gap * max(bound, 0.0)):
             break
@@ -238,7 +245,8 @@ class _Program:
         """The solver with the model."""
         highs = highspy.Highs()
         # without presolve: it takes longer than what it saves
-        settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes} | _PLAIN
+        settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes}
+        settings |= _PLAIN if self.rated else {}
         for name, value in settings.items():
             highs.setOptionValue(name, value)
         highs.passModel(self._model())
