@@ -125,7 +125,7 @@ def bad(shares: FloatArray) -> float:
 
 def _taken(problem: Problem, picked: Sequence[int]) -> FloatArray:
     """The shares that a choice takes."""
-    taken = problem.spent + sum(shares[i] for shares, i in zip(problem.shares, picked, strict=True))
+    taken: FloatArray = sum((shares[i] for shares, i in zip(problem.shares, picked, strict=True)), problem.spent)
     for one in problem.between:
         taken = taken + one.shares[one.source_width[picked[one.source]], one.reader_width[picked[one.reader]]]
     return taken
