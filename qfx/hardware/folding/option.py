@@ -68,7 +68,8 @@ class Foldings(Sequence[Folding]):
     def __getitem__(self, place: int | slice) -> Folding | Sequence[Folding]:
         if isinstance(place, slice):
             return Foldings(self._forms, self._at[place], self._places[place])
-        own, (weights, buffer) = self._forms[self._at[place]], self._places[place]
+        own: Folding = self._forms[int(self._at[place])]
+        weights, buffer = self._places[place]
         if (own.weights, own.buffer) == (weights, buffer):
             return own
         return Folding(own.pe, own.simd, own.arithmetic, own.taps, weights, buffer, own.pixels, own.rows, own.sparsity)
