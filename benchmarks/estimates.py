@@ -54,8 +54,9 @@ def graph_of(network: str, bits: int, batch_norm: BatchNormStyle) -> Graph:
 def line(row: Row, plan: Plan, graph: Graph, seconds: float) -> str:
     """The row of the page's table, and the processor time."""
     assert plan.timing is not None  # these networks are small enough to be simulated
-    unit = per_unit(plan, sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes))
-    dsp = "" if unit["macs_per_dsp_cycle"] is None else f"{unit['macs_per_dsp_cycle']:.2f}"
+    unit = per_unit(plan, {node.name: node.op.macs(graph.infos[node.name]) for node in graph.nodes})
+    work = (unit["macs_per_dsp_cycle"], unit["macs_in_dsp_per_dsp_cycle"])
+    dsp = " | ".join("" if one is None else f"{one:.2f}" for one in work)
     cells = (
         f"{row.network}, {row.bits} bits", row.board, f"{plan.interval}", f"{plan.fps:.0f}", f"{plan.clock.believed_ns:.2f}",
         f"{plan.fps * plan.clock_ns / plan.clock.believed_ns:.0f}", f"{plan.timing.latency}",

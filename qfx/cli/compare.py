@@ -154,7 +154,7 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float | str | Non
         made: Plan = fastest(make, start_ns) if clock_ns == AUTO else make.plan(start_ns)
     except ProjectError as error:
         return row | {"refused": str(error)}
-    work = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes)
+    work = {node.name: node.op.macs(graph.infos[node.name]) for node in graph.nodes}
     return row | {
         "clock_ns": made.clock_ns,
         "frames_per_second": round(made.fps, 3),
@@ -162,7 +162,7 @@ def _row(graph: Graph, on: Board, fps: float | None, clock_ns: float | str | Non
         "latency_us": None if made.timing is None else round(made.timing.latency * made.clock_ns / 1000, 3),
         "shares": {field: round(made.estimate.share(field), 4) for field in FIELDS},
         "binding": binding(made),
-        "macs_per_sample": work,
+        "macs_per_sample": sum(work.values()),
         **per_unit(made, work),
         "refused": None,
     }

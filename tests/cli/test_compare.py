@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -26,6 +27,11 @@ def run(*words: object) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
+def said_arithmetic(said: dict[str, Any], index: int) -> str:
+    """That of the convolution at ``index``, as ``estimate`` says."""
+    return str([layer["arithmetic"] for layer in said["layers"] if "arithmetic" in layer][index])
+
+
 def test_rows_are_what_estimate_says(model: Path, tmp_path: Path) -> None:
     code, out, _ = run(model, "--board", "zcu102", "--board", "ultra96v2", "--fps", 1000, "--fps", 50000, "--json", "--plot", tmp_path / "front.png")
     assert code == 0
@@ -38,6 +44,8 @@ def test_rows_are_what_estimate_says(model: Path, tmp_path: Path) -> None:
     assert rows[3]["macs_per_sample"] == work
     if said["resources"]["dsp"]:
         assert rows[3]["macs_per_dsp_cycle"] == pytest.approx(work / (said["resources"]["dsp"] * said["interval_cycles"]), abs=1e-4)
+        in_blocks = sum(64 * 9 * 4 * 8 * (1, 2)[i] for i in (0, 1) if said_arithmetic(said, i) not in ("lut", "shift"))
+        assert rows[3]["macs_in_dsp_per_dsp_cycle"] == pytest.approx(in_blocks / (said["resources"]["dsp"] * said["interval_cycles"]), abs=1e-4)
     assert rows[3]["luts_per_fps"] == pytest.approx(said["resources"]["lut"] / said["frames_per_second"], rel=1e-3)
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     code, _, error = run(model, "--board", "zcu102", "--plot", tmp_path / "front.png")

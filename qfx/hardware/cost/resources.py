@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from operator import attrgetter
 from typing import Any
@@ -47,7 +48,14 @@ counts: Callable[[Any], tuple[int, ...]] = attrgetter(*FIELDS)
 
 def total(parts: Sequence[Resources]) -> Resources:
     """The sum of the parts."""
-    return Resources(*map(sum, zip(*map(counts, parts), strict=True)))
+    lut = ff = dsp = bram18 = uram = 0
+    for part in parts:
+        lut += part.lut
+        ff += part.ff
+        dsp += part.dsp
+        bram18 += part.bram18
+        uram += part.uram
+    return Resources(lut, ff, dsp, bram18, uram)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ def device(part: str) -> Device:
     return SERIES7 if part.startswith("xc7") else ULTRASCALE
 
 
+@lru_cache(maxsize=1024)
 def multiplier_dsps(a: int, b: int, on: Device) -> int:
     """DSP blocks of a signed ``a`` x ``b`` bit product: the wider factor is cut into parts that fit the wide port, the other likewise; lower parts
     are unsigned, a bit shorter (UG579).
@@ -117,6 +126,7 @@ def adder(width: int) -> Resources:
     return Resources(lut=width, ff=width)
 
 
+@lru_cache(maxsize=1 << 12)
 def adder_tree(count: int, width: int, most: int) -> Resources:
     """The sum of ``count`` numbers of ``width`` bits, in levels of adders that grow by a bit up to ``most`` bits.
 
@@ -146,6 +156,7 @@ def greater(width: int) -> Resources:
     return comparison(width) + multiplexer(2, width)
 
 
+@lru_cache(maxsize=1 << 12)
 def counter(count: int) -> Resources:
     """0 to ``count`` - 1 and again: increment, comparison and clearing."""
     bits = (count - 1).bit_length()

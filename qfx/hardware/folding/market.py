@@ -14,7 +14,8 @@ from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design.streams import IntArray
 from qfx.hardware.folding import program
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import COLUMNS, BoolArray, FloatArray, Pace, Picked, bad, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, BoolArray, FloatArray, Pace, Picked, by_prices, changes, exchanged, rewidth_cycles
+from qfx.hardware.folding.program import bad
 from qfx.hardware.timing.program import READ_WRITE, RESTART, REWIND
 
 _LEAST_LIMIT = 0.5  # so that one of what may not be used at all is above it
@@ -23,6 +24,8 @@ _EMPTIES = READ_WRITE + RESTART - REWIND  # further ones of a stream of several 
 _REWIDTH = REWIND  # cycles of a process that changes the width of words, beyond one per word
 GAP = 0.02
 """Between a choice and its bound: what is not worth a search, as a part of the bound."""
+NEAR_FASTEST = 0.035
+"""Of a pace at which there is a choice: how near to it another without an answer ends the search."""
 _NODES = 200  # of the search, each a relaxed program
 _FINE = 1.005  # from pace to pace where several ports share a stream
 
@@ -143,9 +146,9 @@ class Market:
         """Of the limits, that of what is scarcest."""
         return float((taken / self.limits_at(target)).max())
 
-    def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None) -> Best | None:
+    def cheapest(self, target: int, overhead: FloatArray, known: Picked | None = None, gap: float = GAP) -> Best | None:
         """The option of each layer for a frame in ``target`` cycles: the cheapest that fit, else those that come nearest to it; None if none keep
-        the pace. ``known``: a choice for that pace to begin with."""
+        the pace. ``known``: a choice for that pace to begin with; ``gap``: to the bound, which is not worth a search."""
         kept = self._kept(target)
         if kept is None:
             return None
@@ -154,8 +157,8 @@ class Market:
         found, picked = min(((bad(spent + pace.taken(one)), one) for one in tried if one is not None), default=(np.inf, None))
         problem = self._problem(target, pace, kept, spent)
         bound = program.relaxed(problem)
-        if picked is None or found > bound + GAP * max(bound, 0.0) + _ROUNDING:
-            solved = program.cheapest(problem, nodes=_NODES, gap=GAP, start=picked)
+        if picked is None or found > bound + gap * max(bound, 0.0) + _ROUNDING:
+            solved = program.cheapest(problem, nodes=_NODES, gap=gap, start=picked)
             if solved.picked is not None and (better := bad(spent + pace.taken(solved.picked))) < found:
                 picked, found = solved.picked, better
             bound = max(bound, solved.bound)
@@ -210,7 +213,7 @@ class Market:
         # What cannot be reached even in parts.
         low = _first(told(lambda place: self._conceivable(paces[place], overhead)), 0, reached, reached - 1 if bound is None else bound)
         self._reached = reached, low
-        high, undecided = reached, len(paces)
+        high, proven = reached, low  # below ``proven`` nothing fits; what is undecided says nothing of faster paces
         while low < high:
             tried(count, max(total, count + 1))
             count += 1
@@ -223,10 +226,12 @@ class Market:
                 found, high = picked, middle
             else:
                 low = middle + 1
-                undecided = undecided if decided else min(undecided, middle)
+                proven = low if decided else proven
+                if not decided and high < len(paces) and paces[high] <= paces[middle] * (1 + NEAR_FASTEST):
+                    break  # what lies between is no easier
         if found is None:
             return None
-        return Fastest(found, paces[high], paces[min(high, undecided)])
+        return Fastest(found, paces[high], paces[min(high, proven)])
 
     def fitting(self, target: int, overhead: FloatArray) -> tuple[Picked | None, bool]:
         """A choice for a frame in ``target`` cycles that fits, if one is found; if none, whether there is none for certain."""

@@ -18,7 +18,7 @@ from qfx.hardware.design.streams import MAX_WORD_BITS
 from qfx.hardware.design.weights.sparse import Kept
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
-from qfx.hardware.folding.option import Option, Way, choices, divisors, fits_word, moved, window_channels
+from qfx.hardware.folding.option import Moves, Option, Options, Way, choices, divisors, fits_word, window_channels
 from qfx.hardware.processes.rows.abreast import Deal, Gather, Scatter, behind
 from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.hardware.timing.program import REWIND
@@ -85,7 +85,7 @@ class _Inside(NamedTuple):
     units: list[_Unit]
 
 
-def options(unit: MatVec, setting: Setting) -> list[Option]:
+def options(unit: MatVec, setting: Setting) -> Options:
     """Those of the unit as it is with one number at a time."""
     pinned, on = setting.pinned, setting.on
     wanted = ("shift",) if setting.shift_and_add else _ARITHMETIC
@@ -113,8 +113,10 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         others += _travelling(unit, [form for one in forms for form in _abreast(unit, one)])
         extra = len(others)
         forms += others
-    found = []
+    found: list[Option] = []
+    others_of: list[Moves] = []
     inside: dict[tuple[int, int, int, str], _Inside] = {}
+    moves: dict[tuple[int, int], Moves] = {}  # by the identities of two tables, which ``inside`` and ``front`` keep
     for number, form in enumerate(forms):
         before = window(form)
         if before is None:
@@ -136,9 +138,12 @@ def options(unit: MatVec, setting: Setting) -> list[Option]:
         buffer = next(iter(lines))
         for each in own.units:
             folding = Folding(pe, simd, each.arithmetic, taps, each.weights, buffer, pixels, sparsity=each.sparsity)
-            option = Option(folding, way.takes, way.gives, max(own.busy + each.waits, slowest), each.cost + around, way.cost)
-            found += moved(option, choices(each.stored, lines))
-    return found
+            found.append(Option(folding, way.takes, way.gives, max(own.busy + each.waits, slowest), each.cost + around, way.cost))
+            tables = (id(each.stored), id(lines))
+            if tables not in moves:
+                moves[tables] = Moves.of(choices(each.stored, lines))
+            others_of.append(moves[tables])
+    return Options.moved(found, others_of)
 
 
 def _inside(unit: MatVec, setting: Setting, form: _Form, ways: list[tuple[str, str]]) -> _Inside:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from typing import NamedTuple, overload
 
-from qfx.hardware.cost.resources import Resources
+import numpy as np
+
+from qfx.hardware.cost.resources import Resources, counts
 from qfx.hardware.design.schedule import Folding
-from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, Stream
+from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, IntArray, Stream
 
 MAX_PORT_BITS = 512
 """The widest port word that is chosen; AXI DMA takes powers of two up to 1024 bits (PG021)."""
@@ -34,9 +37,6 @@ class Role(StrEnum):
     FIXED = "fixed"
 
 
-_NOTHING = Resources()
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
     """One folding of a layer: numbers per word that it takes and gives, busy cycles a frame (turns, pipeline, restart), and what it costs with the
@@ -50,6 +50,87 @@ class Option:
     cost: Resources
     between: Resources = _NOTHING
     memory: int = 0
+
+
+class Foldings(Sequence[Folding]):
+    """The foldings of many options, each made when it is asked for: of ``at[i]`` of the ``forms`` with weights and line buffer in ``places[i]``."""
+
+    def __init__(self, forms: Sequence[Folding], at: IntArray, places: Sequence[tuple[str, str]]) -> None:
+        self._forms, self._at, self._places = forms, at, places
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, place: int) -> Folding: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Folding]: ...
+    def __getitem__(self, place: int | slice) -> Folding | Sequence[Folding]:
+        if isinstance(place, slice):
+            return Foldings(self._forms, self._at[place], self._places[place])
+        own: Folding = self._forms[int(self._at[place])]
+        weights, buffer = self._places[place]
+        if (own.weights, own.buffer) == (weights, buffer):
+            return own
+        return Folding(own.pe, own.simd, own.arithmetic, own.taps, weights, buffer, own.pixels, own.rows, own.sparsity)
+
+    def taken(self, places: IntArray) -> Foldings:
+        """Those at the places."""
+        return Foldings(self._forms, self._at[places], [self._places[place] for place in places])
+
+
+class Options(NamedTuple):
+    """Options in columns, as in ``Option``: what a kind answers that has a hundred thousand of them. ``costs``, ``between``: (options, FIELDS)."""
+
+    foldings: Sequence[Folding]
+    takes: IntArray
+    gives: IntArray
+    busy: IntArray
+    costs: IntArray
+    between: IntArray
+    memory: IntArray
+
+    @classmethod
+    def of(cls, options: Sequence[Option]) -> Options:
+        """Those in a list."""
+        costs, between = (np.array([counts(getattr(option, field)) for option in options], dtype=np.int64) for field in ("cost", "between"))
+        takes, gives, busy, memory = (
+            np.array([getattr(option, field) for option in options], dtype=np.int64) for field in ("takes", "gives", "busy", "memory")
+        )
+        return cls(tuple(option.folding for option in options), takes, gives, busy, costs, between, memory)
+
+    @classmethod
+    def moved(cls, options: Sequence[Option], others: Sequence[Moves]) -> Options:
+        """Each of the options, and it with its memories in the other places that there are for it."""
+        base = Options.of(options)
+        at = np.repeat(np.arange(len(options)), [1 + len(moves.places) for moves in others])
+        stay = np.zeros((1, base.costs.shape[1]), dtype=np.int64)
+        more = np.concatenate([part for moves in others for part in (stay, moves.more)])
+        places: list[tuple[str, str]] = []
+        for option, moves in zip(options, others, strict=True):
+            places.append((option.folding.weights, option.folding.buffer))
+            places += moves.places
+        takes, gives, busy, memory = (column[at] for column in (base.takes, base.gives, base.busy, base.memory))
+        return cls(Foldings(base.foldings, at, places), takes, gives, busy, base.costs[at] + more, base.between[at], memory)
+
+    def at(self, places: IntArray) -> Options:
+        """Those at the places."""
+        own = self.foldings
+        kept = own.taken(places) if isinstance(own, Foldings) else tuple(own[place] for place in places)
+        return Options(kept, *(column[places] for column in self[1:]))
+
+
+class Moves(NamedTuple):
+    """Places of weights and line buffer, and what each pair takes ``more`` (pairs, FIELDS) than those that an option has."""
+
+    places: list[tuple[str, str]]
+    more: IntArray
+
+    @classmethod
+    def of(cls, others: Choices) -> Moves:
+        """What ``choices`` has."""
+        more = np.array([counts(taken) for _, _, taken in others], dtype=np.int64).reshape(len(others), len(counts(_NOTHING)))
+        return cls([(weights, buffer) for weights, buffer, _ in others], more)
 
 
 _MOST_LUTS, _LEAST_LUTS = 1000, 8

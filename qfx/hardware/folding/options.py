@@ -5,7 +5,7 @@ The options are worked out from the design with one number at a time, of which e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +15,10 @@ import numpy.typing as npt
 from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import capacity
-from qfx.hardware.cost.resources import FIELDS, counts
+from qfx.hardware.cost.resources import counts
 from qfx.hardware.design import design as d
 from qfx.hardware.design.schedule import Folding
-from qfx.hardware.folding.option import Option, Role
+from qfx.hardware.folding.option import Options, Role
 from qfx.hardware.processes.process import Front, Setting
 
 OUTPUT = "(output port)"
@@ -42,7 +42,7 @@ class Layer:
     name: str
     kind: Role
     sources: tuple[tuple[str, int], ...]
-    foldings: tuple[Folding, ...]
+    foldings: Sequence[Folding]
     takes: d.IntArray
     gives: d.IntArray
     busy: d.IntArray
@@ -103,7 +103,8 @@ def layers(
         setting = Setting(
             on, next(iter(before), None), pinned.get(name), _ports(design, process), shift_and_add, board.uram > 0, (memory_tiles or {}).get(name, 1)
         )
-        options = process.options(setting)
+        told = process.options(setting)
+        options = told if isinstance(told, Options) else Options.of(told)
         origin.update({stream.name: (name, False) for stream in process.targets})
         if found and found[-1].name == name:  # one more process of its layer
             found[-1] = _joined(found[-1], sources, options)
@@ -132,11 +133,8 @@ def _frame(stream: d.Stream, front: Front | None) -> int:
     return (stream if front is None else front.sources[0]).numbers
 
 
-def _layer(name: str, kind: Role, sources: tuple[tuple[str, int], ...], options: list[Option], limit: str) -> Layer:
-    costs = np.array([counts(option.cost) for option in options], dtype=np.int64)
-    between = np.array([counts(option.between) for option in options], dtype=np.int64)
-    takes, gives, busy = (np.array([getattr(option, field) for option in options], dtype=np.int64) for field in ("takes", "gives", "busy"))
-    foldings, memory = tuple(option.folding for option in options), np.array([option.memory for option in options], dtype=np.int64)
+def _layer(name: str, kind: Role, sources: tuple[tuple[str, int], ...], options: Options, limit: str) -> Layer:
+    foldings, takes, gives, busy, costs, between, memory = options
     return Layer(name, kind, sources, foldings, takes, gives, busy, costs, costs - between, limit, memory=memory if memory.any() else None)
 
 
@@ -146,22 +144,24 @@ def either(first: Layer, second: Layer) -> Layer:
         field: np.concatenate([getattr(first, field), getattr(second, field)]) for field in ("takes", "gives", "busy", "costs", "sure")
     }
     memory = np.concatenate([first.columns[:, -1], second.columns[:, -1]])
-    return replace(first, foldings=first.foldings + second.foldings, memory=memory, **joined)
+    return replace(first, foldings=(*first.foldings, *second.foldings), memory=memory, **joined)
 
 
-def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: list[Option]) -> Layer:
+def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: Options) -> Layer:
     """The layer with one more of its processes: with the foldings that all of them can have."""
-    more = _layer(layer.name, layer.kind, sources, [option for option in options if option.folding in layer.foldings], layer.limit)
+    common = [place for place, folding in enumerate(options.foldings) if folding in layer.foldings]
+    more = _layer(layer.name, layer.kind, sources, options.at(np.array(common, dtype=np.int64)), layer.limit)
     at = [layer.foldings.index(folding) for folding in more.foldings]
     layer = layer.at(at)
     outside = tuple(source for source in (*layer.sources, *sources) if source[0] != layer.name)
     return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs, sure=layer.sure + more.sure)
 
 
-def _affordable(options: list[Option], board: Board) -> list[Option]:
+def _affordable(options: Options, board: Board) -> Options:
     """Without those that alone need more than the board has, but at least the one that comes nearest."""
-    there = capacity(board)
-    lut, ff, dsp, bram18, uram = counts(there)
-    costs = ((option, option.cost) for option in options)
-    kept = [option for option, c in costs if c.lut <= lut and c.ff <= ff and c.dsp <= dsp and c.bram18 <= bram18 and c.uram <= uram]
-    return kept or [min(options, key=lambda option: max(getattr(option.cost, field) / max(getattr(there, field), 1) for field in FIELDS))]
+    there = np.array(counts(capacity(board)), dtype=np.int64)
+    fits = (options.costs <= there).all(axis=1)
+    if fits.all():
+        return options
+    nearest = (options.costs / np.maximum(there, 1)).max(axis=1).argmin()
+    return options.at(np.flatnonzero(fits) if fits.any() else np.array([nearest]))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.streams import MAX_JOINED
-from qfx.hardware.folding.program import EXCESS, Between
+from qfx.hardware.folding.program import EXCESS, Between, bad
 from qfx.hardware.timing.program import REWIND
 
 _PRICE_STEPS = 36
@@ -90,11 +90,6 @@ def by_prices(pace: Pace, spent: FloatArray) -> Picked | None:
             break
         prices = _next_prices(prices, shares, step)
     return None if best is None else exchanged(pace, best, spent)
-
-
-def bad(shares: FloatArray) -> float:
-    """What is to be least: what is above the limits, then the sum of squares. ``shares``: of the limits."""
-    return EXCESS * max(float(shares.max()) - 1, 0.0) + float((shares**2).sum())
 
 
 def exchanged(pace: Pace, picked: Picked, spent: FloatArray) -> Picked:

@@ -29,7 +29,20 @@ _TANGENTS = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 45)])
 _NEAR = 16
 """Options of a layer among which the program looks first; then among twice as many, with fewer nodes."""
 
+_CHEAPEST = ((_NEAR, 4, False), (2 * _NEAR, 16, False))
+_FITTING = ((_NEAR, 20, True), (_NEAR, 4, False), (2 * _NEAR, 16, True))
+"""Programs that are tried one after the other: options of a layer, the part of the nodes, and whether a sum of prices takes the place of the squares,
+which often answers at once."""
+
+_LEAST_PRICE = 0.02
+"""Of a resource, as its share: what is used little still costs something where any choice that fits will do."""
+
 _INFINITE = highspy.kHighsInf
+
+_HEURISTICS = ("feasibility_jump", "rins", "rens", "root_reduced_cost")
+
+_PLAIN = dict.fromkeys(("mip_detect_symmetry", "mip_allow_restart", *(f"mip_heuristic_run_{name}" for name in _HEURISTICS)), False)
+"""What the solver leaves out where prices take the place of squares: its heuristics and restarts take most of the time there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,26 +92,43 @@ def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] |
     """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search, among the options of each layer that the program
     without integers comes nearest to taking. ``start``: a choice to start from.
 
-    ``fitting``: of those alone that keep within the limits; ``bound`` is then infinite if none does for certain.
+    ``fitting``: any that keeps within the limits will do, ``gap`` apart; ``bound`` is then infinite if none does for certain. What is least is then
+    the badness as it grows from the one of the program without integers, a sum of prices: without squares the program is half as large.
     """
-    bound, prices = _Program(problem, fitting, integer=False).relaxed()
+    bound, prices, shares = _Program(problem, fitting, integer=False).relaxed()
     if prices is None:
         return Solved(None, np.inf) if bound == np.inf else _Program(problem, fitting).solve(nodes, gap, start)
+    rates = 2 * np.maximum(shares, _LEAST_PRICE)
     # Among the options that the program without integers comes near to taking, whose bound holds for all: first few, then more.
     best, picked = np.inf, None
-    for near, part in ((_NEAR, 4), (_NEAR * 2, 16)):
+    for near, part, rated in _FITTING if fitting else _CHEAPEST:
         places = _near(problem, prices, start, near)
         whole = all(at.size == len(shares) for at, shares in zip(places, problem.shares, strict=True))
         begin = None if start is None else [int(np.searchsorted(at, i)) for at, i in zip(places, start, strict=True)]
-        found = _Program(_part(problem, places), fitting).solve(nodes if whole else nodes // part, gap, begin)
+        found = _Program(_part(problem, places), fitting, rates=rates if rated else None).solve(
+            nodes if whole and not rated else nodes // part, gap, begin
+        )
         if found.picked is not None and found.value < best:
             picked, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
             start = picked
-        if whole:
+        if whole and (not rated or picked is not None or found.bound == np.inf):
             return Solved(picked, max(found.bound, bound), best)
         if best < np.inf and (gap == np.inf or best <= bound + gap * max(bound, 0.0)):
             break
     return Solved(picked, bound, best)
+
+
+def bad(shares: FloatArray) -> float:
+    """What is to be least: what is above the limits, then the sum of squares. ``shares``: of the limits."""
+    return EXCESS * max(float(shares.max()) - 1, 0.0) + float((shares**2).sum())
+
+
+def _taken(problem: Problem, picked: Sequence[int]) -> FloatArray:
+    """The shares that a choice takes."""
+    taken: FloatArray = sum((shares[i] for shares, i in zip(problem.shares, picked, strict=True)), problem.spent)
+    for one in problem.between:
+        taken = taken + one.shares[one.source_width[picked[one.source]], one.reader_width[picked[one.reader]]]
+    return taken
 
 
 def relaxed(problem: Problem, *, fitting: bool = False) -> float:
@@ -132,9 +162,10 @@ def _part(problem: Problem, places: Sequence[IntArray]) -> Problem:
 
 
 class _Program:
-    """Columns: options of each layer, pairs of widths of each two neighbours, then of each resource its share and its square, and the excess."""
+    """Columns: options of each layer, pairs of widths of each two neighbours, then of each resource its share and its square, and the excess.
+    ``rates``: what is least is the sum of the shares times these, instead of the badness."""
 
-    def __init__(self, problem: Problem, fitting: bool, *, integer: bool = True) -> None:
+    def __init__(self, problem: Problem, fitting: bool, *, integer: bool = True, rates: FloatArray | None = None) -> None:
         self.problem = problem
         self.offsets = np.cumsum([0, *(len(shares) for shares in problem.shares)])
         resources = problem.spent.size
@@ -162,11 +193,14 @@ class _Program:
             columns = np.concatenate([used, [share + index]])
             self._row(-problem.spent[index], -problem.spent[index], columns, np.concatenate([costs[used, index], [-1.0]]))
             self._row(-_INFINITE, 1.0, np.array([share + index, excess]), np.array([1.0, -1.0]))
-            for point in _TANGENTS:
+            for point in _TANGENTS if rates is None else ():
                 self._row(-_INFINITE, float(point) ** 2, np.array([share + index, square + index]), np.array([2 * float(point), -1.0]))
         self.cost = np.zeros(self.columns)
         self.cost[square:excess] = 1.0
         self.cost[excess] = EXCESS
+        if rates is not None:
+            self.cost[share:square], self.cost[square:excess] = rates, 0.0
+        self.rated, self.shares = rates is not None, slice(share, square)
         self.lower, self.upper = np.zeros(self.columns), np.full(self.columns, _INFINITE)
         self.lower[share:square] = -_INFINITE
         self.upper[:options] = 1.0
@@ -189,26 +223,30 @@ class _Program:
             return Solved(None, np.inf)
         bound = float(info.mip_dual_bound)
         if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
-            return Solved(None, bound)
+            return Solved(None, -np.inf if self.rated else bound)
         values = np.array(highs.getSolution().col_value[: self.options])
         picked = [int(values[start:end].argmax()) for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
+        if self.rated:
+            return Solved(picked, -np.inf, bad(_taken(self.problem, picked)))
         return Solved(picked, bound, float(info.objective_function_value))
 
-    def relaxed(self) -> tuple[float, FloatArray | None]:
-        """The bound, and the reduced cost of each option; None without an optimum."""
+    def relaxed(self) -> tuple[float, FloatArray | None, FloatArray]:
+        """The bound, the reduced cost of each option, and the shares that are taken; None, and no shares, without an optimum."""
         highs = self._asked(0, 0.0)
         highs.run()
         status = highs.getModelStatus()
         if status == highspy.HighsModelStatus.kOptimal:
-            prices: FloatArray = np.array(highs.getSolution().col_dual[: self.options])
-            return float(highs.getInfo().objective_function_value), prices
-        return np.inf if status == highspy.HighsModelStatus.kInfeasible else -np.inf, None
+            solution = highs.getSolution()
+            prices, shares = np.array(solution.col_dual[: self.options]), np.array(solution.col_value[self.shares])
+            return float(highs.getInfo().objective_function_value), prices, shares
+        return np.inf if status == highspy.HighsModelStatus.kInfeasible else -np.inf, None, np.zeros(0)
 
     def _asked(self, nodes: int, gap: float) -> highspy.Highs:
         """The solver with the model."""
         highs = highspy.Highs()
         # without presolve: it takes longer than what it saves
         settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes}
+        settings |= _PLAIN if self.rated else {}
         for name, value in settings.items():
             highs.setOptionValue(name, value)
         highs.passModel(self._model())

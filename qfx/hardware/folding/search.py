@@ -39,6 +39,7 @@ from qfx.progress import Progress, silent
 
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
 _ROUNDS = 6
+_NEAR_CHEAPEST = 0.05  # of the fastest design's badness: how near it is to the cheapest one as fast
 _WORTH = 0.99  # of a pace: what the search goes on for
 _LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 
@@ -314,7 +315,7 @@ class _Search:
             found = self.market.fastest(self.overhead, partial(self.progress, f"searching for the fastest folding, round {number}"))
             if found is None or (best is not None and found.pace > _WORTH * reached):
                 break
-            cheap = self.market.cheapest(found.pace, self.overhead, found.picked)
+            cheap = self.market.cheapest(found.pace, self.overhead, found.picked, _NEAR_CHEAPEST)
             assert cheap is not None  # what was found, if nothing else
             picked = cheap.picked
             made = self._make(picked).fitting

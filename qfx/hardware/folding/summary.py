@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Cost, capacity
 from qfx.hardware.cost.resources import FIELDS, Resources
+from qfx.hardware.design import dsp
 from qfx.hardware.design.design import Process, Stream
 from qfx.hardware.design.storage import queue
 from qfx.hardware.folding import told
@@ -78,12 +79,17 @@ def binding(plan: Plan) -> dict[str, Any]:
     }
 
 
-def per_unit(plan: Plan, macs: int) -> dict[str, float | None]:
-    """What is made of a unit: multiply-adds of a DSP block in a cycle (null without blocks; products in LUTs count, too), of the ``macs`` of a frame,
-    and the LUTs that a frame a second takes."""
+def per_unit(plan: Plan, macs: Mapping[str, int]) -> dict[str, float | None]:
+    """What is made of a unit: multiply-adds of a DSP block in a cycle (null without blocks; products in LUTs count, too), of the ``macs`` of a frame
+    by node; of them those that DSP blocks make alone (null too where a loop goes over layers); and the LUTs that a frame a second takes."""
     dsps = plan.estimate.total.dsp
+    design = plan.design
+    looped = any(process.inside for process in design.processes)
+    in_blocks = {node for process, node in zip(design.processes, design.nodes, strict=True) if dsp.sums(getattr(process, "arithmetic", "lut"))}
+    blocks = sum(macs.get(node, 0) for node in in_blocks)
     return {
-        "macs_per_dsp_cycle": round(macs / (dsps * plan.interval), 4) if dsps else None,
+        "macs_per_dsp_cycle": round(sum(macs.values()) / (dsps * plan.interval), 4) if dsps else None,
+        "macs_in_dsp_per_dsp_cycle": round(blocks / (dsps * plan.interval), 4) if dsps and not looped else None,
         "luts_per_fps": float(f"{plan.estimate.total.lut / plan.fps:.4g}"),
     }
 

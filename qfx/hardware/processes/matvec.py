@@ -25,7 +25,7 @@ from qfx.hardware.design.streams import MAX_WORD_BITS, Epilogue, IntArray, Strea
 from qfx.hardware.design.weights.sparse import Kept, found_in
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding import matrices, ragged
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Options, Role
 from qfx.hardware.processes.process import Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
@@ -111,10 +111,10 @@ class MatVec(OneToOne, WithEpilogue):
 
     def delay(self, folding: Folding) -> int:
         """Cycles from the first product of a turn, or the choice of its inputs, to the sum."""
-        return dsp.delay(folding.arithmetic, *self._roles(folding), folding.lanes) + (folding.kept is not None)
+        return _delay(self, folding.arithmetic, folding.pixels, folding.lanes) + (folding.kept is not None)
 
     def _roles(self, folding: Folding) -> tuple[Interval, FixedType, FixedType]:
-        return dsp.roles(folding.arithmetic, _bounds(self), self.weight_type, self.input.type, folding.pixels)
+        return _roles(self, folding.arithmetic, folding.pixels)
 
     @property
     def bounds(self) -> Interval:
@@ -286,7 +286,7 @@ class MatVec(OneToOne, WithEpilogue):
             wires = self._one_row(folding)
             shared = 1 if self.depthwise or folding.kept is not None else folding.pe  # the outputs that have the same inputs
             between, packed, other = self._roles(folding)
-            crossed = dsp.across(folding.arithmetic, self.weight_type, self.input.type, folding.pixels)
+            crossed = _across(self, folding.arithmetic, folding.pixels)
             many, copies = (folding.pixels, shared) if crossed else (shared, folding.pixels)
             parts = Products(many, folding.lanes, other, between, packed, wires, self.acc.width, copies, crossed)
             return parts.take(folding.arithmetic, on) * (folding.pe // shared)
@@ -389,7 +389,7 @@ class MatVec(OneToOne, WithEpilogue):
     def limit(self, setting: Setting) -> str:
         return IN_WINDOWS if setting.front else AS_FAR_AS_IT_GOES
 
-    def options(self, setting: Setting) -> list[Option]:
+    def options(self, setting: Setting) -> Options:
         return matrices.options(self, setting)
 
 
@@ -445,6 +445,21 @@ def _turn_type(process: MatVec) -> FixedType:
 @lru_cache(maxsize=256)
 def _bounds(process: MatVec) -> Interval:
     return arith.bounds(process.possible)
+
+
+@lru_cache(maxsize=256)
+def _roles(process: MatVec, arithmetic: str, pixels: int) -> tuple[Interval, FixedType, FixedType]:
+    return dsp.roles(arithmetic, _bounds(process), process.weight_type, process.input.type, pixels)
+
+
+@lru_cache(maxsize=256)
+def _across(process: MatVec, arithmetic: str, pixels: int) -> bool:
+    return dsp.across(arithmetic, process.weight_type, process.input.type, pixels)
+
+
+@lru_cache(maxsize=1 << 12)
+def _delay(process: MatVec, arithmetic: str, pixels: int, lanes: int) -> int:
+    return dsp.delay(arithmetic, *_roles(process, arithmetic, pixels), lanes)
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ answer alike. It cannot be imported while an answer is missing.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -20,7 +20,7 @@ from qfx.hardware.design.schedule import BUFFER_STORAGE, Folding
 from qfx.hardware.design.storage import Memory, dense
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit
-from qfx.hardware.folding.option import Option, Role
+from qfx.hardware.folding.option import Option, Options, Role
 from qfx.hardware.timing.delays import Recurrence
 from qfx.hardware.timing.program import RESTART, REWIND, Program, Turns
 from qfx.homes import unanswered
@@ -176,7 +176,7 @@ class Process:
         """Itself if it is the window unit of the process behind it, which is then asked for both; else None."""
 
     @abstractmethod
-    def options(self, setting: Setting) -> list[Option]:
+    def options(self, setting: Setting) -> Sequence[Option] | Options:
         """How its layer can be folded, told by the process as it is with one number at a time; the first of equals is preferred. None if BETWEEN."""
 
     @abstractmethod

@@ -19,7 +19,8 @@ from qfx.hardware.folding import program
 from qfx.hardware.folding.market import Market, least
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import Layer
-from qfx.hardware.folding.prices import COLUMNS, bad, changes, rewidth_cycles
+from qfx.hardware.folding.prices import COLUMNS, changes, rewidth_cycles
+from qfx.hardware.folding.program import bad
 
 FloatArray = npt.NDArray[np.float64]
 TANGENTS = 1.005  # how far the squares are touched from below
@@ -184,3 +185,17 @@ def test_the_same_every_time_and_in_silence(capfd: pytest.CaptureFixture[str]) -
         first, again = (a_market(seed).fastest(np.zeros(len(COLUMNS)), lambda done, total: None) for _ in range(2))
         assert first == again
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_undecided_bounds_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program never answers, and prices find the slowest alone, the bound still holds for the fastest choice there is."""
+    market = a_market(seed)
+    overhead = np.zeros(len(COLUMNS))
+    there = [picked for picked in choices(market, 10**9) if (taken(market, picked)[:-1] <= market.limits).all()]
+    slowest, real = market.paces()[-1], Market._by_prices
+    monkeypatch.setattr(Market, "fitting", lambda *given: (None, False))
+    monkeypatch.setattr(Market, "_by_prices", lambda self, target, spent: real(self, target, spent) if target == slowest else None)
+    found = market.fastest(overhead, lambda done, total: None)
+    if found is not None and there:
+        assert found.bound <= min(pace for pace in market.paces() if pace >= min(pace_of(market, picked) for picked in there))
