@@ -62,7 +62,7 @@ def line(row: Row, plan: Plan, graph: Graph, seconds: float) -> str:
         f"{plan.fps * plan.clock_ns / plan.clock.believed_ns:.0f}", f"{plan.timing.latency}",
         *(f"{100 * plan.estimate.share(field):.0f} %" for field in FIELDS),
         f"{plan.power.frames_per_joule(plan.fps):.0f}", dsp, f"{unit['luts_per_fps']:.3g}",
-        f"gap {100 * plan.gap:.1f} %", f"{seconds:.1f} s",
+        "gap unknown" if plan.gap is None else f"gap {100 * plan.gap:.1f} %", f"{seconds:.1f} s",
     )  # fmt: skip
     return " | ".join(cells)
 
