@@ -41,7 +41,7 @@ def recipes() -> str:
         differs = [f"`{name} = {_value(own[name]['default'])}`" for name in own if own[name].get("default") != _usual(parts, roles, name)]
         absent = ", ".join(f"`{name}`" for name in fields if name not in own)
         optional = "left out: there is no such cast" if role in OPTIONAL_ROLES else ""
-        told = ", ".join(differs) or optional
+        told = "; ".join(part for part in (", ".join(differs), optional) if part)
         lines.append(f"| `[{role}]` | {parts[role]['description']} | {told} | {absent} |")
     lines += ["\n## Keys of such a table\n", *_HEAD]
     lines += [_row(name, {**found, "default": _usual(parts, roles, name)}) for name, found in fields.items()]
@@ -51,7 +51,7 @@ def recipes() -> str:
         f"`[[override]]`: {parts['override']['description'][0].lower()}{parts['override']['description'][1:]} Beside `pattern` it takes the keys of "
         "the list before; those that it leaves out stay as they are.\n",
         *_HEAD,
-        _row("pattern", entry["pattern"]),
+        _row("pattern", entry["pattern"], needed=True),
     ]
     return "\n".join(lines) + "\n"
 

@@ -70,9 +70,8 @@ class Sweep:
         """Put every cell that nobody has or does in line, those of workers of this machine that are gone, too."""
         from optuna.trial import TrialState
 
-        for trial in self._running():
-            if _is_left(trial):
-                self._study.tell(trial.number, state=TrialState.FAIL)
+        for number in self._left():
+            self._study.tell(number, state=TrialState.FAIL)
         if self._trials is not None:
             return
         present = {row.cell for row in self.rows()}
@@ -80,15 +79,19 @@ class Sweep:
             if cell not in present:
                 self._study.enqueue_trial(asdict(cell), user_attrs={_CELL: cell.name})
 
-    def _running(self) -> list[optuna.trial.FrozenTrial]:
-        """What is under way, each by a worker that has said its name, but those whose worker was ended before it could: a name follows at once."""
+    def _left(self) -> list[int]:
+        """The trials under way that nobody works on: their worker, a process of this machine, is gone, or was ended before it said its name, which
+        follows at once."""
         from optuna.trial import TrialState
 
+        nameless: set[int] | None = None
         deadline = time.monotonic() + _NAMELESS_S
         while True:
-            trials: list[optuna.trial.FrozenTrial] = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if all(_WORKER in trial.user_attrs for trial in trials) or time.monotonic() > deadline:
-                return trials
+            trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            without = {trial.number for trial in trials if _WORKER not in trial.user_attrs}
+            nameless = without if nameless is None else nameless & without  # what begins meanwhile has its own time
+            if not nameless or time.monotonic() > deadline:
+                return [trial.number for trial in trials if trial.number in nameless or _is_gone(trial)]
             time.sleep(0.1)
 
     def work(self, measure: Callable[[Cell], Measured], tell: Callable[[int, int], None]) -> None:
@@ -172,11 +175,9 @@ def _cell_of(trial: optuna.trial.FrozenTrial) -> Cell | None:
     return Cell(**fields) if len(fields) == len(Cell.__slots__) else None
 
 
-def _is_left(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether nobody works on it any more: its worker has no name, or was a process of this machine that is gone."""
-    if _WORKER not in trial.user_attrs:
-        return True
-    host, _, process = str(trial.user_attrs[_WORKER]).rpartition(":")
+def _is_gone(trial: optuna.trial.FrozenTrial) -> bool:
+    """Whether its worker was a process of this machine that has ended."""
+    host, _, process = str(trial.user_attrs.get(_WORKER, "")).rpartition(":")
     return host == socket.gethostname() and not _lives(int(process))
 
 

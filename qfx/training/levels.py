@@ -101,6 +101,7 @@ def start(units: Tensor, half: int) -> Tensor:
     [-3.0, -1.0, 1.0, 5.0]
     """
     sizes = units.abs().sort().values
+    sizes = sizes[sizes > 0] if (sizes > 0).any() else torch.arange(1.0, half + 1, dtype=units.dtype, device=units.device)  # 0 has its own level
     places = ((torch.arange(half, device=units.device) + 0.5) / half * len(sizes)).long()
     levels = torch.cat([-sizes[places].flip(0), sizes[places]])
     for _ in range(_ROUNDS):
@@ -108,4 +109,5 @@ def start(units: Tensor, half: int) -> Tensor:
         count = torch.bincount(nearest, minlength=2 * half + 1)[:-1]
         total = torch.zeros(2 * half + 1, dtype=units.dtype, device=units.device).scatter_add_(0, nearest, units)[:-1]
         levels = torch.where(count > 0, total / count.clamp(min=1), levels)
+        levels = torch.cat([levels[:half].clamp(max=0), levels[half:].clamp(min=0)])
     return levels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,8 +68,9 @@ class Run:
         return found
 
     def add(self, values: Mapping[str, Any], step: int) -> None:
+        """What is no number, or none that can be drawn (a loss that overflowed), is left out."""
         for tag, value in values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 self.series.setdefault(str(tag), []).append((step, float(value)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from torch.export import Dim
 import qfx
 from qfx.errors import ExactnessError, UnsupportedError
 from qfx.export.programs import module
+from qfx.export.programs.operations import OPERATIONS
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import run_raws
+from qfx.operators import OPERATORS
 from qfx.testing import adversarial_feeds, assert_bit_exact, random_graph
 from qfx.verify import raw_of
 
@@ -120,6 +123,21 @@ def test_one_lsb_is_seen() -> None:
     weight[1, 2] += 2.0 ** -(-weight.abs()[weight != 0].log2().floor().min() + 8)
     with pytest.raises(Exception, match="torch's operators"):
         compare(graph, plain, 0)
+
+
+def test_every_operator_of_a_function_has_a_form() -> None:
+    bodies = [line for kind in OPERATORS for text in kind.functions.values() for line in text.splitlines()]
+    called = {found.group(1) for line in bodies if (found := re.search(r"= ([A-Z]\w*) ?[(<]", line))}
+    assert len(called) > 20
+    assert called <= set(OPERATIONS)
+
+
+def test_neighbours_of_long_words() -> None:
+    """ONNX Runtime has no Resize of float64: the file repeats."""
+    long = qfx.Spec(32)
+    qmodel = qfx.quantize(nn.Upsample(scale_factor=2), torch.randn(16, 2, 3, 3), qfx.Recipe(input=long, output=long)).eval()
+    graph = qfx.to_graph(qmodel)
+    compare(graph, qfx.to_module(graph), 0)
 
 
 def test_an_operator_without_a_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

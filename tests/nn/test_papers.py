@@ -17,6 +17,7 @@ from qfx.fixed.number_sets import read
 from qfx.nn.quantizer import Quantizer
 from qfx.training.distillation import map_distance
 from qfx.training.dynamic import dynamic, with_dynamic
+from qfx.training.levels import start
 from qfx.training.low_rank import low_rank
 
 Floats = npt.NDArray[np.float64]
@@ -95,6 +96,16 @@ def test_power_codes_are_those_of_the_power_quantizer(bits: int, exponent: float
     nearest = numbers[np.abs(values.numpy()[:, None] - numbers).argmin(1)]
     assert (np.abs(ours - values.numpy()) == np.abs(nearest - values.numpy())).all()
     assert np.square(ours - x * scale).sum() <= np.square(theirs * scale - x * scale).sum() + len(x) / 4  # nearest in value, theirs in the power
+
+
+def test_levels_of_a_pruned_weight_lie_on_both_sides() -> None:
+    """More than half of it is 0, which has a level of its own."""
+    units = torch.cat([torch.zeros(70), -torch.arange(1.0, 16.0), torch.arange(1.0, 16.0)])
+    for half in (1, 3):
+        levels = start(units, half)
+        assert (levels[:half] < 0).all()
+        assert (levels[half:] > 0).all()
+    assert (start(torch.zeros(8), 2) != 0).all()
 
 
 # ---- learned levels (Biswas, Singhal et al., 2025) ----

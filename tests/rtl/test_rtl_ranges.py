@@ -19,7 +19,7 @@ from test_rtl_streaming import network
 from qfx.hardware.rtl.machines import sources
 from qfx.hardware.rtl.machines.machine import as_written
 from qfx.hardware.rtl.machines.narrow import narrow
-from qfx.hardware.rtl.machines.netlist import Machine, Node
+from qfx.hardware.rtl.machines.netlist import Builder, Machine, Node, Piece, Port, Register, Update
 from qfx.hardware.rtl.machines.ranges import Range, passing, ranges, result
 from qfx.ir.graph import Graph
 
@@ -101,10 +101,61 @@ def test_machines_stay_in_their_ranges_and_narrow_ones_do_the_same(make: Callabl
 def test_a_range_that_is_one_short_is_found(tmp_path: Path) -> None:
     machine = next(one for one in machines(network(), tmp_path) if one.name.endswith("_pool"))
     found = list(ranges(machine))
-    for place, own in enumerate(found):
-        if machine.nodes[place].op == "reg" and own is not None and machine.nodes[place].width == 32:
-            short = [*found[:place], replace(own, steps=own.steps - 1), *found[place + 1 :]]
-            assert place in outside(machine, tuple(short), 200)
+    counters = [place for place, own in enumerate(found) if machine.nodes[place].op == "reg" and own is not None and machine.nodes[place].width == 32]
+    assert counters
+    for place in counters:
+        own = found[place]
+        assert own is not None
+        short = [*found[:place], replace(own, steps=own.steps - 1), *found[place + 1 :]]
+        assert place in outside(machine, tuple(short), 200)
+
+
+def hand_made(build: Callable[[Builder], tuple[list[Register], int]]) -> Machine:
+    """A machine of one state that gives a number in each turn, of registers and that number's place."""
+    b = Builder()
+    registers, shown = build(b)
+    never_done = b.const(0, 1)
+    out = Port("out", b.nodes[shown].width, b.yes, (Piece(b.yes, 0, b.nodes[shown].width, shown),))
+    return Machine("hand_made", tuple(b.nodes), ("first", "turn"), tuple(registers), (), (), (out,), {}, ((b.yes, 1),), never_done, (), ("out",))
+
+
+def test_what_is_never_written_decides_nothing_beside_a_0() -> None:
+    """A register that no turn ever writes, behind an "and" with a condition that never holds: what stands beside it still counts."""
+
+    def build(b: Builder) -> tuple[list[Register], int]:
+        first, turn = b.make("state", 1, value=0), b.make("state", 1, value=1)
+        k, r, never = (b.make("reg", width, name=name) for width, name in ((8, "k"), (8, "r"), (4, "never")))
+        eight = b.const(1, 8)
+        last = b.make("icmp", 1, k, b.const(4, 8), name="eq")
+        dead = b.make("icmp", 1, k, b.const(9, 8), name="eq")
+        guarded = b.make("and", 1, dead, b.make("icmp", 1, never, b.const(3, 4), name="eq"))
+        moves = b.make("and", 1, b.make("or", 1, b.make("icmp", 1, k, b.const(2, 8), name="eq"), guarded), turn)
+        registers = [
+            Register("k", 8, (Update(first, b.const(0, 8)), Update(turn, b.select(last, b.const(0, 8), b.make("add", 8, k, eight))))),
+            Register("r", 8, (Update(first, b.const(0, 8)), Update(moves, b.make("add", 8, r, eight)))),
+            Register("never", 4, (Update(b.make("and", 1, dead, turn), b.const(3, 4)),)),
+        ]
+        return registers, r
+
+    machine = hand_made(build)
+    assert outside(machine, ranges(machine), 600) == []
+    assert sent(machine, 600) == sent(narrow(machine), 600)
+
+
+def test_a_counter_that_nobody_looks_at_leaves_no_trace() -> None:
+    def build(b: Builder) -> tuple[list[Register], int]:
+        first, turn = b.make("state", 1, value=0), b.make("state", 1, value=1)
+        idle, seen = b.make("reg", 8, name="idle"), b.make("reg", 8, name="seen")
+        registers = [
+            Register(name, 8, (Update(first, b.const(0, 8)), Update(turn, b.make("add", 8, own, b.const(1, 8)))))
+            for name, own in (("idle", idle), ("seen", seen))
+        ]
+        return registers, seen
+
+    machine = narrow(hand_made(build))
+    assert [register.name for register in machine.registers] == ["seen"]
+    assert not any(node.name == "idle" for node in machine.nodes)
+    assert sent(machine, 300) == sent(hand_made(build), 300)
 
 
 HEAD = '#include <hls_stream.h>\nextern "C" void process(hls::stream<ap_int<16> >& in, hls::stream<ap_int<16> >& out) {'

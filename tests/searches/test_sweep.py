@@ -172,6 +172,17 @@ def test_a_worker_that_was_killed_before_it_said_its_name(tmp_path: Path, monkey
     assert [row.state for row in again.rows()] == ["done"] * 4
 
 
+def test_a_worker_that_begins_meanwhile_keeps_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "_NAMELESS_S", 0.3)
+    one, two = sweep(tmp_path), sweep(tmp_path)
+    one.begin()
+    left = one._study.ask()  # its process ends here
+    begun: list[int] = []
+    monkeypatch.setattr(study.time, "sleep", lambda _: begun.append(two._study.ask().number) if not begun else None)
+    assert sweep(tmp_path)._left() == [left.number]
+    assert begun
+
+
 def test_so_many_trials(tmp_path: Path) -> None:
     one = sweep(tmp_path, trials=3)
     one.begin()

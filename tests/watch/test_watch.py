@@ -200,9 +200,10 @@ def test_a_report_of_a_log(tmp_path: Path) -> None:
 
 
 def test_others_files(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("epoch,step,val_loss,acc\n0,4,0.5,\n1,9,,0.75\n", encoding="utf-8")
+    text = "epoch,step,val_loss,acc\n0,4,0.5,\n1,9,,0.75\n2,14,nan,\n3,19,inf,\n"  # of a training that went astray
+    (tmp_path / "metrics.csv").write_text(text, encoding="utf-8")
     (tmp_path / "hf").mkdir()
-    history = {"log_history": [{"step": 3, "epoch": 1.0, "loss": 0.25}]}
+    history = {"log_history": [{"step": 3, "epoch": 1.0, "loss": 0.25}, {"step": 6, "loss": float("nan")}]}
     (tmp_path / "hf" / "trainer_state.json").write_text(json.dumps(history), encoding="utf-8")
     archive = qfx.Archive(tmp_path / "front", name="bits")
     archive.add(qfx.quantize(nn.Linear(4, 2), torch.randn(8, 4)), cost=100.0, score=0.5)

@@ -30,7 +30,8 @@ def to_module(model: nn.Module | Graph) -> nn.Module:
     The module takes the inputs of the model as (batch, *shape), in the order of the graph, and gives its result, a tuple where there are several:
     float32 where that holds every number that can come, else float64, as the ONNX file does. Weights are buffers; nothing learns, and no gradient
     passes the casts. Any batch length; the steps of a sequence are unrolled. ``torch.export.export(qfx.to_module(qmodel), (x,))`` gives a program
-    that needs no qfx to run. On a GPU it is exact where torch convolves float64 directly (deterministic algorithms).
+    that needs no qfx to run. Numbers that are not finite, which the quantized model refuses, are not looked for. On a GPU it is exact where torch
+    convolves float64 directly (deterministic algorithms).
 
     Raises what ``qfx.export_onnx`` raises, and UnsupportedError, naming the node, for an operator that has no such form.
     """

@@ -160,6 +160,10 @@ def slice_(x: Any, starts: Numbers, ends: Numbers, axes: Numbers | None = None, 
     return x
 
 
+def tile(x: Tensor, counts: Numbers) -> Tensor:
+    return x.repeat(counts)
+
+
 def top_k(x: Tensor, count: Numbers, *, axis: int = -1, largest: int = 1, **_: Any) -> tuple[Tensor, Tensor]:
     """Of equals those that come first."""
     order = torch.argsort(x, dim=axis, descending=bool(largest), stable=True).narrow(axis, 0, count[0])
@@ -213,13 +217,13 @@ OPERATIONS: Mapping[str, Callable[..., Any]] = MappingProxyType({
     "LeakyRelu": leaky_relu, "Less": torch.lt, "LessOrEqual": torch.le, "MatMul": torch.matmul, "Max": _folded(torch.maximum), "MaxPool": max_pool,
     "Min": _folded(torch.minimum), "Mod": mod, "Mul": torch.mul, "Neg": torch.neg, "Not": torch.logical_not, "Or": torch.logical_or, "Pad": pad,
     "ReduceMax": reduce_by(torch.amax), "ReduceMin": reduce_by(torch.amin), "ReduceSum": reduce_by(torch.sum), "Relu": torch.relu,
-    "Reshape": reshape, "Resize": resize, "Round": torch.round, "Shape": shape, "Sign": torch.sign, "Slice": slice_, "Sub": torch.sub,
+    "Reshape": reshape, "Resize": resize, "Round": torch.round, "Shape": shape, "Sign": torch.sign, "Slice": slice_, "Sub": torch.sub, "Tile": tile,
     "TopK": top_k, "Transpose": transpose, "Unsqueeze": unsqueeze, "Where": torch.where, "Xor": torch.logical_xor,
 })  # fmt: skip
 """By the name of the ONNX operator. ``Scan`` is a module."""
 
 NUMBERS: Mapping[str, tuple[int, ...]] = MappingProxyType({
     "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1, 2, 3), "ReduceMax": (1,), "ReduceMin": (1,), "ReduceSum": (1,), "Reshape": (1,),
-    "Resize": (2,), "Slice": (1, 2, 3, 4), "TopK": (1,), "Unsqueeze": (1,),
+    "Resize": (2,), "Slice": (1, 2, 3, 4), "Tile": (1,), "TopK": (1,), "Unsqueeze": (1,),
 })  # fmt: skip
 """Which of its arguments are lists of numbers instead of tensors."""

@@ -133,6 +133,8 @@ class _Narrowing:
         if found is not None and found.single is not None and node.op != "load":
             return b.const(found.single, node.width)
         bits, signed = self._room(found, node.width, self._wanted[place])
+        if node.op == "reg" and not self._looked[node.name]:
+            return b.const(0, node.width)  # nothing looks at it, and the register goes
         if node.op == "reg":
             bits, signed = self._held[node.name]
             return b.resize(b.make("reg", bits, name=node.name), node.width, signed=signed)

@@ -319,8 +319,17 @@ class _Analysis:
             return self._words.get(node.name, Range.all(node.width))
         given = [arg for arg in args if arg is not None]
         if len(given) < len(args):
-            return None
+            return _decided(node, given)
         return result(node, given) if given else Range.all(node.width)
+
+
+def _decided(node: Node, given: list[Range]) -> Range | None:
+    """What a node can be, one of whose operands was never worked out: a 0 decides an "and", ones decide an "or", whatever the other operand is."""
+    if node.op not in ("and", "or", "mul"):
+        return None
+    ends = (1 << node.width) - 1 if node.op == "or" else 0
+    sure = any(own.single == ends for own in given)
+    return Range(node.width, ends, 0) if sure or (node.width == 1 and any(own.holds(Range(1, ends, 0)) for own in given)) else None
 
 
 _OPPOSITE = {"eq": "ne", "ne": "eq"} | {f"{s}{a}": f"{s}{b}" for s in "us" for a, b in (("lt", "ge"), ("ge", "lt"), ("gt", "le"), ("le", "gt"))}

@@ -1,5 +1,5 @@
 """A pipeline for a machine: in which stage of a turn each value is worked out, so that a turn begins in every cycle and no stage is longer than
-a period.
+a period, as far as it can be cut.
 
 What comes round must not be cut: a register is read in the stage in which it is written, and so are the words of a memory. Whether a turn takes a
 word, and where the next turn goes on, is decided in stage 0. All words of a turn leave in its last stage. Everything else may lie in any stage behind
