@@ -22,6 +22,7 @@ from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.operators import OPERATORS
 from qfx.schemas.schemas import SCHEMAS
 from website import catalogue, concepts, house
+from website.api import MODULES
 from website.modes import errors, value
 from website.pages import NAV, write
 
@@ -80,6 +81,24 @@ def test_references_are_whole(pages: Path) -> None:
     for text in (commands, operators):
         assert " at 0x" not in text
         assert "/home/" not in text
+
+
+def told_of(text: str) -> set[str]:
+    """The names of modules beside ``qfx`` that a page uses: what its blocks import, and what is called with its module in front."""
+    found = set(re.findall(r"\b(qfx(?:\.[a-z]\w*){2,})\(", text))
+    for module, names in re.findall(r"^from (qfx\.[\w.]+) import (.*)$", text, re.MULTILINE):
+        found |= {f"{module}.{name.split(' as ')[0].strip()}" for name in names.split(",")}
+    return found
+
+
+def test_the_reference_has_every_name_that_the_pages_use(pages: Path) -> None:
+    names = re.findall(r"^### (qfx\.\S+)$", (pages / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    headings = {*names, *MODULES}
+    used = {path.name: told_of(path.read_text(encoding="utf-8")) for path in (ROOT / "docs").glob("*.md")}
+    assert len(set.union(*used.values())) > 40
+    earlier = {"qfx.codegen.csim.run"}
+    assert {page: lacking for page, found in used.items() if (lacking := found - headings - earlier)} == {}
+    assert told_of("from qfx.faults.graph import faulty as f, g\n`qfx.a.b(1)`") == {"qfx.faults.graph.faulty", "qfx.faults.graph.g", "qfx.a.b"}
 
 
 def keys_of(schema: dict[str, Any]) -> set[str]:
