@@ -74,11 +74,12 @@ def page() -> str:
     for name, told in MODULES.items():
         module = importlib.import_module(name)
         parts.append(f"## {name}\n\n{told}\n")
-        parts += [_entry(f"{name}.{own}", value) for own, value in _public(module)]
+        parts += [_entry(f"{name}.{own}", value) for own, value in public(module)]
     return "\n".join(parts)
 
 
-def _public(module: Any) -> Iterator[tuple[str, Any]]:
+def public(module: Any) -> Iterator[tuple[str, Any]]:
+    """The classes and functions of a module that are for users."""
     named = SOME.get(module.__name__) or getattr(module, "__all__", None)
     for name in sorted(named or (name for name in vars(module) if not name.startswith("_"))):
         value = getattr(module, name)

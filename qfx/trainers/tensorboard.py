@@ -25,6 +25,10 @@ class TensorBoard:
     def __init__(self, writer: Any) -> None:
         self.writer = summary_writer(writer) if isinstance(writer, str | os.PathLike) else writer
 
+    def __repr__(self) -> str:
+        folder = getattr(self.writer, "log_dir", None)
+        return f"TensorBoard({type(self.writer).__name__ if folder is None else repr(str(folder))})"
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
