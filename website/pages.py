@@ -189,7 +189,7 @@ def write(folder: Path) -> None:
     for name, text in made.items():
         _put(pages / name, text)
     _put(pages / "wide.css", _CSS)
-    _put(folder / "mkdocs.yml", _CONFIG + _nav(pages))
+    _put(folder / "mkdocs.yml", _CONFIG + _nav())
 
 
 def _decisions() -> str:
@@ -200,21 +200,13 @@ def _decisions() -> str:
     return "\n".join(texts)
 
 
-def _nav(pages: Path) -> str:
-    """The pages of NAV, and those that have no place there yet, by their headings."""
-    listed = {name for _, entries in NAV for _, name in entries}
-    others = [(_heading(path), path.name) for path in sorted(pages.glob("*.md")) if path.name not in listed]
-    more = (("More", tuple(others)),) if others else ()
+def _nav() -> str:
+    """NAV as MkDocs reads it. A page that has no place there is one that nobody finds: MkDocs warns of it, and a test fails."""
     lines = []
-    for title, entries in (*NAV, *more):
+    for title, entries in NAV:
         lines.append(f"  - {title}:")
         lines += [f"      - {json.dumps(told)}: {name}" for told, name in entries]
     return "\n".join(lines) + "\n"
-
-
-def _heading(path: Path) -> str:
-    found = re.search(r"^# (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return found.group(1) if found else path.stem
 
 
 def _put(path: Path, text: str) -> None:

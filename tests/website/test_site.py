@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,21 @@ def lost(pages: Path) -> list[str]:
     return found
 
 
+def homeless(pages: Path) -> list[str]:
+    """Pages that the navigation does not list, or not once, and entries of it without a page."""
+    listed = Counter(name for _, entries in NAV for _, name in entries)
+    there = Counter(path.name for path in pages.glob("*.md"))
+    return sorted([*(listed - there), *(there - listed)])
+
+
 def test_every_page_has_a_place_and_every_link_leads_somewhere(pages: Path) -> None:
     listed = re.findall(r"^      - .*: (\S+\.md)$", (pages.parent / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == sorted(path.name for path in pages.glob("*.md"))
-    assert {name for _, entries in NAV for _, name in entries} <= set(listed)
+    assert listed == [name for _, entries in NAV for _, name in entries]
+    assert homeless(pages) == []
     assert lost(pages) == []
     (pages / "planted.md").write_text("[a](nowhere.md) [b](types.md#nowhere)\n", encoding="utf-8")
     assert lost(pages) == ["planted.md: nowhere.md", "planted.md: types.md#nowhere"]
+    assert homeless(pages) == ["planted.md"]
     (pages / "planted.md").unlink()
 
 
