@@ -22,7 +22,7 @@ from qfx.cli import main
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.operators import OPERATORS
 from qfx.schemas.schemas import SCHEMAS
-from website import catalogue, concepts, house
+from website import catalogue, concepts, house, plan
 from website.api import MODULES
 from website.modes import errors, value
 from website.pages import NAV, write
@@ -184,6 +184,22 @@ def test_the_house_is_drawn_from_the_import_statements(pages: Path) -> None:
     counts = house.between({"qfx.a.x": ["qfx.b.y"], "qfx.b.y": ["qfx.c.z"], "qfx.c.z": []})
     assert sum(counts.values()) == 2
     assert house.levels({"a": ["b", "c"], "b": ["c"], "c": []}) == {"a": 2, "b": 1, "c": 0}
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_sources() -> None:
+    assert plan.FILE.read_text(encoding="utf-8") == plan.picture(), "make house"
+    rooms = set(re.findall(r">(\w+)/</text>", plan.picture()))
+    assert rooms | {"codegen"} == {path.name for path in house.SOURCES.iterdir() if (path / "__init__.py").is_file()}
+    below = plan.downward(Counter({("a", "b"): 2, ("b", "c"): 1, ("a", "c"): 3, ("c", "a"): 1}))
+    assert below == {"a": {"b", "c"}, "b": {"c"}, "c": set()}
+    assert plan.direct(below, "a") == {"b"}
+    tree = {"qfx.ir.x": ast.parse("import numpy"), "qfx.nn.x": ast.parse("from torch import nn")}
+    assert [plan.with_torch(room, tree) for room in ("qfx/ir", "qfx/nn")] == [False, True]
+
+
+def test_every_picture_is_shown_somewhere() -> None:
+    shown = "".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    assert [path.name for path in (ROOT / "docs" / "images").iterdir() if f"images/{path.name})" not in shown] == []
 
 
 def test_ideas_are_drawn_by_what_computes_them(pages: Path) -> None:
