@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: help venv demo docs test test-rtl bench bench-ptq lint types format layers aten schemas notebooks wheel test-wheel clean
+.PHONY: help venv demo docs test test-rtl bench bench-ptq lint types format layers aten schemas house notebooks wheel test-wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -55,6 +55,9 @@ aten: $(VENV)/ready  ## write docs/aten.md from torch's list and the forms that 
 
 schemas: $(VENV)/ready  ## write the JSON schemas in qfx/schemas/ from the definitions
 	for kind in recipe board folding; do $(PY) -m qfx.cli schema $$kind --force -o qfx/schemas/$$kind.schema.json || exit 1; done
+
+house: $(VENV)/ready  ## draw docs/images/house.svg, the rooms and which imports which, from the sources
+	$(PY) -m website.plan
 
 notebooks: $(VENV)/ready  ## run the notebooks and store them with their outputs
 	PYTHONPATH=tests $(PY) -m support.notebooks

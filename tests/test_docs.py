@@ -115,18 +115,26 @@ def code_words(page: Path) -> set[str]:
     return set(re.findall(r"`([^`\n]+)`", _FENCE.sub("", page.read_text(encoding="utf-8"))))
 
 
-def test_readme_lists_the_public_names() -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Public names")[1].split("\n## ")[0]
+def test_the_page_of_names_lists_them_all() -> None:
+    section = (ROOT / "docs" / "names.md").read_text(encoding="utf-8").split("## Names")[1].split("\n| ", 1)[1].split("\n\n")[0]
     listed = {match.split("(")[0] for match in re.findall(r"`qfx\.([A-Za-z_]+[^`]*)`", section)}
     assert listed == set(qfx.__all__)
 
 
-def test_readme_lists_the_commands() -> None:
+def test_the_page_of_names_lists_the_commands() -> None:
     from qfx.cli import main
 
-    words = code_words(ROOT / "README.md")
+    words = code_words(ROOT / "docs" / "names.md")
     for command in main.commands:
         assert any(word.startswith(f"qfx {command}") for word in words), command
+
+
+def test_the_readme_is_a_screen_and_its_three_commands_are_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) < 550
+    (commands,) = [block.text.splitlines() for block in blocks(ROOT / "README.md")]
+    assert commands == ["pip install .", "qfx new start", "make -C start"]
+    assert re.findall(r"!\[[^\]]+\]\(docs/images/(\w+)\.png\)", text) == ["report"]
 
 
 def test_layers_page_is_what_the_definitions_give() -> None:

@@ -31,7 +31,8 @@ def test_there_is_one_for_each_story() -> None:
 def test_shows_what_is_stored(path: Path, tmp_path: Path, gxx: str) -> None:
     old = stored(path)
     new = copy.deepcopy(old)
-    notebooks.execute(new, tmp_path)
+    seconds = notebooks.execute(new, tmp_path)
+    assert seconds < notebooks.MOST_SECONDS
     assert list(notebooks.differences(old, new)) == [], f"make notebooks, and look at {path.name}"
     errors = [output.text for cell in notebooks.code(new) for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
     assert errors == []
@@ -67,6 +68,20 @@ def test_a_cell_that_raises_or_a_command_that_fails_is_noticed(tmp_path: Path) -
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
         with pytest.raises(CellExecutionError):
             notebooks.execute(notebook, tmp_path)
+
+
+def test_what_a_notebook_and_its_programs_take_is_counted(tmp_path: Path) -> None:
+    burn = "import time\nwhile time.process_time() < {}: pass"
+    program = burn.format(1.5).replace("\n", "\\n")
+    source = f"""{burn.format(1.5)}
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-c", "{program}"], check=True)
+print(sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    seconds = notebooks.execute(notebook, tmp_path)
+    told = float(notebooks.shown(notebook.cells[0]))
+    assert told > 2.9
+    assert told <= seconds < told + 5
 
 
 def made(text: str, *tags: str) -> nbformat.NotebookNode:

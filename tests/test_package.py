@@ -30,6 +30,23 @@ qfx.export_onnx(qfx.quantize(model, torch.rand(16, 1, 4, 4)), "tiny.onnx")
 """
 
 
+_NOTEBOOK = """
+import importlib.util, sys
+from pathlib import Path
+import nbformat
+
+spec = importlib.util.spec_from_file_location("notebooks", sys.argv[1])
+notebooks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(notebooks)
+notebook = nbformat.read(sys.argv[2], as_version=4)
+where = "import qfx, sys; assert qfx.__file__.startswith(sys.prefix) and 'site-packages' in qfx.__file__, qfx.__file__; print(qfx.__file__)"
+notebook.cells.append(nbformat.v4.new_code_cell(where))
+seconds = notebooks.execute(notebook, Path.cwd())
+assert seconds < notebooks.MOST_SECONDS, seconds
+print(notebooks.shown(notebook.cells[-1]), f"{seconds:.0f} s")
+"""
+
+
 def run(*command: str | Path, cwd: Path) -> str:
     """Standard output of a command that must succeed, run without anything of this process's Python settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -75,17 +92,23 @@ def test_the_wheel_carries_licence_and_version(wheel: Path) -> None:
     assert "License-Expression: Apache-2.0" in lines
 
 
-def test_the_wheel_works_alone(wheel: Path, tmp_path: Path, gxx: str) -> None:
-    """Installed into a fresh environment that borrows only the dependencies, and used from an empty folder."""
-    environment, work = tmp_path / "environment", tmp_path / "work"
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment that has the wheel, and borrows only the dependencies."""
+    folder = tmp_path_factory.mktemp("installed")
+    environment = folder / "environment"
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
-    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     # A path file adds the folder alone, not the path files in it: the editable installation of this checkout stays out.
     (site / "dependencies.pth").write_text("\n".join(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})) + "\n", encoding="utf-8")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel, cwd=tmp_path)
-    work.mkdir()
-    command = environment / "bin" / "qfx"
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel, cwd=folder)
+    return environment
+
+
+def test_the_wheel_works_alone(installed: Path, tmp_path: Path, gxx: str) -> None:
+    """From an empty folder."""
+    command, python, work = installed / "bin" / "qfx", installed / "bin" / "python", tmp_path
 
     assert run(command, "--version", cwd=work).strip() == f"qfx, version {qfx.__version__}\nvendor headers: {vendor_version()}"
     boards = run(command, "boards", cwd=work)
@@ -95,6 +118,15 @@ def test_the_wheel_works_alone(wheel: Path, tmp_path: Path, gxx: str) -> None:
     run(command, "new", "start", cwd=work)
     run(command, "hls", "tiny.onnx", "--board", "zcu102", "-o", "project", cwd=work)
     assert "0 of" in run("make", "-C", "project", "csim", cwd=work)
+
+
+def test_a_notebook_runs_from_the_wheel(request: pytest.FixtureRequest, tmp_path: Path, thorough: bool, gxx: str) -> None:
+    """From an empty folder, too, within the time that a notebook may take; the checkout gives only what runs it, and the notebook itself."""
+    if not thorough:
+        pytest.skip("takes a minute: runs with --thorough")
+    installed: Path = request.getfixturevalue("installed")
+    code = (installed / "bin" / "python", "-c", _NOTEBOOK, ROOT / "tests" / "support" / "notebooks.py")
+    assert str(installed) in run(*code, ROOT / "notebooks" / "5_mismatch.ipynb", cwd=tmp_path)
 
 
 def test_constraints_pin_every_requirement() -> None:

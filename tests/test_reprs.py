@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +29,14 @@ from qfx.ptq import sensitivity
 from qfx.ptq.allocation.front import Found, Point
 from qfx.recipe import Override, Recipe, Spec
 from qfx.report import report
+from qfx.trainers.course import Course
+from qfx.trainers.events import Freeze
+from qfx.trainers.lightning import QfxCallback
+from qfx.trainers.tensorboard import TensorBoard
+from qfx.training.adaptive import AdaptivePrecision
+from qfx.training.gradients import FixedGradients, FixedWeights, LossScale
+from qfx.watch.log import Log
+from website import api
 
 TYPES = [
     FixedType(width, int_bits, signed, q, o, n)
@@ -97,6 +109,50 @@ def test_values_are_short_and_tell_what_they_are(tmp_path: Path) -> None:
         assert repr(table) == str(table)
         assert repr(table).count("\n") > 1
         assert " object at " not in repr(table)
+
+
+def test_every_class_that_users_have_says_what_it_is() -> None:
+    """None is left with the address that Python shows for want of a better one."""
+
+    def mute(named: Iterable[tuple[str, Any]]) -> list[str]:
+        return [name for name, value in named if inspect.isclass(value) and value.__repr__ is object.__repr__]
+
+    class Planted:
+        pass
+
+    assert mute([("Planted", Planted), ("Spec", Spec)]) == ["Planted"]
+    assert mute((name, getattr(qfx, name)) for name in qfx.__all__) == []
+    for name in api.MODULES:
+        assert mute(api.public(importlib.import_module(name))) == [], name
+
+
+def test_helpers_of_training_say_how_they_stand(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), torch.rand(32, 16)
+    weight = Spec(6, granularity="tensor", learn_width=True, learn=False, learn_range=False)
+    qmodel = qfx.quantize(model, x, Recipe(weight=weight, activation=Spec(5)))
+    scale = LossScale(patience=2)
+    scale.backward(qmodel(x).square().mean())
+    scale.ready(qmodel.parameters())
+    course = Course(Freeze(share=0.5), export="m.onnx")
+    callback = QfxCallback(Freeze(share=0.5), log=tmp_path / "run")
+    assert repr(scale) == "LossScale(1024, patience=2)"
+    assert repr(FixedGradients(qmodel, 4, seed=None)) == "FixedGradients(4 bits to nearest, behind 2 casts)"
+    assert repr(FixedWeights(model.parameters(), 12)) == "FixedWeights(12 bits, stochastically from seed 0, 4 parameters)"
+    assert repr(AdaptivePrecision(qmodel)) == "AdaptivePrecision(2 weights of 6, 6 bits, strategy='min')"
+    assert repr(Log(tmp_path / "run")) == f"Log('{tmp_path}/run')"
+    assert repr(TensorBoard(Kept())) == "TensorBoard(Kept)"
+    assert repr(course) == f"Course({Freeze(share=0.5)!r}, export='m.onnx')"
+    course.begin(qmodel, steps=10)
+    assert repr(course).endswith("export='m.onnx', at step 0 of 10)")
+    assert repr(callback) == f"QfxCallback({Freeze(share=0.5)!r}, log=Log('{tmp_path}/run'))"
+
+
+class Kept:
+    """A writer that keeps what it is given."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        pass
 
 
 def test_notebooks_show_tables(tmp_path: Path) -> None:

@@ -12,8 +12,34 @@ import qfx
 
 MODULES = {
     "qfx.ptq": "Passes after training, one by one: what `qfx ptq` and `qfx.autoquant` are made of.",
+    "qfx.capture.checkpoint": "Weights for a model of one's own from a checkpoint ([checkpoints](ptq.md#checkpoints)).",
     "qfx.trainers.events": "What happens in the course of a training.",
     "qfx.trainers.course": "Training loops of one's own, and what the callbacks drive.",
+    "qfx.trainers.lightning": "The callback of Lightning.",
+    "qfx.trainers.pytorch_lightning": "The same of `pytorch_lightning`, its earlier name.",
+    "qfx.trainers.huggingface": "The callback of transformers.",
+    "qfx.trainers.tensorboard": "What goes to TensorBoard.",
+    "qfx.training.gradients": "Gradients and weights of few bits, loss scaling.",
+    "qfx.training.adaptive": "Word lengths switched in the course of a training.",
+    "qfx.training.dynamic": "Training in integers with a shared exponent.",
+    "qfx.training.low_rank": "Few parameters trained beside frozen weights.",
+    "qfx.training.lmul": "Products by additions alone.",
+    "qfx.faults.definition": "Faults of memories and devices: what is read.",
+    "qfx.faults.graph": "Such faults in graphs.",
+    "qfx.faults.training": "Such faults in models that are trained.",
+    "qfx.fixed.minifloat": "The numbers of minifloats.",
+    "qfx.nn.layers.tables": "What bounds the error of a function by table.",
+    "qfx.ir.interpret": "The integer interpreter: raws in, raws out, and every value between.",
+    "qfx.exchange.onnx_files": "QONNX and QDQ files as graphs of integers.",
+    "qfx.integers.tflite": "TFLite files as graphs.",
+    "qfx.integers.onnx": "int8 ONNX files as graphs.",
+    "qfx.leaving.convert": "Models in other tools' files.",
+    "qfx.hardware.board": "Boards.",
+    "qfx.hardware.design.schedule": "How parallel layers are.",
+    "qfx.hardware.design.lower": "What is built of a graph.",
+    "qfx.hardware.cost.resources": "What a design takes.",
+    "qfx.hardware.project.csim": "The generated C++ run on data.",
+    "qfx.hardware.project.emulator": "The same of a graph, without a project.",
     "qfx.watch.log": "The log that `qfx watch` follows.",
     "qfx.report": "What casts lose.",
     "qfx.verify": "Executors compared.",
@@ -21,6 +47,24 @@ MODULES = {
     "qfx.testing": "Help for tests.",
 }
 """Modules beside ``qfx`` whose names are for users, and what they are for."""
+
+SOME = {
+    "qfx.capture.checkpoint": ("load_checkpoint",),
+    "qfx.exchange.onnx_files": ("integers_of_qonnx",),
+    "qfx.fixed.minifloat": ("Minifloat", "to_raws"),
+    "qfx.hardware.board": ("Board", "board", "boards"),
+    "qfx.hardware.cost.resources": ("Device", "Resources", "device"),
+    "qfx.hardware.design.lower": ("lower",),
+    "qfx.hardware.design.schedule": ("Folding", "Request", "Schedule"),
+    "qfx.hardware.project.csim": ("run",),
+    "qfx.hardware.project.emulator": ("run",),
+    "qfx.integers.onnx": ("read_onnx_integers",),
+    "qfx.integers.tflite": ("read_tflite",),
+    "qfx.ir.interpret": ("quantize_input", "quantize_inputs", "run_raw", "trace"),
+    "qfx.leaving.convert": ("convert",),
+    "qfx.nn.layers.tables": ("Tabled", "error_bound"),
+}
+"""The names for users, of modules that have others beside them."""
 
 
 def page() -> str:
@@ -30,15 +74,16 @@ def page() -> str:
     for name, told in MODULES.items():
         module = importlib.import_module(name)
         parts.append(f"## {name}\n\n{told}\n")
-        parts += [_entry(f"{name}.{own}", value) for own, value in _public(module)]
+        parts += [_entry(f"{name}.{own}", value) for own, value in public(module)]
     return "\n".join(parts)
 
 
-def _public(module: Any) -> Iterator[tuple[str, Any]]:
-    names = getattr(module, "__all__", None) or [name for name in vars(module) if not name.startswith("_")]
-    for name in sorted(names):
+def public(module: Any) -> Iterator[tuple[str, Any]]:
+    """The classes and functions of a module that are for users."""
+    named = SOME.get(module.__name__) or getattr(module, "__all__", None)
+    for name in sorted(named or (name for name in vars(module) if not name.startswith("_"))):
         value = getattr(module, name)
-        own = getattr(module, "__all__", None) is not None or getattr(value, "__module__", "") == module.__name__
+        own = named is not None or getattr(value, "__module__", "") == module.__name__
         if own and (inspect.isclass(value) or inspect.isfunction(value)):
             yield name, value
 

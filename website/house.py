@@ -59,6 +59,16 @@ def imports(tree: Mapping[str, ast.Module], name: str) -> frozenset[str]:
     return frozenset(target for target in found if target in tree and target != name)
 
 
+def names_torch(module: ast.Module) -> bool:
+    """Whether torch is imported when the module is."""
+    for node in _run_at_import(module):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        if any(name.split(".")[0] == "torch" for name in names):
+            return True
+    return False
+
+
 def _run_at_import(module: ast.Module) -> Iterator[ast.stmt]:
     waiting: list[ast.stmt] = list(module.body)
     while waiting:

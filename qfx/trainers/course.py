@@ -129,6 +129,12 @@ class Course:
         self._resumed: Mapping[str, Any] | None = None
         self._before: list[tuple[Tensor, Tensor, float]] = []
 
+    def __repr__(self) -> str:
+        named = {"budget": self.budget, "settling": self.turns, "export": self.export, "archive": self.archive, "log": self.watched}
+        told = [*map(repr, self.events), *(f"{name}={value!r}" for name, value in named.items() if value is not None)]
+        stands = [] if self._model is None else [f"at step {self.step}{'' if self.steps is None else f' of {self.steps}'}"]
+        return f"Course({', '.join([*told, *stands])})"
+
     def check(self) -> None:
         """Raise ModelFileError if the export or the report at the end would be refused. ``begin`` does."""
         for path in (self.export, self.report):

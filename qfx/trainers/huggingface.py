@@ -41,6 +41,9 @@ class QfxCallback(_Callback):  # type: ignore[misc]
         self.writer = writer
         self._own: Any = None
 
+    def __repr__(self) -> str:
+        return f"QfxCallback{repr(self.course).removeprefix('Course')}"
+
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.course.check()
 

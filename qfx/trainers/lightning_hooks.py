@@ -29,6 +29,9 @@ class Hooks:
         super().__init__()
         self.course = Course(*events, **settings)
 
+    def __repr__(self) -> str:
+        return f"QfxCallback{repr(self.course).removeprefix('Course')}"
+
     @property
     def state_key(self) -> str:
         return f"QfxCallback({self.course.part})"

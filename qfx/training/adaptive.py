@@ -86,6 +86,11 @@ class AdaptivePrecision:
         self._last_loss = float("inf")
         self._forget()
 
+    def __repr__(self) -> str:
+        words = ", ".join(str(layer.weight_cast.word_length) for layer in self._layers[:8])
+        more = ", ..." if len(self._layers) > 8 else ""
+        return f"AdaptivePrecision({len(self._layers)} weights of {words}{more} bits, strategy={self.strategy!r})"
+
     def _forget(self) -> None:
         self._sums: list[Tensor | None] = [None] * len(self._layers)
         self._steps = [0] * len(self._layers)

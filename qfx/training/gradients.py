@@ -51,6 +51,9 @@ class FixedGradients:
             cast.behind = (*cast.behind, self._cast)
         self._passes = 0
 
+    def __repr__(self) -> str:
+        return f"FixedGradients({self.bits} bits{_rounding(self.seed)}, behind {len(self._casts)} casts)"
+
     def close(self) -> None:
         for cast in self._casts:
             cast.behind = tuple(change for change in cast.behind if change != self._cast)
@@ -103,6 +106,10 @@ def rounded(x: Tensor, frac_bits: int, bits: int, seed: int | None) -> Tensor:
     return (_clipped(raw, bits) * 2.0**-frac_bits).to(x.dtype)
 
 
+def _rounding(seed: int | None) -> str:
+    return " to nearest" if seed is None else f", stochastically from seed {seed}"
+
+
 def _clipped(raw: Tensor, bits: int) -> Tensor:
     most = 2.0 ** (bits - 1) - 1
     return raw.clamp(-most, most)
@@ -130,6 +137,9 @@ class FixedWeights:
         self.frac_bits = [bits - 2 - math.frexp(top)[1] for top in tops]
         self.settle()
 
+    def __repr__(self) -> str:
+        return f"FixedWeights({self.bits} bits{_rounding(self.seed)}, {len(self._parameters)} parameters)"
+
     def settle(self) -> None:
         """Round all parameters, in place."""
         with torch.no_grad():
@@ -154,6 +164,9 @@ class LossScale:
         if not 0 < value < float("inf"):
             raise QfxError(f"the value is {value!r}", where="LossScale", remedy="use a power of two, such as 1024")
         self.value, self.patience, self._good = 2.0 ** round(math.log2(value)), patience, 0
+
+    def __repr__(self) -> str:
+        return f"LossScale({self.value:g}, patience={self.patience})"
 
     def backward(self, loss: Tensor) -> None:
         (loss * self.value).backward()  # type: ignore[no-untyped-call]

@@ -43,6 +43,9 @@ class Log:
         except OSError as error:
             raise DataError(f"cannot be written: {error.strerror or error}", where=str(self.path), remedy="name another folder") from error
 
+    def __repr__(self) -> str:
+        return f"Log({str(self.path.parent)!r})"
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Numbers by tag behind ``step`` steps."""
         self._add({"step": int(step), "values": {tag: _number(value) for tag, value in values.items()}})

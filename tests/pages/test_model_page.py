@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from support.html_pages import check, in_browser
+from support.html_pages import Look, check, in_browser, look
 
 from qfx import FixedType, Graph
 from qfx import operators as ops
@@ -229,6 +229,21 @@ def test_sorting_and_filtering_in_a_browser(whole: Path) -> None:
     assert rows == ["fc"]
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1100])
-def test_nothing_is_wider_than_the_window(whole: Path, width: int) -> None:
-    assert in_browser(whole, "document.title = String(document.documentElement.scrollWidth <= innerWidth)", size=(width, 900)) == "true"
+def test_what_stands_in_the_window(whole: Path, width: int, dark: bool) -> None:
+    """A screenshot: written on light or dark paper as the screen asks, and nothing is wider than the window."""
+    found = look(whole, width=width, dark=dark)
+    assert found.is_good(width=width, dark=dark), found
+
+
+def test_a_page_that_is_empty_wide_or_light_in_the_dark_is_seen(tmp_path: Path) -> None:
+    planted = {"empty": "", "wide": "<p style='width: 3000px; height: 300px; background: #888'>x</p>"}
+    for name, body in planted.items():
+        (tmp_path / f"{name}.html").write_text(f"<!doctype html><html><head><title>x</title></head><body>{body}</body></html>", encoding="utf-8")
+    empty, wide = (look(tmp_path / f"{name}.html", width=400, dark=False) for name in planted)
+    assert (empty.ink, empty.is_good(width=400, dark=False)) == (0, False)
+    assert wide.beyond > 2000
+    assert not wide.is_good(width=400, dark=False)
+    assert not Look((400, 900), 0, 255, 0.3).is_good(width=400, dark=True)
+    assert Look((400, 900), 0, 255, 0.3).is_good(width=400, dark=False)

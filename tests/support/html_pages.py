@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
 SHAPES = ("rect", "line", "polyline", "circle", "path")
 _VOID = ("meta", "br", "link", "input", *SHAPES)
@@ -86,21 +89,48 @@ def check(text: str) -> Page:
 
 
 def chromium() -> str:
-    """The browser; a test that needs it is skipped without."""
+    """The browser. A machine without it skips the test; continuous integration must not."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is missing, and continuous integration may not skip what pages do in a browser")
         pytest.skip("needs Chromium (apt-get install chromium)")
     return found
 
 
-def in_browser(page: Path, script: str, *, size: tuple[int, int] = (1280, 900)) -> str:
-    """Open the page without a network, run ``script`` in it behind its own, and return what it leaves as the text of the page's title."""
+def in_browser(page: Path, script: str, *, size: tuple[int, int] = (1280, 900), dark: bool = False, shot: Path | None = None) -> str:
+    """Open the page without a network, run ``script`` in it behind its own, and return what it leaves as the text of the page's title. ``dark``: on a
+    screen that asks for it. ``shot``: where a picture of the window is written, as PNG."""
     text = page.read_text(encoding="utf-8")
     staged = page.with_name(f"{page.stem}_scripted.html")
     caught = f"try {{ {script} }} catch (error) {{ document.title = 'error: ' + error; }}"
     staged.write_text(text.replace("</body>", f"<script>{caught}</script></body>"), encoding="utf-8")
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--proxy-server=127.0.0.1:9", f"--window-size={size[0]},{size[1]}")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--proxy-server=127.0.0.1:9", f"--window-size={size[0]},{size[1]}", "--hide-scrollbars"]
+    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", *([] if shot is None else [f"--screenshot={shot}"])]
     done = subprocess.run(
         [chromium(), *flags, "--virtual-time-budget=2000", "--dump-dom", staged.as_uri()], capture_output=True, text=True, check=True, timeout=120
     )
     return done.stdout.split("<title>")[1].split("</title>")[0]
+
+
+class Look(NamedTuple):
+    """A screenshot: its pixels, how many of the page stand out at the side, the brightness that most have (0 is black), the share of others."""
+
+    size: tuple[int, int]
+    beyond: int
+    paper: int
+    ink: float
+
+    def is_good(self, *, width: int, dark: bool) -> bool:
+        """Of that width, nothing beyond it, on dark or light paper, neither empty nor full."""
+        return self.size[0] == width and self.beyond <= 0 and (self.paper < 64 if dark else self.paper > 192) and 0.02 < self.ink < 0.9
+
+
+def look(page: Path, *, width: int, dark: bool) -> Look:
+    """The page as it stands in a window of that width."""
+    shot = page.with_name(f"{page.stem}_{width}_{'dark' if dark else 'light'}.png")
+    script = "document.title = [innerWidth, document.documentElement.scrollWidth].join(' ')"
+    window, content = map(int, in_browser(page, script, size=(width, 900), dark=dark, shot=shot).split())
+    picture = Image.open(shot).convert("L")
+    numbers = picture.histogram()
+    return Look(picture.size, content - window, numbers.index(max(numbers)), 1 - max(numbers) / sum(numbers))

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import resource
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "notebooks"
 CELL_SECONDS = 540
+"""When a cell is given up, on a machine that others use too."""
+MOST_SECONDS = 200
+"""Of a processor, for a whole notebook with the programs that it starts: three minutes on two cores, of which it has one most of the time."""
 MOST_PICTURE = 40_000
 """The bytes that a stored picture has at most."""
 
@@ -37,14 +41,23 @@ def paths() -> list[Path]:
     return sorted(FOLDER.glob("*.ipynb"))
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Runs all cells from a fresh kernel in ``folder``; an error of a cell is raised. The ``qfx`` command is the one beside this Python."""
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
+    """Runs all cells from a fresh kernel in ``folder``; an error of a cell is raised. The ``qfx`` command is the one beside this Python. Returns the
+    seconds of a processor that the kernel took, and what it started and waited for."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "MPLCONFIGDIR": str(folder / "matplotlib"), "COLUMNS": "110", "OMP_NUM_THREADS": "1"}
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}})
+    before = _of_children()
     client.execute(env={**os.environ, **own})
+    seconds = _of_children() - before
     for cell in code(notebook):
         cell.outputs = [_plain(output) for output in _joined(cell.outputs)]
+    return seconds
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def code(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:

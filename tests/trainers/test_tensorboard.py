@@ -14,11 +14,12 @@ from trainers.nets import X, learned, quantized
 from trainers.test_course import Loop
 
 import qfx
-from qfx import Budget, ProjectError, QfxError
+from qfx import Budget, DataError, ProjectError, QfxError
 from qfx.ir.losses import losses
 from qfx.trainers import logs, tensorboard
 from qfx.trainers.course import Course
 from qfx.trainers.peers import peer
+from qfx.watch.log import Log
 
 
 def test_a_plain_loop_logs_formats_costs_and_distributions(tmp_path: Path) -> None:
@@ -55,6 +56,26 @@ def test_a_course_logs_every_so_often_and_at_the_end(tmp_path: Path) -> None:
         assert [step for step, _ in scalars(events, tag)] == [5, 10, 12], tag
     assert [event.step for event in events.Histograms("qfx/weights/0")] == [10, 12]
     assert scalars(events, "qfx/cost/lut")[-1][1] == qfx.cost(course.model, "zcu104", fps=1000).lut.item()
+
+
+def test_logs_of_ptq_and_sweeps_become_runs(tmp_path: Path) -> None:
+    ptq, sweep = Log(tmp_path / "logs" / "ptq"), Log(tmp_path / "logs" / "sweep")
+    ptq.passed("fold", 0.5, 31.25, None)
+    ptq.passed("gptq", 1.5, 33.5, 0.875)
+    sweep.tried("w4", 2.0, 4096, 0.75, ("bit operations", "accuracy"))
+    sweep.tried("w8", 2.0, 8192, 0.5, ("bit operations", "accuracy"))
+    sweep.scalars({"loss": 0.25}, 7)
+    assert tensorboard.of_logs(tmp_path / "logs", tmp_path / "board") == ["ptq", "sweep"]
+    events = read(tmp_path / "board" / "ptq")
+    assert scalars(events, "qfx/pass/sqnr_db") == [(1, 31.25), (2, 33.5)]
+    assert scalars(events, "qfx/pass/accuracy") == [(2, 0.875)]
+    assert [event.tensor_proto.string_val for event in events.Tensors("qfx/pass/text_summary")] == [[b"fold"], [b"gptq"]]
+    events = read(tmp_path / "board" / "sweep")
+    assert scalars(events, "qfx/tried/bit_operations") == [(1, 4096.0), (2, 8192.0)]
+    assert scalars(events, "qfx/tried/accuracy") == [(1, 0.75), (2, 0.5)]
+    assert scalars(events, "loss") == [(7, 0.25)]
+    with pytest.raises(DataError):
+        tensorboard.of_logs(tmp_path / "none", tmp_path / "board")
 
 
 def test_a_board_that_is_too_small_is_refused_before_training_and_costs_no_training_later() -> None:

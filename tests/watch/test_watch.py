@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from support.html_pages import check
+from support.html_pages import check, look
 from torch import nn
 
 import qfx
@@ -57,6 +57,13 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert runs["train"].quantizers()["fc.weight"]["binary_point"][-1] == (9, 6.0)
     assert runs["ptq"].stage == ("gptq", 4, 4)
     assert [(one.name, one.sqnr_db, one.accuracy, one.note) for one in runs["ptq"].passes] == [("fold", 31.25, 0.915, "two layers")]
+
+
+def test_what_stands_in_the_window(folder: Path, tmp_path: Path) -> None:
+    assert watch(folder, "-o", tmp_path / "page.html").exit_code == 0
+    for width, dark in ((400, True), (1100, False)):
+        found = look(tmp_path / "page.html", width=width, dark=dark)
+        assert found.is_good(width=width, dark=dark), found
 
 
 def test_a_line_that_is_half_written_is_no_harm(folder: Path) -> None:

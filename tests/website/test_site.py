@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from qfx.cli import main
 from qfx.fixed.type import FixedType, OMode, QMode
 from qfx.operators import OPERATORS
 from qfx.schemas.schemas import SCHEMAS
-from website import catalogue, concepts, house
+from website import catalogue, concepts, house, plan
+from website.api import MODULES
 from website.modes import errors, value
 from website.pages import NAV, write
 
@@ -53,13 +55,21 @@ def lost(pages: Path) -> list[str]:
     return found
 
 
+def homeless(pages: Path) -> list[str]:
+    """Pages that the navigation does not list, or not once, and entries of it without a page."""
+    listed = Counter(name for _, entries in NAV for _, name in entries)
+    there = Counter(path.name for path in pages.glob("*.md"))
+    return sorted([*(listed - there), *(there - listed)])
+
+
 def test_every_page_has_a_place_and_every_link_leads_somewhere(pages: Path) -> None:
     listed = re.findall(r"^      - .*: (\S+\.md)$", (pages.parent / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(listed) == sorted(path.name for path in pages.glob("*.md"))
-    assert {name for _, entries in NAV for _, name in entries} <= set(listed)
+    assert listed == [name for _, entries in NAV for _, name in entries]
+    assert homeless(pages) == []
     assert lost(pages) == []
     (pages / "planted.md").write_text("[a](nowhere.md) [b](types.md#nowhere)\n", encoding="utf-8")
     assert lost(pages) == ["planted.md: nowhere.md", "planted.md: types.md#nowhere"]
+    assert homeless(pages) == ["planted.md"]
     (pages / "planted.md").unlink()
 
 
@@ -80,6 +90,24 @@ def test_references_are_whole(pages: Path) -> None:
     for text in (commands, operators):
         assert " at 0x" not in text
         assert "/home/" not in text
+
+
+def told_of(text: str) -> set[str]:
+    """The names of modules beside ``qfx`` that a page uses: what its blocks import, and what is called with its module in front."""
+    found = set(re.findall(r"\b(qfx(?:\.[a-z]\w*){2,})\(", text))
+    for module, names in re.findall(r"^from (qfx\.[\w.]+) import (.*)$", text, re.MULTILINE):
+        found |= {f"{module}.{name.split(' as ')[0].strip()}" for name in names.split(",")}
+    return found
+
+
+def test_the_reference_has_every_name_that_the_pages_use(pages: Path) -> None:
+    names = re.findall(r"^### (qfx\.\S+)$", (pages / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    headings = {*names, *MODULES}
+    used = {path.name: told_of(path.read_text(encoding="utf-8")) for path in (ROOT / "docs").glob("*.md")}
+    assert len(set.union(*used.values())) > 40
+    earlier = {"qfx.codegen.csim.run"}
+    assert {page: lacking for page, found in used.items() if (lacking := found - headings - earlier)} == {}
+    assert told_of("from qfx.faults.graph import faulty as f, g\n`qfx.a.b(1)`") == {"qfx.faults.graph.faulty", "qfx.faults.graph.g", "qfx.a.b"}
 
 
 def keys_of(schema: dict[str, Any]) -> set[str]:
@@ -156,6 +184,22 @@ def test_the_house_is_drawn_from_the_import_statements(pages: Path) -> None:
     counts = house.between({"qfx.a.x": ["qfx.b.y"], "qfx.b.y": ["qfx.c.z"], "qfx.c.z": []})
     assert sum(counts.values()) == 2
     assert house.levels({"a": ["b", "c"], "b": ["c"], "c": []}) == {"a": 2, "b": 1, "c": 0}
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_sources() -> None:
+    assert plan.FILE.read_text(encoding="utf-8") == plan.picture(), "make house"
+    rooms = set(re.findall(r">(\w+)/</text>", plan.picture()))
+    assert rooms | {"codegen"} == {path.name for path in house.SOURCES.iterdir() if (path / "__init__.py").is_file()}
+    below = plan.downward(Counter({("a", "b"): 2, ("b", "c"): 1, ("a", "c"): 3, ("c", "a"): 1}))
+    assert below == {"a": {"b", "c"}, "b": {"c"}, "c": set()}
+    assert plan.direct(below, "a") == {"b"}
+    tree = {"qfx.ir.x": ast.parse("import numpy"), "qfx.nn.x": ast.parse("from torch import nn")}
+    assert [plan.with_torch(room, tree) for room in ("qfx/ir", "qfx/nn")] == [False, True]
+
+
+def test_every_picture_is_shown_somewhere() -> None:
+    shown = "".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    assert [path.name for path in (ROOT / "docs" / "images").iterdir() if f"images/{path.name})" not in shown] == []
 
 
 def test_ideas_are_drawn_by_what_computes_them(pages: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from ptq_user import BASE, MODULE, qfx_command, refusal, user_folder
-from support.html_pages import check
+from support.html_pages import check, look
 from torch import nn
 
 import qfx
@@ -273,6 +273,13 @@ def test_help_needs_no_torch() -> None:
     code = "import sys; from click.testing import CliRunner; from qfx.cli import main; r = CliRunner().invoke(main, ['ptq', '--help']);"
     code += " assert r.exit_code == 0 and '--calib' in r.output; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_stands_in_the_window(folder: Path, tmp_path: Path) -> None:
+    assert qfx_command(*BASE, "--recipe", "recipe.toml", "--eval", "test.npz", "-o", tmp_path / "model.onnx").exit_code == 0
+    for width, dark in ((400, True), (1100, False)):
+        found = look(tmp_path / "model.html", width=width, dark=dark)
+        assert found.is_good(width=width, dark=dark), found
 
 
 @pytest.mark.parametrize("goal", [False, True])
