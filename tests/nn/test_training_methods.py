@@ -88,10 +88,29 @@ def test_weights_without_a_float_master_learn_only_stochastically() -> None:
     assert ends[0] < 0.9 * ends[None]
 
 
+@pytest.mark.parametrize("seed", [0, None])
+def test_single_numbers_and_empty_weights_are_rounded_too(seed: int | None) -> None:
+    """Of a quantized model ``parameters()`` are binary points, too: tensors without axes."""
+    net, x, _ = task()
+    every = [*qfx.quantize(net, x).parameters(), nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.zeros(0, 3))]
+    assert min(parameter.dim() for parameter in every) == 0
+    before = [parameter.detach().double().clone() for parameter in every]
+    weights = FixedWeights(every, 8, seed=seed)
+    for place, (parameter, start, point) in enumerate(zip(every, before, weights.frac_bits, strict=True)):
+        kind = FixedType(9, 9 - point, o=OMode.SAT)
+        if seed is None:
+            wanted = [round(Fraction(value) * Fraction(2) ** point) for value in start.flatten().tolist()]
+        else:
+            wanted = [cast_word(value, kind, seed + (place << 16), index) for index, value in enumerate(start.flatten().tolist())]
+        assert (parameter.detach().double() * 2.0**point).flatten().tolist() == wanted
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     net, x, _ = task()
     with pytest.raises(QfxError, match="bits is 1"):
         FixedWeights(net.parameters(), 1)
+    with pytest.raises(QfxError, match="no parameter that is trained"):
+        FixedWeights((parameter.requires_grad_(False) for parameter in task()[0].parameters()), 8)
     with pytest.raises(QfxError, match="bits is 1"):
         FixedGradients(qfx.quantize(net, x), 1)
     for value in (0, -8, float("inf")):
