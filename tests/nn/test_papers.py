@@ -54,7 +54,7 @@ def integer_product(a: Tensor, b: Tensor, bits: int, chain: int) -> Tensor:
 def test_dynamic_fixed_point_forward_and_backward(bits: int, chain: int) -> None:
     torch.manual_seed(bits + chain)
     x, grad = torch.randn(7, 12, requires_grad=True), torch.randn(7, 4) * 1e-3
-    net = with_dynamic(nn.Sequential(nn.Linear(12, 4, bias=False)), bits=bits, chain=chain)
+    net = with_dynamic(nn.Sequential(nn.Linear(12, 4, bias=False)), x.detach(), bits=bits, chain=chain)
     y, weight = net(x), net[0].weight  # type: ignore[index]
     y.backward(grad)
     assert torch.equal(y, integer_product(x, weight.T, bits, chain))
@@ -66,7 +66,7 @@ def test_dynamic_fixed_point_forward_and_backward(bits: int, chain: int) -> None
 def test_dynamic_fixed_point_convolution() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 5, 5)
-    net = with_dynamic(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)), bits=16, chain=8)
+    net = with_dynamic(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)), x, bits=16, chain=8)
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
     places = [(n, i, j) for n in range(2) for i in range(3) for j in range(3)]
     windows = torch.stack([padded[n, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten() for n, i, j in places])

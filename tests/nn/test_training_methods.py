@@ -127,10 +127,27 @@ def test_gradients_are_words_of_few_bits_and_training_works() -> None:
     net, x, y = task()
     q = qfx.quantize(net, x, Recipe.uniform(8))
     gradients = FixedGradients(q, 4, seed=0)
-    seen: list[Tensor] = []
-    held = q.get_submodule("1_output") if hasattr(q, "1_output") else None
-    assert held is None or isinstance(held, Quantizer)
-    q(x).register_hook(seen.append)
+    arrived: list[tuple[str, Tensor, Tensor]] = []
+    fixed_of = gradients.fixed
+
+    def watched(grad: Tensor, name: str) -> Tensor:
+        arrived.append((name, grad.clone(), fixed_of(grad, name)))
+        return arrived[-1][2]
+
+    gradients.fixed = watched  # type: ignore[method-assign]
+    nn.functional.cross_entropy(q(x), y).backward()
+    assert [name for name, _, _ in arrived] == ["2.output", "1.output"]
+    for number, (name, grad, fixed) in enumerate(arrived, 1):
+        point = gradients.frac_bits[name]
+        words = [
+            cast_word(value, FixedType(4, 4 - point, o=OMode.SAT_SYM), number << 20, place) for place, value in enumerate(grad.flatten().tolist())
+        ]
+        assert (fixed * 2.0**point).flatten().tolist() == words
+        assert len(set(words)) > 3
+        assert not torch.equal(fixed, grad)
+    bias, (_, _, last_fixed) = q.get_submodule("2").bias.grad, arrived[0]
+    assert torch.equal(bias, last_fixed.sum(0))  # what goes on is what was rounded, not what came
+    gradients.fixed = fixed_of  # type: ignore[method-assign]
     first, last = losses(q, x, y, torch.optim.Adam(qfx.parameter_groups(q, lr=5e-3)))
     assert last < 0.7 * first
     assert set(gradients.frac_bits) == {"1.output", "2.output"}
@@ -418,7 +435,7 @@ def test_dynamic_layers_train_as_float_ones() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
     x, y = torch.randn(32, 2, 6, 6), torch.arange(32) % 3
-    other = with_dynamic(net)
+    other = with_dynamic(net, x)
     grads = []
     for model in (net, other):
         loss = nn.functional.cross_entropy(model(x), y)
@@ -434,6 +451,6 @@ def test_dynamic_layers_train_as_float_ones() -> None:
     raw, exponent = dynamic(torch.tensor([0.75, -1.5, 0.0]), 5)
     assert (raw.tolist(), exponent) == ([6.0, -12.0, 0.0], -3)
     with pytest.raises(QfxError, match="bits is 3"):
-        with_dynamic(net, bits=3)
+        with_dynamic(net, x, bits=3)
     with pytest.raises(QfxError, match="has no linear layer"):
-        with_dynamic(nn.ReLU())
+        with_dynamic(nn.ReLU(), x)
