@@ -81,8 +81,8 @@ def layers_to_change(
     """The layers that ``takes`` and that no pattern of ``keep`` (of their dotted names, as the shell's) leaves as they are, in order; a layer
     of several names once for each.
 
-    ``takes_text``: which layers the method takes. Raises UnsupportedError for products elsewhere that ``keep`` does not name, all of them by name, for
-    a model that is such a layer itself and for one without any; QfxError for a pattern that matches no product.
+    ``takes_text``: which layers the method takes. Raises UnsupportedError for products elsewhere that ``keep`` does not name, all of them by name,
+    for a model that is such a layer itself and for one without any; QfxError for a pattern that matches no product.
     """
     if isinstance(keep, str):
         raise QfxError(f"keep is the text {keep!r}", where=method, remedy=f"give a list of patterns: keep=[{keep!r}]")

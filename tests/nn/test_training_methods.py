@@ -19,7 +19,6 @@ import qfx
 from qfx import FixedType, OMode, Recipe, Spec
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.fixed.stochastic import RANDOM_BITS, cast_word, random_array, random_bits, round_array
-from qfx.nn.quantizer import Quantizer
 from qfx.ptq import search_powers
 from qfx.training.adaptive import AdaptivePrecision, kl_divergence, push_down, push_up
 from qfx.training.dynamic import Dynamic, dynamic, product, with_dynamic
