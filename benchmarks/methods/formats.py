@@ -1,5 +1,5 @@
-"""Numbers of weights, and of activations: minifloats, power-exponent codes, learned levels and uniform words, a perceptron on Fashion-MNIST; nothing or
-an epoch trained."""
+"""Numbers of weights, and of activations: minifloats, power-exponent codes, learned levels and uniform words, a perceptron on Fashion-MNIST; nothing
+or an epoch trained."""
 
 from __future__ import annotations
 
