@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from qfx.capture.inputs import Inputs
 from qfx.capture.traced import base_layer
 from qfx.errors import QfxError, UnsupportedError, together
+from qfx.nn.convert import check_model
 
 # fmt: off
 _SUMS = frozenset(
@@ -82,10 +83,12 @@ def layers_to_change(
     of several names once for each.
 
     ``takes_text``: which layers the method takes. Raises UnsupportedError for products elsewhere that ``keep`` does not name, all of them by name,
-    for a model that is such a layer itself and for one without any; QfxError for a pattern that matches no product.
+    for a model that is such a layer itself, for one without any, and for what ``qfx.quantize`` does not take either (quantized already, TorchScript);
+    QfxError for a pattern that matches no product.
     """
     if isinstance(keep, str):
         raise QfxError(f"keep is the text {keep!r}", where=method, remedy=f"give a list of patterns: keep=[{keep!r}]")
+    check_model(model)
     found = products(model, example_input)
     layers = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if takes(module)]
     named = {name for name, _ in layers} | set(found)

@@ -64,6 +64,9 @@ def test_products_that_a_method_does_not_take_are_refused_by_name(method: Any) -
         method(net, x, keep=["*"])
     with pytest.raises(UnsupportedError, match=r"^the model itself: Conv2d computes conv2d"):
         method(nn.Conv2d(4, 4, 3, groups=4), torch.rand(1, 4, 5, 5))
+    plain = nn.Sequential(nn.Linear(3, 3))
+    with pytest.raises(UnsupportedError, match="is quantized already"):
+        method(qfx.quantize(plain, torch.rand(4, 3)), torch.rand(4, 3))
     with pytest.raises(UnsupportedError, match="is the layer itself"):
         method(nn.Conv2d(4, 4, 3), torch.rand(1, 4, 5, 5))
 
