@@ -49,7 +49,7 @@ def run(data: Data, gradients: int | None, seed: int | None, weights: int | None
 
 
 def dynamic(data: Data, bits: int) -> float:
-    net = with_dynamic(network(), bits=bits)
+    net = with_dynamic(network(), data.train_x[:2], bits=bits)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):

@@ -1,5 +1,5 @@
-"""Numbers of weights: minifloats, power-exponent codes, learned levels and uniform words, a perceptron on Fashion-MNIST; nothing or an epoch
-trained."""
+"""Numbers of weights, and of activations: minifloats, power-exponent codes, learned levels and uniform words, a perceptron on Fashion-MNIST; nothing
+or an epoch trained."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from qfx import Recipe, Spec
 from qfx.ptq import search_powers
 
 EPOCHS_OF_LEVELS = 4
+ACTIVATIONS = Spec(8)
 
 
 def network(data: Data) -> nn.Module:
@@ -29,13 +30,16 @@ def main() -> None:
     print(f"float {accuracy(model, data):.2f} %", flush=True)
     example = data.train_x[:256]
 
-    def recipe(**weight: object) -> Recipe:
-        return Recipe(weight=Spec(**{"granularity": "channel", **weight}), activation=Spec(8))  # type: ignore[arg-type]
+    def recipe(activation: Spec = ACTIVATIONS, **weight: object) -> Recipe:
+        return Recipe(weight=Spec(**{"granularity": "channel", **weight}), activation=activation)  # type: ignore[arg-type]
 
     recipes = {
         "E5M2": recipe(numbers="E5M2"),
         "E4M3": recipe(numbers="E4M3"),
         "E2M1 (4 bits)": recipe(numbers="E2M1"),
+        "E4M3, activations too": recipe(Spec(numbers="E4M3"), numbers="E4M3"),
+        "E2M1, activations too": recipe(Spec(numbers="E2M1"), numbers="E2M1"),
+        "uniform, 4 bits, activations too": recipe(Spec(4), width=4),
         "uniform, 4 bits": recipe(width=4),
         "power, codes of 4 bits": search_powers(model, example, recipe(width=10), 4),
         "uniform, 3 bits": recipe(width=3),

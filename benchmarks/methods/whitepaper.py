@@ -4,7 +4,6 @@ training and trained on, and what becomes of BatchNorm."""
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -15,8 +14,8 @@ import qfx
 from benchmarks.cifar import Batches, training_images
 from benchmarks.ptq import accuracy
 from benchmarks.resnet8_front.network import judged_images, network, scaled
-from qfx import Override, Recipe, Spec
-from qfx.ptq import calibrate, fold_batch_norm
+from qfx import Recipe, Spec
+from qfx.ptq import calibrate, fold_batch_norm, shifted_ranges
 from qfx.spec import ObserverName
 
 JUDGED_AT_ONCE, JUDGED, EXAMPLE = 1_000, 2_000, 256
@@ -30,18 +29,6 @@ RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("per channel, symmetric", {"granularity": "channel", "o": "AP_SAT_SYM"}),
     ("per channel, two's complement", {"granularity": "channel"}),
 )
-
-
-def shifted(weight: torch.Tensor, bits: int) -> dict[str, Any]:
-    """The finest power-of-two grid on which 2**bits neighbouring numbers reach from the least weight to the greatest: what an integer zero point is
-    there. The numbers are integers of a longer word, zero among them."""
-    low, high = min(float(weight.detach().min()), 0.0), max(float(weight.detach().max()), 0.0)
-    codes = (1 << bits) - 1
-    points = math.floor(math.log2(codes / (high - low)))
-    first = max(-codes, min(0, round(low * 2.0**points)))
-    levels = range(first, first + codes + 1)
-    width = max(max(level, -level - 1).bit_length() + 1 for level in levels)
-    return {"numbers": f"levels({', '.join(map(str, levels))})", "width": width, "frac_bits": points}
 
 
 def asked(bits: int, activation: int, *, observer: ObserverName = "minmax", signed: bool | None = None, **weight: Any) -> Recipe:
@@ -61,7 +48,6 @@ def after_training() -> None:
     x, y = judged_images(JUDGED_AT_ONCE)
     images = scaled(training_images(EXAMPLE).pixels)
     folded = fold_batch_norm(network(), images[:4])
-    layers = {name: module.weight for name, module in folded.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     print(f"ResNet-8, float {accuracy(folded, x, y):.1f} %", flush=True)
 
     def judged(recipe: Recipe) -> float:
@@ -73,7 +59,7 @@ def after_training() -> None:
         for told, spec in RANGES:
             recipe = asked(bits, 8, **spec)
             if told.endswith(" asymmetric"):
-                recipe = Recipe(**{**vars_of(recipe), "overrides": tuple(Override(f"{name}.weight", shifted(w, bits)) for name, w in layers.items())})
+                recipe = Recipe(**{**vars_of(recipe), "overrides": shifted_ranges(folded, bits)})
             print(f"weights of {bits} bits {told}, activations of 8: {judged(recipe):.1f} %", flush=True)
     for activation in (8, 4):
         for signed in (True, None):
@@ -115,7 +101,7 @@ def trained_on() -> None:
             schedule.step()
         return f"{before:.2f} %, trained {accuracy(q.eval(), x, y):.2f}"
 
-    for weight, activation in ((4, 8), (4, 4)):
+    for weight, activation in ((8, 8), (4, 8), (4, 4)):
         for granularity in ("tensor", "channel"):
             recipe = asked(weight, activation, observer="mse", granularity=granularity)
             print(f"{weight}/{activation} bits, per {granularity}: {judged(folded, recipe)}", flush=True)

@@ -65,4 +65,4 @@ def round_array(values: npt.ArrayLike, frac_bits: int | npt.NDArray[np.int64], s
     whole = np.trunc(scaled)
     rest = np.abs(scaled - whole) * 2.0**RANDOM_BITS  # exact: what is behind the point, times a power of two
     up = np.where(scaled < 0, np.where(rest > random, -1, 0), rest >= 2.0**RANDOM_BITS - random)
-    return whole.astype(np.int64) + up.astype(np.int64)
+    return np.asarray(whole.astype(np.int64) + up.astype(np.int64))  # of a single number numpy makes a scalar

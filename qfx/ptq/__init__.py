@@ -19,6 +19,7 @@ from qfx.ptq.floating.checks import Finding, check_data, check_model, require
 from qfx.ptq.floating.equalize import absorb_bias, clipped_shares, equalize, equalize_exactly, measured_statistics, replace_relu6
 from qfx.ptq.floating.fold import Statistics, fold_batch_norm, folded_statistics
 from qfx.ptq.floating.prune import prune_channels
+from qfx.ptq.floating.shifted import shifted_ranges
 from qfx.ptq.rounding.adaround import adaround
 from qfx.ptq.rounding.adaround_blocks import BlockResult, adaround_blocks
 from qfx.ptq.rounding.comq import comq
@@ -75,6 +76,7 @@ __all__ = [
     "search",
     "search_powers",
     "sensitivity",
+    "shifted_ranges",
     "tune",
     "weight_bits",
     "with_widths",

@@ -13,13 +13,15 @@ ours.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import QfxError, UnsupportedError
+from qfx.errors import QfxError
+from qfx.training.products import is_plain, layers_to_change, replace
 
 ACCUMULATOR_BITS = 32
 
@@ -108,26 +110,28 @@ class DynamicLayer(nn.Module):
         return found if self.bias is None else found + self.bias.reshape(-1, 1, 1)
 
 
-def with_dynamic(model: nn.Module, *, bits: int = 16, chain: int = 8) -> nn.Module:
+def _takes(layer: nn.Module) -> bool:
+    if not is_plain(layer, (nn.Linear, nn.Conv2d)):
+        return False
+    return not isinstance(layer, nn.Conv2d) or (layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str))
+
+
+def with_dynamic(model: nn.Module, example_input: Any, *, bits: int = 16, chain: int = 8, keep: Sequence[str] = ()) -> nn.Module:
     """A copy of a float model whose linear layers and convolutions multiply integers of ``bits`` bits, forward and backward; to be trained as it is.
 
+    Taken are nn.Linear and nn.Conv2d of one group, padded by numbers with zeros. What else the model sums of products on ``example_input`` (other
+    convolutions, attention, matrix products) must be named by ``keep``, patterns of modules' names, and stays in float; so do layers that it names.
     Its ``state_dict`` is that of the model, which takes it, and is then quantized. ``chain``: how many products are summed in 32 bits; two of 16 bits
-    never overflow, longer ones may where numbers are large, and then wrap. Raises UnsupportedError for a model without such layers, and QfxError for
-    bits that are not 4 to 16 or a chain that is not 1 to 65,536.
+    never overflow, longer ones may where numbers are large, and then wrap. Raises UnsupportedError, with names, for products that it does not take
+    and ``keep`` does not name, and for a model without layers that it takes; QfxError for bits that are not 4 to 16, a chain that is not 1 to 65,536,
+    or a pattern that matches nothing.
     """
     if bits not in range(4, 17):
         raise QfxError(f"bits is {bits!r}", where="with_dynamic", remedy="use 4 to 16")
     if chain not in range(1, (1 << 16) + 1):
         raise QfxError(f"chain is {chain!r}", where="with_dynamic", remedy="use 1 to 65536")
-    changed, found = copy.deepcopy(model), False
-    for name, layer in list(changed.named_modules()):
-        plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-        if type(layer) is nn.Linear or (type(layer) is nn.Conv2d and plain):
-            if not name:
-                raise UnsupportedError("is the layer itself", where=type(layer).__name__, remedy="put it in an nn.Sequential")
-            parent, _, own = name.rpartition(".")
-            setattr(changed.get_submodule(parent), own, DynamicLayer(layer, bits, chain))
-            found = True
-    if not found:
-        raise UnsupportedError("has no linear layer or convolution", where=type(model).__name__, remedy="there are no products to compute")
+    changed = copy.deepcopy(model)
+    told = "it takes nn.Linear and nn.Conv2d of one group, padded by numbers with zeros"
+    taken = layers_to_change(changed, example_input, _takes, keep, method="with_dynamic", takes_text=told)
+    replace(changed, taken, lambda layer: DynamicLayer(layer, bits, chain))
     return changed

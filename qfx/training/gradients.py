@@ -121,7 +121,8 @@ class FixedWeights:
     No float master copy is left: a step smaller than half a last place is lost, if rounded to nearest, and has its effect in expectation, if rounded
     stochastically (``seed``), bit for bit the same each time. Binary points are chosen once, by the greatest magnitude and one bit of headroom.
     Source: Gupta et al., "Deep Learning with Limited Numerical Precision", 2015; see the survey of low-precision training on docs/methods.md.
-    Raises QfxError for bits that are not 2 to 32.
+    All of ``parameters`` that are trained are rounded: of a quantized model ``parameters()`` are its learned binary points, too, so name those that
+    are meant. Raises QfxError for bits that are not 2 to 32, or where nothing is trained.
     """
 
     bits: int
@@ -132,8 +133,10 @@ class FixedWeights:
         if bits not in range(2, 33):
             raise QfxError(f"bits is {bits!r}", where="FixedWeights", remedy="use 2 to 32")
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        if not self._parameters:
+            raise QfxError("no parameter that is trained", where="FixedWeights", remedy="give parameters with requires_grad, in a list or once")
         self.bits, self.seed, self._steps = bits, seed, 0
-        tops = [max(float(parameter.detach().abs().max()), 2.0**-30) for parameter in self._parameters]
+        tops = [max(float(parameter.detach().abs().max()) if parameter.numel() else 0.0, 2.0**-30) for parameter in self._parameters]
         self.frac_bits = [bits - 2 - math.frexp(top)[1] for top in tops]
         self.settle()
 

@@ -17,6 +17,7 @@ mantissa bits and eight exponents.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qfx.errors import QfxError, UnsupportedError
+from qfx.capture.traced import base_layer
+from qfx.errors import QfxError
 from qfx.nn.convert import quantize
 from qfx.nn.layers.tables.user import lookup
 from qfx.nn.model import quantizers
 from qfx.recipe import Override, Recipe
+from qfx.training.products import is_plain, layers_to_change
+from qfx.training.products import replace as put
 
 EXPONENTS = 8
 """Of weights: the greatest and those below it; smaller weights are 0."""
@@ -81,7 +85,7 @@ class LMul(nn.Module):
         self.top = int(torch.frexp(layer.weight.detach().abs().max()).exponent) - 1
         self.axis = -1 if isinstance(layer, nn.Linear) else 1
         self.options = () if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.dilation)
-        self.function: Any = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}[type(layer)]
+        self.function: Any = {nn.Linear: F.linear, nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}[base_layer(layer)]
         self.power = lookup(leading_power, name="leading_power", max_error=_NO_ERROR)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,30 +94,32 @@ class LMul(nn.Module):
         return self.function(both, parts, self.bias, *self.options)  # type: ignore[no-any-return]
 
 
-def quantize_lmul(model: nn.Module, example_input: Tensor, recipe: Recipe | None = None, *, mantissa_bits: int = 3) -> nn.Module:
-    """``qfx.quantize`` of a copy of the model in which linear layers and convolutions (one group) multiply by L-Mul.
+def _takes(layer: nn.Module) -> bool:
+    return is_plain(layer, _LAYERS) and getattr(layer, "groups", 1) == 1 and getattr(layer, "padding_mode", "zeros") == "zeros"
 
-    Weights have ``mantissa_bits``, whatever the recipe says of them; activations are the recipe's, of at most 12 bits. What is trained and exported
-    is exact L-Mul of these words. Raises UnsupportedError for a model without such layers, QfxError for mantissa bits that are not 1 to 6,
-    ExactnessError for longer activations.
+
+def quantize_lmul(
+    model: nn.Module, example_input: Any, recipe: Recipe | None = None, *, mantissa_bits: int = 3, keep: Sequence[str] = ()
+) -> nn.Module:
+    """``qfx.quantize`` of a copy of the model in which linear layers and convolutions (one or two axes, one group) multiply by L-Mul.
+
+    What else the model sums of products (grouped convolutions, attention, matrix products) must be named by ``keep``, patterns of modules' names, and
+    keeps exact products by the recipe; so do layers that it names. Weights have ``mantissa_bits``, whatever the recipe says of them; activations are
+    the recipe's, of at most 12 bits. What is trained and exported is exact L-Mul of these words. Raises UnsupportedError, with names, for products
+    that it does not take and ``keep`` does not name, and for a model without layers that it takes; QfxError for mantissa bits that are not 1 to 6 or
+    a pattern that matches nothing, ExactnessError for longer activations.
     """
     if mantissa_bits not in range(1, 7):
         raise QfxError(f"mantissa_bits is {mantissa_bits!r}", where="quantize_lmul", remedy="use 1 to 6")
     recipe = recipe or Recipe()
     changed = copy.deepcopy(model)
-    overrides = []
-    for name, layer in list(changed.named_modules()):
-        if type(layer) in _LAYERS and getattr(layer, "groups", 1) == 1 and getattr(layer, "padding_mode", "zeros") == "zeros":
-            if not name:
-                raise UnsupportedError("is the layer itself", where=type(layer).__name__, remedy="put it in an nn.Sequential")
-            parent, _, own = name.rpartition(".")
-            setattr(changed.get_submodule(parent), own, LMul(layer, mantissa_bits))
-            power = {"width": _POWER_WIDTH, "learn": False, "observer": "minmax", "signed": True}
-            overrides.append(Override(f"{name}.power*.output", power))
-    if not overrides:
-        raise UnsupportedError("has no linear layer or convolution", where=type(model).__name__, remedy="L-Mul takes the place of their products")
+    told = "it takes nn.Linear, nn.Conv1d and nn.Conv2d of one group, padded with zeros"
+    taken = layers_to_change(changed, example_input, _takes, keep, method="quantize_lmul", takes_text=told)
+    made = put(changed, taken, lambda layer: LMul(layer, mantissa_bits))
+    power = {"width": _POWER_WIDTH, "learn": False, "observer": "minmax", "signed": True}
+    overrides = [Override(f"{name}.power*.output", power) for name in made]
     exact = {"width": 8 + EXPONENTS, "learn": False, "observer": "minmax", "granularity": "tensor"}
-    kinds = tuple(Override(f"{override.pattern.split('.power')[0]}.*weight", exact) for override in overrides)
+    kinds = tuple(Override(f"{name}.*weight", exact) for name in made)
     result = quantize(changed, example_input, replace(recipe, overrides=(*recipe.overrides, *overrides, *kinds)))
     tops = {name: layer.top for name, layer in changed.named_modules() if isinstance(layer, LMul)}
     for name, cast in quantizers(result):

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import qfx
-from benchmarks.methods.whitepaper import shifted
 from qfx import Recipe, Spec
+from qfx.errors import DataError, QfxError
 from qfx.fixed.number_sets import read
 from qfx.nn.quantizer import Quantizer
+from qfx.ptq import shifted_ranges
+from qfx.ptq.floating.shifted import shifted
 from qfx.training.distillation import map_distance
 from qfx.training.dynamic import dynamic, with_dynamic
 from qfx.training.levels import start
@@ -55,7 +57,7 @@ def integer_product(a: Tensor, b: Tensor, bits: int, chain: int) -> Tensor:
 def test_dynamic_fixed_point_forward_and_backward(bits: int, chain: int) -> None:
     torch.manual_seed(bits + chain)
     x, grad = torch.randn(7, 12, requires_grad=True), torch.randn(7, 4) * 1e-3
-    net = with_dynamic(nn.Sequential(nn.Linear(12, 4, bias=False)), bits=bits, chain=chain)
+    net = with_dynamic(nn.Sequential(nn.Linear(12, 4, bias=False)), x.detach(), bits=bits, chain=chain)
     y, weight = net(x), net[0].weight  # type: ignore[index]
     y.backward(grad)
     assert torch.equal(y, integer_product(x, weight.T, bits, chain))
@@ -67,7 +69,7 @@ def test_dynamic_fixed_point_forward_and_backward(bits: int, chain: int) -> None
 def test_dynamic_fixed_point_convolution() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 5, 5)
-    net = with_dynamic(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)), bits=16, chain=8)
+    net = with_dynamic(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False)), x, bits=16, chain=8)
     padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
     places = [(n, i, j) for n in range(2) for i in range(3) for j in range(3)]
     windows = torch.stack([padded[n, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten() for n, i, j in places])
@@ -209,3 +211,28 @@ def test_shifted_ranges_are_the_affine_quantizer() -> None:
     cast.initialize(weight)
     affine = (np.clip(np.floor(weight.double().numpy() / step + 0.5) + zero_point, 0, 15) - zero_point) * step
     assert cast(weight).value.detach().double().numpy().tolist() == affine.tolist()
+
+
+def test_shifted_ranges_of_a_model() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.rand(32, 6)
+    with torch.no_grad():
+        net[2].weight.copy_(torch.rand(3, 5))  # type: ignore[index, union-attr, operator]
+    overrides = shifted_ranges(net, 4)
+    assert [override.pattern for override in overrides] == ["0.weight", "2.weight"]
+    q = qfx.quantize(net, x, Recipe(weight=Spec(4, granularity="tensor"), overrides=overrides)).eval()
+    for name, override in zip(("0", "2"), overrides, strict=True):
+        layer: Any = q.get_submodule(name)
+        raw = layer.constants()[0].value.double() * 2.0 ** int(layer.weight_cast.points())
+        assert int(layer.weight_cast.points()) == override.changes["frac_bits"]
+        assert set(raw.flatten().tolist()) <= set(read(override.changes["numbers"]).integers(override.changes["width"]).tolist())
+    assert overrides[1].changes["numbers"] == f"levels({', '.join(map(str, range(16)))})"  # nothing below zero: all codes above it
+    assert [override.pattern for override in shifted_ranges(net, 4, pattern="2")] == ["2.weight"]
+    qfx.quantize(nn.Linear(6, 5), x, Recipe(overrides=shifted_ranges(nn.Linear(6, 5))))
+    assert shifted(torch.zeros(3), 2) == {"numbers": "levels(0, 1, 2, 3)", "width": 3, "frac_bits": 0}
+    with pytest.raises(QfxError, match="no linear layer or convolution matches 'conv'"):
+        shifted_ranges(net, 4, pattern="conv")
+    with pytest.raises(QfxError, match="bits is 9"):
+        shifted_ranges(net, 9)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        shifted(torch.tensor([float("nan")]), 4)

@@ -19,7 +19,6 @@ import qfx
 from qfx import FixedType, OMode, Recipe, Spec
 from qfx.errors import DataError, QfxError, RecipeError
 from qfx.fixed.stochastic import RANDOM_BITS, cast_word, random_array, random_bits, round_array
-from qfx.nn.quantizer import Quantizer
 from qfx.ptq import search_powers
 from qfx.training.adaptive import AdaptivePrecision, kl_divergence, push_down, push_up
 from qfx.training.dynamic import Dynamic, dynamic, product, with_dynamic
@@ -88,10 +87,29 @@ def test_weights_without_a_float_master_learn_only_stochastically() -> None:
     assert ends[0] < 0.9 * ends[None]
 
 
+@pytest.mark.parametrize("seed", [0, None])
+def test_single_numbers_and_empty_weights_are_rounded_too(seed: int | None) -> None:
+    """Of a quantized model ``parameters()`` are binary points, too: tensors without axes."""
+    net, x, _ = task()
+    every = [*qfx.quantize(net, x).parameters(), nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.zeros(0, 3))]
+    assert min(parameter.dim() for parameter in every) == 0
+    before = [parameter.detach().double().clone() for parameter in every]
+    weights = FixedWeights(every, 8, seed=seed)
+    for place, (parameter, start, point) in enumerate(zip(every, before, weights.frac_bits, strict=True)):
+        kind = FixedType(9, 9 - point, o=OMode.SAT)
+        if seed is None:
+            wanted = [round(Fraction(value) * Fraction(2) ** point) for value in start.flatten().tolist()]
+        else:
+            wanted = [cast_word(value, kind, seed + (place << 16), index) for index, value in enumerate(start.flatten().tolist())]
+        assert (parameter.detach().double() * 2.0**point).flatten().tolist() == wanted
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     net, x, _ = task()
     with pytest.raises(QfxError, match="bits is 1"):
         FixedWeights(net.parameters(), 1)
+    with pytest.raises(QfxError, match="no parameter that is trained"):
+        FixedWeights((parameter.requires_grad_(False) for parameter in task()[0].parameters()), 8)
     with pytest.raises(QfxError, match="bits is 1"):
         FixedGradients(qfx.quantize(net, x), 1)
     for value in (0, -8, float("inf")):
@@ -108,10 +126,27 @@ def test_gradients_are_words_of_few_bits_and_training_works() -> None:
     net, x, y = task()
     q = qfx.quantize(net, x, Recipe.uniform(8))
     gradients = FixedGradients(q, 4, seed=0)
-    seen: list[Tensor] = []
-    held = q.get_submodule("1_output") if hasattr(q, "1_output") else None
-    assert held is None or isinstance(held, Quantizer)
-    q(x).register_hook(seen.append)
+    arrived: list[tuple[str, Tensor, Tensor]] = []
+    fixed_of = gradients.fixed
+
+    def watched(grad: Tensor, name: str) -> Tensor:
+        arrived.append((name, grad.clone(), fixed_of(grad, name)))
+        return arrived[-1][2]
+
+    gradients.fixed = watched  # type: ignore[method-assign]
+    nn.functional.cross_entropy(q(x), y).backward()
+    assert [name for name, _, _ in arrived] == ["2.output", "1.output"]
+    for number, (name, grad, fixed) in enumerate(arrived, 1):
+        point = gradients.frac_bits[name]
+        words = [
+            cast_word(value, FixedType(4, 4 - point, o=OMode.SAT_SYM), number << 20, place) for place, value in enumerate(grad.flatten().tolist())
+        ]
+        assert (fixed * 2.0**point).flatten().tolist() == words
+        assert len(set(words)) > 3
+        assert not torch.equal(fixed, grad)
+    bias, (_, _, last_fixed) = q.get_submodule("2").bias.grad, arrived[0]
+    assert torch.equal(bias, last_fixed.sum(0))  # what goes on is what was rounded, not what came
+    gradients.fixed = fixed_of  # type: ignore[method-assign]
     first, last = losses(q, x, y, torch.optim.Adam(qfx.parameter_groups(q, lr=5e-3)))
     assert last < 0.7 * first
     assert set(gradients.frac_bits) == {"1.output", "2.output"}
@@ -399,7 +434,7 @@ def test_dynamic_layers_train_as_float_ones() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
     x, y = torch.randn(32, 2, 6, 6), torch.arange(32) % 3
-    other = with_dynamic(net)
+    other = with_dynamic(net, x)
     grads = []
     for model in (net, other):
         loss = nn.functional.cross_entropy(model(x), y)
@@ -415,6 +450,6 @@ def test_dynamic_layers_train_as_float_ones() -> None:
     raw, exponent = dynamic(torch.tensor([0.75, -1.5, 0.0]), 5)
     assert (raw.tolist(), exponent) == ([6.0, -12.0, 0.0], -3)
     with pytest.raises(QfxError, match="bits is 3"):
-        with_dynamic(net, bits=3)
+        with_dynamic(net, x, bits=3)
     with pytest.raises(QfxError, match="has no linear layer"):
-        with_dynamic(nn.ReLU())
+        with_dynamic(nn.ReLU(), x)

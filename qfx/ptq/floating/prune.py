@@ -31,6 +31,7 @@ from qfx.capture.trace import trace
 from qfx.capture.traced import Traced, base_layer
 from qfx.errors import QfxError, UnsupportedError
 from qfx.nn.layers.products.own import plain_copy
+from qfx.nn.model import QuantizedModel
 from qfx.ptq.floating.equalize import layers_of
 from qfx.ptq.floating.fold import channels_first, layers_alone
 
@@ -103,9 +104,10 @@ def prune_channels(
 
     ``example_input``: some hundred inputs, on which is measured how to make up for what goes. ``loss``, for "apoptosis": from a model to the
     loss whose second derivatives count, on labelled data. Channels that shortcuts add, inputs, outputs and grouped layers stay. Names of parameters
-    stay; their shapes do not. Quantize the copy, or train it first.
+    stay; their shapes do not. Quantize the copy, or train it first. Importance is that of the float model: of one that was trained in fixed point,
+    prune the float model with its ``qfx.float_state``.
 
-    Raises UnsupportedError for a model without chains, QfxError for another share, method or a loss that is missing.
+    Raises UnsupportedError for a model without chains or one that is quantized already, QfxError for another share, method or a loss that is missing.
     """
     if not 0 < keep <= 1:
         raise QfxError(f"keep is {keep!r}", where="prune_channels", remedy="use a share above 0, at most 1")
@@ -113,6 +115,9 @@ def prune_channels(
         raise QfxError(f"the method is {method!r}", where="prune_channels", remedy='use "surgeon" or "apoptosis"')
     if method == "apoptosis" and loss is None:
         raise QfxError("apoptosis needs a loss", where="prune_channels", remedy="give loss=lambda net: F.cross_entropy(net(x), y), or use surgeon")
+    if any(isinstance(module, QuantizedModel) for module in model.modules()):
+        told = "prune the float model, then quantize; what was trained in fixed point: float_model.load_state_dict(qfx.float_state(qmodel)) before"
+        raise UnsupportedError("is quantized already", where=type(model).__name__, remedy=told)
     result = plain_copy(model)
     found = pruning_chains(trace(result, example_input))
     if not found:

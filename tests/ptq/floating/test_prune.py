@@ -140,3 +140,23 @@ def test_refusals() -> None:
         prune_channels(model, x, method="magnitude")  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="no layer's channels are read by one other layer alone"):
         prune_channels(nn.Linear(3, 3), torch.rand(4, 3))
+
+
+def test_a_quantized_model_is_pruned_by_its_float_state() -> None:
+    """Itself it is refused, and left alone; the way that the error names works."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), torch.rand(40, 6)
+    q = qfx.quantize(model, x, Recipe.uniform(6))
+    with torch.no_grad():
+        dict(q.named_parameters())["0.weight"].mul_(0.5)  # as if trained
+    for quantized in (q, nn.Sequential(q)):
+        with pytest.raises(UnsupportedError, match=r"is quantized already\n.*prune the float model, then quantize"):
+            prune_channels(quantized, x)
+    learned = copy.deepcopy(model)
+    learned.load_state_dict(qfx.float_state(q))
+    pruned = prune_channels(learned, x)
+    q = qfx.quantize(pruned, x, Recipe.uniform(6)).eval()
+    assert [type(node.op).__name__ for node in qfx.to_graph(q).nodes].count("Linear") == 2
+    assert q.get_submodule("0").weight.shape == (4, 6)
+    rows = {tuple(row) for row in learned[0].weight.tolist()}  # type: ignore[index]
+    assert all(tuple(row) in rows for row in q.get_submodule("0").weight.tolist())
