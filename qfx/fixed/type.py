@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
-from html import escape
 from typing import TypeVar
 
 from ..errors import TypeSyntaxError
@@ -73,7 +72,8 @@ class FixedType:
     def _repr_html_(self) -> str:
         """With what it holds, for notebooks."""
         low, high = (f"{float(raw * self.lsb):g}" for raw in (self.min_raw, self.max_raw))
-        return f"<code>{escape(str(self))}</code>: {low} to {high}, steps of 2<sup>{-self.frac_bits}</sup>"
+        shown = str(self).replace("<", "&lt;").replace(">", "&gt;")  # without a module for it: drivers on boards have this file
+        return f"<code>{shown}</code>: {low} to {high}, steps of 2<sup>{-self.frac_bits}</sup>"
 
     def __post_init__(self) -> None:
         for field, value in (("width", self.width), ("int_bits", self.int_bits), ("n", self.n)):
