@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -182,3 +183,45 @@ def test_counters_have_the_bits_that_they_need(body: str, widths: list[int], tmp
     assert sorted(register.width for register in made.registers) == widths
     assert max(register.width for register in wide.registers) == 32
     assert sent(made, 250) == sent(wide, 250)
+
+
+def drawn(b: Builder, rng: random.Random) -> tuple[list[Register], int]:
+    """Registers of any widths, each set in the first state and moved in the other one where some condition of registers and data holds."""
+    first, turn = b.make("state", 1, value=0), b.make("state", 1, value=1)
+    widths = {f"r{place}": rng.choice((3, 5, 8)) for place in range(rng.randint(2, 4))}
+    held = {name: b.make("reg", width, name=name) for name, width in widths.items()}
+
+    def number(width: int, depth: int) -> int:
+        kind = rng.choice(("reg", "const", *(("add", "sub", "and", "or", "xor", "mul", "choose", "shl", "lshr") if depth else ())))
+        if kind == "const":
+            return b.const(rng.choice((0, 1, 1, 2, 3, (1 << width) - 1, rng.getrandbits(width))), width)
+        if kind == "reg":
+            return b.resize(rng.choice(list(held.values())), width, signed=rng.random() < 0.3)
+        if kind == "choose":
+            return b.select(condition(depth - 1), number(width, depth - 1), number(width, depth - 1))
+        other = b.const(rng.randint(0, width - 1), width) if kind in ("shl", "lshr") else number(width, depth - 1)
+        return b.make(kind, width, number(width, depth - 1), other)
+
+    def condition(depth: int) -> int:
+        if depth and rng.random() < 0.5:
+            two = condition(depth - 1), condition(depth - 1)
+            return b.no(two[0]) if rng.random() < 0.2 else b.make(rng.choice(("and", "or")), 1, *two)
+        width = rng.choice((3, 5, 8))
+        return b.make("icmp", 1, number(width, 1), number(width, 0), name=rng.choice(PREDICATES))
+
+    registers = []
+    for name, width in widths.items():
+        begins = Update(first, b.const(rng.choice((0, 1, rng.getrandbits(width))), width))
+        moves = b.make("and", 1, turn, condition(2)) if rng.random() < 0.8 else turn
+        registers.append(Register(name, width, (begins, Update(moves, number(width, 2)))))
+    return registers, number(8, 2)
+
+
+def test_random_machines(thorough: bool) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}")  # shown by pytest if the test fails
+    for which in range(3000 if thorough else 40):
+        machine = hand_made(partial(drawn, rng=random.Random(seed + which)))
+        assert outside(machine, ranges(machine), 120) == [], seed + which
+        wide, small = sent(machine, 120), sent(narrow(machine), 120)
+        assert wide[1:] == small[1:], seed + which  # in the first turn nothing is set yet
