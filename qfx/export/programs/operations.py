@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qfx.errors import UnsupportedError
+
 _FLOAT, _DOUBLE, _BOOL = 1, 11, 9
 
 Numbers = list[Any]
@@ -58,18 +60,28 @@ def conv(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    kernel_shape: Sequence[int] = (),
     strides: Sequence[int] = (),
     pads: Sequence[int] = (),
     dilations: Sequence[int] = (),
     group: int = 1,
-    **_: Any,
 ) -> Tensor:
     rank = weight.dim() - 2
-    around = list(pads) or [0] * (2 * rank)
-    before_and_after = [size for axis in reversed(range(rank)) for size in (around[axis], around[rank + axis])]
-    padded = F.pad(x, before_and_after) if any(around) else x
     convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
-    return convolve(padded, weight, bias, list(strides) or 1, 0, list(dilations) or 1, group)
+    return convolve(_around(x, pads, 0.0), weight, bias, list(strides) or 1, 0, list(dilations) or 1, group)
+
+
+def _around(x: Tensor, pads: Sequence[int], value: float) -> Tensor:
+    """With so many numbers before each spatial axis, then so many after each, as ONNX lists them."""
+    rank = len(pads) // 2
+    return F.pad(x, [size for axis in reversed(range(rank)) for size in (pads[axis], pads[rank + axis])], value=value) if any(pads) else x
+
+
+def _only(found: bytes, name: str) -> None:
+    if found != name.encode():
+        raise UnsupportedError(
+            f"the mode {found.decode()!r} has no form in torch's operators", where="qfx.to_module", remedy="please report this defect"
+        )
 
 
 def div(x: Tensor, y: Tensor) -> Tensor:
@@ -91,9 +103,9 @@ def gather(x: Any, places: Tensor, *, axis: int = 0) -> Any:
     return taken.reshape([*x.shape[:along], *places.shape, *x.shape[along + 1 :]])
 
 
-def gemm(a: Tensor, b: Tensor, c: Tensor | None = None, *, alpha: float = 1.0, beta: float = 1.0, **turned: int) -> Tensor:
-    product = alpha * ((a.T if turned.get("transA") else a) @ (b.T if turned.get("transB") else b))
-    return product if c is None else product + beta * c
+def gemm(a: Tensor, b: Tensor, c: Tensor | None = None, *, transA: int = 0, transB: int = 0) -> Tensor:  # noqa: N803 - as ONNX calls them
+    product = (a.T if transA else a) @ (b.T if transB else b)
+    return product if c is None else product + c
 
 
 def leaky_relu(x: Tensor, *, alpha: float) -> Tensor:
@@ -101,21 +113,18 @@ def leaky_relu(x: Tensor, *, alpha: float) -> Tensor:
 
 
 def max_pool(
-    x: Tensor, *, kernel_shape: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (), dilations: Sequence[int] = (), **_: Any
+    x: Tensor, *, kernel_shape: Sequence[int], strides: Sequence[int] = (), pads: Sequence[int] = (), dilations: Sequence[int] = ()
 ) -> Tensor:
-    rank = len(kernel_shape)
-    around = list(pads) or [0] * (2 * rank)
-    before_and_after = [size for axis in reversed(range(rank)) for size in (around[axis], around[rank + axis])]
-    padded = F.pad(x, before_and_after, value=float("-inf")) if any(around) else x
-    pool: Callable[..., Tensor] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[rank - 1]
-    return pool(padded, list(kernel_shape), list(strides) or 1, 0, list(dilations) or 1)
+    pool: Callable[..., Tensor] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel_shape) - 1]
+    return pool(_around(x, pads, float("-inf")), list(kernel_shape), list(strides) or 1, 0, list(dilations) or 1)
 
 
 def mod(x: Tensor, y: Tensor, *, fmod: int = 0) -> Tensor:
     return torch.fmod(x, y) if fmod else torch.remainder(x, y)
 
 
-def pad(x: Tensor, around: Numbers, value: Numbers | None = None, axes: Numbers | None = None, *, mode: str = "constant") -> Tensor:
+def pad(x: Tensor, around: Numbers, value: Numbers | None = None, axes: Numbers | None = None, *, mode: bytes = b"constant") -> Tensor:
+    _only(mode, "constant")
     listed = list(range(x.dim())) if axes is None else [axis % x.dim() for axis in axes]
     sides = [0] * (2 * x.dim())
     for place, axis in enumerate(listed):
@@ -125,18 +134,20 @@ def pad(x: Tensor, around: Numbers, value: Numbers | None = None, axes: Numbers 
 
 
 def reduce_by(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def reduced(x: Tensor, axes: Numbers | None = None, *, keepdims: int = 1, **_: Any) -> Tensor:
+    def reduced(x: Tensor, axes: Numbers | None = None, *, keepdims: int = 1) -> Tensor:
         return reduce(x, axes or list(range(x.dim())), keepdim=bool(keepdims))
 
     return reduced
 
 
-def reshape(x: Tensor, sizes: Numbers, **_: Any) -> Tensor:
+def reshape(x: Tensor, sizes: Numbers) -> Tensor:
     return x.reshape([x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(sizes)])
 
 
-def resize(x: Tensor, _: Any, scales: Numbers, **__: Any) -> Tensor:
+def resize(x: Tensor, _: Any, scales: Numbers, *, mode: bytes, coordinate_transformation_mode: bytes, nearest_mode: bytes) -> Tensor:
     """Nearest neighbours, by whole numbers: the only one that files of qfx have."""
+    for found, name in ((mode, "nearest"), (coordinate_transformation_mode, "asymmetric"), (nearest_mode, "floor")):
+        _only(found, name)
     for axis, factor in enumerate(map(round, scales)):
         x = x.repeat_interleave(factor, axis) if factor > 1 else x
     return x
@@ -164,7 +175,7 @@ def tile(x: Tensor, counts: Numbers) -> Tensor:
     return x.repeat(counts)
 
 
-def top_k(x: Tensor, count: Numbers, *, axis: int = -1, largest: int = 1, **_: Any) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, count: Numbers, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     """Of equals those that come first."""
     order = torch.argsort(x, dim=axis, descending=bool(largest), stable=True).narrow(axis, 0, count[0])
     return torch.gather(x, axis, order), order
