@@ -1,4 +1,5 @@
-// The step of autograd of one Cast, in C++: recorded.py builds it against the torch that runs, and step.py says what it stands in for.
+// The steps of autograd of one Cast, and of a linear layer with the casts of its weight and bias, in C++: recorded.py builds them against the torch
+// that runs, and step.py says what the first stands in for.
 //
 // The arithmetic is that of native.cpp, whose entries come as addresses; here is only what autograd wants: what is saved, and where gradients go.
 #include <Python.h>
@@ -6,6 +7,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/function.h>
@@ -59,13 +63,19 @@ void* room(const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullpt
 Tensor as_double(const Tensor& t) { return t.defined() ? t.to(at::kDouble).contiguous() : t; }
 double* doubles(const Tensor& t) { return t.defined() ? static_cast<double*>(t.mutable_data_ptr()) : nullptr; }
 
-struct Step : public Node {
-    Entry entry;
-    double frac_grad_scale;
+// A node of `inputs` tensors, which can be differentiated once.
+struct Once : public Node {
+    static const int MOST = 8;
     int inputs;
-    SavedVariable saved[INPUTS];
+    SavedVariable saved[MOST];
 
-    std::string name() const override { return "StepBackward"; }
+    void save(const Tensor* in, int count) {
+        inputs = count;
+        for (int i = 0; i < count; i++) saved[i] = SavedVariable(in[i], false);
+    }
+
+    // The gradients of the inputs by that of the result. `in`: what was saved.
+    virtual variable_list gradients(Tensor grad, Tensor* in) = 0;
 
     void release_variables() override {
         std::lock_guard<std::mutex> lock(mutex_);
@@ -74,7 +84,7 @@ struct Step : public Node {
 
     variable_list apply(variable_list&& grads) override {
         std::lock_guard<std::mutex> lock(mutex_);
-        Tensor in[INPUTS];
+        Tensor in[MOST];
         for (int i = 0; i < inputs; i++) in[i] = saved[i].unpack();
         Tensor grad = grads[0];
         bool again = at::GradMode::is_enabled();
@@ -86,7 +96,8 @@ struct Step : public Node {
         {
             at::NoGradGuard no_grad;
             if (!grad.defined()) grad = input_metadata(0).zeros_like();
-            found = gradients(grad, in);
+            TORCH_CHECK(grad.has_storage() && grad.device().is_cpu(), "the gradient of a fixed-point cast is taken of plain tensors, one after the other");
+            found = gradients(grad.resolve_neg(), in);
         }
         if (!again) return found;
         variable_list delayed;  // a second derivative is refused once somebody asks for it, as by torch's once_differentiable
@@ -94,10 +105,18 @@ struct Step : public Node {
         torch::autograd::DelayedError refusal("trying to differentiate twice a function that was marked with @once_differentiable", int64_t(delayed.size()));
         return refusal.apply(std::move(delayed));
     }
+};
 
-    variable_list gradients(Tensor grad, Tensor* in) {
-        TORCH_CHECK(grad.has_storage() && grad.device().is_cpu(), "the gradient of a fixed-point cast is taken of plain tensors, one after the other");
-        grad = laid_out(grad.resolve_neg(), entry);
+const char* const LEFT = "a binary point left the range of its type between forward and backward, or there is no memory";
+
+struct Step : public Once {
+    Entry entry;
+    double frac_grad_scale;
+
+    std::string name() const override { return "StepBackward"; }
+
+    variable_list gradients(Tensor grad, Tensor* in) override {
+        grad = laid_out(grad, entry);
         Tensor x = laid_out(in[X], entry), addend = in[ADDEND], frac = in[FRAC].contiguous(), words = in[WORDS];
         if (addend.defined()) addend = laid_out(addend, entry);
         if (words.defined()) words = words.contiguous();
@@ -117,7 +136,7 @@ struct Step : public Node {
         int status = entry.backward(&entry.plan, room(by_x), room(by_addend), data(grad), data(x), data(addend), data(frac), data(words), doubles(scale),
                                     doubles(shift), flat ? 1 : entry.outer, flat ? 1 : entry.channels, flat ? count : entry.inner,
                                     flags_of(entry, count), frac_grad_scale, room(by_frac), room(by_words), doubles(by_scale), doubles(by_shift));
-        TORCH_CHECK(status == 0, "a binary point left the range of its type between forward and backward, or there is no memory");
+        TORCH_CHECK(status == 0, LEFT);
         if (by_scale.defined()) by_scale = by_scale.to(in[SCALE].scalar_type());
         if (by_shift.defined()) by_shift = by_shift.to(in[SHIFT].scalar_type());
         variable_list found = {by_x, by_frac, by_words, by_scale, by_shift, by_addend};
@@ -126,12 +145,55 @@ struct Step : public Node {
     }
 };
 
+// The constant of a linear layer with its cast: of the common case, a contiguous float32 tensor and one binary point.
+struct Held {
+    const Entry* entry;
+    double frac_grad_scale;
+
+    Tensor cast(const Tensor& constant, const Tensor& frac) const {  // not defined: the cast refused
+        Tensor out = at::empty_like(constant);
+        const int64_t size = constant.numel();
+        const int status = entry->forward(&entry->plan, room(out), data(constant), nullptr, data(frac), nullptr, nullptr, nullptr, 1, 1, size, flags_of(*entry, size));
+        return status ? Tensor() : out;
+    }
+
+    void gradients(const Entry& kept, Tensor grad, const Tensor& constant, const Tensor& frac, Tensor& by_constant, Tensor& by_frac, bool wants_frac) const {
+        grad = grad.contiguous();
+        by_constant = at::empty_like(constant);
+        if (wants_frac) by_frac = at::empty_like(frac);
+        const int64_t size = constant.numel();
+        const int status = kept.backward(&kept.plan, room(by_constant), nullptr, data(grad), data(constant), nullptr, data(frac), nullptr, nullptr, nullptr, 1,
+                                         1, size, flags_of(kept, size), frac_grad_scale, room(by_frac), nullptr, nullptr, nullptr);
+        TORCH_CHECK(status == 0, LEFT);
+    }
+};
+
+// x * cast(weight)^T + cast(bias), and the gradients that torch's own addmm and the two casts would give one after the other, in the same order of sums.
+struct Linear : public Once {
+    enum { IN, WEIGHT, WEIGHT_FRAC, BIAS, BIAS_FRAC, EDGES, CAST = EDGES, KEPT };
+    Held weight, bias;
+    Entry weight_entry, bias_entry;  // copies: the layer may be gone by the backward pass
+
+    std::string name() const override { return "LinearStepBackward"; }
+
+    variable_list gradients(Tensor grad, Tensor* in) override {
+        variable_list found(EDGES);
+        if (task_should_compute_output(IN)) found[IN] = at::mm(grad, in[CAST]);
+        if (task_should_compute_output(WEIGHT) || task_should_compute_output(WEIGHT_FRAC))
+            weight.gradients(weight_entry, at::mm(grad.t(), in[IN]), in[WEIGHT], in[WEIGHT_FRAC], found[WEIGHT], found[WEIGHT_FRAC],
+                             task_should_compute_output(WEIGHT_FRAC));
+        if (task_should_compute_output(BIAS) || task_should_compute_output(BIAS_FRAC))
+            bias.gradients(bias_entry, at::sum(grad, at::IntArrayRef{0}), in[BIAS], in[BIAS_FRAC], found[BIAS], found[BIAS_FRAC],
+                           task_should_compute_output(BIAS_FRAC));
+        return found;
+    }
+};
+
+template <class Kind>
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
-typedef c10::intrusive_ptr<Step> Owned;
-Owned made() { return c10::make_intrusive<Step>(); }
+c10::intrusive_ptr<Kind> made() { return c10::make_intrusive<Kind>(); }
 #else
-typedef std::shared_ptr<Step> Owned;
-Owned made() { return Owned(new Step(), torch::autograd::deleteNode); }
+std::shared_ptr<Kind> made() { return std::shared_ptr<Kind>(new Kind(), torch::autograd::deleteNode); }
 #endif
 
 // ---- Python's side ----------------------------------------------------------------------------------------------------
@@ -151,6 +213,13 @@ bool take(PyObject* object, Tensor& to) {
 
 bool transforms_are_active() {
     return c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
+}
+
+// What C++ threw, as Python's error; one of Python's own is set already, such as that which ends a forward that is computed again.
+PyObject* raised(const std::exception& error) {
+    const c10::Error* torchs = dynamic_cast<const c10::Error*>(&error);
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, torchs ? torchs->what_without_backtrace() : error.what());
+    return nullptr;
 }
 
 // cast(entry, frac_grad_scale, x, frac_bits[, int_bits, scale, shift, addend]): the result with its step, or None: then it has to go another way.
@@ -192,22 +261,92 @@ PyObject* cast(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         }
         if (status) Py_RETURN_NONE;  // whoever takes over says why
         if (records) {
-            Owned step = made();
+            auto step = made<Step>();
             step->entry = entry;
             step->frac_grad_scale = frac_grad_scale;
-            step->inputs = inputs;
+            step->save(in, inputs);
             step->set_next_edges(inputs == 2 ? torch::autograd::collect_next_edges(in[X], in[FRAC])
                                              : torch::autograd::collect_next_edges(in[X], in[FRAC], in[WORDS], in[SCALE], in[SHIFT], in[ADDEND]));
-            for (int i = 0; i < inputs; i++) step->saved[i] = SavedVariable(in[i], false);
             torch::autograd::create_gradient_edge(out, step);
         }
         return THPVariable_Wrap(out);
-    } catch (const c10::Error& error) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, error.what_without_backtrace());
-    } catch (const std::exception& error) {  // one of Python's own is set already, such as that which ends a forward that is computed again
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_RuntimeError, error.what());
+    } catch (const std::exception& error) {
+        return raised(error);
     }
-    return nullptr;
+}
+
+// Of one float32 binary point, rounded: whether it is `expected`, and lies within `reach` of its start.
+bool stays(const Tensor& frac, const Tensor& start, double reach, long expected) {
+    if (!frac.defined() || frac.scalar_type() != at::kFloat || frac.dim()) return false;
+    if (start.defined() && (start.scalar_type() != at::kFloat || start.dim())) return false;
+    const double bits = *static_cast<const float*>(frac.const_data_ptr());
+    const bool near = !start.defined() || std::fabs(bits - double(*static_cast<const float*>(start.const_data_ptr()))) <= reach;
+    return near && std::fabs(bits) <= 126 && long(std::nearbyint(bits)) == expected;
+}
+
+bool is_flat(const Tensor& t, int dim) { return t.defined() && t.scalar_type() == at::kFloat && t.dim() == dim && t.numel() && t.is_contiguous(); }
+
+struct WithoutLock {  // of Python, as torch's own functions
+    PyThreadState* const state = PyEval_SaveThread();
+    ~WithoutLock() { PyEval_RestoreThread(state); }
+};
+
+// linear(x, entry, frac_grad_scale, reach, point, weight, frac_bits, start, entry, frac_grad_scale, reach, point, bias, frac_bits, start, limit): the
+// layer's sums with their step, or None: a binary point has moved, the bias is beyond its limit, or another way has to be gone for another reason.
+PyObject* linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+    if (count != 16) {
+        PyErr_SetString(PyExc_TypeError, "linear: 16 arguments");
+        return nullptr;
+    }
+    Held held[2];
+    double reach[2];
+    long point[2];
+    Tensor in[Linear::KEPT], start[2];
+    if (!take(arguments[0], in[Linear::IN])) Py_RETURN_NONE;
+    for (int i = 0; i < 2; i++) {
+        PyObject* const* of = arguments + 1 + 7 * i;
+        held[i].entry = static_cast<const Entry*>(PyLong_AsVoidPtr(of[0]));
+        held[i].frac_grad_scale = PyFloat_AsDouble(of[1]);
+        reach[i] = PyFloat_AsDouble(of[2]);
+        point[i] = PyLong_AsLong(of[3]);
+        if (!take(of[4], in[Linear::WEIGHT + 2 * i]) || !take(of[5], in[Linear::WEIGHT_FRAC + 2 * i]) || !take(of[6], start[i])) Py_RETURN_NONE;
+    }
+    const double limit = PyFloat_AsDouble(arguments[15]);
+    if (PyErr_Occurred()) return nullptr;
+    const Tensor &x = in[Linear::IN], &weight = in[Linear::WEIGHT], &bias = in[Linear::BIAS];
+    if (!is_flat(x, 2) || !is_flat(weight, 2) || !is_flat(bias, 1) || x.size(0) < 2 || x.size(1) != weight.size(1) || bias.size(0) != weight.size(0) ||
+        transforms_are_active() || !at::GradMode::is_enabled())
+        Py_RETURN_NONE;
+    for (int i = 0; i < 2; i++)
+        if (!stays(in[Linear::WEIGHT_FRAC + 2 * i], start[i], reach[i], point[i])) Py_RETURN_NONE;
+    const float* number = static_cast<const float*>(bias.const_data_ptr());
+    for (int64_t i = 0; i < bias.numel(); i++)
+        if (!(std::ldexp(double(std::fabs(number[i])), int(point[1])) <= limit)) Py_RETURN_NONE;
+    try {
+        Tensor out;
+        {
+            at::NoGradGuard no_grad;
+            Tensor constant = held[1].cast(bias, in[Linear::BIAS_FRAC]);
+            in[Linear::CAST] = held[0].cast(weight, in[Linear::WEIGHT_FRAC]);
+            if (!constant.defined() || !in[Linear::CAST].defined()) Py_RETURN_NONE;  // whoever takes over says why
+            const WithoutLock others_may_run;
+            out = at::linear(x, in[Linear::CAST], constant);
+        }
+        bool records = false;
+        for (int i = 0; i < Linear::EDGES; i++) records = records || in[i].requires_grad();
+        if (records) {
+            auto step = made<Linear>();
+            step->weight = held[0], step->bias = held[1];
+            step->weight_entry = *held[0].entry, step->bias_entry = *held[1].entry;
+            step->save(in, Linear::KEPT);
+            step->set_next_edges(
+                torch::autograd::collect_next_edges(x, weight, in[Linear::WEIGHT_FRAC], bias, in[Linear::BIAS_FRAC]));
+            torch::autograd::create_gradient_edge(out, step);
+        }
+        return THPVariable_Wrap(out);
+    } catch (const std::exception& error) {
+        return raised(error);
+    }
 }
 
 // holds(numbers, points, limit): whether no |number| * 2**point of a float32 vector lies beyond the limit; None where torch has to say it.
@@ -247,6 +386,7 @@ PyObject* point(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
 PyMethodDef methods[] = {
     {"point", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(point)), METH_FASTCALL, nullptr},
     {"cast", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(cast)), METH_FASTCALL, nullptr},
+    {"linear", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(linear)), METH_FASTCALL, nullptr},
     {"holds", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(holds)), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };

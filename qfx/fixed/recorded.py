@@ -1,4 +1,5 @@
-"""The step of autograd of a Cast in C++: ``recorded.cpp``, built against the torch that runs, when a Cast is first recorded.
+"""The step of autograd of a Cast, and of a linear layer with its casts, in C++: ``recorded.cpp``, built against the torch that runs, when a Cast is
+first recorded.
 
 A step in Python costs more than a small layer's numbers do. This one has the same gradients, and calls the same code of ``native.cpp``; where it
 cannot be built (no compiler, no headers of Python or torch, a torch whose insides are others) nothing is said: ``step.py`` has the same in Python.
@@ -24,6 +25,11 @@ class Recorded(Protocol):
     def cast(self, entry: int, frac_grad_scale: float, x: Tensor, frac_bits: Tensor, /, *others: Tensor | None) -> Tensor | None:
         """The Cast of an ``Entry`` (by its address), recorded if autograd records; ``others``: none, or int_bits, scale, shift and addend. None where
         a tensor is not an ordinary one, a transform of ``torch.func`` is at work, or a binary point is refused: then Python's way has to be gone."""
+
+    def linear(self, x: Tensor, *constants: object) -> Tensor | None:
+        """``linear(x, cast(weight), cast(bias))`` as one step, recorded if autograd records. ``constants``: of the weight, then of the bias: the address
+        of its ``Entry``, frac_grad_scale, the reach, the binary point, the tensor, frac_bits, their start; then what no |bias| * 2**point may be beyond.
+        None where a binary point is another, or anything is not of the common case: then the casts and the product have to be gone one by one."""
 
     def point(self, frac_bits: Tensor, start: Tensor | None, reach: float, /) -> int | None:
         """One float32 binary point, rounded, if it lies within ``reach`` of its start. None: look by torch."""

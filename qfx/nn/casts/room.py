@@ -8,6 +8,8 @@ binary point moves to where it is held.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +29,11 @@ def may_make_room(cast: Quantizer) -> bool:
     return cast.makes_room and not short
 
 
+def limit(cast: Quantizer) -> float:
+    """What no number of a constant may be beyond, times two to its binary point, or ``make_room`` would move that; infinity: it never would."""
+    return 2.0 ** (cast.spec.width - int(cast.mode.signed)) * _OUTGROWN if may_make_room(cast) else math.inf
+
+
 def make_room(cast: nn.Module, constant: Tensor) -> None:
     """Move the binary points of ``cast`` to the left, in place, as far as it takes to hold ``constant``, if that has outgrown its range.
 
@@ -39,13 +46,12 @@ def make_room(cast: nn.Module, constant: Tensor) -> None:
         return  # a loop's values stand open while it is calibrated
     if cast.off or not cast.is_initialized or not may_make_room(cast):
         return
-    spec = cast.spec
-    limit = 2.0 ** (spec.width - int(cast.mode.signed)) * _OUTGROWN
-    if torch.is_grad_enabled() and quick.holds(cast, constant, limit):
+    spec, most = cast.spec, limit(cast)
+    if torch.is_grad_enabled() and quick.holds(cast, constant, most):
         return
     with torch.no_grad():
         points, numbers = cast.points(), constant.detach()
-        if float((numbers.abs() * torch.exp2(points.to(numbers.dtype))).max()) <= limit:
+        if float((numbers.abs() * torch.exp2(points.to(numbers.dtype))).max()) <= most:
             return
         needed = choose_frac_bits((numbers,), spec.width, cast.mode, tuple(points.shape), observer="minmax").to(points)
         held = needed < points

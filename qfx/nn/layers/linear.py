@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,11 +12,14 @@ from qfx import operators as ops
 from qfx.errors import DataError
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.fixed_layer import Steps
+from qfx.nn.layers.batch_norm import FoldedNorm
 from qfx.nn.layers.permute import QPermute
+from qfx.nn.layers.products import whole
 from qfx.nn.layers.products.contraction import last_axis_first
 from qfx.nn.layers.products.weights import Weights, weights_of
 from qfx.nn.layers.reshape import QReshape
 from qfx.nn.layers.weighted import Weighted
+from qfx.nn.qtensor import QTensor
 from qfx.operators import Const
 from qfx.recipe import Recipe
 
@@ -29,11 +35,24 @@ class QLinear(Weighted):
     in_features: int
 
     positions = False
+    _whole: whole.Whole | None = None
 
     def __init__(self, source: nn.Linear | Weights, recipe: Recipe, name: str, *, positions: bool = False) -> None:
         super().__init__(source, recipe, name)
         self.out_features, self.in_features = self.cast_weight().shape
         self.positions = positions
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in super().__getstate__().items() if key != "_whole"}
+
+    def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
+        if norm is not None or type(self) is not QLinear or not torch.is_grad_enabled():
+            return super().forward(x, norm)
+        if self._whole is not None and (found := whole.forward(self, self._whole, x)) is not None:
+            return found
+        result = super().forward(x)
+        self._whole = whole.learned(self, x, result)
+        return result
 
     def _operator(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if x.dim() != 2 + self.positions:
