@@ -158,6 +158,7 @@ def plans(asked: argparse.Namespace) -> list[Plan]:
             "ends",
             "balanced",
             "goes_on",
+            "channels_last",
             "rough_teacher",
             "seed",
             "batch",

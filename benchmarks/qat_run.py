@@ -54,6 +54,8 @@ class Plan:
     statistics_until: float = 0.9
     taught: float = 0.0
     temperature: float = 4.0
+    channels_last: bool = False
+    """How numbers lie in memory: the forward's are the same, sums of gradients have another order."""
 
 
 class Rough(nn.Module):
@@ -72,7 +74,9 @@ class Run:
     """A network that is being trained. ``step`` is how many steps are behind it."""
 
     def __init__(self, plan: Plan, qmodel: nn.Module, batches: Batches, teacher: nn.Module | None) -> None:
-        self.plan, self.qmodel, self.batches = plan, qmodel, batches
+        self.plan, self.batches = plan, batches
+        self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
+        self.qmodel = qmodel.to(memory_format=self._format)  # type: ignore[call-overload]
         self.distillation = None if teacher is None else qfx.Distillation(teacher, temperature=plan.temperature)
         self.step = 0
         self.losses: list[float] = []
@@ -106,6 +110,7 @@ class Run:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self.share(self.step)
         x, labels = self.batches.batch(self.step)
+        x = x.contiguous(memory_format=self._format)
         result = self.qmodel(x)
         loss = F.cross_entropy(result, labels)
         if self.distillation is not None:
@@ -136,7 +141,8 @@ class Run:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Be where a run of the same plan was when it gave ``state``. Raises ValueError for one of another plan."""
-        theirs, ours = {**state["plan"], "images": state["images"]}, {**asdict(self.plan), "images": len(self.batches.images)}
+        before = {"channels_last": Plan.channels_last}  # of checkpoints that do not know it yet
+        theirs, ours = {**before, **state["plan"], "images": state["images"]}, {**asdict(self.plan), "images": len(self.batches.images)}
         if theirs != ours:
             changes = ", ".join(f"{name} {theirs.get(name)} there, {value} here" for name, value in ours.items() if theirs.get(name) != value)
             raise ValueError(f"the checkpoint is of another run: {changes}")

@@ -39,7 +39,7 @@ def contestants(
     build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None
 ) -> dict[str, Step]:
     """A training step of each: float32 first, then the same with channels last in memory where there are pixels, qfx at each word length (every
-    binary point learned), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it is installed, after the
+    binary point learned; with channels last too), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it is installed, after the
     steps in which it collects statistics (``collect``: so many instead of its default). ``jit``: only float32 and Brevitas, which has its JIT if the
     environment says BREVITAS_JIT=1."""
     torch.manual_seed(0)
@@ -53,6 +53,9 @@ def contestants(
         for width in bits:
             qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width))
             steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
+            if x.dim() == 4:
+                qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                steps[f"qfx, {width} bits, channels last"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), images, labels)
         weight, activation = (qfx.Spec(LEARNED_FROM, granularity=each, learn_width=True) for each in ("element", "channel"))
         qmodel = qfx.quantize(model, x, qfx.Recipe(weight=weight, activation=activation))
         steps["qfx, a width per weight"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)

@@ -26,13 +26,19 @@ class Layout(NamedTuple):
     format: torch.memory_format
 
 
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Channels last, where ``x`` lies so and in no other way; else the plain one."""
+    last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 def layout_of(x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None) -> Layout | None:
     """The loops over a call's tensors; None for another device, a tensor subclass, or parameters along axes that are not neighbours."""
     if not (x.is_cpu and frac_bits.is_cpu and type(x) in PLAIN and type(frac_bits) in PLAIN):
         return None
     if scale is None and shift is None and not frac_bits.dim() and x.is_contiguous():
         return _flat(x.numel(), frac_bits.dtype)
-    channels_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    channels_last = memory_format(x) is torch.channels_last
     scale_shape = None if scale is None else scale.shape
     return _of_shapes(x.shape, frac_bits.shape, frac_bits.dtype, scale_shape, None if shift is None else shift.shape, channels_last)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qfx.fixed import native_build
 from qfx.fixed.arith import FLOAT32_BITS
-from qfx.fixed.layout import PLAIN, Layout, layout_of
+from qfx.fixed.layout import PLAIN, Layout, layout_of, memory_format
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, CastMode, Gradients, Plan, plan_of, refuse_frac_bits
 from qfx.fixed.type import OMode, QMode
 
@@ -208,7 +208,7 @@ def flat(x: Tensor, frac_bits: Tensor, mode: CastMode, width: int, negative_slop
         and width <= FLOAT32_BITS
         and x.is_cpu
         and frac_bits.is_cpu
-        and x.is_contiguous()
+        and (x.is_contiguous() or memory_format(x) is torch.channels_last)
         and type(x) in PLAIN
         and type(frac_bits) in PLAIN
         and x.numel()
@@ -229,8 +229,7 @@ def forward_flat(bound: Bound, x: Tensor, frac_bits: Tensor) -> Tensor:
 
 def backward_flat(bound: Bound, grad: Tensor, x: Tensor, frac_bits: Tensor, frac_grad_scale: float, parameter: bool) -> tuple[Tensor, Tensor | None]:
     """Gradients by ``x`` and, if ``parameter``, by ``frac_bits``; see ``flat``."""
-    if not grad.is_contiguous():
-        grad = grad.contiguous()
+    grad = grad.contiguous(memory_format=memory_format(x))
     grad_x, count = torch.empty_like(x), x.numel()
     grad_frac = torch.empty_like(frac_bits) if parameter else None
     flags = _ONE_THREAD if count < _PARALLEL_FROM else torch.get_num_threads() << _THREADS_SHIFT
@@ -260,7 +259,7 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor] | None:
     entry = _moments_entry("float" if x.dtype is torch.float32 else "double")
     if entry is None:
         return None
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+    if memory_format(x) is torch.channels_last:
         outer, inner = x.numel() // x.shape[1], 1
     else:
         x = x.contiguous()

@@ -41,7 +41,7 @@ typedef int (*Backward)(const Plan*, void*, void*, const void*, const void*, con
 struct Entry {  // recorded.py mirrors it
     Forward forward;
     Backward backward;
-    int64_t outer, channels, inner;  // inner 0: a plain Cast of a contiguous float32 tensor, whatever its shape
+    int64_t outer, channels, inner;  // inner 0: a plain Cast of a float32 tensor without gaps, whatever its shape and the order of its axes
     int32_t flags, is_channels_last, is_wide, reserved;
     Plan plan;
 };
@@ -54,9 +54,9 @@ int flags_of(const Entry& entry, int64_t count) {
     return entry.flags | (count < PARALLEL_FROM ? 1 : at::get_num_threads()) << THREADS_SHIFT;
 }
 
-Tensor laid_out(const Tensor& t, const Entry& entry) {
-    return t.contiguous(entry.is_channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
-}
+bool is_channels_last(const Tensor& t) { return t.dim() == 4 && !t.is_contiguous() && t.is_contiguous(at::MemoryFormat::ChannelsLast); }
+
+Tensor laid_out(const Tensor& t, bool channels_last) { return t.contiguous(channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous); }
 
 const void* data(const Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
 void* room(const Tensor& t) { return t.defined() ? t.mutable_data_ptr() : nullptr; }
@@ -116,9 +116,10 @@ struct Step : public Once {
     std::string name() const override { return "StepBackward"; }
 
     variable_list gradients(Tensor grad, Tensor* in) override {
-        grad = laid_out(grad, entry);
-        Tensor x = laid_out(in[X], entry), addend = in[ADDEND], frac = in[FRAC].contiguous(), words = in[WORDS];
-        if (addend.defined()) addend = laid_out(addend, entry);
+        const bool flat = entry.inner == 0, last = flat ? is_channels_last(in[X]) : entry.is_channels_last;
+        grad = laid_out(grad, last);
+        Tensor x = laid_out(in[X], last), addend = in[ADDEND], frac = in[FRAC].contiguous(), words = in[WORDS];
+        if (addend.defined()) addend = laid_out(addend, last);
         if (words.defined()) words = words.contiguous();
         Tensor scale = as_double(in[SCALE]), shift = as_double(in[SHIFT]);
         Tensor by_x = at::empty_like(x), by_addend, by_frac, by_words, by_scale, by_shift;
@@ -131,7 +132,6 @@ struct Step : public Once {
             if (scale.defined()) by_scale = at::empty_like(scale);
             if (shift.defined()) by_shift = at::empty_like(shift);
         }
-        const bool flat = entry.inner == 0;
         const int64_t count = x.numel();
         int status = entry.backward(&entry.plan, room(by_x), room(by_addend), data(grad), data(x), data(addend), data(frac), data(words), doubles(scale),
                                     doubles(shift), flat ? 1 : entry.outer, flat ? 1 : entry.channels, flat ? count : entry.inner,
@@ -236,7 +236,9 @@ PyObject* cast(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     for (int i = 0; i < inputs; i++)
         if (!take(arguments[i + 2], in[i])) Py_RETURN_NONE;
     const bool flat = entry.inner == 0;
-    if (flat && (in[X].scalar_type() != at::kFloat || in[FRAC].scalar_type() != at::kFloat || in[FRAC].dim() || !in[X].numel() || !in[X].is_contiguous()))
+    const bool last = flat ? is_channels_last(in[X]) : entry.is_channels_last;
+    if (flat && (in[X].scalar_type() != at::kFloat || in[FRAC].scalar_type() != at::kFloat || in[FRAC].dim() || !in[X].numel() ||
+                 !(last || in[X].is_contiguous())))
         Py_RETURN_NONE;
     if (transforms_are_active()) Py_RETURN_NONE;
     try {
@@ -248,8 +250,8 @@ PyObject* cast(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         const int64_t size = in[X].numel();
         {
             at::NoGradGuard no_grad;
-            Tensor x = laid_out(in[X], entry), addend = in[ADDEND], frac = in[FRAC].contiguous(), words = in[WORDS];
-            if (addend.defined()) addend = laid_out(addend, entry);
+            Tensor x = laid_out(in[X], last), addend = in[ADDEND], frac = in[FRAC].contiguous(), words = in[WORDS];
+            if (addend.defined()) addend = laid_out(addend, last);
             if (words.defined()) words = words.contiguous();
             Tensor scale = as_double(in[SCALE]), shift = as_double(in[SHIFT]);
             out = entry.is_wide ? at::empty_like(x, x.options().dtype(at::kDouble)) : at::empty_like(x);

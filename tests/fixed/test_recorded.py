@@ -63,6 +63,26 @@ def test_plain_casts(q: QMode, o: OMode, numbers: Tensor) -> None:
         assert bound is not None
         taken = partial(quantize, width=6, mode=mode, negative_slope=slope, upper=upper, frac_grad_scale=0.25)
         both_ways(Flat(bound, 0.25), taken, [numbers, frac])
+        both_ways(Flat(bound, 0.25), taken, [numbers.contiguous(memory_format=torch.channels_last), frac])
+
+
+@needs_step
+def test_a_plain_cast_of_channels_last_is_one_of_channels_first(numbers: Tensor) -> None:
+    found = []
+    for form in (torch.contiguous_format, torch.channels_last):
+        x, frac = leaf(numbers.contiguous(memory_format=form)), leaf(3.2)
+        out = quantize(x, frac, 6, SAT, negative_slope=0.0)
+        (out * numbers).sum().backward()  # the gradient lies otherwise than x, once
+        assert out.is_contiguous(memory_format=form)
+        assert x.grad is not None
+        assert x.grad.is_contiguous(memory_format=form)
+        found.append((out.detach(), x.grad, frac.grad))
+    (first, by_x, by_frac), (second, x_too, frac_too) = found
+    assert torch.equal(first, second)
+    assert torch.equal(by_x, x_too)
+    assert by_frac is not None
+    assert frac_too is not None
+    assert abs(float(by_frac - frac_too)) <= 2**-40 * abs(float(by_frac))  # a sum of float gradients, in another order
 
 
 @needs_step

@@ -16,6 +16,7 @@ from qfx import operators as ops
 from qfx.distributed.ranks import Moments, Ranks, other_processes
 from qfx.errors import DataError, QfxError
 from qfx.fixed.kernel import channel_moments
+from qfx.fixed.layout import memory_format
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.casts.room import make_room
 from qfx.nn.clipped import Clipped
@@ -308,7 +309,7 @@ class _BatchGradient(torch.autograd.Function):
         alone, terms = together is None, scale is not None or together is not None
         wanted = [alone, terms, terms]
         by_x, by_n, total = torch.ops.aten.native_batch_norm_backward(
-            grad.contiguous(), x, inverse_deviation.reciprocal(), None, None, mean, inverse_deviation, True, 0.0, wanted
+            grad.contiguous(memory_format=memory_format(x)), x, inverse_deviation.reciprocal(), None, None, mean, inverse_deviation, True, 0.0, wanted
         )
         if together is not None:
             ranks, count = together

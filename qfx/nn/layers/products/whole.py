@@ -72,7 +72,15 @@ def forward(layer: QLinear, found: Whole, x: QTensor) -> QTensor | None:
         return None
     value = x.value
     refuse_inexact(value, layer.name)
-    of_weight = (a.address, weight.frac_grad_scale, a_reach, a_point, own.get("weight"), weight._parameters["frac_bits"], weight._buffers["frac_start"])
+    of_weight = (
+        a.address,
+        weight.frac_grad_scale,
+        a_reach,
+        a_point,
+        own.get("weight"),
+        weight._parameters["frac_bits"],
+        weight._buffers["frac_start"],
+    )
     of_bias = (b.address, bias.frac_grad_scale, b_reach, b_point, own.get("bias"), bias._parameters["frac_bits"], bias._buffers["frac_start"])
     sums = native_step.linear(value, *of_weight, *of_bias, limit)
     return None if sums is None else QTensor(sums, found.result)

@@ -1,0 +1,162 @@
+"""A linear layer that trains as one step of autograd does what its casts and its product do one by one: the same bits, gradients and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qfx
+from qfx.errors import ExactnessError
+from qfx.fixed.recorded import recorded
+from qfx.nn.layers import QLinear
+from qfx.nn.layers.products import whole
+from qfx.nn.qtensor import QTensor
+
+pytestmark = pytest.mark.skipif(recorded() is None, reason="recorded.cpp cannot be built here: no compiler, or no headers of Python")
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def qmodel(x: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    qmodel: nn.Module = qfx.quantize(nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3)), x, qfx.Recipe.uniform(6)).train()
+    qmodel(x)  # where it is learned what a layer needs
+    return qmodel
+
+
+def layers(qmodel: nn.Module) -> list[QLinear]:
+    return [layer for layer in qmodel.modules() if isinstance(layer, QLinear)]
+
+
+@contextmanager
+def taken(monkeypatch: pytest.MonkeyPatch, way: Callable[..., QTensor | None]) -> Iterator[list[bool]]:
+    """For each call of a linear layer whether it went as one step."""
+    went: list[bool] = []
+
+    def seen(*given: object) -> QTensor | None:
+        found = way(*given)
+        went.append(found is not None)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "forward", seen)
+        yield went
+
+
+def both(monkeypatch: pytest.MonkeyPatch, run: Callable[[], tuple[Tensor | None, ...]], expected: list[bool]) -> None:
+    """``run`` as one step where that is possible, which is where ``expected`` says, and one by one: the same to the bit."""
+    with taken(monkeypatch, whole.forward) as went:
+        first = run()
+    with taken(monkeypatch, lambda *_: None):
+        second = run()
+    assert went == expected
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert (a is None) is (b is None)
+        assert a is None or b is None or torch.equal(a, b)
+
+
+def trained(qmodel: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Tensor | None, ...]]:
+    def run() -> tuple[Tensor | None, ...]:
+        qmodel.zero_grad()
+        given = x.clone().requires_grad_()
+        out = qmodel(given)
+        loss(out).backward()  # type: ignore[no-untyped-call]
+        return out.detach(), given.grad, *(parameter.grad for parameter in qmodel.parameters())
+
+    return run
+
+
+@pytest.mark.parametrize("loss", [torch.sum, lambda out: (out * out).sum(), lambda out: (out.t() * torch.arange(12.0).cos()).sum()])
+def test_numbers_and_gradients(qmodel: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    both(monkeypatch, trained(qmodel, x, loss), [True, True])
+
+
+def test_one_bit_more_is_seen(qmodel: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison is one: a result of one LSB more differs."""
+
+    def planted(layer: QLinear, found: whole.Whole, given: QTensor) -> QTensor | None:
+        result = forward(layer, found, given)
+        return None if result is None else QTensor(result.value + 2.0**-4, result.interval)
+
+    forward = whole.forward
+    monkeypatch.setattr(whole, "forward", planted)
+    with pytest.raises(AssertionError):
+        both(monkeypatch, trained(qmodel, x, torch.sum), [True, True])
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias", "weight_cast.frac_bits", "bias_cast.frac_bits"])
+def test_what_does_not_train(qmodel: nn.Module, x: Tensor, frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers(qmodel)[0].get_parameter(frozen).requires_grad_(False)
+    both(monkeypatch, trained(qmodel, x, torch.sum), [True, True])
+
+
+def test_it_trains_on_as_binary_points_move(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps so wide that points move, start by start, and are put back into their reach: both ways end at the same weights and points."""
+    ends, went = [], []
+    for way in (whole.forward, lambda *_: None):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3))
+        qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(6)).train()
+        optimizer = torch.optim.Adam(qmodel.parameters(), lr=0.3)
+        with taken(monkeypatch, way) as seen:
+            for _ in range(12):
+                optimizer.zero_grad()
+                qmodel(x).square().sum().backward()
+                optimizer.step()
+        ends.append([parameter.detach() for parameter in qmodel.parameters()])
+        went.append(seen)
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert {True, False} == set(went[0])  # one step where nothing moved, one by one where something did
+    assert not any(went[1])
+
+
+def test_a_bias_that_outgrows_its_range_gets_room(qmodel: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = layers(qmodel)[0]
+    before = first.bias_cast.points()
+    with torch.no_grad():
+        assert first.bias is not None
+        first.bias[0] = 1e3
+    both(monkeypatch, trained(qmodel, x, torch.sum), [False, True])
+    assert (first.bias_cast.points() < before).all()
+
+
+def test_what_goes_one_by_one(qmodel: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained(qmodel, x, torch.sum)
+    first, _ = layers(qmodel)
+    first.weight_cast.off = True
+    both(monkeypatch, run, [False, True])
+    first.weight_cast.off = False
+    run()  # learns it again
+    first.weight_cast.behind = (lambda _, result: result,)
+    both(monkeypatch, run, [False, True])
+    first.weight_cast.behind = ()
+    run()
+    both(monkeypatch, run, [True, True])
+    both(monkeypatch, trained(qmodel, x[:1], torch.sum), [False, False])  # torch multiplies one row in another order
+    qmodel.eval()
+    with taken(monkeypatch, whole.forward) as went, torch.no_grad():
+        qmodel(x)
+    assert went == []
+
+
+def test_refusals(qmodel: nn.Module, x: Tensor) -> None:
+    with torch.autocast("cpu", dtype=torch.float16), pytest.raises(ExactnessError, match="autocast is on"):
+        layers(qmodel)[0](QTensor(x, layers(qmodel)[0]._whole.x))  # type: ignore[union-attr]
+    given = x.clone().requires_grad_()
+    (by_x,) = torch.autograd.grad(qmodel(given).square().sum(), given, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_x.sum().backward()
+    out = qmodel(x)
+    with torch.no_grad():
+        layers(qmodel)[0].weight += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
