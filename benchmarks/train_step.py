@@ -39,9 +39,9 @@ def contestants(
     build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None
 ) -> dict[str, Step]:
     """A training step of each: float32 first, then the same with channels last in memory where there are pixels, qfx at each word length (every
-    binary point learned; with channels last too), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it is installed, after the
-    steps in which it collects statistics (``collect``: so many instead of its default). ``jit``: only float32 and Brevitas, which has its JIT if the
-    environment says BREVITAS_JIT=1."""
+    binary point learned; with channels last too), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it
+    is installed, after the steps in which it collects statistics (``collect``: so many instead of its default). ``jit``: only float32 and Brevitas,
+    which has its JIT if the environment says BREVITAS_JIT=1."""
     torch.manual_seed(0)
     model = build(Layers())
     steps = {"float32": _step(model, [{"params": model.parameters()}], x, labels)}

@@ -27,9 +27,9 @@ class Recorded(Protocol):
         a tensor is not an ordinary one, a transform of ``torch.func`` is at work, or a binary point is refused: then Python's way has to be gone."""
 
     def linear(self, x: Tensor, *constants: object) -> Tensor | None:
-        """``linear(x, cast(weight), cast(bias))`` as one step, recorded if autograd records. ``constants``: of the weight, then of the bias: the address
-        of its ``Entry``, frac_grad_scale, the reach, the binary point, the tensor, frac_bits, their start; then what no |bias| * 2**point may be beyond.
-        None where a binary point is another, or anything is not of the common case: then the casts and the product have to be gone one by one."""
+        """``linear(x, cast(weight), cast(bias))`` as one step, recorded if autograd records. ``constants``: of the weight, then of the bias: the
+        address of its ``Entry``, frac_grad_scale, the reach, the binary point, the tensor, frac_bits, their start; then what no |bias| * 2**point may
+        be beyond. None where a binary point is another, or anything is not of the common case: then all has to be done one by one."""
 
     def point(self, frac_bits: Tensor, start: Tensor | None, reach: float, /) -> int | None:
         """One float32 binary point, rounded, if it lies within ``reach`` of its start. None: look by torch."""

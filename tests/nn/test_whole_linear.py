@@ -154,7 +154,7 @@ def test_refusals(qmodel: nn.Module, x: Tensor) -> None:
     given = x.clone().requires_grad_()
     (by_x,) = torch.autograd.grad(qmodel(given).square().sum(), given, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        by_x.sum().backward()
+        by_x.sum().backward()  # type: ignore[no-untyped-call]
     out = qmodel(x)
     with torch.no_grad():
         layers(qmodel)[0].weight += 1

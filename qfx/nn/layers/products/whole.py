@@ -1,15 +1,16 @@
 """A linear layer in training with as little Python as possible: the casts of its weight and bias and its product as one step of autograd, in C++.
 
-It is the common case: constants of the layer's own, each with one learned binary point near its start, an input and sums that float32 holds. What was
-found out in a forward that went the whole way is kept (``Whole``) and stays true as long as the binary points do, which the step looks at; whatever is
-otherwise goes the whole way again, which gives the same numbers and gradients.
+It is the common case: constants of the layer's own, each with one learned binary point near its start, an input and sums that float32 holds. What
+was found out in a forward that went the whole way is kept (``Whole``) and stays true as long as the binary points do, which the step looks at;
+whatever is otherwise goes the whole way again, which gives the same numbers and gradients.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
+from torch import nn
 
 from qfx.fixed.arith import Bounds
 from qfx.fixed.recorded import recorded
@@ -86,9 +87,9 @@ def forward(layer: QLinear, found: Whole, x: QTensor) -> QTensor | None:
     return None if sums is None else QTensor(sums, found.result)
 
 
-def _stands(by: Quantizer, found: quick.Quick) -> bool:
+def _stands(by: nn.Module | None, found: quick.Quick) -> TypeGuard[Quantizer]:
     """Whether a cast is still what was found, its binary point apart."""
-    return by._quick is found and by.spec is found.spec and by.signed is found.signed and not by.off and not by.behind
+    return isinstance(by, Quantizer) and by._quick is found and by.spec is found.spec and by.signed is found.signed and not by.off and not by.behind
 
 
 def _held(by: Quantizer) -> Held | None:
