@@ -49,6 +49,10 @@ class Folding:
     rows: int = 0
     sparsity: str = ""
 
+    def stored(self, weights: str, buffer: str) -> Folding:
+        """It with its memories in those places. (``dataclasses.replace`` takes twice as long, and searches make thousands.)"""
+        return Folding(self.pe, self.simd, self.arithmetic, self.taps, weights, buffer, self.pixels, self.rows, self.sparsity)
+
     @property
     def kept(self) -> Kept | None:
         """``sparsity`` as numbers."""

@@ -70,9 +70,7 @@ class Foldings(Sequence[Folding]):
             return Foldings(self._forms, self._at[place], self._places[place])
         own: Folding = self._forms[int(self._at[place])]
         weights, buffer = self._places[place]
-        if (own.weights, own.buffer) == (weights, buffer):
-            return own
-        return Folding(own.pe, own.simd, own.arithmetic, own.taps, weights, buffer, own.pixels, own.rows, own.sparsity)
+        return own if (own.weights, own.buffer) == (weights, buffer) else own.stored(weights, buffer)
 
     def taken(self, places: IntArray) -> Foldings:
         """Those at the places."""
@@ -150,7 +148,11 @@ class Way:
 def placed(option: Option, weights: Mapping[str, Resources], buffers: Mapping[str, Resources]) -> list[Option]:
     """``option`` with its weights and its line buffer in each of the places, of which it has the first: what that memory takes there. Without those
     that take as much of everything as another one, or more; the option as it is comes first."""
-    return moved(option, choices(weights, buffers))
+    elsewhere = (
+        Option(option.folding.stored(weight, buffer), option.takes, option.gives, option.busy, option.cost + more, option.between, option.memory)
+        for weight, buffer, more in choices(weights, buffers)
+    )
+    return [option, *elsewhere]
 
 
 Choices = tuple[tuple[str, str, Resources], ...]
@@ -171,15 +173,6 @@ def _choices(weights: tuple[tuple[str, Resources], ...], buffers: tuple[tuple[st
         for i, (weight, buffer, taken) in enumerate(pairs)
         if i and not any(_no_better(taken, other, i > j) for j, (_, _, other) in enumerate(pairs) if i != j)
     )
-
-
-def moved(option: Option, others: Choices) -> list[Option]:
-    """``option``, and it with its memories in the other places."""
-    own, found = option.folding, [option]
-    for weight, buffer, more in others:
-        folding = Folding(own.pe, own.simd, own.arithmetic, own.taps, weight, buffer, own.pixels, sparsity=own.sparsity)
-        found.append(Option(folding, option.takes, option.gives, option.busy, option.cost + more, option.between))
-    return found
 
 
 def _no_better(one: Resources, other: Resources, later: bool) -> bool:

@@ -149,10 +149,12 @@ def either(first: Layer, second: Layer) -> Layer:
 
 def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: Options) -> Layer:
     """The layer with one more of its processes: with the foldings that all of them can have."""
-    common = [place for place, folding in enumerate(options.foldings) if folding in layer.foldings]
-    more = _layer(layer.name, layer.kind, sources, options.at(np.array(common, dtype=np.int64)), layer.limit)
-    at = [layer.foldings.index(folding) for folding in more.foldings]
-    layer = layer.at(at)
+    places: dict[Folding, int] = {}
+    for place, folding in enumerate(layer.foldings):
+        places.setdefault(folding, place)
+    common = [(place, places[folding]) for place, folding in enumerate(options.foldings) if folding in places]
+    more = _layer(layer.name, layer.kind, sources, options.at(np.array([theirs for theirs, _ in common], dtype=np.int64)), layer.limit)
+    layer = layer.at([ours for _, ours in common])
     outside = tuple(source for source in (*layer.sources, *sources) if source[0] != layer.name)
     return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs, sure=layer.sure + more.sure)
 
