@@ -148,6 +148,15 @@ def test_what_goes_one_by_one(qmodel: nn.Module, x: Tensor, monkeypatch: pytest.
     assert went == []
 
 
+def test_a_layer_that_loses_inputs_is_looked_at_anew(qmodel: nn.Module, x: Tensor) -> None:
+    first, _ = layers(qmodel)
+    cast = QTensor(x[:, :4].contiguous(), first._whole.x)  # type: ignore[union-attr]
+    first.weight = nn.Parameter(first.weight[:, :4].detach().clone())
+    before = first._whole
+    assert first(cast).interval != before.result  # type: ignore[union-attr]
+    assert first(cast).interval == first._whole.result  # type: ignore[union-attr]
+
+
 def test_refusals(qmodel: nn.Module, x: Tensor) -> None:
     with torch.autocast("cpu", dtype=torch.float16), pytest.raises(ExactnessError, match="autocast is on"):
         layers(qmodel)[0](QTensor(x, layers(qmodel)[0]._whole.x))  # type: ignore[union-attr]

@@ -35,9 +35,10 @@ class Held(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """What a forward found: the interval of its input, the casts of weight and bias, and the interval of its result."""
+    """What a forward found: the interval of its input, the shape of its weight, the casts of weight and bias, and the interval of its result."""
 
     x: Bounds
+    shape: torch.Size
     weight: Held
     bias: Held
     result: Bounds
@@ -56,7 +57,7 @@ def learned(layer: QLinear, x: QTensor, result: QTensor) -> Whole | None:
     of_weight, of_bias = _held(weight), _held(bias)
     if of_weight is None or of_bias is None or known.x is not x.interval:
         return None
-    return Whole(x.interval, of_weight, of_bias, result.interval)
+    return Whole(x.interval, kept.shape, of_weight, of_bias, result.interval)
 
 
 def forward(layer: QLinear, found: Whole, x: QTensor) -> QTensor | None:
@@ -68,8 +69,8 @@ def forward(layer: QLinear, found: Whole, x: QTensor) -> QTensor | None:
     (a, _, a_reach, a_point, _), (b, makes_room, b_reach, b_point, limit) = found.weight, found.bias
     if not _stands(weight, a) or not _stands(bias, b) or bias.makes_room is not makes_room:
         return None
-    native_step = recorded()
-    if native_step is None:
+    native_step, kept = recorded(), own.get("weight")
+    if native_step is None or kept is None or kept.shape != found.shape:
         return None
     value = x.value
     refuse_inexact(value, layer.name)
