@@ -87,8 +87,15 @@ class QTensor:
 
     def relu(self, negative_slope: float, interval: Bounds, *, where: str = "") -> QTensor:
         """x for x >= 0, else ``x * negative_slope`` (0 or a power of two of at most 1)."""
+        return self._sloped(negative_slope, check_float64(interval, where))
+
+    def rectified(self, interval: Bounds) -> QTensor:
+        """``relu(0.0, interval)`` of an interval that float64 holds."""
+        return self._sloped(0.0, interval)
+
+    def _sloped(self, negative_slope: float, interval: Bounds) -> QTensor:
         source = self.plain() if self._has_activation else self
-        return QTensor(source.value, check_float64(interval, where), source.scale, source.shift, source.addend, negative_slope)
+        return QTensor(source.value, interval, source.scale, source.shift, source.addend, negative_slope)
 
     def clipped_relu(self, upper: float, interval: Bounds, *, where: str = "") -> QTensor:
         """min(max(x, 0), upper)."""

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from qfx import operators as ops
-from qfx.fixed.arith import Interval
+from qfx.fixed.arith import Bounds, Interval
 from qfx.nn.call import Call, Family, Layers
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
-from qfx.nn.qtensor import QTensor
+from qfx.nn.qtensor import QTensor, check_float64
 
 
 class QReLU(FixedLayer):
@@ -23,8 +23,14 @@ class QReLU(FixedLayer):
 
     traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=True, reads_uncast=True, ends_chain=True)
 
+    _known: tuple[Bounds, Bounds] | None = None
+    """An interval, and what is left of it: the same objects from step to step, until a binary point moves."""
+
     def forward(self, x: QTensor) -> QTensor:
-        return x.relu(0.0, x.interval.relu(), where=self.name)
+        known = self._known
+        if known is None or known[0] is not x.interval:
+            known = self._known = x.interval, check_float64(x.interval.relu(), self.name)
+        return x.rectified(known[1])
 
     def operators(self) -> Steps:
         return [("", ops.Relu())]
