@@ -1,5 +1,5 @@
-"""Structured pruning before quantization: ResNet-20 on CIFAR-10 (first 2,000 test images), nothing trained; what is left to multiply, and what a
-streaming design for the Ultra96-V2 takes."""
+"""Structured pruning before and with quantization: ResNet-20 on CIFAR-10 (first 2,000 test images); what is left to multiply, and what a streaming
+design for the Ultra96-V2 takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import qfx
-from benchmarks.ptq import DATA, calibration_images, float_model, images
+from benchmarks.ptq import DATA, accuracy, calibration_images, float_model, images, judged_images
 from qfx import Recipe, Spec
 from qfx.hardware.board import board
 from qfx.hardware.design.schedule import Request
@@ -22,7 +22,17 @@ from qfx.ptq import float_reference, fold_batch_norm, gptq, prune_channels
 JUDGED = 2000
 
 
+STEPS, BATCH, RATE, TRAINED = 100, 32, 1e-3, 3200
+"""Of a quantized network that is trained on behind pruning, and with how many images."""
+
+
 def main() -> None:
+    before()
+    within()
+
+
+def before() -> None:
+    """The float network is pruned, then quantized; nothing is trained."""
     x, y = images("test_x", JUDGED), torch.from_numpy(np.load(DATA / "cifar10" / "test_y.npy")[:JUDGED].astype(np.int64))
     calib = calibration_images(256)
     labels = torch.from_numpy(np.load(DATA / "cifar10" / "train_y.npy")[:256].astype(np.int64))
@@ -47,6 +57,37 @@ def main() -> None:
             graph = qfx.to_graph(q)
             macs = sum(node.op.macs(graph.infos[node.name]) for node in graph.nodes if isinstance(node.op, Conv | Linear))
             print(f"{method}, {keep}: float {right(pruned):.2f} %, 6/8 bits {right(q):.2f}, {macs / 1e6:.1f} million products", flush=True)
+
+
+def within() -> None:
+    """The quantized network is pruned, by its own second order, and trained on."""
+    x, y = judged_images(JUDGED)
+    images = calibration_images(TRAINED)
+    labels = torch.from_numpy(np.load(DATA / "cifar10" / "train_y.npy")[:TRAINED].astype(np.int64))
+    calib = images[:256]
+
+    def loss(net: torch.nn.Module) -> Tensor:
+        return F.cross_entropy(net(calib), labels[:256])
+
+    q = qfx.quantize(fold_batch_norm(float_model(), calib[:4]), calib, Recipe(weight=Spec(6, granularity="channel"), activation=Spec(8))).eval()
+    gptq(q, calib, reference=float_reference(q))
+    print(f"6/8 bits: {accuracy(q, x, y):.2f} %, {hardware(qfx.to_graph(q))}", flush=True)
+    for keep in (0.75, 0.5):
+        for method in ("surgeon", "apoptosis"):
+            pruned = prune_channels(q, calib, keep=keep, method=method, loss=loss)
+            told = f"{method}, {keep} kept: {accuracy(pruned, x, y):.2f} %"
+            if method == "surgeon":
+                print(f"{keep} kept: {hardware(qfx.to_graph(pruned))}", flush=True)
+            optimizer = torch.optim.Adam(qfx.parameter_groups(pruned, lr=RATE), RATE)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+            pruned.train()
+            for step in range(STEPS):
+                places = slice(step * BATCH % TRAINED, step * BATCH % TRAINED + BATCH)
+                optimizer.zero_grad()
+                F.cross_entropy(pruned(images[places]), labels[places]).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+            print(f"{told}, trained {accuracy(pruned.eval(), x, y):.2f}", flush=True)
 
 
 def hardware(graph: Graph) -> str:
