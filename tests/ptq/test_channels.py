@@ -232,6 +232,11 @@ def test_what_cannot_be_left_out_is_refused_by_name() -> None:
     with pytest.raises(QfxError, match=r"is not a quantized model\n.*give its quantized part, \.0"):
         prune_channels(nn.Sequential(broken), x)
     refused("no second derivative", broken, method="apoptosis", loss=lambda net: _Once.apply(net(x)).square().sum())  # type: ignore[no-untyped-call]
+    for other in (lambda net: net(x), lambda net: 1.0, lambda net: torch.tensor(1.0)):
+        with pytest.raises(QfxError, match="the loss is no number that depends on the model"):
+            prune_channels(broken, x, method="apoptosis", loss=other)  # type: ignore[arg-type]
+    with pytest.raises(QfxError, match="does not change with any weight"):
+        prune_channels(broken, x, method="apoptosis", loss=lambda net: model(x).sum())
     soft = qfx.quantize(nn.Sequential(*copy.deepcopy(model), nn.Softmax(1)), x).eval()  # tables inside
     assert torch.equal(smoothed(soft)(x), soft(x))  # type: ignore[arg-type]
     assert prune_channels(soft, x, method="apoptosis", loss=lambda net: net(x).square().sum()).get_submodule("2").weight.shape == (3, 4)

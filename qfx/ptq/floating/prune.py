@@ -105,7 +105,7 @@ def prune_channels(
     Raises UnsupportedError for a model without chains, for what a quantized one cannot leave out, by name, and for a loss without second derivatives;
     QfxError for another share, method or a loss that is missing, and for a float model with a quantized part.
     """
-    if not 0 < keep <= 1:
+    if not isinstance(keep, int | float) or not 0 < keep <= 1:
         raise QfxError(f"keep is {keep!r}", where="prune_channels", remedy="use a share above 0, at most 1")
     if method not in ("surgeon", "apoptosis"):
         raise QfxError(f"the method is {method!r}", where="prune_channels", remedy='use "surgeon" or "apoptosis"')

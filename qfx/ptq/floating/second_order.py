@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qfx.errors import UnsupportedError
+from qfx.errors import QfxError, UnsupportedError
 
 Parts = Sequence[tuple[Tensor, int]]
 """The parameters of a chain's channels, and the axis of the channels in each."""
@@ -111,10 +111,16 @@ def _inverse(hessian: Tensor, damping: float) -> Tensor:
 
 def importance(model: nn.Module, parameters: list[Tensor], loss: Callable[[nn.Module], Tensor]) -> list[Tensor]:
     """-t dL/dt + t (H t) / 2 for each entry t of the parameters; H is the loss' Hessian by all of them. Raises UnsupportedError where a step of the
-    loss has one derivative alone."""
+    loss has one derivative alone, QfxError for a loss that is no number, or none of this model."""
     with torch.enable_grad():
         value = loss(model)
-        slopes = torch.autograd.grad(value, parameters, create_graph=True)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            told = "the loss is no number that depends on the model"
+            raise QfxError(told, where=type(model).__name__, remedy="return a mean or a sum of what the model that it is given computes")
+        slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+        if not any(bool(slope.any()) for slope in slopes):
+            told = "the loss does not change with any weight that could go"
+            raise QfxError(told, where=type(model).__name__, remedy="compute it with the model that it is given, a copy")
         along = sum(((slope * parameter.detach()).sum() for slope, parameter in zip(slopes, parameters, strict=True)), torch.zeros(()))
         _refuse_first_order(along, type(model).__name__)
         curves = torch.autograd.grad(along, parameters, allow_unused=True)

@@ -132,8 +132,9 @@ def test_surgeon_beats_magnitude_and_sequences_of_any_length() -> None:
 
 def test_refusals() -> None:
     model, x = trained()
-    with pytest.raises(QfxError, match="keep is 0"):
-        prune_channels(model, x, keep=0)
+    for keep in (0, 1.5, float("nan"), "half"):
+        with pytest.raises(QfxError, match="keep is "):
+            prune_channels(model, x, keep=keep)  # type: ignore[arg-type]
     with pytest.raises(QfxError, match="needs a loss"):
         prune_channels(model, x, method="apoptosis")
     with pytest.raises(QfxError, match="the method is 'magnitude'"):
