@@ -20,8 +20,8 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
-def run(data: Data, gradients: int | None, seed: int | None, weights: int | None, adaptive: bool = False) -> tuple[float, str]:
-    recipe = Recipe.uniform(8)
+def run(data: Data, gradients: int | None, seed: int | None, weights: int | None, adaptive: bool = False, forward: int = 8) -> tuple[float, str]:
+    recipe = Recipe.uniform(forward)
     if adaptive:
         recipe = Recipe(weight=Spec(16, learn_width=True, learn=False, learn_range=False), activation=Spec(8))
     q = qfx.quantize(network(), data.train_x[:256], recipe)
@@ -75,6 +75,8 @@ def main() -> None:
         ("gradients of 4, weights of 12 bits, stochastic", 4, 0, 12),
     ):
         print(f"{name}: {run(data, gradients, seed, weights)[0]:.2f} %", flush=True)
+    for name, gradients in (("float gradients", None), ("gradients of 4 bits, stochastic", 4)):
+        print(f"forward of 4 bits, {name}: {run(data, gradients, 0, None, forward=4)[0]:.2f} %", flush=True)
     for bits in (16, 8):
         print(f"dynamic fixed point of {bits} bits, forward and backward: {dynamic(data, bits):.2f} %", flush=True)
     found, told = run(data, None, None, None, adaptive=True)

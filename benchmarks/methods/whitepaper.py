@@ -4,7 +4,8 @@ training and trained on, and what becomes of BatchNorm."""
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from qfx.spec import ObserverName
 
 JUDGED_AT_ONCE, JUDGED, EXAMPLE = 1_000, 2_000, 256
 """Test images that are judged after training, and where it went on; images that ranges start from."""
-STEPS, BATCH, RATE = 200, 32, 1e-3
+STEPS, BATCH, RATES = 200, 32, {8: 1e-4, 4: 1e-3}
+"""How long, and with which rate by the bits of weights: the greater one takes more from words of 8 bits than their rounding does."""
 
 RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("per layer, symmetric", {"granularity": "tensor", "o": "AP_SAT_SYM"}),
@@ -29,6 +31,15 @@ RANGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("per channel, symmetric", {"granularity": "channel", "o": "AP_SAT_SYM"}),
     ("per channel, two's complement", {"granularity": "channel"}),
 )
+
+HANDLED: tuple[tuple[Literal["fold", "keep"], str, float], ...] = (
+    ("fold", "move", 1.0),
+    ("fold", "stay", 0.0),
+    ("keep", "move", 1.0),
+    ("keep", "stay for the last half", 0.5),
+    ("keep", "stay", 0.0),
+)
+"""What becomes of BatchNorm while training goes on, and from which share of the steps its statistics stay."""
 
 
 def asked(bits: int, activation: int, *, observer: ObserverName = "minmax", signed: bool | None = None, **weight: Any) -> Recipe:
@@ -41,6 +52,12 @@ def asked(bits: int, activation: int, *, observer: ObserverName = "minmax", sign
         activation=Spec(activation, signed=signed, observer=observer),
         output=Spec(16),
     )
+
+
+def ranged(folded: nn.Module, bits: int, activation: int, told: str, **weight: Any) -> Recipe:
+    """``asked``, with the shifted ranges of ``folded``'s weights where the row says asymmetric."""
+    recipe = asked(bits, activation, **weight)
+    return replace(recipe, overrides=shifted_ranges(folded, bits)) if told.endswith(" asymmetric") else recipe
 
 
 def after_training() -> None:
@@ -57,9 +74,7 @@ def after_training() -> None:
 
     for bits in (8, 4):
         for told, spec in RANGES:
-            recipe = asked(bits, 8, **spec)
-            if told.endswith(" asymmetric"):
-                recipe = Recipe(**{**vars_of(recipe), "overrides": shifted_ranges(folded, bits)})
+            recipe = ranged(folded, bits, 8, told, **spec)
             print(f"weights of {bits} bits {told}, activations of 8: {judged(recipe):.1f} %", flush=True)
     for activation in (8, 4):
         for signed in (True, None):
@@ -72,12 +87,8 @@ def after_training() -> None:
             print(f"{bits}/{activation} bits, per {granularity}, least squared error: {judged(recipe):.1f} %", flush=True)
 
 
-def vars_of(recipe: Recipe) -> dict[str, Any]:
-    return {name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}
-
-
 def trained_on() -> None:
-    """A few hundred steps from the float weights: granularity, then BatchNorm."""
+    """A few hundred steps from the float weights: granularity and symmetry, then BatchNorm."""
     x, y = judged_images(JUDGED)
     batches = Batches(training_images(10_000), BATCH, 0, scaled)
     example = torch.cat([batches.batch(step)[0] for step in range(EXAMPLE // BATCH)])
@@ -88,7 +99,8 @@ def trained_on() -> None:
     def judged(source: nn.Module, recipe: Recipe, frozen_from: float = 1.0) -> str:
         q = qfx.quantize(copy.deepcopy(source), example, recipe).eval()
         before = accuracy(q, x, y)
-        optimizer = torch.optim.Adam(qfx.parameter_groups(q, lr=RATE), RATE)
+        rate = RATES[recipe.weight.width]
+        optimizer = torch.optim.Adam(qfx.parameter_groups(q, lr=rate), rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         q.train()
         for step in range(STEPS):
@@ -102,14 +114,14 @@ def trained_on() -> None:
         return f"{before:.2f} %, trained {accuracy(q.eval(), x, y):.2f}"
 
     for weight, activation in ((8, 8), (4, 8), (4, 4)):
-        for granularity in ("tensor", "channel"):
-            recipe = asked(weight, activation, observer="mse", granularity=granularity)
-            print(f"{weight}/{activation} bits, per {granularity}: {judged(folded, recipe)}", flush=True)
-    own = asked(4, 4, observer="mse", granularity="channel")
-    for form in ("fold", "keep"):
-        for told, start in (("move", 1.0), ("stay for the last half", 0.5), ("stay", 0.0)) if form == "keep" else (("move", 1.0), ("stay", 0.0)):
-            recipe = Recipe(**{**vars_of(own), "batch_norm": form})
-            print(f"4/4 bits, per channel, BatchNorm {form!r}, statistics {told}: {judged(model, recipe, start)}", flush=True)
+        for told, spec in RANGES:
+            recipe = ranged(folded, weight, activation, told, observer="mse", **spec)
+            print(f"{weight}/{activation} bits, {told}: {judged(folded, recipe)}", flush=True)
+    for bits in (8, 4):
+        own = asked(bits, bits, observer="mse", granularity="channel")
+        for form, told, start in HANDLED:
+            recipe = replace(own, batch_norm=form)
+            print(f"{bits}/{bits} bits, per channel, BatchNorm {form!r}, statistics {told}: {judged(model, recipe, start)}", flush=True)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ class AdaptivePrecision:
     are those of that program. Other than there: it takes no loss at all (a divergence of 0, ``loss=0``) of words rounded stochastically, switches
     after a number of steps of its own for each layer and moves the resolution with it, adds 8 bits for sums (here sums are exact), and grows without
     ``most_up``.
-    Raises QfxError where no weight matches or one has a word of fixed length.
+    Raises QfxError where no weight matches or one has a word of fixed length, and for numbers below 0 (``resolution``: below 2).
     """
 
     resolution: int
@@ -76,6 +76,9 @@ class AdaptivePrecision:
             raise QfxError(
                 f"the pattern {pattern!r} matches no weight", where="AdaptivePrecision", remedy="use a quantizer's name, such as '*.weight'"
             )
+        for name, value, least in (("resolution", resolution, 2), ("loss", loss, 0), ("most_up", most_up, 0)):
+            if not isinstance(value, int | float) or not least <= value < float("inf"):
+                raise QfxError(f"{name} is {value!r}", where="AdaptivePrecision", remedy=f"use a number of at least {least}")
         for layer in self._layers:
             if not layer.weight_cast.spec.learn_width or layer.weight_cast.spec.granularity != "tensor":
                 told = "has a word of fixed length" if not layer.weight_cast.spec.learn_width else "has several binary points"

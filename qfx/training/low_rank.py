@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qfx.errors import QfxError
+from qfx.errors import QfxError, UnsupportedError
+from qfx.nn.model import QuantizedModel
 
 
 class LowRank(nn.Module):
@@ -38,10 +40,15 @@ def low_rank(model: nn.Module, rank: int = 8, *, gain: float = 1.0, pattern: str
     would be no fewer stay as they are. When training is over, export as ever: hardware sees one cast weight, nothing of A and B.
 
     Source: Bondarenko, Del Chiaro and Nagel, "Low-Rank Quantization-Aware Training for LLMs", 2024, arXiv 2406.06385 (A B inside of the rounding;
-    their frozen weights are kept as integers, ours as floats). Raises QfxError where no weight matches.
+    their frozen weights are kept as integers, ours as floats). Raises QfxError where no weight matches, for a rank below 1 or a gain that is 0 or no
+    number, and UnsupportedError for a quantized model, the binary points of which were chosen without A and B.
     """
-    if rank < 1:
+    if not isinstance(rank, int) or rank < 1:
         raise QfxError(f"rank is {rank!r}", where="low_rank", remedy="use 1 or more")
+    if not isinstance(gain, int | float) or not math.isfinite(gain) or gain == 0:
+        raise QfxError(f"gain is {gain!r}", where="low_rank", remedy="use a number other than 0, such as 1.0")
+    if any(isinstance(module, QuantizedModel) for module in model.modules()):
+        raise UnsupportedError("is quantized already", where=type(model).__name__, remedy="call low_rank on the float model, before qfx.quantize")
     found: list[nn.Parameter] = []
     for name, layer in list(model.named_modules()):
         weight: Any = getattr(layer, "weight", None)

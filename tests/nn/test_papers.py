@@ -78,6 +78,51 @@ def test_dynamic_fixed_point_convolution() -> None:
     assert [found[n, :, i, j].tolist() for n, i, j in places] == wanted.tolist()
 
 
+def test_dynamic_fixed_point_convolutions_of_groups_and_lengths() -> None:
+    """One exponent for the whole tensor, whatever the groups; padding by text and by the tensor's own numbers; gradients, too."""
+    torch.manual_seed(0)
+    x, grad = torch.randn(2, 4, 7), torch.randn(2, 6, 7)
+    x[:, 2:] *= 2.0**-6  # a group by itself would have a finer exponent
+    x.requires_grad_()
+    net = with_dynamic(nn.Sequential(nn.Conv1d(4, 6, 3, padding="same", padding_mode="circular", groups=2, bias=False)), x.detach())
+    weight = net[0].weight  # type: ignore[index]
+    padded = torch.cat([x[:, :, -1:], x, x[:, :, :1]], 2).detach()
+    windows = torch.stack([padded[n, :, i : i + 3] for n in range(2) for i in range(7)])  # (14, 4, 3)
+    (_, e), (_, f) = shared_exponent(windows.flatten(1), 16), shared_exponent(weight.flatten(1), 16)
+    found = net(x)
+    found.backward(grad)
+    (_, g) = shared_exponent(grad.transpose(1, 2).reshape(14, 6), 16)
+    for group in range(2):
+        top = torch.tensor([2.0 ** (exponent + 15) - 2.0**exponent for exponent in (e, f, g)])  # beside it each part has the tensor's exponent
+        part = windows[:, 2 * group : 2 * group + 2].flatten(1)
+        own = weight[3 * group : 3 * group + 3].flatten(1)
+        rows = torch.cat([part, top[0].expand(1, 6)])
+        columns = torch.cat([own, top[1].expand(1, 6)])
+        wanted = integer_product(rows, columns.T, 16, 8)[:14, :3]
+        assert torch.equal(found[:, 3 * group : 3 * group + 3].transpose(1, 2).reshape(14, 3), wanted)
+        sent = torch.cat([grad[:, 3 * group : 3 * group + 3].transpose(1, 2).reshape(14, 3), top[2].expand(14, 1)], 1)
+        by_weight = integer_product(sent.T, torch.cat([part, top[0].expand(14, 1)], 1), 16, 8)[:3, :6]
+        assert torch.equal(weight.grad[3 * group : 3 * group + 3].flatten(1), by_weight)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(4, 8, 3, stride=2, padding=2, dilation=2, groups=4),
+        nn.Conv2d(4, 4, (3, 2), padding=(1, 0), groups=4, padding_mode="reflect"),
+        nn.Conv2d(4, 6, 3, padding="same", dilation=2, groups=2),
+        nn.Conv3d(4, 2, (1, 2, 3), stride=(1, 2, 1), padding=(0, 1, 1), groups=2),
+    ],
+)
+def test_dynamic_fixed_point_convolutions_lie_where_torch_has_them(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(-3, 4, (2, 4, *[6] * (layer.weight.dim() - 2))).float()  # type: ignore[operator]
+    with torch.no_grad():
+        for part in layer.parameters():
+            part.copy_(torch.randint(-3, 4, part.shape))
+    assert torch.equal(with_dynamic(nn.Sequential(layer), x, chain=2)(x), layer(x))  # small integers, sums that do not wrap: exact in both
+
+
 # ---- NUPES (Yvinec et al., 2023) ----
 
 

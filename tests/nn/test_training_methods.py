@@ -284,6 +284,10 @@ def test_words_go_up_by_the_diversity_of_the_gradients_that_were_watched() -> No
     assert strategies == ["min", "min", "mean", "max", "max", "min"]
     with pytest.raises(QfxError, match="the strategy is 'most'"):
         AdaptivePrecision(q, strategy="most")  # type: ignore[arg-type]
+    wrong: dict[str, float] = {"loss": -1, "resolution": 1, "most_up": float("nan")}
+    for name, value in wrong.items():
+        with pytest.raises(QfxError, match=f"{name} is "):
+            AdaptivePrecision(q, **{name: value})  # type: ignore[arg-type]
 
 
 def test_adaptive_precision_ends_in_a_fixed_point_model(tmp_path: Path) -> None:
@@ -343,6 +347,11 @@ def test_low_rank_weights_are_inside_the_rounding(tmp_path: Path) -> None:
     same_in_torch_and_the_file(q.eval(), x[:16], tmp_path)
     with pytest.raises(QfxError, match="no weight of a layer"):
         low_rank(task()[0], 100)
+    for name, value in {"rank": 0.5, "gain": float("nan")}.items():
+        with pytest.raises(QfxError, match=f"{name} is {value}"):
+            low_rank(task()[0], **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(QfxError, match="is quantized already"):
+        low_rank(qfx.quantize(*task()[:2]), 2)
 
 
 # ---- levels ----

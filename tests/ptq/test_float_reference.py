@@ -14,6 +14,7 @@ import qfx
 import qfx.ptq
 from qfx import Recipe, Spec
 from qfx.errors import QfxError
+from qfx.nn.layers.products.lean import LARGE
 from qfx.ptq import fold_batch_norm
 from qfx.ptq.float_reference import float_reference, reference_of
 
@@ -51,6 +52,14 @@ def test_reference_keeps_its_weights_when_the_model_changes() -> None:
         q.get_submodule("head").weight.zero_()
     assert torch.equal(reference.get_submodule("head").weight, before)
     assert not any(parameter.requires_grad for parameter in reference.parameters())
+
+
+def test_reference_of_large_weights() -> None:
+    """Those that training does not keep twice: what makes them again asks the cast, which a reference has not."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(300, 300), torch.rand(4, 300)
+    assert model.weight.numel() >= LARGE
+    assert torch.allclose(float_reference(qfx.quantize(model, x, Recipe.uniform(4)))(x), model(x), atol=1e-5)
 
 
 def test_reference_of_another_model_is_refused() -> None:

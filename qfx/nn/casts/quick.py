@@ -75,7 +75,8 @@ def holds(by: Quantizer, constant: Tensor, limit: float) -> bool:
 
 def is_repeatable(by: Quantizer) -> bool:
     """Whether it casts the same numbers to the same, again and again, as long as its binary points stay, and changes nothing by it."""
-    return by.is_initialized and bool(vars(type(by)).get("has_plain_casts", False)) and not (by.off or by.behind or by.spec.learn_width)
+    plain = bool(vars(type(by)).get("has_plain_casts", False))  # first: what stands where a cast stood has none of what follows
+    return plain and by.is_initialized and not (by.off or by.behind or by.spec.learn_width)
 
 
 def _quick(by: Quantizer, slope: float, upper: float | None) -> Quick:
