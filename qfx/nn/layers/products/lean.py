@@ -35,7 +35,7 @@ def keeping(made: Mapping[Tensor, Callable[[], Tensor]]) -> AbstractContextManag
     Not where other hooks are at work (activation checkpointing, ``save_on_cpu``): what is saved is theirs then.
     """
     kept = {tensor.untyped_storage().data_ptr(): make for tensor, make in made.items() if tensor.numel() >= LARGE and type(tensor) in PLAIN}
-    if not kept or not torch.is_grad_enabled() or _hooked():
+    if not kept or not torch.is_grad_enabled() or hooked():
         return nullcontext()
 
     def pack(tensor: Tensor) -> Tensor | _Again:
@@ -48,7 +48,7 @@ def keeping(made: Mapping[Tensor, Callable[[], Tensor]]) -> AbstractContextManag
     return saved_tensors_hooks(pack, unpack)
 
 
-def _hooked() -> bool:
+def hooked() -> bool:
     """Whether what autograd saves goes through hooks already, or must not; True also where this torch does not tell."""
     state: Any = torch._C._autograd
     top = getattr(state, "_top_saved_tensors_default_hooks", None)

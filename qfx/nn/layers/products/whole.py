@@ -16,7 +16,7 @@ from qfx.fixed.arith import Bounds
 from qfx.fixed.recorded import recorded
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.casts import quick, room
-from qfx.nn.layers.products.lean import LARGE
+from qfx.nn.layers.products.lean import LARGE, hooked
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
@@ -61,8 +61,9 @@ def learned(layer: QLinear, x: QTensor, result: QTensor) -> Whole | None:
 
 
 def forward(layer: QLinear, found: Whole, x: QTensor) -> QTensor | None:
-    """The layer's result on ``x``, and None where what was found may not be true of it."""
-    if x.interval is not found.x or not x.is_plain or torch.compiler.is_dynamo_compiling():
+    """The layer's result on ``x``, and None where what was found may not be true of it. Where hooks see what is saved, None too: a forward that
+    is computed again has to save what the first one did, which may have gone the whole way."""
+    if x.interval is not found.x or not x.is_plain or torch.compiler.is_dynamo_compiling() or hooked():
         return None
     parts, own = layer._modules, layer._parameters
     weight, bias = parts["weight_cast"], parts["bias_cast"]
