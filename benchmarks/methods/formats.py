@@ -12,7 +12,7 @@ import qfx
 from benchmarks.methods.common import accuracy, clothes_of, train
 from benchmarks.task_data import Data
 from qfx import Recipe, Spec
-from qfx.ptq import search_powers
+from qfx.ptq import learn_powers, search_powers
 
 EPOCHS_OF_LEVELS = 4
 ACTIVATIONS = Spec(8)
@@ -44,6 +44,7 @@ def main() -> None:
         "power, codes of 4 bits": search_powers(model, example, recipe(width=10), 4),
         "uniform, 3 bits": recipe(width=3),
         "power, codes of 3 bits": search_powers(model, example, recipe(width=10), 3),
+        "power, codes of 3 bits, learned": learn_powers(model, example, recipe(width=10), 3),
     }
     for name, chosen in recipes.items():
         q = qfx.quantize(copy.deepcopy(model), example, chosen)

@@ -6,7 +6,7 @@ data), ``run`` (``qfx ptq``, ``autoquant``), ``report`` (what it writes). Beside
 ``activations`` (what the layers are given), ``calibrate`` (binary points), ``bias`` (bias correction) and ``measure`` (how good a model is).
 """
 
-from qfx.ptq.allocation.powers import search_powers
+from qfx.ptq.allocation.powers import learn_powers, search_powers
 from qfx.ptq.allocation.search import Budget, Found, Point, plot_pareto, search, weight_bits, with_widths
 from qfx.ptq.allocation.sensitivity import sensitivity
 from qfx.ptq.allocation.table import Row, Table
@@ -66,6 +66,7 @@ __all__ = [
     "fold_batch_norm",
     "folded_statistics",
     "gptq",
+    "learn_powers",
     "measured_statistics",
     "plot_pareto",
     "prune_channels",

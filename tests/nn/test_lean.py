@@ -107,4 +107,4 @@ def test_other_hooks_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     with saved_tensors_hooks(lambda t: shapes.append(tuple(t.shape)) or t, lambda t: t):
         qmodel(X).sum().backward()
     assert (12, 8, 3, 3) in shapes
-    assert not lean._hooked()
+    assert not lean.hooked()
