@@ -93,11 +93,11 @@ def shares(found: Estimate) -> str:
 
 def timeline(rows: Sequence[tuple[str, Sequence[tuple[int, int]], bool]], unit: str) -> str:
     """(name, (first, last cycle) of each frame, whether it is the slowest) as bars over cycles."""
-    left, width, tall = 210.0, 860.0, 18.0
+    left, width, tall = 22.0 + 6.6 * max(len(_short(name)) for name, _, _ in rows), 860.0, 18.0
     end = max(last for _, spans, _ in rows for _, last in spans)
     parts = [
         f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" '
-        f'style="min-width:58rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
+        f'style="min-width:52rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
         f'role="img" aria-label="When each layer works on the first {len(rows[0][1])} frames; the table below has the numbers">'
     ]
     for mark in _marks(end):

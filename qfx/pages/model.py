@@ -57,7 +57,7 @@ def model_page(
         listed(advice(graph, model, measured, plan)),
         *history,
         graph_section(graph, anchors, _hot(graph, measured, plan)),
-        of_answers.accuracy(shown, "As the log has it, " if logged else ""),
+        of_answers.accuracy(shown, "As the log has it: " if logged else ""),
         of_data.errors(graph, measured),
         of_data.values(graph, measured, anchors),
         *([] if plan is None else [of_design.board(plan), of_design.timeline(plan), of_design.folding(plan, graph)]),

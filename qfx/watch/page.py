@@ -67,7 +67,7 @@ def sections_of(run: Run, title: str) -> list[Section]:
 
 
 def _answers(run: Run) -> list[Section]:
-    made = accuracy(run.answers, f"Behind step {run.judged} ")
+    made = accuracy(run.answers, f"Behind step {run.judged}: ")
     return [replace(made, name=_anchor(run, "accuracy"), title=_heading(run.name, "accuracy and confusions"), short="")] if made.body else []
 
 

@@ -199,7 +199,7 @@ def test_answers_of_a_training(tmp_path: Path) -> None:
     assert "40.00 % of 5 right behind step 1; most often 1 is taken for 2 (2 times)" in " ".join(watch(tmp_path, "--once").stdout.split())
     assert json.loads(watch(tmp_path, "--json").stdout)[0]["answers"]["confusion"] == [[1, 0, 0], [0, 1, 2], [0, 1, 0]]
     words = " ".join(check(watch_page([run], "x", live=False)).text)
-    assert "Behind step 1 2 of 5 are right: 40.00 %" in words
+    assert "Behind step 1: 2 of 5 are right: 40.00 %" in words
     with pytest.raises(DataError, match="labels from 0 to 3"):
         course.judged(scores, torch.tensor([0, 1, 2, 3, 0]))
     course.end()
@@ -210,7 +210,7 @@ def test_answers_of_a_training(tmp_path: Path) -> None:
     assert report(tmp_path / "a", "-o", again).exit_code == 0
     for made in (page, again):
         words = " ".join(check(made.read_text(encoding="utf-8")).text)
-        assert f"As the log has it, {right} of 40 are right: {right / 40:.2%}".replace("%", " %") in words
+        assert f"As the log has it: {right} of 40 are right: {right / 40:.2%}".replace("%", " %") in words
         assert "right answers on 40" in words
         assert words.count("Accuracy and confusions") == 1
     np.savez(tmp_path / "two.npz", x=x[:2].numpy(), y=taken[:2])
