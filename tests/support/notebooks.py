@@ -51,8 +51,8 @@ def missing(path: Path) -> str:
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, data: Path = DATA) -> float:
-    """Runs all cells from a fresh kernel in ``folder``, with ``data`` as QFX_DATA; an error of a cell is raised. The ``qfx`` command is the one beside
-    this Python. Returns the seconds of a processor that the kernel took, and what it started and waited for."""
+    """Runs all cells from a fresh kernel in ``folder``, with ``data`` as QFX_DATA; an error of a cell is raised. The ``qfx`` command is the one
+    beside this Python. Returns the seconds of a processor that the kernel took, and what it started and waited for."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "MPLCONFIGDIR": str(folder / "matplotlib"), "COLUMNS": "110", "OMP_NUM_THREADS": "1", "QFX_DATA": str(data)}
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}})
