@@ -39,8 +39,9 @@ lint: $(VENV)/ready  ## the format, lint and type checks alone
 	$(PY) -m ruff check .
 	$(PY) -m basedpyright
 	$(PY) -m mypy qfx tests/support tests/typed $(wildcard demo/*.py benchmarks/*.py website/*.py)
+	PYTHONPATH=tests $(PY) -m support.typed_wheel
 
-types: $(VENV)/ready  ## whether every exported name has its type written, as pyright sees the installed package (a minute)
+types: $(VENV)/ready  ## whether every exported name has its type written, as pyright sees the installed package (part of lint)
 	PYTHONPATH=tests $(PY) -m support.typed_wheel
 
 format: $(VENV)/ready  ## rewrite the sources in the project's format

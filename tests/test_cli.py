@@ -138,7 +138,7 @@ def test_verify_says_that_a_project_that_differs_was_changed(model: Path, projec
 
 
 def test_the_command_exits_with_the_code(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "qfx.cli", "hls", str(model), "--board", "nonesuch", "-o", str(tmp_path / "p")]
+    command = [sys.executable, "-m", "qfx", "hls", str(model), "--board", "nonesuch", "-o", str(tmp_path / "p")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "ultra96v2" in done.stderr

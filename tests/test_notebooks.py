@@ -29,6 +29,8 @@ def test_there_is_one_for_each_story() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_shows_what_is_stored(path: Path, tmp_path: Path, gxx: str) -> None:
+    if lacks := notebooks.missing(path):
+        pytest.skip(lacks)
     old = stored(path)
     new = copy.deepcopy(old)
     seconds = notebooks.execute(new, tmp_path)
@@ -36,6 +38,21 @@ def test_shows_what_is_stored(path: Path, tmp_path: Path, gxx: str) -> None:
     assert list(notebooks.differences(old, new)) == [], f"make notebooks, and look at {path.name}"
     errors = [output.text for cell in notebooks.code(new) for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
     assert errors == []
+
+
+@pytest.mark.parametrize("name", notebooks.REAL)
+def test_a_notebook_of_real_data_runs_without_it(name: str, tmp_path: Path, thorough: bool, gxx: str) -> None:
+    """On what its reader has; it says so first, and has as many tables and plots."""
+    if not thorough:
+        pytest.skip("takes minutes: runs with --thorough")
+    old = stored(notebooks.FOLDER / f"{name}.ipynb")
+    new = copy.deepcopy(old)
+    assert notebooks.execute(new, tmp_path, tmp_path / "nowhere") < notebooks.MOST_SECONDS
+    found = [notebooks.shown(cell) for cell in notebooks.code(new)]
+    assert "the numbers are not those of the text" in found[1]
+    rows = [(words.count("%"), words.count("dB"), len(notebooks.pictures(cell))) for words, cell in zip(found, notebooks.code(new), strict=True)]
+    wanted = [(notebooks.shown(cell).count("%"), notebooks.shown(cell).count("dB"), len(notebooks.pictures(cell))) for cell in notebooks.code(old)]
+    assert rows == wanted
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -131,12 +131,12 @@ def _page(
     from qfx.pages.measured import measure
     from qfx.pages.model import model_page
     from qfx.watch.page import history
-    from qfx.watch.runs import read
+    from qfx.watch.runs import last_answers, read
 
     if verify and (project is None or data is None):
         raise click.UsageError("--verify runs the C++ of a project on data: give --project and --data.")
     check_target(output, force=force)
-    shown = [] if log is None else history(read(log))
+    runs = [] if log is None else read(log)
     made_of = None if project is None else read_project(project)
     path = _model_of(made_of, target, model)
     with telling("reading the model") as progress:
@@ -146,7 +146,9 @@ def _page(
         plan, notes = _plan(made_of, asked, path, progress)
         measured = None if x is None else measure(graph, x, None if labels is None else labels[:samples], progress=progress)
         compared = _compared(path, project, x, fast, progress) if verify and project is not None else []
-        text = model_page(graph, path.name, measured=measured, plan=plan, notes=notes, compared=compared, history=shown)
+        text = model_page(
+            graph, path.name, measured=measured, plan=plan, notes=notes, compared=compared, history=history(runs), answers=last_answers(runs, path)
+        )
     with writing(output, force=force) as staged:
         staged.write_text(text, encoding="utf-8")
     if as_json:

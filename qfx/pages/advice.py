@@ -96,7 +96,7 @@ def _of_data(graph: Graph, measured: Measured) -> Iterator[Advice]:
         named = ", ".join(f"{name} {-bits}" for bits, name in idle[:_LISTED]) + (f" and {len(idle) - _LISTED} more" if len(idle) > _LISTED else "")
         yield Advice(
             f"{len(idle)} cast{'s leave' if len(idle) > 1 else ' leaves'} upper bits of the range unused on this data",
-            f"bits: {named}. As many fewer bits, or as many more fractional ones, cost no accuracy here",
+            f"unused bits: {named}. Words shorter by as many, or as many more fractional bits, cost no accuracy here",
         )
     inner = [value for value, op in values if not isinstance(op, Input)]
     dead = [v for v in inner if v.size - v.held > 0 and v.size > 1]

@@ -7,7 +7,7 @@ from html import escape
 
 from qfx.hardware.cost.estimate import LIMITS, NAMES, Estimate, capacity
 from qfx.pages import html
-from qfx.pages.measured import Answers, Histogram
+from qfx.pages.measured import Histogram
 
 _WIDE, _TALL = 200.0, 44.0
 
@@ -93,11 +93,11 @@ def shares(found: Estimate) -> str:
 
 def timeline(rows: Sequence[tuple[str, Sequence[tuple[int, int]], bool]], unit: str) -> str:
     """(name, (first, last cycle) of each frame, whether it is the slowest) as bars over cycles."""
-    left, width, tall = 210.0, 860.0, 18.0
+    left, width, tall = 22.0 + 6.6 * max(len(_short(name)) for name, _, _ in rows), 860.0, 18.0
     end = max(last for _, spans, _ in rows for _, last in spans)
     parts = [
         f'<svg class="time" viewBox="0 0 {left + width + 20:g} {tall * len(rows) + 34:g}" '
-        f'style="min-width:58rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
+        f'style="min-width:52rem;width:100%;max-width:{1.25 * (left + width + 20):g}px" '
         f'role="img" aria-label="When each layer works on the first {len(rows[0][1])} frames; the table below has the numbers">'
     ]
     for mark in _marks(end):
@@ -130,27 +130,6 @@ def _marks(end: int) -> list[int]:
         if str(step)[0] == "8":
             step = step // 8 * 10
     return list(range(0, end + 1, max(step, 1)))
-
-
-def confusion(answers: Answers, most: int) -> str:
-    """The matrix, rows the right classes, columns what they were taken for; "" of more than ``most`` classes."""
-    counts = answers.confusion
-    if len(counts) > most:
-        return ""
-    head = "".join(f'<th scope="col" class="n">{j}</th>' for j in range(len(counts)))
-    rows = []
-    for i, row in enumerate(counts):
-        total = max(sum(row), 1)
-        cells = ""
-        for j, n in enumerate(row):
-            tone, strength = ("--good" if i == j else "--bad"), 0 if not n else round(12 + 60 * n / total)
-            cells += f'<td style="--tone:var({tone});--p:{strength}%">{n or "<span class=soft>·</span>"}</td>'
-        own = f"{100 * row[i] / sum(row):.1f} %" if sum(row) else ""
-        rows.append(f'<tr><th scope="row">{i}</th>{cells}<td class="n soft">{own}</td></tr>')
-    return (
-        '<div class="wide" role="region" aria-label="Confusion matrix" tabindex="0"><table class="confusion"><thead><tr><th scope="col">class</th>'
-        f'{head}<th scope="col">right</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
 
 
 def _short(name: str, most: int = 30) -> str:

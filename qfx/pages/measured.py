@@ -18,6 +18,7 @@ from qfx.ir.losses import Loss, float_loss, format_loss, raw_loss
 from qfx.ir.values import Info, RawArray
 from qfx.ir.within import inside
 from qfx.operators import Cast, Input, MinifloatCast, Scan
+from qfx.pages.answers import Answers, counted, fitting
 from qfx.pages.bins import Bins
 from qfx.pages.finer import Finer, finer
 from qfx.progress import Progress, parts, silent
@@ -91,23 +92,6 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """``confusion[i][j]``: how many samples (or positions) of class i were taken for j. ``top5``: of how many the class was among the five greatest
-    scores; None of fewer than ten classes."""
-
-    confusion: tuple[tuple[int, ...], ...]
-    top5: int | None
-
-    @property
-    def total(self) -> int:
-        return sum(map(sum, self.confusion))
-
-    @property
-    def right(self) -> int:
-        return sum(row[i] for i, row in enumerate(self.confusion))
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
     """Values by name in the whole model, as one reads, on ``samples`` samples; ``reference`` says
     what errors are measured against."""
@@ -140,7 +124,8 @@ def measure(graph: Graph, x: Feed, labels: Array | None = None, *, progress: Pro
     count = samples(given)
     if count == 0:
         raise DataError("holds no samples", where="data", remedy="give at least one")
-    judge = None if labels is None else _Judge.of(graph, labels, count)
+    right = None if labels is None else fitting(labels, (count, *graph.infos[graph.output].shape))
+    answers = None
     reference = finer(graph)
     most = max(1, WORKING_ELEMENTS // sum(info.size for info in graph.infos.values()))
     spans = {name: _Span(math.inf, -math.inf) for name, _, _ in known(graph)}
@@ -155,10 +140,11 @@ def measure(graph: Graph, x: Feed, labels: Array | None = None, *, progress: Pro
         raws = trace(graph, some)
         for name, found, exact in _pieces(graph, raws, some, None if reference is None else (reference.graph, trace(reference.graph, some))):
             tallies[name].take(found, exact)
-        if judge is not None:
-            judge.take(_floats(graph, graph.outputs[0], raws[graph.outputs[0]]), piece)
+        if right is not None:
+            some_answers = counted(_floats(graph, graph.outputs[0], raws[graph.outputs[0]]), right[piece])
+            answers = some_answers if answers is None else answers + some_answers
     values = {name: tally.value(name, spans[name]) for name, tally in tallies.items()}
-    return Measured(count, values, reference, None if judge is None else judge.answers())
+    return Measured(count, values, reference, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,35 +295,3 @@ def decibels(signal: float, noise: float) -> float:
     if noise == 0.0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0.0 else -math.inf
-
-
-@dataclass(slots=True)
-class _Judge:
-    labels: npt.NDArray[np.int64]
-    confusion: npt.NDArray[np.int64]
-    top5: int
-
-    @classmethod
-    def of(cls, graph: Graph, labels: Array, count: int) -> _Judge:
-        info = graph.infos[graph.output]
-        classes, *positions = info.shape
-        wanted = (count, *positions)
-        if labels.shape != wanted or labels.dtype.kind not in "iub":
-            remedy = f"save class numbers of shape {wanted} as 'y', or leave them out with --no-labels"
-            raise DataError(f"labels of {labels.dtype} and shape {labels.shape} for scores of shape {(count, *info.shape)}", where="y", remedy=remedy)
-        least, most = int(labels.min()), int(labels.max())
-        if least < 0 or most >= classes:
-            raise DataError(f"labels from {least} to {most} for {classes} classes", where="y", remedy="number the classes from 0 as the model does")
-        return cls(labels.astype(np.int64), np.zeros((classes, classes), dtype=np.int64), 0)
-
-    def take(self, scores: Floats, piece: slice) -> None:
-        labels = self.labels[piece].reshape(-1)
-        scores = np.moveaxis(scores, 1, -1).reshape(len(labels), -1)
-        np.add.at(self.confusion, (labels, scores.argmax(1)), 1)
-        own = np.take_along_axis(scores, labels[:, None], 1)
-        first = np.arange(scores.shape[1])[None, :] < labels[:, None]
-        rank = (scores > own).sum(1) + ((scores == own) & first).sum(1)  # of equal scores the first wins, as argmax has it
-        self.top5 += int((rank < 5).sum())
-
-    def answers(self) -> Answers:
-        return Answers(tuple(tuple(row) for row in self.confusion.tolist()), self.top5 if len(self.confusion) >= 10 else None)

@@ -14,8 +14,9 @@ from qfx.hardware.unrolled.plan import Plan as Unrolled
 from qfx.ir import words
 from qfx.ir.graph import Graph
 from qfx.operators import MinifloatCast
-from qfx.pages import html, of_data, of_design
+from qfx.pages import html, of_answers, of_data, of_design
 from qfx.pages.advice import OVERFLOW, Advice, advice, overflowing
+from qfx.pages.answers import Answers
 from qfx.pages.drawing import drawing, short_type
 from qfx.pages.html import Section
 from qfx.pages.measured import Measured, known, lossy
@@ -44,17 +45,19 @@ def model_page(
     notes: Sequence[str] = (),
     compared: Sequence[Comparison] = (),
     history: Sequence[Section] = (),
+    answers: Answers | None = None,
 ) -> str:
     """The page of ``graph``, as the file ``model`` holds it: with what data shows if it was ``measured``, and the ``plan`` of what is built of it.
     ``notes``: what the reader should know first. ``compared``: executors beside the interpreter, on the same data. ``history``: how it came to
-    be, as ``qfx watch`` shows it."""
-    anchors = anchors_of(graph)
+    be, as ``qfx watch`` shows it. ``answers``: those that its log has, where data has no labels."""
+    anchors, logged = anchors_of(graph), measured is None or measured.answers is None
+    shown = answers if measured is None or measured.answers is None else measured.answers
     sections = [
         _notes([*notes, *(f"{row.executor} differs first at {row.first}" for row in compared if row.first is not None)]),
         listed(advice(graph, model, measured, plan)),
         *history,
         graph_section(graph, anchors, _hot(graph, measured, plan)),
-        of_data.accuracy(None if measured is None else measured.answers),
+        of_answers.accuracy(shown, "As the log has it: " if logged else ""),
         of_data.errors(graph, measured),
         of_data.values(graph, measured, anchors),
         *([] if plan is None else [of_design.board(plan), of_design.timeline(plan), of_design.folding(plan, graph)]),
@@ -63,13 +66,14 @@ def model_page(
     shapes = ", ".join(f"{node.name} {words.sizes(graph.infos[node.name].shape)}" for node in graph.inputs)
     leaves = ", ".join(f"{words.sizes(graph.infos[name].shape)} of {short_type(graph.infos[name].type)}" for name in graph.outputs)
     subtitle = escape(f"{shapes} to {leaves}{where}")
-    return html.page(f"{graph.name}: report", graph.name, subtitle, _tiles(graph, measured, plan, compared), sections)
+    return html.page(f"{graph.name}: report", graph.name, subtitle, _tiles(graph, measured, plan, compared, shown), sections)
 
 
-def _tiles(graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequential | None, compared: Sequence[Comparison]) -> str:
+def _tiles(
+    graph: Graph, measured: Measured | None, plan: Plan | Unrolled | Sequential | None, compared: Sequence[Comparison], right: Answers | None
+) -> str:
     found = []
-    if measured is not None and measured.answers is not None:
-        right = measured.answers
+    if right is not None:
         found.append((html.percent(right.right / max(right.total, 1)), f"right answers on {html.count(right.total)}", ""))
     if compared:
         bits, names = sum(row.differing_bits for row in compared), " and ".join(row.executor for row in compared)

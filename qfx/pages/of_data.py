@@ -1,4 +1,4 @@
-"""Sections on what data shows: every value, error by layer, overflow and rounding, accuracy."""
+"""Sections on what data shows: every value, error by layer, overflow and rounding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from qfx.pages import charts, html
 from qfx.pages.advice import OVERFLOW, overflowing
 from qfx.pages.drawing import cast_type, short_type
 from qfx.pages.html import Section, cell, raw_cell
-from qfx.pages.measured import Answers, Lossy, Measured, Value, bounds, known, lossy
+from qfx.pages.measured import Lossy, Measured, Value, bounds, known, lossy
 
 _LISTED = 4
-MOST_CLASSES = 25
-"""In a matrix of confusions; of more, the most frequent confusions are listed."""
 
 
 def values(graph: Graph, measured: Measured | None, anchors: dict[str, str]) -> Section:
@@ -119,23 +117,3 @@ def errors(graph: Graph, measured: Measured | None) -> Section:
     )
     body = f'<p class="soft">{told}</p>{html.bars(shown, html.decibel, marked=worst[:1])}<h3>Overflow and rounding, counted</h3>{note}{counts_table}'
     return Section("errors", "Error by layer, overflow and rounding", body, "Errors")
-
-
-def accuracy(answers: Answers | None) -> Section:
-    """Right answers, and what was taken for what."""
-    if answers is None:
-        return Section("accuracy", "", "")
-    counts = answers.confusion
-    pairs = sorted(((n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j and n), key=lambda pair: (-pair[0], pair[1:]))
-    matrix = charts.confusion(answers, MOST_CLASSES)
-    told = f"{html.count(answers.right)} of {html.count(answers.total)} are right: {html.percent(answers.right / max(answers.total, 1))}"
-    told += "" if answers.top5 is None else f"; among the five greatest scores {html.percent(answers.top5 / max(answers.total, 1))}"
-    rows = [[cell(str(i), "n", value=i), cell(str(j), "n", value=j), cell(str(n), "n", value=n)] for n, i, j in pairs[:12]]
-    listed = (
-        "<h3>Most frequent confusions</h3>" + html.table(["class ", "taken for ", "times "], rows, label="Most frequent confusions", narrow=True)
-        if rows
-        else ""
-    )
-    both = f'<div class="beside">{f"<div>{matrix}</div>" if matrix else ""}{f"<div>{listed}</div>" if listed else ""}</div>'
-    body = f"<p>{told}.{' Rows: the right class; columns: what it was taken for.' if matrix else ''}</p>{both}"
-    return Section("accuracy", "Accuracy and confusions", body, "Accuracy")

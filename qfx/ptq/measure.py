@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qfx.errors import DataError
+from qfx.pages.answers import Answers, counted, fitting
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,27 +28,19 @@ def outputs(model: nn.Module, x: Tensor, batch: int) -> Tensor:
         return torch.cat([model(part) for part in torch.split(x, batch)])
 
 
-def accuracy(model: nn.Module, data: Labelled, batch: int) -> float:
-    """The share of samples (or positions) whose greatest score, along axis 1, is at the label.
+def answers(model: nn.Module, data: Labelled, batch: int) -> Answers:
+    """Which class is taken for which: that of the greatest score along axis 1.
 
     Raises DataError if the labels do not fit the model's output, or number classes that it does not have.
     """
-    scores = outputs(model, data.x, batch)
-    wanted = (scores.shape[0], *scores.shape[2:])
-    if tuple(data.y.shape) != wanted:
-        raise DataError(
-            f"labels of shape {tuple(data.y.shape)} for scores of shape {tuple(scores.shape)}",
-            where="evaluation data",
-            remedy=f"save class numbers of shape {wanted} as 'y'",
-        )
-    least, most = (int(bound) for bound in data.y.aminmax())
-    if least < 0 or most >= scores.shape[1]:
-        raise DataError(
-            f"labels from {least} to {most} for {scores.shape[1]} classes",
-            where="evaluation data",
-            remedy="number the classes from 0 as the model does",
-        )
-    return float((scores.argmax(1) == data.y).double().mean())
+    scores = outputs(model, data.x, batch).numpy()
+    return counted(scores, fitting(data.y.numpy(), scores.shape, "evaluation data"))
+
+
+def accuracy(model: nn.Module, data: Labelled, batch: int) -> float:
+    """The share of samples (or positions) that are right. Raises DataError as ``answers`` does."""
+    found = answers(model, data, batch)
+    return found.right / found.total if found.total else math.nan
 
 
 def sqnr(exact: Tensor, quantized: Tensor) -> float:
@@ -85,3 +77,7 @@ class Judge:
         if self.evaluation is None:
             return None
         return accuracy(model, self.evaluation if first is None else self.evaluation.first(first), self.batch)
+
+    def answers(self, model: nn.Module) -> Answers | None:
+        """``answers`` of a model on all evaluation samples."""
+        return None if self.evaluation is None else answers(model, self.evaluation, self.batch)

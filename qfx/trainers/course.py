@@ -58,7 +58,9 @@ class Course:
     ``export``: the ONNX file that is written at the end; a file that is there is replaced only by ``force``, and refused before training begins.
     ``log``: a folder for a log that ``qfx watch`` follows, beside the loggers; metrics that are told (``told``, evaluations) stand there too.
     ``report``: a page of HTML that is written at the end, as ``qfx report`` would: the curves of the log, which it needs, the graph, and what
-    ``losses_on`` shows of ranges and errors. A file that is there is treated as with ``export``.
+    ``losses_on`` shows of ranges and errors. A file that is there is treated as with ``export``. ``judged_on``: inputs
+    and class numbers, ``(x, y)``; which class the model takes for which goes to the log at the end, and from there to the report. ``judged`` takes
+    scores of the loop's own evaluations for that.
     ``archive`` keeps a checkpoint of each evaluation, by bit operations and the metric called ``score`` (greater is better; ``"-loss"``: smaller is).
 
     No number of the forward depends on it but as the events say. ``state_dict`` goes into a checkpoint, ``load_state_dict`` before ``begin``: what
@@ -74,6 +76,7 @@ class Course:
     board: str | Board | None
     fps: float | None
     losses_on: Any
+    judged_on: tuple[Any, Any] | None
     export: str | os.PathLike[str] | None
     force: bool
     archive: Archive | None
@@ -98,6 +101,7 @@ class Course:
         score: str | None = None,
         log: str | os.PathLike[str] | None = None,
         report: str | os.PathLike[str] | None = None,
+        judged_on: tuple[Any, Any] | None = None,
     ) -> None:
         for event in events:
             if not isinstance(event, Freeze | Switch | Anneal | Limit | Meet):
@@ -111,9 +115,11 @@ class Course:
             raise QfxError("an archive and a score go together", where="Course", remedy='give both: archive=qfx.Archive("front"), score="accuracy"')
         if report is not None and log is None:
             raise QfxError("a report needs a log", where="Course", remedy='give both: log="runs/a", report="runs/a.html"')
+        if judged_on is not None and (log is None or not isinstance(judged_on, tuple) or len(judged_on) != 2):
+            raise QfxError("judged_on is a pair, and needs a log", where="Course", remedy='give both: judged_on=(x, y), log="runs/a"')
         self.events, self.budget, self.turns, self.part = events, budget, settling, part
         self.log_every, self.histograms_every = log_every, histograms_every
-        self.board, self.fps, self.losses_on = board, fps, losses_on
+        self.board, self.fps, self.losses_on, self.judged_on = board, fps, losses_on, judged_on
         self.export, self.force, self.archive, self.score = export, force, archive, score
         self.report = report
         self.watched = None if log is None else Log(log)
@@ -251,6 +257,12 @@ class Course:
             operations = float(cost(self.model).bit_operations)
         self.archive.add(self.model, cost=operations, score=score, extra={"step": self.step})
 
+    def judged(self, scores: Any, labels: Any) -> None:
+        """An evaluation gave these scores (N, classes, *positions) for samples of these class numbers (N, *positions): which class was taken for
+        which goes to the log, and pages show the last of it. Raises DataError for labels that do not fit."""
+        if self.watched is not None and self.writes:
+            self.watched.answers(logs.answers(scores, labels), self.step)
+
     def end(self, *, writes: bool = True) -> None:
         """Behind the last step, also of a training that stopped early: let happen what was to be at the end (``share=1``), log, and export
         (``writes``: whether this process is the one that writes files). Raises what ``export_onnx`` raises."""
@@ -262,6 +274,9 @@ class Course:
             export_onnx(self.model, self.export, force=self.force)
             if self.watched is not None:
                 self.watched.wrote(self.export)
+        if self.judged_on is not None and writes and not logs.is_off(self.model):
+            x, y = self.judged_on
+            self.judged(logs.scores(self.model, x), y)
         if self.report is not None and self.watched is not None and writes:
             write_report(self.model, self.report, self.watched.path.parent, self.losses_on, model=self.export, force=self.force)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +13,11 @@ from qfx.errors import UnsupportedError
 from qfx.export.to_graph import refuse_off, to_graph
 from qfx.hardware.board import Board
 from qfx.hardware.cost.resources import FIELDS
+from qfx.ir.interpret import run
 from qfx.nn.cost.cost import cost
 from qfx.nn.layers import Weighted
 from qfx.nn.model import graph_module, quantizers
+from qfx.pages.answers import Answers, counted, fitting
 from qfx.pages.measured import seen
 
 
@@ -67,6 +70,18 @@ def losses(qmodel: nn.Module, x: Any) -> dict[str, float]:
         values[f"qfx/saturated/{name}"] = (loss.above + loss.below) / max(loss.values, 1)
         values[f"qfx/rounded/{name}"] = loss.rounded / max(loss.values, 1)
     return values
+
+
+def scores(qmodel: nn.Module, x: Any) -> Any:
+    """What the model gives for the inputs ``x``, as the interpreter computes it."""
+    return run(to_graph(qmodel), array_of(x))
+
+
+def answers(scores: Any, labels: Any) -> Answers:
+    """Which class was taken for which: scores (N, classes, *positions) and class numbers (N, *positions), as tensors or arrays. Raises DataError for
+    labels that do not fit."""
+    found = scores.detach().double().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores)
+    return counted(found, fitting(np.asarray(array_of(labels)), found.shape))
 
 
 def distributions(qmodel: nn.Module) -> dict[str, Tensor]:

@@ -15,19 +15,22 @@ from qfx.pages.measured import measure
 from qfx.pages.model import model_page
 from qfx.trainers.logs import array_of
 from qfx.watch.page import history
-from qfx.watch.runs import read
+from qfx.watch.runs import last_answers, read
 
 
 def write_report(
     qmodel: nn.Module, path: str | os.PathLike[str], log: Path, x: Any = None, *, model: str | os.PathLike[str] | None = None, force: bool = False
 ) -> None:
-    """Write the page of the model, which is in the file ``model`` if it was exported: the curves of the runs in the folder ``log``, the graph with
-    its types, and, on the inputs ``x`` (batch first; several as ``qfx.run`` takes them), ranges, distributions and errors. Raises DataError for data
-    that does not fit, UnsupportedError while quantizers are switched off, ModelFileError for a file that is there without ``force``."""
+    """Write the page of the model, which is in the file ``model`` if it was exported: the curves of the runs in the folder ``log``, right answers and
+    confusions if they are there, the graph with its types, and, on the inputs ``x`` (batch first; several as ``qfx.run`` takes them), ranges,
+    distributions and errors. Raises DataError for data that does not fit, UnsupportedError while quantizers are switched off, ModelFileError for a
+    file that is there without ``force``."""
     target = Path(path)
     name = Path(path if model is None else model).stem
     graph = to_graph(qmodel, name)
     measured = None if x is None else measure(graph, array_of(x))
-    text = model_page(graph, f"{name}.onnx", measured=measured, history=history(read(log)))
+    runs = read(log)
+    answers = last_answers(runs, None if model is None else Path(model))
+    text = model_page(graph, f"{name}.onnx", measured=measured, history=history(runs), answers=answers)
     with writing(target, force=force, error=ModelFileError) as staged:
         staged.write_text(text, encoding="utf-8")

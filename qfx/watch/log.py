@@ -8,9 +8,12 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qfx.errors import DataError
+
+if TYPE_CHECKING:
+    from qfx.pages.answers import Answers
 
 FILE = "qfx_log.jsonl"
 _EVERY_S = 0.5
@@ -26,6 +29,7 @@ class Log:
         {"stage": "gptq", "done": 3, "total": 7}
         {"pass": {"name": "gptq", "seconds": 1.5, "sqnr_db": 31.2, "accuracy": 0.91, "note": ""}}
         {"tried": {"name": "w4", "seconds": 1.5, "cost": 81920, "score": 0.91, "of": ["bit operations", "accuracy"]}}
+        {"step": 12, "answers": {"classes": 2, "counts": [[0, 0, 9], [0, 1, 1], [1, 1, 6]], "top5": null}}
         {"model": "../net.onnx"}
 
     Numbers that are not finite are null. Raises DataError if the file cannot be written.
@@ -63,6 +67,11 @@ class Log:
         one counts."""
         numbers = {"seconds": _number(seconds), "cost": _number(cost), "score": _number(score)}
         self._add({"tried": {"name": name, **numbers, "of": list(of)}})
+
+    def answers(self, found: Answers, step: int) -> None:
+        """Of an evaluation behind ``step`` steps: which class was taken for which, and how often, where it was at all."""
+        counts = [[i, j, n] for i, row in enumerate(found.confusion) for j, n in enumerate(row) if n]
+        self._add({"step": int(step), "answers": {"classes": len(found.confusion), "counts": counts, "top5": found.top5}})
 
     def wrote(self, model: str | os.PathLike[str]) -> None:
         """The model that came of the work was written there; the log holds the way to it from its own folder."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 
 from qfx.pages import html
 from qfx.pages.html import Section, bars, cell, raw_cell, table
+from qfx.pages.of_answers import accuracy
 from qfx.watch.front import amount, front, picture, told
 from qfx.watch.runs import Passed, Run, Series
 
@@ -18,7 +20,7 @@ _HEADS = ("word length", "binary point", "least", "greatest", "saturated", "roun
 
 def watch_page(runs: Sequence[Run], folder: str, *, live: bool) -> str:
     """All runs, the one with most steps first. ``live``: the page asks for itself every two seconds."""
-    sections = [section for run in runs for section in sections_of(run, run.name)]
+    sections = [section for run in runs for section in [*sections_of(run, run.name), *_answers(run)]]
     if not sections:
         nothing = (
             f"Nothing has been written into {escape(folder)} yet. A log comes from <code>qfx.watch.log.Log</code> or <code>qfx ptq --log</code>."
@@ -37,6 +39,9 @@ def _tiles(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
             found.append((share, f"{run.name}: {stage}", "good" if done >= total else ""))
         if run.series:
             found.append((html.count(run.step), f"{run.name}: steps", ""))
+        if run.answers is not None:
+            right = html.percent(run.answers.right / max(run.answers.total, 1))
+            found.append((right, f"{run.name}: right answers on {html.count(run.answers.total)}", ""))
         if run.front:
             cost, score = max(run.front, key=lambda point: (point[1], -point[0]))
             found.append((told(score, run.score), f"{run.name}: best {run.score}, {amount(cost)} {run.cost}", ""))
@@ -45,21 +50,29 @@ def _tiles(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
 
 def sections_of(run: Run, title: str) -> list[Section]:
     """What there is of a run, under headings that begin with ``title``, if there is one."""
-    anchor = "run-" + "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in run.name)
     moving = {tag: points for tag, points in run.metrics().items() if len(points) == 1 or len({value for _, value in points}) > 1}
     resting = ", ".join(f"{escape(called(tag))} {_short(points[-1][1])}" for tag, points in run.metrics().items() if tag not in moving)
     drawn = "".join(_chart(tag, points) for tag, points in moving.items())
     made = []
     if run.passes:
-        made.append(Section(f"{anchor}-passes", _heading(title, "passes"), _passes(run.passes)))
+        made.append(Section(_anchor(run, "passes"), _heading(title, "passes"), _passes(run.passes)))
     if drawn or resting:
         still = f'<p class="soft">The same all the time: {resting}.</p>' if resting else ""
-        made.append(Section(f"{anchor}-metrics", _heading(title, "losses, costs"), f'<div class="charts">{drawn}</div>{still}'))
+        made.append(Section(_anchor(run, "metrics"), _heading(title, "losses, costs"), f'<div class="charts">{drawn}</div>{still}'))
     if run.tried:
-        made.append(Section(f"{anchor}-front", _heading(title, f"{run.score} against {run.cost}"), _front(run)))
+        made.append(Section(_anchor(run, "front"), _heading(title, f"{run.score} against {run.cost}"), _front(run)))
     if run.quantizers():
-        made.append(Section(f"{anchor}-formats", _heading(title, "formats"), _formats(run)))
+        made.append(Section(_anchor(run, "formats"), _heading(title, "formats"), _formats(run)))
     return made
+
+
+def _answers(run: Run) -> list[Section]:
+    made = accuracy(run.answers, f"Behind step {run.judged}: ")
+    return [replace(made, name=_anchor(run, "accuracy"), title=_heading(run.name, "accuracy and confusions"), short="")] if made.body else []
+
+
+def _anchor(run: Run, part: str) -> str:
+    return f"run-{''.join(letter if letter.isalnum() and letter.isascii() else '-' for letter in run.name)}-{part}"
 
 
 def _heading(title: str, what: str) -> str:

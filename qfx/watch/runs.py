@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qfx.errors import DataError
+from qfx.pages.answers import Answers
 from qfx.watch.front import Tried, front
 from qfx.watch.log import FILE
 
@@ -36,7 +37,7 @@ class Passed:
 class Run:
     """One file's worth: its ``name`` is that of its folder, below the one that is watched. ``stage``: (what, done, total) last told. ``front``:
     (cost, score) of an archive's checkpoints, or of what was ``tried``; ``cost`` and ``score`` are what both are called. ``model``: the file that
-    came of it, "" as long as there is none."""
+    came of it, "" as long as there is none. ``answers``: of the last evaluation whose confusions were told, behind the step ``judged``."""
 
     name: str
     series: dict[str, Series] = field(default_factory=dict)
@@ -47,6 +48,8 @@ class Run:
     score: str = "score"
     tried: list[Tried] = field(default_factory=list)
     model: str = ""
+    answers: Answers | None = None
+    judged: int = 0
 
     @property
     def step(self) -> int:
@@ -91,7 +94,14 @@ def read(folder: Path) -> list[Run]:
             continue  # half written, or of somebody else
     for run in runs.values():
         run.series = {tag: _thinned(sorted(dict(points).items())) for tag, points in run.series.items()}
-    return [run for run in runs.values() if run.series or run.passes or run.stage or run.front or run.model]
+    return [run for run in runs.values() if run.series or run.passes or run.stage or run.front or run.model or run.answers]
+
+
+def last_answers(runs: Sequence[Run], model: Path | None = None) -> Answers | None:
+    """Those of the run that ``model`` came of, else of the one run that has any; None where several have."""
+    found = [run for run in runs if run.answers is not None]
+    own = [run for run in found if model is not None and run.model == str(model.resolve())]
+    return own[-1].answers if own else found[0].answers if len(found) == 1 else None
 
 
 def _thinned(points: Series) -> Series:
@@ -119,7 +129,9 @@ def _read_log(run: Run, path: Path) -> None:
         elif "pass" in line:
             told = line["pass"]
             run.passes.append(Passed(str(told["name"]), told.get("seconds"), told.get("sqnr_db"), told.get("accuracy"), str(told.get("note", ""))))
-
+        elif "answers" in line:
+            told, run.judged = line["answers"], int(line["step"])
+            run.answers = Answers.of(int(told["classes"]), told["counts"], told["top5"])
         elif "tried" in line:
             told = line["tried"]
             run.tried = [one for one in run.tried if one.name != told["name"]]

@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from qfx.pages.answers import Answers
 from qfx.watch.front import amount, front, letters, told
 from qfx.watch.page import called
 from qfx.watch.runs import Run, Series
@@ -42,8 +43,18 @@ def shown(runs: Sequence[Run], folder: str) -> RenderableType:
             parts.append(line)
         if run.tried:
             parts.append(Text("\n".join(letters(run.tried, run.cost, run.score))))
+        if run.answers is not None:
+            right = run.answers
+            parts.append(Text(f"{100 * right.right / max(right.total, 1):.2f} % of {right.total} right behind step {run.judged}{_mistaken(right)}"))
         parts += [table for table in (_front(run), _passes(run), _metrics(run), _formats(run)) if table.row_count]
     return Group(*parts)
+
+
+def _mistaken(answers: Answers) -> str:
+    """The most frequent confusion, in words."""
+    pairs = [(n, -i, -j) for i, row in enumerate(answers.confusion) for j, n in enumerate(row) if i != j and n]
+    times, i, j = max(pairs, default=(0, 0, 0))
+    return f"; most often {-i} is taken for {-j} ({times} times)" if times else ""
 
 
 def spark(points: Series, wide: int = _WIDE) -> str:

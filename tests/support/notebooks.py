@@ -1,8 +1,8 @@
 """The notebooks: run in an empty folder, and stored with what they show.
 
 ``python -m support.notebooks [NAME...]`` (``make notebooks``) runs and stores them. What is stored tells of no machine: no paths, no times, pictures
-of few colours. Cells that train print other last digits on other processors, so that a comparison masks numbers (``words_of``); a cell with the tag
-``exact`` is compared as it stands, one with ``varies`` not at all.
+of few colours; what is real (``REAL``) is stored with real data alone. Cells that train print other last digits on other processors, so that a
+comparison masks numbers (``words_of``); a cell with the tag ``exact`` is compared as it stands, one with ``varies`` not at all.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from PIL import Image
 FOLDER = Path(__file__).resolve().parent.parent.parent / "notebooks"
 CELL_SECONDS = 540
 """When a cell is given up, on a machine that others use too."""
+REAL = {"2_ptq": ("models/resnet20-12fca82f.th", "cifar10/test_x.npy.xz", "cifar10/test_y.npy", "cifar10/train_x_0.npy.xz")}
+"""The files of QFX_DATA that a notebook shows; without them it shows something else."""
+DATA = Path(os.environ.get("QFX_DATA") or FOLDER.parent.parent / "shared" / "data")
 MOST_SECONDS = 200
 """Of a processor, for a whole notebook with the programs that it starts: three minutes on two cores, of which it has one most of the time."""
 MOST_PICTURE = 40_000
@@ -41,11 +44,17 @@ def paths() -> list[Path]:
     return sorted(FOLDER.glob("*.ipynb"))
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> float:
-    """Runs all cells from a fresh kernel in ``folder``; an error of a cell is raised. The ``qfx`` command is the one beside this Python. Returns the
-    seconds of a processor that the kernel took, and what it started and waited for."""
+def missing(path: Path) -> str:
+    """Which real files a notebook lacks here; empty: none."""
+    lacks = [name for name in REAL.get(path.stem, ()) if not (DATA / name).is_file()]
+    return f"{DATA} has no {', '.join(lacks)}: set QFX_DATA" if lacks else ""
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path, data: Path = DATA) -> float:
+    """Runs all cells from a fresh kernel in ``folder``, with ``data`` as QFX_DATA; an error of a cell is raised. The ``qfx`` command is the one
+    beside this Python. Returns the seconds of a processor that the kernel took, and what it started and waited for."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    own = {"PATH": path, "MPLCONFIGDIR": str(folder / "matplotlib"), "COLUMNS": "110", "OMP_NUM_THREADS": "1"}
+    own = {"PATH": path, "MPLCONFIGDIR": str(folder / "matplotlib"), "COLUMNS": "110", "OMP_NUM_THREADS": "1", "QFX_DATA": str(data)}
     client = NotebookClient(notebook, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False, resources={"metadata": {"path": str(folder)}})
     before = _of_children()
     client.execute(env={**os.environ, **own})
@@ -105,6 +114,8 @@ def machine_words(notebook: nbformat.NotebookNode) -> list[str]:
 
 def store(path: Path) -> None:
     """Runs a notebook and writes it with its outputs."""
+    if lacks := missing(path):
+        raise SystemExit(f"{path.name}: {lacks}")
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
         execute(notebook, Path(folder))

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -17,12 +18,13 @@ from torch import nn
 import qfx
 from qfx import DataError, ModelFileError, QfxError
 from qfx.cli import main
+from qfx.pages.answers import Answers
 from qfx.trainers.course import Course
 from qfx.trainers.events import Freeze
 from qfx.watch.front import front, letters
 from qfx.watch.log import FILE, Log
 from qfx.watch.page import watch_page
-from qfx.watch.runs import read
+from qfx.watch.runs import last_answers, read
 from qfx.watch.serve import server
 from qfx.watch.terminal import spark
 
@@ -179,6 +181,58 @@ def test_a_training_is_followed(tmp_path: Path) -> None:
         Course(log=tmp_path / "a", report=page).begin(qmodel)
     with pytest.raises(QfxError, match="a report needs a log"):
         Course(report=page)
+
+
+def test_answers_of_a_training(tmp_path: Path) -> None:
+    """Scores that a loop hands over are counted where the log is shown; behind the last step those of the exported model on ``judged_on`` count."""
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 4), torch.arange(40) % 3
+    qmodel = qfx.quantize(nn.Linear(4, 3), x)
+    page, model = tmp_path / "page.html", tmp_path / "net.onnx"
+    course = Course(log_every=None, judged_on=(x, y), log=tmp_path / "a", report=page, export=model)
+    course.begin(qmodel, steps=1)
+    course.after_step(1)
+    scores = torch.eye(3)[[0, 2, 2, 1, 1]].bfloat16()
+    course.judged(scores, torch.tensor([0, 1, 1, 1, 2]))
+    (run,) = read(tmp_path)
+    assert run.answers == Answers(((1, 0, 0), (0, 1, 2), (0, 1, 0)), None)
+    assert "40.00 % of 5 right behind step 1; most often 1 is taken for 2 (2 times)" in " ".join(watch(tmp_path, "--once").stdout.split())
+    assert json.loads(watch(tmp_path, "--json").stdout)[0]["answers"]["confusion"] == [[1, 0, 0], [0, 1, 2], [0, 1, 0]]
+    words = " ".join(check(watch_page([run], "x", live=False)).text)
+    assert "Behind step 1: 2 of 5 are right: 40.00 %" in words
+    with pytest.raises(DataError, match="labels from 0 to 3"):
+        course.judged(scores, torch.tensor([0, 1, 2, 3, 0]))
+    course.end()
+    taken = qfx.run(qfx.load_graph(model), x.numpy()).argmax(1)
+    right = int((taken == y.numpy()).sum())
+    assert 0 < right < 40
+    again = tmp_path / "again.html"
+    assert report(tmp_path / "a", "-o", again).exit_code == 0
+    for made in (page, again):
+        words = " ".join(check(made.read_text(encoding="utf-8")).text)
+        assert f"As the log has it: {right} of 40 are right: {right / 40:.2%}".replace("%", " %") in words
+        assert "right answers on 40" in words
+        assert words.count("Accuracy and confusions") == 1
+    np.savez(tmp_path / "two.npz", x=x[:2].numpy(), y=taken[:2])
+    assert report(tmp_path / "a", "--data", tmp_path / "two.npz", "-o", again, "--force").exit_code == 0
+    words = " ".join(check(again.read_text(encoding="utf-8")).text)
+    assert "2 of 2 are right" in words
+    assert "As the log has it" not in words
+    for wrong in ({"judged_on": (x, y)}, {"judged_on": x, "log": tmp_path / "b"}):
+        with pytest.raises(QfxError, match="judged_on is a pair"):
+            Course(**wrong)  # type: ignore[arg-type]
+
+
+def test_answers_of_several_runs(tmp_path: Path) -> None:
+    """Those of the run that the model came of; of others none, unless one alone has any."""
+    first, second = Answers(((1, 0), (2, 3)), None), Answers(((4, 0), (0, 4)), None)
+    Log(tmp_path / "a").answers(first, 3)
+    Log(tmp_path / "a").wrote(tmp_path / "a.onnx")
+    assert last_answers(read(tmp_path)) == last_answers(read(tmp_path), tmp_path / "other.onnx") == first
+    Log(tmp_path / "b").answers(second, 5)
+    assert last_answers(read(tmp_path), tmp_path / "a.onnx") == first
+    assert last_answers(read(tmp_path)) is None
+    assert first + second == Answers(((5, 0), (2, 7)), None)
 
 
 def test_a_report_of_a_log(tmp_path: Path) -> None:

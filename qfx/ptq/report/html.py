@@ -10,8 +10,9 @@ from html import escape
 
 from qfx.hardware.cost.estimate import NAMES
 from qfx.ir.graph import Graph
-from qfx.pages import html, of_data
+from qfx.pages import html, of_answers, of_data
 from qfx.pages.advice import LOUD_DB, Advice
+from qfx.pages.answers import Answers
 from qfx.pages.html import Section, bars, cell, raw_cell, table
 from qfx.pages.html import decibel as decibel  # part of this module's vocabulary, as are the other numbers in words
 from qfx.pages.html import number as number
@@ -27,7 +28,8 @@ class Story:
     """What the report tells. ``options``: (name, text) pairs, as given; ``recipe``: as TOML; ``proven``: on how many samples the executors agreed.
     ``met``: whether a goal was, and ``goal`` says so: the steps are then models that were tried one after the other, not passes on one (None: there
     was no goal). ``judged`` calibration samples gave the noise, the first ``stepped`` of the ``evaluated`` samples the accuracy of the steps; the two
-    accuracies of the whole are of all of them. ``found``: how word lengths were chosen. ``graph``: what was written, to be drawn."""
+    accuracies of the whole are of all of them. ``found``: how word lengths were chosen. ``graph``: what was written, to be drawn.
+    ``answers``: of it, on the evaluation samples."""
 
     title: str
     options: Sequence[tuple[str, str]]
@@ -46,6 +48,7 @@ class Story:
     met: bool | None = None
     found: Found | None = None
     graph: Graph | None = None
+    answers: Answers | None = None
 
 
 def page(story: Story) -> str:
@@ -58,6 +61,7 @@ def page(story: Story) -> str:
         _steps(story),
         _word_lengths(story.found),
         *([] if graph is None else [graph_section(graph, anchors)]),
+        of_answers.accuracy(story.answers),
         _error_by_layer(analysis),
         _casts(analysis),
         *([] if graph is None else [of_data.values(graph, None, anchors)]),

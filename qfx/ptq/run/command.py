@@ -115,7 +115,10 @@ def _work(request: Request, settings: Settings, goal: Goal | None, report: Path)
         bars("comparing ONNX Runtime and the interpreter with PyTorch", 0, 1)
         write_files(outcome, request.output, data, report, page(story), force=request.force)
         if request.log is not None:
-            Log(request.log).wrote(request.output)
+            log = Log(request.log)
+            if outcome.answers is not None:
+                log.answers(outcome.answers, len(outcome.steps))
+            log.wrote(request.output)
         state.remove()
     return story, outcome
 
@@ -209,4 +212,5 @@ def _story(
         met=met,
         found=outcome.found,
         graph=to_graph(outcome.qmodel, request.output.stem),
+        answers=outcome.answers,
     )

@@ -77,7 +77,16 @@ def reach(
     )
     noise = judge.noise(found.qmodel)
     outcome = Outcome(
-        found.qmodel, found.reference, found.passes, tuple(account.steps), found.float_score, found.score, noise, found.recipe, findings
+        found.qmodel,
+        found.reference,
+        found.passes,
+        tuple(account.steps),
+        found.float_score,
+        found.score,
+        noise,
+        found.recipe,
+        findings,
+        answers=judge.answers(found.qmodel),
     )
     return outcome, found.met
 

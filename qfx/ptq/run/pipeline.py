@@ -75,8 +75,9 @@ def run(
         passes = default_passes(qmodel)
     reference = float_reference(qmodel)
     work.quantized_passes(passes, qmodel, reference)
-    steps, noise, right = tuple(work.steps), judge.noise(qmodel), judge.right(qmodel)
-    return Outcome(qmodel, reference, passes, steps, float_accuracy, right, noise, work.recipe, findings, work.found)
+    steps, noise, answers = tuple(work.steps), judge.noise(qmodel), judge.answers(qmodel)
+    right = None if answers is None else answers.right / max(answers.total, 1)
+    return Outcome(qmodel, reference, passes, steps, float_accuracy, right, noise, work.recipe, findings, work.found, answers)
 
 
 @dataclass

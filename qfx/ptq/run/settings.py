@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from qfx.pages.answers import Answers
 from qfx.ptq.allocation.front import Budget, Found
 from qfx.ptq.allocation.table import Measure
 from qfx.ptq.floating.checks import Finding
@@ -32,7 +33,7 @@ class Outcome:
     """The result of ``run``: the quantized model, the float reference that passes compared it with, the passes, the account of them, and the shares
     of right answers on all evaluation data (None without). ``output_db``: signal to quantization noise of its output, as in a ``Step``. ``findings``:
     what ``check_model`` warns of, in the model that the float passes left. ``found``: the word lengths that were chosen for a budget, if there was
-    one; ``recipe``: what the model was quantized by in the end."""
+    one; ``recipe``: what the model was quantized by in the end. ``answers``: which class was taken for which, on all evaluation data."""
 
     qmodel: fx.GraphModule
     reference: fx.GraphModule
@@ -44,3 +45,4 @@ class Outcome:
     recipe: Recipe
     findings: tuple[Finding, ...] = ()
     found: Found | None = None
+    answers: Answers | None = None

@@ -19,6 +19,7 @@ from torch import nn
 
 import qfx
 from qfx.capture.source import from_factory, use_current_folder
+from qfx.pages.html import count
 from qfx.ptq.run.state import hash_of_model
 from qfx.ptq.run.written import prove
 from qfx.watch.runs import read
@@ -288,7 +289,7 @@ def test_every_accuracy_says_on_how_many_images_it_was_taken(folder: Path, tmp_p
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "many.npz", x=rng.normal(size=(1200, 1, 6, 6)).astype(np.float32), y=rng.integers(0, 3, 1200))
     options = (*BASE, "--eval", tmp_path / "many.npz", *(("--max-drop", 50) if goal else ()))
-    shown = qfx_command(*options, "-o", tmp_path / "model.onnx")
+    shown = qfx_command(*options, "--log", tmp_path / "log", "-o", tmp_path / "model.onnx")
     assert shown.exit_code == 0, shown.output
     assert f"accuracy on {1200 if goal else 1000} " in shown.stdout.splitlines()[0] + " "
     assert "output SQNR on 40" in shown.stdout.splitlines()[0]
@@ -296,6 +297,13 @@ def test_every_accuracy_says_on_how_many_images_it_was_taken(folder: Path, tmp_p
     page_text = (tmp_path / "model.html").read_text()
     assert f"accuracy on {1200 if goal else 1000}" in page_text
     assert "accuracy in fixed point, 1200 samples" in page_text
+    with np.load(tmp_path / "many.npz") as held:
+        right = int((qfx.run(qfx.load_graph(tmp_path / "model.onnx"), held["x"]).argmax(1) == held["y"]).sum())
+    assert f"<p>{count(right)} of {count(1200)} are right: " in page_text
+    assert 'aria-label="Confusion matrix"' in page_text
+    (run,) = read(tmp_path / "log")
+    assert run.answers is not None
+    assert (run.answers.right, run.answers.total) == (right, 1200)
     told = json.loads(qfx_command(*options, "-o", tmp_path / "model.onnx", "--force", "--json").stdout)
     assert (told["steps_accuracy_samples"], told["accuracy_samples"], told["steps_sqnr_samples"]) == (1200 if goal else 1000, 1200, 40)
     assert told["goal_met"] is (True if goal else None)
