@@ -165,7 +165,8 @@ def side_rows(step: Step, shape: Shape, tile: Tile, side: int) -> int:
     if tile.lane_frames:
         return (tile.rows - 1) * stride + reach
     rows = _end(min, (first + count) * tile.rows, step.target.height) - first * tile.rows
-    return (rows > 0) * ((rows - 1) * stride + reach)
+    seen: int = (rows > 0) * ((rows - 1) * stride + reach)
+    return seen
 
 
 def fits(step: Step, shape: Shape, tile: Tile) -> bool:
