@@ -67,6 +67,8 @@ class Interval:
     def at(self, frac_bits: int) -> Interval:
         """The same bounds on a finer grid. Raises ExactnessError if the grid were coarser."""
         shift = frac_bits - self.frac_bits
+        if shift == 0:
+            return self
         if shift < 0:
             raise ExactnessError(f"{self.frac_bits} fractional bits do not fit into {frac_bits}", remedy="cast first")
         return Interval(self.lo << shift, self.hi << shift, frac_bits)
@@ -315,7 +317,7 @@ def align(a: Interval, b: Interval) -> tuple[Interval, Interval]:
 
 def hull(intervals: Iterable[Interval]) -> Interval:
     """The smallest interval on one grid that holds all of one or more intervals."""
-    first, *rest = intervals
-    for interval in rest:
-        first = first | interval
-    return first
+    found = tuple(intervals)
+    grid = max(interval.frac_bits for interval in found)
+    lows, highs = zip(*((interval.lo << grid - interval.frac_bits, interval.hi << grid - interval.frac_bits) for interval in found), strict=True)
+    return Interval(min(lows), max(highs), grid)

@@ -165,7 +165,7 @@ def _of_engine(model: str, plan: Sequential) -> Iterator[Advice]:
     what = f"Steps wait for {BOUND[bound]} in {100 * taken / cycles:.0f} % of the cycles; the array is used to {100 * plan.used:.0f} %"
     if bound in ("fetch_weights", "place_weights", "fetch_parameters"):
         yield Advice(what, "frames that go through together share them", again)
-    elif bound in ("fetch_x", "write", "fetch_beside"):
+    elif bound in ("fetch_x0", "fetch_x1", "write", "fetch_beside"):
         yield Advice(what, "shorter words of activations move less; frames that go through together do not")
     elif bound == "multiply":
         yield Advice(

@@ -37,15 +37,16 @@ static bool run_step(
     net_vector* y, const char* depths, uint32_t& stalls) {
   qfx_bounded::world world;
   qfx_bounded::current() = &world;
-  hls::stream<words_of::x_word> xs("xs"), ys("ys");
+  hls::stream<words_of::x_word> xs0("xs0"), xs1("xs1"), ys("ys");
   hls::stream<words_of::w_word> ws("ws");
   hls::stream<words_of::accs> accs("accs");
   world.stalls = stalls;
   if (!qfx_bounded::set_depths(world, depths)) return false;
   using namespace qfx::sequential;
-  qfx_bounded::add(world, "fetch_x", 1, [&] { fetch_x<engine>(s, x, xs); }, true);
+  qfx_bounded::add(world, "fetch_x0", 1, [&] { fetch_x<engine, 0>(s, x, xs0); }, true);
+  qfx_bounded::add(world, "fetch_x1", 1, [&] { fetch_x<engine, 1>(s, x, xs1); }, true);
   qfx_bounded::add(world, "fetch_weights", 1, [&] { fetch_weights<engine>(s, weights0, weights1, ws); }, true);
-  qfx_bounded::add(world, "array", 1, [&] { array<engine>(s, s.tiles, xs, ws, accs); });
+  qfx_bounded::add(world, "array", 1, [&] { array<engine>(s, s.tiles, xs0, xs1, ws, accs); });
   qfx_bounded::add(world, "finish", 1, [&] { finish<engine>(s, s.finished * s.inputs, accs, x, parameters, ys); }, true);
   qfx_bounded::add(world, "store", 1, [&] { store<engine>(s, s.finished, ys, y); }, true);
   qfx_bounded::run(world);

@@ -12,14 +12,16 @@ from qfx.hardware.cost.estimate import CONTROL, Cost, Estimate
 from qfx.hardware.cost.products import Products
 from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.sequential.engine import Engine
-from qfx.hardware.sequential.tiles import TAPS
+from qfx.hardware.sequential.tiles import TAPS, Shape
 
-MASTER = Resources(lut=1000, ff=1500, bram18=8)
-"""An AXI master with its bursts: 512 words of 128 bits wait there. An assumption; nobody measured it."""
-MASTERS = 6
+MASTER = Resources(lut=1000, ff=1500)
+"""An AXI master, but for the words that wait in it. An assumption; nobody measured it."""
+WAITING = 512
+"""Words that wait in a master: 8 bursts of 64 under way. Each master reads or writes, none does both."""
+MASTERS = 7
 PROCESS = Resources(lut=300, ff=450)
 """Counters, addresses and states of a process whose loops have bounds that are known at run time, those of either input. An assumption."""
-PROCESSES = 10
+PROCESSES = 12
 
 
 def estimate(engine: Engine, board: Board) -> Estimate:
@@ -35,12 +37,18 @@ def estimate(engine: Engine, board: Board) -> Estimate:
         "sums that wait": _held(engine),
         "epilogue": _epilogue(engine, on),
         "streams": _streams(engine),
-        "masters": MASTER * MASTERS,
+        "masters": MASTER * MASTERS + Resources(bram18=waiting(engine.shape)),
         "processes": PROCESS * PROCESSES,
     }
     cycles = ceil(engine.cycles / engine.layers.batch)
     costs = tuple(Cost(name, name, cycles if name != "beside" else 0, found) for name, found in parts.items())
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, CONTROL)))
+
+
+def waiting(shape: Shape) -> int:
+    """Block RAMs for the words in masters: four of vectors of values, two of halves of words of weights, one of parameters."""
+    half = shape.wide // 2 * shape.lanes * shape.w_bits
+    return 4 * r.bram18(WAITING, shape.lanes * shape.x_bits) + 2 * r.bram18(WAITING, half) + r.bram18(WAITING, 64)
 
 
 def _products(engine: Engine, on: Device) -> Resources:
@@ -133,6 +141,6 @@ def _epilogue(engine: Engine, on: Device) -> Resources:
 
 def _streams(engine: Engine) -> Resources:
     shape = engine.shape
-    words = [shape.lanes * shape.x_bits] * 2 + [shape.lanes * shape.w_bits]
+    words = [shape.lanes * shape.x_bits] * 3 + [shape.lanes * shape.w_bits]
     sums = r.fifo(4, shape.outputs * shape.pixels * engine.acc_bits)
     return r.total([*(r.fifo(64, width) for width in words), sums])

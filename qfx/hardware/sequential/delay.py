@@ -17,7 +17,7 @@ from qfx.hardware.processes.memory.from_memory import LATENCY_CYCLES
 from qfx.hardware.sequential.engine import Placed
 from qfx.hardware.sequential.host import late_cycles
 from qfx.hardware.sequential.plan import Plan, bytes_per_cycle
-from qfx.hardware.sequential.tiles import Shape, blocks, cycles, turns
+from qfx.hardware.sequential.tiles import SIDES, Shape, blocks, cycles, side_rows, turns
 
 WORST_SUSTAINED = MEMORY_SUSTAINED / 2
 """The share of its peak that memory gives at the worst that is reckoned with. An assumption, like the other one."""
@@ -61,7 +61,7 @@ def bursts(placed: Placed, shape: Shape) -> dict[str, int]:
     rows = blocks(step.target.channels, shape.lanes) * step.target.height * tile.tiles_w * tile.batch
     words = turns(step, shape, tile)
     return {
-        "fetch_x": min(words["fetch_x"], _rows_read(placed, shape)),
+        **{f"fetch_x{side}": min(words[f"fetch_x{side}"], _rows_read(placed, shape, side)) for side in range(SIDES)},
         "fetch_weights": min(words["fetch_weights"], tile.tiles),
         "fetch_parameters": jobs,
         "fetch_beside": min(words["fetch_beside"], rows),
@@ -69,11 +69,10 @@ def bursts(placed: Placed, shape: Shape) -> dict[str, int]:
     }
 
 
-def _rows_read(placed: Placed, shape: Shape) -> int:
-    """Rows of tiles that are fetched: no more than windows see, whether they lie within the value or not."""
+def _rows_read(placed: Placed, shape: Shape, side: int) -> int:
+    """Rows of tiles that a side fetches: no more than windows see, whether they lie within the value or not."""
     tile, found = placed.tile, 0
     for one in placed.step.products:
-        (reach, _), (stride, _) = one.window.reach, one.window.stride
-        seen = (tile.rows * (1 if tile.lane_frames else shape.pixels) - 1) * stride + reach
-        found += blocks(one.source.channels, shape.lanes) * min(seen, one.source.height) * tile.tiles * tile.passes
+        seen, frames = side_rows(one, shape, tile, side), shape.side(side)[1] if tile.lane_frames else 1
+        found += blocks(one.source.channels, shape.lanes) * min(seen, one.source.height) * tile.tiles * frames
     return found

@@ -214,7 +214,7 @@ def least_shape(layers: Layers, lanes: int, vector_count: int, pixels: int, most
         rows = min(ceil(step.target.height / pixels), max(pixels_of_tile // step.target.columns, 1))
         columns = min(step.target.columns, pixels_of_tile)
         tile = cut(step, shape, rows, columns)
-        _, lane_rows, in_columns = input_size(step, shape, tile)
+        lane_rows, in_columns = input_size(step, tile)
         x = max(x, lane_rows * in_columns * blocks(step.source.channels, lanes))
         y = max(y, pixels * tile.pixels * vectors(step, shape) * planes(step.target, x_bits))
         whole = step.target.height * step.target.columns == 1

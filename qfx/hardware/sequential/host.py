@@ -17,7 +17,7 @@ from qfx.hardware.sequential.program import STEP_WORDS, Image, place
 from qfx.hardware.sequential.tiles import PROCESSES, memory_bytes
 from qfx.ir.graph import Graph
 
-MASTERS = ("values", "weights0", "weights1", "beside", "parameters", "results")
+MASTERS = ("values0", "values1", "weights0", "weights1", "beside", "parameters", "results")
 """The AXI masters of the top function."""
 
 REGISTERS: Mapping[str, int] = {
@@ -26,12 +26,12 @@ REGISTERS: Mapping[str, int] = {
 }
 """Where the arguments of the top function are written: how many steps, and addresses, the upper half of each four bytes further."""
 
-_VALUES = ("values", "beside", "results")
+_VALUES = ("values0", "values1", "beside", "results")
 """The masters that share one region of memory, that of values."""
 
 _MOVED_BY = {
-    "values": "fetch_x", "weights0": "fetch_weights", "weights1": "fetch_weights", "beside": "fetch_beside", "parameters": "fetch_parameters",
-    "results": "write",
+    "values0": "fetch_x0", "values1": "fetch_x1", "weights0": "fetch_weights", "weights1": "fetch_weights", "beside": "fetch_beside",
+    "parameters": "fetch_parameters", "results": "write",
 }  # fmt: skip
 """The process that moves a word a turn through each master."""
 

@@ -14,13 +14,13 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import LIMITS, Estimate, check_fits, resource_table, told
 from qfx.hardware.cost.power import Power, power
 from qfx.hardware.design.dsp import PACKED
-from qfx.hardware.sequential.cost import MASTERS, estimate, of_luts
+from qfx.hardware.sequential.cost import estimate, of_luts, waiting
 from qfx.hardware.sequential.engine import Engine, arithmetic, containers, engine, operands
 from qfx.hardware.sequential.folding import folded
 from qfx.hardware.sequential.merging import joined
 from qfx.hardware.sequential.splitting import kept_bits
 from qfx.hardware.sequential.steps import layers
-from qfx.hardware.sequential.tiles import SHALLOW, Shape, alike, cut, entries, memory_bytes, turns, vectors
+from qfx.hardware.sequential.tiles import JOB_CYCLES, SHALLOW, STEP_CYCLES, Shape, alike, cut, entries, memory_bytes, turns, vectors
 from qfx.hardware.sequential.values import Kind, Layers, Step
 from qfx.hardware.timing.clock import Clock, expected_of_pipeline
 from qfx.hardware.timing.delays import delays
@@ -133,10 +133,13 @@ def plan(graph: Graph, board: Board, *, clock_ns: float, batch: int = 1, progres
         raise ProjectError("has nothing to compute", where=graph.name, remedy="a layer engine needs a layer")
     per_cycle = bytes_per_cycle(board, clock_ns)
     port = board.memory_port_bits / 8
-    candidates = sorted(_arrays(made, board), key=lambda shape: (_least_cycles(made, shape, port), shape.products))
+    bounded = ((_least_cycles(made, shape, port), shape) for shape in _arrays(made, board))
+    candidates = sorted(bounded, key=lambda one: (one[0], one[1].products))
     best: Plan | None = None
     fitting = 0
-    for shape in candidates:
+    for least, shape in candidates:
+        if best is not None and least >= best.engine.cycles:
+            break  # nor is any behind it faster
         progress("choosing the array and its tiles", fitting, _TRIED)
         found = _on_board(made, shape, board, clock_ns, per_cycle, port)
         if found is None:
@@ -191,7 +194,8 @@ def _depth_of_weights(made: Layers, lanes: int, x_bits: int, w_bits: int) -> int
 
 
 def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
-    """What no tiles could beat: the slowest of multipliers, epilogue and ports, each of which moves everything once."""
+    """What no tiles could beat: the slowest of multipliers, epilogue and ports, each of which moves everything once, and what steps and jobs take
+    beside."""
     total = 0
     known: dict[object, int] = {}
     wide = replace(shape, x_depth=1 << 40, y_depth=1 << 40)
@@ -202,17 +206,17 @@ def _least_cycles(made: Layers, shape: Shape, port: float) -> int:
             count, other = turns(step, wide, whole), turns(step, wide, lanes)
             count = {name: min(taken, other[name]) for name, taken in count.items()}
             vector, weight = shape.lanes * shape.x_bits / 8, shape.wide * shape.lanes * shape.w_bits / 8
-            sources = [one.source for one in step.products]
-            source = sum(ceil(one.channels / shape.lanes) * one.held[0] * one.held[1] for one in sources) * made.batch
-            ports = max((source * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight / 2)) / port
-            known[alike(step)] = max(count["multiply"], count["epilogue"], count["place_weights"], source, ceil(ports))
+            ports = (
+                max((count["fetch_x0"] * vector, count["write"] * vector, count["fetch_beside"] * vector, count["fetch_weights"] * weight / 2)) / port
+            )
+            beside = STEP_CYCLES + JOB_CYCLES * min(tile.tiles * tile.jobs for tile in (whole, lanes))
+            known[alike(step)] = beside + max(count["multiply"], count["epilogue"], count["place_weights"], count["fetch_x0"], ceil(ports))
         total += known[alike(step)]
     return total
 
 
 def _on_board(made: Layers, shape: Shape, board: Board, clock_ns: float, per_cycle: float, port: float) -> Plan | None:
     """With the memories that the board has room for; None where a tile of a step does not fit, or logic is short."""
-    wide = r.device(board.part).dsp_wide
     budget = int(LIMITS["bram18"] * 2 * board.bram36)
     best: Plan | None = None
     for y_depth in (_WORDS, 2 * _WORDS, 4 * _WORDS):
@@ -220,19 +224,29 @@ def _on_board(made: Layers, shape: Shape, board: Board, clock_ns: float, per_cyc
             continue
         for kept in (0, max(map(kept_bits, made.steps))):  # without room for the sums of products in parts, and, if that fails, with it
             x_depth = _depth_of_values(made, replace(shape, y_depth=y_depth), kept, budget)
-            if x_depth < _WORDS:
+            found = _in_room(made, replace(shape, x_depth=x_depth, y_depth=y_depth), board, clock_ns, per_cycle, port)
+            if found is None:
                 continue
-            try:
-                found = engine(made, replace(shape, x_depth=x_depth, y_depth=y_depth), per_cycle, port, wide)
-            except ProjectError:
-                continue
-            costs = estimate(found, board)
-            if costs.over(LIMITS):
-                continue
-            if best is None or found.cycles < best.engine.cycles:
-                best = Plan(found, costs, clock_ns)
+            if best is None or found.engine.cycles < best.engine.cycles:
+                best = found
             break
     return best
+
+
+def _in_room(made: Layers, shape: Shape, board: Board, clock_ns: float, per_cycle: float, port: float) -> Plan | None:
+    """With these memories, or with a little less of values where what its steps keep beside them turns out to need the room."""
+    for x_depth in range(shape.x_depth, max(shape.x_depth - 2 * _WORDS, _WORDS - 1), -_WORDS):
+        try:
+            found = engine(made, replace(shape, x_depth=x_depth), per_cycle, port, r.device(board.part).dsp_wide)
+        except ProjectError:
+            return None
+        costs = estimate(found, board)
+        tight = costs.over(LIMITS)
+        if not tight:
+            return Plan(found, costs, clock_ns)
+        if tuple(tight) != ("bram18",):
+            return None
+    return None
 
 
 def _least_results(step: Step, shape: Shape) -> int:
@@ -245,7 +259,7 @@ def _depth_of_values(made: Layers, shape: Shape, kept: int, budget: int) -> int:
     beside = [ceil(kept / shape.x_bits), *(ceil(step.beside.width / shape.x_bits) for step in steps if step.beside is not None)]
     sums = [step.epilogue.value_bits for step in steps if step.first is not None]
     fixed = 0 if shape.shallow else 2 * r.bram18(shape.w_depth, shape.lanes * shape.w_bits) * shape.outputs
-    fixed += 2 * r.bram18(shape.y_depth, shape.lanes * shape.x_bits) * (1 + max(beside, default=0)) + 8 * MASTERS
+    fixed += 2 * r.bram18(shape.y_depth, shape.lanes * shape.x_bits) * (1 + max(beside, default=0)) + waiting(shape)
     fixed += r.bram18(shape.y_depth, shape.lanes * max(sums)) if sums else 0
     for depth in range(64 * _WORDS, 0, -_WORDS):
         if fixed + 2 * shape.pixels * r.bram18(depth, shape.lanes * shape.x_bits) <= budget:

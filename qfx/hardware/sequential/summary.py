@@ -23,8 +23,10 @@ from qfx.hardware.sequential.tiles import memory_bytes
 from qfx.hardware.sequential.values import Kind, Step
 
 BOUND = {
-    "fetch_x": "values from memory",
-    "place_x": "values put in place",
+    "fetch_x0": "values from memory",
+    "fetch_x1": "values from memory",
+    "place_x0": "values put in place",
+    "place_x1": "values put in place",
     "fetch_weights": "weights from memory",
     "place_weights": "weights put in place",
     "multiply": "the multipliers",

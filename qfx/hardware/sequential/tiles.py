@@ -15,10 +15,13 @@ from qfx.hardware.sequential.memory import planes
 from qfx.hardware.sequential.values import Kind, Step
 
 PROCESSES = (
-    "fetch_x", "place_x", "fetch_weights", "place_weights", "multiply", "fetch_parameters", "fetch_beside", "epilogue", "gather", "write",
+    "fetch_x0", "fetch_x1", "place_x0", "place_x1", "fetch_weights", "place_weights", "multiply", "fetch_parameters", "fetch_beside",
+    "epilogue", "gather", "write",
 )  # fmt: skip
 """In the order of ``qfx::sequential::process``."""
 
+SIDES = 2
+"""Values come through a port for each side: the first half of the pixel lanes, which has one more if they are odd, and the other one."""
 PARAMETER_WORDS = 4
 """Words of 64 bits that a channel's epilogue takes in memory."""
 
@@ -59,6 +62,11 @@ class Shape:
     def wide(self) -> int:
         """Outputs whose weights come in one word of memory: as many as two ports of 128 bits carry, and at least two."""
         return _wide(self.outputs, self.lanes * self.w_bits)
+
+    def side(self, number: int) -> tuple[int, int]:
+        """The first pixel lane of a side, and how many it has; an engine of one pixel has none on the second."""
+        half = (self.pixels + 1) // 2
+        return (0, half) if number == 0 else (half, self.pixels - half)
 
     @property
     def products(self) -> int:
@@ -144,18 +152,28 @@ def cut(step: Step, shape: Shape, rows: int, columns: int, batch: int = 1, lane_
     return Tile(rows, columns, tiles_h, tiles_w, jobs, segments, each, count - (segments - 1) * each, sliding, batch, passes)
 
 
-def input_size(step: Step, shape: Shape, tile: Tile) -> tuple[int, int, int]:
-    """What windows see of a frame in a tile: rows of all pixel lanes that have rows of it together, rows of one of them, columns."""
+def input_size(step: Step, tile: Tile) -> tuple[int, int]:
+    """What windows see of a frame in a tile: rows of one pixel lane, and columns."""
     (reach_h, reach_w), (stride_h, stride_w) = step.window.reach, step.window.stride
-    rows = tile.rows if tile.lane_frames else _end(min, shape.pixels * tile.rows, step.target.height)
-    return (rows - 1) * stride_h + reach_h, (tile.rows - 1) * stride_h + reach_h, (tile.columns - 1) * stride_w + reach_w
+    return (tile.rows - 1) * stride_h + reach_h, (tile.columns - 1) * stride_w + reach_w
+
+
+def side_rows(step: Step, shape: Shape, tile: Tile, side: int) -> int:
+    """Rows that all windows of a side of a tile see: those of its pixel lanes together, or of each of them where they are frames."""
+    first, count = shape.side(side)
+    reach, stride = step.window.reach[0], step.window.stride[0]
+    if tile.lane_frames:
+        return (tile.rows - 1) * stride + reach
+    rows = _end(min, (first + count) * tile.rows, step.target.height) - first * tile.rows
+    seen: int = (rows > 0) * ((rows - 1) * stride + reach)
+    return seen
 
 
 def fits(step: Step, shape: Shape, tile: Tile) -> bool:
     """Whether the memories of the array hold the tile."""
     x = 0
     for one in step.products:
-        _, rows, columns = input_size(one, shape, tile)
+        rows, columns = input_size(one, tile)
         x += rows * columns * blocks(one.source.channels, shape.lanes)
     y = shape.pixels * tile.pixels * vectors(step, shape) * planes(step.target, shape.x_bits)
     if step.first is not None and max(entries(one, shape) for one in step.products) > shape.w_depth:
@@ -168,12 +186,16 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     target = step.target
     jobs = tile.tiles * tile.jobs
     each = shape.outputs // shape.wide if step.kind is Kind.MATRIX else ceil(TAPS / shape.wide) if tile.sliding else 1
-    fetched = placed = words = multiplied = 0
+    fetched, placed = [0, 0], [0, 0]
+    words = multiplied = 0
     for one in step.products:
         into = blocks(one.source.channels, shape.lanes)
-        rows, _, columns = input_size(one, shape, tile)
-        fetched += into * _seen_rows(one, tile, rows) * _seen_columns(one, tile, columns) * tile.batch
-        placed += tile.tiles * tile.passes * into * rows * columns
+        _, columns = input_size(one, tile)
+        seen = into * _seen_columns(one, tile, columns)
+        for side in range(SIDES):
+            rows = side_rows(one, shape, tile, side)
+            fetched[side] += seen * _seen_rows(one, shape, tile, side, rows) * _frames(shape, tile, side)
+            placed[side] += tile.tiles * (shape.side(side)[1] if tile.lane_frames else 1) * into * rows * columns
         count = one.window.kernel[0] if tile.sliding else entries(one, shape)
         words += 0 if one.kind is Kind.MAXIMUM else jobs * count * each
         multiplied += jobs * (tile.rows * columns if tile.sliding else tile.pixels) * count
@@ -181,8 +203,10 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     size = blocks(target.channels, shape.lanes) * target.pixels * tile.batch
     out = planes(target, shape.x_bits)
     return {
-        "fetch_x": fetched,
-        "place_x": placed,
+        "fetch_x0": fetched[0],
+        "fetch_x1": fetched[1],
+        "place_x0": placed[0],
+        "place_x1": placed[1],
         "fetch_weights": words,
         "place_weights": words,
         "multiply": multiplied,
@@ -194,10 +218,20 @@ def turns(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
     }
 
 
-def _seen_rows(step: Step, tile: Tile, rows: int) -> int:
-    """Rows that are read of a frame, by all tiles."""
-    (stride, _), (reach, _) = step.window.stride, step.window.reach
-    found: int = _each(_seen, tile.tiles_h, rows - reach + stride, rows, step.window.pads[0], step.source.height, 1)
+def _frames(shape: Shape, tile: Tile, side: int) -> int:
+    """Frames of the run that a side reads: all of them, or those of its lanes."""
+    if not tile.lane_frames:
+        return tile.batch
+    first, count = shape.side(side)
+    return sum(max(min(tile.batch - group - first, count), 0) for group in range(0, tile.batch, shape.pixels))
+
+
+def _seen_rows(step: Step, shape: Shape, tile: Tile, side: int, rows: int) -> int:
+    """Rows that a side reads of a frame, in all tiles."""
+    stride = step.window.stride[0]
+    lanes, first = (1, 0) if tile.lane_frames else (shape.pixels, shape.side(side)[0])
+    before = step.window.pads[0] - first * tile.rows * stride
+    found: int = _each(_seen, tile.tiles_h, lanes * tile.rows * stride, rows, before, step.source.height, 1)
     return found
 
 
@@ -223,7 +257,8 @@ def memory_bytes(step: Step, shape: Shape, tile: Tile) -> dict[str, int]:
 def _bytes(count: dict[str, int], shape: Shape) -> dict[str, int]:
     x, w = shape.lanes * shape.x_bits // 8, shape.wide * shape.lanes * shape.w_bits // 8
     return {
-        "values": count["fetch_x"] * x,
+        "values0": count["fetch_x0"] * x,
+        "values1": count["fetch_x1"] * x,
         "weights0": count["fetch_weights"] * w // 2,
         "weights1": count["fetch_weights"] * w // 2,
         "beside": count["fetch_beside"] * x,
@@ -250,7 +285,7 @@ def _spent(step: Step, shape: Shape, tile: Tile, memory_bytes_per_cycle: float, 
     parts = jobs * (tile.segments + len(step.products) - 1)
     moved = _bytes(count, shape)
     memory = _end(max, sum(moved.values()) / memory_bytes_per_cycle, *(each / port_bytes for each in moved.values()))
-    first = count["place_x"] // tile.tiles + count["place_weights"] // parts
+    first = count["place_x0"] // tile.tiles + count["place_weights"] // parts
     last = (count["gather"] + count["write"]) // jobs
     return count, _end(max, *count.values()) + parts * JOB_CYCLES, memory, first + last + STEP_CYCLES
 

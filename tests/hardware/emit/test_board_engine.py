@@ -219,7 +219,7 @@ def test_registers_that_are_wrong_are_told(driver: ModuleType, simulated: Callab
             with pytest.raises(driver.DeviceError, match=message):
                 accelerator.run(x)
 
-    values, _, results = description.engine.value_registers
+    values, _, _, results = description.engine.value_registers
     refused(description.memories[1].register, 0, "weights0: the accelerator has .* bytes from 0x0 on, where nothing lies")
     refused(description.memories[1].register, 0x1008, "is not a multiple of 128 bytes")
     refused(results, 0x1000, "values, what lies beside and results are one region")
@@ -357,7 +357,7 @@ def test_the_block_design(tclsh: str, tmp_path: Path, name: str) -> None:
     ("was", "planted", "message"),
     [
         (r"connect_bd_intf_net [get_bd_intf_pins accelerator/m_axi_beside]", "# ", "is not connected"),
-        ("accelerator/m_axi_results]", "accelerator/m_axi_values]", "net already"),
+        ("accelerator/m_axi_results]", "accelerator/m_axi_values0]", "net already"),
         ("ps/S_AXI_HP1_FPD]", "ps/S_AXI_HP0_FPD]", "net already"),
         ("control/M00_AXI] $registers", "control/M01_AXI] $registers", "there is no control/M01_AXI"),
         ("    [get_bd_pins ps/saxihp1_fpd_aclk] \\\n", "", "nothing drives the clock /ps/saxihp1_fpd_aclk"),
@@ -387,7 +387,7 @@ def test_registers_of_the_sources_are_the_drivers(project: Project) -> None:
         "weights1": told["weights1"],
         "parameters": told["parameters"],
     }
-    assert data["engine"]["value_registers"] == [told["values"], told["beside"], told["results"]]
+    assert data["engine"]["value_registers"] == [told["values0"], told["values1"], told["beside"], told["results"]]
     spans = sorted((offset, offset + (4 if name == "steps" else 8)) for name, offset in told.items())
     assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 

@@ -20,6 +20,7 @@ from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.emit.emit import emit
 from qfx.hardware.folding import summary
 from qfx.hardware.folding.plan import plan
+from qfx.hardware.processes.memory.from_memory import BURST_BEATS, LATENCY_CYCLES
 from qfx.hardware.processes.memory.spill import TURNS
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import Project, write_project
@@ -50,6 +51,14 @@ def test_the_harness_finds_the_same_numbers_and_the_turns_of_the_model(harness: 
     found = harness.run(0, x, stalls=stalls)
     assert_bit_exact(found.y_raw, run_from_raw(graph, x))
     assert bounded.differences(harness.designs[0], found) == []
+    for process, frames in zip(harness.designs[0].processes, found.ports, strict=True):
+        if isinstance(process, d.Spill):
+            words = process.input.words
+            # Whatever holds it up: a word is taken, written, read and given, each in a turn of its own, in whichever frame's call. The model has that
+            # for a frame, and the time in which memory answers to two bursts for every BURST_BEATS words.
+            assert sum(frame.turns for frame in frames) == 4 * words * len(frames)
+            assert process.program.turns == 4 * words + 2 * LATENCY_CYCLES * words // BURST_BEATS
+            assert all(len(numbers) == words for frame in frames for numbers in (*frame.reads, *frame.writes))
 
 
 def test_the_harness_stops_where_words_have_no_room(harness: bounded.BoundedBundle) -> None:

@@ -195,7 +195,7 @@ def test_late_memory_changes_nothing(bench: Bench, tmp_path: Path, stalls: int) 
         np.testing.assert_array_equal(got[0].reshape(-1), want)
 
 
-@pytest.mark.parametrize("name", ["xs", "ws", "accs", "ys"])
+@pytest.mark.parametrize("name", ["xs0", "xs1", "ws", "accs", "ys"])
 def test_a_step_that_stops_is_told(bench: Bench, tmp_path: Path, name: str) -> None:
     """Without room for a single word."""
     graph = residual()
@@ -206,13 +206,14 @@ def test_a_step_that_stops_is_told(bench: Bench, tmp_path: Path, name: str) -> N
 
 def test_the_bench_runs_the_processes_of_a_step() -> None:
     """All of those of the header, in its order, over the same streams."""
-    assert sorted(DEPTHS) == ["accs", "ws", "xs", "ys"]
+    assert sorted(DEPTHS) == ["accs", "ws", "xs0", "xs1", "ys"]
     header = ENGINE.read_text(encoding="utf-8")
     body = header[header.index("\nvoid run(") : header.index("\nvoid run_program(")]
-    called = re.findall(r"^  (\w+)<E>\((.*)\);$", body, re.MULTILINE)
+    called = re.findall(r"^  (\w+)<E((?:, \d)?)>\((.*)\);$", body, re.MULTILINE)
     source = Path(support.engines.__file__).with_name("engine_bench.cpp").read_text(encoding="utf-8")
-    mine = re.findall(r"(\w+)<engine>\((s, .*)\); }", source)
-    assert [(name, arguments.replace("beside", "x")) for name, arguments in called] == mine
+    mine = re.findall(r"(\w+)<engine((?:, \d)?)>\((s, .*)\); }", source)
+    assert [(name, side, re.sub(r"beside|values\d", "x", arguments)) for name, side, arguments in called] == mine
+    assert [side for name, side, _ in mine if name == "fetch_x"] == [", 0", ", 1"]
 
 
 def test_instructions_have_one_order() -> None:

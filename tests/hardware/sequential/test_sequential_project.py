@@ -86,7 +86,7 @@ def test_what_a_sequential_design_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="is not known"):
         write_project(graph, tmp_path / "p", board=replace(ULTRA96, memory_gb_s=0.0), style="sequential")
     with pytest.raises(ProjectError, match="no engine for it fits"):
-        write_project(graph, tmp_path / "p", board=replace(ULTRA96, bram36=20), style="sequential")
+        write_project(graph, tmp_path / "p", board=replace(ULTRA96, bram36=6), style="sequential")
     assert not (tmp_path / "p").exists()
     project = write_project(graph, tmp_path / "p", board=ULTRA96, style="sequential")
     x = adversarial_feeds(graph, np.random.default_rng(3), 1)["x"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 import pytest
 from test_sequential_steps import apart, flattened, moved, residual
 
+from qfx.hardware.board import board
+from qfx.hardware.sequential import plan as planning
 from qfx.hardware.sequential.merging import joined
 from qfx.hardware.sequential.steps import layers
 from qfx.hardware.sequential.tiles import Shape, Tile, cut, cycles, fits, tiled
@@ -57,3 +60,18 @@ def _even(step: Step, shape: Shape, tile: Tile) -> bool:
     """Whether no smaller tile gives as few tiles."""
     height = step.target.height if tile.lane_frames else ceil(step.target.height / shape.pixels)
     return all(size == ceil(whole / ceil(whole / size)) for size, whole in ((tile.rows, height), (tile.columns, step.target.columns)))
+
+
+@pytest.mark.parametrize("graph", [residual(), moved(), apart(), flattened()], ids=lambda graph: graph.name)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_array_is_faster_than_its_bound(graph: Graph, batch: int) -> None:
+    """The search ends where the bound of the next array is no less than what was found."""
+    made, ultra = replace(layers(graph), batch=batch), board("ultra96v2")
+    memory, port = planning.bytes_per_cycle(ultra, 5.0), ultra.memory_port_bits / 8
+    found = 0
+    for shape in list(planning._arrays(made, ultra))[::23]:
+        planned = planning._on_board(made, shape, ultra, 5.0, memory, port)
+        if planned is not None:
+            assert planning._least_cycles(made, shape, port) < planned.engine.cycles
+            found += 1
+    assert found > 2

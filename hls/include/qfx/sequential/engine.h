@@ -1,5 +1,5 @@
 // A layer engine: one array of multipliers that runs a program of steps over values in memory (step.h). Every process reads or writes one port, and all
-// of them work at once: values come in tiles, weights in jobs (a block of outputs of a tile), results leave as rows.
+// of them work at once: values come in tiles (a port for each half of the pixel lanes), weights in jobs (a block of outputs of a tile), results leave as rows.
 #ifndef QFX_SEQUENTIAL_ENGINE_H
 #define QFX_SEQUENTIAL_ENGINE_H
 
@@ -15,31 +15,31 @@
 namespace qfx {
 namespace sequential {
 
-// The input of every tile, block by block and row by row, without what lies outside of the value.
-template <class E>
+// The input of a side of every tile, block by block and row by row, without what lies outside of the value.
+template <class E, int SIDE>
 void fetch_x(const step s, const typename words<E>::x_word* x, hls::stream<typename words<E>::x_word>& xs) {
 fetch_x_tile:
   for (int tile = 0; tile < s.tiles; tile++) {
-    const tile_place place = place_of<E>(s, tile);
+    const tile_place place = lane_of(s, place_of<E>(s, tile), words<E>::first_lane(SIDE));
   fetch_x_input:
     for (int n = 0; n < s.inputs; n++) {
       const window w = s.in[n];
       const seen_place seen = seen_of(w, place);
       const int first = seen.top < 0 ? 0 : seen.top, first_line = first / w.zoom_h, first_phase = first - first_line * w.zoom_h;
     fetch_x_frame:
-      for (int frame = place.frame; frame < place.frame + s.passes; frame++) {
+      for (int frame = place.frame; frame < place.frame + s.passes[SIDE]; frame++) {
       fetch_x_block:
         for (int block = 0; block < w.blocks; block++) {
           int line = first_line, phase = first_phase;
         fetch_x_row:
-          for (int r = 0; r < w.in_rows; r++) {
+          for (int r = 0; r < w.in_rows[SIDE]; r++) {
             const int row = seen.top + r;
             if (row >= 0 && row < w.height && frame < s.frames) {
               const int begin = w.at + ((block * s.frames + frame) * w.lines + line) * w.line;
             fetch_x_word:
               for (int i = seen.line_from; i < seen.line_to; i++) {
 #pragma HLS PIPELINE II=1
-                QFX_ENGINE_TURN(FETCH_X);
+                QFX_ENGINE_TURN(FETCH_X0 + SIDE);
                 xs.write(x[begin + i]);
               }
               phase++;
@@ -55,22 +55,22 @@ fetch_x_tile:
   }
 }
 
-// A tile into the memory of every pixel lane that needs it. A column that is seen several times comes once for each row.
-template <class E>
-void place_x(const step s, const int tile, hls::stream<typename words<E>::x_word>& xs, typename words<E>::x_memory::type (&kept)[E::PIXELS][E::X_DEPTH]) {
-  const tile_place place = place_of<E>(s, tile);
+// A side of a tile into the memory of every pixel lane that needs it. A column that is seen several times comes once for each row.
+template <class E, int SIDE, int COUNT>
+void place_x(const step s, const int tile, hls::stream<typename words<E>::x_word>& xs, typename words<E>::x_memory::type (&kept)[COUNT][E::X_DEPTH]) {
+  const tile_place place = lane_of(s, place_of<E>(s, tile), words<E>::first_lane(SIDE));
   const typename words<E>::x_raw fill = s.fill;
 place_x_input:
   for (int n = 0; n < s.inputs; n++) {
     const window w = s.in[n];
     const seen_place seen = seen_of(w, place);
-    const int turns = s.passes * w.blocks * w.in_rows * w.in_columns, first_phase = seen.from - seen.line_from * w.zoom_w;
+    const int turns = s.passes[SIDE] * w.blocks * w.in_rows[SIDE] * w.in_columns, first_phase = seen.from - seen.line_from * w.zoom_w;
     int pass = 0, block = 0, r = 0, i = 0, phase = 0;
     typename words<E>::x_word word = 0;
   place_x_word:
     for (int turn = 0; turn < turns; turn++) {
 #pragma HLS PIPELINE II=1
-      QFX_ENGINE_TURN(PLACE_X);
+      QFX_ENGINE_TURN(PLACE_X0 + SIDE);
       const int row = seen.top + r, column = seen.left + i;
       const bool inside = row >= 0 && row < w.height && column >= seen.from && column < seen.to && place.frame + pass < s.frames;
       vec<typename words<E>::x_raw, E::LANES> numbers;
@@ -87,7 +87,7 @@ place_x_input:
         }
       }
     place_x_lane:
-      for (int k = 0; k < E::PIXELS; k++) {
+      for (int k = 0; k < COUNT; k++) {
 #pragma HLS UNROLL
         const int local = s.lane_frames != 0 ? r : r - k * s.rows * w.stride_h;
         const bool here = s.lane_frames != 0 ? pass == k : local >= 0 && local < w.lane_rows;
@@ -97,7 +97,7 @@ place_x_input:
       if (i == w.in_columns) {
         i = 0;
         r++;
-        if (r == w.in_rows) {
+        if (r == w.in_rows[SIDE]) {
           r = 0;
           block++;
           if (block == w.blocks) {
@@ -108,6 +108,13 @@ place_x_input:
       }
     }
   }
+}
+
+// What is kept for a pixel lane, of whichever side.
+template <class E>
+inline typename words<E>::x_memory::type kept_of(const typename words<E>::x_kept0& x0, const typename words<E>::x_kept1& x1, const int lane, const int at) {
+#pragma HLS INLINE
+  return lane < words<E>::LANES0 ? x0[lane][at] : x1[lane - words<E>::LANES0][at];
 }
 
 // Words of weights for each entry: those of all outputs; of single channels one tap, or all taps of a row.
@@ -192,7 +199,7 @@ struct weight_row {
 // compares) the taps of that row; so a tap is read once for all windows of the row that it lies in. The last of TAPS taps is the newest.
 template <class E>
 void slide(
-    const step& s, const int job, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH],
+    const step& s, const int job, const typename words<E>::x_kept0& x0, const typename words<E>::x_kept1& x1,
     const typename words<E>::w_memory::type (&weights)[E::OUTPUTS][E::W_DEPTH], hls::stream<typename words<E>::accs>& accs) {
 #pragma HLS INLINE
   typedef typename words<E>::acc acc_t;
@@ -229,7 +236,7 @@ slide_turn:
   slide_pixel:
     for (int k = 0; k < E::PIXELS; k++) {
 #pragma HLS UNROLL
-      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][at + i * w.blocks]);
+      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(kept_of<E>(x0, x1, k, at + i * w.blocks));
       vec<operand, E::LANES> taps[TAPS];
     slide_operand:
       for (int lane = 0; lane < E::LANES; lane++) {
@@ -288,14 +295,14 @@ slide_turn:
 // The sums of one part of a job: for every pixel the windows' vectors (kernel rows, kernel columns, blocks) times the weights.
 template <class E>
 void multiply(
-    const step s, const int part, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH],
+    const step s, const int part, const typename words<E>::x_kept0& x0, const typename words<E>::x_kept1& x1,
     const typename words<E>::w_memory::type (&weights)[E::OUTPUTS][E::W_DEPTH], hls::stream<typename words<E>::accs>& accs) {
   typedef typename words<E>::acc acc_t;
   typedef typename E::operand operand;
   static acc_t acc[E::PIXELS][E::OUTPUTS];  // it waits for the next part
 #pragma HLS ARRAY_PARTITION variable=acc complete dim=0
   if (E::SLIDES && s.sliding != 0) {
-    slide<E>(s, part, x, weights, accs);
+    slide<E>(s, part, x0, x1, weights, accs);
     return;
   }
   const int entries = entries_of(s, part);
@@ -336,7 +343,7 @@ multiply_turn:
   multiply_lane:
     for (int k = 0; k < E::PIXELS; k++) {
 #pragma HLS UNROLL
-      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(x[k][pixel + at + block]);
+      const vec<typename words<E>::x_raw, E::LANES> raw = words<E>::x_memory::numbers(kept_of<E>(x0, x1, k, pixel + at + block));
       vec<operand, E::LANES> number;
     multiply_operand:
       for (int lane = 0; lane < E::LANES; lane++) {
@@ -413,7 +420,7 @@ multiply_turn:
 
 template <class E>
 void tile_jobs(
-    const step s, const int parts, const typename words<E>::x_memory::type (&x)[E::PIXELS][E::X_DEPTH], hls::stream<typename words<E>::w_word>& ws,
+    const step s, const int parts, const typename words<E>::x_kept0& x0, const typename words<E>::x_kept1& x1, hls::stream<typename words<E>::w_word>& ws,
     hls::stream<typename words<E>::accs>& accs) {
 #pragma HLS INLINE off
 tile_jobs_part:
@@ -423,47 +430,54 @@ tile_jobs_part:
 #pragma HLS ARRAY_PARTITION variable=weights complete dim=1
     QFX_ENGINE_BIND_WEIGHTS(weights)
     place_weights<E>(s, part, ws, weights);
-    multiply<E>(s, part, x, weights, accs);
+    multiply<E>(s, part, x0, x1, weights, accs);
   }
 }
 
 template <class E>
 void array(
-    const step s, const int tiles, hls::stream<typename words<E>::x_word>& xs, hls::stream<typename words<E>::w_word>& ws,
-    hls::stream<typename words<E>::accs>& accs) {
+    const step s, const int tiles, hls::stream<typename words<E>::x_word>& xs0, hls::stream<typename words<E>::x_word>& xs1,
+    hls::stream<typename words<E>::w_word>& ws, hls::stream<typename words<E>::accs>& accs) {
 #pragma HLS INLINE off
 array_tile:
   for (int tile = 0; tile < tiles; tile++) {
 #pragma HLS DATAFLOW
 #if defined(__SYNTHESIS__)
-    typename words<E>::x_memory::type x[E::PIXELS][E::X_DEPTH];
+    typename words<E>::x_kept0 x0;
+    typename words<E>::x_kept1 x1;
 #else
-    static typename words<E>::x_memory::type x[E::PIXELS][E::X_DEPTH];  // too much for a stack
+    static typename words<E>::x_kept0 x0;  // too much for a stack
+    static typename words<E>::x_kept1 x1;
 #endif
-#pragma HLS ARRAY_PARTITION variable=x complete dim=1
-    QFX_BIND(x, RAM_S2P, BRAM)
-    place_x<E>(s, tile, xs, x);
-    tile_jobs<E>(s, s.jobs * s.parts, x, ws, accs);
+#pragma HLS ARRAY_PARTITION variable=x0 complete dim=1
+#pragma HLS ARRAY_PARTITION variable=x1 complete dim=1
+    QFX_BIND(x0, RAM_S2P, BRAM)
+    QFX_BIND(x1, RAM_S2P, BRAM)
+    place_x<E, 0>(s, tile, xs0, x0);
+    place_x<E, 1>(s, tile, xs1, x1);
+    tile_jobs<E>(s, s.jobs * s.parts, x0, x1, ws, accs);
   }
 }
 
 // One step. What it reads is in memory, and what it writes is read by later steps alone.
 template <class E>
 void run(
-    const step s, const typename words<E>::x_word* x, const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1,
-    const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
+    const step s, const typename words<E>::x_word* values0, const typename words<E>::x_word* values1, const typename words<E>::w_half* weights0,
+    const typename words<E>::w_half* weights1, const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
 #pragma HLS INLINE off
 #pragma HLS DATAFLOW
-  hls::stream<typename words<E>::x_word> xs("xs"), ys("ys");
+  hls::stream<typename words<E>::x_word> xs0("xs0"), xs1("xs1"), ys("ys");
   hls::stream<typename words<E>::w_word> ws("ws");
   hls::stream<typename words<E>::accs> accs("accs");
-#pragma HLS STREAM variable=xs depth=64
+#pragma HLS STREAM variable=xs0 depth=64
+#pragma HLS STREAM variable=xs1 depth=64
 #pragma HLS STREAM variable=ws depth=64
 #pragma HLS STREAM variable=accs depth=4
 #pragma HLS STREAM variable=ys depth=64
-  fetch_x<E>(s, x, xs);
+  fetch_x<E, 0>(s, values0, xs0);
+  fetch_x<E, 1>(s, values1, xs1);
   fetch_weights<E>(s, weights0, weights1, ws);
-  array<E>(s, s.tiles, xs, ws, accs);
+  array<E>(s, s.tiles, xs0, xs1, ws, accs);
   finish<E>(s, s.finished * s.inputs, accs, beside, parameters, ys);
   store<E>(s, s.finished, ys, y);
 }
@@ -471,13 +485,14 @@ void run(
 // The steps of a program, one after the other.
 template <class E>
 void run_program(
-    const int steps, const ap_uint<64>* program, const typename words<E>::x_word* x, const typename words<E>::w_half* weights0,
-    const typename words<E>::w_half* weights1, const typename words<E>::x_word* beside, const ap_uint<64>* parameters, typename words<E>::x_word* y) {
+    const int steps, const ap_uint<64>* program, const typename words<E>::x_word* values0, const typename words<E>::x_word* values1,
+    const typename words<E>::w_half* weights0, const typename words<E>::w_half* weights1, const typename words<E>::x_word* beside,
+    const ap_uint<64>* parameters, typename words<E>::x_word* y) {
 #pragma HLS INLINE
 run_step:
   for (int index = 0; index < steps; index++) {
     const step s = read_step<E>(program, index);
-    run<E>(s, x, weights0, weights1, beside, parameters, y);
+    run<E>(s, values0, values1, weights0, weights1, beside, parameters, y);
   }
 }
 

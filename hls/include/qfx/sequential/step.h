@@ -26,7 +26,9 @@ extern long long qfx_engine_turns[];
 namespace qfx {
 namespace sequential {
 
-enum process { FETCH_X, PLACE_X, FETCH_WEIGHTS, PLACE_WEIGHTS, MULTIPLY, FETCH_PARAMETERS, FETCH_BESIDE, EPILOGUE, GATHER, WRITE, PROCESSES };
+enum process {
+  FETCH_X0, FETCH_X1, PLACE_X0, PLACE_X1, FETCH_WEIGHTS, PLACE_WEIGHTS, MULTIPLY, FETCH_PARAMETERS, FETCH_BESIDE, EPILOGUE, GATHER, WRITE, PROCESSES
+};
 enum kind { MATRIX, SUM, MAXIMUM };
 enum overflow { CLAMP, WRAP, ZERO };
 enum rounding { TRN, RND, RND_MIN_INF, RND_ZERO, RND_INF, RND_CONV, TRN_ZERO };  // of qfx.fixed.type.QMode
@@ -34,6 +36,7 @@ enum rounding { TRN, RND, RND_MIN_INF, RND_ZERO, RND_INF, RND_CONV, TRN_ZERO }; 
 static const int TAPS = 3;  // the most columns of a window that slides
 static const int STEP_WORDS = 72;
 static const int INPUTS = 2;  // the most of a step
+static const int SIDES = 2;  // values come through a port for each: the first half of the pixel lanes and the other one
 static const int PARAMETER_WORDS = 4;  // of a channel: what is added; the factor and three shifts; the least result; the greatest
 
 // What a step reads: a value and the windows over it, and how many words each multiplier has of its weights.
@@ -43,7 +46,7 @@ struct window {
   int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
   int entries;                      // words of each multiplier's weights in a part
   // What follows from these.
-  int in_rows, in_columns;          // of a tile, or of one frame of it
+  int in_rows[SIDES], in_columns;   // of a side of a tile, or of one frame of it
   int lane_rows;                    // of one pixel lane
   int base;                         // where it begins in the memory of a lane
 };
@@ -67,8 +70,35 @@ struct step {
   // What follows from these.
   int tiles, finished;            // jobs that give results
   int parts;                      // of a job
-  int passes;                     // frames of a tile
+  int passes[SIDES];              // frames of a side of a tile
   int pixels;                     // of a pixel lane of a tile
+};
+
+// What memory holds, and what the engine keeps of it.
+template <class E>
+struct words {
+  typedef uint<E::X_BITS> x_raw;
+  typedef uint<E::W_BITS> w_raw;
+  typedef uint<E::LANES * E::X_BITS> x_word;
+  typedef uint<E::WIDE / 2 * E::LANES * E::W_BITS> w_half;  // what one of the two ports for weights brings
+  typedef uint<E::WIDE * E::LANES * E::W_BITS> w_word;      // the weights of WIDE neighbouring outputs, the first of them from the first port
+  typedef memory_word<x_raw, E::LANES> x_memory;
+  typedef memory_word<w_raw, E::LANES> w_memory;
+  typedef sint<E::ACC_BITS> acc;
+  typedef sint<E::VALUE_BITS> value;
+  typedef vec<acc, E::PIXELS * E::OUTPUTS> accs;
+  // The pixel lanes of a side, and what is kept for them; an engine of one pixel has none on the second side.
+  static const int LANES0 = (E::PIXELS + 1) / 2, LANES1 = E::PIXELS - LANES0;
+  typedef typename x_memory::type x_kept0[LANES0][E::X_DEPTH];
+  typedef typename x_memory::type x_kept1[LANES1 > 0 ? LANES1 : 1][E::X_DEPTH];
+  static inline int lanes_of(const int side) {
+#pragma HLS INLINE
+    return side == 0 ? LANES0 : LANES1;
+  }
+  static inline int first_lane(const int side) {
+#pragma HLS INLINE
+    return side == 0 ? 0 : LANES0;
+  }
 };
 
 inline int read_window(const int (&field)[STEP_WORDS], const int from, window& w) {
@@ -140,16 +170,25 @@ read_step_word:
   s.tiles = groups * s.tiles_h * s.tiles_w;
   s.finished = s.tiles * s.jobs;
   s.parts = s.inputs * s.segments;
-  s.passes = frames ? E::PIXELS : 1;
   s.pixels = s.rows * s.columns;
-  const int all_rows = E::PIXELS * s.rows < s.height ? E::PIXELS * s.rows : s.height;
+  int side_rows[SIDES];  // of the result
+read_step_side:
+  for (int side = 0; side < SIDES; side++) {
+    const int lanes = words<E>::lanes_of(side), begin = words<E>::first_lane(side) * s.rows, end = begin + lanes * s.rows;
+    side_rows[side] = (end < s.height ? end : s.height) - begin;
+    s.passes[side] = frames ? lanes : 1;
+  }
   int base = 0;
 read_step_input:
   for (int n = 0; n < INPUTS; n++) {
     window& w = s.in[n];
     i = read_window(field, i, w);
     w.lane_rows = (s.rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
-    w.in_rows = frames ? w.lane_rows : (all_rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
+  read_step_rows:
+    for (int side = 0; side < SIDES; side++) {
+      const int seen = side_rows[side] > 0 ? (side_rows[side] - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1 : 0;
+      w.in_rows[side] = frames ? w.lane_rows : seen;
+    }
     w.in_columns = (s.columns - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1;
     w.base = base;
     base += w.lane_rows * w.in_columns * w.blocks;
@@ -168,7 +207,7 @@ inline tile_place place_of(const step& s, const int tile) {
   const int group = tile / (s.tiles_h * s.tiles_w), rest = tile - group * (s.tiles_h * s.tiles_w);
   const int tile_y = rest / s.tiles_w, tile_x = rest - tile_y * s.tiles_w;
   tile_place place;
-  place.frame = group * s.passes;
+  place.frame = group * (s.lane_frames != 0 ? E::PIXELS : 1);
   place.top = tile_y * (s.lane_frames != 0 ? 1 : E::PIXELS) * s.rows;
   place.left = tile_x * s.columns;
   return place;
@@ -210,21 +249,6 @@ inline int vectors(const step& s) {
 #pragma HLS INLINE
   return s.kind == MATRIX ? E::VECTORS : 1;
 }
-
-// What memory holds, and what the engine keeps of it.
-template <class E>
-struct words {
-  typedef uint<E::X_BITS> x_raw;
-  typedef uint<E::W_BITS> w_raw;
-  typedef uint<E::LANES * E::X_BITS> x_word;
-  typedef uint<E::WIDE / 2 * E::LANES * E::W_BITS> w_half;  // what one of the two ports for weights brings
-  typedef uint<E::WIDE * E::LANES * E::W_BITS> w_word;      // the weights of WIDE neighbouring outputs, the first of them from the first port
-  typedef memory_word<x_raw, E::LANES> x_memory;
-  typedef memory_word<w_raw, E::LANES> w_memory;
-  typedef sint<E::ACC_BITS> acc;
-  typedef sint<E::VALUE_BITS> value;
-  typedef vec<acc, E::PIXELS * E::OUTPUTS> accs;
-};
 
 // A word of memory as numbers.
 template <class T, int P, int WIDTH>
