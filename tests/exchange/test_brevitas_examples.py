@@ -91,12 +91,6 @@ def nearest_neighbours(weight: str = "CommonIntWeightPerChannelQuant") -> nn.Mod
     return made(3, 4, upscale_factor=2, signed_act=True, bias=False, acc_bit_width=16, weight_quant=getattr(common, weight))  # type: ignore[no-any-return]
 
 
-def espcn() -> nn.Module:
-    from brevitas_examples.super_resolution.models.espcn import quant_espcn_a2q  # type: ignore[import-untyped, unused-ignore]
-
-    return quant_espcn_a2q(2, 4, 4, 13)  # type: ignore[no-any-return]
-
-
 def melgan() -> nn.Module:
     """A convolution with weight normalization and a transposed one, whose biases are off: float biases in front of a LeakyReLU are refused."""
     from brevitas_examples.text_to_speech.melgan import common  # type: ignore[import-untyped, unused-ignore]
@@ -118,7 +112,6 @@ PIECES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "ResNet blocks, A2Q+": (lambda: resnet_block("CommonIntAccumulatorAwareZeroCenterWeightQuant"), (3, 8, 8), True),
     "super resolution": (nearest_neighbours, (3, 4, 4), False),
     "super resolution, A2Q": (lambda: nearest_neighbours("CommonIntAccumulatorAwareWeightQuant"), (3, 4, 4), False),
-    "ESPCN": (espcn, (3, 6, 6), True),
     "MelGAN": (melgan, (3, 12), False),
 }  # the last: with --thorough
 
