@@ -330,7 +330,7 @@ class Recording(TorchFunctionMode):
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
         if not written:
             result = tree_map(lambda leaf: leaf.view_as(leaf) if any(leaf is tensor for tensor in tensors) else leaf, result)
-        own = next((type(tensor) for tensor in tensors if hasattr(type(tensor), "behind_layer")), None)
+        own: Any = next((type(tensor) for tensor in tensors if hasattr(type(tensor), "behind_layer")), None)
         result = own.behind_layer(module, result) if own is not None else result  # a class of tensors that layers hand on
         node = self._add("call_module", path, node_args, node_kwargs, result, any(self._depends(tensor) for tensor in tensors))
         node.meta[MADE] = {role: self._node_of(tensor) for role, tensor in roles.items()}

@@ -146,7 +146,7 @@ def _read(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
     except DecodeError as error:
-        raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
+        raise ModelFileError("is not an ONNX model, nor another that qfx reads", where=str(path), remedy="export it again") from error
     except onnx.checker.ValidationError as error:
         raise outside(path, error) from error
     if not model.graph.node:

@@ -32,7 +32,8 @@ _LAYERS = (
 def as_quantized(x: Tensor) -> Tensor:
     """``x``, which a forward takes for a QuantTensor."""
     with torch._C.DisableTorchFunction():
-        return x.as_subclass(_kind())
+        result: Tensor = x.as_subclass(_kind())
+        return result
 
 
 @functools.cache
