@@ -380,11 +380,8 @@ def merge(mine: Recording, other: Recording, *, sizes: bool = True) -> Unsupport
 
 
 def _by_batch(node: fx.Node) -> UnsupportedError:
-    return UnsupportedError(
-        "does something else in another run, with another number of samples",
-        where=place_of(node),
-        remedy="take the whole batch at once, let nothing but sizes depend on its size (x.shape[0] in a view is fine), and nothing on chance",
-    )
+    remedy = "take the whole batch at once, let nothing but sizes depend on its size (x.shape[0] in a view is fine), and nothing on chance"
+    return UnsupportedError("does something else in another run, with another number of samples", where=place_of(node), remedy=remedy)
 
 
 def _unsteady(node: fx.Node, value: Any, other: Any) -> UnsupportedError | None:
