@@ -352,7 +352,8 @@ class Assembly:
                 return function(*args, **kwargs)
         except Exception as error:  # whatever torch raises on shapes that do not fit
             message = str(error).split("\n")[0]
-            raise DoesNotRunError(f"does not run on the data: {message}", where=name, remedy="check the layout of the calibration data") from error
+            remedy = "check the shape of the data, and that the file tells its inputs' shapes as they are"
+            raise DoesNotRunError(f"does not run on the data: {message}", where=name, remedy=remedy) from error
 
     def _attach(self, name: str, module: nn.Module) -> str:
         """Place the module at ``name``, or at one beside it that is free; return where it is."""

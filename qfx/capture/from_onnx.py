@@ -120,10 +120,18 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
     except DecodeError as error:
         raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
+    except onnx.checker.ValidationError as error:
+        raise outside(path, error) from error
     if model.producer_name == "qfx":
         raise ModelFileError("is quantized already: qfx wrote it", where=str(path), remedy="give the float model")
     formats.refuse(formats.kind_of_onnx(model), str(path))
     return model
+
+
+def outside(path: Path, error: Exception) -> ModelFileError:
+    """Of constants that a file keeps in another file."""
+    why = str(error).strip().split("\n")[0]
+    return ModelFileError(f"its constants in other files cannot be read: {why}", where=str(path), remedy="keep them beside it, as they were exported")
 
 
 def _check_shape(declared: onnx.ValueInfoProto, example: Tensor, path: Path) -> int | None:

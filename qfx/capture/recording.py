@@ -330,6 +330,8 @@ class Recording(TorchFunctionMode):
         written = [tensor for tensor, version in zip(tensors, versions, strict=True) if tensor._version != version]
         if not written:
             result = tree_map(lambda leaf: leaf.view_as(leaf) if any(leaf is tensor for tensor in tensors) else leaf, result)
+        own: Any = next((type(tensor) for tensor in tensors if hasattr(type(tensor), "behind_layer")), None)
+        result = own.behind_layer(module, result) if own is not None else result  # a class of tensors that layers hand on
         node = self._add("call_module", path, node_args, node_kwargs, result, any(self._depends(tensor) for tensor in tensors))
         node.meta[MADE] = {role: self._node_of(tensor) for role, tensor in roles.items()}
         for tensor in written:
@@ -378,11 +380,8 @@ def merge(mine: Recording, other: Recording, *, sizes: bool = True) -> Unsupport
 
 
 def _by_batch(node: fx.Node) -> UnsupportedError:
-    return UnsupportedError(
-        "does something else in another run, with another number of samples",
-        where=place_of(node),
-        remedy="take the whole batch at once, let nothing but sizes depend on its size (x.shape[0] in a view is fine), and nothing on chance",
-    )
+    remedy = "take the whole batch at once, let nothing but sizes depend on its size (x.shape[0] in a view is fine), and nothing on chance"
+    return UnsupportedError("does something else in another run, with another number of samples", where=place_of(node), remedy=remedy)
 
 
 def _unsteady(node: fx.Node, value: Any, other: Any) -> UnsupportedError | None:

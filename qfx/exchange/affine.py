@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -67,7 +68,8 @@ _INTEGERS = "quantize symmetrically, or take its integers as they are: qfx.integ
 
 
 class AffineCast(nn.Module):
-    """The fake-quantization in a network, in the float32 operations of its source. ``label``: what messages call it; ``place``: its path."""
+    """The fake-quantization in a network, in the float32 operations of its source. ``label``: what messages call it; ``place``: its path;
+    ``marks``: what a forward is to see in place of its result."""
 
     affine: Affine
     label: str
@@ -83,6 +85,7 @@ class AffineCast(nn.Module):
     def __init__(self, affine: Affine, label: str) -> None:
         super().__init__()
         self.affine, self.label, self.place = affine, label, f"{label}_cast"
+        self.marks: Callable[[Tensor], Tensor] | None = None
         self.register_buffer("scale", torch.tensor(affine.scales, dtype=torch.float32))
         self.register_buffer("inverse", (1.0 / torch.tensor(affine.scales, dtype=torch.float64)).float())
         self.register_buffer("zero", torch.tensor(affine.zeros, dtype=torch.float32))
@@ -104,7 +107,8 @@ class AffineCast(nn.Module):
         return (integers - self._along(self.zero, integers)) * self._along(self.scale, integers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.numbers(self.integers(x))
+        result = self.numbers(self.integers(x))
+        return result if self.marks is None else self.marks(result)
 
     def _along(self, part: Tensor, x: Tensor) -> Tensor:
         axis, count = self.affine.axis, max(self.scale.numel(), self.zero.numel())

@@ -23,6 +23,7 @@ from qfx.exchange.affine import Affine, AffineCast, Float
 from qfx.exchange.build import Explicit, fixed
 from qfx.exchange.conversion import Casts, Conversion, compared, keep, require_same
 from qfx.exchange.grid import Grid, bipolar, grid
+from qfx.exchange.quant_tensors import as_quantized
 from qfx.fixed.type import FixedType
 from qfx.nn.convert import check_model
 from qfx.nn.layers.given import FakeQuant, SignOf
@@ -66,7 +67,7 @@ def from_brevitas(model: nn.Module, example_input: Any, *, strict: bool = True, 
     except DataError as error:
         if error.where != "example_input":
             raise
-        remedy = "write the forward for plain tensors: without .value, .scale and assertions on QuantTensor"
+        remedy = "write the forward for plain tensors: of QuantTensors, isinstance and .value are there, .scale and the like are not"
         raise UnsupportedError(f"its forward works with QuantTensors: {error.what}", where=type(model).__name__, remedy=remedy) from error
     found = compared(result, inputs.args or tuple(inputs.kwargs.values()), reader.casts(), explicit.numbers, seen.results)
     if strict:
@@ -214,8 +215,12 @@ class Reader:
         return {fake.label: Casts(fake.grid, [_plain(result) for result in self.seen.calls[key]]) for key, fake in self.fakes.items()}
 
     def _layer(self, path: str, module: Any) -> nn.Module:
-        kind = type(module).__name__
+        base = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("brevitas.nn"))
+        kind = base.__name__
         try:
+            if type(module).forward is not getattr(base, "forward", None):
+                what = f"is of class {type(module).__name__}, a {kind} with a forward of its own"
+                raise UnsupportedError(what, where=path, remedy=f"use Brevitas' {kind}, with its parameters, and compute the rest outside")
             make = _MAKERS.get(kind)
             if make is None:
                 raise UnsupportedError(f"Brevitas' {kind} has no fixed-point form here", where=path, remedy=_remedy(kind))
@@ -232,10 +237,12 @@ class Reader:
             plain: Any = nn.Linear(module.in_features, module.out_features, bias)
         else:
             settings = {name: getattr(module, name) for name in _SETTINGS}
-            if "Transpose" in type(module).__name__:
+            if isinstance(module, nn.modules.conv._ConvTransposeNd):
                 settings["output_padding"] = module.output_padding
-            plain = _PLAIN[type(module).__name__](**settings, bias=bias)
-        plain.weight, plain.bias = module.weight, module.bias
+            plain = next(_PLAIN[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in _PLAIN)(**settings, bias=bias)
+        plain.bias = module.bias
+        computed = not isinstance(module.weight, nn.Parameter)  # of others, as by weight_norm: what it is now counts
+        plain.weight = nn.Parameter(module.weight.detach().clone()) if computed else module.weight
         for role in ("weight", "bias") if bias else ("weight",):
             self._constant(path, role, module, plain)
         before, behind = self._fake(module.input_quant, f"{path}.input"), self._fake(module.output_quant, f"{path}.output")
@@ -327,10 +334,18 @@ class Reader:
         function = None if fused is None else fused.activation_impl
         if function is not None and _class(function) == "Identity":
             function = None
+        if _class(function) in ("Sigmoid", "Tanh"):  # Brevitas has subclasses of its own
+            function = getattr(nn, _class(function))()
         if function is not None and not type(function).__module__.startswith("torch.nn"):
             what = f"has the activation {type(function).__name__}"
             raise UnsupportedError(what, where=path, remedy="use QuantReLU or QuantIdentity behind a layer of torch")
-        return _Activation(before, function, self._fake(proxy, f"{path}.output"))
+        return _Activation(before, function, self._marking(module, self._fake(proxy, f"{path}.output")))
+
+    def _marking(self, module: Any, fake: Any) -> Any:
+        """A layer's last cast, whose results the source's forward may take for QuantTensors."""
+        if fake is not None and getattr(module, "return_quant_tensor", False):
+            fake.marks = as_quantized
+        return fake
 
     def pool(self, path: str, module: Any) -> nn.Module:
         if isinstance(module, nn.AvgPool2d):
@@ -338,13 +353,14 @@ class Reader:
             average: nn.Module = nn.AvgPool2d(*settings)
         else:
             average = nn.AdaptiveAvgPool2d(module.output_size)
-        return _Activation(None, average, self._fake(module.trunc_quant, f"{path}.output"))
+        return _Activation(None, average, self._marking(module, self._fake(module.trunc_quant, f"{path}.output")))
 
     def accumulator(self, path: str, module: Any) -> nn.Module:
-        return _Activation(None, None, self._fake(module.trunc_quant, f"{path}.output"))
+        return _Activation(None, None, self._marking(module, self._fake(module.trunc_quant, f"{path}.output")))
 
     def add(self, path: str, module: Any) -> nn.Module:
-        return _Sum(self._fake(module.input_quant, f"{path}.input"), self._fake(module.output_quant, f"{path}.output"))
+        behind = self._marking(module, self._fake(module.output_quant, f"{path}.output"))
+        return _Sum(self._fake(module.input_quant, f"{path}.input"), behind)
 
     def upsample(self, path: str, module: Any) -> nn.Module:
         if module.mode != "nearest":
@@ -363,8 +379,8 @@ _MAKERS: dict[str, Callable[[Reader, str, Any], nn.Module]] = {
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether Brevitas has a layer of this very class."""
-    return type(module).__module__.startswith("brevitas.nn")
+    """Whether it is a layer of Brevitas, or of a subclass."""
+    return any(kind.__module__.startswith("brevitas.nn") for kind in type(module).__mro__)
 
 
 def _class(module: Any) -> str:

@@ -14,6 +14,7 @@ from qfx.capture.inputs import Inputs
 from qfx.capture.trace import trace
 from qfx.capture.traced import Traced
 from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError, together
+from qfx.exchange.affine import AffineCast
 from qfx.exchange.exact import Known, beside, difference, judged
 from qfx.exchange.grid import Grid
 from qfx.fixed.arith import Bounds, Interval
@@ -24,7 +25,8 @@ from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QAvgPool, QInput, Weighted
 from qfx.nn.layers.given import FakeQuant, GivenQuantizer, QOffset, sign_bit
 from qfx.nn.layers.reductions.reduce import QReduceMean
-from qfx.nn.lookup import picks
+from qfx.nn.layers.tables.lookup import QLookup
+from qfx.nn.lookup import operator_name, picks
 from qfx.nn.model import QuantizedModel, quantizers
 from qfx.nn.quantizer import Quantizer
 from qfx.recipe import LONGEST_WORD, Override, Recipe, Spec
@@ -75,6 +77,7 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
                 module.num_batches_tracked.clamp_(min=1)  # statistics of no batch count as they are: the example says nothing of them
         inputs = Inputs.of(source.module, example)
         traced = trace(source.module, inputs)
+        require_all_casts(source.module, traced)
         for path, (before, behind) in source.around.items():
             surround(traced, path, before, behind)
         for width in WIDTHS if strict else (*WIDTHS, WIDTHS[0]):
@@ -89,6 +92,15 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
             if isinstance(layer, QInput):
                 layer.recipe = told
         return model, tuple(Note(error.where, error.what) for error in builder.obstacles)
+
+
+def require_all_casts(module: nn.Module, traced: Traced) -> None:
+    """Refuse a forward that goes another way than the source's, which passed all of its casts."""
+    reached = {id(traced.module.get_submodule(str(node.target))) for node in traced.module.graph.nodes if node.op == "call_module"}
+    for cast in module.modules():
+        if isinstance(cast, FakeQuant | AffineCast) and id(cast) not in reached:
+            what = "is run by the source, but not by its forward on plain layers: that asks what class a layer or a value has"
+            raise UnsupportedError(what, where=cast.label, remedy="decide in __init__ what a forward does, not by isinstance(layer, QuantConv2d)")
 
 
 def told_recipe(model: QuantizedModel) -> Recipe:
@@ -203,6 +215,11 @@ class GivenBuilder(Builder):
                 more, rest = self._first_casts(user)
                 found |= more
                 others += rest
+            elif user.op != "output" and operator_name(user, self.traced).lower() in ("relu", "relu_"):
+                more, rest = self._first_casts(user)
+                unsigned = more and not rest and not any(cast.grid.signed for cast in more.values())
+                found |= more if unsigned else {}  # which makes 0 of what is below 0, as the ReLU does
+                others += [] if unsigned else [user]
             else:
                 others.append(user)
         return found, others
@@ -225,12 +242,23 @@ class GivenBuilder(Builder):
         self.at = node
         module = self.traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
         start = self.values.get(node.args[0]) if isinstance(module, FakeQuant) else None  # type: ignore[arg-type]
-        path = module.place if isinstance(module, FakeQuant) else path
+        path = self._place(node, module) if isinstance(module, FakeQuant) else path
         if start is not None and isinstance(module, FakeQuant):
             _check_reads(module, start.data.interval)
         super()._convert(node, path)
         if start is not None and self.known[start.node].why:
             self._prove(self.values[node], path)
+
+    def _place(self, node: fx.Node, cast: FakeQuant) -> str:
+        """Where a cast is attached; that of a table is a part of it, for entries are its results."""
+        source = self.values.get(node.args[0])  # type: ignore[arg-type]
+        if source is None or not isinstance(self._layer(str(source.node.target)), QLookup):
+            return cast.place
+        calls = sum(other.op == "call_module" and other.target == node.target for other in self.traced.module.graph.nodes)
+        if calls > 1 or len(self.traced.tensor_users(node.args[0])) > 1 or cast.grid.axis is not None or cast.grid.bipolar:  # type: ignore[arg-type]
+            remedy = "put one quantizer of its own behind it, with one scale"
+            raise UnsupportedError("rounds what a function by table gives, in several places or with several scales", where=cast.label, remedy=remedy)
+        return f"{source.node.target}.output_cast"
 
     def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
         off = self._give(layer, inputs)

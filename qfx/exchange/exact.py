@@ -20,6 +20,7 @@ from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.given import GivenQuantizer, QOffset
 from qfx.nn.layers.reductions.reduce import QReduceMean
+from qfx.nn.layers.tables.lookup import QLookup
 from qfx.nn.qtensor import QTensor
 
 FLOAT32_BITS = 24
@@ -28,10 +29,10 @@ FLOAT32_BITS = 24
 MOST = 1 << 20
 """Up to so many numbers, of all channels together, are tried one by one; of more the steps are found."""
 
-PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset)
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLookup)
 """Layers that make one number of one number, by constants of its channel at most."""
 
-_SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:])
+_SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:-1])
 """Layers that float32 computes exactly where it holds the result, and their constants are exact."""
 
 
@@ -65,7 +66,7 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
     inexact = next((known for _, known, _ in sources if known.why), None)
     one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool))
     if inexact is not None:
-        if one and inexact.start is not None:
+        if one and inexact.start is not None and not isinstance(inexact.layers[-1], QLookup):  # behind a table stands its cast
             return inexact.through(layer, node)
         return Known(inexact.why, inexact.where)
     off = next((known for _, known, _ in sources if known.between), None)
@@ -223,6 +224,8 @@ def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, .
                     return ""
                 row, channel = wrong[0].tolist()
                 return told(channel, int(raws[row, channel]), float(theirs[row, channel]), float(ours[row, channel]))
+            if any(isinstance(layer, QLookup) for layer in known.layers):
+                return f"of {most} numbers that it can read no more than {MOST // shape[0]} are tried"  # its function may rise and fall
             return _by_steps(lows, highs, both, told)
     except UnsupportedError as error:
         return error.what

@@ -173,6 +173,5 @@ def narrowest(low: int, high: int, where: str) -> tuple[int, bool, bool]:
         return (width + 1 if high else 1), True, False
     if low == -high and high + 1 == 2**width and high > 0:
         return width + 1, True, True
-    raise UnsupportedError(
-        f"clips integers to {low} ... {high}", where=where, remedy="clip to all integers of a word, or to a symmetric range of them"
-    )
+    remedy = "clip to all integers of a word, or to a symmetric range of them; with other zero points take the integers: `qfx import --integers`"
+    raise UnsupportedError(f"clips integers to {low} ... {high}, counted from the zero point", where=where, remedy=remedy)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qfx import formats
 from qfx.capture.batch.freeing import for_any_batch
 from qfx.capture.batch.joining import rows
-from qfx.capture.from_onnx import _check_shape, _feeds, argument
+from qfx.capture.from_onnx import _check_shape, _feeds, argument, outside
 from qfx.capture.inputs import Inputs
 from qfx.capture.tail import without_tail
 from qfx.capture.trace import trace
@@ -146,7 +146,14 @@ def _read(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelFileError(f"cannot be read: {error.strerror or error}", where=str(path), remedy="check the path") from error
     except DecodeError as error:
-        raise ModelFileError("is not an ONNX model", where=str(path), remedy="export it again") from error
+        raise ModelFileError("is not an ONNX model, nor another that qfx reads", where=str(path), remedy="export it again") from error
+    except onnx.checker.ValidationError as error:
+        raise outside(path, error) from error
+    if not model.graph.node:
+        raise ModelFileError("has no operators: it is empty, cut off, or no ONNX model", where=str(path), remedy="export it again")
+    if model.ir_version > onnx.IR_VERSION:
+        what = f"is of version {model.ir_version} of ONNX' file format, newer than {onnx.IR_VERSION}"
+        raise ModelFileError(what, where=str(path), remedy=f"export it with one up to {onnx.IR_VERSION}, or take a newer onnx")
     if any(entry.domain == DOMAIN for entry in model.opset_import):
         raise ModelFileError("is one of qfx' own already", where=str(path), remedy="give it to qfx hls, qfx verify and the others as it is")
     try:

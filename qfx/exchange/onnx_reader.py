@@ -88,6 +88,10 @@ class QuantReader(_Reader):
 
     def _node(self, proto: onnx.NodeProto) -> None:
         where = proto.name or f"{proto.op_type} that gives {proto.output[0]!r}"
+        self._by_kind(proto, where)
+        self._check_declared(proto, where)
+
+    def _by_kind(self, proto: onnx.NodeProto, where: str) -> None:
         stored = [name for name in proto.input if name in self.stored]
         if proto.domain in QONNX_DOMAINS or proto.op_type in _QUANTIZING:
             handler = _QUANTIZING.get(proto.op_type)
@@ -115,7 +119,6 @@ class QuantReader(_Reader):
                 if isinstance(value, Value) and value.layer is not None:
                     self.values[name] = replace(value, layer=None)
             super()._node(proto)
-            self._check_declared(proto, where)
             if proto.op_type == "Clip":
                 self._limit(proto, where)
 

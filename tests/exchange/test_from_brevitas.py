@@ -300,7 +300,6 @@ def test_what_would_be_something_else_is_refused() -> None:
     refused(lambda: nn.Sequential(first(), linear(), nn.BatchNorm1d(6)), "2: is a BatchNorm.*no quantizer follows")
     refused(lambda: nn.Sequential(first(), qnn.QuantLinear(8, 6, bias=False)), "1.weight: has the scale")
     refused(lambda: nn.Sequential(first(float_to_int_impl_type="ceil"), linear()), "0.output: rounds by CEIL")
-    refused(lambda: nn.Sequential(first(), qnn.QuantSigmoid(act_quant=nets.UNSIGNED)), "1: has the activation")
     refused(lambda: qnn.QuantLSTM(4, 3), "QuantLSTM has no fixed-point form", (5, 4))
     refused(lambda: nn.Linear(8, 4), "has no layers of Brevitas")
     with pytest.raises(qfx.UnsupportedError, match="is no float32"):
@@ -318,7 +317,7 @@ def test_a_forward_for_quant_tensors_is_told() -> None:
             self.first = nets.first()
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.first(x).value  # type: ignore[no-any-return]
+            return self.first(x) * self.first(x).scale  # type: ignore[no-any-return]
 
     refused(Wants, "its forward works with QuantTensors")
 

@@ -331,6 +331,7 @@ NODE = helper.make_node
 STORED = NODE("QuantizeLinear", ["x", "step", "u"], ["q"])
 TRUNCATED = NODE("Trunc", ["q", "step", "zero", "eight", "one", "bits"], ["y"], domain=GENERAL)
 LIE = helper.make_tensor_value_info("c", TensorProto.FLOAT, ("N", 9))
+OF_A_CAST = helper.make_tensor_value_info("q", TensorProto.FLOAT, ("N", 9))
 REFUSED = [
     bad("has the zero point 3, where a fixed-point grid has none", [quant("x", "y", "step", zero="three")], {"three": f32(3.0)}),
     bad("rounds by CEIL, which is no mode of ap_fixed", [quant("x", "y", "step", rounding_mode="CEIL")]),
@@ -352,6 +353,7 @@ REFUSED = [
     bad("has no quantizers", [NODE("Relu", ["x"], ["y"])], None, qfx.ModelFileError),
     bad("is a quantized ONNX model .QLinearConv", [NODE("QLinearAdd", ["x"], ["y"], domain="com.microsoft")], None, qfx.ModelFileError),
     bad("the file says that 'c' has the shape", [quant("x", "q", "step"), NODE("Relu", ["q"], ["c"]), quant("c", "y", "step")], None, info=(LIE,)),
+    bad("the file says that 'q' has the shape", [quant("x", "q", "step"), NODE("Relu", ["q"], ["y"])], None, info=(OF_A_CAST,)),
     bad("truncates numbers with 4 fractional bits", [quant("x", "q", "fine"), TRUNCATED], {"one": f32(1.0)}),
 ]  # fmt: skip
 
@@ -371,6 +373,21 @@ def test_files_that_are_broken_are_refused(tmp_path: Path) -> None:
     model.graph.initializer[0].dims.append(7)
     onnx.save(model, path)
     with pytest.raises(qfx.ModelFileError, match="the constant 'zero' is not what the file says"):
+        qfx.from_onnx(path)
+    model.graph.initializer[0].ClearField("raw_data")
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    model.graph.initializer[0].external_data.add(key="location", value="weights.bin")
+    path.write_bytes(model.SerializeToString())
+    for read in (qfx.from_onnx, qfx.capture.from_onnx.from_onnx):
+        with pytest.raises(qfx.ModelFileError, match="its constants in other files cannot be read"):
+            read(path, torch.zeros(2, 4))
+    model = onnx.load(saved(tmp_path, [quant("x", "y", "step")], COMMON))
+    model.ir_version = 99
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(qfx.ModelFileError, match="is of version 99 of ONNX' file format"):
+        qfx.from_onnx(path)
+    path.write_bytes(b"")
+    with pytest.raises(qfx.ModelFileError, match="has no operators"):
         qfx.from_onnx(path)
     path.write_bytes(b"no model")
     with pytest.raises(qfx.ModelFileError, match="is not an ONNX model"):

@@ -15,7 +15,7 @@ from qfx.capture.traced import Traced
 from qfx.errors import UnsupportedError, together
 from qfx.exchange import brevitas
 from qfx.exchange.affine import Affine, AffineCast
-from qfx.exchange.build import surround
+from qfx.exchange.build import require_all_casts, surround
 from qfx.exchange.integers.kinds import KINDS, MOVES, name_of
 from qfx.exchange.integers.network import Network
 from qfx.exchange.integers.values import Sums, View
@@ -49,7 +49,9 @@ def integers_of(model: Model, example_input: Tensor, *, nearest: bool = False) -
         source, inputs, seen = brevitas.observed(model, example_input)
         reader = brevitas.Reader(source, seen, nearest=False, affine=True)
         explicit = reader.read()
-        traced = without_tail(trace(explicit.module, inputs))
+        traced = trace(explicit.module, inputs)
+        require_all_casts(explicit.module, traced)
+        traced = without_tail(traced)
         for path, (before, behind) in explicit.around.items():
             surround(traced, path, before, behind)
         return _graph(traced, _whole(reader.whole), name, nearest)
@@ -152,6 +154,11 @@ def _first_casts(network: Network, node: fx.Node) -> tuple[list[AffineCast], lis
         elif user.op != "output" and KINDS.get(name_of(network, user)) in MOVES:
             more, rest = _first_casts(network, user)
             casts, others = casts + more, others + rest
+        elif user.op != "output" and name_of(network, user).lower() in ("relu", "relu_"):
+            more, rest = _first_casts(network, user)
+            unsigned = not rest and all(cast.affine.low >= max(cast.affine.zeros) for cast in more)
+            casts += more if unsigned else []  # which makes 0 of what is below 0, as the ReLU does
+            others += [] if unsigned else [user]
         else:
             others.append(user)
     return casts, others

@@ -310,6 +310,21 @@ def permute(network: Network, node: fx.Node) -> None:
     network.move(node, source, lambda grown, name, held: grown.emit(name, ops.Transpose(perm), held))
 
 
+def pixel_shuffle(network: Network, node: fx.Node) -> None:
+    source = value_of(network, node)
+    (before, *sides), after = network.traced.shapes[source], network.traced.shapes[node]
+    if len(after) != 3:
+        raise network.refuse(node, f"shuffles a value of shape {after}", "give it one image a sample")
+    factor = int(_options(network, node, ("input", "upscale_factor"))["upscale_factor"])
+
+    def move(grown: Growing, name: str, held: str) -> str:
+        apart = grown.emit(f"{name}.apart", ops.Reshape((before // factor**2, factor, factor, *sides)), held)
+        turned = grown.emit(f"{name}.turned", ops.Transpose((0, 3, 1, 4, 2)), apart)
+        return grown.emit(name, ops.Reshape(after), turned)
+
+    network.move(node, source, move)
+
+
 def max_pool(network: Network, node: fx.Node) -> None:
     source = value_of(network, node)
     rank = len(network.traced.shapes[source]) - 1
@@ -360,10 +375,11 @@ KINDS: dict[str, Handler] = {
     **dict.fromkeys(("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "Identity", "dropout", "contiguous", "clone", "detach", "to", "alias"), same),
     **dict.fromkeys(("Flatten", "Unflatten", "flatten", "unflatten", "reshape", "view", "squeeze", "unsqueeze", "unsafe_view"), reshape),
     **dict.fromkeys(("permute", "transpose", "movedim", "swapaxes"), permute),
+    **dict.fromkeys(("PixelShuffle", "pixel_shuffle"), pixel_shuffle),
     **dict.fromkeys(("MaxPool1d", "MaxPool2d", "MaxPool3d", "max_pool1d", "max_pool2d", "max_pool3d"), max_pool),
     **dict.fromkeys(("Upsample", "UpsamplingNearest2d", "interpolate", "upsample"), upsample),
 }
 """What is read, by the names of layers, functions and methods."""
 
-MOVES = (same, reshape, permute)
+MOVES = (same, reshape, permute, pixel_shuffle)
 """What leaves numbers as they are."""

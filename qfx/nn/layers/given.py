@@ -33,7 +33,8 @@ _ROUNDED: dict[QMode, Callable[[Tensor], Tensor]] = {
 class FakeQuant(nn.Module):
     """What another tool makes of numbers, in float: rounded to a grid and limited, or their sign. ``label``: what recipes call the quantizer that it
     becomes; ``place``: its path. ``reads``: the fractional bits that its input may have at most, which the source rounds to first; ``holds_all``:
-    that the source has no limits there, so that none may count. It stands in networks that ``qfx.exchange`` makes."""
+    that the source has no limits there, so that none may count; ``marks``: what a forward is to see in place of its result. It stands in networks
+    that ``qfx.exchange`` makes."""
 
     grid: Grid
     label: str
@@ -47,8 +48,13 @@ class FakeQuant(nn.Module):
         self.grid, self.label, self.place = grid, label, f"{label}_cast"
         self.reads: int | None = None
         self.holds_all = False
+        self.marks: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        result = self._rounded(x)
+        return result if self.marks is None else self.marks(result)
+
+    def _rounded(self, x: Tensor) -> Tensor:
         grid = self.grid
         points = points_of(grid, x).to(x.dtype)
         step = torch.tensor(grid.scales, dtype=x.dtype, device=x.device).reshape(points.shape) if grid.scales else torch.exp2(-points)
