@@ -369,6 +369,7 @@ def test_a_clock_that_is_not_believed_is_noted_and_auto_is_believed(model: Path,
     assert auto["power_w"] > plain["power_w"]
     assert not any("may not be reached" in note for note in auto["notes"])
     if style == "streaming":
+        assert json.loads(qfx_command("estimate", model, "--board", "ultra96v2", "--style", "dataflow", "--json").stdout) == plain
         short = found("--clock-ns", 1.6)
         assert short["believed_frames_per_second"] < short["frames_per_second"]
         note = next(note for note in short["notes"] if "may not be reached" in note)

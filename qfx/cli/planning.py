@@ -70,10 +70,11 @@ _OPTIONS = (
     ),
     click.option(
         "--style",
-        type=click.Choice(("streaming", "unrolled", "sequential", "auto")),
+        type=click.Choice(("streaming", "dataflow", "unrolled", "sequential", "auto")),
         default="streaming",
         show_default=True,
-        help="A process for each layer, or the whole network one pipelined function (small networks; docs/unrolled.md), or one engine that runs "
+        callback=lambda _, __, style: "streaming" if style == "dataflow" else style,
+        help="A process for each layer (dataflow is another word for it), or the whole network one pipelined function (small networks; docs/unrolled.md), or one engine that runs "
         "layer by layer from memory (large networks; docs/sequential.md). auto: streaming or sequential, whichever fits or is faster.",
     ),
     click.option(
