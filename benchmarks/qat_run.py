@@ -76,7 +76,7 @@ class Run:
     def __init__(self, plan: Plan, qmodel: nn.Module, batches: Batches, teacher: nn.Module | None) -> None:
         self.plan, self.batches = plan, batches
         self._format = torch.channels_last if plan.channels_last else torch.contiguous_format
-        self.qmodel = qmodel.to(memory_format=self._format)  # type: ignore[call-overload]
+        self.qmodel: nn.Module = qmodel.to(memory_format=self._format)  # type: ignore[call-overload]
         self.distillation = None if teacher is None else qfx.Distillation(teacher, temperature=plan.temperature)
         self.step = 0
         self.losses: list[float] = []
