@@ -74,8 +74,9 @@ _OPTIONS = (
         default="streaming",
         show_default=True,
         callback=lambda _, __, style: "streaming" if style == "dataflow" else style,
-        help="A process for each layer (dataflow is another word for it), or the whole network one pipelined function (small networks; docs/unrolled.md), or one engine that runs "
-        "layer by layer from memory (large networks; docs/sequential.md). auto: streaming or sequential, whichever fits or is faster.",
+        help="A process for each layer (dataflow is another word for it), or the whole network one pipelined function (small networks; "
+        "docs/unrolled.md), or one engine that runs layer by layer from memory (large networks; docs/sequential.md). auto: streaming or "
+        "sequential, whichever fits or is faster.",
     ),
     click.option(
         "--adders",
