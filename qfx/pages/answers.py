@@ -49,7 +49,8 @@ def fitting(labels: npt.NDArray[Any], shape: tuple[int, ...], where: str = "y") 
     wanted = (shape[0], *shape[2:])
     if labels.shape != wanted or labels.dtype.kind not in "iub" or len(shape) < 2:
         remedy = f"give class numbers of shape {wanted} (in a file, as 'y'), or leave them out"
-        raise DataError(f"labels of {labels.dtype} and shape {labels.shape} for scores of shape {shape}", where=where, remedy=remedy)
+        kind = "" if labels.dtype.kind in "iub" else f" and type {labels.dtype}"
+        raise DataError(f"labels of shape {labels.shape}{kind} for scores of shape {shape}", where=where, remedy=remedy)
     least, most = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if least < 0 or most >= shape[1]:
         raise DataError(f"labels from {least} to {most} for {shape[1]} classes", where=where, remedy="number the classes from 0 as the model does")
