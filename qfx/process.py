@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -17,10 +18,21 @@ def run(command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout
     It runs in a process group of its own. If this process is interrupted meanwhile (Ctrl-C, ``timeout`` seconds, any exception), the whole group is
     ended before the exception goes on: a compiler leaves no part of itself behind. Raises OSError if it cannot be started.
     """
-    child = subprocess.Popen(
-        command, env=None if env is None else dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    held: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+    waits = threading.current_thread() is threading.main_thread() and callable(usual)
+    if waits:  # an interrupt between the child's start and its name here would leave it behind
+        signal.signal(signal.SIGINT, lambda number, _: held.append(number))
     try:
+        child = subprocess.Popen(
+            command, env=None if env is None else dict(env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        if waits:
+            signal.signal(signal.SIGINT, usual)
+    try:
+        if held:
+            signal.raise_signal(signal.SIGINT)
         out, err = child.communicate(timeout=timeout)
     except BaseException:
         _end(child)

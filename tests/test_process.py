@@ -61,3 +61,23 @@ def test_a_timeout_ends_it_too(tmp_path: Path) -> None:
 def test_a_program_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
         process.run(["no-such-program"])
+
+
+def test_an_interrupt_while_a_program_starts_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interrupt comes when the child runs and its name is not known here yet."""
+    started: list[int] = []
+
+    class Slow(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
+            started.append(self.pid)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)  # where Python would raise
+
+    usual = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(process.subprocess, "Popen", Slow)
+    with pytest.raises(KeyboardInterrupt):
+        process.run(["sleep", "30"])
+    assert len(started) == 1
+    assert gone(started[0])
+    assert signal.getsignal(signal.SIGINT) is usual
