@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,8 @@ def plans(asked: argparse.Namespace) -> list[Plan]:
     ]
 
 
-def main() -> None:
+def asked_for(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's options, of the command line without ``arguments``: their defaults are the plan's."""
     plan = Plan(4, 12)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.qat", description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--bits", default="4", help="of weights and activations; several make a ladder: 8,4,3,2")
@@ -185,6 +187,7 @@ def main() -> None:
     parser.add_argument("--ends", type=int, default=plan.ends, help="bits of weights of the first and the last layer, and of the last one's operand")
     parser.add_argument("--balanced", action="store_true", help="start from weights scaled to fit power-of-two scales; BatchNorm takes that back")
     parser.add_argument("--goes-on", action="store_true", help="start from the binary points of --from too, which has the same word lengths")
+    parser.add_argument("--channels-last", action="store_true", help="images and weights lie with the channels last: the same bits, often faster")
     parser.add_argument("--rough-teacher", action="store_true", help="the teacher computes in bfloat16")
     parser.add_argument("--epochs", default="12", help="of each rung, or one number for each")
     parser.add_argument("--from", dest="start", type=Path, default=None, help="final.pt of a rung to start from, instead of the float weights")
@@ -209,8 +212,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=100, help="steps from checkpoint to checkpoint")
     parser.add_argument("--images", type=int, default=None, help="train on so many images (default: all 50,000)")
     parser.add_argument("--test", type=int, default=None, help="judge on so many test images (default: all 10,000)")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     asked.rate = RATES[asked.optimizer] if asked.rate is None else asked.rate
+    return asked
+
+
+def main() -> None:
+    asked = asked_for()
     if not (DATA / CHECKPOINT).is_file():
         sys.exit(f"{DATA} has no {CHECKPOINT}: set QFX_DATA to the folder with the real data")
     if asked.goes_on and (asked.start is None or "," in asked.bits):

@@ -136,6 +136,14 @@ def test_batches_follow_from_seed_and_step() -> None:
     assert len(labels) == 32
 
 
+def test_options_are_the_plan() -> None:
+    assert qat.plans(qat.asked_for(["--bits", "3,2", "--epochs", "12,20"])) == [Plan(3, 12), Plan(2, 20)]
+    given = "--goes-on --channels-last --rough-teacher --balanced --no-settling --stream 8 --ends 6 --teacher float --taught 0.7 --optimizer sgd"
+    (plan,) = qat.plans(qat.asked_for(given.split()))
+    assert (plan.goes_on, plan.channels_last, plan.rough_teacher, plan.balanced, plan.settles) == (True, True, True, True, False)
+    assert (plan.stream, plan.ends, plan.taught, plan.rate) == (8, 6, 0.7, 0.02)
+
+
 def test_images_are_cropped_and_turned() -> None:
     pixels = torch.arange(1, 32 * 32 + 1).reshape(1, 32, 32, 1).expand(200, -1, -1, 3)
     changed = augmented(pixels, torch.Generator().manual_seed(0))
