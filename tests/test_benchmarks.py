@@ -218,15 +218,17 @@ def test_gains_are_taken_at_the_cost_of_each_point() -> None:
 def test_points_of_resnet8_are_kept_told_and_compared(tmp_path: Path) -> None:
     """A point that was kept is found by the same plan alone; the learned one counts where it is no dearer than the uniform one."""
     plan, point = resnet8.Plan(), resnet8.Point(4)
-    uniform = resnet8.Found("uniform-4", False, 7056, 36, 3, 0.1, 1.0, 85.0, 10, 0, 5, 1.0, {"fc.weight": 4})
+    uniform = resnet8.Found("uniform-4", "uniform", 7056, 36, 3, 0.1, 1.0, 85.0, 10, 0, 5, 1.0, {"fc.weight": 4})
     (tmp_path / "uniform-4.json").write_text(json.dumps({"plan": point.follows(plan), "found": asdict(uniform)}))
     assert resnet8.kept(point, replace(plan, length_rate=1.0), tmp_path) == uniform
-    assert resnet8.kept(resnet8.Point(4, learned=True), plan, tmp_path) is None
+    assert resnet8.kept(resnet8.Point(4, "learned"), plan, tmp_path) is None
     with pytest.raises(ValueError, match=r"uniform-4\.json is of another run: epochs 1.0 there, 2 here"):
         resnet8.kept(point, replace(plan, epochs=2), tmp_path)
-    cheap, dear = (replace(uniform, name="learned-4", learned=True, share=share, accuracy=86.5) for share in (0.1, 0.2))
-    assert resnet8_front.compare([uniform, cheap]) == ["at 10.0 % of the board (uniform-4): +1.50"]
-    assert resnet8_front.compare([uniform, dear]) == ["at 10.0 % of the board (uniform-4): no learned point is as cheap"]
+    cheap, dear = (replace(uniform, name="searched-4", kind="searched", share=share, accuracy=86.5) for share in (0.1, 0.2))
+    assert resnet8_front.compare([uniform, cheap]) == ["at 10.0 % of the board (uniform-4): searched +1.50, no learned point is as cheap"]
+    assert resnet8_front.compare([uniform, dear]) == [
+        "at 10.0 % of the board (uniform-4): no searched point is as cheap, no learned point is as cheap"
+    ]
     assert "| 4 bits | 7,056 | 36 | 10.0 | 85.00 | 0 |" in resnet8_front.table([uniform, cheap])
 
 

@@ -13,17 +13,21 @@ from torch import Tensor, nn
 from benchmarks.budgets.networks import ResNet8
 from benchmarks.ptq import DATA
 from qfx import Recipe, Spec
+from qfx.errors import ProjectError
 from qfx.hardware.board import board
 from qfx.hardware.cost.estimate import LIMITS, capacity
 from qfx.hardware.cost.resources import FIELDS
+from qfx.hardware.design.schedule import Request
+from qfx.hardware.folding.search import resolve
 from qfx.nn.cost.hardware import HardwareCost
+from qfx.ptq.allocation.hardware import smaller
 
 CHECKPOINT = "models/resnet8_cifar10.pt"
 BOARD = "ultra96v2"
 _LEVELS = 256
 
-_FIRST, _BELOW, _DESIGNS = 0.3, 0.97, 3
-"""What is asked for first, of the best so far from then on, and how often."""
+_LEAST, _APART = 0.05, 0.005
+"""Shares of the board: where the search for the cheapest design begins, and how near it comes."""
 
 
 def scaled(pixels: Tensor) -> Tensor:
@@ -83,13 +87,20 @@ def allowed(share: float) -> dict[str, float]:
 
 
 def cheapest(qmodel: nn.Module, fps: float) -> Cost:
-    """The least share that is found: the search is asked for less and less, and gives the design that comes nearest."""
-    best, asked = None, _FIRST
-    for _ in range(_DESIGNS):
-        taken = HardwareCost(qmodel, BOARD, fps=fps, allowed=allowed(asked)).plan().estimate.total
-        cost = Cost(taken.lut, taken.dsp, taken.bram18)
-        if best is None or cost.share < best.share:
-            best = cost
-        asked = _BELOW * best.share
-    assert best is not None
+    """The least share that is found: of two shares between which it must lie, the middle one is asked for again and again. Raises ProjectError if the
+    whole board is not enough."""
+    whole, graph = board(BOARD), HardwareCost(qmodel, BOARD, fps=fps).graph()
+
+    def made(share: float) -> Cost:
+        limits = {name: int(amount) for name, amount in allowed(share).items()}
+        taken = resolve(graph, smaller(whole, limits), Request(fps=fps), clock_ns=whole.clock_ns).estimate.total
+        return Cost(taken.lut, taken.dsp, taken.bram18)
+
+    low, best = _LEAST, made(min(LIMITS["lut"], LIMITS["dsp"]))
+    while best.share - low > _APART:
+        middle = (low + best.share) / 2
+        try:
+            best = made(middle)
+        except ProjectError:
+            low = middle
     return best

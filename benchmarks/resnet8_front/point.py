@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from qfx.hardware.cost.estimate import capacity
 from qfx.hardware.cost.resources import FIELDS
 from qfx.ir.interpret import run_raw
 from qfx.nn.cost.hardware import HardwareCost, Line, movable
-from qfx.ptq import fold_batch_norm
+from qfx.ptq import Budget, fold_batch_norm, search, sensitivity
 from qfx.verify import compare, raw_of
 
 EXAMPLE, COMPARED = 256, 200
@@ -58,26 +58,34 @@ class Plan:
     headroom: int = 0
     """Learned words start so many bits longer than those of the uniform point at whose cost they are learned, and those that cost next to nothing
     with 8 bits."""
+    weight_losses: float = 0.1
+    """What losses by casts of weights count, in the search for words: training takes most of them back."""
 
 
-_OF_LEARNED = ("length_rate", "headroom")
-"""What uniform points do not follow from."""
+Kind = Literal["uniform", "learned", "searched"]
+"""Where a point's word lengths come from: one for all, training under a budget, or a search before it (``qfx.ptq.search``)."""
+
+_OWN: Mapping[str, Kind] = {"length_rate": "learned", "headroom": "learned", "weight_losses": "searched"}
+"""What points of one kind alone follow from."""
+
+_SEARCHED = (2, 3, 4, 5, 6, 8)
+"""The word lengths that a search chooses among."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """``bits``: of all words, or, if ``learned``, of the uniform point whose cost may not be exceeded."""
+    """``bits``: of all words of a uniform point, else of the uniform point whose cost may not be exceeded."""
 
     bits: int
-    learned: bool = False
+    kind: Kind = "uniform"
 
     @property
     def name(self) -> str:
-        return f"learned-{self.bits}" if self.learned else f"uniform-{self.bits}"
+        return f"{self.kind}-{self.bits}"
 
     def follows(self, plan: Plan) -> dict[str, Any]:
         """From what of the plan."""
-        return {name: value for name, value in asdict(plan).items() if self.learned or name not in _OF_LEARNED}
+        return {name: value for name, value in asdict(plan).items() if _OWN.get(name, self.kind) == self.kind}
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class Found:
     weight and activation."""
 
     name: str
-    learned: bool
+    kind: Kind
     lut: int
     dsp: int
     bram18: int
@@ -165,13 +173,25 @@ def lengths(qmodel: nn.Module) -> dict[str, int]:
     }
 
 
-def start(point: Point, plan: Plan, batches: Batches) -> nn.Module:
+def start(point: Point, plan: Plan, batches: Batches, most: float) -> nn.Module:
+    """The network as it is before training, that may take ``most`` of the board if its words are learned or searched."""
     torch.manual_seed(plan.seed)
     example = torch.cat([batches.batch(step)[0] for step in range(math.ceil(EXAMPLE / plan.batch))])
-    qmodel = qfx.quantize(network(), example, recipe(point.bits + plan.headroom * point.learned, point.learned))
-    if point.learned:
+    if point.kind == "searched":
+        return qfx.quantize(network(), example, searched(point, plan, example, most))
+    learned = point.kind == "learned"
+    qmodel = qfx.quantize(network(), example, recipe(point.bits + plan.headroom * learned, learned))
+    if learned:
         lengthen_cheap(qmodel, plan.fps)
     return qmodel
+
+
+def searched(point: Point, plan: Plan, example: Tensor, most: float) -> qfx.Recipe:
+    """The words that lose least by the curvature of the loss and take no more than ``most`` of the board."""
+    whole, plain = board(BOARD), recipe(point.bits, False)
+    table = sensitivity(qfx.quantize(network(), example, plain).eval(), example, widths=_SEARCHED, measure="fisher")
+    budget = Budget(board=BOARD, fps=plan.fps, lut=int(_MARGIN * most * whole.lut), dsp=max(int(_MARGIN * most * whole.dsp), 1))
+    return search(network(), example, table.counted("weight", plan.weight_losses), budget, recipe=plain).recipe
 
 
 def lengthen_cheap(qmodel: nn.Module, fps: float) -> None:
@@ -199,13 +219,13 @@ def make(point: Point, plan: Plan, most: float, folder: Path, told: Callable[[in
     """Train and judge; the state and what was found lie in ``folder`` then."""
     began = time.monotonic()
     batches = learning(plan)
-    qmodel = start(point, plan, batches)
-    train(qmodel, plan, batches, budget_of(plan, most) if point.learned else None, told)
+    qmodel = start(point, plan, batches, most)
+    train(qmodel, plan, batches, budget_of(plan, most) if point.kind == "learned" else None, told)
     x, labels = judged_images(judged)
     cost: Cost = cheapest(qmodel, plan.fps)
     found = Found(
         name=point.name,
-        learned=point.learned,
+        kind=point.kind,
         lut=cost.lut,
         dsp=cost.dsp,
         bram18=cost.bram18,

@@ -105,11 +105,11 @@ class HardwareSearch:
         return steps
 
     def _measure(self) -> None:
-        """``costs[row][width]``: resources that the row's word length takes, beyond what is common to all. From designs of one folding."""
+        """``costs[row][width]``: resources that the row's word length takes, beyond what is common to all. From the cheapest designs of one pace:
+        how many products share a DSP block follows from the words, and a folding that suits some cannot be had with others."""
         rows, widths = self.table.rows, self.table.widths
         middle = widths[len(widths) // 2]
         graph = self._graph(tuple(middle for _ in rows))
-        self.schedule: Schedule = self._any_schedule(graph)
         common = self._by_node(graph)
         self.costs: list[list[FloatArray]] = [[np.zeros(len(FIELDS)) for _ in widths] for _ in rows]
         read_by = readers(graph, [row.name for row in rows if row.role != "weight"])
@@ -129,16 +129,15 @@ class HardwareSearch:
         total = sum(common.values(), np.zeros(len(FIELDS)))
         self.base: FloatArray = total + sum((cost[widths.index(middle)] for cost in self.costs), np.zeros(len(FIELDS)))
 
-    def _any_schedule(self, graph: Graph) -> Schedule:
-        """A folding that is fast enough, whatever it takes."""
-        if self.budget.fps is None:
-            return Schedule()
-        large = replace(self.whole, lut=1 << 24, ff=1 << 24, dsp=1 << 16, bram36=1 << 16, uram=self.whole.uram and 1 << 16)
-        return resolve(graph, large, Request(fps=self.budget.fps), clock_ns=self.clock_ns).schedule
-
     def _by_node(self, graph: Graph) -> dict[str, FloatArray]:
-        found: Estimate = estimate(lower(graph, self.schedule), self.whole)
-        return {cost.node: np.array([getattr(cost.resources, field) for field in FIELDS], dtype=np.float64) for cost in found.layers}
+        return {cost.node: np.array([getattr(cost.resources, field) for field in FIELDS], dtype=np.float64) for cost in self._any(graph).layers}
+
+    def _any(self, graph: Graph) -> Estimate:
+        """A design that is fast enough, whatever it takes."""
+        if self.budget.fps is None:
+            return estimate(lower(graph, Schedule()), self.whole)
+        large = replace(self.whole, lut=1 << 24, ff=1 << 24, dsp=1 << 16, bram36=1 << 16, uram=self.whole.uram and 1 << 16)
+        return resolve(graph, large, Request(fps=self.budget.fps), clock_ns=self.clock_ns).estimate
 
     def _graph(self, widths: Widths) -> Graph:
         return prepare(to_graph(self.make(widths), "search"))
@@ -165,8 +164,8 @@ class HardwareSearch:
         if widths not in self.designs:
             self._tell()
             try:
-                smaller = _smaller(self.whole, self.allowed)
-                plan = resolve(self._graph(widths), smaller, Request(fps=self.budget.fps), clock_ns=self.clock_ns)
+                small = smaller(self.whole, self.allowed)
+                plan = resolve(self._graph(widths), small, Request(fps=self.budget.fps), clock_ns=self.clock_ns)
                 total = plan.estimate.total
                 over = [field for field in FIELDS if getattr(total, field) > self.allowed[field]]
                 if over or (self.budget.fps is not None and plan.fps < self.budget.fps):
@@ -184,7 +183,7 @@ class HardwareSearch:
         low, high = 0, len(steps) - 1
         end = self._design(steps[high])
         if isinstance(end, ProjectError):
-            total = estimate(lower(self._graph(steps[high]), self.schedule), self.whole).total
+            total = self._any(self._graph(steps[high])).total
             over = [
                 f"{getattr(total, field)} {NAMES[field]} of {self.allowed[field]}" for field in FIELDS if getattr(total, field) > self.allowed[field]
             ]
@@ -267,7 +266,7 @@ def _allowed(whole: Board, budget: Budget) -> dict[str, int]:
     return allowed
 
 
-def _smaller(whole: Board, allowed: Mapping[str, int]) -> Board:
+def smaller(whole: Board, allowed: Mapping[str, int]) -> Board:
     """A board on which the limits of foldings are what is allowed (or a little more, for rounding)."""
     lut, ff, dsp, bram18, uram = (math.ceil(allowed[field] / LIMITS[field]) for field in FIELDS)
     return replace(whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2), uram=uram)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptq_nets import accuracy, digits, quantized_small, recipe, trained_small
@@ -132,6 +133,23 @@ def test_the_design_meets_the_budget_that_plain_8_bits_do_not() -> None:
     assert found.point.loss == pytest.approx(sum(table().loss(name, width) for name, width in found.widths.items()))
     assert found.point.fps >= 20_000
     assert all(dict(point.resources)["lut"] <= 2_800 for point in found.front)
+
+
+def test_products_share_a_dsp_block_as_the_words_allow() -> None:
+    """The cheapest design of the middle words has three products in one, which the longest words cannot have."""
+    model, x, plain = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 6)).eval(), torch.randn(64, 16), qfx.Recipe.uniform(8)
+    losses = sensitivity(model, x, widths=(3, 4, 8), measure="sqnr", recipe=plain)
+    found = search(model, x, losses, Budget(board="ultra96v2", fps=5e6, dsp=60), recipe=plain)
+    assert dict(found.point.resources)["dsp"] <= 60
+    assert found.point.fps >= 5e6
+
+
+def test_losses_of_weights_count_less_where_they_will_be_trained() -> None:
+    counted = table().counted("weight", 0.1)
+    for before, after in zip(table().rows, counted.rows, strict=True):
+        assert after.losses == (before.losses if before.role == "activation" else tuple(0.1 * loss for loss in before.losses))
+    with pytest.raises(QfxError, match="from 0 on"):
+        table().counted("weight", -1)
 
 
 def test_predictions_that_are_wrong_do_not_make_a_design_fit(monkeypatch: pytest.MonkeyPatch) -> None:
