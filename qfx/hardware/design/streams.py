@@ -47,7 +47,8 @@ def check_word(where: str, parallel: int, bits: int) -> None:
         raise ProjectError(
             f"a word of {parallel} numbers of {bits} bits has {parallel * bits} bits",
             where=where,
-            remedy=f"fold it further: PE and SIMD of at most {MAX_WORD_BITS // bits} keep within the tools' limit of {MAX_WORD_BITS} bits",
+            remedy=f"fold it further: at most {MAX_WORD_BITS // bits} numbers a word (PE, SIMD, of a port) keep within the tools' limit of "
+            f"{MAX_WORD_BITS} bits",
         )
     if parallel > MAX_PIECES:
         raise ProjectError(

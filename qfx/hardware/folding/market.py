@@ -24,8 +24,7 @@ _EMPTIES = READ_WRITE + RESTART - REWIND  # further ones of a stream of several 
 _REWIDTH = REWIND  # cycles of a process that changes the width of words, beyond one per word
 GAP = 0.02
 """Between a choice and its bound: what is not worth a search, as a part of the bound."""
-NEAR_FASTEST = 0.035
-"""Of a pace at which there is a choice: how near to it another without an answer ends the search."""
+_UNDECIDED = 3  # paces without an answer, which take longest, that end the search
 _NODES = 200  # of the search, each a relaxed program
 _FINE = 1.005  # from pace to pace where several ports share a stream
 
@@ -183,12 +182,13 @@ class Market:
         best = self.cheapest(target, overhead)
         return None if best is None else best.picked
 
-    def fastest(self, overhead: FloatArray, tried: Callable[[int, int], None]) -> Fastest | None:
-        """The fastest choice that fits; None if none was found. ``tried``: called with the number of paces looked at, and of all.
+    def fastest(self, overhead: FloatArray, tried: Callable[[int, int], None], most: float = np.inf) -> Fastest | None:
+        """The fastest choice that fits, for at ``most`` so many cycles a frame; None if none was found. ``tried``: called with the number of paces
+        looked at, and of all.
 
         First by prices, then a bound without integers, then between the two by the integer program.
         """
-        paces = self.paces()
+        paces = [pace for pace in self.paces() if pace <= most]
         total = 2 * len(paces).bit_length()
         count = 0
         near, bound = (None, None) if self._reached is None else self._reached
@@ -214,21 +214,22 @@ class Market:
         low = _first(told(lambda place: self._conceivable(paces[place], overhead)), 0, reached, reached - 1 if bound is None else bound)
         self._reached = reached, low
         high, proven = reached, low  # below ``proven`` nothing fits; what is undecided says nothing of faster paces
-        while low < high:
+        undecided, step = 0, 1  # from the bound on: mostly something fits there
+        while low < high and undecided < _UNDECIDED:
             tried(count, max(total, count + 1))
             count += 1
-            middle = (low + high) // 2
+            middle = min(low + step - 1, (low + high) // 2)
             given_up = paces[middle] in self._given_up
             picked, decided = (None, False) if given_up else self.fitting(paces[middle], overhead)
-            if picked is None and not decided:
-                self._given_up.add(paces[middle])
             if picked is not None:
                 found, high = picked, middle
-            else:
-                low = middle + 1
-                proven = low if decided else proven
-                if not decided and high < len(paces) and paces[high] <= paces[middle] * (1 + NEAR_FASTEST):
-                    break  # what lies between is no easier
+                continue
+            low, step = middle + 1, 2 * step
+            if decided:
+                proven = low
+            elif not given_up:
+                self._given_up.add(paces[middle])
+                undecided += 1
         if found is None:
             return None
         return Fastest(found, paces[high], paces[min(high, proven)])
@@ -239,11 +240,10 @@ class Market:
         if kept is None:
             return None, True
         pace, spent = self._pace(target, kept), overhead / self.limits_at(target)
-        solved = program.cheapest(self._problem(target, pace, kept, spent), nodes=_NODES, gap=np.inf, fitting=True)
-        if solved.picked is None:
-            return None, solved.bound == np.inf
-        picked = _back(kept, solved.picked)
-        return (picked, True) if self.fits(picked, overhead, target) else (None, False)
+        picked, decided = program.fitting(self._problem(target, pace, kept, spent), nodes=_NODES)
+        if picked is None:
+            return None, decided
+        return (_back(kept, picked), True) if self.fits(_back(kept, picked), overhead, target) else (None, False)
 
     def _by_prices(self, target: int, overhead: FloatArray) -> Picked | None:
         kept = self._kept(target)
@@ -257,7 +257,7 @@ class Market:
         if kept is None:
             return False
         problem = self._problem(target, self._pace(target, kept), kept, overhead / self.limits_at(target))
-        return program.relaxed(problem, fitting=True) < np.inf
+        return program.conceivable(problem)
 
     def _kept(self, target: int) -> list[IntArray] | None:
         """For each layer those of its options that keep the pace, give words that every reader can take at that pace, and are not dominated by

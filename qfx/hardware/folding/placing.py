@@ -17,6 +17,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import LIMITS, capacity, estimate
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
+from qfx.hardware.design.dsp import PACKED
 from qfx.hardware.design.schedule import CHIP_STORAGE, Schedule
 from qfx.hardware.design.storage import dense
 from qfx.hardware.timing.fifo import with_storage
@@ -26,7 +27,8 @@ _LEAST_GAIN = 1e-6
 
 
 def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
-    """Raises ProjectError, naming the layer or FIFO, for a place that is asked for where there is nothing to put there, or that the board lacks."""
+    """Raises ProjectError, naming the layer or FIFO, for a place that is asked for where there is nothing to put there, or that the board lacks,
+    and for packed products that its DSP blocks have no port for."""
     buffers, weighted = set(), set()
     for process, node in zip(design.processes, design.nodes, strict=True):
         for part, own in ((process, node), *process.inside):
@@ -43,6 +45,7 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
             raise ProjectError(f"buffer is {folding.buffer!r}, but it has no line buffer", where=name, remedy="leave buffer out")
         if folding.weights != "auto" and name not in weighted:
             raise ProjectError(f"weights is {folding.weights!r}, but it has no weights of its own", where=name, remedy="leave weights out")
+        _check_packing(name, folding.arithmetic, board)
         asked += [(name, "its weights are", folding.weights), (name, "its line buffer is", folding.buffer)]
     if design.masters and not board.memory_gb_s:
         layer = next((name for name, folding in schedule.foldings if folding.weights == "ddr"), "")
@@ -56,6 +59,15 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
             others = ", ".join(known.name for known in boards() if known.uram)
             remedy = f"use lut or bram, or a board with UltraRAM ({others})"
             raise ProjectError(f"{what} to be in UltraRAM, but the {board.title} has none", where=name, remedy=remedy)
+
+
+def _check_packing(name: str, arithmetic: str, board: Board) -> None:
+    """Raises ProjectError if the weights of packed products lie on a port that the board's DSP blocks do not have."""
+    _, wide = PACKED.get(arithmetic, (1, 0))
+    there = r.device(board.part).dsp_wide
+    if wide > there:
+        what = f"arithmetic {arithmetic!r}: its weights lie on a port of {wide} bits, but the DSP blocks of the {board.title} have one of {there}"
+        raise ProjectError(what, where=name, remedy=f"use {arithmetic.removesuffix(str(wide))!r}, or a board with UltraScale or UltraScale+ parts")
 
 
 def place_fifos(design: d.Design, board: Board, asked: Mapping[str, str]) -> d.Design:

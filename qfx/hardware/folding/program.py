@@ -29,20 +29,22 @@ _TANGENTS = np.concatenate([[0.0], np.geomspace(0.002, 1.0, 45)])
 _NEAR = 16
 """Options of a layer among which the program looks first; then among twice as many, with fewer nodes."""
 
-_CHEAPEST = ((_NEAR, 4, False), (2 * _NEAR, 16, False))
-_FITTING = ((_NEAR, 20, True), (_NEAR, 4, False), (2 * _NEAR, 16, True))
-"""Programs that are tried one after the other: options of a layer, the part of the nodes, and whether a sum of prices takes the place of the squares,
-which often answers at once."""
+_CHEAPEST = ((_NEAR, 4), (2 * _NEAR, 16))
+"""Programs that are tried one after the other: options of a layer, and the part of the nodes."""
 
-_LEAST_PRICE = 0.02
-"""Of a resource, as its share: what is used little still costs something where any choice that fits will do."""
+_SURE = 1e-6
+"""Of shares, more than what the solver's tolerances make of them."""
+
+_REACHED = 1e-7
+"""An excess that is none: there the solver ends."""
 
 _INFINITE = highspy.kHighsInf
 
-_HEURISTICS = ("feasibility_jump", "rins", "rens", "root_reduced_cost")
-
-_PLAIN = dict.fromkeys(("mip_detect_symmetry", "mip_allow_restart", *(f"mip_heuristic_run_{name}" for name in _HEURISTICS)), False)
-"""What the solver leaves out where prices take the place of squares: its heuristics and restarts take most of the time there."""
+_EVEN = {
+    **dict.fromkeys(("mip_detect_symmetry", "mip_allow_restart", "mip_heuristic_run_feasibility_jump", "mip_heuristic_run_root_reduced_cost"), False),
+    "objective_target": _REACHED,
+}
+"""How the solver is asked for a choice that fits: by its heuristics around the program without integers, and no longer than until there is one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,34 +90,42 @@ class Solved:
     value: float = np.inf
 
 
-def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] | None = None, fitting: bool = False) -> Solved:
+def cheapest(problem: Problem, *, nodes: int, gap: float, start: Sequence[int] | None = None) -> Solved:
     """The least bad choice, to a relative ``gap``, or the best within ``nodes`` nodes of the search, among the options of each layer that the program
     without integers comes nearest to taking. ``start``: a choice to start from.
-
-    ``fitting``: any that keeps within the limits will do, ``gap`` apart; ``bound`` is then infinite if none does for certain. What is least is then
-    the badness as it grows from the one of the program without integers, a sum of prices: without squares the program is half as large.
     """
-    bound, prices, shares = _Program(problem, fitting, integer=False).relaxed()
+    bound, prices = _Program(problem, integer=False).relaxed()
     if prices is None:
-        return Solved(None, np.inf) if bound == np.inf else _Program(problem, fitting).solve(nodes, gap, start)
-    rates = 2 * np.maximum(shares, _LEAST_PRICE)
+        return Solved(None, np.inf) if bound == np.inf else _Program(problem).solve(nodes, gap, start)
     # Among the options that the program without integers comes near to taking, whose bound holds for all: first few, then more.
     best, picked = np.inf, None
-    for near, part, rated in _FITTING if fitting else _CHEAPEST:
+    for near, part in _CHEAPEST:
         places = _near(problem, prices, start, near)
         whole = all(at.size == len(shares) for at, shares in zip(places, problem.shares, strict=True))
         begin = None if start is None else [int(np.searchsorted(at, i)) for at, i in zip(places, start, strict=True)]
-        found = _Program(_part(problem, places), fitting, rates=rates if rated else None).solve(
-            nodes if whole and not rated else nodes // part, gap, begin
-        )
+        found = _Program(_part(problem, places)).solve(nodes if whole else nodes // part, gap, begin)
         if found.picked is not None and found.value < best:
-            picked, best = [int(at[i]) for at, i in zip(places, found.picked, strict=True)], found.value
+            picked, best = _back(places, found.picked), found.value
             start = picked
-        if whole and (not rated or picked is not None or found.bound == np.inf):
+        if whole:
             return Solved(picked, max(found.bound, bound), best)
-        if best < np.inf and (gap == np.inf or best <= bound + gap * max(bound, 0.0)):
+        if best < np.inf and best <= bound + gap * max(bound, 0.0):
             break
     return Solved(picked, bound, best)
+
+
+def fitting(problem: Problem, *, nodes: int) -> tuple[list[int] | None, bool]:
+    """A choice within the limits, if one is found within ``nodes`` nodes of the search; if none, whether there is none for certain.
+
+    What is least is the excess of what is scarcest, among the options that a choice within the limits can have.
+    """
+    places = _possible(problem)
+    if places is None:
+        return None, True
+    solved = _Program(_part(problem, places), even=True).solve(nodes, 0.0, None)
+    if solved.picked is not None and solved.value <= _SURE:
+        return _back(places, solved.picked), True
+    return None, solved.bound > _SURE
 
 
 def bad(shares: FloatArray) -> float:
@@ -123,17 +133,35 @@ def bad(shares: FloatArray) -> float:
     return EXCESS * max(float(shares.max()) - 1, 0.0) + float((shares**2).sum())
 
 
-def _taken(problem: Problem, picked: Sequence[int]) -> FloatArray:
-    """The shares that a choice takes."""
-    taken: FloatArray = sum((shares[i] for shares, i in zip(problem.shares, picked, strict=True)), problem.spent)
-    for one in problem.between:
-        taken = taken + one.shares[one.source_width[picked[one.source]], one.reader_width[picked[one.reader]]]
-    return taken
-
-
-def relaxed(problem: Problem, *, fitting: bool = False) -> float:
+def relaxed(problem: Problem) -> float:
     """A bound as in ``Solved``, of the program without its integers: quick, and often close."""
-    return _Program(problem, fitting, integer=False).relaxed()[0]
+    return _Program(problem, integer=False).relaxed()[0]
+
+
+def conceivable(problem: Problem) -> bool:
+    """Whether parts of options keep within the limits; if not, nothing does."""
+    return _Program(problem, integer=False, even=True).relaxed()[0] <= _SURE
+
+
+def _possible(problem: Problem) -> list[IntArray] | None:
+    """Of each layer the places of the options that a choice within the limits can have; None if there is no such choice.
+
+    The program without integers says how small the excess can be (below 0: what is left of the limits), and the reduced cost of an option how much
+    greater it is at least with that one. Where that comes above 0 the option is out, for certain.
+    """
+    program = _Program(problem, integer=False, even=True)
+    excess, prices = program.relaxed()
+    if prices is None:
+        return None if excess == np.inf else [np.arange(len(shares)) for shares in problem.shares]
+    if excess > _SURE:
+        return None
+    own = [prices[start:end] for start, end in zip(program.offsets[:-1], program.offsets[1:], strict=True)]
+    return [np.flatnonzero(more <= _SURE - excess) for more in own]
+
+
+def _back(places: Sequence[IntArray], picked: Sequence[int]) -> list[int]:
+    """What is picked of those at the places, by the places among all."""
+    return [int(at[i]) for at, i in zip(places, picked, strict=True)]
 
 
 def _near(problem: Problem, prices: FloatArray, start: Sequence[int] | None, count: int) -> list[IntArray]:
@@ -163,10 +191,9 @@ def _part(problem: Problem, places: Sequence[IntArray]) -> Problem:
 
 class _Program:
     """Columns: options of each layer, pairs of widths of each two neighbours, then of each resource its share and its square, and the excess.
-    ``rates``: what is least is the sum of the shares times these, instead of the badness."""
+    ``even``: what is least is the excess alone, which is below 0 where all shares are below 1; there are no squares."""
 
-    def __init__(self, problem: Problem, fitting: bool, *, integer: bool = True, rates: FloatArray | None = None) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, *, integer: bool = True, even: bool = False) -> None:
         self.offsets = np.cumsum([0, *(len(shares) for shares in problem.shares)])
         resources = problem.spent.size
         options = int(self.offsets[-1])
@@ -193,19 +220,16 @@ class _Program:
             columns = np.concatenate([used, [share + index]])
             self._row(-problem.spent[index], -problem.spent[index], columns, np.concatenate([costs[used, index], [-1.0]]))
             self._row(-_INFINITE, 1.0, np.array([share + index, excess]), np.array([1.0, -1.0]))
-            for point in _TANGENTS if rates is None else ():
+            for point in () if even else _TANGENTS:
                 self._row(-_INFINITE, float(point) ** 2, np.array([share + index, square + index]), np.array([2 * float(point), -1.0]))
         self.cost = np.zeros(self.columns)
-        self.cost[square:excess] = 1.0
-        self.cost[excess] = EXCESS
-        if rates is not None:
-            self.cost[share:square], self.cost[square:excess] = rates, 0.0
-        self.rated, self.shares = rates is not None, slice(share, square)
+        self.cost[square:excess] = 0.0 if even else 1.0
+        self.cost[excess] = 1.0 if even else EXCESS
         self.lower, self.upper = np.zeros(self.columns), np.full(self.columns, _INFINITE)
         self.lower[share:square] = -_INFINITE
+        self.lower[excess] = -_INFINITE if even else 0.0
         self.upper[:options] = 1.0
-        if fitting:
-            self.upper[excess] = 0.0
+        self.even = even
         self.integer = integer
         self.options = options
 
@@ -223,30 +247,26 @@ class _Program:
             return Solved(None, np.inf)
         bound = float(info.mip_dual_bound)
         if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
-            return Solved(None, -np.inf if self.rated else bound)
+            return Solved(None, bound)
         values = np.array(highs.getSolution().col_value[: self.options])
         picked = [int(values[start:end].argmax()) for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True)]
-        if self.rated:
-            return Solved(picked, -np.inf, bad(_taken(self.problem, picked)))
         return Solved(picked, bound, float(info.objective_function_value))
 
-    def relaxed(self) -> tuple[float, FloatArray | None, FloatArray]:
-        """The bound, the reduced cost of each option, and the shares that are taken; None, and no shares, without an optimum."""
+    def relaxed(self) -> tuple[float, FloatArray | None]:
+        """The bound, and the reduced cost of each option; None without an optimum."""
         highs = self._asked(0, 0.0)
         highs.run()
         status = highs.getModelStatus()
         if status == highspy.HighsModelStatus.kOptimal:
-            solution = highs.getSolution()
-            prices, shares = np.array(solution.col_dual[: self.options]), np.array(solution.col_value[self.shares])
-            return float(highs.getInfo().objective_function_value), prices, shares
-        return np.inf if status == highspy.HighsModelStatus.kInfeasible else -np.inf, None, np.zeros(0)
+            return float(highs.getInfo().objective_function_value), np.array(highs.getSolution().col_dual[: self.options])
+        return np.inf if status == highspy.HighsModelStatus.kInfeasible else -np.inf, None
 
     def _asked(self, nodes: int, gap: float) -> highspy.Highs:
         """The solver with the model."""
         highs = highspy.Highs()
         # without presolve: it takes longer than what it saves
         settings = {"presolve": "off", "output_flag": False, "threads": 1, "random_seed": 0, "mip_rel_gap": gap, "mip_max_nodes": nodes}
-        settings |= _PLAIN if self.rated else {}
+        settings |= _EVEN if self.even and self.integer else {}
         for name, value in settings.items():
             highs.setOptionValue(name, value)
         highs.passModel(self._model())

@@ -40,7 +40,7 @@ from qfx.progress import Progress, silent
 _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding was found that fits"
 _ROUNDS = 6
 _NEAR_CHEAPEST = 0.05  # of the fastest design's badness: how near it is to the cheapest one as fast
-_WORTH = 0.99  # of a pace: what the search goes on for
+_WORTH = 0.99  # of a pace that is reached: what the search goes on for
 _LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 
 
@@ -310,17 +310,17 @@ class _Search:
         """The fastest plan that fits."""
         self._check_possible()
         best: Plan | None = None
-        reached = 0  # the pace of the best
+        worth = np.inf  # the pace that the search goes on for
         for number in range(1, _ROUNDS + 1):
-            found = self.market.fastest(self.overhead, partial(self.progress, f"searching for the fastest folding, round {number}"))
-            if found is None or (best is not None and found.pace > _WORTH * reached):
+            found = self.market.fastest(self.overhead, partial(self.progress, f"searching for the fastest folding, round {number}"), worth)
+            if found is None:
                 break
             cheap = self.market.cheapest(found.pace, self.overhead, found.picked, _NEAR_CHEAPEST)
             assert cheap is not None  # what was found, if nothing else
             picked = cheap.picked
             made = self._make(picked).fitting
             if made is not None and (best is None or made.interval < best.interval):
-                best, reached = replace(made, gap=made.interval / min(found.bound, made.interval) - 1), found.pace
+                best, worth = replace(made, gap=made.interval / min(found.bound, made.interval) - 1), _WORTH * found.pace
             elif best is not None:
                 break
         return self._smallest() if best is None else best

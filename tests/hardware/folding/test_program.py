@@ -150,7 +150,7 @@ def test_a_wrong_answer_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) ->
         return replace(solved, bound=solved.bound * 1.5) if wrong == "bound" else solved
 
     monkeypatch.setattr(program, "cheapest", planted)
-    monkeypatch.setattr(program, "relaxed", lambda problem, fitting=False: -np.inf)
+    monkeypatch.setattr(program, "relaxed", lambda problem: -np.inf)
     monkeypatch.setattr(market_module, "by_prices", lambda pace, spent: None)
     failed = 0
     for seed in range(40):
@@ -161,6 +161,56 @@ def test_a_wrong_answer_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) ->
         except AssertionError:
             failed += 1
     assert failed >= 3
+
+
+def check_possible(market: Market, target: int, overhead: FloatArray) -> int:
+    """Every option of a choice that fits is among those that are possible; how many are not."""
+    kept = market._kept(target)
+    if kept is None:
+        return 0
+    problem = market._problem(target, market._pace(target, kept), kept, overhead / market.limits_at(target))
+    left = program._possible(problem)
+    possible = [set() if left is None else set(own[at].tolist()) for own, at in zip(kept, left or kept, strict=True)]
+    within = [set(own.tolist()) for own in kept]
+    for picked in choices(market, target):
+        fits = market.fits(picked, overhead, target) and all(option in own for option, own in zip(picked, within, strict=True))
+        assert not fits or all(option in own for option, own in zip(picked, possible, strict=True))
+    return sum(own.size for own in kept) - sum(len(own) for own in possible)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_cannot_fit_alone_is_left_out(seed: int) -> None:
+    market = a_market(seed, joint=bool(seed % 2))
+    overhead = np.random.default_rng(seed).uniform(0, 0.2, len(COLUMNS)) * market.limits_at(0)
+    for target in np.quantile(market.paces(), [0.1, 0.4, 0.8], method="nearest").tolist():
+        check_possible(market, int(target), overhead)
+
+
+@pytest.mark.parametrize("wrong", ["possible", "decided"])
+def test_what_fits_and_is_not_found_is_told(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a possible option is left out, or what is not found is said not to be there, the fastest differs."""
+    possible, fitting = program._possible, program.fitting
+
+    def narrower(problem: program.Problem) -> list[program.IntArray] | None:
+        found = possible(problem)
+        return found and [at[:1] for at in found]
+
+    monkeypatch.setattr(market_module, "by_prices", lambda pace, spent: None)
+    if wrong == "possible":
+        monkeypatch.setattr(program, "_possible", narrower)
+    else:
+        monkeypatch.setattr(program, "fitting", lambda problem, nodes: (None, True) if len(problem.shares) > 3 else fitting(problem, nodes=nodes))
+    failed, left_out = 0, 0
+    for seed in range(40):
+        market = a_market(seed)
+        overhead = np.zeros(len(COLUMNS))
+        try:
+            left_out += check_possible(market, int(np.median(market.paces())), overhead)
+            check_fastest(market, overhead)
+        except AssertionError:
+            failed += 1
+    assert failed >= 3
+    assert left_out
 
 
 @settings(deadline=None, max_examples=60)
